@@ -1,0 +1,111 @@
+"""Events: what happened, told to whoever cares.
+
+An event is a frozen dataclass. The publisher never waits; a subscriber that falls behind its
+bounded queue gets one final `Lagged` and its subscription ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from aitorrentd.api.ids import PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of every event; `topic` is its name on the control API."""
+
+    topic: ClassVar[str] = "event"
+
+
+@dataclass(frozen=True, slots=True)
+class Lagged(Event):
+    """The last event of a subscription that was too slow."""
+
+    topic = "lagged"
+
+    dropped: int
+    "Events that this subscriber lost."
+
+
+@dataclass(frozen=True, slots=True)
+class PluginChanged(Event):
+    """A plugin entered another state."""
+
+    topic = "plugin.changed"
+
+    plugin: str
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected(Event):
+    """A channel to a peer completed its handshake."""
+
+    topic = "peer.connected"
+
+    peer: PeerId
+    address: str
+    outbound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDisconnected(Event):
+    """The last channel to a peer ended."""
+
+    topic = "peer.disconnected"
+
+    peer: PeerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived(Event):
+    """A peer sent a broadcast message; `text` is at most 4096 characters and is not to be
+    trusted."""
+
+    topic = "peer.message"
+
+    peer: PeerId
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryChanged(Event):
+    """Somebody's record for a directory topic appeared, changed or went away."""
+
+    topic = "directory.changed"
+
+    key: str
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class StageLost(Event):
+    """A stage of a running answer was lost; `replacement` is empty when the answer could not go
+    on."""
+
+    topic = "shards.stage_lost"
+
+    model: str
+    peer: PeerId
+    layers: tuple[int, int]
+    replacement: str
+    stall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationEnded(Event):
+    """A request was answered, cancelled or failed."""
+
+    topic = "inference.ended"
+
+    model: str
+    backend: str
+    reason: str
+    "stop, length, cancelled or error."
+    prompt_tokens: int
+    completion_tokens: int
+    took_s: float

@@ -1,0 +1,24 @@
+"""Domain-separated Ed25519 signatures.
+
+What is signed is `aitorrentd-sig/1 NUL domain NUL message`, so that a signature made for one
+purpose can never be shown for another.
+"""
+
+from __future__ import annotations
+
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
+
+
+def signed_bytes(domain: str, message: bytes) -> bytes:
+    """The bytes that a signature for `domain` covers."""
+    return b"aitorrentd-sig/1\0" + domain.encode() + b"\0" + message
+
+
+def verify(public_key: bytes, domain: str, message: bytes, signature: bytes) -> bool:
+    """Whether `signature` (64 bytes) is by `public_key` for domain and message; never raises."""
+    try:
+        VerifyKey(public_key).verify(signed_bytes(domain, message), signature)
+    except (BadSignatureError, ValueError, TypeError):
+        return False
+    return True
