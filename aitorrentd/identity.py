@@ -1,0 +1,214 @@
+"""The node's identity: one Ed25519 key in one file, made once and never overwritten.
+
+The file is a single line, `aitorrentd-ed25519-1 <base64 seed> <first 16 hex digits of the seed's
+SHA-256>`. The checksum tells a damaged file from a key. A file that is there but is not a good key
+is an error for a person to solve: a new key would be a new node, and whatever the old one owned
+would be lost.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import stat
+import time
+from pathlib import Path
+from typing import Final, NoReturn
+
+from nacl.signing import SigningKey
+
+from aitorrentd.api.ids import PeerId, peer_id
+from aitorrentd.api.signing import signed_bytes
+from aitorrentd.errors import ConfigError
+
+_MAGIC: Final = "aitorrentd-ed25519-1"
+_SEED_BYTES: Final = 32
+_MAX_FILE_BYTES: Final = 4096
+_LEFTOVER_AFTER_S: Final = 60.0
+_NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+class Identity:
+    """Signs for the node. Implements `aitorrentd.api.Signer`; the key has no way out."""
+
+    __slots__ = ("_key", "_peer_id", "_public_key")
+
+    def __init__(self, seed: bytes) -> None:
+        self._key = SigningKey(seed)
+        self._public_key = bytes(self._key.verify_key)
+        self._peer_id = peer_id(self._public_key)
+
+    @classmethod
+    def generate(cls) -> Identity:
+        """A new identity that is nowhere but in memory."""
+        return cls(secrets.token_bytes(_SEED_BYTES))
+
+    @property
+    def peer_id(self) -> PeerId:
+        """The node's public name."""
+        return self._peer_id
+
+    @property
+    def public_key(self) -> bytes:
+        """Ed25519, 32 bytes."""
+        return self._public_key
+
+    @property
+    def dht_id(self) -> bytes:
+        """The first 20 bytes of the SHA-256 of the public key."""
+        return hashlib.sha256(self._public_key).digest()[:20]
+
+    def sign(self, domain: str, message: bytes) -> bytes:
+        """Ed25519 signature (64 bytes) over the domain-separated message."""
+        return self._key.sign(signed_bytes(domain, message)).signature
+
+    def __repr__(self) -> str:
+        return f"Identity({self._peer_id})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an identity cannot be pickled: its key never leaves the process")
+
+
+def load_or_create(path: Path) -> Identity:
+    """The identity in `path`, made there first if there is no such file.
+
+    Several processes that call this at once for one path all get the same identity.
+
+    Raises:
+        ConfigError: the file is damaged, readable by others, or cannot be read or written.
+    """
+    try:
+        return load(path)
+    except FileNotFoundError:
+        pass
+    try:
+        _create(path, secrets.token_bytes(_SEED_BYTES))
+        return load(path)
+    except OSError as e:
+        raise ConfigError(
+            f"cannot create the identity key {path}: {e.strerror}; "
+            "its directory must exist and be writable for this user"
+        ) from None
+
+
+def load(path: Path) -> Identity:
+    """The identity in `path`.
+
+    Raises:
+        FileNotFoundError: there is no such file. ConfigError: as `load_or_create`.
+    """
+    try:
+        # O_NONBLOCK: a FIFO of that name must not hang the daemon.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise ConfigError(f"the identity key {path} is a symbolic link to nothing") from None
+        raise
+    except OSError as e:
+        raise ConfigError(f"cannot read the identity key {path}: {e.strerror}") from None
+    try:
+        _check_ownership(path, os.fstat(fd))
+        raw = os.read(fd, _MAX_FILE_BYTES + 1)
+    finally:
+        os.close(fd)
+    return Identity(_decode(path, raw))
+
+
+def encode(seed: bytes) -> bytes:
+    """The content of a key file."""
+    checksum = hashlib.sha256(seed).hexdigest()[:16]
+    return f"{_MAGIC} {base64.b64encode(seed).decode()} {checksum}\n".encode()
+
+
+def _check_ownership(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"the identity key {path} is not a regular file")
+    if found.st_uid not in (os.geteuid(), 0):
+        raise ConfigError(
+            f"the identity key {path} belongs to uid {found.st_uid}, this process runs as uid "
+            f"{os.geteuid()}; run as that user, or: chown {os.geteuid()} {path}"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise ConfigError(
+            f"the identity key {path} has mode {stat.S_IMODE(found.st_mode):04o}, so others may "
+            f"have read it; run: chmod 600 {path}"
+        )
+
+
+def _decode(path: Path, raw: bytes) -> bytes:
+    def damaged(what: str) -> ConfigError:
+        return ConfigError(
+            f"the identity key {path} is damaged ({what}); restore it from a backup, or move it "
+            f"away to start as a new node: mv {path} {path}.damaged"
+        )
+
+    if not raw:
+        raise damaged("it is empty")
+    if len(raw) > _MAX_FILE_BYTES:
+        raise damaged(f"longer than {_MAX_FILE_BYTES} bytes")
+    fields = raw.split()
+    if fields[:1] != [_MAGIC.encode()]:
+        newer = bool(fields) and fields[0].startswith(b"aitorrentd-ed25519-")
+        raise damaged("a version this program does not know" if newer else "not a key file")
+    if len(fields) != 3 or not raw.endswith(b"\n"):
+        raise damaged("it is cut short")
+    try:
+        seed = base64.b64decode(fields[1], validate=True)
+    except (binascii.Error, ValueError):
+        raise damaged("not base64") from None
+    if len(seed) != _SEED_BYTES or encode(seed) != raw:
+        raise damaged("its checksum does not fit")
+    return seed
+
+
+def _create(path: Path, seed: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            os.write(fd, encode(seed))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        _publish(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    fsync_directory(path.parent)
+    _remove_leftovers(path)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    try:
+        # link(2) never replaces: of two processes one wins, and both then read the winner's file.
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError as e:
+        if e.errno not in _NO_HARD_LINKS:
+            raise
+        # A file system without hard links; the lock on the state directory keeps others away.
+        if not path.exists():
+            os.rename(temporary, path)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Drop temporary files of processes that were killed while they made a key."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _LEFTOVER_AFTER_S:
+                leftover.unlink()
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make names that were added to `directory` survive a power cut."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

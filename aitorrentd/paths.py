@@ -1,0 +1,123 @@
+"""Where files live: the system's directories for a service, the XDG ones for a person.
+
+Root and a service started by systemd use /etc, /var/lib, /var/cache and /run; everybody else uses
+the XDG base directories. Import-light: `aitorrentctl` loads this on every start.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+SYSTEM_CONFIG: Final = Path("/etc/aitorrent.yaml")
+SOCKET_NAME: Final = "control.sock"
+IDENTITY_NAME: Final = "identity.key"
+MAX_SOCKET_BYTES: Final = 107
+"sun_path holds 108 bytes with its closing NUL (unix(7))."
+
+
+def is_system(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is the system's service, or root, and not a person's own daemon."""
+    return os.geteuid() == 0 or environ.get("STATE_DIRECTORY", "").startswith("/var/lib/")
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("HOME") or os.path.expanduser("~"))
+
+
+def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
+    # XDG base directory specification: a relative path is invalid and must be ignored.
+    value = environ.get(variable, "")
+    return Path(value) if value.startswith("/") else _home(environ) / fallback
+
+
+def _directory(environ: Mapping[str, str], *, unit: str, system: str, xdg: tuple[str, str]) -> Path:
+    # systemd passes a colon-separated list; ours has one entry (systemd.exec(5)).
+    given = environ.get(unit, "").split(":")[0]
+    if given:
+        return Path(given)
+    if is_system(environ):
+        return Path(system)
+    return _xdg(environ, *xdg) / "aitorrent"
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """The three directories of a node."""
+
+    state: Path
+    "What must survive: identity, databases, sessions."
+    cache: Path
+    "What may be deleted at any time."
+    runtime: Path
+    "What lives until the daemon stops: sockets."
+
+
+def directories(
+    environ: Mapping[str, str] = os.environ,
+    *,
+    state: Path | None = None,
+    cache: Path | None = None,
+    runtime: Path | None = None,
+) -> Directories:
+    """The directories of a node, where those given win over the environment and the defaults.
+
+    A state directory that is not the default one brings its cache and runtime directories along,
+    so that two nodes with different state share nothing.
+    """
+    chosen = environ.get("AITORRENT_STATE_DIR", "")
+    if state is None and chosen:
+        state = Path(chosen)
+    if state is not None:
+        state = state.expanduser().absolute()
+        return Directories(
+            state=state,
+            cache=(cache or state / "cache").expanduser().absolute(),
+            runtime=(runtime or state / "run").expanduser().absolute(),
+        )
+    found_state = _directory(
+        environ,
+        unit="STATE_DIRECTORY",
+        system="/var/lib/aitorrent",
+        xdg=("XDG_STATE_HOME", ".local/state"),
+    )
+    return Directories(
+        state=found_state,
+        cache=(cache or _cache_dir(environ)).expanduser().absolute(),
+        runtime=(runtime or _runtime_dir(environ, found_state)).expanduser().absolute(),
+    )
+
+
+def _cache_dir(environ: Mapping[str, str]) -> Path:
+    return _directory(
+        environ,
+        unit="CACHE_DIRECTORY",
+        system="/var/cache/aitorrent",
+        xdg=("XDG_CACHE_HOME", ".cache"),
+    )
+
+
+def _runtime_dir(environ: Mapping[str, str], state: Path) -> Path:
+    given = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given)
+    if is_system(environ):
+        return Path("/run/aitorrent")
+    base = environ.get("XDG_RUNTIME_DIR", "")
+    # Never below /tmp: another user could take the name first.
+    return Path(base) / "aitorrent" if base.startswith("/") else state / "run"
+
+
+def config_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """The configuration file that is read when none is named; it need not exist."""
+    if is_system(environ):
+        return SYSTEM_CONFIG
+    return _xdg(environ, "XDG_CONFIG_HOME", ".config") / "aitorrent" / "aitorrent.yaml"
+
+
+def default_socket(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where a daemon of this user listens for control connections when nothing else is said."""
+    return directories(environ).runtime / SOCKET_NAME
