@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -96,6 +97,8 @@ def main(argv: list[str]) -> int:
     # The daemon may be killed without a word; then the worker must not stay behind.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A core file would write weights, and people's prompts, to the disk.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     entry, fd = argv[1], int(argv[2])
     sock = socket.socket(fileno=fd)
     if os.getppid() == 1 and "LISTEN_PID" not in os.environ:

@@ -1,0 +1,56 @@
+# make demo    three nodes on this machine answer a prompt together (KEEP=1 leaves them running)
+# make test    every test; make check: lint and types; make fmt, make bench, make docs
+#
+# PYTHON=python3.12 chooses the interpreter for a new .venv; PIP_FLAGS is passed to pip.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt $(PIP_FLAGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fmt docs bench demo-model clean
+
+help:
+	@sed -n '1,2p' Makefile
+
+$(BIN)/python:
+	@tools/make_venv $(PYTHON) $(VENV)
+
+# The demo needs no developer tools; `make test` adds them to the same environment.
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing aitorrentd with torch into $(VENV) (once; about a minute with a fast network)"
+	@$(PIP) -e '.[all]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing aitorrentd and its developer tools into $(VENV)"
+	@$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.run
+
+demo: $(VENV)/.run
+	@$(BIN)/python tools/demo.py $(if $(KEEP),--keep)
+
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fmt: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m tools.reference
+
+bench: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.all
+
+demo-model: $(VENV)/.run
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.demo_model.train plugins/aitorrent_shards/demo
+
+clean:
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache dist

@@ -1,0 +1,273 @@
+"""Worker processes, from the daemon's side: start one, talk to it, see it die.
+
+The child is `python -m aitorrentd.worker MODULE:FUNCTION FD` on one end of a socket pair. Requests
+are answered in order, so the deadline of a request runs from the moment it is the oldest one: a
+request that waits behind others is not late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aitorrentd.errors import AitorrentError, ProtocolError, TimedOut, Unavailable, error_from_map
+from aitorrentd.wire import (
+    DEFAULT_MAX_FRAME_BYTES,
+    Frame,
+    check_length,
+    decode_frame,
+    frame_head,
+)
+
+_SCRATCH_BYTES: Final = 64 * 1024
+_CLOSE_GRACE_S: Final = 5.0
+_MAX_LOG_LINE: Final = 64 * 1024
+
+
+class FrameReceiver(asyncio.BufferedProtocol):
+    """Frames from a socket; long ones are received straight into the buffer that is handed out."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self._worker = worker
+        self._scratch = bytearray(_SCRATCH_BYTES)
+        self._have = 0
+        self._body: bytearray | None = None
+        self._filled = 0
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport for writing."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go."""
+        if self._body is not None:
+            return memoryview(self._body)[self._filled :]
+        return memoryview(self._scratch)[self._have :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand out every frame that is complete."""
+        try:
+            if self._body is not None:
+                self._filled += nbytes
+                if self._filled == len(self._body):
+                    body, self._body = self._body, None
+                    self._worker.frame_received(decode_frame(memoryview(body)))
+                return
+            self._have += nbytes
+            self._take_frames()
+        except ProtocolError as e:
+            self._worker.lost(f"it sent nonsense: {e.message}")
+
+    def _take_frames(self) -> None:
+        at = 0
+        while self._have - at >= 4:
+            length = int.from_bytes(self._scratch[at : at + 4], "big")
+            check_length(length, DEFAULT_MAX_FRAME_BYTES)
+            end = at + 4 + length
+            if end > self._have:
+                if end > len(self._scratch):
+                    self._body = bytearray(length)
+                    self._filled = self._have - at - 4
+                    self._body[: self._filled] = self._scratch[at + 4 : self._have]
+                    at = self._have
+                break
+            self._worker.frame_received(decode_frame(bytes(self._scratch[at + 4 : end])))
+            at = end
+        rest = self._have - at
+        self._scratch[:rest] = self._scratch[at : self._have]
+        self._have = rest
+
+    def pause_writing(self) -> None:
+        """The worker does not keep up."""
+        self._worker.writable.clear()
+
+    def resume_writing(self) -> None:
+        """The worker caught up."""
+        self._worker.writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The worker closed its end."""
+        self._worker.lost("its process ended")
+
+
+@dataclass(slots=True)
+class _Request:
+    ident: int
+    answer: asyncio.Future[Frame]
+    timeout_s: float
+
+
+class WorkerProcess:
+    """A worker process; implements `aitorrentd.api.Worker`."""
+
+    def __init__(self, name: str, log: logging.Logger) -> None:
+        self.name = name
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._closed: asyncio.Future[str] = self._loop.create_future()
+        self._waiting: deque[_Request] = deque()
+        self._next = 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._transport: asyncio.Transport | None = None
+        self._reaper: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, until it ended."""
+        return self._process.pid if self._process else None
+
+    @property
+    def closed(self) -> asyncio.Future[str]:
+        """Resolves, with the reason, when the worker is gone."""
+        return self._closed
+
+    async def start(self, entry: str, env: Mapping[str, str]) -> None:
+        """Start the child and its readers."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "aitorrentd.worker", entry, str(theirs.fileno())),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
+                    pass_fds=(theirs.fileno(),),
+                    env={**os.environ, **env},
+                    limit=_MAX_LOG_LINE,
+                )
+            self._reaper = self._loop.create_task(self._reap(), name=f"worker:{self.name}")
+            ours.setblocking(False)
+            transport, _ = await self._loop.create_connection(
+                lambda: FrameReceiver(self), sock=ours
+            )
+        except BaseException:
+            ours.close()
+            self.kill()
+            raise
+        self._transport = transport
+
+    async def request(
+        self, header: Mapping[str, Any], tail: bytes | memoryview = b"", *, timeout_s: float = 60.0
+    ) -> Frame:
+        """Send one request and wait for its answer; see `aitorrentd.api.Worker`."""
+        if not self.writable.is_set():
+            await self.writable.wait()
+        if self._closed.done() or self._transport is None:
+            raise self._gone()
+        self._next += 1
+        request = _Request(self._next, self._loop.create_future(), timeout_s)
+        self._waiting.append(request)
+        if len(self._waiting) == 1:
+            self._watch_oldest()
+        self._transport.write(frame_head({**header, "id": request.ident}, len(tail)))
+        if len(tail):
+            self._transport.write(tail)
+        return await request.answer
+
+    def frame_received(self, frame: Frame) -> None:
+        """Give an answer to the oldest request."""
+        if not self._waiting or frame.header.get("id") != self._waiting[0].ident:
+            raise ProtocolError("an answer to no request")
+        request = self._waiting.popleft()
+        self._watch_oldest()
+        if request.answer.done():
+            return  # the caller gave up while the worker computed
+        if "error" in frame.header:
+            request.answer.set_exception(error_from_map(frame.header["error"]))
+        else:
+            request.answer.set_result(frame)
+
+    def _watch_oldest(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._waiting:
+            timeout_s = self._waiting[0].timeout_s
+            self._deadline = self._loop.call_later(timeout_s, self._too_late, timeout_s)
+
+    def _too_late(self, timeout_s: float) -> None:
+        late = self._waiting.popleft()
+        if not late.answer.done():
+            text = f"worker {self.name} gave no answer in {timeout_s:g} s and was ended"
+            late.answer.set_exception(TimedOut(text))
+        self.lost(f"it gave no answer in {timeout_s:g} s")
+
+    def _gone(self) -> AitorrentError:
+        reason = self._closed.result() if self._closed.done() else "it did not start"
+        return Unavailable(f"worker {self.name} is gone: {reason}")
+
+    def lost(self, reason: str) -> None:
+        """The worker cannot be used any more; every waiting request fails."""
+        if self._closed.done():
+            return
+        self._closed.set_result(reason)
+        self.writable.set()
+        if self._deadline:
+            self._deadline.cancel()
+        while self._waiting:
+            request = self._waiting.popleft()
+            if not request.answer.done():
+                request.answer.set_exception(self._gone())
+        if self._transport:
+            self._transport.abort()
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._process and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def close(self) -> None:
+        """Close our end, which ends the worker when it is idle; kill it after 5 s."""
+        if self._transport:
+            self._transport.close()
+        try:
+            if self._reaper:
+                await asyncio.wait_for(asyncio.shield(self._reaper), _CLOSE_GRACE_S)
+        except TimeoutError:
+            self.kill()
+            if self._reaper:
+                await self._reaper
+        self.lost("closed")
+
+    async def _reap(self) -> None:
+        """Pass the worker's standard error to the log, then say how the process ended."""
+        process = self._process
+        assert process is not None and process.stderr is not None
+        while True:
+            try:
+                line = await process.stderr.readline()
+            except ValueError:  # a line beyond the limit; the reader dropped it
+                continue
+            if not line:
+                break
+            self._log.info("%s", line.decode(errors="replace").rstrip())
+        code = await process.wait()
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        self.lost(f"its process ended ({how})")
+
+
+async def spawn_worker(
+    entry: str, *, name: str, env: Mapping[str, str] | None = None
+) -> WorkerProcess:
+    """Start a worker process whose entry point is `module:function`.
+
+    The import of the entry happens in the child: an entry that does not exist shows as a worker
+    that is gone, with the traceback in the log.
+    """
+    worker = WorkerProcess(name, logging.getLogger(f"aitorrentd.worker.{name}"))
+    await worker.start(entry, env or {})
+    return worker

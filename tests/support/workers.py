@@ -1,0 +1,38 @@
+"""Entry points for worker processes in tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+from aitorrentd.errors import Busy
+from aitorrentd.wire import Frame
+from aitorrentd.worker import Handler
+
+
+def echo() -> Handler:
+    """A worker that gives back what it gets, and misbehaves when asked to."""
+
+    def handle(request: Frame) -> tuple[dict[str, Any], Any]:
+        match request.header["op"]:
+            case "echo":
+                return {"said": request.header.get("say")}, request.tail
+            case "make":
+                return {}, bytearray(request.header["n"])
+            case "busy":
+                raise Busy("no room", free=3)
+            case "bug":
+                raise ZeroDivisionError("secret detail")
+            case "log":
+                print("a line for the log", file=sys.stderr, flush=True)
+                return {}, b""
+            case "hang":
+                threading.Event().wait()
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return {}, b""
+
+    return handle

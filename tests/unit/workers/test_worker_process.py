@@ -1,0 +1,119 @@
+"""A worker process answers in order, and its end is an error, never a hang."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from aitorrentd.errors import Busy, PluginError, TimedOut, Unavailable
+from aitorrentd.worker_host import WorkerProcess, spawn_worker
+
+ROOT = Path(__file__).parents[3]
+ENV = {"PYTHONPATH": f"{ROOT}"}
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[WorkerProcess]:
+    process = await spawn_worker("tests.support.workers:echo", name="echo", env=ENV)
+    yield process
+    await process.close()
+
+
+async def test_answers_carry_header_and_tail(worker: WorkerProcess) -> None:
+    frame = await worker.request({"op": "echo", "say": "hi"}, b"\x00\x01tail")
+    assert frame.header["said"] == "hi"
+    assert bytes(frame.tail) == b"\x00\x01tail"
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_000, 65_530, 65_536, 70_000, 5_000_000])
+async def test_frames_of_every_size_arrive_whole(worker: WorkerProcess, size: int) -> None:
+    tail = os.urandom(size)
+    frame = await worker.request({"op": "echo"}, tail)
+    assert bytes(frame.tail) == tail
+
+
+async def test_many_requests_at_once_are_answered_in_order(worker: WorkerProcess) -> None:
+    done: list[int] = []
+
+    async def one(i: int) -> None:
+        frame = await worker.request({"op": "echo", "say": i}, bytes(i * 700))
+        assert frame.header["said"] == i
+        done.append(i)
+
+    await asyncio.gather(*(one(i) for i in range(100)))
+    assert done == list(range(100))
+
+
+async def test_error_of_the_handler_keeps_its_class_and_data(worker: WorkerProcess) -> None:
+    with pytest.raises(Busy, match="no room") as caught:
+        await worker.request({"op": "busy"})
+    assert caught.value.data == {"free": 3}
+
+
+async def test_bug_in_the_handler_leaves_the_worker_up_and_tells_no_detail(
+    worker: WorkerProcess,
+) -> None:
+    with pytest.raises(PluginError, match="ZeroDivisionError") as caught:
+        await worker.request({"op": "bug"})
+    assert "secret" not in caught.value.message
+    assert (await worker.request({"op": "echo", "say": 1})).header["said"] == 1
+
+
+async def test_hung_worker_is_ended_at_its_deadline(worker: WorkerProcess) -> None:
+    with pytest.raises(TimedOut, match="no answer in 0.3 s"):
+        await worker.request({"op": "hang"}, timeout_s=0.3)
+    assert "no answer" in await asyncio.wait_for(worker.closed, 5)
+    with pytest.raises(Unavailable, match="is gone"):
+        await worker.request({"op": "echo"})
+
+
+async def test_request_behind_a_slow_one_is_not_late(worker: WorkerProcess) -> None:
+    slow = asyncio.gather(*(worker.request({"op": "make", "n": 20_000_000}) for _ in range(5)))
+    await worker.request({"op": "echo"}, timeout_s=30)
+    assert len(await slow) == 5
+
+
+async def test_death_fails_the_requests_that_wait(worker: WorkerProcess) -> None:
+    waiting = [
+        asyncio.ensure_future(worker.request({"op": op})) for op in ("echo", "die", "echo", "echo")
+    ]
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(r).__name__ for r in results[1:]] == ["Unavailable"] * 3
+    await asyncio.wait_for(worker.closed, 5)
+
+
+async def test_caller_that_gives_up_does_not_disturb_the_next(worker: WorkerProcess) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await worker.request({"op": "make", "n": 10_000_000})
+    assert (await worker.request({"op": "echo", "say": 2})).header["said"] == 2
+
+
+async def test_standard_error_goes_to_the_log(
+    worker: WorkerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aitorrentd.worker.echo")
+    await worker.request({"op": "log"})
+    await worker.close()
+    assert "a line for the log" in caplog.text
+
+
+async def test_close_leaves_no_process() -> None:
+    process = await spawn_worker("tests.support.workers:echo", name="echo", env=ENV)
+    await process.request({"op": "echo"})
+    pid = process.pid
+    assert pid is not None
+    await process.close()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_unknown_entry_is_a_worker_that_is_gone() -> None:
+    process = await spawn_worker("tests.support.workers:nothing", name="x", env=ENV)
+    with pytest.raises(Unavailable, match="worker x is gone"):
+        await process.request({"op": "echo"})
+    await process.close()
