@@ -1,0 +1,1 @@
+"""The kernel: finds, configures, orders, starts, watches and stops plugins."""
