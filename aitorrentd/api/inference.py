@@ -45,7 +45,11 @@ class SamplingParams(BaseModel):
 
 
 class GenerateRequest(BaseModel):
-    """A prompt (or a conversation) for a model. An empty model means the node's default."""
+    """A prompt (or a conversation) for a model. An empty model means the node's default.
+
+    A prompt counts as one turn of a user: backends put it into the model's chat template if it has
+    one, unless `raw` is set. (Ollama's /api/generate has the same rule.)
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -53,6 +57,7 @@ class GenerateRequest(BaseModel):
     prompt: str | None = None
     messages: tuple[Message, ...] | None = Field(None, max_length=4096)
     params: SamplingParams = SamplingParams()
+    raw: bool = Field(False, description="send the prompt as it is, without the chat template")
 
     @model_validator(mode="after")
     def _one_of(self) -> GenerateRequest:

@@ -1,0 +1,182 @@
+"""Three nodes on this machine answer a prompt together: `demo.py [--keep] [--prompt TEXT]`.
+
+Starts three daemons on loopback, each with its own state directory and free ports and each with a third
+of the demo model, connects them, asks the first one through `aitorrentctl ask`, and stops everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+SPLITS: Final = ("0-3", "3-6", "6-9")
+NAMES: Final = ("ada", "ben", "cyd")
+READY_S: Final = 60.0
+BIN: Final = Path(sys.executable).parent
+QUESTION: Final = "How does a split model work?"
+
+
+class DemoError(Exception):
+    """Something that a person must know, in one line."""
+
+
+class Node:
+    """One daemon of the demo, with everything it owns below one directory."""
+
+    def __init__(self, home: Path, name: str, layers: str) -> None:
+        self.home, self.name, self.layers = home / name, name, layers
+        self.socket = self.home / "control.sock"
+        self.log = self.home / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Write the configuration and start the daemon."""
+        self.home.mkdir(parents=True)
+        config = {
+            "version": 1,
+            "node": {
+                "name": self.name,
+                "network": "demo",
+                "state_dir": str(self.home / "state"),
+                "cache_dir": str(self.home / "cache"),
+                "runtime_dir": str(self.home / "run"),
+            },
+            "control": {"socket": str(self.socket)},
+            "plugins": {
+                "transport": {"listen": "127.0.0.1", "port": 0},
+                "ollama": {"enabled": False},
+                "shards": {"models": [{"name": "demo", "layers": self.layers}]},
+            },
+        }
+        path = self.home / "aitorrent.yaml"
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [BIN / "aitorrentd", "--config", path],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def ctl(self, *words: str) -> list[str]:
+        """The command line of `aitorrentctl` for this node."""
+        return [str(BIN / "aitorrentctl"), "--socket", str(self.socket), *words]
+
+    def call(self, *words: str) -> Any:
+        """The JSON that a command prints, or None while the daemon does not answer."""
+        done = subprocess.run(self.ctl("--json", *words), capture_output=True, check=False)
+        if self.process and self.process.poll() is not None:
+            tail = self.log.read_text(errors="replace").strip().splitlines()[-5:]
+            raise DemoError(f"node {self.name} ended early:\n  " + "\n  ".join(tail))
+        return json.loads(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
+
+    def stop(self) -> None:
+        """End the daemon in order, or after 10 s by force."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def until(what: str, ready: Any, log: Path) -> Any:
+    """Ask `ready` again and again until it gives something."""
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        if found := ready():
+            return found
+        time.sleep(0.1)
+    raise DemoError(f"{what} did not happen within {READY_S:g} s; see {log}")
+
+
+def run(home: Path, prompt: str, *, keep: bool) -> int:
+    """The whole demo; the exit code is that of `aitorrentctl ask`."""
+    nodes = [Node(home, name, layers) for name, layers in zip(NAMES, SPLITS, strict=True)]
+    try:
+        for node in nodes:
+            node.start()
+        first = nodes[0]
+        print(f"Starting {len(nodes)} nodes, each with a third of the demo model …", flush=True)
+        for node in nodes:
+            until(f"an answer of node {node.name}", lambda n=node: n.call("id"), node.log)
+        address = first.call("id")["addresses"][0]
+        for node in nodes[1:]:
+            subprocess.run(node.ctl("connect", address), check=True, capture_output=True)
+        until("a complete model", lambda: has_demo(first), first.log)
+        for node in nodes:
+            print(f"  {node.name}  layers {node.layers}  {node.call('id')['id']}")
+        print(f"\n$ aitorrentctl ask {prompt!r}\n", flush=True)
+        code = subprocess.run(first.ctl("ask", "-m", "demo", prompt), check=False).returncode
+        if keep and code == 0:
+            leave(nodes, home)
+            return 0
+        return code
+    except BaseException:
+        keep = False
+        raise
+    finally:
+        if not keep:
+            for node in nodes:
+                node.stop()
+
+
+def has_demo(node: Node) -> bool:
+    """Whether the node knows holders for every layer."""
+    models = (node.call("models") or {}).get("models", [])
+    return any(m["name"] == "demo" for m in models)
+
+
+def leave(nodes: list[Node], home: Path) -> None:
+    """Say how to go on with the nodes that stay up."""
+    ctl = f"{BIN}/aitorrentctl --socket {nodes[0].socket}"
+    pids = " ".join(str(n.process.pid) for n in nodes if n.process)
+    print(
+        f"\nThe nodes stay up. Try:\n"
+        f"  {ctl} status\n"
+        f"  {ctl} peers\n"
+        f"  {ctl} chat -m demo\n"
+        f"  kill -9 {nodes[1].process.pid if nodes[1].process else '…'}    # lose a third of the model\n"
+        f"Stop them:\n"
+        f"  kill {pids}; rm -r {home}"
+    )
+
+
+def main() -> int:
+    """Run the demo in a temporary directory."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave the nodes running")
+    parser.add_argument("--prompt", default=QUESTION)
+    options = parser.parse_args()
+    # A socket path holds at most 107 bytes, so the directory has a short name.
+    home = Path(tempfile.mkdtemp(prefix="aitd-", dir=os.environ.get("TMPDIR", "/tmp")))
+    kept = False
+    try:
+        code = run(home, options.prompt, keep=options.keep)
+        kept = options.keep and code == 0
+        return code
+    except DemoError as e:
+        print(f"demo: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if not kept:
+            shutil.rmtree(home, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
