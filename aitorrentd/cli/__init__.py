@@ -1,0 +1,1 @@
+"""`aitorrentctl`. Plugin commands use `aitorrentd.cli.toolkit` and nothing else from here."""

@@ -1,0 +1,300 @@
+"""The command tree of `aitorrentctl`, each command loaded when it is used.
+
+Core commands are found by a static table; only for other names, and for --help, are the entry
+points of group `aitorrentd.cli` scanned. Such an entry point is a module with
+
+    COMMANDS: dict[str, str]                      command name -> one line of help
+    def register(app: typer.Typer) -> None: ...   adds those commands
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+from aitorrentd.cli import toolkit
+from aitorrentd.cli.toolkit import CommandFailed, ExitCode, Options, set_options
+from aitorrentd.errors import AitorrentError
+
+PROGRAM: Final = "aitorrentctl"
+ENTRY_POINT_GROUP: Final = "aitorrentd.cli"
+
+CORE: Final[dict[str, tuple[str, str]]] = {
+    "status": ("node", "Show the node on one screen."),
+    "id": ("node", "Show who this node is and where it listens."),
+    "version": ("node", "Show the versions of this program and of the daemon."),
+    "wait": ("node", "Wait until the daemon, or one of its plugins, is ready."),
+    "plugin": ("plugins", "List, inspect, switch on and off, restart plugins."),
+    "config": ("settings", "Show, check, read and change the configuration."),
+    "events": ("watching", "Follow what happens in the node."),
+    "logs": ("watching", "Show the daemon's log."),
+    "rpc": ("calling", "List and describe the methods of the control API."),
+    "call": ("calling", "Call any method of the control API."),
+    "doctor": ("checking", "Look for trouble and say what to do about it."),
+    "shell": ("shell", "Type commands at a prompt."),
+}
+"Command -> the module below aitorrentd.cli that registers it, and its line in --help."
+
+GLOBAL_OPTIONS: Final = [
+    ("--json", "Print what the daemon answers, as JSON; streams as one line each."),
+    ("--socket PATH", "Control socket of the daemon.  [env: AITORRENT_SOCKET]"),
+    ("--timeout SECONDS", "Give up on an answer after so long.  [default: 30]"),
+    ("--no-color", "No colours.  [env: NO_COLOR]"),
+    ("--version", "Show this program's version."),
+    ("--help", "Show this message, or that of a command."),
+    ("--install-completion", "Install completion for the current shell."),
+    ("--show-completion", "Show completion for the current shell, to copy it."),
+]
+_COMPLETION_FLAGS: Final = ("--install-completion", "--show-completion")
+
+
+def split_globals(args: Sequence[str], base: Options) -> tuple[Options, list[str]]:
+    """Take the global options out of a command line, wherever they stand before a `--`.
+
+    Raises:
+        CommandFailed: an option lacks its value, or the value is none.
+    """
+    rest: list[str] = []
+    found = base
+    words = iter(args)
+    for word in words:
+        name, has_value, value = word.partition("=")
+        if word == "--":
+            rest += [word, *words]
+        elif word == "--json":
+            found = replace(found, json=True)
+        elif word == "--no-color":
+            found = replace(found, color=False)
+        elif name in ("--socket", "--timeout"):
+            value = value if has_value else next(words, "")
+            if not value:
+                raise CommandFailed(f"option {name} needs a value", ExitCode.USAGE)
+            if name == "--socket":
+                found = replace(found, socket=value)
+            else:
+                found = replace(found, timeout=_seconds(value))
+        else:
+            rest.append(word)
+    return found, rest
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text.removesuffix("s"))
+    except ValueError:
+        seconds = -1
+    if not 0 < seconds <= 1e9:
+        raise CommandFailed(f"--timeout takes seconds above 0, got {text!r}", ExitCode.USAGE)
+    return seconds
+
+
+class _PluginCommands:
+    """The commands of entry points, found at most once for each process."""
+
+    def __init__(self) -> None:
+        self._modules: dict[str, ModuleType] | None = None
+
+    def modules(self) -> dict[str, ModuleType]:
+        """Command name -> the module that registers it; broken modules cost one warning each."""
+        if self._modules is None:
+            self._modules = {}
+            for name, module in self._load():
+                for command in module.COMMANDS:
+                    if command in CORE or command in self._modules:
+                        toolkit.warn(f"command {command!r} of plugin {name} is taken; left out")
+                    else:
+                        self._modules[command] = module
+        return self._modules
+
+    def _load(self) -> list[tuple[str, ModuleType]]:
+        from importlib.metadata import entry_points
+
+        found = []
+        for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
+            try:
+                module = import_module(point.value)
+                if not isinstance(module.COMMANDS, dict) or not callable(module.register):
+                    raise TypeError("COMMANDS is not a map, or register is not a function")
+            except Exception as e:  # somebody else's module: whatever it does, the rest works on
+                self.warn(point.name, e)
+            else:
+                found.append((point.name, module))
+        return found
+
+    @staticmethod
+    def warn(name: str, error: BaseException) -> None:
+        """Say that a plugin's commands are not there."""
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        toolkit.warn(f"the commands of plugin {name} are unavailable: {reason}")
+
+
+_plugin_commands = _PluginCommands()
+
+
+def _built(module: Any) -> dict[str, Any]:
+    app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+    module.register(app)
+    return dict(typer.main.get_group(app).commands)
+
+
+class RootGroup(TyperGroup):
+    """The top level: knows every command by name and builds it on first use."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the global options first; they may stand anywhere."""
+        found, rest = split_globals(args, toolkit.options)
+        set_options(found)
+        if rest[:1] in (["--version"], ["-V"]):
+            from aitorrentd import __version__
+
+            toolkit.echo(f"{PROGRAM} {__version__}")
+            raise typer.Exit(0)
+        return super().parse_args(ctx, rest)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, or None."""
+        if cmd_name not in self.commands:
+            if cmd_name in CORE:
+                module: ModuleType = import_module(f"aitorrentd.cli.{CORE[cmd_name][0]}")
+            elif cmd_name.startswith("-") or cmd_name not in _plugin_commands.modules():
+                return None
+            else:
+                module = _plugin_commands.modules()[cmd_name]
+            try:
+                built = _built(module)
+            except Exception as e:  # a plugin's register(), as in _PluginCommands
+                if cmd_name in CORE:
+                    raise
+                _PluginCommands.warn(module.__name__, e)
+                return None
+            for name, command in built.items():
+                self.commands.setdefault(name, command)
+        return self.commands.get(cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every command, core first."""
+        return [*CORE, *sorted(_plugin_commands.modules())]
+
+    def help_lines(self) -> list[tuple[str, str]]:
+        """Every command with its line of help, without building them."""
+        plugins = _plugin_commands.modules()
+        return [
+            *((name, line) for name, (_, line) in CORE.items()),
+            *((name, str(plugins[name].COMMANDS[name])) for name in sorted(plugins)),
+        ]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The global options and the commands, for --help."""
+        with formatter.section("Options (anywhere on the line)"):
+            formatter.write_dl(GLOBAL_OPTIONS)
+        with formatter.section("Commands"):
+            formatter.write_dl(self.help_lines())
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As typer, with every command known to its "did you mean"."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], self.list_commands(ctx), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"see {PROGRAM} --help"
+            raise CommandFailed(
+                f"no such command: {toolkit.clean(args[0])}; {hint}", ExitCode.USAGE
+            )
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; Ctrl-C and a closed pipe end it with their own codes."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+        except BrokenPipeError:
+            raise typer.Exit(ExitCode.OK) from None
+
+
+def root(args: Sequence[str] = ()) -> Any:
+    """The command tree; `args` only says whether shell completion is asked for."""
+    wants_completion = any(a in _COMPLETION_FLAGS for a in args) or any(
+        name.endswith("_COMPLETE") for name in os.environ
+    )
+    app = typer.Typer(
+        cls=RootGroup,
+        name=PROGRAM,
+        help="Talk to the aitorrentd daemon.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=wants_completion,
+    )
+    app.callback()(_no_op)
+    return typer.main.get_command(app)
+
+
+def _no_op() -> None:
+    """The callback that makes typer build a group."""
+
+
+def exit_code(error: AitorrentError) -> int:
+    """The exit code for an error."""
+    from aitorrentd.control.client import NoDaemon
+
+    if isinstance(error, NoDaemon):
+        return ExitCode.NO_DAEMON
+    if error.code == "denied":
+        return ExitCode.DENIED
+    if error.code in ("timeout", "busy"):
+        return ExitCode.TRY_LATER
+    if error.data.get("kind") == "config" or type(error).__name__ == "ConfigError":
+        return ExitCode.CONFIG
+    return ExitCode.ERROR
+
+
+def dispatch(group: Any, args: Sequence[str]) -> int:
+    """Run one command line on the tree; errors become a line on stderr and an exit code."""
+    try:
+        group.main(args=list(args), prog_name=PROGRAM, standalone_mode=True)
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else 0
+    except CommandFailed as e:
+        return _complain(e.message, e.code)
+    except AitorrentError as e:
+        return _complain(_message(e), exit_code(e))
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        return ExitCode.OK
+    return ExitCode.OK
+
+
+def _message(error: AitorrentError) -> str:
+    message = error.message or error.code
+    error_id = error.data.get("error_id")
+    return (
+        f"{message} (error id {error_id})" if error_id and str(error_id) not in message else message
+    )
+
+
+def _complain(message: str, code: int) -> int:
+    text = "\n".join(toolkit.clean(line) for line in message.splitlines())
+    sys.stderr.write(f"{text[:1].upper()}{text[1:]}\n")
+    return int(code)
+
+
+def run(args: Sequence[str]) -> int:
+    """Run a command line and leave the streams so that the interpreter ends quietly."""
+    set_options(Options())
+    code = dispatch(root(args), args)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader left; what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code

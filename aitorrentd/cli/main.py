@@ -1,0 +1,22 @@
+"""`aitorrentctl`: the entry point. `--version` answers before anything heavy is imported."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line (without the program's name); returns the exit code."""
+    args = sys.argv[1:] if argv is None else argv
+    if args in (["--version"], ["-V"]):
+        from aitorrentd import __version__
+
+        sys.stdout.write(f"aitorrentctl {__version__}\n")
+        return 0
+    from aitorrentd.cli.app import run
+
+    return run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

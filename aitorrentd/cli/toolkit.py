@@ -1,0 +1,319 @@
+"""What a command of `aitorrentctl` is made with; the stable module for plugins' commands.
+
+    def peers() -> None:
+        with toolkit.connect() as client:
+            reply = client.call("transport.peers")
+        toolkit.emit(reply, render)
+
+    def render(reply: Mapping[str, Any]) -> str:
+        return toolkit.table(reply["peers"], [("id", "PEER"), ("rtt_s", "RTT", toolkit.ms_text)])
+
+Results go to stdout: a table for people, or with --json exactly what the daemon answered. All else
+goes to stderr. The options --json, --socket, --timeout and --no-color are taken anywhere on the
+command line before a command sees its arguments, so no command defines them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+if TYPE_CHECKING:
+    from aitorrentd.control.client import Client, ClientStream
+
+SYSTEM_SOCKET: Final = "/run/aitorrent/control.sock"
+DEFAULT_TIMEOUT_S: Final = 30.0
+
+Column = tuple[str, str] | tuple[str, str, Callable[[Any], str]]
+"A key of the row, the heading, and what turns the value into text."
+
+
+class ExitCode(IntEnum):
+    """What `aitorrentctl` exits with (above 63 as in sysexits.h)."""
+
+    OK = 0
+    ERROR = 1
+    "The daemon answered with an error."
+    USAGE = 2
+    NO_DAEMON = 69
+    TRY_LATER = 75
+    "Timeout, or the daemon is busy."
+    DENIED = 77
+    CONFIG = 78
+    INTERRUPTED = 130
+
+
+class CommandFailed(Exception):
+    """A command ends with a message on stderr and an exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The global options."""
+
+    socket: str | None = None
+    json: bool = False
+    timeout: float | None = None
+    "Seconds that the user asked for, or None."
+    color: bool = True
+
+
+options = Options()
+"The global options of this command; `aitorrentctl` sets them before the command runs."
+_has_warned_of_skew = False
+
+
+def set_options(value: Options) -> None:
+    """Replace the global options; only `aitorrentctl` itself calls this."""
+    global options
+    options = value
+
+
+def socket_path() -> str:
+    """The control socket: --socket, $AITORRENT_SOCKET, this user's daemon, the system's daemon."""
+    chosen = options.socket or os.environ.get("AITORRENT_SOCKET")
+    if chosen:
+        return chosen
+    from aitorrentd.paths import default_socket
+
+    own = str(default_socket())
+    return SYSTEM_SOCKET if not os.path.exists(own) and os.path.exists(SYSTEM_SOCKET) else own
+
+
+def timeout_s(default: float = DEFAULT_TIMEOUT_S) -> float:
+    """Seconds that a call may take: --timeout, or `default`."""
+    return default if options.timeout is None else options.timeout
+
+
+def connect(timeout: float | None = None) -> Client:
+    """A connection to the daemon that the global options name.
+
+    `timeout` in seconds holds for each call, unless the user gave --timeout.
+
+    Raises:
+        AitorrentError: not reachable; `aitorrentctl` turns it into a message and an exit code.
+    """
+    from aitorrentd.control.client import Client
+
+    client = Client(socket_path(), timeout_s(timeout or DEFAULT_TIMEOUT_S))
+    _warn_of_skew(str(client.hello.get("server", "")))
+    return client
+
+
+def _warn_of_skew(server: str) -> None:
+    global _has_warned_of_skew
+    from aitorrentd import __version__
+
+    name, _, version = server.partition(" ")
+    if name == "aitorrentd" and version != __version__ and not _has_warned_of_skew:
+        _has_warned_of_skew = True
+        warn(f"the daemon is version {clean(version)}, this program is {__version__}")
+
+
+def echo(text: str = "", *, end: str = "\n") -> None:
+    """Write to stdout, at once: whoever reads a stream sees each line when it happens."""
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
+
+
+def warn(message: str) -> None:
+    """A line on stderr that begins with `warning:`."""
+    sys.stderr.write(f"warning: {message}\n")
+    sys.stderr.flush()
+
+
+def fail(message: str, code: int = ExitCode.ERROR) -> NoReturn:
+    """End the command with a message on stderr, in sentence case, that says what to do."""
+    raise CommandFailed(message, code)
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """`value` as JSON; bytes as hexadecimal."""
+    return json.dumps(value, ensure_ascii=False, indent=indent, default=_json_fallback)
+
+
+def _json_fallback(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def emit(value: Mapping[str, Any], render: Callable[[Any], str | None]) -> None:
+    """Show a result: with --json unchanged, else what `render` returns or writes itself."""
+    if options.json:
+        echo(json_text(value, indent=2))
+        return
+    text = render(value)
+    if text:
+        echo(text)
+
+
+def emit_stream(
+    stream: ClientStream, render: Callable[[dict[str, Any]], str | None]
+) -> dict[str, Any]:
+    """Show each item of a stream as it comes, with --json one line each; returns the summary."""
+    with stream:
+        for item in stream:
+            if options.json:
+                echo(json_text(item))
+            else:
+                text = render(item)
+                if text is not None:
+                    echo(text)
+    return stream.summary
+
+
+def clean(text: object) -> str:
+    """Text that strangers may have written, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "�" for c in str(text))
+
+
+def styled(text: str, style: str) -> str:
+    """`text` in `bold`, `dim`, `red`, `green` or `yellow`, when stdout is a terminal."""
+    codes = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33}
+    is_plain = not options.color or "NO_COLOR" in os.environ or not sys.stdout.isatty()
+    return text if is_plain else f"\x1b[{codes[style]}m{text}\x1b[0m"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if value is True or value is False:
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return " ".join(clean(v) for v in value) or "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return clean(value)
+
+
+def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> str:
+    """An aligned table as text: headings, then a line for each row; numbers to the right.
+
+    None and a missing key show as `-`, True as `yes`, a list as its parts.
+    """
+    rows = list(rows)
+    lines = [[column[1] for column in columns]]
+    for row in rows:
+        values = [(column, row.get(column[0])) for column in columns]
+        lines.append(
+            [clean(c[2](v)) if len(c) > 2 and v is not None else _cell(v) for c, v in values]
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    is_right = [
+        bool(rows)
+        and all(type(row.get(column[0])) in (int, float, type(None)) for row in rows)
+        and any(row.get(column[0]) is not None for row in rows)
+        for column in columns
+    ]
+    text = []
+    for line in lines:
+        cells = zip(line, widths, is_right, strict=True)
+        text.append("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in cells).rstrip())
+    text[0] = styled(text[0], "bold")
+    return "\n".join(text)
+
+
+def fields(pairs: Iterable[tuple[str, Any]]) -> str:
+    """Lines of `name  value`, aligned; a list takes a line for each of its parts."""
+    pairs = list(pairs)
+    width = max((len(name) for name, _ in pairs), default=0)
+    lines = []
+    for name, value in pairs:
+        parts = value if isinstance(value, (list, tuple)) and value else [value]
+        lines += [
+            f"{name if i == 0 else '':<{width}}  {_cell(part)}".rstrip()
+            for i, part in enumerate(parts)
+        ]
+    return "\n".join(lines)
+
+
+def bytes_text(n: float) -> str:
+    """Bytes with a binary unit: `1.5 MiB`."""
+    value = float(n)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} PiB"
+
+
+def duration_text(seconds: float) -> str:
+    """A time span in its two largest units: `3 d 4 h`, `2 min 5 s`, `1.2 s`, `35 ms`."""
+    if seconds < 0:
+        return "-" + duration_text(-seconds)
+    if seconds < 1:
+        return ms_text(seconds)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    for size, unit, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // below} {small}"
+    return f"{whole // 60} min {whole % 60} s"
+
+
+def ms_text(seconds: float) -> str:
+    """Milliseconds: `0.42 ms`, `35 ms`."""
+    ms = seconds * 1000
+    return f"{ms:.2f} ms" if ms < 10 else f"{ms:.0f} ms"
+
+
+def time_text(at: float) -> str:
+    """The local time of day of seconds since the epoch: `14:03:07`."""
+    return time.strftime("%H:%M:%S", time.localtime(at))
+
+
+class Progress:
+    """A line on stderr that shows how far a call is, drawn only on a terminal.
+
+    Give the object itself as `progress=` to `Client.call` or `Client.stream`.
+    """
+
+    def __init__(self) -> None:
+        self._is_shown = sys.stderr.isatty() and not options.json
+        self._drawn = ""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def __call__(self, state: Mapping[str, Any]) -> None:
+        """Draw `state`: {text, done, total, unit}."""
+        if not self._is_shown:
+            return
+        text, done, total = clean(state.get("text", "")), state.get("done"), state.get("total")
+        unit = clean(state.get("unit", ""))
+        if done is not None and total:
+            share = min(1.0, max(0.0, done / total))
+            bar = ("#" * round(share * 24)).ljust(24, ".")
+            text = f"{text} [{bar}] {share:4.0%} {_amount(done, unit)} of {_amount(total, unit)}"
+        elif done is not None:
+            text = f"{text} {_amount(done, unit)}"
+        self._draw(text[: os.get_terminal_size(2).columns - 1])
+
+    def clear(self) -> None:
+        """Remove the line, before something else is written to the terminal."""
+        if self._drawn:
+            self._draw("")
+
+    def _draw(self, text: str) -> None:
+        if text != self._drawn:
+            sys.stderr.write(f"\r{text}\x1b[K")
+            sys.stderr.flush()
+            self._drawn = text
+
+
+def _amount(n: float, unit: str) -> str:
+    return bytes_text(n) if unit in ("B", "bytes") else f"{n:g} {unit}".rstrip()
