@@ -1,0 +1,217 @@
+"""Config: one validated configuration, with its files, the origin of each value, its secrets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from aitorrentd.config.documents import key_text, parse_key
+from aitorrentd.config.layers import (
+    SET_FILE,
+    KeyPath,
+    Layer,
+    drop_in_dir,
+    environment_layer,
+    file_layers,
+    merge,
+)
+from aitorrentd.config.model import Settings
+from aitorrentd.config.secrets import conceal, resolve
+from aitorrentd.errors import ConfigError, NotFound
+from aitorrentd.kernel.settings import problems
+from aitorrentd.paths import (
+    IDENTITY_NAME,
+    MAX_SOCKET_BYTES,
+    SOCKET_NAME,
+    Directories,
+    config_file,
+    directories,
+)
+
+_DEFAULT: Final = "default"
+_MAX_SHOWN: Final = 20
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Source:
+    """Where a configuration is read from, so that it can be read again."""
+
+    path: Path
+    named: bool
+    "Somebody asked for exactly this file, so it must exist."
+    environ: Mapping[str, str]
+    overrides: Mapping[str, Any]
+    "What the command line says; wins over everything."
+
+    def layers(self, replaced: Mapping[Path, Mapping[str, Any]]) -> list[Layer]:
+        """All layers, the last wins."""
+        return [
+            *file_layers(self.path, required=self.named, replaced=replaced),
+            environment_layer(self.environ),
+            Layer("command line", self.overrides),
+        ]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Config:
+    """A configuration that was read, merged, resolved and validated."""
+
+    settings: Settings
+    "With secrets in place; never show it, use `shown`."
+    directories: Directories
+    tree: Mapping[str, Any]
+    "As merged, with references in the place of secrets."
+    origins: Mapping[KeyPath, str]
+    files: tuple[Path, ...]
+    secrets: frozenset[str]
+    source: Source | None
+    "None for a configuration made in code."
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str | None = None,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Config:
+        """The configuration in `path`, else in $AITORRENT_CONFIG, else in the default place.
+
+        Only a default file may be missing; then the defaults hold.
+
+        Raises:
+            ConfigError: something is wrong; the message says where and what to do.
+        """
+        named = path or environ.get("AITORRENT_CONFIG", "")
+        file = Path(named).expanduser().absolute() if named else config_file(environ)
+        return _read(Source(file, bool(named), environ, overrides or {}), {})
+
+    @classmethod
+    def of(cls, tree: Mapping[str, Any], *, environ: Mapping[str, str] = os.environ) -> Config:
+        """A configuration made in code; no file and no environment variable changes it.
+
+        Raises:
+            ConfigError: as `load`.
+        """
+        return _build([Layer("code", tree)], environ, (), None)
+
+    def reloaded(self, replaced: Mapping[Path, Mapping[str, Any]] | None = None) -> Config:
+        """The same sources read again; `replaced` stands in for files about to be written.
+
+        Raises:
+            ConfigError: as `load`, or made in code.
+        """
+        if self.source is None:
+            raise ConfigError("this node was configured in code: it has no file to read again")
+        return _read(self.source, replaced or {})
+
+    @property
+    def set_file(self) -> Path | None:
+        """The drop-in that `config set` writes; None for a configuration made in code."""
+        return None if self.source is None else drop_in_dir(self.source.path) / SET_FILE
+
+    @property
+    def socket(self) -> Path | None:
+        """Where the control socket is; None = none."""
+        chosen = self.settings.control.socket
+        if chosen == Path("auto"):
+            return self.directories.runtime / SOCKET_NAME
+        return None if chosen is None else chosen.expanduser().absolute()
+
+    @property
+    def identity_file(self) -> Path:
+        """The file with the node's key."""
+        chosen = self.settings.node.identity
+        return (chosen or self.directories.state / IDENTITY_NAME).expanduser().absolute()
+
+    def shown(self) -> dict[str, Any]:
+        """What holds now, defaults included and secrets concealed; plugin tables as given."""
+        tree: dict[str, Any] = self.settings.model_dump(mode="json", exclude={"plugins"})
+        tree["plugins"] = conceal(dict(self.tree.get("plugins") or {}), ("plugins",))
+        return tree
+
+    def shown_origins(self) -> dict[str, str]:
+        """Where each value of `shown` is from, by its key."""
+        return {
+            key_text(path): self.origins.get(path, _DEFAULT) for path in _leaves(self.shown(), ())
+        }
+
+    def get(self, key: str) -> tuple[Any, str]:
+        """The shown value of a key and its origin.
+
+        Raises:
+            NotFound: no such key is set. ConfigError: not a key.
+        """
+        path = parse_key(key)
+        value: Any = self.shown()
+        for i, part in enumerate(path):
+            if not isinstance(value, dict) or part not in value:
+                known = sorted(value) if isinstance(value, dict) else []
+                inside = key_text(path[:i]) or "the configuration"
+                has = f"; it has: {', '.join(known[:_MAX_SHOWN])}" if known else ""
+                raise NotFound(f"{key} is not set in {inside}{has}")
+            value = value[part]
+        return value, self.origins.get(path, _DEFAULT if not isinstance(value, dict) else "")
+
+    def __repr__(self) -> str:
+        return f"Config(files={[str(f) for f in self.files]})"
+
+
+def _leaves(tree: Any, path: KeyPath) -> list[KeyPath]:
+    if isinstance(tree, dict) and tree:
+        return [leaf for k, v in tree.items() for leaf in _leaves(v, (*path, k))]
+    return [path]
+
+
+def _read(source: Source, replaced: Mapping[Path, Mapping[str, Any]]) -> Config:
+    layers = source.layers(replaced)
+    files = tuple(Path(layer.origin) for layer in layers[:-2])
+    return _build(layers, source.environ, files, source)
+
+
+def _build(
+    layers: list[Layer], environ: Mapping[str, str], files: tuple[Path, ...], source: Source | None
+) -> Config:
+    tree, origins = merge(layers)
+    secrets: set[str] = set()
+    resolved = resolve(tree, environ, secrets)
+    try:
+        settings = Settings.model_validate(resolved)
+    except ValidationError as e:
+        raise _invalid(problems("", e, Settings), origins) from None
+    node = settings.node
+    config = Config(
+        settings=settings,
+        directories=directories(
+            environ, state=node.state_dir, cache=node.cache_dir, runtime=node.runtime_dir
+        ),
+        tree=tree,
+        origins=origins,
+        files=files,
+        secrets=frozenset(secrets),
+        source=source,
+    )
+    if config.socket is not None and len(os.fsencode(config.socket)) > MAX_SOCKET_BYTES:
+        raise ConfigError(
+            f"the path of the control socket, {config.socket}, is longer than {MAX_SOCKET_BYTES} "
+            "bytes; set control.socket or node.runtime_dir to a shorter one"
+        )
+    return config
+
+
+def _invalid(found: tuple[str, ...], origins: Mapping[KeyPath, str]) -> ConfigError:
+    located = tuple(_with_origin(problem, origins) for problem in found)
+    return ConfigError("; ".join(located), problems=located)
+
+
+def _with_origin(problem: str, origins: Mapping[KeyPath, str]) -> str:
+    key = problem.partition(":")[0].partition("[")[0]
+    inside = [o for path, o in origins.items() if f"{key_text(path)}.".startswith(f"{key}.")]
+    parent = [o for path, o in origins.items() if f"{key}.".startswith(f"{key_text(path)}.")]
+    origin = next(iter([*inside, *parent]), "")
+    return f"{problem} (in {origin})" if origin and origin != "code" else problem

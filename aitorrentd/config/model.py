@@ -1,0 +1,125 @@
+"""The settings of the daemon itself; plugins bring the models of their own tables."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+NETWORK_PATTERN: Final = r"[a-z0-9][a-z0-9._-]{0,62}"
+PLUGIN_PATTERN: Final = r"[a-z][a-z0-9_-]{0,62}"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _empty_is_default(value: Any) -> Any:
+    # `node:` with nothing below it reads as null; a person means an empty table.
+    return {} if value is None else value
+
+
+def _directory(value: Any) -> Any:
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("is empty; leave the key out for the default")
+    return value
+
+
+def _plugin_name(name: str) -> str:
+    if not re.fullmatch(PLUGIN_PATTERN, name):
+        raise ValueError("is not the name of a plugin (a-z, 0-9, dash and underscore)")
+    return name
+
+
+_PluginName = Annotated[str, AfterValidator(_plugin_name)]
+_Directory = Annotated[Path | None, BeforeValidator(_directory)]
+
+
+class NodeSettings(_Table):
+    """Who this node is and where it keeps things."""
+
+    name: str | None = Field(None, min_length=1, max_length=64, description="shown to people")
+    network: str = Field(
+        "main",
+        description="nodes of different networks never talk to each other",
+    )
+    state_dir: _Directory = Field(None, description="what must survive: identity, databases")
+    cache_dir: _Directory = Field(None, description="what may be deleted")
+    runtime_dir: _Directory = Field(None, description="sockets")
+    identity: _Directory = Field(None, description="key file; default <state_dir>/identity.key")
+
+    @field_validator("network")
+    @classmethod
+    def _network(cls, network: str) -> str:
+        if not re.fullmatch(NETWORK_PATTERN, network):
+            raise ValueError("must be 1 to 63 of a-z, 0-9, dot, dash and underscore")
+        return network
+
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, name: str | None) -> str | None:
+        if name is not None and not name.isprintable():
+            raise ValueError("has characters that cannot be printed")
+        return name
+
+
+class ControlSettings(_Table):
+    """The socket that `aitorrentctl` talks to."""
+
+    socket: Path | None = Field(
+        Path("auto"), description="path; auto = control.sock in runtime_dir; null = none"
+    )
+    mode: str = Field("0660", description="permissions of the socket, octal, in quotes")
+    group: str = Field(
+        "aitorrent", min_length=1, max_length=32, description="its members may operate the daemon"
+    )
+    max_connections: int = Field(64, ge=1, le=4096)
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _octal(cls, value: Any) -> str:
+        # YAML 1.1 reads 0660 as the number 432, so only the quoted form is unmistakable.
+        if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
+            raise ValueError('must be an octal mode in quotes, such as "0660"')
+        return value
+
+    @property
+    def mode_bits(self) -> int:
+        """The mode as a number for chmod(2)."""
+        return int(self.mode, 8)
+
+
+class LogSettings(_Table):
+    """What is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Settings(_Table):
+    """A whole configuration; `plugins` stays raw until each plugin's own model reads its table."""
+
+    version: int = Field(1, description="of this format")
+    node: Annotated[NodeSettings, BeforeValidator(_empty_is_default)] = NodeSettings()
+    control: Annotated[ControlSettings, BeforeValidator(_empty_is_default)] = ControlSettings()
+    log: Annotated[LogSettings, BeforeValidator(_empty_is_default)] = LogSettings()
+    required: Annotated[
+        tuple[_PluginName, ...],
+        BeforeValidator(lambda value: () if value is None else value),
+    ] = Field((), description="plugins without which the daemon must not run")
+    plugins: Annotated[
+        dict[
+            _PluginName,
+            Annotated[dict[str, Any], BeforeValidator(_empty_is_default)],
+        ],
+        BeforeValidator(_empty_is_default),
+    ] = Field(default={}, description="one table per plugin")
+
+    @field_validator("version")
+    @classmethod
+    def _version(cls, version: int) -> int:
+        if version != 1:
+            raise ValueError(f"this program reads version 1, the file says {version}")
+        return version
