@@ -1,0 +1,1 @@
+"""The inference plugin: who answers a prompt, here and for peers."""

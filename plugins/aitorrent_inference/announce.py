@@ -1,0 +1,138 @@
+"""Keeps this node's `ait:cap:<model>` records true while backends and models come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from aitorrent_inference.capabilities import PREFIX, record_key, record_value
+from aitorrent_inference.catalogue import Catalogue
+from aitorrentd.api import (
+    AitorrentError,
+    Directory,
+    DirectoryChanged,
+    PeerConnected,
+    PluginChanged,
+    PluginContext,
+    Transport,
+)
+
+_SETTLE_S: Final = 0.2
+# A directory takes 256 records from a peer; the rest is left for other plugins.
+_MAX_RECORDS: Final = 128
+
+
+class Announcer:
+    """Says in the directory what peers may ask for."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        directory: Callable[[], Directory | None],
+        log: logging.Logger,
+    ) -> None:
+        self._catalogue = catalogue
+        self._directory = directory
+        self._log = log
+        self._said: dict[str, dict[str, Any]] = {}
+        self._said_to: Directory | None = None
+        self._refused: set[str] = set()
+
+    async def refresh(self) -> None:
+        """Ask the backends what they can answer and bring the records up to date."""
+        offer = await self._catalogue.offer()
+        directory = self._directory()
+        if directory is not self._said_to:
+            self._said, self._said_to = {}, directory
+        if directory is None:
+            return
+        wanted = {record_key(n): record_value(v) for n, v in list(offer.items())[:_MAX_RECORDS]}
+        self._refused &= wanted.keys()
+        for key in [k for k in self._said if k not in wanted]:
+            directory.withdraw(key)
+            del self._said[key]
+            self._log.info("no longer answering for %s", key.removeprefix(PREFIX))
+        for key, value in wanted.items():
+            if self._said.get(key) != value:
+                self._say(directory, key, value)
+
+    def _say(self, directory: Directory, key: str, value: dict[str, Any]) -> None:
+        name = key.removeprefix(PREFIX)
+        try:
+            directory.publish(key, value)
+        except AitorrentError as e:
+            if key not in self._refused:
+                self._log.warning("cannot announce %s: %s", name, e.message)
+            self._refused.add(key)
+            return
+        self._refused.discard(key)
+        if key not in self._said:
+            self._log.info("answering for %s", name)
+        self._said[key] = value
+
+    def withdraw(self) -> None:
+        """Take every record back."""
+        directory = self._directory()
+        if directory is not None and directory is self._said_to:
+            for key in self._said:
+                directory.withdraw(key)
+        self._said = {}
+
+    async def run(self, ctx: PluginContext, *, refresh_s: float) -> None:
+        """Refresh every `refresh_s` seconds and when a plugin, a peer or a record that is not
+        about models changed; ends when cancelled."""
+        changed = asyncio.Event()
+
+        async def listen() -> None:
+            while True:
+                with ctx.subscribe(PluginChanged, DirectoryChanged, PeerConnected) as events:
+                    async for event in events:
+                        if isinstance(event, DirectoryChanged) and event.key.startswith(PREFIX):
+                            continue
+                        changed.set()
+                # The subscription ends when it was too slow; what it lost may have mattered.
+                changed.set()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(listen(), name="inference: what changed")
+                while True:
+                    changed.clear()
+                    await self.refresh()
+                    try:
+                        async with asyncio.timeout(refresh_s):
+                            await changed.wait()
+                    except TimeoutError:
+                        continue
+                    await asyncio.sleep(_SETTLE_S)
+        finally:
+            self.withdraw()
+
+
+async def keep_connected(
+    addresses: tuple[str, ...],
+    transport: Callable[[], Transport | None],
+    *,
+    every_s: float,
+    log: logging.Logger,
+) -> None:
+    """Stay connected to the configured nodes; an open channel is reused, so this costs nothing
+    while all is well."""
+    unreachable: set[str] = set()
+    while True:
+        for address in addresses:
+            dial = transport()
+            if dial is None:
+                break
+            try:
+                await dial.connect(address)
+            except AitorrentError as e:
+                if address not in unreachable:
+                    log.warning("node %s: %s; trying again every %g s", address, e.message, every_s)
+                unreachable.add(address)
+            else:
+                unreachable.discard(address)
+        await asyncio.sleep(every_s)

@@ -1,0 +1,266 @@
+"""Who could answer: the models of this machine's backends and those that peers offer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from aitorrent_inference.capabilities import PREFIX, match, offered, read_record, record_key
+from aitorrent_inference.config import InferenceConfig
+from aitorrent_inference.peers import PeerBackend
+from aitorrentd.api import (
+    AitorrentError,
+    Backend,
+    Clock,
+    Directory,
+    InvalidParams,
+    ModelView,
+    NotFound,
+    PeerId,
+    Record,
+    Registry,
+    TimedOut,
+    Transport,
+    Unavailable,
+    parse_peer_id,
+)
+
+_MODELS_TIMEOUT_S: Final = 10.0
+_FIND_TIMEOUT_S: Final = 5.0
+_PING_TIMEOUT_S: Final = 2.0
+# A peer that failed is asked after the others for so long.
+_DISTRUST_S: Final = 30.0
+_MAX_DISTRUSTED: Final = 1024
+_NAMES_SHOWN: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """What a backend said when it was last asked for its models."""
+
+    name: str
+    ok: bool
+    detail: str
+    models: tuple[ModelView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Somebody who could answer a request."""
+
+    backend: Backend
+    model: str
+    "The model as this backend calls it."
+
+
+class Catalogue:
+    """What can be answered, and by whom.
+
+    `transport` and `directory` are asked for at each use: their plugin may come and go.
+    """
+
+    def __init__(
+        self,
+        backends: Registry[Backend],
+        config: InferenceConfig,
+        *,
+        clock: Clock,
+        log: logging.Logger,
+        transport: Callable[[], Transport | None] = lambda: None,
+        directory: Callable[[], Directory | None] = lambda: None,
+    ) -> None:
+        self.backends = backends
+        self.config = config
+        self.states: dict[str, BackendState] = {}
+        self._clock = clock
+        self._log = log
+        self._transport = transport
+        self._directory = directory
+        self._failed_at: dict[PeerId, float] = {}
+
+    async def ask_backends(self) -> list[BackendState]:
+        """Every local backend's models now, in order of registration; never raises for one."""
+        backends = list(self.backends)
+        states = await asyncio.gather(*(self._ask_backend(b) for b in backends))
+        self.states = {state.name: state for state in states}
+        return list(states)
+
+    async def _ask_backend(self, backend: Backend) -> BackendState:
+        try:
+            async with asyncio.timeout(_MODELS_TIMEOUT_S):
+                models = tuple(await backend.models())
+        except AitorrentError as e:
+            return BackendState(backend.name, False, e.message)
+        except TimeoutError:
+            return BackendState(backend.name, False, f"no answer within {_MODELS_TIMEOUT_S:g} s")
+        except Exception as e:
+            # The fence around another plugin's code: its bug must not hide the other backends.
+            self._log.exception("backend %s failed to list its models", backend.name)
+            return BackendState(backend.name, False, f"failed: {type(e).__name__}; see the log")
+        count = len(models)
+        return BackendState(backend.name, True, f"{count} model{'' if count == 1 else 's'}", models)
+
+    async def models(self) -> Sequence[ModelView]:
+        """Models of all local backends, then those that peers offer."""
+        local = [view for state in await self.ask_backends() for view in state.models]
+        return [*local, *self.peer_models()]
+
+    def peer_models(self) -> list[ModelView]:
+        """What peers say they can answer, as far as it is known here."""
+        views = (read_record(record) for record in self._records(PREFIX))
+        return [view for view in views if view is not None]
+
+    def _records(self, prefix: str) -> list[Record]:
+        transport, directory = self._transport(), self._directory()
+        if transport is None or directory is None:
+            return []
+        return [r for r in directory.known(prefix) if r.peer != transport.node_id]
+
+    async def offer(self) -> dict[str, ModelView]:
+        """What peers may use here, by the name they ask for."""
+        views = [view for state in await self.ask_backends() for view in state.models]
+        return offered(views, announce=self.config.announce, aliases=self.config.capabilities)
+
+    def distrust(self, peer: PeerId) -> None:
+        """Ask this peer after the others for a while: it has just failed."""
+        if len(self._failed_at) >= _MAX_DISTRUSTED:
+            self._failed_at.clear()
+        self._failed_at[peer] = self._clock.monotonic()
+
+    async def offered_candidates(self, model: str) -> list[Candidate]:
+        """Local backends that may answer a peer; an empty model means the default.
+
+        Raises:
+            NotFound: the model is not here or not offered.
+        """
+        offer = await self.offer()
+        name = model or self._default(offer)
+        view = match(name, offer) if name else None
+        if view is None:
+            raise NotFound(
+                f"no model {model!r} here{_there_are(offer)}" if model else "no model here"
+            )
+        return self._local(view.name)
+
+    def _local(self, model: str) -> list[Candidate]:
+        found = []
+        for state in self.states.values():
+            view = match(model, {v.name: v for v in state.models})
+            if view is not None and state.name in self.backends.names():
+                found.append(Candidate(self.backends.get(state.name), view.name))
+        return found
+
+    def _default(self, names: Iterable[str]) -> str:
+        return self.config.default_model or next(iter(names), "")
+
+    async def candidates(self, model: str, backend: str | None) -> list[Candidate]:
+        """Who may answer this machine, in the order to ask: local backends, then peers by latency.
+
+        An empty model means the default; `backend` narrows it to one backend or `peer:<id>`.
+
+        Raises:
+            NotFound: nobody has the model, or there is no such backend. InvalidParams: not a peer
+            id. Unavailable: no model at all can be answered.
+        """
+        if backend is not None and backend.startswith("peer:"):
+            return [Candidate(self._peer_named(backend.removeprefix("peer:")), model)]
+        states = await self.ask_backends()
+        if backend is not None:
+            return [self._named(backend, model)]
+        local = {view.name: view for state in states for view in state.models}
+        remote = {view.name: view for view in self.peer_models()}
+        name = model or self._default({**local, **remote})
+        if not name:
+            raise Unavailable(f"no model can answer here{_failures(states)}")
+        found = self._local(self.config.capabilities.get(name, name))
+        found += [Candidate(peer, name) for peer in await self._peers(name, ask=not found)]
+        if not found:
+            there = _there_are({**local, **remote})
+            raise NotFound(f"no model {name!r}{there}{_failures(states)}")
+        return found
+
+    def _named(self, backend: str, model: str) -> Candidate:
+        chosen = self.backends.get(backend)
+        state = self.states.get(backend)
+        views = {view.name: view for view in state.models} if state else {}
+        name = self.config.capabilities.get(model, model)
+        if not name and self.config.default_model in views:
+            name = self.config.default_model
+        view = match(name, views) if name else next(iter(views.values()), None)
+        return Candidate(chosen, view.name if view else name)
+
+    def _peer_named(self, text: str) -> PeerBackend:
+        transport = self._transport()
+        if transport is None:
+            raise Unavailable("peers cannot be asked: the transport plugin is not running")
+        try:
+            peer = parse_peer_id(text)
+        except ValueError as e:
+            raise InvalidParams(f"backend peer:{text}: {e}") from None
+        return self._peer(peer, transport, ())
+
+    def _peer(self, peer: PeerId, transport: Transport, addresses: Sequence[str]) -> PeerBackend:
+        return PeerBackend(
+            peer,
+            transport,
+            addresses=addresses,
+            models=lambda: [v for v in self.peer_models() if v.backend == f"peer:{peer}"],
+            first_token_timeout_s=self.config.first_token_timeout_s,
+            token_timeout_s=self.config.token_timeout_s,
+        )
+
+    async def _peers(self, model: str, *, ask: bool) -> list[PeerBackend]:
+        """Peers that offer the model, the nearest first; `ask` looks further than what is known."""
+        transport, directory = self._transport(), self._directory()
+        if transport is None or directory is None:
+            return []
+        keys = [record_key(model)] + ([] if ":" in model else [record_key(f"{model}:latest")])
+        records = {r.peer: r for key in keys for r in self._records(key) if r.key == key}
+        if ask and not records:
+            try:
+                found = await directory.find(keys[0], timeout_s=_FIND_TIMEOUT_S)
+            except (TimedOut, Unavailable) as e:
+                self._log.debug("directory: %s", e.message)
+                found = ()
+            records = {r.peer: r for r in found if r.peer != transport.node_id}
+        usable = {peer: r for peer, r in records.items() if read_record(r) is not None}
+        rtts = await self._measured(transport, list(usable))
+        now = self._clock.monotonic()
+
+        def rank(peer: PeerId) -> tuple[bool, float]:
+            failed_at = self._failed_at.get(peer)
+            return failed_at is not None and now - failed_at < _DISTRUST_S, rtts[peer]
+
+        return [self._peer(p, transport, usable[p].addresses) for p in sorted(usable, key=rank)]
+
+    async def _measured(self, transport: Transport, peers: Sequence[PeerId]) -> dict[PeerId, float]:
+        """Round-trip times in seconds; unmeasured connected peers are pinged when there is a
+        choice to make."""
+
+        async def rtt(peer: PeerId) -> float:
+            view = transport.peer(peer)
+            if view is None:
+                return float("inf")
+            if view.rtt_s is not None or len(peers) == 1:
+                return view.rtt_s or 0.0
+            try:
+                return await transport.ping(peer, timeout_s=_PING_TIMEOUT_S)
+            except (TimedOut, Unavailable):
+                return float("inf")
+
+        return dict(zip(peers, await asyncio.gather(*map(rtt, peers)), strict=True))
+
+
+def _there_are(names: Iterable[str]) -> str:
+    known = sorted(names)
+    if not known:
+        return ""
+    shown = ", ".join(known[:_NAMES_SHOWN]) + (", …" if len(known) > _NAMES_SHOWN else "")
+    return f"; there are: {shown}"
+
+
+def _failures(states: Iterable[BackendState]) -> str:
+    return "".join(f"; {s.name}: {s.detail}" for s in states if not s.ok)

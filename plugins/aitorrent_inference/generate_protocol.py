@@ -1,0 +1,234 @@
+"""`/ai-torrent/1/generate`: the lines that peers exchange for an answer. No I/O.
+
+The request is one JSON line `{"prompt"|"messages", "model", "params"}`. The answer is NDJSON as
+Ollama's `/api/generate` streams it (Ollama, docs/api.md, "Generate a completion"): lines with
+`response`, then one with `done` true and the figures. An error is `{"error", "code"}` and the end.
+Unknown fields are ignored on both sides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from aitorrentd.api import (
+    AitorrentError,
+    Chunk,
+    GenerateRequest,
+    Message,
+    ProtocolError,
+    SamplingParams,
+    StageView,
+    Unavailable,
+    error_from_map,
+)
+
+PROTOCOL: Final = "/ai-torrent/1/generate"
+MAX_LINE_BYTES: Final = 1024 * 1024
+MAX_ANSWER_CHARS: Final = 16 * 1024 * 1024
+_MAX_ERROR_CHARS: Final = 2048
+# Codes of a peer's error that mean the same here; any other one only says that the peer failed.
+_CODES_KEPT: Final = frozenset({"busy", "not_found", "invalid_params"})
+
+_DURATIONS: Final = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
+# "load" and "unload" answer an empty prompt; old servers send none.
+_REASONS: Final = (None, "stop", "length", "load", "unload")
+
+_Count = Annotated[int, Field(ge=0, lt=2**53)]
+_TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    model: str | None = Field(None, max_length=256)
+    prompt: str | None = None
+    messages: tuple[Message, ...] | None = Field(None, max_length=4096)
+    params: dict[str, Any] | None = None
+
+
+class _Stage(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    peer: str = Field(max_length=128)
+    start: _Count
+    end: _Count
+
+
+class _Reply(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    error: str | None = None
+    code: str = Field("", max_length=64)
+    response: str = ""
+    done: bool = False
+    done_reason: str | None = Field(None, max_length=64)
+    context: tuple[_TokenId, ...] | None = None
+    prompt_eval_count: _Count = 0
+    eval_count: _Count = 0
+    total_duration: _Count | None = None
+    load_duration: _Count | None = None
+    prompt_eval_duration: _Count | None = None
+    eval_duration: _Count | None = None
+    stages: tuple[_Stage, ...] = Field((), max_length=1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Durations of an answer in nanoseconds, as Ollama reports them."""
+
+    total: int
+    prompt_eval: int
+    evaluation: int
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def sampling_params(raw: Mapping[str, Any]) -> SamplingParams:
+    """Parameters under our names or Ollama's: `num_predict` is `max_tokens`.
+
+    Ollama's ways to say "unset" are understood: a negative `num_predict` or `seed`, `top_p` of 0,
+    one `stop` text without a list.
+
+    Raises:
+        ValidationError: a value is out of its range.
+    """
+    params = {k: v for k, v in raw.items() if v is not None}
+    if "max_tokens" not in params and "num_predict" in params:
+        params["max_tokens"] = params["num_predict"]
+    if isinstance(params.get("stop"), str):
+        params["stop"] = [params["stop"]]
+    for name, unset_below in (("max_tokens", 0), ("seed", 0), ("top_k", 0)):
+        value = params.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value < unset_below:
+            del params[name]
+    if params.get("top_p") in (0, 0.0):
+        del params["top_p"]
+    return SamplingParams.model_validate(params)
+
+
+def encode_request(request: GenerateRequest) -> bytes:
+    """The request as its one line."""
+    value: dict[str, Any] = {}
+    if request.prompt is not None:
+        value["prompt"] = request.prompt
+    else:
+        value["messages"] = [m.model_dump() for m in request.messages or ()]
+    if request.model:
+        value["model"] = request.model
+    value["params"] = request.params.model_dump(exclude_none=True, exclude_defaults=True)
+    return _line(value)
+
+
+def decode_request(line: bytes) -> GenerateRequest:
+    """The request in a line that a stranger wrote.
+
+    Raises:
+        ProtocolError: not JSON, or not a request.
+    """
+    try:
+        wire = _Request.model_validate_json(line)
+        return GenerateRequest(
+            model=wire.model or "",
+            prompt=wire.prompt,
+            messages=wire.messages,
+            params=sampling_params(wire.params or {}),
+        )
+    except ValidationError as e:
+        raise ProtocolError(f"bad request: {_first_problem(e)}") from None
+
+
+def created_at(time_s: float) -> str:
+    """RFC 3339 in UTC with microseconds; `time_s` is seconds since the epoch."""
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def text_line(model: str, time_s: float, text: str) -> bytes:
+    """A line that carries a piece of the answer."""
+    return _line(
+        {"model": model, "created_at": created_at(time_s), "response": text, "done": False}
+    )
+
+
+def last_line(model: str, time_s: float, chunk: Chunk, timing: Timing) -> bytes:
+    """The line that ends an answer; `chunk` is the backend's last one, its text already sent.
+
+    The session's context is left out when the line would be too long with it.
+    """
+    value: dict[str, Any] = {
+        "model": model,
+        "created_at": created_at(time_s),
+        "response": "",
+        "done": True,
+        "done_reason": chunk.reason or "stop",
+    }
+    if chunk.context is not None:
+        value["context"] = list(chunk.context)
+    durations = {k: v for k, v in chunk.extra.items() if k in _DURATIONS and isinstance(v, int)}
+    value["total_duration"] = durations.get("total_duration", timing.total)
+    if "load_duration" in durations:
+        value["load_duration"] = durations["load_duration"]
+    value["prompt_eval_count"] = chunk.prompt_tokens
+    value["prompt_eval_duration"] = durations.get("prompt_eval_duration", timing.prompt_eval)
+    value["eval_count"] = chunk.completion_tokens
+    value["eval_duration"] = durations.get("eval_duration", timing.evaluation)
+    if chunk.stages:
+        value["stages"] = [{"peer": s.peer, "start": s.start, "end": s.end} for s in chunk.stages]
+    line = _line(value)
+    if len(line) > MAX_LINE_BYTES:
+        value.pop("context", None)
+        line = _line(value)
+    return line
+
+
+def error_line(error: AitorrentError) -> bytes:
+    """The line that says why there is no (further) answer."""
+    return _line({"error": error.message[:_MAX_ERROR_CHARS] or error.code, "code": error.code})
+
+
+def decode_reply(line: bytes) -> Chunk | AitorrentError:
+    """A line of the answer as a chunk, or the error that the peer reports.
+
+    Raises:
+        ProtocolError: not such a line.
+    """
+    try:
+        reply = _Reply.model_validate_json(line)
+    except ValidationError as e:
+        raise ProtocolError(f"bad answer line: {_first_problem(e)}") from None
+    if reply.error is not None:
+        text = reply.error[:_MAX_ERROR_CHARS]
+        if reply.code in _CODES_KEPT:
+            return error_from_map({"code": reply.code, "message": text})
+        # A node of the first ai-torrent sends no code, but this text.
+        if text == "Too many requests":
+            return error_from_map({"code": "busy", "message": text})
+        return Unavailable(text)
+    if not reply.done:
+        return Chunk(reply.response)
+    if reply.done_reason not in _REASONS:
+        raise ProtocolError(f"bad answer line: done_reason {reply.done_reason!r}")
+    extra = {k: v for k in _DURATIONS if (v := getattr(reply, k)) is not None}
+    return Chunk(
+        reply.response,
+        done=True,
+        reason="length" if reply.done_reason == "length" else "stop",
+        prompt_tokens=reply.prompt_eval_count,
+        completion_tokens=reply.eval_count,
+        context=reply.context,
+        stages=tuple(StageView(s.peer, s.start, s.end) for s in reply.stages),
+        extra=extra,
+    )

@@ -1,0 +1,116 @@
+"""Several answers at once: the first to say something wins, the others are closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Final
+
+from aitorrentd.api import AitorrentError, Chunk, Unavailable
+
+_AHEAD: Final = 16  # chunks that a lane may be ahead of its reader
+
+
+class Lane:
+    """One answer, read by a task of its own into a bounded queue."""
+
+    def __init__(self, name: str, chunks: AsyncIterator[Chunk]) -> None:
+        self.name = name
+        self._queue: asyncio.Queue[Chunk] = asyncio.Queue(_AHEAD)
+        self._task = asyncio.create_task(self._read(chunks), name=f"answer by {name}")
+
+    async def _read(self, chunks: AsyncIterator[Chunk]) -> None:
+        try:
+            async for chunk in chunks:
+                await self._queue.put(chunk)
+        finally:
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
+
+    async def next(self) -> Chunk | None:
+        """The next chunk, or None at the end; the answer's error is raised here."""
+        if self._queue.empty():
+            getting = asyncio.ensure_future(self._queue.get())
+            try:
+                await asyncio.wait({getting, self._task}, return_when=asyncio.FIRST_COMPLETED)
+                if getting.done():
+                    return getting.result()
+            finally:
+                getting.cancel()
+        if not self._queue.empty():
+            return self._queue.get_nowait()
+        self._task.result()
+        return None
+
+    def cancel(self) -> None:
+        """Stop the answer."""
+        self._task.cancel()
+
+    async def ended(self) -> None:
+        """Wait until the backend has stopped."""
+        await asyncio.wait({self._task})
+        if not self._task.cancelled():
+            self._task.exception()
+
+
+def speaks(chunk: Chunk) -> bool:
+    """Whether the chunk is more than an empty sign of life."""
+    return bool(chunk.text or chunk.token_ids or chunk.done)
+
+
+_FirstWord = tuple[Lane, Chunk | None]
+
+
+async def _first_word(lane: Lane) -> _FirstWord:
+    while (chunk := await lane.next()) is not None and not speaks(chunk):
+        pass
+    return lane, chunk
+
+
+async def race(
+    answers: Sequence[tuple[str, AsyncIterator[Chunk]]],
+) -> AsyncGenerator[tuple[str, Chunk], None]:
+    """The answer that speaks first, as (its name, chunk).
+
+    An answer that fails or ends without a word is out of the race; when all are, the first error
+    is raised. After the first word the winner's error is raised as it is.
+    """
+    lanes = [Lane(name, chunks) for name, chunks in answers]
+    first_words = [asyncio.create_task(_first_word(lane)) for lane in lanes]
+    try:
+        winner, chunk = await _winner(first_words)
+        await _end(first_words, [lane for lane in lanes if lane is not winner])
+        while chunk is not None:
+            yield winner.name, chunk
+            chunk = await winner.next()
+    finally:
+        await _end(first_words, lanes)
+
+
+async def _winner(first_words: Sequence[asyncio.Task[_FirstWord]]) -> _FirstWord:
+    pending = set(first_words)
+    failure: AitorrentError | None = None
+    while pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in (t for t in first_words if t in done):
+            try:
+                lane, chunk = task.result()
+            except AitorrentError as e:
+                failure = failure or e
+            else:
+                if chunk is not None:
+                    return lane, chunk
+    raise failure or Unavailable("every answer ended without a word")
+
+
+async def _end(first_words: Sequence[asyncio.Task[_FirstWord]], lanes: Sequence[Lane]) -> None:
+    for task in first_words:
+        task.cancel()
+    for lane in lanes:
+        lane.cancel()
+    await asyncio.wait(first_words)
+    for task in first_words:
+        if not task.cancelled():
+            task.exception()  # looked at: an error of a loser concerns nobody
+    for lane in lanes:
+        await lane.ended()

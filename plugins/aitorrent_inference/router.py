@@ -1,0 +1,212 @@
+"""The router: an answer by the first who can give it.
+
+A candidate that fails before its first word is followed by the next; after the first word its
+error ends the answer. An answer never ends as if it were complete when it is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass, field
+
+from aitorrent_inference.catalogue import Candidate, Catalogue
+from aitorrent_inference.limits import Slots
+from aitorrent_inference.peers import PeerBackend
+from aitorrent_inference.race import race, speaks
+from aitorrentd.api import (
+    AitorrentError,
+    Busy,
+    Chunk,
+    Clock,
+    Event,
+    GenerateRequest,
+    GenerationEnded,
+    InvalidParams,
+    ModelView,
+    Unavailable,
+    short,
+)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What is known about an answer while it is given, for its summary."""
+
+    model: str = ""
+    backend: str = ""
+    began_s: float = 0.0
+    first_token_s: float | None = None
+    "Clock time of the first token."
+    last: Chunk | None = None
+    "The chunk that ended it."
+    failures: list[str] = field(default_factory=list)
+    "Who was asked in vain, with the reason."
+
+
+class Router:
+    """The `Inference` service."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        max_local: int,
+        clock: Clock,
+        publish: Callable[[Event], None],
+        log: logging.Logger,
+    ) -> None:
+        self.catalogue = catalogue
+        self.local_slots = Slots(max_local)
+        self._clock = clock
+        self._publish = publish
+        self._log = log
+
+    async def models(self) -> Sequence[ModelView]:
+        """Models of all local backends, then those that peers offer."""
+        return await self.catalogue.models()
+
+    def generate(
+        self,
+        request: GenerateRequest,
+        *,
+        backend: str | None = None,
+        parallel: int = 1,
+        answer: Answer | None = None,
+    ) -> AsyncGenerator[Chunk, None]:
+        """The answer for this machine by the best backend or peer, or by the named one.
+
+        `parallel` asks that many at once and takes whoever speaks first. `answer` is filled while
+        the iterator runs. Errors as `Backend.generate`; Busy above `max_local`.
+        """
+        return self._generate(
+            request,
+            lambda: self.catalogue.candidates(request.model, backend),
+            answer if answer is not None else Answer(),
+            parallel,
+            self.local_slots,
+        )
+
+    def generate_for_peer(
+        self, request: GenerateRequest, answer: Answer
+    ) -> AsyncGenerator[Chunk, None]:
+        """The answer for a peer: by local backends only, so that a prompt never travels in a
+        circle, and only with offered models. The caller counts its slots."""
+        return self._generate(
+            request, lambda: self.catalogue.offered_candidates(request.model), answer, 1, None
+        )
+
+    async def _generate(
+        self,
+        request: GenerateRequest,
+        find: Callable[[], Awaitable[list[Candidate]]],
+        answer: Answer,
+        parallel: int,
+        slots: Slots | None,
+    ) -> AsyncGenerator[Chunk, None]:
+        answer.model = request.model
+        answer.began_s = self._clock.monotonic()
+        reason = "error"
+        try:
+            with ExitStack() as held:
+                if slots is not None:
+                    held.enter_context(slots.taken())
+                candidates = await find()
+                async with aclosing(self._attempts(request, candidates, answer, parallel)) as it:
+                    async for chunk in it:
+                        if answer.first_token_s is None and speaks(chunk):
+                            answer.first_token_s = self._clock.monotonic()
+                        if chunk.done:
+                            answer.last = chunk
+                            reason = chunk.reason or "stop"
+                        yield chunk
+        except (asyncio.CancelledError, GeneratorExit):
+            if answer.last is None:
+                reason = "cancelled"
+            raise
+        finally:
+            last = answer.last or Chunk("")
+            self._publish(
+                GenerationEnded(
+                    model=answer.model,
+                    backend=answer.backend,
+                    reason=reason,
+                    prompt_tokens=last.prompt_tokens,
+                    completion_tokens=last.completion_tokens,
+                    took_s=self._clock.monotonic() - answer.began_s,
+                )
+            )
+
+    async def _attempts(
+        self,
+        request: GenerateRequest,
+        candidates: list[Candidate],
+        answer: Answer,
+        parallel: int,
+    ) -> AsyncGenerator[Chunk, None]:
+        errors: list[AitorrentError] = []
+        first = min(max(parallel, 1), len(candidates))
+        groups = [candidates[:first], *([c] for c in candidates[first:])]
+        for group in groups:
+            spoke = False
+            try:
+                async with aclosing(self._ask(request, group)) as chunks:
+                    async for candidate, chunk in chunks:
+                        answer.backend = candidate.backend.name
+                        answer.model = candidate.model or request.model
+                        spoke = spoke or speaks(chunk)
+                        yield chunk
+                        if chunk.done:
+                            return
+                raise Unavailable(f"{_who(group[0])} ended its answer without a reason")
+            except AitorrentError as e:
+                self._note_failure(group, answer, e, spoke=spoke)
+                if spoke or isinstance(e, InvalidParams):
+                    raise
+                errors.append(e)
+        raise _summary(errors, answer.failures)
+
+    async def _ask(
+        self, request: GenerateRequest, group: list[Candidate]
+    ) -> AsyncGenerator[tuple[Candidate, Chunk], None]:
+        streams = [c.backend.generate(request.model_copy(update={"model": c.model})) for c in group]
+        if len(group) == 1:
+            chunks = streams[0]
+            try:
+                async for chunk in chunks:
+                    yield group[0], chunk
+            finally:
+                if isinstance(chunks, AsyncGenerator):
+                    await chunks.aclose()
+            return
+        by_name = {c.backend.name: c for c in group}
+        async with aclosing(race(list(zip(by_name, streams, strict=True)))) as racing:
+            async for name, chunk in racing:
+                yield by_name[name], chunk
+
+    def _note_failure(
+        self, group: list[Candidate], answer: Answer, error: AitorrentError, *, spoke: bool
+    ) -> None:
+        for candidate in group:
+            if spoke and candidate.backend.name != answer.backend:
+                continue
+            answer.failures.append(f"{_who(candidate)}: {error.message}")
+            self._log.debug("%s failed: %s", _who(candidate), error.message)
+            if isinstance(candidate.backend, PeerBackend) and not isinstance(error, InvalidParams):
+                self.catalogue.distrust(candidate.backend.peer)
+
+
+def _who(candidate: Candidate) -> str:
+    backend = candidate.backend
+    return f"peer {short(backend.peer)}" if isinstance(backend, PeerBackend) else backend.name
+
+
+def _summary(errors: Sequence[AitorrentError], failures: Sequence[str]) -> AitorrentError:
+    """One error for several who failed before their first word."""
+    if len(errors) == 1:
+        return errors[0]
+    if errors and all(isinstance(e, Busy) for e in errors):
+        return Busy("Too many requests", asked=len(errors))
+    return Unavailable("nobody could answer: " + "; ".join(failures))

@@ -1,0 +1,137 @@
+"""Answers peers' prompts: the handler of `/ai-torrent/1/generate`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from typing import Final
+
+from aitorrent_inference.generate_protocol import (
+    MAX_LINE_BYTES,
+    Timing,
+    decode_request,
+    error_line,
+    last_line,
+    text_line,
+)
+from aitorrent_inference.limits import Slots
+from aitorrent_inference.router import Answer, Router
+from aitorrentd.api import (
+    AitorrentError,
+    Clock,
+    PeerGone,
+    ProtocolError,
+    Stream,
+    TimedOut,
+    TooLarge,
+    short,
+)
+
+_REQUEST_TIMEOUT_S: Final = 30.0
+# A reader that takes nothing for so long does not keep its slot.
+_WRITE_TIMEOUT_S: Final = 60.0
+# After the client has closed its sending side, a reset no longer wakes a read.
+_GONE_POLL_S: Final = 1.0
+_NS: Final = 1_000_000_000
+
+
+class GenerateHandler:
+    """Serves one stream per call; at most `max_concurrent` answers run at one time."""
+
+    def __init__(
+        self, router: Router, *, max_concurrent: int, clock: Clock, log: logging.Logger
+    ) -> None:
+        self.slots = Slots(max_concurrent)
+        self._router = router
+        self._clock = clock
+        self._log = log
+
+    async def __call__(self, stream: Stream) -> None:
+        """Answer the request that a peer sends on `stream`, then close it."""
+        try:
+            try:
+                await self._serve(stream)
+            except AitorrentError as e:
+                if isinstance(e, PeerGone):
+                    raise
+                await _write(stream, error_line(e))
+            await stream.close()
+        except PeerGone:
+            self._log.debug("peer %s went away during its answer", short(stream.peer))
+            stream.reset("the client went away")
+        except TimedOut as e:
+            self._log.debug("peer %s: %s", short(stream.peer), e.message)
+            stream.reset(e.message)
+
+    async def _serve(self, stream: Stream) -> None:
+        try:
+            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+                line = await stream.read_line(MAX_LINE_BYTES)
+        except TimeoutError:
+            raise TimedOut(f"no request within {_REQUEST_TIMEOUT_S:g} s") from None
+        except TooLarge:
+            raise ProtocolError(f"a request has at most {MAX_LINE_BYTES} bytes") from None
+        if not line:
+            raise PeerGone("closed without a request")
+        with self.slots.taken():
+            await self._answer_until_gone(stream, line)
+
+    async def _answer_until_gone(self, stream: Stream, line: bytes) -> None:
+        """Answer; a client that goes away ends the work behind the answer at once."""
+        answering = asyncio.create_task(self._answer(stream, line), name="answer for a peer")
+        watching = asyncio.create_task(_until_gone(stream), name="watch a peer's stream")
+        tasks = {answering, watching}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                raise PeerGone("the client went away")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            if not watching.cancelled():
+                watching.exception()
+        answering.result()
+
+    async def _answer(self, stream: Stream, line: bytes) -> None:
+        request = decode_request(line)
+        answer = Answer()
+        async with aclosing(self._router.generate_for_peer(request, answer)) as chunks:
+            async for chunk in chunks:
+                model = request.model or answer.model
+                if chunk.text:
+                    await _write(stream, text_line(model, self._clock.time(), chunk.text))
+                if chunk.done:
+                    timing = self._timing(answer)
+                    await _write(stream, last_line(model, self._clock.time(), chunk, timing))
+
+    def _timing(self, answer: Answer) -> Timing:
+        now = self._clock.monotonic()
+        first = answer.first_token_s or now
+        return Timing(
+            total=round((now - answer.began_s) * _NS),
+            prompt_eval=round((first - answer.began_s) * _NS),
+            evaluation=round((now - first) * _NS),
+        )
+
+
+async def _until_gone(stream: Stream) -> None:
+    """Return when the stream is reset, or its peer sends more than a request."""
+    excess = 0
+    while excess <= MAX_LINE_BYTES:
+        try:
+            more = await stream.read()
+        except PeerGone:
+            return
+        excess += len(more)
+        if not more:
+            await asyncio.sleep(_GONE_POLL_S)
+
+
+async def _write(stream: Stream, line: bytes) -> None:
+    try:
+        async with asyncio.timeout(_WRITE_TIMEOUT_S):
+            await stream.write(line)
+    except TimeoutError:
+        raise TimedOut(f"the client took nothing for {_WRITE_TIMEOUT_S:g} s") from None
