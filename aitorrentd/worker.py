@@ -1,20 +1,22 @@
-"""Worker processes, from inside: `python -m aitorrentd.worker MODULE:FUNCTION FD`.
+"""Worker processes, from inside: `python -m aitorrentd.worker`, with a socket as standard input.
 
-A worker reads frames (see `aitorrentd.wire`) from one socket and answers each, in order, in its
-main thread. Reading ahead is left to the kernel's socket buffer, so the memory it costs is
-bounded. The worker ends when the daemon's end of the socket closes, and dies with the daemon.
+The first frame (see `aitorrentd.wire`) names the entry point, `module:function`; each later one is
+a request, answered in order in the main thread. Reading ahead is left to the kernel's socket
+buffer, so the memory it costs is bounded. The worker ends when the daemon's end of the socket closes, whatever
+it is doing. It makes no difference who started it: the daemon, or a service manager's socket unit.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,7 +26,6 @@ from aitorrentd.wire import DEFAULT_MAX_FRAME_BYTES, Frame, check_length, decode
 Handler = Callable[[Frame], Frame | tuple[dict[str, Any], Any]]
 "Answers a request; an AitorrentError that it raises travels to the caller."
 
-_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _JOIN_BELOW: Final = 16 * 1024
 
 log = logging.getLogger("aitorrentd.worker")
@@ -79,36 +80,69 @@ def answer(handler: Handler, request: Frame) -> tuple[dict[str, Any], Any]:
         return {"id": ident, "error": error.as_map()}, b""
 
 
+def _read_frame(sock: socket.socket) -> Frame | None:
+    prefix = _receive(sock, 4)
+    if prefix is None:
+        return None
+    length = int.from_bytes(prefix, "big")
+    check_length(length, DEFAULT_MAX_FRAME_BYTES)
+    body = _receive(sock, length)
+    return None if body is None else decode_frame(body)
+
+
 def serve(sock: socket.socket, handler: Handler) -> None:
     """Answer frames until the other side closes."""
-    while (prefix := _receive(sock, 4)) is not None:
-        length = int.from_bytes(prefix, "big")
-        check_length(length, DEFAULT_MAX_FRAME_BYTES)
-        body = _receive(sock, length)
-        if body is None:
-            return
-        header, tail = answer(handler, decode_frame(body))
+    while (request := _read_frame(sock)) is not None:
+        header, tail = answer(handler, request)
         _send(sock, header, tail)
 
 
-def main(argv: list[str]) -> int:
-    """Run a worker on an inherited socket."""
+def _end_with(sock: socket.socket) -> None:
+    """End this process when the other side hangs up, also in the middle of a computation."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    poll.poll()
+    os._exit(0)
+
+
+def _start(sock: socket.socket) -> Handler | None:
+    """Load the entry point that the first frame names, and say whether that worked."""
+    request = _read_frame(sock)
+    if request is None:
+        return None
+    # Settings such as the number of threads are read by libraries when they are imported.
+    os.environ.update(request.header.get("env") or {})
+    loaded: list[Handler] = []
+
+    def load(frame: Frame) -> tuple[dict[str, Any], Any]:
+        try:
+            loaded.append(load_entry(str(frame.header.get("entry")))())
+        except (ImportError, AttributeError) as e:
+            raise InvalidParams(f"cannot load worker {frame.header.get('entry')!r}: {e}") from e
+        return {"pid": os.getpid()}, b""
+
+    header, tail = answer(load, request)
+    _send(sock, header, tail)
+    return loaded[0] if loaded else None
+
+
+def main() -> int:
+    """Run a worker on the socket that is its standard input."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    # The daemon may be killed without a word; then the worker must not stay behind.
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A core file would write weights, and people's prompts, to the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    entry, fd = argv[1], int(argv[2])
-    sock = socket.socket(fileno=fd)
-    if os.getppid() == 1 and "LISTEN_PID" not in os.environ:
-        return 0
-    try:
-        serve(sock, load_entry(entry)())
-    except (BrokenPipeError, ConnectionResetError):
-        return 0
+    with socket.socket(fileno=os.dup(0)) as sock:
+        threading.Thread(target=_end_with, args=(sock,), daemon=True).start()
+        try:
+            handler = _start(sock)
+            if handler is None:
+                return 1
+            serve(sock, handler)
+        except (BrokenPipeError, ConnectionResetError):
+            return 0
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

@@ -1,8 +1,11 @@
 """Worker processes, from the daemon's side: start one, talk to it, see it die.
 
-The child is `python -m aitorrentd.worker MODULE:FUNCTION FD` on one end of a socket pair. Requests
-are answered in order, so the deadline of a request runs from the moment it is the oldest one: a
-request that waits behind others is not late.
+Under systemd a connection to the worker socket unit is a worker, in a sandbox of its own; elsewhere
+the daemon starts `python -m aitorrentd.worker` on one end of a socket pair. From there on it is the
+same.
+
+Requests are answered in order, so the deadline of a request runs from the moment it is the oldest
+one: a request that waits behind others is not late.
 """
 
 from __future__ import annotations
@@ -10,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from aitorrentd.errors import AitorrentError, ProtocolError, TimedOut, Unavailable, error_from_map
@@ -29,6 +32,9 @@ from aitorrentd.wire import (
 
 _SCRATCH_BYTES: Final = 64 * 1024
 _CLOSE_GRACE_S: Final = 5.0
+_CONNECT_S: Final = 5.0
+# Importing torch from a cold disk takes long.
+_START_S: Final = 180.0
 _MAX_LOG_LINE: Final = 64 * 1024
 
 
@@ -123,32 +129,22 @@ class WorkerProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._transport: asyncio.Transport | None = None
         self._reaper: asyncio.Task[None] | None = None
+        self._unit_pid: int | None = None
 
     @property
     def pid(self) -> int | None:
-        """The process id, until it ended."""
-        return self._process.pid if self._process else None
+        """The process id; None until a worker of another service manager told it."""
+        return self._process.pid if self._process else self._unit_pid
 
     @property
     def closed(self) -> asyncio.Future[str]:
         """Resolves, with the reason, when the worker is gone."""
         return self._closed
 
-    async def start(self, entry: str, env: Mapping[str, str]) -> None:
-        """Start the child and its readers."""
-        ours, theirs = socket.socketpair()
+    async def start(self, entry: str, env: Mapping[str, str], unit_socket: Path | None) -> None:
+        """Start or reach the process, and tell it what to run; does not wait for its imports."""
+        ours = await self._connect(unit_socket) if unit_socket else await self._spawn()
         try:
-            with theirs:
-                self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "aitorrentd.worker", entry, str(theirs.fileno())),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stderr=asyncio.subprocess.PIPE,
-                    pass_fds=(theirs.fileno(),),
-                    env={**os.environ, **env},
-                    limit=_MAX_LOG_LINE,
-                )
-            self._reaper = self._loop.create_task(self._reap(), name=f"worker:{self.name}")
-            ours.setblocking(False)
             transport, _ = await self._loop.create_connection(
                 lambda: FrameReceiver(self), sock=ours
             )
@@ -157,6 +153,51 @@ class WorkerProcess:
             self.kill()
             raise
         self._transport = transport
+        started = self._send({"entry": entry, "env": dict(env)}, b"", _START_S)
+        started.add_done_callback(self._started)
+
+    async def _connect(self, unit_socket: Path) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                await self._loop.sock_connect(sock, str(unit_socket))
+        except (OSError, TimeoutError) as e:
+            sock.close()
+            raise Unavailable(
+                f"cannot start worker {self.name} through {unit_socket}: {e}; "
+                "see `systemctl status aitorrent-worker.socket`"
+            ) from e
+        return sock
+
+    async def _spawn(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        # An isolated daemon (-I) has an isolated worker: no PYTHONPATH, no current directory.
+        isolated = ("-I",) if sys.flags.isolated else ()
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, *isolated, "-m", "aitorrentd.worker"),
+                    stdin=theirs,
+                    stderr=asyncio.subprocess.PIPE,
+                    limit=_MAX_LOG_LINE,
+                )
+        except BaseException:
+            ours.close()
+            raise
+        self._reaper = self._loop.create_task(self._reap(), name=f"worker:{self.name}")
+        return ours
+
+    def _started(self, answer: asyncio.Future[Frame]) -> None:
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        if isinstance(error, AitorrentError):
+            self.lost(error.message)
+        elif error is None and self._process is None:
+            pid = answer.result().header.get("pid")
+            self._unit_pid = pid if isinstance(pid, int) else None
 
     async def request(
         self, header: Mapping[str, Any], tail: bytes | memoryview = b"", *, timeout_s: float = 60.0
@@ -166,6 +207,12 @@ class WorkerProcess:
             await self.writable.wait()
         if self._closed.done() or self._transport is None:
             raise self._gone()
+        return await self._send(header, tail, timeout_s)
+
+    def _send(
+        self, header: Mapping[str, Any], tail: bytes | memoryview, timeout_s: float
+    ) -> asyncio.Future[Frame]:
+        assert self._transport is not None
         self._next += 1
         request = _Request(self._next, self._loop.create_future(), timeout_s)
         self._waiting.append(request)
@@ -174,7 +221,7 @@ class WorkerProcess:
         self._transport.write(frame_head({**header, "id": request.ident}, len(tail)))
         if len(tail):
             self._transport.write(tail)
-        return await request.answer
+        return request.answer
 
     def frame_received(self, frame: Frame) -> None:
         """Give an answer to the oldest request."""
@@ -261,13 +308,21 @@ class WorkerProcess:
 
 
 async def spawn_worker(
-    entry: str, *, name: str, env: Mapping[str, str] | None = None
+    entry: str,
+    *,
+    name: str,
+    env: Mapping[str, str] | None = None,
+    unit_socket: Path | None = None,
 ) -> WorkerProcess:
-    """Start a worker process whose entry point is `module:function`.
+    """Start a worker whose entry point is `module:function`.
 
-    The import of the entry happens in the child: an entry that does not exist shows as a worker
-    that is gone, with the traceback in the log.
+    `unit_socket` is the socket of a service manager that starts a worker for each connection;
+    without it the worker is a child process. Its imports go on in the background: an entry point
+    that cannot be loaded shows as a worker that is gone, with the reason.
+
+    Raises:
+        Unavailable: nobody answers at `unit_socket`.
     """
     worker = WorkerProcess(name, logging.getLogger(f"aitorrentd.worker.{name}"))
-    await worker.start(entry, env or {})
+    await worker.start(entry, env or {}, unit_socket)
     return worker

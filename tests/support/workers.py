@@ -12,6 +12,8 @@ from aitorrentd.errors import Busy
 from aitorrentd.wire import Frame
 from aitorrentd.worker import Handler
 
+SAYS = os.environ.get("AITORRENT_TEST_SAYS")
+
 
 def echo() -> Handler:
     """A worker that gives back what it gets, and misbehaves when asked to."""
@@ -36,3 +38,8 @@ def echo() -> Handler:
         return {}, b""
 
     return handle
+
+
+def environment() -> Handler:
+    """A worker that tells an environment variable as it was when this module was imported."""
+    return lambda request: ({"says": SAYS}, b"")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,12 +17,17 @@ from aitorrentd.errors import Busy, PluginError, TimedOut, Unavailable
 from aitorrentd.worker_host import WorkerProcess, spawn_worker
 
 ROOT = Path(__file__).parents[3]
-ENV = {"PYTHONPATH": f"{ROOT}"}
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker's entry points of these tests lie below the repository's root."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 @pytest.fixture
 async def worker() -> AsyncIterator[WorkerProcess]:
-    process = await spawn_worker("tests.support.workers:echo", name="echo", env=ENV)
+    process = await spawn_worker("tests.support.workers:echo", name="echo")
     yield process
     await process.close()
 
@@ -104,7 +112,7 @@ async def test_standard_error_goes_to_the_log(
 
 
 async def test_close_leaves_no_process() -> None:
-    process = await spawn_worker("tests.support.workers:echo", name="echo", env=ENV)
+    process = await spawn_worker("tests.support.workers:echo", name="echo")
     await process.request({"op": "echo"})
     pid = process.pid
     assert pid is not None
@@ -112,8 +120,60 @@ async def test_close_leaves_no_process() -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
-async def test_unknown_entry_is_a_worker_that_is_gone() -> None:
-    process = await spawn_worker("tests.support.workers:nothing", name="x", env=ENV)
-    with pytest.raises(Unavailable, match="worker x is gone"):
+async def test_unknown_entry_is_a_worker_that_is_gone_with_the_reason() -> None:
+    process = await spawn_worker("tests.support.workers:nothing", name="x")
+    assert "cannot load worker 'tests.support.workers:nothing'" in await process.closed
+    with pytest.raises(Unavailable, match="worker x is gone: cannot load"):
         await process.request({"op": "echo"})
     await process.close()
+
+
+async def test_environment_is_set_before_the_entry_is_imported() -> None:
+    env = {"AITORRENT_TEST_SAYS": "early"}
+    process = await spawn_worker("tests.support.workers:environment", name="x", env=env)
+    frame = await process.request({"op": "x"})
+    assert frame.header["says"] == "early"
+    await process.close()
+
+
+async def test_worker_ends_with_the_daemon_also_while_it_computes() -> None:
+    """The daemon may be killed without a word: then its end of the socket closes."""
+    process = await spawn_worker("tests.support.workers:echo", name="echo")
+    await process.request({"op": "echo"})
+    hanging = asyncio.ensure_future(process.request({"op": "hang"}))
+    await asyncio.sleep(0)
+    pid = process.pid
+    assert process._transport is not None
+    process._transport.abort()
+    with pytest.raises(Unavailable, match="gone"):
+        await hanging
+    await process.close()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_connection_to_a_service_manager_is_a_worker_like_any_other(tmp_path: Path) -> None:
+    """A socket unit with Accept=yes starts a process for each connection, on its standard input."""
+    path = tmp_path / "worker.sock"
+    children: list[subprocess.Popen[bytes]] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def accept() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                command = [sys.executable, "-m", "aitorrentd.worker"]
+                children.append(subprocess.Popen(command, stdin=connection.fileno()))
+
+        waiting = asyncio.get_running_loop().run_in_executor(None, accept)
+        process = await spawn_worker("tests.support.workers:echo", name="u", unit_socket=path)
+        assert (await process.request({"op": "echo", "say": 5})).header["said"] == 5
+        await waiting
+        assert process.pid == children[0].pid
+        await process.close()
+    assert await asyncio.to_thread(children[0].wait, 10) == 0
+
+
+async def test_service_manager_that_does_not_answer_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="systemctl status aitorrent-worker.socket"):
+        await spawn_worker("x:y", name="u", unit_socket=tmp_path / "none.sock")
