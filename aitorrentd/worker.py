@@ -2,8 +2,9 @@
 
 The first frame (see `aitorrentd.wire`) names the entry point, `module:function`; each later one is
 a request, answered in order in the main thread. Reading ahead is left to the kernel's socket
-buffer, so the memory it costs is bounded. The worker ends when the daemon's end of the socket closes, whatever
-it is doing. It makes no difference who started it: the daemon, or a service manager's socket unit.
+buffer, so the memory it costs is bounded. The worker ends when the daemon's end of the socket
+closes, whatever it is doing. It makes no difference who started it: the daemon, or a service
+manager's socket unit.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+from aitorrentd import layers
 from aitorrentd.errors import AitorrentError, InvalidParams, PluginError
 from aitorrentd.wire import DEFAULT_MAX_FRAME_BYTES, Frame, check_length, decode_frame, frame_head
 
@@ -128,6 +130,7 @@ def _start(sock: socket.socket) -> Handler | None:
 
 def main() -> int:
     """Run a worker on the socket that is its standard input."""
+    layers.activate()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A core file would write weights, and people's prompts, to the disk.

@@ -1,0 +1,50 @@
+"""The plugin layer: a second set of packages beside those that a distribution's package owns.
+
+A packaged aitorrentd lives in a virtual environment that belongs to the package manager. Plugins that
+an administrator installs go into another one, the layer, which the file `plugin-layer` in the first
+names. The layer comes after the core on the module path, so that no plugin can replace the core's
+libraries. An installation without that file (a developer's environment) has no layer: there plugins
+are installed beside the core.
+"""
+
+from __future__ import annotations
+
+import site
+import sys
+from pathlib import Path
+from typing import Final
+
+MARKER: Final = "plugin-layer"
+
+
+def layer() -> Path | None:
+    """Where the layer is, or would be; None where plugins go beside the core."""
+    try:
+        text = Path(sys.prefix, MARKER).read_text().strip()
+    except OSError:
+        return None
+    return Path(text) if text.startswith("/") else None
+
+
+def packages(of: Path) -> Path:
+    """The directory of the layer that holds its packages."""
+    return of / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+
+
+def activate() -> None:
+    """Make the layer's packages importable, after the core's.
+
+    A layer that somebody other than root can write is ignored: the daemon would run their code.
+    """
+    at = layer()
+    if at is None or not (directory := packages(at)).is_dir():
+        return
+    status = directory.stat()
+    if status.st_uid != 0 or status.st_mode & 0o022:
+        print(  # noqa: T201 - logging is not set up this early
+            f"aitorrentd: {directory} is writable by others than root and is not used; "
+            f"run: chown -R root:root {at} && chmod -R go-w {at}",
+            file=sys.stderr,
+        )
+        return
+    site.addsitedir(str(directory))
