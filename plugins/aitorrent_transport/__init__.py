@@ -1,0 +1,1 @@
+"""Transport: authenticated, encrypted channels to peers, and streams on them."""

@@ -1,0 +1,194 @@
+"""Records: the encrypted unit of a channel after its handshake.
+
+On the wire `u32 length | ciphertext and tag`; the length is associated data. Inside: one byte kind,
+then the payload (at most 64 KiB). The nonce is a 64-bit counter per direction that never travels,
+so a replayed, swapped, dropped or damaged record does not authenticate, and nothing follows it.
+
+A REKEY record is the last under its key; the next key follows by Noise's REKEY (rev. 34, 4.2) and
+the counter goes on. A sender does so after 2^20 records and whenever its owner asks (once an hour);
+a reader takes it at most once a second, since each costs a key set-up.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from aitorrent_transport.noise import TAG_BYTES, CipherState
+from aitorrentd.api import ProtocolError, TooLarge
+
+DATA: Final = 0
+REKEY: Final = 1
+CLOSE: Final = 2
+MAX_PLAINTEXT: Final = 65_536
+REKEY_RECORDS: Final = 2**20
+MIN_REKEY_INTERVAL_S: Final = 1.0
+MAX_COUNTER: Final = 2**60
+READ_BUFFER_BYTES: Final = 256 * 1024
+
+_MAX_SEALED: Final = 1 + MAX_PLAINTEXT + TAG_BYTES
+_MIN_SEALED: Final = 1 + TAG_BYTES
+_U32: Final = struct.Struct(">I")
+_NONCE: Final = struct.Struct("<IQ")
+_KINDS: Final = tuple(bytes([kind]) for kind in range(3))
+# decrypt_into came late to `cryptography`; without it each record costs an allocation.
+_HAS_INTO: Final = hasattr(ChaCha20Poly1305, "decrypt_into")
+
+
+class Record(NamedTuple):
+    """A record that arrived; `payload` is overwritten by the next one."""
+
+    kind: int
+    payload: memoryview
+
+
+def _aead(cipher: CipherState) -> ChaCha20Poly1305:
+    if cipher.key is None:
+        raise RuntimeError("records need a key")
+    return ChaCha20Poly1305(cipher.key)
+
+
+class RecordWriter:
+    """Seals records for one direction. `rekey_after` records, a REKEY goes out by itself."""
+
+    def __init__(self, cipher: CipherState, *, rekey_after: int = REKEY_RECORDS) -> None:
+        self._cipher = cipher
+        self._encrypt = _aead(cipher).encrypt
+        self._counter = cipher.counter
+        self._rekey_after = rekey_after
+        self._rekey_at = self._counter + rekey_after
+        self.rekeys = 0
+
+    @property
+    def rekey_due(self) -> bool:
+        """Whether so many records went out that `rekey` should come before the next."""
+        return self._counter >= self._rekey_at
+
+    def seal(self, parts: tuple[bytes | memoryview, ...], kind: int = DATA) -> tuple[bytes, bytes]:
+        """The record's length and its ciphertext, to be written one after the other.
+
+        Raises:
+            TooLarge: more than MAX_PLAINTEXT bytes. ProtocolError: the counter is used up.
+        """
+        plain = b"".join((_KINDS[kind], *parts))
+        length = len(plain) + TAG_BYTES
+        if length > _MAX_SEALED:
+            raise TooLarge(f"a record of {len(plain) - 1} bytes; the limit is {MAX_PLAINTEXT}")
+        counter = self._counter
+        if counter >= MAX_COUNTER:
+            raise ProtocolError("this direction of the channel has used up its record numbers")
+        self._counter = counter + 1
+        head = _U32.pack(length)
+        return head, self._encrypt(_NONCE.pack(0, counter), plain, head)
+
+    def rekey(self) -> tuple[bytes, bytes]:
+        """A REKEY record; what is sealed afterwards is under the next key."""
+        sealed = self.seal((), REKEY)
+        self._cipher.rekey()
+        self._encrypt = _aead(self._cipher).encrypt
+        self._rekey_at = self._counter + self._rekey_after
+        self.rekeys += 1
+        return sealed
+
+
+class RecordReader:
+    """Opens records of one direction, in one buffer that the socket writes into.
+
+    `space()` is where the next bytes go, `feed(n)` says that n came, `next()` gives record after
+    record. `now` is a monotonic clock in seconds.
+    """
+
+    def __init__(
+        self,
+        cipher: CipherState,
+        now: Callable[[], float],
+        *,
+        buffer_bytes: int = READ_BUFFER_BYTES,
+        in_place: bool = _HAS_INTO,
+    ) -> None:
+        self._cipher = cipher
+        self._aead = _aead(cipher)
+        self._counter = cipher.counter
+        self._now = now
+        self._rekeyed_at = float("-inf")
+        self._buffer = memoryview(bytearray(max(buffer_bytes, 2 * (4 + _MAX_SEALED))))
+        self._plain = memoryview(bytearray(_MAX_SEALED)) if in_place else None
+        self._start = 0
+        self._end = 0
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that arrived and were not yet opened."""
+        return self._end - self._start
+
+    def space(self) -> memoryview:
+        """Where the next bytes go; never empty while `next()` was called until None."""
+        start, end = self._start, self._end
+        if start == end:
+            self._start = self._end = 0
+        elif start:
+            self._buffer[: end - start] = self._buffer[start:end]
+            self._start, self._end = 0, end - start
+        return self._buffer[self._end :]
+
+    def feed(self, n: int) -> None:
+        """`n` bytes were written at the beginning of `space()`."""
+        self._end += n
+
+    def next(self) -> Record | None:
+        """The next whole record, or None until more bytes arrive.
+
+        Raises:
+            ProtocolError: an impossible length, a record that does not authenticate, an unknown
+                kind, a counter at its end, or keys changed too fast.
+        """
+        while True:
+            start = self._start
+            have = self._end - start
+            if have < 4:
+                return None
+            (length,) = _U32.unpack_from(self._buffer, start)
+            if not _MIN_SEALED <= length <= _MAX_SEALED:
+                raise ProtocolError(f"a record of {length} bytes")
+            if have < 4 + length:
+                return None
+            plain = self._open(start, length)
+            self._start = start + 4 + length
+            kind = plain[0]
+            if kind == REKEY:
+                self._rekey(len(plain))
+                continue
+            if kind != DATA and kind != CLOSE:
+                raise ProtocolError(f"a record of unknown kind {kind}")
+            return Record(kind, plain[1:])
+
+    def _open(self, start: int, length: int) -> memoryview:
+        counter = self._counter
+        if counter >= MAX_COUNTER:
+            raise ProtocolError("the peer has used up its record numbers")
+        body = start + 4
+        head = self._buffer[start:body]
+        sealed = self._buffer[body : body + length]
+        nonce = _NONCE.pack(0, counter)
+        try:
+            if self._plain is None:
+                plain = memoryview(self._aead.decrypt(nonce, sealed, head))
+            else:
+                plain = self._plain[: length - TAG_BYTES]
+                self._aead.decrypt_into(nonce, sealed, head, plain)
+        except InvalidTag:
+            raise ProtocolError("a record does not authenticate") from None
+        self._counter = counter + 1
+        return plain
+
+    def _rekey(self, length: int) -> None:
+        now = self._now()
+        if length != 1 or now - self._rekeyed_at < MIN_REKEY_INTERVAL_S:
+            raise ProtocolError("the peer changes its keys too often")
+        self._rekeyed_at = now
+        self._cipher.rekey()
+        self._aead = _aead(self._cipher)
