@@ -1,0 +1,126 @@
+"""Frames: what a record of a channel is made of.
+
+    u8      kind
+    u32 BE  stream id; 0 for the channel itself
+    u16 BE  length of the payload
+    payload
+
+A record holds one or several whole frames. The dialler opens streams with odd ids, the listener
+with even ones, each in rising order; an id is never used twice.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import Final
+
+from aitorrentd.api import ProtocolError
+
+MAX_RECORD_BYTES: Final = 65_536
+"Plaintext of one record of the secure channel."
+MAX_DATA_BYTES: Final = 60 * 1024
+"Payload of one data frame; leaves room in a record for the small frames that go with it."
+MAX_PROTOCOL_CHARS: Final = 128
+MAX_REASON_BYTES: Final = 256
+NONCE_BYTES: Final = 8
+
+HEADER: Final = struct.Struct(">BIH")
+HEADER_BYTES: Final = HEADER.size
+_CREDIT: Final = struct.Struct(">I")
+
+
+class Kind(IntEnum):
+    """What a frame says."""
+
+    HELLO = 0
+    "First frame of each side; payload is a msgpack map."
+    OPEN = 1
+    "A new stream; payload is the protocol id."
+    DATA = 2
+    "Bytes of a stream, 1 to 60 KiB."
+    WINDOW = 3
+    "The receiver of a stream allows this many more bytes (u32)."
+    END = 4
+    "No more bytes follow on this stream."
+    STOP = 5
+    "The sender reads no more from this stream; payload is a reason."
+    RESET = 6
+    "Both directions of the stream are over; payload is a reason."
+    PING = 7
+    "Payload is a nonce of 8 bytes, to be echoed."
+    PONG = 8
+    "The echo."
+    RETIRE = 9
+    "The sender has another channel to this node and opens no more streams here."
+
+
+def frame(kind: Kind, stream: int, payload: bytes = b"") -> bytes:
+    """A whole frame; `payload` must fit the rules of its kind."""
+    return HEADER.pack(kind, stream, len(payload)) + payload
+
+
+def window_frame(stream: int, credit: int) -> bytes:
+    """A WINDOW frame that allows `credit` more bytes (1 to 2^32 - 1)."""
+    return HEADER.pack(Kind.WINDOW, stream, 4) + _CREDIT.pack(credit)
+
+
+def reason_bytes(reason: str) -> bytes:
+    """`reason` as it travels: UTF-8, at most 256 bytes."""
+    return reason.encode("utf-8", "replace")[:MAX_REASON_BYTES]
+
+
+def read_reason(payload: memoryview) -> str:
+    """A reason that a peer gave, made harmless for logs and terminals.
+
+    Raises:
+        ProtocolError: too long.
+    """
+    if len(payload) > MAX_REASON_BYTES:
+        raise ProtocolError(f"reason of {len(payload)} bytes; the limit is {MAX_REASON_BYTES}")
+    text = bytes(payload).decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def read_credit(payload: memoryview) -> int:
+    """How many more bytes a WINDOW frame allows.
+
+    Raises:
+        ProtocolError: not a positive u32.
+    """
+    if len(payload) != 4:
+        raise ProtocolError(f"window frame with {len(payload)} bytes of payload, not 4")
+    credit = int(_CREDIT.unpack(payload)[0])
+    if credit == 0:
+        raise ProtocolError("window frame that allows nothing")
+    return credit
+
+
+def read_nonce(payload: memoryview) -> bytes:
+    """The nonce of a ping or pong.
+
+    Raises:
+        ProtocolError: not 8 bytes.
+    """
+    if len(payload) != NONCE_BYTES:
+        raise ProtocolError(f"ping nonce of {len(payload)} bytes, not {NONCE_BYTES}")
+    return bytes(payload)
+
+
+def is_protocol_id(text: str) -> bool:
+    """Whether `text` can be a protocol id: 1 to 128 visible ASCII characters."""
+    return 0 < len(text) <= MAX_PROTOCOL_CHARS and all("!" <= c <= "~" for c in text)
+
+
+def read_protocol(payload: memoryview) -> str:
+    """The protocol id of an OPEN frame.
+
+    Raises:
+        ProtocolError: empty, too long, or not visible ASCII.
+    """
+    if len(payload) > MAX_PROTOCOL_CHARS:
+        raise ProtocolError(f"protocol id of {len(payload)} bytes; the limit is 128")
+    text = bytes(payload).decode("latin-1")
+    if not is_protocol_id(text):
+        raise ProtocolError("protocol id that is empty or not visible ASCII")
+    return text

@@ -1,0 +1,61 @@
+"""Streams from a node to itself: the same back-pressure and endings, without a channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aitorrent_transport.core import StreamCore, WindowBudget
+from aitorrent_transport.frames import MAX_DATA_BYTES
+from aitorrent_transport.stream import ChannelStream
+from aitorrentd.api import PeerId, Priority
+
+
+class _LocalPair:
+    """Carries bytes between two cores in one process; a `Carrier` for both."""
+
+    def __init__(self, a: StreamCore, b: StreamCore, now: Callable[[], float]) -> None:
+        self._other = {id(a): b, id(b): a}
+        self._now = now
+
+    def pump(self, core: StreamCore) -> None:
+        """Move queued bytes of `core` across, and credit for what it read back."""
+        other = self._other[id(core)]
+        due = core.credit_due(self._now(), 0.0)
+        if due:
+            other.grant(due)
+            self._move(other, core)
+        self._move(core, other)
+
+    def _move(self, source: StreamCore, target: StreamCore) -> None:
+        while source.sendable():
+            parts: list[bytes | memoryview] = []
+            source.gather(MAX_DATA_BYTES, parts)
+            for part in parts:
+                target.feed(bytes(part))
+        if source.end_queued and not source.end_sent and not source.queued:
+            source.end_sent = True
+            target.feed_end()
+
+    def reset(self, core: StreamCore, reason: str) -> None:
+        """End both directions at both ends."""
+        if not core.done:
+            self._other[id(core)].fail(f"reset by the peer: {reason or 'no reason given'}")
+        core.fail(reason or "reset")
+
+    def stop(self, core: StreamCore, reason: str) -> None:
+        """Read no more at this end; the other end's writes fail."""
+        if not core.reading_over:
+            core.stop_reading()
+            if not core.ended:
+                self._other[id(core)].feed_stop(f"the peer reads no more: {reason}")
+
+
+def local_streams(
+    node: PeerId, protocol: str, priority: Priority, now: Callable[[], float]
+) -> tuple[ChannelStream, ChannelStream]:
+    """Both ends of a stream from `node` to itself: (opener's, handler's)."""
+    budget = WindowBudget(0)
+    a = StreamCore(1, protocol, priority, budget, now())
+    b = StreamCore(1, protocol, priority, budget, now())
+    pair = _LocalPair(a, b, now)
+    return ChannelStream(a, pair, node), ChannelStream(b, pair, node)
