@@ -1,0 +1,428 @@
+"""The calls of one control connection: checks, runs, streams, cancels and answers them.
+
+A plain function is answered at once. A coroutine or an async generator runs in a task of its own,
+which ends with the connection. Whatever a handler raises stops here: the caller gets a code and a
+message, the log gets the traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from aitorrentd.api.plugin import End, Method, Role
+from aitorrentd.control import framing
+from aitorrentd.control.auth import Credentials
+from aitorrentd.errors import (
+    AitorrentError,
+    Busy,
+    Cancelled,
+    ConfigError,
+    Denied,
+    InvalidParams,
+    PluginError,
+    ProtocolError,
+    TimedOut,
+)
+from aitorrentd.kernel.settings import problems
+
+MAX_OPEN_CALLS: Final = 128
+MAX_DEADLINE_S: Final = 30 * 86_400.0
+_MAX_MESSAGE_CHARS: Final = 4096
+_MAX_TRACE_CHARS: Final = 200
+
+
+class MethodSource(Protocol):
+    """Where methods come from; they may come and go with their plugins."""
+
+    def method(self, name: str) -> tuple[str, Method]:
+        """The plugin and the method called `name`.
+
+        Raises:
+            MethodNotFound: nobody has it. Unavailable: its plugin is not running.
+        """
+
+
+class Outbox(Protocol):
+    """The sending half of a connection."""
+
+    def send(self, frame: bytes) -> None:
+        """Write a frame; never waits."""
+
+    def send_progress(self, ident: int, frame: bytes) -> None:
+        """Write a progress frame, or keep only the newest of each call while the peer is slow."""
+
+    def drop_progress(self, ident: int) -> None:
+        """Forget a kept progress frame: the call ended."""
+
+    async def writable(self) -> None:
+        """Wait while too much is unsent."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a server counts."""
+
+    connections: int = 0
+    refused: int = 0
+    malformed: int = 0
+    calls: int = 0
+    errors: int = 0
+    items: int = 0
+
+
+class Call:
+    """One open call; the CallContext of its handler."""
+
+    __slots__ = (
+        "_outbox",
+        "_trace",
+        "credit",
+        "deadline_s",
+        "has_credit",
+        "ident",
+        "is_open",
+        "method",
+        "plugin",
+        "role",
+        "started",
+        "stop_reason",
+        "task",
+    )
+
+    def __init__(
+        self, ident: int, plugin: str, method: Method, role: Role, outbox: Outbox, trace: str
+    ) -> None:
+        self.ident = ident
+        self.plugin = plugin
+        self.method = method
+        self.role = role
+        self.deadline_s: float | None = None
+        self.credit = framing.DEFAULT_CREDIT
+        self.has_credit: asyncio.Event | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.stop_reason: AitorrentError | None = None
+        "Why the task is being cancelled, for the caller."
+        self.is_open = True
+        self.started = time.monotonic()
+        self._outbox = outbox
+        self._trace = trace
+
+    @property
+    def trace(self) -> str:
+        """The causal chain of the call, for logs."""
+        own = f"ctl:{self.method.name}#{self.ident}"
+        return f"{self._trace}/{own}" if self._trace else own
+
+    def progress(
+        self, text: str, *, done: float | None = None, total: float | None = None, unit: str = ""
+    ) -> None:
+        """Tell the caller how far the work is; never waits."""
+        if self.is_open:
+            state = {"text": text, "done": done, "total": total, "unit": unit}
+            frame = framing.encode(framing.PROGRESS, self.ident, state)
+            self._outbox.send_progress(self.ident, frame)
+
+    def stop(self, reason: AitorrentError) -> None:
+        """Cancel the handler; the caller gets `reason`."""
+        if self.stop_reason is None and self.task is not None:
+            self.stop_reason = reason
+            self.task.cancel()
+
+
+def error_map(error: AitorrentError) -> dict[str, Any]:
+    """The error as it travels, with bounds, and with the problems of a configuration."""
+    value = error.as_map()
+    value["message"] = error.message[:_MAX_MESSAGE_CHARS]
+    if isinstance(error, ConfigError):
+        value["data"] = {**error.data, "kind": "config", "problems": list(error.problems)}
+    return value
+
+
+def encode_error(ident: int, error: AitorrentError) -> bytes:
+    """An error frame; detail that cannot travel is left out."""
+    try:
+        return framing.encode(framing.ERROR, ident, error_map(error))
+    except (AitorrentError, TypeError, ValueError, OverflowError):
+        bare = {"code": error.code, "message": error.message[:_MAX_MESSAGE_CHARS], "data": {}}
+        return framing.encode(framing.ERROR, ident, bare)
+
+
+def _result(value: Any) -> Any:
+    if value is None:
+        return {}
+    if type(value) is dict or isinstance(value, BaseModel):
+        return value
+    raise TypeError(f"a handler answered with {type(value).__name__}, not with a map")
+
+
+@asynccontextmanager
+async def _closing(items: AsyncIterator[Any]) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            await close()
+
+
+class Calls:
+    """The open calls of one connection."""
+
+    def __init__(
+        self,
+        source: MethodSource,
+        outbox: Outbox,
+        *,
+        caller: Credentials,
+        role: Role,
+        group: str,
+        counters: Counters,
+        log: logging.Logger,
+    ) -> None:
+        self._source = source
+        self._outbox = outbox
+        self._caller = caller
+        self._role = role
+        self._group = group
+        self._counters = counters
+        self._log = log
+        self._audit = log.getChild("audit")
+        self._denied: set[str] = set()
+        self._open: dict[int, Call] = {}
+        self._refusal: AitorrentError | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def tasks(self, *, streams: bool = True) -> set[asyncio.Task[None]]:
+        """The tasks of open calls, with or without those of streams."""
+        calls = self._open.values()
+        return {c.task for c in calls if c.task and (streams or not c.method.stream)}
+
+    def begin(self, message: list[Any]) -> None:
+        """Serve `[1, id, method, params, meta]`.
+
+        Raises:
+            ProtocolError: no usable id; there is no call that could be answered.
+        """
+        ident: Any = message[1] if len(message) > 1 else None
+        if not framing.is_id(ident):
+            raise ProtocolError("a call needs an id from 1 to 2^32-1")
+        if ident in self._open:
+            raise ProtocolError(f"call id {ident} is still open")
+        self._counters.calls += 1
+        call: Call | None = None
+        try:
+            call, params = self._prepare(ident, message)
+            answer: Any = call.method.handler(call, params)
+            if call.method.stream and hasattr(answer, "__aiter__"):
+                self._start(call, answer, self._stream(call, answer))
+            elif type(answer) is dict or not hasattr(answer, "__await__"):
+                if call.method.stream:
+                    raise TypeError("a stream's handler is an async generator function")
+                self._finish(call, framing.encode(framing.RESULT, ident, _result(answer)), "ok")
+            else:
+                self._start(call, answer, self._unary(call, answer))
+        except AitorrentError as e:
+            self._fail(ident, call, e)
+        except (Exception, SystemExit) as e:
+            self._fail(ident, call, self._bug(call, message[2], e))
+
+    def cancel(self, message: list[Any]) -> None:
+        """Serve `[6, id]`; a call that is not open is ignored, it may just have ended."""
+        call = self._lookup(message)
+        if call is not None:
+            call.stop(Cancelled("the caller gave up"))
+
+    def grant(self, message: list[Any]) -> None:
+        """Serve `[8, id, n]`: the caller can take `n` more items."""
+        call = self._lookup(message)
+        n = message[2] if len(message) > 2 else None
+        if type(n) is not int or n < 1:
+            raise ProtocolError("credit is a number from 1 up")
+        if call is not None:
+            call.credit = min(call.credit + n, framing.MAX_CREDIT)
+            if call.has_credit is not None:
+                call.has_credit.set()
+
+    def refuse_new(self, reason: AitorrentError) -> None:
+        """Answer every further call with `reason`."""
+        self._refusal = reason
+
+    def stop(self, reason: AitorrentError, *, streams_only: bool = False) -> None:
+        """Cancel open calls and tell their callers why."""
+        for call in list(self._open.values()):
+            if call.method.stream or not streams_only:
+                call.stop(reason)
+
+    def _lookup(self, message: list[Any]) -> Call | None:
+        ident = message[1] if len(message) > 1 else None
+        return self._open.get(ident) if type(ident) is int else None
+
+    def _prepare(self, ident: int, message: list[Any]) -> tuple[Call, Any]:
+        name = message[2] if len(message) > 2 else None
+        params = message[3] if len(message) > 3 else {}
+        meta = message[4] if len(message) > 4 else {}
+        if type(name) is not str or type(params) is not dict or type(meta) is not dict:
+            raise InvalidParams("a call is [1, id, method text, params map, meta map]")
+        if self._refusal is not None:
+            raise self._refusal
+        if len(self._open) >= MAX_OPEN_CALLS:
+            raise Busy(f"{MAX_OPEN_CALLS} calls are open on this connection; wait for one to end")
+        plugin, method = self._source.method(name)
+        if method.role > self._role:
+            raise self._denial(method)
+        trace = meta.get("trace", "")
+        if type(trace) is not str or len(trace) > _MAX_TRACE_CHARS or not trace.isprintable():
+            raise InvalidParams(
+                f"meta.trace is printable, of at most {_MAX_TRACE_CHARS} characters"
+            )
+        call = Call(ident, plugin, method, self._role, self._outbox, trace)
+        if meta:
+            _apply_meta(call, meta)
+        try:
+            return call, method.params.model_validate(params)
+        except ValidationError as e:
+            found = problems("", e, method.params)
+            raise InvalidParams(f"{name}: {'; '.join(found)}", problems=list(found)) from None
+
+    def _denial(self, method: Method) -> Denied:
+        if method.name not in self._denied:
+            # Once for each method: a caller who insists must not fill the log.
+            self._denied.add(method.name)
+            who = f"uid={self._caller.uid} pid={self._caller.pid}"
+            self._audit.warning("%s method=%s outcome=denied", who, method.name)
+        if method.role >= Role.ADMIN:
+            remedy = "run it as root, or as the daemon's user"
+        else:
+            remedy = f"join the group: sudo adduser $USER {self._group}, then log in again"
+        role, needed = self._role.name.lower(), method.role.name.lower()
+        return Denied(
+            f"{method.name} needs the role {needed}, this caller has {role}; {remedy}",
+            needed=needed,
+            role=role,
+        )
+
+    def _start(self, call: Call, answer: Any, running: Coroutine[Any, Any, None]) -> None:
+        self._open[call.ident] = call
+        call.task = asyncio.create_task(running, name=call.trace)
+        call.task.add_done_callback(lambda task: self._ended(call, answer, task))
+
+    async def _unary(self, call: Call, answer: Awaitable[Any]) -> None:
+        limit = asyncio.timeout(call.deadline_s)
+        try:
+            async with limit:
+                value = _result(await answer)
+            await self._outbox.writable()
+            self._finish(call, framing.encode(framing.RESULT, call.ident, value), "ok")
+        except asyncio.CancelledError:
+            self._fail(call.ident, call, call.stop_reason or Cancelled("the call was cancelled"))
+            raise
+        except AitorrentError as e:
+            self._fail(call.ident, call, e)
+        except (Exception, SystemExit) as e:
+            self._fail(call.ident, call, self._late(call, limit) or self._bug(call, "", e))
+
+    async def _stream(self, call: Call, items: AsyncIterator[Any]) -> None:
+        seq, summary = 0, {}
+        call.has_credit = asyncio.Event()
+        limit = asyncio.timeout(call.deadline_s)
+        try:
+            async with limit, _closing(items):
+                async for value in items:
+                    if isinstance(value, End):
+                        summary = value.summary
+                        break
+                    item = _result(value)
+                    while call.credit < 1:
+                        call.has_credit.clear()
+                        await call.has_credit.wait()
+                    await self._outbox.writable()
+                    call.credit -= 1
+                    self._outbox.send(framing.encode(framing.ITEM, call.ident, seq, item))
+                    self._counters.items += 1
+                    seq += 1
+            await self._outbox.writable()
+            self._finish(call, framing.encode(framing.END, call.ident, summary), "ok")
+        except asyncio.CancelledError:
+            self._fail(call.ident, call, call.stop_reason or Cancelled("the stream was cancelled"))
+            raise
+        except AitorrentError as e:
+            self._fail(call.ident, call, e)
+        except (Exception, SystemExit) as e:
+            self._fail(call.ident, call, self._late(call, limit) or self._bug(call, "", e))
+
+    def _late(self, call: Call, limit: asyncio.Timeout) -> TimedOut | None:
+        if not limit.expired():
+            return None
+        return TimedOut(f"{call.method.name} was not done in {call.deadline_s:g} s")
+
+    def _bug(self, call: Call | None, name: object, error: BaseException) -> PluginError:
+        error_id = secrets.token_hex(4)
+        where = call.trace if call is not None else f"method {name!r}"
+        plugin = call.plugin if call is not None else ""
+        self._log.error("%s failed (error id %s)", where, error_id, exc_info=error)
+        return PluginError(
+            f"a bug in {plugin or 'the daemon'}; the log has the details under error id {error_id}",
+            error_id=error_id,
+            plugin=plugin,
+        )
+
+    def _fail(self, ident: int, call: Call | None, error: AitorrentError) -> None:
+        self._counters.errors += 1
+        frame = encode_error(ident, error)
+        if call is None:
+            self._outbox.send(frame)
+        else:
+            self._finish(call, frame, error.code)
+
+    def _finish(self, call: Call, frame: bytes, outcome: str) -> None:
+        # The id is free again for whoever reads this frame, so the call is closed first.
+        self._end(call, outcome)
+        self._outbox.send(frame)
+
+    def _end(self, call: Call, outcome: str) -> None:
+        call.is_open = False
+        self._open.pop(call.ident, None)
+        self._outbox.drop_progress(call.ident)
+        if call.method.role > Role.READ:
+            self._audit.info(
+                "uid=%d pid=%d method=%s trace=%s outcome=%s took_s=%.3f",
+                self._caller.uid,
+                self._caller.pid,
+                call.method.name,
+                call.trace,
+                outcome,
+                time.monotonic() - call.started,
+            )
+
+    def _ended(self, call: Call, answer: Any, task: asyncio.Task[None]) -> None:
+        if call.is_open:
+            # Cancelled before its first step: the body that would have answered never ran.
+            close = getattr(answer, "close", None)
+            if close is not None:
+                close()
+            self._fail(call.ident, call, call.stop_reason or Cancelled("the call was cancelled"))
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("%s ended badly", call.trace, exc_info=error)
+
+
+def _apply_meta(call: Call, meta: dict[str, Any]) -> None:
+    deadline_s = meta.get("deadline_s")
+    if deadline_s is not None:
+        if not framing.is_number(deadline_s) or not 0 < deadline_s <= MAX_DEADLINE_S:
+            raise InvalidParams(f"meta.deadline_s is above 0 and at most {MAX_DEADLINE_S:g}")
+        call.deadline_s = float(deadline_s)
+    credit = meta.get("credit", framing.DEFAULT_CREDIT)
+    if type(credit) is not int or not 1 <= credit <= framing.MAX_CREDIT:
+        raise InvalidParams(f"meta.credit is from 1 to {framing.MAX_CREDIT}")
+    call.credit = credit

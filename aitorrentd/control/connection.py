@@ -1,0 +1,293 @@
+"""One control connection: bytes in, frames to its calls, frames out, with every buffer bounded.
+
+A protocol, not asyncio streams: a call that is answered at once costs no task and no wake-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final, Protocol, cast
+
+from aitorrentd.api.plugin import Role
+from aitorrentd.control import framing
+from aitorrentd.control.auth import Credentials, peer_credentials
+from aitorrentd.control.calls import Calls, Counters, MethodSource, encode_error
+from aitorrentd.errors import (
+    AitorrentError,
+    Busy,
+    Cancelled,
+    ProtocolError,
+    TimedOut,
+    TooLarge,
+    VersionMismatch,
+)
+
+HELLO_TIMEOUT_S: Final = 5.0
+FRAME_TIMEOUT_S: Final = 30.0
+"How long a large frame may take to arrive."
+STALL_TIMEOUT_S: Final = 60.0
+"How long a caller may leave 1 MiB of answers unread."
+LINGER_S: Final = 1.0
+"How long a closed connection may take to send its last bytes."
+WRITE_HIGH_BYTES: Final = 1024 * 1024
+WRITE_LOW_BYTES: Final = 256 * 1024
+PROGRESS_HIGH_BYTES: Final = 64 * 1024
+READER_FRAME_BYTES: Final = 1024 * 1024
+"What a caller with the role READ may send in one frame."
+_LARGE_FRAME_BYTES: Final = 64 * 1024
+
+
+class Host(Protocol):
+    """What a connection needs of its server."""
+
+    source: MethodSource
+    counters: Counters
+    log: logging.Logger
+    agent: str
+    group: str
+
+    def role(self, caller: Credentials) -> Role:
+        """The role of a caller."""
+
+    def admit(self, connection: Connection) -> AitorrentError | None:
+        """Count a connection in, or say why not."""
+
+    def forget(self, connection: Connection) -> None:
+        """Count a connection out."""
+
+    def reserve(self, size_bytes: int) -> bool:
+        """Set memory aside for a large frame that is still arriving; False when there is none."""
+
+    def release(self, size_bytes: int) -> None:
+        """Give reserved memory back."""
+
+
+class Connection(asyncio.Protocol):
+    """The server's end of one connection; the Outbox of its calls."""
+
+    def __init__(self, host: Host) -> None:
+        self.calls: Calls | None = None
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._splitter = framing.FrameSplitter(framing.MAX_HELLO_BYTES)
+        self._max_frame_bytes = framing.MAX_FRAME_BYTES
+        self._role = Role.READ
+        self._is_greeted = False
+        self._is_closing = False
+        self._can_write = asyncio.Event()
+        self._can_write.set()
+        self._progress: dict[int, bytes] = {}
+        self._reserved_bytes = 0
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    # what the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Find out who calls; start the wait for the hello."""
+        self._transport = transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
+        refusal = self._host.admit(self)
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        try:
+            caller = peer_credentials(transport.get_extra_info("socket"))
+        except OSError:
+            transport.abort()
+            return
+        role = self._host.role(caller)
+        if role is Role.READ:
+            self._max_frame_bytes = READER_FRAME_BYTES
+        self.calls = Calls(
+            self._host.source,
+            self,
+            caller=caller,
+            role=role,
+            group=self._host.group,
+            counters=self._host.counters,
+            log=self._host.log,
+        )
+        self._role = role
+        late = TimedOut(f"no hello within {HELLO_TIMEOUT_S:g} s")
+        self._timer("hello", HELLO_TIMEOUT_S, self._refuse, late)
+
+    def data_received(self, data: bytes) -> None:
+        """Serve the frames in `data`."""
+        if self._is_closing:
+            return
+        try:
+            if self._splitter.is_empty and self._can_write.is_set():
+                body = framing.whole_frame(data, self._splitter.max_bytes)
+                if body is not None:
+                    self._serve(body)
+                    return
+            self._splitter.feed(data)
+            self._serve_waiting()
+        except (ProtocolError, TooLarge) as e:
+            self._host.counters.malformed += 1
+            self._refuse(e)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel what is open."""
+        self._is_closing = True
+        self._can_write.set()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._progress.clear()
+        self._release()
+        if self.calls is not None:
+            self.calls.stop(Cancelled("the caller hung up"))
+        self._host.forget(self)
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def pause_writing(self) -> None:
+        """The caller does not read: take no more of its frames."""
+        self._can_write.clear()
+        self._timer("stall", STALL_TIMEOUT_S, self._abort)
+        if self._transport is not None and not self._is_closing:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The caller reads again."""
+        self._stop_timer("stall")
+        self._can_write.set()
+        progress, self._progress = self._progress, {}
+        for frame in progress.values():
+            self.send(frame)
+        if self._transport is None or self._is_closing:
+            return
+        self._transport.resume_reading()
+        try:
+            self._serve_waiting()
+        except (ProtocolError, TooLarge) as e:
+            self._host.counters.malformed += 1
+            self._refuse(e)
+
+    # what its calls and its server call
+
+    def send(self, frame: bytes) -> None:
+        """Write a frame; dropped when the connection is closing."""
+        if self._transport is not None and not self._is_closing:
+            self._transport.write(frame)
+
+    def send_progress(self, ident: int, frame: bytes) -> None:
+        """Write a progress frame, or keep the newest of each call while the caller is slow."""
+        if self._transport is None or self._is_closing:
+            return
+        if self._can_write.is_set() and (
+            self._transport.get_write_buffer_size() < PROGRESS_HIGH_BYTES
+        ):
+            self._transport.write(frame)
+        elif not self._can_write.is_set():
+            self._progress[ident] = frame
+
+    def drop_progress(self, ident: int) -> None:
+        """Forget a kept progress frame."""
+        self._progress.pop(ident, None)
+
+    async def writable(self) -> None:
+        """Wait while 1 MiB is unsent."""
+        await self._can_write.wait()
+
+    def close(self) -> None:
+        """Send what is written, then hang up; a caller that does not read is cut off."""
+        if self._transport is None or self._is_closing:
+            return
+        self._is_closing = True
+        self._transport.close()
+        self._timer("linger", LINGER_S, self._abort)
+
+    # inside
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _refuse(self, error: AitorrentError) -> None:
+        self.send(encode_error(0, error))
+        self.close()
+
+    def _timer(self, name: str, delay_s: float, action: Any, *args: Any) -> None:
+        self._stop_timer(name)
+        self._timers[name] = self._loop.call_later(delay_s, action, *args)
+
+    def _stop_timer(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _serve_waiting(self) -> None:
+        while self._can_write.is_set() and not self._is_closing:
+            body = self._splitter.take()
+            if body is None:
+                self._await_rest()
+                return
+            self._release()
+            self._serve(body)
+
+    def _await_rest(self) -> None:
+        """Large frames that are still arriving share a budget and have a deadline."""
+        length = self._splitter.announced()
+        if length is None or length <= _LARGE_FRAME_BYTES or self._reserved_bytes:
+            return
+        if not self._host.reserve(length):
+            raise TooLarge("too many large frames are arriving at once; try again later")
+        self._reserved_bytes = length
+        late = TimedOut(f"a frame of {length} bytes took longer than {FRAME_TIMEOUT_S:g} s")
+        self._timer("frame", FRAME_TIMEOUT_S, self._refuse, late)
+
+    def _release(self) -> None:
+        if self._reserved_bytes:
+            self._host.release(self._reserved_bytes)
+            self._reserved_bytes = 0
+            self._stop_timer("frame")
+
+    def _serve(self, body: bytes) -> None:
+        message = framing.decode(body)
+        kind = message[0]
+        if self.calls is None or not self._is_greeted:
+            self._greet(message)
+        elif kind == framing.CALL:
+            self.calls.begin(message)
+        elif kind == framing.CANCEL:
+            self.calls.cancel(message)
+        elif kind == framing.CREDIT:
+            self.calls.grant(message)
+        # Other kinds are of newer callers, who must not rely on them before a hello says so.
+
+    def _greet(self, message: list[Any]) -> None:
+        if message[0] != framing.HELLO:
+            raise ProtocolError("the first frame of a connection is a hello")
+        hello = message[1] if len(message) > 1 else None
+        proto = framing.common_proto(hello)
+        if proto is None:
+            low, high = framing.PROTO
+            self._refuse(VersionMismatch(f"this daemon speaks protocol {low} to {high}"))
+            return
+        self._stop_timer("hello")
+        self._is_greeted = True
+        self._splitter.max_bytes = self._max_frame_bytes
+        self.send(
+            framing.encode(
+                framing.HELLO,
+                {
+                    "proto": list(framing.PROTO),
+                    "server": self._host.agent,
+                    "role": self._role.name.lower(),
+                    "max_frame": self._max_frame_bytes,
+                    "features": ["stream", "progress", "cancel"],
+                },
+            )
+        )
+
+
+def too_many(limit: int) -> Busy:
+    """The answer to a connection too many."""
+    return Busy(
+        f"{limit} control connections are open; close one, or raise control.max_connections"
+    )

@@ -1,0 +1,193 @@
+"""The control server: listens, admits, counts and closes control connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from aitorrentd.api.plugin import Role
+from aitorrentd.control import sockets
+from aitorrentd.control.auth import Credentials, group_id, role_of
+from aitorrentd.control.calls import Counters, MethodSource
+from aitorrentd.control.connection import Connection, too_many
+from aitorrentd.errors import AitorrentError, ShuttingDown
+
+_CANCEL_WAIT_S: Final = 1.0
+_ARRIVING_BYTES: Final = 64 * 1024 * 1024
+"Large frames that are still arriving take at most this much memory, over all connections."
+
+
+class ControlServer:
+    """Serves the methods of a source to local callers. One per node; nothing is global.
+
+    `agent` names the daemon in the hello, as `aitorrentd 0.1.0`; members of `group` get the role
+    OPERATE.
+    """
+
+    def __init__(
+        self,
+        source: MethodSource,
+        *,
+        agent: str,
+        group: str = "aitorrent",
+        max_connections: int = 64,
+        log: logging.Logger | None = None,
+    ) -> None:
+        self.source = source
+        self.agent = agent
+        self.group = group
+        self.counters = Counters()
+        self.log = log or logging.getLogger("aitorrentd.control")
+        self._max_connections = max_connections
+        self._connections: set[Connection] = set()
+        self._refused: set[Connection] = set()
+        self._leaving: set[Connection] = set()
+        "Closed, with calls that have not ended yet."
+        self._servers: list[asyncio.Server] = []
+        self._bound: list[sockets.BoundSocket] = []
+        self._arriving_left = _ARRIVING_BYTES
+        self._operate_gid = group_id(group)
+        self._own_uid = os.geteuid()
+        self._is_closing = False
+
+    async def listen(self, path: Path, *, mode: int = 0o660) -> None:
+        """Serve at `path`, which belongs to this server until it closes.
+
+        A socket file that a dead daemon left is replaced.
+
+        Raises:
+            Conflict: a live daemon answers there, or something is there that is not a socket.
+            Denied: no permission. InvalidParams: the path is too long.
+            Unavailable: the system refuses otherwise.
+        """
+        bound = await asyncio.to_thread(
+            sockets.bind, path, mode=mode, gid=self._operate_gid, group=self.group
+        )
+        self._bound.append(bound)
+        if bound.remark:
+            self.log.warning("%s", bound.remark)
+        await self._serve(bound.sock)
+
+    async def listen_on(self, sock: socket.socket) -> None:
+        """Serve on a listening socket that the service manager made; its file stays when we close.
+
+        Raises:
+            InvalidParams: not a listening Unix stream socket.
+        """
+        sockets.check_inherited(sock)
+        await self._serve(sock)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(
+            lambda: Connection(self), sock=sock, backlog=sockets.BACKLOG
+        )
+        self._servers.append(server)
+
+    async def close(self, *, grace_s: float = 5.0) -> None:
+        """Stop listening, end streams, let other calls finish for `grace_s`, hang up."""
+        self._is_closing = True
+        for server in self._servers:
+            server.close()
+        for bound in self._bound:
+            bound.remove_file()
+        reason = ShuttingDown("the daemon is stopping")
+        for connection in self._connections:
+            if connection.calls is not None:
+                connection.calls.refuse_new(reason)
+                connection.calls.stop(reason, streams_only=True)
+        if not await self._wait(self._tasks(streams=False), grace_s):
+            self._stop_calls(reason)
+        if not await self._wait(self._tasks(), _CANCEL_WAIT_S):
+            names = ", ".join(task.get_name() for task in self._tasks())
+            self.log.warning("left behind, they ignore their cancellation: %s", names)
+        leaving = [*self._connections, *self._refused]
+        for connection in leaving:
+            connection.close()
+        await self._wait({c.closed for c in leaving}, 2 * _CANCEL_WAIT_S)
+        for server in self._servers:
+            try:
+                await asyncio.wait_for(server.wait_closed(), _CANCEL_WAIT_S)
+            except TimeoutError:
+                self.log.warning("a control listener did not close in %g s", _CANCEL_WAIT_S)
+        self._servers.clear()
+        self._bound.clear()
+
+    def _stop_calls(self, reason: AitorrentError) -> None:
+        for connection in self._connections:
+            if connection.calls is not None:
+                connection.calls.stop(reason)
+
+    def _tasks(self, *, streams: bool = True) -> set[asyncio.Task[None]]:
+        found: set[asyncio.Task[None]] = set()
+        for connection in [*self._connections, *self._leaving]:
+            if connection.calls is not None:
+                found |= connection.calls.tasks(streams=streams)
+        return found
+
+    @staticmethod
+    async def _wait(futures: Iterable[asyncio.Future[Any]], timeout_s: float) -> bool:
+        """Whether all of them are done within `timeout_s`."""
+        current = asyncio.current_task()
+        waiting = {f for f in futures if f is not current}
+        if not waiting:
+            return True
+        return not (await asyncio.wait(waiting, timeout=timeout_s))[1]
+
+    def statistics(self) -> dict[str, int]:
+        """Connections and calls, now and since the start."""
+        counters = self.counters
+        return {
+            "connections_open": len(self._connections),
+            "connections_total": counters.connections,
+            "connections_refused": counters.refused,
+            "calls_open": len(self._tasks()),
+            "calls_total": counters.calls,
+            "call_errors": counters.errors,
+            "items_sent": counters.items,
+            "frames_malformed": counters.malformed,
+            "arriving_bytes": _ARRIVING_BYTES - self._arriving_left,
+        }
+
+    # what connections call
+
+    def role(self, caller: Credentials) -> Role:
+        """The role of a caller."""
+        return role_of(caller, own_uid=self._own_uid, operate_gid=self._operate_gid)
+
+    def admit(self, connection: Connection) -> AitorrentError | None:
+        """Count a connection in, or say why not."""
+        if self._is_closing:
+            self._refused.add(connection)
+            return ShuttingDown("the daemon is stopping")
+        self._leaving = {c for c in self._leaving if c.calls}
+        if len(self._connections) + len(self._leaving) >= self._max_connections:
+            self.counters.refused += 1
+            self._refused.add(connection)
+            return too_many(self._max_connections)
+        self._connections.add(connection)
+        self.counters.connections += 1
+        return None
+
+    def forget(self, connection: Connection) -> None:
+        """Count a connection out."""
+        self._connections.discard(connection)
+        self._refused.discard(connection)
+        if connection.calls:
+            self._leaving.add(connection)
+
+    def reserve(self, size_bytes: int) -> bool:
+        """Set memory aside for a large frame that is still arriving; False when there is none."""
+        if size_bytes > self._arriving_left:
+            return False
+        self._arriving_left -= size_bytes
+        return True
+
+    def release(self, size_bytes: int) -> None:
+        """Give reserved memory back."""
+        self._arriving_left += size_bytes

@@ -1,0 +1,159 @@
+"""Making the control socket's file: without a race for its mode, and never over a live daemon.
+
+bind(2) leaves the file of a dead daemon in the way. Whether it is dead shows only by connecting.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aitorrentd.errors import Conflict, Denied, InvalidParams, TimedOut, Unavailable
+from aitorrentd.paths import MAX_SOCKET_BYTES
+
+BACKLOG: Final = 128
+_LOCK_WAIT_S: Final = 2.0
+_LOCK_POLL_S: Final = 0.02
+
+
+@dataclass(slots=True)
+class BoundSocket:
+    """A listening socket and the file that it made."""
+
+    sock: socket.socket
+    path: Path
+    device: int
+    inode: int
+    remark: str = ""
+    "Something that the log should know."
+
+    def remove_file(self) -> None:
+        """Delete the file, unless another daemon has put its own there since."""
+        try:
+            found = os.lstat(self.path)
+            if (found.st_dev, found.st_ino) == (self.device, self.inode):
+                self.path.unlink()
+        except FileNotFoundError:
+            pass
+
+
+def check_inherited(sock: socket.socket) -> None:
+    """See that a socket from the service manager is what we can serve.
+
+    Raises:
+        InvalidParams: not a listening Unix stream socket.
+    """
+    is_listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM or not is_listening:
+        raise InvalidParams(
+            "the service manager passed a control socket that is not a listening"
+            " Unix stream socket; see ListenStream= in aitorrentd.socket"
+        )
+    sock.setblocking(False)
+
+
+def bind(path: Path, *, mode: int, gid: int | None, group: str) -> BoundSocket:
+    """A listening socket at `path` with this mode and group. Blocks up to 2 s.
+
+    Nobody can connect before the mode is right: the socket listens last.
+
+    Raises:
+        Conflict, Denied, InvalidParams, TimedOut, Unavailable: each with what to do.
+    """
+    if len(os.fsencode(path)) > MAX_SOCKET_BYTES:
+        raise InvalidParams(
+            f"the socket path {path} is longer than {MAX_SOCKET_BYTES} bytes; "
+            "set control.socket to a shorter one"
+        )
+    try:
+        # A person's own directory is nobody else's; the system's one must let the group through.
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if os.geteuid() == 0 else 0o700)
+        with _only_one(path.parent):
+            _clear(path)
+            return _bind(path, mode, gid, group)
+    except PermissionError:
+        raise Denied(
+            f"no permission to listen at {path}; set control.socket to a place of your own"
+        ) from None
+    except OSError as e:
+        raise Unavailable(f"cannot listen at {path}: {os.strerror(e.errno or 0)}") from None
+
+
+def _bind(path: Path, mode: int, gid: int | None, group: str) -> BoundSocket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind(os.fspath(path))
+        os.chmod(path, 0o600)
+        remark = ""
+        if gid is None:
+            remark = f"there is no group {group}: only root and this user may change things"
+        else:
+            try:
+                os.chown(path, -1, gid)
+            except PermissionError:
+                remark = f"{path} keeps this user's group: only root may give it to {group}"
+        os.chmod(path, mode)
+        sock.listen(BACKLOG)
+        made = os.lstat(path)
+    except BaseException:
+        sock.close()
+        raise
+    return BoundSocket(sock, path, made.st_dev, made.st_ino, remark)
+
+
+def _clear(path: Path) -> None:
+    """Remove the socket file of a daemon that is dead."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise Conflict(f"{path} is there and is not a socket; move it away or set control.socket")
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.setblocking(False)
+        probe.connect(os.fspath(path))
+    except OSError as e:
+        if e.errno == errno.ECONNREFUSED:
+            path.unlink()
+            return
+        if e.errno == errno.ENOENT:
+            return
+        if e.errno != errno.EAGAIN:  # EAGAIN: it listens, and its backlog is full
+            raise
+    finally:
+        probe.close()
+    raise Conflict(
+        f"a daemon answers at {path}; stop it first, or set control.socket to another path"
+    )
+
+
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Two daemons that start at once must not delete each other's new socket."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    pause = threading.Event()
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimedOut(f"another process keeps {directory} locked") from None
+                pause.wait(_LOCK_POLL_S)
+        yield
+    finally:
+        os.close(fd)

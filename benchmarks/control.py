@@ -1,0 +1,271 @@
+"""How fast the control API is: calls per second between two processes on one Unix socket.
+
+    python benchmarks/control.py [--seconds 1.0] [--runs 5] [--json FILE]
+
+Measured with the real server under uvloop and the blocking client, next to two baselines in the
+same run: a bare echo of the same bytes over blocking sockets (what the kernel allows) and over
+asyncio streams (what a usual asyncio server reaches). Prints medians over the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from pydantic import BaseModel
+
+from aitorrentd.api.plugin import CallContext, Method, NoParams
+from aitorrentd.control import framing
+from aitorrentd.control.aclient import AsyncClient
+from aitorrentd.control.client import Client
+from aitorrentd.control.server import ControlServer
+from aitorrentd.errors import MethodNotFound
+
+PIPELINE = 64
+
+
+class Pong(BaseModel):
+    """The answer to a ping."""
+
+    pong: bool
+
+
+def ping(call: CallContext, params: NoParams) -> dict[str, Any]:
+    """Answers at once."""
+    return {"pong": True}
+
+
+async def later(call: CallContext, params: NoParams) -> dict[str, Any]:
+    """Answers from a task."""
+    return {"pong": True}
+
+
+async def count(call: CallContext, params: NoParams) -> Any:
+    """A stream that never ends."""
+    n = 0
+    while True:
+        yield {"n": n}
+        n += 1
+
+
+class Source:
+    """The methods that are measured."""
+
+    def __init__(self) -> None:
+        found = [
+            Method("rpc.ping", ping, "Ping.", result=Pong),
+            Method("rpc.later", later, "Ping in a task.", result=Pong),
+            Method("rpc.count", count, "Count.", stream=True),
+        ]
+        self.methods = {m.name: m for m in found}
+
+    def method(self, name: str) -> tuple[str, Method]:
+        """As the kernel."""
+        if name not in self.methods:
+            raise MethodNotFound(name)
+        return "rpc", self.methods[name]
+
+
+def serve_control(path: str, ready: Event) -> None:
+    """The server process."""
+
+    async def run() -> None:
+        server = ControlServer(Source(), agent="aitorrentd benchmark")
+        await server.listen(Path(path))
+        ready.set()
+        await asyncio.Event().wait()
+
+    uvloop.run(run())
+
+
+def serve_streams(path: str, ready: Event) -> None:
+    """Baseline: an echo of length-prefixed frames over asyncio streams, under uvloop."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readexactly(4)
+                body = await reader.readexactly(int.from_bytes(head, "big"))
+                writer.write(head + body)
+        except asyncio.IncompleteReadError:
+            writer.close()
+
+    async def run() -> None:
+        await asyncio.start_unix_server(handle, path)
+        ready.set()
+        await asyncio.Event().wait()
+
+    uvloop.run(run())
+
+
+def serve_blocking(path: str, ready: Event) -> None:
+    """Baseline: an echo over blocking sockets."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    ready.set()
+    while True:
+        sock, _ = listener.accept()
+        while chunk := sock.recv(65_536):
+            sock.sendall(chunk)
+        sock.close()
+
+
+def rate(step: Callable[[], object], seconds: float) -> float:
+    """Steps per second."""
+    done, start = 0, time.perf_counter()
+    while (took := time.perf_counter() - start) < seconds:
+        for _ in range(100):
+            step()
+        done += 100
+    return done / took
+
+
+def echo_rate(path: str, seconds: float) -> float:
+    """Round trips per second of a ping's bytes through an echo server."""
+    frame = framing.encode(framing.CALL, 1, "rpc.ping", {}, {"deadline_s": 30.0})
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+
+        def step() -> None:
+            sock.sendall(frame)
+            got = 0
+            while got < len(frame):
+                got += len(sock.recv(65_536))
+
+        return rate(step, seconds)
+
+
+def call_rate(path: str, method: str, seconds: float) -> float:
+    """Sequential calls per second on one connection."""
+    with Client(path) as client:
+        return rate(lambda: client.call(method), seconds)
+
+
+def item_rate(path: str, seconds: float) -> float:
+    """Items per second of one stream."""
+    with Client(path) as client, client.stream("rpc.count", credit=1024) as items:
+        return rate(lambda: next(items), seconds)
+
+
+def connect_rate(path: str, seconds: float) -> float:
+    """Connections per second, each with hello and one call."""
+
+    def step() -> None:
+        with Client(path) as client:
+            client.call("rpc.ping")
+
+    return rate(step, seconds)
+
+
+def pipelined_rate(path: str, seconds: float) -> float:
+    """Calls per second when 64 are under way on one connection."""
+
+    async def run() -> float:
+        async with await AsyncClient.connect(path) as client:
+            done, start = 0, time.perf_counter()
+            while (took := time.perf_counter() - start) < seconds:
+                await asyncio.gather(*(client.call("rpc.ping") for _ in range(PIPELINE)))
+                done += PIPELINE
+            return done / took
+
+    return uvloop.run(run())
+
+
+def measure(seconds: float, runs: int) -> dict[str, list[float]]:
+    """Every figure, `runs` times, interleaved so that noise hits all of them alike."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: f"{folder}/{name}" for name in ("control", "streams", "blocking")}
+        targets = {
+            "control": serve_control,
+            "streams": serve_streams,
+            "blocking": serve_blocking,
+        }
+        processes = []
+        for name, target in targets.items():
+            ready = multiprocessing.Event()
+            process = multiprocessing.Process(target=target, args=(paths[name], ready), daemon=True)
+            process.start()
+            processes.append(process)
+            if not ready.wait(20):
+                raise TimeoutError(f"{name} does not start")
+        figures: dict[str, Callable[[], float]] = {
+            "echo, blocking sockets (baseline)": lambda: echo_rate(paths["blocking"], seconds),
+            "echo, asyncio streams, uvloop (baseline)": lambda: echo_rate(
+                paths["streams"], seconds
+            ),
+            "calls, sequential": lambda: call_rate(paths["control"], "rpc.ping", seconds),
+            "calls, sequential, coroutine handler": lambda: call_rate(
+                paths["control"], "rpc.later", seconds
+            ),
+            f"calls, {PIPELINE} pipelined, asyncio client": lambda: pipelined_rate(
+                paths["control"], seconds
+            ),
+            "stream items": lambda: item_rate(paths["control"], seconds),
+            "connect, hello, call, close": lambda: connect_rate(paths["control"], seconds),
+        }
+        found: dict[str, list[float]] = {name: [] for name in figures}
+        for _ in range(runs):
+            for name, figure in figures.items():
+                found[name].append(figure())
+        for process in processes:
+            process.terminate()
+            process.join(5)
+        return found
+
+
+def commit() -> str:
+    """The commit that was measured."""
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    found = measure(args.seconds, args.runs)
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    base = medians["echo, asyncio streams, uvloop (baseline)"]
+    print(f"{'per second, median of ' + str(args.runs):44} {'median':>10} {'low':>10} {'ratio':>6}")
+    for name, values in found.items():
+        print(f"{name:44} {medians[name]:10,.0f} {min(values):10,.0f} {medians[name] / base:6.2f}")
+    report = {
+        "commit": commit(),
+        "machine": {
+            "cpus": os.cpu_count(),
+            "kernel": platform.release(),
+            "arch": platform.machine(),
+            "python": platform.python_version(),
+        },
+        "unit": "1/s",
+        "medians": {name: round(value) for name, value in medians.items()},
+        "runs": {name: [round(v) for v in values] for name, values in found.items()},
+    }
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    else:
+        print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
