@@ -95,8 +95,7 @@ class PeerBackend:
                 raise PeerGone(f"peer {short(self.peer)} closed the stream before its answer ended")
             reply = decode_reply(line)
             if not isinstance(reply, Chunk):
-                reply.message = f"peer {short(self.peer)}: {reply.message}"
-                raise reply
+                raise type(reply)(f"peer {short(self.peer)}: {reply.message}")
             chars += len(reply.text)
             if chars > MAX_ANSWER_CHARS:
                 raise ProtocolError(f"peer {short(self.peer)} sent over {MAX_ANSWER_CHARS} chars")

@@ -192,8 +192,10 @@ class Router:
         for candidate in group:
             if spoke and candidate.backend.name != answer.backend:
                 continue
-            answer.failures.append(f"{_who(candidate)}: {error.message}")
-            self._log.debug("%s failed: %s", _who(candidate), error.message)
+            who = _who(candidate)
+            text = error.message if error.message.startswith(who) else f"{who}: {error.message}"
+            answer.failures.append(text)
+            self._log.debug("failed: %s", text)
             if isinstance(candidate.backend, PeerBackend) and not isinstance(error, InvalidParams):
                 self.catalogue.distrust(candidate.backend.peer)
 

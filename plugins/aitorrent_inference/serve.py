@@ -57,11 +57,8 @@ class GenerateHandler:
                     raise
                 await _write(stream, error_line(e))
             await stream.close()
-        except PeerGone:
-            self._log.debug("peer %s went away during its answer", short(stream.peer))
-            stream.reset("the client went away")
-        except TimedOut as e:
-            self._log.debug("peer %s: %s", short(stream.peer), e.message)
+        except PeerGone as e:
+            self._log.debug("answer for peer %s: %s", short(stream.peer), e.message)
             stream.reset(e.message)
 
     async def _serve(self, stream: Stream) -> None:
@@ -134,4 +131,4 @@ async def _write(stream: Stream, line: bytes) -> None:
         async with asyncio.timeout(_WRITE_TIMEOUT_S):
             await stream.write(line)
     except TimeoutError:
-        raise TimedOut(f"the client took nothing for {_WRITE_TIMEOUT_S:g} s") from None
+        raise PeerGone(f"the client took nothing for {_WRITE_TIMEOUT_S:g} s") from None

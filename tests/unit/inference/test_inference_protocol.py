@@ -1,0 +1,262 @@
+"""The lines of `/ai-torrent/1/generate`, byte for byte, and strangers' versions of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from aitorrent_inference import generate_protocol as wire
+from aitorrentd.api import (
+    AitorrentError,
+    Busy,
+    Chunk,
+    GenerateRequest,
+    Message,
+    NotFound,
+    ProtocolError,
+    SamplingParams,
+    StageView,
+    Unavailable,
+)
+
+TIME_S = 1_732_092_306.25
+
+
+def test_request_lines_are_as_documented() -> None:
+    params = SamplingParams(temperature=0, max_tokens=5, context=(1, 2))
+    line = wire.encode_request(GenerateRequest(model="m", prompt="Grüß", params=params))
+    assert line == (
+        '{"prompt":"Grüß","model":"m",'
+        '"params":{"temperature":0.0,"max_tokens":5,"context":[1,2]}}\n'.encode()
+    )
+    messages = (Message(role="user", content="hi"),)
+    line = wire.encode_request(GenerateRequest(messages=messages))
+    assert line == b'{"messages":[{"role":"user","content":"hi"}],"params":{}}\n'
+
+
+def test_request_of_the_first_ai_torrent_is_understood() -> None:
+    request = wire.decode_request(b'{"prompt":"why?","params":{"context":[7,8]}}\n')
+    assert request == GenerateRequest(prompt="why?", params=SamplingParams(context=(7, 8)))
+
+
+def test_requests_survive_the_wire() -> None:
+    request = GenerateRequest(
+        model="m",
+        messages=(Message(role="system", content="be brief"), Message(role="user", content="\n")),
+        params=SamplingParams(temperature=0.5, top_p=0.9, top_k=3, seed=7, stop=("a", "b")),
+    )
+    assert wire.decode_request(wire.encode_request(request)) == request
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({"num_predict": 7}, {"max_tokens": 7}),
+        ({"num_predict": 7, "max_tokens": 3}, {"max_tokens": 3}),
+        ({"num_predict": -1}, {}),
+        ({"num_predict": -2, "seed": -1, "top_k": -1, "top_p": 0.0}, {}),
+        ({"stop": "END"}, {"stop": ("END",)}),
+        ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
+        ({"temperature": None, "num_ctx": 4096, "mirostat": 1}, {}),
+    ],
+)
+def test_parameters_under_ollamas_names_are_understood(
+    raw: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert wire.sampling_params(raw) == SamplingParams(**expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"", "EOF while parsing"),
+        (b"\xff\xfe\n", "Invalid JSON"),
+        (b"[1]\n", "should be an object"),
+        (b"{}\n", 'give either "prompt" or'),
+        (b'{"prompt":"a","messages":[{"role":"user","content":"b"}]}\n', "give either"),
+        (b'{"prompt":1}\n', "prompt: "),
+        (b'{"prompt":"a","params":{"temperature":-1}}\n', "temperature: "),
+        (b'{"prompt":"a","params":{"temperature":NaN}}\n', "temperature: "),
+        (b'{"prompt":"a","params":{"max_tokens":0}}\n', "max_tokens: "),
+        (b'{"prompt":"a","params":[]}\n', "params: "),
+        (b'{"messages":[{"role":"king","content":""}]}\n', "messages.0.role: "),
+        (b'{"prompt":"a","model":"' + b"m" * 300 + b'"}\n', "model: "),
+        (b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}\n", "recursion limit"),
+    ],
+)
+def test_bad_request_says_what_is_wrong(line: bytes, why: str) -> None:
+    with pytest.raises(ProtocolError, match=f"bad request: .*{why}"):
+        wire.decode_request(line)
+
+
+def test_answer_lines_are_as_ollama_writes_them() -> None:
+    assert wire.text_line("llama3.2", TIME_S, 'The "sky"\n✓') == (
+        '{"model":"llama3.2","created_at":"2024-11-20T08:45:06.250000Z",'
+        '"response":"The \\"sky\\"\\n✓","done":false}\n'.encode()
+    )
+    last = Chunk(
+        "", done=True, reason="length", prompt_tokens=26, completion_tokens=290, context=(1, 2, 3)
+    )
+    assert wire.last_line("llama3.2", TIME_S, last, wire.Timing(5_000, 2_000, 3_000)) == (
+        b'{"model":"llama3.2","created_at":"2024-11-20T08:45:06.250000Z","response":"",'
+        b'"done":true,"done_reason":"length","context":[1,2,3],"total_duration":5000,'
+        b'"prompt_eval_count":26,"prompt_eval_duration":2000,"eval_count":290,'
+        b'"eval_duration":3000}\n'
+    )
+    assert wire.error_line(Busy("Too many requests")) == (
+        b'{"error":"Too many requests","code":"busy"}\n'
+    )
+
+
+def test_backends_own_durations_and_stages_are_told() -> None:
+    last = Chunk(
+        "",
+        done=True,
+        reason="stop",
+        stages=(StageView("12D3x", 0, 4),),
+        extra={"total_duration": 9, "load_duration": 1, "eval_duration": 5, "model": "no"},
+    )
+    line = json.loads(wire.last_line("m", TIME_S, last, wire.Timing(1, 2, 3)))
+    assert (line["total_duration"], line["load_duration"], line["eval_duration"]) == (9, 1, 5)
+    assert line["prompt_eval_duration"] == 2
+    assert line["stages"] == [{"peer": "12D3x", "start": 0, "end": 4}]
+    assert "context" not in line
+
+
+def test_context_that_would_break_the_line_limit_is_left_out() -> None:
+    last = Chunk("", done=True, reason="stop", context=(1_000_000,) * 200_000)
+    line = wire.last_line("m", TIME_S, last, wire.Timing(1, 1, 1))
+    assert len(line) < wire.MAX_LINE_BYTES
+    assert "context" not in json.loads(line)
+
+
+def test_answers_survive_the_wire() -> None:
+    last = Chunk(
+        "",
+        done=True,
+        reason="length",
+        prompt_tokens=3,
+        completion_tokens=4,
+        context=(1, 2),
+        stages=(StageView("a", 0, 2), StageView("b", 2, 5)),
+    )
+    back = wire.decode_reply(wire.last_line("m", TIME_S, last, wire.Timing(9, 4, 5)))
+    assert isinstance(back, Chunk)
+    assert back.extra == {"total_duration": 9, "prompt_eval_duration": 4, "eval_duration": 5}
+    assert back == Chunk(
+        "",
+        True,
+        "length",
+        prompt_tokens=3,
+        completion_tokens=4,
+        context=(1, 2),
+        stages=last.stages,
+        extra=back.extra,
+    )
+    assert wire.decode_reply(wire.text_line("m", TIME_S, "x")) == Chunk("x")
+
+
+def test_line_of_a_real_ollama_is_understood() -> None:
+    line = (
+        b'{"model":"llama3.2","created_at":"2023-08-04T19:22:45.499127Z","response":"","done":true,'
+        b'"context":[1,2,3],"total_duration":10706818083,"load_duration":6338219291,'
+        b'"prompt_eval_count":26,"prompt_eval_duration":130079000,"eval_count":259,'
+        b'"eval_duration":4232710000}\n'
+    )
+    chunk = wire.decode_reply(line)
+    assert isinstance(chunk, Chunk)
+    assert (chunk.reason, chunk.prompt_tokens, chunk.completion_tokens) == ("stop", 26, 259)
+    assert chunk.extra["load_duration"] == 6338219291
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "text"),
+    [
+        (b'{"error":"Too many requests"}', Busy, "Too many requests"),
+        (b'{"error":"full","code":"busy"}', Busy, "full"),
+        (b'{"error":"no model","code":"not_found"}', NotFound, "no model"),
+        (b'{"error":"broke"}', Unavailable, "broke"),
+        (b'{"error":"x","code":"denied"}', Unavailable, "x"),
+        (b'{"error":"x","done":true}', Unavailable, "x"),
+    ],
+)
+def test_error_lines_become_errors(line: bytes, kind: type[AitorrentError], text: str) -> None:
+    error = wire.decode_reply(line)
+    assert type(error) is kind
+    assert error.message == text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{",
+        b"null",
+        b'{"response":7}',
+        b'{"response":"","done":true,"done_reason":"because"}',
+        b'{"done":true,"eval_count":-1}',
+        b'{"done":true,"eval_count":1e400}',
+        b'{"done":true,"context":[-1]}',
+        b'{"done":true,"context":["a"]}',
+        b'{"response":"\\ud800"}',
+        b'{"error":{"message":"x"}}',
+    ],
+)
+def test_bad_answer_line_is_a_protocol_error(line: bytes) -> None:
+    with pytest.raises(ProtocolError, match="bad answer line"):
+        wire.decode_reply(line)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=12,
+)
+fields = st.sampled_from(
+    [
+        "prompt",
+        "messages",
+        "model",
+        "params",
+        "response",
+        "done",
+        "done_reason",
+        "context",
+        "error",
+        "code",
+        "stages",
+        "eval_count",
+        "total_duration",
+    ]
+)
+lines = st.binary(max_size=200) | st.dictionaries(fields, json_values, max_size=6).map(
+    lambda value: json.dumps(value).encode()
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(lines)
+@example(b'{"prompt":"\\ud800"}')
+@example(b'{"prompt":"a","params":{"stop":"\\udfff"}}')
+@example(b'{"prompt":"a","params":{"seed":1e999,"top_p":true,"context":[99999999999999999999]}}')
+def test_any_bytes_are_a_request_or_a_protocol_error(line: bytes) -> None:
+    try:
+        request = wire.decode_request(line)
+    except ProtocolError:
+        return
+    assert wire.decode_request(wire.encode_request(request)) == request
+
+
+@settings(max_examples=200, deadline=None)
+@given(lines)
+def test_any_bytes_are_a_chunk_an_error_or_a_protocol_error(line: bytes) -> None:
+    try:
+        reply = wire.decode_reply(line)
+    except ProtocolError:
+        return
+    assert isinstance(reply, Chunk | AitorrentError)
+    (reply.text if isinstance(reply, Chunk) else reply.message).encode()
