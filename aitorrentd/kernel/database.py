@@ -1,0 +1,144 @@
+"""A plugin's SQLite database: opened safely, brought up to date, never overwritten.
+
+Every connection uses WAL, foreign keys and full synchronisation, so that what was committed is
+there after a SIGKILL or a power cut. The number of the last applied script is `PRAGMA
+user_version`; a script and its number are committed together.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import aiosqlite
+
+from aitorrentd.errors import AitorrentError, Conflict, InvalidParams, Unavailable
+
+BUSY_S: Final = 5.0
+"How long a connection waits for another one's write."
+CHECKED_BYTES: Final = 64 * 1024 * 1024
+"Files up to this size are checked whole when they are opened; larger ones would delay the start."
+
+
+def statements(script: str) -> Iterator[str]:
+    """The SQL statements of `script`, one by one; semicolons in texts and triggers do not split.
+
+    Raises:
+        InvalidParams: the script ends in the middle of a statement.
+    """
+    pending = ""
+    for piece in script.split(";"):
+        pending += piece
+        if sqlite3.complete_statement(pending + ";"):
+            if _has_code(pending):
+                yield pending.strip() + ";"
+            pending = ""
+        else:
+            pending += ";"
+    rest = pending.removesuffix(";")
+    if _has_code(rest):
+        raise InvalidParams(f"migration ends in the middle of a statement: {rest.strip()[-60:]!r}")
+
+
+def _has_code(sql: str) -> bool:
+    return any(line.partition("--")[0].strip() for line in sql.splitlines())
+
+
+def _latest(migrations: Mapping[int, str]) -> int:
+    if sorted(migrations) != list(range(1, len(migrations) + 1)):
+        raise InvalidParams(f"migrations are numbered 1, 2, 3 …; these are {sorted(migrations)}")
+    return len(migrations)
+
+
+@asynccontextmanager
+async def open_database(
+    path: Path, migrations: Mapping[int, str]
+) -> AsyncIterator[aiosqlite.Connection]:
+    """A connection to the database at `path`, made 0600 on first use.
+
+    `migrations` maps 1, 2, 3 … to SQL scripts; those not yet applied are, each in a transaction of
+    its own, so that a crash leaves a whole version behind. What the block leaves uncommitted is
+    rolled back.
+
+    Raises:
+        Conflict: a newer program wrote the database. Unavailable: it is damaged or cannot be
+        opened. InvalidParams: a script is wrong; the database is as it was before that script.
+    """
+    latest = _latest(migrations)
+    try:
+        size_bytes = _touch(path)
+    except OSError as e:
+        raise Unavailable(f"cannot open the database {path}: {e.strerror}") from None
+    async with aiosqlite.connect(path, timeout=BUSY_S) as db:
+        try:
+            await _prepare(db, path, latest, check=size_bytes <= CHECKED_BYTES)
+        except sqlite3.DatabaseError as e:
+            raise _damaged(path, e) from None
+        for number in range(1, latest + 1):
+            await _apply(db, path, number, migrations[number])
+        yield db
+
+
+def _touch(path: Path) -> int:
+    """Make the file unless it is there, readable by its owner alone; returns its size in bytes."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        return os.fstat(fd).st_size
+    finally:
+        os.close(fd)
+
+
+def _damaged(path: Path, error: Exception) -> AitorrentError:
+    return Unavailable(
+        f"the database {path} cannot be read ({error}); it was left as it is: restore a backup, or "
+        "move it away to start with an empty one"
+    )
+
+
+async def _prepare(db: aiosqlite.Connection, path: Path, latest: int, *, check: bool) -> None:
+    version = await _version(db)
+    if version > latest:
+        raise Conflict(
+            f"the database {path} is of version {version}, newer than this program knows "
+            f"({latest}); install the newer program again, or move the file away"
+        )
+    if check:
+        async with db.execute("PRAGMA quick_check(1)") as cursor:
+            row = await cursor.fetchone()
+        if row is None or row[0] != "ok":
+            raise sqlite3.DatabaseError(row[0] if row else "no answer from the check")
+    await db.execute("PRAGMA journal_mode = WAL")
+    await db.execute("PRAGMA synchronous = FULL")
+    await db.execute("PRAGMA foreign_keys = ON")
+
+
+async def _version(db: aiosqlite.Connection) -> int:
+    async with db.execute("PRAGMA user_version") as cursor:
+        row = await cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def _apply(db: aiosqlite.Connection, path: Path, number: int, script: str) -> None:
+    """Apply script `number` unless it was; safe against another connection doing the same."""
+    if await _version(db) >= number:
+        return
+    try:
+        await db.execute("BEGIN IMMEDIATE")
+        if await _version(db) < number:
+            for statement in statements(script):
+                await db.execute(statement)
+            await db.execute(f"PRAGMA user_version = {number}")
+        await db.commit()
+    except sqlite3.Error as e:
+        await db.rollback()
+        raise InvalidParams(
+            f"migration {number} of the database {path} failed: {e}; the database is still of "
+            f"version {number - 1}"
+        ) from None
+    except BaseException:
+        await db.rollback()
+        raise

@@ -1,0 +1,504 @@
+"""The kernel of a node: one set of plugins, from their discovery to their end.
+
+A broken, slow, crashing, misconfigured or wrongly declared plugin never takes another one or the
+daemon down. What it can do is become a row in `plugin list` that says why. The one exception is a
+plugin named in `required:`, whose loss resolves `Kernel.fatal`; what follows is the node's affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from aitorrentd.api.context import Clock, Signer
+from aitorrentd.api.events import PluginChanged
+from aitorrentd.api.plugin import Check, HealthWarning, Method
+from aitorrentd.api.services import ServiceKey
+from aitorrentd.api.transport import WireProtocol
+from aitorrentd.api.workers import Worker
+from aitorrentd.errors import (
+    Conflict,
+    MethodNotFound,
+    ShuttingDown,
+    Unavailable,
+)
+from aitorrentd.kernel.bus import EventBus
+from aitorrentd.kernel.context import Context, Surroundings, SystemClock
+from aitorrentd.kernel.found import PluginSource, ranked
+from aitorrentd.kernel.hooks import Contributions, Hooks, Misdeclared
+from aitorrentd.kernel.prepare import configure, is_switched_off, load_plugin, unknown_tables
+from aitorrentd.kernel.roster import Roster
+from aitorrentd.kernel.run import PluginTasks, Run
+from aitorrentd.kernel.services import Services
+from aitorrentd.kernel.states import SETTLED, Plugin, PluginRow, PluginState
+from aitorrentd.kernel.supervisor import Changes, Limits, Obstacle, Supervisor
+
+T = TypeVar("T")
+
+_WRONG: Final = frozenset({PluginState.BROKEN, PluginState.INVALID, PluginState.FAILED})
+_NEVER: Final = frozenset(
+    {PluginState.BROKEN, PluginState.INVALID, PluginState.SKIPPED, PluginState.DISABLED}
+)
+"A plugin does not leave these by itself."
+
+
+@dataclass(frozen=True)
+class KernelSettings:
+    """What the node tells its kernel."""
+
+    plugins: Mapping[str, Mapping[str, Any]]
+    "The raw settings table of each plugin; validated by the plugin's own model."
+    required: tuple[str, ...]
+    "Plugins without which the daemon shall not run."
+    network: str
+    data_dir: Path
+    cache_dir: Path
+    runtime_dir: Path
+    spawn_worker: Callable[..., Awaitable[Worker]]
+    "`(entry, *, name, env) -> Worker`."
+
+
+class Kernel:
+    """Finds, configures, starts, watches and stops the plugins of one node.
+
+    Made and used inside one event loop; several kernels in one process do not know each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: KernelSettings,
+        identity: Signer,
+        sources: Sequence[PluginSource] | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        log: logging.Logger | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """`sources` None means the installed plugins, found by their entry points."""
+        self.settings = settings
+        self.limits = limits or Limits()
+        self.clock: Clock = clock or SystemClock()
+        self.random = rng or random.Random()
+        self.log = log or logging.getLogger("aitorrentd.kernel")
+        self.bus = EventBus()
+        self.changed = Changes()
+        self._sources = sources
+        self._services = Services()
+        self._hooks = Hooks(self.log, self.clock)
+        self._roster = Roster(self._services)
+        self._tables: dict[str, Any] = dict(settings.plugins)
+        self._problems: tuple[tuple[str, str], ...] = ()
+        self._methods: dict[str, tuple[str, Method]] = {}
+        self._supervisors: dict[str, tuple[Supervisor, asyncio.Task[None]]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._abandoned: set[asyncio.Task[None]] = set()
+        self._fatal: asyncio.Future[str] | None = None
+        self._started = False
+        self._starting = False
+        self._stopping = False
+        self._around = Surroundings(
+            identity=identity,
+            clock=self.clock,
+            random=self.random,
+            network=settings.network,
+            data_dir=settings.data_dir,
+            cache_dir=settings.cache_dir,
+            runtime_dir=settings.runtime_dir,
+            spawn_worker=settings.spawn_worker,
+            bus=self.bus,
+            services=self._services,
+            protocols=lambda: iter([p for _, p in self.protocols()]),
+            decide=self._decide,
+            changed=self.changed.tell,
+        )
+
+    @property
+    def fatal(self) -> asyncio.Future[str]:
+        """Resolves, with a sentence, when a required plugin is lost for good."""
+        if self._fatal is None:
+            self._fatal = asyncio.get_running_loop().create_future()
+        return self._fatal
+
+    # Life
+
+    async def __aenter__(self) -> Kernel:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Find, load, configure and start; returns when every plugin is in a settled state.
+
+        A plugin that failed and will be restarted counts as settled.
+
+        Raises:
+            Conflict: it was started before.
+        """
+        if self._started:
+            raise Conflict("this kernel was started before; make a new one")
+        self._started = self._starting = True
+        found = ranked(self._sources)
+        self._roster.fill(
+            Plugin(source, rank, since=self.clock.monotonic())
+            for rank, source in enumerate(found.sources)
+        )
+        self._problems = found.problems + unknown_tables(self._tables, self._roster.names())
+        for _, text in self._problems:
+            self.log.warning("%s", text)
+        for plugin in self._roster:
+            await self._prepare(plugin)
+        # all are configured before the first starts, so that each can see whom to wait for
+        for plugin in self._roster:
+            self._launch(plugin)
+        for wish in self._roster.plan.opened:
+            self.log.warning("plugins want each other in a loop, one goes first: %s", wish)
+        for plugin in self._roster:
+            await self._settled(plugin)
+        self._starting = False
+        self._check_required()
+
+    async def stop(self) -> None:
+        """Stop every plugin, each after those that use it. May be called more than once."""
+        self._stopping = True
+        for supervisor, _ in self._supervisors.values():
+            supervisor.ask_to_stop()
+        self.changed.tell()
+        tasks = [task for _, task in self._supervisors.values()]
+        if tasks:
+            await asyncio.wait(tasks)
+        for plugin in self._roster:
+            if plugin.state not in SETTLED or plugin.state is PluginState.BLOCKED:
+                self.set_state(plugin, PluginState.STOPPED)
+
+    async def _prepare(self, plugin: Plugin) -> None:
+        """Bring `plugin` as far as it gets without running: CONFIGURED when all is well."""
+        table = self._tables.get(plugin.name)
+        if is_switched_off(table):
+            self.set_state(plugin, PluginState.DISABLED)
+            return
+        if plugin.instance is None:
+            step = await load_plugin(plugin, self._hooks, timeout_s=self.limits.load_s)
+            self.set_state(plugin, *step)
+            if step[0] is not PluginState.LOADED:
+                return
+        self.set_state(plugin, *configure(plugin, table))
+
+    def _launch(self, plugin: Plugin) -> None:
+        if plugin.state is not PluginState.CONFIGURED or self._stopping:
+            return
+        plugin.gave_up = False
+        supervisor = Supervisor(plugin, self)
+        task = asyncio.create_task(supervisor.run(), name=f"supervise:{plugin.name}")
+        task.add_done_callback(lambda t: self._supervised(plugin, t))
+        self._supervisors[plugin.name] = (supervisor, task)
+
+    def _supervised(self, plugin: Plugin, task: asyncio.Task[None]) -> None:
+        """A supervisor ended; by an error only if the kernel itself is at fault."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.critical("supervising %s failed", plugin.name, exc_info=error)
+            plugin.gave_up = True
+            self.set_state(plugin, PluginState.FAILED, "an error in the kernel; see the log")
+        self.changed.tell()
+
+    async def _settled(self, plugin: Plugin) -> None:
+        """Until `plugin` stands; bounded by its start timeout and those it waits for."""
+        while plugin.state not in SETTLED and not self._stopping:
+            await self.changed.wait()
+
+    async def _halt(self, name: str) -> None:
+        supervisor, task = self._supervisors.pop(name, (None, None))
+        if supervisor is not None and task is not None:
+            supervisor.ask_to_stop()
+            await asyncio.wait({task})
+
+    # Commands
+
+    async def enable(self, name: str) -> PluginRow:
+        """Load and start a plugin that is disabled; one that runs stays as it is.
+
+        Raises:
+            NotFound: no such plugin. ShuttingDown: the daemon is stopping.
+        """
+        plugin = self._at_work(name)
+        async with self._lock(name):
+            table = self._tables.get(name) or {}
+            if isinstance(table, Mapping):
+                self._tables[name] = {**table, "enabled": True}
+            if plugin.state in (_NEVER | {PluginState.FOUND}):
+                await self._again(plugin)
+            return self.row(name)
+
+    async def disable(self, name: str) -> PluginRow:
+        """Stop a plugin, after those that need it, and leave it out.
+
+        Raises:
+            NotFound: no such plugin. Conflict: it is required. ShuttingDown: as it says.
+        """
+        plugin = self._at_work(name)
+        if name in self.settings.required:
+            raise Conflict(f"plugin {name} is listed in `required`; take it out there first")
+        async with self._lock(name):
+            table = self._tables.get(name)
+            kept = table if isinstance(table, Mapping) else {}
+            self._tables[name] = {**kept, "enabled": False}
+            await self._halt(name)
+            self.set_state(plugin, PluginState.DISABLED)
+            return self.row(name)
+
+    async def restart(self, name: str) -> PluginRow:
+        """Stop a plugin, after those that need it, and start it afresh; they come back after it.
+
+        Raises:
+            NotFound: no such plugin. Conflict: it is disabled. ShuttingDown: as it says.
+        """
+        plugin = self._at_work(name)
+        async with self._lock(name):
+            if plugin.state is PluginState.DISABLED:
+                raise Conflict(f"plugin {name} is disabled; enable it instead")
+            await self._halt(name)
+            await self._again(plugin)
+            return self.row(name)
+
+    def configure(self, name: str, table: Mapping[str, Any]) -> None:
+        """Replace a plugin's raw settings; they count from its next start.
+
+        Raises:
+            NotFound: no such plugin.
+        """
+        self._roster.get(name)
+        self._tables[name] = dict(table)
+
+    def _at_work(self, name: str) -> Plugin:
+        if self._stopping:
+            raise ShuttingDown("the daemon is stopping")
+        return self._roster.get(name)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    async def _again(self, plugin: Plugin) -> None:
+        await self._prepare(plugin)
+        self._launch(plugin)
+        await self._settled(plugin)
+
+    # Views
+
+    def service(self, key: ServiceKey[T]) -> T:
+        """A service of a plugin; Unavailable when nobody provides it."""
+        return self._services.service(key)
+
+    def rows(self) -> list[PluginRow]:
+        """Every plugin that was found, in order of rank."""
+        now = self.clock.monotonic()
+        return [plugin.row(now) for plugin in self._roster]
+
+    def row(self, name: str) -> PluginRow:
+        """One plugin; NotFound when none of that name is installed."""
+        return self._roster.get(name).row(self.clock.monotonic())
+
+    def config(self, name: str) -> Any:
+        """The validated settings of a plugin, None before it was configured; NotFound as `row`."""
+        return self._roster.get(name).config
+
+    def _running(self) -> Iterator[tuple[Plugin, Context, Contributions]]:
+        for plugin in self._roster:
+            if plugin.contributions is not None and plugin.context is not None:
+                yield plugin, plugin.context, plugin.contributions
+
+    def methods(self) -> list[tuple[str, Method]]:
+        """(plugin, method) of running plugins."""
+        return list(self._methods.values())
+
+    def method(self, name: str) -> tuple[str, Method]:
+        """The plugin that serves control method `name`, and the method.
+
+        Raises:
+            MethodNotFound: no such method. Unavailable: its plugin is not running.
+        """
+        if (found := self._methods.get(name)) is not None:
+            return found
+        plugin = self._roster.find(name.partition(".")[0])
+        if plugin is not None and plugin.contributions is None:
+            raise Unavailable(
+                f"plugin {plugin.name} is {plugin.state.value}"
+                + (f": {plugin.detail}" if plugin.detail else "; start it to call its methods"),
+                plugin=plugin.name,
+                state=plugin.state.value,
+            )
+        near = get_close_matches(name[:200], self._methods, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise MethodNotFound(f"no method {name[:200]!r}{hint}")
+
+    def protocols(self) -> list[tuple[str, WireProtocol]]:
+        """(plugin, protocol) of running plugins."""
+        return [(p.name, each) for p, _, added in self._running() for each in added.protocols]
+
+    def routes(self) -> list[tuple[str, Any]]:
+        """(plugin, HTTP route) of running plugins."""
+        return [(p.name, each) for p, _, added in self._running() for each in added.routes]
+
+    def checks(self) -> list[tuple[str, Check]]:
+        """(plugin, doctor check) of running plugins."""
+        return [(p.name, each) for p, _, added in self._running() for each in added.checks]
+
+    def health(self) -> list[tuple[str, HealthWarning]]:
+        """(plugin, warning) of what is wrong now: what plugins say, and what is said of them."""
+        found = [(name, HealthWarning("plugin_unusable", text)) for name, text in self._problems]
+        for plugin in self._roster:
+            text = f"plugin {plugin.name} is {plugin.state.value}: {plugin.detail}"
+            if plugin.state in _WRONG:
+                warning = HealthWarning(f"plugin_{plugin.state.value}", text, "error")
+                found.append((plugin.name, warning))
+            elif plugin.state is PluginState.BLOCKED:
+                found.append((plugin.name, HealthWarning("plugin_blocked", text)))
+        for plugin, context, _ in self._running():
+            warnings = self._hooks.health(plugin.name, context)
+            found += [(plugin.name, warning) for warning in warnings]
+        return found
+
+    def _decide(self, hook: str, **arguments: Any) -> Any:
+        return self._hooks.decide(hook, arguments, asked=self._is_running)
+
+    def _is_running(self, name: str) -> bool:
+        plugin = self._roster.find(name)
+        return plugin is not None and plugin.state is PluginState.RUNNING
+
+    # What supervisors use (`aitorrentd.kernel.supervisor.Host`)
+
+    def set_state(self, plugin: Plugin, state: PluginState, detail: str = "") -> None:
+        """Enter a state and tell everybody; nothing happens when it is the present one."""
+        if (plugin.state, plugin.detail) == (state, detail):
+            return
+        now = self.clock.monotonic()
+        if plugin.state is not state:
+            if state is PluginState.RUNNING:
+                plugin.start_s = now - plugin.since
+            plugin.since = now
+        plugin.state, plugin.detail = state, detail
+        self._roster.stale()
+        level = logging.ERROR if state in _WRONG - {PluginState.FAILED} else logging.INFO
+        if state is PluginState.FAILED and plugin.gave_up:
+            level = logging.ERROR
+        elif state not in SETTLED:
+            level = logging.DEBUG
+        self.log.log(
+            level, "plugin %s is %s%s", plugin.name, state.value, f": {detail}" if detail else ""
+        )
+        self.bus.publish(PluginChanged(plugin.name, state.value, detail))
+        self._check_loss(plugin)
+        self.changed.tell()
+
+    def obstacle(self, plugin: Plugin) -> Obstacle | None:
+        """Why `plugin` cannot start now."""
+        return self._roster.obstacle(plugin)
+
+    def lost(self, plugin: Plugin) -> str:
+        """What `plugin` requires and has no more."""
+        return self._roster.lost(plugin)
+
+    def in_use(self, plugin: Plugin) -> bool:
+        """Whether plugins that stop before `plugin` still work."""
+        return self._roster.in_use(plugin, stopping=self._is_stopping)
+
+    def _is_stopping(self, plugin: Plugin) -> bool:
+        supervisor, _ = self._supervisors.get(plugin.name, (None, None))
+        return supervisor is not None and supervisor.stop_requested
+
+    def begin(self, plugin: Plugin) -> Run:
+        """Start a run of `plugin` with a context of its own."""
+        tasks = PluginTasks(plugin.name)
+        context = Context(plugin.name, plugin.config, plugin.provides(), tasks, self._around)
+        run = Run(
+            context,
+            tasks,
+            enter=lambda: self._hooks.lifespan(plugin.name, context),
+            declare=lambda: self._declare(plugin, context),
+            changed=self.changed.tell,
+        )
+        plugin.context = context
+        self.set_state(plugin, PluginState.STARTING)
+        run.begin()
+        return run
+
+    def _declare(self, plugin: Plugin, context: Context) -> None:
+        """Ask a plugin that has just started what it adds, and serve it from now on."""
+        added = self._hooks.contributions(plugin.name, context)
+        taken = {protocol.id: name for name, protocol in self.protocols()}
+        for protocol in added.protocols:
+            if protocol.id in taken:
+                raise Misdeclared(
+                    f"protocol {protocol.id} is answered by plugin {taken[protocol.id]} already"
+                )
+        plugin.contributions = added
+        self._list_methods()
+
+    def retire(self, plugin: Plugin) -> None:
+        """Serve nothing of `plugin` any more."""
+        plugin.contributions = None
+        self._list_methods()
+
+    def _list_methods(self) -> None:
+        self._methods = {
+            method.name: (plugin.name, method)
+            for plugin, _, added in self._running()
+            for method in added.methods
+        }
+
+    def abandon(self, plugin: Plugin, run: Run) -> None:
+        """Leave a run to itself that does not end, without services and workers."""
+        self.log.error("plugin %s does not stop even when cancelled", plugin.name)
+        run.context.end()
+        run.context.kill_workers()
+        if run.task is not None:
+            self._abandoned.add(run.task)
+            run.task.add_done_callback(self._abandoned.discard)
+
+    # Required plugins
+
+    def _check_loss(self, plugin: Plugin) -> None:
+        """Report when `plugin` is lost for good and the node cannot do without it."""
+        given_up = plugin.state is PluginState.FAILED and (plugin.gave_up or self._starting)
+        if self._stopping or not (given_up or plugin.state in _NEVER):
+            return
+        why = f"plugin {plugin.name} is {plugin.state.value}"
+        why += f": {plugin.detail}" if plugin.detail else ""
+        if plugin.name in self.settings.required:
+            self._report(f"required {why}")
+        elif plugin.gave_up and not self._starting:
+            for name in self.settings.required:
+                if self._roster.needs(name, plugin.name):
+                    self._report(f"required plugin {name} cannot go on: {why}")
+
+    def _check_required(self) -> None:
+        if self._stopping:
+            return
+        for name in self.settings.required:
+            plugin = self._roster.find(name)
+            if plugin is None:
+                self._report(f"required plugin {name} is not installed")
+            elif plugin.state is not PluginState.RUNNING:
+                self._report(f"required plugin {name} is {plugin.state.value}: {plugin.detail}")
+
+    def _report(self, text: str) -> None:
+        if not self.fatal.done():
+            self.log.error("%s", text)
+            self.fatal.set_result(text)

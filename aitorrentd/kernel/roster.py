@@ -1,0 +1,143 @@
+"""Who is there and who waits for whom: questions about a node's plugins, without any action."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+
+from aitorrentd.errors import NotFound
+from aitorrentd.kernel.order import Plan, plan
+from aitorrentd.kernel.services import Services
+from aitorrentd.kernel.states import ACTIVE, COMING, OUT, Plugin, PluginState
+from aitorrentd.kernel.supervisor import Obstacle
+
+
+class Roster:
+    """The plugins of a node in order of rank, and what follows from their states."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._plugins: dict[str, Plugin] = {}
+        self._plan: Plan | None = None
+
+    def __iter__(self) -> Iterator[Plugin]:
+        return iter(self._plugins.values())
+
+    def names(self) -> list[str]:
+        """In order of rank."""
+        return list(self._plugins)
+
+    def fill(self, plugins: Iterable[Plugin]) -> None:
+        """Take in the plugins that were found."""
+        self._plugins = {plugin.name: plugin for plugin in plugins}
+        self.stale()
+
+    def stale(self) -> None:
+        """A state changed: work out the plan again when it is asked for next."""
+        self._plan = None
+
+    def find(self, name: str) -> Plugin | None:
+        """The plugin, or None."""
+        return self._plugins.get(name)
+
+    def get(self, name: str) -> Plugin:
+        """The plugin.
+
+        Raises:
+            NotFound: none of that name is installed.
+        """
+        if (plugin := self._plugins.get(name)) is not None:
+            return plugin
+        near = get_close_matches(str(name), self.names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else "`aitorrentctl plugin list` shows all"
+        raise NotFound(f"no plugin {str(name)[:80]!r} is installed; {hint}")
+
+    def claimant(self, key: str) -> Plugin | None:
+        """The plugin that provides, or would provide, service `key`: one that is at work keeps it,
+        otherwise the one of lowest rank."""
+        able = [p for p in self if key in p.provides() and p.state not in OUT]
+        return next((p for p in able if p.state in ACTIVE), able[0] if able else None)
+
+    @property
+    def plan(self) -> Plan:
+        """Who starts after whom, by the present states."""
+        if self._plan is None:
+            self._plan = plan(self._edges(Plugin.requires), self._edges(Plugin.wants))
+        return self._plan
+
+    def _edges(self, keys: Callable[[Plugin], frozenset[str]]) -> dict[str, set[str]]:
+        edges: dict[str, set[str]] = {}
+        for plugin in self:
+            if plugin.state not in OUT:
+                claimants = (self.claimant(key) for key in keys(plugin))
+                edges[plugin.name] = {c.name for c in claimants if c is not None}
+        return edges
+
+    def needs(self, name: str, other: str) -> bool:
+        """Whether plugin `name` requires `other`, directly or through others."""
+        edges = self._edges(Plugin.requires)
+        reached, todo = set[str](), [name]
+        while todo:
+            for needed in edges.get(todo.pop(), set()) - reached:
+                reached.add(needed)
+                todo.append(needed)
+        return other in reached
+
+    def obstacle(self, plugin: Plugin) -> Obstacle | None:
+        """Why `plugin` cannot start now."""
+        if (loop := self.plan.loops.get(plugin.name)) is not None:
+            return Obstacle(f"loop: {loop}")
+        for key in sorted(plugin.provides()):
+            holder = self.claimant(key)
+            if holder is not None and holder is not plugin:
+                return Obstacle(f"plugin {holder.name} provides {key} already; disable one of them")
+        waiting: Obstacle | None = None
+        for key in sorted(plugin.requires()):
+            if self._has(key):
+                continue
+            claimant = self.claimant(key)
+            obstacle = _missing(key, claimant)
+            if not obstacle.passing:
+                return obstacle
+            waiting = obstacle
+        after = self.plan.after.get(plugin.name, frozenset())
+        for key in sorted(plugin.wants()):
+            claimant = self.claimant(key)
+            if claimant is not None and claimant.name in after and claimant.state in COMING:
+                waiting = Obstacle(f"waits for {key} of plugin {claimant.name}", passing=True)
+        return waiting
+
+    def lost(self, plugin: Plugin) -> str:
+        """What `plugin` requires and is not there; empty when it has all."""
+        for key in sorted(plugin.requires()):
+            if not self._has(key):
+                return _missing(key, self.claimant(key)).text
+        return ""
+
+    def _has(self, key: str) -> bool:
+        provider = self.find(self._services.provider(key) or "")
+        return provider is not None and provider.state is PluginState.RUNNING
+
+    def in_use(self, plugin: Plugin, *, stopping: Callable[[Plugin], bool]) -> bool:
+        """Whether somebody still works who has to stop before `plugin` does.
+
+        That is who requires it, and of those that only want it who is `stopping` too.
+        """
+        edges = self._edges(Plugin.requires)
+        return any(
+            other.state in ACTIVE
+            and plugin.name in self.plan.after.get(other.name, ())
+            and (plugin.name in edges[other.name] or stopping(other))
+            for other in self
+            if other is not plugin
+        )
+
+
+def _missing(key: str, claimant: Plugin | None) -> Obstacle:
+    if claimant is None:
+        return Obstacle(f"needs {key}, which no enabled plugin provides")
+    if claimant.state in COMING:
+        return Obstacle(f"needs {key} of plugin {claimant.name}", passing=True)
+    if claimant.state is PluginState.RUNNING:
+        return Obstacle(f"needs {key}, which plugin {claimant.name} does not provide yet")
+    return Obstacle(f"needs {key} of plugin {claimant.name}, which is {claimant.state.value}")

@@ -1,0 +1,279 @@
+"""Keeps one plugin running: waits for what it needs, starts it, stops it, restarts it.
+
+A supervisor is a task that looks at the state of the whole each time anything changed. It never
+raises because of a plugin, and every wait in it ends: a start at the plugin's own timeout, a stop
+at `Limits.stop_s` and the cancellations after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+from aitorrentd.api.context import Clock
+from aitorrentd.kernel.reasons import reason
+from aitorrentd.kernel.run import Run, verdict
+from aitorrentd.kernel.states import Plugin, PluginState
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How patient the kernel is; seconds."""
+
+    load_s: float = 10.0
+    "For one import. The slowest sensible plugin module takes about 2 s on a small machine."
+    slow_start_s: float = 5.0
+    "A start that takes longer is worth a line in the log."
+    stop_s: float = 10.0
+    "For leaving a lifespan. The sum over a chain of plugins stays below systemd's 90 s."
+    cancel_s: float = 1.0
+    "Between cancellations of a plugin that did not stop in time."
+    cancels: int = 5
+    restarts: int = 5
+    restart_window_s: float = 600.0
+    backoff_base_s: float = 1.0
+    backoff_cap_s: float = 60.0
+
+
+class Changes:
+    """Wakes everybody who waits whenever anything changed."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def tell(self) -> None:
+        """Something changed."""
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self, timeout_s: float | None = None) -> None:
+        """Until the next change, at most `timeout_s`."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
+        try:
+            await asyncio.wait({waiter}, timeout=timeout_s)
+        finally:
+            self._waiting.discard(waiter)
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a plugin does not start now."""
+
+    text: str
+    passing: bool = False
+    "It goes away by itself: what the plugin waits for is about to start."
+
+
+class Host(Protocol):
+    """What a supervisor needs of the kernel."""
+
+    limits: Limits
+    clock: Clock
+    random: random.Random
+    log: logging.Logger
+    changed: Changes
+
+    def set_state(self, plugin: Plugin, state: PluginState, detail: str = "") -> None:
+        """Enter a state and tell everybody."""
+
+    def obstacle(self, plugin: Plugin) -> Obstacle | None:
+        """Why `plugin` cannot start now."""
+
+    def lost(self, plugin: Plugin) -> str:
+        """What a running plugin requires and has no more; empty when it has all."""
+
+    def in_use(self, plugin: Plugin) -> bool:
+        """Whether plugins that stop before this one are still there."""
+
+    def begin(self, plugin: Plugin) -> Run:
+        """Start a run of `plugin`."""
+
+    def retire(self, plugin: Plugin) -> None:
+        """Serve nothing of `plugin` any more: methods, routes, protocols."""
+
+    def abandon(self, plugin: Plugin, run: Run) -> None:
+        """Keep the task of a run that does not end, so that it is not forgotten."""
+
+
+def restart_delay_s(attempt: int, *, base_s: float, cap_s: float, draw: float) -> float:
+    """Seconds before restart number `attempt` (0 = first): doubling, half of it jitter.
+
+    `draw` in [0, 1). Half stays fixed so that a plugin that crashes at once never spins. Source:
+    Brooker, "Exponential Backoff and Jitter" (AWS, 2015), "equal jitter".
+
+    Raises:
+        ValueError: attempt < 0.
+    """
+    if attempt < 0:
+        raise ValueError(f"attempt is {attempt}; the first is 0")
+    full = min(cap_s, base_s * 2.0 ** min(attempt, 60))
+    return full * (0.5 + draw / 2)
+
+
+class Supervisor:
+    """Runs one plugin until it is asked to stop or there is no sense in going on."""
+
+    def __init__(self, plugin: Plugin, host: Host) -> None:
+        self.plugin = plugin
+        self.stop_requested = False
+        self._host = host
+        self._crashes: deque[float] = deque(maxlen=host.limits.restarts)
+        "Clock readings of the last restarts."
+
+    def ask_to_stop(self) -> None:
+        """Stop the plugin, after those that need it."""
+        self.stop_requested = True
+        self._host.changed.tell()
+
+    async def run(self) -> None:
+        """Supervise; returns in a settled state."""
+        while await self._may_start():
+            run = self._host.begin(self.plugin)
+            try:
+                late = await self._watch(run)
+            finally:
+                if not run.done:
+                    run.cancel()
+            if not await self._goes_on(run, late):
+                return
+        self._host.set_state(self.plugin, PluginState.STOPPED)
+
+    async def _may_start(self) -> bool:
+        """Wait until nothing is in the way; False when asked to stop before."""
+        while not self.stop_requested:
+            obstacle = self._host.obstacle(self.plugin)
+            if obstacle is None:
+                return True
+            if not obstacle.passing:
+                self._host.set_state(self.plugin, PluginState.BLOCKED, obstacle.text)
+            await self._host.changed.wait()
+        return False
+
+    async def _watch(self, run: Run) -> str:
+        """Until the run is over; returns why it was ended as a failure, or an empty text."""
+        plugin, host = self.plugin, self._host
+        now = asyncio.get_running_loop().time
+        patience_s = plugin.info.start_timeout_s if plugin.info else 0.0
+        slow_at, late_at = now() + host.limits.slow_start_s, now() + patience_s
+        while not run.done:
+            if self.stop_requested or host.lost(plugin):
+                await self._halt(run)
+                return ""
+            wait_s = None
+            if plugin.state is PluginState.STARTING:
+                if run.started:
+                    host.set_state(plugin, PluginState.RUNNING)
+                    continue
+                if now() >= late_at:
+                    await self._halt(run)
+                    return f"did not start within {patience_s:g} s"
+                if now() >= slow_at:
+                    slow_at = late_at
+                    host.log.warning("plugin %s is slow to start", plugin.name)
+                wait_s = min(slow_at, late_at) - now()
+            await host.changed.wait(wait_s)
+        return ""
+
+    async def _halt(self, run: Run) -> None:
+        """Stop the run: those that need it first, then in order, then by force."""
+        host, limits = self._host, self._host.limits
+        host.set_state(self.plugin, PluginState.STOPPING)
+        while not run.done and host.in_use(self.plugin):
+            await host.changed.wait()
+        host.retire(self.plugin)
+        run.ask_to_stop()
+        await _finished(run, limits.stop_s)
+        for _ in range(limits.cancels):
+            if run.done:
+                return
+            host.log.warning("plugin %s does not stop and is cancelled", self.plugin.name)
+            run.cancel()
+            await _finished(run, limits.cancel_s)
+        if not run.done:
+            host.abandon(self.plugin, run)
+
+    async def _goes_on(self, run: Run, late: str) -> bool:
+        """Settle the plugin's state after a run; True when it should be tried again."""
+        plugin, host = self.plugin, self._host
+        host.retire(plugin)
+        lost = host.lost(plugin)
+        if not run.done:
+            plugin.gave_up = True
+            text = "does not stop even when cancelled; restart the daemon"
+            host.set_state(plugin, PluginState.FAILED, text)
+            return False
+        error = run.error
+        if plugin.state is PluginState.STOPPING and not late:
+            detail = self._stop_error(error)
+            if self.stop_requested:
+                host.set_state(plugin, PluginState.STOPPED, detail)
+                return False
+            host.set_state(plugin, PluginState.BLOCKED, lost)
+            return True
+        if lost and error is not None and verdict(error) is PluginState.FAILED:
+            # it fell over something that is gone: it comes back with it
+            host.log.warning("plugin %s ended, %s: %s", plugin.name, lost, reason(error))
+            host.set_state(plugin, PluginState.BLOCKED, lost)
+            return True
+        return await self._failed(late, error)
+
+    def _stop_error(self, error: BaseException | None) -> str:
+        """What to say of an error that came while stopping; our own cancellation is none."""
+        if error is None or isinstance(error, asyncio.CancelledError):
+            return ""
+        text = f"failed while stopping: {reason(error)}"
+        self._host.log.error("plugin %s %s", self.plugin.name, text, exc_info=error)
+        return text
+
+    async def _failed(self, late: str, error: BaseException | None) -> bool:
+        plugin, host, limits = self.plugin, self._host, self._host.limits
+        text = late or (reason(error) if error else "it ended by itself")
+        state = PluginState.FAILED if late or error is None else verdict(error)
+        if state is not PluginState.FAILED:
+            host.set_state(plugin, state, text)
+            return False
+        host.log.error("plugin %s failed: %s", plugin.name, text, exc_info=None if late else error)
+        now = host.clock.monotonic()
+        while self._crashes and now - self._crashes[0] > limits.restart_window_s:
+            self._crashes.popleft()
+        attempt = len(self._crashes)
+        if attempt >= limits.restarts:
+            plugin.gave_up = True
+            minutes = limits.restart_window_s / 60
+            text += f"; gave up after {attempt} restarts in {minutes:g} min"
+            host.set_state(plugin, PluginState.FAILED, text)
+            return False
+        delay_s = restart_delay_s(
+            attempt,
+            base_s=limits.backoff_base_s,
+            cap_s=limits.backoff_cap_s,
+            draw=host.random.random(),
+        )
+        self._crashes.append(now)
+        text += f"; restart {attempt + 1} of {limits.restarts} in {delay_s:.1f} s"
+        host.set_state(plugin, PluginState.FAILED, text)
+        if not await self._pause(delay_s):
+            host.set_state(plugin, PluginState.STOPPED)
+            return False
+        plugin.restarts += 1
+        host.set_state(plugin, PluginState.CONFIGURED)
+        return True
+
+    async def _pause(self, delay_s: float) -> bool:
+        """Wait; False when asked to stop meanwhile."""
+        now = asyncio.get_running_loop().time
+        until = now() + delay_s
+        while not self.stop_requested and (left_s := until - now()) > 0:
+            await self._host.changed.wait(left_s)
+        return not self.stop_requested
+
+
+async def _finished(run: Run, timeout_s: float) -> None:
+    if run.task is not None:
+        await asyncio.wait({run.task}, timeout=timeout_s)
