@@ -1,7 +1,7 @@
 """Three nodes on this machine answer a prompt together: `demo.py [--keep] [--prompt TEXT]`.
 
-Starts three daemons on loopback, each with its own state directory and free ports and each with a third
-of the demo model, connects them, asks the first one through `aitorrentctl ask`, and stops everything.
+Starts three daemons on loopback, each with its own state directory, free ports and a third of the
+demo model, connects them, asks the first one through `aitorrentctl ask`, and stops everything.
 """
 
 from __future__ import annotations
@@ -143,15 +143,15 @@ def has_demo(node: Node) -> bool:
 def leave(nodes: list[Node], home: Path) -> None:
     """Say how to go on with the nodes that stay up."""
     ctl = f"{BIN}/aitorrentctl --socket {nodes[0].socket}"
-    pids = " ".join(str(n.process.pid) for n in nodes if n.process)
+    pids = [str(n.process.pid) for n in nodes if n.process]
     print(
         f"\nThe nodes stay up. Try:\n"
         f"  {ctl} status\n"
         f"  {ctl} peers\n"
         f"  {ctl} chat -m demo\n"
-        f"  kill -9 {nodes[1].process.pid if nodes[1].process else '…'}    # lose a third of the model\n"
+        f"  kill -9 {pids[1]}    # lose a third of the model\n"
         f"Stop them:\n"
-        f"  kill {pids}; rm -r {home}"
+        f"  kill {' '.join(pids)}; rm -r {home}"
     )
 
 
