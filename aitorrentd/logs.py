@@ -65,10 +65,22 @@ class Redactor:
         self._secrets = sorted(known, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
+        """`text` without the secrets."""
         for secret in self._secrets:
             if secret in text:
                 text = text.replace(secret, HIDDEN)
         return text
+
+
+_MESSAGE: Final = logging.Formatter("%(message)s")
+
+
+def rendered(record: logging.LogRecord, redactor: Redactor) -> LogLine:
+    """The record as it is kept and shown."""
+    text = redactor(_MESSAGE.format(record))
+    if len(text) > _MAX_TEXT_CHARS:
+        text = text[:_MAX_TEXT_CHARS] + " […]"
+    return LogLine(record.created, record.levelname.lower(), record.name, text)
 
 
 class LogRing(logging.Handler):
@@ -79,19 +91,11 @@ class LogRing(logging.Handler):
         self._redactor = redactor
         self._lines: deque[LogLine] = deque(maxlen=RING_RECORDS)
         self._followers: list[_Follower] = []
-        self._formatter = logging.Formatter("%(message)s")
-
-    def line(self, record: logging.LogRecord) -> LogLine:
-        """The record as it is kept and shown."""
-        text = self._redactor(self._formatter.format(record))
-        if len(text) > _MAX_TEXT_CHARS:
-            text = text[:_MAX_TEXT_CHARS] + " […]"
-        return LogLine(record.created, record.levelname.lower(), record.name, text)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record."""
         try:
-            line = self.line(record)
+            line = rendered(record, self._redactor)
         except (TypeError, ValueError):
             self.handleError(record)
             return
@@ -143,15 +147,15 @@ class _Follower:
 class _Output(logging.Handler):
     """Writes rendered lines to a stream; a stream that is gone is not an error."""
 
-    def __init__(self, ring: LogRing, stream: TextIO, style: str) -> None:
+    def __init__(self, redactor: Redactor, stream: TextIO, style: str) -> None:
         super().__init__()
-        self._ring = ring
+        self._redactor = redactor
         self._stream = stream
         self._render = {"json": _as_json, "journal": _as_journal}.get(style, _as_text)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = self._render(self._ring.line(record))
+            text = self._render(rendered(record, self._redactor))
             self._stream.write(text + "\n")
             self._stream.flush()
         except (OSError, ValueError, TypeError):
@@ -197,7 +201,7 @@ def capture(redactor: Redactor, logger: logging.Logger) -> Iterator[LogRing]:
 
 @contextlib.contextmanager
 def output(
-    ring: LogRing,
+    redactor: Redactor,
     *,
     level: str,
     style: Literal["text", "json"],
@@ -210,7 +214,7 @@ def output(
     """
     target = stream or sys.stderr
     journal = style == "text" and target is sys.stderr and is_journal(2)
-    handler = _Output(ring, target, "journal" if journal else style)
+    handler = _Output(redactor, target, "journal" if journal else style)
     root = logging.getLogger()
     root.addHandler(handler)
     set_level(level)

@@ -3,7 +3,7 @@
 Later wins: defaults, the file, its drop-ins by name, the environment, the command line.
 """
 
-from aitorrentd.config.edit import write_setting
+from aitorrentd.config.edit import plan_setting, write_setting
 from aitorrentd.config.load import Config
 from aitorrentd.config.model import ControlSettings, LogSettings, NodeSettings, Settings
 
@@ -13,5 +13,6 @@ __all__ = [
     "LogSettings",
     "NodeSettings",
     "Settings",
+    "plan_setting",
     "write_setting",
 ]

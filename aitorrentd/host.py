@@ -1,0 +1,305 @@
+"""Host: the parts of a node, started in order and stopped in reverse.
+
+Identity and locks first, then the control socket, then the plugins; a failure on the way stops
+what was started. `aitorrentd.node` puts the programmer's interface on top.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import socket
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+
+from aitorrentd import __version__
+from aitorrentd.api.ids import PeerId, short
+from aitorrentd.api.services import ServiceKey
+from aitorrentd.api.transport import TRANSPORT, PeerView
+from aitorrentd.callbacks import Callbacks
+from aitorrentd.config import Config, plan_setting, write_setting
+from aitorrentd.config.plugin_tables import plugin_problems
+from aitorrentd.errors import ConfigError, Conflict, Unavailable
+from aitorrentd.identity import Identity, load_or_create
+from aitorrentd.kernel.kernel import Kernel, KernelSettings
+from aitorrentd.logs import ROOT, LogRing, Redactor, capture
+from aitorrentd.loop_lag import LoopLag
+from aitorrentd.paths import is_system
+from aitorrentd.reload import Reloaded, put_in_force
+from aitorrentd.state_lock import make_directory, state_lock
+from aitorrentd.worker_host import spawn_worker
+
+if TYPE_CHECKING:
+    from aitorrentd.control.server import ControlServer
+    from aitorrentd.kernel.found import PluginSource
+
+T = TypeVar("T")
+
+State = Literal["new", "starting", "running", "stopping", "stopped"]
+CONTROL_GRACE_S: Final = 2.0
+_TASK_END_S: Final = 5.0
+
+
+class Host:
+    """A node's identity, its plugins and, unless `control.socket` is null, its socket.
+
+    `config` is a path, a mapping as in the file, a Config, or None for the file that the daemon
+    would read. `name` replaces `node.name`. `sources` replaces the installed plugins, and
+    `sockets` are control sockets that listen already.
+    """
+
+    def __init__(
+        self,
+        config: Config | Mapping[str, Any] | str | Path | None = None,
+        *,
+        name: str | None = None,
+        sources: Sequence[PluginSource] | None = None,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        if isinstance(config, Mapping):
+            config = Config.of(config)
+        elif not isinstance(config, Config):
+            config = Config.load(config)
+        self.config = config
+        self.log = logging.getLogger(ROOT)
+        self.redactor = Redactor(config.secrets)
+        self.lag = LoopLag(self.log)
+        self.state: State = "new"
+        self.settled = asyncio.Event()
+        "Set while the node runs and its plugins have settled."
+        self.stop_requested = asyncio.Event()
+        "Set when somebody asks, over the control API, that the owner of this node stop it."
+        self._name = name
+        self.sources = sources
+        self._changing = asyncio.Lock()
+        self._sockets = sockets
+        self._callbacks = Callbacks(self.log)
+        self._throw_away: Path | None = None
+        self._stack = contextlib.AsyncExitStack()
+        self._started_at = 0.0
+        self._identity: Identity | None = None
+        self._kernel: Kernel | None = None
+        self._ring: LogRing | None = None
+        self._server: ControlServer | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start everything; returns when every plugin has settled, in whatever state.
+
+        Raises:
+            ConfigError, Denied: identity or directories cannot be used. Conflict: another daemon
+            has this state directory or this socket.
+        """
+        if self.state != "new":
+            raise Conflict(f"this node is {self.state}; a node is started once")
+        self.state = "starting"
+        self._started_at = time.monotonic()
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+        self.state = "running"
+        self.settled.set()
+        self.log.info("node %s runs", short(self.id))
+
+    async def stop(self) -> None:
+        """Stop everything in reverse order; safe to call at any time and more than once."""
+        if self.state in ("stopping", "stopped"):
+            return
+        self.state = "stopping"
+        self.settled.clear()
+        try:
+            await self._stack.aclose()
+        finally:
+            self.state = "stopped"
+
+    async def _start(self) -> None:
+        stack, config = self._stack, self.config
+        directories = config.directories
+        if self._throw_away is not None:
+            stack.callback(shutil.rmtree, self._throw_away, ignore_errors=True)
+        make_directory(directories.state, setting="node.state_dir")
+        make_directory(directories.cache, setting="node.cache_dir")
+        # Members of the control group must get through to the socket of a system service.
+        runtime_mode = 0o755 if is_system() else 0o700
+        make_directory(directories.runtime, setting="node.runtime_dir", mode=runtime_mode)
+        stack.enter_context(state_lock(directories.state))
+        self._ring = stack.enter_context(capture(self.redactor, self.log))
+        make_directory(config.identity_file.parent, setting="node.identity")
+        self._identity = await asyncio.to_thread(load_or_create, config.identity_file)
+        self._own(stack, self.lag.run(), "loop-lag")
+        self._kernel = Kernel(
+            settings=self._kernel_settings(config), identity=self._identity, sources=self.sources
+        )
+        self._callbacks.start(self._kernel.bus)
+        stack.push_async_callback(self._callbacks.stop)
+        stack.push_async_callback(self._kernel.stop)
+        # Served before the plugins start, so that people can watch; closed before they stop.
+        if config.socket is not None or self._sockets:
+            await self._serve(stack)
+        await self._kernel.start()
+
+    async def _serve(self, stack: contextlib.AsyncExitStack) -> None:
+        # Imported here, so that an embedded node without a socket does not pay for it.
+        from aitorrentd.control.server import ControlServer
+        from aitorrentd.methods import Methods
+
+        control = self.config.settings.control
+        server = ControlServer(
+            Methods(self),
+            agent=f"aitorrentd {__version__}",
+            group=control.group,
+            max_connections=control.max_connections,
+        )
+        stack.push_async_callback(server.close, grace_s=CONTROL_GRACE_S)
+        if self._sockets:
+            for sock in self._sockets:
+                await server.listen_on(sock)
+        elif self.config.socket is not None:
+            make_directory(self.config.socket.parent, setting="control.socket")
+            await server.listen(self.config.socket, mode=control.mode_bits)
+        self._server = server
+
+    def _kernel_settings(self, config: Config) -> KernelSettings:
+        return KernelSettings(
+            plugins=config.settings.plugins,
+            required=config.settings.required,
+            network=config.settings.node.network,
+            data_dir=config.directories.state,
+            cache_dir=config.directories.cache,
+            runtime_dir=config.directories.runtime,
+            spawn_worker=spawn_worker,
+        )
+
+    async def reload(self) -> Reloaded:
+        """Read the configuration files again and put in force what can be changed live.
+
+        Raises:
+            ConfigError: they are not valid; then nothing changed.
+        """
+        async with self._changing:
+            new = await asyncio.to_thread(self.config.reloaded)
+            return await put_in_force(self, new)
+
+    async def set_setting(self, key: str, value: Any) -> Reloaded:
+        """Write one setting to the drop-in file and put it in force.
+
+        Raises:
+            ConfigError: the configuration would not be valid. Denied: the file is not writable.
+        """
+        async with self._changing:
+            planned, _, _ = await asyncio.to_thread(plan_setting, self.config, key, value)
+            old, new = self.config.settings.plugins, planned.settings.plugins
+            touched = {name: table for name, table in new.items() if table != old.get(name)}
+            if wrong := await plugin_problems(touched, self.sources):
+                raise ConfigError("; ".join(wrong), problems=tuple(wrong))
+            written = await asyncio.to_thread(write_setting, self.config, key, value)
+            return await put_in_force(self, written)
+
+    async def set_plugin_enabled(self, name: str, enabled: bool) -> None:
+        """Start or stop a plugin, in the drop-in file too where there is one.
+
+        Raises:
+            NotFound: no such plugin. Denied: the file is not writable.
+        """
+        self.kernel.row(name)
+        if self.config.source is None:
+            await (self.kernel.enable(name) if enabled else self.kernel.disable(name))
+            return
+        done = await self.set_setting(f"plugins.{name}.enabled", enabled)
+        if not done.changed:
+            await (self.kernel.enable(name) if enabled else self.kernel.disable(name))
+
+    def _own(
+        self, stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None], name: str
+    ) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._report)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.wait([task], timeout=_TASK_END_S)
+
+        stack.push_async_callback(end)
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.error("the task %s failed", task.get_name(), exc_info=error)
+
+    @property
+    def identity(self) -> Identity:
+        """Signs for this node."""
+        if self._identity is None:
+            raise Unavailable("the node has not been started")
+        return self._identity
+
+    @property
+    def kernel(self) -> Kernel:
+        """The plugins."""
+        if self._kernel is None:
+            raise Unavailable("the node has not been started")
+        return self._kernel
+
+    @property
+    def ring(self) -> LogRing:
+        """The last log records."""
+        if self._ring is None:
+            raise Unavailable("the node has not been started")
+        return self._ring
+
+    @property
+    def control_path(self) -> Path | None:
+        """The path of the control socket that is served, or None."""
+        if self._server is None:
+            return None
+        return Path(self._sockets[0].getsockname()) if self._sockets else self.config.socket
+
+    @property
+    def id(self) -> PeerId:
+        """This node's public name."""
+        return self.identity.peer_id
+
+    @property
+    def name(self) -> str:
+        """What people call this node: as configured, else the host's name."""
+        return self._name or self.config.settings.node.name or socket.gethostname()
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since `start` was called."""
+        return time.monotonic() - self._started_at if self._started_at else 0.0
+
+    def service(self, key: ServiceKey[T]) -> T:
+        """A service of a plugin; Unavailable when nobody provides it now."""
+        return self.kernel.service(key)
+
+    def addresses(self) -> list[str]:
+        """Where peers can dial this node; empty while there is no transport."""
+        try:
+            return list(self.service(TRANSPORT).addresses())
+        except Unavailable:
+            return []
+
+    def peers(self) -> list[PeerView]:
+        """Connected peers; empty while there is no transport."""
+        try:
+            return list(self.service(TRANSPORT).peers())
+        except Unavailable:
+            return []

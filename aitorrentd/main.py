@@ -1,0 +1,156 @@
+"""aitorrentd: the daemon's command line.
+
+Exit codes are those of sysexits.h, which systemd shows by name: 0 stopped as asked, 64 wrong
+usage, 69 something it needs is taken, 70 a required plugin failed, 77 no permission, 78 wrong
+configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from aitorrentd import __version__
+from aitorrentd.errors import AitorrentError, ConfigError, Conflict, Denied, Unavailable
+from aitorrentd.systemd import is_journal
+
+if TYPE_CHECKING:
+    from aitorrentd.config import Config
+
+EX_OK: Final = 0
+EX_USAGE: Final = 64
+EX_UNAVAILABLE: Final = 69
+EX_SOFTWARE: Final = 70
+EX_NOPERM: Final = 77
+EX_CONFIG: Final = 78
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        complain(f"{message}; see aitorrentd --help")
+        sys.exit(EX_USAGE)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = _Parser(
+        prog="aitorrentd",
+        description="Share model weights and run models over peers.",
+        epilog="Everything else is in the configuration file; see aitorrentctl config show.",
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("--config", metavar="FILE", help="configuration file")
+    add("--state-dir", metavar="DIR", help="where identity and databases are")
+    add("--identity", metavar="FILE", help="key file, made if it is not there")
+    add("--host", metavar="ADDRESS", help="listen for peers on this address")
+    add("--port", metavar="N", type=_port, help="listen for peers on this port; 0 = any free one")
+    add("--bootstrap", metavar="ADDR", nargs="+", action="extend", help="peers to connect to")
+    add(
+        "--masking",
+        action="store_true",
+        default=None,
+        help="make peer traffic look like a web site",
+    )
+    add("--log-level", choices=("debug", "info", "warning", "error"))
+    add("--verbose", action="store_true", help="the same as --log-level debug")
+    add("--check", action="store_true", help="check the configuration and exit")
+    add("--version", action="version", version=f"aitorrentd {__version__}")
+    # The first version opened a prompt unless told not to; there is none now (aitorrentctl shell).
+    add("--no-shell", action="store_true", help=argparse.SUPPRESS)
+    return made
+
+
+def overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line sets, in the shape of the configuration."""
+    level = args.log_level or ("debug" if args.verbose else None)
+    tables: dict[str, dict[str, Any]] = {
+        "node": {"state_dir": args.state_dir, "identity": args.identity},
+        "log": {"level": level},
+        "transport": {
+            "listen": args.host,
+            "port": args.port,
+            "bootstrap": args.bootstrap,
+            "masking": args.masking,
+        },
+    }
+    given = {
+        name: {key: value for key, value in table.items() if value is not None}
+        for name, table in tables.items()
+    }
+    transport = given.pop("transport")
+    tree: dict[str, Any] = {name: table for name, table in given.items() if table}
+    if transport:
+        tree["plugins"] = {"transport": transport}
+    return tree
+
+
+def complain(message: str) -> None:
+    """Say on standard error, in lines that stand for themselves, why it does not go on."""
+    prefix = "<3>" if is_journal(2) else "aitorrentd: "
+    sys.stderr.write("".join(f"{prefix}{line}\n" for line in message.splitlines()))
+    sys.stderr.flush()
+
+
+def exit_code(error: AitorrentError) -> int:
+    """The exit code that says what kind of error ended the daemon."""
+    kinds: tuple[tuple[type[AitorrentError], int], ...] = (
+        (ConfigError, EX_CONFIG),
+        (Denied, EX_NOPERM),
+        (Conflict, EX_UNAVAILABLE),
+        (Unavailable, EX_UNAVAILABLE),
+    )
+    return next((code for kind, code in kinds if isinstance(error, kind)), EX_SOFTWARE)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon until it is asked to stop; returns the exit code."""
+    args = parser().parse_args(argv)
+    # Databases and sockets are private unless their own code says otherwise.
+    os.umask(0o077)
+    from aitorrentd.config import Config
+
+    try:
+        config = Config.load(args.config, overrides=overrides(args))
+    except ConfigError as e:
+        complain("\n".join(e.problems))
+        return EX_CONFIG
+    if args.check:
+        return _check(config)
+
+    import uvloop
+
+    from aitorrentd.daemon import serve
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(config))
+    except AitorrentError as e:
+        complain("\n".join(e.problems) if isinstance(e, ConfigError) else e.message)
+        return exit_code(e)
+    return EX_OK
+
+
+def _check(config: Config) -> int:
+    from aitorrentd.config.plugin_tables import plugin_problems
+
+    if wrong := asyncio.run(plugin_problems(config.settings.plugins)):
+        complain("\n".join(wrong))
+        return EX_CONFIG
+    files = ", ".join(str(file) for file in config.files) or "no files, the defaults hold"
+    sys.stdout.write(f"the configuration is valid: {files}\n")
+    return EX_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

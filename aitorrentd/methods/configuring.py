@@ -1,0 +1,83 @@
+"""`config.*`: what is configured, and changing it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
+from aitorrentd.config.documents import parse
+from aitorrentd.config.plugin_tables import plugin_problems
+from aitorrentd.errors import ConfigError
+from aitorrentd.methods import shapes
+
+if TYPE_CHECKING:
+    from aitorrentd.host import Host
+
+
+async def _problems(host: Host) -> dict[str, Any]:
+    config = host.config
+    if config.source is not None:
+        try:
+            config = config.reloaded()
+        except ConfigError as e:
+            return {"files": [str(f) for f in host.config.files], "problems": list(e.problems)}
+    wrong = await plugin_problems(config.settings.plugins, host.sources)
+    return {"files": [str(f) for f in config.files], "problems": wrong}
+
+
+def config_methods(host: Host) -> list[Method]:
+    """Methods about the configuration."""
+
+    def show(call: CallContext, params: shapes.ConfigShowParams) -> dict[str, Any]:
+        config = host.config
+        return {
+            "config": config.shown(),
+            "origins": config.shown_origins() if params.origin else {},
+            "files": [str(file) for file in config.files],
+        }
+
+    def get(call: CallContext, params: shapes.ConfigKey) -> dict[str, Any]:
+        value, origin = host.config.get(params.key)
+        return {"key": params.key, "value": value, "origin": origin}
+
+    async def set_(call: CallContext, params: shapes.ConfigSetParams) -> dict[str, Any]:
+        value = params.value
+        if isinstance(value, str):
+            value = parse(value, params.key)
+        done = await host.set_setting(params.key, value)
+        return {"key": params.key, "file": str(host.config.set_file), **dataclasses.asdict(done)}
+
+    async def check(call: CallContext, params: NoParams) -> dict[str, Any]:
+        return await _problems(host)
+
+    return [
+        Method(
+            "config.show",
+            show,
+            "Show the configuration that holds, with secrets concealed.",
+            params=shapes.ConfigShowParams,
+            result=shapes.ConfigShown,
+        ),
+        Method(
+            "config.get",
+            get,
+            "Show one setting and where it is from.",
+            params=shapes.ConfigKey,
+            result=shapes.ConfigValue,
+        ),
+        Method(
+            "config.set",
+            set_,
+            "Change one setting: in a drop-in file, and live where possible.",
+            params=shapes.ConfigSetParams,
+            result=shapes.ConfigSetResult,
+            role=Role.ADMIN,
+        ),
+        Method(
+            "config.check",
+            check,
+            "Check the configuration files as they are now.",
+            result=shapes.ConfigProblems,
+        ),
+    ]

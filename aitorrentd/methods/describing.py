@@ -1,0 +1,76 @@
+"""`rpc.*`: what the control API offers, described by itself."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from aitorrentd.api.plugin import CallContext, Method, NoParams
+from aitorrentd.methods import shapes
+
+if TYPE_CHECKING:
+    from aitorrentd.methods.source import Methods
+
+_PONG = {"pong": True}
+
+
+@lru_cache(maxsize=1024)
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
+
+
+def _view(plugin: str, method: Method, *, schemas: bool) -> dict[str, Any]:
+    view: dict[str, Any] = {
+        "name": method.name,
+        "summary": method.summary,
+        "plugin": plugin,
+        "role": method.role.name.lower(),
+        "stream": method.stream,
+        "since": method.since,
+    }
+    if schemas:
+        view |= {"params": _schema(method.params), "result": _schema(method.result)}
+    return view
+
+
+def rpc_methods(methods: Methods) -> list[Method]:
+    """The methods about methods."""
+
+    def ping(call: CallContext, params: NoParams) -> dict[str, Any]:
+        return _PONG
+
+    def listed(params: shapes.Prefix, *, schemas: bool) -> dict[str, Any]:
+        chosen = sorted(methods.all(), key=lambda owned: owned[1].name)
+        return {
+            "methods": [
+                _view(plugin, method, schemas=schemas)
+                for plugin, method in chosen
+                if method.name.startswith(params.prefix)
+            ]
+        }
+
+    def list_(call: CallContext, params: shapes.Prefix) -> dict[str, Any]:
+        return listed(params, schemas=False)
+
+    def describe(call: CallContext, params: shapes.Prefix) -> dict[str, Any]:
+        return listed(params, schemas=True)
+
+    return [
+        Method("rpc.ping", ping, "Answer at once.", result=shapes.Pong),
+        Method(
+            "rpc.list",
+            list_,
+            "List the methods of the control API.",
+            params=shapes.Prefix,
+            result=shapes.MethodList,
+        ),
+        Method(
+            "rpc.describe",
+            describe,
+            "Describe methods with the JSON Schema of their parameters and results.",
+            params=shapes.Prefix,
+            result=shapes.MethodList,
+        ),
+    ]

@@ -1,0 +1,277 @@
+"""Parameters and results of the core's control methods, as `rpc.describe` shows them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+LevelName = Literal["debug", "info", "warning", "error"]
+
+
+class Params(BaseModel):
+    """Base of parameters: an unknown one is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Result(BaseModel):
+    """Base of results: later versions only add fields."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Pong(Result):
+    """An answer without work behind it."""
+
+    pong: bool
+
+
+class Prefix(Params):
+    """Which methods."""
+
+    prefix: str = Field("", max_length=128, description="only names that start with this")
+
+
+class MethodView(Result):
+    """A method of the control API."""
+
+    name: str
+    summary: str
+    plugin: str = Field(description="who offers it; core for the daemon itself")
+    role: Literal["read", "operate", "admin"]
+    stream: bool
+    since: str
+    params: dict[str, Any] | None = Field(None, description="JSON Schema; absent in rpc.list")
+    result: dict[str, Any] | None = Field(None, description="JSON Schema, of one item of a stream")
+
+
+class MethodList(Result):
+    """Methods by name."""
+
+    methods: list[MethodView]
+
+
+class PluginCount(Result):
+    """How many plugins run, of those that are enabled."""
+
+    running: int
+    total: int
+
+
+class WarningView(Result):
+    """Something that is wrong now."""
+
+    plugin: str
+    code: str
+    text: str
+    severity: Literal["info", "warning", "error"]
+
+
+class Status(Result):
+    """A node at a glance."""
+
+    version: str
+    id: str
+    name: str
+    network: str
+    pid: int
+    uptime_s: float
+    state: str = Field(description="starting, running or stopping")
+    addresses: list[str]
+    peers: int
+    plugins: PluginCount
+    warnings: list[WarningView]
+    rss_bytes: int
+    loop_lag_s: float = Field(description="longest delay of the event loop in the last minute")
+    control_socket: str | None
+    config_files: list[str]
+
+
+class NodeId(Result):
+    """A node's names."""
+
+    id: str = Field(description="libp2p peer id")
+    public_key: str = Field(description="Ed25519, hex")
+    dht_id: str = Field(description="first 20 bytes of the SHA-256 of the public key, hex")
+    addresses: list[str]
+
+
+class Version(Result):
+    """What runs."""
+
+    version: str
+    proto: list[int] = Field(description="lowest and highest version of the control protocol")
+    python: str
+    libraries: dict[str, str]
+
+
+class WaitParams(Params):
+    """What to wait for."""
+
+    plugin: str | None = Field(None, max_length=64, description="a plugin; none = the node")
+    state: str = Field("running", max_length=32)
+    timeout_s: float = Field(30.0, gt=0, le=3600)
+
+
+class WaitResult(Result):
+    """What was waited for."""
+
+    name: str
+    state: str
+
+
+class EventsParams(Params):
+    """Which events."""
+
+    topics: list[str] = Field(
+        default=[], max_length=64, description="such as peer.connected, or peer. for all of them"
+    )
+
+
+class EventItem(Result):
+    """Something that happened."""
+
+    topic: str
+    at: float = Field(description="seconds since the epoch")
+    event: dict[str, Any]
+
+
+class LogsParams(Params):
+    """Which log records."""
+
+    follow: bool = Field(False, description="go on with new ones")
+    level: LevelName = Field("debug", description="this and above")
+    plugin: str | None = Field(None, max_length=64, description="only of this plugin")
+    lines: int = Field(200, ge=0, le=2000, description="at most this many from before")
+
+
+class LogItem(Result):
+    """A log record."""
+
+    at: float = Field(description="seconds since the epoch")
+    level: str
+    logger: str
+    text: str
+
+
+class DoctorParams(Params):
+    """Which checks."""
+
+    plugin: str | None = Field(None, max_length=64, description="only of this plugin, or core")
+
+
+class CheckView(Result):
+    """What a check found."""
+
+    name: str
+    plugin: str
+    summary: str
+    status: Literal["ok", "warn", "fail"]
+    text: str
+    remedy: str
+
+
+class CheckList(Result):
+    """What the checks found."""
+
+    checks: list[CheckView]
+
+
+class Nothing(Result):
+    """Done."""
+
+
+class ReloadResult(Result):
+    """What a reload did."""
+
+    changed: list[str] = Field(description="keys whose value is another one now")
+    applied: list[str] = Field(description="of these, what holds already")
+    restart: list[str] = Field(description="of these, what needs a restart of the daemon")
+
+
+class PluginName(Params):
+    """A plugin."""
+
+    name: str = Field(max_length=64)
+
+
+class PluginView(Result):
+    """A plugin as it stands now."""
+
+    name: str
+    summary: str
+    tier: str = Field(description="builtin or third-party")
+    dist: str
+    version: str
+    state: str
+    detail: str
+    since_s: float
+    restarts: int
+    provides: list[str]
+    requires: list[str]
+    wants: list[str]
+    start_s: float | None
+
+
+class PluginList(Result):
+    """All plugins."""
+
+    plugins: list[PluginView]
+
+
+class PluginDetail(PluginView):
+    """A plugin with what it adds."""
+
+    methods: list[str]
+    protocols: list[str]
+    config: dict[str, Any] = Field(description="its table as configured, secrets concealed")
+
+
+class ConfigShowParams(Params):
+    """How to show the configuration."""
+
+    origin: bool = Field(False, description="also say where each value is from")
+
+
+class ConfigShown(Result):
+    """The configuration that holds, defaults included, secrets concealed."""
+
+    config: dict[str, Any]
+    origins: dict[str, str] = Field(description="by key; empty unless asked for")
+    files: list[str]
+
+
+class ConfigKey(Params):
+    """A setting."""
+
+    key: str = Field(max_length=512, description="such as plugins.transport.port")
+
+
+class ConfigValue(Result):
+    """A setting's value."""
+
+    key: str
+    value: Any
+    origin: str = Field(description="file, environment variable, command line, code or default")
+
+
+class ConfigSetParams(Params):
+    """A setting and its new value."""
+
+    key: str = Field(max_length=512, description="such as plugins.transport.port")
+    value: Any = Field(description="a text is read as YAML: 8468, true, [a, b]")
+
+
+class ConfigSetResult(ReloadResult):
+    """What a change did."""
+
+    key: str
+    file: str = Field(description="the drop-in that was written")
+
+
+class ConfigProblems(Result):
+    """What is wrong with the configuration files; nothing when the list is empty."""
+
+    files: list[str]
+    problems: list[str]

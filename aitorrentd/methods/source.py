@@ -1,0 +1,43 @@
+"""Methods: where the control server finds a method, the core's own first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from aitorrentd.api.plugin import Method
+from aitorrentd.methods.configuring import config_methods
+from aitorrentd.methods.describing import rpc_methods
+from aitorrentd.methods.observing import observing_methods
+from aitorrentd.methods.operating import operating_methods
+
+if TYPE_CHECKING:
+    from aitorrentd.host import Host
+
+CORE: Final = "core"
+
+
+class Methods:
+    """The methods of a node: the core's, then those of its running plugins."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        own = [
+            *rpc_methods(self),
+            *observing_methods(host),
+            *operating_methods(host),
+            *config_methods(host),
+        ]
+        self._core: Mapping[str, tuple[str, Method]] = {m.name: (CORE, m) for m in own}
+
+    def method(self, name: str) -> tuple[str, Method]:
+        """The owner and the method called `name`.
+
+        Raises:
+            MethodNotFound: nobody has it. Unavailable: its plugin is not running.
+        """
+        return self._core.get(name) or self._host.kernel.method(name)
+
+    def all(self) -> list[tuple[str, Method]]:
+        """Every method that can be called now, with its owner."""
+        return [*self._core.values(), *self._host.kernel.methods()]

@@ -1,0 +1,145 @@
+"""Node: one aitorrentd inside a Python program.
+
+    async with Node({"node": {"state_dir": "/tmp/a"}}) as node:
+        await node.connect("203.0.113.1:8468")
+        print(await node.ask("What is a shard?"))
+
+The daemon is this class with signals and a service manager around it (see `aitorrentd.main`).
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from pydantic import ValidationError
+
+from aitorrentd.api.events import Event
+from aitorrentd.api.ids import PeerId
+from aitorrentd.api.inference import INFERENCE, Chunk, GenerateRequest, Message, SamplingParams
+from aitorrentd.api.transport import TRANSPORT, PeerView
+from aitorrentd.errors import InvalidParams
+from aitorrentd.host import Host
+from aitorrentd.kernel.settings import problems
+
+if TYPE_CHECKING:
+    from aitorrentd.kernel.found import PluginSource
+
+E = TypeVar("E", bound=Event)
+
+Prompt = str | Sequence[Message | Mapping[str, str]]
+"A text, or the turns of a conversation, each with its role and its content."
+
+
+class Node(Host):
+    """A node as programs use it; arguments as Host's.
+
+    Methods that need a plugin raise Unavailable while that plugin does not run.
+    """
+
+    @classmethod
+    def temporary(
+        cls,
+        config: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        sources: Sequence[PluginSource] | None = None,
+    ) -> Self:
+        """A node whose state is thrown away when it stops, without a control socket.
+
+        For tests and examples. Its transport takes any free port of the loopback interface,
+        unless `config` says otherwise.
+        """
+        directory = Path(tempfile.gettempdir()) / f"aitorrent-{secrets.token_hex(8)}"
+        tree = dict(config or {})
+        tree["node"] = {**(tree.get("node") or {}), "state_dir": str(directory)}
+        tree["control"] = {"socket": None, **(tree.get("control") or {})}
+        plugins = dict(tree.get("plugins") or {})
+        transport = {"listen": "127.0.0.1", "port": 0, **(plugins.get("transport") or {})}
+        tree["plugins"] = {**plugins, "transport": transport}
+        node = cls(tree, name=name, sources=sources)
+        node._throw_away = directory
+        return node
+
+    async def connect(self, address: str, *, timeout_s: float = 10.0) -> PeerView:
+        """Connect to a peer by multiaddr or host:port; errors as Transport.connect."""
+        return await self.service(TRANSPORT).connect(address, timeout_s=timeout_s)
+
+    async def disconnect(self, peer: PeerId) -> None:
+        """End the channel to a peer."""
+        await self.service(TRANSPORT).disconnect(peer)
+
+    async def ping(self, peer: PeerId, *, timeout_s: float = 10.0) -> float:
+        """Round-trip time to a connected peer, in seconds."""
+        return await self.service(TRANSPORT).ping(peer, timeout_s=timeout_s)
+
+    async def broadcast(self, text: str) -> int:
+        """Send a message to every connected peer; returns how many."""
+        return await self.service(TRANSPORT).broadcast(text)
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        model: str = "",
+        backend: str | None = None,
+        **params: Any,
+    ) -> AsyncIterator[Chunk]:
+        """The answer to a prompt, or to a conversation, piece by piece.
+
+        `params` are those of SamplingParams: temperature, top_p, top_k, seed, stop, max_tokens.
+
+        Raises:
+            InvalidParams: a parameter is unknown or out of range; else as Inference.generate.
+        """
+        request = _request(prompt, model, params)
+        chunks = self.service(INFERENCE).generate(request, backend=backend)
+        try:
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            # Ends the work behind an answer that is not read to its end.
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
+
+    async def ask(
+        self,
+        prompt: Prompt,
+        *,
+        model: str = "",
+        backend: str | None = None,
+        **params: Any,
+    ) -> str:
+        """The whole answer as text; arguments and errors as `generate`."""
+        answer = self.generate(prompt, model=model, backend=backend, **params)
+        return "".join([chunk.text async for chunk in answer])
+
+    def on(
+        self, kind: type[E], callback: Callable[[E], Awaitable[None] | None]
+    ) -> Callable[[], None]:
+        """Call `callback`, plain or async, with each event of `kind`; returns what ends that.
+
+        May be called before the node is started, so that no event is missed. A callback that
+        raises is logged and called again with the next event.
+        """
+        return self._callbacks.add(kind, callback)
+
+    def events(self, *kinds: type[E]) -> AbstractContextManager[AsyncIterator[E | Event]]:
+        """Events of these kinds: `with node.events(PeerConnected) as events:`, `async for`."""
+        return self.kernel.bus.subscribe(*kinds)
+
+
+def _request(prompt: Prompt, model: str, params: Mapping[str, Any]) -> GenerateRequest:
+    if unknown := sorted(set(params) - set(SamplingParams.model_fields)):
+        raise InvalidParams(
+            f"unknown parameter {unknown[0]}; there are: {', '.join(SamplingParams.model_fields)}"
+        )
+    asked = {"prompt": prompt} if isinstance(prompt, str) else {"messages": list(prompt)}
+    try:
+        return GenerateRequest.model_validate({"model": model, "params": dict(params), **asked})
+    except ValidationError as e:
+        raise InvalidParams("; ".join(problems("", e, GenerateRequest))) from None

@@ -1,0 +1,78 @@
+"""Putting a changed configuration into force while the node runs.
+
+The log level and everything about plugins changes live; the rest is read once, at the start, and
+is reported as needing a restart of the daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aitorrentd.config import Config
+from aitorrentd.config.documents import key_text
+from aitorrentd.logs import set_level
+
+if TYPE_CHECKING:
+    from aitorrentd.host import Host
+
+KeyPath = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload did; keys as people write them."""
+
+    changed: tuple[str, ...]
+    applied: tuple[str, ...]
+    restart: tuple[str, ...]
+
+
+def differences(old: Any, new: Any, path: KeyPath = ()) -> list[KeyPath]:
+    """Paths of the values that differ between two trees."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [d for k in keys for d in differences(old.get(k), new.get(k), (*path, k))]
+    return [] if old == new else [path]
+
+
+async def put_in_force(host: Host, new: Config) -> Reloaded:
+    """Make `new` the configuration of the running node, as far as that goes without a restart.
+
+    Plugins whose table changed are restarted, enabled or disabled; what goes wrong with one of
+    them shows in its state.
+    """
+    old = host.config
+    changed = [d for d in differences(_whole(old), _whole(new)) if d]
+    live = {d for d in changed if d == ("log", "level") or d[0] == "plugins"}
+    host.redactor.add(new.secrets)
+    host.config = new
+    if ("log", "level") in live:
+        set_level(new.settings.log.level)
+    names = dict.fromkeys(d[1] for d in changed if d[0] == "plugins" and len(d) > 1)
+    known = {row.name for row in host.kernel.rows()}
+    for name in names:
+        if name in known:
+            await _reconfigure(host, name, old, new)
+    return Reloaded(
+        changed=tuple(key_text(d) for d in changed),
+        applied=tuple(key_text(d) for d in changed if d in live),
+        restart=tuple(key_text(d) for d in changed if d not in live),
+    )
+
+
+def _whole(config: Config) -> dict[str, Any]:
+    # With secrets in place: a changed secret is a change, and only paths leave this module.
+    return config.settings.model_dump(mode="json")
+
+
+async def _reconfigure(host: Host, name: str, old: Config, new: Config) -> None:
+    was, is_now = (c.settings.plugins.get(name, {}).get("enabled", True) for c in (old, new))
+    host.kernel.configure(name, new.settings.plugins.get(name, {}))
+    if is_now is False:
+        await host.kernel.disable(name)
+    elif was is False:
+        await host.kernel.enable(name)
+    else:
+        await host.kernel.restart(name)
