@@ -1,5 +1,6 @@
 # make demo    three nodes on this machine answer a prompt together (KEEP=1 leaves them running)
 # make test    every test; make check: lint and types; make fmt, make bench, make docs
+# make deb     the Debian package in dist/; make apt-repo: a signed repository that apt can use
 #
 # PYTHON=python3.12 chooses the interpreter for a new .venv; PIP_FLAGS is passed to pip.
 
@@ -9,10 +10,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt docs bench demo-model clean
+.PHONY: help demo test check fmt docs bench demo-model lock wheelhouse deb apt-repo clean
 
 help:
-	@sed -n '1,2p' Makefile
+	@sed -n '1,3p' Makefile
 
 $(BIN)/python:
 	@tools/make_venv $(PYTHON) $(VENV)
@@ -51,6 +52,22 @@ bench: $(VENV)/.dev
 
 demo-model: $(VENV)/.run
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.demo_model.train plugins/aitorrent_shards/demo
+
+# The exact files, by hash, that the Debian package carries.
+lock: $(VENV)/.dev
+	$(BIN)/uv pip compile --quiet pyproject.toml -c constraints.txt --generate-hashes \
+		--python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+		-o packaging/debian/requirements.lock
+
+# Wheels for the package, fetched once; the package is then built from them without a network.
+wheelhouse:
+	@packaging/wheelhouse dist/wheelhouse
+
+deb: wheelhouse
+	@packaging/build-deb dist
+
+apt-repo: deb
+	@packaging/apt-repo dist/apt dist/*.deb
 
 clean:
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache dist
