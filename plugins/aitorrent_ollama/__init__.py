@@ -1,0 +1,1 @@
+"""The Ollama plugin: models of an Ollama server on this machine."""

@@ -1,0 +1,76 @@
+"""The Ollama plugin: what it declares and what runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+
+from aitorrent_ollama.backend import OllamaBackend
+from aitorrent_ollama.config import OllamaConfig
+from aitorrentd.api import (
+    BACKENDS,
+    AitorrentError,
+    Check,
+    CheckResult,
+    PluginContext,
+    PluginInfo,
+    hookimpl,
+)
+
+
+class OllamaPlugin:
+    """Registers an Ollama server as a backend. It runs whether or not Ollama does."""
+
+    def __init__(self) -> None:
+        self._backend: OllamaBackend | None = None
+
+    @hookimpl
+    def aitorrent_info(self) -> PluginInfo:
+        """The manifest."""
+        return PluginInfo(
+            name="ollama",
+            summary="answers by a local Ollama",
+            requires=(BACKENDS,),
+            config=OllamaConfig,
+        )
+
+    @hookimpl
+    @asynccontextmanager
+    async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
+        """Keeps the backend registered and notices Ollama coming and going."""
+        config: OllamaConfig = ctx.config
+        backend = self._backend = OllamaBackend(config, clock=ctx.clock, log=ctx.log)
+        with ctx.service(BACKENDS).added(backend.name, backend):
+            polling = ctx.tasks.create_task(_poll(backend, config.poll_s), name="ollama: poll")
+            try:
+                yield
+            finally:
+                polling.cancel()
+                await backend.close()
+
+    @hookimpl
+    def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
+        """Whether Ollama answers."""
+        backend = self._backend
+        if backend is None:
+            return []
+
+        async def run() -> CheckResult:
+            try:
+                models = await backend.models()
+            except AitorrentError as e:
+                return CheckResult("warn", e.message, "Start Ollama, or disable this plugin.")
+            if not models:
+                return CheckResult("warn", "Ollama has no models", "Get one: ollama pull llama3.2")
+            return CheckResult("ok", f"Ollama has {len(models)} models")
+
+        return [Check("ollama.server", "Ollama answers", run)]
+
+
+async def _poll(backend: OllamaBackend, every_s: float) -> None:
+    while True:
+        # The backend remembers a failure, and says it when it is new.
+        with suppress(AitorrentError):
+            await backend.models()
+        await asyncio.sleep(every_s)

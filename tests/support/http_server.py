@@ -1,0 +1,163 @@
+"""A small HTTP/1.1 server on loopback for fake model servers: exact bytes, breaks on command.
+
+A handler is cancelled when its client goes away, as the servers that it stands for do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Reply:
+    """Writes one response."""
+
+    writer: asyncio.StreamWriter
+    started: bool = False
+
+    def _head(self, status: int, content_type: str, length: str) -> bytes:
+        return (f"HTTP/1.1 {status} X\r\nContent-Type: {content_type}\r\n{length}\r\n\r\n").encode()
+
+    async def send(self, status: int, body: bytes, content_type: str) -> None:
+        self.started = True
+        length = f"Content-Length: {len(body)}"
+        self.writer.write(self._head(status, content_type, length) + body)
+        await self.writer.drain()
+
+    async def json(self, value: Any, status: int = 200) -> None:
+        body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        await self.send(status, body, "application/json; charset=utf-8")
+
+    async def start(self, content_type: str) -> None:
+        self.started = True
+        self.writer.write(self._head(200, content_type, "Transfer-Encoding: chunked"))
+        await self.writer.drain()
+
+    async def part(self, data: bytes) -> None:
+        self.writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        await self.writer.drain()
+
+    async def end(self) -> None:
+        self.writer.write(b"0\r\n\r\n")
+        await self.writer.drain()
+
+    def break_off(self) -> None:
+        """End the connection in the middle of the response."""
+        self.writer.close()
+
+
+Handler = Callable[[Request, Reply], Awaitable[None]]
+
+
+@dataclass
+class HttpServer:
+    """Serves `handler` on 127.0.0.1 while its block runs."""
+
+    handler: Handler
+    port: int = 0
+    requests: list[Request] = field(default_factory=list)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    "Set when a client went away before its response ended."
+
+    def __post_init__(self) -> None:
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._more = asyncio.Condition()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def asked(self, path: str) -> None:
+        """Wait until a request for `path` has come."""
+        async with self._more:
+            await self._more.wait_for(lambda: any(r.path == path for r in self.requests))
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        if self._server is None:
+            return
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._server = None
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            while (request := await self._read(reader)) is not None:
+                async with self._more:
+                    self.requests.append(request)
+                    self._more.notify_all()
+                if not await self._answer(request, reader, writer):
+                    return
+        except (ConnectionError, asyncio.CancelledError):
+            return
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _answer(
+        self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Whether the connection goes on after the response."""
+        answering = asyncio.ensure_future(self.handler(request, Reply(writer)))
+        watching = asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                self.cancelled.set()
+                return False
+            answering.result()
+            return not writer.is_closing()
+        finally:
+            for future in (answering, watching):
+                future.cancel()
+            await asyncio.gather(answering, watching, return_exceptions=True)
+
+    @staticmethod
+    async def _read(reader: asyncio.StreamReader) -> Request | None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        except asyncio.IncompleteReadError:
+            return None
+        first, *rest = head.split("\r\n")
+        method, path, _ = first.split(" ", 2)
+        pairs = (line.partition(":") for line in rest if line)
+        headers = {name.lower(): value.strip() for name, _, value in pairs}
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        return Request(method, path, headers, body)

@@ -1,0 +1,334 @@
+"""The Ollama backend against a server that follows Ollama's documented API."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from aitorrent_ollama.backend import OllamaBackend, chunk, options
+from aitorrent_ollama.client import error_text, json_line
+from aitorrent_ollama.config import OllamaConfig
+from aitorrentd.api import (
+    AitorrentError,
+    Busy,
+    Chunk,
+    Denied,
+    GenerateRequest,
+    InvalidParams,
+    Message,
+    ModelView,
+    NotFound,
+    ProtocolError,
+    SamplingParams,
+    TimedOut,
+    Unavailable,
+)
+from tests.support.http_server import HttpServer, Reply, Request
+from tests.support.inference_fakes import FakeClock
+from tests.support.ollama_server import FIGURES, FakeOllama
+
+log = logging.getLogger("test.ollama")
+
+
+@asynccontextmanager
+async def backend_of(server: HttpServer, **settings: Any) -> AsyncIterator[OllamaBackend]:
+    backend = OllamaBackend(OllamaConfig(url=server.url, **settings), clock=FakeClock(), log=log)
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+def ask(model: str = "llama3.2:latest", **params: Any) -> GenerateRequest:
+    return GenerateRequest(
+        model=model, prompt="Why is the sky blue?", params=SamplingParams(**params)
+    )
+
+
+async def answer(backend: OllamaBackend, request: GenerateRequest) -> list[Chunk]:
+    async with asyncio.timeout(10):
+        return [c async for c in backend.generate(request)]
+
+
+async def test_models_have_size_family_and_context_length() -> None:
+    async with FakeOllama() as server, backend_of(server) as backend:
+        assert await backend.models() == (
+            ModelView("llama3.2:latest", "ollama", 3825819519, "llama", 8192, "8.0B Q4_0"),
+        )
+
+
+async def test_only_allowed_models_are_used() -> None:
+    server = FakeOllama(names=["llama3.2:latest", "mistral:7b", "phi3:latest"])
+    async with server, backend_of(server, models=["llama3.2", "mistral:7b"]) as backend:
+        assert [v.name for v in await backend.models()] == ["llama3.2:latest", "mistral:7b"]
+        with pytest.raises(NotFound, match=r"'phi3:latest' is not in plugins\.ollama\.models"):
+            await answer(backend, ask("phi3:latest"))
+
+
+async def test_prompt_goes_to_generate_with_context_and_options() -> None:
+    async with FakeOllama() as server, backend_of(server, keep_alive="10m") as backend:
+        chunks = await answer(
+            backend,
+            ask(
+                temperature=0.5,
+                top_p=0.9,
+                top_k=5,
+                seed=7,
+                stop=("END",),
+                max_tokens=9,
+                context=(8, 9),
+            ),
+        )
+    assert [c.text for c in chunks] == ["The", " sky", " is blue", ""]
+    last = chunks[-1]
+    assert (last.done, last.reason, last.context) == (True, "stop", (8, 9, 1, 2, 3))
+    assert (last.prompt_tokens, last.completion_tokens) == (26, 3)
+    assert last.extra == {k: v for k, v in FIGURES.items() if k.endswith("duration")}
+    assert server.requests[-1].path == "/api/generate"
+    assert server.requests[-1].json() == {
+        "model": "llama3.2:latest",
+        "prompt": "Why is the sky blue?",
+        "context": [8, 9],
+        "stream": True,
+        "options": {
+            "temperature": 0.5,
+            "top_p": 0.9,
+            "top_k": 5,
+            "seed": 7,
+            "num_predict": 9,
+            "stop": ["END"],
+        },
+        "keep_alive": "10m",
+    }
+
+
+async def test_messages_go_to_chat() -> None:
+    messages = (Message(role="system", content="be brief"), Message(role="user", content="hi"))
+    async with FakeOllama() as server, backend_of(server) as backend:
+        chunks = await answer(backend, GenerateRequest(model="llama3.2", messages=messages))
+    assert "".join(c.text for c in chunks) == "The sky is blue"
+    assert chunks[-1].done
+    assert chunks[-1].context is None
+    assert server.requests[-1].path == "/api/chat"
+    assert server.requests[-1].json() == {
+        "model": "llama3.2",
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": "hi"},
+        ],
+        "stream": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("reason", "max_tokens", "expected"),
+    [
+        ("length", None, "length"),
+        ("stop", 3, "stop"),
+        (None, 3, "length"),
+        (None, 4, "stop"),
+        (None, None, "stop"),
+    ],
+)
+async def test_reason_is_told_also_by_old_servers_that_give_none(
+    reason: str | None, max_tokens: int | None, expected: str
+) -> None:
+    async with FakeOllama(done_reason=reason) as server, backend_of(server) as backend:
+        assert (await answer(backend, ask(max_tokens=max_tokens)))[-1].reason == expected
+
+
+async def test_missing_model_says_how_to_get_it() -> None:
+    async with FakeOllama() as server, backend_of(server) as backend:
+        with pytest.raises(
+            NotFound, match="'mistral' not found; get it with `ollama pull mistral`"
+        ):
+            await answer(backend, ask("mistral"))
+
+
+async def test_busy_server_is_busy() -> None:
+    async with FakeOllama(is_busy=True) as server, backend_of(server) as backend:
+        with pytest.raises(Busy, match="Ollama: server busy, please try again"):
+            await answer(backend, ask())
+
+
+async def test_error_line_in_the_middle_is_an_error() -> None:
+    async with FakeOllama(fails_after=2) as server, backend_of(server) as backend:
+        chunks = []
+        with pytest.raises(Unavailable, match="an unknown error was encountered"):
+            async for c in backend.generate(ask()):
+                chunks.append(c)  # noqa: PERF401
+    assert [c.text for c in chunks] == ["The", " sky"]
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [({"breaks_after": 2}, "broke off"), ({"ends_after": 2}, "before its answer ended")],
+)
+async def test_truncated_stream_is_an_error_and_never_a_stop(how: Any, why: str) -> None:
+    async with FakeOllama(**how) as server, backend_of(server) as backend:
+        chunks = []
+        with pytest.raises(Unavailable, match=why):
+            async for c in backend.generate(ask()):
+                chunks.append(c)  # noqa: PERF401
+    assert not any(c.done for c in chunks)
+
+
+async def test_giving_up_an_answer_closes_the_connection() -> None:
+    async with FakeOllama(hangs_after=1) as server, backend_of(server) as backend:
+        async with aclosing(backend.generate(ask())) as chunks:
+            assert (await anext(chunks)).text == "The"
+        async with asyncio.timeout(5):
+            await server.cancelled.wait()
+
+
+async def test_cancelling_a_waiting_answer_closes_the_connection() -> None:
+    async with FakeOllama(hangs_after=0) as server, backend_of(server) as backend:
+        await backend.models()
+        task = asyncio.create_task(answer(backend, ask()))
+        async with asyncio.timeout(5):
+            while server.requests[-1].path != "/api/generate":
+                await asyncio.sleep(0.01)
+            task.cancel()
+            await server.cancelled.wait()
+        await asyncio.wait({task})
+        assert task.cancelled()
+
+
+async def test_silent_server_is_given_up() -> None:
+    server = FakeOllama(hangs_after=1)
+    async with server, backend_of(server, read_timeout_s=0.1) as backend:
+        with pytest.raises(TimedOut, match=r"did not answer in time"):
+            await answer(backend, ask())
+
+
+async def test_missing_ollama_is_told_with_a_remedy_and_noticed_when_it_comes() -> None:
+    server = FakeOllama()
+    await server.start()
+    await server.stop()
+    clock = FakeClock()
+    backend = OllamaBackend(OllamaConfig(url=server.url), clock=clock, log=log)
+    remedy = f"no Ollama at {server.url}; start it with `ollama serve` or set plugins.ollama.url"
+    for _ in range(2):
+        with pytest.raises(Unavailable) as caught:
+            await backend.models()
+        assert caught.value.message == remedy
+    with pytest.raises(Unavailable, match="no Ollama at"):
+        await answer(backend, ask())
+    await server.start()
+    clock.now += 5
+    assert len(await backend.models()) == 1
+    await server.stop()
+    clock.now += 5
+    with pytest.raises(Unavailable, match="no Ollama at"):
+        await backend.models()
+    with pytest.raises(Unavailable, match="no Ollama at"):
+        await answer(backend, ask())
+    await backend.close()
+
+
+async def test_requests_that_come_together_look_once() -> None:
+    async with FakeOllama() as server, backend_of(server) as backend:
+        await asyncio.gather(*(backend.models() for _ in range(5)))
+    assert [r.path for r in server.requests] == ["/api/tags", "/api/show"]
+
+
+async def test_model_is_described_once_until_it_changes() -> None:
+    clock = FakeClock()
+    async with FakeOllama() as server:
+        backend = OllamaBackend(OllamaConfig(url=server.url), clock=clock, log=log)
+        await backend.models()
+        clock.now += 5
+        await backend.models()
+        await backend.close()
+    assert [r.path for r in server.requests] == ["/api/tags", "/api/show", "/api/tags"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "text"),
+    [
+        (400, b'{"error":"option \\"x\\" is wrong"}', InvalidParams, 'option "x" is wrong'),
+        (401, b'{"error":"unauthorized"}', Denied, "unauthorized"),
+        (429, b'{"error":"slow down"}', Busy, "slow down"),
+        (500, b'{"error":"model requires more system memory"}', Unavailable, "more system memory"),
+        (502, b"<html>bad gateway</html>", Unavailable, "bad gateway"),
+        (500, b"", Unavailable, "HTTP status 500"),
+        (500, b'{"error":{"message":"x"}}', Unavailable, "message"),
+        (200, b"not json\n", ProtocolError, "not JSON"),
+        (200, b"[1]\n", ProtocolError, "not a JSON object"),
+        (200, b'{"response":1}\n', ProtocolError, "not a string"),
+    ],
+)
+async def test_every_error_answer_becomes_the_right_error(
+    status: int, body: bytes, error: type[AitorrentError], text: str
+) -> None:
+    async def handler(request: Request, reply: Reply) -> None:
+        await reply.send(status, body, "application/json")
+
+    async with HttpServer(handler) as server, backend_of(server) as backend:
+        with pytest.raises(error, match=text):
+            await answer(backend, ask())
+
+
+async def test_endless_line_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aitorrent_ollama.client._MAX_LINE_BYTES", 1000)
+
+    async def handler(request: Request, reply: Reply) -> None:
+        await reply.send(200, b"x" * 5000, "application/x-ndjson")
+
+    async with HttpServer(handler) as server, backend_of(server) as backend:
+        with pytest.raises(ProtocolError, match="over 1000 bytes"):
+            await answer(backend, ask())
+
+
+def test_options_have_ollamas_names_and_leave_out_the_unset() -> None:
+    assert options(SamplingParams()) == {}
+    assert options(SamplingParams(temperature=0, top_k=0, seed=0)) == {
+        "temperature": 0,
+        "top_k": 0,
+        "seed": 0,
+    }
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "127.0.0.1:11434", "http://", "http://x:99999"])
+def test_bad_url_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ValidationError, match="url"):
+        OllamaConfig(url=url)
+
+
+def test_httpx_is_not_imported_before_an_ollama_was_seen() -> None:
+    code = "import sys, aitorrent_ollama.plugin; sys.exit('httpx' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+keys = st.sampled_from(["response", "message", "done", "done_reason", "context", "eval_count"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(keys, json_values))
+@example({"response": "\ud800"})
+def test_any_line_is_a_chunk_or_an_error(line: dict[str, Any]) -> None:
+    with suppress(ProtocolError, Unavailable):
+        chunk(line, 5).text.encode()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_line_or_a_protocol_error(raw: bytes) -> None:
+    assert isinstance(error_text(raw), str)
+    with suppress(ProtocolError):
+        assert isinstance(json_line(raw), dict)
