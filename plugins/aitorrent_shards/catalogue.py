@@ -1,0 +1,170 @@
+"""Models in folders of this machine: which files they have, and the digests that name them.
+
+A digest is the SHA-256 over `name NUL sha256(file)` of the files in the order of their names:
+`digest` over config.json, tokenizer.json and every *.safetensors; `front` over the first two only,
+so that a node without the weights can tell which shards belong to its tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from aitorrentd.api import InvalidParams, NotFound
+
+CONFIG: Final = "config.json"
+TOKENIZER: Final = "tokenizer.json"
+MAX_JSON_BYTES: Final = 64 * 2**20
+_BLOCK: Final = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model folder whose configuration could be read."""
+
+    path: Path
+    layers: int
+    vocab: int
+    context: int | None
+    "Positions the model was made for, if its configuration says so."
+    family: str
+    weights: tuple[Path, ...]
+    size_bytes: int
+    settings: dict[str, Any] = field(repr=False)
+    "config.json."
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """Names of a model's content; `digest` is empty while there are no weights here."""
+
+    front: str
+    digest: str
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON map from a file.
+
+    Raises:
+        NotFound: no such file. InvalidParams: unreadable, too long, or not a JSON map.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise InvalidParams(f"{path} is larger than {MAX_JSON_BYTES} bytes")
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise NotFound(
+            f"{path} does not exist; the folder must be in Hugging Face layout"
+        ) from None
+    except (OSError, ValueError, RecursionError) as e:
+        raise InvalidParams(f"{path} cannot be read: {e}") from None
+    if not isinstance(value, dict):
+        raise InvalidParams(f"{path} is not a JSON map")
+    return value
+
+
+def _count(settings: dict[str, Any], key: str, path: Path) -> int:
+    value = settings.get(key)
+    if type(value) is not int or value < 1:
+        raise InvalidParams(f"{path}: {key} is {value!r}; it must be a positive number")
+    return value
+
+
+def read_model(path: Path) -> ModelFiles:
+    """The model in a folder; reads config.json only.
+
+    Raises:
+        NotFound: no folder, config.json or tokenizer.json. InvalidParams: damaged config.json.
+    """
+    if not path.is_dir():
+        raise NotFound(f"model folder {path} does not exist")
+    whole = read_json(path / CONFIG)
+    if not (path / TOKENIZER).is_file():
+        raise NotFound(f"{path / TOKENIZER} does not exist; a fast tokenizer is needed")
+    text = whole.get("text_config")
+    settings = text if isinstance(text, dict) else whole
+    context = settings.get("max_position_embeddings")
+    weights = tuple(sorted(path.glob("*.safetensors")))
+    return ModelFiles(
+        path=path,
+        layers=_count(settings, "num_hidden_layers", path / CONFIG),
+        vocab=_count(settings, "vocab_size", path / CONFIG),
+        context=context if type(context) is int and context > 0 else None,
+        family=str(whole.get("model_type", ""))[:64],
+        weights=weights,
+        size_bytes=sum(p.stat().st_size for p in weights),
+        settings=whole,
+    )
+
+
+def _file_key(path: Path) -> str:
+    status = path.stat()
+    return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+
+
+def _load_cache(path: Path) -> dict[str, str]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}  # a cache: hashing again is always right
+    if not isinstance(value, dict):
+        return {}
+    return {str(k): str(v) for k, v in value.items()}
+
+
+def _hash_file(path: Path, advance: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
+
+
+def combine(hashes: Iterable[tuple[str, str]]) -> str:
+    """The digest of (file name, sha256 hex) pairs, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(hashes):
+        digest.update(name.encode() + b"\0" + bytes.fromhex(value))
+    return digest.hexdigest()
+
+
+def hash_model(files: ModelFiles, cache: Path, advance: Callable[[int], None]) -> Digests:
+    """Digests of a model's files; blocking, so run it in a thread.
+
+    Hashes of files that did not change since (path, size, mtime in ns) come from the JSON file
+    `cache`. `advance` is told of the bytes read, from this thread.
+
+    Raises:
+        InvalidParams: a file cannot be read.
+    """
+    known = _load_cache(cache)
+    hashes: dict[str, str] = {}
+    try:
+        for path in (files.path / CONFIG, files.path / TOKENIZER, *files.weights):
+            key = _file_key(path)
+            if key in known:
+                advance(path.stat().st_size)
+            else:
+                known[key] = _hash_file(path, advance)
+            hashes[path.name] = known[key]
+    except OSError as e:
+        raise InvalidParams(f"a file of the model cannot be read: {e}") from None
+    _save_cache(cache, known)
+    front = combine((n, hashes[n]) for n in (CONFIG, TOKENIZER))
+    return Digests(front, combine(hashes.items()) if files.weights else "")
+
+
+def _save_cache(cache: Path, known: dict[str, str]) -> None:
+    live = {k: v for k, v in known.items() if Path(k.split("|")[0]).exists()}
+    temporary = cache.with_name(f"{cache.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(live))
+        temporary.replace(cache)
+    except OSError:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,120 @@
+"""Settings of the shards plugin."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from aitorrentd.api import PluginConfig
+
+DEMO: Final = "demo"
+_UNITS: Final = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_UNITS_10: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE: Final = re.compile(r"\s*(\d{1,15})\s*([A-Za-z]{0,3})\s*")
+_RANGE: Final = re.compile(r"(\d{1,5})-(\d{1,5})")
+
+
+def parse_size(value: Any) -> Any:
+    """Bytes from `1GiB`, `512 MiB`, `2GB` or a plain number; anything else is left to pydantic.
+
+    Raises:
+        ValueError: text that is not a size.
+    """
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value)
+    unit = match[2].upper() if match else "?"
+    factor = (_UNITS | _UNITS_10).get(unit)
+    if match is None or factor is None:
+        raise ValueError(f"{value!r} is not a size; write 512MiB, 1GiB, 2GB or a number of bytes")
+    return int(match[1]) * factor
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+
+
+def parse_layers(text: str) -> tuple[int, int] | None:
+    """(start, end) of `4-8`, which is half-open; None for `all` and `none`.
+
+    Raises:
+        ValueError: neither.
+    """
+    if text in ("all", "none"):
+        return None
+    match = _RANGE.fullmatch(text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ValueError(
+            f'{text!r} is not a range of layers; write "all", "none", or "4-8" for layers 4 to 7'
+        )
+    return int(match[1]), int(match[2])
+
+
+def _check_layers(value: Any) -> Any:
+    if isinstance(value, str):
+        parse_layers(value)
+    return value
+
+
+class ModelEntry(BaseModel):
+    """A model on this machine and which of its layers this node computes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=128, description="what clients ask for")
+    path: Path | None = Field(
+        None, description="folder in Hugging Face layout; the model `demo` comes with the package"
+    )
+    layers: Annotated[str, BeforeValidator(_check_layers)] = Field(
+        "all", description='"all", "none" (only ask others), or a half-open range such as "0-4"'
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    kv_budget: Size = Field(2**30, ge=2**20, description="memory for attention caches")
+    digest: str | None = Field(
+        None, pattern="[0-9a-f]{64}", description="accept only exactly these weights"
+    )
+
+    @model_validator(mode="after")
+    def _has_path(self) -> ModelEntry:
+        if self.path is None and self.name != DEMO:
+            raise ValueError(f"model {self.name!r} needs a path")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where the model's files are."""
+        return self.path or Path(__file__).parent / DEMO
+
+
+class ShardsConfig(PluginConfig):
+    """`plugins.shards` in the configuration."""
+
+    models: tuple[ModelEntry, ...] = Field((), max_length=64)
+    threads: int = Field(1, ge=1, le=256, description="torch threads of each worker")
+    device: str = Field("cpu", pattern=r"auto|cpu|cuda(:\d+)?")
+    load_timeout_s: float = Field(900, gt=0)
+    step_timeout_s: float = Field(
+        20, gt=0, le=3600, description="a stage that computes nothing for so long is looked into"
+    )
+    ping_timeout_s: float = Field(2, gt=0, le=60, description="then it must answer within this")
+    resume_timeout_s: float = Field(
+        30, ge=0, le=3600, description="how long an answer waits for another holder of lost layers"
+    )
+    link_timeout_s: float = Field(10, gt=0, le=60)
+    prefill_chunk: int = Field(128, ge=1, le=1024, description="prompt tokens sent at a time")
+    max_answers: int = Field(16, ge=1, le=1024, description="answers coordinated at a time")
+    max_sessions: int = Field(32, ge=1, le=4096, description="sessions served at a time")
+    max_sessions_per_peer: int = Field(16, ge=1, le=4096)
+    journal_budget: Size = Field(
+        2**30, ge=2**20, description="memory for activations kept to replace lost stages"
+    )
+
+    @model_validator(mode="after")
+    def _unique(self) -> ShardsConfig:
+        names = [m.name for m in self.models]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"model {name!r} is listed twice; give one entry a wider range")
+        return self

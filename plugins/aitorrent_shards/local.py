@@ -1,0 +1,132 @@
+"""A configured model on this node: its files, tokenizer, digests, and the holder of its layers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import Final
+
+from aitorrent_shards.catalogue import Digests, ModelFiles, hash_model, read_model
+from aitorrent_shards.config import ModelEntry, ShardsConfig
+from aitorrent_shards.holder import Holder
+from aitorrent_shards.spans import Span
+from aitorrent_shards.stage import StageHost
+from aitorrent_shards.tokenize import ModelTokenizer
+from aitorrentd.api import (
+    AitorrentError,
+    Directory,
+    InvalidParams,
+    PeerId,
+    PluginContext,
+    Unavailable,
+)
+
+NO_LAYERS: Final = "none"
+
+
+class LocalModel:
+    """What this node knows of a model, from the first look at its folder on."""
+
+    def __init__(self, entry: ModelEntry) -> None:
+        self.entry = entry
+        self.files: ModelFiles | None = None
+        self.tokenizer: ModelTokenizer | None = None
+        self.digests: Digests | None = None
+        self.holder: Holder | None = None
+        self.problem = ""
+        self._hashed = 0
+
+    @property
+    def state(self) -> str:
+        """`reading`, `failed`, `ready` for one without layers here, else the holder's state."""
+        if self.problem:
+            return "failed"
+        if self.holder is not None:
+            return self.holder.state
+        return "ready" if self.digests is not None else "reading"
+
+    @property
+    def progress(self) -> float | None:
+        """Share of the files that was read, while they are read."""
+        if self.files is None or self.digests is not None:
+            return None
+        return min(self._hashed / max(self.files.size_bytes, 1), 1.0)
+
+    async def run(
+        self,
+        ctx: PluginContext,
+        config: ShardsConfig,
+        host: StageHost,
+        *,
+        node_id: PeerId,
+        directory: Directory,
+    ) -> None:
+        """Read the model, then hold its layers until cancelled; problems end up in `state`."""
+        try:
+            await self._read(ctx.cache_dir)
+            files, digests = self.ready()
+            if self.entry.layers == NO_LAYERS:
+                return
+            if not digests.digest:
+                raise InvalidParams(f"{files.path} has no *.safetensors; set layers to none")
+            if digests.digest in host.holders:
+                raise InvalidParams(f"{self.entry.name} has the same files as another model")
+            self.holder = Holder(
+                ctx, config, self.entry, files, node_id=node_id, directory=directory
+            )
+        except AitorrentError as e:
+            self.problem = e.message
+            ctx.log.warning("model %s cannot be used: %s", self.entry.name, e.message)
+            return
+        self.holder.on_gone = host.holder_gone
+        host.holders[digests.digest] = self.holder
+        try:
+            await self.holder.run(digests)
+        finally:
+            del host.holders[digests.digest]
+
+    async def _read(self, cache_dir: Path) -> None:
+        entry = self.entry
+        self.files = files = await asyncio.to_thread(read_model, entry.folder)
+        self.tokenizer = await asyncio.to_thread(ModelTokenizer, files, model=entry.name)
+        # one cache file per folder, so that models hashed at the same time do not overwrite
+        name = hashlib.sha256(str(files.path).encode()).hexdigest()[:16]
+        cache = cache_dir / f"digests-{name}.json"
+        digests = await asyncio.to_thread(hash_model, files, cache, self._advance)
+        if entry.digest and digests.digest and digests.digest != entry.digest:
+            raise InvalidParams(
+                f"the files in {files.path} have digest {digests.digest}, not {entry.digest}"
+            )
+        self.digests = digests
+
+    def _advance(self, n: int) -> None:
+        self._hashed += n
+
+    def ready(self) -> tuple[ModelFiles, Digests]:
+        """Files and digests.
+
+        Raises:
+            Unavailable: still being read, or it failed.
+        """
+        if self.files is None or self.digests is None:
+            share = f" ({self.progress:.0%})" if self.progress else ""
+            raise Unavailable(
+                f"model {self.entry.name} cannot be used: {self.problem}"
+                if self.problem
+                else f"model {self.entry.name} is still being read{share}; try again soon"
+            )
+        return self.files, self.digests
+
+    def accepts(self, span: Span) -> bool:
+        """Whether a stage is of this very model.
+
+        With the weights here, or a configured digest, exactly those; else the same name,
+        configuration and tokenizer.
+        """
+        if self.digests is None:
+            return False
+        exact = self.digests.digest or self.entry.digest
+        if exact:
+            return span.digest == exact
+        return span.model == self.entry.name and span.front == self.digests.front

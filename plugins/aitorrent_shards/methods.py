@@ -1,0 +1,158 @@
+"""Control methods of the shards plugin: models here, spans everywhere, sessions under way."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from aitorrent_shards.local import LocalModel
+from aitorrent_shards.service import ShardsService
+from aitorrentd.api import CallContext, Method, NoParams
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ModelRow(_Row):
+    """A configured model."""
+
+    name: str
+    path: str
+    layers: str = Field(description="which layers this node computes, as configured")
+    state: str = Field(description="reading, starting, loading, ready, restarting or failed")
+    progress: float | None = Field(description="share of the files read so far, while reading")
+    problem: str
+    covered: bool = Field(description="whether all layers are held somewhere now")
+    digest: str
+    dtype: str
+    weight_bytes: int
+    step_us: int = Field(description="median time of one token through the layers here; 0 = none")
+    restarts: int
+    pid: int | None
+
+
+class ModelRows(_Row):
+    """Result of shards.models."""
+
+    models: list[ModelRow]
+
+
+class SpanRow(_Row):
+    """Layers of a model, held by a node."""
+
+    peer: str
+    this_node: bool
+    model: str
+    digest: str
+    start: int
+    end: int = Field(description="one past the last layer")
+    layers: int
+    dtype: str
+    max_positions: int
+    free_positions: int
+    step_us: int
+
+
+class SpanRows(_Row):
+    """Result of shards.spans."""
+
+    spans: list[SpanRow]
+
+
+class SessionRow(_Row):
+    """A session that this node computes."""
+
+    coordinator: str
+    prev: str
+    model: str
+    start: int
+    end: int
+    positions: int
+    max_positions: int
+    journal_bytes: int
+
+
+class SessionRows(_Row):
+    """Result of shards.sessions."""
+
+    sessions: list[SessionRow]
+    answering: int = Field(description="answers that this node coordinates")
+    overhead_us: int | None = Field(
+        description="median time of a token in this node outside of the layers, lately"
+    )
+
+
+def _model_row(service: ShardsService, model: LocalModel) -> ModelRow:
+    holder = model.holder
+    return ModelRow(
+        name=model.entry.name,
+        path=str(model.entry.folder),
+        layers=model.entry.layers,
+        state=model.state,
+        progress=model.progress,
+        problem=model.problem or (holder.problem if holder else ""),
+        covered=service.backend.covered(model, service.spans()) is not None,
+        digest=model.digests.digest if model.digests else "",
+        dtype=holder.span.dtype if holder and holder.span else "",
+        weight_bytes=holder.weight_bytes if holder else 0,
+        step_us=holder.step_us if holder else 0,
+        restarts=holder.restarts if holder else 0,
+        pid=holder.pid if holder else None,
+    )
+
+
+def shards_methods(service: Callable[[], ShardsService]) -> Iterator[Method]:
+    """The methods; `service` gives the running service, or raises Unavailable."""
+
+    def models(call: CallContext, params: NoParams) -> ModelRows:
+        running = service()
+        return ModelRows(models=[_model_row(running, m) for m in running.models.values()])
+
+    def spans(call: CallContext, params: NoParams) -> SpanRows:
+        running = service()
+        rows = [
+            SpanRow(
+                peer=s.peer,
+                this_node=s.peer == running.node_id,
+                model=s.model,
+                digest=s.digest,
+                start=s.start,
+                end=s.end,
+                layers=s.layers,
+                dtype=s.dtype,
+                max_positions=s.max_positions,
+                free_positions=s.free_positions,
+                step_us=s.step_us,
+            )
+            for s in sorted(running.spans(), key=lambda s: (s.model, s.digest, s.start, s.peer))
+        ]
+        return SpanRows(spans=rows)
+
+    def sessions(call: CallContext, params: NoParams) -> SessionRows:
+        running = service()
+        rows = [
+            SessionRow(
+                coordinator=v.coordinator,
+                prev=v.prev,
+                model=v.model,
+                start=v.start,
+                end=v.end,
+                positions=v.positions,
+                max_positions=v.max_positions,
+                journal_bytes=v.journal_bytes,
+            )
+            for v in running.host.sessions()
+        ]
+        measured = running.host.overhead_us
+        return SessionRows(
+            sessions=rows,
+            answering=running.backend.answering,
+            overhead_us=int(statistics.median(measured)) if measured else None,
+        )
+
+    yield Method("shards.models", models, "Models of this node and their state", result=ModelRows)
+    yield Method("shards.spans", spans, "Which nodes hold which layers", result=SpanRows)
+    yield Method("shards.sessions", sessions, "Sessions computed here", result=SessionRows)

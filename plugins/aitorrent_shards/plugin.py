@@ -1,0 +1,87 @@
+"""Hooks of the shards plugin."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.methods import shards_methods
+from aitorrent_shards.protocol import PROTOCOL
+from aitorrent_shards.service import ShardsService
+from aitorrentd.api import (
+    BACKENDS,
+    DIRECTORY,
+    TRANSPORT,
+    HealthWarning,
+    Method,
+    PluginContext,
+    PluginInfo,
+    Priority,
+    Stream,
+    Unavailable,
+    WireProtocol,
+    hookimpl,
+)
+
+_STREAMS_PER_SESSION = 4
+
+
+class ShardsPlugin:
+    """Layer ranges of models, computed here and chained over peers."""
+
+    def __init__(self) -> None:
+        self._service: ShardsService | None = None
+
+    def _running(self) -> ShardsService:
+        if self._service is None:
+            raise Unavailable("the shards plugin is not running")
+        return self._service
+
+    @hookimpl
+    def aitorrent_info(self) -> PluginInfo:
+        """The manifest."""
+        return PluginInfo(
+            name="shards",
+            summary="Runs models whose layers are spread over peers",
+            requires=(TRANSPORT, DIRECTORY, BACKENDS),
+            config=ShardsConfig,
+        )
+
+    @hookimpl
+    @asynccontextmanager
+    async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
+        """Load and serve until stopped."""
+        service = ShardsService(ctx)
+        self._service = service
+        try:
+            async with service.running():
+                yield
+        finally:
+            self._service = None
+
+    @hookimpl
+    def aitorrent_methods(self) -> Iterable[Method]:
+        """shards.models, shards.spans and shards.sessions."""
+        return list(shards_methods(self._running))
+
+    @hookimpl
+    def aitorrent_protocols(self, ctx: PluginContext) -> Iterable[WireProtocol]:
+        """The pipeline between stages."""
+        config: ShardsConfig = ctx.config
+        return [
+            WireProtocol(
+                PROTOCOL,
+                self._handle,
+                max_streams=_STREAMS_PER_SESSION * config.max_sessions_per_peer,
+                priority=Priority.TENSOR,
+            )
+        ]
+
+    async def _handle(self, stream: Stream) -> None:
+        await self._running().host.handle(stream)
+
+    @hookimpl
+    def aitorrent_health(self) -> Iterable[HealthWarning]:
+        """Models that cannot be used."""
+        return list(self._service.health()) if self._service else []

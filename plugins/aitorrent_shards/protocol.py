@@ -1,0 +1,301 @@
+"""Messages of `/ai-torrent/1/shards`, validated. No I/O.
+
+Two kinds of streams carry frames of `aitorrentd.wire`; the first frame says which kind it is.
+
+Control, coordinator to stage; it opens a session, and the session lives as long as the stream:
+
+    open {id, session, digest, dtype, start, end, max_positions, prev, last}   -> {id}
+    link {id, peer, addresses, session}    send on to that session             -> {id, have}
+    prev {id, peer}                        take activations from that peer     -> {id}
+    ping {id}                                                                  -> {id, have, queue}
+    candidates {id, k, temperature}        the last position's best k (0: all) -> {id, p, n, k, lse}
+    an answer may be {id, error}; the stage says {event: failed | unlinked, error} on its own
+
+Hop, to the next stage or back to the coordinator: `hop {session}` is answered once with `{have}`
+(positions already computed there) or `{error}`; then frames `{p, n, w}` with token ids or hidden
+states as their tail flow one way, and `{p, n, k, lse}` with candidates from the last stage.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aitorrentd.api import PeerId, ProtocolError, parse_peer_id
+
+PROTOCOL: Final = "/ai-torrent/1/shards"
+SESSION_BYTES: Final = 16
+MAX_CONTROL_BYTES: Final = 16 * 1024
+MAX_HEADER_BYTES: Final = 1024
+MAX_POSITIONS: Final = 1 << 24
+MAX_LAYERS: Final = 4096
+MAX_CHUNK: Final = 1024
+"Positions in one hop frame; bounds what a receiver must hold."
+MAX_HIDDEN: Final = 1 << 17
+MAX_VOCAB: Final = 1 << 22
+MAX_ADDRESSES: Final = 16
+MAX_ADDRESS_CHARS: Final = 256
+DTYPE_BYTES: Final[Mapping[str, int]] = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A coordinator asks for a session over the layers [start, end)."""
+
+    session: bytes
+    digest: str
+    dtype: str
+    start: int
+    end: int
+    max_positions: int
+    prev: PeerId
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where a stage sends what it computed."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prev:
+    """From whom a stage takes its input, from now on."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Is the stage there, and how far is it?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What the last stage returns for the last position of a frame: the best `k` of the softmax at
+    `temperature` (0 counts as 1)."""
+
+    k: int
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class WantMore:
+    """More candidates of the position that was computed last; k = 0 means all."""
+
+    want: Want
+
+
+Request = Open | Link | Prev | Ping | WantMore
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The likeliest tokens after a position, best first, ties by id."""
+
+    length: int
+    "Positions computed, the one these follow included."
+    ids: tuple[int, ...]
+    logits: tuple[float, ...]
+    lse: float
+    "log of the sum over the whole vocabulary of exp(logit / temperature)."
+
+
+def _int(header: Mapping[str, Any], key: str, low: int, high: int) -> int:
+    value = header.get(key)
+    if type(value) is not int or not low <= value <= high:
+        raise ProtocolError(f"{key} must be a whole number in {low}..{high}")
+    return value
+
+
+def _number(header: Mapping[str, Any], key: str, low: float, high: float) -> float:
+    value = header.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ProtocolError(f"{key} must be a number in {low}..{high}")
+    return float(value)
+
+
+def _text(header: Mapping[str, Any], key: str, max_chars: int) -> str:
+    value = header.get(key)
+    if not isinstance(value, str) or not 1 <= len(value) <= max_chars:
+        raise ProtocolError(f"{key} must be text of 1 to {max_chars} characters")
+    return value
+
+
+def _peer(header: Mapping[str, Any], key: str) -> PeerId:
+    try:
+        return parse_peer_id(_text(header, key, 64))
+    except ValueError:
+        raise ProtocolError(f"{key} is not a peer id") from None
+
+
+def _session(header: Mapping[str, Any]) -> bytes:
+    value = header.get("session")
+    if not isinstance(value, bytes) or len(value) != SESSION_BYTES:
+        raise ProtocolError(f"session must be {SESSION_BYTES} bytes")
+    return value
+
+
+def parse_addresses(value: object) -> tuple[str, ...]:
+    """At most MAX_ADDRESSES texts.
+
+    Raises:
+        ProtocolError: anything else.
+    """
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_ADDRESSES:
+        raise ProtocolError(f"addresses must be a list of at most {MAX_ADDRESSES}")
+    if not all(isinstance(a, str) and len(a) <= MAX_ADDRESS_CHARS for a in value):
+        raise ProtocolError(f"an address is text of at most {MAX_ADDRESS_CHARS} characters")
+    return tuple(value)
+
+
+def request_id(header: Mapping[str, Any]) -> int:
+    """The number that a control answer repeats.
+
+    Raises:
+        ProtocolError: none, or out of range.
+    """
+    return _int(header, "id", 0, 2**53)
+
+
+def _open(header: Mapping[str, Any]) -> Open:
+    start = _int(header, "start", 0, MAX_LAYERS - 1)
+    last = header.get("last")
+    if type(last) is not bool:
+        raise ProtocolError("last must be true or false")
+    dtype = _text(header, "dtype", 16)
+    if dtype not in DTYPE_BYTES:
+        raise ProtocolError(f"dtype must be one of {', '.join(DTYPE_BYTES)}")
+    return Open(
+        session=_session(header),
+        digest=_text(header, "digest", 128),
+        dtype=dtype,
+        start=start,
+        end=_int(header, "end", start + 1, MAX_LAYERS),
+        max_positions=_int(header, "max_positions", 1, MAX_POSITIONS),
+        prev=_peer(header, "prev"),
+        last=last,
+    )
+
+
+def _want_more(header: Mapping[str, Any]) -> WantMore:
+    return WantMore(
+        Want(_int(header, "k", 0, MAX_VOCAB), _number(header, "temperature", 0.0, 100.0))
+    )
+
+
+def parse_request(header: Mapping[str, Any]) -> Request:
+    """A control request of a coordinator.
+
+    Raises:
+        ProtocolError: unknown, or a field is missing or out of range.
+    """
+    match header.get("op"):
+        case "open":
+            return _open(header)
+        case "link":
+            addresses = parse_addresses(header.get("addresses"))
+            return Link(_peer(header, "peer"), addresses, _session(header))
+        case "prev":
+            return Prev(_peer(header, "peer"))
+        case "ping":
+            return Ping()
+        case "candidates":
+            return _want_more(header)
+    raise ProtocolError("unknown control message")
+
+
+def open_header(message: Open) -> dict[str, Any]:
+    """The header of an open request; `id` is added by whoever sends it."""
+    return {
+        "op": "open",
+        "session": message.session,
+        "digest": message.digest,
+        "dtype": message.dtype,
+        "start": message.start,
+        "end": message.end,
+        "max_positions": message.max_positions,
+        "prev": message.prev,
+        "last": message.last,
+    }
+
+
+def parse_hop(header: Mapping[str, Any]) -> bytes:
+    """The session that a hop stream is for.
+
+    Raises:
+        ProtocolError: not a hop's first frame.
+    """
+    if header.get("op") != "hop":
+        raise ProtocolError("expected a hop")
+    return _session(header)
+
+
+def parse_have(header: Mapping[str, Any]) -> int:
+    """How many positions the answering side already has.
+
+    Raises:
+        ProtocolError: missing or out of range.
+    """
+    return _int(header, "have", 0, MAX_POSITIONS)
+
+
+def parse_queue(header: Mapping[str, Any]) -> int:
+    """How many steps wait in the stage that answered a ping.
+
+    Raises:
+        ProtocolError: missing or out of range.
+    """
+    return _int(header, "queue", 0, 1 << 20)
+
+
+def parse_step(header: Mapping[str, Any]) -> tuple[int, int, Want | None]:
+    """Position, count and wish of a hop frame that carries ids or activations.
+
+    Raises:
+        ProtocolError: missing or out of range.
+    """
+    pos = _int(header, "p", 0, MAX_POSITIONS)
+    n = _int(header, "n", 1, MAX_CHUNK)
+    want = header.get("w")
+    if want is None:
+        return pos, n, None
+    if not isinstance(want, (list, tuple)) or len(want) != 2:
+        raise ProtocolError("w must be [k, temperature]")
+    more = _want_more({"k": want[0], "temperature": want[1]})
+    return pos, n, more.want
+
+
+def parse_candidates(
+    header: Mapping[str, Any], tail: bytes | memoryview, *, vocab: int
+) -> Candidates:
+    """The candidates in a frame: `k` u32 ids, then `k` float32 logits, little-endian.
+
+    Raises:
+        ProtocolError: wrong size, an id outside the vocabulary, a number that is not finite, or
+        not sorted by falling logit and rising id.
+    """
+    pos = _int(header, "p", 0, MAX_POSITIONS)
+    n = _int(header, "n", 1, MAX_CHUNK)
+    k = _int(header, "k", 1, vocab)
+    if len(tail) != 8 * k:
+        raise ProtocolError(f"{k} candidates take {8 * k} bytes, got {len(tail)}")
+    lse = header.get("lse")
+    if type(lse) is not float or not math.isfinite(lse):
+        raise ProtocolError("lse must be a finite number")
+    values = struct.unpack(f"<{k}I{k}f", tail)
+    ids, logits = values[:k], values[k:]
+    if max(ids) >= vocab:
+        raise ProtocolError(f"candidate {max(ids)} in a vocabulary of {vocab}")
+    if not math.isfinite(logits[0]) or not math.isfinite(logits[-1]):
+        raise ProtocolError("a candidate's logit is not finite")
+    for i in range(k - 1):
+        if not (logits[i] > logits[i + 1] or (logits[i] == logits[i + 1] and ids[i] < ids[i + 1])):
+            raise ProtocolError("candidates are not sorted")
+    return Candidates(pos + n, ids, logits, lse)

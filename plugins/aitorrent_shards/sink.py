@@ -1,0 +1,34 @@
+"""Where the last stage's answers arrive at the coordinator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aitorrent_shards.hop import HopReceiver
+from aitorrent_shards.protocol import MAX_CHUNK, Candidates, parse_candidates
+from aitorrentd.api import AitorrentError, Frame, PeerId, ProtocolError
+
+
+class AnswerSink(HopReceiver):
+    """Takes the last stage's candidates; `have` is the length of what was decided on them."""
+
+    def __init__(
+        self, prev: PeerId, vocab: int, on_answer: Callable[[], None], on_bad: Callable[[str], None]
+    ) -> None:
+        super().__init__(prev, max_tail_bytes=8 * min(vocab, MAX_CHUNK))
+        self.answer: Candidates | None = None
+        self.expected = 0
+        self._vocab, self._on_answer, self._on_bad = vocab, on_answer, on_bad
+
+    async def receive(self, frame: Frame) -> None:
+        """Keep the answer that is waited for; earlier ones come again after a replacement."""
+        answer = parse_candidates(frame.header, frame.tail, vocab=self._vocab)
+        if answer.length > self.expected:
+            raise ProtocolError(f"an answer for {answer.length} of {self.expected} positions")
+        if answer.length == self.expected and self.answer is None:
+            self.answer = answer
+            self._on_answer()
+
+    def broke(self, error: AitorrentError) -> None:
+        """The last stage sent nonsense."""
+        self._on_bad(error.message)

@@ -1,0 +1,404 @@
+"""Sessions that this node computes for coordinators, itself included.
+
+A session lives as long as its control stream. Its input comes over hop streams from one named
+peer, goes through the worker, and on over a hop stream to the next stage; what was sent is kept,
+so that the next stage can be replaced at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.holder import Holder, allowed_s
+from aitorrent_shards.hop import HopFrame, HopReceiver, HopSender, Journal
+from aitorrent_shards.protocol import (
+    MAX_CHUNK,
+    MAX_CONTROL_BYTES,
+    MAX_VOCAB,
+    Link,
+    Open,
+    Ping,
+    Prev,
+    WantMore,
+    parse_hop,
+    parse_request,
+    parse_step,
+    request_id,
+)
+from aitorrent_shards.tasks import OwnedTasks
+from aitorrentd.api import (
+    AitorrentError,
+    Busy,
+    Conflict,
+    Frame,
+    InvalidParams,
+    NotFound,
+    PeerGone,
+    PeerId,
+    ProtocolError,
+    Stream,
+    Transport,
+    Unavailable,
+    encode_frame,
+    frame_head,
+    read_frame,
+)
+
+FIRST_FRAME_S: Final = 10.0
+LAST_WORDS_S: Final = 5.0
+MAX_SLOW_REQUESTS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """A session as it stands now."""
+
+    coordinator: PeerId
+    prev: PeerId
+    model: str
+    start: int
+    end: int
+    positions: int
+    max_positions: int
+    journal_bytes: int
+
+
+class StageSession(HopReceiver):
+    """One answer's way through the layers of this node."""
+
+    def __init__(
+        self,
+        opened: Open,
+        holder: Holder,
+        control: Stream,
+        transport: Transport,
+        config: ShardsConfig,
+        log: logging.Logger,
+        overhead_us: deque[int],
+    ) -> None:
+        row = holder.row_bytes
+        self._row_in = row if opened.start else 4
+        super().__init__(opened.prev, max_tail_bytes=MAX_CHUNK * self._row_in)
+        self.opened, self.holder = opened, holder
+        self.journal_bytes = 8 * MAX_VOCAB if opened.last else opened.max_positions * row
+        "The most that the journal may take; a last stage keeps a single answer only."
+        self._config, self._control, self._log = config, control, log
+        self._said_all = False
+        self._tasks = OwnedTasks(log)
+        self._saying = asyncio.Lock()
+        self._failed: asyncio.Future[AitorrentError] = asyncio.get_running_loop().create_future()
+        self._overhead_us = overhead_us
+        journal = Journal(max_bytes=self.journal_bytes, last_only=opened.last)
+        self.sender = HopSender(transport, journal, self._unlinked)
+
+    def view(self) -> SessionView:
+        """The session for people and tests."""
+        return SessionView(
+            self._control.peer,
+            self.prev,
+            self.holder.entry.name,
+            self.opened.start,
+            self.opened.end,
+            self.have,
+            self.opened.max_positions,
+            self.sender.journal.size_bytes,
+        )
+
+    async def receive(self, frame: Frame) -> None:
+        """Compute a frame's positions and send the result on; what is done already is skipped."""
+        began = time.perf_counter_ns()
+        pos, n, want = parse_step(frame.header)
+        end = pos + n
+        if end <= self.have:
+            return
+        if pos != self.have or end > self.opened.max_positions:
+            raise ProtocolError(
+                f"positions {pos}-{end} after {self.have} of at most {self.opened.max_positions}"
+            )
+        if len(frame.tail) != n * self._row_in:
+            raise ProtocolError(f"{n} positions take {n * self._row_in} bytes")
+        last = self.opened.last
+        asked = want if last and end > self.sender.have else None
+        answer = await self.holder.request(
+            {
+                "op": "step",
+                "session": self.opened.session,
+                "pos": pos,
+                "n": n,
+                "want": {"k": asked.k, "temperature": asked.temperature} if asked else None,
+            },
+            frame.tail,
+            timeout_s=allowed_s(self._config.step_timeout_s, n),
+        )
+        self.have = end
+        header: dict[str, Any] = {"p": pos, "n": n}
+        if last:
+            if asked is None:
+                return
+            header["k"], header["lse"] = answer.header["k"], answer.header["lse"]
+        elif want is not None:
+            header["w"] = (want.k, want.temperature)
+        await self.sender.send(HopFrame(pos, n, header, answer.tail))
+        if n == 1:
+            took_us = answer.header.get("took_us")
+            self.holder.measured(took_us)
+            if type(took_us) is int:
+                self._overhead_us.append((time.perf_counter_ns() - began) // 1000 - took_us)
+
+    def broke(self, error: AitorrentError) -> None:
+        """The input failed: so does the session."""
+        self.fail(error)
+
+    def fail(self, error: AitorrentError) -> None:
+        """End the session and tell the coordinator why."""
+        if not self._failed.done():
+            self._failed.set_result(error)
+
+    def _unlinked(self, reason: str) -> None:
+        event = {"event": "unlinked", "error": Unavailable(reason).as_map()}
+        self._tasks.start(self._say(event), name="shards-unlinked")
+
+    async def serve(self) -> None:
+        """Answer control requests until the coordinator closes or the session fails."""
+        reader = self._tasks.start(self._read(), name="shards-control")
+        ends: set[asyncio.Future[Any]] = {reader, self._failed}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if self._failed.done():
+            try:
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await self._say({"event": "failed", "error": self._failed.result().as_map()})
+                    await self._control.close()
+                self._said_all = True
+            except TimeoutError:
+                self._log.debug("a coordinator does not read why its session failed")
+
+    async def close(self) -> None:
+        """Free all that the session holds."""
+        self.detach("the session is closed")
+        self.sender.unlink("the session is closed")
+        self._failed.cancel()
+        await self._tasks.close()
+        if not self._said_all:  # a reset could overtake the last words
+            self._control.reset("the session is closed")
+
+    async def _say(self, header: dict[str, Any], tail: bytes | memoryview = b"") -> None:
+        try:
+            async with self._saying:
+                await self._control.write(frame_head(header, len(tail)))
+                if tail:
+                    await self._control.write(tail)
+        except PeerGone:
+            return  # `_read` notices it too
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                frame = await read_frame(self._control, max_bytes=MAX_CONTROL_BYTES)
+                await self._answer(frame.header)
+        except PeerGone:
+            return
+        except AitorrentError as e:
+            self.fail(e)
+
+    async def _answer(self, header: dict[str, Any]) -> None:
+        ident, request = request_id(header), parse_request(header)
+        match request:
+            case Ping():
+                await self._say({"id": ident, "have": self.have, "queue": self.holder.queue})
+            case Prev(peer):
+                if peer != self.prev:
+                    self.prev = peer
+                    self.detach("another peer feeds the session")
+                await self._say({"id": ident})
+            case Link() | WantMore():
+                if len(self._tasks) > MAX_SLOW_REQUESTS:
+                    error = Busy("too many requests at once in this session")
+                    await self._say({"id": ident, "error": error.as_map()})
+                else:
+                    self._tasks.start(self._slow(ident, request), name="shards-request")
+            case Open():
+                raise ProtocolError("the session is open already")
+
+    async def _slow(self, ident: int, request: Link | WantMore) -> None:
+        """Requests that wait for others; pings go on meanwhile."""
+        try:
+            if isinstance(request, Link):
+                have = await self.sender.link(request, timeout_s=self._config.link_timeout_s)
+                await self._say({"id": ident, "have": have})
+                await self.sender.flush()
+            else:
+                header, tail = await self._more(request)
+                await self._say({"id": ident, **header}, tail)
+        except AitorrentError as e:
+            await self._say({"id": ident, "error": e.as_map()})
+
+    async def _more(self, request: WantMore) -> tuple[dict[str, Any], bytes | memoryview]:
+        if not self.opened.last:
+            raise InvalidParams("only the last stage has candidates")
+        answer = await self.holder.request(
+            {
+                "op": "candidates",
+                "session": self.opened.session,
+                "k": request.want.k,
+                "temperature": request.want.temperature,
+            },
+            timeout_s=self._config.step_timeout_s,
+        )
+        header = answer.header
+        return {"p": header["pos"], **{key: header[key] for key in ("n", "k", "lse")}}, answer.tail
+
+
+class StageHost:
+    """Answers `/ai-torrent/1/shards`: opens sessions, and hands hops to whoever expects them."""
+
+    def __init__(self, transport: Transport, config: ShardsConfig, log: logging.Logger) -> None:
+        self.holders: dict[str, Holder] = {}
+        "By digest."
+        self.overhead_us: deque[int] = deque(maxlen=512)
+        "Microseconds that single-token steps spent here outside of the layers."
+        self._transport, self._config, self._log = transport, config, log
+        self._sessions: dict[bytes, StageSession] = {}
+        self._receivers: dict[bytes, HopReceiver] = {}
+        self._per_peer: Counter[PeerId] = Counter()
+        self._journal_bytes = 0
+
+    def sessions(self) -> list[SessionView]:
+        """The open sessions."""
+        return [s.view() for s in self._sessions.values()]
+
+    def expect(self, session: bytes, receiver: HopReceiver) -> None:
+        """Hand hops for `session` to `receiver`."""
+        self._receivers[session] = receiver
+
+    def forget(self, session: bytes) -> None:
+        """Expect no more hops for `session`."""
+        self._receivers.pop(session, None)
+
+    def holder_gone(self, holder: Holder, reason: str) -> None:
+        """Fail the sessions of a holder whose worker ended."""
+        for session in list(self._sessions.values()):
+            if session.holder is holder:
+                session.fail(Unavailable(reason))
+
+    async def handle(self, stream: Stream) -> None:
+        """Serve one stream of a peer until it ends."""
+        try:
+            async with asyncio.timeout(FIRST_FRAME_S):
+                first = await read_frame(stream, max_bytes=MAX_CONTROL_BYTES)
+            if first.header.get("op") == "hop":
+                await self._hop(stream, parse_hop(first.header))
+            else:
+                await self._open(stream, first.header)
+        except TimeoutError:
+            stream.reset("nothing was said")
+        except PeerGone:
+            return
+        except AitorrentError as e:
+            self._log.debug("stream of %s refused: %s", stream.peer, e.message)
+            stream.reset(e.code)
+
+    async def _hop(self, stream: Stream, session: bytes) -> None:
+        receiver = self._receivers.get(session)
+        if receiver is None or receiver.prev != stream.peer:
+            error = NotFound("no such session, or it takes nothing from you")
+            await _refuse(stream, {"error": error.as_map()})
+            return
+        await receiver.run(stream)
+
+    async def _open(self, stream: Stream, header: dict[str, Any]) -> None:
+        ident, opened = request_id(header), parse_request(header)
+        if not isinstance(opened, Open):
+            raise ProtocolError("a control stream begins with open")
+        try:
+            session = self._admit(stream, opened)
+        except AitorrentError as e:
+            await _refuse(stream, {"id": ident, "error": e.as_map()})
+            return
+        try:
+            try:
+                await session.holder.request(
+                    {
+                        "op": "open",
+                        "session": opened.session,
+                        "start": opened.start,
+                        "end": opened.end,
+                        "max_positions": opened.max_positions,
+                    },
+                    timeout_s=allowed_s(self._config.step_timeout_s, MAX_CHUNK),
+                )
+            except AitorrentError as e:
+                await _refuse(stream, {"id": ident, "error": e.as_map()})
+                return
+            session.holder.changed()
+            await stream.write(encode_frame({"id": ident}))
+            await session.serve()
+        finally:
+            await self._release(session)
+
+    def _admit(self, stream: Stream, opened: Open) -> StageSession:
+        """A session within every limit, counted at once so that no other can take its place."""
+        holder = self.holders.get(opened.digest)
+        span = holder.span if holder else None
+        if holder is None or span is None:
+            raise NotFound("no layers of that model are loaded here")
+        if span.dtype != opened.dtype or not span.start <= opened.start < opened.end <= span.end:
+            raise NotFound(
+                f"layers {span.start}-{span.end} in {span.dtype} are loaded here, not "
+                f"{opened.start}-{opened.end} in {opened.dtype}"
+            )
+        if opened.last != (opened.end == span.layers):
+            raise InvalidParams(f"the model has {span.layers} layers; `last` does not fit")
+        if opened.session in self._receivers:
+            raise Conflict("the session exists")
+        if len(self._sessions) >= self._config.max_sessions:
+            raise Busy(f"{self._config.max_sessions} sessions are open here; try again later")
+        if self._per_peer[stream.peer] >= self._config.max_sessions_per_peer:
+            raise Busy(f"you have {self._config.max_sessions_per_peer} sessions open here")
+        session = StageSession(
+            opened,
+            holder,
+            stream,
+            self._transport,
+            self._config,
+            self._log,
+            self.overhead_us,
+        )
+        needed = 0 if opened.last else session.journal_bytes
+        if self._journal_bytes + needed > self._config.journal_budget:
+            raise Busy("the memory for activations is taken; try again later")
+        self._journal_bytes += needed
+        self._per_peer[stream.peer] += 1
+        self._sessions[opened.session] = session
+        self._receivers[opened.session] = session
+        return session
+
+    async def _release(self, session: StageSession) -> None:
+        ident = session.opened.session
+        del self._sessions[ident]
+        del self._receivers[ident]
+        peer = session.view().coordinator
+        self._per_peer[peer] -= 1
+        if self._per_peer[peer] <= 0:
+            del self._per_peer[peer]
+        if not session.opened.last:
+            self._journal_bytes -= session.journal_bytes
+        await session.close()
+        try:
+            await session.holder.request(
+                {"op": "close", "session": ident},
+                timeout_s=allowed_s(self._config.step_timeout_s, MAX_CHUNK),
+            )
+        except AitorrentError as e:
+            self._log.debug("the worker did not close a session: %s", e.message)
+        session.holder.changed()
+
+
+async def _refuse(stream: Stream, header: dict[str, Any]) -> None:
+    await stream.write(encode_frame(header))
+    await stream.close()

@@ -1,0 +1,79 @@
+"""Chat templates of Hugging Face models: Jinja, in a sandbox.
+
+Follows what `transformers` gives templates: trim_blocks, lstrip_blocks, loop controls, `tojson`
+without HTML escapes, `raise_exception`, `strftime_now` and `{% generation %}` (which marks answers
+for training and means nothing here). Blocking; the template is the model's, not a peer's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import jinja2
+import jinja2.ext
+from jinja2 import nodes
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from aitorrentd.api import InvalidParams
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}...{% endgeneration %}` is its content."""
+
+    tags = {"generation"}  # noqa: RUF012  jinja2 declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The nodes inside the block."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _raise(message: object) -> None:
+    raise jinja2.TemplateError(str(message))
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)
+
+
+class ChatTemplate:
+    """A model's way to write a conversation as one text."""
+
+    def __init__(self, source: str, tokens: Mapping[str, str], *, model: str) -> None:
+        """`tokens` are special tokens by role, such as bos_token.
+
+        Raises:
+            InvalidParams: not a Jinja template.
+        """
+        self._tokens, self._model = dict(tokens), model
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise
+        environment.globals["strftime_now"] = _now
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as e:
+            raise InvalidParams(f"the chat template of {model} is damaged: {e}") from None
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The conversation, ready for the assistant's next turn.
+
+        Raises:
+            InvalidParams: the template refuses these messages.
+        """
+        try:
+            return self._template.render(
+                messages=[dict(m) for m in messages], add_generation_prompt=True, **self._tokens
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as e:
+            raise InvalidParams(f"the chat template of {self._model} refuses this: {e}") from None

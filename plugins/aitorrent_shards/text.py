@@ -1,0 +1,95 @@
+"""From tokens to text as it streams: whole characters, and nothing after a stop text. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+_BROKEN: Final = "\ufffd"
+_MAX_HELD: Final = 8
+"A character has at most 4 bytes, so at most 4 byte tokens; more held tokens are real nonsense."
+
+
+class Decoder(Protocol):
+    """The part of a tokenizer that is needed here."""
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = ...) -> str:
+        """The text of token ids."""
+
+
+class Detokenizer:
+    """Text of a growing list of tokens, piece by piece.
+
+    The pieces add up to the text of all tokens after `before`. A token is decoded together with the
+    ones before it, since what it reads as depends on them (leading spaces, bytes of one
+    character); a piece that ends inside a character is held back until the rest comes.
+    """
+
+    def __init__(self, decoder: Decoder, before: Sequence[int] = ()) -> None:
+        self._decoder = decoder
+        self._ids = list(before[-_MAX_HELD:])
+        self._read = len(self._ids)
+        "Tokens whose text is out."
+
+    def push(self, token: int) -> str:
+        """The new text, which may be empty."""
+        self._ids.append(token)
+        known, text = self._texts()
+        held = len(self._ids) - self._read
+        if text.endswith(_BROKEN) and held < _MAX_HELD:
+            return ""
+        if len(text) <= len(known) and held < _MAX_HELD:
+            return ""
+        self._ids = self._ids[self._read :]
+        self._read = len(self._ids)
+        return text[len(known) :]
+
+    def flush(self) -> str:
+        """What is still held, without the beginning of a character that never came whole."""
+        known, text = self._texts()
+        self._ids, self._read = [], 0
+        return text[len(known) :].rstrip(_BROKEN)
+
+    def _texts(self) -> tuple[str, str]:
+        decode = self._decoder.decode
+        return (
+            decode(self._ids[: self._read], skip_special_tokens=True),
+            decode(self._ids, skip_special_tokens=True),
+        )
+
+
+class StopTexts:
+    """Lets text through up to the first of some texts, which may come in pieces."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = [s for s in stops if s]
+        self._held = ""
+        self.stopped = False
+
+    def push(self, text: str) -> str:
+        """The text that is certainly before any stop text."""
+        if self.stopped:
+            return ""
+        if not self._stops:
+            return text
+        held = self._held + text
+        found = [i for i in (held.find(s) for s in self._stops) if i >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return held[: min(found)]
+        keep = max(_overlap(held, s) for s in self._stops)
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep]
+
+    def flush(self) -> str:
+        """What was held back for a stop text that did not come."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that `stop` begins with."""
+    for n in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:n]):
+            return n
+    return 0
