@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from aitorrent_transport.certificate import Certificate, Credentials, network_bytes
 from aitorrent_transport.hello import Address, Hello
 from aitorrent_transport.noise import CipherState, HandshakeState, Received
+from aitorrent_transport.suites import CHACHA, Suite, choose, own_capabilities
 from aitorrentd.api import PeerId, ProtocolError, Unavailable, peer_id, verify
 
 MAGIC: Final = b"AIT1"
@@ -52,6 +53,7 @@ class Session:
     handshake_hash: bytes
     sending: CipherState
     receiving: CipherState
+    suite: Suite = CHACHA
 
 
 def encode_offer(versions: Sequence[int]) -> bytes:
@@ -96,6 +98,7 @@ class Handshake:
         remote: Address | None = None,
         expected: PeerId | None = None,
         versions: Sequence[int] = VERSIONS,
+        capabilities: Sequence[str] | None = None,
         ephemeral: X25519PrivateKey | None = None,
     ) -> None:
         self._credentials = credentials
@@ -103,6 +106,7 @@ class Handshake:
         self._remote = remote
         self._expected = expected
         self._versions = tuple(versions)
+        self._capabilities = own_capabilities() if capabilities is None else tuple(capabilities)
         self._ephemeral = ephemeral
         self._static = credentials.static_key()
         self._noise: HandshakeState | None = None
@@ -210,6 +214,7 @@ class Handshake:
             version=self._version,
             agent=self._credentials.agent,
             seen=self._remote,
+            capabilities=self._capabilities,
         ).encode()
 
     def _verify(self, noise: HandshakeState, received: Received) -> Hello:
@@ -243,6 +248,7 @@ class Handshake:
             handshake_hash=noise.hash,
             sending=sending,
             receiving=receiving,
+            suite=choose(self._capabilities, hello.capabilities),
         )
 
 

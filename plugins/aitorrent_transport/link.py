@@ -33,8 +33,8 @@ __all__ = ["MAX_PLAINTEXT", "Credentials", "Link"]
 
 REKEY_INTERVAL_S: Final = 3600.0
 CLOSE_TIMEOUT_S: Final = 5.0
-HIGH_WATER_BYTES: Final = 1024 * 1024
-LOW_WATER_BYTES: Final = 256 * 1024
+HIGH_WATER_BYTES: Final = 256 * 1024
+LOW_WATER_BYTES: Final = 64 * 1024
 MAX_WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
 MAX_REASON_CHARS: Final = 200
 DRAIN_BYTES: Final = 4096
@@ -73,6 +73,7 @@ class Link(asyncio.BufferedProtocol):
         self.remote = remote
         self.observed = session.observed
         self.handshake_hash = session.handshake_hash
+        self.cipher = session.suite.name
         self.on_record: Callable[[memoryview], None] = _nobody
         self.on_lost: Callable[[str], None] = _nobody
         self.on_writable: Callable[[], None] = _nobody
@@ -84,10 +85,11 @@ class Link(asyncio.BufferedProtocol):
 
         self._loop = loop
         self._transport = transport
-        self._writer = RecordWriter(session.sending)
+        self._writer = RecordWriter(session.sending, session.suite)
         self._reader = RecordReader(
             session.receiving,
             loop.time,
+            session.suite,
             buffer_bytes=max(READ_BUFFER_BYTES, len(arrived)),
         )
         self._reader.space()[: len(arrived)] = arrived

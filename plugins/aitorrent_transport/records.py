@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from aitorrent_transport.noise import TAG_BYTES, CipherState
+from aitorrent_transport.suites import CHACHA, Aead, Suite
 from aitorrentd.api import ProtocolError, TooLarge
 
 DATA: Final = 0
@@ -33,7 +34,6 @@ READ_BUFFER_BYTES: Final = 256 * 1024
 _MAX_SEALED: Final = 1 + MAX_PLAINTEXT + TAG_BYTES
 _MIN_SEALED: Final = 1 + TAG_BYTES
 _U32: Final = struct.Struct(">I")
-_NONCE: Final = struct.Struct("<IQ")
 _KINDS: Final = tuple(bytes([kind]) for kind in range(3))
 # decrypt_into came late to `cryptography`; without it each record costs an allocation.
 _HAS_INTO: Final = hasattr(ChaCha20Poly1305, "decrypt_into")
@@ -46,18 +46,32 @@ class Record(NamedTuple):
     payload: memoryview
 
 
-def _aead(cipher: CipherState) -> ChaCha20Poly1305:
-    if cipher.key is None:
-        raise RuntimeError("records need a key")
-    return ChaCha20Poly1305(cipher.key)
+class _RecordKey:
+    """The key of one direction, as it changes."""
+
+    __slots__ = ("_key", "_suite", "aead")
+
+    def __init__(self, cipher: CipherState, suite: Suite) -> None:
+        if cipher.key is None:
+            raise RuntimeError("records need a key")
+        self._suite = suite
+        self._key = suite.first_key(cipher.key)
+        self.aead: Aead = suite.aead(self._key)
+
+    def advance(self) -> None:
+        self._key = self._suite.next_key(self._key)
+        self.aead = self._suite.aead(self._key)
 
 
 class RecordWriter:
     """Seals records for one direction. `rekey_after` records, a REKEY goes out by itself."""
 
-    def __init__(self, cipher: CipherState, *, rekey_after: int = REKEY_RECORDS) -> None:
-        self._cipher = cipher
-        self._encrypt = _aead(cipher).encrypt
+    def __init__(
+        self, cipher: CipherState, suite: Suite = CHACHA, *, rekey_after: int = REKEY_RECORDS
+    ) -> None:
+        self._key = _RecordKey(cipher, suite)
+        self._encrypt = self._key.aead.encrypt
+        self._nonce = suite.nonce.pack
         self._counter = cipher.counter
         self._rekey_after = rekey_after
         self._rekey_at = self._counter + rekey_after
@@ -83,13 +97,13 @@ class RecordWriter:
             raise ProtocolError("this direction of the channel has used up its record numbers")
         self._counter = counter + 1
         head = _U32.pack(length)
-        return head, self._encrypt(_NONCE.pack(0, counter), plain, head)
+        return head, self._encrypt(self._nonce(0, counter), plain, head)
 
     def rekey(self) -> tuple[bytes, bytes]:
         """A REKEY record; what is sealed afterwards is under the next key."""
         sealed = self.seal((), REKEY)
-        self._cipher.rekey()
-        self._encrypt = _aead(self._cipher).encrypt
+        self._key.advance()
+        self._encrypt = self._key.aead.encrypt
         self._rekey_at = self._counter + self._rekey_after
         self.rekeys += 1
         return sealed
@@ -106,12 +120,13 @@ class RecordReader:
         self,
         cipher: CipherState,
         now: Callable[[], float],
+        suite: Suite = CHACHA,
         *,
         buffer_bytes: int = READ_BUFFER_BYTES,
         in_place: bool = _HAS_INTO,
     ) -> None:
-        self._cipher = cipher
-        self._aead = _aead(cipher)
+        self._key = _RecordKey(cipher, suite)
+        self._nonce = suite.nonce.pack
         self._counter = cipher.counter
         self._now = now
         self._rekeyed_at = float("-inf")
@@ -173,13 +188,13 @@ class RecordReader:
         body = start + 4
         head = self._buffer[start:body]
         sealed = self._buffer[body : body + length]
-        nonce = _NONCE.pack(0, counter)
+        nonce = self._nonce(0, counter)
         try:
             if self._plain is None:
-                plain = memoryview(self._aead.decrypt(nonce, sealed, head))
+                plain = memoryview(self._key.aead.decrypt(nonce, sealed, head))
             else:
                 plain = self._plain[: length - TAG_BYTES]
-                self._aead.decrypt_into(nonce, sealed, head, plain)
+                self._key.aead.decrypt_into(nonce, sealed, head, plain)
         except InvalidTag:
             raise ProtocolError("a record does not authenticate") from None
         self._counter = counter + 1
@@ -190,5 +205,4 @@ class RecordReader:
         if length != 1 or now - self._rekeyed_at < MIN_REKEY_INTERVAL_S:
             raise ProtocolError("the peer changes its keys too often")
         self._rekeyed_at = now
-        self._cipher.rekey()
-        self._aead = _aead(self._cipher)
+        self._key.advance()
