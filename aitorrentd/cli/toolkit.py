@@ -115,7 +115,7 @@ def _warn_of_skew(server: str) -> None:
     global _has_warned_of_skew
     from aitorrentd import __version__
 
-    name, _, version = server.partition(" ")
+    name, _, version = server.partition("/")
     if name == "aitorrentd" and version != __version__ and not _has_warned_of_skew:
         _has_warned_of_skew = True
         warn(f"the daemon is version {clean(version)}, this program is {__version__}")
@@ -125,6 +125,11 @@ def echo(text: str = "", *, end: str = "\n") -> None:
     """Write to stdout, at once: whoever reads a stream sees each line when it happens."""
     sys.stdout.write(text + end)
     sys.stdout.flush()
+
+
+def redraw(text: str) -> None:
+    """Show `text` in the place of what was shown before, on a terminal; elsewhere below it."""
+    echo(f"\x1b[H\x1b[2J{text}" if sys.stdout.isatty() else f"\n{text}")
 
 
 def warn(message: str) -> None:

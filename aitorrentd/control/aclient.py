@@ -151,7 +151,7 @@ class AsyncClient:
         path: str | os.PathLike[str],
         timeout: float | None = 30.0,
         *,
-        agent: str = f"aitorrentd-client {__version__}",
+        agent: str = f"aitorrentd-client/{__version__}",
     ) -> Self:
         """Connect and say hello.
 

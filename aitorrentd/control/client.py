@@ -80,7 +80,7 @@ class Client:
         path: str | os.PathLike[str],
         timeout: float | None = 30.0,
         *,
-        agent: str = f"aitorrentctl {__version__}",
+        agent: str = f"aitorrentctl/{__version__}",
     ) -> None:
         """Connect and say hello.
 

@@ -25,7 +25,7 @@ _ARRIVING_BYTES: Final = 64 * 1024 * 1024
 class ControlServer:
     """Serves the methods of a source to local callers. One per node; nothing is global.
 
-    `agent` names the daemon in the hello, as `aitorrentd 0.1.0`; members of `group` get the role
+    `agent` names the daemon in the hello, as `aitorrentd/0.1.0`; members of `group` get the role
     OPERATE.
     """
 

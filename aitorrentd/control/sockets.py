@@ -32,16 +32,15 @@ class BoundSocket:
 
     sock: socket.socket
     path: Path
-    device: int
-    inode: int
+    file: tuple[int, int, int]
+    "Device, inode and birth of the file: inode numbers are used again."
     remark: str = ""
     "Something that the log should know."
 
     def remove_file(self) -> None:
         """Delete the file, unless another daemon has put its own there since."""
         try:
-            found = os.lstat(self.path)
-            if (found.st_dev, found.st_ino) == (self.device, self.inode):
+            if _which(self.path) == self.file:
                 self.path.unlink()
         except FileNotFoundError:
             pass
@@ -105,11 +104,16 @@ def _bind(path: Path, mode: int, gid: int | None, group: str) -> BoundSocket:
                 remark = f"{path} keeps this user's group: only root may give it to {group}"
         os.chmod(path, mode)
         sock.listen(BACKLOG)
-        made = os.lstat(path)
+        file = _which(path)
     except BaseException:
         sock.close()
         raise
-    return BoundSocket(sock, path, made.st_dev, made.st_ino, remark)
+    return BoundSocket(sock, path, file, remark)
+
+
+def _which(path: Path) -> tuple[int, int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _clear(path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from aitorrentd.api.plugin import Method
+from aitorrentd.control import framing
 from aitorrentd.control.server import ControlServer
 from aitorrentd.errors import MethodNotFound
 
@@ -36,7 +38,7 @@ class ServerThread:
     def __init__(self, path: Path, *methods: Method, **options: Any) -> None:
         self.path = path
         self.source = Methods(*methods)
-        self.options = {"agent": "aitorrentd 0.1.0"} | options
+        self.options = {"agent": "aitorrentd/0.1.0"} | options
         self.server: ControlServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -93,3 +95,50 @@ async def eventually(condition: Callable[[], bool], timeout_s: float = 5.0) -> N
 async def within(awaitable: Awaitable[T], timeout_s: float = 5.0) -> T:
     """The awaited value, or a failure after `timeout_s`."""
     return await asyncio.wait_for(awaitable, timeout_s)
+
+
+class RawPeer:
+    """A caller who writes whatever bytes the test wants."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def connect(cls, path: Path, *, greet: bool = True) -> Self:
+        peer = cls(*await asyncio.open_unix_connection(str(path)))
+        if greet:
+            peer.send(framing.HELLO, {"proto": [1, 1], "client": "test"})
+            assert (await peer.receive())[0] == framing.HELLO
+        return peer
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def send(self, *fields: Any) -> None:
+        self.writer.write(framing.encode(*fields))
+
+    def send_bytes(self, raw: bytes) -> None:
+        self.writer.write(raw)
+
+    async def receive(self, timeout_s: float = 5.0) -> list[Any]:
+        async with asyncio.timeout(timeout_s):
+            head = await self._reader.readexactly(4)
+            return framing.decode(await self._reader.readexactly(int.from_bytes(head, "big")))
+
+    async def until_closed(self, timeout_s: float = 5.0) -> list[list[Any]]:
+        """What still comes until the server hangs up."""
+        found = []
+        try:
+            while True:
+                found.append(await self.receive(timeout_s))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return found
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError):  # the server may have hung up first
+            await self.writer.wait_closed()

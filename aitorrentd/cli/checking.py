@@ -1,0 +1,81 @@
+"""`doctor`: what commonly goes wrong, with a remedy for each, also while no daemon runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from aitorrentd.cli import toolkit
+from aitorrentd.cli.toolkit import ExitCode, clean, styled
+from aitorrentd.errors import AitorrentError
+
+_STYLE = {"ok": "green", "warn": "yellow", "fail": "red"}
+_DOCTOR_TIMEOUT_S = 60.0
+
+
+def doctor(
+    plugin: Annotated[str, typer.Option(help="Only the checks of this one.", metavar="NAME")] = "",
+    config: Annotated[
+        str, typer.Option(help="The configuration to check when no daemon runs.", metavar="FILE")
+    ] = "",
+) -> None:
+    """Look for trouble and say what to do about it; needs no daemon.
+
+    Exits with 1 when a check fails.
+    """
+    checks = _checks(plugin, config)
+    toolkit.emit({"checks": checks}, _render)
+    if any(check["status"] == "fail" for check in checks):
+        raise typer.Exit(ExitCode.ERROR)
+
+
+def _checks(plugin: str, config: str) -> list[dict[str, Any]]:
+    from aitorrentd.control.client import NoDaemon
+
+    try:
+        with toolkit.connect(_DOCTOR_TIMEOUT_S) as client:
+            reply = client.call("node.doctor", {"plugin": plugin} if plugin else {})
+            checks: list[dict[str, Any]] = reply["checks"]
+            return checks
+    except AitorrentError as e:
+        if plugin:
+            raise
+        reach = [] if isinstance(e, NoDaemon) else [_reach(e)]
+    from aitorrentd.doctor import run_offline
+
+    return [*reach, *run_offline(config or None)]
+
+
+def _reach(error: AitorrentError) -> dict[str, Any]:
+    """A check that says why the daemon was not asked."""
+    text, _, remedy = error.message.partition("; ")
+    return {
+        "name": "reach",
+        "plugin": "core",
+        "summary": "this user may talk to the daemon",
+        "status": "fail",
+        "text": text,
+        "remedy": remedy or "see: journalctl -u aitorrentd",
+    }
+
+
+def _render(reply: Mapping[str, Any]) -> str:
+    lines = []
+    for check in reply["checks"]:
+        status = str(check["status"])
+        name = check["name"] if check["plugin"] == "core" else f"{check['plugin']}.{check['name']}"
+        mark = styled(f"{status:<4}", _STYLE.get(status, "bold"))
+        lines.append(f"{mark}  {clean(name)}: {clean(check['text'])}")
+        if check.get("remedy") and status != "ok":
+            lines.append(f"      -> {clean(check['remedy'])}")
+    failed = sum(check["status"] == "fail" for check in reply["checks"])
+    warned = sum(check["status"] == "warn" for check in reply["checks"])
+    lines.append(f"{len(reply['checks'])} checks, {failed} failed, {warned} with a warning")
+    return "\n".join(lines)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command("doctor")(doctor)

@@ -1,0 +1,144 @@
+"""`status`, `id`, `version`, `wait`: the node as a whole."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from aitorrentd.cli import toolkit
+from aitorrentd.cli.toolkit import ExitCode, duration_text, styled
+from aitorrentd.errors import AitorrentError
+
+_WATCH_S = 2.0
+_RETRY_S = 0.2
+_MAX_WAIT_S = 3600.0
+_SEVERITY_STYLE = {"error": "red", "warning": "yellow", "info": "dim"}
+
+
+def status(
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew every 2 s.")] = False,
+) -> None:
+    """Show the node on one screen: warnings first."""
+    with toolkit.connect() as client:
+        toolkit.emit(client.call("node.status"), render_status)
+        while watch:
+            # The socket turns readable only when the daemon hangs up; then the call says so.
+            select.select([client], [], [], _WATCH_S)
+            reply = client.call("node.status")
+            if toolkit.options.json:
+                toolkit.echo(toolkit.json_text(reply))
+            else:
+                toolkit.redraw(render_status(reply))
+
+
+def render_status(reply: Mapping[str, Any]) -> str:
+    """The answer of node.status for people."""
+    plugins = reply.get("plugins", {})
+    lines = [
+        styled(f"aitorrentd {toolkit.clean(reply.get('version', ''))}", "bold")
+        + f", {toolkit.clean(reply.get('state', ''))} for {duration_text(reply.get('uptime_s', 0))}"
+    ]
+    for warning in reply.get("warnings", []):
+        label = f"{warning['severity']}: "
+        text = f"{warning['plugin']}: {warning['text']}"
+        lines.append(styled(label, _SEVERITY_STYLE.get(warning["severity"], "yellow")))
+        lines[-1] += toolkit.clean(text)
+    pairs = [
+        ("node", reply.get("id")),
+        ("name", reply.get("name")),
+        ("network", reply.get("network")),
+        ("peers", reply.get("peers")),
+        ("plugins", f"{plugins.get('running', 0)} of {plugins.get('total', 0)} running"),
+        ("addresses", reply.get("addresses") or None),
+        ("memory", toolkit.bytes_text(reply.get("rss_bytes", 0))),
+        ("loop lag", toolkit.ms_text(reply.get("loop_lag_s", 0))),
+        ("process", reply.get("pid")),
+        ("socket", reply.get("control_socket")),
+        ("config", reply.get("config_files") or "defaults only"),
+    ]
+    lines.append(toolkit.fields(pairs))
+    return "\n".join(lines)
+
+
+def show_id() -> None:
+    """Show who this node is and where it listens."""
+    with toolkit.connect() as client:
+        toolkit.emit(client.call("node.id"), _render_id)
+
+
+def _render_id(reply: Mapping[str, Any]) -> str:
+    return toolkit.fields(
+        [
+            ("id", reply.get("id")),
+            ("public key", reply.get("public_key")),
+            ("DHT id", reply.get("dht_id")),
+            ("addresses", reply.get("addresses") or None),
+        ]
+    )
+
+
+def version() -> None:
+    """Show the versions of this program and of the daemon."""
+    from aitorrentd import __version__
+
+    if not toolkit.options.json:
+        toolkit.echo(f"aitorrentctl  {__version__}")
+    with toolkit.connect() as client:
+        toolkit.emit(client.call("node.version"), _render_version)
+
+
+def _render_version(reply: Mapping[str, Any]) -> str:
+    low, high = reply.get("proto", [0, 0])
+    libraries = reply.get("libraries", {})
+    pairs = [
+        ("aitorrentd", reply.get("version")),
+        ("protocol", f"{low} to {high}"),
+        ("Python", reply.get("python")),
+        *sorted(libraries.items()),
+    ]
+    return toolkit.fields(pairs)
+
+
+def wait(
+    plugin: Annotated[str, typer.Option(help="Wait for this plugin.", metavar="NAME")] = "",
+    state: Annotated[str, typer.Option(help="The state to wait for.", metavar="STATE")] = "running",
+) -> None:
+    """Wait until the daemon, or one of its plugins, is ready.
+
+    Waits for a daemon that is not there yet, too. Exits with 75 when --timeout (default 30 s)
+    passes.
+    """
+    deadline = time.monotonic() + toolkit.timeout_s()
+    params = {"state": state, **({"plugin": plugin} if plugin else {})}
+    while True:
+        try:
+            with toolkit.connect() as client:
+                left = min(max(0.05, deadline - time.monotonic()), _MAX_WAIT_S)
+                reply = client.call("node.wait", {**params, "timeout_s": left}, timeout=left + 1)
+            break
+        except AitorrentError as e:
+            if not _may_come(e):
+                raise
+            if time.monotonic() >= deadline:
+                toolkit.fail(f"not ready in time: {e.message}", ExitCode.TRY_LATER)
+        select.select([], [], [], _RETRY_S)
+    toolkit.emit(reply, lambda r: f"{toolkit.clean(r['name'])} is {toolkit.clean(r['state'])}")
+
+
+def _may_come(error: AitorrentError) -> bool:
+    """Whether trying again later may help: the daemon is starting, or restarting."""
+    from aitorrentd.control.client import LostDaemon, NoDaemon
+
+    return isinstance(error, (NoDaemon, LostDaemon)) or error.code == "shutting_down"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("status")(status)
+    app.command("id")(show_id)
+    app.command("version")(version)
+    app.command("wait")(wait)

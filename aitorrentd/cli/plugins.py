@@ -1,0 +1,93 @@
+"""`plugin`: list, inspect, switch and restart plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from aitorrentd.cli import toolkit
+from aitorrentd.cli.toolkit import duration_text
+
+Name = Annotated[str, typer.Argument(help="The plugin's name.", metavar="NAME")]
+
+_COLUMNS: list[toolkit.Column] = [
+    ("name", "NAME"),
+    ("state", "STATE"),
+    ("since_s", "SINCE", duration_text),
+    ("restarts", "RESTARTS"),
+    ("tier", "TIER"),
+    ("version", "VERSION"),
+    ("provides", "PROVIDES"),
+    ("detail", "DETAIL"),
+]
+
+
+def list_() -> None:
+    """List the plugins and how they are."""
+    with toolkit.connect() as client:
+        reply = client.call("plugin.list")
+    toolkit.emit(reply, lambda r: toolkit.table(r["plugins"], _COLUMNS))
+
+
+def info(name: Name) -> None:
+    """Show a plugin with its methods, protocols and configuration."""
+    with toolkit.connect() as client:
+        toolkit.emit(client.call("plugin.info", {"name": name}), _render)
+
+
+def enable(name: Name) -> None:
+    """Switch a plugin on, now and after restarts."""
+    _act("plugin.enable", name)
+
+
+def disable(name: Name) -> None:
+    """Switch a plugin off, now and after restarts."""
+    _act("plugin.disable", name)
+
+
+def restart(name: Name) -> None:
+    """Stop a plugin and start it again."""
+    _act("plugin.restart", name)
+
+
+def _act(method: str, name: str) -> None:
+    with toolkit.connect() as client:
+        toolkit.emit(client.call(method, {"name": name}), _render_state)
+
+
+def _render_state(row: Mapping[str, Any]) -> str:
+    detail = f": {row['detail']}" if row.get("detail") else ""
+    return toolkit.clean(f"{row['name']} is {row['state']}{detail}")
+
+
+def _render(row: Mapping[str, Any]) -> str:
+    pairs = [
+        ("name", row.get("name")),
+        ("summary", row.get("summary")),
+        ("state", row.get("state")),
+        ("detail", row.get("detail") or None),
+        ("since", duration_text(row.get("since_s", 0))),
+        ("started in", None if row.get("start_s") is None else duration_text(row["start_s"])),
+        ("restarts", row.get("restarts")),
+        ("from", f"{row.get('dist')} {row.get('version')} ({row.get('tier')})"),
+        ("provides", row.get("provides") or None),
+        ("requires", row.get("requires") or None),
+        ("wants", row.get("wants") or None),
+        ("methods", row.get("methods") or None),
+        ("protocols", row.get("protocols") or None),
+        ("config", [f"{k}: {toolkit.json_text(v)}" for k, v in row.get("config", {}).items()]),
+    ]
+    return toolkit.fields(pairs)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    group = typer.Typer(
+        help="List, inspect, switch on and off, restart plugins.", no_args_is_help=True
+    )
+    group.command("list")(list_)
+    for command in (info, enable, disable, restart):
+        group.command()(command)
+    app.add_typer(group, name="plugin")

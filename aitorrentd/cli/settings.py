@@ -1,0 +1,131 @@
+"""`config`: show, check, read and change the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aitorrentd.cli import toolkit
+from aitorrentd.cli.toolkit import ExitCode
+
+Key = Annotated[str, typer.Argument(help="A key, as plugins.transport.port.", metavar="KEY")]
+
+
+def show(
+    origin: Annotated[bool, typer.Option("--origin", help="Say where each value is from.")] = False,
+) -> None:
+    """Show the configuration that holds, secrets concealed."""
+    with toolkit.connect() as client:
+        toolkit.emit(client.call("config.show", {"origin": origin}), _render)
+
+
+def _render(reply: Mapping[str, Any]) -> str:
+    origins = reply.get("origins") or {}
+    rows = [
+        {"key": key, "value": toolkit.json_text(value), "origin": origins.get(key)}
+        for key, value in _leaves(reply["config"], "")
+    ]
+    columns: list[toolkit.Column] = [("key", "KEY"), ("value", "VALUE")]
+    return toolkit.table(rows, [*columns, ("origin", "FROM")] if origins else columns)
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    elif path:
+        yield path, value
+
+
+def check(
+    file: Annotated[
+        str, typer.Argument(help="A file to check; else the daemon's.", metavar="FILE")
+    ] = "",
+) -> None:
+    """Look for mistakes in the configuration files; needs no daemon.
+
+    Exits with 78 when there are any.
+    """
+    reply = _checked_here(file) if file else _checked()
+    toolkit.emit(reply, _render_problems)
+    if reply["problems"]:
+        raise typer.Exit(ExitCode.CONFIG)
+
+
+def _checked() -> dict[str, Any]:
+    from aitorrentd.control.client import NoAccess, NoDaemon
+
+    try:
+        with toolkit.connect() as client:
+            return client.call("config.check")
+    except (NoDaemon, NoAccess):
+        return _checked_here("")
+
+
+def _checked_here(file: str) -> dict[str, Any]:
+    import asyncio
+
+    from aitorrentd.config import Config
+    from aitorrentd.config.plugin_tables import plugin_problems
+    from aitorrentd.errors import ConfigError
+
+    try:
+        config = Config.load(Path(file).absolute() if file else None)
+        problems = tuple(asyncio.run(plugin_problems(config.settings.plugins)))
+        files = [str(f) for f in config.files]
+    except ConfigError as e:
+        problems, files = e.problems, [file] if file else []
+    return {"files": files, "problems": list(problems)}
+
+
+def _render_problems(reply: Mapping[str, Any]) -> str:
+    if reply["problems"]:
+        return "\n".join(toolkit.clean(problem) for problem in reply["problems"])
+    files = ", ".join(toolkit.clean(f) for f in reply["files"]) or "no file, defaults only"
+    return f"no problems: {files}"
+
+
+def get(key: Key) -> None:
+    """Print the value of a setting."""
+    with toolkit.connect() as client:
+        toolkit.emit(client.call("config.get", {"key": key}), _render_value)
+
+
+def _render_value(reply: Mapping[str, Any]) -> str:
+    value = reply["value"]
+    return toolkit.clean(value) if isinstance(value, str) else toolkit.json_text(value, indent=2)
+
+
+def set_(
+    key: Key,
+    value: Annotated[
+        str,
+        typer.Argument(help="The new value, read as YAML: 8468, true, [a, b].", metavar="VALUE"),
+    ],
+) -> None:
+    """Change a setting, in a drop-in beside the configuration file."""
+    with toolkit.connect() as client:
+        toolkit.emit(client.call("config.set", {"key": key, "value": value}), _render_change)
+
+
+def _render_change(reply: Mapping[str, Any]) -> str:
+    lines = [f"{toolkit.clean(reply['key'])} written to {toolkit.clean(reply['file'])}"]
+    if reply.get("restart"):
+        keys = ", ".join(toolkit.clean(key) for key in reply["restart"])
+        lines.append(f"takes effect after a restart (systemctl restart aitorrentd): {keys}")
+    return "\n".join(lines)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    group = typer.Typer(
+        help="Show, check, read and change the configuration.", no_args_is_help=True
+    )
+    group.command()(show)
+    group.command()(check)
+    group.command()(get)
+    group.command("set")(set_)
+    app.add_typer(group, name="config")

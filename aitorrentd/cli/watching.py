@@ -1,0 +1,71 @@
+"""`events`, `logs`: what happens in the node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from aitorrentd.cli import toolkit
+from aitorrentd.cli.toolkit import clean, styled, time_text
+
+_LEVEL_STYLE = {"error": "red", "critical": "red", "warning": "yellow", "debug": "dim"}
+
+
+def events(
+    topics: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only these: peer.connected, or peer. for all of them."),
+    ] = None,
+) -> None:
+    """Follow what happens in the node, until Ctrl-C."""
+    with toolkit.connect() as client:
+        stream = client.stream("node.events", {"topics": list(topics or [])})
+        toolkit.emit_stream(stream, _render_event)
+
+
+def _render_event(item: Mapping[str, Any]) -> str:
+    event = item.get("event", {})
+    if item.get("topic") == "lagged":
+        lost = event.get("dropped", "some")
+        return styled(f"{lost} events were lost: this reader is too slow", "yellow")
+    parts = " ".join(f"{clean(k)}={_short(v)}" for k, v in event.items())
+    return f"{time_text(item.get('at', 0))} {styled(clean(item.get('topic', '')), 'bold')} {parts}"
+
+
+def _short(value: Any) -> str:
+    return clean(value) if isinstance(value, str) else toolkit.json_text(value)
+
+
+def logs(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines.")] = False,
+    plugin: Annotated[str, typer.Option(help="Only of this plugin.", metavar="NAME")] = "",
+    level: Annotated[
+        str,
+        typer.Option(help="This and above: debug, info, warning or error.", metavar="LEVEL"),
+    ] = "info",
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", help="How many from before.", metavar="N")
+    ] = 200,
+) -> None:
+    """Show the daemon's log."""
+    params: dict[str, Any] = {"follow": follow, "level": level.lower(), "lines": lines}
+    if plugin:
+        params["plugin"] = plugin
+    with toolkit.connect() as client:
+        toolkit.emit_stream(client.stream("node.logs", params), _render_line)
+
+
+def _render_line(item: Mapping[str, Any]) -> str:
+    level = str(item.get("level", "")).lower()
+    logger = clean(item.get("logger", "")).removeprefix("aitorrentd.")
+    first, *more = str(item.get("text", "")).splitlines() or [""]
+    head = f"{time_text(item.get('at', 0))} {styled(f'{level:<7}', _LEVEL_STYLE.get(level, 'dim'))}"
+    return "\n".join([f"{head} {logger}: {clean(first)}", *(f"    {clean(line)}" for line in more)])
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("events")(events)
+    app.command("logs")(logs)
