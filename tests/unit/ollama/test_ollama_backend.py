@@ -196,8 +196,7 @@ async def test_cancelling_a_waiting_answer_closes_the_connection() -> None:
         await backend.models()
         task = asyncio.create_task(answer(backend, ask()))
         async with asyncio.timeout(5):
-            while server.requests[-1].path != "/api/generate":
-                await asyncio.sleep(0.01)
+            await server.asked("/api/generate")
             task.cancel()
             await server.cancelled.wait()
         await asyncio.wait({task})

@@ -1,0 +1,1 @@
+"""The OpenAI plugin: any OpenAI-compatible server as a backend."""

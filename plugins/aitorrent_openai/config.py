@@ -1,0 +1,67 @@
+"""Settings of the OpenAI plugin."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from aitorrentd.api import PluginConfig
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+
+
+class ServerConfig(BaseModel):
+    """One server."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="short name: the backend is called openai:<name>")
+    url: str = Field(description="the API's base, such as http://127.0.0.1:8080/v1")
+    api_key: SecretStr | None = Field(None, description="sent as a bearer token; never logged")
+    models: tuple[str, ...] | None = Field(
+        None, max_length=1024, description="use only these models; default: all the server lists"
+    )
+    connect_timeout_s: float = Field(5, gt=0, le=60)
+    read_timeout_s: float = Field(
+        300, gt=0, le=3600, description="longest silence while the server answers"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _is_short(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not 1 to 32 of a-z, 0-9, '.', '_', '-'")
+        return name
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is not of the form http://host:port/v1")
+        if not 0 < (parts.port or 80) < 65_536:
+            raise ValueError(f"{url!r} has no usable port")
+        # Both ways of writing the base are common.
+        base = url.rstrip("/")
+        return base if base.endswith("/v1") or parts.path.strip("/") else f"{base}/v1"
+
+
+class OpenaiConfig(PluginConfig):
+    """`plugins.openai` in the configuration file."""
+
+    servers: tuple[ServerConfig, ...] = Field((), max_length=32)
+    poll_s: float = Field(
+        60, gt=0, le=3600, description="how often servers are asked for their models"
+    )
+
+    @field_validator("servers")
+    @classmethod
+    def _names_differ(cls, servers: tuple[ServerConfig, ...]) -> tuple[ServerConfig, ...]:
+        names = [server.name for server in servers]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two servers are called {name!r}")
+        return servers

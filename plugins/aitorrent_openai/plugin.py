@@ -1,0 +1,82 @@
+"""The OpenAI plugin: what it declares and what runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from aitorrent_openai.backend import OpenaiBackend
+from aitorrent_openai.config import OpenaiConfig
+from aitorrentd.api import (
+    BACKENDS,
+    AitorrentError,
+    Check,
+    CheckResult,
+    PluginContext,
+    PluginInfo,
+    SkipPlugin,
+    hookimpl,
+)
+
+
+class OpenaiPlugin:
+    """Registers each configured OpenAI-compatible server as a backend."""
+
+    def __init__(self) -> None:
+        self._backends: list[OpenaiBackend] = []
+
+    @hookimpl
+    def aitorrent_info(self) -> PluginInfo:
+        """The manifest."""
+        return PluginInfo(
+            name="openai",
+            summary="answers by OpenAI-compatible servers",
+            requires=(BACKENDS,),
+            config=OpenaiConfig,
+        )
+
+    @hookimpl
+    @asynccontextmanager
+    async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
+        """Keeps a backend for each server registered."""
+        config: OpenaiConfig = ctx.config
+        if not config.servers:
+            raise SkipPlugin("no servers in plugins.openai.servers")
+        registry = ctx.service(BACKENDS)
+        self._backends = [
+            OpenaiBackend(server, clock=ctx.clock, log=ctx.log) for server in config.servers
+        ]
+        async with AsyncExitStack() as stack:
+            for backend in self._backends:
+                stack.push_async_callback(backend.close)
+                stack.enter_context(registry.added(backend.name, backend))
+                polling = ctx.tasks.create_task(
+                    _poll(backend, config.poll_s), name=f"poll {backend.name}"
+                )
+                stack.callback(polling.cancel)
+            yield
+
+    @hookimpl
+    def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
+        """Whether each server answers."""
+        return [_check(backend) for backend in self._backends]
+
+
+def _check(backend: OpenaiBackend) -> Check:
+    async def run() -> CheckResult:
+        try:
+            models = await backend.models()
+        except AitorrentError as e:
+            return CheckResult("warn", e.message, "Check plugins.openai.servers.")
+        return CheckResult("ok", f"{backend.name} has {len(models)} models")
+
+    return Check(f"openai.{backend.name.removeprefix('openai:')}", f"{backend.name} answers", run)
+
+
+async def _poll(backend: OpenaiBackend, every_s: float) -> None:
+    while True:
+        # The backend remembers a failure, and says it when it is new.
+        with suppress(AitorrentError):
+            await backend.models()
+        await asyncio.sleep(every_s)

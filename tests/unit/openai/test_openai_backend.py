@@ -1,0 +1,371 @@
+"""The OpenAI backend against a server that follows the documented API."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from aitorrent_openai.backend import OpenaiBackend
+from aitorrent_openai.chunks import AnswerReader
+from aitorrent_openai.client import describe
+from aitorrent_openai.config import OpenaiConfig, ServerConfig
+from aitorrent_openai.sse import MAX_EVENT_BYTES, EventDecoder
+from aitorrentd.api import (
+    AitorrentError,
+    Busy,
+    Chunk,
+    Denied,
+    GenerateRequest,
+    InvalidParams,
+    Message,
+    ModelView,
+    NotFound,
+    ProtocolError,
+    SamplingParams,
+    TimedOut,
+    Unavailable,
+)
+from tests.support.http_server import HttpServer, Reply, Request
+from tests.support.inference_fakes import FakeClock
+from tests.support.openai_server import KEY, FakeOpenai
+
+log = logging.getLogger("test.openai")
+
+
+@asynccontextmanager
+async def backend_of(server: HttpServer, **settings: Any) -> AsyncIterator[OpenaiBackend]:
+    config = ServerConfig(name="test", url=server.url, **settings)
+    backend = OpenaiBackend(config, clock=FakeClock(), log=log)
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+def chat(**params: Any) -> GenerateRequest:
+    return GenerateRequest(
+        model="gpt-4o-mini",
+        messages=(Message(role="user", content="hi"),),
+        params=SamplingParams(**params),
+    )
+
+
+PROMPT = GenerateRequest(model="text-model", prompt="Once upon")
+
+
+async def answer(backend: OpenaiBackend, request: GenerateRequest) -> list[Chunk]:
+    async with asyncio.timeout(10):
+        return [c async for c in backend.generate(request)]
+
+
+async def test_models_are_those_that_the_server_lists() -> None:
+    async with FakeOpenai() as server, backend_of(server) as backend:
+        assert backend.name == "openai:test"
+        assert await backend.models() == (
+            ModelView("gpt-4o-mini", "openai:test", detail="by openai"),
+            ModelView("text-model", "openai:test", detail="by openai"),
+        )
+
+
+async def test_only_allowed_models_are_used() -> None:
+    async with FakeOpenai() as server, backend_of(server, models=["text-model"]) as backend:
+        assert [v.name for v in await backend.models()] == ["text-model"]
+        with pytest.raises(NotFound, match="is not in the models of openai:test"):
+            await answer(backend, chat())
+
+
+async def test_server_without_a_list_has_the_configured_models() -> None:
+    async with FakeOpenai(has_models=False) as server:
+        async with backend_of(server, models=["a"]) as backend:
+            assert [v.name for v in await backend.models()] == ["a"]
+        async with backend_of(server) as backend:
+            with pytest.raises(NotFound, match="Not Found"):
+                await backend.models()
+
+
+async def test_conversation_goes_to_the_chat() -> None:
+    async with FakeOpenai() as server, backend_of(server) as backend:
+        chunks = await answer(
+            backend, chat(temperature=0.5, top_p=0.9, seed=7, stop=("END",), max_tokens=9)
+        )
+    assert chunks == [
+        Chunk("Hel"),
+        Chunk("lo"),
+        Chunk("!"),
+        Chunk("", done=True, reason="stop", prompt_tokens=9, completion_tokens=3),
+    ]
+    assert server.requests[-1].path == "/v1/chat/completions"
+    assert server.requests[-1].json() == {
+        "model": "gpt-4o-mini",
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 7,
+        "max_tokens": 9,
+        "stop": ["END"],
+    }
+
+
+async def test_bare_prompt_goes_to_completions() -> None:
+    async with FakeOpenai(finish_reason="length") as server, backend_of(server) as backend:
+        chunks = await answer(backend, PROMPT)
+    assert "".join(c.text for c in chunks) == "Hello!"
+    assert chunks[-1].reason == "length"
+    assert server.requests[-1].path == "/v1/completions"
+    assert server.requests[-1].json()["prompt"] == "Once upon"
+
+
+@pytest.mark.parametrize(("has", "asked_again"), [("no", False), ("chat-only", True)])
+async def test_bare_prompt_goes_to_the_chat_where_there_are_no_completions(
+    has: str, asked_again: bool
+) -> None:
+    async with FakeOpenai(completions=has) as server, backend_of(server) as backend:
+        for _ in range(2):
+            chunks = await answer(backend, PROMPT)
+            assert "".join(c.text for c in chunks) == "Hello!"
+    assert server.requests[1].json()["messages"] == [{"role": "user", "content": "Once upon"}]
+    paths = [r.path for r in server.requests]
+    assert paths.count("/v1/completions") == (2 if asked_again else 1)
+
+
+async def test_missing_model_is_not_found() -> None:
+    async with FakeOpenai() as server, backend_of(server) as backend:
+        for request in (PROMPT, chat()):
+            with pytest.raises(NotFound, match="The model `zz` does not exist"):
+                await answer(backend, request.model_copy(update={"model": "zz"}))
+
+
+async def test_refused_parameters_are_taken_back_once_and_for_all() -> None:
+    server = FakeOpenai(refuses=("stream_options", "max_tokens"))
+    async with server, backend_of(server) as backend:
+        for _ in range(2):
+            assert (await answer(backend, chat(max_tokens=5)))[-1].done
+    bodies = [r.json() for r in server.requests]
+    assert len(bodies) == 4
+    assert "stream_options" not in bodies[-1]
+    assert bodies[-1]["max_completion_tokens"] == 5
+
+
+async def test_other_refused_parameter_is_an_error() -> None:
+    async with FakeOpenai(refuses=("seed",)) as server, backend_of(server) as backend:
+        with pytest.raises(InvalidParams, match="Unsupported parameter: 'seed'"):
+            await answer(backend, chat(seed=1))
+
+
+async def test_key_is_sent_and_never_shown(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with FakeOpenai(needs_key=True) as server:
+        async with backend_of(server, api_key=KEY) as backend:
+            assert (await answer(backend, chat()))[-1].done
+            await backend.models()
+        async with backend_of(server, api_key="wrong") as backend:
+            with pytest.raises(Denied, match="check the api_key of server 'test'") as caught:
+                await answer(backend, chat())
+    assert "wrong" not in str(caught.value)
+    assert KEY not in caplog.text
+    assert KEY not in repr(ServerConfig(name="a", url=server.url, api_key=KEY))
+
+
+async def test_stream_that_ends_with_a_reason_but_not_done_is_complete() -> None:
+    async with FakeOpenai(says_done=False) as server, backend_of(server) as backend:
+        assert (await answer(backend, chat()))[-1].reason == "stop"
+
+
+async def test_stream_that_ends_with_done_but_no_reason_is_complete() -> None:
+    async with FakeOpenai(finish_reason=None) as server, backend_of(server) as backend:
+        assert (await answer(backend, chat()))[-1].reason == "stop"
+
+
+async def test_missing_usage_counts_nothing() -> None:
+    async with FakeOpenai(has_usage=False) as server, backend_of(server) as backend:
+        assert (await answer(backend, chat()))[-1].completion_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "why"),
+    [
+        ({"breaks_after": 2}, Unavailable, "broke off"),
+        ({"finish_reason": None, "says_done": False}, Unavailable, "before its answer ended"),
+        ({"fails_after": 2}, Unavailable, "The server had an error"),
+        ({"finish_reason": "content_filter"}, Unavailable, "cut the answer short: content_filter"),
+    ],
+)
+async def test_incomplete_answer_is_an_error_and_never_a_stop(
+    how: Any, error: type[AitorrentError], why: str
+) -> None:
+    async with FakeOpenai(**how) as server, backend_of(server) as backend:
+        chunks = []
+        with pytest.raises(error, match=why):
+            async for c in backend.generate(chat()):
+                chunks.append(c)  # noqa: PERF401
+    assert [c.text for c in chunks][:2] == ["Hel", "lo"]
+    assert not any(c.done for c in chunks)
+
+
+async def test_giving_up_an_answer_closes_the_connection() -> None:
+    async with FakeOpenai(hangs_after=1) as server, backend_of(server) as backend:
+        async with aclosing(backend.generate(chat())) as chunks:
+            assert (await anext(chunks)).text == "Hel"
+        async with asyncio.timeout(5):
+            await server.cancelled.wait()
+
+
+async def test_silent_server_is_given_up() -> None:
+    server = FakeOpenai(hangs_after=1)
+    async with server, backend_of(server, read_timeout_s=0.1) as backend:
+        with pytest.raises(TimedOut, match="did not answer in time"):
+            await answer(backend, chat())
+
+
+async def test_missing_server_is_unavailable_until_it_comes() -> None:
+    server = FakeOpenai()
+    await server.start()
+    await server.stop()
+    clock = FakeClock()
+    config = ServerConfig(name="test", url=server.url)
+    backend = OpenaiBackend(config, clock=clock, log=log)
+    with pytest.raises(Unavailable, match="nobody answers at http"):
+        await backend.models()
+    with pytest.raises(Unavailable, match="nobody answers at http"):
+        await answer(backend, chat())
+    await server.start()
+    clock.now += 5
+    assert len(await backend.models()) == 2
+    await server.stop()
+    await backend.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "text"),
+    [
+        (
+            400,
+            b'{"error":{"message":"too long","code":"x"}}',
+            InvalidParams,
+            "openai:test: too long",
+        ),
+        (400, b'{"detail":[{"loc":["body"]}]}', InvalidParams, "loc"),
+        (403, b"{}", Denied, "HTTP status 403"),
+        (429, b'{"error":{"message":"slow down","code":"rate_limit"}}', Busy, "slow down"),
+        (429, b'{"error":{"message":"pay","code":"insufficient_quota"}}', Denied, "pay"),
+        (408, b"", TimedOut, "HTTP status 408"),
+        (500, b'{"error":"oops"}', Unavailable, "oops"),
+        (503, b"<html>", Unavailable, "<html>"),
+        (200, b"data: nonsense\n\n", ProtocolError, "not JSON"),
+        (200, b"data: [1]\n\n", ProtocolError, "not a JSON object"),
+        (200, b'data: {"choices":[{"delta":{"content":1}}]}\n\n', ProtocolError, "not a string"),
+        (200, b'data: {"choices":[1]}\n\n', ProtocolError, "no list of objects"),
+        (200, b"", Unavailable, "before its answer ended"),
+    ],
+)
+async def test_every_error_answer_becomes_the_right_error(
+    status: int, body: bytes, error: type[AitorrentError], text: str
+) -> None:
+    async def handler(request: Request, reply: Reply) -> None:
+        await reply.send(status, body, "application/json")
+
+    async with HttpServer(handler) as server, backend_of(server) as backend:
+        with pytest.raises(error, match=text):
+            await answer(backend, chat())
+
+
+def test_base_url_may_be_written_with_or_without_v1() -> None:
+    def base(url: str) -> str:
+        return ServerConfig(name="a", url=url).url
+
+    assert base("http://x:1") == base("http://x:1/") == base("http://x:1/v1/") == "http://x:1/v1"
+    assert base("https://x/api/openai/v1") == "https://x/api/openai/v1"
+    assert base("https://x/proxy") == "https://x/proxy"
+
+
+@pytest.mark.parametrize(
+    "servers",
+    [
+        [{"name": "A b", "url": "http://x"}],
+        [{"name": "a", "url": "x"}],
+        [{"name": "a", "url": "http://x"}, {"name": "a", "url": "http://y"}],
+        [{"name": "a", "url": "http://x", "key": "s"}],
+    ],
+)
+def test_bad_server_is_a_configuration_error(servers: Any) -> None:
+    with pytest.raises(ValidationError, match="servers"):
+        OpenaiConfig(servers=servers)
+
+
+# server-sent events
+
+
+def test_events_are_put_together_from_their_lines() -> None:
+    text = b": hi\ndata: a\ndata:b\nevent: x\nid: 1\n\n\ndata\n\ndata:  c\r\n\r\ndata: d\r\r"
+    assert EventDecoder().feed(text + b"x") == [b"a\nb", b"", b" c", b"d"]
+
+
+def test_event_without_its_blank_line_is_not_told() -> None:
+    decoder = EventDecoder()
+    assert decoder.feed(b"data: a\n") == []
+    assert decoder.feed(b"\n") == [b"a"]
+
+
+def test_endless_event_is_refused() -> None:
+    decoder = EventDecoder()
+    with pytest.raises(ProtocolError, match="an event of over"):
+        for _ in range(5):
+            decoder.feed(b"data: " + b"x" * (MAX_EVENT_BYTES // 4) + b"\n")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from([b"data: x", b"data:", b":c", b"id: 1", b"", b"\xff"]), max_size=12),
+    st.sampled_from([b"\n", b"\r\n"]),
+    st.lists(st.integers(0, 80), max_size=5),
+)
+def test_events_are_the_same_however_the_bytes_are_cut(
+    lines: list[bytes], end: bytes, cuts: list[int]
+) -> None:
+    text = b"".join(line + end for line in lines)
+    whole = EventDecoder().feed(text)
+    decoder, parts, start = EventDecoder(), [], 0
+    for cut in [*sorted(cuts), len(text)]:
+        parts += decoder.feed(text[start:cut])
+        start = max(start, cut)
+    assert parts == whole
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+choice = st.dictionaries(
+    st.sampled_from(["delta", "text", "finish_reason"]),
+    json_values | st.fixed_dictionaries({"content": json_values}),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(["choices", "usage", "error"]), json_values)
+    | st.fixed_dictionaries({"choices": st.lists(choice, max_size=2)})
+)
+@example({"choices": [{"delta": {"content": "\ud800"}}]})
+def test_any_event_is_text_or_an_error(event: dict[str, Any]) -> None:
+    reader = AnswerReader("s")
+    with suppress(ProtocolError, Unavailable):
+        reader.read(event).encode()
+        assert reader.finish(said_done=True).done
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=80) | json_values.map(lambda v: str(v).encode("utf-8", "replace")))
+def test_any_error_body_is_described(body: bytes) -> None:
+    assert all(isinstance(part, str) for part in describe(body))
