@@ -83,8 +83,8 @@ class SecureLink(Protocol):
 class Channel:
     """Streams and pings with one peer over one link.
 
-    Set `on_stream(channel, core)` and `on_closed(channel, reason, fault)` before `start`; `fault`
-    is the ProtocolError of a peer that broke the rules, else None.
+    Set `on_greeted(channel, greeting)`, `on_stream(channel, core)` and `on_closed(channel, reason,
+    fault)` before `start`; `fault` is the ProtocolError of a peer that broke the rules, else None.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Channel:
         self.mux = Mux(dialler=link.outbound, budget=budget)
         self.on_stream: Callable[[Channel, StreamCore], None] = lambda channel, core: None
         self.on_closed: Callable[[Channel, str, ProtocolError | None], None] = lambda *_: None
-        self.on_retired: Callable[[Channel], None] = lambda channel: None
+        self.on_greeted: Callable[[Channel, Mapping[str, Any]], None] = lambda channel, hello: None
         self.opened_at = clock.monotonic()
         self.srtt_s: float | None = None
         self.closed: str | None = None
@@ -216,6 +216,7 @@ class Channel:
         self._heard = self._clock.monotonic()
         if not self._greeted.done():
             self._greeted.set_result(greeting)
+        self.on_greeted(self, greeting)
         self._ping(None)
 
     # Streams; what follows up to the next headline is a `stream.Carrier`
@@ -261,7 +262,6 @@ class Channel:
 
     def _take_retire(self) -> None:
         self.retired_there = True
-        self.on_retired(self)
         self._flush_soon()
 
     # Pings
@@ -321,10 +321,10 @@ class Channel:
         self._ticked = now
         silent_s = now - max(self._heard, min(unanswered, default=now))
         if silent_s >= self._keepalive_s * 4 / 3:
-            self._lose(f"no sign of life for {silent_s:.0f} s")
+            self.lose(f"no sign of life for {silent_s:.0f} s")
             return
         if len(unanswered) >= _MAX_UNANSWERED:
-            self._lose(f"{len(unanswered)} pings unanswered")
+            self.lose(f"{len(unanswered)} pings unanswered")
             return
         if now - self._last_ping >= self._keepalive_s:
             self._ping(None)
@@ -342,6 +342,7 @@ class Channel:
         elif now - core.closing_since >= _LINGER_S:
             self.mux.reset(core, "closed, and the rest was not read")
 
-    def _lose(self, reason: str) -> None:
+    def lose(self, reason: str) -> None:
+        """Give up a channel that does not work any more."""
         self.link.abort()
         self._finish(reason)

@@ -1,0 +1,146 @@
+"""Addresses of nodes: multiaddrs as libp2p writes them, and plain host:port.
+
+/ip4/203.0.113.1/tcp/8468/p2p/12D3KooW…     /dns4/example.org/tcp/443/ws
+203.0.113.1:8468                            [2001:db8::1]:8468
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from aitorrentd.api import InvalidParams, PeerId, parse_peer_id
+
+MAX_ADDRESS_CHARS: Final = 400
+Family = Literal["ip4", "ip6", "dns", "dns4", "dns6"]
+
+_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\Z")
+_PORT: Final = re.compile(r"[0-9]{1,5}\Z")
+_LIKE_IP4: Final = re.compile(r"[0-9.]+\Z")
+_NAMES: Final[dict[str, Family]] = {"dns": "dns", "dns4": "dns4", "dns6": "dns6"}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a node may be dialled. `host` is a canonical IP address or a DNS name."""
+
+    family: Family
+    host: str
+    port: int
+    masked: bool = False
+    "Whether the connection is to look like a WebSocket."
+    peer: PeerId | None = None
+    "Whom to expect there, or None for anybody."
+
+    def __str__(self) -> str:
+        tail = f"/p2p/{self.peer}" if self.peer else ""
+        return f"{self.location}{tail}"
+
+    @property
+    def location(self) -> str:
+        """The multiaddr without /p2p."""
+        return f"/{self.family}/{self.host}/tcp/{self.port}{'/ws' if self.masked else ''}"
+
+    def of(self, peer: PeerId) -> Address:
+        """The same place, with `peer` expected there."""
+        return replace(self, peer=peer)
+
+
+def parse_address(text: str) -> Address:
+    """`text` as an address.
+
+    Raises:
+        InvalidParams: not one, or one that cannot be dialled; the message says which part.
+    """
+    if not isinstance(text, str) or not text:
+        raise InvalidParams("an address is needed, such as 203.0.113.1:8468")
+    if len(text) > MAX_ADDRESS_CHARS:
+        raise InvalidParams(f"an address has at most {MAX_ADDRESS_CHARS} characters")
+    try:
+        return _multiaddr(text) if text.startswith("/") else _host_port(text)
+    except ValueError as e:
+        raise InvalidParams(f"{text!r} is not an address: {e}") from None
+
+
+def address_of(host: str, port: int, peer: PeerId | None = None) -> Address:
+    """The address of an IP `host` and `port`, as sockets give them.
+
+    Raises:
+        InvalidParams: not an IP address and port.
+    """
+    try:
+        return Address(*_ip(host.partition("%")[0]), port=_port(str(port)), peer=peer)
+    except ValueError as e:
+        raise InvalidParams(f"{host!r} port {port}: {e}") from None
+
+
+def _multiaddr(text: str) -> Address:
+    parts = text[1:].split("/")
+    if len(parts) < 4 or parts[2] != "tcp":
+        other = parts[2] if len(parts) > 2 and parts[2] in ("udp", "quic", "quic-v1") else ""
+        hint = f"{other} is not supported, only tcp" if other else "expected /ip4/HOST/tcp/PORT"
+        raise ValueError(hint)
+    kind, host, port = parts[0], parts[1], _port(parts[3])
+    family: Family
+    if kind in ("ip4", "ip6"):
+        family, canonical = _ip(host)
+        if family != kind and not (kind == "ip6" and family == "ip4"):
+            raise ValueError(f"{host!r} is not an {kind} address")
+    elif kind in _NAMES:
+        family, canonical = _NAMES[kind], _name(host)
+    else:
+        raise ValueError(f"unknown part /{kind}; use /ip4, /ip6 or /dns")
+    rest = parts[4:]
+    masked = rest[:1] == ["ws"]
+    if masked:
+        rest = rest[1:]
+    peer: PeerId | None = None
+    if rest[:1] == ["p2p"] and len(rest) == 2:
+        peer = parse_peer_id(rest[1])
+        rest = []
+    if rest:
+        raise ValueError(f"unexpected /{'/'.join(rest)} at the end")
+    return Address(family, canonical, port, masked, peer)
+
+
+def _host_port(text: str) -> Address:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port:
+        raise ValueError("it has no port; write HOST:PORT")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        if ":" not in host:
+            raise ValueError("brackets are for IPv6")
+    elif ":" in host:
+        raise ValueError("write IPv6 in brackets: [HOST]:PORT")
+    if ":" in host or _LIKE_IP4.match(host):
+        return Address(*_ip(host), port=_port(port))
+    return Address("dns", _name(host), _port(port))
+
+
+def _port(text: str) -> int:
+    if not _PORT.match(text) or not 1 <= int(text) <= 65_535:
+        raise ValueError(f"port {text[:12]!r} is not a number from 1 to 65535")
+    return int(text)
+
+
+def _ip(text: str) -> tuple[Family, str]:
+    if "%" in text:
+        raise ValueError("addresses with a zone (%) are not supported")
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.is_unspecified:
+        raise ValueError(f"{address} means every address; name one")
+    if address.is_multicast or str(address) == "255.255.255.255":
+        raise ValueError(f"{address} is not the address of one machine")
+    return ("ip4" if address.version == 4 else "ip6"), str(address)
+
+
+def _name(text: str) -> str:
+    name = text.rstrip(".").lower() if text.endswith(".") and len(text) > 1 else text.lower()
+    if not name or len(name) > 253 or not all(_LABEL.match(part) for part in name.split(".")):
+        raise ValueError(f"{text[:64]!r} is not a host name")
+    return name

@@ -1,0 +1,133 @@
+"""Commands of `aitorrentctl` for peers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from aitorrentd.cli import toolkit
+
+COMMANDS = {
+    "peers": "Show connected peers, or with --known those that ever answered",
+    "connect": "Connect to a peer and keep the channel",
+    "disconnect": "End the channel to a peer",
+    "ping": "Measure the round-trip time to a peer",
+    "broadcast": "Send a message to every connected peer",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `aitorrentctl`."""
+    for run in (peers, connect, disconnect, ping, broadcast):
+        app.command(run.__name__, help=f"{COMMANDS[run.__name__]}.")(run)
+
+
+def peers(
+    known: Annotated[bool, typer.Option("--known", help="Peers that ever answered.")] = False,
+) -> None:
+    """Show peers."""
+    with toolkit.connect() as client:
+        reply = client.call("transport.known" if known else "transport.peers")
+    toolkit.emit(reply, _known_table if known else _peers_table)
+
+
+def _short(peer: str) -> str:
+    return "…" + peer[-8:]
+
+
+def _peers_table(reply: Mapping[str, Any]) -> str:
+    if not reply["peers"]:
+        return "No peers. Connect to one: aitorrentctl connect ADDRESS"
+    rows = [{**row, "way": "out" if row["outbound"] else "in"} for row in reply["peers"]]
+    return toolkit.table(
+        rows,
+        [
+            ("id", "PEER", _short),
+            ("address", "ADDRESS"),
+            ("way", "WAY"),
+            ("rtt_s", "RTT", toolkit.ms_text),
+            ("connected_s", "SINCE", toolkit.duration_text),
+            ("streams", "STREAMS"),
+            ("bytes_in", "IN", toolkit.bytes_text),
+            ("bytes_out", "OUT", toolkit.bytes_text),
+            ("agent", "AGENT"),
+        ],
+    )
+
+
+def _known_table(reply: Mapping[str, Any]) -> str:
+    if not reply["known"]:
+        return "No peer has answered a dial of this node yet."
+    return toolkit.table(
+        reply["known"],
+        [
+            ("id", "PEER"),
+            ("address", "ADDRESS"),
+            ("connected", "CONNECTED"),
+            ("wanted", "KEPT"),
+            ("fails", "FAILS"),
+        ],
+    )
+
+
+def connect(
+    address: Annotated[str, typer.Argument(help="A multiaddr, or host:port.")],
+) -> None:
+    """Connect to a peer."""
+    wait_s = toolkit.timeout_s(10.0)
+    with toolkit.connect(wait_s + 5.0) as client:
+        reply = client.call("transport.connect", {"address": address, "timeout_s": wait_s})
+    toolkit.emit(
+        reply, lambda r: f"Connected to {r['peer']['id']} at {toolkit.clean(r['peer']['address'])}."
+    )
+
+
+def disconnect(
+    peer: Annotated[str, typer.Argument(help="A peer id, or its last characters.")],
+) -> None:
+    """End the channel to a peer."""
+    with toolkit.connect() as client:
+        reply = client.call("transport.disconnect", {"peer": peer})
+    toolkit.emit(reply, lambda r: f"Disconnected from {r['id']}.")
+
+
+def ping(
+    peer: Annotated[str, typer.Argument(help="A peer id, its last characters, or an address.")],
+    count: Annotated[int, typer.Option("-c", "--count", min=1, max=100, help="Pings.")] = 4,
+) -> None:
+    """Measure the round-trip time to a peer."""
+    wait_s = toolkit.timeout_s(5.0)
+    with toolkit.connect((wait_s + 0.2) * count + wait_s) as client:
+        call = {"peer": peer, "count": count, "timeout_s": min(wait_s, 60.0)}
+        reply = client.call("transport.ping", call)
+    toolkit.emit(reply, _ping_text)
+    if all(ms is None for ms in reply["rtt_ms"]):
+        toolkit.fail(f"{_short(reply['id'])} does not answer", toolkit.ExitCode.TRY_LATER)
+
+
+def _ping_text(reply: Mapping[str, Any]) -> str:
+    times = [ms for ms in reply["rtt_ms"] if ms is not None]
+    lines = [
+        f"{_short(reply['id'])}  {i + 1}  " + ("no answer" if ms is None else f"{ms:.2f} ms")
+        for i, ms in enumerate(reply["rtt_ms"])
+    ]
+    lost = len(reply["rtt_ms"]) - len(times)
+    if times:
+        middle = sorted(times)[len(times) // 2]
+        lines.append(
+            f"{len(times)} of {len(reply['rtt_ms'])} answered; least {min(times):.2f},"
+            f" median {middle:.2f}, most {max(times):.2f} ms"
+        )
+    return "\n".join(lines) if times or lost else "No pings."
+
+
+def broadcast(
+    message: Annotated[str, typer.Argument(help="At most 4096 characters.")],
+) -> None:
+    """Send a message to every connected peer."""
+    with toolkit.connect() as client:
+        reply = client.call("transport.broadcast", {"text": message})
+    peers_text = "1 peer" if reply["sent"] == 1 else f"{reply['sent']} peers"
+    toolkit.emit(reply, lambda _: f"Sent to {peers_text}.")

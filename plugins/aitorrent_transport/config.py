@@ -1,0 +1,70 @@
+"""Configuration of the transport: `plugins.transport` in aitorrent.yaml."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from typing import Annotated, Final
+
+from pydantic import Field, SecretStr, field_validator
+
+from aitorrent_transport.address import parse_address
+from aitorrentd.api import InvalidParams, PluginConfig
+
+DEFAULT_PORT: Final = 8468
+MIN_PSK_CHARS: Final = 16
+
+
+class TransportConfig(PluginConfig):
+    """Where the node listens, whom it dials, and its limits."""
+
+    listen: tuple[str, ...] = ("0.0.0.0",)
+    "IP addresses to listen on; `::` for every IPv6 one. A single string is taken as a list."
+    port: Annotated[int, Field(ge=0, le=65_535)] = DEFAULT_PORT
+    "TCP port; 0 takes any free one."
+    announce: tuple[str, ...] = ()
+    "Addresses to tell others instead of the ones that are listened on."
+    bootstrap: tuple[str, ...] = ()
+    "Addresses to dial at start, and again whenever they are not connected."
+    masking: bool = False
+    "Make connections that this node dials look like WebSocket."
+    psk: SecretStr | None = None
+    "Shared secret of a private network, at least 16 characters; the same on all of its nodes."
+    max_peers: Annotated[int, Field(ge=1, le=10_000)] = 200
+    keepalive_s: Annotated[float, Field(ge=0.1, le=3600)] = 15.0
+    "Seconds between pings on a quiet channel; it is given up after 4/3 of that without a byte."
+
+    @field_validator("listen", "announce", "bootstrap", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("listen")
+    @classmethod
+    def _listen_on_ip_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("at least one address is needed, such as 0.0.0.0")
+        return tuple(str(ipaddress.ip_address(host)) for host in value)
+
+    @field_validator("announce", "bootstrap")
+    @classmethod
+    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            try:
+                parse_address(text)
+            except InvalidParams as e:
+                raise ValueError(e.message) from None
+        return value
+
+    @field_validator("psk")
+    @classmethod
+    def _psk_is_long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < MIN_PSK_CHARS:
+            raise ValueError(f"a pre-shared key has at least {MIN_PSK_CHARS} characters")
+        return value
+
+    def psk_bytes(self) -> bytes | None:
+        """The pre-shared key of the handshake (32 bytes), or None on an open network."""
+        if self.psk is None:
+            return None
+        return hashlib.sha256(self.psk.get_secret_value().encode()).digest()

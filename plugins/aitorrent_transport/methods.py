@@ -1,0 +1,305 @@
+"""Control methods of the transport: `transport.*`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from aitorrent_transport.messages import MAX_CHARS
+from aitorrent_transport.service import TransportService
+from aitorrentd.api import (
+    CallContext,
+    InvalidParams,
+    Method,
+    NotFound,
+    PeerId,
+    PeerView,
+    Role,
+    TimedOut,
+    parse_peer_id,
+)
+
+_PAUSE_S: Final = 0.2
+_MIN_SUFFIX: Final = 4
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PeerRow(_Model):
+    """A connected peer."""
+
+    id: str
+    address: str
+    outbound: bool
+    connected_s: float
+    rtt_s: float | None
+    streams: int
+    bytes_in: int
+    bytes_out: int
+    agent: str
+
+
+class PeersResult(_Model):
+    """Connected peers, in order of connection."""
+
+    peers: list[PeerRow]
+
+
+class ConnectParams(_Model):
+    """Whom to connect to."""
+
+    address: Annotated[str, Field(description="multiaddr or host:port", max_length=400)]
+    timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
+
+
+class ConnectResult(_Model):
+    """The peer that answered."""
+
+    peer: PeerRow
+
+
+class PeerParams(_Model):
+    """A connected peer."""
+
+    peer: Annotated[str, Field(description="peer id or its unique end", max_length=400)]
+
+
+class DisconnectResult(_Model):
+    """Whose channel ended."""
+
+    id: str
+
+
+class PingParams(_Model):
+    """Whom to ping, and how often."""
+
+    peer: Annotated[str, Field(description="peer id, its unique end, or address", max_length=400)]
+    count: Annotated[int, Field(ge=1, le=100)] = 4
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
+
+
+class PingResult(_Model):
+    """Round-trip times in milliseconds, None for a ping without an answer."""
+
+    id: str
+    address: str
+    rtt_ms: list[float | None]
+
+
+class BroadcastParams(_Model):
+    """What to tell every connected peer."""
+
+    text: Annotated[str, Field(min_length=1, max_length=MAX_CHARS)]
+
+
+class BroadcastResult(_Model):
+    """How many peers took the message."""
+
+    sent: int
+
+
+class AddressesResult(_Model):
+    """Where this node can be dialled."""
+
+    addresses: list[str]
+
+
+class KnownRow(_Model):
+    """A place where a peer answered this node's dial."""
+
+    id: str
+    address: str
+    last_seen: float
+    "Seconds since the epoch."
+    fails: int
+    wanted: bool
+    connected: bool
+
+
+class KnownResult(_Model):
+    """Known peers, last seen first."""
+
+    known: list[KnownRow]
+
+
+class DirectoryParams(_Model):
+    """Which keys."""
+
+    prefix: Annotated[str, Field(max_length=256)] = ""
+
+
+class RecordRow(_Model):
+    """What one node says under a key."""
+
+    key: str
+    peer: str
+    value: dict[str, Any]
+    addresses: list[str]
+
+
+class DirectoryResult(_Model):
+    """Records of connected peers and this node's own."""
+
+    records: list[RecordRow]
+
+
+def find_peer(service: TransportService, text: str) -> PeerId:
+    """The connected peer that a person means by an id or by its last characters.
+
+    Raises:
+        NotFound: none. InvalidParams: several, or too few characters.
+    """
+    text = text.removeprefix("…")
+    try:
+        return parse_peer_id(text)
+    except ValueError:
+        pass
+    if len(text) < _MIN_SUFFIX:
+        raise InvalidParams(f"give at least {_MIN_SUFFIX} characters of the end of a peer id")
+    found = [view.id for view in service.peers() if view.id.endswith(text)]
+    if not found:
+        raise NotFound(f"no connected peer's id ends with {text!r}; see `aitorrentctl peers`")
+    if len(found) > 1:
+        raise InvalidParams(f"{len(found)} peers end with {text!r}; give more characters")
+    return found[0]
+
+
+def _row(view: PeerView) -> PeerRow:
+    return PeerRow(**asdict(view))
+
+
+class TransportMethods:
+    """Handlers of the control methods."""
+
+    def __init__(self, service: TransportService) -> None:
+        self._service = service
+
+    def methods(self) -> Iterable[Method]:
+        """All of them."""
+        return (
+            Method("transport.peers", self.peers, "Connected peers.", result=PeersResult),
+            Method(
+                "transport.connect",
+                self.connect,
+                "Connect to an address and keep the channel.",
+                params=ConnectParams,
+                result=ConnectResult,
+                role=Role.OPERATE,
+            ),
+            Method(
+                "transport.disconnect",
+                self.disconnect,
+                "End the channel to a peer and keep none.",
+                params=PeerParams,
+                result=DisconnectResult,
+                role=Role.OPERATE,
+            ),
+            Method(
+                "transport.ping",
+                self.ping,
+                "Measure the round-trip time to a peer.",
+                params=PingParams,
+                result=PingResult,
+                role=Role.OPERATE,
+            ),
+            Method(
+                "transport.broadcast",
+                self.broadcast,
+                "Send a message to every connected peer.",
+                params=BroadcastParams,
+                result=BroadcastResult,
+                role=Role.OPERATE,
+            ),
+            Method(
+                "transport.addresses",
+                self.addresses,
+                "Where this node can be dialled.",
+                result=AddressesResult,
+            ),
+            Method(
+                "transport.known",
+                self.known,
+                "Peers that answered a dial, also in earlier runs.",
+                result=KnownResult,
+            ),
+            Method(
+                "transport.directory",
+                self.directory,
+                "What this node and its peers say under directory keys.",
+                params=DirectoryParams,
+                result=DirectoryResult,
+            ),
+        )
+
+    def peers(self, call: CallContext, params: BaseModel) -> PeersResult:
+        """`transport.peers`"""
+        return PeersResult(peers=[_row(view) for view in self._service.peers()])
+
+    async def connect(self, call: CallContext, params: ConnectParams) -> ConnectResult:
+        """`transport.connect`"""
+        view = await self._service.connect(params.address, timeout_s=params.timeout_s)
+        return ConnectResult(peer=_row(view))
+
+    async def disconnect(self, call: CallContext, params: PeerParams) -> DisconnectResult:
+        """`transport.disconnect`"""
+        peer = find_peer(self._service, params.peer)
+        await self._service.disconnect(peer)
+        return DisconnectResult(id=peer)
+
+    async def ping(self, call: CallContext, params: PingParams) -> PingResult:
+        """`transport.ping`; an address that is not connected is dialled first."""
+        service = self._service
+        if ":" in params.peer or params.peer.startswith("/"):
+            view = await service.dial_once(params.peer, timeout_s=params.timeout_s)
+            peer, address = view.id, view.address
+        else:
+            peer = find_peer(service, params.peer)
+            connected = service.peer(peer)
+            address = connected.address if connected else ""
+        times: list[float | None] = []
+        for i in range(params.count):
+            if i:
+                await asyncio.sleep(_PAUSE_S)
+            call.progress("ping", done=i, total=params.count)
+            try:
+                times.append(await service.ping(peer, timeout_s=params.timeout_s) * 1000)
+            except TimedOut:
+                times.append(None)
+        return PingResult(id=peer, address=address, rtt_ms=times)
+
+    async def broadcast(self, call: CallContext, params: BroadcastParams) -> BroadcastResult:
+        """`transport.broadcast`"""
+        return BroadcastResult(sent=await self._service.broadcast(params.text))
+
+    def addresses(self, call: CallContext, params: BaseModel) -> AddressesResult:
+        """`transport.addresses`"""
+        return AddressesResult(addresses=list(self._service.addresses()))
+
+    async def known(self, call: CallContext, params: BaseModel) -> KnownResult:
+        """`transport.known`"""
+        rows = [
+            KnownRow(
+                id=k.peer,
+                address=k.address,
+                last_seen=k.last_seen,
+                fails=k.fails,
+                wanted=k.wanted,
+                connected=self._service.peer(k.peer) is not None,
+            )
+            for k in await self._service.store.all()
+        ]
+        return KnownResult(known=rows)
+
+    def directory(self, call: CallContext, params: DirectoryParams) -> DirectoryResult:
+        """`transport.directory`"""
+        records = [
+            RecordRow(key=r.key, peer=r.peer, value=dict(r.value), addresses=list(r.addresses))
+            for r in self._service.directory.known(params.prefix)
+        ]
+        return DirectoryResult(records=records)

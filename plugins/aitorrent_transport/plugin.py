@@ -1,0 +1,100 @@
+"""The transport plugin: what it declares and what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aitorrent_transport.config import TransportConfig
+from aitorrent_transport.methods import TransportMethods
+from aitorrent_transport.service import TransportService, running
+from aitorrentd.api import (
+    DIRECTORY,
+    TRANSPORT,
+    Check,
+    CheckResult,
+    HealthWarning,
+    Method,
+    PluginContext,
+    PluginInfo,
+    hookimpl,
+)
+
+_CHECK_S: Final = 3.0
+
+
+class TransportPlugin:
+    """Secure channels to peers, streams on them, and the directory of what peers offer."""
+
+    def __init__(self) -> None:
+        self._service: TransportService | None = None
+
+    @hookimpl
+    def aitorrent_info(self) -> PluginInfo:
+        """The manifest."""
+        return PluginInfo(
+            name="transport",
+            summary="secure channels to peers, and the directory of what they offer",
+            provides=(TRANSPORT, DIRECTORY),
+            config=TransportConfig,
+        )
+
+    @hookimpl
+    @asynccontextmanager
+    async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
+        """Listens and keeps channels while it runs."""
+        async with running(ctx) as service:
+            self._service = service
+            ctx.provide(TRANSPORT, service)
+            ctx.provide(DIRECTORY, service.directory)
+            try:
+                yield
+            finally:
+                self._service = None
+
+    @hookimpl
+    def aitorrent_methods(self, ctx: PluginContext) -> Iterable[Method]:
+        """`transport.peers`, `connect`, `ping` and others."""
+        return TransportMethods(self._service).methods() if self._service else ()
+
+    @hookimpl
+    def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
+        """Whether the port can be reached from this machine."""
+        return [Check("port", "The port for peers answers locally.", self._check_port)]
+
+    @hookimpl
+    def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:
+        """A warning while no bootstrap address is connected."""
+        service = self._service
+        if service is None or not service.config.bootstrap or len(service.table):
+            return []
+        return [
+            HealthWarning(
+                "no_peers",
+                f"no peer is connected although {len(service.config.bootstrap)} bootstrap"
+                " addresses are configured; `aitorrentctl connect ADDRESS` says why",
+            )
+        ]
+
+    async def _check_port(self) -> CheckResult:
+        if self._service is None:
+            return CheckResult("fail", "the transport does not run", "aitorrentctl plugin list")
+        for host, port in self._service.bound:
+            ip = ipaddress.ip_address(host)
+            loopback = "127.0.0.1" if ip.version == 4 else "::1"
+            target = loopback if ip.is_unspecified else host
+            try:
+                async with asyncio.timeout(_CHECK_S):
+                    _, writer = await asyncio.open_connection(target, port)
+            except (OSError, TimeoutError) as e:
+                return CheckResult(
+                    "fail",
+                    f"{target} port {port}/tcp does not answer: {e or 'no answer in time'}",
+                    f"allow tcp port {port} in the firewall",
+                )
+            writer.close()
+        ports = ", ".join(f"{port}/tcp" for port in sorted({p for _, p in self._service.bound}))
+        return CheckResult("ok", f"port {ports} answers")

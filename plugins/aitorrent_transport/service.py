@@ -1,0 +1,218 @@
+"""The transport service: one object that puts listener, peers, dialling and protocols together."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from aitorrent_transport.address import Address, address_of, parse_address
+from aitorrent_transport.certificate import Credentials
+from aitorrent_transport.config import TransportConfig
+from aitorrent_transport.directory import ChannelDirectory
+from aitorrent_transport.frames import is_protocol_id
+from aitorrent_transport.interfaces import own_addresses
+from aitorrent_transport.listener import Listener
+from aitorrent_transport.messages import Messages
+from aitorrent_transport.peers import MAX_TOLD_ADDRESSES, Peer, PeerTable
+from aitorrent_transport.reach import Reach
+from aitorrent_transport.serving import StreamServer
+from aitorrent_transport.store import MIGRATIONS, PeerStore
+from aitorrent_transport.tasks import Tasks
+from aitorrentd.api import (
+    InvalidParams,
+    PeerId,
+    PeerView,
+    PluginContext,
+    Priority,
+    Stream,
+    Unavailable,
+    short,
+)
+
+
+def agent() -> str:
+    """What this node says it runs."""
+    try:
+        return f"aitorrentd/{version('aitorrentd')}"
+    except PackageNotFoundError:
+        return "aitorrentd/0"
+
+
+class TransportService:
+    """Implements `aitorrentd.api.Transport`; made by `running`."""
+
+    def __init__(self, ctx: PluginContext, config: TransportConfig, store: PeerStore) -> None:
+        self.config = config
+        self.store = store
+        self._ctx = ctx
+        self._me = ctx.identity.peer_id
+        self._tasks = Tasks(ctx.tasks)
+        self._credentials = Credentials(ctx.identity, ctx.network, agent(), config.psk_bytes())
+        self._messages = Messages(ctx, self.open_stream)
+        self.directory = ChannelDirectory(ctx, self._tasks, self.open_stream, self.addresses_of)
+        own = (self._messages.protocol(), self.directory.protocol())
+        self._server = StreamServer(ctx, self._tasks, own)
+        self.table = PeerTable(
+            ctx,
+            self._tasks,
+            max_peers=config.max_peers,
+            keepalive_s=config.keepalive_s,
+            greeting=self._greeting,
+            serve=self._server.serve,
+        )
+        self.table.on_up = lambda peer: self.directory.peer_up(peer.id)
+        self.table.on_down = self._peer_down
+        self.reach = Reach(
+            ctx,
+            self._tasks,
+            self.table,
+            store,
+            self._credentials,
+            masking=config.masking,
+        )
+        self._listener = Listener(self._credentials, self.table.accept, masked=config.masking)
+        self._bound: list[tuple[str, int]] = []
+
+    async def start(self) -> None:
+        """Listen, and dial whom the configuration and the last run name.
+
+        Raises:
+            Unavailable: an address cannot be listened on.
+        """
+        port = self.config.port
+        for host in self.config.listen:
+            bound = await self._listener.listen(host, port)
+            port = bound[1]  # the port that 0 found serves every address
+            self._bound.append(bound)
+        self._ctx.log.info("listening on %s", ", ".join(f"{h} port {p}" for h, p in self._bound))
+        self._tasks.spawn(self._server.end_with_plugins(), "handlers of plugins")
+        for text in self.config.bootstrap:
+            address = parse_address(text)
+            if address.peer != self._me:
+                self.reach.keep_forever(address)
+        for known in await self.store.all():
+            if known.wanted:
+                self.reach.keep(known.peer, [parse_address(known.address)])
+
+    async def close(self) -> None:
+        """End everything in order: no new peers, goodbye to those there are, then the tasks."""
+        await self._listener.close()
+        self.table.close()
+        await self._tasks.close()
+
+    def _greeting(self) -> Mapping[str, Any]:
+        return {"v": 1, "addresses": list(self.addresses())[:MAX_TOLD_ADDRESSES]}
+
+    def _peer_down(self, peer: PeerId, reason: str) -> None:
+        self.directory.peer_down(peer)
+        self._tasks.spawn(self.store.seen(peer, self._ctx.clock.time()), f"saw {short(peer)}")
+
+    def addresses_of(self, peer: PeerId) -> Sequence[str]:
+        """Where a node can be dialled, as multiaddrs with /p2p."""
+        if peer == self._me:
+            return self.addresses()
+        return [str(address) for address in self.table.told(peer)]
+
+    # aitorrentd.api.Transport
+
+    @property
+    def node_id(self) -> PeerId:
+        """This node's own id."""
+        return self._me
+
+    @property
+    def bound(self) -> Sequence[tuple[str, int]]:
+        """IP addresses and ports that are listened on."""
+        return self._bound
+
+    def addresses(self) -> Sequence[str]:
+        """Where this node listens, as multiaddrs with /p2p; ports are the real ones."""
+        if self.config.announce:
+            return [str(parse_address(text).of(self._me)) for text in self.config.announce]
+        found: dict[Address, None] = {}
+        for host, port in self._bound:
+            ip = ipaddress.ip_address(host)
+            for each in own_addresses(ip.version) if ip.is_unspecified else [host]:
+                found.setdefault(address_of(each, port, self._me))
+        return [str(address) for address in found]
+
+    def peers(self) -> Sequence[PeerView]:
+        """Connected peers, in order of connection."""
+        now = self._ctx.clock.monotonic()
+        return [peer.view(now) for peer in self.table]
+
+    def peer(self, peer: PeerId) -> PeerView | None:
+        """The peer, or None while it is not connected."""
+        found = self.table.get(peer)
+        return found.view(self._ctx.clock.monotonic()) if found else None
+
+    async def connect(self, address: str, *, timeout_s: float = 10.0) -> PeerView:
+        """A channel to `address`, kept until `disconnect` or an hour without an answer."""
+        target = parse_address(address)
+        peer = await self.reach.dial(target, timeout_s)
+        await self.store.dialled(peer.id, target.location, wanted=True, now=self._ctx.clock.time())
+        self.reach.keep(peer.id, [target])
+        return peer.view(self._ctx.clock.monotonic())
+
+    async def dial_once(self, address: str, *, timeout_s: float = 10.0) -> PeerView:
+        """Like `connect`, without keeping the channel when it is lost."""
+        peer = await self.reach.dial(parse_address(address), timeout_s)
+        return peer.view(self._ctx.clock.monotonic())
+
+    async def disconnect(self, peer: PeerId) -> None:
+        """End the channel to `peer` and keep none; nothing happens when there is none."""
+        self.reach.release(peer)
+        await self.store.unwant(peer)
+        self.table.disconnect(peer, "disconnected by its operator")
+
+    async def open_stream(
+        self,
+        peer: PeerId,
+        protocol: str,
+        *,
+        timeout_s: float = 10.0,
+        priority: Priority = Priority.CONTROL,
+        addresses: Sequence[str] = (),
+    ) -> Stream:
+        """A stream to `peer`, dialling its known addresses and `addresses` if need be."""
+        if not is_protocol_id(protocol):
+            raise InvalidParams("a protocol id has 1 to 128 visible ASCII characters")
+        if peer == self._me:
+            return self._server.open_local(protocol, priority)
+        found = self.table.get(peer) or await self.reach.reach(peer, addresses, timeout_s)
+        return found.best.open(protocol, priority)
+
+    async def ping(self, peer: PeerId, *, timeout_s: float = 10.0) -> float:
+        """Measured round-trip time in seconds; 0 to the node itself."""
+        if peer == self._me:
+            return 0.0
+        return await self._connected(peer).best.ping(timeout_s)
+
+    async def broadcast(self, text: str) -> int:
+        """Send a message of at most 4096 characters to every connected peer; how many took it."""
+        return await self._messages.broadcast(text, [peer.id for peer in self.table])
+
+    def _connected(self, peer: PeerId) -> Peer:
+        found = self.table.get(peer)
+        if found is None:
+            raise Unavailable(f"{short(peer)} is not connected")
+        return found
+
+
+@asynccontextmanager
+async def running(ctx: PluginContext) -> AsyncIterator[TransportService]:
+    """The service, from listening to its orderly end.
+
+    Raises:
+        Unavailable: an address cannot be listened on.
+    """
+    async with ctx.db(MIGRATIONS) as db:
+        service = TransportService(ctx, ctx.config, PeerStore(db))
+        try:
+            await service.start()
+            yield service
+        finally:
+            await service.close()

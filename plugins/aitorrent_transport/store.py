@@ -1,0 +1,107 @@
+"""Known peers, in the plugin's database: only places where a dial by this node succeeded.
+
+What strangers say about addresses is never kept, so that nobody can poison what a node dials after
+a restart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import aiosqlite
+
+from aitorrentd.api import PeerId
+
+MAX_PEERS: Final = 1000
+MAX_ADDRESSES: Final = 8
+
+MIGRATIONS: Final = {
+    1: """
+    CREATE TABLE known (
+        peer TEXT NOT NULL,
+        address TEXT NOT NULL,
+        last_seen REAL NOT NULL,
+        fails INTEGER NOT NULL DEFAULT 0,
+        wanted INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (peer, address)
+    ) WITHOUT ROWID;
+    CREATE INDEX known_last_seen ON known (last_seen);
+    """
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPeer:
+    """A place where a peer answered."""
+
+    peer: PeerId
+    address: str
+    "A multiaddr without /p2p."
+    last_seen: float
+    "Seconds since the epoch."
+    fails: int
+    "Dials that failed there since."
+    wanted: bool
+    "Whether the node keeps a channel to this peer."
+
+
+class PeerStore:
+    """The table of known peers; every change is on disk when its method returns."""
+
+    def __init__(self, db: aiosqlite.Connection) -> None:
+        self._db = db
+
+    async def dialled(self, peer: PeerId, address: str, *, wanted: bool, now: float) -> None:
+        """A dial succeeded; `wanted` is kept if it was set before."""
+        await self._db.execute(
+            "INSERT INTO known (peer, address, last_seen, wanted) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET last_seen = excluded.last_seen, fails = 0,"
+            " wanted = max(wanted, excluded.wanted)",
+            (peer, address, now, wanted),
+        )
+        await self._db.execute(
+            "DELETE FROM known WHERE peer = ? AND address NOT IN"
+            " (SELECT address FROM known WHERE peer = ? ORDER BY last_seen DESC LIMIT ?)",
+            (peer, peer, MAX_ADDRESSES),
+        )
+        await self._db.execute(
+            "DELETE FROM known WHERE last_seen < (SELECT last_seen FROM known"
+            " ORDER BY last_seen DESC LIMIT 1 OFFSET ?)",
+            (MAX_PEERS - 1,),
+        )
+        await self._db.commit()
+
+    async def seen(self, peer: PeerId, now: float) -> None:
+        """A channel to a known peer was up until now."""
+        await self._db.execute("UPDATE known SET last_seen = ? WHERE peer = ?", (now, peer))
+        await self._db.commit()
+
+    async def failed(self, peer: PeerId, address: str) -> None:
+        """A dial to a known place failed."""
+        await self._db.execute(
+            "UPDATE known SET fails = fails + 1 WHERE peer = ? AND address = ?", (peer, address)
+        )
+        await self._db.commit()
+
+    async def unwant(self, peer: PeerId) -> None:
+        """Keep no channel to `peer` any more."""
+        await self._db.execute("UPDATE known SET wanted = 0 WHERE peer = ?", (peer,))
+        await self._db.commit()
+
+    async def addresses(self, peer: PeerId) -> list[str]:
+        """Where `peer` answered, best first."""
+        rows = await self._db.execute_fetchall(
+            "SELECT address FROM known WHERE peer = ? ORDER BY fails, last_seen DESC", (peer,)
+        )
+        return [str(row[0]) for row in rows]
+
+    async def all(self) -> list[KnownPeer]:
+        """Every known place, last seen first."""
+        rows = await self._db.execute_fetchall(
+            "SELECT peer, address, last_seen, fails, wanted FROM known ORDER BY last_seen DESC"
+        )
+        return [
+            KnownPeer(PeerId(peer), str(address), float(seen), int(fails), bool(wanted))
+            for peer, address, seen, fails, wanted in rows
+        ]
