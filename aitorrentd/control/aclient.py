@@ -90,6 +90,7 @@ class _Wire(asyncio.Protocol):
             self.error = error
         if not self.hello.done():
             self.hello.set_exception(self.error)
+            self.hello.exception()  # `send` may have told the caller already
         waiting, self.waiting = self.waiting, {}
         for waiter in waiting.values():
             waiter.take([framing.ERROR, 0, self.error.as_map()])
@@ -178,7 +179,6 @@ class AsyncClient:
                 hello = await wire.hello
         except TimeoutError:
             wire.end(TimedOut("no hello"))
-            wire.hello.exception()
             raise TimedOut(f"the daemon at {name} does not say hello") from None
         return cls(wire, hello, timeout)
 

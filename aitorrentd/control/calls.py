@@ -164,6 +164,13 @@ def _result(value: Any) -> Any:
     raise TypeError(f"a handler answered with {type(value).__name__}, not with a map")
 
 
+def _discard(answer: Any) -> None:
+    """Drop a coroutine that will never run, without Python's warning about it."""
+    close = getattr(answer, "close", None)
+    if close is not None:
+        close()
+
+
 @asynccontextmanager
 async def _closing(items: AsyncIterator[Any]) -> AsyncIterator[None]:
     try:
@@ -224,11 +231,12 @@ class Calls:
         try:
             call, params = self._prepare(ident, message)
             answer: Any = call.method.handler(call, params)
-            if call.method.stream and hasattr(answer, "__aiter__"):
+            if call.method.stream:
+                if not hasattr(answer, "__aiter__"):
+                    _discard(answer)
+                    raise TypeError("a stream's handler is an async generator function")
                 self._start(call, answer, self._stream(call, answer))
             elif type(answer) is dict or not hasattr(answer, "__await__"):
-                if call.method.stream:
-                    raise TypeError("a stream's handler is an async generator function")
                 self._finish(call, framing.encode(framing.RESULT, ident, _result(answer)), "ok")
             else:
                 self._start(call, answer, self._unary(call, answer))
@@ -408,9 +416,7 @@ class Calls:
     def _ended(self, call: Call, answer: Any, task: asyncio.Task[None]) -> None:
         if call.is_open:
             # Cancelled before its first step: the body that would have answered never ran.
-            close = getattr(answer, "close", None)
-            if close is not None:
-                close()
+            _discard(answer)
             self._fail(call.ident, call, call.stop_reason or Cancelled("the call was cancelled"))
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("%s ended badly", call.trace, exc_info=error)

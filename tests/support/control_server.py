@@ -92,6 +92,15 @@ async def eventually(condition: Callable[[], bool], timeout_s: float = 5.0) -> N
             await asyncio.sleep(0.005)
 
 
+async def settled(count: Callable[[], int], still_s: float = 0.05) -> int:
+    """What `count()` says once it has not changed for `still_s`."""
+    before, now = -1, count()
+    while before != now:
+        await asyncio.sleep(still_s)
+        before, now = now, count()
+    return now
+
+
 async def within(awaitable: Awaitable[T], timeout_s: float = 5.0) -> T:
     """The awaited value, or a failure after `timeout_s`."""
     return await asyncio.wait_for(awaitable, timeout_s)
