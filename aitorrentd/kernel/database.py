@@ -93,8 +93,9 @@ def _touch(path: Path) -> int:
 
 
 def _damaged(path: Path, error: Exception) -> AitorrentError:
+    text = " ".join(str(error).split())
     return Unavailable(
-        f"the database {path} cannot be read ({error}); it was left as it is: restore a backup, or "
+        f"the database {path} cannot be read ({text}); it was left as it is: restore a backup, or "
         "move it away to start with an empty one"
     )
 

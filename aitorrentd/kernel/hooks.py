@@ -162,6 +162,7 @@ class Hooks:
         if manager is None:
             return nullcontext()
         if not isinstance(manager, AbstractAsyncContextManager):
+            _close(manager)
             hint = "; put @asynccontextmanager on it" if inspect.isasyncgen(manager) else ""
             raise Misdeclared(
                 f"aitorrent_lifespan returned {_kind(manager)}, not an async context manager{hint}"

@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from aitorrentd.api.context import Clock, Signer
 from aitorrentd.api.events import PluginChanged
@@ -23,30 +22,21 @@ from aitorrentd.api.plugin import Check, HealthWarning, Method
 from aitorrentd.api.services import ServiceKey
 from aitorrentd.api.transport import WireProtocol
 from aitorrentd.api.workers import Worker
-from aitorrentd.errors import (
-    Conflict,
-    MethodNotFound,
-    ShuttingDown,
-    Unavailable,
-)
+from aitorrentd.errors import Conflict, ShuttingDown
 from aitorrentd.kernel.bus import EventBus
 from aitorrentd.kernel.context import Context, Surroundings, SystemClock
 from aitorrentd.kernel.found import PluginSource, ranked
-from aitorrentd.kernel.hooks import Contributions, Hooks, Misdeclared
+from aitorrentd.kernel.hooks import Hooks
 from aitorrentd.kernel.prepare import configure, is_switched_off, load_plugin, unknown_tables
+from aitorrentd.kernel.required import NEVER, Required
 from aitorrentd.kernel.roster import Roster
 from aitorrentd.kernel.run import PluginTasks, Run
+from aitorrentd.kernel.served import WRONG, Served
 from aitorrentd.kernel.services import Services
 from aitorrentd.kernel.states import SETTLED, Plugin, PluginRow, PluginState
 from aitorrentd.kernel.supervisor import Changes, Limits, Obstacle, Supervisor
 
 T = TypeVar("T")
-
-_WRONG: Final = frozenset({PluginState.BROKEN, PluginState.INVALID, PluginState.FAILED})
-_NEVER: Final = frozenset(
-    {PluginState.BROKEN, PluginState.INVALID, PluginState.SKIPPED, PluginState.DISABLED}
-)
-"A plugin does not leave these by itself."
 
 
 @dataclass(frozen=True)
@@ -96,11 +86,12 @@ class Kernel:
         self._roster = Roster(self._services)
         self._tables: dict[str, Any] = dict(settings.plugins)
         self._problems: tuple[tuple[str, str], ...] = ()
-        self._methods: dict[str, tuple[str, Method]] = {}
+        self._served = Served(self._roster, self._hooks)
+        self._required = Required(settings.required, self._roster, self.log)
         self._supervisors: dict[str, tuple[Supervisor, asyncio.Task[None]]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._abandoned: set[asyncio.Task[None]] = set()
-        self._fatal: asyncio.Future[str] | None = None
+        self._abandoned: dict[str, asyncio.Task[None]] = {}
+        self._commands: set[asyncio.Task[Any]] = set()
         self._started = False
         self._starting = False
         self._stopping = False
@@ -123,9 +114,7 @@ class Kernel:
     @property
     def fatal(self) -> asyncio.Future[str]:
         """Resolves, with a sentence, when a required plugin is lost for good."""
-        if self._fatal is None:
-            self._fatal = asyncio.get_running_loop().create_future()
-        return self._fatal
+        return self._required.fatal
 
     # Life
 
@@ -165,7 +154,8 @@ class Kernel:
         for _, text in self._problems:
             self.log.warning("%s", text)
         for plugin in self._roster:
-            await self._prepare(plugin)
+            if not self._stopping:
+                await self._prepare(plugin)
         # all are configured before the first starts, so that each can see whom to wait for
         for plugin in self._roster:
             self._launch(plugin)
@@ -174,7 +164,8 @@ class Kernel:
         for plugin in self._roster:
             await self._settled(plugin)
         self._starting = False
-        self._check_required()
+        if not self._stopping:
+            self._required.look_at_all()
 
     async def stop(self) -> None:
         """Stop every plugin, each after those that use it. May be called more than once."""
@@ -182,7 +173,7 @@ class Kernel:
         for supervisor, _ in self._supervisors.values():
             supervisor.ask_to_stop()
         self.changed.tell()
-        tasks = [task for _, task in self._supervisors.values()]
+        tasks = {task for _, task in self._supervisors.values()} | self._commands
         if tasks:
             await asyncio.wait(tasks)
         for plugin in self._roster:
@@ -205,6 +196,11 @@ class Kernel:
     def _launch(self, plugin: Plugin) -> None:
         if plugin.state is not PluginState.CONFIGURED or self._stopping:
             return
+        old = self._abandoned.get(plugin.name)
+        if old is not None and not old.done():
+            text = "an earlier run of it does not stop; restart the daemon"
+            self.set_state(plugin, PluginState.FAILED, text)
+            return
         plugin.gave_up = False
         supervisor = Supervisor(plugin, self)
         task = asyncio.create_task(supervisor.run(), name=f"supervise:{plugin.name}")
@@ -225,10 +221,12 @@ class Kernel:
             await self.changed.wait()
 
     async def _halt(self, name: str) -> None:
-        supervisor, task = self._supervisors.pop(name, (None, None))
-        if supervisor is not None and task is not None:
+        entry = self._supervisors.get(name)
+        if entry is not None:
+            supervisor, task = entry
             supervisor.ask_to_stop()
             await asyncio.wait({task})
+            del self._supervisors[name]
 
     # Commands
 
@@ -238,14 +236,14 @@ class Kernel:
         Raises:
             NotFound: no such plugin. ShuttingDown: the daemon is stopping.
         """
-        plugin = self._at_work(name)
-        async with self._lock(name):
-            table = self._tables.get(name) or {}
-            if isinstance(table, Mapping):
-                self._tables[name] = {**table, "enabled": True}
-            if plugin.state in (_NEVER | {PluginState.FOUND}):
+        return await self._through(self._enable(self._at_work(name)))
+
+    async def _enable(self, plugin: Plugin) -> PluginRow:
+        async with self._lock(plugin.name):
+            self._switch(plugin.name, on=True)
+            if plugin.state in (NEVER | {PluginState.FOUND}):
                 await self._again(plugin)
-            return self.row(name)
+            return self.row(plugin.name)
 
     async def disable(self, name: str) -> PluginRow:
         """Stop a plugin, after those that need it, and leave it out.
@@ -254,15 +252,16 @@ class Kernel:
             NotFound: no such plugin. Conflict: it is required. ShuttingDown: as it says.
         """
         plugin = self._at_work(name)
-        if name in self.settings.required:
+        if name in self._required.names:
             raise Conflict(f"plugin {name} is listed in `required`; take it out there first")
-        async with self._lock(name):
-            table = self._tables.get(name)
-            kept = table if isinstance(table, Mapping) else {}
-            self._tables[name] = {**kept, "enabled": False}
-            await self._halt(name)
+        return await self._through(self._disable(plugin))
+
+    async def _disable(self, plugin: Plugin) -> PluginRow:
+        async with self._lock(plugin.name):
+            self._switch(plugin.name, on=False)
+            await self._halt(plugin.name)
             self.set_state(plugin, PluginState.DISABLED)
-            return self.row(name)
+            return self.row(plugin.name)
 
     async def restart(self, name: str) -> PluginRow:
         """Stop a plugin, after those that need it, and start it afresh; they come back after it.
@@ -271,12 +270,27 @@ class Kernel:
             NotFound: no such plugin. Conflict: it is disabled. ShuttingDown: as it says.
         """
         plugin = self._at_work(name)
-        async with self._lock(name):
-            if plugin.state is PluginState.DISABLED:
-                raise Conflict(f"plugin {name} is disabled; enable it instead")
-            await self._halt(name)
+        if plugin.state is PluginState.DISABLED:
+            raise Conflict(f"plugin {name} is disabled; enable it instead")
+        return await self._through(self._restart(plugin))
+
+    async def _restart(self, plugin: Plugin) -> PluginRow:
+        async with self._lock(plugin.name):
+            await self._halt(plugin.name)
             await self._again(plugin)
-            return self.row(name)
+            return self.row(plugin.name)
+
+    async def _through(self, command: Coroutine[Any, Any, PluginRow]) -> PluginRow:
+        """Carry a command out to its end, even when who gave it goes away in the middle."""
+        task = asyncio.create_task(command, name="plugin command")
+        self._commands.add(task)
+        task.add_done_callback(self._commands.discard)
+        return await asyncio.shield(task)
+
+    def _switch(self, name: str, *, on: bool) -> None:
+        table = self._tables.get(name)
+        if isinstance(table, Mapping) or table is None:
+            self._tables[name] = {**(table or {}), "enabled": on}
 
     def configure(self, name: str, table: Mapping[str, Any]) -> None:
         """Replace a plugin's raw settings; they count from its next start.
@@ -319,14 +333,9 @@ class Kernel:
         """The validated settings of a plugin, None before it was configured; NotFound as `row`."""
         return self._roster.get(name).config
 
-    def _running(self) -> Iterator[tuple[Plugin, Context, Contributions]]:
-        for plugin in self._roster:
-            if plugin.contributions is not None and plugin.context is not None:
-                yield plugin, plugin.context, plugin.contributions
-
     def methods(self) -> list[tuple[str, Method]]:
         """(plugin, method) of running plugins."""
-        return list(self._methods.values())
+        return self._served.methods()
 
     def method(self, name: str) -> tuple[str, Method]:
         """The plugin that serves control method `name`, and the method.
@@ -334,46 +343,24 @@ class Kernel:
         Raises:
             MethodNotFound: no such method. Unavailable: its plugin is not running.
         """
-        if (found := self._methods.get(name)) is not None:
-            return found
-        plugin = self._roster.find(name.partition(".")[0])
-        if plugin is not None and plugin.contributions is None:
-            raise Unavailable(
-                f"plugin {plugin.name} is {plugin.state.value}"
-                + (f": {plugin.detail}" if plugin.detail else "; start it to call its methods"),
-                plugin=plugin.name,
-                state=plugin.state.value,
-            )
-        near = get_close_matches(name[:200], self._methods, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise MethodNotFound(f"no method {name[:200]!r}{hint}")
+        return self._served.method(name)
 
     def protocols(self) -> list[tuple[str, WireProtocol]]:
         """(plugin, protocol) of running plugins."""
-        return [(p.name, each) for p, _, added in self._running() for each in added.protocols]
+        return self._served.protocols()
 
     def routes(self) -> list[tuple[str, Any]]:
         """(plugin, HTTP route) of running plugins."""
-        return [(p.name, each) for p, _, added in self._running() for each in added.routes]
+        return self._served.routes()
 
     def checks(self) -> list[tuple[str, Check]]:
         """(plugin, doctor check) of running plugins."""
-        return [(p.name, each) for p, _, added in self._running() for each in added.checks]
+        return self._served.checks()
 
     def health(self) -> list[tuple[str, HealthWarning]]:
-        """(plugin, warning) of what is wrong now: what plugins say, and what is said of them."""
-        found = [(name, HealthWarning("plugin_unusable", text)) for name, text in self._problems]
-        for plugin in self._roster:
-            text = f"plugin {plugin.name} is {plugin.state.value}: {plugin.detail}"
-            if plugin.state in _WRONG:
-                warning = HealthWarning(f"plugin_{plugin.state.value}", text, "error")
-                found.append((plugin.name, warning))
-            elif plugin.state is PluginState.BLOCKED:
-                found.append((plugin.name, HealthWarning("plugin_blocked", text)))
-        for plugin, context, _ in self._running():
-            warnings = self._hooks.health(plugin.name, context)
-            found += [(plugin.name, warning) for warning in warnings]
-        return found
+        """(plugin, warning) of what is wrong now: in the settings, of plugins, and by plugins."""
+        unusable = [(name, HealthWarning("plugin_unusable", text)) for name, text in self._problems]
+        return unusable + self._served.health()
 
     def _decide(self, hook: str, **arguments: Any) -> Any:
         return self._hooks.decide(hook, arguments, asked=self._is_running)
@@ -395,7 +382,7 @@ class Kernel:
             plugin.since = now
         plugin.state, plugin.detail = state, detail
         self._roster.stale()
-        level = logging.ERROR if state in _WRONG - {PluginState.FAILED} else logging.INFO
+        level = logging.ERROR if state in WRONG - {PluginState.FAILED} else logging.INFO
         if state is PluginState.FAILED and plugin.gave_up:
             level = logging.ERROR
         elif state not in SETTLED:
@@ -404,7 +391,8 @@ class Kernel:
             level, "plugin %s is %s%s", plugin.name, state.value, f": {detail}" if detail else ""
         )
         self.bus.publish(PluginChanged(plugin.name, state.value, detail))
-        self._check_loss(plugin)
+        if not self._stopping:
+            self._required.look(plugin, starting=self._starting)
         self.changed.tell()
 
     def obstacle(self, plugin: Plugin) -> Obstacle | None:
@@ -431,7 +419,7 @@ class Kernel:
             context,
             tasks,
             enter=lambda: self._hooks.lifespan(plugin.name, context),
-            declare=lambda: self._declare(plugin, context),
+            declare=lambda: self._served.add(plugin, context),
             changed=self.changed.tell,
         )
         plugin.context = context
@@ -439,29 +427,9 @@ class Kernel:
         run.begin()
         return run
 
-    def _declare(self, plugin: Plugin, context: Context) -> None:
-        """Ask a plugin that has just started what it adds, and serve it from now on."""
-        added = self._hooks.contributions(plugin.name, context)
-        taken = {protocol.id: name for name, protocol in self.protocols()}
-        for protocol in added.protocols:
-            if protocol.id in taken:
-                raise Misdeclared(
-                    f"protocol {protocol.id} is answered by plugin {taken[protocol.id]} already"
-                )
-        plugin.contributions = added
-        self._list_methods()
-
     def retire(self, plugin: Plugin) -> None:
         """Serve nothing of `plugin` any more."""
-        plugin.contributions = None
-        self._list_methods()
-
-    def _list_methods(self) -> None:
-        self._methods = {
-            method.name: (plugin.name, method)
-            for plugin, _, added in self._running()
-            for method in added.methods
-        }
+        self._served.remove(plugin)
 
     def abandon(self, plugin: Plugin, run: Run) -> None:
         """Leave a run to itself that does not end, without services and workers."""
@@ -469,36 +437,4 @@ class Kernel:
         run.context.end()
         run.context.kill_workers()
         if run.task is not None:
-            self._abandoned.add(run.task)
-            run.task.add_done_callback(self._abandoned.discard)
-
-    # Required plugins
-
-    def _check_loss(self, plugin: Plugin) -> None:
-        """Report when `plugin` is lost for good and the node cannot do without it."""
-        given_up = plugin.state is PluginState.FAILED and (plugin.gave_up or self._starting)
-        if self._stopping or not (given_up or plugin.state in _NEVER):
-            return
-        why = f"plugin {plugin.name} is {plugin.state.value}"
-        why += f": {plugin.detail}" if plugin.detail else ""
-        if plugin.name in self.settings.required:
-            self._report(f"required {why}")
-        elif plugin.gave_up and not self._starting:
-            for name in self.settings.required:
-                if self._roster.needs(name, plugin.name):
-                    self._report(f"required plugin {name} cannot go on: {why}")
-
-    def _check_required(self) -> None:
-        if self._stopping:
-            return
-        for name in self.settings.required:
-            plugin = self._roster.find(name)
-            if plugin is None:
-                self._report(f"required plugin {name} is not installed")
-            elif plugin.state is not PluginState.RUNNING:
-                self._report(f"required plugin {name} is {plugin.state.value}: {plugin.detail}")
-
-    def _report(self, text: str) -> None:
-        if not self.fatal.done():
-            self.log.error("%s", text)
-            self.fatal.set_result(text)
+            self._abandoned[plugin.name] = run.task
