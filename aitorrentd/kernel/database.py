@@ -7,6 +7,7 @@ user_version`; a script and its number are committed together.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import Final
 
 import aiosqlite
 
-from aitorrentd.errors import AitorrentError, Conflict, InvalidParams, Unavailable
+from aitorrentd.errors import AitorrentError, Busy, Conflict, InvalidParams, Unavailable
 
 BUSY_S: Final = 5.0
 "How long a connection waits for another one's write."
@@ -65,8 +66,9 @@ async def open_database(
     rolled back.
 
     Raises:
-        Conflict: a newer program wrote the database. Unavailable: it is damaged or cannot be
-        opened. InvalidParams: a script is wrong; the database is as it was before that script.
+        Conflict: a newer program wrote the database. Busy: another process keeps it locked.
+        Unavailable: it is damaged or cannot be opened. InvalidParams: a script is wrong; the
+        database is as it was before that script.
     """
     latest = _latest(migrations)
     try:
@@ -77,7 +79,7 @@ async def open_database(
         try:
             await _prepare(db, path, latest, check=size_bytes <= CHECKED_BYTES)
         except sqlite3.DatabaseError as e:
-            raise _damaged(path, e) from None
+            raise _unusable(path, e) from None
         for number in range(1, latest + 1):
             await _apply(db, path, number, migrations[number])
         yield db
@@ -92,7 +94,14 @@ def _touch(path: Path) -> int:
         os.close(fd)
 
 
-def _damaged(path: Path, error: Exception) -> AitorrentError:
+def _is_busy(error: sqlite3.Error) -> bool:
+    # the low byte is the primary code (sqlite.org/rescode.html)
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _unusable(path: Path, error: sqlite3.Error) -> AitorrentError:
+    if _is_busy(error):
+        return Busy(f"the database {path} is in use by somebody else for over {BUSY_S:g} s")
     text = " ".join(str(error).split())
     return Unavailable(
         f"the database {path} cannot be read ({text}); it was left as it is: restore a backup, or "
@@ -112,9 +121,22 @@ async def _prepare(db: aiosqlite.Connection, path: Path, latest: int, *, check: 
             row = await cursor.fetchone()
         if row is None or row[0] != "ok":
             raise sqlite3.DatabaseError(row[0] if row else "no answer from the check")
-    await db.execute("PRAGMA journal_mode = WAL")
+    await _use_wal(db)
     await db.execute("PRAGMA synchronous = FULL")
     await db.execute("PRAGMA foreign_keys = ON")
+
+
+async def _use_wal(db: aiosqlite.Connection) -> None:
+    """Switch to WAL; SQLite does not wait by itself for other connections that open the file."""
+    until = asyncio.get_running_loop().time() + BUSY_S
+    while True:
+        try:
+            await db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as e:
+            if not _is_busy(e) or asyncio.get_running_loop().time() > until:
+                raise
+        await asyncio.sleep(0.01)
 
 
 async def _version(db: aiosqlite.Connection) -> int:
@@ -136,6 +158,8 @@ async def _apply(db: aiosqlite.Connection, path: Path, number: int, script: str)
         await db.commit()
     except sqlite3.Error as e:
         await db.rollback()
+        if _is_busy(e):
+            raise _unusable(path, e) from None
         raise InvalidParams(
             f"migration {number} of the database {path} failed: {e}; the database is still of "
             f"version {number - 1}"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aitorrentd.api import Conflict, InvalidParams, Unavailable
+from aitorrentd.api import Busy, Conflict, InvalidParams, Unavailable
 from aitorrentd.kernel.database import open_database, statements
 
 ONE = "CREATE TABLE peer (id TEXT PRIMARY KEY); INSERT INTO peer VALUES ('a;b');"
@@ -74,6 +74,20 @@ async def test_two_connections_apply_a_script_once(path: Path) -> None:
         *(rows(path, {1: ONE, 2: TWO}, "SELECT count(*) FROM peer") for _ in range(8))
     )
     assert answers == [[(1,)]] * 8
+
+
+async def test_database_locked_by_somebody_else_is_busy_and_not_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aitorrentd.kernel.database.BUSY_S", 0.05)
+    await rows(path, {1: ONE}, "SELECT 1")
+    other = sqlite3.connect(path)
+    try:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Busy, match="is in use by somebody else"):
+            await rows(path, {1: ONE, 2: TWO}, "SELECT 1")
+    finally:
+        other.close()
 
 
 async def test_uncommitted_work_is_not_kept(path: Path) -> None:
