@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from aitorrentd.errors import AitorrentError as AitorrentError  # for commands that go on after one
+
 if TYPE_CHECKING:
     from aitorrentd.control.client import Client, ClientStream
 

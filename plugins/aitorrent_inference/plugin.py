@@ -75,11 +75,8 @@ class InferencePlugin:
         ctx.provide(BACKENDS, backends)
         ctx.provide(INFERENCE, self._router)
         announcer = Announcer(catalogue, directory=lambda: ctx.optional(DIRECTORY), log=ctx.log)
-        tasks = [
-            ctx.tasks.create_task(
-                announcer.run(ctx, refresh_s=config.refresh_s), name="inference: announce"
-            )
-        ]
+        announcing = announcer.run(ctx, refresh_s=config.refresh_s)
+        tasks = [ctx.tasks.create_task(announcing, name="inference: announce")]
         if config.nodes:
             connecting = keep_connected(
                 config.nodes,

@@ -25,7 +25,7 @@ from aitorrentd.api import (
 )
 
 if TYPE_CHECKING:
-    from aitorrent_ollama.client import OllamaClient
+    from aitorrent_ollama.connection import OllamaClient
 
 # Requests that come together share one look at the model list.
 _FRESH_S: Final = 2.0
@@ -218,7 +218,7 @@ class OllamaBackend:
         if self._client is None:
             await self._probe()
             # Importing takes longer than the event loop may block.
-            module = await asyncio.to_thread(importlib.import_module, "aitorrent_ollama.client")
+            module = await asyncio.to_thread(importlib.import_module, "aitorrent_ollama.connection")
             made: OllamaClient = module.OllamaClient(
                 self._config.url,
                 connect_timeout_s=self._config.connect_timeout_s,

@@ -31,7 +31,7 @@ from aitorrentd.api import (
 )
 
 if TYPE_CHECKING:
-    from aitorrent_openai.client import OpenaiClient
+    from aitorrent_openai.connection import OpenaiClient
 
 # A paid service's list is not asked for with every prompt.
 _FRESH_S: Final = 30.0
@@ -55,8 +55,8 @@ class OpenaiBackend:
         self._fresh_until: float | None = None
         self._asking = asyncio.Lock()
         self._was_there: bool | None = None
-        # Learnt from refusals: whether /completions exists, and which parameters to leave out.
-        self._has_completions = True
+        # Learnt from refusals: that /completions is missing, and which parameters to leave out.
+        self._has_completions = config.completions
         self._refused: list[tuple[str, str]] = []
 
     @property
@@ -72,7 +72,7 @@ class OpenaiBackend:
     async def _connected(self) -> OpenaiClient:
         if self._client is None:
             # Importing httpx takes longer than the event loop may block.
-            module = await asyncio.to_thread(importlib.import_module, "aitorrent_openai.client")
+            module = await asyncio.to_thread(importlib.import_module, "aitorrent_openai.connection")
             made: OpenaiClient = module.OpenaiClient(self._config)
             if self._client is None:
                 self._client = made
@@ -118,8 +118,9 @@ class OpenaiBackend:
         self._was_there = is_there
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        """The server's answer. A bare prompt goes to `/completions` where the server has it for
-        the model, else to the chat. Closing the iterator closes the connection."""
+        """The server's answer. A bare prompt becomes a user's message, or goes to `/completions`
+        where the configuration wants that and the server has it for the model. Closing the
+        iterator closes the connection."""
         if self._config.models is not None and request.model not in self._config.models:
             raise NotFound(f"the model {request.model!r} is not in the models of {self.name}")
         client = await self._connected()

@@ -24,6 +24,11 @@ class ServerConfig(BaseModel):
     models: tuple[str, ...] | None = Field(
         None, max_length=1024, description="use only these models; default: all the server lists"
     )
+    completions: bool = Field(
+        False,
+        description="send bare prompts to /completions, which goes on from them without the "
+        "model's chat template; default: as a user's message",
+    )
     connect_timeout_s: float = Field(5, gt=0, le=60)
     read_timeout_s: float = Field(
         300, gt=0, le=3600, description="longest silence while the server answers"

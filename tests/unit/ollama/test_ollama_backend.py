@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aitorrent_ollama.backend import OllamaBackend, chunk, options
-from aitorrent_ollama.client import error_text, json_line
 from aitorrent_ollama.config import OllamaConfig
+from aitorrent_ollama.connection import error_text, json_line
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -279,7 +279,7 @@ async def test_every_error_answer_becomes_the_right_error(
 
 
 async def test_endless_line_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aitorrent_ollama.client._MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr("aitorrent_ollama.connection._MAX_LINE_BYTES", 1000)
 
     async def handler(request: Request, reply: Reply) -> None:
         await reply.send(200, b"x" * 5000, "application/x-ndjson")

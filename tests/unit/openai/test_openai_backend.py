@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from aitorrent_openai.backend import OpenaiBackend
 from aitorrent_openai.chunks import AnswerReader
-from aitorrent_openai.client import describe
 from aitorrent_openai.config import OpenaiConfig, ServerConfig
+from aitorrent_openai.connection import describe
 from aitorrent_openai.sse import MAX_EVENT_BYTES, EventDecoder
 from aitorrentd.api import (
     AitorrentError,
@@ -116,8 +116,16 @@ async def test_conversation_goes_to_the_chat() -> None:
     }
 
 
-async def test_bare_prompt_goes_to_completions() -> None:
-    async with FakeOpenai(finish_reason="length") as server, backend_of(server) as backend:
+async def test_bare_prompt_is_a_users_message() -> None:
+    async with FakeOpenai() as server, backend_of(server) as backend:
+        assert (await answer(backend, PROMPT))[-1].done
+    assert [r.path for r in server.requests] == ["/v1/chat/completions"]
+    assert server.requests[0].json()["messages"] == [{"role": "user", "content": "Once upon"}]
+
+
+async def test_bare_prompt_goes_to_completions_where_that_is_wanted() -> None:
+    server = FakeOpenai(finish_reason="length")
+    async with server, backend_of(server, completions=True) as backend:
         chunks = await answer(backend, PROMPT)
     assert "".join(c.text for c in chunks) == "Hello!"
     assert chunks[-1].reason == "length"
@@ -129,7 +137,8 @@ async def test_bare_prompt_goes_to_completions() -> None:
 async def test_bare_prompt_goes_to_the_chat_where_there_are_no_completions(
     has: str, asked_again: bool
 ) -> None:
-    async with FakeOpenai(completions=has) as server, backend_of(server) as backend:
+    server = FakeOpenai(completions=has)
+    async with server, backend_of(server, completions=True) as backend:
         for _ in range(2):
             chunks = await answer(backend, PROMPT)
             assert "".join(c.text for c in chunks) == "Hello!"
@@ -139,7 +148,7 @@ async def test_bare_prompt_goes_to_the_chat_where_there_are_no_completions(
 
 
 async def test_missing_model_is_not_found() -> None:
-    async with FakeOpenai() as server, backend_of(server) as backend:
+    async with FakeOpenai() as server, backend_of(server, completions=True) as backend:
         for request in (PROMPT, chat()):
             with pytest.raises(NotFound, match="The model `zz` does not exist"):
                 await answer(backend, request.model_copy(update={"model": "zz"}))

@@ -1,0 +1,233 @@
+"""`models`, `ask`, `chat`: the inference plugin's commands of `aitorrentctl`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import typer
+
+from aitorrentd.cli import toolkit
+
+COMMANDS: Final = {
+    "models": "List the models that can answer now.",
+    "ask": "Ask a prompt and print the answer as it comes.",
+    "chat": "Talk to a model.",
+}
+_MAX_STDIN_CHARS: Final = 4 * 1024 * 1024
+# Control characters and those that turn the direction of writing; tab and newline may pass.
+_UNSAFE: Final = dict.fromkeys(
+    [*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)],
+    "\N{REPLACEMENT CHARACTER}",
+)
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Which model; default: the node's.", metavar="NAME")
+]
+System = Annotated[str, typer.Option(help="What the model is told first.", metavar="TEXT")]
+Temperature = Annotated[
+    float | None, typer.Option(min=0, max=100, help="0 = always the likeliest.")
+]
+TopP = Annotated[float | None, typer.Option(min=0, max=1, help="Likeliest tokens up to this mass.")]
+TopK = Annotated[int | None, typer.Option(min=0, help="So many likeliest tokens; 0 = all.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Same seed, same answer.")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="At most so many tokens.")]
+Stop = Annotated[
+    list[str] | None, typer.Option(help="End before this text; may be repeated.", metavar="TEXT")
+]
+Backend = Annotated[str, typer.Option(help="Only this backend, or peer:PEERID.", metavar="NAME")]
+
+_COLUMNS: Final[list[toolkit.Column]] = [
+    ("name", "MODEL"),
+    ("backend", "BACKEND", lambda name: _who(name)),
+    ("size_bytes", "SIZE", toolkit.bytes_text),
+    ("family", "FAMILY"),
+    ("context_length", "CONTEXT"),
+    ("detail", "DETAIL"),
+]
+
+
+def models() -> None:
+    """List the models that can answer now, by this node and by connected peers."""
+    with toolkit.connect() as client:
+        reply = client.call("inference.models")
+    toolkit.emit(reply, _render_models)
+
+
+def _render_models(reply: Mapping[str, Any]) -> str:
+    if not reply["models"]:
+        return "No model can answer now; `aitorrentctl doctor` says why."
+    return toolkit.table(reply["models"], _COLUMNS)
+
+
+def ask(
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(help="The prompt; `-` or nothing = standard input.", metavar="PROMPT"),
+    ] = None,
+    model: Model = "",
+    system: System = "",
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: Seed = None,
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
+    backend: Backend = "",
+    parallel: Annotated[
+        int, typer.Option(min=1, max=16, help="Ask so many at once; the first to speak answers.")
+    ] = 1,
+) -> None:
+    """Ask a prompt and print the answer as it comes; the figures follow on stderr."""
+    text = _prompt(prompt)
+    params: dict[str, Any] = {
+        "model": model,
+        "params": sampling(temperature, top_p, top_k, seed, max_tokens, stop),
+        "parallel": parallel,
+    }
+    if backend:
+        params["backend"] = backend
+    if system:
+        params["messages"] = [message("system", system), message("user", text)]
+    else:
+        params["prompt"] = text
+    pieces: list[str] = []
+    summary = stream_answer(params, pieces)
+    report(summary)
+
+
+def _prompt(words: list[str] | None) -> str:
+    if words and words != ["-"]:
+        return " ".join(words)
+    if not words and sys.stdin.isatty():
+        toolkit.fail("give a prompt, or - to read it from standard input", toolkit.ExitCode.USAGE)
+    text = sys.stdin.read(_MAX_STDIN_CHARS + 1)
+    if len(text) > _MAX_STDIN_CHARS:
+        toolkit.fail(f"the prompt on standard input is over {_MAX_STDIN_CHARS} characters")
+    if not text.strip():
+        toolkit.fail("standard input has no prompt", toolkit.ExitCode.USAGE)
+    return text.rstrip("\n")
+
+
+def message(role: str, content: str) -> dict[str, str]:
+    """A turn of a conversation."""
+    return {"role": role, "content": content}
+
+
+def sampling(
+    temperature: float | None,
+    top_p: float | None,
+    top_k: int | None,
+    seed: int | None,
+    max_tokens: int | None,
+    stop: list[str] | None,
+) -> dict[str, Any]:
+    """The parameters that were given."""
+    named = {
+        "temperature": temperature,
+        "top_p": top_p or None,
+        "top_k": top_k,
+        "seed": seed,
+        "max_tokens": max_tokens,
+        "stop": list(stop) if stop else None,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def stream_answer(params: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
+    """Print the answer as it comes and return its summary.
+
+    `pieces` gets the text, so that what came before an error or Ctrl-C is known. With --json each
+    piece is a line, and the summary is the last one.
+    """
+    is_terminal = sys.stdout.isatty()
+    with toolkit.connect() as client:
+        stream = client.stream("inference.generate", params, timeout=toolkit.options.timeout)
+        try:
+            with stream:
+                for item in stream:
+                    pieces.append(str(item.get("text", "")))
+                    if toolkit.options.json:
+                        toolkit.echo(toolkit.json_text(item))
+                    else:
+                        text = pieces[-1]
+                        toolkit.echo(text.translate(_UNSAFE) if is_terminal else text, end="")
+        finally:
+            if not toolkit.options.json and pieces and not "".join(pieces[-2:]).endswith("\n"):
+                toolkit.echo()
+    if toolkit.options.json:
+        toolkit.echo(toolkit.json_text(stream.summary))
+    return stream.summary
+
+
+def report(summary: Mapping[str, Any]) -> None:
+    """What an answer cost and who gave it, on stderr."""
+    if toolkit.options.json:
+        return
+    tokens = summary.get("completion_tokens") or 0
+    parts = [f"{tokens} token{'' if tokens == 1 else 's'}"] if tokens else []
+    if summary.get("tokens_per_s") is not None:
+        parts.append(f"{summary['tokens_per_s']:.1f} tokens/s")
+    parts.append(f"first after {toolkit.duration_text(summary.get('ttft_s') or 0)}")
+    if summary.get("reason") == "length":
+        parts.append("cut at the token limit")
+    answered_by = _who(str(summary.get("backend", "")))
+    parts.append(f"{toolkit.clean(summary.get('model', ''))} by {toolkit.clean(answered_by)}")
+    lines = [", ".join(parts), *stage_lines(summary)]
+    sys.stdout.flush()
+    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.flush()
+
+
+def stage_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Which node held which layers, aligned; the end of a range is one past its last layer."""
+    rows = [(f"{s['start']}-{s['end']}", str(s["peer"])) for s in summary.get("stages", [])]
+    width = max((len(layers) for layers, _ in rows), default=0)
+    here = summary.get("node")
+    return [
+        f"layers {layers:<{width}}  {toolkit.clean(_short(peer))}"
+        + (" (this node)" if peer == here else "")
+        for layers, peer in rows
+    ]
+
+
+def _short(peer: str) -> str:
+    return "…" + peer[-8:]
+
+
+def _who(backend: str) -> str:
+    return f"peer {_short(backend)}" if backend.startswith("peer:") else backend
+
+
+def chat(
+    model: Model = "",
+    system: System = "",
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: Seed = None,
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
+    backend: Backend = "",
+) -> None:
+    """Talk to a model: `new` starts over, `exit`, `quit` or Ctrl-D end, Ctrl-C stops an answer.
+
+    A line that ends with a backslash goes on in the next one.
+    """
+    from aitorrent_inference.cli_chat import Conversation, talk
+
+    params: dict[str, Any] = {
+        "model": model,
+        "params": sampling(temperature, top_p, top_k, seed, max_tokens, stop),
+    }
+    if backend:
+        params["backend"] = backend
+    talk(Conversation(params, system))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("models")(models)
+    app.command("ask")(ask)
+    app.command("chat")(chat)

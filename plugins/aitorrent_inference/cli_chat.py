@@ -1,0 +1,96 @@
+"""The conversation behind `aitorrentctl chat`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final
+
+from aitorrent_inference.cli import message, report, stream_answer
+from aitorrentd.cli import toolkit
+from aitorrentd.cli.toolkit import AitorrentError, CommandFailed
+
+_PROMPT: Final = "> "
+_GO_ON: Final = "… "
+_LEAVE: Final = ("exit", "quit")
+_HELP: Final = (
+    "`new` starts over, `exit` or Ctrl-D ends, Ctrl-C stops an answer; "
+    "a line that ends with \\ goes on in the next."
+)
+
+
+class Conversation:
+    """The turns so far. A turn that got no answer is not kept."""
+
+    def __init__(self, params: dict[str, Any], system: str = "") -> None:
+        self._params = params
+        self._system = system
+        self.turns: list[dict[str, str]] = []
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget all turns but what the model is told first."""
+        self.turns = [message("system", self._system)] if self._system else []
+
+    def say(self, text: str) -> dict[str, Any]:
+        """Ask the next turn, print the answer and keep both; returns the answer's summary.
+
+        What was printed before Ctrl-C or an error stays part of the conversation.
+        """
+        asked = [*self.turns, message("user", text)]
+        pieces: list[str] = []
+        try:
+            return stream_answer({**self._params, "messages": asked}, pieces)
+        finally:
+            if answer := "".join(pieces):
+                self.turns = [*asked, message("assistant", answer)]
+
+
+def talk(conversation: Conversation) -> None:
+    """Read turns and answer them until the end of the input."""
+    with toolkit.connect():
+        pass  # whoever cannot reach the daemon should hear so before typing
+    is_terminal = sys.stdin.isatty()
+    if is_terminal:
+        import readline  # noqa: F401  (line editing for input())
+
+        sys.stderr.write(_HELP + "\n")
+    while (text := _read(is_terminal)) is not None:
+        word = text.strip()
+        if word in _LEAVE:
+            return
+        if word == "new":
+            conversation.start_over()
+            if is_terminal:
+                sys.stderr.write("A new conversation.\n")
+        elif word:
+            _answer(conversation, text)
+
+
+def _answer(conversation: Conversation, text: str) -> None:
+    try:
+        report(conversation.say(text))
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped.\n")
+    except (AitorrentError, CommandFailed) as e:
+        line = toolkit.clean(e.message)
+        sys.stderr.write(f"{line[:1].upper()}{line[1:]}\n")
+    sys.stderr.flush()
+
+
+def _read(is_terminal: bool) -> str | None:
+    """One turn: lines as long as they end with a backslash; None at the end of the input."""
+    lines: list[str] = []
+    while True:
+        try:
+            line = input((_GO_ON if lines else _PROMPT) if is_terminal else "")
+        except EOFError:
+            if is_terminal:
+                toolkit.echo()
+            return "\n".join(lines) if lines else None
+        except KeyboardInterrupt:
+            toolkit.echo()
+            lines = []
+            continue
+        if not line.endswith("\\"):
+            return "\n".join([*lines, line])
+        lines.append(line[:-1])
