@@ -93,7 +93,7 @@ class _Wire(asyncio.Protocol):
             self.hello.exception()  # `send` may have told the caller already
         waiting, self.waiting = self.waiting, {}
         for waiter in waiting.values():
-            waiter.take([framing.ERROR, 0, self.error.as_map()])
+            waiter.fail(self.error)
         if self.transport is not None:
             self.transport.close()
 
@@ -119,14 +119,21 @@ class _Waiter:
 
     def __init__(self) -> None:
         self._messages: deque[list[Any]] = deque()
+        self._error: AitorrentError | None = None
         self._arrived = asyncio.Event()
 
     def take(self, message: list[Any]) -> None:
         self._messages.append(message)
         self._arrived.set()
 
+    def fail(self, error: AitorrentError) -> None:
+        self._error = error
+        self._arrived.set()
+
     async def next(self, timeout: float | None) -> list[Any]:
         while not self._messages:
+            if self._error is not None:
+                raise self._error
             self._arrived.clear()
             try:
                 async with asyncio.timeout(timeout):

@@ -218,8 +218,8 @@ class Client:
     def _send(self, frame: bytes, deadline: float | None) -> None:
         if self._is_sending:
             raise LostDaemon("this connection was interrupted in the middle of a frame")
-        self._is_sending = True
         self._settle(deadline)
+        self._is_sending = True
         try:
             self._sock.sendall(frame)
         except TimeoutError:
