@@ -1,0 +1,251 @@
+"""`models`, `ask` and `chat` against a control server with the real methods."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aitorrent_inference.cli import stage_lines
+from aitorrent_inference.methods import inference_methods
+from aitorrentd.api import Chunk, StageView, Unavailable
+from aitorrentd.cli.app import run
+from tests.support.control_server import ServerThread
+from tests.support.inference_fakes import FakeBackend, FakeNode, make_node, node_id
+
+LAST = Chunk(
+    "",
+    done=True,
+    reason="stop",
+    prompt_tokens=3,
+    completion_tokens=2,
+    stages=(StageView(node_id(0), 0, 4), StageView(node_id(1), 4, 12)),
+    extra={"tokens_per_s": 12.5},
+)
+
+
+@contextmanager
+def serving(socket: Path, *backends: FakeBackend, **settings: Any) -> Iterator[FakeNode]:
+    """A control server whose `inference.*` answer with these backends."""
+    node = make_node(alone=True, **settings)
+    methods = inference_methods(node.router, clock=node.clock, node=node.id)
+    with node.having(*backends), ServerThread(socket, *methods):
+        yield node
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def ctl(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command line; `stdin` is its standard input."""
+    monkeypatch.setenv("AITORRENT_SOCKET", str(tmp_path / "s"))
+
+    def call(*words: str, stdin: str = "") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        code = run(words)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+def test_ask_streams_the_answer_and_tells_its_figures(ctl: Any, tmp_path: Path) -> None:
+    backend = FakeBackend("shards", last=LAST)
+    with serving(tmp_path / "s", backend):
+        result = ctl("ask", "-m", "m", "What", "is this?")
+    assert (result.code, result.out) == (0, "one two\n")
+    assert result.err.splitlines() == [
+        "2 tokens, 12.5 tokens/s, first after 0.00 ms, m by shards",
+        f"layers 0-4   …{node_id(0)[-8:]} (this node)",
+        f"layers 4-12  …{node_id(1)[-8:]}",
+    ]
+    assert backend.requests[0].prompt == "What is this?"
+
+
+def test_ask_gives_its_options_to_the_backend(ctl: Any, tmp_path: Path) -> None:
+    backend = FakeBackend("a")
+    with serving(tmp_path / "s", backend, FakeBackend("b")):
+        options = [
+            "--temperature",
+            "0",
+            "--top-p",
+            "0.5",
+            "--top-k",
+            "3",
+            "--seed",
+            "7",
+            "--max-tokens",
+            "9",
+        ]
+        stops = ["--stop", "A", "--stop", "B"]
+        assert (
+            ctl("ask", "hi", *options, *stops, "--system", "be brief", "--backend", "a").code == 0
+        )
+    [request] = backend.requests
+    assert [(m.role, m.content) for m in request.messages or ()] == [
+        ("system", "be brief"),
+        ("user", "hi"),
+    ]
+    assert request.params.model_dump(exclude_none=True) == {
+        "temperature": 0,
+        "top_p": 0.5,
+        "top_k": 3,
+        "seed": 7,
+        "max_tokens": 9,
+        "stop": ("A", "B"),
+    }
+
+
+@pytest.mark.parametrize("words", [[], ["-"]])
+def test_ask_reads_the_prompt_from_standard_input(
+    ctl: Any, tmp_path: Path, words: list[str]
+) -> None:
+    backend = FakeBackend("a")
+    with serving(tmp_path / "s", backend):
+        assert ctl("ask", *words, stdin="two\nlines\n").code == 0
+        assert ctl("ask", *words, stdin=" \n").code == 2
+    assert [r.prompt for r in backend.requests] == ["two\nlines"]
+
+
+def test_ask_as_json_gives_the_pieces_and_then_the_summary(ctl: Any, tmp_path: Path) -> None:
+    with serving(tmp_path / "s", FakeBackend("a")):
+        result = ctl("ask", "hi", "--json")
+    *pieces, summary = [json.loads(line) for line in result.out.splitlines()]
+    assert pieces == [{"text": "one "}, {"text": "two"}]
+    assert (summary["reason"], summary["model"], summary["backend"]) == ("stop", "m", "a")
+    assert summary["context"] == [1, 2, 3]
+    assert result.err == ""
+
+
+def test_ask_of_several_prints_the_first_to_answer(ctl: Any, tmp_path: Path) -> None:
+    slow = FakeBackend("slow", words=[], hangs=True)
+    with serving(tmp_path / "s", slow, FakeBackend("quick", words=["q"])):
+        result = ctl("ask", "hi", "--parallel", "2")
+    assert result.out == "q\n"
+    assert "m by quick" in result.err
+
+
+def test_ask_ends_a_broken_answer_with_its_error(ctl: Any, tmp_path: Path) -> None:
+    with serving(tmp_path / "s", FakeBackend("a", fails=Unavailable("layers 4-8 were lost"))):
+        result = ctl("ask", "hi")
+    assert (result.code, result.out) == (1, "one two\n")
+    assert result.err == "Layers 4-8 were lost\n"
+
+
+def test_ask_without_a_daemon_or_a_model_says_so(ctl: Any, tmp_path: Path) -> None:
+    result = ctl("ask", "hi")
+    assert result.code == 69
+    assert "is it running?" in result.err
+    with serving(tmp_path / "s"):
+        result = ctl("ask", "hi")
+        assert (result.code, result.err) == (1, "No model can answer here\n")
+    with serving(tmp_path / "s", FakeBackend("a")):
+        result = ctl("ask", "hi", "-m", "zz")
+        assert result.err == "No model 'zz'; there are: m\n"
+    with serving(tmp_path / "s", FakeBackend("a"), max_local=1) as node:
+        node.router.local_slots.used = 1
+        result = ctl("ask", "hi")
+        assert (result.code, result.err) == (75, "Too many requests\n")
+
+
+def test_models_are_listed_as_a_table_or_as_json(ctl: Any, tmp_path: Path) -> None:
+    with serving(tmp_path / "s", FakeBackend("a", ["llama", "mistral"])):
+        assert ctl("models").out.splitlines()[1:] == [
+            "llama    a        -     fake    -",
+            "mistral  a        -     fake    -",
+        ]
+        rows = json.loads(ctl("models", "--json").out)["models"]
+    assert [row["name"] for row in rows] == ["llama", "mistral"]
+    assert set(rows[0]) == {"name", "backend", "size_bytes", "family", "context_length", "detail"}
+    with serving(tmp_path / "s"):
+        assert ctl("models").out.startswith("No model can answer now")
+
+
+def test_chat_keeps_the_conversation_until_new(ctl: Any, tmp_path: Path) -> None:
+    backend = FakeBackend("a", words=["yes"])
+    with serving(tmp_path / "s", backend):
+        lines = ["first", "second \\", "line", "new", "third", "", "quit", "never"]
+        result = ctl("chat", "--system", "be brief", stdin="\n".join(lines) + "\n")
+    assert (result.code, result.out) == (0, "yes\nyes\nyes\n")
+    system = ("system", "be brief")
+    first, second, third = [
+        [(m.role, m.content) for m in r.messages or ()] for r in backend.requests
+    ]
+    assert first == [system, ("user", "first")]
+    assert second == [*first, ("assistant", "yes"), ("user", "second \nline")]
+    assert third == [system, ("user", "third")]
+
+
+def test_chat_goes_on_after_an_error_without_the_failed_turn(ctl: Any, tmp_path: Path) -> None:
+    backend = FakeBackend("a", words=[], fails=Unavailable("out of memory"))
+    with serving(tmp_path / "s", backend):
+        result = ctl("chat", stdin="one\ntwo\n")
+    assert result.code == 0
+    assert result.err.splitlines() == ["Out of memory", "Out of memory"]
+    assert [len(r.messages or ()) for r in backend.requests] == [1, 1]
+
+
+def test_chat_without_a_daemon_ends_at_once(ctl: Any) -> None:
+    assert ctl("chat", stdin="hi\n").code == 69
+
+
+def test_terminal_is_not_given_what_it_would_obey(
+    ctl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = FakeBackend("a", words=["a\x1b[31m\u202eb\x9b", " 家\u200d👩\t\n"])
+    with serving(tmp_path / "s", backend):
+        assert ctl("ask", "hi").out == "a\x1b[31m\u202eb\x9b 家\u200d👩\t\n"
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        assert ctl("ask", "hi").out == "a�[31m�b� 家\u200d👩\t\n"
+
+
+def test_stages_are_aligned() -> None:
+    stages = [{"peer": "x" * 60, "start": 0, "end": 9}, {"peer": "y" * 60, "start": 9, "end": 128}]
+    assert stage_lines({"stages": stages, "node": "y" * 60}) == [
+        "layers 0-9    …xxxxxxxx",
+        "layers 9-128  …yyyyyyyy (this node)",
+    ]
+
+
+def test_ctrl_c_stops_the_answer_in_the_daemon(tmp_path: Path) -> None:
+    backend = FakeBackend("a", hangs=True)
+    command = [sys.executable, "-m", "aitorrentd.cli.main", "ask", "hi"]
+    env = {**os.environ, "AITORRENT_SOCKET": str(tmp_path / "s")}
+    with (
+        serving(tmp_path / "s", backend) as node,
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stdout.read(7) == "one two"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        deadline = time.monotonic() + 10
+        while backend.running and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert backend.running == 0
+        assert node.router.local_slots.used == 0
+
+
+def test_commands_cost_no_heavy_imports() -> None:
+    code = (
+        "import sys, aitorrent_inference.cli, aitorrent_inference.cli_chat;"
+        "heavy = {'pydantic', 'asyncio', 'httpx', 'torch', 'aitorrentd.api'} & set(sys.modules);"
+        "sys.exit(', '.join(sorted(heavy)) if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
