@@ -21,7 +21,9 @@ from aitorrentd.api import (
     hookimpl,
 )
 from aitorrentd.api.events import PluginChanged
-from aitorrentd.kernel import Kernel, KernelSettings, Limits, PluginSource
+from aitorrentd.kernel.found import PluginSource
+from aitorrentd.kernel.kernel import Kernel, KernelSettings
+from aitorrentd.kernel.supervisor import Limits
 
 FAST = Limits(
     load_s=1.0,

@@ -25,7 +25,7 @@ from aitorrentd.api import (
     hookimpl,
 )
 from aitorrentd.api.events import MessageReceived
-from aitorrentd.kernel import PluginSource
+from aitorrentd.kernel.found import PluginSource
 from aitorrentd.kernel.services import Services
 from tests.support.kernel_plugins import FakeClock, kernel, made
 

@@ -23,7 +23,7 @@ from aitorrentd.api import (
     hookimpl,
 )
 from aitorrentd.api.events import PluginChanged
-from aitorrentd.kernel import PluginSource
+from aitorrentd.kernel.found import PluginSource
 from aitorrentd.kernel.supervisor import restart_delay_s
 from tests.support.kernel_plugins import (
     FAST,

@@ -23,7 +23,7 @@ from aitorrentd.api import (
     WireProtocol,
     hookimpl,
 )
-from aitorrentd.kernel import PluginSource
+from aitorrentd.kernel.found import PluginSource
 from tests.support.kernel_plugins import Story, kernel, made, states
 
 
