@@ -1,0 +1,120 @@
+"""Fixtures and rules for every test.
+
+- Async tests run on uvloop, as the daemon does; AITORRENT_TEST_LOOP=asyncio runs them on asyncio.
+- `node_factory` and `daemon_factory` make nodes in this process and daemons of their own; a test
+  that uses them fails if it leaves an error in a log (unless marked `allow_error_log`), a task, a
+  socket or an open file behind.
+- In CI a skipped test is a failure, unless its reason starts with "hardware:".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+import uvloop
+from hypothesis import settings
+
+from tests.support.nodes import DaemonFactory, Leaks, NodeFactory
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What a developer's shell sets must not reach the nodes of a test.
+for _name in ("PORT", "AI_TORRENT_ADDR", "BOOTSTRAP_ADDR", "AITORRENT_CONFIG", "NOTIFY_SOCKET"):
+    os.environ.pop(_name, None)
+
+settings.register_profile("aitorrentd", deadline=None, max_examples=100)
+settings.load_profile("aitorrentd")
+
+_LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "asyncio": asyncio.new_event_loop,
+}
+_unwanted_skips: list[tuple[str, str]] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "allow_error_log: the test makes nodes log errors, and that is right"
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    name = os.environ.get("AITORRENT_TEST_LOOP", "uvloop")
+    return {name: _LOOPS[name]}
+
+
+def _note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    found = report.longrepr
+    reason = found[2] if isinstance(found, tuple) else str(found)
+    reason = reason.removeprefix("Skipped: ")
+    if not reason.startswith("hardware:"):
+        _unwanted_skips.append((report.nodeid, reason))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _note_skip(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    _note_skip(report)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if os.environ.get("CI") == "true" and _unwanted_skips and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if os.environ.get("CI") == "true" and _unwanted_skips:
+        terminalreporter.section("skipped in CI, which is a failure")
+        for nodeid, reason in _unwanted_skips:
+            terminalreporter.line(f"{nodeid}: {reason}")
+
+
+@pytest.fixture
+def error_log(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """Error records that nodes in this process log; they fail the test unless it allows them."""
+    records: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(f"{record.name}: {record.getMessage()}")
+
+    handler = Keep(logging.ERROR)
+    logger = logging.getLogger("aitorrentd")
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+    if records and request.node.get_closest_marker("allow_error_log") is None:
+        pytest.fail("a node logged errors:\n" + "\n".join(records), pytrace=False)
+
+
+@pytest.fixture
+async def node_factory(error_log: list[str]) -> AsyncIterator[NodeFactory]:
+    """Makes nodes in this process, on temporary directories and free loopback ports."""
+    leaks = Leaks()
+    factory = NodeFactory()
+    yield factory
+    await factory.close()
+    await leaks.check()
+
+
+@pytest.fixture
+async def daemon_factory(request: pytest.FixtureRequest) -> AsyncIterator[DaemonFactory]:
+    """Makes real daemons, processes of their own, that are stopped when the test ends."""
+    leaks = Leaks()
+    factory = DaemonFactory()
+    yield factory
+    errors = await factory.close()
+    await leaks.check()
+    if errors and request.node.get_closest_marker("allow_error_log") is None:
+        pytest.fail("a daemon logged errors:\n" + "\n".join(errors), pytrace=False)

@@ -1,0 +1,338 @@
+"""Nodes for tests: in this process, or as real daemons."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import yaml
+
+from aitorrentd.config import Config
+from aitorrentd.control.aclient import AsyncClient
+from aitorrentd.kernel.found import PluginSource
+from aitorrentd.node import Node
+
+T = TypeVar("T")
+
+REPOSITORY: Final = Path(__file__).parents[2]
+READY_S: Final = 60.0
+STOP_S: Final = 30.0
+_ERROR_LINE: Final = re.compile(
+    r"^\S+ \S+ (?:error|critical) |^Traceback |^Exception ignored|^Fatal Python error", re.M
+)
+LOOPBACK: Final[Mapping[str, Any]] = {"listen": "127.0.0.1", "port": 0}
+
+
+async def wait_for(
+    condition: Callable[[], T | Awaitable[T]], timeout_s: float = 10.0, *, every_s: float = 0.02
+) -> T:
+    """The first true value of `condition`, plain or async; fails after `timeout_s`."""
+    until = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        found: Any = await value if inspect.isawaitable(value) else value
+        if found:
+            return found  # type: ignore[no-any-return]
+        if time.monotonic() > until:
+            what = inspect.getsource(condition).strip().splitlines()[0]
+            raise AssertionError(f"not true within {timeout_s:g} s: {what}")
+        await asyncio.sleep(every_s)
+
+
+def short_dir() -> Path:
+    """A new temporary directory with a path short enough for a socket in it."""
+    return Path(tempfile.mkdtemp(prefix="ait-", dir="/tmp"))
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Two configuration trees as one; `over` wins."""
+    tree = dict(base)
+    for key, value in over.items():
+        below = tree.get(key)
+        is_table = isinstance(below, Mapping) and isinstance(value, Mapping)
+        tree[key] = merged(below, value) if is_table else value  # type: ignore[arg-type]
+    return tree
+
+
+class Leaks:
+    """Tasks, sockets and files that are there after a test and were not before."""
+
+    def __init__(self) -> None:
+        self._tasks = asyncio.all_tasks()
+        self._files = self._open_files()
+
+    async def check(self, timeout_s: float = 5.0) -> None:
+        """Fail unless everything new is gone within `timeout_s`."""
+        with contextlib.suppress(AssertionError):
+            await wait_for(lambda: not self._found(), timeout_s)
+        found = self._found()
+        assert not found, f"left behind: {found}"
+
+    def _found(self) -> list[str]:
+        current = asyncio.current_task()
+        tasks = asyncio.all_tasks() - self._tasks - {current}
+        new = self._open_files() - self._files
+        return [f"task {t.get_name()}" for t in tasks] + sorted(new)
+
+    @staticmethod
+    def _open_files() -> set[str]:
+        found = set()
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                target = os.readlink(f"/proc/self/fd/{fd}")
+                # Event loops and libraries keep eventfds, pipes and devices of their own.
+                if target.startswith(("socket:", "/tmp/")):
+                    found.add(f"fd {fd} {target}")
+        return found
+
+
+class NodeFactory:
+    """Nodes in this process; stopped in reverse order when the test ends."""
+
+    def __init__(self) -> None:
+        self._nodes: list[Node] = []
+        self._directories: list[Path] = []
+
+    async def __call__(
+        self,
+        config: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        sources: Sequence[PluginSource] | None = None,
+        state_dir: Path | None = None,
+    ) -> Node:
+        """A started node: loopback, free port, its own state, no control socket unless asked."""
+        node = self.make(config, name=name, sources=sources, state_dir=state_dir)
+        await node.start()
+        return node
+
+    async def get(self, n: int, config: Mapping[str, Any] | None = None) -> list[Node]:
+        """`n` started nodes of the same configuration."""
+        return [await self(config, name=f"n{i + 1}") for i in range(n)]
+
+    def make(
+        self,
+        config: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        sources: Sequence[PluginSource] | None = None,
+        state_dir: Path | None = None,
+    ) -> Node:
+        """A node that is not started yet; arguments as for a call."""
+        if state_dir is None:
+            state_dir = short_dir()
+            self._directories.append(state_dir)
+        base: dict[str, Any] = {"node": {"state_dir": str(state_dir)}, "control": {"socket": None}}
+        if sources is None:
+            base["plugins"] = {"transport": dict(LOOPBACK)}
+        tree = Config.of(merged(base, config or {}), environ={"HOME": str(state_dir)})
+        node = Node(tree, name=name, sources=sources)
+        self._nodes.append(node)
+        return node
+
+    async def close(self) -> None:
+        """Stop the nodes and remove their directories."""
+        for node in reversed(self._nodes):
+            await node.stop()
+        for directory in self._directories:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+class Daemon:
+    """A real daemon, a process of its own; its service manager is this test."""
+
+    def __init__(self, directory: Path, process: subprocess.Popen[bytes], notify: Notify) -> None:
+        self.directory = directory
+        self.process = process
+        self.notify = notify
+        self.state_dir = directory / "state"
+        self.socket = self.state_dir / "run" / "control.sock"
+        self.log_file = directory / "stderr.log"
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    def log(self) -> str:
+        """What it wrote to standard error until now, over all its starts."""
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    async def ready(self, timeout_s: float = READY_S) -> None:
+        """Wait until it says READY=1; fails with its log when it ends or takes too long."""
+        try:
+            await wait_for(
+                lambda: self.notify.has("READY=1") or self.process.poll() is not None, timeout_s
+            )
+        except AssertionError:
+            raise AssertionError(f"not ready within {timeout_s:g} s:\n{self.log()}") from None
+        assert self.notify.has("READY=1"), f"ended with {self.process.returncode}:\n{self.log()}"
+
+    async def ended(self, timeout_s: float = STOP_S) -> int:
+        """Wait for its end; returns the exit code, negative for a signal."""
+        await wait_for(lambda: self.process.poll() is not None, timeout_s)
+        return self.process.returncode
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to this process only."""
+        if self.process.poll() is None:
+            os.kill(self.pid, number)
+
+    async def stop(self, timeout_s: float = STOP_S) -> int:
+        """SIGTERM and wait; returns the exit code."""
+        self.signal(signal.SIGTERM)
+        return await self.ended(timeout_s)
+
+    async def kill(self) -> None:
+        """SIGKILL and wait."""
+        self.signal(signal.SIGKILL)
+        await self.ended()
+
+    async def client(self, timeout_s: float = 30.0) -> AsyncClient:
+        """A connection to its control socket; close it."""
+        return await AsyncClient.connect(self.socket, timeout_s)
+
+    async def call(
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout_s: float = 30.0
+    ) -> dict[str, Any]:
+        """Call a control method on a connection of its own."""
+        async with await self.client(timeout_s) as client:
+            return await client.call(method, params)
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the process."""
+        pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Notify:
+    """The service manager's end of sd_notify: every datagram that came, in order."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.messages: list[tuple[float, str]] = []
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._sock.bind(str(path))
+
+    def receive(self) -> None:
+        """Take what has come since."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.messages.append((time.monotonic(), self._sock.recv(65_536).decode()))
+
+    def lines(self) -> list[str]:
+        """Every assignment so far."""
+        self.receive()
+        return [line for _, message in self.messages for line in message.split("\n")]
+
+    def has(self, line: str) -> bool:
+        """Whether `line` came."""
+        return line in self.lines()
+
+    def count(self, line: str) -> int:
+        """How often `line` came."""
+        return self.lines().count(line)
+
+    def forget(self) -> None:
+        """Start over, for the next start of the daemon."""
+        self.receive()
+        self.messages.clear()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._sock.close()
+
+
+class DaemonFactory:
+    """Real daemons; stopped when the test ends."""
+
+    def __init__(self) -> None:
+        self._daemons: list[Daemon] = []
+
+    async def __call__(
+        self,
+        config: Mapping[str, Any] | str | None = None,
+        *,
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        directory: Path | None = None,
+        ready: bool = True,
+        pass_fds: Sequence[int] = (),
+        loopback: bool = True,
+    ) -> Daemon:
+        """A daemon that is ready, unless `ready` is false.
+
+        `config` is a tree or the text of a file, in `<directory>/aitorrent.yaml`; `loopback` binds
+        its transport to a free loopback port. Give the directory of a daemon that has ended to
+        start it again.
+        """
+        directory = directory or short_dir()
+        before = next((d for d in self._daemons if d.directory == directory), None)
+        notify = before.notify if before else Notify(directory / "notify.sock")
+        notify.forget()
+        file = directory / "aitorrent.yaml"
+        if isinstance(config, str):
+            file.write_text(config, encoding="utf-8")
+        elif config is not None or not file.exists():
+            base = {"plugins": {"transport": dict(LOOPBACK)}} if loopback else {}
+            file.write_text(yaml.safe_dump(merged(base, config or {})), encoding="utf-8")
+        command = [sys.executable, "-m", "aitorrentd.main", "--config", str(file)]
+        command += ["--state-dir", str(directory / "state"), *args]
+        environ = {
+            **os.environ,
+            "NOTIFY_SOCKET": str(notify.path),
+            "PYTHONFAULTHANDLER": "1",
+            **(env or {}),
+        }
+        process = self._spawn(command, environ, directory / "stderr.log", pass_fds)
+        daemon = Daemon(directory, process, notify)
+        self._daemons = [d for d in self._daemons if d is not before] + [daemon]
+        if ready:
+            await daemon.ready()
+        return daemon
+
+    @staticmethod
+    def _spawn(
+        command: list[str], environ: Mapping[str, str], log_file: Path, pass_fds: Sequence[int]
+    ) -> subprocess.Popen[bytes]:
+        with log_file.open("ab") as log:
+            return subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=pass_fds,
+            )
+
+    async def close(self) -> list[str]:
+        """Stop every daemon; returns the errors in their logs. One that does not stop fails."""
+        for daemon in self._daemons:
+            daemon.signal(signal.SIGCONT)
+            daemon.signal(signal.SIGTERM)
+        errors: list[str] = []
+        for daemon in self._daemons:
+            try:
+                await daemon.ended()
+            except AssertionError:
+                await daemon.kill()
+                errors.append(f"pid {daemon.pid} did not stop on SIGTERM:\n{daemon.log()}")
+            daemon.notify.close()
+            if _ERROR_LINE.search(log := daemon.log()):
+                errors.append(log)
+            shutil.rmtree(daemon.directory, ignore_errors=True)
+        return errors
