@@ -30,7 +30,6 @@ from aitorrentd.api import (
     BACKENDS,
     DIRECTORY,
     TRANSPORT,
-    AitorrentError,
     Backend,
     Busy,
     Conflict,
@@ -51,6 +50,7 @@ from aitorrentd.api import (
     Worker,
     peer_id,
 )
+from tests.support.nodes import wait_for
 from tests.support.streams import MemoryStream, stream_pair
 
 VOCAB = 258
@@ -76,8 +76,8 @@ def write_toy_model(
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {c: i for i, c in enumerate(alphabet)} | {"<s>": 256, "</s>": 257}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<s>", "</s>"])
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "model.safetensors").write_bytes(weights.encode())
@@ -432,14 +432,8 @@ class FakeNode:
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
-    """Wait until something holds.
-
-    Raises:
-        TimeoutError: it did not.
-    """
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.005)
+    """Wait until something holds; fails if it does not in time."""
+    await wait_for(condition, timeout_s, every_s=0.005)
 
 
 @asynccontextmanager
@@ -508,17 +502,3 @@ def toy_answer(prompt: Sequence[int], new: int, *, layers: int = 6, chunk: int =
         if len(ids) == new or token == EOS:
             return ids
         token = feed([token])
-
-
-__all__ = [
-    "AitorrentError",
-    "FakeNet",
-    "FakeNode",
-    "ToyWorker",
-    "best",
-    "toy_answer",
-    "toy_logits",
-    "toy_network",
-    "until",
-    "write_toy_model",
-]

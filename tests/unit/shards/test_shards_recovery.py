@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ NEW = 12
 PROMPT = "hello"
 
 
-def request(prompt: str = PROMPT, new: int = NEW, **params: object) -> GenerateRequest:
+def request(prompt: str = PROMPT, new: int = NEW, **params: Any) -> GenerateRequest:
     return GenerateRequest(
         model="toy",
         prompt=prompt,
@@ -123,7 +124,7 @@ async def test_lost_layers_are_taken_over_by_several_nodes(tmp_path: Path) -> No
             nodes[1].net.kill(nodes[1])
             stages = chunk.stages
         assert ids == toy_answer(prompt_ids(nodes[0]), NEW)
-        assert [(s.start, s.end) for s in stages][0] == (0, 1)
+        assert (stages[0].start, stages[0].end) == (0, 1)
         assert [s.peer for s in stages] == [n.id for n in nodes[2:]]
 
 
@@ -207,7 +208,10 @@ async def test_lying_last_stage_is_replaced(tmp_path: Path) -> None:
 
 
 async def test_loss_while_all_candidates_are_asked_for(tmp_path: Path) -> None:
-    params = {"temperature": 50.0, "seed": 5}  # so flat that 64 candidates rarely decide
+    params: dict[str, Any] = {
+        "temperature": 50.0,
+        "seed": 5,
+    }  # so flat that 64 candidates rarely decide
     async with toy_network(tmp_path, *PAIRS) as nodes:
         expected = await nodes[0].tokens(request(**params))
     for kill in range(1, NEW):

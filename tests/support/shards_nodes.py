@@ -1,0 +1,73 @@
+"""Networks of real nodes with real workers, and the answers they must give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from aitorrentd.api import DIRECTORY
+from aitorrentd.node import Node
+from tests.support.nodes import NodeFactory, wait_for
+
+READY_S = 90.0
+
+
+def shards_config(path: Path, layers: str, **settings: Any) -> dict[str, Any]:
+    """A node's configuration with one model, called `m`."""
+    model = {"name": "m", "path": str(path), "layers": layers, "kv_budget": "64MiB"}
+    return {
+        "plugins": {
+            "ollama": {"enabled": False},
+            "openai": {"enabled": False},
+            "shards": {"models": [model]} | settings,
+        }
+    }
+
+
+def spans_seen(node: Node) -> int:
+    """Spans in a node's directory."""
+    return len(node.service(DIRECTORY).known("ait:shard:"))
+
+
+async def shards_network(
+    factory: NodeFactory, path: Path, layers: Sequence[str], **settings: Any
+) -> list[Node]:
+    """One node for each entry of `layers`, all connected, all spans known to all."""
+    nodes = [await factory(shards_config(path, wanted, **settings)) for wanted in layers]
+    for i, node in enumerate(nodes):
+        for other in nodes[:i]:
+            await node.connect(other.addresses()[0])
+    held = sum(wanted != "none" for wanted in layers)
+    for node in nodes:
+        await wait_for(lambda node=node: spans_seen(node) == held, READY_S)  # type: ignore[misc]
+    return nodes
+
+
+def reference_ids(path: Path, prompt: Sequence[int], new: int) -> list[int]:
+    """New token ids by transformers' generate(), greedy, float32, in this process."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    ids = torch.tensor([list(prompt)])
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False
+    )
+    return [int(i) for i in out[0, len(prompt) :]]
+
+
+async def answer(node: Node, prompt: str, **params: Any) -> dict[str, Any]:
+    """A whole answer: its ids, text, and last chunk."""
+    ids: list[int] = []
+    text = ""
+    chunk = None
+    async for chunk in node.generate(prompt, model="m", **params):
+        ids += chunk.token_ids
+        text += chunk.text
+    return {"ids": ids, "text": text, "last": chunk}
+
+
+def greedy(new: int, **more: Any) -> Mapping[str, Any]:
+    """Parameters of a greedy answer."""
+    return {"temperature": 0.0, "max_tokens": new} | more
