@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
@@ -117,6 +118,7 @@ class Channel:
         self._greeting = greeting
         self._greeted: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
         self._pings: dict[bytes, tuple[float, asyncio.Future[float] | None]] = {}
+        self._recent_rtts: deque[float] = deque(maxlen=8)
         self._last_ping = self._heard = self._ticked = self.opened_at
         self._bytes_seen = 0
         self._flush_handle: asyncio.Handle | None = None
@@ -159,7 +161,7 @@ class Channel:
     def close(self, reason: str) -> None:
         """Say goodbye and close; what waits on the channel gets PeerGone."""
         if self.closed is None:
-            self._flush()
+            self._send_ready()
             self.link.close(reason)
             self._finish(f"closed here: {reason}")
 
@@ -206,11 +208,14 @@ class Channel:
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             self._flush_handle = None
+        self._send_ready()
+        if self.retired_here and self.retired_there and not len(self.mux):
+            self.close("replaced by another channel")
+
+    def _send_ready(self) -> None:
         link, mux = self.link, self.mux
         while self.closed is None and link.writable and (parts := mux.next_record()) is not None:
             link.send(*parts)
-        if self.retired_here and self.retired_there and not len(mux) and self.closed is None:
-            self.close("replaced by another channel")
 
     def _take_hello(self, greeting: Mapping[str, Any]) -> None:
         self._heard = self._clock.monotonic()
@@ -303,7 +308,9 @@ class Channel:
         took = self._clock.monotonic() - sent
         # RFC 6298, section 2: gain 1/8.
         self.srtt_s = took if self.srtt_s is None else 0.875 * self.srtt_s + 0.125 * took
-        self.mux.rtt_s = self.srtt_s
+        # Under load a ping waits behind the load; windows must not grow by the delay they cause.
+        self._recent_rtts.append(took)
+        self.mux.rtt_s = min(self._recent_rtts)
         if answer is not None and not answer.done():
             answer.set_result(took)
 

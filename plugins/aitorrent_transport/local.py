@@ -18,23 +18,23 @@ class _LocalPair:
         self._now = now
 
     def pump(self, core: StreamCore) -> None:
-        """Move queued bytes of `core` across, and credit for what it read back."""
+        """Move what can move both ways; bytes that move may earn credit for more."""
         other = self._other[id(core)]
-        due = core.credit_due(self._now(), 0.0)
-        if due:
-            other.grant(due)
-            self._move(other, core)
-        self._move(core, other)
+        while self._move(core, other) or self._move(other, core):
+            pass
 
-    def _move(self, source: StreamCore, target: StreamCore) -> None:
-        while source.sendable():
-            parts: list[bytes | memoryview] = []
-            source.gather(MAX_DATA_BYTES, parts)
-            for part in parts:
-                target.feed(bytes(part))
-        if source.end_queued and not source.end_sent and not source.queued:
+    def _move(self, source: StreamCore, target: StreamCore) -> bool:
+        due = target.credit_due(self._now(), 0.0)
+        if due:
+            source.grant(due)
+        parts: list[bytes | memoryview] = []
+        moved = source.gather(MAX_DATA_BYTES, parts)
+        for part in parts:
+            target.feed(bytes(part))
+        if source.has_work() and not source.queued:
             source.end_sent = True
             target.feed_end()
+        return moved > 0
 
     def reset(self, core: StreamCore, reason: str) -> None:
         """End both directions at both ends."""

@@ -39,7 +39,7 @@ _LEAST_DATA: Final = 1024  # below this much room in a record, the next data wai
 _CLASSES: Final = (0, 1, 2)  # Priority, as plain numbers: this is the hot path
 _DATA: Final = int(Kind.DATA)
 _RTT_UNKNOWN_S: Final = 0.05
-_LEAST_RTT_S: Final = 0.002
+_LEAST_RTT_S: Final = 0.0005
 
 Part = bytes | memoryview
 
@@ -58,7 +58,7 @@ class Mux:
         self.on_hello: Callable[[Mapping[str, Any]], None] = lambda hello: None
         self.on_retire: Callable[[], None] = lambda: None
         self.rtt_s = _RTT_UNKNOWN_S
-        "Round-trip time that the growth of windows goes by; the owner keeps it current."
+        "Round-trip time without load, for the growth of windows; the owner keeps it current."
         self._streams: dict[int, StreamCore] = {}
         self._next_id = 1 if dialler else 2
         self._last_inbound = 0

@@ -81,11 +81,11 @@ class ChannelStream:
                 return False
             if self._reader is not None:
                 raise RuntimeError(f"{self!r} has two readers")
-            core.want(wanted, ahead)
-            # Credit for what is already here may be what the peer waits for.
-            self._carrier.pump(core)
             self._reader = asyncio.get_running_loop().create_future()
+            core.want(wanted, ahead)
             try:
+                # Credit for what is already here may be what the peer waits for.
+                self._carrier.pump(core)
                 await self._reader
             finally:
                 self._reader = None
