@@ -1,0 +1,202 @@
+"""A range of a model's layers as something to call: hidden states in, hidden states out.
+
+The decoder layers, the embedding, the norm and the rotary embedding are transformers' own modules,
+filled from byte ranges of the checkpoint. Masks are those that transformers builds for SDPA (none
+where the kernel's own causal masking does), made here because their helpers' signatures change
+between releases; the parity tests compare the outcome.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import nn
+
+from aitorrent_shards.families import Anatomy, Skeleton, build_skeleton
+from aitorrent_shards.kvcache import KvCache
+from aitorrent_shards.rows import RowLayer, RowScratch, can_run_rows, rotation
+from aitorrent_shards.weights import Checkpoint
+from aitorrentd.api import InvalidParams
+
+_EMBED: Final = "model.embed_tokens"
+_NORM: Final = "model.norm"
+_HEAD: Final = "lm_head"
+
+_ROWS_AT_ONCE: Final = 1024
+"Longer inputs go through in pieces of this many rows, which bounds memory for activations."
+
+
+class Span:
+    """Layers [start, end) of a model, in memory.
+
+    `embed` is there when start is 0, `norm` and `head` when end is the number of layers.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        start: int,
+        end: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        checkpoint: Checkpoint,
+        fast_rows: bool = True,
+    ) -> None:
+        """Build the modules and load their weights.
+
+        `fast_rows`: compute single rows by `aitorrent_shards.rows` where that can be done, which
+        is the fastest way for one thread; else by transformers' modules.
+
+        Raises:
+            InvalidParams: the range is not inside the model, or the checkpoint does not fit.
+            NotFound: a file of the checkpoint is missing. Busy: not enough memory.
+        """
+        if not 0 <= start < end <= anatomy.layers:
+            raise InvalidParams(
+                f"layers {start} to {end} are not a range of this model, which has"
+                f" {anatomy.layers} layers"
+            )
+        self.anatomy = anatomy
+        self.start = start
+        self.end = end
+        self.dtype = dtype
+        self.device = device
+        self.weight_bytes = 0
+        skeleton = build_skeleton(anatomy, dtype)
+        self.layers = list(skeleton.layers[start:end])
+        for i, layer in enumerate(self.layers, start):
+            self._fill(layer, f"model.layers.{i}", checkpoint)
+        # Its buffers come from the configuration, not from the checkpoint.
+        self.rotary = type(skeleton.rotary)(anatomy.config).to(device)
+        self.embed: nn.Embedding | None = None
+        self.norm: nn.Module | None = None
+        self.head: nn.Linear | None = None
+        if start == 0:
+            self.embed = skeleton.embed
+            self._fill(self.embed, _EMBED, checkpoint)
+        if end == anatomy.layers:
+            self._load_head(skeleton, checkpoint)
+        self._rows = self._row_layers() if fast_rows else None
+
+    @property
+    def fast_rows(self) -> bool:
+        """Whether single rows are computed by `aitorrent_shards.rows`."""
+        return self._rows is not None
+
+    def _load_head(self, skeleton: Skeleton, checkpoint: Checkpoint) -> None:
+        self.norm, self.head = skeleton.norm, skeleton.head
+        self._fill(self.norm, _NORM, checkpoint)
+        # As transformers has it: a checkpoint's own lm_head counts, even if the config ties it.
+        if not self.anatomy.tied or checkpoint.find(f"{_HEAD}.weight") is not None:
+            self._fill(self.head, _HEAD, checkpoint)
+        elif self.embed is not None:
+            self.head.weight = self.embed.weight
+        else:
+            self._fill(self.head, _EMBED, checkpoint)
+
+    def _fill(self, module: nn.Module, prefix: str, checkpoint: Checkpoint) -> None:
+        """Load the parameters of `module` from the tensors under `prefix`."""
+        for name, meta in list(module.named_parameters()):
+            weight = checkpoint.load(f"{prefix}.{name}", tuple(meta.shape), self.dtype, self.device)
+            owner, _, leaf = name.rpartition(".")
+            parameter = nn.Parameter(weight, requires_grad=False)
+            setattr(module.get_submodule(owner), leaf, parameter)
+            self.weight_bytes += weight.nbytes
+        for name, state in module.named_buffers():
+            if state.is_meta:
+                raise InvalidParams(f"{prefix}.{name} is state that no checkpoint holds")
+
+    def _row_layers(self) -> list[RowLayer] | None:
+        if self.device.type != "cpu" or self.dtype != torch.float32:
+            return None
+        if not all(can_run_rows(layer, self.anatomy) for layer in self.layers):
+            return None
+        scratch = RowScratch(self.anatomy)
+        return [RowLayer(layer, self.anatomy, scratch) for layer in self.layers]
+
+    def new_cache(self, start: int, end: int, max_positions: int) -> KvCache:
+        """An empty cache for layers [start, end), which must lie in this span."""
+        return KvCache(
+            start,
+            self.anatomy.windows[start:end],
+            kv_heads=self.anatomy.kv_heads,
+            head_dim=self.anatomy.head_dim,
+            max_positions=max_positions,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
+        """Hidden states [n, hidden_size] of token ids [n].
+
+        Raises:
+            InvalidParams: this span does not start at layer 0.
+        """
+        if self.embed is None:
+            raise InvalidParams(f"layers {self.start} to {self.end} take no token ids")
+        hidden: torch.Tensor = self.embed(ids)
+        return hidden
+
+    def run(self, hidden: torch.Tensor, cache: KvCache) -> torch.Tensor:
+        """Hidden states [n, hidden_size] after the layers that `cache` covers.
+
+        Row i of the input is position `cache.length` + i; the cache moves on by n. When this
+        fails, the cache is as before.
+        """
+        before = cache.length
+        try:
+            if self._rows is not None and len(hidden) == 1:
+                return self._run_row(self._rows, hidden, cache)
+            pieces = []
+            for rows in torch.split(hidden, _ROWS_AT_ONCE):
+                pieces.append(self._run_piece(rows.unsqueeze(0), cache).squeeze(0))
+                cache.length += len(rows)
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        except BaseException:
+            cache.trim(before)
+            raise
+
+    def _run_row(
+        self, layers: list[RowLayer], hidden: torch.Tensor, cache: KvCache
+    ) -> torch.Tensor:
+        position = torch.tensor([[cache.length]])
+        cos, sin = rotation(*self.rotary(hidden, position_ids=position))
+        x = hidden[0].numpy().copy()
+        first = cache.first_layer - self.start
+        for i in range(len(cache.windows)):
+            layers[first + i](x, cos, sin, cache, i)
+        cache.length += 1
+        return torch.from_numpy(x).unsqueeze(0)
+
+    def _run_piece(self, hidden: torch.Tensor, cache: KvCache) -> torch.Tensor:
+        n = hidden.shape[1]
+        positions = torch.arange(cache.length, cache.length + n, device=self.device).unsqueeze(0)
+        rotary = self.rotary(hidden, position_ids=positions)
+        masks = {window: self._mask(n, cache, window) for window in set(cache.windows)}
+        first = cache.first_layer - self.start
+        for i, window in enumerate(cache.windows):
+            hidden = self.layers[first + i](
+                hidden,
+                attention_mask=masks[window],
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                position_embeddings=rotary,
+            )
+        return hidden
+
+    def _mask(self, n: int, cache: KvCache, window: int | None) -> torch.Tensor | None:
+        """Which positions n new rows may look at: bool [1, 1, n, visible]; None = what SDPA does
+        by itself."""
+        start, end = cache.visible_from(window), cache.length + n
+        narrow = window is not None and end - start >= window
+        if n == 1 or (cache.length == 0 and not narrow):
+            return None
+        rows = torch.arange(cache.length, end, device=self.device).unsqueeze(1)
+        columns = torch.arange(start, end, device=self.device).unsqueeze(0)
+        mask = columns <= rows
+        if window is not None:
+            mask &= columns > rows - window
+        return mask[None, None]
