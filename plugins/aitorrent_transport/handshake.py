@@ -172,7 +172,7 @@ class Handshake:
             self._version = max(common)
             noise = self._noise = self._begin(offer)
             if noise.read(message).payload:
-                raise ProtocolError("the dialer's first message carries a payload")
+                raise ProtocolError("the dialer's first message has a payload, as with a psk")
             return _framed(noise.write(self._own_hello))
         noise = self._noise
         hello = self._verify(noise, noise.read(body))

@@ -60,7 +60,10 @@ class _MaskedTransport(asyncio.Transport):
         self._outer.send(b"".join(list_of_data))
 
     def can_write_eof(self) -> bool:
-        return False
+        return True
+
+    def write_eof(self) -> None:
+        self._outer.finish()
 
     def pause_reading(self) -> None:
         self._outer.pause()
@@ -155,13 +158,17 @@ class _Masked(asyncio.Protocol):
             except LocalProtocolError:
                 self.close()  # the other side closed the WebSocket first
 
+    def finish(self) -> None:
+        """Say that no more is sent; the other side closes in answer."""
+        if self._raw is not None and not self._raw.is_closing():
+            with contextlib.suppress(LocalProtocolError):  # said already, or the other side did
+                self._raw.write(self._ws.send(CloseConnection(code=1000)))
+
     def close(self) -> None:
         """Close the WebSocket, then the connection."""
-        if self._raw is None or self._raw.is_closing():
-            return
-        with contextlib.suppress(LocalProtocolError):  # it is closed already
-            self._raw.write(self._ws.send(CloseConnection(code=1000)))
-        self._raw.close()
+        self.finish()
+        if self._raw is not None:
+            self._raw.close()
 
     def pause(self) -> None:
         """Deliver nothing until `resume`; what wsproto already holds is kept, at most one read."""

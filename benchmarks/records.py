@@ -1,0 +1,375 @@
+"""Records of a link against TLS 1.3, both under uvloop on loopback, in the same run.
+
+For each round, a link and a TLS connection carry the same bytes from one process to another, in
+64 KiB pieces; measured are bytes per CPU-second of both ends together (user and system, from the
+first byte to the acknowledgement) and megabytes per second of wall time. Then 1 KiB messages go
+back and forth. TLS uses the same kind of receiver (BufferedProtocol) and the same write limits.
+
+    python benchmarks/records.py --out benchmarks/results/records.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import json
+import os
+import platform
+import resource
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
+
+import cryptography
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from nacl.signing import SigningKey
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
+
+from aitorrent_transport.certificate import Credentials  # noqa: E402
+from aitorrent_transport.dial import Listener, dial  # noqa: E402
+from aitorrent_transport.link import HIGH_WATER_BYTES, LOW_WATER_BYTES, Link  # noqa: E402
+from aitorrentd.api import PeerId, peer_id  # noqa: E402
+from aitorrentd.api.signing import signed_bytes  # noqa: E402
+
+PIECE_BYTES: Final = 64 * 1024
+MESSAGE_BYTES: Final = 1024
+RECEIVE_BUFFER_BYTES: Final = 256 * 1024
+MB: Final = 1e6
+
+
+class Identity:
+    """A throw-away signer."""
+
+    def __init__(self) -> None:
+        self._key = SigningKey.generate()
+
+    @property
+    def public_key(self) -> bytes:
+        """Ed25519, 32 bytes."""
+        return bytes(self._key.verify_key)
+
+    @property
+    def peer_id(self) -> PeerId:
+        """The peer id."""
+        return peer_id(self.public_key)
+
+    def sign(self, domain: str, message: bytes) -> bytes:
+        """As the node's identity does."""
+        return self._key.sign(signed_bytes(domain, message)).signature
+
+
+def credentials() -> Credentials:
+    """Fresh ones."""
+    return Credentials(Identity(), "benchmark", "records/1")
+
+
+class Pipe(Protocol):
+    """What the measurement drives: a link or a TLS connection."""
+
+    on_bytes: Callable[[int], None]
+    on_writable: Callable[[], None]
+
+    @property
+    def writable(self) -> bool:
+        """Whether to go on sending."""
+
+    def send(self, piece: bytes) -> None:
+        """Queue a piece."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class LinkPipe:
+    """A link as a pipe."""
+
+    def __init__(self, link: Link) -> None:
+        self.on_bytes: Callable[[int], None] = lambda n: None
+        self._link = link
+        link.on_record = lambda view: self.on_bytes(len(view))
+        link.start()
+
+    @property
+    def writable(self) -> bool:
+        """As the link says."""
+        return self._link.writable
+
+    @property
+    def on_writable(self) -> Callable[[], None]:
+        """The link's callback."""
+        return self._link.on_writable
+
+    @on_writable.setter
+    def on_writable(self, callback: Callable[[], None]) -> None:
+        self._link.on_writable = callback
+
+    def send(self, piece: bytes) -> None:
+        """One record."""
+        self._link.send(piece)
+
+    def close(self) -> None:
+        """At once."""
+        self._link.abort()
+
+
+class TlsPipe(asyncio.BufferedProtocol):
+    """A TLS connection as a pipe."""
+
+    def __init__(self, on_open: Callable[[TlsPipe], None] = lambda pipe: None) -> None:
+        self.on_bytes: Callable[[int], None] = lambda n: None
+        self.on_writable: Callable[[], None] = lambda: None
+        self.writable = True
+        self._on_open = on_open
+        self._buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Handshake done."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+        self._on_open(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where plaintext goes."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Plaintext came."""
+        self.on_bytes(nbytes)
+
+    def pause_writing(self) -> None:
+        """Full."""
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """Drained."""
+        self.writable = True
+        self.on_writable()
+
+    def send(self, piece: bytes) -> None:
+        """Queue."""
+        self._transport.write(piece)
+
+    def close(self) -> None:
+        """At once."""
+        self._transport.abort()
+
+
+def self_signed(folder: Path) -> None:
+    """A P-256 certificate for localhost and its key in one PEM file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+    builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    signed = builder.sign(key, hashes.SHA256())
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    (folder / "tls.pem").write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
+
+
+def cpu_s() -> float:
+    """User and system time of this process."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+async def serve(kind: str, total: int, messages: int, pem: str) -> None:
+    """The receiving process: take `total` bytes, acknowledge, then echo messages."""
+    done = asyncio.Event()
+    port = 0
+
+    def on_pipe(pipe: Pipe) -> None:
+        got = 0
+        begun = 0.0
+
+        def on_bytes(n: int) -> None:
+            nonlocal got, begun
+            if not got:
+                begun = cpu_s()
+            got += n
+            if got == total:
+                print(json.dumps({"cpu_s": cpu_s() - begun}), flush=True)
+                pipe.send(b"done")
+            elif got > total:
+                for _ in range((got - total) // MESSAGE_BYTES - (got - n - total) // MESSAGE_BYTES):
+                    pipe.send(bytes(MESSAGE_BYTES))
+                if got == total + messages * MESSAGE_BYTES:
+                    done.set()
+
+        pipe.on_bytes = on_bytes
+
+    if kind == "link":
+        listener = Listener(credentials(), lambda link: on_pipe(LinkPipe(link)))
+        _, port = await listener.listen("127.0.0.1", 0)
+    else:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(pem)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: TlsPipe(on_pipe), "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+    print(port, flush=True)
+    async with asyncio.timeout(300):
+        await done.wait()
+    await asyncio.sleep(0.2)  # the last answer is on its way
+
+
+async def connect(kind: str, port: int) -> Pipe:
+    """The sending side's pipe."""
+    if kind == "link":
+        return LinkPipe(await dial("127.0.0.1", port, credentials()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    loop = asyncio.get_running_loop()
+    _, pipe = await loop.create_connection(TlsPipe, "127.0.0.1", port, ssl=context)
+    return pipe
+
+
+async def measure(kind: str, total: int, messages: int, pem: str) -> dict[str, float]:
+    """One round of one kind."""
+    command = [sys.executable, __file__, "--serve", kind, str(total), str(messages), pem]
+    child = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    port = int(await asyncio.wait_for(child.stdout.readline(), 30))
+    pipe = await connect(kind, port)
+    piece = os.urandom(PIECE_BYTES)
+    changed = asyncio.Event()
+    answered = 0
+
+    def on_bytes(n: int) -> None:
+        nonlocal answered
+        answered += n
+        changed.set()
+
+    pipe.on_bytes = on_bytes
+    pipe.on_writable = changed.set
+    begun, begun_cpu = time.perf_counter(), cpu_s()
+    async with asyncio.timeout(300):
+        for _ in range(total // PIECE_BYTES):
+            pipe.send(piece)
+            while not pipe.writable:
+                changed.clear()
+                await changed.wait()
+        while answered < 4:
+            changed.clear()
+            await changed.wait()
+    took_s, took_cpu_s = time.perf_counter() - begun, cpu_s() - begun_cpu
+    theirs = json.loads(await asyncio.wait_for(child.stdout.readline(), 30))["cpu_s"]
+    message = bytes(MESSAGE_BYTES)
+    trips = []
+    async with asyncio.timeout(300):
+        for _ in range(messages):
+            answered = 0
+            sent = time.perf_counter()
+            pipe.send(message)
+            while answered < MESSAGE_BYTES:
+                changed.clear()
+                await changed.wait()
+            trips.append(time.perf_counter() - sent)
+    pipe.close()
+    await asyncio.wait_for(child.wait(), 30)
+    return {
+        "mb_per_cpu_s": total / MB / (took_cpu_s + theirs),
+        "mb_per_s": total / MB / took_s,
+        "round_trip_us": statistics.median(trips) * 1e6,
+        "round_trip_p99_us": statistics.quantiles(trips, n=100)[98] * 1e6,
+    }
+
+
+async def run(rounds: int, total: int, messages: int) -> dict[str, Any]:
+    """All rounds, link and TLS in turn; medians and the ratio."""
+    results: dict[str, list[dict[str, float]]] = {"link": [], "tls": []}
+    with tempfile.TemporaryDirectory() as folder:
+        self_signed(Path(folder))
+        for i in range(rounds):
+            for kind, rows in results.items():
+                row = await measure(kind, total, messages, str(Path(folder) / "tls.pem"))
+                rows.append(row)
+                shown = "  ".join(f"{k} {v:8.1f}" for k, v in row.items())
+                print(f"round {i + 1}  {kind:4}  {shown}", file=sys.stderr)
+    medians = {
+        kind: {k: statistics.median(row[k] for row in rows) for k in rows[0]}
+        for kind, rows in results.items()
+    }
+    pairs = list(zip(results["link"], results["tls"], strict=True))
+    ratios = {
+        k: statistics.median(a[k] / b[k] for a, b in pairs)
+        for k in ("mb_per_cpu_s", "mb_per_s", "round_trip_us")
+    }
+    return {"median": medians, "link_over_tls": ratios, "rounds": results}
+
+
+def machine() -> dict[str, Any]:
+    """Where this ran."""
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "commit": commit,
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "uvloop": uvloop.__version__,
+        "cryptography": cryptography.__version__,
+        "openssl": ssl.OPENSSL_VERSION,
+        "kernel": platform.release(),
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--mib", type=int, default=512, help="bytes per round, in MiB")
+    parser.add_argument("--messages", type=int, default=2000, help="round trips of 1 KiB")
+    parser.add_argument("--out", type=Path, help="write JSON here")
+    parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        kind, total, messages, pem = options.serve
+        uvloop.run(serve(kind, int(total), int(messages), pem))
+        return
+    where = machine()
+    found = uvloop.run(run(options.rounds, options.mib * 2**20, options.messages))
+    print(f"{'':22}{'link':>12}{'TLS 1.3':>12}{'ratio':>8}")
+    for key, label in (
+        ("mb_per_cpu_s", "MB per CPU-second"),
+        ("mb_per_s", "MB/s"),
+        ("round_trip_us", "1 KiB round trip, us"),
+    ):
+        link, tls = found["median"]["link"][key], found["median"]["tls"][key]
+        print(f"{label:22}{link:12.1f}{tls:12.1f}{found['link_over_tls'][key]:8.2f}")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps({"machine": where, **found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
