@@ -139,10 +139,26 @@ class _PluginCommands:
 _plugin_commands = _PluginCommands()
 
 
+def _quick_flag(option: Any) -> Any:
+    """typer imports pydantic to turn an absent --help into None; False needs no turning."""
+    if option is not None and option.default is None:
+        option.default = False
+    return option
+
+
+def _with_quick_help(command: Any) -> Any:
+    make = command.get_help_option
+    command.get_help_option = lambda ctx: _quick_flag(make(ctx))
+    for inner in getattr(command, "commands", {}).values():
+        _with_quick_help(inner)
+    return command
+
+
 def _built(module: Any) -> dict[str, Any]:
     app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
     module.register(app)
-    return dict(typer.main.get_group(app).commands)
+    commands: dict[str, Any] = _with_quick_help(typer.main.get_group(app)).commands
+    return commands
 
 
 class RootGroup(TyperGroup):
@@ -158,6 +174,10 @@ class RootGroup(TyperGroup):
             toolkit.echo(f"{PROGRAM} {__version__}")
             raise typer.Exit(0)
         return super().parse_args(ctx, rest)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """As typer's, without its price."""
+        return _quick_flag(super().get_help_option(ctx))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name, or None."""

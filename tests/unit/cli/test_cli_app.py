@@ -1,0 +1,260 @@
+"""The command tree: global options, plugin commands, errors and exit codes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+
+from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
+from aitorrentd.cli import app, toolkit
+from aitorrentd.cli.main import main
+from aitorrentd.cli.toolkit import CommandFailed, ExitCode, Options
+from aitorrentd.errors import Busy, ConfigError, Conflict, Denied, TimedOut, Unavailable
+from tests.support.control_server import ServerThread
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setattr(app, "_plugin_commands", app._PluginCommands())
+    monkeypatch.setattr(toolkit, "options", Options())
+    monkeypatch.setattr(toolkit, "_has_warned_of_skew", False)
+    monkeypatch.setenv("AITORRENT_SOCKET", str(tmp_path / "absent.sock"))
+    monkeypatch.setenv("COLUMNS", "80")
+    yield
+
+
+class _Point:
+    """What importlib.metadata says of an entry point."""
+
+    def __init__(self, name: str, value: str) -> None:
+        self.name = name
+        self.value = value
+
+
+@pytest.fixture
+def plugins(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretends that these modules are installed as plugin commands."""
+
+    def install(**modules: Any) -> None:
+        points = []
+        for name, module in modules.items():
+            value = f"fake_{name}_cli"
+            points.append(_Point(name, value))
+            if module is not None:
+                monkeypatch.setitem(sys.modules, value, module)
+        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+
+    return install
+
+
+def module(commands: Any, register: Any) -> ModuleType:
+    found = ModuleType("fake")
+    found.COMMANDS = commands  # type: ignore[attr-defined]
+    found.register = register  # type: ignore[attr-defined]
+    return found
+
+
+def greeter() -> ModuleType:
+    def register(app: typer.Typer) -> None:
+        def greet(name: str) -> None:
+            toolkit.echo(f"hello {name} {toolkit.options.json}")
+
+        app.command("greet")(greet)
+
+    return module({"greet": "Say hello."}, register)
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "rest"),
+    [
+        (["status", "--json"], Options(json=True), ["status"]),
+        (["--socket", "/a", "id"], Options(socket="/a"), ["id"]),
+        (["id", "--socket=/a", "--timeout=2.5"], Options(socket="/a", timeout=2.5), ["id"]),
+        (["wait", "--timeout", "3s"], Options(timeout=3.0), ["wait"]),
+        (["x", "--no-color", "--", "--json"], Options(color=False), ["x", "--", "--json"]),
+        (["call", "a.b", "x=--json"], Options(), ["call", "a.b", "x=--json"]),
+    ],
+)
+def test_global_options_may_stand_anywhere(
+    args: list[str], options: Options, rest: list[str]
+) -> None:
+    assert app.split_globals(args, Options()) == (options, rest)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--socket"], ["status", "--timeout"], ["--socket="], ["--timeout", "x"], ["--timeout", "0"]],
+)
+def test_global_options_need_a_sensible_value(args: list[str]) -> None:
+    with pytest.raises(CommandFailed, match="needs a value|takes seconds"):
+        app.split_globals(args, Options())
+
+
+def test_the_version_is_told_without_a_daemon(capsys: pytest.CaptureFixture[str]) -> None:
+    for args in (["--version"], ["-V"], ["--no-color", "--version"]):
+        assert main(args) == ExitCode.OK
+        assert capsys.readouterr().out.startswith("aitorrentctl 0.")
+
+
+def test_a_plugin_adds_commands(
+    capsys: pytest.CaptureFixture[str], plugins: Callable[..., None]
+) -> None:
+    plugins(hello=greeter())
+    assert main(["greet", "you", "--json"]) == ExitCode.OK
+    assert capsys.readouterr().out == "hello you True\n"
+    assert main(["--help"]) == ExitCode.OK
+    assert "greet    Say hello." in capsys.readouterr().out
+
+
+def _explode(app: typer.Typer) -> None:
+    raise RuntimeError("register broke")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        None,
+        module(["greet"], lambda app: None),
+        module({"x": "X."}, "not a function"),
+        ModuleType("without_commands"),
+    ],
+)
+def test_a_broken_plugin_costs_one_line_and_nobody_else_anything(
+    capsys: pytest.CaptureFixture[str], plugins: Callable[..., None], broken: Any
+) -> None:
+    plugins(broken=broken, hello=greeter())
+    assert main(["greet", "you"]) == ExitCode.OK
+    told = capsys.readouterr()
+    assert told.out == "hello you False\n"
+    assert told.err.count("warning: the commands of plugin broken are unavailable") == 1
+    assert len(told.err.splitlines()) == 1
+
+
+def test_a_plugin_whose_register_fails_is_said_to_be_broken(
+    capsys: pytest.CaptureFixture[str], plugins: Callable[..., None]
+) -> None:
+    plugins(bad=module({"bad": "Bad."}, _explode))
+    assert main(["bad"]) == ExitCode.USAGE
+    told = capsys.readouterr().err
+    assert "RuntimeError: register broke" in told
+    assert "No such command: bad" in told
+
+
+def test_core_commands_look_at_no_plugin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def scan(group: str) -> None:
+        raise AssertionError("entry points were scanned")
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", scan)
+    for args in (["status"], ["plugin", "list"], ["plugin", "--help"], ["call", "x.y"]):
+        main(args)
+    assert "AssertionError" not in capsys.readouterr().err
+
+
+def test_a_plugin_cannot_replace_a_core_command(
+    capsys: pytest.CaptureFixture[str], plugins: Callable[..., None]
+) -> None:
+    plugins(evil=module({"status": "Mine.", "mine": "Mine."}, lambda app: None))
+    assert main(["--help"]) == ExitCode.OK
+    told = capsys.readouterr()
+    assert "Show the node on one screen." in told.out
+    assert "command 'status' of plugin evil is taken" in told.err
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["statsu"], "No such command: statsu; did you mean status?"),
+        (["qqq"], "No such command: qqq; see aitorrentctl --help"),
+        (["plugin", "lsit"], "Did you mean 'list'?"),
+        (["status", "--bogus"], "No such option: --bogus"),
+        (["call"], "Missing argument"),
+        (["plugin", "info"], "Missing argument"),
+        (["logs", "-n", "x"], "Invalid value"),
+        (["--bogus"], "No such option: --bogus"),
+        (["--socket"], "Option --socket needs a value"),
+        (["call", "a.b", "novalue"], "'novalue' is not of the form key=value"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_what_is_wrong(
+    capsys: pytest.CaptureFixture[str],
+    plugins: Callable[..., None],
+    args: list[str],
+    text: str,
+) -> None:
+    plugins()
+    assert main(args) == ExitCode.USAGE
+    told = capsys.readouterr()
+    assert text in told.err
+    assert told.out == ""
+
+
+def test_no_daemon_exits_with_69_and_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status"]) == 69
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("Cannot reach ")
+    assert told.err.endswith("is it running? systemctl status aitorrentd\n")
+
+
+def failing(error: Exception) -> Callable[[CallContext, NoParams], dict[str, Any]]:
+    def handler(call: CallContext, params: NoParams) -> dict[str, Any]:
+        raise error
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Conflict("it is there"), 1),
+        (Unavailable("plugin shards is not running"), 1),
+        (Busy("a limit"), 75),
+        (TimedOut("too late"), 75),
+        (Denied("not you"), 77),
+        (ConfigError("bad setting"), 78),
+    ],
+)
+def test_errors_of_the_daemon_have_their_exit_codes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception, code: int
+) -> None:
+    with ServerThread(tmp_path / "c.sock", Method("node.id", failing(error), "Id.")) as server:
+        assert main(["--socket", str(server.path), "id"]) == code
+    told = capsys.readouterr()
+    text = str(error)
+    assert told.err == f"{text[0].upper()}{text[1:]}\n"
+
+
+def test_a_bug_in_the_daemon_names_its_error_id(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bug = Method("node.id", failing(ZeroDivisionError("secret")), "Id.", role=Role.READ)
+    with ServerThread(tmp_path / "c.sock", bug) as server:
+        assert main(["--socket", str(server.path), "id"]) == 1
+    told = capsys.readouterr().err
+    assert "under error id" in told
+    assert "secret" not in told
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenPipeError()])
+def test_interrupts_and_closed_pipes_end_quietly(
+    capsys: pytest.CaptureFixture[str], plugins: Callable[..., None], error: BaseException
+) -> None:
+    def register(app: typer.Typer) -> None:
+        def stop() -> None:
+            raise error
+
+        app.command("stop")(stop)
+
+    plugins(stop=module({"stop": "Stop."}, register))
+    code = main(["stop"])
+    assert code == (130 if isinstance(error, KeyboardInterrupt) else 0)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,304 @@
+"""Every core command against a real node."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from aitorrentd.cli import app, toolkit
+from aitorrentd.cli.main import main
+from aitorrentd.cli.toolkit import Options
+from aitorrentd.control.client import Client
+from tests.support.cli_nodes import NodeThread
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Ctl = Callable[..., Ran]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeThread]:
+    with NodeThread(tmp_path_factory.mktemp("n")) as node:
+        yield node
+
+
+@pytest.fixture
+def ctl(
+    node: NodeThread, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Ctl:
+    monkeypatch.setenv("AITORRENT_SOCKET", str(node.socket))
+    monkeypatch.setattr(toolkit, "options", Options())
+    monkeypatch.setattr(app, "_plugin_commands", app._PluginCommands())
+
+    def run(*args: str) -> Ran:
+        code = main(list(args))
+        told = capsys.readouterr()
+        return Ran(code, told.out, told.err)
+
+    return run
+
+
+@pytest.fixture
+def client(node: NodeThread) -> Iterator[Client]:
+    with Client(node.socket) as client:
+        yield client
+
+
+def test_status_fits_on_a_screen_with_warnings_on_top(ctl: Ctl, client: Client) -> None:
+    ran = ctl("status")
+    lines = ran.out.splitlines()
+    assert ran.code == 0
+    assert lines[0].startswith("aitorrentd 0.1.0, running for ")
+    assert "warning: count: counting is tiring" in lines
+    assert f"node       {client.call('node.id')['id']}" in lines
+    assert "plugins    1 of 1 running" in lines
+    assert len(lines) <= 24
+    assert ran.err == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "method", "params"),
+    [
+        (["id"], "node.id", {}),
+        (["version"], "node.version", {}),
+        (["config", "show"], "config.show", {}),
+        (["config", "show", "--origin"], "config.show", {"origin": True}),
+        (["config", "get", "node.name"], "config.get", {"key": "node.name"}),
+        (["config", "check"], "config.check", {}),
+        (["rpc", "list"], "rpc.list", {}),
+        (["rpc", "describe", "node."], "rpc.describe", {"prefix": "node."}),
+        (["wait"], "node.wait", {}),
+        (["wait", "--plugin", "count"], "node.wait", {"plugin": "count"}),
+        (["call", "node.id"], "node.id", {}),
+    ],
+)
+def test_json_is_the_answer_unchanged(
+    ctl: Ctl, client: Client, args: list[str], method: str, params: dict[str, Any]
+) -> None:
+    ran = ctl(*args, "--json")
+    assert ran.code == 0
+    assert ran.json() == client.call(method, params)
+    assert ran.err == ""
+
+
+def test_id_and_version_show_theirs(ctl: Ctl, client: Client) -> None:
+    assert client.call("node.id")["public_key"] in ctl("id").out
+    shown = ctl("version").out.splitlines()
+    assert shown[0] == "aitorrentctl  0.1.0"
+    assert shown[1].split() == ["aitorrentd", "0.1.0"]
+
+
+def test_wait_ends_when_the_plugin_is_ready(ctl: Ctl) -> None:
+    assert ctl("wait", "--plugin", "count").out == "count is running\n"
+    ran = ctl("wait", "--plugin", "count", "--state", "stopped", "--timeout", "0.1")
+    assert ran.code == 75
+    assert "is not stopped" in ran.err
+    assert ctl("wait", "--plugin", "nonsense").code == 1
+
+
+def test_wait_for_a_daemon_that_does_not_come_exits_with_75(ctl: Ctl, tmp_path: Path) -> None:
+    ran = ctl("wait", "--socket", str(tmp_path / "absent"), "--timeout", "0.1")
+    assert ran.code == 75
+    assert ran.err.startswith("Not ready in time: cannot reach")
+
+
+def test_plugins_are_listed_shown_and_switched(ctl: Ctl, client: Client) -> None:
+    header, row = ctl("plugin", "list").out.splitlines()
+    assert header.split()[:2] == ["NAME", "STATE"]
+    assert row.split()[:2] == ["count", "running"]
+    assert "methods     count.up" in ctl("plugin", "info", "count").out
+    assert ctl("plugin", "restart", "count").out.startswith("count is running")
+    assert ctl("plugin", "disable", "count").out.startswith("count is disabled")
+    assert client.call("plugin.info", {"name": "count"})["state"] == "disabled"
+    ran = ctl("call", "count.up")
+    assert ran.code == 1
+    assert "count" in ran.err
+    assert ctl("plugin", "enable", "count").out.startswith("count is running")
+    assert ctl("plugin", "info", "nonsense").code == 1
+
+
+def test_settings_are_shown_read_and_written(ctl: Ctl, node: NodeThread) -> None:
+    shown = ctl("config", "show", "--origin").out
+    assert shown.splitlines()[0].split() == ["KEY", "VALUE", "FROM"]
+    (line,) = [line for line in shown.splitlines() if line.startswith("node.name ")]
+    assert line.split() == ["node.name", '"tester"', str(node.file)]
+    assert ctl("config", "get", "node.name").out == "tester\n"
+    assert ctl("config", "get", "node.nonsense").code == 1
+    ran = ctl("config", "set", "plugins.count.port", "7")
+    assert ran.code == 0
+    assert "plugins.count.port written to" in ran.out
+    drop_in = Path(f"{node.file}.d") / "90-set.yaml"
+    assert yaml.safe_load(drop_in.read_text())["plugins"]["count"]["port"] == 7
+    assert ctl("config", "get", "plugins.count.port").out == "7\n"
+
+
+def test_a_setting_that_is_wrong_exits_with_78(ctl: Ctl) -> None:
+    ran = ctl("config", "set", "node.nam", "x")
+    assert ran.code == 78
+    assert "did you mean name?" in ran.err
+
+
+def test_configuration_files_are_checked_without_a_daemon(
+    ctl: Ctl, tmp_path: Path, node: NodeThread
+) -> None:
+    assert ctl("config", "check").out.startswith("no problems: ")
+    file = tmp_path / "bad.yaml"
+    file.write_text("version: 1\nnode: {nam: x}\n")
+    ran = ctl("config", "check", str(file))
+    assert ran.code == 78
+    assert "node.nam: unknown key; did you mean name?" in ran.out
+    ran = ctl("config", "check", str(file), "--json")
+    assert ran.code == 78
+    assert len(ran.json()["problems"]) == 1
+    file.write_text("version: 1\n")
+    assert ctl("config", "check", str(file)).code == 0
+
+
+def test_logs_are_shown_with_level_and_plugin(ctl: Ctl) -> None:
+    ran = ctl("logs", "--plugin", "count", "--level", "warning")
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert lines[0].endswith("warning count: counting starts")
+    assert lines[1] == "    with a second line"
+    items = [json.loads(line) for line in ctl("logs", "-n", "2", "--json").out.splitlines()]
+    assert len(items) == 2
+    assert set(items[0]) >= {"at", "level", "logger", "text"}
+    assert ctl("logs", "--level", "loud").code == 1
+
+
+def test_events_are_followed_until_the_reader_leaves(
+    ctl: Ctl, node: NodeThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    def leave_after_two(text: str = "", *, end: str = "\n") -> None:
+        shown.append(text)
+        if len(shown) == 2:
+            raise BrokenPipeError
+
+    original = Client.stream
+
+    def stream(self: Client, *args: Any, **options: Any) -> Any:
+        found = original(self, *args, **options)
+        # The subscription exists once the daemon has answered something sent after it.
+        self.call("rpc.ping")
+        with Client(node.socket) as other:
+            other.call("plugin.restart", {"name": "count"})
+        return found
+
+    monkeypatch.setattr(Client, "stream", stream)
+    monkeypatch.setattr(toolkit, "echo", leave_after_two)
+    ran = ctl("events", "plugin.changed")
+    assert ran.code == 0
+    assert ran.err == ""
+    assert "plugin.changed plugin=count state=" in shown[0]
+
+
+def test_methods_are_listed_and_described(ctl: Ctl) -> None:
+    listed = ctl("rpc", "list", "node.").out
+    assert listed.splitlines()[0].split() == ["METHOD", "ROLE", "STREAM", "FROM", "SUMMARY"]
+    assert "node.events" in listed
+    assert "rpc.ping" not in listed
+    described = ctl("rpc", "describe", "node.wait").out
+    assert "role read, from core, since 0.1.0" in described
+    assert "timeout_s" in described
+    assert ctl("rpc", "describe", "nonsense").code == 1
+
+
+def test_any_method_can_be_called(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ctl("call", "rpc.ping").json() == {"pong": True}
+    assert ctl("call", "node.wait", "plugin=count", "timeout_s=5").json()["state"] == "running"
+    items = [json.loads(line) for line in ctl("call", "count.up").out.splitlines()]
+    assert items == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert ctl("call", "no.such").code == 1
+    assert "should be" in ctl("call", "node.wait", "timeout_s=-1").err
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"key": "node.name"}'))
+    assert ctl("call", "config.get", "--stdin").json()["value"] == "tester"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("[]"))
+    assert ctl("call", "config.get", "--stdin").code == 2
+    monkeypatch.setattr(sys, "stdin", io.StringIO("{"))
+    assert ctl("call", "config.get", "--stdin").code == 2
+
+
+def test_a_call_that_takes_too_long_exits_with_75(ctl: Ctl) -> None:
+    ran = ctl("call", "count.on", "--timeout", "0.1")
+    assert ran.code == 75
+    assert ran.err == "No answer from the daemon in time\n"
+
+
+def test_the_doctor_looks_at_a_running_daemon_and_its_plugins(ctl: Ctl) -> None:
+    ran = ctl("doctor")
+    assert "  control-socket: " in ran.out
+    assert "no daemon answers" not in ran.out
+    assert ran.out.splitlines()[-1].endswith("with a warning")
+    checks = ctl("doctor", "--json").json()["checks"]
+    assert {"name", "plugin", "summary", "status", "text", "remedy"} <= set(checks[0])
+    assert ctl("doctor", "--plugin", "nonsense").code == 1
+
+
+def test_the_doctor_works_without_a_daemon(ctl: Ctl, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "version": 1,
+                "node": {"state_dir": str(tmp_path / "state")},
+                "plugins": {"transport": {"port": 0}},
+            }
+        )
+    )
+    absent = str(tmp_path / "absent.sock")
+    ran = ctl("doctor", "--socket", absent, "--config", str(file))
+    assert ran.code == 0
+    assert "warn  control-socket: no daemon answers at" in ran.out
+    assert "      -> systemctl start aitorrentd" in ran.out
+    file.write_text("version: 1\nnode: {nam: x}\n")
+    ran = ctl("doctor", "--socket", absent, "--config", str(file))
+    assert ran.code == 1
+    assert "fail  config: " in ran.out
+
+
+def test_commands_at_the_prompt_are_those_of_the_command_line(
+    ctl: Ctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        "call rpc.ping",
+        "# a comment",
+        "",
+        "nonsense",
+        "call rpc.ping --json",
+        'call config.get "key=node.name"',
+        'unbalanced "',
+        "shell",
+        "help call",
+        "quit",
+        "call never.reached",
+    ]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    ran = ctl("shell")
+    assert ran.code == 0
+    assert ran.out.count('"pong": true') == 2
+    assert '"value": "tester"' in ran.out
+    assert "Usage: aitorrentctl call" in ran.out
+    assert "No such command: nonsense" in ran.err
+    assert "cannot read that: No closing quotation" in ran.err
+    assert "this is the shell" in ran.err
+    assert "never.reached" not in ran.out + ran.err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("id\n"))
+    assert ctl("shell").code == 0

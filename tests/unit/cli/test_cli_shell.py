@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+
+from aitorrentd.cli import app
+from aitorrentd.cli.shell import history_file, next_words
+
+
+@pytest.fixture(autouse=True)
+def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_plugin_commands", app._PluginCommands())
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [])
+
+
+def test_completion_offers_commands_subcommands_and_options() -> None:
+    group = app.root()
+    assert set(next_words(group, [])) == {*app.CORE, "help", "quit", "exit"}
+    assert next_words(group, ["plugin"]) == ["list", "info", "enable", "disable", "restart"]
+    assert "--follow" in next_words(group, ["logs"])
+    assert "--origin" in next_words(group, ["config", "show"])
+    assert next_words(group, ["nonsense"]) == []
+    assert next_words(group, ["help"]) == [*app.CORE]
+
+
+def test_the_history_is_kept_below_the_state_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert history_file() == tmp_path / "aitorrent" / "shell_history"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    monkeypatch.setenv("HOME", "/home/x")
+    assert history_file() == Path("/home/x/.local/state/aitorrent/shell_history")
