@@ -1,0 +1,1 @@
+"""A plugin for aitorrentd that says hello to people and to peers."""
