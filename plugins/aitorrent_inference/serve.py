@@ -87,8 +87,9 @@ class GenerateHandler:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            if not watching.cancelled():
-                watching.exception()
+            for task in tasks:
+                if not task.cancelled():
+                    task.exception()  # looked at: it is told below, or nobody is left to hear it
         answering.result()
 
     async def _answer(self, stream: Stream, line: bytes) -> None:

@@ -1,0 +1,198 @@
+"""The control methods' shapes and figures, health and the doctor's check."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from pydantic import ValidationError
+
+from aitorrent_inference.config import InferenceConfig
+from aitorrent_inference.health import can_answer, warnings
+from aitorrent_inference.limits import Slots
+from aitorrent_inference.methods import GenerateParams, inference_methods, summary
+from aitorrent_inference.plugin import InferencePlugin
+from aitorrent_inference.router import Answer
+from aitorrentd.api import (
+    Busy,
+    CallContext,
+    Chunk,
+    End,
+    Inference,
+    Method,
+    NoParams,
+    Record,
+    Role,
+    StageView,
+    Unavailable,
+)
+from tests.support.inference_fakes import FakeBackend, FakeNode, make_node, node_id
+
+CALL = cast(CallContext, None)
+
+
+def methods_of(node: FakeNode) -> dict[str, Method]:
+    methods = inference_methods(node.router, clock=node.clock, node=node.id)
+    return {method.name: method for method in methods}
+
+
+async def collect(method: Method, params: GenerateParams) -> list[Any]:
+    stream: Any = method.handler(CALL, params)
+    return [item async for item in stream]
+
+
+async def test_generate_yields_pieces_with_ids_and_an_end() -> None:
+    class WithIds(FakeBackend):
+        async def generate(self, request: Any) -> Any:
+            yield Chunk("", token_ids=(5,))
+            yield Chunk("hi", token_ids=(6, 7))
+            yield Chunk("")
+            yield Chunk("!", done=True, reason="length", prompt_tokens=4, completion_tokens=3)
+
+    node = make_node()
+    with node.having(WithIds("a")):
+        items = await collect(methods_of(node)["inference.generate"], GenerateParams(prompt="hi"))
+    *pieces, end = items
+    assert pieces == [
+        {"text": "", "token_ids": [5]},
+        {"text": "hi", "token_ids": [6, 7]},
+        {"text": "!"},
+    ]
+    assert isinstance(end, End)
+    assert end.summary == {
+        "reason": "length",
+        "prompt_tokens": 4,
+        "completion_tokens": 3,
+        "stages": [],
+        "took_s": 0.0,
+        "ttft_s": 0.0,
+        "tokens_per_s": None,
+        "context": None,
+        "model": "m",
+        "backend": "a",
+        "node": node.id,
+        "failures": [],
+    }
+
+
+def test_pace_is_counted_from_the_first_token() -> None:
+    last = Chunk("", done=True, reason="stop", completion_tokens=11, context=(1,))
+    answer = Answer("m", "a", began_s=10.0, first_token_s=12.0, last=last)
+    told = summary(answer, ended_s=17.0, node="n")
+    assert (told["took_s"], told["ttft_s"], told["tokens_per_s"]) == (7.0, 2.0, 2.0)
+    assert told["context"] == [1]
+
+
+def test_backends_own_pace_and_stages_are_told() -> None:
+    last = Chunk(
+        "",
+        done=True,
+        reason="stop",
+        completion_tokens=1,
+        stages=(StageView("x", 0, 2),),
+        extra={"tokens_per_s": 3.5},
+    )
+    told = summary(Answer("m", "a", last=last), ended_s=1.0, node="n")
+    assert told["tokens_per_s"] == 3.5
+    assert told["stages"] == [{"peer": "x", "start": 0, "end": 2}]
+
+
+def test_answer_without_an_end_has_no_summary() -> None:
+    with pytest.raises(Unavailable, match="without a reason"):
+        summary(Answer(), ended_s=1.0, node="n")
+
+
+async def test_backends_tell_whether_they_work() -> None:
+    node = make_node()
+    with node.having(FakeBackend("a", ["x", "y"]), FakeBackend("b", down=Unavailable("off"))):
+        handler: Any = methods_of(node)["inference.backends"].handler
+        assert await handler(CALL, NoParams()) == {
+            "backends": [
+                {"name": "a", "ok": True, "detail": "2 models"},
+                {"name": "b", "ok": False, "detail": "off"},
+            ]
+        }
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"prompt": "a", "messages": [{"role": "user", "content": "b"}]},
+        {"messages": []},
+        {"prompt": "a", "prmpt": "b"},
+        {"prompt": "a", "parallel": 0},
+        {"prompt": "a", "params": {"temperature": -1}},
+    ],
+)
+def test_bad_parameters_are_refused(params: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="GenerateParams"):
+        GenerateParams.model_validate(params)
+
+
+def test_only_generating_needs_the_operators_role() -> None:
+    methods = methods_of(make_node())
+    assert {name: method.role for name, method in methods.items()} == {
+        "inference.models": Role.READ,
+        "inference.backends": Role.READ,
+        "inference.generate": Role.OPERATE,
+    }
+    assert methods["inference.generate"].stream
+
+
+async def test_warning_stands_while_nothing_can_answer() -> None:
+    node = make_node()
+    [warning] = warnings(node.catalogue)
+    assert warning.code == "no_backend"
+    assert warning.text.startswith("no model can be answered: no backend is running. Start Ollama")
+    with node.having(FakeBackend("a", down=Unavailable("off"))):
+        await node.catalogue.ask_backends()
+        assert "answered: a: off. Start" in warnings(node.catalogue)[0].text
+    with node.having(FakeBackend("b")):
+        await node.catalogue.ask_backends()
+        assert warnings(node.catalogue) == []
+    await node.catalogue.ask_backends()
+    assert len(warnings(node.catalogue)) == 1
+    key = "ait:cap:m"
+    node.directory.records[key, node_id(1)] = Record(key, node_id(1), {"v": 1})
+    assert warnings(node.catalogue) == []
+
+
+async def test_doctor_names_the_models_or_the_reason() -> None:
+    node = make_node()
+    check = can_answer(node.router)
+    assert (await check.run()).status == "warn"
+    with node.having(FakeBackend("a", ["x", "y"])):
+        result = await check.run()
+    assert (result.status, result.text) == ("ok", "can answer for 2: x, y")
+
+
+def test_slots_never_queue() -> None:
+    slots = Slots(1)
+    with slots.taken():
+        with pytest.raises(Busy, match="^Too many requests$"), slots.taken():
+            pass
+        assert slots.used == 1
+    assert slots.used == 0
+    with pytest.raises(Busy, match="Too many"), Slots(0).taken():
+        pass
+
+
+def test_further_names_may_not_lead_to_each_other() -> None:
+    with pytest.raises(ValidationError, match="itself another name"):
+        InferenceConfig(capabilities={"a": "b", "b": "c"})
+    assert InferenceConfig(announce=("a", "b")).announce == ("a", "b")
+    assert InferenceConfig(announce=False).announce is False
+
+
+def test_plugin_declares_nothing_before_it_runs() -> None:
+    plugin = InferencePlugin()
+    ctx: Any = None
+    for hook in (plugin.aitorrent_methods, plugin.aitorrent_protocols, plugin.aitorrent_checks):
+        assert list(hook(ctx)) == []
+    assert list(plugin.aitorrent_health(ctx)) == []
+
+
+def test_router_is_the_inference_service() -> None:
+    service: Inference = make_node().router
+    assert service is not None
