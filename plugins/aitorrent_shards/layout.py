@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,12 +176,16 @@ def open_weights(path: Path) -> int:
     """A file descriptor for reading `path`; the caller closes it.
 
     Raises:
-        InvalidParams: it cannot be opened.
+        InvalidParams: it cannot be opened, or is not a regular file.
     """
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # never wait on a FIFO
     except OSError as e:
         raise InvalidParams(f"cannot read {path}: {e.strerror}") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise InvalidParams(f"cannot read {path}: not a regular file")
+    return fd
 
 
 def layout_of(fd: int, name: str) -> Layout:
