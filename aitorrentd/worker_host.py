@@ -178,7 +178,7 @@ class WorkerProcess:
             with theirs:
                 self._process = await asyncio.create_subprocess_exec(
                     *(sys.executable, *isolated, "-m", "aitorrentd.worker"),
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stderr=asyncio.subprocess.PIPE,
                     limit=_MAX_LOG_LINE,
                 )
