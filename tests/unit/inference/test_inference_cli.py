@@ -249,3 +249,25 @@ def test_commands_cost_no_heavy_imports() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_in_a_chat_stops_the_answer_only(tmp_path: Path) -> None:
+    backend = FakeBackend("a", hangs=True)
+    command = [sys.executable, "-m", "aitorrentd.cli.main", "chat"]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    env = {**os.environ, "AITORRENT_SOCKET": str(tmp_path / "s")}
+    with (
+        serving(tmp_path / "s", backend),
+        subprocess.Popen(command, env=env, text=True, bufsize=0, **pipes) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("first\n")
+        assert process.stdout.read(7) == "one two"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "\n"
+        backend.hangs = False
+        out, err = process.communicate("second\nexit\n", timeout=20)
+    assert (process.returncode, out) == (0, "one two\n")
+    assert err.startswith("Stopped.\n")
+    assert [m.content for m in backend.requests[1].messages or ()] == ["first", "one two", "second"]
