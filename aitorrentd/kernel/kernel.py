@@ -376,19 +376,19 @@ class Kernel:
         if (plugin.state, plugin.detail) == (state, detail):
             return
         now = self.clock.monotonic()
-        if plugin.state is not state:
+        entered = plugin.state is not state
+        if entered:
             if state is PluginState.RUNNING:
                 plugin.start_s = now - plugin.since
             plugin.since = now
         plugin.state, plugin.detail = state, detail
         self._roster.stale()
-        level = logging.ERROR if state in WRONG - {PluginState.FAILED} else logging.INFO
-        if state is PluginState.FAILED and plugin.gave_up:
-            level = logging.ERROR
-        elif state not in SETTLED:
-            level = logging.DEBUG
         self.log.log(
-            level, "plugin %s is %s%s", plugin.name, state.value, f": {detail}" if detail else ""
+            _log_level(plugin, entered=entered),
+            "plugin %s is %s%s",
+            plugin.name,
+            state.value,
+            f": {detail}" if detail else "",
         )
         self.bus.publish(PluginChanged(plugin.name, state.value, detail))
         if not self._stopping:
@@ -438,3 +438,13 @@ class Kernel:
         run.context.kill_workers()
         if run.task is not None:
             self._abandoned[plugin.name] = run.task
+
+
+def _log_level(plugin: Plugin, *, entered: bool) -> int:
+    """How loud a state is told; INFO is for a plugin that stands in a new one."""
+    if plugin.state is PluginState.FAILED:
+        # each failure was logged with its traceback already
+        return logging.ERROR if plugin.gave_up else logging.INFO
+    if plugin.state in WRONG:
+        return logging.ERROR
+    return logging.INFO if entered and plugin.state in SETTLED else logging.DEBUG

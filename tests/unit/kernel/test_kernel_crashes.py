@@ -19,6 +19,7 @@ from aitorrentd.api import (
     PluginContext,
     PluginInfo,
     ServiceKey,
+    SkipPlugin,
     Unavailable,
     hookimpl,
 )
@@ -455,3 +456,21 @@ async def test_failure_is_logged_with_its_traceback(
     record = next(r for r in caplog.records if "plugin bad failed" in r.getMessage())
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
+
+
+async def test_plugin_that_waits_for_its_restart_stops_at_once(tmp_path: Path) -> None:
+    slow = replace(FAST, backoff_base_s=60.0, backoff_cap_s=60.0)
+    bad, worse = (made(name, start=lambda _: boom()) for name in ("bad", "worse"))
+    async with asyncio.timeout(5):
+        async with kernel(tmp_path, bad, worse, limits=slow) as node:
+            assert states(node) == {"bad": "failed", "worse": "failed"}
+            assert (await node.disable("bad")).state == "disabled"
+        assert states(node) == {"bad": "disabled", "worse": "stopped"}
+
+
+async def test_required_plugin_that_is_skipped_is_fatal(tmp_path: Path) -> None:
+    def skip(ctx: PluginContext) -> None:
+        raise SkipPlugin("no network")
+
+    async with kernel(tmp_path, made("link", start=skip), required=("link",)) as node:
+        assert await node.fatal == "required plugin link is skipped: no network"

@@ -83,6 +83,17 @@ async def test_import_that_hangs_is_broken_and_delays_only(tmp_path: Path) -> No
         let_go.set()
 
 
+async def test_import_does_not_stop_the_event_loop(tmp_path: Path) -> None:
+    let_go = threading.Event()
+
+    def load() -> object:
+        assert let_go.wait(20)
+        return type("Bad", (Base,), {})
+
+    asyncio.get_running_loop().call_later(0.02, let_go.set)
+    assert await beside_a_good_one(tmp_path, importing(load)) == ("running", "")
+
+
 async def test_missing_extra_is_skipped_with_the_remedy(tmp_path: Path) -> None:
     lacking = ModuleNotFoundError("No module named 'torch'", name="torch.nn")
     source = importing(raising(lacking), extras=("torch",), package="bad")
