@@ -84,7 +84,7 @@ def serve_control(path: str, ready: Event) -> None:
     """The server process."""
 
     async def run() -> None:
-        server = ControlServer(Source(), agent="aitorrentd benchmark")
+        server = ControlServer(Source(), agent="aitorrentd/benchmark")
         await server.listen(Path(path))
         ready.set()
         await asyncio.Event().wait()

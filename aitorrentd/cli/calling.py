@@ -32,7 +32,9 @@ def list_(
 
 
 def describe(
-    method: Annotated[str, typer.Argument(help="A method, or the start of names.")] = "",
+    method: Annotated[
+        str, typer.Argument(help="A method, or the start of names.", metavar="METHOD")
+    ] = "",
 ) -> None:
     """Describe methods with their parameters and results."""
     with toolkit.connect() as client:

@@ -16,7 +16,9 @@ _LEVEL_STYLE = {"error": "red", "critical": "red", "warning": "yellow", "debug":
 def events(
     topics: Annotated[
         list[str] | None,
-        typer.Argument(help="Only these: peer.connected, or peer. for all of them."),
+        typer.Argument(
+            help="Only these: peer.connected, or peer. for all of them.", metavar="TOPIC"
+        ),
     ] = None,
 ) -> None:
     """Follow what happens in the node, until Ctrl-C."""

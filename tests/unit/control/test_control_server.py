@@ -20,6 +20,7 @@ from aitorrentd.control import connection, framing
 from aitorrentd.control.aclient import AsyncClient
 from aitorrentd.control.server import ControlServer
 from aitorrentd.errors import Busy, Conflict, ShuttingDown, VersionMismatch
+from tests.support.control_frames import random_frame
 from tests.support.control_server import Methods, RawPeer, eventually, settled
 
 
@@ -73,28 +74,6 @@ def rss_bytes() -> int:
 async def assert_answers(path: Path) -> None:
     async with await AsyncClient.connect(path, 5.0) as client:
         assert await client.call("rpc.ping") == {"pong": True}
-
-
-def random_frame(rng: random.Random) -> bytes:
-    """A frame that is broken in one of many ways, or not at all."""
-    shape = rng.randrange(6)
-    if shape == 0:
-        return rng.randbytes(rng.randrange(1, 200))
-    if shape == 1:
-        body = rng.randbytes(rng.randrange(1, 100))
-        return struct.pack(">I", len(body)) + body
-    if shape == 2:
-        return struct.pack(">I", rng.choice([0, 2**31, 2**32 - 1, 17 * 2**20])) + b"\x90"
-    if shape == 3:
-        depth = rng.choice([10, 100, 2000, 60_000])
-        return struct.pack(">I", depth + 1) + b"\x91" * depth + b"\x01"
-    values: list[Any] = [None, -1, 0, 1, 2**32, 2**63, True, 1.5, "x", b"x", [], {}, [[]], {"a": 1}]
-    fields = [rng.choice(values) for _ in range(rng.randrange(6))]
-    kind = rng.choice([*range(-1, 12), 2**40, "x"])
-    if shape == 5:
-        frame = framing.encode(kind, rng.randrange(1, 9), "rpc.ping", *fields)
-        return frame[: rng.randrange(1, len(frame) + 1)]
-    return framing.encode(kind, *fields)
 
 
 async def test_10000_random_frames_leave_a_server_that_answers(
