@@ -140,3 +140,18 @@ async def test_daemon_without_it_does_not_know_it(daemon_factory: DaemonFactory)
     names = {row["name"] for row in (await daemon.call("plugin.list"))["plugins"]}
     assert "transport" in names
     assert "hello" not in names
+
+
+async def test_code_of_its_readme_works(path: dict[str, str]) -> None:
+    blocks = (EXAMPLE / "README.md").read_text(encoding="utf-8").split("```python\n")[1:]
+    (code,) = [block.partition("```")[0] for block in blocks]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        f"import asyncio\n{code}\nasyncio.run(test_greeting())",
+        env={**os.environ, **path},
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+    )
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, err.decode()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from aitorrentd.errors import ConfigError
@@ -95,3 +97,21 @@ def test_fitting_table_becomes_the_model() -> None:
 
 def test_suggestion_is_empty_when_nothing_is_close() -> None:
     assert suggestion("zzz", ["port", "host"]) == ""
+
+
+keys = st.one_of(st.sampled_from(["port", "listen", "also", "named", "one_of", "x"]), st.integers())
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(values)
+def test_any_table_is_a_model_or_a_list_of_problems(table: Any) -> None:
+    try:
+        validated("plugins.dht", Dht, table)
+    except ConfigError as e:
+        assert e.problems
+        assert all(line.startswith("plugins.dht") for line in e.problems)
