@@ -1,9 +1,10 @@
-"""Records of a link against TLS 1.3, both under uvloop on loopback, in the same run.
+"""Records of a link against TLS 1.3, all under uvloop on loopback, in the same run.
 
-For each round, a link and a TLS connection carry the same bytes from one process to another, in
+For each round, a link and two TLS connections carry the same bytes from one process to another, in
 64 KiB pieces; measured are bytes per CPU-second of both ends together (user and system, from the
 first byte to the acknowledgement) and megabytes per second of wall time. Then 1 KiB messages go
-back and forth. TLS uses the same kind of receiver (BufferedProtocol) and the same write limits.
+back and forth. `tls` is TLS as most programs use it, through asyncio's streams; `tls-protocol` is
+TLS as fast as uvloop can, with the same kind of receiver (BufferedProtocol) as the link.
 
     python benchmarks/records.py --out benchmarks/results/records.json
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
+import importlib.metadata
 import json
 import os
 import platform
@@ -46,6 +48,7 @@ from aitorrentd.api.signing import signed_bytes  # noqa: E402
 PIECE_BYTES: Final = 64 * 1024
 MESSAGE_BYTES: Final = 1024
 RECEIVE_BUFFER_BYTES: Final = 256 * 1024
+KINDS: Final = ("link", "tls", "tls-protocol")
 MB: Final = 1e6
 
 
@@ -79,14 +82,12 @@ class Pipe(Protocol):
     """What the measurement drives: a link or a TLS connection."""
 
     on_bytes: Callable[[int], None]
-    on_writable: Callable[[], None]
-
-    @property
-    def writable(self) -> bool:
-        """Whether to go on sending."""
 
     def send(self, piece: bytes) -> None:
         """Queue a piece."""
+
+    async def drain(self) -> None:
+        """Wait while the write buffer is full."""
 
     def close(self) -> None:
         """End it."""
@@ -98,26 +99,20 @@ class LinkPipe:
     def __init__(self, link: Link) -> None:
         self.on_bytes: Callable[[int], None] = lambda n: None
         self._link = link
+        self._drained = asyncio.Event()
         link.on_record = lambda view: self.on_bytes(len(view))
+        link.on_writable = self._drained.set
         link.start()
-
-    @property
-    def writable(self) -> bool:
-        """As the link says."""
-        return self._link.writable
-
-    @property
-    def on_writable(self) -> Callable[[], None]:
-        """The link's callback."""
-        return self._link.on_writable
-
-    @on_writable.setter
-    def on_writable(self, callback: Callable[[], None]) -> None:
-        self._link.on_writable = callback
 
     def send(self, piece: bytes) -> None:
         """One record."""
         self._link.send(piece)
+
+    async def drain(self) -> None:
+        """As the link says."""
+        while not self._link.writable:
+            self._drained.clear()
+            await self._drained.wait()
 
     def close(self) -> None:
         """At once."""
@@ -129,8 +124,8 @@ class TlsPipe(asyncio.BufferedProtocol):
 
     def __init__(self, on_open: Callable[[TlsPipe], None] = lambda pipe: None) -> None:
         self.on_bytes: Callable[[int], None] = lambda n: None
-        self.on_writable: Callable[[], None] = lambda: None
-        self.writable = True
+        self._writable = asyncio.Event()
+        self._writable.set()
         self._on_open = on_open
         self._buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
 
@@ -150,20 +145,52 @@ class TlsPipe(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Full."""
-        self.writable = False
+        self._writable.clear()
 
     def resume_writing(self) -> None:
         """Drained."""
-        self.writable = True
-        self.on_writable()
+        self._writable.set()
 
     def send(self, piece: bytes) -> None:
         """Queue."""
         self._transport.write(piece)
 
+    async def drain(self) -> None:
+        """As the transport says."""
+        if not self._writable.is_set():
+            await self._writable.wait()
+
     def close(self) -> None:
         """At once."""
         self._transport.abort()
+
+
+class StreamPipe:
+    """A TLS connection through asyncio's streams as a pipe."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.on_bytes: Callable[[int], None] = lambda n: None
+        self._writer = writer
+        self._reader = reader
+        self._task = asyncio.ensure_future(self.read())
+
+    async def read(self) -> None:
+        """Until the end."""
+        while piece := await self._reader.read(RECEIVE_BUFFER_BYTES):
+            self.on_bytes(len(piece))
+
+    def send(self, piece: bytes) -> None:
+        """Queue."""
+        self._writer.write(piece)
+
+    async def drain(self) -> None:
+        """As the writer says."""
+        await self._writer.drain()
+
+    def close(self) -> None:
+        """At once."""
+        self._task.cancel()
+        self._writer.transport.abort()
 
 
 def self_signed(folder: Path) -> None:
@@ -221,8 +248,16 @@ async def serve(kind: str, total: int, messages: int, pem: str) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(pem)
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: TlsPipe(on_pipe), "127.0.0.1", 0, ssl=context)
+        if kind == "tls":
+            server = await asyncio.start_server(
+                lambda reader, writer: on_pipe(StreamPipe(reader, writer)),
+                "127.0.0.1",
+                0,
+                ssl=context,
+            )
+        else:
+            loop = asyncio.get_running_loop()
+            server = await loop.create_server(lambda: TlsPipe(on_pipe), "127.0.0.1", 0, ssl=context)
         port = server.sockets[0].getsockname()[1]
     print(port, flush=True)
     async with asyncio.timeout(300):
@@ -238,6 +273,8 @@ async def connect(kind: str, port: int) -> Pipe:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    if kind == "tls":
+        return StreamPipe(*await asyncio.open_connection("127.0.0.1", port, ssl=context))
     loop = asyncio.get_running_loop()
     _, pipe = await loop.create_connection(TlsPipe, "127.0.0.1", port, ssl=context)
     return pipe
@@ -260,14 +297,11 @@ async def measure(kind: str, total: int, messages: int, pem: str) -> dict[str, f
         changed.set()
 
     pipe.on_bytes = on_bytes
-    pipe.on_writable = changed.set
     begun, begun_cpu = time.perf_counter(), cpu_s()
     async with asyncio.timeout(300):
         for _ in range(total // PIECE_BYTES):
             pipe.send(piece)
-            while not pipe.writable:
-                changed.clear()
-                await changed.wait()
+            await pipe.drain()
         while answered < 4:
             changed.clear()
             await changed.wait()
@@ -296,7 +330,7 @@ async def measure(kind: str, total: int, messages: int, pem: str) -> dict[str, f
 
 async def run(rounds: int, total: int, messages: int) -> dict[str, Any]:
     """All rounds, link and TLS in turn; medians and the ratio."""
-    results: dict[str, list[dict[str, float]]] = {"link": [], "tls": []}
+    results: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         self_signed(Path(folder))
         for i in range(rounds):
@@ -304,17 +338,21 @@ async def run(rounds: int, total: int, messages: int) -> dict[str, Any]:
                 row = await measure(kind, total, messages, str(Path(folder) / "tls.pem"))
                 rows.append(row)
                 shown = "  ".join(f"{k} {v:8.1f}" for k, v in row.items())
-                print(f"round {i + 1}  {kind:4}  {shown}", file=sys.stderr)
+                print(f"round {i + 1}  {kind:12}  {shown}", file=sys.stderr)
     medians = {
         kind: {k: statistics.median(row[k] for row in rows) for k in rows[0]}
         for kind, rows in results.items()
     }
-    pairs = list(zip(results["link"], results["tls"], strict=True))
     ratios = {
-        k: statistics.median(a[k] / b[k] for a, b in pairs)
-        for k in ("mb_per_cpu_s", "mb_per_s", "round_trip_us")
+        kind: {
+            k: statistics.median(
+                a[k] / b[k] for a, b in zip(results["link"], results[kind], strict=True)
+            )
+            for k in ("mb_per_cpu_s", "mb_per_s", "round_trip_us")
+        }
+        for kind in KINDS[1:]
     }
-    return {"median": medians, "link_over_tls": ratios, "rounds": results}
+    return {"median": medians, "link_over": ratios, "rounds": results}
 
 
 def machine() -> dict[str, Any]:
@@ -336,7 +374,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
-        "uvloop": uvloop.__version__,
+        "uvloop": importlib.metadata.version("uvloop"),
         "cryptography": cryptography.__version__,
         "openssl": ssl.OPENSSL_VERSION,
         "kernel": platform.release(),
@@ -358,14 +396,16 @@ def main() -> None:
         return
     where = machine()
     found = uvloop.run(run(options.rounds, options.mib * 2**20, options.messages))
-    print(f"{'':22}{'link':>12}{'TLS 1.3':>12}{'ratio':>8}")
+    print(f"{'':22}" + "".join(f"{kind:>14}" for kind in KINDS) + "   link/tls  link/tls-protocol")
     for key, label in (
         ("mb_per_cpu_s", "MB per CPU-second"),
         ("mb_per_s", "MB/s"),
         ("round_trip_us", "1 KiB round trip, us"),
     ):
-        link, tls = found["median"]["link"][key], found["median"]["tls"][key]
-        print(f"{label:22}{link:12.1f}{tls:12.1f}{found['link_over_tls'][key]:8.2f}")
+        cells = "".join(f"{found['median'][kind][key]:14.1f}" for kind in KINDS)
+        ratios = found["link_over"]
+        shown = f"{ratios['tls'][key]:11.2f}{ratios['tls-protocol'][key]:19.2f}"
+        print(f"{label:22}{cells}{shown}")
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps({"machine": where, **found}, indent=1) + "\n")

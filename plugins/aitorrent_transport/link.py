@@ -106,6 +106,8 @@ class Link(asyncio.BufferedProtocol):
 
     def start(self) -> None:
         """Begin to deliver records; until then the connection is not read."""
+        if self._lost:
+            self._loop.call_soon(self._tell)  # it ended before the owner could hear of it
         self.resume_reading()
 
     def send(self, *parts: bytes | memoryview) -> None:
@@ -261,7 +263,12 @@ class Link(asyncio.BufferedProtocol):
         if self._close_timer is not None:
             self._close_timer.cancel()
         log.debug("link to %s ended: %s", self.peer, self._reason)
-        self.on_lost(self._reason)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.on_lost is not _nobody:
+            tell, self.on_lost = self.on_lost, _nobody
+            tell(self._reason)
 
 
 def _said(reason: str) -> bytes:

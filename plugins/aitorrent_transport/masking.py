@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, cast
 
 from wsproto import ConnectionType, WSConnection
@@ -118,26 +118,33 @@ class _Masked(asyncio.Protocol):
         Raises:
             ProtocolError: not HTTP or not WebSocket as the RFCs have it.
         """
+        for event in self._events(chunk):
+            if not self._open:
+                self.on_event(event)
+            elif isinstance(event, BytesMessage):
+                self._deliver(event.data)
+            elif isinstance(event, Ping):
+                self._answer(event)
+            elif isinstance(event, CloseConnection):
+                self.close()
+            elif not isinstance(event, Pong):
+                raise ProtocolError(f"unexpected WebSocket {type(event).__name__}")
+
+    def _events(self, chunk: bytes) -> Iterator[Event]:
+        events = self._ws.events()
         try:
             self._ws.receive_data(chunk)
-            for event in self._ws.events():
-                if not self._open:
-                    self.on_event(event)
-                elif isinstance(event, BytesMessage):
-                    self._deliver(event.data)
-                elif isinstance(event, Ping):
-                    self._answer(event)
-                elif isinstance(event, CloseConnection):
-                    self.close()
-                elif not isinstance(event, Pong):
-                    raise ProtocolError(f"unexpected WebSocket {type(event).__name__}")
-        except (RemoteProtocolError, LocalProtocolError) as e:
+            while (event := next(events, None)) is not None:
+                yield event
+        # wsproto lets the UnicodeError of an odd Host header through, which is a ValueError.
+        except (RemoteProtocolError, LocalProtocolError, ValueError) as e:
             raise ProtocolError(f"broken WebSocket: {e}") from None
 
     def _answer(self, ping: Ping) -> None:
         # RFC 6455, 5.5.3: only the latest of several pings needs an answer.
         if self._raw is not None and self._raw.get_write_buffer_size() < MAX_PENDING_PONGS_BYTES:
-            self._raw.write(self._ws.send(ping.response()))
+            with contextlib.suppress(LocalProtocolError):  # this side is closing
+                self._raw.write(self._ws.send(ping.response()))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -301,7 +308,7 @@ class MaskedListener(_Masked):
             return
         if not end or len(head) > MAX_HTTP_HEAD_BYTES:
             self._answer_page(b"431 Request Header Fields Too Large")
-        elif head.split(b" ", 2)[1] != b"/":
+        elif head.split(b" ", 2)[1:2] != [b"/"]:
             self._answer_page(b"404 Not Found")
         else:
             request, self._head = self._head, b""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from mmap import mmap
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -130,8 +131,9 @@ class RecordReader:
         self._counter = cipher.counter
         self._now = now
         self._rekeyed_at = float("-inf")
-        self._buffer = memoryview(bytearray(max(buffer_bytes, 2 * (4 + _MAX_SEALED))))
-        self._plain = memoryview(bytearray(_MAX_SEALED)) if in_place else None
+        # Anonymous maps take memory only as far as they were written: little for quiet channels.
+        self._buffer = memoryview(mmap(-1, max(buffer_bytes, 2 * (4 + _MAX_SEALED))))
+        self._plain = memoryview(mmap(-1, _MAX_SEALED)) if in_place else None
         self._start = 0
         self._end = 0
 

@@ -440,6 +440,18 @@ async def test_closing_the_listener_cuts_unfinished_handshakes_and_keeps_links()
             await dial(server.host, server.port, make_credentials())
 
 
+async def test_link_that_ends_before_its_owner_listens_still_says_so_once() -> None:
+    one, other = await link_in_process(make_credentials(), make_credentials())
+    other.abort()
+    one._transport.abort()
+    await asyncio.sleep(0.01)
+    watch = Watch(one)
+    assert (await watch.lost()).startswith("the connection was cut")
+    one.start()
+    await asyncio.sleep(0.01)
+    assert len(watch.reasons) == 1
+
+
 async def test_link_in_process_fails_like_a_dial() -> None:
     with pytest.raises(ProtocolError, match="authenticate"):
         await link_in_process(make_credentials("one"), make_credentials("two"))
