@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from aitorrent_transport.book import (
@@ -47,6 +48,7 @@ _FRAMES_PER_S: Final = 50.0
 _FRAMES_BURST: Final = 2.0 * MAX_RECORDS
 _RETRY_S: Final = (0.5, 2.0, 10.0, 60.0)
 _WRITE_S: Final = 60.0
+_GRACE_S: Final = 5.0
 
 
 class Teller:
@@ -57,12 +59,14 @@ class Teller:
         "The peer left."
         self.cut = False
         "The stream ended."
+        self.moved = False
+        "The stream is to be opened anew."
         self._keys = set(keys)
         self._news = asyncio.Event()
 
     def begin(self, keys: Iterable[str]) -> None:
         """Start over with all keys, on a new stream."""
-        self.cut = False
+        self.cut = self.moved = False
         self._keys = set(keys)
 
     def tell(self, key: str) -> None:
@@ -75,6 +79,11 @@ class Teller:
         self.cut = True
         self._news.set()
 
+    def move(self) -> None:
+        """Open the stream anew: another channel is preferred now."""
+        self.moved = True
+        self.cut_off()
+
     def end(self) -> None:
         """The peer left."""
         self.ended = True
@@ -82,7 +91,8 @@ class Teller:
 
     async def wait(self) -> None:
         """Wait until there is something to tell, or the stream or the peer is gone."""
-        await self._news.wait()
+        if not self.ended and not self.cut:
+            await self._news.wait()
 
     def take(self) -> list[str]:
         """The keys to tell now."""
@@ -92,12 +102,9 @@ class Teller:
 
 
 async def _until_end(stream: Stream, teller: Teller) -> None:
-    try:
+    with suppress(PeerGone):
         await stream.read(1)
-    except PeerGone:
-        pass
-    finally:
-        teller.cut_off()
+    teller.cut_off()
 
 
 class ChannelDirectory:
@@ -174,6 +181,11 @@ class ChannelDirectory:
         for key in self._book.forget(peer):
             self._changed(peer, key)
 
+    def peer_moved(self, peer: PeerId) -> None:
+        """The channel that the stream is on is to close."""
+        if peer in self._tellers:
+            self._tellers[peer].move()
+
     async def _keep_telling(self, peer: PeerId, teller: Teller) -> None:
         attempt = 0
         while not teller.ended:
@@ -188,7 +200,7 @@ class ChannelDirectory:
                     stream.reset("the directory stream is over")
             except (AitorrentError, TimeoutError) as e:
                 self._ctx.log.debug("directory to %s: %s", short(peer), e)
-            if not teller.ended:
+            if not teller.ended and not teller.moved:
                 await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
                 attempt += 1
 
@@ -233,9 +245,15 @@ class ChannelDirectory:
                 self._take(peer, frame, unconfirmed)
         finally:
             if self._reading.get(peer) is stream:
-                del self._reading[peer]
-                for key in self._book.forget(peer):
-                    self._changed(peer, key)
+                self._tasks.spawn(self._forget_later(stream), f"forget {short(peer)}")
+
+    async def _forget_later(self, stream: Stream) -> None:
+        """Give a connected peer time to open its stream anew before its records go."""
+        await asyncio.sleep(_GRACE_S)
+        if self._reading.get(stream.peer) is stream:
+            del self._reading[stream.peer]
+            for key in self._book.forget(stream.peer):
+                self._changed(stream.peer, key)
 
     def _take(self, peer: PeerId, frame: Frame, unconfirmed: set[str]) -> None:
         match frame.header.get("op"):

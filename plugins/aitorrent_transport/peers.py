@@ -86,7 +86,11 @@ def location(link: SecureLink) -> str:
 
 
 class PeerTable:
-    """Who is connected. `on_up(peer)` and `on_down(peer, reason)` are called at each change."""
+    """Who is connected. `on_up(peer)` and `on_down(peer, reason)` are called at each change.
+
+    `on_moved(peer)` asks to open long streams to the peer anew: they may be on a channel that is to
+    close.
+    """
 
     def __init__(
         self,
@@ -101,6 +105,7 @@ class PeerTable:
         self.bans = BanList()
         self.on_up: Callable[[Peer], None] = lambda peer: None
         self.on_down: Callable[[PeerId, str], None] = lambda peer, reason: None
+        self.on_moved: Callable[[PeerId], None] = lambda peer: None
         self._ctx = ctx
         self._tasks = tasks
         self._max_peers = max_peers
@@ -270,8 +275,9 @@ class PeerTable:
         channel.suspect = False
         alive = [c for c in peer.channels if not c.suspect]
         for other in alive:
-            if other is not peer.best:
+            if other is not peer.best and not other.retired_here:
                 other.retire()
+                self.on_moved(peer.id)
 
     # Going
 

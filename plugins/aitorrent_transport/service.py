@@ -65,6 +65,7 @@ class TransportService:
         )
         self.table.on_up = lambda peer: self.directory.peer_up(peer.id)
         self.table.on_down = self._peer_down
+        self.table.on_moved = self.directory.peer_moved
         self.reach = Reach(
             ctx,
             self._tasks,

@@ -1,12 +1,38 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import random
 from pathlib import Path
 
+import pytest
+
+from aitorrent_transport.certificate import Credentials
+from aitorrent_transport.dial import dial
+from aitorrent_transport.frames import HEADER, Kind, frame
 from aitorrentd.api import (
+    AitorrentError,
+    Busy,
+    Denied,
+    InvalidParams,
+    MessageReceived,
     PeerConnected,
     PeerDisconnected,
+    PeerGone,
+    PeerId,
+    Unavailable,
+    pack,
 )
-from tests.support.transport_nodes import ECHO, node, until
+from tests.support.nodes import wait_for
+from tests.support.transport_nodes import (
+    BROKEN,
+    ECHO,
+    SINK,
+    STUCK,
+    Identity,
+    TestNode,
+    node,
+)
 
 
 async def test_two_nodes_connect_ping_stream_and_part(tmp_path: Path) -> None:
@@ -14,7 +40,7 @@ async def test_two_nodes_connect_ping_stream_and_part(tmp_path: Path) -> None:
         view = await a.transport.connect(f"127.0.0.1:{b.port}")
         assert view.id == b.id
         assert view.outbound
-        await until(lambda: b.transport.peer(a.id))
+        await wait_for(lambda: b.transport.peer(a.id))
         assert 0 < await a.transport.ping(b.id) < 1
         assert await b.transport.ping(a.id) > 0
         stream = await a.transport.open_stream(b.id, ECHO)
@@ -25,6 +51,281 @@ async def test_two_nodes_connect_ping_stream_and_part(tmp_path: Path) -> None:
         assert await stream.read() == b""
         await stream.close()
         await a.transport.disconnect(b.id)
-        await until(lambda: b.count(PeerDisconnected))
+        await wait_for(lambda: b.count(PeerDisconnected))
         assert a.count(PeerConnected) == b.count(PeerConnected) == 1
         assert not a.transport.peers()
+
+
+async def test_streams_to_oneself_reach_the_same_handlers(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a:
+        stream = await a.transport.open_stream(a.id, ECHO)
+        assert stream.peer == a.id
+        await stream.write(b"x" * 1_000_000)
+        assert await stream.read_exactly(1_000_000) == b"x" * 1_000_000
+        await stream.close()
+        missing = await a.transport.open_stream(a.id, "/test/missing")
+        with pytest.raises(PeerGone, match="no such protocol /test/missing"):
+            await missing.read()
+        assert await a.transport.ping(a.id) == 0.0
+
+
+async def test_refused_streams_say_why_and_the_channel_goes_on(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        await a.transport.connect(b.address)
+        missing = await a.transport.open_stream(b.id, "/test/missing")
+        with pytest.raises(PeerGone, match="no such protocol /test/missing"):
+            await missing.read()
+        failing = await a.transport.open_stream(b.id, BROKEN)
+        with pytest.raises(PeerGone, match="the handler failed"):
+            await failing.read()
+        held = [await a.transport.open_stream(b.id, STUCK) for _ in range(3)]
+        fourth = await a.transport.open_stream(b.id, STUCK)
+        with pytest.raises(PeerGone, match="more than 3 streams of /test/stuck"):
+            await fourth.read()
+        held[0].reset("done")
+        with pytest.raises(InvalidParams, match="visible ASCII"):
+            await a.transport.open_stream(b.id, "not an id")
+        stream = await a.transport.open_stream(b.id, ECHO)
+        await stream.write(b"alive")
+        assert await stream.read_exactly(5) == b"alive"
+        stream.reset()
+
+
+async def test_handlers_end_with_their_plugin(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        await a.transport.connect(b.address)
+        stream = await a.transport.open_stream(b.id, STUCK)
+        await wait_for(lambda: b.transport._server._running)
+        await b.kernel.disable("protocols")
+        with pytest.raises(PeerGone, match="the handler was stopped"):
+            await asyncio.wait_for(stream.read(), 5)
+        again = await a.transport.open_stream(b.id, ECHO)
+        with pytest.raises(PeerGone, match="no such protocol"):
+            await again.read()
+
+
+async def test_simultaneous_dials_leave_one_channel_and_no_farewell(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        for round_ in range(1, 6):
+            await asyncio.gather(
+                a.transport.connect(f"127.0.0.1:{b.port}"),
+                b.transport.connect(f"127.0.0.1:{a.port}"),
+            )
+            await wait_for(lambda: _channels(a, b.id) == _channels(b, a.id) == 1)
+            left, right = a.transport.table.get(b.id), b.transport.table.get(a.id)
+            assert left is not None
+            assert right is not None
+            assert left.best.link.handshake_hash == right.best.link.handshake_hash
+            assert await a.transport.ping(b.id) < 5
+            assert a.count(PeerConnected) == b.count(PeerConnected) == round_
+            assert a.count(PeerDisconnected) == round_ - 1
+            await asyncio.gather(a.transport.disconnect(b.id), b.transport.disconnect(a.id))
+            await wait_for(lambda: not a.transport.peers() and not b.transport.peers())
+
+
+def _channels(here: TestNode, peer: PeerId) -> int:
+    entry = here.transport.table.get(peer)
+    return len(entry.channels) if entry else 0
+
+
+async def test_second_channel_takes_no_stream_down(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        await a.transport.connect(b.address)
+        stream = await a.transport.open_stream(b.id, ECHO)
+        link = await dial("127.0.0.1", a.port, b.transport._credentials)
+        await b.transport.table.adopt(link)
+        await wait_for(lambda: _channels(a, b.id) == 2)
+        other = await b.transport.open_stream(a.id, ECHO)
+        for each in (stream, other):
+            await each.write(b"still here")
+            assert await each.read_exactly(10) == b"still here"
+            await each.close()
+        await wait_for(lambda: _channels(a, b.id) == _channels(b, a.id) == 1)
+        assert a.count(PeerDisconnected) == b.count(PeerDisconnected) == 0
+
+
+async def test_reconnected_peer_replaces_a_channel_that_died_unnoticed(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        await a.transport.connect(b.address)
+        await wait_for(lambda: b.transport.peer(a.id))
+        entry = b.transport.table.get(a.id)
+        assert entry is not None
+        dead = entry.best
+        dead.link.on_record = lambda record: None  # nothing arrives there any more
+        link = await dial("127.0.0.1", a.port, b.transport._credentials)
+        await b.transport.table.adopt(link)
+        assert entry.best is not dead
+        await wait_for(lambda: dead.closed)
+        assert "no answer" in str(dead.closed)
+        assert b.count(PeerDisconnected) == 0
+
+
+async def test_pinned_peer_must_be_the_one_that_answers(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b, node(tmp_path, "c") as c:
+        with pytest.raises(AitorrentError, match=f"{b.id[-8:]}"):
+            await a.transport.connect(f"/ip4/127.0.0.1/tcp/{b.port}/p2p/{c.id}")
+        with pytest.raises(InvalidParams, match="this node itself"):
+            await a.transport.connect(a.address)
+        with pytest.raises(AitorrentError, match="itself|own|self"):
+            await a.transport.connect(f"127.0.0.1:{a.port}")
+        assert not a.transport.peers()
+
+
+async def test_networks_and_pre_shared_keys_keep_nodes_apart(tmp_path: Path) -> None:
+    key = "correct horse battery"
+    async with (
+        node(tmp_path, "a", psk=key) as a,
+        node(tmp_path, "b", psk=key) as b,
+        node(tmp_path, "c", psk="another secret of a net") as c,
+        node(tmp_path, "d", psk=key, network="other") as d,
+        node(tmp_path, "e") as e,
+    ):
+        await a.transport.connect(b.address)
+        for stranger in (c, e):
+            with pytest.raises(AitorrentError, match="pre-shared key"):
+                await a.transport.connect(stranger.address)
+            with pytest.raises(AitorrentError, match="pre-shared key"):
+                await stranger.transport.connect(a.address)
+        with pytest.raises(AitorrentError, match="network"):
+            await a.transport.connect(d.address)
+        with pytest.raises(AitorrentError, match="network"):
+            await d.transport.connect(a.address)
+        assert [view.id for view in a.transport.peers()] == [b.id]
+        for stranger in (c, d, e):
+            assert stranger.count(PeerConnected) == 0
+
+
+async def test_masked_channel_carries_everything(tmp_path: Path) -> None:
+    async with node(tmp_path, "a", masking=True) as a, node(tmp_path, "b") as b:
+        await a.transport.connect(b.address)
+        stream = await a.transport.open_stream(b.id, SINK)
+        await stream.write(bytes(3_000_000))
+        await stream.close_write()
+        assert await stream.read() == b"3000000"
+        await stream.close()
+        await b.transport.disconnect(a.id)
+        await a.transport.disconnect(b.id)
+        await wait_for(lambda: not a.transport.peers())
+        await b.transport.connect(f"/ip4/127.0.0.1/tcp/{a.port}/ws/p2p/{a.id}")
+        assert await b.transport.ping(a.id) > 0
+
+
+async def test_full_node_and_policy_refuse_with_a_reason(tmp_path: Path) -> None:
+    async with (
+        node(tmp_path, "a", max_peers=1) as a,
+        node(tmp_path, "b") as b,
+        node(tmp_path, "c") as c,
+    ):
+        await b.transport.connect(a.address)
+        with pytest.raises(Unavailable, match="has its 1 peers"):
+            await c.transport.connect(a.address)
+        with pytest.raises(Busy, match="has its 1 peers"):
+            await a.transport.connect(c.address)
+        c.policy.refused.add(b.id)
+        with pytest.raises(Unavailable, match="not on the list"):
+            await b.transport.connect(c.address)
+        with pytest.raises(Denied, match="not on the list"):
+            await c.transport.connect(b.address)
+        assert c.count(PeerConnected) == 0
+
+
+async def test_peer_that_breaks_the_protocol_is_banned_for_a_time(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        await a.transport.connect(b.address)
+        entry = a.transport.table.get(b.id)
+        assert entry is not None
+        entry.best.link.send(frame(Kind.DATA, 77, b"x"))
+        await wait_for(lambda: a.count(PeerDisconnected))
+        assert "never opened" in str(entry.best.closed if entry.channels else a.events[-1])
+        await a.transport.disconnect(b.id)
+        with pytest.raises(Unavailable, match="banned for [0-9]+ s more.*never opened"):
+            await a.transport.connect(b.address)
+        assert b.transport.table.bans.count == 1
+
+
+async def test_random_records_of_an_authenticated_peer_leave_the_node_alive(
+    tmp_path: Path,
+) -> None:
+    rng = random.Random(7)
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        sent = 0
+        for i in range(200):
+            signer = Identity(f"attacker {i}")
+            link = await dial("127.0.0.1", a.port, Credentials(signer, "test", "attacker"))
+            link.start()
+            link.send(frame(Kind.HELLO, 0, pack({"v": 1})))
+            for _ in range(50):
+                kind = rng.randrange(12)
+                body = rng.randbytes(rng.randrange(30))
+                record = HEADER.pack(kind, rng.choice([0, 1, 3, 5, 2**31]), len(body)) + body
+                link.send(rng.choice([record, rng.randbytes(40), record + record]))
+                sent += 1
+            await asyncio.sleep(0)
+            link.close()
+        assert sent == 10_000
+        await wait_for(lambda: not a.transport.peers())
+        assert a.transport.table.bans.count > 150
+        await b.transport.connect(a.address)
+        stream = await b.transport.open_stream(a.id, ECHO)
+        await stream.write(b"alive")
+        assert await stream.read_exactly(5) == b"alive"
+        stream.reset()
+
+
+async def test_random_bytes_on_the_port_leave_the_node_alive(tmp_path: Path) -> None:
+    rng = random.Random(8)
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        for i in range(100):
+            _, writer = await asyncio.open_connection("127.0.0.1", a.port)
+            for _ in range(100):
+                writer.write((b"AIT1" if i % 3 == 0 else b"") + rng.randbytes(rng.randrange(60)))
+            with contextlib.suppress(OSError):
+                await writer.drain()
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        await b.transport.connect(a.address)
+        assert [view.id for view in a.transport.peers()] == [b.id]
+
+
+async def test_broadcast_reaches_every_peer_within_its_rate(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b, node(tmp_path, "c") as c:
+        assert await a.transport.broadcast("nobody hears") == 0
+        await a.transport.connect(b.address)
+        await c.transport.connect(a.address)
+        assert await a.transport.broadcast("hello ☃") == 2
+        await wait_for(lambda: b.count(MessageReceived) and c.count(MessageReceived))
+        assert MessageReceived(a.id, "hello ☃") in b.events
+        with pytest.raises(InvalidParams, match="1 to 4096"):
+            await a.transport.broadcast("x" * 4097)
+        await c.transport.disconnect(a.id)
+        await a.transport.disconnect(c.id)
+        await wait_for(lambda: len(a.transport.peers()) == 1)
+        taken = sum([await a.transport.broadcast(str(i)) for i in range(110)])
+        assert 98 <= taken <= 101
+        assert b.count(MessageReceived) == taken + 1
+
+
+async def test_stream_that_is_not_read_leaves_the_others_fast(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        await a.transport.connect(b.address)
+        stalled = await a.transport.open_stream(b.id, STUCK)
+        filling = asyncio.create_task(stalled.write(bytes(50_000_000)))
+        stream = await a.transport.open_stream(b.id, SINK)
+        await asyncio.wait_for(stream.write(bytes(20_000_000)), 20)
+        await stream.close_write()
+        assert await asyncio.wait_for(stream.read(), 5) == b"20000000"
+        entry = b.transport.table.get(a.id)
+        assert entry is not None
+        assert sum(core.buffered for core in entry.best.mux.cores()) <= 256 * 1024
+        assert not filling.done()
+        stalled.reset()
+        with pytest.raises(PeerGone, match="reset"):
+            await filling
+
+
+async def test_port_that_is_taken_fails_the_plugin_with_a_way_out(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a:
+        with pytest.raises(Unavailable, match="transport"):
+            async with node(tmp_path, "b", port=a.port):
+                pass

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,14 +178,7 @@ async def node(
 
 async def _record(happened: AsyncIterator[Event], events: list[Event]) -> None:
     async for event in happened:
-        events.append(event)
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    """Wait until `condition` holds."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
+        events += [event]
 
 
 class NodeProcess:
@@ -243,8 +236,8 @@ async def _main() -> None:
         sys.stdout.flush()
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
-        loop.add_reader(sys.stdin.fileno(), lambda: ended.done() or ended.set_result(None))
-        await ended
+        loop.add_reader(sys.stdin.fileno(), ended.cancel)
+        await asyncio.wait({ended})
         loop.remove_reader(sys.stdin.fileno())
 
 

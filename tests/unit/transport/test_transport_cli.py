@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from aitorrent_transport import cli
+from aitorrent_transport.methods import (
+    BroadcastParams,
+    BroadcastResult,
+    ConnectParams,
+    ConnectResult,
+    DisconnectResult,
+    KnownResult,
+    KnownRow,
+    PeerParams,
+    PeerRow,
+    PeersResult,
+    PingParams,
+    PingResult,
+)
+from aitorrentd.api import Method, Unavailable
+from aitorrentd.cli import toolkit
+from aitorrentd.cli.toolkit import CommandFailed, Options
+from tests.support.control_server import ServerThread
+
+ID = "12D3KooWEm7uV2BNFTjUJ7XxLm5kDq3vPZfBxjNBRYsGyJWnN3Zc"
+ROW = PeerRow(
+    id=ID,
+    address="/ip4/192.0.2.1/tcp/8468",
+    outbound=True,
+    connected_s=61.0,
+    rtt_s=0.0042,
+    streams=2,
+    bytes_in=2048,
+    bytes_out=1,
+    agent="evil\x1b[31m/1",
+)
+
+
+def connect(call: Any, params: ConnectParams) -> ConnectResult:
+    if params.address.startswith("192"):
+        raise Unavailable(f"{params.address} cannot be reached: connection refused")
+    return ConnectResult(peer=ROW)
+
+
+def ping(call: Any, params: PingParams) -> PingResult:
+    answers: list[float | None] = [1.5, None, 0.5, 3.0]
+    times = [None] * params.count if params.peer == "dead" else answers[: params.count]
+    return PingResult(id=ID, address=ROW.address, rtt_ms=times)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    known = KnownRow(
+        id=ID, address=ROW.address, last_seen=1.0, fails=2, wanted=True, connected=False
+    )
+    methods = [
+        Method("transport.peers", lambda c, p: PeersResult(peers=[ROW]), "", result=PeersResult),
+        Method("transport.known", lambda c, p: KnownResult(known=[known]), "", result=KnownResult),
+        Method("transport.connect", connect, "", ConnectParams, ConnectResult),
+        Method(
+            "transport.disconnect",
+            lambda c, p: DisconnectResult(id=ID),
+            "",
+            PeerParams,
+            DisconnectResult,
+        ),
+        Method("transport.ping", ping, "", PingParams, PingResult),
+        Method(
+            "transport.broadcast",
+            lambda c, p: BroadcastResult(sent=1),
+            "",
+            BroadcastParams,
+            BroadcastResult,
+        ),
+    ]
+    monkeypatch.setattr(toolkit, "options", Options(socket=str(tmp_path / "s")))
+    with ServerThread(tmp_path / "s", *methods):
+        yield
+
+
+def run(*arguments: str) -> None:
+    app = typer.Typer()
+    cli.register(app)
+    app(list(arguments), standalone_mode=False)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_peers_are_a_table_without_what_a_terminal_would_obey(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run("peers")
+    out = capsys.readouterr().out
+    for part in ("PEER", "…" + ID[-8:], ROW.address, "4.20 ms", "1 min 1 s", "2.0 KiB", "out"):
+        assert part in out
+    assert "\x1b[31m" not in out
+    run("peers", "--known")
+    assert "KEPT" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("daemon")
+def test_json_is_the_reply_unchanged(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(socket=toolkit.options.socket, json=True)
+    monkeypatch.setattr(toolkit, "options", options)
+    run("peers")
+    assert PeersResult.model_validate_json(capsys.readouterr().out) == PeersResult(peers=[ROW])
+
+
+@pytest.mark.usefixtures("daemon")
+def test_connect_disconnect_and_broadcast_say_what_happened(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run("connect", "example.org:1")
+    run("disconnect", ID)
+    run("broadcast", "hello")
+    assert capsys.readouterr().out.splitlines() == [
+        f"Connected to {ID} at {ROW.address}.",
+        f"Disconnected from {ID}.",
+        "Sent to 1 peer.",
+    ]
+    with pytest.raises(Unavailable, match="connection refused"):
+        run("connect", "192.0.2.9:1")
+
+
+@pytest.mark.usefixtures("daemon")
+def test_ping_lists_answers_and_fails_when_there_is_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run("ping", "-c", "4", ID)
+    out = capsys.readouterr().out
+    assert "no answer" in out
+    assert "3 of 4 answered; least 0.50, median 1.50, most 3.00 ms" in out
+    with pytest.raises(CommandFailed, match="does not answer"):
+        run("ping", "-c", "2", "dead")
+
+
+def test_every_command_is_registered_with_its_line() -> None:
+    app = typer.Typer()
+    cli.register(app)
+    assert [c.name for c in app.registered_commands] == list(cli.COMMANDS)
