@@ -163,8 +163,8 @@ class Router:
                 raise Unavailable(f"{_who(group[0])} ended its answer without a reason")
             except AitorrentError as e:
                 self._note_failure(group, answer, e, spoke=spoke)
-                if spoke or isinstance(e, InvalidParams):
-                    raise
+                if spoke or (isinstance(e, InvalidParams) and not _is_peer(group[0])):
+                    raise  # what a peer calls invalid, another may well answer
                 errors.append(e)
         raise _summary(errors, answer.failures)
 
@@ -200,15 +200,21 @@ class Router:
                 self.catalogue.distrust(candidate.backend.peer)
 
 
+def _is_peer(candidate: Candidate) -> bool:
+    return isinstance(candidate.backend, PeerBackend)
+
+
 def _who(candidate: Candidate) -> str:
     backend = candidate.backend
     return f"peer {short(backend.peer)}" if isinstance(backend, PeerBackend) else backend.name
 
 
 def _summary(errors: Sequence[AitorrentError], failures: Sequence[str]) -> AitorrentError:
-    """One error for several who failed before their first word."""
+    """One error for several who failed before their first word; of their kind if they agree."""
     if len(errors) == 1:
         return errors[0]
-    if errors and all(isinstance(e, Busy) for e in errors):
+    kinds = {type(e) for e in errors}
+    if kinds == {Busy}:
         return Busy("Too many requests", asked=len(errors))
-    return Unavailable("nobody could answer: " + "; ".join(failures))
+    kind = kinds.pop() if len(kinds) == 1 else Unavailable
+    return kind("nobody could answer: " + "; ".join(failures))

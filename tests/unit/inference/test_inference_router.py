@@ -134,6 +134,20 @@ async def test_invalid_request_is_not_sent_to_others() -> None:
     assert other.requests == []
 
 
+async def test_peer_that_calls_a_request_invalid_does_not_keep_it_from_others() -> None:
+    net = Net()
+    node, liar, honest = make_node(0, net), make_node(1, net), make_node(2, net)
+    offer(net, 1, 2)
+    net.rtts = {node_id(1): 0.01, node_id(2): 0.2}
+    strict = FakeBackend("x", words=[], fails=InvalidParams("no"))
+    with liar.having(strict):
+        with honest.having(FakeBackend("y", words=["yes"])):
+            assert await text_of(node.router.generate(ask())) == "yes"
+        with honest.having(strict), pytest.raises(InvalidParams, match="nobody could answer: peer"):
+            await text_of(node.router.generate(ask()))
+    await net.close()
+
+
 async def test_all_busy_is_busy_and_mixed_failures_are_told_apart() -> None:
     node = make_node()
     busy = [FakeBackend(n, words=[], fails=Busy("Too many requests")) for n in "ab"]
