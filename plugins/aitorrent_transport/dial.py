@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Final
 
 from aitorrent_transport.certificate import Credentials
+from aitorrent_transport.handshake import HANDSHAKE_S
 from aitorrent_transport.hello import Address
 from aitorrent_transport.link import Link
 from aitorrent_transport.listener import Listener
@@ -17,9 +17,7 @@ from aitorrent_transport.masking import MaskedDialer
 from aitorrent_transport.opening import HandshakeProtocol, why
 from aitorrentd.api import AitorrentError, PeerId, TimedOut, Unavailable
 
-__all__ = ["HANDSHAKE_S", "Listener", "dial", "link_in_process"]
-
-HANDSHAKE_S: Final = 5.0
+__all__ = ["Listener", "dial", "link_in_process"]
 
 
 async def dial(
@@ -56,7 +54,7 @@ async def dial(
         if not done.done():
             done.set_exception(error)
 
-    where = f"{host}:{port}"
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     shake = HandshakeProtocol(credentials, on_link, on_error, dialer=True, expected=expected)
     outer: asyncio.Protocol = (
         MaskedDialer(shake, host, port, on_error, via_connect=proxy is not None)
@@ -73,12 +71,11 @@ async def dial(
                 link = await done
         return link
     except TimeoutError:
-        state = (
-            "accepted the connection but did not finish the handshake"
-            if transport
-            else ("does not answer")
-        )
-        raise TimedOut(f"{where} {state} in time") from None
+        if transport is None:
+            raise TimedOut(f"{where} does not answer in time") from None
+        raise TimedOut(
+            f"{where} accepted the connection but did not finish the handshake in time"
+        ) from None
     except OSError as e:
         raise Unavailable(f"{where} cannot be reached: {why(e)}") from None
     except AitorrentError as e:
@@ -126,3 +123,5 @@ async def link_in_process(a: Credentials, b: Credentials) -> tuple[Link, Link]:
         if not all(end.done() and not end.cancelled() and not end.exception() for end in ends):
             for transport in transports:
                 transport.abort()
+            for sock in (one, other)[len(transports) :]:
+                sock.close()

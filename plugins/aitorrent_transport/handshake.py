@@ -33,6 +33,8 @@ from aitorrentd.api import PeerId, ProtocolError, Unavailable, peer_id, verify
 
 MAGIC: Final = b"AIT1"
 MAX_MESSAGE_BYTES: Final = 4096
+HANDSHAKE_S: Final = 5.0
+"The time that both sides give a handshake."
 VERSIONS: Final = (1,)
 MAX_VERSIONS: Final = 16
 

@@ -16,14 +16,13 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from aitorrent_transport.certificate import Credentials
-from aitorrent_transport.handshake import MAGIC
+from aitorrent_transport.handshake import HANDSHAKE_S, MAGIC
 from aitorrent_transport.hello import Address
 from aitorrent_transport.link import Link
 from aitorrent_transport.masking import GET, MaskedListener
 from aitorrent_transport.opening import HandshakeProtocol, remote_of, why
 from aitorrentd.api import AitorrentError, ProtocolError, TimedOut, Unavailable
 
-HANDSHAKE_S: Final = 5.0
 MAX_HALF_OPEN: Final = 64
 MAX_HALF_OPEN_PER_NET: Final = 4
 BACKLOG: Final = 256
