@@ -1,10 +1,12 @@
-"""How fast the control API is: calls per second between two processes on one Unix socket.
+"""How fast the control API and `aitorrentctl` are.
 
     python benchmarks/control.py [--seconds 1.0] [--runs 5] [--json FILE]
 
-Measured with the real server under uvloop and the blocking client, next to two baselines in the
-same run: a bare echo of the same bytes over blocking sockets (what the kernel allows) and over
-asyncio streams (what a usual asyncio server reaches). Prints medians over the runs.
+Calls per second between two processes on one Unix socket, with the real server under uvloop and
+the blocking client, and with a whole daemon; next to two baselines in the same run: a bare echo of
+the same bytes over blocking sockets (what the kernel allows) and over asyncio streams (what a usual
+asyncio server reaches). Then the wall time of whole `aitorrentctl` processes, next to that of a
+bare Python. Prints medians over the runs.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ import platform
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -186,9 +190,64 @@ def pipelined_rate(path: str, seconds: float) -> float:
     return uvloop.run(run())
 
 
-def measure(seconds: float, runs: int) -> dict[str, list[float]]:
-    """Every figure, `runs` times, interleaved so that noise hits all of them alike."""
-    with tempfile.TemporaryDirectory() as folder:
+def ctl(*args: str) -> list[str]:
+    """The command line of an `aitorrentctl` process."""
+    return [
+        sys.executable,
+        "-c",
+        "import sys; from aitorrentd.cli.main import main; sys.exit(main())",
+        *args,
+    ]
+
+
+@contextmanager
+def running_daemon(folder: str) -> Iterator[str]:
+    """A daemon with its plugins on a free loopback port; gives its control socket."""
+    config, state = Path(folder, "aitorrent.yaml"), Path(folder, "state")
+    config.write_text('{"plugins": {"transport": {"listen": "127.0.0.1", "port": 0}}}')
+    command = [sys.executable, "-m", "aitorrentd.main", "--config", str(config)]
+    process = subprocess.Popen(
+        [*command, "--state-dir", str(state), "--log-level", "error"], stdout=subprocess.DEVNULL
+    )
+    path = str(state / "run" / "control.sock")
+    try:
+        subprocess.run(
+            ctl("--socket", path, "wait", "--timeout", "60"),
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=90,
+        )
+        yield path
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def start_ms(command: list[str]) -> float:
+    """Wall time of a whole process in milliseconds."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=60)
+    return (time.perf_counter() - start) * 1000
+
+
+def measure_starts(daemon: str, runs: int) -> dict[str, list[float]]:
+    """Start-up times, interleaved."""
+    commands = {
+        "python -c pass (baseline)": [sys.executable, "-c", "pass"],
+        "aitorrentctl --version": ctl("--version"),
+        "aitorrentctl status": ctl("--socket", daemon, "status"),
+        "aitorrentctl --help": ctl("--help"),
+    }
+    found: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(runs):
+        for name, command in commands.items():
+            found[name].append(start_ms(command))
+    return found
+
+
+def measure(seconds: float, runs: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Every rate and start, `runs` times, interleaved so that noise hits all of them alike."""
+    with tempfile.TemporaryDirectory() as folder, running_daemon(folder) as daemon:
         paths = {name: f"{folder}/{name}" for name in ("control", "streams", "blocking")}
         targets = {
             "control": serve_control,
@@ -208,6 +267,7 @@ def measure(seconds: float, runs: int) -> dict[str, list[float]]:
             "echo, asyncio streams, uvloop (baseline)": lambda: echo_rate(
                 paths["streams"], seconds
             ),
+            "calls, sequential, to a whole daemon": lambda: call_rate(daemon, "rpc.ping", seconds),
             "calls, sequential": lambda: call_rate(paths["control"], "rpc.ping", seconds),
             "calls, sequential, coroutine handler": lambda: call_rate(
                 paths["control"], "rpc.later", seconds
@@ -225,7 +285,7 @@ def measure(seconds: float, runs: int) -> dict[str, list[float]]:
         for process in processes:
             process.terminate()
             process.join(5)
-        return found
+        return found, measure_starts(daemon, 4 * runs)
 
 
 def commit() -> str:
@@ -243,12 +303,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found = measure(args.seconds, args.runs)
+    found, starts = measure(args.seconds, args.runs)
     medians = {name: statistics.median(values) for name, values in found.items()}
     base = medians["echo, asyncio streams, uvloop (baseline)"]
     print(f"{'per second, median of ' + str(args.runs):44} {'median':>10} {'low':>10} {'ratio':>6}")
     for name, values in found.items():
         print(f"{name:44} {medians[name]:10,.0f} {min(values):10,.0f} {medians[name] / base:6.2f}")
+    print(f"{'milliseconds, median of ' + str(4 * args.runs):44} {'median':>10} {'high':>10}")
+    for name, values in starts.items():
+        print(f"{name:44} {statistics.median(values):10.0f} {max(values):10.0f}")
     report = {
         "commit": commit(),
         "machine": {
@@ -257,6 +320,7 @@ def main() -> None:
             "arch": platform.machine(),
             "python": platform.python_version(),
         },
+        "starts_ms": {name: round(statistics.median(v), 1) for name, v in starts.items()},
         "unit": "1/s",
         "medians": {name: round(value) for name, value in medians.items()},
         "runs": {name: [round(v) for v in values] for name, values in found.items()},

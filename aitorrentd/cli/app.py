@@ -14,8 +14,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
+from io import TextIOWrapper
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -139,6 +140,10 @@ class _PluginCommands:
 _plugin_commands = _PluginCommands()
 
 
+def _sentence(text: object) -> str:
+    return toolkit.clean(text).rstrip(".") + "."
+
+
 def _quick_flag(option: Any) -> Any:
     """typer imports pydantic to turn an absent --help into None; False needs no turning."""
     if option is not None and option.default is None:
@@ -208,7 +213,7 @@ class RootGroup(TyperGroup):
         plugins = _plugin_commands.modules()
         return [
             *((name, line) for name, (_, line) in CORE.items()),
-            *((name, str(plugins[name].COMMANDS[name])) for name in sorted(plugins)),
+            *((name, _sentence(plugins[name].COMMANDS[name])) for name in sorted(plugins)),
         ]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -308,9 +313,20 @@ def _complain(message: str, code: int) -> int:
     return int(code)
 
 
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
+
+
 def run(args: Sequence[str]) -> int:
     """Run a command line and leave the streams so that the interpreter ends quietly."""
     set_options(Options())
+    # A parent may have closed them (`>&-`); Python then has None.
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A terminal that cannot show a character shows an escape, and the command goes on.
+            stream.reconfigure(errors="backslashreplace")
     code = dispatch(root(args), args)
     try:
         sys.stdout.flush()

@@ -8,7 +8,7 @@ import sys
 def main(argv: list[str] | None = None) -> int:
     """Run a command line (without the program's name); returns the exit code."""
     args = sys.argv[1:] if argv is None else argv
-    if args in (["--version"], ["-V"]):
+    if args in (["--version"], ["-V"]) and sys.stdout is not None:
         from aitorrentd import __version__
 
         sys.stdout.write(f"aitorrentctl {__version__}\n")

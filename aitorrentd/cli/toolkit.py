@@ -147,7 +147,8 @@ def fail(message: str, code: int = ExitCode.ERROR) -> NoReturn:
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
     """`value` as JSON; bytes as hexadecimal."""
-    return json.dumps(value, ensure_ascii=False, indent=indent, default=_json_fallback)
+    is_unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    return json.dumps(value, ensure_ascii=not is_unicode, indent=indent, default=_json_fallback)
 
 
 def _json_fallback(value: Any) -> Any:

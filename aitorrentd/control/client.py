@@ -68,7 +68,7 @@ def _connect(path: str, timeout: float | None) -> socket.socket:
         if isinstance(e, TimeoutError) or e.errno == errno.EAGAIN:
             raise TimedOut(f"cannot reach {path}: the daemon does not accept connections") from None
         hint = "is it running? systemctl status aitorrentd"
-        raise NoDaemon(f"cannot reach {path}: {os.strerror(e.errno or 0)}; {hint}") from None
+        raise NoDaemon(f"cannot reach {path}: {e.strerror or e}; {hint}") from None
     return sock
 
 

@@ -42,10 +42,10 @@ MAX_ID: Final = 2**32 - 1
 DEFAULT_CREDIT: Final = 64
 MAX_CREDIT: Final = 65_536
 
-# An empty list costs 1 byte on the wire and 64 in memory. Below this size that is harmless; above,
-# containers are counted while they are built.
+# An empty list costs 1 byte on the wire, 64 in memory, and time on the event loop. Below this size
+# that is harmless; above, parts are counted while they are built.
 _COUNTED_ABOVE_BYTES: Final = 64 * 1024
-_MAX_CONTAINERS: Final = 262_144
+_MAX_PARTS: Final = 524_288
 _LENGTH: Final = struct.Struct(">I")
 _length_at = _LENGTH.unpack_from
 _pack_length = _LENGTH.pack
@@ -80,13 +80,13 @@ def encode(*fields: Any) -> bytes:
 
 
 def _unpack_counted(body: bytes) -> Any:
-    left = _MAX_CONTAINERS
+    left = _MAX_PARTS
 
     def count(value: Any) -> Any:
         nonlocal left
-        left -= 1
+        left -= 1 + len(value)
         if left < 0:
-            raise ValueError("too many lists and maps")
+            raise ValueError("too many parts")
         return value
 
     try:

@@ -70,7 +70,7 @@ class ControlServer:
         )
         self._bound.append(bound)
         if bound.remark:
-            self.log.warning("%s", bound.remark)
+            self.log.info("%s", bound.remark)
         await self._serve(bound.sock)
 
     async def listen_on(self, sock: socket.socket) -> None:

@@ -89,6 +89,29 @@ async def test_a_closed_pipe_ends_the_command_quietly(daemon_factory: DaemonFact
     assert shell.returncode == 0
 
 
+async def test_closed_standard_streams_do_no_harm(daemon_factory: DaemonFactory) -> None:
+    daemon = await daemon_factory()
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        shell = await asyncio.create_subprocess_shell(
+            f"{' '.join(command(daemon, 'status'))} {closed}",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=REPOSITORY,
+        )
+        _, err = await asyncio.wait_for(shell.communicate(), 30)
+        assert (shell.returncode, err) == (0, b"")
+
+
+async def test_a_terminal_without_unicode_shows_escapes(daemon_factory: DaemonFactory) -> None:
+    daemon = await daemon_factory({"node": {"name": "Zoë"}})
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    code, out, err = await run(daemon, "status", env=plain)
+    assert (code, err) == (0, "")
+    assert "Zo\\xeb" in out
+    code, out, _ = await run(daemon, "status", "--json", env=plain)
+    assert json.loads(out)["name"] == "Zoë"
+
+
 async def test_a_daemon_that_is_killed_ends_a_stream_with_an_error(
     daemon_factory: DaemonFactory,
 ) -> None:

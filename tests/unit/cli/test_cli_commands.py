@@ -71,6 +71,23 @@ def test_status_fits_on_a_screen_with_warnings_on_top(ctl: Ctl, client: Client) 
     assert ran.err == ""
 
 
+def test_status_is_watched_until_ctrl_c(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    def wait(readable: Any, writable: Any, broken: Any, timeout_s: float) -> None:
+        waits.append(timeout_s)
+        if len(waits) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("aitorrentd.cli.node.select.select", wait)
+    ran = ctl("status", "--watch", "--json")
+    assert ran.code == 130
+    first, _, rest = ran.out.partition("\n}\n")
+    assert json.loads(first + "}")["name"] == "tester"
+    assert [json.loads(line)["name"] for line in rest.splitlines()] == ["tester"] * 2
+    assert waits == [2.0] * 3
+
+
 @pytest.mark.parametrize(
     ("args", "method", "params"),
     [

@@ -114,11 +114,17 @@ def test_nesting_is_limited_to_64_levels() -> None:
         decode(b"\x91" * 100_000 + b"\x01")
 
 
-def test_a_frame_of_millions_of_empty_lists_is_refused() -> None:
-    row = b"\xdc\xff\xff" + b"\x90" * 65_535
+@pytest.mark.parametrize("part", [b"\x90", b"\x80", b"\x01", b"\xa1a"])
+def test_a_frame_of_millions_of_small_parts_is_refused(part: bytes) -> None:
+    row = b"\xdc\xff\xff" + part * 65_535
     body = b"\x92\x01" + b"\x9f" + row * 15
     with pytest.raises(ProtocolError, match="undecodable"):
         decode(body)
+
+
+def test_a_large_frame_of_few_parts_is_taken() -> None:
+    value = {"blob": b"x" * 10_000_000, "many": list(range(60_000))}
+    assert decode(encode(framing.CALL, 1, "a.b", value)[4:])[3] == value
 
 
 def test_array_lengths_that_lie_are_refused() -> None:
