@@ -17,6 +17,7 @@ from aitorrentd.api import (
     Priority,
     ProtocolError,
     Stream,
+    TimedOut,
     WireProtocol,
     short,
 )
@@ -61,6 +62,15 @@ def read_text(raw: bytes) -> str:
     return text
 
 
+async def _read_all(stream: Stream) -> bytes:
+    raw = bytearray()
+    while part := await stream.read(_MAX_BYTES):
+        raw += part
+        if len(raw) > _MAX_BYTES:
+            raise ProtocolError(f"a message of more than {_MAX_BYTES} bytes")
+    return bytes(raw)
+
+
 class Messages:
     """Sends messages to peers and publishes those that come in, within rates for each peer."""
 
@@ -79,13 +89,12 @@ class Messages:
         now = self._ctx.clock.monotonic()
         if not (self._minutes.of(stream.peer).take(now) and self._hours.of(stream.peer).take(now)):
             raise Busy(f"more than {PER_MINUTE} messages a minute or {PER_HOUR} an hour")
-        raw = bytearray()
-        async with asyncio.timeout(_TIMEOUT_S):
-            while part := await stream.read(_MAX_BYTES):
-                raw += part
-                if len(raw) > _MAX_BYTES:
-                    raise ProtocolError(f"a message of more than {_MAX_BYTES} bytes")
-        self._ctx.publish(MessageReceived(stream.peer, read_text(bytes(raw))))
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                raw = await _read_all(stream)
+        except TimeoutError:
+            raise TimedOut(f"no whole message within {_TIMEOUT_S:g} s") from None
+        self._ctx.publish(MessageReceived(stream.peer, read_text(raw)))
 
     async def broadcast(self, text: str, peers: list[PeerId]) -> int:
         """Send `text` to each of `peers`; how many took it.

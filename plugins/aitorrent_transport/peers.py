@@ -26,6 +26,7 @@ from aitorrentd.api import (
     PeerCandidate,
     PeerConnected,
     PeerDisconnected,
+    PeerGone,
     PeerId,
     PeerView,
     PluginContext,
@@ -61,7 +62,15 @@ class Peer:
 
     @property
     def best(self) -> Channel:
-        """The channel on which to open streams."""
+        """The channel on which to open streams.
+
+        Raises:
+            PeerGone: the last one ended.
+        """
+        if not self.channels:
+            raise PeerGone(
+                f"{short(self.id)} left: {self.gone.result() if self.gone.done() else ''}"
+            )
         return min(self.channels, key=self._rank)
 
     def view(self, now: float) -> PeerView:
@@ -219,7 +228,7 @@ class PeerTable:
         try:
             channel = self.admit(link)
         except (Denied, Busy) as e:
-            self._ctx.log.info("refused %s at %s: %s", short(link.peer), link.remote, e.message)
+            self._ctx.log.debug("refused %s at %s: %s", short(link.peer), link.remote, e.message)
             return
         self._tasks.spawn(self._await_greeting(channel), f"greeting {short(link.peer)}")
 
@@ -229,7 +238,7 @@ class PeerTable:
         except Unavailable as e:
             self._ctx.log.debug("%r did not greet: %s", channel, e.message)
         except TimedOut as e:
-            self._ctx.log.info("%r: %s", channel, e.message)
+            self._ctx.log.debug("%r: %s", channel, e.message)
 
     def _on_greeted(self, channel: Channel, greeting: Mapping[str, Any]) -> None:
         self._pending.discard(channel)

@@ -92,11 +92,13 @@ class Reach:
             task = self._tasks.spawn(self._dial(address), f"dial {address}")
             self._dials[str(address)] = task
             task.add_done_callback(lambda _: self._dials.pop(str(address), None))
-        try:
-            async with asyncio.timeout(timeout_s):
-                result = await asyncio.shield(task)
-        except TimeoutError:
-            raise TimedOut(f"{address.location} did not answer in {timeout_s:g} s") from None
+        # Not awaited directly: its end by cancellation is the transport's, not the caller's.
+        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+        if not done:
+            raise TimedOut(f"{address.location} did not answer in {timeout_s:g} s")
+        if task.cancelled():
+            raise Unavailable("the transport is stopping")
+        result = task.result()
         if isinstance(result, AitorrentError):
             raise result
         return result
@@ -191,6 +193,8 @@ class Reach:
                 )
                 for task in done:
                     address = running.pop(task)
+                    if task.cancelled():
+                        raise Unavailable("the transport is stopping")
                     result = task.result()
                     if isinstance(result, Peer):
                         return result

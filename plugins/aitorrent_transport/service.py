@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Final
 
 from aitorrent_transport.address import Address, address_of, parse_address
 from aitorrent_transport.certificate import Credentials
@@ -31,6 +31,8 @@ from aitorrentd.api import (
     Unavailable,
     short,
 )
+
+_INTERFACES_S: Final = 10.0  # the kernel is asked for its addresses at most this often
 
 
 def agent() -> str:
@@ -76,6 +78,8 @@ class TransportService:
         )
         self._listener = Listener(self._credentials, self.table.accept, masked=config.masking)
         self._bound: list[tuple[str, int]] = []
+        self._own: list[str] = []
+        self._own_at = 0.0
 
     async def start(self) -> None:
         """Listen, and dial whom the configuration and the last run name.
@@ -101,6 +105,8 @@ class TransportService:
     async def close(self) -> None:
         """End everything in order: no new peers, goodbye to those there are, then the tasks."""
         await self._listener.close()
+        for peer in self.table:
+            await self.store.seen(peer.id, self._ctx.clock.time())
         self.table.close()
         await self._tasks.close()
 
@@ -133,6 +139,12 @@ class TransportService:
         """Where this node listens, as multiaddrs with /p2p; ports are the real ones."""
         if self.config.announce:
             return [str(parse_address(text).of(self._me)) for text in self.config.announce]
+        now = self._ctx.clock.monotonic()
+        if not self._own or now - self._own_at > _INTERFACES_S:
+            self._own, self._own_at = self._own_addresses(), now
+        return self._own
+
+    def _own_addresses(self) -> list[str]:
         found: dict[Address, None] = {}
         for host, port in self._bound:
             ip = ipaddress.ip_address(host)

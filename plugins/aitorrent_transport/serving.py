@@ -94,7 +94,7 @@ class StreamServer:
         except PeerGone as e:
             stream.reset(e.message)
         except AitorrentError as e:
-            self._ctx.log.info("%s of %s: %s", protocol.id, short(stream.peer), e.message)
+            self._ctx.log.debug("%s of %s: %s", protocol.id, short(stream.peer), e.message)
             stream.reset(e.message)
         except Exception:
             # A fence: a handler's bug costs its stream, never the channel.

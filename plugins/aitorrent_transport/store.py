@@ -6,6 +6,8 @@ a restart.
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +33,9 @@ MIGRATIONS: Final = {
 }
 
 
+log = logging.getLogger("aitorrentd.transport")
+
+
 @dataclass(frozen=True, slots=True)
 class KnownPeer:
     """A place where a peer answered."""
@@ -47,47 +52,56 @@ class KnownPeer:
 
 
 class PeerStore:
-    """The table of known peers; every change is on disk when its method returns."""
+    """The table of known peers; every change is on disk when its method returns.
+
+    A change that the database refuses, for want of space say, is logged and left out: channels must
+    not depend on it.
+    """
 
     def __init__(self, db: aiosqlite.Connection) -> None:
         self._db = db
 
+    async def _change(self, *statements: tuple[str, tuple[object, ...]]) -> None:
+        try:
+            for sql, values in statements:
+                await self._db.execute(sql, values)
+            await self._db.commit()
+        except sqlite3.Error as e:
+            log.warning("known peers cannot be saved: %s", e)
+
     async def dialled(self, peer: PeerId, address: str, *, wanted: bool, now: float) -> None:
         """A dial succeeded; `wanted` is kept if it was set before."""
-        await self._db.execute(
-            "INSERT INTO known (peer, address, last_seen, wanted) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET last_seen = excluded.last_seen, fails = 0,"
-            " wanted = max(wanted, excluded.wanted)",
-            (peer, address, now, wanted),
+        await self._change(
+            (
+                "INSERT INTO known (peer, address, last_seen, wanted) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET last_seen = excluded.last_seen, fails = 0,"
+                " wanted = max(wanted, excluded.wanted)",
+                (peer, address, now, wanted),
+            ),
+            (
+                "DELETE FROM known WHERE peer = ? AND address NOT IN"
+                " (SELECT address FROM known WHERE peer = ? ORDER BY last_seen DESC LIMIT ?)",
+                (peer, peer, MAX_ADDRESSES),
+            ),
+            (
+                "DELETE FROM known WHERE last_seen < (SELECT last_seen FROM known"
+                " ORDER BY last_seen DESC LIMIT 1 OFFSET ?)",
+                (MAX_PEERS - 1,),
+            ),
         )
-        await self._db.execute(
-            "DELETE FROM known WHERE peer = ? AND address NOT IN"
-            " (SELECT address FROM known WHERE peer = ? ORDER BY last_seen DESC LIMIT ?)",
-            (peer, peer, MAX_ADDRESSES),
-        )
-        await self._db.execute(
-            "DELETE FROM known WHERE last_seen < (SELECT last_seen FROM known"
-            " ORDER BY last_seen DESC LIMIT 1 OFFSET ?)",
-            (MAX_PEERS - 1,),
-        )
-        await self._db.commit()
 
     async def seen(self, peer: PeerId, now: float) -> None:
         """A channel to a known peer was up until now."""
-        await self._db.execute("UPDATE known SET last_seen = ? WHERE peer = ?", (now, peer))
-        await self._db.commit()
+        await self._change(("UPDATE known SET last_seen = ? WHERE peer = ?", (now, peer)))
 
     async def failed(self, peer: PeerId, address: str) -> None:
         """A dial to a known place failed."""
-        await self._db.execute(
-            "UPDATE known SET fails = fails + 1 WHERE peer = ? AND address = ?", (peer, address)
-        )
-        await self._db.commit()
+        sql = "UPDATE known SET fails = fails + 1 WHERE peer = ? AND address = ?"
+        await self._change((sql, (peer, address)))
 
     async def unwant(self, peer: PeerId) -> None:
         """Keep no channel to `peer` any more."""
-        await self._db.execute("UPDATE known SET wanted = 0 WHERE peer = ?", (peer,))
-        await self._db.commit()
+        await self._change(("UPDATE known SET wanted = 0 WHERE peer = ?", (peer,)))
 
     async def addresses(self, peer: PeerId) -> list[str]:
         """Where `peer` answered, best first."""

@@ -329,3 +329,38 @@ async def test_port_that_is_taken_fails_the_plugin_with_a_way_out(tmp_path: Path
         with pytest.raises(Unavailable, match="transport"):
             async with node(tmp_path, "b", port=a.port):
                 pass
+
+
+async def test_streams_opened_too_fast_are_refused_and_later_ones_are_not(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        await a.transport.connect(b.address)
+        refused = 0
+        for _ in range(600):
+            stream = await a.transport.open_stream(b.id, "/test/missing")
+            try:
+                await stream.read()
+            except PeerGone as e:
+                refused += "streams a second" in e.message
+        assert refused > 50
+        await asyncio.sleep(0.2)
+        stream = await a.transport.open_stream(b.id, ECHO)
+        await stream.write(b"again")
+        assert await stream.read_exactly(5) == b"again"
+        stream.reset()
+
+
+async def test_message_that_never_ends_costs_its_sender_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aitorrent_transport.messages._TIMEOUT_S", 0.2)
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        await a.transport.connect(b.address)
+        stream = await a.transport.open_stream(b.id, "/ai-torrent/1/message")
+        await stream.write(b"hal")
+        with pytest.raises(PeerGone, match="no whole message"):
+            await asyncio.wait_for(stream.read(), 5)
+        long = await a.transport.open_stream(b.id, "/ai-torrent/1/message")
+        with pytest.raises(PeerGone, match="more than 16384 bytes"):
+            await long.write(b"x" * 20_000)
+            await long.read()
+        assert b.count(MessageReceived) == 0

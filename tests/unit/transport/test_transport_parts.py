@@ -230,6 +230,15 @@ async def test_known_peers_are_bounded(store: PeerStore, monkeypatch: pytest.Mon
     assert rows[0].last_seen == 139.0
 
 
+async def test_database_that_cannot_be_written_is_logged_and_lived_with(
+    store: PeerStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store._db.execute("PRAGMA query_only = ON")
+    await store.dialled(A, "/ip4/192.0.2.1/tcp/1", wanted=True, now=1.0)
+    assert "known peers cannot be saved" in caplog.text
+    assert await store.all() == []
+
+
 # Configuration
 
 

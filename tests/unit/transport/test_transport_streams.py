@@ -261,6 +261,22 @@ async def test_hung_peer_costs_bounded_memory_and_is_noticed() -> None:
         assert ends.closed[0][0] == "near"
 
 
+async def test_closed_stream_whose_rest_is_not_read_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aitorrent_transport.channel._LINGER_S", 0.1)
+    async with Ends(keepalive_s=0.2) as ends:
+        near, far = await ends.streams()
+        filling = asyncio.create_task(near.write(bytes(SEND_QUEUE_BYTES + INITIAL_WINDOW)))
+        await filling
+        await near.close()
+        assert len(ends.near.mux) == 1
+        await asyncio.sleep(0.5)
+        assert len(ends.near.mux) == 0
+        with pytest.raises(PeerGone, match="the rest was not read"):
+            await far.read()
+
+
 async def test_quiet_channel_stays_up_by_its_pings() -> None:
     async with Ends(keepalive_s=0.1) as ends:
         await asyncio.sleep(0.6)
