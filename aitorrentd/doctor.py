@@ -112,7 +112,8 @@ def _control(config: Config) -> _Finding:
         grp.getgrnam(group)
     except KeyError:
         remedy = f"addgroup --system {group}, or set control.group"
-        return _Finding("warn", f"there is no group {group}: only root and this user may operate", remedy)
+        text = f"there is no group {group}: only root and the daemon's user may operate"
+        return _Finding("warn", text, remedy)
     return _Finding("ok", f"a daemon answers at {path}")
 
 

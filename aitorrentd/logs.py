@@ -77,7 +77,11 @@ _MESSAGE: Final = logging.Formatter("%(message)s")
 
 def rendered(record: logging.LogRecord, redactor: Redactor) -> LogLine:
     """The record as it is kept and shown."""
-    text = redactor(_MESSAGE.format(record))
+    try:
+        text = redactor(_MESSAGE.format(record))
+    except (TypeError, ValueError):
+        # Its arguments are left out: nobody knows what they hold.
+        text = f"{redactor(str(record.msg))} [a log call with the wrong arguments]"
     if len(text) > _MAX_TEXT_CHARS:
         text = text[:_MAX_TEXT_CHARS] + " […]"
     return LogLine(record.created, record.levelname.lower(), record.name, text)
@@ -94,11 +98,7 @@ class LogRing(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record."""
-        try:
-            line = rendered(record, self._redactor)
-        except (TypeError, ValueError):
-            self.handleError(record)
-            return
+        line = rendered(record, self._redactor)
         self._lines.append(line)
         for follower in list(self._followers):
             follower.offer(line)
@@ -158,8 +158,8 @@ class _Output(logging.Handler):
             text = self._render(rendered(record, self._redactor))
             self._stream.write(text + "\n")
             self._stream.flush()
-        except (OSError, ValueError, TypeError):
-            return
+        except (OSError, ValueError):
+            return  # the other end of a pipe is gone, or the stream was closed
 
 
 _PRIORITY: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}

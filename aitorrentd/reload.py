@@ -30,8 +30,9 @@ class Reloaded:
 
 
 def differences(old: Any, new: Any, path: KeyPath = ()) -> list[KeyPath]:
-    """Paths of the values that differ between two trees."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
+    """Paths of the values that differ between two trees; a missing table is an empty one."""
+    if isinstance(old, Mapping | None) and isinstance(new, Mapping | None) and old != new:
+        old, new = old or {}, new or {}
         keys = [*old, *(k for k in new if k not in old)]
         return [d for k in keys for d in differences(old.get(k), new.get(k), (*path, k))]
     return [] if old == new else [path]
