@@ -24,14 +24,13 @@ def events(
     """Follow what happens in the node, until Ctrl-C."""
     with toolkit.connect() as client:
         stream = client.stream("node.events", {"topics": list(topics or [])})
-        toolkit.emit_stream(stream, _render_event)
+        summary = toolkit.emit_stream(stream, _render_event)
+    if summary.get("dropped"):
+        toolkit.fail("events were lost: this reader is too slow", toolkit.ExitCode.TRY_LATER)
 
 
 def _render_event(item: Mapping[str, Any]) -> str:
     event = item.get("event", {})
-    if item.get("topic") == "lagged":
-        lost = event.get("dropped", "some")
-        return styled(f"{lost} events were lost: this reader is too slow", "yellow")
     parts = " ".join(f"{clean(k)}={_short(v)}" for k, v in event.items())
     return f"{time_text(item.get('at', 0))} {styled(clean(item.get('topic', '')), 'bold')} {parts}"
 

@@ -105,7 +105,7 @@ class _Wire(asyncio.Protocol):
                 self.end(VersionMismatch("the daemon speaks another protocol version"))
             elif not self.hello.done():
                 self.hello.set_result(hello if isinstance(hello, dict) else {})
-        elif len(message) > 2:
+        elif framing.is_answer(message):
             if message[1] == 0 and kind == framing.ERROR:
                 self.end(error_from_map(message[2]))
                 return
@@ -219,7 +219,7 @@ class AsyncClient:
             AitorrentError: the daemon's answer, as its class. TimedOut: none in time.
         """
         timeout = self.timeout if timeout is None else timeout
-        meta = {} if timeout is None else {"deadline_s": timeout}
+        meta = {} if timeout is None else {"deadline_s": min(timeout, framing.MAX_DEADLINE_S)}
         patience = None if timeout is None else timeout + _GRACE_S
         ident, waiter = self._open()
         try:

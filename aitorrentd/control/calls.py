@@ -35,7 +35,6 @@ from aitorrentd.errors import (
 from aitorrentd.kernel.settings import problems
 
 MAX_OPEN_CALLS: Final = 128
-MAX_DEADLINE_S: Final = 30 * 86_400.0
 _MAX_MESSAGE_CHARS: Final = 4096
 _MAX_TRACE_CHARS: Final = 200
 
@@ -425,8 +424,10 @@ class Calls:
 def _apply_meta(call: Call, meta: dict[str, Any]) -> None:
     deadline_s = meta.get("deadline_s")
     if deadline_s is not None:
-        if not framing.is_number(deadline_s) or not 0 < deadline_s <= MAX_DEADLINE_S:
-            raise InvalidParams(f"meta.deadline_s is above 0 and at most {MAX_DEADLINE_S:g}")
+        if not framing.is_number(deadline_s) or not 0 < deadline_s <= framing.MAX_DEADLINE_S:
+            raise InvalidParams(
+                f"meta.deadline_s is above 0 and at most {framing.MAX_DEADLINE_S:g}"
+            )
         call.deadline_s = float(deadline_s)
     credit = meta.get("credit", framing.DEFAULT_CREDIT)
     if type(credit) is not int or not 1 <= credit <= framing.MAX_CREDIT:

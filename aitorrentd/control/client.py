@@ -155,7 +155,7 @@ class Client:
         """
         timeout = self.timeout if timeout is None else timeout
         ident = self._new_id()
-        meta = {} if timeout is None else {"deadline_s": timeout}
+        meta = {} if timeout is None else {"deadline_s": min(timeout, framing.MAX_DEADLINE_S)}
         deadline = _deadline(timeout, _GRACE_S)
         frame = framing.encode(framing.CALL, ident, method, params or {}, meta)
         try:
@@ -255,7 +255,7 @@ class Client:
             body = self._splitter.take()
             if body is not None:
                 message = framing.decode(body)
-                if message[0] == framing.HELLO or len(message) > 2:
+                if message[0] == framing.HELLO or framing.is_answer(message):
                     return message
                 continue
             self._settle(deadline)
@@ -274,7 +274,7 @@ class Client:
                 self._splitter.feed(chunk)
                 continue
             message = framing.decode(whole)
-            if message[0] == framing.HELLO or len(message) > 2:
+            if message[0] == framing.HELLO or framing.is_answer(message):
                 return message
 
     def _cancel(self, ident: int) -> None:

@@ -236,7 +236,8 @@ class Connection(asyncio.Protocol):
         if length is None or length <= _LARGE_FRAME_BYTES or self._reserved_bytes:
             return
         if not self._host.reserve(length):
-            raise TooLarge("too many large frames are arriving at once; try again later")
+            self._refuse(Busy("too many large frames are arriving at once; try again later"))
+            return
         self._reserved_bytes = length
         late = TimedOut(f"a frame of {length} bytes took longer than {FRAME_TIMEOUT_S:g} s")
         self._timer("frame", FRAME_TIMEOUT_S, self._refuse, late)

@@ -41,6 +41,7 @@ MAX_DEPTH: Final = 64
 MAX_ID: Final = 2**32 - 1
 DEFAULT_CREDIT: Final = 64
 MAX_CREDIT: Final = 65_536
+MAX_DEADLINE_S: Final = 30 * 86_400.0
 
 # An empty list costs 1 byte on the wire, 64 in memory, and time on the event loop. Below this size
 # that is harmless; above, parts are counted while they are built.
@@ -131,6 +132,19 @@ def decode(body: bytes) -> list[Any]:
     if _is_deeper(message, MAX_DEPTH):
         raise ProtocolError(f"nested deeper than {MAX_DEPTH}")
     return message
+
+
+def is_answer(message: list[Any]) -> bool:
+    """Whether a frame from a daemon has the shape of an answer: a kind, an id and a value.
+
+    Raises:
+        ProtocolError: the id is no number.
+    """
+    if len(message) < 3:
+        return False
+    if type(message[1]) is not int:
+        raise ProtocolError("an answer without a call id")
+    return True
 
 
 class FrameSplitter:

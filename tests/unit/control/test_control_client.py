@@ -250,7 +250,8 @@ def test_a_daemon_that_dies_ends_the_call(tmp_path: Path) -> None:
             pass
 
 
-def _answer_with(path: Path, raw: bytes) -> threading.Thread:
+def _answer_with(path: Path, *answers: bytes) -> threading.Thread:
+    """A daemon that answers whatever it is told with one of these after the other."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
@@ -259,8 +260,9 @@ def _answer_with(path: Path, raw: bytes) -> threading.Thread:
         with listener:
             sock, _ = listener.accept()
             with sock:
-                sock.recv(65_536)
-                sock.sendall(raw)
+                for raw in answers:
+                    sock.recv(65_536)
+                    sock.sendall(raw)
 
     thread = threading.Thread(target=answer)
     thread.start()
@@ -287,6 +289,36 @@ def test_whatever_a_daemon_says_first_is_an_error_with_a_name(
             Client(path, 1.0)
     finally:
         thread.join(5)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        framing.encode(framing.RESULT, [], {}),
+        framing.encode(framing.RESULT, 1, "no map"),
+        framing.encode(framing.RESULT, 1, [1]),
+        framing.encode("x", 1, {}),
+        b"\0\0\0\0",
+        b"\0\0\0\x01\xc1",
+    ],
+)
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_an_answer_that_breaks_the_rules_is_a_protocol_error(
+    tmp_path: Path, frame: bytes, is_async: bool
+) -> None:
+    path = tmp_path / "odd.sock"
+    hello = framing.encode(framing.HELLO, {"proto": [1, 1]})
+    thread = _answer_with(path, hello, framing.encode(99, "future") + frame)
+    try:
+        with pytest.raises(ProtocolError, match="map|call id|kind|empty frame|undecodable"):
+            if is_async:
+                async with await AsyncClient.connect(path, 5.0) as client:
+                    await client.call("a.b")
+            else:
+                with Client(path, 5.0) as blocking:
+                    blocking.call("a.b")
+    finally:
+        await asyncio.to_thread(thread.join, 5)
 
 
 async def test_the_async_client_reports_the_same_errors(tmp_path: Path) -> None:
