@@ -119,22 +119,22 @@ class Ring:
 
     async def send(self, frame: HopFrame) -> None:
         """Send token ids into the first stage; after a loss they are sent again by themselves."""
+        self.sink.expect(frame.end)
         await self._head.send(frame)
 
     def post(self, frame: HopFrame) -> None:
         """Like `send`, without waiting for the first stage to take it."""
+        self.sink.expect(frame.end)
         self._head.journal.append(frame)
         if self._head_to is not None:
             self._tasks.start(self._head.flush(), name="shards-prefill")
 
     async def answer(self, length: int) -> Candidates:
-        """The candidates after `length` positions, whatever is lost on the way.
+        """The candidates after the `length` positions that were sent, whatever is lost on the way.
 
         Raises:
             Unavailable: layers were lost and found no other holder in time.
         """
-        if self.sink.expected != length:
-            self.sink.expected, self.sink.answer = length, None
         while True:
             if self.sink.answer is not None:
                 return self.sink.answer

@@ -20,6 +20,11 @@ class AnswerSink(HopReceiver):
         self.expected = 0
         self._vocab, self._on_answer, self._on_bad = vocab, on_answer, on_bad
 
+    def expect(self, length: int) -> None:
+        """Wait for the answer after `length` positions; it may come before anyone asks for it."""
+        if self.expected != length:
+            self.expected, self.answer = length, None
+
     async def receive(self, frame: Frame) -> None:
         """Keep the answer that is waited for; earlier ones come again after a replacement."""
         answer = parse_candidates(frame.header, frame.tail, vocab=self._vocab)

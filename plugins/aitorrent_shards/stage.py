@@ -89,7 +89,8 @@ class StageSession(HopReceiver):
         self.journal_bytes = 8 * MAX_VOCAB if opened.last else opened.max_positions * row
         "The most that the journal may take; a last stage keeps a single answer only."
         self._config, self._control, self._log = config, control, log
-        self._said_all = False
+        self.said_all = False
+        "The control stream was closed in order; a reset would overtake the last words."
         self._tasks = OwnedTasks(log)
         self._saying = asyncio.Lock()
         self._failed: asyncio.Future[AitorrentError] = asyncio.get_running_loop().create_future()
@@ -174,7 +175,7 @@ class StageSession(HopReceiver):
                 async with asyncio.timeout(LAST_WORDS_S):
                     await self._say({"event": "failed", "error": self._failed.result().as_map()})
                     await self._control.close()
-                self._said_all = True
+                self.said_all = True
             except TimeoutError:
                 self._log.debug("a coordinator does not read why its session failed")
 
@@ -184,7 +185,7 @@ class StageSession(HopReceiver):
         self.sender.unlink("the session is closed")
         self._failed.cancel()
         await self._tasks.close()
-        if not self._said_all:  # a reset could overtake the last words
+        if not self.said_all:
             self._control.reset("the session is closed")
 
     async def _say(self, header: dict[str, Any], tail: bytes | memoryview = b"") -> None:
@@ -334,6 +335,7 @@ class StageHost:
                 )
             except AitorrentError as e:
                 await _refuse(stream, {"id": ident, "error": e.as_map()})
+                session.said_all = True
                 return
             session.holder.changed()
             await stream.write(encode_frame({"id": ident}))
