@@ -75,6 +75,9 @@ def ask(
     max_tokens: MaxTokens = None,
     stop: Stop = None,
     backend: Backend = "",
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Send the prompt as it is, without the chat template.")
+    ] = False,
     parallel: Annotated[
         int, typer.Option(min=1, max=16, help="Ask so many at once; the first to speak answers.")
     ] = 1,
@@ -88,10 +91,13 @@ def ask(
     }
     if backend:
         params["backend"] = backend
+    if system and raw:
+        toolkit.fail("--system and --raw exclude each other", toolkit.ExitCode.USAGE)
     if system:
         params["messages"] = [message("system", system), message("user", text)]
     else:
         params["prompt"] = text
+        params["raw"] = raw
     pieces: list[str] = []
     summary = stream_answer(params, pieces)
     report(summary)

@@ -50,6 +50,7 @@ class _Request(BaseModel):
     prompt: str | None = None
     messages: tuple[Message, ...] | None = Field(None, max_length=4096)
     params: dict[str, Any] | None = None
+    raw: bool = False
 
 
 class _Stage(BaseModel):
@@ -125,6 +126,8 @@ def encode_request(request: GenerateRequest) -> bytes:
     value: dict[str, Any] = {}
     if request.prompt is not None:
         value["prompt"] = request.prompt
+        if request.raw:
+            value["raw"] = True
     else:
         value["messages"] = [m.model_dump() for m in request.messages or ()]
     if request.model:
@@ -145,6 +148,7 @@ def decode_request(line: bytes) -> GenerateRequest:
             model=wire.model or "",
             prompt=wire.prompt,
             messages=wire.messages,
+            raw=wire.raw,
             params=sampling_params(wire.params or {}),
         )
     except ValidationError as e:

@@ -60,7 +60,8 @@ class GenerateParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field("", max_length=256, description="empty = the node's default")
-    prompt: str | None = Field(None, description="text to go on from; or give messages")
+    prompt: str | None = Field(None, description="what a user says; or give messages")
+    raw: bool = Field(False, description="the prompt as it is, without the chat template")
     messages: tuple[Message, ...] | None = Field(None, max_length=4096)
     params: SamplingParams = SamplingParams()
     backend: str | None = Field(
@@ -140,6 +141,7 @@ def inference_methods(router: Router, *, clock: Clock, node: str) -> list[Method
             model=params.model,
             prompt=params.prompt,
             messages=params.messages,
+            raw=params.raw,
             params=params.params,
         )
         answer = Answer()

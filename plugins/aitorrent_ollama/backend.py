@@ -59,6 +59,8 @@ def request_body(
     else:
         path = "/api/generate"
         body["prompt"] = request.prompt
+        if request.raw:
+            body["raw"] = True
         if request.params.context is not None:
             body["context"] = list(request.params.context)
     body["stream"] = True

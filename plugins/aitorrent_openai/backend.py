@@ -118,13 +118,13 @@ class OpenaiBackend:
         self._was_there = is_there
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        """The server's answer. A bare prompt becomes a user's message, or goes to `/completions`
-        where the configuration wants that and the server has it for the model. Closing the
-        iterator closes the connection."""
+        """The server's answer. A prompt becomes a user's message; it goes to `/completions` when it
+        is raw, or when the configuration wants that and the server has it for the model. Closing
+        the iterator closes the connection."""
         if self._config.models is not None and request.model not in self._config.models:
             raise NotFound(f"the model {request.model!r} is not in the models of {self.name}")
         client = await self._connected()
-        if request.messages is None and self._has_completions:
+        if request.messages is None and (request.raw or self._has_completions):
             try:
                 async with aclosing(
                     self._answer(client, COMPLETIONS, completion_body(request))
@@ -133,7 +133,7 @@ class OpenaiBackend:
                         yield chunk
                 return
             except AitorrentError as e:
-                if not self._is_without_completions(e):
+                if request.raw or not self._is_without_completions(e):
                     raise
         async with aclosing(self._answer(client, CHAT, chat_body(request))) as answer:
             async for chunk in answer:

@@ -43,6 +43,12 @@ def test_request_of_the_first_ai_torrent_is_understood() -> None:
     assert request == GenerateRequest(prompt="why?", params=SamplingParams(context=(7, 8)))
 
 
+def test_raw_prompt_stays_raw_on_the_wire() -> None:
+    request = GenerateRequest(model="m", prompt="<s>x", raw=True)
+    assert b'"raw":true' in wire.encode_request(request).replace(b" ", b"")
+    assert wire.decode_request(wire.encode_request(request)) == request
+
+
 def test_requests_survive_the_wire() -> None:
     request = GenerateRequest(
         model="m",

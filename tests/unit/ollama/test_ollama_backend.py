@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from aitorrent_ollama.backend import OllamaBackend, chunk, options
+from aitorrent_ollama.backend import OllamaBackend, chunk, options, request_body
 from aitorrent_ollama.config import OllamaConfig
 from aitorrent_ollama.connection import error_text, json_line
 from aitorrentd.api import (
@@ -331,3 +331,8 @@ def test_any_bytes_are_a_line_or_a_protocol_error(raw: bytes) -> None:
     assert isinstance(error_text(raw), str)
     with suppress(ProtocolError):
         assert isinstance(json_line(raw), dict)
+
+
+def test_raw_prompt_asks_ollama_for_no_template() -> None:
+    assert "raw" not in request_body(ask(), None)[1]
+    assert request_body(ask().model_copy(update={"raw": True}), None)[1]["raw"] is True

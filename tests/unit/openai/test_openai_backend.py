@@ -147,6 +147,17 @@ async def test_bare_prompt_goes_to_the_chat_where_there_are_no_completions(
     assert paths.count("/v1/completions") == (2 if asked_again else 1)
 
 
+async def test_raw_prompt_goes_to_completions_and_never_to_the_chat() -> None:
+    raw = PROMPT.model_copy(update={"raw": True})
+    async with FakeOpenai() as server, backend_of(server) as backend:
+        assert (await answer(backend, raw))[-1].done
+    assert [r.path for r in server.requests] == ["/v1/completions"]
+    async with FakeOpenai(completions="no") as server, backend_of(server) as backend:
+        with pytest.raises(AitorrentError, match="completions|404|not found"):
+            await answer(backend, raw)
+    assert "/v1/chat/completions" not in [r.path for r in server.requests]
+
+
 async def test_missing_model_is_not_found() -> None:
     async with FakeOpenai() as server, backend_of(server, completions=True) as backend:
         for request in (PROMPT, chat()):
