@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -164,6 +166,42 @@ async def test_a_user_outside_the_group_is_told_how_to_join(
     )
     assert done.returncode == 77, done.stderr
     assert "permission denied; join the group: sudo adduser $USER aitorrent" in done.stderr
+
+
+async def test_the_shell_completes_with_tab_and_keeps_its_history(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    daemon = await daemon_factory()
+    terminal, inner = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            shown.extend(os.read(terminal, 65_536))
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(terminal, read)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command(daemon, "shell"),
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            cwd=REPOSITORY,
+            env={**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "xterm"},
+        )
+        os.close(inner)
+        await wait_for(lambda: b"aitorrentctl> " in shown, 20)
+        os.write(terminal, b"plug\tlis\t\n")
+        await wait_for(lambda: b"transport" in shown, 20)
+        os.write(terminal, b"quit\n")
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    finally:
+        loop.remove_reader(terminal)
+        os.close(terminal)
+    history = tmp_path / "aitorrent" / "shell_history"
+    assert history.read_text().splitlines() == ["plugin list ", "quit"]
+    assert history.stat().st_mode & 0o777 == 0o600
 
 
 # Imports come first: a stranger may not read the places where Python's packages are.
