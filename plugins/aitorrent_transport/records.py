@@ -1,6 +1,7 @@
 """Records: the encrypted unit of a channel after its handshake.
 
-On the wire `u32 length | ciphertext and tag`; the length is associated data. Inside: one byte kind,
+On the wire `u32 length | ciphertext and tag`; the length is associated data and `suites` says which
+cipher. Inside: one byte kind,
 then the payload (at most 64 KiB). The nonce is a 64-bit counter per direction that never travels,
 so a replayed, swapped, dropped or damaged record does not authenticate, and nothing follows it.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hmac
 import random
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,6 +88,25 @@ def test_records_survive_any_cutting_into_reads(sizes: list[int], seed: int) -> 
         got += _feed(reader, wire[:n])
         wire = wire[n:]
     assert [p for _, p in got] == payloads
+
+
+def test_records_on_the_wire_are_what_the_documentation_says() -> None:
+    """Built here from the primitives alone, so that another implementation can follow."""
+    aes_key = hmac.digest(KEY, b"aitorrentd/1 records aes256gcm", "sha256")
+    for suite, aead, order in (
+        (CHACHA, ChaCha20Poly1305(KEY), "little"),
+        (AES, AESGCM(aes_key), "big"),
+    ):
+        writer, _ = _pair(suite, counter=7)
+        for counter in (7, 8):
+            nonce = bytes(4) + counter.to_bytes(8, order)  # type: ignore[arg-type]
+            head = (1 + 5 + 16).to_bytes(4, "big")
+            assert _seal(writer, b"he", b"llo") == head + aead.encrypt(nonce, b"\0hello", head)
+        last = bytes(4) + b"\xff" * 8
+        writer.rekey()
+        changed = type(aead)(aead.encrypt(last, bytes(32), b"")[:32])
+        nonce = bytes(4) + (10).to_bytes(8, order)  # type: ignore[arg-type]
+        assert _seal(writer, b"hello") == head + changed.encrypt(nonce, b"\0hello", head)
 
 
 def test_too_large_record_is_not_sent() -> None:
