@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
     """The server's end of one connection; the Outbox of its calls."""
 
     def __init__(self, host: Host) -> None:
+        self.role = Role.READ
         self.calls: Calls | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._host = host
@@ -74,7 +75,6 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._splitter = framing.FrameSplitter(framing.MAX_HELLO_BYTES)
         self._max_frame_bytes = framing.MAX_FRAME_BYTES
-        self._role = Role.READ
         self._is_greeted = False
         self._is_closing = False
         self._can_write = asyncio.Event()
@@ -83,22 +83,20 @@ class Connection(asyncio.Protocol):
         self._reserved_bytes = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
-    # what the event loop calls
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Find out who calls; start the wait for the hello."""
         self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
-        refusal = self._host.admit(self)
-        if refusal is not None:
-            self._refuse(refusal)
-            return
         try:
             caller = peer_credentials(transport.get_extra_info("socket"))
         except OSError:
             transport.abort()
             return
-        role = self._host.role(caller)
+        self.role = role = self._host.role(caller)
+        refusal = self._host.admit(self)
+        if refusal is not None:
+            self._refuse(refusal)
+            return
         if role is Role.READ:
             self._max_frame_bytes = READER_FRAME_BYTES
         self.calls = Calls(
@@ -110,7 +108,6 @@ class Connection(asyncio.Protocol):
             counters=self._host.counters,
             log=self._host.log,
         )
-        self._role = role
         late = TimedOut(f"no hello within {HELLO_TIMEOUT_S:g} s")
         self._timer("hello", HELLO_TIMEOUT_S, self._refuse, late)
 
@@ -168,8 +165,6 @@ class Connection(asyncio.Protocol):
             self._host.counters.malformed += 1
             self._refuse(e)
 
-    # what its calls and its server call
-
     def send(self, frame: bytes) -> None:
         """Write a frame; dropped when the connection is closing."""
         if self._transport is not None and not self._is_closing:
@@ -201,8 +196,6 @@ class Connection(asyncio.Protocol):
         self._is_closing = True
         self._transport.close()
         self._timer("linger", LINGER_S, self._abort)
-
-    # inside
 
     def _abort(self) -> None:
         if self._transport is not None:
@@ -279,7 +272,7 @@ class Connection(asyncio.Protocol):
                 {
                     "proto": list(framing.PROTO),
                     "server": self._host.agent,
-                    "role": self._role.name.lower(),
+                    "role": self.role.name.lower(),
                     "max_frame": self._max_frame_bytes,
                     "features": ["stream", "progress", "cancel"],
                 },

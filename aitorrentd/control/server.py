@@ -154,8 +154,6 @@ class ControlServer:
             "arriving_bytes": _ARRIVING_BYTES - self._arriving_left,
         }
 
-    # what connections call
-
     def role(self, caller: Credentials) -> Role:
         """The role of a caller."""
         return role_of(caller, own_uid=self._own_uid, operate_gid=self._operate_gid)
@@ -170,9 +168,17 @@ class ControlServer:
             self.counters.refused += 1
             self._refused.add(connection)
             return too_many(self._max_connections)
+        if connection.role is Role.READ and self._readers() >= max(1, self._max_connections // 2):
+            # Whoever may only read must not be able to lock the operators out.
+            self.counters.refused += 1
+            self._refused.add(connection)
+            return too_many(self._max_connections // 2)
         self._connections.add(connection)
         self.counters.connections += 1
         return None
+
+    def _readers(self) -> int:
+        return sum(c.role is Role.READ for c in self._connections)
 
     def forget(self, connection: Connection) -> None:
         """Count a connection out."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from aitorrentd.api.plugin import CallContext, Method, NoParams
+from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
 from aitorrentd.control import connection, framing
 from aitorrentd.control.aclient import AsyncClient
 from aitorrentd.control.server import ControlServer
@@ -203,6 +203,19 @@ async def test_the_65th_connection_is_refused_politely(server: ControlServer, pa
     for client in clients:
         assert await client.call("rpc.ping") == {"pong": True}
         await client.close()
+
+
+async def test_readers_cannot_lock_operators_out(
+    server: ControlServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "role", lambda caller: Role.READ)
+        readers = [await AsyncClient.connect(path) for _ in range(32)]
+        with pytest.raises(Busy, match="32 control connections are open"):
+            await AsyncClient.connect(path)
+    await assert_answers(path)
+    for reader in readers:
+        await reader.close()
 
 
 async def test_a_slow_reader_of_a_stream_costs_bounded_memory(
