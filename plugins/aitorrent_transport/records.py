@@ -1,9 +1,9 @@
 """Records: the encrypted unit of a channel after its handshake.
 
 On the wire `u32 length | ciphertext and tag`; the length is associated data and `suites` says which
-cipher. Inside: one byte kind,
-then the payload (at most 64 KiB). The nonce is a 64-bit counter per direction that never travels,
-so a replayed, swapped, dropped or damaged record does not authenticate, and nothing follows it.
+cipher. Inside: one byte kind, then the payload (at most 64 KiB). The nonce is a 64-bit counter per
+direction that never travels, so a replayed, swapped, dropped or damaged record does not
+authenticate, and nothing follows it.
 
 A REKEY record is the last under its key; the next key follows by Noise's REKEY (rev. 34, 4.2) and
 the counter goes on. A sender does so after 2^20 records and whenever its owner asks (once an hour);
