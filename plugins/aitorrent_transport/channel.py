@@ -26,6 +26,8 @@ from aitorrentd.api import (
 
 _MAX_PINGS: Final = 64
 _MAX_UNANSWERED: Final = 8
+_RECENT_PINGS: Final = 7
+_FIRST_PINGS: Final = 5  # sent faster, since others choose peers by their round-trip time
 _LINGER_S: Final = 60.0  # for a peer that does not read the rest of a stream closed here
 
 
@@ -105,6 +107,7 @@ class Channel:
         self.on_greeted: Callable[[Channel, Mapping[str, Any]], None] = lambda channel, hello: None
         self.opened_at = clock.monotonic()
         self.srtt_s: float | None = None
+        "Median of the last round-trip times, which one late answer does not move."
         self.closed: str | None = None
         "Why the channel ended, or None."
         self.fault: ProtocolError | None = None
@@ -118,7 +121,7 @@ class Channel:
         self._greeting = greeting
         self._greeted: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
         self._pings: dict[bytes, tuple[float, asyncio.Future[float] | None]] = {}
-        self._recent_rtts: deque[float] = deque(maxlen=8)
+        self._recent_rtts: deque[float] = deque(maxlen=_RECENT_PINGS)
         self._last_ping = self._heard = self._ticked = self.opened_at
         self._bytes_seen = 0
         self._flush_handle: asyncio.Handle | None = None
@@ -306,11 +309,11 @@ class Channel:
         if sent is None:
             return
         took = self._clock.monotonic() - sent
-        # RFC 6298, section 2: gain 1/8.
-        self.srtt_s = took if self.srtt_s is None else 0.875 * self.srtt_s + 0.125 * took
-        # Under load a ping waits behind the load; windows must not grow by the delay they cause.
         self._recent_rtts.append(took)
-        self.mux.rtt_s = min(self._recent_rtts)
+        ranked = sorted(self._recent_rtts)
+        self.srtt_s = ranked[len(ranked) // 2]
+        # Under load a ping waits behind the load; windows must not grow by the delay they cause.
+        self.mux.rtt_s = ranked[0]
         if answer is not None and not answer.done():
             answer.set_result(took)
 
@@ -333,7 +336,8 @@ class Channel:
         if len(unanswered) >= _MAX_UNANSWERED:
             self.lose(f"{len(unanswered)} pings unanswered")
             return
-        if now - self._last_ping >= self._keepalive_s:
+        is_new = len(self._recent_rtts) < _FIRST_PINGS and not unanswered
+        if is_new or now - self._last_ping >= self._keepalive_s:
             self._ping(None)
         for core in self.mux.cores():
             self._expire(core, now)

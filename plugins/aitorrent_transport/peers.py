@@ -250,8 +250,11 @@ class PeerTable:
         peer = Peer(channel.peer, self._me, self._ctx.clock.monotonic())
         peer.channels.append(channel)
         self._peers[peer.id] = peer
-        self._ctx.log.info("connected %s %s", short(peer.id), channel.link.remote)
-        self._ctx.publish(PeerConnected(peer.id, location(channel.link), channel.link.outbound))
+        where, outbound = location(channel.link), channel.link.outbound
+        self._ctx.log.info(
+            "connected %s %s %s", short(peer.id), "at" if outbound else "from", where
+        )
+        self._ctx.publish(PeerConnected(peer.id, where, outbound))
         self.on_up(peer)
 
     def _remember(self, channel: Channel, greeting: Mapping[str, Any]) -> None:
