@@ -40,7 +40,8 @@ class Head:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 logits [vocab_size], on the CPU, of one hidden state [1, hidden_size]."""
         if self._row is not None:
-            return torch.from_numpy(self._row(hidden[0].numpy()))
+            with np.errstate(all="ignore"):  # activations from peers may hold anything
+                return torch.from_numpy(self._row(hidden[0].numpy()))
         logits: torch.Tensor = self._head(self._norm(hidden))[0].float().cpu()
         return logits
 

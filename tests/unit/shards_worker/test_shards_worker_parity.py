@@ -83,6 +83,25 @@ def test_prompt_in_chunks_gives_the_same_tokens(model: MakeModel, name: str, thr
         assert chain.generate(prompt, NEW, chunk=chunk) == expected, chunk
 
 
+def test_long_inputs_that_go_through_in_pieces_give_the_same_tokens(
+    model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aitorrent_shards.span._ROWS_AT_ONCE", 37)
+    path = model(**VARIANTS["qwen3 window"])
+    prompt = random_prompt(300)
+    expected = reference_tokens(path, prompt, NEW)
+    assert _chain(path, [0, 4, 6]).generate(prompt, NEW) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_stages_on_a_gpu_give_the_same_tokens(model: MakeModel) -> None:
+    path = model(**VARIANTS["qwen3 window"])
+    prompt = random_prompt(64)
+    expected = reference_tokens(path, prompt, NEW)
+    assert _chain(path, [0, 4, 6], device="cuda").generate(prompt, NEW, chunk=20) == expected
+
+
 def test_interleaved_sessions_do_not_disturb_each_other(model: MakeModel) -> None:
     path = model(family="qwen3", sliding_window=20)
     cuts = [0, 3, 6]

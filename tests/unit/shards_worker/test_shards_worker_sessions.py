@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aitorrent_shards.head import pick_candidates
+from aitorrent_shards.kvcache import KvCache
 from aitorrent_shards.worker import ShardWorker
 from aitorrentd.errors import (
     AitorrentError,
@@ -289,17 +290,41 @@ def test_tail_of_the_wrong_length_is_refused(model: MakeModel, length: int) -> N
         ask(worker, "step", b"x" * length, session=b"s", pos=0, n=1, want=None)
 
 
-def test_activations_that_are_not_numbers_are_refused_where_logits_come_of_them(
-    model: MakeModel,
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_activations_beyond_numbers_are_refused_where_logits_come_of_them(
+    model: MakeModel, value: float
 ) -> None:
     worker = load_worker(model(), 4, 6)
     _open(worker, start=4)
-    bad = np.full((2, 64), np.nan, np.float32).tobytes()
-    with pytest.raises(InvalidParams, match="not finite"):
-        ask(worker, "step", bad, session=b"s", pos=0, n=2, want={"k": 1})
-    ask(worker, "trim", session=b"s", length=0)
+    bad = np.full((2, 64), value, np.float32).tobytes()
+    for n in (2, 1):
+        with pytest.raises(InvalidParams, match="not finite"):
+            ask(worker, "step", bad[: n * 256], session=b"s", pos=0, n=n, want={"k": 1})
+        ask(worker, "trim", session=b"s", length=0)
     with pytest.raises(InvalidParams, match="not finite"):
         ask(worker, "step", bad[:256], session=b"s", pos=0, n=1, want={"k": 1})
+
+
+def test_step_that_fails_leaves_the_session_as_it_was(
+    model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aitorrent_shards.span._ROWS_AT_ONCE", 4)
+    worker = load_worker(model(), 0, 6)
+    _open(worker)
+    calls = []
+
+    def update(self: KvCache, *arguments: Any) -> Any:
+        calls.append(self.length)
+        if len(calls) == 8:  # in the second piece
+            raise RuntimeError("out of memory")
+        return original(self, *arguments)
+
+    original = KvCache.update
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="out of memory"):
+        broken.setattr(KvCache, "update", update)
+        _step(worker, [1] * 10)
+    assert calls[-1] == 4
+    _step(worker, [1, 2, 3])
 
 
 def test_unknown_sessions_are_not_found(whole: ShardWorker) -> None:
