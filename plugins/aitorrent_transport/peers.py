@@ -124,7 +124,7 @@ class PeerTable:
         self._budget = WindowBudget()
         self._me = ctx.identity.peer_id
         self._peers: dict[PeerId, Peer] = {}
-        self._pending: set[Channel] = set()
+        self._pending: dict[Channel, None] = {}
         self._told: OrderedDict[PeerId, tuple[Address, ...]] = OrderedDict()
         self._closed = False
 
@@ -173,7 +173,11 @@ class PeerTable:
         channel.on_stream = self._serve
         channel.on_closed = self._on_closed
         channel.on_greeted = self._on_greeted
-        self._pending.add(channel)
+        self._pending[channel] = None
+        inbound = [c for c in self._pending if not c.link.outbound]
+        if len(inbound) > MAX_PENDING:
+            # An honest peer greets at once, so whoever has waited longest is the one to drop.
+            inbound[0].close("no greeting, and others wait")
         channel.start()
         return channel
 
@@ -185,17 +189,18 @@ class PeerTable:
         if left_s:
             raise Denied(f"banned for {left_s:.0f} s more: {self.bans.reason(link.peer)}")
         known = link.peer in self._peers
-        inbound = sum(not c.link.outbound for c in self._pending)
-        if not link.outbound and inbound >= MAX_PENDING:
-            raise Busy("too many channels are being set up; try again later")
-        if not known and len(self._peers) + inbound >= self._max_peers:
-            raise Busy(f"this node has its {self._max_peers} peers (max_peers); try again later")
+        if not known:
+            self._check_room()
         verdict = self._ctx.decide(
             "aitorrent_admit_peer",
             peer=PeerCandidate(link.peer, location(link), link.outbound, link.agent),
         )
         if isinstance(verdict, Verdict) and not verdict.admit:
             raise Denied(f"not admitted: {verdict.reason or 'no reason given'}")
+
+    def _check_room(self) -> None:
+        if len(self._peers) >= self._max_peers:
+            raise Busy(f"this node has its {self._max_peers} peers (max_peers); try again later")
 
     async def adopt(self, link: SecureLink, timeout_s: float = GREETING_S) -> Peer:
         """The peer at the other end of a link that this node dialled.
@@ -241,11 +246,16 @@ class PeerTable:
             self._ctx.log.debug("%r: %s", channel, e.message)
 
     def _on_greeted(self, channel: Channel, greeting: Mapping[str, Any]) -> None:
-        self._pending.discard(channel)
+        self._pending.pop(channel, None)
         self._remember(channel, greeting)
         peer = self._peers.get(channel.peer)
         if peer is not None:
             self._second_channel(peer, channel)
+            return
+        try:
+            self._check_room()
+        except Busy as e:
+            channel.close(e.message)
             return
         peer = Peer(channel.peer, self._me, self._ctx.clock.monotonic())
         peer.channels.append(channel)
@@ -300,7 +310,7 @@ class PeerTable:
             channel.close(reason)
 
     def _on_closed(self, channel: Channel, reason: str, fault: ProtocolError | None) -> None:
-        self._pending.discard(channel)
+        self._pending.pop(channel, None)
         if fault is not None:
             self.bans.ban(channel.peer, fault.message, self._ctx.clock.monotonic())
             self._ctx.log.warning(

@@ -364,3 +364,37 @@ async def test_message_that_never_ends_costs_its_sender_the_stream(
             await long.write(b"x" * 20_000)
             await long.read()
         assert b.count(MessageReceived) == 0
+
+
+async def test_authenticated_peers_that_never_greet_do_not_keep_others_out(
+    tmp_path: Path,
+) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        silent = []
+        for i in range(100):
+            credentials = Credentials(Identity(f"silent {i}"), "test", "silent")
+            silent.append(await dial("127.0.0.1", a.port, credentials))
+        await wait_for(lambda: len(a.transport.table._pending) == 64)
+        await asyncio.wait_for(b.transport.connect(a.address), 3)
+        assert [view.id for view in a.transport.peers()] == [b.id]
+        for link in silent:
+            link.abort()
+        await wait_for(lambda: not a.transport.table._pending)
+
+
+async def test_one_port_serves_every_listened_address(tmp_path: Path) -> None:
+    async with (
+        node(tmp_path, "a", listen=["127.0.0.1", "127.0.0.2"]) as a,
+        node(tmp_path, "b") as b,
+    ):
+        assert {port for _, port in a.transport.bound} == {a.port}
+        view = await b.transport.connect(f"127.0.0.2:{a.port}")
+        assert view.id == a.id
+        assert list(a.transport.addresses()) == [
+            f"/ip4/127.0.0.{i}/tcp/{a.port}/p2p/{a.id}" for i in (1, 2)
+        ]
+
+
+async def test_announced_addresses_are_told_instead_of_the_real_ones(tmp_path: Path) -> None:
+    async with node(tmp_path, "a", announce=["example.org:8468"]) as a:
+        assert list(a.transport.addresses()) == [f"/dns/example.org/tcp/8468/p2p/{a.id}"]

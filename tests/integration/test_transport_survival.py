@@ -64,6 +64,22 @@ async def test_killed_peer_is_noticed_and_found_again_after_its_restart(
         assert await a.transport.ping(b.id) < 5
 
 
+async def test_lost_peer_is_given_up_in_the_end(
+    tmp_path: Path, processes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aitorrent_transport.reach.GIVE_UP_S", 0.3)
+    async with node(tmp_path, "a") as a:
+        b = await processes("b")
+        await a.transport.connect(b.address)
+        assert len(a.transport.reach._kept) == 1
+        await b.kill()
+        await wait_for(lambda: not a.transport.reach._kept, 20)
+        await wait_for(lambda: not a.transport.peers())
+        known = await a.transport.store.all()
+        assert [k.peer for k in known] == [b.id]
+        assert known[0].fails > 0
+
+
 async def test_hung_peer_costs_bounded_memory_and_time(tmp_path: Path, processes: Any) -> None:
     async with node(tmp_path, "a", keepalive_s=0.6) as a:
         b = await processes("b")
