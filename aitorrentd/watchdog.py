@@ -49,7 +49,7 @@ class Watchdog:
                     self._notifier.watchdog()
                 await asyncio.sleep(self._every_s)
         finally:
-            await self._hang_up()
+            await self.close()
 
     async def is_well(self) -> bool:
         """Whether the loop keeps up and the control socket answers."""
@@ -62,7 +62,7 @@ class Watchdog:
         except Busy:
             return True  # every connection is taken, and the server says so: it is alive
         except AitorrentError as e:
-            await self._hang_up()
+            await self.close()
             self._log.error("no sign of life: the control socket does not answer: %s", e.message)
             return False
         return True
@@ -75,7 +75,8 @@ class Watchdog:
             self._client = await AsyncClient.connect(self._socket, _ANSWER_S)
         await self._client.call("rpc.ping", timeout=_ANSWER_S)
 
-    async def _hang_up(self) -> None:
+    async def close(self) -> None:
+        """Hang up."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()
