@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from aitorrentd.config import Config
 from aitorrentd.errors import AitorrentError, PluginError
+from aitorrentd.kernel.drain import work_text
 from aitorrentd.logs import output
 from aitorrentd.node import Node
 from aitorrentd.systemd import Notifier, listen_fds, watchdog_interval_s
@@ -19,6 +20,8 @@ _STATUS_EVERY_S: Final = 30.0
 _EXTEND_EVERY_S: Final = 5.0
 _EXTEND_BY_S: Final = 30.0
 _HURRY_S: Final = 2.0
+DRAIN_S: Final = 20.0
+"Of the 45 s that systemd gives to a stop (TimeoutStopSec); the plugins get the rest."
 _SOCKET_NAMES: Final = ("control", "aitorrentd.socket")
 
 
@@ -45,7 +48,6 @@ class Daemon:
         self._node = node
         self._notifier = notifier
         self._signals = 0
-        self._asked = asyncio.Event()
         self._hurry = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -58,6 +60,7 @@ class Daemon:
         try:
             if await self._start():
                 await self._live()
+                await self._drain()
         finally:
             self._notifier.stopping("stopping")
             await self._stop()
@@ -65,7 +68,7 @@ class Daemon:
     async def _start(self) -> bool:
         """Whether the node runs now; False when it was asked to stop meanwhile."""
         start = asyncio.create_task(self._node.start(), name="start")
-        asked = self._own(self._asked.wait(), "asked-while-starting")
+        asked = self._own(self._node.stop_requested.wait(), "asked-while-starting")
         while not start.done() and not asked.done():
             self._notifier.extend_timeout(_EXTEND_BY_S)
             await asyncio.wait(
@@ -96,13 +99,26 @@ class Daemon:
             self._own(watchdog.run(), "watchdog")
         if self._notifier:
             self._own(self._tell_status(), "status")
-        ends = {
-            self._own(self._asked.wait(), "asked"),
-            self._own(node.stop_requested.wait(), "stop-requested"),
-        }
-        await asyncio.wait({*ends, node.kernel.fatal}, return_when=asyncio.FIRST_COMPLETED)
+        asked = self._own(node.stop_requested.wait(), "asked")
+        await asyncio.wait({asked, node.kernel.fatal}, return_when=asyncio.FIRST_COMPLETED)
         if node.kernel.fatal.done():
             raise PluginError(node.kernel.fatal.result())
+
+    async def _drain(self) -> None:
+        """Let what is under way end, at most `DRAIN_S`; another signal cuts that short."""
+        node = self._node
+        if works := node.kernel.drain.under_way():
+            node.log.info("finishing %s, for at most %g s", work_text(works), DRAIN_S)
+            self._notifier.stopping(f"finishing {work_text(works)}")
+        drain = asyncio.create_task(node.drain(timeout_s=DRAIN_S), name="drain")
+        hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
+        await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        self._hurry.clear()
+        drain.cancel()
+        hurry.cancel()
+        await asyncio.wait({drain, hurry})
+        if works := node.kernel.drain.under_way():
+            node.log.warning("stopping without waiting any longer for %s", work_text(works))
 
     async def _stop(self) -> None:
         for task in self._tasks:
@@ -121,12 +137,12 @@ class Daemon:
         stop.result()
 
     def _on_stop(self, number: signal.Signals) -> None:
-        if self._asked.is_set():
-            self._signals = number
+        if self._signals:
             self._hurry.set()
-            return
-        self._node.log.info("%s: stopping", signal.Signals(number).name)
-        self._asked.set()
+        else:
+            self._node.log.info("%s: stopping", signal.Signals(number).name)
+        self._signals = number
+        self._node.stop_requested.set()
 
     def _on_reload(self) -> None:
         self._own(self._reload(), "reload")
@@ -156,6 +172,8 @@ class Daemon:
         rows = [row for row in self._node.kernel.rows() if row.state != "disabled"]
         running = sum(row.state == "running" for row in rows)
         peers = len(self._node.peers())
+        if self._node.kernel.drain.active:
+            return f"draining; {work_text(self._node.kernel.drain.under_way())} under way"
         return f"{running} of {len(rows)} plugins running; {peers} peer{'s' * (peers != 1)}"
 
     def _own(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:

@@ -12,20 +12,22 @@ import logging
 import shutil
 import socket
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from aitorrentd import __version__
+from aitorrentd.api.events import Draining
 from aitorrentd.api.ids import PeerId, short
 from aitorrentd.api.services import ServiceKey
 from aitorrentd.api.transport import TRANSPORT, PeerView
 from aitorrentd.callbacks import Callbacks
 from aitorrentd.config import Config, plan_setting, write_setting
 from aitorrentd.config.plugin_tables import plugin_problems
-from aitorrentd.errors import ConfigError, Conflict, Unavailable
+from aitorrentd.errors import ConfigError, Conflict, ShuttingDown, Unavailable
 from aitorrentd.identity import Identity, load_or_create
+from aitorrentd.kernel.drain import Work, work_text
 from aitorrentd.kernel.kernel import Kernel, KernelSettings
 from aitorrentd.logs import ROOT, LogRing, Redactor, capture
 from aitorrentd.loop_lag import LoopLag
@@ -42,6 +44,7 @@ T = TypeVar("T")
 
 State = Literal["new", "starting", "running", "stopping", "stopped"]
 CONTROL_GRACE_S: Final = 2.0
+DRAIN_S: Final = 300.0
 _TASK_END_S: Final = 5.0
 
 
@@ -74,6 +77,7 @@ class Host:
         "Set while the node runs and its plugins have settled."
         self.stop_requested = asyncio.Event()
         "Set when somebody asks, over the control API, that the owner of this node stop it."
+        self._closed = asyncio.Event()
         self._name = name
         self.sources = sources
         self._changing = asyncio.Lock()
@@ -104,7 +108,7 @@ class Host:
 
         Raises:
             ConfigError, Denied: identity or directories cannot be used. Conflict: another daemon
-            has this state directory or this socket.
+            has this state directory or this socket. ShuttingDown: `stop` was called meanwhile.
         """
         if self.state != "new":
             raise Conflict(f"this node is {self.state}; a node is started once")
@@ -112,23 +116,32 @@ class Host:
         self._started_at = time.monotonic()
         try:
             await self._start()
+            if self.state != "starting":
+                raise ShuttingDown("the node was stopped while it started")
         except BaseException:
-            await self.stop()
+            await self._close()
             raise
         self.state = "running"
         self.settled.set()
         self.log.info("node %s runs", short(self.id))
 
     async def stop(self) -> None:
-        """Stop everything in reverse order; safe to call at any time and more than once."""
-        if self.state in ("stopping", "stopped"):
-            return
+        """Stop everything in reverse order; safe to call at any time and more than once.
+
+        A start that is under way ends with ShuttingDown.
+        """
+        if self.state not in ("stopping", "stopped"):
+            await self._close()
+        await self._closed.wait()
+
+    async def _close(self) -> None:
         self.state = "stopping"
         self.settled.clear()
         try:
             await self._stack.aclose()
         finally:
             self.state = "stopped"
+            self._closed.set()
 
     async def _start(self) -> None:
         stack, config = self._stack, self.config
@@ -226,6 +239,31 @@ class Host:
         done = await self.set_setting(f"plugins.{name}.enabled", enabled)
         if not done.changed:
             await (self.kernel.enable(name) if enabled else self.kernel.disable(name))
+
+    async def drain(
+        self,
+        *,
+        timeout_s: float = DRAIN_S,
+        told: Callable[[tuple[Work, ...]], None] = lambda _: None,
+    ) -> bool:
+        """Take no new work, and wait until what is under way has ended; True when it has.
+
+        The node goes on draining after `timeout_s` seconds, until `undrain`. `told` hears what is
+        left, at once and after every change.
+        """
+        kernel = self.kernel
+        if not kernel.drain.active:
+            kernel.drain.switch(True)
+            kernel.bus.publish(Draining(True))
+            self.log.info("draining: %s under way", work_text(kernel.drain.under_way()))
+        return await kernel.drain.ended(timeout_s, told)
+
+    def undrain(self) -> None:
+        """Take new work again."""
+        if self.kernel.drain.active:
+            self.kernel.drain.switch(False)
+            self.kernel.bus.publish(Draining(False))
+            self.log.info("not draining any more")
 
     def _own(
         self, stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None], name: str

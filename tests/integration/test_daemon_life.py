@@ -96,6 +96,16 @@ async def test_signal_while_starting_stops_what_was_started(
     assert not daemon.notify.has("READY=1")
 
 
+async def test_stop_over_the_control_socket_is_heard_while_starting(
+    daemon_factory: DaemonFactory, odd: dict[str, str]
+) -> None:
+    config = alone(way="slow_start", seconds=25.0)
+    daemon = await daemon_factory(config, env=odd, ready=False)
+    await wait_for(daemon.socket.exists, 30)
+    await daemon.call("node.stop")
+    assert await daemon.ended(15) == 0
+
+
 async def test_second_signal_does_not_wait_for_a_plugin_that_hangs(
     daemon_factory: DaemonFactory, odd: dict[str, str]
 ) -> None:

@@ -47,9 +47,14 @@ async def wait_for(
         if found:
             return found  # type: ignore[no-any-return]
         if time.monotonic() > until:
-            what = inspect.getsource(condition).strip().splitlines()[0]
-            raise AssertionError(f"not true within {timeout_s:g} s: {what}")
+            raise AssertionError(f"not true within {timeout_s:g} s: {_source(condition)}")
         await asyncio.sleep(every_s)
+
+
+def _source(condition: Callable[[], object]) -> str:
+    if not inspect.isfunction(condition):
+        return repr(condition)
+    return inspect.getsource(condition).strip()
 
 
 def short_dir() -> Path:

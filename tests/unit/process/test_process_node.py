@@ -28,7 +28,7 @@ from aitorrentd.api import (
     Unavailable,
     hookimpl,
 )
-from aitorrentd.errors import ConfigError
+from aitorrentd.errors import ConfigError, ShuttingDown
 from aitorrentd.kernel.found import PluginSource
 from aitorrentd.node import Node
 from tests.support.nodes import NodeFactory, wait_for
@@ -281,3 +281,28 @@ async def test_plugin_changes_are_seen_by_callbacks_from_the_start(
     await node.start()
     await wait_for(lambda: "running" in states)
     assert states.index("starting") < states.index("running")
+
+
+class SlowPlugin:
+    @hookimpl
+    def aitorrent_info(self) -> PluginInfo:
+        return PluginInfo("slow", "takes its time")
+
+    @hookimpl
+    @asynccontextmanager
+    async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
+        await asyncio.sleep(20)
+        yield
+
+
+async def test_node_that_is_stopped_while_it_starts_ends_clean(node_factory: NodeFactory) -> None:
+    node = node_factory.make(sources=[PluginSource.of(SlowPlugin)])
+    starting = asyncio.create_task(node.start())
+    await wait_for(lambda: node.state == "starting" and node.uptime_s > 0.1)
+    async with asyncio.timeout(10):
+        await asyncio.gather(node.stop(), node.stop())
+        with pytest.raises(ShuttingDown, match="was stopped while it started"):
+            await starting
+    assert node.state == "stopped"
+    state = node.config.directories.state
+    assert (await node_factory(sources=[], state_dir=state)).state == "running"
