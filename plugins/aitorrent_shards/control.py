@@ -122,7 +122,8 @@ class StageControl:
             raise TimedOut(f"no answer to {header['op']} in {timeout_s:g} s") from None
         finally:
             self._waiting.pop(ident, None)
-            answer.cancel()
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # it may have been lost before anyone waited
 
     async def ping(self, *, timeout_s: float) -> tuple[int, int] | None:
         """(positions it has, steps it has queued), or None, and it is lost, without an answer."""

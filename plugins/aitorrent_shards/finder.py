@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from aitorrent_shards.planner import Leg, route
-from aitorrent_shards.spans import PREFIX, Span, alike, gaps, parse_spans
+from aitorrent_shards.spans import PREFIX, Span, alike, gaps, parse_spans, with_own
 from aitorrentd.api import Clock, Directory, PeerId, Transport, Unavailable
 
 UNKNOWN_RTT_S: Final = 0.05
@@ -29,10 +29,12 @@ class HolderFinder:
         layers: int,
         max_positions: int,
         accepts: Callable[[Span], bool],
+        own: Callable[[], Iterable[Span]] = tuple,
     ) -> None:
+        """`own` are this node's spans, which count even while they are not in the directory."""
         self._transport, self._directory, self._clock = transport, directory, clock
         self._model, self._layers, self._max_positions = model, layers, max_positions
-        self._accepts = accepts
+        self._accepts, self._own = accepts, own
         self._kind: tuple[str, int, int, str] | None = None
         self._avoid: dict[tuple[PeerId, int], float] = {}
 
@@ -48,12 +50,13 @@ class HolderFinder:
         Raises:
             Unavailable: layers that nobody reachable holds.
         """
-        spans = parse_spans(self._directory.known(PREFIX))
+        spans = with_own(parse_spans(self._directory.known(PREFIX)), self._own())
         if legs := self._route(spans, holes, sticky):
             return legs
         for digest in sorted({s.digest for s in spans if self._accepts(s)}):
             records = await self._directory.find(PREFIX + digest, timeout_s=FIND_S)
-            if legs := self._route(parse_spans(records), holes, sticky):
+            found = with_own(parse_spans(records), self._own())
+            if legs := self._route(found, holes, sticky):
                 return legs
         usable = self._usable(spans)
         missing = [gap for a, b in holes for gap in gaps(usable, a, b)] or list(holes)

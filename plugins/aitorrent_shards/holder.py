@@ -151,7 +151,7 @@ class Holder:
             self._log.info("%s are ready, %s", self._title(), self.span.dtype)
             follow = asyncio.create_task(self._follow(), name=f"shards-{self.entry.name}-follow")
             try:
-                return await worker.closed
+                return await asyncio.shield(worker.closed)  # our end is not the worker's
             finally:
                 follow.cancel()
                 await asyncio.wait({follow})
@@ -214,7 +214,16 @@ class Holder:
         if self.state == "ready" and change < CHANGE and not first_measure:
             return
         self.span = replace(old, free_positions=max(free, 0), step_us=self.step_us)
-        self._directory.publish(PREFIX + self.span.digest, self.span.value())
+        self.advertise()
+
+    def advertise(self) -> None:
+        """Bring the directory record up to date; there is none while the node drains."""
+        if self.span is None:
+            return
+        if self._ctx.draining:
+            self._directory.withdraw(PREFIX + self.span.digest)
+        else:
+            self._directory.publish(PREFIX + self.span.digest, self.span.value())
 
     def changed(self) -> None:
         """A session came or went: the record may have to follow."""

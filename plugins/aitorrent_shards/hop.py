@@ -17,6 +17,7 @@ from typing import Any, Final
 from aitorrent_shards.protocol import (
     MAX_CONTROL_BYTES,
     MAX_HEADER_BYTES,
+    MAX_TAIL_BYTES,
     PROTOCOL,
     Link,
     parse_have,
@@ -214,7 +215,7 @@ class HopReceiver(ABC):
         self.prev = prev
         self.have = 0
         "Positions done."
-        self._max_bytes = MAX_HEADER_BYTES + max_tail_bytes
+        self._max_bytes = MAX_HEADER_BYTES + min(max_tail_bytes, MAX_TAIL_BYTES)
         self._stream: Stream | None = None
         self._turn = asyncio.Lock()
 

@@ -15,6 +15,7 @@ from aitorrent_shards.stage import StageHost
 from aitorrent_shards.tokenize import ModelTokenizer
 from aitorrentd.api import (
     AitorrentError,
+    Cancelled,
     Directory,
     InvalidParams,
     PeerId,
@@ -36,6 +37,7 @@ class LocalModel:
         self.holder: Holder | None = None
         self.problem = ""
         self._hashed = 0
+        self._ended = False
 
     @property
     def state(self) -> str:
@@ -93,7 +95,11 @@ class LocalModel:
         # one cache file per folder, so that models hashed at the same time do not overwrite
         name = hashlib.sha256(str(files.path).encode()).hexdigest()[:16]
         cache = cache_dir / f"digests-{name}.json"
-        digests = await asyncio.to_thread(hash_model, files, cache, self._advance)
+        try:
+            digests = await asyncio.to_thread(hash_model, files, cache, self._advance)
+        except asyncio.CancelledError:
+            self._ended = True
+            raise
         if entry.digest and digests.digest and digests.digest != entry.digest:
             raise InvalidParams(
                 f"the files in {files.path} have digest {digests.digest}, not {entry.digest}"
@@ -101,6 +107,9 @@ class LocalModel:
         self.digests = digests
 
     def _advance(self, n: int) -> None:
+        """Called by the hashing thread, which cannot be cancelled in any other way."""
+        if self._ended:
+            raise Cancelled("the plugin stops")
         self._hashed += n
 
     def ready(self) -> tuple[ModelFiles, Digests]:

@@ -34,6 +34,8 @@ MAX_POSITIONS: Final = 1 << 24
 MAX_LAYERS: Final = 4096
 MAX_CHUNK: Final = 1024
 "Positions in one hop frame; bounds what a receiver must hold."
+MAX_TAIL_BYTES: Final = 64 * 2**20
+"Most bytes of hidden states in one hop frame, whatever the model's width."
 MAX_HIDDEN: Final = 1 << 17
 MAX_VOCAB: Final = 1 << 22
 MAX_ADDRESSES: Final = 16

@@ -91,6 +91,7 @@ class Ring:
             layers=layers,
             max_positions=max_positions,
             accepts=accepts,
+            own=host.spans,
         )
         self._tasks = OwnedTasks(log)
         self._waiter: asyncio.Future[None] | None = None

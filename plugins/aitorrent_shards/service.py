@@ -10,9 +10,16 @@ from aitorrent_shards.backend import ShardsBackend
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.coordinator import Coordinator
 from aitorrent_shards.local import LocalModel
-from aitorrent_shards.spans import PREFIX, Span, parse_spans
+from aitorrent_shards.spans import PREFIX, Span, parse_spans, with_own
 from aitorrent_shards.stage import StageHost
-from aitorrentd.api import BACKENDS, DIRECTORY, TRANSPORT, HealthWarning, PluginContext
+from aitorrentd.api import (
+    BACKENDS,
+    DIRECTORY,
+    TRANSPORT,
+    Draining,
+    HealthWarning,
+    PluginContext,
+)
 
 
 class ShardsService:
@@ -24,7 +31,7 @@ class ShardsService:
         transport = ctx.service(TRANSPORT)
         self.directory = ctx.service(DIRECTORY)
         self.node_id = transport.node_id
-        self.host = StageHost(transport, config, ctx.log)
+        self.host = StageHost(transport, config, ctx.log, work=lambda: ctx.work("session"))
         self.models = {entry.name: LocalModel(entry) for entry in config.models}
         coordinator = Coordinator(
             transport=transport,
@@ -60,18 +67,31 @@ class ShardsService:
             )
             for name, model in self.models.items()
         ]
+        follow = self._ctx.tasks.create_task(self._follow_drain(), name="shards-drain")
+        tasks.append(follow)
         try:
             with self._ctx.service(BACKENDS).added(self.backend.name, self.backend):
                 yield
         finally:
             for task in tasks:
                 task.cancel()
-            if tasks:
-                await asyncio.wait(tasks, timeout=10)
+            await asyncio.wait(tasks, timeout=10)
+
+    async def _follow_drain(self) -> None:
+        """Keep this node's layers out of the directory while it drains."""
+        while True:
+            with self._ctx.subscribe(Draining) as events:
+                self._advertise()
+                async for _ in events:
+                    self._advertise()
+
+    def _advertise(self) -> None:
+        for holder in list(self.host.holders.values()):
+            holder.advertise()
 
     def spans(self) -> list[Span]:
-        """The valid spans in the directory now."""
-        return parse_spans(self.directory.known(PREFIX))
+        """The valid spans in the directory now, and this node's own."""
+        return with_own(parse_spans(self.directory.known(PREFIX)), self.host.spans())
 
     def health(self) -> Iterator[HealthWarning]:
         """Models that cannot be used."""

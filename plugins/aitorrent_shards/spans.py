@@ -136,6 +136,13 @@ def parse_spans(records: Iterable[Record]) -> list[Span]:
     return spans
 
 
+def with_own(spans: Iterable[Span], own: Iterable[Span]) -> list[Span]:
+    """Spans with those of `own` that are not among them, by peer and digest."""
+    found = list(spans)
+    there = {(s.peer, s.digest) for s in found}
+    return found + [s for s in own if (s.peer, s.digest) not in there]
+
+
 def alike(spans: Iterable[Span]) -> list[list[Span]]:
     """Spans grouped by kind; the group with most members comes first."""
     groups: dict[tuple[str, int, int, str], list[Span]] = {}

@@ -11,6 +11,8 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +33,7 @@ from aitorrent_shards.protocol import (
     parse_step,
     request_id,
 )
+from aitorrent_shards.spans import Span
 from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import (
     AitorrentError,
@@ -258,7 +261,15 @@ class StageSession(HopReceiver):
 class StageHost:
     """Answers `/ai-torrent/1/shards`: opens sessions, and hands hops to whoever expects them."""
 
-    def __init__(self, transport: Transport, config: ShardsConfig, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        config: ShardsConfig,
+        log: logging.Logger,
+        *,
+        work: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`work` is entered for each session of a peer; what it raises refuses the session."""
         self.holders: dict[str, Holder] = {}
         "By digest."
         self.overhead_us: deque[int] = deque(maxlen=512)
@@ -268,6 +279,11 @@ class StageHost:
         self._receivers: dict[bytes, HopReceiver] = {}
         self._per_peer: Counter[PeerId] = Counter()
         self._journal_bytes = 0
+        self._work = work
+
+    def spans(self) -> list[Span]:
+        """What this node's holders have loaded."""
+        return [h.span for h in self.holders.values() if h.span is not None]
 
     def sessions(self) -> list[SessionView]:
         """The open sessions."""
@@ -316,11 +332,20 @@ class StageHost:
         ident, opened = request_id(header), parse_request(header)
         if not isinstance(opened, Open):
             raise ProtocolError("a control stream begins with open")
-        try:
-            session = self._admit(stream, opened)
-        except AitorrentError as e:
-            await _refuse(stream, {"id": ident, "error": e.as_map()})
-            return
+        with ExitStack() as counted:
+            try:
+                # A session of this node itself is a part of an answer that was let in.
+                if stream.peer != self._transport.node_id:
+                    counted.enter_context(self._work())
+                session = self._admit(stream, opened)
+            except AitorrentError as e:
+                await _refuse(stream, {"id": ident, "error": e.as_map()})
+                return
+            await self._run(stream, session, ident)
+
+    async def _run(self, stream: Stream, session: StageSession, ident: int) -> None:
+        """Open an admitted session at the worker, serve it, and free it."""
+        opened = session.opened
         try:
             try:
                 await session.holder.request(

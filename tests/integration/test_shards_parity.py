@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aitorrent_shards.spans import Span, parse_spans
+from aitorrentd.api import DIRECTORY, Busy, InvalidParams
+from aitorrentd.node import Node
 from tests.support.models import FAMILIES, make_model
-from tests.support.nodes import NodeFactory
+from tests.support.nodes import NodeFactory, wait_for
 from tests.support.shards_nodes import answer, greedy, reference_ids, shards_network
 
 SPLITS = {1: ["0-6"], 2: ["0-3", "3-6"], 3: ["0-2", "2-4", "4-6"]}
@@ -19,8 +23,9 @@ def text_of(n: int) -> str:
     return "".join(chr(ord("A") + (7 * i + i * i) % 26) for i in range(n))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("stages", [3])
+@pytest.mark.parametrize(
+    ("family", "stages"), [*((f, 3) for f in FAMILIES), ("llama", 1), ("llama", 2)]
+)
 async def test_greedy_tokens_equal_generate(
     node_factory: NodeFactory, tmp_path: Path, family: str, stages: int
 ) -> None:
@@ -34,6 +39,52 @@ async def test_greedy_tokens_equal_generate(
         found = await answer(nodes[0], prompt, **greedy(16))
         assert found["last"].prompt_tokens == n
         assert found["ids"] == expected[n], f"prompt of {n}"
-        assert [(s.start, s.end) for s in found["last"].stages] == [(0, 2), (2, 4), (4, 6)]
+        assert [f"{s.start}-{s.end}" for s in found["last"].stages] == SPLITS[stages]
     together = await asyncio.gather(*(answer(nodes[0], p, **greedy(16)) for p in prompts.values()))
     assert [t["ids"] for t in together] == list(expected.values())
+
+
+async def test_sampled_tokens_with_a_seed_are_the_same_over_any_number_of_nodes(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    path = make_model(tmp_path / "m")
+    wishes = {"temperature": 1.5, "top_p": 0.95, "seed": 77, "max_tokens": 24}
+    answers = []
+    for layers in SPLITS.values():
+        nodes = await shards_network(node_factory, path, layers)
+        answers.append((await answer(nodes[0], text_of(40), **wishes))["ids"])
+        for node in nodes:
+            await node.stop()
+    assert answers[0] == answers[1] == answers[2]
+
+
+async def test_vanished_clients_and_long_prompts_leave_nothing_behind(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    path = make_model(tmp_path / "m")
+    nodes = await shards_network(node_factory, path, SPLITS[2])
+    with pytest.raises(InvalidParams, match="has 500 tokens, which with max_tokens 64 exceeds"):
+        await answer(nodes[0], text_of(500), **greedy(64))
+    before = [s.free_positions for s in held(nodes[0])]
+    for _ in range(3):
+        chunks: Any = nodes[0].generate(text_of(30), model="m", **greedy(200))
+        await anext(chunks)
+        await chunks.aclose()
+    await wait_for(lambda: [s.free_positions for s in held(nodes[0])] == before)
+    expected = reference_ids(path, [ord(c) - 33 for c in text_of(30)], 8)
+    assert (await answer(nodes[0], text_of(30), **greedy(8)))["ids"] == expected
+
+
+async def test_full_cache_is_a_clear_busy(node_factory: NodeFactory, tmp_path: Path) -> None:
+    path = make_model(tmp_path / "m", context=65_536)
+    (node,) = await shards_network(node_factory, path, SPLITS[1])
+    chunks: Any = node.generate(text_of(30), model="m", **greedy(40_000))
+    await anext(chunks)
+    with pytest.raises(Busy):
+        await answer(node, text_of(30), **greedy(40_000))
+    await chunks.aclose()
+
+
+def held(node: Node) -> list[Span]:
+    """The spans that a node knows."""
+    return parse_spans(node.service(DIRECTORY).known("ait:shard:"))

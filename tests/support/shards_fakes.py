@@ -16,8 +16,8 @@ import math
 import random
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -356,6 +356,22 @@ class FakeNode:
             self.events.append(args[0])
         else:
             self.net.records[args[0], self.id] = Record(args[0], self.id, args[1], ("a",))
+
+    draining = False
+
+    def work(self, what: str) -> AbstractContextManager[None]:
+        """Counts nothing."""
+        return nullcontext()
+
+    @contextmanager
+    def subscribe(self, *kinds: type[Event]) -> Iterator[AsyncIterator[Event]]:
+        """Nothing ever happens."""
+
+        async def events() -> AsyncIterator[Event]:
+            await asyncio.Event().wait()
+            yield Event()
+
+        yield events()
 
     async def spawn_worker(
         self, entry: str, *, name: str, env: Mapping[str, str] | None = None

@@ -49,7 +49,7 @@ async def shards_network(
 
 def reference_ids(path: Path, prompt: Sequence[int], new: int) -> list[int]:
     """New token ids by transformers' generate(), greedy, float32, in this process."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     ids = torch.tensor([list(prompt)])
     out = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False

@@ -1,0 +1,160 @@
+"""Killed and hung workers and daemons in the middle of answers, with real processes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aitorrentd.errors import AitorrentError
+from tests.support.models import make_model
+from tests.support.nodes import Daemon, DaemonFactory, wait_for
+from tests.support.shards_nodes import READY_S, reference_ids, shards_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.allow_error_log]
+
+NEW = 40
+PROMPT = "WHICH NODE HOLDS WHICH LAYERS"
+QUICK = {"step_timeout_s": 2.0, "ping_timeout_s": 1.0, "resume_timeout_s": 60.0}
+
+
+class Network:
+    """Daemons that hold layers; the first one asks."""
+
+    def __init__(self, daemons: list[Daemon]) -> None:
+        self.daemons = daemons
+        self.gone: list[Daemon] = []
+        "Killed or stopped by the test."
+
+    async def complete(self) -> None:
+        """Wait until the layers of every daemon that was not stopped are there."""
+
+        async def all_there() -> Any:
+            return len(await self.spans()) == len(self.daemons) - len(self.gone)
+
+        await wait_for(all_there, READY_S, every_s=0.2)
+
+    async def spans(self) -> list[dict[str, Any]]:
+        """What the asking daemon knows of the layers' holders."""
+        found: list[dict[str, Any]] = (await self.daemons[0].call("shards.spans"))["spans"]
+        return found
+
+    async def workers(self, daemon: Daemon) -> list[int]:
+        """Process ids of a daemon's workers."""
+        models = (await daemon.call("shards.models"))["models"]
+        return [m["pid"] for m in models if m["pid"]]
+
+    async def ask(
+        self, at: int = -1, act: Callable[[], Awaitable[None]] | None = None
+    ) -> list[int]:
+        """The ids of a greedy answer; after `at` of them, `act` is done."""
+        params = {"max_tokens": NEW, "temperature": 0.0}
+        ids: list[int] = []
+        async with await self.daemons[0].client(120) as client:
+            stream = client.stream(
+                "inference.generate", {"model": "m", "prompt": PROMPT, "params": params}
+            )
+            async for item in stream:
+                ids += item["token_ids"]
+                if act is not None and len(ids) > at:
+                    await act()
+                    act = None
+        return ids
+
+
+@pytest.fixture
+async def network(
+    daemon_factory: DaemonFactory, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[tuple[Network, list[int]]]:
+    """Daemons that hold the layers in `request.param`, and the ids that they must answer."""
+    path = make_model(tmp_path / "m")
+    daemons: list[Daemon] = []
+    for layers in request.param:
+        known = [(await d.call("node.id"))["addresses"][0] for d in daemons]
+        patience = {"resume_timeout_s": 3.0} if len(request.param) == 2 else {}
+        config = shards_config(path, layers, **(QUICK | patience))
+        config["plugins"]["transport"] = {"bootstrap": known}
+        daemons.append(await daemon_factory(config))
+    net = Network(daemons)
+
+    await net.complete()
+    ids = [ord(c) - 33 if c != " " else 220 for c in PROMPT]
+    yield net, reference_ids(path, ids, NEW)
+
+
+TWICE = ["0-2", "2-4", "4-6", "2-6"]
+"All layers but the first two are held twice, by spans that do not match."
+
+
+async def holder(net: Network, start: int) -> Daemon:
+    """The daemon that computes the layers from `start` for the answer under way."""
+    for daemon in net.daemons[1:]:
+        if daemon not in net.gone:
+            sessions = (await daemon.call("shards.sessions"))["sessions"]
+            if any(s["start"] == start for s in sessions):
+                return daemon
+    raise AssertionError(f"nobody computes the layers from {start}")
+
+
+@pytest.mark.parametrize("network", [TWICE], indirect=True)
+async def test_killed_workers_and_daemons_change_no_token(
+    network: tuple[Network, list[int]],
+) -> None:
+    net, expected = network
+    rng = random.Random(5)
+    assert await net.ask() == expected
+
+    async def kill_first_worker() -> None:
+        os.kill((await net.workers(net.daemons[0]))[0], signal.SIGKILL)
+
+    async def kill_worker() -> None:
+        os.kill((await net.workers(await holder(net, 2)))[0], signal.SIGKILL)
+
+    async def kill_daemon() -> None:
+        net.gone.append(await holder(net, 2))
+        net.gone[-1].signal(signal.SIGKILL)
+
+    for act in (kill_first_worker, kill_worker, kill_worker, kill_daemon):
+        await net.complete()
+        assert await net.ask(rng.randrange(NEW - 5), act) == expected
+
+
+@pytest.mark.parametrize("network", [TWICE], indirect=True)
+async def test_hung_worker_and_hung_daemon_change_no_token(
+    network: tuple[Network, list[int]],
+) -> None:
+    net, expected = network
+
+    async def hang_worker() -> None:
+        os.kill((await net.workers(await holder(net, 2)))[0], signal.SIGSTOP)
+
+    async def hang_daemon() -> None:
+        net.gone.append(await holder(net, 2))
+        net.gone[-1].signal(signal.SIGSTOP)
+
+    for act in (hang_worker, hang_daemon):
+        await net.complete()
+        assert await net.ask(7, act) == expected
+
+
+@pytest.mark.parametrize("network", [["0-3", "3-6"]], indirect=True)
+async def test_lost_layers_without_another_holder_end_in_an_error(
+    network: tuple[Network, list[int]],
+) -> None:
+    net, _ = network
+
+    async def kill_daemon() -> None:
+        (await holder(net, 3)).signal(signal.SIGKILL)
+
+    with pytest.raises(AitorrentError, match=r"layers 3-6 of m were lost .* nobody else holds"):
+        await net.ask(4, kill_daemon)
+
+    async def freed() -> Any:
+        return not (await net.daemons[0].call("shards.sessions"))["sessions"]
+
+    await wait_for(freed, 5)
