@@ -61,7 +61,7 @@ async def hop(stream: Stream) -> None:
 
 async def sink(stream: Stream) -> None:
     """Reads everything, then says so."""
-    while await stream.read(1 << 20):
+    while await stream.read():
         pass
     await stream.write(b"all")
 

@@ -191,6 +191,11 @@ class StreamCore:
             self._ahead += fresh
             self._consumed += fresh
 
+    @property
+    def front(self) -> int:
+        """Bytes that `take` gives without joining pieces."""
+        return len(self._chunks[0]) - self._at if self._chunks else 0
+
     def take(self, size: int) -> bytes:
         """The next `size` bytes, or all that are buffered when those are fewer."""
         size = min(size, self.buffered)

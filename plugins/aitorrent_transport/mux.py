@@ -35,11 +35,11 @@ MAX_PONGS: Final = 16
 MAX_HELLO_BYTES: Final = 8192
 _FLOOR_SHARE: Final = 19  # a waiting class is owed 1 byte for 19 of the others: 5 %
 _FLOOR_BYTES: Final = 16 * 1024  # paid in frames small enough not to delay the class above
-_LEAST_DATA: Final = 1024  # below this much room in a record, the next data waits for another
+_LEAST_DATA: Final = 8192  # with less room left in a record, data waits for the next
 _CLASSES: Final = (0, 1, 2)  # Priority, as plain numbers: this is the hot path
 _DATA: Final = int(Kind.DATA)
 _RTT_UNKNOWN_S: Final = 0.05
-_LEAST_RTT_S: Final = 0.0005
+_LEAST_RTT_S: Final = 0.0005  # what waking both processes takes, whatever the network
 
 Part = bytes | memoryview
 

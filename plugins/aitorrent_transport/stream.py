@@ -9,6 +9,7 @@ from aitorrent_transport.core import SEND_QUEUE_BYTES, StreamCore
 from aitorrentd.api import Conflict, PeerGone, PeerId, TooLarge, short
 
 _YIELD_BYTES: Final = 1024 * 1024  # a long write lets others run after this much
+_WHOLE_BYTES: Final = 16 * 1024
 
 
 class Carrier(Protocol):
@@ -101,7 +102,9 @@ class ChannelStream:
         """Between 1 and `max_bytes` bytes as soon as there are any; b"" after the peer closed."""
         if not await self._readable(1, 1):
             return b""
-        return self._take(max_bytes)
+        # What came in one piece is handed over as it is, without joining it to the next.
+        front = self._core.front
+        return self._take(front if _WHOLE_BYTES <= front <= max_bytes else max_bytes)
 
     async def read_exactly(self, n: int) -> bytes:
         """Exactly `n` bytes; PeerGone when the stream ends before."""
