@@ -9,20 +9,29 @@ The daemon is this class with signals and a service manager around it (see `aito
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from pydantic import ValidationError
 
-from aitorrentd.api.events import Event
+from aitorrentd.api.events import DirectoryChanged, Event
 from aitorrentd.api.ids import PeerId
-from aitorrentd.api.inference import INFERENCE, Chunk, GenerateRequest, Message, SamplingParams
+from aitorrentd.api.inference import (
+    INFERENCE,
+    Chunk,
+    GenerateRequest,
+    Message,
+    ModelView,
+    SamplingParams,
+)
 from aitorrentd.api.transport import TRANSPORT, PeerView
-from aitorrentd.errors import InvalidParams
+from aitorrentd.errors import InvalidParams, TimedOut
 from aitorrentd.host import Host
 from aitorrentd.kernel.settings import problems
 
@@ -30,6 +39,8 @@ if TYPE_CHECKING:
     from aitorrentd.kernel.found import PluginSource
 
 E = TypeVar("E", bound=Event)
+# Backends that relay to another server change without a directory event.
+_LOOK_AGAIN_S: Final = 1.0
 
 Prompt = str | Sequence[Message | Mapping[str, str]]
 "A text, or the turns of a conversation, each with its role and its content."
@@ -81,22 +92,47 @@ class Node(Host):
         """Send a message to every connected peer; returns how many."""
         return await self.service(TRANSPORT).broadcast(text)
 
+    async def models(self) -> Sequence[ModelView]:
+        """Models that can be answered now, by this node and by connected peers."""
+        return await self.service(INFERENCE).models()
+
+    async def wait_for_model(self, name: str, *, timeout_s: float = 60.0) -> ModelView:
+        """The model, as soon as this node can answer with it.
+
+        Raises:
+            TimedOut: not within `timeout_s`.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    with self.events(DirectoryChanged) as changes:
+                        for model in await self.models():
+                            if model.name == name:
+                                return model
+                        with contextlib.suppress(TimeoutError, StopAsyncIteration):
+                            await asyncio.wait_for(anext(changes), _LOOK_AGAIN_S)
+        except TimeoutError:
+            raise TimedOut(f"no model {name!r} within {timeout_s:g} s") from None
+
     async def generate(
         self,
         prompt: Prompt,
         *,
         model: str = "",
         backend: str | None = None,
+        raw: bool = False,
         **params: Any,
     ) -> AsyncIterator[Chunk]:
         """The answer to a prompt, or to a conversation, piece by piece.
+
+        A prompt is put into the model's chat template, unless `raw` is set.
 
         `params` are those of SamplingParams: temperature, top_p, top_k, seed, stop, max_tokens.
 
         Raises:
             InvalidParams: a parameter is unknown or out of range; else as Inference.generate.
         """
-        request = _request(prompt, model, params)
+        request = _request(prompt, model, raw, params)
         chunks = self.service(INFERENCE).generate(request, backend=backend)
         try:
             async for chunk in chunks:
@@ -133,13 +169,17 @@ class Node(Host):
         return self.kernel.bus.subscribe(*kinds)
 
 
-def _request(prompt: Prompt, model: str, params: Mapping[str, Any]) -> GenerateRequest:
+def _request(prompt: Prompt, model: str, raw: bool, params: Mapping[str, Any]) -> GenerateRequest:
     if unknown := sorted(set(params) - set(SamplingParams.model_fields)):
         raise InvalidParams(
             f"unknown parameter {unknown[0]}; there are: {', '.join(SamplingParams.model_fields)}"
         )
-    asked = {"prompt": prompt} if isinstance(prompt, str) else {"messages": list(prompt)}
+    asked: dict[str, Any] = {"model": model, "params": dict(params)}
+    if isinstance(prompt, str):
+        asked |= {"prompt": prompt, "raw": raw}
+    else:
+        asked["messages"] = list(prompt)
     try:
-        return GenerateRequest.model_validate({"model": model, "params": dict(params), **asked})
+        return GenerateRequest.model_validate(asked)
     except ValidationError as e:
         raise InvalidParams("; ".join(problems("", e, GenerateRequest))) from None

@@ -1,0 +1,221 @@
+"""Write `docs/reference/` from the code: `python -m tools.reference [--check]`.
+
+Commands, settings, control methods, hooks, events and errors, each from the place that defines it,
+so that no page can say something else than the program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+from pydantic import BaseModel
+
+from aitorrentd import Node, errors
+from aitorrentd.api import events, hooks
+from aitorrentd.cli.main import main as aitorrentctl
+from aitorrentd.config.model import Settings
+from aitorrentd.methods.source import Methods
+
+T = TypeVar("T")
+ROOT: Final = Path(__file__).parents[1]
+PAGES: Final = ROOT / "docs" / "reference"
+GOLDEN: Final = ROOT / "tests" / "golden" / "rpc.json"
+NOTE: Final = "<!-- Written by tools/reference.py (make docs); edit the code instead. -->\n\n"
+
+
+def rows(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    safe = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    body = [f"| {' | '.join(line)} |" for line in safe]
+    return "\n".join([f"| {' | '.join(header)} |", "|" + "---|" * len(header), *body]) + "\n"
+
+
+def shape(schema: dict[str, Any]) -> str:
+    """A JSON Schema type in a few words."""
+    if "anyOf" in schema:
+        return " or ".join(shape(option) for option in schema["anyOf"])
+    if "$ref" in schema:
+        return str(schema["$ref"]).rsplit("/", 1)[-1]
+    if "enum" in schema:
+        return " or ".join(json.dumps(value) for value in schema["enum"])
+    if "const" in schema:
+        return json.dumps(schema["const"])
+    kind = str(schema.get("type", "any"))
+    if kind == "array":
+        return f"list of {shape(schema.get('items', {}))}"
+    if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"map of {shape(schema['additionalProperties'])}"
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
+    high = schema.get("maximum", schema.get("exclusiveMaximum"))
+    if low is not None or high is not None:
+        kind += f" {'' if low is None else low}…{'' if high is None else high}"
+    return kind
+
+
+def properties(schema: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Name, type, default and description of each property."""
+    required = schema.get("required", [])
+    found = []
+    for name, one in schema.get("properties", {}).items():
+        default = "required" if name in required else f"`{json.dumps(one.get('default'))}`"
+        found.append((f"`{name}`", shape(one), default, str(one.get("description", ""))))
+    return found
+
+
+def described(model: type[BaseModel]) -> str:
+    """A model and those below it as tables."""
+    schema = model.model_json_schema()
+    header = ("key", "type", "default", "meaning")
+    parts = [rows(header, properties(schema))]
+    for name, below in schema.get("$defs", {}).items():
+        if below.get("properties"):
+            text = str(below.get("description", "")).strip().split("\n\n")[0]
+            parts.append(f"**{name}**: {text}\n\n{rows(header, properties(below))}")
+    return "\n".join(parts)
+
+
+def command_line(*words: str) -> str:
+    """What a command line prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = aitorrentctl([*words, "--help"])
+    if code:
+        raise RuntimeError(f"aitorrentctl {' '.join(words)} --help ended with {code}")
+    return out.getvalue()
+
+
+def commands_in(help_text: str) -> list[str]:
+    """The names below `Commands:` in a help text."""
+    _, _, listed = help_text.partition("Commands:\n")
+    lines = [line for line in listed.splitlines() if line.startswith("  ") and line[2] != " "]
+    return [line.split()[0] for line in lines]
+
+
+def commands() -> Iterator[str]:
+    """The page of commands."""
+    yield "# Commands of aitorrentctl\n\n"
+    todo: list[tuple[str, ...]] = [()]
+    while todo:
+        words = todo.pop(0)
+        text = command_line(*words)
+        yield f"## {' '.join(('aitorrentctl', *words))}\n\n```text\n{text.rstrip()}\n```\n\n"
+        todo = [*[(*words, name) for name in commands_in(text)], *todo]
+    yield "## Exit codes\n\n"
+    from aitorrentd.cli.toolkit import ExitCode
+
+    yield rows(("code", "meaning"), [(str(int(c)), c.name.lower()) for c in ExitCode])
+
+
+def settings(infos: dict[str, Any]) -> Iterator[str]:
+    """The page of settings."""
+    yield "# Settings\n\nIn `/etc/aitorrent.yaml` and `/etc/aitorrent.yaml.d/*.yaml`, or below "
+    yield "`$XDG_CONFIG_HOME/aitorrent/` for a user. `aitorrentctl config check` finds mistakes; "
+    yield "`aitorrentctl config set KEY VALUE` writes a drop-in.\n\n"
+    yield described(Settings)
+    for name, info in sorted(infos.items()):
+        yield f"\n## plugins.{name}\n\n{info.summary}\n\n{described(info.config)}"
+
+
+def methods(found: list[dict[str, Any]]) -> Iterator[str]:
+    """The page of control methods."""
+    yield "# Control methods\n\nCalled by `aitorrentctl call METHOD key=value`, or by any program "
+    yield "over the Unix socket. `rpc.describe` returns their JSON Schemas.\n"
+    for one in found:
+        stream = ", a stream" if one["stream"] else ""
+        yield f"\n## {one['name']}\n\n{one['summary']} Role: {one['role']}{stream}. "
+        yield f"Since {one['since']}.\n"
+        for what in ("params", "result"):
+            listed = properties(one[what])
+            if listed:
+                title = {"params": "parameter", "result": "result"}[what]
+                yield f"\n{rows((title, 'type', 'default', 'meaning'), listed)}"
+
+
+def declared(module: Any, *, base: type[T]) -> list[type[T]]:
+    """Public subclasses of `base` that a module defines, in its order."""
+    found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, base)]
+    return [v for v in found if v.__module__ == module.__name__ and v is not base]
+
+
+def api() -> Iterator[str]:
+    """The page of hooks, events and errors."""
+    yield "# Hooks, events and errors\n\nAll in `aitorrentd.api`; see [writing a plugin]"
+    yield "(../plugins.md).\n\n## Hooks\n\n"
+    for name, function in vars(hooks).items():
+        if name.startswith("aitorrent_"):
+            yield f"### {name}{inspect.signature(function)}\n\n{inspect.getdoc(function)}\n\n"
+    yield "## Events\n\n"
+    lines = [
+        (
+            f"`{e.topic}`",
+            f"`{e.__name__}({', '.join(f.name for f in fields(e))})`",
+            (inspect.getdoc(e) or "").split("\n\n")[0],
+        )
+        for e in declared(events, base=events.Event)
+    ]
+    yield rows(("topic", "event", "meaning"), lines)
+    yield "\n## Errors\n\n"
+    listed = [
+        (f"`{e.code}`", f"`{e.__name__}`", (inspect.getdoc(e) or "").split("\n\n")[0])
+        for e in declared(errors, base=errors.AitorrentError)
+    ]
+    yield rows(("code", "class", "meaning"), listed)
+
+
+async def gather() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The manifests of the built-in plugins and the description of every method."""
+    from aitorrentd.kernel.found import installed
+
+    servers = [{"name": "example", "url": "http://127.0.0.1:9/v1"}]
+    config = {"plugins": {"openai": {"servers": servers}, "ollama": {"url": "http://127.0.0.1:9"}}}
+    async with Node.temporary(config) as node:
+        source = Methods(node)
+        _, describe = source.method("rpc.describe")
+        listed: Any = describe.handler(None, describe.params())  # type: ignore[arg-type]
+        mine = [source for source in installed() if source.tier == "builtin"]
+        infos = {one.name: cast(Any, one.load())().aitorrent_info() for one in mine}
+        found = [m for m in listed["methods"] if m["plugin"] in {*infos, "core"}]
+    return infos, found
+
+
+def pages() -> dict[Path, str]:
+    """Every file that this program writes."""
+    os.environ["COLUMNS"] = "96"
+    os.environ.pop("AITORRENT_SOCKET", None)
+    infos, found = asyncio.run(gather())
+    texts = {
+        PAGES / "commands.md": "".join(commands()),
+        PAGES / "settings.md": "".join(settings(infos)),
+        PAGES / "methods.md": "".join(methods(found)),
+        PAGES / "api.md": "".join(api()),
+    }
+    out = {path: NOTE + text for path, text in texts.items()}
+    out[GOLDEN] = json.dumps(found, indent=1, sort_keys=True) + "\n"
+    return out
+
+
+def main() -> int:
+    """Write the pages, or with --check name those that are not fresh."""
+    stale = [p for p, text in pages().items() if not p.exists() or p.read_text() != text]
+    if "--check" in sys.argv[1:]:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is not what the code says; run: make docs")
+        return 1 if stale else 0
+    PAGES.mkdir(parents=True, exist_ok=True)
+    for path, text in pages().items():
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
