@@ -13,6 +13,7 @@ from aitorrentd.errors import AitorrentError, PluginError
 from aitorrentd.kernel.drain import work_text
 from aitorrentd.logs import output
 from aitorrentd.node import Node
+from aitorrentd.reload import reload
 from aitorrentd.systemd import Notifier, listen_fds, watchdog_interval_s
 from aitorrentd.watchdog import Watchdog
 
@@ -152,7 +153,7 @@ class Daemon:
             return
         self._notifier.reloading()
         try:
-            done = await self._node.reload()
+            done = await reload(self._node)
         except AitorrentError as e:
             self._node.log.error("the configuration stays as it was: %s", e.message)
         else:

@@ -23,16 +23,14 @@ from aitorrentd.api.ids import PeerId, short
 from aitorrentd.api.services import ServiceKey
 from aitorrentd.api.transport import TRANSPORT, PeerView
 from aitorrentd.callbacks import Callbacks
-from aitorrentd.config import Config, plan_setting, write_setting
-from aitorrentd.config.plugin_tables import plugin_problems
-from aitorrentd.errors import ConfigError, Conflict, ShuttingDown, Unavailable
+from aitorrentd.config import Config
+from aitorrentd.errors import Conflict, ShuttingDown, Unavailable
 from aitorrentd.identity import Identity, load_or_create
 from aitorrentd.kernel.drain import Work, work_text
 from aitorrentd.kernel.kernel import Kernel, KernelSettings
 from aitorrentd.logs import ROOT, LogRing, Redactor, capture
 from aitorrentd.loop_lag import LoopLag
 from aitorrentd.paths import is_system
-from aitorrentd.reload import Reloaded, put_in_force
 from aitorrentd.state_lock import make_directory, state_lock
 from aitorrentd.worker_host import spawn_worker
 
@@ -80,7 +78,8 @@ class Host:
         self._closed = asyncio.Event()
         self._name = name
         self.sources = sources
-        self._changing = asyncio.Lock()
+        self.changing = asyncio.Lock()
+        "Held while the configuration changes; see `aitorrentd.reload`."
         self._sockets = sockets
         self._callbacks = Callbacks(self.log)
         self._throw_away: Path | None = None
@@ -200,45 +199,6 @@ class Host:
             runtime_dir=config.directories.runtime,
             spawn_worker=spawn_worker,
         )
-
-    async def reload(self) -> Reloaded:
-        """Read the configuration files again and put in force what can be changed live.
-
-        Raises:
-            ConfigError: they are not valid; then nothing changed.
-        """
-        async with self._changing:
-            new = await asyncio.to_thread(self.config.reloaded)
-            return await put_in_force(self, new)
-
-    async def set_setting(self, key: str, value: Any) -> Reloaded:
-        """Write one setting to the drop-in file and put it in force.
-
-        Raises:
-            ConfigError: the configuration would not be valid. Denied: the file is not writable.
-        """
-        async with self._changing:
-            planned, _, _ = await asyncio.to_thread(plan_setting, self.config, key, value)
-            old, new = self.config.settings.plugins, planned.settings.plugins
-            touched = {name: table for name, table in new.items() if table != old.get(name)}
-            if wrong := await plugin_problems(touched, self.sources):
-                raise ConfigError("; ".join(wrong), problems=tuple(wrong))
-            written = await asyncio.to_thread(write_setting, self.config, key, value)
-            return await put_in_force(self, written)
-
-    async def set_plugin_enabled(self, name: str, enabled: bool) -> None:
-        """Start or stop a plugin, in the drop-in file too where there is one.
-
-        Raises:
-            NotFound: no such plugin. Denied: the file is not writable.
-        """
-        self.kernel.row(name)
-        if self.config.source is None:
-            await (self.kernel.enable(name) if enabled else self.kernel.disable(name))
-            return
-        done = await self.set_setting(f"plugins.{name}.enabled", enabled)
-        if not done.changed:
-            await (self.kernel.enable(name) if enabled else self.kernel.disable(name))
 
     async def drain(
         self,

@@ -6,6 +6,7 @@ Names here are stable: a field is only ever added, a service's version is in its
 from aitorrentd.api.context import Clock, PluginContext, Signer
 from aitorrentd.api.events import (
     DirectoryChanged,
+    Draining,
     Event,
     GenerationEnded,
     Lagged,
@@ -101,6 +102,7 @@ __all__ = [
     "Denied",
     "Directory",
     "DirectoryChanged",
+    "Draining",
     "End",
     "Event",
     "Frame",

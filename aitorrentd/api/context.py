@@ -123,6 +123,20 @@ class PluginContext(Protocol):
         `Lagged`.
         """
 
+    @property
+    def draining(self) -> bool:
+        """Whether the node takes no new work; a change is told by `Draining`."""
+
+    def work(self, what: str) -> AbstractContextManager[None]:
+        """Work that somebody waits for, as `with ctx.work("answer"):`; `what` in the singular.
+
+        A node that drains, or stops in order, waits for it. Leave out work that is a part of other
+        counted work.
+
+        Raises:
+            ShuttingDown: on entering the block, while the node is draining.
+        """
+
     def protocols(self) -> Iterator[Any]:
         """Wire protocols that running plugins declare now; for the transport."""
 

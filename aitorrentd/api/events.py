@@ -41,6 +41,15 @@ class PluginChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Draining(Event):
+    """The node stopped taking new work, or takes it again: withdraw, or repeat, what you offer."""
+
+    topic = "node.draining"
+
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PeerConnected(Event):
     """A channel to a peer completed its handshake."""
 

@@ -39,6 +39,7 @@ CORE: Final[dict[str, tuple[str, str]]] = {
     "logs": ("watching", "Show the daemon's log."),
     "rpc": ("calling", "List and describe the methods of the control API."),
     "call": ("calling", "Call any method of the control API."),
+    "drain": ("node", "Take no new work, and wait until what runs has ended."),
     "doctor": ("checking", "Look for trouble and say what to do about it."),
     "shell": ("shell", "Type commands at a prompt."),
 }

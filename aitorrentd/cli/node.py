@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +16,9 @@ from aitorrentd.errors import AitorrentError
 _WATCH_S = 2.0
 _RETRY_S = 0.2
 _MAX_WAIT_S = 3600.0
+_DRAIN_S = 300.0
+_MAX_DRAIN_S = 86_400.0
+_DRAIN_GRACE_S = 5.0
 _SEVERITY_STYLE = {"error": "red", "warning": "yellow", "info": "dim"}
 
 
@@ -42,6 +45,9 @@ def render_status(reply: Mapping[str, Any]) -> str:
         styled(f"aitorrentd {toolkit.clean(reply.get('version', ''))}", "bold")
         + f", {toolkit.clean(reply.get('state', ''))} for {duration_text(reply.get('uptime_s', 0))}"
     ]
+    works = toolkit.clean(work_text(reply.get("under_way") or []))
+    if reply.get("draining"):
+        lines.append(styled("draining: ", "yellow") + f"takes no new work; {works} under way")
     for warning in reply.get("warnings", []):
         label = f"{warning['severity']}: "
         text = f"{warning['plugin']}: {warning['text']}"
@@ -54,6 +60,7 @@ def render_status(reply: Mapping[str, Any]) -> str:
         ("peers", reply.get("peers")),
         ("plugins", f"{plugins.get('running', 0)} of {plugins.get('total', 0)} running"),
         ("addresses", reply.get("addresses") or None),
+        ("under way", works if reply.get("under_way") else None),
         ("memory", toolkit.bytes_text(reply.get("rss_bytes", 0))),
         ("loop lag", toolkit.ms_text(reply.get("loop_lag_s", 0))),
         ("process", reply.get("pid")),
@@ -62,6 +69,12 @@ def render_status(reply: Mapping[str, Any]) -> str:
     ]
     lines.append(toolkit.fields(pairs))
     return "\n".join(lines)
+
+
+def work_text(works: Iterable[Mapping[str, Any]]) -> str:
+    """`2 answers, 1 session`; `nothing` when there is none."""
+    parts = [f"{w['count']} {w['what']}{'s' * (w['count'] != 1)}" for w in works]
+    return ", ".join(parts) or "nothing"
 
 
 def show_id() -> None:
@@ -136,8 +149,43 @@ def _may_come(error: AitorrentError) -> bool:
     return isinstance(error, (NoDaemon, LostDaemon)) or error.code == "shutting_down"
 
 
+def drain(
+    undo: Annotated[bool, typer.Option("--undo", help="Take new work again.")] = False,
+) -> None:
+    """Take no new work, and wait until what runs has ended.
+
+    Waits for --timeout seconds, 300 if not said otherwise; exits with 75 when something still runs
+    then. The daemon stays up and goes on draining until --undo or its end.
+    """
+    with toolkit.connect() as client:
+        if undo:
+            toolkit.emit(client.call("node.undrain"), lambda _: "takes new work again")
+            return
+        patience_s = min(toolkit.timeout_s(_DRAIN_S), _MAX_DRAIN_S)
+        with toolkit.Progress() as bar:
+            reply = client.call(
+                "node.drain",
+                {"timeout_s": patience_s},
+                timeout=patience_s + _DRAIN_GRACE_S,
+                progress=bar,
+            )
+    toolkit.emit(reply, _render_drained)
+    if reply["under_way"] or not reply["draining"]:
+        raise typer.Exit(ExitCode.TRY_LATER)
+
+
+def _render_drained(reply: Mapping[str, Any]) -> str:
+    works = toolkit.clean(work_text(reply["under_way"]))
+    if not reply["draining"]:
+        return f"the drain was called off; {works} under way"
+    if reply["under_way"]:
+        return f"still draining; {works} under way; see aitorrentctl status, or drain --undo"
+    return "drained: nothing is under way; stop the daemon now, or take it back: drain --undo"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
+    app.command("drain")(drain)
     app.command("status")(status)
     app.command("id")(show_id)
     app.command("version")(version)

@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,6 +22,7 @@ from aitorrentd.api.workers import Worker
 from aitorrentd.errors import Unavailable
 from aitorrentd.kernel.bus import EventBus, Subscription
 from aitorrentd.kernel.database import open_database
+from aitorrentd.kernel.drain import Drain
 from aitorrentd.kernel.hooks import Misdeclared
 from aitorrentd.kernel.reasons import reason
 from aitorrentd.kernel.services import Services
@@ -63,6 +64,7 @@ class Surroundings:
     decide: Callable[..., Any]
     changed: Callable[[], None]
     "Called after a service appeared."
+    drain: Drain
 
 
 class Context:
@@ -184,6 +186,15 @@ class Context:
                 yield events
             finally:
                 self._subscriptions.discard(events)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the node takes no new work."""
+        return self._around.drain.active
+
+    def work(self, what: str) -> AbstractContextManager[None]:
+        """Count work that a drain waits for; ShuttingDown while the node drains."""
+        return self._around.drain.work(self._name, what)
 
     def protocols(self) -> Iterator[Any]:
         """Wire protocols of running plugins."""

@@ -25,6 +25,7 @@ from aitorrentd.api.workers import Worker
 from aitorrentd.errors import Conflict, ShuttingDown
 from aitorrentd.kernel.bus import EventBus
 from aitorrentd.kernel.context import Context, Surroundings, SystemClock
+from aitorrentd.kernel.drain import Drain
 from aitorrentd.kernel.found import PluginSource, ranked
 from aitorrentd.kernel.hooks import Hooks
 from aitorrentd.kernel.prepare import configure, is_switched_off, load_plugin, unknown_tables
@@ -80,6 +81,7 @@ class Kernel:
         self.log = log or logging.getLogger("aitorrentd.kernel")
         self.bus = EventBus()
         self.changed = Changes()
+        self.drain = Drain()
         self._sources = sources
         self._services = Services()
         self._hooks = Hooks(self.log, self.clock)
@@ -109,6 +111,7 @@ class Kernel:
             protocols=lambda: iter([p for _, p in self.protocols()]),
             decide=self._decide,
             changed=self.changed.tell,
+            drain=self.drain,
         )
 
     @property

@@ -50,6 +50,8 @@ def status(host: Host) -> dict[str, Any]:
         "pid": os.getpid(),
         "uptime_s": host.uptime_s,
         "state": host.state,
+        "draining": host.kernel.drain.active,
+        "under_way": [dataclasses.asdict(work) for work in host.kernel.drain.under_way()],
         "addresses": host.addresses(),
         "peers": len(host.peers()),
         "plugins": {

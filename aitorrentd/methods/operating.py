@@ -6,7 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
+from aitorrentd.kernel.drain import Work, work_text
 from aitorrentd.methods import shapes
+from aitorrentd.reload import reload, switch_plugin
 
 if TYPE_CHECKING:
     from aitorrentd.host import Host
@@ -21,14 +23,33 @@ def operating_methods(host: Host) -> list[Method]:
         return {}
 
     async def node_reload(call: CallContext, params: NoParams) -> dict[str, Any]:
-        return dataclasses.asdict(await host.reload())
+        return dataclasses.asdict(await reload(host))
+
+    async def node_drain(call: CallContext, params: shapes.DrainParams) -> dict[str, Any]:
+        most = 0
+
+        def told(works: tuple[Work, ...]) -> None:
+            nonlocal most
+            left = sum(work.count for work in works)
+            most = max(most, left)
+            text = f"waiting for {work_text(works)}"
+            call.progress(text, done=most - left, total=most)
+
+        await host.drain(timeout_s=params.timeout_s, told=told)
+        drain = host.kernel.drain
+        under_way = [dataclasses.asdict(work) for work in drain.under_way()]
+        return {"draining": drain.active, "under_way": under_way}
+
+    def node_undrain(call: CallContext, params: NoParams) -> dict[str, Any]:
+        host.undrain()
+        return {}
 
     async def plugin_enable(call: CallContext, params: shapes.PluginName) -> dict[str, Any]:
-        await host.set_plugin_enabled(params.name, True)
+        await switch_plugin(host, params.name, enabled=True)
         return dataclasses.asdict(host.kernel.row(params.name))
 
     async def plugin_disable(call: CallContext, params: shapes.PluginName) -> dict[str, Any]:
-        await host.set_plugin_enabled(params.name, False)
+        await switch_plugin(host, params.name, enabled=False)
         return dataclasses.asdict(host.kernel.row(params.name))
 
     async def plugin_restart(call: CallContext, params: shapes.PluginName) -> dict[str, Any]:
@@ -47,6 +68,21 @@ def operating_methods(host: Host) -> list[Method]:
             node_reload,
             "Read the configuration again and put in force what can be changed live.",
             result=shapes.ReloadResult,
+            role=Role.OPERATE,
+        ),
+        Method(
+            "node.drain",
+            node_drain,
+            "Take no new work, and wait until what is under way has ended.",
+            params=shapes.DrainParams,
+            result=shapes.Drained,
+            role=Role.OPERATE,
+        ),
+        Method(
+            "node.undrain",
+            node_undrain,
+            "Take new work again.",
+            result=shapes.Nothing,
             role=Role.OPERATE,
         ),
         Method(

@@ -68,6 +68,29 @@ class WarningView(Result):
     severity: Literal["info", "warning", "error"]
 
 
+class WorkView(Result):
+    """Pieces of one kind of work that are under way."""
+
+    plugin: str
+    what: str = Field(description="in the singular, such as answer")
+    count: int
+
+
+class DrainParams(Params):
+    """How long to wait."""
+
+    timeout_s: float = Field(
+        300.0, ge=0, le=86_400, description="the node goes on draining after it"
+    )
+
+
+class Drained(Result):
+    """What is left of a drain."""
+
+    draining: bool = Field(description="false when the drain was called off meanwhile")
+    under_way: list[WorkView] = Field(description="empty when everything ended")
+
+
 class Status(Result):
     """A node at a glance."""
 
@@ -78,6 +101,8 @@ class Status(Result):
     pid: int
     uptime_s: float
     state: str = Field(description="starting, running or stopping")
+    draining: bool = Field(False, description="the node takes no new work")
+    under_way: list[WorkView] = Field([], description="work that a drain waits for")
     addresses: list[str]
     peers: int
     plugins: PluginCount

@@ -13,6 +13,7 @@ from aitorrentd.api import (
     AitorrentError,
     Directory,
     DirectoryChanged,
+    Draining,
     PeerConnected,
     PluginChanged,
     PluginContext,
@@ -33,17 +34,22 @@ class Announcer:
         *,
         directory: Callable[[], Directory | None],
         log: logging.Logger,
+        draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self._catalogue = catalogue
         self._directory = directory
         self._log = log
+        self._draining = draining
         self._said: dict[str, dict[str, Any]] = {}
         self._said_to: Directory | None = None
         self._refused: set[str] = set()
 
     async def refresh(self) -> None:
-        """Ask the backends what they can answer and bring the records up to date."""
-        offer = await self._catalogue.offer()
+        """Ask the backends what they can answer and bring the records up to date; a node that
+        drains says nothing."""
+        offer = {} if self._draining() else await self._catalogue.offer()
+        if self._draining():  # it may have begun while the backends were asked
+            offer = {}
         directory = self._directory()
         if directory is not self._said_to:
             self._said, self._said_to = {}, directory
@@ -88,7 +94,8 @@ class Announcer:
 
         async def listen() -> None:
             while True:
-                with ctx.subscribe(PluginChanged, DirectoryChanged, PeerConnected) as events:
+                kinds = (PluginChanged, DirectoryChanged, PeerConnected, Draining)
+                with ctx.subscribe(*kinds) as events:
                     async for event in events:
                         if isinstance(event, DirectoryChanged) and event.key.startswith(PREFIX):
                             continue

@@ -68,13 +68,19 @@ class InferencePlugin:
             clock=ctx.clock,
             publish=ctx.publish,
             log=ctx.log,
+            work=lambda: ctx.work("answer"),
         )
         self._handler = GenerateHandler(
             self._router, max_concurrent=config.max_concurrent, clock=ctx.clock, log=ctx.log
         )
         ctx.provide(BACKENDS, backends)
         ctx.provide(INFERENCE, self._router)
-        announcer = Announcer(catalogue, directory=lambda: ctx.optional(DIRECTORY), log=ctx.log)
+        announcer = Announcer(
+            catalogue,
+            directory=lambda: ctx.optional(DIRECTORY),
+            log=ctx.log,
+            draining=lambda: ctx.draining,
+        )
         announcing = announcer.run(ctx, refresh_s=config.refresh_s)
         tasks = [ctx.tasks.create_task(announcing, name="inference: announce")]
         if config.nodes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import AbstractContextManager, ExitStack, aclosing, nullcontext
 from dataclasses import dataclass, field
 
 from aitorrent_inference.catalogue import Candidate, Catalogue
@@ -57,12 +57,15 @@ class Router:
         clock: Clock,
         publish: Callable[[Event], None],
         log: logging.Logger,
+        work: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        """`work` is entered for each answer; what it raises keeps the answer from beginning."""
         self.catalogue = catalogue
         self.local_slots = Slots(max_local)
         self._clock = clock
         self._publish = publish
         self._log = log
+        self._work = work
 
     async def models(self) -> Sequence[ModelView]:
         """Models of all local backends, then those that peers offer."""
@@ -79,7 +82,8 @@ class Router:
         """The answer for this machine by the best backend or peer, or by the named one.
 
         `parallel` asks that many at once and takes whoever speaks first. `answer` is filled while
-        the iterator runs. Errors as `Backend.generate`; Busy above `max_local`.
+        the iterator runs. Errors as `Backend.generate`; Busy above `max_local`; ShuttingDown
+        while the node drains.
         """
         return self._generate(
             request,
@@ -110,7 +114,7 @@ class Router:
         answer.began_s = self._clock.monotonic()
         reason = "error"
         try:
-            with ExitStack() as held:
+            with self._work(), ExitStack() as held:
                 if slots is not None:
                     held.enter_context(slots.taken())
                 candidates = await find()
