@@ -6,12 +6,15 @@ is reported as needing a restart of the daemon.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aitorrentd.config import Config
+from aitorrentd.config import Config, plan_setting, write_setting
 from aitorrentd.config.documents import key_text
+from aitorrentd.config.plugin_tables import plugin_problems
+from aitorrentd.errors import ConfigError, Conflict
 from aitorrentd.logs import set_level
 
 if TYPE_CHECKING:
@@ -36,6 +39,49 @@ def differences(old: Any, new: Any, path: KeyPath = ()) -> list[KeyPath]:
         keys = [*old, *(k for k in new if k not in old)]
         return [d for k in keys for d in differences(old.get(k), new.get(k), (*path, k))]
     return [] if old == new else [path]
+
+
+async def reload(host: Host) -> Reloaded:
+    """Read the configuration files again and put in force what can be changed live.
+
+    Raises:
+        ConfigError: they are not valid; then nothing changed.
+    """
+    async with host.changing:
+        new = await asyncio.to_thread(host.config.reloaded)
+        return await put_in_force(host, new)
+
+
+async def change_setting(host: Host, key: str, value: Any) -> Reloaded:
+    """Write one setting to the drop-in file and put it in force.
+
+    Raises:
+        ConfigError: the configuration would not be valid. Denied: the file is not writable.
+    """
+    async with host.changing:
+        planned, _, _ = await asyncio.to_thread(plan_setting, host.config, key, value)
+        old, new = host.config.settings.plugins, planned.settings.plugins
+        touched = {name: table for name, table in new.items() if table != old.get(name)}
+        if wrong := await plugin_problems(touched, host.sources):
+            raise ConfigError("; ".join(wrong), problems=tuple(wrong))
+        written = await asyncio.to_thread(write_setting, host.config, key, value)
+        return await put_in_force(host, written)
+
+
+async def switch_plugin(host: Host, name: str, *, enabled: bool) -> None:
+    """Start or stop a plugin, now and, where there is a file, after a restart too.
+
+    Raises:
+        NotFound: no such plugin. Conflict: it is required. Denied: the file is not writable.
+    """
+    host.kernel.row(name)
+    if name in host.config.settings.required and not enabled:
+        raise Conflict(f"plugin {name} is listed in `required`; take it out there first")
+    if host.config.source is not None:
+        done = await change_setting(host, f"plugins.{name}.enabled", enabled)
+        if done.changed:
+            return
+    await (host.kernel.enable(name) if enabled else host.kernel.disable(name))
 
 
 async def put_in_force(host: Host, new: Config) -> Reloaded:

@@ -10,6 +10,7 @@ from aitorrentd.config.documents import parse
 from aitorrentd.config.plugin_tables import plugin_problems
 from aitorrentd.errors import ConfigError
 from aitorrentd.methods import shapes
+from aitorrentd.reload import change_setting
 
 if TYPE_CHECKING:
     from aitorrentd.host import Host
@@ -45,7 +46,7 @@ def config_methods(host: Host) -> list[Method]:
         value = params.value
         if isinstance(value, str):
             value = parse(value, params.key)
-        done = await host.set_setting(params.key, value)
+        done = await change_setting(host, params.key, value)
         return {"key": params.key, "file": str(host.config.set_file), **dataclasses.asdict(done)}
 
     async def check(call: CallContext, params: NoParams) -> dict[str, Any]:

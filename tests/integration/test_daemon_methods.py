@@ -15,6 +15,7 @@ from aitorrentd.control.aclient import AsyncClient
 from aitorrentd.errors import (
     AitorrentError,
     ConfigError,
+    Conflict,
     InvalidParams,
     MethodNotFound,
     NotFound,
@@ -24,6 +25,7 @@ from aitorrentd.errors import (
 from aitorrentd.methods import Methods
 from aitorrentd.methods.shapes import ConfigKey
 from aitorrentd.node import Node
+from aitorrentd.reload import change_setting, reload
 from tests.support.nodes import Daemon, DaemonFactory, NodeFactory
 from tests.support.process_plugins import install
 
@@ -196,6 +198,16 @@ async def test_disabled_plugin_stays_disabled_over_a_restart(
     assert (await again.call("plugin.enable", {"name": "odd"}))["state"] == "running"
 
 
+async def test_required_plugin_cannot_be_disabled_and_the_file_stays(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    environ = install(tmp_path / "another")
+    daemon = await daemon_factory({**QUIET, "required": ["odd"]}, env=environ)
+    with pytest.raises(Conflict, match="odd is listed in `required`"):
+        await daemon.call("plugin.disable", {"name": "odd"})
+    assert not (daemon.directory / "aitorrent.yaml.d").exists()
+
+
 @pytest.mark.allow_error_log
 async def test_doctor_survives_a_check_with_a_bug(client: AsyncClient) -> None:
     checks = (await client.call("node.doctor"))["checks"]
@@ -222,6 +234,6 @@ async def test_node_made_in_code_can_be_shown_but_not_rewritten(node_factory: No
     shown: Any = methods.method("config.get")[1].handler
     assert shown(None, ConfigKey(key="log.level"))["origin"] == "code"
     with pytest.raises(ConfigError, match="configured in code"):
-        await node.set_setting("log.level", "info")
+        await change_setting(node, "log.level", "info")
     with pytest.raises(AitorrentError, match="configured in code"):
-        await node.reload()
+        await reload(node)
