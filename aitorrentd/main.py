@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from aitorrentd import __version__
+from aitorrentd import __version__, layers
 from aitorrentd.errors import AitorrentError, ConfigError, Conflict, Denied, Unavailable
 from aitorrentd.systemd import is_journal
 
@@ -118,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     # Databases and sockets are private unless their own code says otherwise.
     os.umask(0o077)
+    layers.activate()
     from aitorrentd.config import Config
 
     try:

@@ -9,10 +9,12 @@ import os
 import socket
 import time
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from typing import Final
 
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 _MAX_STATUS_CHARS: Final = 512
+_RUNTIME: Final = "/run/aitorrent"
 
 
 class Notifier:
@@ -102,6 +104,20 @@ def watchdog_interval_s(
     if for_pid and for_pid != str(pid or os.getpid()):
         return None
     return int(usec) / 1_000_000
+
+
+def worker_socket(
+    environ: Mapping[str, str] = os.environ, *, runtime: str = _RUNTIME
+) -> Path | None:
+    """The socket whose connections become workers in units of their own.
+
+    None unless systemd runs this process as the system's service and the socket unit is up: then
+    workers are child processes.
+    """
+    if not environ.get("INVOCATION_ID") or environ.get("RUNTIME_DIRECTORY") != runtime:
+        return None
+    at = Path(runtime, "worker.sock")
+    return at if at.is_socket() else None
 
 
 def is_journal(fd: int, environ: Mapping[str, str] = os.environ) -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from aitorrentd.errors import AitorrentError, ProtocolError, TimedOut, Unavailable, error_from_map
+from aitorrentd.systemd import worker_socket
 from aitorrentd.wire import (
     DEFAULT_MAX_FRAME_BYTES,
     Frame,
@@ -315,13 +316,14 @@ async def spawn_worker(
 ) -> WorkerProcess:
     """Start a worker whose entry point is `module:function`.
 
-    `unit_socket` is the socket of a service manager that starts a worker for each connection;
-    without it the worker is a child process. Its imports go on in the background: an entry point
-    that cannot be loaded shows as a worker that is gone, with the reason.
+    `unit_socket` is the socket of a service manager that starts a worker for each connection; by
+    default the one of our own socket unit. Without any the worker is a child process. Its imports
+    go on in the background: an entry point that cannot be loaded shows as a worker that is gone,
+    with the reason.
 
     Raises:
         Unavailable: nobody answers at `unit_socket`.
     """
     worker = WorkerProcess(name, logging.getLogger(f"aitorrentd.worker.{name}"))
-    await worker.start(entry, env or {}, unit_socket)
+    await worker.start(entry, env or {}, unit_socket or worker_socket())
     return worker

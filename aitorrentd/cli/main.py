@@ -13,8 +13,10 @@ def main(argv: list[str] | None = None) -> int:
 
         sys.stdout.write(f"aitorrentctl {__version__}\n")
         return 0
+    from aitorrentd import layers
     from aitorrentd.cli.app import run
 
+    layers.activate()
     return run(args)
 
 
