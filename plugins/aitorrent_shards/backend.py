@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.coordinator import Coordinator
@@ -147,6 +148,7 @@ async def _encode(tokenizer: ModelTokenizer, request: GenerateRequest) -> tuple[
     messages = [{"role": m.role, "content": m.content} for m in request.messages or ()]
     size = len(request.prompt or "") + sum(len(m["content"]) for m in messages)
     context = request.params.context or ()
-    if size + len(context) <= THREAD_ABOVE_CHARS:
-        return tokenizer.encode(request.prompt, messages, context)
-    return await asyncio.to_thread(tokenizer.encode, request.prompt, messages, context)
+    encode = partial(tokenizer.encode, request.prompt, messages, context, raw=request.raw)
+    return (
+        encode() if size + len(context) <= THREAD_ABOVE_CHARS else await asyncio.to_thread(encode)
+    )

@@ -85,17 +85,20 @@ class ModelTokenizer:
         prompt: str | None,
         messages: Sequence[Mapping[str, str]] = (),
         context: Sequence[int] = (),
+        *,
+        raw: bool = False,
     ) -> tuple[int, ...]:
-        """The ids to start from: `context` first, then a raw prompt or a conversation.
+        """The ids to start from: `context` first, then a prompt or a conversation.
 
-        A prompt is a user's turn where the model has a chat template, else the text itself.
+        A prompt is a user's turn where the model has a chat template, and the text itself where it
+        has none or the prompt is `raw`.
 
         Raises:
             InvalidParams: messages without a chat template, unknown ids in `context`, or nothing.
         """
         if any(not 0 <= i < self._vocab for i in context):
             raise InvalidParams(f"context has ids outside of the vocabulary of {self._vocab}")
-        if prompt is not None and self._template is not None:
+        if prompt is not None and self._template is not None and not raw:
             messages = [{"role": "user", "content": prompt}]
         if messages:
             if self._template is None:

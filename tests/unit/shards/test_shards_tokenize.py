@@ -97,6 +97,12 @@ def test_prompt_is_a_users_turn_where_there_are_turns(tmp_path: Path) -> None:
     assert ours.end_ids == {257}
 
 
+def test_raw_prompt_gets_no_template(tmp_path: Path) -> None:
+    ours = load(make(tmp_path / "m", bos=True, settings={"chat_template": TEMPLATE}))
+    plain = load(make(tmp_path / "n", bos=True, settings={}))
+    assert ours.encode("why?", raw=True) == plain.encode("why?") != ours.encode("why?")
+
+
 def test_context_is_followed_by_the_new_turn_without_another_beginning(tmp_path: Path) -> None:
     ours = load(make(tmp_path / "m", bos=True, settings={"chat_template": TEMPLATE}))
     turn = ours.encode("why?")
