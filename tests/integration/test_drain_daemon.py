@@ -69,7 +69,11 @@ async def busy_daemon(
     """A daemon with an answer under way, which ends when `server.gate` is set."""
     daemon = await make(relay(server))
     asking = asyncio.create_task(ctl(daemon, "ask", "Why is the sky blue?"))
-    await wait_for(lambda: under_way(daemon), 30)
+
+    async def is_asked() -> bool:
+        return bool(await under_way(daemon))
+
+    await wait_for(is_asked, 30)
     return daemon, asking
 
 
