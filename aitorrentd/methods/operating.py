@@ -9,7 +9,6 @@ from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
 from aitorrentd.kernel.drain import Work, work_text
 from aitorrentd.methods import shapes
 from aitorrentd.reload import reload, switch_plugin
-from aitorrentd.reload import reload, switch_plugin
 
 if TYPE_CHECKING:
     from aitorrentd.host import Host
