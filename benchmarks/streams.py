@@ -2,7 +2,8 @@
 
 Measured are: the round trip of a frame with an 8 KiB tail on an open stream (one hop of a pipeline
 there and back), the same while a bulk stream fills the channel, and megabytes per second of one
-bulk stream; for the link the round trip of an 8 KiB record and its megabytes per second.
+bulk stream; for the link the round trip of an 8 KiB record and its megabytes per second. Bytes per
+CPU-second count both ends, user and system; on a busy machine they are the figures to go by.
 
     python benchmarks/streams.py --out benchmarks/results/streams.json
 """
@@ -13,6 +14,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -120,8 +122,30 @@ async def times(rounds: int, once: Callable[[], Awaitable[object]]) -> list[floa
     return found
 
 
-async def bare_link(port: int, rounds: int, size: int) -> dict[str, Any]:
-    """Round trips and megabytes per second of a link by itself."""
+def cpu_s(pid: int) -> float:
+    """CPU time of this process and of process `pid`, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return time.process_time() + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Bulk:
+    """Speeds of bulk transfers, in megabytes."""
+
+    def __init__(self, pid: int) -> None:
+        self.per_s: list[float] = []
+        self.per_cpu_s: list[float] = []
+        self._pid = pid
+
+    async def measure(self, size: int, transfer: Callable[[int], Awaitable[object]]) -> None:
+        """Time one transfer of `size` bytes."""
+        start, cpu = time.perf_counter(), cpu_s(self._pid)
+        await transfer(size)
+        self.per_s.append(size / (time.perf_counter() - start) / 1e6)
+        self.per_cpu_s.append(size / (cpu_s(self._pid) - cpu) / 1e6)
+
+
+async def bare_link(port: int, rounds: int, size: int, bulk: Bulk) -> list[float]:
+    """Round trips of a link by itself, in milliseconds; its bulk speeds go to `bulk`."""
     identity = transport_nodes.Identity("near link")
     link = await dial("127.0.0.1", port, Credentials(identity, "test", "benchmark"))
     came, writable = asyncio.Event(), asyncio.Event()
@@ -137,22 +161,27 @@ async def bare_link(port: int, rounds: int, size: int) -> dict[str, Any]:
 
     hops = await times(rounds, once)
     record = os.urandom(RECORD_BYTES)
-    start = time.perf_counter()
-    for _ in range(size // RECORD_BYTES):
-        if not link.writable:
-            writable.clear()
-            await writable.wait()
-        link.send(record)
-    await once()  # the answer comes after everything before it was opened
-    rate = size / (time.perf_counter() - start) / 1e6
+
+    async def transfer(amount: int) -> None:
+        for _ in range(amount // RECORD_BYTES):
+            if not link.writable:
+                writable.clear()
+                await writable.wait()
+            link.send(record)
+        await once()  # the answer comes after everything before it was opened
+
+    await bulk.measure(size, transfer)
     link.close()
-    return {"hops": hops, "rate": rate}
+    return hops
 
 
-async def measure(address: str, port: int, directory: str, options: Any) -> dict[str, Any]:
-    """All figures, in rounds."""
+async def measure(
+    address: str, port: int, pid: int, directory: str, options: Any
+) -> dict[str, Any]:
+    """All figures, in rounds, against the node and the link listener in process `pid`."""
     size = options.mib << 20
-    link_ms, link_rates, rates = [], [], []
+    link_ms: list[float] = []
+    streams, links = Bulk(pid), Bulk(pid)
     async with transport_nodes.node(Path(directory), "near") as near:
         far = await near.transport.connect(address)
         stream = await near.transport.open_stream(far.id, HOP, priority=Priority.TENSOR)
@@ -175,12 +204,8 @@ async def measure(address: str, port: int, directory: str, options: Any) -> dict
         hops = []
         for _ in range(options.rounds):
             hops += await times(options.hops, once)
-            start = time.perf_counter()
-            await bulk(size)
-            rates.append(size / (time.perf_counter() - start) / 1e6)
-            bare = await bare_link(port, options.hops, size)
-            link_ms += bare["hops"]
-            link_rates.append(bare["rate"])
+            await streams.measure(size, bulk)
+            link_ms += await bare_link(port, options.hops, size, links)
         async with asyncio.TaskGroup() as group:
             busy = group.create_task(bulk(1 << 40))
             loaded = await times(min(options.hops, 300), once)
@@ -189,9 +214,13 @@ async def measure(address: str, port: int, directory: str, options: Any) -> dict
         "stream_round_trip_ms": spread(hops),
         "link_round_trip_ms": spread(link_ms),
         "stream_round_trip_beside_bulk_ms": spread(loaded),
-        "stream_mb_per_s": spread(rates),
-        "link_mb_per_s": spread(link_rates),
-        "stream_to_link_rate": round(spread(rates)["median"] / spread(link_rates)["median"], 3),
+        "stream_mb_per_s": spread(streams.per_s),
+        "link_mb_per_s": spread(links.per_s),
+        "stream_mb_per_cpu_s": spread(streams.per_cpu_s),
+        "link_mb_per_cpu_s": spread(links.per_cpu_s),
+        "stream_to_link_per_cpu_s": round(
+            statistics.median(streams.per_cpu_s) / statistics.median(links.per_cpu_s), 3
+        ),
     }
 
 
@@ -214,7 +243,7 @@ def main() -> None:
             try:
                 assert server.stdout is not None
                 address, port = server.stdout.readline().split()
-                figures = uvloop.run(measure(address, int(port), directory, options))
+                figures = uvloop.run(measure(address, int(port), server.pid, directory, options))
             finally:
                 server.kill()
     finish(figures, options.out)

@@ -101,7 +101,7 @@ class Channel:
     ) -> None:
         self.link = link
         self.peer = link.peer
-        self.mux = Mux(dialler=link.outbound, budget=budget)
+        self.mux = Mux(dialer=link.outbound, budget=budget)
         self.on_stream: Callable[[Channel, StreamCore], None] = lambda channel, core: None
         self.on_closed: Callable[[Channel, str, ProtocolError | None], None] = lambda *_: None
         self.on_greeted: Callable[[Channel, Mapping[str, Any]], None] = lambda channel, hello: None

@@ -16,7 +16,7 @@ from aitorrentd.api import PeerGone, Priority, ProtocolError
 
 INITIAL_WINDOW: Final = 256 * 1024
 MAX_WINDOW: Final = 16 * 1024 * 1024
-SEND_QUEUE_BYTES: Final = 256 * 1024
+SEND_QUEUE_BYTES: Final = 1024 * 1024
 "Bytes that a stream takes from its writer before the writer has to wait."
 _RESUME_BELOW: Final = SEND_QUEUE_BYTES // 2
 

@@ -5,7 +5,7 @@
     u16 BE  length of the payload
     payload
 
-A record holds one or several whole frames. The dialler opens streams with odd ids, the listener
+A record holds one or several whole frames. The dialer opens streams with odd ids, the listener
 with even ones, each in rising order; an id is never used twice.
 """
 

@@ -52,7 +52,7 @@ class Mux:
     once), `on_pong(nonce)`, `on_hello(map)` and `on_retire()` what their frames say.
     """
 
-    def __init__(self, *, dialler: bool, budget: WindowBudget) -> None:
+    def __init__(self, *, dialer: bool, budget: WindowBudget) -> None:
         self.on_open: Callable[[StreamCore], None] = lambda core: self.reset(core, "not served")
         self.on_pong: Callable[[bytes], None] = lambda nonce: None
         self.on_hello: Callable[[Mapping[str, Any]], None] = lambda hello: None
@@ -60,9 +60,9 @@ class Mux:
         self.rtt_s = _RTT_UNKNOWN_S
         "Round-trip time without load, for the growth of windows; the owner keeps it current."
         self._streams: dict[int, StreamCore] = {}
-        self._next_id = 1 if dialler else 2
+        self._next_id = 1 if dialer else 2
         self._last_inbound = 0
-        self._inbound_parity = 0 if dialler else 1
+        self._inbound_parity = 0 if dialer else 1
         self._inbound = 0
         self._budget = budget
         self._urgent: deque[bytes] = deque()

@@ -1,7 +1,7 @@
 """The table of connected peers: admission, channels, and what to do with two to the same peer.
 
-Two nodes that dial each other at the same time get two channels. Both keep the one whose dialler
-has the smaller peer id (between two of one dialler: the smaller handshake hash), so that they agree
+Two nodes that dial each other at the same time get two channels. Both keep the one whose dialer
+has the smaller peer id (between two of one dialer: the smaller handshake hash), so that they agree
 without talking about it; on the other one no new streams are opened, and it closes when its last
 stream has ended. An older channel may be dead without our knowing, so it is pinged before anything
 is decided, and until it answers the newer one is used.
@@ -57,8 +57,8 @@ class Peer:
         self._me = me
 
     def _rank(self, channel: Channel) -> tuple[bool, str, bytes]:
-        dialler = self._me if channel.link.outbound else self.id
-        return channel.suspect, dialler, channel.link.handshake_hash
+        dialer = self._me if channel.link.outbound else self.id
+        return channel.suspect, dialer, channel.link.handshake_hash
 
     @property
     def best(self) -> Channel:

@@ -105,7 +105,7 @@ class FakeLink:
 
 
 def link_pair(a: PeerId, b: PeerId, **options: Any) -> tuple[FakeLink, FakeLink]:
-    """(dialler's link, listener's link)."""
+    """(dialer's link, listener's link)."""
     left = FakeLink(a, b, outbound=True, **options)
     right = FakeLink(b, a, outbound=False, **options)
     left.other, right.other = right, left

@@ -21,9 +21,9 @@ from aitorrentd.api import Busy, PeerGone, Priority, ProtocolError
 class Side:
     """A multiplexer with what it told its owner."""
 
-    def __init__(self, dialler: bool, budget: int = 1 << 30) -> None:
+    def __init__(self, dialer: bool, budget: int = 1 << 30) -> None:
         self.budget = WindowBudget(budget)
-        self.mux = Mux(dialler=dialler, budget=self.budget)
+        self.mux = Mux(dialer=dialer, budget=self.budget)
         self.opened: list[StreamCore] = []
         self.pongs: list[bytes] = []
         self.mux.on_open = self.opened.append
