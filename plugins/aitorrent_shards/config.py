@@ -70,10 +70,12 @@ class ModelEntry(BaseModel):
     layers: Annotated[str, BeforeValidator(_check_layers)] = Field(
         "all", description='"all", "none" (only ask others), or a half-open range such as "0-4"'
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="number format; auto takes that of the files"
+    )
     kv_budget: Size = Field(2**30, ge=2**20, description="memory for attention caches")
     digest: str | None = Field(
-        None, pattern="[0-9a-f]{64}", description="accept only exactly these weights"
+        None, pattern="^[0-9a-f]{64}$", description="accept only exactly these weights"
     )
 
     @model_validator(mode="after")
@@ -91,10 +93,14 @@ class ModelEntry(BaseModel):
 class ShardsConfig(PluginConfig):
     """`plugins.shards` in the configuration."""
 
-    models: tuple[ModelEntry, ...] = Field((), max_length=64)
+    models: tuple[ModelEntry, ...] = Field(
+        (), max_length=64, description="models that this node computes layers of, or asks for"
+    )
     threads: int = Field(1, ge=1, le=256, description="torch threads of each worker")
-    device: str = Field("cpu", pattern=r"auto|cpu|cuda(:\d+)?")
-    load_timeout_s: float = Field(900, gt=0)
+    device: str = Field(
+        "cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda, cuda:N, or auto"
+    )
+    load_timeout_s: float = Field(900, gt=0, description="a worker must have loaded within this")
     step_timeout_s: float = Field(
         20, gt=0, le=3600, description="a stage that computes nothing for so long is looked into"
     )
@@ -102,11 +108,15 @@ class ShardsConfig(PluginConfig):
     resume_timeout_s: float = Field(
         30, ge=0, le=3600, description="how long an answer waits for another holder of lost layers"
     )
-    link_timeout_s: float = Field(10, gt=0, le=60)
+    link_timeout_s: float = Field(
+        10, gt=0, le=60, description="opening or linking a stage may take this long"
+    )
     prefill_chunk: int = Field(128, ge=1, le=1024, description="prompt tokens sent at a time")
     max_answers: int = Field(16, ge=1, le=1024, description="answers coordinated at a time")
     max_sessions: int = Field(32, ge=1, le=4096, description="sessions served at a time")
-    max_sessions_per_peer: int = Field(16, ge=1, le=4096)
+    max_sessions_per_peer: int = Field(
+        16, ge=1, le=4096, description="sessions served at a time for one peer"
+    )
     journal_budget: Size = Field(
         2**30, ge=2**20, description="memory for activations kept to replace lost stages"
     )

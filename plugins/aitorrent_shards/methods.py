@@ -153,6 +153,13 @@ def shards_methods(service: Callable[[], ShardsService]) -> Iterator[Method]:
             overhead_us=int(statistics.median(measured)) if measured else None,
         )
 
-    yield Method("shards.models", models, "Models of this node and their state", result=ModelRows)
-    yield Method("shards.spans", spans, "Which nodes hold which layers", result=SpanRows)
-    yield Method("shards.sessions", sessions, "Sessions computed here", result=SessionRows)
+    yield Method(
+        "shards.models", models, "The models of this node and their state.", result=ModelRows
+    )
+    yield Method("shards.spans", spans, "Which nodes hold which layers.", result=SpanRows)
+    yield Method(
+        "shards.sessions",
+        sessions,
+        "Sessions that this node computes now, and answers that it coordinates.",
+        result=SessionRows,
+    )
