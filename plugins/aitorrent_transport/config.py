@@ -6,7 +6,7 @@ import hashlib
 import ipaddress
 from typing import Annotated, Final
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from aitorrent_transport.address import parse_address
 from aitorrentd.api import InvalidParams, PluginConfig
@@ -17,6 +17,8 @@ MIN_PSK_CHARS: Final = 16
 
 class TransportConfig(PluginConfig):
     """Where the node listens, whom it dials, and its limits."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     listen: tuple[str, ...] = ("0.0.0.0",)
     "IP addresses to listen on; `::` for every IPv6 one. A single string is taken as a list."
@@ -31,6 +33,7 @@ class TransportConfig(PluginConfig):
     psk: SecretStr | None = None
     "Shared secret of a private network, at least 16 characters; the same on all of its nodes."
     max_peers: Annotated[int, Field(ge=1, le=10_000)] = 200
+    "Connected peers beyond which new ones are refused."
     keepalive_s: Annotated[float, Field(ge=0.1, le=3600)] = 15.0
     "Seconds between pings on a quiet channel; it is given up after 4/3 of that without a byte."
 
