@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from aitorrentd.api.ids import PeerId
 from aitorrentd.api.services import ServiceKey
@@ -18,7 +18,7 @@ class PluginConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="whether the plugin is loaded at all")
 
 
 class SkipPlugin(Exception):

@@ -75,7 +75,7 @@ class ControlSettings(_Table):
     group: str = Field(
         "aitorrent", min_length=1, max_length=32, description="its members may operate the daemon"
     )
-    max_connections: int = Field(64, ge=1, le=4096)
+    max_connections: int = Field(64, ge=1, le=4096, description="clients at one time")
 
     @field_validator("mode", mode="before")
     @classmethod
@@ -94,17 +94,25 @@ class ControlSettings(_Table):
 class LogSettings(_Table):
     """What is written to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least severe records to write"
+    )
+    format: Literal["text", "json"] = Field("text", description="json: one object a line")
 
 
 class Settings(_Table):
     """A whole configuration; `plugins` stays raw until each plugin's own model reads its table."""
 
     version: int = Field(1, description="of this format")
-    node: Annotated[NodeSettings, BeforeValidator(_empty_is_default)] = NodeSettings()
-    control: Annotated[ControlSettings, BeforeValidator(_empty_is_default)] = ControlSettings()
-    log: Annotated[LogSettings, BeforeValidator(_empty_is_default)] = LogSettings()
+    node: Annotated[NodeSettings, BeforeValidator(_empty_is_default)] = Field(
+        NodeSettings(), description="who this node is and where it keeps things"
+    )
+    control: Annotated[ControlSettings, BeforeValidator(_empty_is_default)] = Field(
+        ControlSettings(), description="the control socket"
+    )
+    log: Annotated[LogSettings, BeforeValidator(_empty_is_default)] = Field(
+        LogSettings(), description="what is written to standard error"
+    )
     required: Annotated[
         tuple[_PluginName, ...],
         BeforeValidator(lambda value: () if value is None else value),

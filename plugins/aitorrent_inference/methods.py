@@ -160,19 +160,19 @@ def inference_methods(router: Router, *, clock: Clock, node: str) -> list[Method
         Method(
             "inference.models",
             models,
-            "Models that can be answered now, by this node and by connected peers",
+            "Models that can be answered now, by this node and by connected peers.",
             result=Models,
         ),
         Method(
             "inference.backends",
             backends,
-            "Backends on this machine, and whether each works",
+            "Backends on this machine, and whether each works.",
             result=Backends,
         ),
         Method(
             "inference.generate",
             generate,
-            "Answer a prompt, piece by piece",
+            "Answer a prompt, piece by piece.",
             params=GenerateParams,
             result=Piece,
             role=Role.OPERATE,

@@ -22,7 +22,7 @@ class OllamaConfig(PluginConfig):
     poll_s: float = Field(
         30, gt=0, le=3600, description="how often to look whether Ollama is there"
     )
-    connect_timeout_s: float = Field(3, gt=0, le=60)
+    connect_timeout_s: float = Field(3, gt=0, le=60, description="for a connection")
     read_timeout_s: float = Field(
         300, gt=0, le=3600, description="longest silence while a model loads or answers"
     )

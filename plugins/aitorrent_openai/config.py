@@ -29,7 +29,7 @@ class ServerConfig(BaseModel):
         description="send bare prompts to /completions, which goes on from them without the "
         "model's chat template; default: as a user's message",
     )
-    connect_timeout_s: float = Field(5, gt=0, le=60)
+    connect_timeout_s: float = Field(5, gt=0, le=60, description="for a connection")
     read_timeout_s: float = Field(
         300, gt=0, le=3600, description="longest silence while the server answers"
     )
@@ -57,7 +57,9 @@ class ServerConfig(BaseModel):
 class OpenaiConfig(PluginConfig):
     """`plugins.openai` in the configuration file."""
 
-    servers: tuple[ServerConfig, ...] = Field((), max_length=32)
+    servers: tuple[ServerConfig, ...] = Field(
+        (), max_length=32, description="servers with an OpenAI-compatible API"
+    )
     poll_s: float = Field(
         60, gt=0, le=3600, description="how often servers are asked for their models"
     )
