@@ -1,5 +1,6 @@
 # make demo    three nodes on this machine answer a prompt together (KEEP=1 leaves them running)
 # make test    every test; make check: lint and types; make fmt, make bench, make docs
+# make up      three nodes in containers (STACK=ollama: one with Ollama on a GPU); make down, rebuild
 # make deb     the Debian package in dist/; make apt-repo: a signed repository that apt can use
 #
 # PYTHON=python3.12 chooses the interpreter for a new .venv; PIP_FLAGS is passed to pip.
@@ -10,10 +11,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt docs bench demo-model lock wheelhouse deb apt-repo clean
+.PHONY: help demo test check fmt docs bench demo-model lock wheelhouse deb apt-repo up down rebuild clean
 
 help:
-	@sed -n '1,3p' Makefile
+	@sed -n '1,4p' Makefile
 
 $(BIN)/python:
 	@tools/make_venv $(PYTHON) $(VENV)
@@ -68,6 +69,10 @@ deb: wheelhouse
 
 apt-repo: deb
 	@packaging/apt-repo dist/apt dist/*.deb
+
+# Containers; see docs/containers.md.
+up down rebuild:
+	@packaging/container/stack $@ $(STACK)
 
 clean:
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache dist
