@@ -94,7 +94,7 @@ def test_long_inputs_that_go_through_in_pieces_give_the_same_tokens(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="hardware: no GPU")
 def test_stages_on_a_gpu_give_the_same_tokens(model: MakeModel) -> None:
     path = model(**VARIANTS["qwen3 window"])
     prompt = random_prompt(64)
