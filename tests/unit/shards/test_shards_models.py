@@ -12,9 +12,10 @@ import pytest
 from pydantic import ValidationError
 
 from aitorrent_shards.catalogue import Digests, combine, hash_model, read_model
-from aitorrent_shards.config import ShardsConfig, parse_layers, parse_size
+from aitorrent_shards.config import ModelEntry, ShardsConfig, parse_layers, parse_size
 from aitorrent_shards.methods import shards_methods
 from aitorrent_shards.plugin import ShardsPlugin
+from aitorrent_shards.tokenize import ModelTokenizer
 from aitorrentd.api import AitorrentError, InvalidParams, NoParams, NotFound
 from tests.support.shards_fakes import FakeNode, ToyWorker, toy_network, until, write_toy_model
 
@@ -47,6 +48,15 @@ def test_wrong_settings_are_explained(models: list[Any], problem: str) -> None:
 def test_layers_are_half_open() -> None:
     assert parse_layers("4-8") == (4, 8)
     assert parse_layers("all") is parse_layers("none") is None
+
+
+def test_demo_model_needs_no_path() -> None:
+    files = read_model(ModelEntry.model_validate({"name": "demo"}).folder)
+    tokenizer = ModelTokenizer(files, model="demo")
+    assert files.weights
+    assert tokenizer.has_template
+    assert tokenizer.end_ids
+    assert all(i < files.vocab for i in tokenizer.encode("What is a shard?"))
 
 
 def digests(folder: Path, cache: Path) -> tuple[Digests, int]:
