@@ -1,10 +1,10 @@
 """The plugin layer: a second set of packages beside those that a distribution's package owns.
 
-A packaged aitorrentd lives in a virtual environment that belongs to the package manager. Plugins that
-an administrator installs go into another one, the layer, which the file `plugin-layer` in the first
-names. The layer comes after the core on the module path, so that no plugin can replace the core's
-libraries. An installation without that file (a developer's environment) has no layer: there plugins
-are installed beside the core.
+A packaged aitorrentd lives in a virtual environment that belongs to the package manager. Plugins
+that an administrator installs go into another one, the layer, which the file `plugin-layer` in the
+first names. The layer comes after the core on the module path, so that no plugin can replace the
+core's libraries. An installation without that file (a developer's environment) has no layer: there
+plugins are installed beside the core.
 """
 
 from __future__ import annotations
@@ -31,20 +31,41 @@ def packages(of: Path) -> Path:
     return of / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 
 
+def problem(of: Path) -> str:
+    """Why the layer cannot be trusted, with the remedy; empty when root alone can write it."""
+    for directory in (of, packages(of)):
+        try:
+            status = directory.stat()
+        except FileNotFoundError:
+            continue
+        except OSError as e:
+            return f"{directory} cannot be looked at: {e.strerror}"
+        if status.st_uid != 0 or status.st_mode & 0o022:
+            return (
+                f"{directory} is writable by others than root; "
+                f"run: chown -R root:root {of} && chmod -R go-w {of}"
+            )
+    return ""
+
+
+def _is_there(directory: Path) -> bool:
+    try:
+        return directory.is_dir()
+    except PermissionError:
+        return False  # the units of sandboxes hide it
+
+
 def activate() -> None:
     """Make the layer's packages importable, after the core's.
 
     A layer that somebody other than root can write is ignored: the daemon would run their code.
     """
     at = layer()
-    if at is None or not (directory := packages(at)).is_dir():
+    if at is None or not _is_there(directory := packages(at)):
         return
-    status = directory.stat()
-    if status.st_uid != 0 or status.st_mode & 0o022:
-        print(  # noqa: T201 - logging is not set up this early
-            f"aitorrentd: {directory} is writable by others than root and is not used; "
-            f"run: chown -R root:root {at} && chmod -R go-w {at}",
-            file=sys.stderr,
-        )
+    if text := problem(at):
+        # logging is not set up this early
+        print(f"aitorrentd: {text}; it is not used", file=sys.stderr)  # noqa: T201
         return
-    site.addsitedir(str(directory))
+    if str(directory) not in sys.path:
+        site.addsitedir(str(directory))

@@ -33,7 +33,7 @@ CORE: Final[dict[str, tuple[str, str]]] = {
     "id": ("node", "Show who this node is and where it listens."),
     "version": ("node", "Show the versions of this program and of the daemon."),
     "wait": ("node", "Wait until the daemon, or one of its plugins, is ready."),
-    "plugin": ("plugins", "List, inspect, switch on and off, restart plugins."),
+    "plugin": ("plugins", "List, install, switch on and off, restart plugins."),
     "config": ("settings", "Show, check, read and change the configuration."),
     "events": ("watching", "Follow what happens in the node."),
     "logs": ("watching", "Show the daemon's log."),

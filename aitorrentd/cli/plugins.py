@@ -1,4 +1,4 @@
-"""`plugin`: list, inspect, switch and restart plugins."""
+"""`plugin`: list, inspect, switch and restart plugins; `installing` has the rest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aitorrentd.cli import toolkit
+from aitorrentd.cli import installing, toolkit
 from aitorrentd.cli.toolkit import duration_text
 
 Name = Annotated[str, typer.Argument(help="The plugin's name.", metavar="NAME")]
@@ -85,9 +85,10 @@ def _render(row: Mapping[str, Any]) -> str:
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     group = typer.Typer(
-        help="List, inspect, switch on and off, restart plugins.", no_args_is_help=True
+        help="List, install, switch on and off, restart plugins.", no_args_is_help=True
     )
     group.command("list")(list_)
+    installing.register(group)
     for command in (info, enable, disable, restart):
         group.command()(command)
     app.add_typer(group, name="plugin")

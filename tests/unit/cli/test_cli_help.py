@@ -17,6 +17,7 @@ COMMANDS = [
     [],
     *[[name] for name in app.CORE],
     *[["plugin", name] for name in ("list", "info", "enable", "disable", "restart")],
+    *[["plugin", name] for name in ("install", "remove", "rebuild", "new")],
     *[["config", name] for name in ("show", "check", "get", "set")],
     *[["rpc", name] for name in ("list", "describe")],
 ]

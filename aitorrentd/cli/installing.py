@@ -1,0 +1,250 @@
+"""`plugin install`, `remove`, `rebuild`, `new`: what needs no daemon."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aitorrentd.cli import toolkit
+from aitorrentd.cli.toolkit import AitorrentError, ExitCode, clean
+
+if TYPE_CHECKING:
+    from aitorrentd.installing.plugins import Installer, Plan
+
+_UNIT = "aitorrentd.service"
+_SYSTEMCTL_S = 90.0
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+NoRestart = Annotated[
+    bool, typer.Option("--no-restart", help="Leave the system's daemon as it runs.")
+]
+FindLinks = Annotated[
+    list[str] | None,
+    typer.Option("--find-links", help="Look for wheels here, too.", metavar="DIR"),
+]
+NoIndex = Annotated[bool, typer.Option("--no-index", help="Use no index, only --find-links.")]
+
+
+def install(
+    what: Annotated[
+        str,
+        typer.Argument(help="A distribution, a wheel, ./directory, or 'aitorrentd[torch]'."),
+    ],
+    yes: Yes = False,
+    no_restart: NoRestart = False,
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", "-U", help="Replace an older version.")
+    ] = False,
+    find_links: FindLinks = None,
+    no_index: NoIndex = False,
+) -> None:
+    """Install a plugin, or an extra of aitorrentd, by pip; needs no daemon.
+
+    The plugin cannot replace a library of aitorrentd: where it needs another version, it is
+    refused. It is used after a restart of the daemon.
+    """
+    installer, told = _installer(find_links, no_index)
+    with installer.planned(what, upgrade=upgrade) as (plan, pip):
+        told.bar.clear()
+        reply = _shown(plan)
+        if plan.is_needed:
+            if not toolkit.options.json:
+                toolkit.echo(_render_plan(reply))
+            _confirm("Install it?", yes)
+            installer.carry_out(plan, pip)
+            told.bar.clear()
+            reply["restarted"] = _restart(yes, no_restart, installer)
+    toolkit.emit(reply, _render_installed)
+
+
+def remove(
+    name: Annotated[str, typer.Argument(help="The plugin's name, or its distribution's.")],
+    yes: Yes = False,
+    no_restart: NoRestart = False,
+) -> None:
+    """Remove an installed plugin; what came along with it stays until `plugin rebuild`."""
+    installer, told = _installer(None, False)
+    _confirm(f"Remove {clean(name)}?", yes)
+    facts = installer.remove(name)
+    told.bar.clear()
+    reply: dict[str, Any] = {
+        "removed": facts.name if facts else name,
+        "plugins": list(facts.plugins) if facts else [],
+        "restarted": _restart(yes, no_restart, installer),
+    }
+    toolkit.emit(reply, _render_removed)
+
+
+def rebuild(
+    yes: Yes = False,
+    no_restart: NoRestart = False,
+    find_links: FindLinks = None,
+    no_index: NoIndex = False,
+) -> None:
+    """Make the plugin layer anew: after an upgrade of Python, or to drop what nobody needs."""
+    installer, told = _installer(find_links, no_index)
+    _confirm(f"Make {installer.target.title} anew?", yes)
+    wanted = installer.rebuild()
+    told.bar.clear()
+    restarted = _restart(yes, no_restart, installer)
+    reply = {"target": str(installer.target.site), "requirements": wanted, "restarted": restarted}
+    toolkit.emit(reply, _render_rebuilt)
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="The plugin's name, such as weather.")],
+    directory: Annotated[
+        str, typer.Option("--dir", help="Where; else ./aitorrent-NAME.", metavar="DIR")
+    ] = "",
+) -> None:
+    """Write a small plugin to start from, with tests that pass."""
+    from aitorrentd.installing.template import create
+
+    root, files = create(name, directory or None)
+    reply = {"directory": str(root), "files": files}
+    toolkit.emit(reply, lambda r: _render_new(r, name))
+
+
+class _Told:
+    """Hears from pip: a bar on a terminal, else a line for each step."""
+
+    def __init__(self) -> None:
+        self.bar = toolkit.Progress()
+        self._is_terminal = sys.stderr.isatty()
+        self._last = ""
+
+    def __call__(self, state: Mapping[str, Any]) -> None:
+        if self._is_terminal:
+            self.bar(state)
+        elif not toolkit.options.json and state["text"] != self._last:
+            self._last = state["text"]
+            sys.stderr.write(f"{clean(self._last)}\n")
+
+
+def _installer(find_links: list[str] | None, no_index: bool) -> tuple[Installer, _Told]:
+    from aitorrentd.installing.pip import Source
+    from aitorrentd.installing.plugins import DEADLINE_S, Installer
+
+    told = _Told()
+    source = Source(tuple(find_links or ()), not no_index)
+    installer = Installer(source=source, deadline_s=toolkit.timeout_s(DEADLINE_S), told=told)
+    try:
+        installer.target.check()
+    except AitorrentError as e:
+        if e.code == "denied" and installer.target.layer is not None:
+            words = sys.argv[1:] if "plugin" in sys.argv[1:] else ["plugin", "..."]
+            toolkit.fail(
+                f"plugins are installed by root; run: sudo aitorrentctl {shlex.join(words)}",
+                ExitCode.DENIED,
+            )
+        raise
+    return installer, told
+
+
+def _shown(plan: Plan) -> dict[str, Any]:
+    facts = plan.facts
+    return {
+        "requirement": plan.requirement,
+        "name": facts.name if facts else "aitorrentd",
+        "version": facts.version if facts else "",
+        "replaces": plan.replaces,
+        "plugins": list(facts.plugins) if facts else [],
+        "commands": list(facts.commands) if facts else [],
+        "brings": [f"{name} {version}" for name, version in plan.others],
+        "target": str(plan.target.site),
+        "changed": plan.is_needed,
+        "restarted": False,
+    }
+
+
+def _render_plan(reply: Mapping[str, Any]) -> str:
+    return toolkit.fields(
+        [
+            ("install", f"{reply['name']} {reply['version']}".strip()),
+            ("replaces", reply["replaces"] or None),
+            ("plugins", reply["plugins"] or None),
+            ("commands from", reply["commands"] or None),
+            ("brings along", reply["brings"] or None),
+            ("into", reply["target"]),
+        ]
+    )
+
+
+def _render_installed(reply: Mapping[str, Any]) -> str:
+    what = clean(reply["requirement"])
+    if not reply["changed"]:
+        return f"{what} is installed already"
+    plugins = ", ".join(clean(name) for name in reply["plugins"])
+    lines = [f"installed {what}" + (f": plugin {plugins}" if plugins else "")]
+    return "\n".join([*lines, _next(reply)])
+
+
+def _render_removed(reply: Mapping[str, Any]) -> str:
+    text = (
+        f"removed {clean(reply['removed'])}; what came along with it stays: "
+        "aitorrentctl plugin rebuild drops what no plugin needs"
+    )
+    return f"{text}\n{_next(reply)}"
+
+
+def _render_rebuilt(reply: Mapping[str, Any]) -> str:
+    held = ", ".join(clean(line) for line in reply["requirements"]) or "nothing"
+    return f"made {clean(reply['target'])} anew with {held}\n{_next(reply)}"
+
+
+def _next(reply: Mapping[str, Any]) -> str:
+    if reply["restarted"]:
+        return "the daemon was restarted: aitorrentctl plugin list"
+    return "it takes effect when the daemon is restarted: systemctl restart aitorrentd"
+
+
+def _render_new(reply: Mapping[str, Any], name: str) -> str:
+    directory = clean(reply["directory"])
+    return "\n".join(
+        [
+            f"wrote {directory}:",
+            *(f"  {clean(file)}" for file in reply["files"]),
+            f"next: pip install -e {directory} && python -m pytest {directory}",
+            f"or:   aitorrentctl plugin install {directory}",
+            f"then: aitorrentctl {clean(name)} Ada",
+        ]
+    )
+
+
+def _confirm(question: str, yes: bool) -> None:
+    if yes or _answer(question):
+        return
+    toolkit.fail("nothing was changed", ExitCode.ERROR)
+
+
+def _answer(question: str) -> bool:
+    """What a person at the terminal says; elsewhere nobody can be asked."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()) or toolkit.options.json:
+        toolkit.fail("there is nobody to ask; add --yes", ExitCode.USAGE)
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _restart(yes: bool, no_restart: bool, installer: Installer) -> bool:
+    """Restart the system's daemon, where it runs and uses what was changed."""
+    if no_restart or installer.target.layer is None:
+        return False
+    from aitorrentd import unit
+
+    if not unit.is_active(_UNIT):
+        return False
+    if not yes and not _answer("Restart aitorrentd now?"):
+        return False
+    unit.restart(_UNIT, timeout_s=_SYSTEMCTL_S)
+    return True
+
+
+def register(group: typer.Typer) -> None:
+    """Add the commands to `plugin`."""
+    for command in (install, remove, rebuild, new):
+        group.command()(command)

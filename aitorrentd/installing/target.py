@@ -1,0 +1,231 @@
+"""Where plugins are installed: a packaged core's layer, or beside a core that no package owns."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from aitorrentd import layers
+from aitorrentd.errors import Busy, Conflict, Denied, Unavailable
+from aitorrentd.installing.wheels import Facts, normalized, of_installed
+
+CORE: Final = "aitorrentd"
+CORE_PATHS: Final = "_aitorrentd_core.pth"
+"In the layer; it lets pip see what the core has, so that nothing is installed twice."
+_MAKE_S: Final = 120.0
+_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The environment that plugins go into."""
+
+    layer: Path | None
+    "None: beside the core."
+
+    @property
+    def python(self) -> Path:
+        """The interpreter that pip installs for."""
+        return self.layer / "bin" / "python" if self.layer else Path(sys.executable)
+
+    @property
+    def site(self) -> Path:
+        """The directory that packages go into."""
+        return layers.packages(self.layer) if self.layer else Path(sysconfig.get_path("purelib"))
+
+    @property
+    def title(self) -> str:
+        """What people read."""
+        return str(self.layer) if self.layer else f"{self.site} (beside aitorrentd)"
+
+    @property
+    def wheels(self) -> Path | None:
+        """Where a layer keeps its plugins' wheels, so that it can be made anew."""
+        return self.layer / "wheels" if self.layer else None
+
+    @property
+    def record(self) -> Path | None:
+        """The file with a requirement for each plugin in the layer."""
+        return self.layer / "requirements.txt" if self.layer else None
+
+    def check(self) -> None:
+        """Make sure that this user may change it, and nobody else could.
+
+        Raises:
+            Denied: not the right user. Conflict: the layer is somebody else's to write.
+        """
+        if self.layer is None:
+            if not os.access(self.site, os.W_OK):
+                raise Denied(f"no permission to write {self.site}; run the command as its owner")
+            if (Path(sysconfig.get_path("stdlib")) / "EXTERNALLY-MANAGED").exists() and (
+                sys.prefix == sys.base_prefix
+            ):
+                raise Conflict(
+                    f"{sys.prefix} belongs to the operating system (PEP 668); "
+                    "install aitorrentd in a virtual environment of its own"
+                )
+            return
+        if os.geteuid() != 0:
+            raise Denied("plugins are installed by root; run: sudo aitorrentctl plugin ...")
+        if problem := layers.problem(self.layer):
+            raise Conflict(f"{problem}; nothing was changed", layer=str(self.layer))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other installations out while the block runs.
+
+        Raises:
+            Busy: another one is at work.
+        """
+        place = self.layer.parent if self.layer else self.site
+        place.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy("another installation of plugins is at work; try again later") from None
+        else:
+            yield
+        finally:
+            os.close(fd)
+
+    def make(self) -> None:
+        """Make the layer, if there is one to make; a good one is left as it is.
+
+        Raises:
+            Unavailable: it cannot be made.
+        """
+        if self.layer is None:
+            return
+        if not (self.python.exists() and self.site.is_dir()):
+            command = [sys.executable, "-I", "-m", "venv", "--without-pip", str(self.layer)]
+            made = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=_MAKE_S,
+                check=False,
+                umask=0o022,
+            )
+            if made.returncode != 0:
+                said = (made.stdout + made.stderr).strip() or "no reason was given"
+                raise Unavailable(f"cannot make the plugin layer {self.layer}: {said}")
+        self._write(self.site / CORE_PATHS, "".join(f"{path}\n" for path in core_paths()))
+
+    def _write(self, file: Path, text: str) -> None:
+        beside = file.with_name(file.name + ".new")
+        beside.write_text(text, encoding="utf-8")
+        beside.chmod(0o644)
+        beside.replace(file)
+
+    def distributions(self) -> list[Facts]:
+        """What is installed in the target itself; the core and its libraries are left out."""
+        if not self.site.is_dir():
+            return []
+        core = core_distributions()
+        found = [of_installed(dist) for dist in metadata.distributions(path=[str(self.site)])]
+        return sorted(
+            (facts for facts in found if self.layer or normalized(facts.name) not in core),
+            key=lambda facts: facts.name,
+        )
+
+    def requirements(self) -> list[str]:
+        """What was asked for and is recorded in the layer."""
+        if self.record is None or not self.record.exists():
+            return []
+        lines = self.record.read_text(encoding="utf-8").splitlines()
+        return [line for line in lines if line and not line.startswith("#")]
+
+    def remember(self, requirements: list[str]) -> None:
+        """Record what the layer shall hold."""
+        if self.record is not None:
+            head = "# Written by `aitorrentctl plugin`; `plugin rebuild` makes the layer from it.\n"
+            self._write(self.record, head + "".join(f"{line}\n" for line in requirements))
+
+    def forget_wheels(self, name: str) -> None:
+        """Delete the kept wheels of a distribution."""
+        if self.wheels is not None and self.wheels.is_dir():
+            for wheel in self.wheels.glob("*.whl"):
+                if normalized(wheel.name.split("-")[0]) == normalized(name):
+                    wheel.unlink()
+
+    def keep_wheel(self, wheel: Path) -> Path:
+        """Keep a copy of a plugin's wheel in the layer; returns what to install."""
+        if self.wheels is None:
+            return wheel
+        self.wheels.mkdir(mode=0o755, exist_ok=True)
+        kept = self.wheels / wheel.name
+        shutil.copyfile(wheel, kept)
+        kept.chmod(0o644)
+        return kept
+
+
+def here() -> Target:
+    """The target of this installation of aitorrentd."""
+    return Target(layers.layer())
+
+
+def requirement_name(requirement: str) -> str:
+    """The distribution that a requirement such as `torch>=2; extra == "x"` names."""
+    found = _NAME.match(requirement.strip())
+    return normalized(found[0]) if found else ""
+
+
+def core_distributions() -> dict[str, metadata.Distribution]:
+    """aitorrentd and all that it needs, its extras left out, by normalized name."""
+    found: dict[str, metadata.Distribution] = {}
+    wanted = [CORE, "pip"]
+    while wanted:
+        name = normalized(wanted.pop())
+        if name in found:
+            continue
+        try:
+            dist = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue  # a requirement of another platform or Python version
+        found[name] = dist
+        wanted += [
+            requirement_name(line)
+            for line in dist.requires or ()
+            if not re.search(r";.*\bextra\b", line)
+        ]
+    return found
+
+
+def core_paths() -> list[str]:
+    """The directories in which the core's distributions are."""
+    return sorted({str(dist.locate_file("")) for dist in core_distributions().values()})
+
+
+def constraints() -> list[str]:
+    """What a plugin must get along with: the exact versions of the core and its libraries.
+
+    The file `constraints.txt` of a packaged core adds versions for what is not installed yet.
+    """
+    lines = {name: f"{name}=={dist.version}" for name, dist in core_distributions().items()}
+    try:
+        listed = Path(sys.prefix, "constraints.txt").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        listed = []
+    for line in listed:
+        if name := requirement_name(line):
+            lines.setdefault(name, line)
+    return [lines[name] for name in sorted(lines)]
+
+
+def activate(target: Target) -> None:
+    """Make what was just installed visible to this process."""
+    if target.layer is not None and target.site.is_dir():
+        site.addsitedir(str(target.site))

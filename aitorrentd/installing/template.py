@@ -1,0 +1,72 @@
+"""`aitorrentctl plugin new`: a project to start a plugin from.
+
+The files below `template/` end in `.in`; `@NAME@` and the like in their text and in their names are
+replaced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Final
+
+from aitorrentd import __version__
+from aitorrentd.errors import Conflict, Denied, InvalidParams, Unavailable
+from aitorrentd.installing.plugins import builtin_plugins
+from aitorrentd.kernel.found import NAME, RESERVED
+
+_SUFFIX: Final = ".in"
+_ROOM: Final = "package"
+
+
+def create(name: str, directory: str | None = None) -> tuple[Path, list[str]]:
+    """Write a project for a plugin called `name`; returns where, and its files.
+
+    Raises:
+        InvalidParams: no name for a plugin. Conflict: the directory is there and not empty.
+        Denied, Unavailable: it cannot be written.
+    """
+    if not NAME.fullmatch(name) or re.search(r"[-_]{2}|[-_]$", name):
+        raise InvalidParams(f"{name!r} is no name for a plugin: {NAME.pattern}")
+    if name in RESERVED or name in builtin_plugins():
+        raise InvalidParams(f"the name {name} is taken by aitorrentd itself")
+    package = "aitorrent_" + name.replace("-", "_")
+    words = {
+        "NAME": name,
+        "PACKAGE": package,
+        "CLASS": "".join(part.capitalize() for part in re.split(r"[-_]", name)),
+        "DIST": package.replace("_", "-"),
+        "VERSION": __version__,
+    }
+    root = Path(directory or words["DIST"]).expanduser().absolute()
+    written = []
+    try:
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise Conflict(f"{root} is there already and not empty; choose another with --dir")
+        for parts, text in _files(resources.files("aitorrentd.installing") / "template"):
+            named = [package if part == _ROOM else _filled(part, words) for part in parts]
+            file = root.joinpath(*named)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(_filled(text, words), encoding="utf-8")
+            written.append("/".join(named))
+    except PermissionError as e:
+        raise Denied(f"no permission to write {e.filename}") from None
+    except OSError as e:
+        raise Unavailable(f"cannot write {root}: {e.strerror}") from None
+    return root, sorted(written)
+
+
+def _files(room: Traversable, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    for entry in room.iterdir():
+        if entry.is_dir():
+            yield from _files(entry, (*above, entry.name))
+        elif entry.name.endswith(_SUFFIX):
+            name = entry.name.removesuffix(_SUFFIX)
+            yield (*above, name), entry.read_text(encoding="utf-8")
+
+
+def _filled(text: str, words: dict[str, str]) -> str:
+    return re.sub(r"@([A-Z]+)@", lambda m: words[m[1]], text)

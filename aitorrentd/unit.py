@@ -1,0 +1,60 @@
+"""The system's service, as far as the tools care: whether it runs, how it is, its restart."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from aitorrentd.errors import TimedOut, Unavailable
+
+_BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
+_ASK_S: Final = 10.0
+_PROPERTIES: Final = ("LoadState", "ActiveState", "SubState", "Result", "UnitFileState")
+
+
+def _systemctl(*arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemctl", "--no-ask-password", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def properties(unit: str, names: Sequence[str] = _PROPERTIES) -> dict[str, str]:
+    """Properties of a unit; empty where no systemd runs or it does not answer."""
+    if not _BOOTED.is_dir():
+        return {}
+    try:
+        shown = _systemctl("show", unit, "--property", ",".join(names), timeout_s=_ASK_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    pairs = (line.partition("=") for line in shown.stdout.splitlines())
+    return {name: value for name, is_pair, value in pairs if is_pair}
+
+
+def is_active(unit: str) -> bool:
+    """Whether the unit runs."""
+    return properties(unit).get("ActiveState") in ("active", "activating", "reloading")
+
+
+def restart(unit: str, *, timeout_s: float) -> None:
+    """Restart the unit.
+
+    Raises:
+        Unavailable, TimedOut: it did not come up again; its journal says why.
+    """
+    try:
+        done = _systemctl("restart", unit, timeout_s=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise TimedOut(f"{unit} was not restarted within {timeout_s:g} s") from None
+    except OSError as e:
+        raise Unavailable(f"cannot run systemctl: {e.strerror}") from None
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split()) or "it failed"
+        raise Unavailable(f"{unit} did not restart: {said}; see: journalctl -u {unit} -n 50")
