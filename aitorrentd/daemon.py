@@ -8,6 +8,8 @@ import signal
 from collections.abc import Coroutine
 from typing import Any, Final
 
+from aitorrentd import address_file
+from aitorrentd.address_file import AddressFile
 from aitorrentd.config import Config
 from aitorrentd.errors import AitorrentError, PluginError
 from aitorrentd.kernel.drain import work_text
@@ -51,6 +53,8 @@ class Daemon:
         self._signals = 0
         self._hurry = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        path = node.config.directories.runtime / address_file.NAME
+        self._address_file = AddressFile(path, node.addresses, node.log)
 
     async def run(self) -> None:
         """Start, live, stop."""
@@ -64,6 +68,7 @@ class Daemon:
                 await self._drain()
         finally:
             self._notifier.stopping("stopping")
+            self._address_file.remove()
             await self._stop()
 
     async def _start(self) -> bool:
@@ -88,7 +93,9 @@ class Daemon:
         node = self._node
         if node.kernel.fatal.done():
             raise PluginError(node.kernel.fatal.result())
+        self._address_file.refresh()
         self._notifier.ready(self._status())
+        self._own(self._address_file.follow(node.kernel.bus), "address-file")
         if (interval_s := watchdog_interval_s()) is not None:
             watchdog = Watchdog(
                 self._notifier,

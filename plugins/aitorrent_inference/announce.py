@@ -120,7 +120,7 @@ class Announcer:
 
 
 async def keep_connected(
-    addresses: tuple[str, ...],
+    catalogue: Catalogue,
     transport: Callable[[], Transport | None],
     *,
     every_s: float,
@@ -130,12 +130,12 @@ async def keep_connected(
     while all is well."""
     unreachable: set[str] = set()
     while True:
-        for address in addresses:
+        for address in catalogue.config.nodes:
             dial = transport()
             if dial is None:
                 break
             try:
-                await dial.connect(address)
+                catalogue.fixed[address] = (await dial.connect(address)).id
             except AitorrentError as e:
                 if address not in unreachable:
                     log.warning("node %s: %s; trying again every %g s", address, e.message, every_s)

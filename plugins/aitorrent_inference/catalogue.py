@@ -80,6 +80,8 @@ class Catalogue:
         self._transport = transport
         self._directory = directory
         self._failed_at: dict[PeerId, float] = {}
+        self.fixed: dict[str, PeerId] = {}
+        "Who answered at the addresses in `nodes`."
 
     async def ask_backends(self) -> list[BackendState]:
         """Every local backend's models now, in order of registration; never raises for one."""
@@ -156,10 +158,13 @@ class Catalogue:
     def _default(self, names: Iterable[str]) -> str:
         return self.config.default_model or next(iter(names), "")
 
-    async def candidates(self, model: str, backend: str | None) -> list[Candidate]:
+    async def candidates(
+        self, model: str, backend: str | None, *, discover: bool = False
+    ) -> list[Candidate]:
         """Who may answer this machine, in the order to ask: local backends, then peers by latency.
 
-        An empty model means the default; `backend` narrows it to one backend or `peer:<id>`.
+        An empty model means the default; `backend` narrows it to one backend or `peer:<id>`, and
+        `discover` to peers that are known by nothing but the directory.
 
         Raises:
             NotFound: nobody has the model, or there is no such backend. InvalidParams: not a peer
@@ -167,6 +172,8 @@ class Catalogue:
         """
         if backend is not None and backend.startswith("peer:"):
             return [Candidate(self._peer_named(backend.removeprefix("peer:")), model)]
+        if discover and backend is None:
+            return await self._discovered(model)
         states = await self.ask_backends()
         if backend is not None:
             return [self._named(backend, model)]
@@ -181,6 +188,23 @@ class Catalogue:
             there = _there_are({**local, **remote})
             raise NotFound(f"no model {name!r}{there}{_failures(states)}")
         return found
+
+    async def _discovered(self, model: str) -> list[Candidate]:
+        fixed = {f"peer:{peer}" for peer in self._fixed_peers()}
+        there = {v.name: v for v in self.peer_models() if v.backend not in fixed}
+        name = model or self._default(there)
+        if not name:
+            raise Unavailable(
+                "the directory knows no peer that answers; name a model to ask it for"
+            )
+        peers = [p for p in await self._peers(name, ask=True) if p.name not in fixed]
+        if not peers:
+            raise NotFound(f"the directory knows nobody for model {name!r}{_there_are(there)}")
+        return [Candidate(peer, name) for peer in peers]
+
+    def _fixed_peers(self) -> set[str]:
+        written = {text.rpartition("/p2p/")[2] for text in self.config.nodes if "/p2p/" in text}
+        return written.union(self.fixed.values())
 
     def _named(self, backend: str, model: str) -> Candidate:
         chosen = self.backends.get(backend)

@@ -81,6 +81,10 @@ def ask(
     parallel: Annotated[
         int, typer.Option(min=1, max=16, help="Ask so many at once; the first to speak answers.")
     ] = 1,
+    discover: Annotated[
+        bool,
+        typer.Option("--discover", help="Only peers found through the directory, nobody fixed."),
+    ] = False,
 ) -> None:
     """Ask a prompt and print the answer as it comes; the figures follow on stderr."""
     text = _prompt(prompt)
@@ -89,8 +93,12 @@ def ask(
         "params": sampling(temperature, top_p, top_k, seed, max_tokens, stop),
         "parallel": parallel,
     }
+    if backend and discover:
+        toolkit.fail("--backend and --discover exclude each other", toolkit.ExitCode.USAGE)
     if backend:
         params["backend"] = backend
+    if discover:
+        params["discover"] = True
     if system and raw:
         toolkit.fail("--system and --raw exclude each other", toolkit.ExitCode.USAGE)
     if system:

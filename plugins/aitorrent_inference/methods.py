@@ -67,6 +67,11 @@ class GenerateParams(BaseModel):
     backend: str | None = Field(
         None, max_length=256, description="only this backend, or peer:<peer id>"
     )
+    discover: bool = Field(
+        False,
+        description="only peers found through the directory: neither this machine's backends nor "
+        "the configured plugins.inference.nodes",
+    )
     parallel: int = Field(
         1, ge=1, le=16, description="ask so many at once; whoever speaks first answers"
     )
@@ -75,6 +80,8 @@ class GenerateParams(BaseModel):
     def _one_of(self) -> GenerateParams:
         if (self.prompt is None) == (not self.messages):
             raise ValueError('give either "prompt" or a non-empty "messages"')
+        if self.discover and self.backend is not None:
+            raise ValueError('"discover" and "backend" exclude each other')
         return self
 
 
@@ -146,7 +153,11 @@ def inference_methods(router: Router, *, clock: Clock, node: str) -> list[Method
         )
         answer = Answer()
         stream = router.generate(
-            request, backend=params.backend, parallel=params.parallel, answer=answer
+            request,
+            backend=params.backend,
+            discover=params.discover,
+            parallel=params.parallel,
+            answer=answer,
         )
         async with aclosing(stream) as chunks:
             async for chunk in chunks:

@@ -76,18 +76,19 @@ class Router:
         request: GenerateRequest,
         *,
         backend: str | None = None,
+        discover: bool = False,
         parallel: int = 1,
         answer: Answer | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """The answer for this machine by the best backend or peer, or by the named one.
 
-        `parallel` asks that many at once and takes whoever speaks first. `answer` is filled while
-        the iterator runs. Errors as `Backend.generate`; Busy above `max_local`; ShuttingDown
-        while the node drains.
+        `discover` asks only peers that the directory knows. `parallel` asks that many at once and
+        takes whoever speaks first. `answer` is filled while the iterator runs. Errors as
+        `Backend.generate`; Busy above `max_local`; ShuttingDown while the node drains.
         """
         return self._generate(
             request,
-            lambda: self.catalogue.candidates(request.model, backend),
+            lambda: self.catalogue.candidates(request.model, backend, discover=discover),
             answer if answer is not None else Answer(),
             parallel,
             self.local_slots,

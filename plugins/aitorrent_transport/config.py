@@ -6,9 +6,10 @@ import hashlib
 import ipaddress
 from typing import Annotated, Final
 
-from pydantic import ConfigDict, Field, SecretStr, field_validator
+from pydantic import ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from aitorrent_transport.address import parse_address
+from aitorrent_transport.address_file import is_address_file
 from aitorrentd.api import InvalidParams, PluginConfig
 
 DEFAULT_PORT: Final = 8468
@@ -27,7 +28,8 @@ class TransportConfig(PluginConfig):
     announce: tuple[str, ...] = ()
     "Addresses to tell others instead of the ones that are listened on."
     bootstrap: tuple[str, ...] = ()
-    "Addresses to dial at start, and again whenever they are not connected."
+    """Addresses to dial at start, and again whenever they are not connected; also paths of address
+    files, such as /run/aitorrent/daemon.addr, which are read at each try."""
     masking: bool = False
     "Make connections that this node dials look like WebSocket."
     psk: SecretStr | None = None
@@ -51,8 +53,10 @@ class TransportConfig(PluginConfig):
 
     @field_validator("announce", "bootstrap")
     @classmethod
-    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _are_addresses(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for text in value:
+            if is_address_file(text) and info.field_name == "bootstrap":
+                continue
             try:
                 parse_address(text)
             except InvalidParams as e:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from aitorrent_transport.address import Address, parse_address
+from aitorrent_transport.address_file import read_address_file
 from aitorrent_transport.certificate import Credentials
 from aitorrent_transport.dial import dial
 from aitorrent_transport.peers import Peer, PeerTable
@@ -51,6 +53,8 @@ class Kept:
     peer: PeerId | None
     "None until a bootstrap address without a peer id answered."
     forever: bool
+    file: Path | None = None
+    "Says where to dial, anew at each try."
     task: asyncio.Task[None] | None = None
 
 
@@ -210,6 +214,10 @@ class Reach:
         """Dial a bootstrap address now, and again whenever it is not connected."""
         self._keep(Kept((address,), address.peer, forever=True))
 
+    def keep_file(self, path: Path) -> None:
+        """Like `keep_forever`, for the node whose addresses stand in the file at `path`."""
+        self._keep(Kept((), None, forever=True, file=path))
+
     def keep(self, peer: PeerId, addresses: Iterable[Address]) -> None:
         """Keep a channel to `peer` until it could not be reached for an hour."""
         if all(kept.peer != peer for kept in self._kept) and len(self._kept) < MAX_KEPT:
@@ -217,7 +225,9 @@ class Reach:
 
     def _keep(self, kept: Kept) -> None:
         self._kept.append(kept)
-        kept.task = self._tasks.spawn(self._keep_up(kept), f"keep {kept.peer or kept.addresses}")
+        kept.task = self._tasks.spawn(
+            self._keep_up(kept), f"keep {kept.peer or kept.file or kept.addresses}"
+        )
 
     def release(self, peer: PeerId) -> None:
         """Keep no channel to `peer` any more."""
@@ -240,13 +250,15 @@ class Reach:
         lost_at = clock.monotonic()
         while True:
             peer = self._table.get(kept.peer) if kept.peer else None
+            if peer is None and await self._try(kept) and kept.peer:
+                peer = self._table.get(
+                    kept.peer
+                )  # None: it left at once, which is no reason to spin
             if peer is not None:
                 await asyncio.shield(peer.gone)
                 lost_at = clock.monotonic()
                 if lost_at - peer.since >= STEADY_S:
                     attempt = 0
-            elif await self._try(kept):
-                continue
             elif not kept.forever and clock.monotonic() - lost_at > GIVE_UP_S:
                 break
             await asyncio.sleep(next_retry_s(attempt, draw=self._ctx.random.random()))
@@ -258,7 +270,9 @@ class Reach:
 
     async def _try(self, kept: Kept) -> bool:
         try:
-            if kept.peer is None:
+            if kept.file is not None:
+                kept.peer = await self._dial_file(kept.file)
+            elif kept.peer is None:
                 kept.peer = (await self.dial(kept.addresses[0])).id
             else:
                 await self.reach(kept.peer, [str(address) for address in kept.addresses])
@@ -266,3 +280,24 @@ class Reach:
             self._ctx.log.debug("dialling again: %s", e.message)
             return False
         return True
+
+    async def _dial_file(self, path: Path) -> PeerId:
+        """Whoever answers first at the addresses in the file.
+
+        Raises:
+            AitorrentError: the file is not there or not good, or nobody answers.
+        """
+        places: dict[PeerId | None, list[Address]] = {}
+        for address in await asyncio.to_thread(read_address_file, path):
+            places.setdefault(address.peer, []).append(address)
+        problem: AitorrentError = Unavailable(f"{path} names nobody but this node")
+        for peer, addresses in places.items():
+            if peer == self._credentials.signer.peer_id:
+                continue
+            try:
+                if peer is not None:
+                    return (await self.reach(peer, map(str, addresses))).id
+                return (await self.dial(addresses[0])).id
+            except AitorrentError as e:
+                problem = e
+        raise problem

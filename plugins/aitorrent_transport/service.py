@@ -6,9 +6,11 @@ import ipaddress
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Final
 
 from aitorrent_transport.address import Address, address_of, parse_address
+from aitorrent_transport.address_file import is_address_file
 from aitorrent_transport.certificate import Credentials
 from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.directory import ChannelDirectory
@@ -95,8 +97,9 @@ class TransportService:
         self._ctx.log.info("listening on %s", ", ".join(f"{h} port {p}" for h, p in self._bound))
         self._tasks.spawn(self._server.end_with_plugins(), "handlers of plugins")
         for text in self.config.bootstrap:
-            address = parse_address(text)
-            if address.peer != self._me:
+            if is_address_file(text):
+                self.reach.keep_file(Path(text))
+            elif (address := parse_address(text)).peer != self._me:
                 self.reach.keep_forever(address)
         for known in await self.store.all():
             if known.wanted:

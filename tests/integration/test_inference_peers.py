@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from aitorrentd.api import (
     NotFound,
     Unavailable,
 )
+from aitorrentd.control.aclient import AsyncClient
 from aitorrentd.node import Node
 from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import REPOSITORY, DaemonFactory, NodeFactory, wait_for
@@ -324,3 +326,36 @@ async def test_daemon_answers_on_the_command_line_and_notices_ollama(
         *("llama3.2:latest", "ollama", "3.6", "GiB", "llama", "8192", "8.0B", "Q4_0")
     ]
     await server.stop()
+
+
+async def test_discover_passes_over_this_machine_and_the_configured_nodes(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    async with FakeOllama() as ours, FakeOllama() as fixed, FakeOllama() as found:
+        at_fixed = await provider(node_factory, fixed)
+        at_found = await provider(node_factory, found)
+        # An address without the peer's id: who that is shows when it answers.
+        address = at_fixed.addresses()[0].partition("/p2p/")[0]
+        plugins = {
+            "ollama": {"url": ours.url, "poll_s": 0.1},
+            "inference": {**QUICK, "nodes": [address]},
+            "shards": {"enabled": False},
+        }
+        socket = tmp_path / "control.sock"
+        here = await node_factory({"plugins": plugins, "control": {"socket": str(socket)}})
+        await here.connect(at_found.addresses()[0])
+
+        async def all_known() -> bool:
+            return len(await offers(here)) == 3
+
+        await until(all_known)
+        wanted: list[dict[str, Any]] = [{"prompt": "hi"}, {"prompt": "hi", "discover": True}]
+        async with await AsyncClient.connect(socket, 30) as client:
+            for params in wanted:
+                stream = client.stream("inference.generate", params)
+                assert "".join([item["text"] async for item in stream]) == "The sky is blue"
+        prompts = [
+            sum(r.path == "/api/generate" for r in server.requests)
+            for server in (ours, fixed, found)
+        ]
+        assert prompts == [1, 0, 1]

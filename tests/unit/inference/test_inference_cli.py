@@ -271,3 +271,13 @@ def test_ctrl_c_in_a_chat_stops_the_answer_only(tmp_path: Path) -> None:
     assert (process.returncode, out) == (0, "one two\n")
     assert err.startswith("Stopped.\n")
     assert [m.content for m in backend.requests[1].messages or ()] == ["first", "one two", "second"]
+
+
+def test_discover_leaves_the_local_backend_out(ctl: Any, tmp_path: Path) -> None:
+    backend = FakeBackend("a")
+    with serving(tmp_path / "s", backend):
+        result = ctl("ask", "hi", "--discover")
+        assert (result.code, result.out) == (1, "")
+        assert "directory knows no peer that answers" in result.err
+        assert ctl("ask", "hi", "--discover", "--backend", "a").code == 2
+    assert backend.requests == []

@@ -196,3 +196,12 @@ def test_plugin_declares_nothing_before_it_runs() -> None:
 def test_router_is_the_inference_service() -> None:
     service: Inference = make_node().router
     assert service is not None
+
+
+async def test_discover_reaches_the_router_and_excludes_a_backend() -> None:
+    node = make_node()
+    method = methods_of(node)["inference.generate"]
+    with node.having(FakeBackend("a")), pytest.raises(Unavailable, match="directory knows no peer"):
+        await collect(method, GenerateParams(prompt="hi", discover=True))
+    with pytest.raises(ValidationError, match='"discover" and "backend" exclude each other'):
+        GenerateParams(prompt="hi", discover=True, backend="a")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from typing import Any
 
 import pytest
@@ -358,3 +358,47 @@ async def test_closing_a_race_stops_every_backend() -> None:
         async with aclosing(node.router.generate(ask(), parallel=2)) as chunks:
             await anext(chunks)
     assert (one.running, two.running) == (0, 0)
+
+
+async def test_discover_asks_only_peers_that_the_directory_knows() -> None:
+    net = Net()
+    node = make_node(0, net, nodes=(f"/ip4/127.0.0.1/tcp/1/p2p/{node_id(1)}", "fixed.example:1"))
+    node.catalogue.fixed["fixed.example:1"] = node_id(2)
+    there = [make_node(n, net) for n in (1, 2, 3)]
+    offer(net, 1, 2, 3)
+    ours = FakeBackend("ours", ["m"])
+    with ExitStack() as stack:
+        stack.enter_context(node.having(ours))
+        for other in there:
+            stack.enter_context(other.having(FakeBackend("a", ["m"])))
+        answer = Answer()
+        await text_of(node.router.generate(ask(), discover=True, answer=answer))
+    assert answer.backend == f"peer:{node_id(3)}"
+    assert net.opened == [node_id(3)]
+    assert ours.requests == []
+    await net.close()
+
+
+async def test_discover_without_a_model_takes_one_that_a_peer_offers() -> None:
+    net = Net()
+    node, other = make_node(0, net), make_node(1, net)
+    offer(net, 1, model="theirs")
+    with node.having(FakeBackend("a", ["ours"])), other.having(FakeBackend("a", ["theirs"])):
+        answer = Answer()
+        await text_of(node.router.generate(ask(""), discover=True, answer=answer))
+    assert answer.model == "theirs"
+    await net.close()
+
+
+async def test_discover_looks_further_than_what_is_known_and_says_when_nobody_is_there() -> None:
+    net = Net()
+    node, other = make_node(0, net), make_node(1, net)
+    key = "ait:cap:far"
+    node.directory.elsewhere.append(Record(key, node_id(1), {"v": 1, "model": "far"}))
+    with node.having(FakeBackend("a", ["m"])), other.having(FakeBackend("a", ["far"])):
+        await text_of(node.router.generate(ask("far"), discover=True))
+        with pytest.raises(NotFound, match="the directory knows nobody for model 'm'"):
+            await text_of(node.router.generate(ask("m"), discover=True))
+        with pytest.raises(Unavailable, match="the directory knows no peer that answers"):
+            await text_of(node.router.generate(ask(""), discover=True))
+    await net.close()

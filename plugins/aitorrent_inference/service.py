@@ -1,0 +1,77 @@
+"""The parts of the plugin put together: catalogue, router, handler, and what runs beside them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aitorrent_inference.announce import Announcer, keep_connected
+from aitorrent_inference.catalogue import Catalogue
+from aitorrent_inference.config import InferenceConfig
+from aitorrent_inference.router import Router
+from aitorrent_inference.serve import GenerateHandler
+from aitorrentd.api import (
+    BACKENDS,
+    DIRECTORY,
+    INFERENCE,
+    TRANSPORT,
+    Backend,
+    PluginContext,
+    Registry,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceService:
+    """What answers prompts of this machine and of peers."""
+
+    router: Router
+    handler: GenerateHandler
+
+
+@asynccontextmanager
+async def running(ctx: PluginContext) -> AsyncIterator[InferenceService]:
+    """Offers the registry and the router, keeps the directory records true and the configured
+    nodes connected."""
+    config: InferenceConfig = ctx.config
+    backends: Registry[Backend] = Registry("backend")
+    catalogue = Catalogue(
+        backends,
+        config,
+        clock=ctx.clock,
+        log=ctx.log,
+        transport=lambda: ctx.optional(TRANSPORT),
+        directory=lambda: ctx.optional(DIRECTORY),
+    )
+    router = Router(
+        catalogue,
+        max_local=config.max_local,
+        clock=ctx.clock,
+        publish=ctx.publish,
+        log=ctx.log,
+        work=lambda: ctx.work("answer"),
+    )
+    handler = GenerateHandler(
+        router, max_concurrent=config.max_concurrent, clock=ctx.clock, log=ctx.log
+    )
+    ctx.provide(BACKENDS, backends)
+    ctx.provide(INFERENCE, router)
+    announcer = Announcer(
+        catalogue,
+        directory=lambda: ctx.optional(DIRECTORY),
+        log=ctx.log,
+        draining=lambda: ctx.draining,
+    )
+    announcing = announcer.run(ctx, refresh_s=config.refresh_s)
+    tasks = [ctx.tasks.create_task(announcing, name="inference: announce")]
+    if config.nodes:
+        connecting = keep_connected(
+            catalogue, lambda: ctx.optional(TRANSPORT), every_s=config.refresh_s, log=ctx.log
+        )
+        tasks.append(ctx.tasks.create_task(connecting, name="inference: nodes"))
+    try:
+        yield InferenceService(router, handler)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,49 @@
+"""Address files: where another node can be dialled, as its daemon writes it into `daemon.addr`."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from aitorrent_transport.address import Address, parse_address
+from aitorrentd.api import InvalidParams, Unavailable
+
+SUFFIX: Final = ".addr"
+MAX_BYTES: Final = 16 * 1024
+MAX_LINES: Final = 64
+
+
+def is_address_file(text: str) -> bool:
+    """Whether `text` is the absolute path of an address file and not an address itself.
+
+    By its ending, so that a misspelt multiaddr is not taken for a file that may come one day.
+    """
+    return text.startswith("/") and text.endswith(SUFFIX)
+
+
+def read_address_file(path: Path) -> list[Address]:
+    """The addresses in the file at `path`, one a line; empty lines and `#` lines do not count.
+
+    Raises:
+        Unavailable: it cannot be read, or says no address. InvalidParams: it says something else.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # never wait on a FIFO
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise Unavailable(f"{path} is not a regular file")
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as e:
+        raise Unavailable(f"cannot read {path}: {e.strerror}") from None
+    lines = [line.strip() for line in raw.decode("utf-8", "replace").splitlines()]
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    if len(raw) > MAX_BYTES or len(wanted) > MAX_LINES:
+        raise InvalidParams(f"{path} is longer than an address file can be")
+    if not wanted:
+        raise Unavailable(f"{path} has no address")
+    try:
+        return [parse_address(line) for line in wanted]
+    except InvalidParams as e:
+        raise InvalidParams(f"{path}: {e.message}") from None
