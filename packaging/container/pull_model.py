@@ -13,6 +13,7 @@ import argparse
 import http.client
 import json
 import re
+import signal
 import sys
 import threading
 import time
@@ -289,13 +290,14 @@ def pull(ollama: Ollama, model: str, progress: Progress, pause: Pause) -> None:
             pause(wait_s)
 
 
-def main(argv: list[str] | None = None, pause: Pause = threading.Event().wait) -> int:
+def main(argv: list[str] | None = None, pause: Pause | None = None) -> int:
     """Do it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--url", default="http://127.0.0.1:11434", help="where Ollama listens")
     parser.add_argument("--name", required=True, help="what the model is to be called")
     parser.add_argument("modelfile", type=Path)
     args = parser.parse_args(argv)
+    pause = pause or threading.Event().wait
     progress = Progress(sys.stdout)
     try:
         try:
@@ -319,4 +321,6 @@ def main(argv: list[str] | None = None, pause: Pause = threading.Event().wait) -
 
 
 if __name__ == "__main__":
+    # Process 1 of a container has no default action for SIGTERM.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())
