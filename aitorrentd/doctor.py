@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from aitorrentd import __version__
 from aitorrentd.config import Config
 from aitorrentd.config.plugin_tables import plugin_problems
+from aitorrentd.config.secrets import HIDDEN, conceal
 from aitorrentd.errors import ConfigError
 from aitorrentd.identity import load
 
@@ -68,6 +69,10 @@ def _directories(config: Config) -> _Finding:
         return _Finding(
             "fail", f"{state} does not exist and cannot be made", "set node.state_dir, or make it"
         )
+    if state.is_dir() and os.statvfs(state).f_flag & os.ST_RDONLY:
+        mount = next(p for p in (state, *state.parents) if p.is_mount())
+        remedy = f"mount -o remount,rw {mount} (dmesg says why it is so), or set node.state_dir"
+        return _Finding("fail", f"{state} is on a read-only file system", remedy)
     if not state.is_dir() or not os.access(state, os.W_OK | os.X_OK):
         remedy = f"chown {os.geteuid()} {state}, or set node.state_dir"
         return _Finding(
@@ -76,7 +81,31 @@ def _directories(config: Config) -> _Finding:
     mode = stat.S_IMODE(state.stat().st_mode)
     if mode & 0o022:
         return _Finding("fail", f"{state} has mode {mode:04o}", f"chmod go-w {state}")
+    if strange := _of_somebody_else(state):
+        text = f"{strange} belongs to another user than {state}: a daemon ran as that user"
+        return _Finding("fail", text, f"chown -R --reference={state} {state}")
     return _Finding("ok", f"{state} is writable")
+
+
+def _of_somebody_else(state: Path) -> str:
+    """A file of the state that the directory's owner does not own, or nothing."""
+    owner = state.stat().st_uid
+    with os.scandir(state) as entries:
+        for entry in entries:
+            if entry.stat(follow_symlinks=False).st_uid != owner:
+                return entry.path
+    return ""
+
+
+def _secrecy(config: Config) -> _Finding:
+    shown = repr(conceal(dict(config.tree)))
+    if f"'{HIDDEN}'" not in shown:
+        return _Finding("ok", "no secret stands in a file of the configuration")
+    for file in config.files:
+        if file.stat().st_mode & stat.S_IROTH:
+            text = f"everybody may read {file}, and the configuration holds secrets"
+            return _Finding("warn", text, f"chmod o-r {file}, or refer to it: {{file: /path}}")
+    return _Finding("ok", "files with secrets are private")
 
 
 def _identity(config: Config) -> _Finding:
@@ -106,6 +135,9 @@ def _control(config: Config) -> _Finding:
     if path is None:
         return _Finding("ok", "there is none: control.socket is null")
     if not answers(path):
+        if path.is_socket():
+            text = f"{path} is left over from a daemon that ended without cleaning up"
+            return _Finding("warn", text, "start a daemon, which takes it over: aitorrentd")
         remedy = "systemctl start aitorrentd, or run aitorrentd"
         return _Finding("warn", f"no daemon answers at {path}", remedy)
     try:
@@ -168,6 +200,11 @@ def _limits(config: Config) -> _Finding:
 
 
 def _versions(config: Config) -> _Finding:
+    from aitorrentd.installing.target import missing_libraries
+
+    if missing := missing_libraries():
+        text = f"aitorrentd {__version__} lacks {', '.join(missing)}"
+        return _Finding("fail", text, "install aitorrentd again")
     return _Finding("ok", f"aitorrentd {__version__} on Python {platform.python_version()}")
 
 
@@ -177,13 +214,14 @@ def _extras(config: Config) -> _Finding:
     ]
     if missing:
         text = f"without {', '.join(missing)} this node cannot hold shards of a model"
-        return _Finding("ok", text, "pip install 'aitorrentd[torch]'")
+        return _Finding("ok", text, "aitorrentctl plugin install 'aitorrentd[torch]'")
     return _Finding("ok", "torch is installed: this node can hold shards of a model")
 
 
 _CORE: Final[Sequence[tuple[str, str, Callable[[Config], _Finding]]]] = (
     ("directories", "the state directory is ours to write", _directories),
     ("identity", "the node's key is whole and private", _identity),
+    ("secrecy", "secrets are private", _secrecy),
     ("control-socket", "the daemon answers", _control),
     ("port", "peers can be let in", _port),
     ("disk", "there is room", _disk),
@@ -228,12 +266,26 @@ def run_offline(config_path: str | Path | None = None) -> list[dict[str, Any]]:
     return [asdict(asyncio.run(_run_config(config))), *map(asdict, _run_core(config))]
 
 
+def _run_plugins(host: Host) -> Checked:
+    # Values of PluginState; what is merely skipped or switched off is as it should be.
+    ill = ("broken", "invalid", "failed", "blocked")
+    rows = [row for row in host.kernel.rows() if row.state in ill]
+    summary = "plugins run"
+    if rows:
+        text = "; ".join(f"{row.name} is {row.state}: {row.detail}" for row in rows)
+        remedy = f"see: aitorrentctl plugin info {rows[0].name}"
+        return Checked("plugins", "core", summary, "fail", text, remedy)
+    running = sum(row.state == "running" for row in host.kernel.rows())
+    return Checked("plugins", "core", summary, "ok", f"{running} plugins run")
+
+
 async def run_checks(host: Host, plugin: str | None = None) -> list[Checked]:
     """The checks of a running node: the core's and its plugins', or those of one of them."""
     found: list[Checked] = []
     if plugin in (None, "core"):
         found.append(await _run_config(host.config))
         found += await asyncio.to_thread(_run_core, host.config)
+        found.append(_run_plugins(host))
     for owner, check in host.kernel.checks():
         if plugin not in (None, owner):
             continue

@@ -9,6 +9,7 @@ from typing import Final
 
 from aitorrentd.errors import TimedOut, Unavailable
 
+DAEMON: Final = "aitorrentd.service"
 _BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
 _ASK_S: Final = 10.0
 _PROPERTIES: Final = ("LoadState", "ActiveState", "SubState", "Result", "UnitFileState")

@@ -41,6 +41,7 @@ CORE: Final[dict[str, tuple[str, str]]] = {
     "call": ("calling", "Call any method of the control API."),
     "drain": ("node", "Take no new work, and wait until what runs has ended."),
     "doctor": ("checking", "Look for trouble and say what to do about it."),
+    "bugreport": ("reporting", "Write an archive for a bug report, without secrets."),
     "shell": ("shell", "Type commands at a prompt."),
 }
 "Command -> the module below aitorrentd.cli that registers it, and its line in --help."

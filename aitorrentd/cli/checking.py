@@ -25,10 +25,23 @@ def doctor(
 
     Exits with 1 when a check fails.
     """
-    checks = _checks(plugin, config)
-    toolkit.emit({"checks": checks}, _render)
-    if any(check["status"] == "fail" for check in checks):
+    found = checks(plugin, config)
+    toolkit.emit({"checks": found}, _render)
+    if any(check["status"] == "fail" for check in found):
         raise typer.Exit(ExitCode.ERROR)
+
+
+def checks(plugin: str, config: str) -> list[dict[str, Any]]:
+    """The findings of the daemon, or without it of this program, and about the machine."""
+    found = _checks(plugin, config)
+    if plugin in ("", "core"):
+        from dataclasses import asdict
+
+        from aitorrentd.doctor_machine import machine_checks
+
+        is_system = toolkit.socket_path() == toolkit.SYSTEM_SOCKET
+        found += map(asdict, machine_checks(with_unit=is_system))
+    return found
 
 
 def _checks(plugin: str, config: str) -> list[dict[str, Any]]:
@@ -37,8 +50,8 @@ def _checks(plugin: str, config: str) -> list[dict[str, Any]]:
     try:
         with toolkit.connect(_DOCTOR_TIMEOUT_S) as client:
             reply = client.call("node.doctor", {"plugin": plugin} if plugin else {})
-            checks: list[dict[str, Any]] = reply["checks"]
-            return checks
+            found: list[dict[str, Any]] = reply["checks"]
+            return found
     except AitorrentError as e:
         if plugin:
             raise

@@ -15,7 +15,6 @@ from aitorrentd.cli.toolkit import AitorrentError, ExitCode, clean
 if TYPE_CHECKING:
     from aitorrentd.installing.plugins import Installer, Plan
 
-_UNIT = "aitorrentd.service"
 _SYSTEMCTL_S = 90.0
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -236,11 +235,11 @@ def _restart(yes: bool, no_restart: bool, installer: Installer) -> bool:
         return False
     from aitorrentd import unit
 
-    if not unit.is_active(_UNIT):
+    if not unit.is_active(unit.DAEMON):
         return False
     if not yes and not _answer("Restart aitorrentd now?"):
         return False
-    unit.restart(_UNIT, timeout_s=_SYSTEMCTL_S)
+    unit.restart(unit.DAEMON, timeout_s=_SYSTEMCTL_S)
     return True
 
 

@@ -88,7 +88,7 @@ def register(app: typer.Typer) -> None:
         help="List, install, switch on and off, restart plugins.", no_args_is_help=True
     )
     group.command("list")(list_)
-    installing.register(group)
     for command in (info, enable, disable, restart):
         group.command()(command)
+    installing.register(group)
     app.add_typer(group, name="plugin")

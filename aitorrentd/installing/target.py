@@ -204,6 +204,15 @@ def core_distributions() -> dict[str, metadata.Distribution]:
     return found
 
 
+def missing_libraries() -> list[str]:
+    """What aitorrentd itself needs and is not installed."""
+    there = core_distributions()
+    dist = there.get(CORE)
+    needed = dist.requires or () if dist else ()
+    names = {requirement_name(line) for line in needed if ";" not in line}
+    return sorted(names - set(there))
+
+
 def core_paths() -> list[str]:
     """The directories in which the core's distributions are."""
     return sorted({str(dist.locate_file("")) for dist in core_distributions().values()})

@@ -110,7 +110,7 @@ def test_a_plugin_adds_commands(
     assert main(["greet", "you", "--json"]) == ExitCode.OK
     assert capsys.readouterr().out == "hello you True\n"
     assert main(["--help"]) == ExitCode.OK
-    assert "greet    Say hello." in capsys.readouterr().out
+    assert "greet      Say hello." in capsys.readouterr().out
 
 
 def _explode(app: typer.Typer) -> None:

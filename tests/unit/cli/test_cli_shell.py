@@ -18,7 +18,8 @@ def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_completion_offers_commands_subcommands_and_options() -> None:
     group = app.root()
     assert set(next_words(group, [])) == {*app.CORE, "help", "quit", "exit"}
-    assert next_words(group, ["plugin"]) == ["list", "info", "enable", "disable", "restart"]
+    switches = ["list", "info", "enable", "disable", "restart"]
+    assert next_words(group, ["plugin"]) == [*switches, "install", "remove", "rebuild", "new"]
     assert "--follow" in next_words(group, ["logs"])
     assert "--origin" in next_words(group, ["config", "show"])
     assert next_words(group, ["nonsense"]) == []

@@ -1,0 +1,77 @@
+"""`bugreport`: an archive for people who help, without secrets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aitorrentd.cli import checking, toolkit
+from aitorrentd.cli.toolkit import AitorrentError, clean
+
+
+def bugreport(
+    out: Annotated[
+        str, typer.Option("-o", "--output", help="The archive to write.", metavar="FILE")
+    ] = "",
+    config: Annotated[
+        str, typer.Option(help="The daemon's configuration, to know its secrets.", metavar="FILE")
+    ] = "",
+) -> None:
+    """Write an archive for a bug report, without secrets; needs no daemon.
+
+    It holds versions, the configuration, the last log records, and what the doctor found.
+    """
+    from aitorrentd.bugreport import ABOUT, gather, write
+
+    name = time.strftime("aitorrent-bugreport-%Y%m%d-%H%M%S.tar.gz")
+    path = Path(out or name).expanduser().absolute()
+
+    def doctor() -> Any:
+        return {"checks": checking.checks("", config)}
+
+    try:
+        with toolkit.connect() as client:
+
+            def ask(method: str, params: Mapping[str, Any]) -> Any:
+                if method != "node.logs":
+                    return client.call(method, params)
+                with client.stream(method, params) as items:
+                    return list(items)
+
+            files = gather(ask, doctor, config_path=config or None)
+    except AitorrentError as e:
+        toolkit.warn(f"without the daemon's view: {e.message}")
+        files = gather(None, doctor, config_path=config or None)
+    write(path, files)
+    reply = {
+        "file": str(path),
+        "files": [
+            {"name": n, "bytes": len(t.encode()), "about": ABOUT.get(n, "what is in it")}
+            for n, t in files.items()
+        ],
+    }
+    toolkit.emit(reply, _render)
+
+
+def _render(reply: Mapping[str, Any]) -> str:
+    columns: list[toolkit.Column] = [
+        ("name", "FILE"),
+        ("bytes", "SIZE", toolkit.bytes_text),
+        ("about", "WHAT"),
+    ]
+    return "\n".join(
+        [
+            f"wrote {clean(reply['file'])}",
+            toolkit.table(reply["files"], columns),
+            "without keys, secrets and prompts; look through it before you give it to somebody",
+        ]
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command("bugreport")(bugreport)
