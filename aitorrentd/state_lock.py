@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from aitorrentd.errors import ConfigError, Conflict, Denied
+from aitorrentd.errors import ConfigError, Conflict, Denied, Unavailable
 
 LOCK_NAME: Final = "lock"
 _MAX_PID_BYTES: Final = 32
@@ -33,14 +33,15 @@ def make_directory(path: Path, *, setting: str, mode: int = 0o700) -> None:
             raise Denied(_not_writable(path, setting, e.strerror or "")) from None
         raise ConfigError(f"cannot make the directory {path}: {e.strerror}") from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise Denied(_not_writable(path, setting, os.strerror(errno.EACCES)))
+        is_read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+        reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
+        raise Denied(_not_writable(path, setting, reason))
 
 
 def _not_writable(path: Path, setting: str, reason: str) -> str:
-    return (
-        f"cannot write in {path}: {reason.lower()}; set {setting}, "
-        f"or give the directory to uid {os.geteuid()}"
-    )
+    is_read_only = reason == os.strerror(errno.EROFS)
+    remedy = "mount it writable" if is_read_only else f"give the directory to uid {os.geteuid()}"
+    return f"cannot write in {path}: {reason.lower()}; set {setting}, or {remedy}"
 
 
 @contextlib.contextmanager
@@ -49,6 +50,7 @@ def state_lock(state_dir: Path) -> Iterator[None]:
 
     Raises:
         Conflict: another daemon holds it; the message names its process. Denied: no permission.
+        Unavailable: the disk takes nothing more.
     """
     path = state_dir / LOCK_NAME
     try:
@@ -63,12 +65,22 @@ def state_lock(state_dir: Path) -> Iterator[None]:
                 f"another daemon{_holder(fd)} uses the state directory {state_dir}; "
                 "stop it, or set node.state_dir"
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        _write_holder(fd, path)
         # The file stays: unlinking it would let two daemons lock two files of one name.
         yield
     finally:
         os.close(fd)
+
+
+def _write_holder(fd: int, path: Path) -> None:
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except OSError as e:
+        # The first thing that is written, so this is where a full disk shows.
+        raise Unavailable(
+            f"cannot write {path}: {e.strerror}; free some space there, or set node.state_dir"
+        ) from None
 
 
 def _holder(fd: int) -> str:
