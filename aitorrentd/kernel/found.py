@@ -127,7 +127,7 @@ def missing_extra(source: PluginSource, error: ModuleNotFoundError) -> str:
     module = (error.name or "").partition(".")[0]
     if not source.extras or not module or module == source.package:
         return ""
-    return f"pip install '{source.dist}[{','.join(source.extras)}]'"
+    return f"aitorrentctl plugin install '{source.dist}[{','.join(source.extras)}]'"
 
 
 async def load(source: PluginSource, *, timeout_s: float) -> object:

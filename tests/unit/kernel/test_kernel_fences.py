@@ -98,7 +98,7 @@ async def test_missing_extra_is_skipped_with_the_remedy(tmp_path: Path) -> None:
     lacking = ModuleNotFoundError("No module named 'torch'", name="torch.nn")
     source = importing(raising(lacking), extras=("torch",), package="bad")
     found = await beside_a_good_one(tmp_path, source)
-    assert found == ("skipped", "pip install 'bad-dist[torch]'")
+    assert found == ("skipped", "aitorrentctl plugin install 'bad-dist[torch]'")
 
 
 async def test_missing_module_of_its_own_is_broken_in_spite_of_extras(tmp_path: Path) -> None:
