@@ -288,6 +288,14 @@ def test_ollama_stack_pulls_once_and_serves_the_model(
     docker: Engine, context: Path, ollama_file: Path
 ) -> None:
     """With a fake Ollama that speaks the same API, and without the GPU."""
+    modelfile = context / "packaging/container/Modelfile"
+    good = modelfile.read_text()
+    modelfile.write_text(good.replace("llama3.2:3b", "nonesuch:3b"))
+    said = stack(docker, context, "up", "ollama", timeout_s=180, check=False)
+    assert "pull_model: Ollama: pull model manifest: file does not exist" in said
+    assert "could not be pulled" in said
+    assert "Ask:" not in said
+    modelfile.write_text(good)
     said = stack(docker, context, "up", "ollama", timeout_s=180)
     assert "Pulling llama3.2:3b" in said
     assert re.search(r"\[#{15}\.{15}\]  50 %", said), said

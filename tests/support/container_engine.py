@@ -31,6 +31,7 @@ BASE: Final = "debian:bookworm-slim"
 SUITE: Final = "bookworm"
 PACKAGES: Final = "docker.io docker-compose iptables iproute2 debootstrap make"
 COMMANDS: Final = ("dockerd", "docker-compose", "iptables", "ip", "nsenter", "debootstrap", "make")
+HOME_PREFIX: Final = "aitc-engine-"
 START_S: Final = 30.0
 STOP_S: Final = 30.0
 LOCK_S: Final = 900.0
@@ -78,11 +79,9 @@ def until(condition: Callable[[], bool], timeout_s: float) -> bool:
 class Engine:
     """dockerd and its containers; everything it made is gone after `stop`, but for the cache."""
 
-    def __init__(self, data_root: Path) -> None:
+    def __init__(self, data_root: Path, home: Path) -> None:
         self.data_root = data_root
-        # Short, because paths of sockets are.
-        self.home = Path(tempfile.mkdtemp(prefix="aitc-", dir="/tmp"))
-        self.namespace = ""
+        self.home = home
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
@@ -104,13 +103,15 @@ class Engine:
         command += ["-H", f"unix://{self.home}/docker.sock", "--exec-root", f"{self.home}/exec"]
         command += ["--pidfile", f"{self.home}/pid", "--cgroup-parent", f"/{self.home.name}"]
         if isolated:
-            self.namespace = self.home.name
-            run("ip", "netns", "add", self.namespace)
-            run("ip", "-n", self.namespace, "link", "set", "lo", "up")
+            namespace = self.home.name
+            run("ip", "netns", "add", namespace)
+            run("ip", "-n", namespace, "link", "set", "lo", "up")
             # Not `ip netns exec`: that mounts another /sys, where dockerd misses its cgroups.
-            command = ["nsenter", f"--net=/run/netns/{self.namespace}", *command]
+            command = ["nsenter", f"--net=/run/netns/{namespace}", *command]
         else:
             command += ["--bridge", "none", "--iptables=false", "--ip-forward=false"]
+        # It ends with this process, even when that is killed.
+        command = ["setpriv", "--pdeathsig", "TERM", *command]
         self._log = (self.home / "dockerd.log").open("wb")
         self._process = subprocess.Popen(
             command,
@@ -164,31 +165,41 @@ class Engine:
             process.wait(STOP_S)
 
     def _remove(self) -> None:
-        # An engine that was killed leaves containerd and its shims; this run's path names them.
+        # An engine that was killed leaves containers, containerd and its shims.
         for pid in self._left():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         until(lambda: not self._left(), 5.0)
         mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
         ours = (f"{self.home}/", f"{self.data_root}/")
-        for mount in sorted((m for m in mounts if m.startswith(ours)), reverse=True):
+        for mount in sorted((m for m in mounts if f"{m}/".startswith(ours)), reverse=True):
             run("umount", "-l", mount, check=False)
-        if self.namespace:
-            run("ip", "netns", "del", self.namespace, check=False)
-        cgroups = Path("/sys/fs/cgroup")
-        for group in [cgroups / self.home.name, *cgroups.glob(f"*/{self.home.name}")]:
-            below = sorted((d for d in group.rglob("*") if d.is_dir()), reverse=True)
-            for directory in [*below, group]:
-                with contextlib.suppress(OSError):
-                    directory.rmdir()
+        if Path("/run/netns", self.home.name).exists():
+            run("ip", "netns", "del", self.home.name, check=False)
+        for group in self._cgroups():
+            with contextlib.suppress(OSError):
+                group.rmdir()
         shutil.rmtree(self.home, ignore_errors=True)
 
-    def _left(self) -> list[int]:
-        found = []
+    def _cgroups(self) -> list[Path]:
+        """Its cgroups, the innermost first."""
+        root = Path("/sys/fs/cgroup")
+        tops = [top for top in root.glob(f"*/{self.home.name}") if top.is_dir()]
+        if (root / self.home.name).is_dir():
+            tops.append(root / self.home.name)
+        below = [d for top in tops for d in top.rglob("*") if d.is_dir()]
+        return sorted([*tops, *below], reverse=True)
+
+    def _left(self) -> set[int]:
+        """Processes of its containers, and those whose command line names its directory."""
+        found: set[int] = set()
+        for group in self._cgroups():
+            with contextlib.suppress(OSError):
+                found.update(int(pid) for pid in (group / "cgroup.procs").read_text().split())
         for directory in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if f"{self.home}/exec".encode() in (directory / "cmdline").read_bytes():
-                    found.append(int(directory.name))
+                    found.add(int(directory.name))
         return found
 
 
@@ -206,7 +217,13 @@ def engine(*, isolated: bool) -> Iterator[Engine]:
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "docker.lock").open("w") as lock:
         assert until(lambda: _is_locked(lock), LOCK_S), "another test run keeps the engine"
-        made = Engine(CACHE / "docker")
+        data_root = CACHE / "docker"
+        # What a test run that was killed left behind: with the lock held it is nobody's.
+        for home in Path("/tmp").glob(f"{HOME_PREFIX}*"):
+            if home.stat().st_uid == os.geteuid():
+                Engine(data_root, home).stop()
+        # In /tmp, because paths of sockets must be short.
+        made = Engine(data_root, Path(tempfile.mkdtemp(prefix=HOME_PREFIX, dir="/tmp")))
         try:
             made.start(isolated=isolated)
             yield made
