@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ import pytest
 
 from aitorrentd.errors import AitorrentError
 from tests.support.models import make_model
-from tests.support.nodes import Daemon, DaemonFactory, wait_for
+from tests.support.nodes import REPOSITORY, Daemon, DaemonFactory, wait_for
 from tests.support.shards_nodes import READY_S, reference_ids, shards_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.allow_error_log]
@@ -140,6 +144,69 @@ async def test_hung_worker_and_hung_daemon_change_no_token(
     for act in (hang_worker, hang_daemon):
         await net.complete()
         assert await net.ask(7, act) == expected
+
+
+async def asked_by_command(
+    daemon: Daemon, at: int, act: Callable[[], Awaitable[None]]
+) -> tuple[int, list[int], str]:
+    """`aitorrentctl ask` as a process; `act` is done when it printed `at` tokens.
+
+    Its exit code, the token ids that it printed, and its standard error.
+    """
+    command = [sys.executable, "-m", "aitorrentd.cli.main", "--socket", str(daemon.socket)]
+    command += ["ask", "--json", "-m", "m", "--temperature", "0", "--max-tokens", str(NEW), PROMPT]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY
+    )
+    assert process.stdout is not None
+    ids: list[int] = []
+    acted = False
+    async with asyncio.timeout(90):
+        while line := await process.stdout.readline():
+            ids += json.loads(line).get("token_ids", [])
+            if not acted and len(ids) > at:
+                await act()
+                acted = True
+        _, err = await process.communicate()
+    assert process.returncode is not None
+    assert acted
+    return process.returncode, ids, err.decode()
+
+
+@pytest.mark.parametrize("network", [TWICE], indirect=True)
+async def test_who_asks_on_the_command_line_does_not_notice_a_killed_stage(
+    network: tuple[Network, list[int]],
+) -> None:
+    net, expected = network
+    rng = random.Random(6)
+
+    async def kill_own_worker() -> None:
+        os.kill((await net.workers(net.daemons[0]))[0], signal.SIGKILL)
+
+    async def kill_daemon() -> None:
+        net.gone.append(await holder(net, 2))
+        net.gone[-1].signal(signal.SIGKILL)
+
+    for act in (kill_own_worker, kill_daemon):
+        await net.complete()
+        result = await asked_by_command(net.daemons[0], rng.randrange(NEW // 2), act)
+        assert result == (0, expected, "")
+
+
+@pytest.mark.parametrize("network", [["0-3", "3-6"]], indirect=True)
+async def test_command_ends_with_an_error_when_layers_are_lost_for_good(
+    network: tuple[Network, list[int]],
+) -> None:
+    net, expected = network
+
+    async def kill_daemon() -> None:
+        (await holder(net, 3)).signal(signal.SIGKILL)
+
+    code, ids, err = await asked_by_command(net.daemons[0], 4, kill_daemon)
+    assert code == 1
+    assert ids == expected[: len(ids)]
+    assert len(ids) < NEW
+    assert "nobody else holds" in err
 
 
 @pytest.mark.parametrize("network", [["0-3", "3-6"]], indirect=True)

@@ -132,6 +132,25 @@ async def test_bootstrap_is_dialled_until_it_answers(tmp_path: Path, processes: 
         await wait_for(lambda: a.transport.reach.missing == 0)
 
 
+async def test_peer_that_leaves_as_soon_as_it_came_is_not_dialled_without_a_pause(
+    tmp_path: Path,
+) -> None:
+    async with node(tmp_path, "b") as b:
+        table = b.transport.table
+        came: list[str] = []
+
+        def leave(peer: Any) -> None:
+            came.append(peer.id)
+            table.disconnect(peer.id, "I leave")
+
+        table.on_up = leave
+        async with node(tmp_path, "a", bootstrap=[b.address]):
+            await wait_for(lambda: came)
+            await asyncio.sleep(1.0)
+        # Waits of up to 1, 2, 4 s; without them there would be hundreds.
+        assert len(came) < 25
+
+
 async def test_peer_that_dialled_us_is_reached_by_the_addresses_it_told(tmp_path: Path) -> None:
     async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
         await a.transport.dial_once(b.address)

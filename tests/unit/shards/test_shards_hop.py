@@ -1,0 +1,67 @@
+"""What a sender writes to a newcomer, and to one that has a part already."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from aitorrent_shards.hop import HopFrame, HopSender, Journal
+from aitorrent_shards.protocol import Link
+from aitorrentd.api import ProtocolError, TooLarge, Transport, encode_frame, read_frame
+from tests.support.inference_fakes import node_id
+from tests.support.nodes import wait_for
+from tests.support.streams import MemoryStream, stream_pair
+
+TARGET = Link(node_id(1), (), b"s" * 16)
+
+
+class OneStream:
+    """A transport whose streams all lead to the test."""
+
+    def __init__(self) -> None:
+        self.far: MemoryStream | None = None
+
+    async def open_stream(self, peer: Any, protocol: str, **_: Any) -> MemoryStream:
+        near, self.far = stream_pair(protocol, client=node_id(0), server=peer)
+        return near
+
+
+@pytest.mark.parametrize(("have", "expected"), [(0, [0, 4, 8, 9]), (8, [8, 9]), (10, [])])
+async def test_receiver_is_sent_what_it_does_not_have_and_nothing_else(
+    have: int, expected: list[int]
+) -> None:
+    transport = OneStream()
+    sender = HopSender(cast("Transport", transport), journal(), lambda reason: None)
+    linking = asyncio.create_task(sender.link(TARGET, timeout_s=5))
+    far = await wait_for(lambda: transport.far)
+    assert (await read_frame(far)).header["op"] == "hop"
+    await far.write(encode_frame({"have": have}))
+    assert await linking == have
+    await sender.flush()
+    await sender.send(HopFrame(10, 1, {"p": 10}, b"last"))
+    found: list[int] = []
+    while 10 not in found:
+        found.append((await read_frame(far)).header["p"])
+    assert found == [*expected, 10]
+
+
+def test_receiver_that_claims_half_a_frame_is_refused() -> None:
+    kept = journal()
+    with pytest.raises(ProtocolError, match="position 6 is inside frame 4-8"):
+        kept.check(6)
+
+
+def test_journal_keeps_to_its_bytes() -> None:
+    kept = Journal(max_bytes=7)
+    kept.append(HopFrame(0, 1, {}, b"1234"))
+    with pytest.raises(TooLarge, match="more than its 7 bytes"):
+        kept.append(HopFrame(1, 1, {}, b"1234"))
+
+
+def journal() -> Journal:
+    kept = Journal(max_bytes=1000)
+    for pos, n in ((0, 4), (4, 4), (8, 1), (9, 1)):
+        kept.append(HopFrame(pos, n, {"p": pos}, b"x" * n))
+    return kept
