@@ -36,6 +36,7 @@ async def test_receiver_is_sent_what_it_does_not_have_and_nothing_else(
     sender = HopSender(cast("Transport", transport), journal(), lambda reason: None)
     linking = asyncio.create_task(sender.link(TARGET, timeout_s=5))
     far = await wait_for(lambda: transport.far)
+    assert far is not None
     assert (await read_frame(far)).header["op"] == "hop"
     await far.write(encode_frame({"have": have}))
     assert await linking == have
