@@ -17,7 +17,6 @@ import datetime
 import importlib.metadata
 import json
 import os
-import platform
 import resource
 import ssl
 import statistics
@@ -44,6 +43,7 @@ from aitorrent_transport.dial import Listener, dial  # noqa: E402
 from aitorrent_transport.link import HIGH_WATER_BYTES, LOW_WATER_BYTES, Link  # noqa: E402
 from aitorrentd.api import PeerId, peer_id  # noqa: E402
 from aitorrentd.api.signing import signed_bytes  # noqa: E402
+from benchmarks.report import machine  # noqa: E402
 
 PIECE_BYTES: Final = 64 * 1024
 MESSAGE_BYTES: Final = 1024
@@ -355,29 +355,12 @@ async def run(rounds: int, total: int, messages: int) -> dict[str, Any]:
     return {"median": medians, "link_over": ratios, "rounds": results}
 
 
-def machine() -> dict[str, Any]:
-    """Where this ran."""
-    model = "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
+def libraries() -> dict[str, str]:
+    """What does the work here."""
     return {
-        "commit": commit,
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
         "uvloop": importlib.metadata.version("uvloop"),
         "cryptography": cryptography.__version__,
         "openssl": ssl.OPENSSL_VERSION,
-        "kernel": platform.release(),
     }
 
 
@@ -394,7 +377,7 @@ def main() -> None:
         kind, total, messages, pem = options.serve
         uvloop.run(serve(kind, int(total), int(messages), pem))
         return
-    where = machine()
+    where = machine() | libraries()
     found = uvloop.run(run(options.rounds, options.mib * 2**20, options.messages))
     print(f"{'':22}" + "".join(f"{kind:>14}" for kind in KINDS) + "   link/tls  link/tls-protocol")
     for key, label in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import errno
 import os
 import pickle
 import subprocess
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from aitorrentd.api.signing import verify
 from aitorrentd.errors import ConfigError
-from aitorrentd.identity import encode, load, load_or_create
+from aitorrentd.identity import Identity, encode, load, load_or_create
 
 SEED = bytes(range(32))
 
@@ -193,3 +194,28 @@ def test_any_bytes_are_an_identity_or_a_config_error(raw: bytes) -> None:
         assert file.read_bytes() == raw
     finally:
         file.unlink()
+
+
+@pytest.mark.parametrize("has_hard_links", [True, False])
+def test_key_of_a_process_that_was_faster_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_hard_links: bool
+) -> None:
+    path = tmp_path / "identity.key"
+    rival = encode(b"r" * 32)
+    fsync = os.fsync
+
+    def be_late(fd: int) -> None:
+        fsync(fd)
+        if not path.exists():
+            path.touch(0o600)
+            path.write_bytes(rival)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "fsync", be_late)
+    if not has_hard_links:
+        monkeypatch.setattr(os, "link", refuse)
+    assert load_or_create(path).peer_id == Identity(b"r" * 32).peer_id
+    assert path.read_bytes() == rival
+    assert os.listdir(tmp_path) == [path.name]
