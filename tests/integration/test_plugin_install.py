@@ -154,6 +154,34 @@ def test_aitorrentd_itself_is_never_installed_but_its_extras_are(
     assert installed(core) == {}
 
 
+def test_extra_of_aitorrentd_brings_its_requirements_only(tmp_path: Path) -> None:
+    core = make_core(tmp_path, packaged=True, lean=True)
+    room = tmp_path / "w"
+    brought = {"torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.0"}
+    for name, version in {**brought, "safetensors": "0.8.0", "networkx": "3.5"}.items():
+        requires = ["networkx", "typing-extensions>=4"] if name == "torch" else []
+        make_wheel(room, name, version, files={f"{name}.py": ""}, requires=requires)
+    make_wheel(room, "aitorrentd", "9.9", files={"aitorrentd.py": ""})  # one that must stay away
+    said = refused(core, "aitorrentd[torch]")
+    assert "(from aitorrentd[torch]) that fits" in said
+    assert "check the name, the network" in said
+    done = install(core, "aitorrentd[torch]", "--find-links", room)
+    assert done.code == 0, done.err
+    assert "installed aitorrentd[torch]" in done.out
+    expected = {**brought, "safetensors": "0.8.0", "networkx": "3.5"}
+    assert installed(core) == expected
+    assert recorded(core) == ["aitorrentd[torch]"]
+    seen = core.run("-c", "from aitorrentd import layers; layers.activate(); import torch")
+    assert seen.code == 0, seen.err
+    assert install(core, plugin_wheel(room, "tiny")).code == 0
+    assert recorded(core) == ["aitorrent-tiny==1.0.0", "aitorrentd[torch]"]
+    assert core.ctl("plugin", "rebuild", "--yes", "--find-links", room).code == 0
+    assert installed(core) == {**expected, "aitorrent-tiny": "1.0.0"}
+    assert core.ctl("plugin", "remove", "aitorrentd[torch]", "--yes").code == 0
+    assert core.ctl("plugin", "rebuild", "--yes").code == 0
+    assert installed(core) == {"aitorrent-tiny": "1.0.0"}
+
+
 def test_upgrade_is_asked_for_and_a_local_file_always_replaces(core: Core, tmp_path: Path) -> None:
     room = tmp_path / "w"
     first = plugin_wheel(room, "tiny", "1.0.0")

@@ -12,9 +12,11 @@ import venv
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Final
 
+from aitorrentd.installing.target import core_distributions
 from tests.support.nodes import REPOSITORY
 
 COMMAND_S: Final = 180.0
@@ -87,19 +89,32 @@ class Core:
         return Done(done.returncode, done.stdout, done.stderr)
 
 
-def make_core(directory: Path, *, packaged: bool) -> Core:
-    """An environment that sees this repository's aitorrentd and the libraries of the tests."""
+def make_core(directory: Path, *, packaged: bool, lean: bool = False) -> Core:
+    """An environment with this repository's aitorrentd.
+
+    It sees the libraries of the tests, too, or with `lean` only what aitorrentd itself needs.
+    """
     prefix = directory / "core"
     venv.create(prefix, with_pip=False, symlinks=True)
     layer = directory / "layer" if packaged else None
     core = Core(prefix, layer)
     own = Core(prefix, None).site
     libraries = Path(sysconfig.get_path("purelib"))
-    paths = [REPOSITORY, REPOSITORY / "plugins", libraries]
+    paths = [REPOSITORY, REPOSITORY / "plugins"]
+    if lean:
+        for top in {top for dist in core_distributions().values() for top in _tops(dist)}:
+            (own / top).symlink_to(libraries / top)
+    else:
+        paths.append(libraries)
     (own / "aitorrentd-under-test.pth").write_text("".join(f"{path}\n" for path in paths))
     if layer is not None:
         (prefix / "plugin-layer").write_text(f"{layer}\n")
     return core
+
+
+def _tops(dist: Distribution) -> set[str]:
+    """The entries of site-packages that a distribution consists of."""
+    return {f.parts[0] for f in dist.files or () if f.parts[0] not in ("..", "__pycache__")}
 
 
 def make_wheel(
