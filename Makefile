@@ -54,11 +54,13 @@ bench: $(VENV)/.dev
 demo-model: $(VENV)/.run
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.demo_model.train plugins/aitorrent_shards/demo
 
-# The exact files, by hash, that the Debian package carries.
+# The exact files, by hash, that the Debian package carries and that build it.
 lock: $(VENV)/.dev
-	$(BIN)/uv pip compile --quiet pyproject.toml -c constraints.txt --generate-hashes \
-		--python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-		-o packaging/debian/requirements.lock
+	for part in pyproject.toml:requirements packaging/debian/build.in:build; do \
+		$(BIN)/uv pip compile --quiet $${part%:*} -c constraints.txt --generate-hashes \
+			--python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+			--no-emit-find-links -o packaging/debian/$${part#*:}.lock || exit 1; \
+	done
 
 # Wheels for the package, fetched once; the package is then built from them without a network.
 wheelhouse:

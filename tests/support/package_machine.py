@@ -96,6 +96,7 @@ def missing_tools() -> list[str]:
     """Debian packages that have to be installed before any of this works."""
     needs = {
         "systemd-nspawn": "systemd-container",
+        "systemd-analyze": "systemd",
         "debootstrap": "debootstrap",
         "zstd": "zstd",
         "dh": "debhelper",

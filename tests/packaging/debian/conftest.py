@@ -99,3 +99,13 @@ def restore(machine: Machine) -> None:
         systemctl start aitorrentd.socket aitorrentd.service
         """
     )
+
+
+@pytest.fixture
+def probed(machine: Machine, probe_wheel: Path) -> Machine:
+    """The machine with the probe among its plugins."""
+    if "probe" not in machine.plugins():
+        machine.install_plugin(probe_wheel)
+        machine.run("systemctl", "restart", "aitorrentd")
+    assert machine.plugins()["probe"] == "running"
+    return machine

@@ -48,16 +48,6 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture
-def probed(machine: Machine, probe_wheel: Path) -> Machine:
-    """The machine with the probe among its plugins."""
-    if "probe" not in machine.plugins():
-        machine.install_plugin(probe_wheel)
-        machine.run("systemctl", "restart", "aitorrentd")
-    assert machine.plugins()["probe"] == "running"
-    return machine
-
-
 def user_id(machine: Machine, user: str) -> str:
     return machine.run("id", "-u", user).out.strip()
 

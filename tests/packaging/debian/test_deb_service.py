@@ -34,6 +34,18 @@ def test_whoever_waits_for_the_start_finds_a_daemon_that_answers(machine: Machin
     assert '"running"' in done.out
 
 
+def test_ready_is_said_only_when_the_plugins_have_settled(probed: Machine) -> None:
+    probed.sh("echo 'plugins: {probe: {start_s: 3}}' > /etc/aitorrent.yaml.d/10-test.yaml")
+    probed.run("systemctl", "stop", "aitorrentd.service")
+    probed.run("systemctl", "start", "--no-block", "aitorrentd.service")
+    # The control socket answers before that, so that people can watch.
+    until(lambda: probed.ctl("--timeout", "1", "id").code == 0)
+    assert probed.plugins()["probe"] == "starting"
+    assert probed.unit("ActiveState") == "activating"
+    until(lambda: probed.unit("ActiveState") == "active")
+    assert probed.plugins()["probe"] == "running"
+
+
 def test_unit_says_in_one_line_how_the_daemon_is(machine: Machine) -> None:
     shown = machine.run("systemctl", "status", "--no-pager", "aitorrentd").out
     assert re.search(r"Status: \"\d+ of \d+ plugins running; 0 peers\"", shown), shown
