@@ -161,16 +161,15 @@ def _shown(plan: Plan) -> dict[str, Any]:
 
 
 def _render_plan(reply: Mapping[str, Any]) -> str:
-    return toolkit.fields(
-        [
-            ("install", f"{reply['name']} {reply['version']}".strip()),
-            ("replaces", reply["replaces"] or None),
-            ("plugins", reply["plugins"] or None),
-            ("commands from", reply["commands"] or None),
-            ("brings along", reply["brings"] or None),
-            ("into", reply["target"]),
-        ]
-    )
+    pairs = [
+        ("install", reply["requirement"]),
+        ("replaces", reply["replaces"]),
+        ("plugins", reply["plugins"]),
+        ("commands from", reply["commands"]),
+        ("brings along", reply["brings"]),
+        ("into", reply["target"]),
+    ]
+    return toolkit.fields([pair for pair in pairs if pair[1]])
 
 
 def _render_installed(reply: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -21,7 +22,9 @@ from aitorrentd.api import (
     GenerateRequest,
     ShuttingDown,
 )
+from aitorrentd.daemon import Daemon as DaemonLife
 from aitorrentd.node import Node
+from aitorrentd.systemd import Notifier
 from tests.support.http_server import Reply, Request
 from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import REPOSITORY, Daemon, DaemonFactory, NodeFactory, wait_for
@@ -180,3 +183,34 @@ async def test_answer_that_is_given_up_is_not_waited_for(node_factory: NodeFacto
         assert await node.drain(timeout_s=0)
         with pytest.raises(ShuttingDown, match="draining"):
             await anext(aiter(node.service(INFERENCE).generate(GenerateRequest(prompt="hi"))))
+
+
+async def test_stop_waits_only_so_long_for_work_that_hangs(
+    node_factory: NodeFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aitorrentd.daemon.DRAIN_S", 0.2)
+    node = node_factory.make({"plugins": {**ALONE, "ollama": {"enabled": False}}})
+    running = asyncio.create_task(DaemonLife(node, Notifier()).run())
+    await wait_for(lambda: node.state == "running", 20)
+    with node.service(BACKENDS).added("fake", FakeBackend("fake", hangs=True)):
+        chunks = node.generate("hi")
+        assert isinstance(chunks, AsyncGenerator)
+        assert await anext(chunks) == Chunk("one ")
+        node.stop_requested.set()
+        await asyncio.wait_for(running, 15)
+        assert node.state == "stopped"
+        await chunks.aclose()
+
+
+async def test_doctor_shows_the_daemons_findings_and_the_machines(
+    daemon_factory: DaemonFactory,
+) -> None:
+    daemon = await daemon_factory({"plugins": {**ALONE, "ollama": {"enabled": False}}})
+    _, out, _ = await ctl(daemon, "--json", "doctor")
+    found = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert set(found) >= {"config", "secrecy", "plugins", "plugin-layer", "inference.models"}
+    assert found["control-socket"]["text"] == f"a daemon answers at {daemon.socket}" or (
+        "there is no group" in found["control-socket"]["text"]
+    )
+    _, out, _ = await ctl(daemon, "doctor", "--plugin", "inference")
+    assert "plugin-layer" not in out
