@@ -19,7 +19,8 @@ from aitorrentd.installing.plugins import builtin_plugins
 from aitorrentd.kernel.found import NAME, RESERVED
 
 _SUFFIX: Final = ".in"
-_ROOM: Final = "package"
+_ROOMS: Final = ("package", "suite")
+"Directories with other names in the project. None is called `tests`: packagers strip those."
 
 
 def create(name: str, directory: str | None = None) -> tuple[Path, list[str]]:
@@ -41,13 +42,14 @@ def create(name: str, directory: str | None = None) -> tuple[Path, list[str]]:
         "DIST": package.replace("_", "-"),
         "VERSION": __version__,
     }
+    rooms = dict(zip(_ROOMS, (package, "tests"), strict=True))
     root = Path(directory or words["DIST"]).expanduser().absolute()
     written = []
     try:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise Conflict(f"{root} is there already and not empty; choose another with --dir")
         for parts, text in _files(resources.files("aitorrentd.installing") / "template"):
-            named = [package if part == _ROOM else _filled(part, words) for part in parts]
+            named = [rooms.get(part) or _filled(part, words) for part in parts]
             file = root.joinpath(*named)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(_filled(text, words), encoding="utf-8")
