@@ -23,6 +23,7 @@ from aitorrentd.api import (
     NotFound,
     PeerId,
     SamplingParams,
+    Unavailable,
     short,
 )
 
@@ -51,7 +52,11 @@ class ShardsBackend:
         return "shards"
 
     async def models(self) -> Sequence[ModelView]:
-        """The configured models whose layers are all held by reachable nodes."""
+        """The configured models whose layers are all held by reachable nodes.
+
+        Raises:
+            Unavailable: models are configured and none can answer; says for each of them why.
+        """
         spans = self._spans()
         views = []
         for model in self._models.values():
@@ -68,7 +73,37 @@ class ShardsBackend:
                     detail=self._detail(held),
                 )
             )
+        if self._models and not views:
+            raise Unavailable("; ".join(self._lacks(m, spans) for m in self._models.values()))
         return views
+
+    def _lacks(self, model: LocalModel, spans: Sequence[Span]) -> str:
+        """Why a model without all of its layers cannot answer."""
+        name, holder = model.entry.name, model.holder
+        try:
+            files, _ = model.ready()
+        except Unavailable as e:
+            return e.message
+        usable = (s for s in spans if model.accepts(s) and s.layers == files.layers)
+        missing = min((gaps(g, 0, files.layers) for g in alike(usable)), key=_total, default=[])
+        missing = missing or [(0, files.layers)]
+        reasons = []
+        if holder is not None and holder.span is None:
+            own = f"layers {holder.start}-{holder.end} of {name}"
+            if holder.state in ("starting", "loading"):
+                reasons.append(f"{own} are being loaded here; try again soon")
+            else:
+                reasons.append(f"{own} cannot be loaded here: {holder.problem}")
+            missing = [
+                part
+                for start, end in missing
+                for part in ((start, min(end, holder.start)), (max(start, holder.end), end))
+                if part[0] < part[1]
+            ]
+        if missing:
+            ranges = ", ".join(f"{start}-{end}" for start, end in missing)
+            reasons.append(f"nobody reachable holds layers {ranges} of {name}")
+        return "; ".join(reasons)
 
     def covered(self, model: LocalModel, spans: Sequence[Span]) -> list[Span] | None:
         """The spans that together hold every layer of a model, or None."""
@@ -142,6 +177,10 @@ class ShardsBackend:
             top_p=usual.top_p if params.top_p is None else params.top_p,
             seed=self._rng.getrandbits(63) if params.seed is None else params.seed,
         )
+
+
+def _total(ranges: Sequence[tuple[int, int]]) -> int:
+    return sum(end - start for start, end in ranges)
 
 
 async def _encode(tokenizer: ModelTokenizer, request: GenerateRequest) -> tuple[int, ...]:
