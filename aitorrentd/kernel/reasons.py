@@ -17,6 +17,11 @@ def leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
+def is_explained(error: BaseException) -> bool:
+    """Whether messages for people say it all, so that a stack in the log would only be noise."""
+    return all(isinstance(leaf, AitorrentError) for leaf in leaves(error))
+
+
 def reason(error: BaseException) -> str:
     """The first error of a group and how many more there are, on one line of bounded length."""
     first, *more = leaves(error)

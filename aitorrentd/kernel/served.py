@@ -80,8 +80,8 @@ class Served:
                 state=plugin.state.value,
             )
         near = get_close_matches(name[:200], self._methods, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise MethodNotFound(f"no method {name[:200]!r}{hint}")
+        hint = f"did you mean {near[0]}?" if near else "see aitorrentctl rpc list"
+        raise MethodNotFound(f"no method {name[:200]!r}; {hint}")
 
     def protocols(self) -> list[tuple[str, WireProtocol]]:
         """(plugin, protocol)."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from aitorrentd.api.context import Clock
-from aitorrentd.kernel.reasons import reason
+from aitorrentd.kernel.reasons import is_explained, reason
 from aitorrentd.kernel.run import Run, verdict
 from aitorrentd.kernel.states import Plugin, PluginState
 
@@ -238,7 +238,9 @@ class Supervisor:
         if state is not PluginState.FAILED:
             host.set_state(plugin, state, text)
             return False
-        host.log.error("plugin %s failed: %s", plugin.name, text, exc_info=None if late else error)
+        # an error that explains itself needs no stack: a taken port is no bug
+        told = late or error is None or is_explained(error)
+        host.log.error("plugin %s failed: %s", plugin.name, text, exc_info=None if told else error)
         now = host.clock.monotonic()
         while self._crashes and now - self._crashes[0] > limits.restart_window_s:
             self._crashes.popleft()

@@ -458,6 +458,19 @@ async def test_failure_is_logged_with_its_traceback(
     assert record.exc_info is not None
 
 
+async def test_failure_that_explains_itself_is_logged_without_a_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def taken(_: PluginContext) -> None:
+        raise Unavailable("port 8468/tcp is taken")
+
+    async with kernel(tmp_path, made("bad", start=taken)):
+        pass
+    record = next(r for r in caplog.records if "plugin bad failed" in r.getMessage())
+    assert record.getMessage() == "plugin bad failed: port 8468/tcp is taken"
+    assert record.exc_info is None
+
+
 async def test_plugin_that_waits_for_its_restart_stops_at_once(tmp_path: Path) -> None:
     slow = replace(FAST, backoff_base_s=60.0, backoff_cap_s=60.0)
     bad, worse = (made(name, start=lambda _: boom()) for name in ("bad", "worse"))
