@@ -175,6 +175,8 @@ class RootGroup(TyperGroup):
         """Take the global options first; they may stand anywhere."""
         found, rest = split_globals(args, toolkit.options)
         set_options(found)
+        if rest[:1] == ["help"]:
+            rest = [*rest[1:], "--help"]
         if rest[:1] in (["--version"], ["-V"]):
             from aitorrentd import __version__
 
@@ -289,16 +291,25 @@ def dispatch(group: Any, args: Sequence[str]) -> int:
     try:
         group.main(args=list(args), prog_name=PROGRAM, standalone_mode=True)
     except SystemExit as e:
+        if e.code == ExitCode.INTERRUPTED:
+            return _interrupted()
         return e.code if isinstance(e.code, int) else 0
     except CommandFailed as e:
         return _complain(e.message, e.code)
     except AitorrentError as e:
         return _complain(_message(e), exit_code(e))
     except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+        return _interrupted()
     except BrokenPipeError:
         return ExitCode.OK
     return ExitCode.OK
+
+
+def _interrupted() -> int:
+    """Leave the line on which the terminal wrote ^C."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
+    return ExitCode.INTERRUPTED
 
 
 def _message(error: AitorrentError) -> str:
@@ -311,7 +322,7 @@ def _message(error: AitorrentError) -> str:
 
 def _complain(message: str, code: int) -> int:
     text = "\n".join(toolkit.clean(line) for line in message.splitlines())
-    sys.stderr.write(f"{text[:1].upper()}{text[1:]}\n")
+    sys.stderr.write(f"Error: {text}\n")
     return int(code)
 
 

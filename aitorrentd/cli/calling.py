@@ -21,6 +21,8 @@ def list_(
     """List the methods."""
     with toolkit.connect() as client:
         reply = client.call("rpc.list", {"prefix": prefix})
+    if not reply["methods"]:
+        toolkit.fail(f"no method starts with {clean(prefix)}; see aitorrentctl rpc list")
     columns: list[toolkit.Column] = [
         ("name", "METHOD"),
         ("role", "ROLE"),

@@ -113,7 +113,9 @@ def ask(
 
 def _prompt(words: list[str] | None) -> str:
     if words and words != ["-"]:
-        return " ".join(words)
+        if not (given := " ".join(words)).strip():
+            toolkit.fail("the prompt is empty", toolkit.ExitCode.USAGE)
+        return given
     if not words and sys.stdin.isatty():
         toolkit.fail("give a prompt, or - to read it from standard input", toolkit.ExitCode.USAGE)
     text = sys.stdin.read(_MAX_STDIN_CHARS + 1)

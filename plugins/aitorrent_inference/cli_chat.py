@@ -72,8 +72,7 @@ def _answer(conversation: Conversation, text: str) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("Stopped.\n")
     except (AitorrentError, CommandFailed) as e:
-        line = toolkit.clean(e.message)
-        sys.stderr.write(f"{line[:1].upper()}{line[1:]}\n")
+        sys.stderr.write(f"Error: {toolkit.clean(e.message)}\n")
     sys.stderr.flush()
 
 

@@ -19,7 +19,7 @@ def can_answer(router: Router) -> Check:
         if not models:
             return CheckResult("warn", _why(router.catalogue), _REMEDY)
         names = sorted({view.name for view in models})
-        return CheckResult("ok", f"can answer for {len(names)}: {', '.join(names[:8])}")
+        return CheckResult("ok", f"{', '.join(names[:8])} can be answered")
 
     return Check("inference.models", "some model can be answered", run)
 

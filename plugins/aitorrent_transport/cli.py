@@ -73,7 +73,7 @@ def _known_table(reply: Mapping[str, Any]) -> str:
 
 
 def connect(
-    address: Annotated[str, typer.Argument(help="A multiaddr, or host:port.")],
+    address: Annotated[str, typer.Argument(help="A multiaddr, or host:port.", metavar="ADDRESS")],
 ) -> None:
     """Connect to a peer."""
     wait_s = toolkit.timeout_s(10.0)
@@ -85,7 +85,7 @@ def connect(
 
 
 def disconnect(
-    peer: Annotated[str, typer.Argument(help="A peer id, or its last characters.")],
+    peer: Annotated[str, typer.Argument(help="A peer id, or its last characters.", metavar="PEER")],
 ) -> None:
     """End the channel to a peer."""
     with toolkit.connect() as client:
@@ -94,7 +94,9 @@ def disconnect(
 
 
 def ping(
-    peer: Annotated[str, typer.Argument(help="A peer id, its last characters, or an address.")],
+    peer: Annotated[
+        str, typer.Argument(help="A peer id, its last characters, or an address.", metavar="PEER")
+    ],
     count: Annotated[int, typer.Option("-c", "--count", min=1, max=100, help="Pings.")] = 4,
 ) -> None:
     """Measure the round-trip time to a peer."""
@@ -115,7 +117,8 @@ def _ping_text(reply: Mapping[str, Any]) -> str:
     ]
     lost = len(reply["rtt_ms"]) - len(times)
     if times:
-        middle = sorted(times)[len(times) // 2]
+        ordered = sorted(times)
+        middle = (ordered[(len(times) - 1) // 2] + ordered[len(times) // 2]) / 2
         lines.append(
             f"{len(times)} of {len(reply['rtt_ms'])} answered; least {min(times):.2f},"
             f" median {middle:.2f}, most {max(times):.2f} ms"
@@ -124,7 +127,7 @@ def _ping_text(reply: Mapping[str, Any]) -> str:
 
 
 def broadcast(
-    message: Annotated[str, typer.Argument(help="At most 4096 characters.")],
+    message: Annotated[str, typer.Argument(help="At most 4096 characters.", metavar="MESSAGE")],
 ) -> None:
     """Send a message to every connected peer."""
     with toolkit.connect() as client:

@@ -124,7 +124,7 @@ async def test_a_daemon_that_is_killed_ends_a_stream_with_an_error(
     await daemon.kill()
     _, err = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 1
-    assert err == b"The daemon closed the connection\n"
+    assert err == b"Error: the daemon closed the connection\n"
     code, _, err_text = await run(daemon, "status")
     assert code == 69
     assert "is it running? systemctl status aitorrentd" in err_text
@@ -136,7 +136,7 @@ async def test_a_daemon_that_hangs_costs_the_timeout(daemon_factory: DaemonFacto
     code, _, err = await run(daemon, "--timeout", "0.3", "status")
     daemon.signal(signal.SIGCONT)
     assert code == 75
-    assert err == "No answer from the daemon in time\n"
+    assert err == "Error: no answer from the daemon in time\n"
 
 
 async def test_wait_waits_for_a_daemon_that_starts_later(daemon_factory: DaemonFactory) -> None:

@@ -76,8 +76,10 @@ def test_plugin_goes_into_the_layer_and_can_be_read_by_the_daemons_user(
     assert recorded(core) == ["aitorrent-tiny==1.0.0"]
     assert plugins_seen(core) == ["tiny"]
     assert list((core.site / "__pycache__").glob("aitorrent_tiny.*.pyc"))
-    for path in [core.layer, *core.site.rglob("*")]:
-        assert path is not None
+    assert core.layer is not None
+    for path in [core.layer.parent, *core.layer.rglob("*")]:
+        if path.is_symlink():
+            continue
         mode = path.stat().st_mode
         assert mode & (0o005 if stat.S_ISDIR(mode) else 0o004), path
         assert path.stat().st_uid == 0
@@ -226,7 +228,7 @@ def test_rebuild_that_fails_leaves_the_layer_as_it_was(core: Core, tmp_path: Pat
     assert install(core, tiny, "--find-links", room).code == 0
     done = core.ctl("plugin", "rebuild", "--yes")  # tinylib is nowhere to be found now
     assert done.code == 1
-    assert "There is no tinylib" in done.err
+    assert "there is no tinylib" in done.err
     assert installed(core) == {"aitorrent-tiny": "1.0.0", "tinylib": "1.0.0"}
     assert core.layer is not None
     core.layer.rename(core.layer.with_name("layer.old"))  # as if it had been killed on the way
@@ -267,7 +269,7 @@ def test_layer_that_others_can_write_is_neither_changed_nor_used(
 def test_only_root_installs_and_somebody_must_agree(core: Core, tmp_path: Path) -> None:
     wheel = plugin_wheel(tmp_path / "w", "tiny")
     done = core.ctl("plugin", "install", wheel)
-    assert (done.code, done.err) == (2, "There is nobody to ask; add --yes\n")
+    assert (done.code, done.err) == (2, "Error: there is nobody to ask; add --yes\n")
     assert installed(core) == {}
     for directory in (tmp_path, *tmp_path.parents[:2]):  # somebody else must get this far
         directory.chmod(0o755)
@@ -301,6 +303,7 @@ def test_second_installation_at_the_same_time_is_told_to_wait(core: Core, tmp_pa
     import fcntl
 
     assert core.layer is not None
+    core.layer.parent.mkdir()
     fd = os.open(core.layer.parent, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

@@ -144,7 +144,7 @@ def test_a_plugin_whose_register_fails_is_said_to_be_broken(
     assert main(["bad"]) == ExitCode.USAGE
     told = capsys.readouterr().err
     assert "RuntimeError: register broke" in told
-    assert "No such command: bad" in told
+    assert "Error: no such command: bad" in told
 
 
 def test_core_commands_look_at_no_plugin(
@@ -172,15 +172,15 @@ def test_a_plugin_cannot_replace_a_core_command(
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        (["statsu"], "No such command: statsu; did you mean status?"),
-        (["qqq"], "No such command: qqq; see aitorrentctl --help"),
+        (["statsu"], "Error: no such command: statsu; did you mean status?"),
+        (["qqq"], "Error: no such command: qqq; see aitorrentctl --help"),
         (["plugin", "lsit"], "Did you mean 'list'?"),
         (["status", "--bogus"], "No such option: --bogus"),
         (["call"], "Missing argument"),
         (["plugin", "info"], "Missing argument"),
         (["logs", "-n", "x"], "Invalid value"),
         (["--bogus"], "No such option: --bogus"),
-        (["--socket"], "Option --socket needs a value"),
+        (["--socket"], "Error: option --socket needs a value"),
         (["call", "a.b", "novalue"], "'novalue' is not of the form key=value"),
     ],
 )
@@ -201,7 +201,7 @@ def test_no_daemon_exits_with_69_and_a_way_out(capsys: pytest.CaptureFixture[str
     assert main(["status"]) == 69
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.startswith("Cannot reach ")
+    assert told.err.startswith("Error: cannot reach ")
     assert told.err.endswith("is it running? systemctl status aitorrentd\n")
 
 
@@ -230,7 +230,7 @@ def test_errors_of_the_daemon_have_their_exit_codes(
         assert main(["--socket", str(server.path), "id"]) == code
     told = capsys.readouterr()
     text = str(error)
-    assert told.err == f"{text[0].upper()}{text[1:]}\n"
+    assert told.err == f"Error: {text}\n"
 
 
 def test_a_bug_in_the_daemon_names_its_error_id(

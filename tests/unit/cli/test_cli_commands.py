@@ -131,7 +131,7 @@ def test_wait_ends_when_the_plugin_is_ready(ctl: Ctl) -> None:
 def test_wait_for_a_daemon_that_does_not_come_exits_with_75(ctl: Ctl, tmp_path: Path) -> None:
     ran = ctl("wait", "--socket", str(tmp_path / "absent"), "--timeout", "0.1")
     assert ran.code == 75
-    assert ran.err.startswith("Not ready in time: cannot reach")
+    assert ran.err.startswith("Error: not ready in time: cannot reach")
 
 
 def test_plugins_are_listed_shown_and_switched(ctl: Ctl, client: Client) -> None:
@@ -256,7 +256,7 @@ def test_any_method_can_be_called(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_call_that_takes_too_long_exits_with_75(ctl: Ctl) -> None:
     ran = ctl("call", "count.on", "--timeout", "0.1")
     assert ran.code == 75
-    assert ran.err == "No answer from the daemon in time\n"
+    assert ran.err == "Error: no answer from the daemon in time\n"
 
 
 def test_the_doctor_looks_at_a_running_daemon_and_its_plugins(ctl: Ctl) -> None:
@@ -313,7 +313,7 @@ def test_commands_at_the_prompt_are_those_of_the_command_line(
     assert ran.out.count('"pong": true') == 2
     assert '"value": "tester"' in ran.out
     assert "Usage: aitorrentctl call" in ran.out
-    assert "No such command: nonsense" in ran.err
+    assert "Error: no such command: nonsense" in ran.err
     assert "cannot read that: No closing quotation" in ran.err
     assert "this is the shell" in ran.err
     assert "never.reached" not in ran.out + ran.err

@@ -142,7 +142,7 @@ def test_ask_ends_a_broken_answer_with_its_error(ctl: Any, tmp_path: Path) -> No
     with serving(tmp_path / "s", FakeBackend("a", fails=Unavailable("layers 4-8 were lost"))):
         result = ctl("ask", "hi")
     assert (result.code, result.out) == (1, "one two\n")
-    assert result.err == "Layers 4-8 were lost\n"
+    assert result.err == "Error: layers 4-8 were lost\n"
 
 
 def test_ask_without_a_daemon_or_a_model_says_so(ctl: Any, tmp_path: Path) -> None:
@@ -151,14 +151,14 @@ def test_ask_without_a_daemon_or_a_model_says_so(ctl: Any, tmp_path: Path) -> No
     assert "is it running?" in result.err
     with serving(tmp_path / "s"):
         result = ctl("ask", "hi")
-        assert (result.code, result.err) == (1, "No model can answer here\n")
+        assert (result.code, result.err) == (1, "Error: no model can answer here\n")
     with serving(tmp_path / "s", FakeBackend("a")):
         result = ctl("ask", "hi", "-m", "zz")
-        assert result.err == "No model 'zz'; there are: m\n"
+        assert result.err == "Error: no model 'zz'; there are: m\n"
     with serving(tmp_path / "s", FakeBackend("a"), max_local=1) as node:
         node.router.local_slots.used = 1
         result = ctl("ask", "hi")
-        assert (result.code, result.err) == (75, "Too many requests\n")
+        assert (result.code, result.err) == (75, "Error: Too many requests\n")
 
 
 def test_models_are_listed_as_a_table_or_as_json(ctl: Any, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_chat_goes_on_after_an_error_without_the_failed_turn(ctl: Any, tmp_path:
     with serving(tmp_path / "s", backend):
         result = ctl("chat", stdin="one\ntwo\n")
     assert result.code == 0
-    assert result.err.splitlines() == ["Out of memory", "Out of memory"]
+    assert result.err.splitlines() == ["Error: out of memory", "Error: out of memory"]
     assert [len(r.messages or ()) for r in backend.requests] == [1, 1]
 
 

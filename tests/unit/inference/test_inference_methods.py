@@ -164,7 +164,7 @@ async def test_doctor_names_the_models_or_the_reason() -> None:
     assert (await check.run()).status == "warn"
     with node.having(FakeBackend("a", ["x", "y"])):
         result = await check.run()
-    assert (result.status, result.text) == ("ok", "can answer for 2: x, y")
+    assert (result.status, result.text) == ("ok", "x, y can be answered")
 
 
 def test_slots_never_queue() -> None:
