@@ -40,7 +40,7 @@ def test_ready_is_said_only_when_the_plugins_have_settled(probed: Machine) -> No
     probed.run("systemctl", "start", "--no-block", "aitorrentd.service")
     # The control socket answers before that, so that people can watch.
     until(lambda: probed.ctl("--timeout", "1", "id").code == 0)
-    assert probed.plugins()["probe"] == "starting"
+    until(lambda: probed.plugins()["probe"] == "starting", every_s=0.05)
     assert probed.unit("ActiveState") == "activating"
     until(lambda: probed.unit("ActiveState") == "active")
     assert probed.plugins()["probe"] == "running"
