@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
-from aitorrentd.config.documents import parse
+from aitorrentd.config.documents import parse, parse_key
 from aitorrentd.config.plugin_tables import plugin_problems
-from aitorrentd.errors import ConfigError
+from aitorrentd.errors import ConfigError, NotFound
 from aitorrentd.methods import shapes
+from aitorrentd.methods.observing import plugin_config
 from aitorrentd.reload import change_setting
 
 if TYPE_CHECKING:
     from aitorrentd.host import Host
+
+_UNKNOWN: Final = object()
 
 
 async def _problems(host: Host) -> dict[str, Any]:
@@ -25,6 +28,19 @@ async def _problems(host: Host) -> dict[str, Any]:
             return {"files": [str(f) for f in host.config.files], "problems": list(e.problems)}
     wrong = await plugin_problems(config.settings.plugins, host.sources)
     return {"files": [str(f) for f in config.files], "problems": wrong}
+
+
+def _default(host: Host, key: str) -> Any:
+    """The value of a plugin's setting that no file gives, or _UNKNOWN."""
+    path = parse_key(key)
+    if len(path) < 2 or path[0] != "plugins" or path[1] not in {r.name for r in host.kernel.rows()}:
+        return _UNKNOWN
+    value = plugin_config(host, path[1])
+    for part in path[2:]:
+        if not isinstance(value, dict) or part not in value:
+            return _UNKNOWN
+        value = value[part]
+    return value
 
 
 def config_methods(host: Host) -> list[Method]:
@@ -39,7 +55,12 @@ def config_methods(host: Host) -> list[Method]:
         }
 
     def get(call: CallContext, params: shapes.ConfigKey) -> dict[str, Any]:
-        value, origin = host.config.get(params.key)
+        try:
+            value, origin = host.config.get(params.key)
+        except NotFound:
+            value, origin = _default(host, params.key), "default"
+            if value is _UNKNOWN:
+                raise
         return {"key": params.key, "value": value, "origin": origin}
 
     async def set_(call: CallContext, params: shapes.ConfigSetParams) -> dict[str, Any]:

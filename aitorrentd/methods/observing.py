@@ -163,7 +163,7 @@ def _libraries() -> dict[str, str]:
     return found
 
 
-def _plugin_config(host: Host, name: str) -> Any:
+def plugin_config(host: Host, name: str) -> Any:
     """The plugin's settings with their defaults, without a secret in any form."""
     model = host.kernel.config(name)
     defaults = model.model_dump(mode="json", by_alias=True) if model is not None else {}
@@ -185,7 +185,7 @@ def _plugin_detail(host: Host, name: str) -> dict[str, Any]:
         **dataclasses.asdict(host.kernel.row(name)),
         "methods": [m.name for plugin, m in host.kernel.methods() if plugin == name],
         "protocols": [p.id for plugin, p in host.kernel.protocols() if plugin == name],
-        "config": _plugin_config(host, name),
+        "config": plugin_config(host, name),
     }
 
 

@@ -166,6 +166,13 @@ async def test_setting_takes_effect_and_is_still_there_after_a_restart(
     assert (daemon.directory / "aitorrent.yaml").read_text() == original
 
 
+async def test_setting_that_no_file_gives_is_shown_with_its_default(client: AsyncClient) -> None:
+    answer = await client.call("config.get", {"key": "plugins.odd.seconds"})
+    assert (answer["value"], answer["origin"]) == (0.0, "default")
+    with pytest.raises(NotFound, match=r"plugins\.odd\.secnds is not set"):
+        await client.call("config.get", {"key": "plugins.odd.secnds"})
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
