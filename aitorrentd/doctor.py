@@ -170,11 +170,15 @@ def _port(config: Config) -> _Finding:
     return _Finding("ok", f"{port}/tcp is free")
 
 
+def _size_text(size: int) -> str:
+    return f"{size / 1024**3:.1f} GiB" if size >= 1024**3 else f"{size // _MIB} MiB"
+
+
 def _disk(config: Config) -> _Finding:
     state = config.directories.state
     place = next(p for p in (state, *state.parents) if p.exists())
     free = shutil.disk_usage(place).free
-    text = f"{free // _MIB} MiB free at {place}"
+    text = f"{_size_text(free)} free at {place}"
     remedy = "free some space, or set node.state_dir and node.cache_dir to a larger disk"
     if free < _NO_DISK_BYTES:
         return _Finding("fail", text, remedy)

@@ -15,7 +15,7 @@ Name = Annotated[str, typer.Argument(help="The plugin's name.", metavar="NAME")]
 _COLUMNS: list[toolkit.Column] = [
     ("name", "NAME"),
     ("state", "STATE"),
-    ("since_s", "SINCE", duration_text),
+    ("since_s", "FOR", duration_text),
     ("restarts", "RESTARTS"),
     ("tier", "TIER"),
     ("version", "VERSION"),
@@ -68,7 +68,7 @@ def _render(row: Mapping[str, Any]) -> str:
         ("summary", row.get("summary")),
         ("state", row.get("state")),
         ("detail", row.get("detail") or None),
-        ("since", duration_text(row.get("since_s", 0))),
+        ("for", duration_text(row.get("since_s", 0))),
         ("started in", None if row.get("start_s") is None else duration_text(row["start_s"])),
         ("restarts", row.get("restarts")),
         ("from", f"{row.get('dist')} {row.get('version')} ({row.get('tier')})"),

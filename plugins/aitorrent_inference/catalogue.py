@@ -186,6 +186,8 @@ class Catalogue:
         found += [Candidate(peer, name) for peer in await self._peers(name, ask=not found)]
         if not found:
             there = _there_are({**local, **remote})
+            # a backend that knows the name has the better reason
+            states.sort(key=lambda s: name not in s.detail)
             raise NotFound(f"no model {name!r}{there}{_failures(states)}")
         return found
 

@@ -74,6 +74,13 @@ def room_for(prompt: int, max_tokens: int | None, context: int | None, *, model:
     """
     if context is None:
         return max_tokens or DEFAULT_MAX_TOKENS
+    if prompt >= context:
+        raise InvalidParams(
+            f"the prompt has {prompt} tokens and {model} takes {context}, the answer included; "
+            "shorten the prompt",
+            prompt_tokens=prompt,
+            context=context,
+        )
     wanted = 1 if max_tokens is None else max_tokens
     if prompt + wanted > context:
         raise InvalidParams(

@@ -48,7 +48,7 @@ def _peers_table(reply: Mapping[str, Any]) -> str:
             ("address", "ADDRESS"),
             ("way", "WAY"),
             ("rtt_s", "RTT", toolkit.ms_text),
-            ("connected_s", "SINCE", toolkit.duration_text),
+            ("connected_s", "FOR", toolkit.duration_text),
             ("streams", "STREAMS"),
             ("bytes_in", "IN", toolkit.bytes_text),
             ("bytes_out", "OUT", toolkit.bytes_text),

@@ -164,7 +164,8 @@ def find_peer(service: TransportService, text: str) -> PeerId:
         raise InvalidParams(f"give at least {_MIN_SUFFIX} characters of the end of a peer id")
     found = [view.id for view in service.peers() if view.id.endswith(text)]
     if not found:
-        raise NotFound(f"no connected peer's id ends with {text!r}; see `aitorrentctl peers`")
+        hint = "an address is HOST:PORT" if "." in text else "see `aitorrentctl peers`"
+        raise NotFound(f"no connected peer's id ends with {text!r}; {hint}")
     if len(found) > 1:
         raise InvalidParams(f"{len(found)} peers end with {text!r}; give more characters")
     return found[0]

@@ -105,6 +105,8 @@ async def test_prompt_longer_than_the_context_is_named_with_its_numbers(tmp_path
             match="prompt has 60 tokens, which with max_tokens 8 exceeds the context of 64 tokens",
         ):
             await chunks(nodes[0], request("x" * 60))
+        with pytest.raises(InvalidParams, match="has 65 tokens and toy takes 64, the answer incl"):
+            await chunks(nodes[0], request("x" * 65))
         assert len(await nodes[0].tokens(request("x" * 56, max_tokens=None))) == 8
 
 
