@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -119,7 +120,7 @@ def run(home: Path, prompt: str, *, keep: bool) -> int:
         until("a complete model", lambda: has_demo(first), first.log)
         for node in nodes:
             print(f"  {node.name}  layers {node.layers}  {node.call('id')['id']}")
-        print(f"\n$ aitorrentctl ask {prompt!r}\n", flush=True)
+        print(f"\n$ aitorrentctl ask -m demo {shlex.quote(prompt)}\n", flush=True)
         code = subprocess.run(first.ctl("ask", "-m", "demo", prompt), check=False).returncode
         if keep and code == 0:
             leave(nodes, home)
@@ -142,16 +143,18 @@ def has_demo(node: Node) -> bool:
 
 def leave(nodes: list[Node], home: Path) -> None:
     """Say how to go on with the nodes that stay up."""
-    ctl = f"{BIN}/aitorrentctl --socket {nodes[0].socket}"
     pids = [str(n.process.pid) for n in nodes if n.process]
     print(
-        f"\nThe nodes stay up. Try:\n"
-        f"  {ctl} status\n"
-        f"  {ctl} peers\n"
-        f"  {ctl} chat -m demo\n"
-        f"  kill -9 {pids[1]}    # lose a third of the model\n"
+        f"\nThe nodes stay up. Let aitorrentctl talk to {nodes[0].name}:\n"
+        f"  export PATH={BIN}:$PATH AITORRENT_SOCKET={nodes[0].socket}\n"
+        f"and try:\n"
+        f"  aitorrentctl status\n"
+        f"  aitorrentctl peers\n"
+        f"  aitorrentctl chat -m demo\n"
+        f"  kill -9 {pids[1]}    # {nodes[1].name} dies, and layers {nodes[1].layers} with it:\n"
+        f"  aitorrentctl ask -m demo hello\n"
         f"Stop them:\n"
-        f"  kill {' '.join(pids)}; rm -r {home}"
+        f"  kill {' '.join(pids)}; sleep 2; rm -r {home}"
     )
 
 
