@@ -90,7 +90,7 @@ class Target:
             Busy: another one is at work.
         """
         place = self.layer.parent if self.layer else self.site
-        place.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _make_readable(place)
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -165,11 +165,19 @@ class Target:
         """Keep a copy of a plugin's wheel in the layer; returns what to install."""
         if self.wheels is None:
             return wheel
-        self.wheels.mkdir(mode=0o755, exist_ok=True)
+        _make_readable(self.wheels)
         kept = self.wheels / wheel.name
         shutil.copyfile(wheel, kept)
         kept.chmod(0o644)
         return kept
+
+
+def _make_readable(directory: Path) -> None:
+    """Make a directory, and those above it, that everybody may read, whatever the umask is."""
+    if not directory.is_dir():
+        _make_readable(directory.parent)
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o755)
 
 
 def here() -> Target:

@@ -96,7 +96,7 @@ def make_core(directory: Path, *, packaged: bool, lean: bool = False) -> Core:
     """
     prefix = directory / "core"
     venv.create(prefix, with_pip=False, symlinks=True)
-    layer = directory / "layer" if packaged else None
+    layer = directory / "local" / "layer" if packaged else None
     core = Core(prefix, layer)
     own = Core(prefix, None).site
     libraries = Path(sysconfig.get_path("purelib"))
