@@ -22,6 +22,7 @@ from aitorrent_shards.protocol import (
     Link,
     parse_have,
 )
+from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import (
     AitorrentError,
     Conflict,
@@ -104,15 +105,22 @@ class HopSender:
     """Sends a session's frames onwards; can be linked to another receiver at any time.
 
     A frame that cannot be sent now stays in the journal and goes out with the next link.
+    `on_broken(reason)` is called when a link ends by itself, whether or not anything was being
+    written: what was under way may be lost, and nobody else would notice.
     """
 
     def __init__(
-        self, transport: Transport, journal: Journal, on_broken: Callable[[str], None]
+        self,
+        transport: Transport,
+        journal: Journal,
+        tasks: OwnedTasks,
+        on_broken: Callable[[str], None],
     ) -> None:
         self.journal = journal
         self.have = 0
         "Positions that the receiver said it has, or that were written to it."
         self._transport = transport
+        self._tasks = tasks
         self._on_broken = on_broken
         self._stream: Stream | None = None
         self._cursor = 0
@@ -158,7 +166,21 @@ class HopSender:
                 stream.reset("hop failed")
             raise
         self._stream, self._cursor, self.have = stream, 0, have
+        self._tasks.start(self._watch(stream), name="shards-hop")
         return have
+
+    async def _watch(self, stream: Stream) -> None:
+        try:
+            await stream.read(1)
+            self._broke(stream, "the receiver ended it")  # it has nothing to say after its answer
+        except PeerGone as e:
+            self._broke(stream, e.message)
+
+    def _broke(self, stream: Stream, reason: str) -> None:
+        if stream is self._stream:
+            self._stream = None
+            stream.reset("hop failed")
+            self._on_broken(reason)
 
     def unlink(self, reason: str) -> None:
         """Leave the receiver; frames are kept."""
@@ -190,10 +212,7 @@ class HopSender:
                         await _write(stream, frame)
                         self.have = max(self.have, frame.end)
         except (AitorrentError, TimeoutError) as e:
-            if stream is self._stream:
-                self._stream = None
-                stream.reset("hop failed")
-                self._on_broken(str(e) or "a write timed out")
+            self._broke(stream, str(e) or "a write timed out")
         finally:
             if self._flushing is stream:
                 self._flushing = None

@@ -101,7 +101,7 @@ class Ring:
         self._session = secrets.token_bytes(SESSION_BYTES)
         self.sink = AnswerSink(transport.node_id, vocab, self._wake, self._bad_answer)
         journal = Journal(max_bytes=4 * max_positions)
-        self._head = HopSender(transport, journal, self._head_broke)
+        self._head = HopSender(transport, journal, self._tasks, self._head_broke)
         self._head_to: bytes | None = None
         host.expect(self._session, self.sink)
 

@@ -99,7 +99,7 @@ class StageSession(HopReceiver):
         self._failed: asyncio.Future[AitorrentError] = asyncio.get_running_loop().create_future()
         self._overhead_us = overhead_us
         journal = Journal(max_bytes=self.journal_bytes, last_only=opened.last)
-        self.sender = HopSender(transport, journal, self._unlinked)
+        self.sender = HopSender(transport, journal, self._tasks, self._unlinked)
 
     def view(self) -> SessionView:
         """The session for people and tests."""
@@ -221,7 +221,8 @@ class StageSession(HopReceiver):
                     self.detach("another peer feeds the session")
                 await self._say({"id": ident})
             case Link() | WantMore():
-                if len(self._tasks) > MAX_SLOW_REQUESTS:
+                # Two more tasks read: the control stream, and the hop to the next stage.
+                if len(self._tasks) >= MAX_SLOW_REQUESTS + 2:
                     error = Busy("too many requests at once in this session")
                     await self._say({"id": ident, "error": error.as_map()})
                 else:

@@ -298,6 +298,12 @@ class GatedStream:
         await self._node.awake.wait()
         await self._inner.write(data)
 
+    async def read(self, max_bytes: int = 65_536) -> bytes:
+        """As api Stream."""
+        got = await self._inner.read(max_bytes)
+        await self._node.awake.wait()
+        return got
+
     async def read_exactly(self, n: int) -> bytes:
         """As api Stream."""
         got = await self._inner.read_exactly(n)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
 
 from aitorrent_shards.hop import HopFrame, HopSender, Journal
 from aitorrent_shards.protocol import Link
+from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import ProtocolError, TooLarge, Transport, encode_frame, read_frame
 from tests.support.inference_fakes import node_id
 from tests.support.nodes import wait_for
@@ -28,24 +32,53 @@ class OneStream:
         return near
 
 
-@pytest.mark.parametrize(("have", "expected"), [(0, [0, 4, 8, 9]), (8, [8, 9]), (10, [])])
-async def test_receiver_is_sent_what_it_does_not_have_and_nothing_else(
-    have: int, expected: list[int]
-) -> None:
-    transport = OneStream()
-    sender = HopSender(cast("Transport", transport), journal(), lambda reason: None)
+@asynccontextmanager
+async def linked(have: int) -> AsyncIterator[tuple[HopSender, MemoryStream, list[str]]]:
+    """A sender, the stream's end at a receiver that has `have` positions, and what broke."""
+    transport, tasks = OneStream(), OwnedTasks(logging.getLogger("test.hop"))
+    broken: list[str] = []
+    sender = HopSender(cast("Transport", transport), journal(), tasks, broken.append)
     linking = asyncio.create_task(sender.link(TARGET, timeout_s=5))
     far = await wait_for(lambda: transport.far)
     assert far is not None
     assert (await read_frame(far)).header["op"] == "hop"
     await far.write(encode_frame({"have": have}))
     assert await linking == have
-    await sender.flush()
-    await sender.send(HopFrame(10, 1, {"p": 10}, b"last"))
-    found: list[int] = []
-    while 10 not in found:
-        found.append((await read_frame(far)).header["p"])
-    assert found == [*expected, 10]
+    yield sender, far, broken
+    await tasks.close()
+
+
+@pytest.mark.parametrize(("have", "expected"), [(0, [0, 4, 8, 9]), (8, [8, 9]), (10, [])])
+async def test_receiver_is_sent_what_it_does_not_have_and_nothing_else(
+    have: int, expected: list[int]
+) -> None:
+    async with linked(have) as (sender, far, _):
+        await sender.flush()
+        await sender.send(HopFrame(10, 1, {"p": 10}, b"last"))
+        found: list[int] = []
+        while 10 not in found:
+            found.append((await read_frame(far)).header["p"])
+        assert found == [*expected, 10]
+
+
+async def test_link_that_ends_while_nothing_is_written_is_noticed_once() -> None:
+    async with linked(0) as (sender, far, broken):
+        far.reset("the connection broke")
+        await wait_for(lambda: broken)
+        await sender.send(HopFrame(10, 1, {"p": 10}, b"last"))
+        await sender.flush()
+        assert broken == ["the stream was reset: the connection broke"]
+    async with linked(0) as (_, far, broken):
+        await far.close()
+        await wait_for(lambda: broken)
+        assert broken == ["the receiver ended it"]
+
+
+async def test_link_that_the_sender_leaves_did_not_break() -> None:
+    async with linked(0) as (sender, _, broken):
+        sender.unlink("another takes over")
+        await asyncio.sleep(0.01)
+        assert broken == []
 
 
 def test_receiver_that_claims_half_a_frame_is_refused() -> None:

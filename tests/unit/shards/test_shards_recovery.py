@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aitorrentd.api import GenerateRequest, SamplingParams, StageLost, Unavailable
+from aitorrent_shards import hop
+from aitorrentd.api import GenerateRequest, SamplingParams, StageLost, Stream, Unavailable
 from tests.support.shards_fakes import FakeNode, toy_answer, toy_network, until
 
 NEW = 12
@@ -151,14 +153,36 @@ async def test_hung_worker_behind_a_live_daemon_is_replaced(tmp_path: Path) -> N
         assert ids == toy_answer(prompt_ids(nodes[0]), NEW)
 
 
-async def test_broken_link_between_living_stages_is_healed(tmp_path: Path) -> None:
-    async with toy_network(tmp_path, *PAIRS) as nodes:
-        first, second = chosen(nodes, 1), chosen(nodes, 2)
+async def test_broken_links_between_living_stages_are_healed_at_once(tmp_path: Path) -> None:
+    # Each layer has one holder and a step may take long, so nothing but a new link can help.
+    layers = ["none", "0-2", "2-4", "4-6"]
+    async with toy_network(tmp_path, *layers, step_timeout_s=60) as nodes, asyncio.timeout(10):
         ids: list[int] = []
         async for chunk in nodes[0].shards.backend.generate(request()):
             ids += chunk.token_ids
-            first.net.break_streams(first.id, second.id)
+            for one, other in ((1, 2), (2, 3)):
+                nodes[0].net.break_streams(nodes[one].id, nodes[other].id)
         assert ids == toy_answer(prompt_ids(nodes[0]), NEW)
+        assert not [e for e in nodes[0].events if isinstance(e, StageLost)]
+
+
+async def test_frames_that_a_breaking_link_swallows_are_sent_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = hop._write, [0]
+
+    async def write_and_lose_some(stream: Stream, frame: hop.HopFrame) -> None:
+        await write(stream, frame)
+        written[0] += 1
+        if written[0] % 5 == 0:
+            stream.reset("the connection broke with bytes under way")
+
+    monkeypatch.setattr(hop, "_write", write_and_lose_some)
+    layers = ["none", "0-2", "2-4", "4-6"]
+    async with toy_network(tmp_path, *layers, step_timeout_s=60) as nodes, asyncio.timeout(10):
+        assert await nodes[0].tokens(request()) == toy_answer(prompt_ids(nodes[0]), NEW)
+        assert written[0] > 3 * NEW
+        assert not [e for e in nodes[0].events if isinstance(e, StageLost)]
 
 
 async def test_stages_cut_off_from_each_other_are_replaced(tmp_path: Path) -> None:
