@@ -11,7 +11,9 @@ from aitorrentd.cli.toolkit import AitorrentError, CommandFailed
 
 _PROMPT: Final = "> "
 _GO_ON: Final = "… "
-_LEAVE: Final = ("exit", "quit")
+_LEAVE: Final = ("exit", "quit", "/exit", "/quit", "/bye")
+_START_OVER: Final = ("new", "/new", "/clear")
+_ASK_FOR_HELP: Final = ("/help", "/?")
 _HELP: Final = (
     "`new` starts over, `exit` or Ctrl-D ends, Ctrl-C stops an answer; "
     "a line that ends with \\ goes on in the next."
@@ -58,7 +60,9 @@ def talk(conversation: Conversation) -> None:
         word = text.strip()
         if word in _LEAVE:
             return
-        if word == "new":
+        if word in _ASK_FOR_HELP:
+            sys.stderr.write(_HELP + "\n")
+        elif word in _START_OVER:
             conversation.start_over()
             if is_terminal:
                 sys.stderr.write("A new conversation.\n")

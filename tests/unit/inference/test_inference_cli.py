@@ -251,6 +251,16 @@ def test_commands_cost_no_heavy_imports() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_chat_knows_the_commands_of_other_tools_with_a_slash(ctl: Any, tmp_path: Path) -> None:
+    backend = FakeBackend("a")
+    with serving(tmp_path / "s", backend):
+        result = ctl("chat", stdin="one\n/clear\n/?\ntwo\n/bye\nthree\n")
+    assert result.code == 0
+    assert "`new` starts over" in result.err
+    asked = [[m.content for m in r.messages or ()] for r in backend.requests]
+    assert asked == [["one"], ["two"]]
+
+
 def test_ctrl_c_in_a_chat_stops_the_answer_only(tmp_path: Path) -> None:
     backend = FakeBackend("a", hangs=True)
     command = [sys.executable, "-m", "aitorrentd.cli.main", "chat"]
