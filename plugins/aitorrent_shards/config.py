@@ -53,6 +53,8 @@ def parse_layers(text: str) -> tuple[int, int] | None:
 
 
 def _check_layers(value: Any) -> Any:
+    if isinstance(value, int):
+        value = str(value)  # 3 without a range, which parse_layers explains
     if isinstance(value, str):
         parse_layers(value)
     return value

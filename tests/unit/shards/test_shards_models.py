@@ -33,6 +33,7 @@ def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
     [
         ([{"name": "a"}], "model 'a' needs a path"),
         ([{"name": "demo", "layers": "4-2"}], "is not a range of layers"),
+        ([{"name": "demo", "layers": 3}], "'3' is not a range of layers"),
         ([{"name": "demo", "layers": "some"}], 'write "all", "none", or "4-8"'),
         ([{"name": "demo", "kv_budget": "much"}], "'much' is not a size; write 512MiB"),
         ([{"name": "demo"}, {"name": "demo"}], "listed twice"),
