@@ -191,7 +191,9 @@ class OllamaBackend:
         is_there = self._failure is None
         if is_there is not self._was_there:
             if self._failure is None:
-                self._log.info("Ollama at %s has %d models", self._config.url, len(self._views))
+                count = len(self._views)
+                text = f"{count} model{'' if count == 1 else 's'}"
+                self._log.info("Ollama at %s has %s", self._config.url, text)
             else:
                 self._log.info("%s", self._failure.message)
         self._was_there = is_there

@@ -63,7 +63,9 @@ class OllamaPlugin:
                 return CheckResult("warn", e.message, "Start Ollama, or disable this plugin.")
             if not models:
                 return CheckResult("warn", "Ollama has no models", "Get one: ollama pull llama3.2")
-            return CheckResult("ok", f"Ollama has {len(models)} models")
+            return CheckResult(
+                "ok", f"Ollama has {len(models)} model{'' if len(models) == 1 else 's'}"
+            )
 
         return [Check("ollama.server", "Ollama answers", run)]
 
