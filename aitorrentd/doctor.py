@@ -274,6 +274,8 @@ def _run_plugins(host: Host) -> Checked:
     # Values of PluginState; what is merely skipped or switched off is as it should be.
     ill = ("broken", "invalid", "failed", "blocked")
     rows = [row for row in host.kernel.rows() if row.state in ill]
+    # what is blocked waits for one of the others
+    rows.sort(key=lambda row: row.state == "blocked")
     summary = "plugins run"
     if rows:
         text = "; ".join(f"{row.name} is {row.state}: {row.detail}" for row in rows)

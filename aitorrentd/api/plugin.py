@@ -112,6 +112,7 @@ class Check:
     """A doctor check. `run` has 10 s."""
 
     name: str
+    "Without the plugin's, which the doctor puts before it: `port` is shown as `transport.port`."
     summary: str
     run: Callable[[], Awaitable[CheckResult]]
 

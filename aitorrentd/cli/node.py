@@ -48,7 +48,8 @@ def render_status(reply: Mapping[str, Any]) -> str:
     works = toolkit.clean(work_text(reply.get("under_way") or []))
     if reply.get("draining"):
         lines.append(styled("draining: ", "yellow") + f"takes no new work; {works} under way")
-    for warning in reply.get("warnings", []):
+    # an error is often the cause of the warnings beside it
+    for warning in sorted(reply.get("warnings", []), key=lambda w: w["severity"] != "error"):
         label = f"{warning['severity']}: "
         text = f"{warning['plugin']}: {warning['text']}"
         lines.append(styled(label, _SEVERITY_STYLE.get(warning["severity"], "yellow")))

@@ -21,7 +21,7 @@ def can_answer(router: Router) -> Check:
         names = sorted({view.name for view in models})
         return CheckResult("ok", f"{', '.join(names[:8])} can be answered")
 
-    return Check("inference.models", "some model can be answered", run)
+    return Check("models", "some model can be answered", run)
 
 
 def warnings(catalogue: Catalogue) -> list[HealthWarning]:

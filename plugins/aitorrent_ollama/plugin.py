@@ -67,7 +67,7 @@ class OllamaPlugin:
                 "ok", f"Ollama has {len(models)} model{'' if len(models) == 1 else 's'}"
             )
 
-        return [Check("ollama.server", "Ollama answers", run)]
+        return [Check("server", "Ollama answers", run)]
 
 
 async def _poll(backend: OllamaBackend, every_s: float) -> None:

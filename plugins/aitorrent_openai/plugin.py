@@ -71,7 +71,7 @@ def _check(backend: OpenaiBackend) -> Check:
             return CheckResult("warn", e.message, "Check plugins.openai.servers.")
         return CheckResult("ok", f"{backend.name} has {len(models)} models")
 
-    return Check(f"openai.{backend.name.removeprefix('openai:')}", f"{backend.name} answers", run)
+    return Check(backend.name.removeprefix("openai:"), f"{backend.name} answers", run)
 
 
 async def _poll(backend: OpenaiBackend, every_s: float) -> None:

@@ -208,7 +208,7 @@ async def test_doctor_shows_the_daemons_findings_and_the_machines(
     daemon = await daemon_factory({"plugins": {**ALONE, "ollama": {"enabled": False}}})
     _, out, _ = await ctl(daemon, "--json", "doctor")
     found = {check["name"]: check for check in json.loads(out)["checks"]}
-    assert set(found) >= {"config", "secrecy", "plugins", "plugin-layer", "inference.models"}
+    assert set(found) >= {"config", "secrecy", "plugins", "plugin-layer", "models"}
     assert found["control-socket"]["text"] == f"a daemon answers at {daemon.socket}" or (
         "there is no group" in found["control-socket"]["text"]
     )

@@ -14,6 +14,7 @@ import yaml
 
 from aitorrentd.cli import app, toolkit
 from aitorrentd.cli.main import main
+from aitorrentd.cli.node import render_status
 from aitorrentd.cli.toolkit import Options
 from aitorrentd.control.client import Client
 from tests.support.cli_nodes import NodeThread
@@ -69,6 +70,13 @@ def test_status_fits_on_a_screen_with_warnings_on_top(ctl: Ctl, client: Client) 
     assert "plugins    1 of 1 running" in lines
     assert len(lines) <= 24
     assert ran.err == ""
+
+
+def test_status_shows_errors_before_the_warnings_that_follow_from_them() -> None:
+    warning = {"plugin": "shards", "severity": "warning", "text": "is blocked"}
+    error = {"plugin": "transport", "severity": "error", "text": "the port is taken"}
+    lines = render_status({"warnings": [warning, error]}).splitlines()
+    assert lines[1:3] == ["error: transport: the port is taken", "warning: shards: is blocked"]
 
 
 def test_status_is_watched_until_ctrl_c(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
