@@ -88,6 +88,25 @@ def test_auto_dtype_is_that_of_the_checkpoint(model: MakeModel) -> None:
     assert answer["weight_bytes"] == answer["read_bytes"] - _header_bytes(path)
 
 
+@pytest.mark.parametrize("shards", [1, 3])
+def test_bytes_of_other_layers_are_never_read(model: MakeModel, shards: int) -> None:
+    path = model(hidden=256, intermediate=512, head_dim=64, layers=8, shards=shards)
+    load_worker(path, 0, 1)  # what is imported and opened once
+    whole = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    for start in (0, 3, 7):
+        before = _kernel_read_bytes()
+        load_worker(path, start, start + 1)
+        read = _kernel_read_bytes() - before
+        # A layer is an eighth of the file at most; embeddings and head come with the ends.
+        assert read < whole / 5, f"layer {start}: {read} of {whole} bytes"
+
+
+def _kernel_read_bytes() -> int:
+    """Bytes that this process has read from files until now, as the kernel counts them."""
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["rchar"])
+
+
 def _header_bytes(path: Path) -> int:
     return 8 + int(struct.unpack("<Q", (path / "model.safetensors").read_bytes()[:8])[0])
 
