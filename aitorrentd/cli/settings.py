@@ -113,6 +113,12 @@ def set_(
 
 def _render_change(reply: Mapping[str, Any]) -> str:
     lines = [f"{toolkit.clean(reply['key'])} written to {toolkit.clean(reply['file'])}"]
+    for applied in reply.get("applied") or []:
+        section, _, rest = str(applied).partition(".")
+        plugin, _, setting = rest.partition(".")
+        is_restart = section == "plugins" and setting != "enabled"
+        restarted = f"; plugin {toolkit.clean(plugin)} was restarted for it" if is_restart else ""
+        lines.append(f"in force now{restarted}: {toolkit.clean(applied)}")
     if reply.get("restart"):
         keys = ", ".join(toolkit.clean(key) for key in reply["restart"])
         lines.append(f"takes effect after a restart (systemctl restart aitorrentd): {keys}")

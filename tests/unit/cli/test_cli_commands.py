@@ -167,6 +167,8 @@ def test_settings_are_shown_read_and_written(ctl: Ctl, node: NodeThread) -> None
     ran = ctl("config", "set", "plugins.count.port", "7")
     assert ran.code == 0
     assert "plugins.count.port written to" in ran.out
+    assert "in force now; plugin count was restarted for it: plugins.count.port\n" in ran.out
+    assert "in force now: log.level\n" in ctl("config", "set", "log.level", "warning").out
     drop_in = Path(f"{node.file}.d") / "90-set.yaml"
     assert yaml.safe_load(drop_in.read_text())["plugins"]["count"]["port"] == 7
     assert ctl("config", "get", "plugins.count.port").out == "7\n"
