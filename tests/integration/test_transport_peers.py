@@ -217,15 +217,13 @@ async def test_masking_is_what_goes_over_the_wire(tmp_path: Path) -> None:
         first.put_nowait(await reader.read(4))
         writer.close()
 
-    server = await asyncio.start_server(watch, "127.0.0.1", 0)
-    where = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    for masking, expected in ((True, b"GET "), (False, b"AIT1")):
-        async with node(tmp_path, f"a{masking}", masking=masking) as a:
-            with pytest.raises(AitorrentError, match=where):
-                await a.transport.connect(where)
-        assert await first.get() == expected
-    server.close()
-    await server.wait_closed()
+    async with await asyncio.start_server(watch, "127.0.0.1", 0) as server:
+        where = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for masking, expected in ((True, b"GET "), (False, b"AIT1")):
+            async with node(tmp_path, f"a{masking}", masking=masking) as a:
+                with pytest.raises(AitorrentError, match=where):
+                    await a.transport.connect(where)
+            assert await first.get() == expected
 
 
 async def test_full_node_and_policy_refuse_with_a_reason(tmp_path: Path) -> None:
