@@ -71,7 +71,7 @@ def installed(package: Path, figures: dict[str, str]) -> Iterator[Machine]:
     with Machine() as machine:
         done = machine.run("apt-get", "install", "-y", machine.share(package), timeout_s=300)
         figures["apt install, with the start to READY"] = f"{done.took_s:.1f} s"
-        machine.run("cp", "/etc/aitorrent.yaml", "/root/aitorrent.yaml")
+        machine.run("cp", "/etc/aitorrent.yaml", "/var/tmp/aitorrent.yaml")
         yield machine
 
 
@@ -89,10 +89,10 @@ def restore(machine: Machine) -> None:
         while mountpoint -q /var/lib/aitorrent; do umount -l /var/lib/aitorrent; done
         systemctl reset-failed
         if [ -e /etc/systemd/system/aitorrentd.service.d ] || ls /etc/aitorrent.yaml.d/* ||
-            ! cmp -s /etc/aitorrent.yaml /root/aitorrent.yaml
+            ! cmp -s /etc/aitorrent.yaml /var/tmp/aitorrent.yaml
         then
             rm -rf /etc/systemd/system/aitorrentd.service.d /etc/aitorrent.yaml.d/*
-            cp /root/aitorrent.yaml /etc/aitorrent.yaml
+            cp /var/tmp/aitorrent.yaml /etc/aitorrent.yaml
             systemctl daemon-reload
             systemctl restart aitorrentd.service
         fi 2>/dev/null

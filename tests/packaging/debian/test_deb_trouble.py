@@ -64,7 +64,7 @@ def test_client_of_a_daemon_that_cannot_start_does_not_make_it_loop(machine: Mac
     starts = machine.journal(after, own=True)
     assert len(starts) == 1
     # Once the file is right, the next client is served.
-    machine.run("cp", "/root/aitorrent.yaml", "/etc/aitorrent.yaml")
+    machine.run("cp", "/var/tmp/aitorrent.yaml", "/etc/aitorrent.yaml")
     assert machine.ctl("status").code == 0
 
 
