@@ -117,7 +117,9 @@ def run(home: Path, prompt: str, *, keep: bool) -> int:
         address = first.call("id")["addresses"][0]
         for node in nodes[1:]:
             subprocess.run(node.ctl("connect", address), check=True, capture_output=True)
-        until("a complete model", lambda: has_demo(first), first.log)
+        waiting = first.ctl("--timeout", f"{READY_S:g}", "wait", "--model", "demo")
+        if subprocess.run(waiting, stdout=subprocess.DEVNULL, check=False).returncode:
+            raise DemoError(f"the model did not become complete; see {first.log}")
         for node in nodes:
             print(f"  {node.name}  layers {node.layers}  {node.call('id')['id']}")
         print(f"\n$ aitorrentctl ask -m demo {shlex.quote(prompt)}\n", flush=True)
@@ -133,12 +135,6 @@ def run(home: Path, prompt: str, *, keep: bool) -> int:
         if not keep:
             for node in nodes:
                 node.stop()
-
-
-def has_demo(node: Node) -> bool:
-    """Whether the node knows holders for every layer."""
-    models = (node.call("models") or {}).get("models", [])
-    return any(m["name"] == "demo" for m in models)
 
 
 def leave(nodes: list[Node], home: Path) -> None:

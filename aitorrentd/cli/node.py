@@ -5,13 +5,16 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import ExitCode, duration_text, styled
 from aitorrentd.errors import AitorrentError
+
+if TYPE_CHECKING:
+    from aitorrentd.control.client import Client
 
 _WATCH_S = 2.0
 _RETRY_S = 0.2
@@ -120,8 +123,11 @@ def _render_version(reply: Mapping[str, Any]) -> str:
 def wait(
     plugin: Annotated[str, typer.Option(help="Wait for this plugin.", metavar="NAME")] = "",
     state: Annotated[str, typer.Option(help="The state to wait for.", metavar="STATE")] = "running",
+    model: Annotated[
+        str, typer.Option(help="Wait until this model can answer.", metavar="NAME")
+    ] = "",
 ) -> None:
-    """Wait until the daemon, or one of its plugins, is ready.
+    """Wait until the daemon, one of its plugins or a model is ready.
 
     Waits for a daemon that is not there yet, too. Exits with 75 when --timeout (default 30 s)
     passes.
@@ -131,6 +137,9 @@ def wait(
     while True:
         try:
             with toolkit.connect() as client:
+                if model:
+                    reply = _wait_for_model(client, model, deadline)
+                    break
                 left = min(max(0.05, deadline - time.monotonic()), _MAX_WAIT_S)
                 reply = client.call("node.wait", {**params, "timeout_s": left}, timeout=left + 1)
             break
@@ -141,6 +150,17 @@ def wait(
                 toolkit.fail(f"not ready in time: {e.message}", ExitCode.TRY_LATER)
         select.select([], [], [], _RETRY_S)
     toolkit.emit(reply, lambda r: f"{toolkit.clean(r['name'])} is {toolkit.clean(r['state'])}")
+
+
+def _wait_for_model(client: Client, name: str, deadline: float) -> dict[str, Any]:
+    while True:
+        rows = client.call("inference.models")["models"]
+        if any(row["name"] == name for row in rows):
+            return {"name": name, "state": "ready"}
+        if time.monotonic() >= deadline:
+            known = ", ".join(sorted({str(row["name"]) for row in rows})) or "none"
+            toolkit.fail(f"no model {name!r} in time; there are: {known}", ExitCode.TRY_LATER)
+        select.select([], [], [], _RETRY_S)
 
 
 def _may_come(error: AitorrentError) -> bool:

@@ -161,6 +161,14 @@ def test_ask_without_a_daemon_or_a_model_says_so(ctl: Any, tmp_path: Path) -> No
         assert (result.code, result.err) == (75, "Error: Too many requests\n")
 
 
+def test_wait_ends_when_the_model_can_answer(ctl: Any, tmp_path: Path) -> None:
+    with serving(tmp_path / "s", FakeBackend("a", ["m"])):
+        assert ctl("wait", "--model", "m").out == "m is ready\n"
+        late = ctl("--timeout", "0.1", "wait", "--model", "other")
+    assert late.code == 75
+    assert "no model 'other' in time; there are: m" in late.err
+
+
 def test_models_are_listed_as_a_table_or_as_json(ctl: Any, tmp_path: Path) -> None:
     with serving(tmp_path / "s", FakeBackend("a", ["llama", "mistral"])):
         assert ctl("models").out.splitlines()[1:] == [
