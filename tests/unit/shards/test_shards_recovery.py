@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from aitorrent_shards import hop
-from aitorrentd.api import GenerateRequest, SamplingParams, StageLost, Stream, Unavailable
+from aitorrent_shards.stage import StageSession
+from aitorrentd.api import Frame, GenerateRequest, SamplingParams, StageLost, Stream, Unavailable
 from tests.support.shards_fakes import FakeNode, toy_answer, toy_network, until
 
 NEW = 12
@@ -151,6 +152,28 @@ async def test_hung_worker_behind_a_live_daemon_is_replaced(tmp_path: Path) -> N
             if len(ids) == 3:
                 victim.workers[-1].hangs = True
         assert ids == toy_answer(prompt_ids(nodes[0]), NEW)
+
+
+async def test_stage_that_answers_pings_but_computes_nothing_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive = StageSession.receive
+    async with toy_network(tmp_path, *PAIRS, prefill_chunk=2) as nodes:
+        victim = chosen(nodes, 2)
+        idle = False
+
+        async def swallow(session: StageSession, frame: Frame) -> None:
+            if not idle or session.holder is not victim.shards.models["toy"].holder:
+                await receive(session, frame)
+
+        monkeypatch.setattr(StageSession, "receive", swallow)
+        ids: list[int] = []
+        async with asyncio.timeout(30):
+            async for chunk in nodes[0].shards.backend.generate(request()):
+                ids += chunk.token_ids
+                idle = len(ids) >= 3
+        assert ids == toy_answer(prompt_ids(nodes[0]), NEW, chunk=2)
+        assert [e.peer for e in nodes[0].events if isinstance(e, StageLost)] == [victim.id]
 
 
 async def test_broken_links_between_living_stages_are_healed_at_once(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from aitorrentd.errors import Busy, PluginError, TimedOut, Unavailable
+from aitorrentd.wire import encode_frame
 from aitorrentd.worker_host import WorkerProcess, spawn_worker
+from tests.support.nodes import REPOSITORY
 
 ROOT = Path(__file__).parents[3]
 
@@ -149,6 +151,26 @@ async def test_worker_ends_with_the_daemon_also_while_it_computes() -> None:
         await hanging
     await process.close()
     assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_worker_that_nobody_can_kill_ends_by_itself_when_its_daemon_is_gone(busy: bool) -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            command = [sys.executable, "-m", "aitorrentd.worker"]
+            process = subprocess.Popen(command, stdin=theirs.fileno(), cwd=REPOSITORY)
+        try:
+            ours.settimeout(20)
+            ours.sendall(encode_frame({"id": 0, "entry": "tests.support.workers:echo"}))
+            assert ours.recv(4)
+            if busy:
+                ours.sendall(encode_frame({"id": 1, "op": "hang"}))
+            ours.close()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+            process.wait(10)
 
 
 async def test_connection_to_a_service_manager_is_a_worker_like_any_other(tmp_path: Path) -> None:
