@@ -17,6 +17,7 @@ BENCHMARKS = {  # and the option of each that takes the file
     "records": "--out",
     "streams": "--out",
     "decode": "--json",
+    "package": "--json",
 }
 
 
