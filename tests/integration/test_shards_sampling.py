@@ -41,7 +41,8 @@ async def test_draws_follow_the_softmax_of_all_logits_of_transformers(
     node_factory: NodeFactory, tmp_path: Path, temperature: float
 ) -> None:
     path = make_model(tmp_path / "m")
-    asking, _ = await shards_network(node_factory, path, ["0-3", "3-6"])
+    # One node: several would be asked for more streams a second than a peer may open.
+    (asking,) = await shards_network(node_factory, path, ["0-6"])
     found = await first_tokens(asking, DRAWS, temperature)
     ids = torch.tensor([[ord(c) - 33 for c in PROMPT]])
     with torch.inference_mode():
