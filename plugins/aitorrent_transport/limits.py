@@ -32,6 +32,11 @@ class TokenBucket:
         self._level -= 1
         return True
 
+    def due_s(self, now: float) -> float:
+        """Seconds until one more is allowed, if nobody takes it before."""
+        level = min(self.burst, self._level + (now - self._at) * self.rate)
+        return max(0.0, (1 - level) / self.rate)
+
     def spend(self, now: float) -> float:
         """Take one in any case; returns the seconds to wait before acting on it."""
         if self.take(now):

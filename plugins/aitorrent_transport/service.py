@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,14 +17,16 @@ from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.directory import ChannelDirectory
 from aitorrent_transport.frames import is_protocol_id
 from aitorrent_transport.interfaces import own_addresses
+from aitorrent_transport.limits import PerPeer, TokenBucket
 from aitorrent_transport.listener import Listener
 from aitorrent_transport.messages import Messages
 from aitorrent_transport.peers import MAX_TOLD_ADDRESSES, Peer, PeerTable
 from aitorrent_transport.reach import Reach
-from aitorrent_transport.serving import StreamServer
+from aitorrent_transport.serving import OPENS_BURST, OPENS_PER_S, StreamServer
 from aitorrent_transport.store import MIGRATIONS, PeerStore
 from aitorrent_transport.tasks import Tasks
 from aitorrentd.api import (
+    Busy,
     InvalidParams,
     PeerId,
     PeerView,
@@ -57,6 +60,9 @@ class TransportService:
         self._credentials = Credentials(ctx.identity, ctx.network, agent(), config.psk_bytes())
         self._messages = Messages(ctx, self.open_stream)
         self.directory = ChannelDirectory(ctx, self._tasks, self.open_stream, self.addresses_of)
+        now = ctx.clock.monotonic
+        # A little below what a peer allows, whose clock and ours differ.
+        self._paces = PerPeer(lambda: TokenBucket(0.9 * OPENS_PER_S, 0.9 * OPENS_BURST, now()))
         own = (self._messages.protocol(), self.directory.protocol())
         self._server = StreamServer(ctx, self._tasks, own)
         self.table = PeerTable(
@@ -198,8 +204,22 @@ class TransportService:
             raise InvalidParams("a protocol id has 1 to 128 visible ASCII characters")
         if peer == self._me:
             return self._server.open_local(protocol, priority)
+        await self._pace(peer, timeout_s)
         found = self.table.get(peer) or await self.reach.reach(peer, addresses, timeout_s)
         return found.best.open(protocol, priority)
+
+    async def _pace(self, peer: PeerId, timeout_s: float) -> None:
+        """Wait rather than open streams faster than the peer takes them.
+
+        Raises:
+            Busy: that would take longer than `timeout_s`.
+        """
+        pace = self._paces.of(peer)
+        now = self._ctx.clock.monotonic()
+        if pace.due_s(now) > timeout_s:
+            raise Busy(f"too many streams to {short(peer)} wait to be opened; try again later")
+        if wait_s := pace.spend(now):
+            await asyncio.sleep(wait_s)
 
     async def ping(self, peer: PeerId, *, timeout_s: float = 10.0) -> float:
         """Measured round-trip time in seconds; 0 to the node itself."""

@@ -57,7 +57,7 @@ async def test_daemon_is_ready_quickly_small_and_serves_when_it_says_so(
     status = await daemon.call("node.status")
     assert status["state"] == "running"
     assert status["pid"] == daemon.pid
-    assert status["rss_bytes"] < 120 * 1024 * 1024
+    assert status["rss_bytes"] < 80 * 1024 * 1024
     assert status["control_socket"] == str(daemon.socket)
     lines = daemon.notify.lines()
     assert lines.count("READY=1") == 1

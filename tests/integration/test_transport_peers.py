@@ -20,6 +20,7 @@ from aitorrentd.api import (
     PeerDisconnected,
     PeerGone,
     PeerId,
+    Priority,
     Unavailable,
     pack,
 )
@@ -350,19 +351,35 @@ async def test_port_that_is_taken_fails_the_plugin_with_a_way_out(tmp_path: Path
 async def test_streams_opened_too_fast_are_refused_and_later_ones_are_not(tmp_path: Path) -> None:
     async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
         await a.transport.connect(b.address)
+        peer = a.transport.table.get(b.id)
+        assert peer is not None
+        channel = peer.best
         refused = 0
         for _ in range(600):
-            stream = await a.transport.open_stream(b.id, "/test/missing")
+            stream = channel.open("/test/missing", Priority.CONTROL)
             try:
                 await stream.read()
             except PeerGone as e:
                 refused += "streams a second" in e.message
         assert refused > 50
         await asyncio.sleep(0.2)
-        stream = await a.transport.open_stream(b.id, ECHO)
-        await stream.write(b"again")
-        assert await stream.read_exactly(5) == b"again"
-        stream.reset()
+        later = await a.transport.open_stream(b.id, ECHO)
+        await later.write(b"again")
+        assert await later.read_exactly(5) == b"again"
+        later.reset()
+
+
+async def test_many_streams_at_once_are_paced_and_none_is_refused(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        await a.transport.connect(b.address)
+        for _ in range(500):
+            stream = await a.transport.open_stream(b.id, ECHO)
+            await stream.write(b"once")
+            assert await stream.read_exactly(4) == b"once"
+            await stream.close()
+        with pytest.raises(Busy, match="too many streams"):
+            for _ in range(400):
+                (await a.transport.open_stream(b.id, ECHO, timeout_s=0)).reset()
 
 
 async def test_message_that_never_ends_costs_its_sender_the_stream(
