@@ -89,6 +89,8 @@ class Chunk:
     stages: tuple[StageView, ...] = ()
     token_ids: tuple[int, ...] = ()
     "Ids behind `text`, where the backend knows them; may be empty for text held back before."
+    notice: str = ""
+    "What a person who waits may want to know, such as that a stage was lost; comes without text."
     extra: dict[str, Any] = field(default_factory=dict)
     "Backend-specific figures of the last chunk, such as Ollama's durations in ns."
 

@@ -159,7 +159,12 @@ def stream_answer(params: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
     """
     is_terminal = sys.stdout.isatty()
     with toolkit.connect() as client:
-        stream = client.stream("inference.generate", params, timeout=toolkit.options.timeout)
+        stream = client.stream(
+            "inference.generate",
+            params,
+            timeout=toolkit.options.timeout,
+            progress=lambda notice: _note(str(notice["text"]), pieces),
+        )
         try:
             with stream:
                 for item in stream:
@@ -175,6 +180,14 @@ def stream_answer(params: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
     if toolkit.options.json:
         toolkit.echo(toolkit.json_text(stream.summary))
     return stream.summary
+
+
+def _note(text: str, pieces: list[str]) -> None:
+    """A line on stderr in the middle of an answer."""
+    if sys.stdout.isatty() and pieces and not pieces[-1].endswith("\n"):
+        toolkit.echo()
+    sys.stderr.write(f"[{toolkit.clean(text)}]\n")
+    sys.stderr.flush()
 
 
 def report(summary: Mapping[str, Any]) -> None:

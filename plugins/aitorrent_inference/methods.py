@@ -165,6 +165,8 @@ def inference_methods(router: Router, *, clock: Clock, node: str) -> list[Method
                     yield {"text": chunk.text, "token_ids": list(chunk.token_ids)}
                 elif chunk.text:
                     yield {"text": chunk.text}
+                if chunk.notice:
+                    call.progress(chunk.notice)
         yield End(summary(answer, ended_s=clock.monotonic(), node=node))
 
     return [

@@ -10,7 +10,7 @@ from typing import Final
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.local import LocalModel
 from aitorrent_shards.protocol import Candidates, Want
-from aitorrent_shards.ring import THREAD_ABOVE, Ring
+from aitorrent_shards.ring import THREAD_ABOVE, Ring, Waiting
 from aitorrent_shards.sampler import choose
 from aitorrent_shards.session import AnswerJournal
 from aitorrent_shards.stage import StageHost
@@ -74,7 +74,11 @@ class Coordinator:
             for frame in journal.prefill(chunk=self._config.prefill_chunk):
                 ring.post(frame)
             while not reason:
-                token = await self._next(ring, journal)
+                try:
+                    token = await self._next(ring, journal)
+                except Waiting as e:
+                    yield Chunk("", notice=str(e))
+                    continue
                 first_s = first_s or clock.monotonic() - began
                 reason = journal.commit(token)
                 if not reason:
@@ -93,7 +97,11 @@ class Coordinator:
             await ring.close()
 
     async def _next(self, ring: Ring, journal: AnswerJournal) -> int:
-        """The next token, decided for good."""
+        """The next token, decided for good.
+
+        Raises:
+            Waiting: as Ring.answer; ask again.
+        """
         length = len(journal.prompt) + len(journal.committed)
         candidates = await ring.answer(length)
         more = 0

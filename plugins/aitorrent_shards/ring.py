@@ -57,6 +57,10 @@ THREAD_ABOVE: Final = 16_384
 "Candidates beyond which decoding would hold up the event loop."
 
 
+class Waiting(Exception):
+    """Stages were lost; asking again waits for others. Raised once for each loss, with its text."""
+
+
 class Ring:
     """The stages of one answer, kept whole until it is closed."""
 
@@ -97,6 +101,7 @@ class Ring:
         self._waiter: asyncio.Future[None] | None = None
         self._lost: list[StageControl] = []
         self._trouble_since: float | None = None
+        self._told = False
         self._stall: tuple[tuple[int, ...], float] | None = None
         self._session = secrets.token_bytes(SESSION_BYTES)
         self.sink = AnswerSink(transport.node_id, vocab, self._wake, self._bad_answer)
@@ -134,12 +139,13 @@ class Ring:
         """The candidates after the `length` positions that were sent, whatever is lost on the way.
 
         Raises:
-            Unavailable: layers were lost and found no other holder in time.
+            Waiting: stages were just lost. Unavailable: no other holder was found in time.
         """
         while True:
             if self.sink.answer is not None:
                 return self.sink.answer
             if not self._whole:
+                self._tell_waiting()
                 await self._recover()
                 continue
             self._waiter = asyncio.get_running_loop().create_future()
@@ -187,6 +193,7 @@ class Ring:
         """The token after `length` positions is decided; its candidates are not needed again."""
         self.sink.have = length
         self._trouble_since = self._stall = None
+        self._told = False
 
     async def close(self) -> None:
         """Free every stage."""
@@ -264,6 +271,12 @@ class Ring:
                 stage.lost,
             )
 
+    def _tell_waiting(self) -> None:
+        lost = [f"layers {s.start}-{s.end} with {short(s.peer)}" for s in self.stages if s.lost]
+        if lost and not self._told:
+            self._told = True
+            raise Waiting(f"lost {', '.join(lost)}; looking for another holder")
+
     async def _recover(self) -> None:
         """Repair within the time that is left since the last token.
 
@@ -332,7 +345,8 @@ class Ring:
         )
         if busy:
             return Unavailable(f"{what} and their other holders have no room")
-        return Unavailable(f"{what} and nobody else holds them")
+        waited_s = self._config.resume_timeout_s
+        return Unavailable(f"{what} and nobody else holds them (waited for {waited_s:g} s)")
 
     async def _fill(self) -> None:
         """Open stages for all holes; those that opened stay, also when others did not.

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 
 from aitorrent_inference.cli import stage_lines
 from aitorrent_inference.methods import inference_methods
-from aitorrentd.api import Chunk, StageView, Unavailable
+from aitorrentd.api import Chunk, GenerateRequest, StageView, Unavailable
 from aitorrentd.cli.app import run
 from tests.support.control_server import ServerThread
 from tests.support.inference_fakes import FakeBackend, FakeNode, make_node, node_id
@@ -159,6 +159,19 @@ def test_ask_without_a_daemon_or_a_model_says_so(ctl: Any, tmp_path: Path) -> No
         node.router.local_slots.used = 1
         result = ctl("ask", "hi")
         assert (result.code, result.err) == (75, "Error: Too many requests\n")
+
+
+def test_notices_of_an_answer_go_to_standard_error(ctl: Any, tmp_path: Path) -> None:
+    class Noisy(FakeBackend):
+        async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+            yield Chunk("one ")
+            yield Chunk("", notice="lost layers 0-3; looking for another holder")
+            yield Chunk("two", done=True, reason="stop")
+
+    with serving(tmp_path / "s", Noisy("a")):
+        result = ctl("ask", "-m", "m", "x")
+    assert result.out == "one two\n"
+    assert "[lost layers 0-3; looking for another holder]" in result.err.splitlines()
 
 
 def test_wait_ends_when_the_model_can_answer(ctl: Any, tmp_path: Path) -> None:

@@ -241,8 +241,13 @@ async def test_without_another_holder_the_answer_ends_with_an_error(tmp_path: Pa
         with pytest.raises(
             Unavailable, match=r"layers 3-6 of toy were lost with ….{8} .*nobody else holds them"
         ):
-            async for _ in nodes[0].shards.backend.generate(request()):
+            notices = []
+            async for chunk in nodes[0].shards.backend.generate(request()):
                 nodes[2].net.kill(nodes[2])
+                notices += [chunk.notice] if chunk.notice else []
+        # Said at once, once: whoever reads the answer would else wait without a word.
+        text = f"lost layers 3-6 with …{nodes[2].id[-8:]}; looking for another holder"
+        assert notices == [text]
         (lost,) = [e for e in nodes[0].events if isinstance(e, StageLost)]
         assert lost.replacement == ""
         await until(lambda: not nodes[1].shards.host.sessions())
