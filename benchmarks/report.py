@@ -14,6 +14,11 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 
 
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores, memory, system, Python, commit, and the load before the run."""
     cpu = next(
@@ -25,8 +30,10 @@ def machine() -> dict[str, Any]:
         platform.machine(),
     )
     memory_kib = int(Path("/proc/meminfo").read_text().split()[1])
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    commit = _git("rev-parse", "--short", "HEAD")
+    # Results written by this run are no change of what is measured.
+    if _git("status", "--porcelain", "--", ".", ":!benchmarks/results"):
+        commit += "-dirty"
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
