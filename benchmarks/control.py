@@ -1,6 +1,6 @@
 """How fast the control API and `aitorrentctl` are.
 
-    python benchmarks/control.py [--seconds 1.0] [--runs 5] [--json FILE]
+    python -m benchmarks.control [--one-cpu] [--seconds 1.0] [--runs 5] [--json FILE]
 
 Calls per second between two processes on one Unix socket, with the real server under uvloop and
 the blocking client, and with a whole daemon; next to two baselines in the same run: a bare echo of
@@ -16,7 +16,6 @@ import asyncio
 import json
 import multiprocessing
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -38,6 +37,7 @@ from aitorrentd.control.aclient import AsyncClient
 from aitorrentd.control.client import Client
 from aitorrentd.control.server import ControlServer
 from aitorrentd.errors import MethodNotFound
+from benchmarks.report import machine
 
 PIPELINE = 64
 
@@ -288,21 +288,20 @@ def measure(seconds: float, runs: int) -> tuple[dict[str, list[float]], dict[str
         return found, measure_starts(daemon, 4 * runs)
 
 
-def commit() -> str:
-    """The commit that was measured."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
-
-
 def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--one-cpu",
+        action="store_true",
+        help="run all on one processor: two that idle in turn cost a virtual machine's wakeups",
+    )
     args = parser.parse_args()
+    if args.one_cpu:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     found, starts = measure(args.seconds, args.runs)
     medians = {name: statistics.median(values) for name, values in found.items()}
     base = medians["echo, asyncio streams, uvloop (baseline)"]
@@ -313,13 +312,8 @@ def main() -> None:
     for name, values in starts.items():
         print(f"{name:44} {statistics.median(values):10.0f} {max(values):10.0f}")
     report = {
-        "commit": commit(),
-        "machine": {
-            "cpus": os.cpu_count(),
-            "kernel": platform.release(),
-            "arch": platform.machine(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
+        "one_cpu": args.one_cpu,
         "starts_ms": {name: round(statistics.median(v), 1) for name, v in starts.items()},
         "unit": "1/s",
         "medians": {name: round(value) for name, value in medians.items()},

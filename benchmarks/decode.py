@@ -172,7 +172,6 @@ def figures(
     def rate(run: dict[str, Any]) -> float:
         return float((len(run["tokens"]) - 1) / run["decode_s"])
 
-    token_ms = [1000 / rate(o) for o in ours]
     layers_ms = sum(step_us) / 1000
     return {
         "tokens_equal": equal,
@@ -185,7 +184,8 @@ def figures(
             [o["first_s"] / t["first_s"] for o, t in zip(ours, theirs, strict=True)]
         ),
         "layers_ms_per_token": round(layers_ms, 3),
-        "overhead_ms_per_hop": spread([(t - layers_ms) / len(SPLITS) for t in token_ms]),
+        # Network, ciphers and worker pipe, measured token by token around the ring: four hops.
+        "hop_ms": spread([o["summary"]["hop_us"] / 1000 for o in ours]),
     }
 
 

@@ -112,6 +112,7 @@ def summary(answer: Answer, *, ended_s: float, node: str) -> dict[str, Any]:
         "took_s": ended_s - answer.began_s,
         "ttft_s": first_s - answer.began_s,
         "tokens_per_s": rate,
+        "hop_us": last.extra.get("hop_us"),
         "context": list(last.context) if last.context is not None else None,
         "model": answer.model,
         "backend": answer.backend,

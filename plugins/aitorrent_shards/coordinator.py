@@ -149,6 +149,7 @@ def _last(
         extra={
             "ttft_s": first_s,
             "decode_s": decode_s,
+            "hop_us": ring.hop_us(),
             "tokens_per_s": (count - 1) / decode_s if count > 1 and decode_s > 0 else 0.0,
         },
     )

@@ -274,6 +274,12 @@ def parse_step(header: Mapping[str, Any]) -> tuple[int, int, Want | None]:
     return pos, n, more.want
 
 
+def layers_us(header: Mapping[str, Any]) -> int:
+    """Microseconds that layers took so far, as the stages before say; 0 where they do not."""
+    value = header.get("us")
+    return value if type(value) is int and 0 <= value < 2**40 else 0
+
+
 def parse_candidates(
     header: Mapping[str, Any], tail: bytes | memoryview, *, vocab: int
 ) -> Candidates:

@@ -114,6 +114,13 @@ class Ring:
         """Who computes which layers now."""
         return tuple(StageView(s.peer, s.start, s.end) for s in self.stages)
 
+    def hop_us(self) -> float:
+        """Median time of a hop: network, ciphers and worker pipe, without the layers' own time.
+
+        A token makes one hop more than there are stages: the last one is back to the coordinator.
+        """
+        return self.sink.beside_layers_us() / (len(self.stages) + 1)
+
     async def open(self) -> None:
         """Find, open and link stages for all layers.
 

@@ -28,6 +28,7 @@ from aitorrent_shards.protocol import (
     Ping,
     Prev,
     WantMore,
+    layers_us,
     parse_hop,
     parse_request,
     parse_step,
@@ -141,7 +142,9 @@ class StageSession(HopReceiver):
             timeout_s=allowed_s(self._config.step_timeout_s, n),
         )
         self.have = end
-        header: dict[str, Any] = {"p": pos, "n": n}
+        took = answer.header.get("took_us")
+        took_us = took if type(took) is int else 0
+        header: dict[str, Any] = {"p": pos, "n": n, "us": layers_us(frame.header) + took_us}
         if last:
             if asked is None:
                 return
@@ -150,10 +153,8 @@ class StageSession(HopReceiver):
             header["w"] = (want.k, want.temperature)
         await self.sender.send(HopFrame(pos, n, header, answer.tail))
         if n == 1:
-            took_us = answer.header.get("took_us")
             self.holder.measured(took_us)
-            if type(took_us) is int:
-                self._overhead_us.append((time.perf_counter_ns() - began) // 1000 - took_us)
+            self._overhead_us.append((time.perf_counter_ns() - began) // 1000 - took_us)
 
     def broke(self, error: AitorrentError) -> None:
         """The input failed: so does the session."""

@@ -67,6 +67,7 @@ async def test_generate_yields_pieces_with_ids_and_an_end() -> None:
         "took_s": 0.0,
         "ttft_s": 0.0,
         "tokens_per_s": None,
+        "hop_us": None,
         "context": None,
         "model": "m",
         "backend": "a",
@@ -90,10 +91,10 @@ def test_backends_own_pace_and_stages_are_told() -> None:
         reason="stop",
         completion_tokens=1,
         stages=(StageView("x", 0, 2),),
-        extra={"tokens_per_s": 3.5},
+        extra={"tokens_per_s": 3.5, "hop_us": 700.0},
     )
     told = summary(Answer("m", "a", last=last), ended_s=1.0, node="n")
-    assert told["tokens_per_s"] == 3.5
+    assert (told["tokens_per_s"], told["hop_us"]) == (3.5, 700.0)
     assert told["stages"] == [{"peer": "x", "start": 0, "end": 2}]
 
 
