@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -92,6 +93,7 @@ async def network(
 
 
 TWICE = ["0-2", "2-4", "4-6", "2-6"]
+NOTICE = re.compile(r"\[lost layers \d+-\d+ with ….{8}(, layers .*)?; looking for another holder\]")
 "All layers but the first two are held twice, by spans that do not match."
 
 
@@ -174,7 +176,7 @@ async def asked_by_command(
 
 
 @pytest.mark.parametrize("network", [TWICE], indirect=True)
-async def test_who_asks_on_the_command_line_does_not_notice_a_killed_stage(
+async def test_answer_on_the_command_line_is_the_same_with_a_killed_stage(
     network: tuple[Network, list[int]],
 ) -> None:
     net, expected = network
@@ -189,8 +191,10 @@ async def test_who_asks_on_the_command_line_does_not_notice_a_killed_stage(
 
     for act in (kill_own_worker, kill_daemon):
         await net.complete()
-        result = await asked_by_command(net.daemons[0], rng.randrange(NEW // 2), act)
-        assert result == (0, expected, "")
+        code, ids, err = await asked_by_command(net.daemons[0], rng.randrange(NEW // 2), act)
+        assert (code, ids) == (0, expected)
+        # The loss is told beside the answer, and nothing else is.
+        assert [line for line in err.splitlines() if not NOTICE.fullmatch(line)] == []
 
 
 @pytest.mark.parametrize("network", [["0-3", "3-6"]], indirect=True)
@@ -207,6 +211,7 @@ async def test_command_ends_with_an_error_when_layers_are_lost_for_good(
     assert ids == expected[: len(ids)]
     assert len(ids) < NEW
     assert "nobody else holds" in err
+    assert any(NOTICE.fullmatch(line) for line in err.splitlines())
 
 
 @pytest.mark.parametrize("network", [["0-3", "3-6"]], indirect=True)
