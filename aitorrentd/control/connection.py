@@ -12,7 +12,8 @@ from typing import Any, Final, Protocol, cast
 from aitorrentd.api.plugin import Role
 from aitorrentd.control import framing
 from aitorrentd.control.auth import Credentials, peer_credentials
-from aitorrentd.control.calls import Calls, Counters, MethodSource, encode_error
+from aitorrentd.control.call import encode_error
+from aitorrentd.control.calls import Calls, Counters, MethodSource
 from aitorrentd.errors import (
     AitorrentError,
     Busy,
