@@ -194,6 +194,8 @@ class Host:
             plugins=config.settings.plugins,
             required=config.settings.required,
             network=config.settings.node.network,
+            # The host's name, by which the node goes here without one, is nobody else's business.
+            node_name=self._name or config.settings.node.name or "",
             data_dir=config.directories.state,
             cache_dir=config.directories.cache,
             runtime_dir=config.directories.runtime,

@@ -97,6 +97,10 @@ class PluginContext(Protocol):
     def network(self) -> str:
         """The network id from `node.network`; nodes of different networks never talk."""
 
+    @property
+    def node_name(self) -> str:
+        """The name that its operator gave this node, or the empty string."""
+
     def provide(self, key: ServiceKey[T], service: T) -> None:
         """Offer a service until the plugin stops; only keys in PluginInfo.provides are allowed."""
 

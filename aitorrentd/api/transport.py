@@ -41,6 +41,9 @@ class PeerView:
     bytes_out: int
     agent: str
     "What the peer says it runs, such as `aitorrentd/0.1.0`."
+    name: str = ""
+    """What the peer calls itself, at most 64 harmless characters: a claim, which any other node may
+    make too. Only the id is proven."""
 
 
 class Stream(Protocol):

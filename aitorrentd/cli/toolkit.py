@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from aitorrentd.cli import tables
 from aitorrentd.errors import AitorrentError as AitorrentError  # for commands that go on after one
 
 if TYPE_CHECKING:
@@ -204,10 +205,14 @@ def _cell(value: Any) -> str:
     return clean(value)
 
 
-def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> str:
+def table(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], *, drop: Sequence[str] = ()
+) -> str:
     """An aligned table as text: headings, then a line for each row; numbers to the right.
 
-    None and a missing key show as `-`, True as `yes`, a list as its parts.
+    None and a missing key show as `-`, True as `yes`, a list as its parts. On a terminal that is
+    too narrow the columns of the keys in `drop` are left out, the first one first, and the text of
+    the last column is wrapped.
     """
     rows = list(rows)
     lines = [[column[1] for column in columns]]
@@ -216,17 +221,17 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> str:
         lines.append(
             [clean(c[2](v)) if len(c) > 2 and v is not None else _cell(v) for c, v in values]
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     is_right = [
         bool(rows)
         and all(type(row.get(column[0])) in (int, float, type(None)) for row in rows)
         and any(row.get(column[0]) is not None for row in rows)
         for column in columns
     ]
-    text = []
-    for line in lines:
-        cells = zip(line, widths, is_right, strict=True)
-        text.append("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in cells).rstrip())
+    keys = [column[0] for column in columns]
+    width = tables.terminal_columns()
+    shown = tables.fitting(lines, [keys.index(key) for key in drop], width)
+    lines = [[line[i] for i in shown] for line in lines]
+    text = tables.aligned(lines, [is_right[i] for i in shown], width)
     text[0] = styled(text[0], "bold")
     return "\n".join(text)
 

@@ -40,7 +40,9 @@ _Directory = Annotated[Path | None, BeforeValidator(_directory)]
 class NodeSettings(_Table):
     """Who this node is and where it keeps things."""
 
-    name: str | None = Field(None, min_length=1, max_length=64, description="shown to people")
+    name: str | None = Field(
+        None, min_length=1, max_length=64, description="shown to people here and, if set, at peers"
+    )
     network: str = Field(
         "main",
         description="nodes of different networks never talk to each other",

@@ -54,6 +54,7 @@ class Surroundings:
     clock: Clock
     random: random.Random
     network: str
+    node_name: str
     data_dir: Path
     cache_dir: Path
     runtime_dir: Path
@@ -147,6 +148,11 @@ class Context:
     def network(self) -> str:
         """The network id."""
         return self._around.network
+
+    @property
+    def node_name(self) -> str:
+        """The configured name, or the empty string."""
+        return self._around.node_name
 
     def provide(self, key: ServiceKey[T], service: T) -> None:
         """Offer a declared service until the plugin stops.

@@ -54,6 +54,8 @@ class KernelSettings:
     runtime_dir: Path
     spawn_worker: Callable[..., Awaitable[Worker]]
     "`(entry, *, name, env) -> Worker`."
+    node_name: str = ""
+    "As its operator called it; empty = without a name."
 
 
 class Kernel:
@@ -102,6 +104,7 @@ class Kernel:
             clock=self.clock,
             random=self.random,
             network=settings.network,
+            node_name=settings.node_name,
             data_dir=settings.data_dir,
             cache_dir=settings.cache_dir,
             runtime_dir=settings.runtime_dir,

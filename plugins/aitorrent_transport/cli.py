@@ -16,12 +16,18 @@ COMMANDS = {
     "ping": "Measure the round-trip time to a peer",
     "broadcast": "Send a message to every connected peer",
 }
+_BY_ID = (
+    "A name is what a peer calls itself, and two may use the same one. Only the id is proof of who"
+    " it is, so commands take ids, never names."
+)
+_MORE = dict.fromkeys(("peers", "disconnect", "ping"), _BY_ID)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `aitorrentctl`."""
     for run in (peers, connect, disconnect, ping, broadcast):
-        app.command(run.__name__, help=f"{COMMANDS[run.__name__]}.")(run)
+        more = f"\n\n{_MORE[run.__name__]}" if run.__name__ in _MORE else ""
+        app.command(run.__name__, help=f"{COMMANDS[run.__name__]}.{more}")(run)
 
 
 def peers(
@@ -45,6 +51,7 @@ def _peers_table(reply: Mapping[str, Any]) -> str:
         rows,
         [
             ("id", "PEER", _short),
+            ("name", "NAME", lambda name: name or "-"),
             ("address", "ADDRESS"),
             ("way", "WAY"),
             ("rtt_s", "RTT", toolkit.ms_text),
@@ -54,6 +61,7 @@ def _peers_table(reply: Mapping[str, Any]) -> str:
             ("bytes_out", "OUT", toolkit.bytes_text),
             ("agent", "AGENT"),
         ],
+        drop=("agent", "streams", "bytes_out", "bytes_in", "connected_s"),
     )
 
 

@@ -21,6 +21,7 @@ from aitorrentd.api import (
     Role,
     TimedOut,
     parse_peer_id,
+    short,
 )
 
 _PAUSE_S: Final = 0.2
@@ -43,6 +44,7 @@ class PeerRow(_Model):
     bytes_in: int
     bytes_out: int
     agent: str
+    name: str = Field("", description="what the peer calls itself; a claim, only the id is proven")
 
 
 class PeersResult(_Model):
@@ -160,9 +162,14 @@ def find_peer(service: TransportService, text: str) -> PeerId:
         return parse_peer_id(text)
     except ValueError:
         pass
+    found = [view.id for view in service.peers() if view.id.endswith(text)]
+    if not found and (named := [view.id for view in service.peers() if view.name == text]):
+        ids = ", ".join(map(short, named))
+        raise NotFound(
+            f"peers are chosen by id, since any node may call itself {text!r}; now that is {ids}"
+        )
     if len(text) < _MIN_SUFFIX:
         raise InvalidParams(f"give at least {_MIN_SUFFIX} characters of the end of a peer id")
-    found = [view.id for view in service.peers() if view.id.endswith(text)]
     if not found:
         hint = "an address is HOST:PORT" if "." in text else "see `aitorrentctl peers`"
         raise NotFound(f"no connected peer's id ends with {text!r}; {hint}")

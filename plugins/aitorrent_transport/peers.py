@@ -18,6 +18,7 @@ from aitorrent_transport.address import Address, address_of, parse_address
 from aitorrent_transport.channel import Channel, SecureLink
 from aitorrent_transport.core import StreamCore, WindowBudget
 from aitorrent_transport.limits import BanList
+from aitorrent_transport.names import told_name
 from aitorrent_transport.tasks import Tasks
 from aitorrentd.api import (
     Busy,
@@ -51,6 +52,8 @@ class Peer:
     def __init__(self, peer: PeerId, me: PeerId, now: float) -> None:
         self.id = peer
         self.since = now
+        self.name = ""
+        "What it calls itself."
         self.channels: list[Channel] = []
         self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         "Resolves, with the reason, when the last channel ended."
@@ -86,6 +89,7 @@ class Peer:
             bytes_in=sum(c.link.bytes_in for c in self.channels),
             bytes_out=sum(c.link.bytes_out for c in self.channels),
             agent=best.link.agent,
+            name=self.name,
         )
 
 
@@ -250,6 +254,7 @@ class PeerTable:
         self._remember(channel, greeting)
         peer = self._peers.get(channel.peer)
         if peer is not None:
+            peer.name = told_name(greeting.get("name"))
             self._second_channel(peer, channel)
             return
         try:
@@ -258,6 +263,7 @@ class PeerTable:
             channel.close(e.message)
             return
         peer = Peer(channel.peer, self._me, self._ctx.clock.monotonic())
+        peer.name = told_name(greeting.get("name"))
         peer.channels.append(channel)
         self._peers[peer.id] = peer
         where, outbound = location(channel.link), channel.link.outbound

@@ -120,7 +120,8 @@ class TransportService:
         await self._tasks.close()
 
     def _greeting(self) -> Mapping[str, Any]:
-        return {"v": 1, "addresses": list(self.addresses())[:MAX_TOLD_ADDRESSES]}
+        addresses = list(self.addresses())[:MAX_TOLD_ADDRESSES]
+        return {"v": 1, "addresses": addresses, "name": self._ctx.node_name}
 
     def _peer_down(self, peer: PeerId, reason: str) -> None:
         self.directory.peer_down(peer)

@@ -57,6 +57,24 @@ async def test_two_nodes_connect_ping_stream_and_part(tmp_path: Path) -> None:
         assert not a.transport.peers()
 
 
+async def test_names_reach_peers_harmless_and_follow_a_new_greeting(tmp_path: Path) -> None:
+    hostile = 'e\x1b[31mvil", \u202e…fake (this node)' + "x" * 5000
+    async with node(tmp_path, "a", name="ant") as a, node(tmp_path, "c") as nameless:
+        async with node(tmp_path, "b", name=hostile) as b:
+            view = await a.transport.connect(b.address)
+            assert len(view.name) == 64
+            assert view.name.startswith("e��31mvil�� ��fake �this node�xxx")
+            await wait_for(lambda: b.transport.peer(a.id))
+            assert [peer.name for peer in b.transport.peers()] == ["ant"]
+            assert (await nameless.transport.connect(a.address)).name == "ant"
+            assert a.transport.peer(nameless.id).name == ""  # type: ignore[union-attr]
+        await wait_for(lambda: a.transport.peer(b.id) is None)
+        async with node(tmp_path, "b", name="renamed", port=0) as b:
+            await b.transport.connect(a.address)
+            await wait_for(lambda: a.transport.peer(b.id))
+            assert a.transport.peer(b.id).name == "renamed"  # type: ignore[union-attr]
+
+
 async def test_streams_to_oneself_reach_the_same_handlers(tmp_path: Path) -> None:
     async with node(tmp_path, "a") as a:
         stream = await a.transport.open_stream(a.id, ECHO)

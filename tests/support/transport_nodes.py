@@ -139,7 +139,7 @@ class TestNode:
 
 @asynccontextmanager
 async def node(
-    path: Path, seed: str, *, network: str = "test", **config: Any
+    path: Path, seed: str, *, network: str = "test", name: str = "", **config: Any
 ) -> AsyncIterator[TestNode]:
     """A running node; its id follows from `seed`, its state is in `path`."""
 
@@ -156,6 +156,7 @@ async def node(
             cache_dir=path / seed / "cache",
             runtime_dir=path / seed / "run",
             spawn_worker=no_worker,
+            node_name=name,
         ),
         identity=Identity(seed),
         sources=[

@@ -1,0 +1,75 @@
+"""Lays out tables for people: aligned columns that fit the terminal they are shown on.
+
+A terminal that is too narrow gets fewer columns and a last one that is wrapped; whoever reads from a
+pipe gets everything, one line for each row.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import unicodedata
+from collections.abc import Sequence
+from typing import Final
+
+_GAP: Final = "  "
+_LEAST_LAST: Final = 24
+"The last column is not wrapped narrower than this."
+
+
+def terminal_columns() -> int | None:
+    """How wide the terminal behind stdout is; None when it is no terminal."""
+    if not sys.stdout.isatty():
+        return None
+    said = os.environ.get("COLUMNS", "")
+    return int(said) if said.isdecimal() and int(said) else os.get_terminal_size(1).columns
+
+
+def shown_width(text: str) -> int:
+    """Columns that a terminal takes for `text`: two for wide characters, none for marks."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def _pad(text: str, width: int, *, right: bool) -> str:
+    space = " " * (width - shown_width(text))
+    return space + text if right else text + space
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(shown_width, cells)) for cells in zip(*lines, strict=True)]
+
+
+def fitting(lines: Sequence[Sequence[str]], drop: Sequence[int], width: int | None) -> list[int]:
+    """Which columns to show: all, but for those in `drop`, first one first, as long as the rest
+    with a last column of 24 does not fit into `width`."""
+    shown = list(range(len(lines[0])))
+    widths = _widths(lines)
+    for column in drop if width is not None else ():
+        *others, last = (widths[i] for i in shown)
+        if sum(others) + len(_GAP) * len(others) + min(last, _LEAST_LAST) <= (width or 0):
+            break
+        shown.remove(column)
+    return shown
+
+
+def aligned(
+    lines: Sequence[Sequence[str]], is_right: Sequence[bool], width: int | None
+) -> list[str]:
+    """The lines of a table; a last column of text that passes `width` goes on in further lines."""
+    widths = _widths(lines)
+    before = sum(widths[:-1]) + len(_GAP) * (len(widths) - 1)
+    room = max((width or 0) - before, _LEAST_LAST)
+    is_wrapped = width is not None and widths[-1] > room and not is_right[-1]
+    text = []
+    for line in lines:
+        lasts = textwrap.wrap(line[-1], room) if is_wrapped and line[-1] else [line[-1]]
+        cells = zip([*line[:-1], lasts[0]], widths, is_right, strict=True)
+        text.append(_GAP.join(_pad(c, w, right=r) for c, w, r in cells).rstrip())
+        text += [" " * before + part for part in lasts[1:]]
+    return text
