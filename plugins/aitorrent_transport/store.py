@@ -28,8 +28,9 @@ MIGRATIONS: Final = {
         wanted INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (peer, address)
     ) WITHOUT ROWID;
-    CREATE INDEX known_last_seen ON known (last_seen);
-    """
+    """,
+    # Once a part of 1: databases of then have it.
+    2: "CREATE INDEX IF NOT EXISTS known_last_seen ON known (last_seen);",
 }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,8 @@ from tests.support.nodes import REPOSITORY
 from tests.support.package_machine import CACHE, run
 
 PREVIOUS: Final = "0.0.9"
+MIGRATED: Final = "plugins/aitorrent_transport/store.py"
+"A module of the product with MIGRATIONS."
 BUILD_MARK: Final = "built-here"
 "Part of the name of every directory that a package is built in, so that it can be looked for."
 _BUILD_S: Final = 900.0
@@ -45,6 +48,21 @@ def as_version(tree: Path, version: str) -> None:
         file.write_text(text)
 
 
+def with_older_schema(tree: Path) -> None:
+    """Take the last migration away from the database of known peers, as if it were to come."""
+    module = tree / MIGRATED
+    text = module.read_text()
+    (steps,) = (
+        node.value
+        for node in ast.parse(text).body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "MIGRATIONS"
+    )
+    assert isinstance(steps, ast.Dict) and len(steps.keys) > 1 and steps.keys[-1] is not None
+    lines = text.splitlines(keepends=True)
+    del lines[steps.keys[-1].lineno - 1 : steps.values[-1].end_lineno]
+    module.write_text("".join(lines))
+
+
 def _digest(tree: Path) -> str:
     found = hashlib.sha256()
     for file in sorted(tree.rglob("*")):
@@ -63,13 +81,23 @@ def wheelhouse() -> Path:
     return directory
 
 
-def built(version: str | None = None, *, environ: Mapping[str, str] | None = None) -> Path:
-    """The package of the working tree, as it is or as another version; built without a network."""
+def built(
+    version: str | None = None,
+    *,
+    change: Callable[[Path], None] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Path:
+    """The package of the working tree, as it is or as another version; built without a network.
+
+    `change` edits the sources before that.
+    """
     work = Path(tempfile.mkdtemp(prefix=f"{BUILD_MARK}-"))
     try:
         tree = sources(work / "sources")
         if version is not None:
             as_version(tree, version)
+        if change is not None:
+            change(tree)
         kept = CACHE / "packages" / f"{version or 'current'}-{_digest(tree)}"
         if not kept.is_dir():
             dist = work / "dist"

@@ -33,6 +33,8 @@ _SCRATCH_BYTES: Final = 2 * 1024**3
 _DEBOOTSTRAP_S: Final = 900.0
 _BOOT_S: Final = 60.0
 _OFF_S: Final = 15.0
+_CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
+_CGROUPS: Final = Path("/sys/fs/cgroup")
 _NAMESPACES: Final = ("-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w")
 _PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 _ENVIRONMENT: Final[Mapping[str, str]] = {
@@ -157,6 +159,19 @@ def root_archive() -> Path:
     return _ARCHIVE
 
 
+def _own_cgroups(name: str) -> list[Path]:
+    """New control groups for a container, so that what its systemd limits is held by the kernel.
+
+    With version 2 alone none are needed: systemd-nspawn hands that one over by itself.
+    """
+    made = []
+    for hierarchy in (*_CONTROLLERS, "systemd", "unified"):
+        if (_CGROUPS / hierarchy / "cgroup.procs").exists():
+            made.append(_CGROUPS / hierarchy / name)
+            made[-1].mkdir()
+    return made
+
+
 class Machine:
     """A container that is booted by `with` and thrown away after it."""
 
@@ -167,6 +182,8 @@ class Machine:
         self._share = self._work / "share"
         self._container: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        self._name = f"aitorrent-{os.getpid()}-{id(self) % 10_000}"
+        self._cgroups: list[Path] = []
 
     def __enter__(self) -> Self:
         try:
@@ -188,11 +205,14 @@ class Machine:
         self.root.mkdir()
         self._share.mkdir()
         run("tar", "--zstd", "-C", self.root, "-xf", root_archive())
+        self._cgroups = _own_cgroups(self._name)
+        join = 'while [ "$1" != -- ]; do echo 0 > "$1/cgroup.procs"; shift; done; shift; exec "$@"'
         with (self._work / "boot.log").open("wb") as log:
             self._container = subprocess.Popen(
                 [
+                    *("sh", "-ec", join, "sh", *self._cgroups, "--"),
                     *("systemd-nspawn", "--quiet", "--boot", "--directory", self.root),
-                    *("--machine", f"aitorrent-{os.getpid()}-{id(self) % 10_000}"),
+                    *("--machine", self._name),
                     # There need not be a systemd out here that could keep a register.
                     *("--register=no", "--keep-unit", "--console=read-only"),
                     *("--private-network", f"--bind={self._share}:/mnt/share"),
@@ -208,6 +228,11 @@ class Machine:
 
         self._leader = until(leader, _BOOT_S)
         until(self._is_up, _BOOT_S)
+        if self._cgroups:
+            # systemd-nspawn shows the controllers of version 1 read-only.
+            for group in self._cgroups:
+                self.run("mount", "-o", "remount,bind,rw", str(group.parent))
+            self.run("systemctl", "daemon-reexec")
 
     def _is_up(self) -> bool:
         return self.run("systemctl", "is-system-running", check=False).out.strip() in (
@@ -227,6 +252,10 @@ class Machine:
             except subprocess.TimeoutExpired:
                 container.kill()
                 container.wait(_OFF_S)
+        for group in self._cgroups:
+            for below in (*sorted(group.rglob("*/"), reverse=True), group):
+                with contextlib.suppress(OSError):  # the kernel may still be at it
+                    below.rmdir()
         shutil.rmtree(self._work, ignore_errors=True)
 
     def run(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.nodes import REPOSITORY
-from tests.support.package_build import PREVIOUS, built, wheel
+from tests.support.package_build import PREVIOUS, built, wheel, with_older_schema
 from tests.support.package_machine import Machine, missing_tools
 
 FIGURES: dict[str, str] = {}
@@ -49,8 +49,8 @@ def package(tools: None) -> Path:
 
 @pytest.fixture(scope="session")
 def previous(tools: None) -> Path:
-    """The package of an earlier version, quickly packed."""
-    return built(PREVIOUS, environ=_LOCAL_BUILD)
+    """The package of an earlier version, with an older database, quickly packed."""
+    return built(PREVIOUS, change=with_older_schema, environ=_LOCAL_BUILD)
 
 
 @pytest.fixture(scope="session")
