@@ -23,8 +23,8 @@ class Outbox(Protocol):
     def send_progress(self, ident: int, frame: bytes) -> None:
         """Write a progress frame, or keep only the newest of each call while the peer is slow."""
 
-    def drop_progress(self, ident: int) -> None:
-        """Forget a kept progress frame: the call ended."""
+    def ended(self, ident: int) -> None:
+        """The call ended; its last frame is sent next."""
 
     async def writable(self) -> None:
         """Wait while too much is unsent."""

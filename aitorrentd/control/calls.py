@@ -300,7 +300,7 @@ class Calls:
     def _end(self, call: Call, outcome: str) -> None:
         call.is_open = False
         self._open.pop(call.ident, None)
-        self._outbox.drop_progress(call.ident)
+        self._outbox.ended(call.ident)
         if call.method.role > Role.READ:
             self._audit.info(
                 "uid=%d pid=%d method=%s trace=%s outcome=%s took_s=%.3f",

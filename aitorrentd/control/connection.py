@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any, Final, Protocol, cast
 
 from aitorrentd.api.plugin import Role
@@ -14,6 +15,7 @@ from aitorrentd.control import framing
 from aitorrentd.control.auth import Credentials, peer_credentials
 from aitorrentd.control.call import encode_error
 from aitorrentd.control.calls import Calls, Counters, MethodSource
+from aitorrentd.control.polling import Eagerness, WakefulLoop
 from aitorrentd.errors import (
     AitorrentError,
     Busy,
@@ -47,6 +49,7 @@ class Host(Protocol):
     log: logging.Logger
     agent: str
     group: str
+    awake: WakefulLoop | None
 
     def role(self, caller: Credentials) -> Role:
         """The role of a caller."""
@@ -83,6 +86,8 @@ class Connection(asyncio.Protocol):
         self._progress: dict[int, bytes] = {}
         self._reserved_bytes = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._eagerness = Eagerness()
+        self._answered_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Find out who calls; start the wait for the hello."""
@@ -182,9 +187,13 @@ class Connection(asyncio.Protocol):
         elif not self._can_write.is_set():
             self._progress[ident] = frame
 
-    def drop_progress(self, ident: int) -> None:
-        """Forget a kept progress frame."""
+    def ended(self, ident: int) -> None:
+        """Forget a kept progress frame; a caller that calls again at once is waited for awake."""
         self._progress.pop(ident, None)
+        if not self.calls:
+            self._answered_at = now = time.monotonic()
+            if self._eagerness.is_high and self._host.awake is not None:
+                self._host.awake.extend(now)
 
     async def writable(self) -> None:
         """Wait while 1 MiB is unsent."""
@@ -248,6 +257,8 @@ class Connection(asyncio.Protocol):
         if self.calls is None or not self._is_greeted:
             self._greet(message)
         elif kind == framing.CALL:
+            if not self.calls:
+                self._eagerness.note(time.monotonic() - self._answered_at)
             self.calls.begin(message)
         elif kind == framing.CANCEL:
             self.calls.cancel(message)

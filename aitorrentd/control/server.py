@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from aitorrentd.api.plugin import Role
-from aitorrentd.control import sockets
+from aitorrentd.control import polling, sockets
 from aitorrentd.control.auth import Credentials, group_id, role_of
 from aitorrentd.control.calls import Counters, MethodSource
 from aitorrentd.control.connection import Connection, too_many
+from aitorrentd.control.polling import WakefulLoop
 from aitorrentd.errors import AitorrentError, ShuttingDown
 
 _CANCEL_WAIT_S: Final = 1.0
@@ -54,6 +55,7 @@ class ControlServer:
         self._operate_gid = group_id(group)
         self._own_uid = os.geteuid()
         self._is_closing = False
+        self.awake: WakefulLoop | None = None
 
     async def listen(self, path: Path, *, mode: int = 0o660) -> None:
         """Serve at `path`, which belongs to this server until it closes.
@@ -84,6 +86,8 @@ class ControlServer:
 
     async def _serve(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        if self.awake is None and polling.has_processors():
+            self.awake = WakefulLoop()
         server = await loop.create_unix_server(
             lambda: Connection(self), sock=sock, backlog=sockets.BACKLOG
         )

@@ -1,0 +1,23 @@
+"""Calls behave alike whether both ends sleep between them or stay awake."""
+
+from __future__ import annotations
+
+import pytest
+
+from aitorrentd.control import polling
+
+_BOTH_WAYS = ("test_control_calls", "test_control_client", "test_control_server")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__.rpartition(".")[2] in _BOTH_WAYS:
+        metafunc.fixturenames.append("wakefulness")
+        metafunc.parametrize("wakefulness", ["asleep", "awake"], indirect=True)
+
+
+@pytest.fixture
+def wakefulness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_awake = request.param == "awake"
+    monkeypatch.setattr(polling, "has_processors", lambda: is_awake)
+    if is_awake:
+        monkeypatch.setattr(polling.Eagerness, "is_high", property(lambda self: True))
