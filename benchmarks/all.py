@@ -12,8 +12,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {  # and how each is called; the last option takes the file
-    "control": ("control", "--one-cpu", "--json"),
-    "control-two-cpus": ("control", "--json"),
+    "control": ("control", "--json"),
     "daemon": ("daemon", "--json"),
     "records": ("records", "--out"),
     "streams": ("streams", "--out"),

@@ -1,19 +1,19 @@
 """How fast the control API and `aitorrentctl` are.
 
-    python -m benchmarks.control [--one-cpu] [--seconds 1.0] [--runs 5] [--json FILE]
+    python -m benchmarks.control [--seconds 1.0] [--runs 5] [--json FILE]
 
 Calls per second between two processes on one Unix socket, with the real server under uvloop and
 the blocking client, and with a whole daemon; next to two baselines in the same run: a bare echo of
 the same bytes over blocking sockets (what the kernel allows) and over asyncio streams (what a usual
-asyncio server reaches). Then the wall time of whole `aitorrentctl` processes, next to that of a
-bare Python. Prints medians over the runs.
+asyncio server reaches). All of it twice, in turn: placed by the kernel on every processor there is,
+and all on one, where nobody waits for another processor to wake up. Then the wall time of whole
+`aitorrentctl` processes, next to that of a bare Python. Prints medians over the runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import multiprocessing
 import os
 import socket
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,10 @@ from aitorrentd.control.aclient import AsyncClient
 from aitorrentd.control.client import Client
 from aitorrentd.control.server import ControlServer
 from aitorrentd.errors import MethodNotFound
-from benchmarks.report import machine
+from benchmarks.report import finish, machine, spread
 
 PIPELINE = 64
+BASE = "echo, asyncio streams, uvloop (baseline)"
 
 
 class Pong(BaseModel):
@@ -245,84 +246,124 @@ def measure_starts(daemon: str, runs: int) -> dict[str, list[float]]:
     return found
 
 
-def measure(seconds: float, runs: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Every rate and start, `runs` times, interleaved so that noise hits all of them alike."""
-    with tempfile.TemporaryDirectory() as folder, running_daemon(folder) as daemon:
-        paths = {name: f"{folder}/{name}" for name in ("control", "streams", "blocking")}
-        targets = {
-            "control": serve_control,
-            "streams": serve_streams,
-            "blocking": serve_blocking,
-        }
+@contextmanager
+def placed(cpus: set[int]) -> Iterator[None]:
+    """This process, and those it starts meanwhile, run on `cpus`."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def placements() -> dict[str, set[int]]:
+    """Where the processes may run, by what the figures are called."""
+    cpus = os.sched_getaffinity(0)
+    found = {f"placed by the kernel on {len(cpus)} processors": cpus} if len(cpus) > 1 else {}
+    return {**found, "on one processor": {min(cpus)}}
+
+
+@contextmanager
+def servers(folder: str) -> Iterator[dict[str, str]]:
+    """A daemon and the servers alone; gives their sockets by name."""
+    targets = {"control": serve_control, "streams": serve_streams, "blocking": serve_blocking}
+    paths = {name: f"{folder}/{name}" for name in targets}
+    with running_daemon(folder) as daemon:
         processes = []
-        for name, target in targets.items():
-            ready = multiprocessing.Event()
-            process = multiprocessing.Process(target=target, args=(paths[name], ready), daemon=True)
-            process.start()
-            processes.append(process)
-            if not ready.wait(20):
-                raise TimeoutError(f"{name} does not start")
-        figures: dict[str, Callable[[], float]] = {
-            "echo, blocking sockets (baseline)": lambda: echo_rate(paths["blocking"], seconds),
-            "echo, asyncio streams, uvloop (baseline)": lambda: echo_rate(
-                paths["streams"], seconds
-            ),
-            "calls, sequential, to a whole daemon": lambda: call_rate(daemon, "rpc.ping", seconds),
-            "calls, sequential": lambda: call_rate(paths["control"], "rpc.ping", seconds),
-            "calls, sequential, coroutine handler": lambda: call_rate(
-                paths["control"], "rpc.later", seconds
-            ),
-            f"calls, {PIPELINE} pipelined, asyncio client": lambda: pipelined_rate(
-                paths["control"], seconds
-            ),
-            "stream items": lambda: item_rate(paths["control"], seconds),
-            "connect, hello, call, close": lambda: connect_rate(paths["control"], seconds),
-        }
-        found: dict[str, list[float]] = {name: [] for name in figures}
+        try:
+            for name, target in targets.items():
+                ready = multiprocessing.Event()
+                process = multiprocessing.Process(
+                    target=target, args=(paths[name], ready), daemon=True
+                )
+                process.start()
+                processes.append(process)
+                if not ready.wait(20):
+                    raise TimeoutError(f"{name} does not start")
+            yield {**paths, "daemon": daemon}
+        finally:
+            for process in processes:
+                process.terminate()
+                process.join(5)
+
+
+def rates(paths: dict[str, str], seconds: float) -> dict[str, Callable[[], float]]:
+    """What is measured, by its name."""
+    control, daemon = paths["control"], paths["daemon"]
+    return {
+        "echo, blocking sockets (baseline)": lambda: echo_rate(paths["blocking"], seconds),
+        BASE: lambda: echo_rate(paths["streams"], seconds),
+        "calls, sequential, to a whole daemon": lambda: call_rate(daemon, "rpc.ping", seconds),
+        "calls, sequential": lambda: call_rate(control, "rpc.ping", seconds),
+        "calls, sequential, coroutine handler": lambda: call_rate(control, "rpc.later", seconds),
+        f"calls, {PIPELINE} pipelined, asyncio client": lambda: pipelined_rate(control, seconds),
+        "stream items": lambda: item_rate(control, seconds),
+        "connect, hello, call, close": lambda: connect_rate(control, seconds),
+    }
+
+
+Rates = dict[str, dict[str, list[float]]]
+"By placement, then by name."
+
+
+def measure(seconds: float, runs: int) -> tuple[Rates, dict[str, list[float]]]:
+    """Every rate and start, `runs` times, interleaved so that noise hits all of them alike."""
+    with ExitStack() as stack:
+        figures, daemons = {}, []
+        for place, cpus in placements().items():
+            with placed(cpus):
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                paths = stack.enter_context(servers(folder))
+            figures[place] = rates(paths, seconds)
+            daemons.append(paths["daemon"])
+        found: Rates = {place: {name: [] for name in named} for place, named in figures.items()}
         for _ in range(runs):
-            for name, figure in figures.items():
-                found[name].append(figure())
-        for process in processes:
-            process.terminate()
-            process.join(5)
-        return found, measure_starts(daemon, 4 * runs)
+            for place, named in figures.items():
+                with placed(placements()[place]):
+                    for name, figure in named.items():
+                        found[place][name].append(figure())
+        return found, measure_starts(daemons[0], 4 * runs)
+
+
+def with_ratios(found: dict[str, list[float]]) -> dict[str, Any]:
+    """Each rate's spread, how many times the baseline's median its median is, and its runs."""
+    base = statistics.median(found[BASE])
+    return {
+        name: {
+            **{key: round(value) for key, value in spread(values).items()},
+            "ratio": round(statistics.median(values) / base, 2),
+            "runs": [round(value) for value in values],
+        }
+        for name, values in found.items()
+    }
 
 
 def main() -> None:
-    """Measure, print a table, write JSON."""
+    """Measure, print tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", type=Path)
-    parser.add_argument(
-        "--one-cpu",
-        action="store_true",
-        help="run all on one processor: two that idle in turn cost a virtual machine's wakeups",
-    )
     args = parser.parse_args()
-    if args.one_cpu:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    before = machine()
     found, starts = measure(args.seconds, args.runs)
-    medians = {name: statistics.median(values) for name, values in found.items()}
-    base = medians["echo, asyncio streams, uvloop (baseline)"]
-    print(f"{'per second, median of ' + str(args.runs):44} {'median':>10} {'low':>10} {'ratio':>6}")
-    for name, values in found.items():
-        print(f"{name:44} {medians[name]:10,.0f} {min(values):10,.0f} {medians[name] / base:6.2f}")
+    report = {place: with_ratios(named) for place, named in found.items()}
+    for place, named in report.items():
+        print(f"{'per second, ' + place:44} {'median':>10} {'low':>10} {'ratio':>6}")
+        for name, row in named.items():
+            print(f"{name:44} {row['median']:10,} {row['min']:10,} {row['ratio']:6.2f}")
     print(f"{'milliseconds, median of ' + str(4 * args.runs):44} {'median':>10} {'high':>10}")
     for name, values in starts.items():
         print(f"{name:44} {statistics.median(values):10.0f} {max(values):10.0f}")
-    report = {
-        "machine": machine(),
-        "one_cpu": args.one_cpu,
-        "starts_ms": {name: round(statistics.median(v), 1) for name, v in starts.items()},
-        "unit": "1/s",
-        "medians": {name: round(value) for name, value in medians.items()},
-        "runs": {name: [round(v) for v in values] for name, values in found.items()},
-    }
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
-    else:
-        print(json.dumps(report))
+    finish(
+        {
+            "machine": before,
+            "per_second": report,
+            "starts_ms": {name: spread(values) for name, values in starts.items()},
+        },
+        args.json,
+    )
 
 
 if __name__ == "__main__":
