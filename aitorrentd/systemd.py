@@ -106,17 +106,17 @@ def watchdog_interval_s(
     return int(usec) / 1_000_000
 
 
-def worker_socket(
-    environ: Mapping[str, str] = os.environ, *, runtime: str = _RUNTIME
+def unit_socket(
+    name: str, environ: Mapping[str, str] = os.environ, *, runtime: str = _RUNTIME
 ) -> Path | None:
-    """The socket whose connections become workers in units of their own.
+    """The socket `name`.sock, whose connections become processes in units of their own.
 
     None unless systemd runs this process as the system's service and the socket unit is up: then
-    workers are child processes.
+    they are child processes.
     """
     if not environ.get("INVOCATION_ID") or environ.get("RUNTIME_DIRECTORY") != runtime:
         return None
-    at = Path(runtime, "worker.sock")
+    at = Path(runtime, f"{name}.sock")
     return at if at.is_socket() else None
 
 

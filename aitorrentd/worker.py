@@ -99,11 +99,16 @@ def serve(sock: socket.socket, handler: Handler) -> None:
         _send(sock, header, tail)
 
 
-def _end_with(sock: socket.socket) -> None:
-    """End this process when the other side hangs up, also in the middle of a computation."""
+def hung_up(sock: socket.socket) -> None:
+    """Wait until the other side hangs up."""
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     poll.poll()
+
+
+def _end_with(sock: socket.socket) -> None:
+    """End this process when the other side hangs up, also in the middle of a computation."""
+    hung_up(sock)
     os._exit(0)
 
 
@@ -128,23 +133,37 @@ def _start(sock: socket.socket) -> Handler | None:
     return loaded[0] if loaded else None
 
 
+def run(
+    sock: socket.socket,
+    *,
+    wrap: Callable[[Handler], Handler] = lambda handler: handler,
+    ready: Callable[[], None] = lambda: None,
+) -> int:
+    """Be a worker on `sock`; returns the exit code.
+
+    `wrap` is put around what the entry point gives, and `ready` is called before it is loaded.
+    """
+    # A core file would write weights, and people's prompts, to the disk.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    threading.Thread(target=_end_with, args=(sock,), daemon=True).start()
+    ready()
+    try:
+        handler = _start(sock)
+        if handler is None:
+            return 1
+        serve(sock, wrap(handler))
+    except (BrokenPipeError, ConnectionResetError):
+        return 0
+    return 0
+
+
 def main() -> int:
     """Run a worker on the socket that is its standard input."""
     layers.activate()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A core file would write weights, and people's prompts, to the disk.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with socket.socket(fileno=os.dup(0)) as sock:
-        threading.Thread(target=_end_with, args=(sock,), daemon=True).start()
-        try:
-            handler = _start(sock)
-            if handler is None:
-                return 1
-            serve(sock, handler)
-        except (BrokenPipeError, ConnectionResetError):
-            return 0
-    return 0
+        return run(sock)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Worker processes, from the daemon's side: start one, talk to it, see it die.
 
-Under systemd a connection to the worker socket unit is a worker, in a sandbox of its own; elsewhere
-the daemon starts `python -m aitorrentd.worker` on one end of a socket pair. From there on it is the
-same.
+Under systemd a connection to a socket unit is a worker, in a unit of its own; elsewhere the daemon
+starts `python -m aitorrentd.worker` on one end of a socket pair. From there on it is the same.
+Workers for strangers' code are `aitorrentd.sandbox`, started in the same two ways.
 
 Requests are answered in order, so the deadline of a request runs from the moment it is the oldest
 one: a request that waits behind others is not late.
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from aitorrentd.errors import AitorrentError, ProtocolError, TimedOut, Unavailable, error_from_map
-from aitorrentd.systemd import worker_socket
+from aitorrentd.systemd import unit_socket as find_unit_socket
 from aitorrentd.wire import (
     DEFAULT_MAX_FRAME_BYTES,
     Frame,
@@ -103,7 +103,7 @@ class FrameReceiver(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The worker closed its end."""
-        self._worker.lost("its process ended")
+        self._worker.lost(self._worker.ended_text)
 
 
 @dataclass(slots=True)
@@ -116,8 +116,9 @@ class _Request:
 class WorkerProcess:
     """A worker process; implements `aitorrentd.api.Worker`."""
 
-    def __init__(self, name: str, log: logging.Logger) -> None:
+    def __init__(self, name: str, log: logging.Logger, *, sandbox: bool = False) -> None:
         self.name = name
+        self._kind = "sandbox" if sandbox else "worker"
         self.writable = asyncio.Event()
         self.writable.set()
         self._log = log
@@ -140,6 +141,13 @@ class WorkerProcess:
     def closed(self) -> asyncio.Future[str]:
         """Resolves, with the reason, when the worker is gone."""
         return self._closed
+
+    @property
+    def ended_text(self) -> str:
+        """What is known when the connection just ends; how a child ended is told by its parent."""
+        if self._process is not None:
+            return "its process ended"
+        return f"its process ended; see: journalctl -u 'aitorrent-{self._kind}@*' -n 20"
 
     async def start(self, entry: str, env: Mapping[str, str], unit_socket: Path | None) -> None:
         """Start or reach the process, and tell it what to run; does not wait for its imports."""
@@ -166,7 +174,7 @@ class WorkerProcess:
             sock.close()
             raise Unavailable(
                 f"cannot start worker {self.name} through {unit_socket}: {e}; "
-                "see `systemctl status aitorrent-worker.socket`"
+                f"see `systemctl status aitorrent-{self._kind}.socket`"
             ) from e
         return sock
 
@@ -178,7 +186,7 @@ class WorkerProcess:
         try:
             with theirs:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, *isolated, "-m", "aitorrentd.worker"),
+                    *(sys.executable, *isolated, "-m", f"aitorrentd.{self._kind}"),
                     stdin=theirs.fileno(),
                     stderr=asyncio.subprocess.PIPE,
                     limit=_MAX_LOG_LINE,
@@ -312,18 +320,20 @@ async def spawn_worker(
     *,
     name: str,
     env: Mapping[str, str] | None = None,
+    sandbox: bool = False,
     unit_socket: Path | None = None,
 ) -> WorkerProcess:
-    """Start a worker whose entry point is `module:function`.
+    """Start a worker whose entry point is `module:function`; `sandbox`: one for strangers' code.
 
     `unit_socket` is the socket of a service manager that starts a worker for each connection; by
-    default the one of our own socket unit. Without any the worker is a child process. Its imports
+    default that of our own socket unit. Without any the worker is a child process. Its imports
     go on in the background: an entry point that cannot be loaded shows as a worker that is gone,
     with the reason.
 
     Raises:
         Unavailable: nobody answers at `unit_socket`.
     """
-    worker = WorkerProcess(name, logging.getLogger(f"aitorrentd.worker.{name}"))
-    await worker.start(entry, env or {}, unit_socket or worker_socket())
+    worker = WorkerProcess(name, logging.getLogger(f"aitorrentd.worker.{name}"), sandbox=sandbox)
+    found = unit_socket or find_unit_socket("sandbox" if sandbox else "worker")
+    await worker.start(entry, env or {}, found)
     return worker

@@ -154,7 +154,11 @@ class PluginContext(Protocol):
         applied."""
 
     async def spawn_worker(
-        self, entry: str, *, name: str, env: Mapping[str, str] | None = None
+        self, entry: str, *, name: str, env: Mapping[str, str] | None = None, sandbox: bool = False
     ) -> Worker:
-        """Start a worker process whose entry point is `module:function`; it ends with the
-        plugin."""
+        """Start a worker process whose entry point is `module:function`; it ends with the plugin.
+
+        With `sandbox` it may run strangers' code: it lives 30 s, has 10 s of processor time and
+        384 MiB, and when a limit ends it the error's `data["limit"]` says which. Under systemd it
+        also has no files, no network and no rights; elsewhere it is limited, but not fenced in.
+        """

@@ -217,11 +217,11 @@ class Context:
         return open_database(self.data_dir / f"{self._name}.sqlite", migrations)
 
     async def spawn_worker(
-        self, entry: str, *, name: str, env: Mapping[str, str] | None = None
+        self, entry: str, *, name: str, env: Mapping[str, str] | None = None, sandbox: bool = False
     ) -> Worker:
         """Start a worker process that ends with the plugin."""
         self._check_running()
-        worker = await self._around.spawn_worker(entry, name=name, env=env)
+        worker = await self._around.spawn_worker(entry, name=name, env=env, sandbox=sandbox)
         if self._ended:
             worker.kill()
             self._check_running()

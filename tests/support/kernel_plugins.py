@@ -89,7 +89,7 @@ class FakeWorker:
 def settings(
     tmp_path: Path, plugins: Mapping[str, Any] | None = None, required: tuple[str, ...] = ()
 ) -> KernelSettings:
-    async def spawn(entry: str, *, name: str, env: Any = None) -> Any:
+    async def spawn(entry: str, *, name: str, env: Any = None, sandbox: bool = False) -> Any:
         return FakeWorker()
 
     return KernelSettings(

@@ -27,8 +27,9 @@ T = TypeVar("T")
 CACHE: Final = Path(os.environ.get("AITORRENT_TEST_CACHE", "/var/cache/aitorrentd-ci"))
 RELEASE: Final = "bookworm"
 SOCKET: Final = "/run/aitorrent/control.sock"
-_ARCHIVE: Final = CACHE / f"{RELEASE}-root.tar.zst"
 _PACKAGES: Final = "systemd,systemd-sysv,dbus,ca-certificates,iproute2,procps,python3,adduser"
+_SHELLS: Final = "zsh,fish"
+_ARCHIVE: Final = CACHE / f"{RELEASE}-root-with-shells.tar.zst"
 _SCRATCH_BYTES: Final = 2 * 1024**3
 _DEBOOTSTRAP_S: Final = 900.0
 _BOOT_S: Final = 60.0
@@ -142,7 +143,7 @@ def root_archive() -> Path:
     work = _scratch()
     try:
         tree, packed = work / "root", work / "root.tar.zst"
-        options = ("--variant=minbase", f"--include={_PACKAGES}")
+        options = ("--variant=minbase", f"--include={_PACKAGES},{_SHELLS}")
         run("debootstrap", *options, RELEASE, tree, _mirror(), timeout_s=_DEBOOTSTRAP_S)
         for name in ("etc/apt/sources.list", "etc/resolv.conf"):
             (tree / name).unlink(missing_ok=True)
@@ -210,8 +211,8 @@ class Machine:
         with (self._work / "boot.log").open("wb") as log:
             self._container = subprocess.Popen(
                 [
-                    *("sh", "-ec", join, "sh", *self._cgroups, "--"),
-                    *("systemd-nspawn", "--quiet", "--boot", "--directory", self.root),
+                    *("sh", "-ec", join, "sh", *map(str, self._cgroups), "--"),
+                    *("systemd-nspawn", "--quiet", "--boot", "--directory", str(self.root)),
                     *("--machine", self._name),
                     # There need not be a systemd out here that could keep a register.
                     *("--register=no", "--keep-unit", "--console=read-only"),

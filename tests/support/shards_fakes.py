@@ -380,7 +380,7 @@ class FakeNode:
         yield events()
 
     async def spawn_worker(
-        self, entry: str, *, name: str, env: Mapping[str, str] | None = None
+        self, entry: str, *, name: str, env: Mapping[str, str] | None = None, sandbox: bool = False
     ) -> Worker:
         """A toy worker."""
         worker = ToyWorker()

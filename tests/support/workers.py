@@ -43,3 +43,14 @@ def echo() -> Handler:
 def environment() -> Handler:
     """A worker that tells an environment variable as it was when this module was imported."""
     return lambda request: ({"says": SAYS}, b"")
+
+
+def foreign() -> Handler:
+    """A worker that runs whatever Python it is sent; what that leaves in `result` is the answer."""
+
+    def handle(request: Frame) -> tuple[dict[str, Any], Any]:
+        names: dict[str, Any] = {}
+        exec(request.header["code"], names)
+        return {"result": names.get("result")}, b""
+
+    return handle

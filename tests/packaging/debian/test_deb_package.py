@@ -15,7 +15,7 @@ from tests.support.nodes import REPOSITORY
 from tests.support.package_build import BUILD_MARK
 from tests.support.package_machine import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 MAX_BYTES: Final = 45_000_000
 EXPOSURE: Final = {
@@ -88,7 +88,8 @@ def test_nothing_is_writable_by_others_than_root(content: Path) -> None:
 def test_scripts_use_the_private_interpreter_and_nothing_around_it(content: Path) -> None:
     home = content / "usr/lib/aitorrentd"
     scripts = [file for file in (home / "bin").iterdir() if not file.is_symlink()]
-    assert sorted(s.name for s in scripts) == ["aitorrent-worker", "aitorrentctl", "aitorrentd"]
+    names = ["aitorrent-sandbox", "aitorrent-worker", "aitorrentctl", "aitorrentd"]
+    assert sorted(s.name for s in scripts) == names
     for script in scripts:
         first = script.read_text().splitlines()[0]
         assert first == "#!/usr/lib/aitorrentd/bin/python3 -I"

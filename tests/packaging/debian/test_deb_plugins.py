@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.package_machine import Machine
 
-pytestmark = [pytest.mark.systemd, pytest.mark.slow]
+pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_installed_wheel_brings_its_command_and_its_methods(

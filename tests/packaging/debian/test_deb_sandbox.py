@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from tests.support.package_machine import Machine, until
 
-pytestmark = [pytest.mark.systemd, pytest.mark.slow]
+pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-PROGRAM = "usr/lib/aitorrentd/lib/python3.11/site-packages"
 REFUSED = {"EACCES", "EPERM", "EROFS", "ENOENT", "EAFNOSUPPORT", "EINVAL"}
 EVERYWHERE = (
     "write /usr",
@@ -94,17 +92,10 @@ def test_worker_unit_ends_with_its_connection(probed: Machine) -> None:
 
 
 def test_sandbox_runs_code_without_files_network_or_name(probed: Machine) -> None:
-    # The layer is hidden from sandboxes, so what they run has to come with the program.
-    module = probed.root / PROGRAM / "aitorrent_probe.py"
-    source = Path(__file__).parent / "aitorrent-probe/aitorrent_probe.py"
-    module.write_bytes(source.read_bytes())
-    try:
-        done = probed.run(
-            *("/usr/lib/aitorrentd/bin/python3", "-I", "-c", ASK, "/run/aitorrent/sandbox.sock"),
-            user="aitorrent",
-        )
-    finally:
-        module.unlink()
+    done = probed.run(
+        *("/usr/lib/aitorrentd/bin/python3", "-I", "-c", ASK, "/run/aitorrent/sandbox.sock"),
+        user="aitorrent",
+    )
     facts = json.loads(done.out)
     assert_refused(
         facts, "write state", "read identity", "control socket", "network", "executable memory"
@@ -114,6 +105,24 @@ def test_sandbox_runs_code_without_files_network_or_name(probed: Machine) -> Non
     assert facts["unit"].startswith("aitorrent-sandbox@")
     assert facts["interfaces"] in ("", "lo")
     until(lambda: not workers(probed, "sandbox"), 15)
+
+
+def test_sandbox_sees_the_program_and_can_write_nothing(probed: Machine) -> None:
+    look = """
+import os
+def under(top):
+    return [d for d, _, _ in os.walk(top) if not d.startswith(('/proc/', '/usr/'))]
+result = [
+    sorted(os.listdir('/etc')), os.path.exists('/var/lib'), os.path.exists('/srv'),
+    [d for d in under('/') if os.access(d, os.W_OK)],
+    os.access('/usr/local/lib/aitorrentd/plugins/requirements.txt', os.R_OK),
+]
+"""
+    found = probed.call("probe.run", f"code={json.dumps(look)}")["result"]
+    assert found == "[[], False, False, [], False]"
+    made = probed.run("find", "/usr/lib/aitorrentd/sandbox", "-mindepth", "1").out.splitlines()
+    owned = probed.run("dpkg", "-L", "aitorrentd").out.splitlines()
+    assert made and set(made) <= set(owned), "systemd made mount points that dpkg does not know"
 
 
 def test_only_the_daemon_may_start_workers(machine: Machine) -> None:

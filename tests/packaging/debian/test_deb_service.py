@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.package_machine import SOCKET, Machine, pause, until
 
-pytestmark = [pytest.mark.systemd, pytest.mark.slow]
+pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def running(machine: Machine) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aitorrentd.paths import config_file, default_socket, directories
-from aitorrentd.systemd import Notifier, is_journal, listen_fds, watchdog_interval_s, worker_socket
+from aitorrentd.systemd import Notifier, is_journal, listen_fds, unit_socket, watchdog_interval_s
 
 
 @pytest.fixture
@@ -144,11 +144,11 @@ def test_paths_are_light_to_import() -> None:
 def test_workers_are_units_only_for_the_system_service(tmp_path: Path) -> None:
     runtime = str(tmp_path)
     service = {"INVOCATION_ID": "0123", "RUNTIME_DIRECTORY": runtime}
-    assert worker_socket(service, runtime=runtime) is None
+    assert unit_socket("worker", service, runtime=runtime) is None
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(f"{runtime}/worker.sock")
-        assert worker_socket(service, runtime=runtime) == tmp_path / "worker.sock"
-        assert worker_socket({"INVOCATION_ID": "0123"}, runtime=runtime) is None
-        assert worker_socket({"RUNTIME_DIRECTORY": runtime}, runtime=runtime) is None
+        assert unit_socket("worker", service, runtime=runtime) == tmp_path / "worker.sock"
+        assert unit_socket("worker", {"INVOCATION_ID": "0123"}, runtime=runtime) is None
+        assert unit_socket("worker", {"RUNTIME_DIRECTORY": runtime}, runtime=runtime) is None
         elsewhere = {**service, "RUNTIME_DIRECTORY": "/run/user/1000/aitorrent"}
-        assert worker_socket(elsewhere, runtime=runtime) is None
+        assert unit_socket("worker", elsewhere, runtime=runtime) is None

@@ -115,6 +115,33 @@ def worker() -> Callable[[Frame], tuple[dict[str, Any], bytes]]:
     return handle
 
 
+def foreign() -> Callable[[Frame], tuple[dict[str, Any], bytes]]:
+    """The entry point of a worker or sandbox that runs whatever Python it is sent."""
+
+    def handle(request: Frame) -> tuple[dict[str, Any], bytes]:
+        names: dict[str, Any] = {}
+        exec(request.header["code"], names)
+        return {"result": str(names.get("result"))}, b""
+
+    return handle
+
+
+class Code(BaseModel):
+    """What to run, and where."""
+
+    code: str
+    sandbox: bool = True
+
+
+class Result(BaseModel):
+    """What the code left in `result`, and who ran it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    result: str
+    pid: int | None
+
+
 class Facts(BaseModel):
     """What was found."""
 
@@ -153,6 +180,17 @@ class ProbePlugin:
             finally:
                 await spawned.close()
 
+        async def run(call: CallContext, params: Code) -> Result:
+            spawned = await ctx.spawn_worker(
+                "aitorrent_probe:foreign", name="foreign", sandbox=params.sandbox
+            )
+            try:
+                frame = await spawned.request({"op": "run", "code": params.code}, timeout_s=60)
+                return Result(result=frame.header["result"], pid=spawned.pid)
+            finally:
+                await spawned.close()
+
+        yield Method("probe.run", run, "Run code elsewhere.", params=Code, result=Result)
         yield Method(
             "probe.look",
             lambda call, params: Facts(facts=look(), pid=os.getpid()),
