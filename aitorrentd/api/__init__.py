@@ -17,16 +17,19 @@ from aitorrentd.api.events import (
     StageLost,
 )
 from aitorrentd.api.hooks import hookimpl
-from aitorrentd.api.ids import PeerId, parse_peer_id, peer_id, public_key, short
+from aitorrentd.api.ids import PeerId, called, parse_peer_id, peer_id, public_key, short
 from aitorrentd.api.inference import (
     BACKENDS,
     INFERENCE,
     Backend,
     Chunk,
     GenerateRequest,
+    HeldLayers,
     Inference,
+    KnowsPending,
     Message,
     ModelView,
+    PendingModel,
     SamplingParams,
     StageView,
 )
@@ -109,8 +112,10 @@ __all__ = [
     "GenerateRequest",
     "GenerationEnded",
     "HealthWarning",
+    "HeldLayers",
     "Inference",
     "InvalidParams",
+    "KnowsPending",
     "Lagged",
     "Message",
     "MessageReceived",
@@ -126,6 +131,7 @@ __all__ = [
     "PeerGone",
     "PeerId",
     "PeerView",
+    "PendingModel",
     "PluginChanged",
     "PluginConfig",
     "PluginContext",
@@ -153,6 +159,7 @@ __all__ = [
     "VersionMismatch",
     "WireProtocol",
     "Worker",
+    "called",
     "encode_frame",
     "error_from_map",
     "frame_head",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -90,9 +90,22 @@ class Chunk:
     token_ids: tuple[int, ...] = ()
     "Ids behind `text`, where the backend knows them; may be empty for text held back before."
     notice: str = ""
-    "What a person who waits may want to know, such as that a stage was lost; comes without text."
+    """What a person who waits may want to know, such as that a stage was lost, or that a model is
+    being loaded (then `extra` has done_bytes and total_bytes); comes without text."""
     extra: dict[str, Any] = field(default_factory=dict)
     "Backend-specific figures of the last chunk, such as Ollama's durations in ns."
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLayers:
+    """Layers of a model that a node has in memory."""
+
+    peer: str
+    start: int
+    end: int
+    "One past the last layer."
+    rss_bytes: int | None = None
+    "Resident memory of the process that holds them; known of this node's own only."
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +119,28 @@ class ModelView:
     context_length: int | None = None
     detail: str = ""
     "For people: quantisation, or which peers hold which layers."
+    layers: tuple[HeldLayers, ...] = ()
+    "Who holds what, of a model that is spread over nodes."
+
+
+@dataclass(frozen=True, slots=True)
+class PendingModel:
+    """A model that a backend knows and cannot answer with now."""
+
+    name: str
+    backend: str
+    state: Literal["loading", "incomplete", "failed"]
+    "`loading` gets ready without anybody's doing; the others do not."
+    detail: str
+    "For people: what is missing, and why."
+    done_bytes: int = 0
+    "What was read of it so far, here and at peers."
+    total_bytes: int = 0
+    "What is to be read; 0 while that is not known."
+    layers: tuple[HeldLayers, ...] = ()
+    "Who holds what already."
+    missing: tuple[tuple[int, int], ...] = ()
+    "Ranges of layers that nobody holds; each ends before its second number."
 
 
 class Backend(Protocol):
@@ -126,6 +161,14 @@ class Backend(Protocol):
             NotFound: no such model. Busy: too many requests. InvalidParams: prompt too long.
             Unavailable: the backend or a needed stage is gone and the answer cannot go on.
         """
+
+
+@runtime_checkable
+class KnowsPending(Protocol):
+    """What a backend may have beside `Backend`: models that it cannot answer with yet."""
+
+    def pending(self) -> Sequence[PendingModel]:
+        """These models, by what is known already; a look that costs nothing."""
 
 
 BACKENDS: Final = ServiceKey[Registry[Backend]]("inference.backends.v1")

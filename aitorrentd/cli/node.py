@@ -138,7 +138,8 @@ def wait(
         try:
             with toolkit.connect() as client:
                 if model:
-                    reply = _wait_for_model(client, model, deadline)
+                    with toolkit.Progress() as bar:
+                        reply = _wait_for_model(client, model, deadline, bar)
                     break
                 left = min(max(0.05, deadline - time.monotonic()), _MAX_WAIT_S)
                 reply = client.call("node.wait", {**params, "timeout_s": left}, timeout=left + 1)
@@ -152,14 +153,23 @@ def wait(
     toolkit.emit(reply, lambda r: f"{toolkit.clean(r['name'])} is {toolkit.clean(r['state'])}")
 
 
-def _wait_for_model(client: Client, name: str, deadline: float) -> dict[str, Any]:
+def _wait_for_model(
+    client: Client, name: str, deadline: float, bar: toolkit.Progress
+) -> dict[str, Any]:
     while True:
-        rows = client.call("inference.models")["models"]
+        reply = client.call("inference.models")
+        rows = reply["models"]
         if any(row["name"] == name for row in rows):
             return {"name": name, "state": "ready"}
+        pending = [row for row in reply.get("pending", []) if row["name"] == name]
         if time.monotonic() >= deadline:
             known = ", ".join(sorted({str(row["name"]) for row in rows})) or "none"
-            toolkit.fail(f"no model {name!r} in time; there are: {known}", ExitCode.TRY_LATER)
+            why = "".join(f": {toolkit.clean(row['detail'])}" for row in pending[:1])
+            toolkit.fail(f"no model {name!r} in time{why}; there are: {known}", ExitCode.TRY_LATER)
+        for row in pending[:1]:
+            text = f"model {name} is being loaded" if row["state"] == "loading" else row["detail"]
+            done, total = row["done_bytes"], row["total_bytes"]
+            bar({"text": text, "done": done or None, "total": total, "unit": "B"})
         select.select([], [], [], _RETRY_S)
 
 

@@ -1,7 +1,7 @@
 """Lays out tables for people: aligned columns that fit the terminal they are shown on.
 
-A terminal that is too narrow gets fewer columns and a last one that is wrapped; whoever reads from a
-pipe gets everything, one line for each row.
+A terminal that is too narrow gets fewer columns and a last one that is wrapped; whoever reads from
+a pipe gets everything, one line for each row.
 """
 
 from __future__ import annotations

@@ -293,7 +293,8 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._is_shown = sys.stderr.isatty() and not options.json
+        self.is_shown = sys.stderr.isatty() and not options.json
+        "Whether there is a terminal to draw on."
         self._drawn = ""
 
     def __enter__(self) -> Progress:
@@ -304,7 +305,7 @@ class Progress:
 
     def __call__(self, state: Mapping[str, Any]) -> None:
         """Draw `state`: {text, done, total, unit}."""
-        if not self._is_shown:
+        if not self.is_shown:
             return
         text, done, total = clean(state.get("text", "")), state.get("done"), state.get("total")
         unit = clean(state.get("unit", ""))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from aitorrentd.api import ModelView, Record, short
+from aitorrentd.api import ModelView, PeerId, Record, called
 
 PREFIX: Final = "ait:cap:"
 
@@ -72,8 +72,11 @@ def record_value(view: ModelView) -> dict[str, Any]:
     return value.model_dump(exclude_none=True)
 
 
-def read_record(record: Record) -> ModelView | None:
-    """The model in a record that a stranger wrote, or None when it is not such a record."""
+def read_record(record: Record, name_of: Callable[[PeerId], str] | None = None) -> ModelView | None:
+    """The model in a record that a stranger wrote, or None when it is not such a record.
+
+    `name_of` gives what a peer calls itself.
+    """
     name = record.key.removeprefix(PREFIX)
     if name == record.key or not 1 <= len(name) <= 256 or not name.isprintable():
         return None
@@ -87,5 +90,5 @@ def read_record(record: Record) -> ModelView | None:
         size_bytes=value.size_bytes,
         family=value.family if value.family.isprintable() else "",
         context_length=value.context_length,
-        detail=f"by {short(record.peer)}",
+        detail=f"by {called(record.peer, name_of(record.peer) if name_of else '')}",
     )

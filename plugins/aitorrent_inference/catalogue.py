@@ -17,9 +17,11 @@ from aitorrentd.api import (
     Clock,
     Directory,
     InvalidParams,
+    KnowsPending,
     ModelView,
     NotFound,
     PeerId,
+    PendingModel,
     Record,
     Registry,
     TimedOut,
@@ -112,8 +114,46 @@ class Catalogue:
 
     def peer_models(self) -> list[ModelView]:
         """What peers say they can answer, as far as it is known here."""
-        views = (read_record(record) for record in self._records(PREFIX))
+        views = (read_record(record, self.name_of) for record in self._records(PREFIX))
         return [view for view in views if view is not None]
+
+    def name_of(self, peer: str) -> str:
+        """What a connected peer calls itself, a claim; empty when it says none or is not there."""
+        transport = self._transport()
+        view = transport.peer(PeerId(peer)) if transport is not None else None
+        return view.name if view is not None else ""
+
+    def pending(self) -> list[PendingModel]:
+        """Models that cannot be answered with yet, by what is known already; of those that only
+        peers load, the ones that nobody offers."""
+        offered_by_peers = {view.name for view in self.peer_models()}
+        found: list[PendingModel] = []
+        for backend in self.backends:
+            if not isinstance(backend, KnowsPending):
+                continue
+            try:
+                found += backend.pending()
+            except Exception:
+                # The fence around another plugin's code, as in _ask_backend.
+                self._log.exception("backend %s failed to list what it waits for", backend.name)
+        backends = self.backends.names()
+        return [p for p in found if p.backend in backends or p.name not in offered_by_peers]
+
+    def loading(
+        self, model: str, backend: str | None, *, discover: bool = False
+    ) -> list[PendingModel]:
+        """Those of `pending` that get ready by themselves and may be meant; arguments as for
+        `candidates`."""
+        name = self.config.capabilities.get(model, model) or self.config.default_model
+        only_peers = discover or (backend or "").startswith("peer:")
+        return [
+            p
+            for p in self.pending()
+            if p.state == "loading"
+            and name in ("", p.name)
+            and not (only_peers and p.backend in self.backends.names())
+            and (only_peers or backend in (None, p.backend))
+        ]
 
     def _records(self, prefix: str) -> list[Record]:
         transport, directory = self._transport(), self._directory()
@@ -185,11 +225,25 @@ class Catalogue:
         found = self._local(self.config.capabilities.get(name, name))
         found += [Candidate(peer, name) for peer in await self._peers(name, ask=not found)]
         if not found:
+            self._check_pending(self.config.capabilities.get(name, name), {**local, **remote})
             there = _there_are({**local, **remote})
             # a backend that knows the name has the better reason
             states.sort(key=lambda s: name not in s.detail)
             raise NotFound(f"no model {name!r}{there}{_failures(states)}")
         return found
+
+    def _check_pending(self, model: str, names: Iterable[str], backend: str | None = None) -> None:
+        """Say what an unfinished model lacks, and which others could be asked; an empty name means
+        the first.
+
+        Raises:
+            Unavailable: the model is one of `pending`.
+        """
+        meant = [p for p in self.pending() if backend in (None, p.backend) and p.detail]
+        name = model or next((p.name for p in meant), "")
+        if reasons := [p.detail for p in meant if p.name == name]:
+            complete = _there_are(names, "complete models")
+            raise Unavailable(f"model {name} cannot answer now: {'; '.join(reasons)}{complete}")
 
     async def _discovered(self, model: str) -> list[Candidate]:
         fixed = {f"peer:{peer}" for peer in self._fixed_peers()}
@@ -216,6 +270,8 @@ class Catalogue:
         if not name and self.config.default_model in views:
             name = self.config.default_model
         view = match(name, views) if name else next(iter(views.values()), None)
+        if view is None:
+            self._check_pending(name, views, backend)
         return Candidate(chosen, view.name if view else name)
 
     def _peer_named(self, text: str) -> PeerBackend:
@@ -280,12 +336,12 @@ class Catalogue:
         return dict(zip(peers, await asyncio.gather(*map(rtt, peers)), strict=True))
 
 
-def _there_are(names: Iterable[str]) -> str:
+def _there_are(names: Iterable[str], title: str = "there are") -> str:
     known = sorted(names)
     if not known:
         return ""
     shown = ", ".join(known[:_NAMES_SHOWN]) + (", …" if len(known) > _NAMES_SHOWN else "")
-    return f"; there are: {shown}"
+    return f"; {title}: {shown}"
 
 
 def _failures(states: Iterable[BackendState]) -> str:

@@ -38,27 +38,57 @@ Stop = Annotated[
 ]
 Backend = Annotated[str, typer.Option(help="Only this backend, or peer:PEERID.", metavar="NAME")]
 
+Wait = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=86_400,
+        help="Wait so long for a model that is being loaded, here or at a peer; 0 = not at all.",
+        metavar="SECONDS",
+    ),
+]
+_WAIT_S: Final = 120.0
+
 _COLUMNS: Final[list[toolkit.Column]] = [
     ("name", "MODEL"),
-    ("backend", "BACKEND", lambda name: _who(name)),
+    ("state", "STATE"),
+    ("backend", "BACKEND", lambda name: "peer" if name.startswith("peer:") else name),
     ("size_bytes", "SIZE", toolkit.bytes_text),
-    ("family", "FAMILY"),
+    ("family", "FAMILY", lambda family: family or "-"),
     ("context_length", "CONTEXT"),
-    ("detail", "DETAIL"),
+    ("detail", "DETAIL", lambda detail: detail or "-"),
 ]
 
 
 def models() -> None:
-    """List the models that can answer now, by this node and by connected peers."""
+    """List the models that can answer now, by this node and by connected peers, and those that are
+    being loaded or lack layers.
+
+    A name in quotes is what a node calls itself; only the id before it is proof of who it is.
+    """
     with toolkit.connect() as client:
         reply = client.call("inference.models")
     toolkit.emit(reply, _render_models)
 
 
 def _render_models(reply: Mapping[str, Any]) -> str:
+    rows = [{**row, "state": "ready"} for row in reply["models"]]
+    rows += [{**row, "state": _state(row)} for row in reply.get("pending", [])]
+    lines = []
     if not reply["models"]:
-        return "No model can answer now; `aitorrentctl doctor` says why."
-    return toolkit.table(reply["models"], _COLUMNS)
+        lines.append("No model can answer now; `aitorrentctl doctor` says why.")
+    if rows:
+        drop = ("family", "context_length", "size_bytes")
+        lines.append(toolkit.table(rows, _COLUMNS, drop=drop))
+    return "\n".join(lines)
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    """`loading 43%` where it is known how far that is."""
+    total = row.get("total_bytes")
+    if row["state"] != "loading" or not total:
+        return str(row["state"])
+    return f"loading {row['done_bytes'] / total:.0%}"
 
 
 def ask(
@@ -85,13 +115,18 @@ def ask(
         bool,
         typer.Option("--discover", help="Only peers found through the directory, nobody fixed."),
     ] = False,
+    wait: Wait = _WAIT_S,
 ) -> None:
-    """Ask a prompt and print the answer as it comes; the figures follow on stderr."""
+    """Ask a prompt and print the answer as it comes; the figures follow on stderr.
+
+    A name in quotes is what a node calls itself; only the id before it is proof of who it is.
+    """
     text = _prompt(prompt)
     params: dict[str, Any] = {
         "model": model,
         "params": sampling(temperature, top_p, top_k, seed, max_tokens, stop),
         "parallel": parallel,
+        "wait_s": wait,
     }
     if backend and discover:
         toolkit.fail("--backend and --discover exclude each other", toolkit.ExitCode.USAGE)
@@ -158,16 +193,17 @@ def stream_answer(params: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
     piece is a line, and the summary is the last one.
     """
     is_terminal = sys.stdout.isatty()
-    with toolkit.connect() as client:
+    with toolkit.connect() as client, _Told(pieces) as told:
         stream = client.stream(
             "inference.generate",
             params,
             timeout=toolkit.options.timeout,
-            progress=lambda notice: _note(str(notice["text"]), pieces),
+            progress=told,
         )
         try:
             with stream:
                 for item in stream:
+                    told.bar.clear()
                     pieces.append(str(item.get("text", "")))
                     if toolkit.options.json:
                         toolkit.echo(toolkit.json_text(item))
@@ -182,12 +218,35 @@ def stream_answer(params: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
     return stream.summary
 
 
-def _note(text: str, pieces: list[str]) -> None:
-    """A line on stderr in the middle of an answer."""
-    if sys.stdout.isatty() and pieces and not pieces[-1].endswith("\n"):
-        toolkit.echo()
-    sys.stderr.write(f"[{toolkit.clean(text)}]\n")
-    sys.stderr.flush()
+class _Told:
+    """Shows what the daemon tells meanwhile, on stderr: how far a model is loaded, as a bar on a
+    terminal and elsewhere once; all else as a line of its own."""
+
+    def __init__(self, pieces: list[str]) -> None:
+        self.bar = toolkit.Progress()
+        self._pieces = pieces
+        self._has_said_loading = False
+
+    def __enter__(self) -> _Told:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.clear()
+
+    def __call__(self, state: Mapping[str, Any]) -> None:
+        is_loading = state.get("unit") == "B"
+        if is_loading and self.bar.is_shown:
+            self.bar(state)
+        elif not (is_loading and self._has_said_loading):
+            self._line(str(state.get("text", "")))
+        self._has_said_loading = self._has_said_loading or is_loading
+
+    def _line(self, text: str) -> None:
+        self.bar.clear()
+        if sys.stdout.isatty() and self._pieces and not self._pieces[-1].endswith("\n"):
+            toolkit.echo()
+        sys.stderr.write(f"[{toolkit.clean(text)}]\n")
+        sys.stderr.flush()
 
 
 def report(summary: Mapping[str, Any]) -> None:
@@ -201,7 +260,8 @@ def report(summary: Mapping[str, Any]) -> None:
     parts.append(f"first after {toolkit.duration_text(summary.get('ttft_s') or 0)}")
     if summary.get("reason") == "length":
         parts.append("cut at the token limit")
-    answered_by = _who(str(summary.get("backend", "")))
+    names = summary.get("names", {})
+    answered_by = _who(str(summary.get("backend", "")), names)
     parts.append(f"{toolkit.clean(summary.get('model', ''))} by {toolkit.clean(answered_by)}")
     lines = [", ".join(parts), *stage_lines(summary)]
     sys.stdout.flush()
@@ -210,12 +270,15 @@ def report(summary: Mapping[str, Any]) -> None:
 
 
 def stage_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Which node held which layers, aligned; the end of a range is one past its last layer."""
+    """Which node held which layers, aligned; the end of a range is one past its last layer.
+
+    Its name is in quotes, which no name contains, so that it cannot pass for anything else here.
+    """
     rows = [(f"{s['start']}-{s['end']}", str(s["peer"])) for s in summary.get("stages", [])]
     width = max((len(layers) for layers, _ in rows), default=0)
-    here = summary.get("node")
+    here, names = summary.get("node"), summary.get("names", {})
     return [
-        f"layers {layers:<{width}}  {toolkit.clean(_short(peer))}"
+        f"layers {layers:<{width}}  {toolkit.clean(_called(peer, names))}"
         + (" (this node)" if peer == here else "")
         for layers, peer in rows
     ]
@@ -225,8 +288,15 @@ def _short(peer: str) -> str:
     return "…" + peer[-8:]
 
 
-def _who(backend: str) -> str:
-    return f"peer {_short(backend)}" if backend.startswith("peer:") else backend
+def _called(peer: str, names: Mapping[str, str]) -> str:
+    name = str(names.get(peer, "")).replace('"', "'")
+    return f'{_short(peer)} "{name}"' if name else _short(peer)
+
+
+def _who(backend: str, names: Mapping[str, str]) -> str:
+    if not backend.startswith("peer:"):
+        return backend
+    return f"peer {_called(backend.removeprefix('peer:'), names)}"
 
 
 def chat(
@@ -239,6 +309,7 @@ def chat(
     max_tokens: MaxTokens = None,
     stop: Stop = None,
     backend: Backend = "",
+    wait: Wait = _WAIT_S,
 ) -> None:
     """Talk to a model: `new` starts over, `exit`, `quit` or Ctrl-D end, Ctrl-C stops an answer.
 
@@ -249,6 +320,7 @@ def chat(
     params: dict[str, Any] = {
         "model": model,
         "params": sampling(temperature, top_p, top_k, seed, max_tokens, stop),
+        "wait_s": wait,
     }
     if backend:
         params["backend"] = backend

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,11 +17,24 @@ from aitorrentd.api import (
     GenerateRequest,
     Message,
     Method,
+    ModelView,
     NoParams,
+    PendingModel,
     Role,
     SamplingParams,
     Unavailable,
 )
+
+
+class LayersRow(BaseModel):
+    """Layers of a model that a node has in memory."""
+
+    peer: str
+    start: int
+    end: int = Field(description="one past the last layer")
+    rss_bytes: int | None = Field(
+        None, description="resident memory of the process that holds them; of this node's only"
+    )
 
 
 class ModelRow(BaseModel):
@@ -32,12 +46,34 @@ class ModelRow(BaseModel):
     family: str = ""
     context_length: int | None = None
     detail: str = ""
+    layers: list[LayersRow] = Field([], description="who holds what, of a model that is spread")
+
+
+class PendingRow(BaseModel):
+    """A model that cannot be answered now."""
+
+    name: str
+    backend: str = Field(description="peers, when it is only being loaded there")
+    state: Literal["loading", "incomplete", "failed"]
+    detail: str = Field(description="what is missing, and why")
+    done_bytes: int = Field(description="what was read of it so far, here and at peers")
+    total_bytes: int = Field(description="what is to be read; 0 while not known")
+    layers: list[LayersRow] = Field(description="who holds what already")
+    missing: list[tuple[int, int]] = Field(description="ranges of layers that nobody holds")
+
+
+Names = Annotated[
+    dict[str, str],
+    Field(description="what nodes call themselves, by peer id; claims, only ids are proven"),
+]
 
 
 class Models(BaseModel):
-    """What can be answered now, here and by peers."""
+    """What can be answered now, here and by peers, and what cannot yet."""
 
     models: list[ModelRow]
+    pending: list[PendingRow] = []
+    names: Names = {}
 
 
 class BackendRow(BaseModel):
@@ -75,6 +111,13 @@ class GenerateParams(BaseModel):
     parallel: int = Field(
         1, ge=1, le=16, description="ask so many at once; whoever speaks first answers"
     )
+    wait_s: float = Field(
+        0,
+        ge=0,
+        le=86_400,
+        description="wait so long for a model that is being loaded, here or at a peer, and tell by"
+        " progress how far it is",
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> GenerateParams:
@@ -92,8 +135,19 @@ class Piece(BaseModel):
     token_ids: list[int] = Field([], description="ids behind the text, where they are known")
 
 
-def summary(answer: Answer, *, ended_s: float, node: str) -> dict[str, Any]:
-    """What the End of an answer says; `ended_s` is on the clock of `answer`."""
+def _nobody(_ids: Iterable[str]) -> Mapping[str, str]:
+    return {}
+
+
+def summary(
+    answer: Answer,
+    *,
+    ended_s: float,
+    node: str,
+    names: Callable[[Iterable[str]], Mapping[str, str]] = _nobody,
+) -> dict[str, Any]:
+    """What the End of an answer says; `ended_s` is on the clock of `answer`, and `names` gives the
+    names of those nodes that have one."""
     last = answer.last
     if last is None:
         raise Unavailable("the answer ended without a reason")
@@ -117,26 +171,30 @@ def summary(answer: Answer, *, ended_s: float, node: str) -> dict[str, Any]:
         "model": answer.model,
         "backend": answer.backend,
         "node": node,
+        "names": names([answer.backend.removeprefix("peer:"), *(s.peer for s in last.stages)]),
         "failures": answer.failures,
     }
 
 
-def inference_methods(router: Router, *, clock: Clock, node: str) -> list[Method]:
-    """The plugin's methods; `node` is this node's id, for summaries."""
+def inference_methods(
+    router: Router, *, clock: Clock, node: str, node_name: str = ""
+) -> list[Method]:
+    """The plugin's methods; `node` and `node_name` are this node's, for summaries."""
+
+    def names(ids: Iterable[str]) -> dict[str, str]:
+        found = {i: node_name if i == node else router.catalogue.name_of(i) for i in ids}
+        return {ident: name for ident, name in found.items() if name}
 
     async def models(call: CallContext, params: NoParams) -> dict[str, Any]:
-        rows = [
-            ModelRow(
-                name=view.name,
-                backend=view.backend,
-                size_bytes=view.size_bytes,
-                family=view.family,
-                context_length=view.context_length,
-                detail=view.detail,
-            ).model_dump()
-            for view in await router.models()
-        ]
-        return {"models": rows}
+        views, pending = await router.models(), router.catalogue.pending()
+        shown: list[ModelView | PendingModel] = [*views, *pending]
+        ids = [view.backend.removeprefix("peer:") for view in shown]
+        ids += [held.peer for view in shown for held in view.layers]
+        return {
+            "models": [asdict(view) for view in views],
+            "pending": [asdict(model) for model in pending],
+            "names": names(ids),
+        }
 
     async def backends(call: CallContext, params: NoParams) -> dict[str, Any]:
         states = await router.catalogue.ask_backends()
@@ -158,6 +216,7 @@ def inference_methods(router: Router, *, clock: Clock, node: str) -> list[Method
             backend=params.backend,
             discover=params.discover,
             parallel=params.parallel,
+            wait_s=params.wait_s,
             answer=answer,
         )
         async with aclosing(stream) as chunks:
@@ -166,15 +225,20 @@ def inference_methods(router: Router, *, clock: Clock, node: str) -> list[Method
                     yield {"text": chunk.text, "token_ids": list(chunk.token_ids)}
                 elif chunk.text:
                     yield {"text": chunk.text}
-                if chunk.notice:
+                if chunk.notice and "total_bytes" in chunk.extra:
+                    total = chunk.extra["total_bytes"] or None
+                    done = chunk.extra["done_bytes"] if total else None
+                    call.progress(chunk.notice, done=done, total=total, unit="B")
+                elif chunk.notice:
                     call.progress(chunk.notice)
-        yield End(summary(answer, ended_s=clock.monotonic(), node=node))
+        yield End(summary(answer, ended_s=clock.monotonic(), node=node, names=names))
 
     return [
         Method(
             "inference.models",
             models,
-            "Models that can be answered now, by this node and by connected peers.",
+            "Models that can be answered now, by this node and by connected peers, and those that"
+            " are being loaded or lack layers.",
             result=Models,
         ),
         Method(

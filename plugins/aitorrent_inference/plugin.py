@@ -54,7 +54,12 @@ class InferencePlugin:
         """`inference.models`, `inference.backends`, `inference.generate`."""
         if self._service is None:
             return []
-        return inference_methods(self._service.router, clock=ctx.clock, node=ctx.identity.peer_id)
+        return inference_methods(
+            self._service.router,
+            clock=ctx.clock,
+            node=ctx.identity.peer_id,
+            node_name=ctx.node_name,
+        )
 
     @hookimpl
     def aitorrent_protocols(self, ctx: PluginContext) -> Iterable[WireProtocol]:

@@ -11,11 +11,13 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, aclosing, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 from aitorrent_inference.catalogue import Candidate, Catalogue
 from aitorrent_inference.limits import Slots
 from aitorrent_inference.peers import PeerBackend
 from aitorrent_inference.race import race, speaks
+from aitorrent_inference.waiting import until_loaded
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -26,6 +28,7 @@ from aitorrentd.api import (
     GenerationEnded,
     InvalidParams,
     ModelView,
+    PendingModel,
     Unavailable,
     short,
 )
@@ -78,20 +81,26 @@ class Router:
         backend: str | None = None,
         discover: bool = False,
         parallel: int = 1,
+        wait_s: float = 0,
         answer: Answer | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """The answer for this machine by the best backend or peer, or by the named one.
 
         `discover` asks only peers that the directory knows. `parallel` asks that many at once and
-        takes whoever speaks first. `answer` is filled while the iterator runs. Errors as
-        `Backend.generate`; Busy above `max_local`; ShuttingDown while the node drains.
+        takes whoever speaks first. A model that is being loaded is waited for at most `wait_s`
+        seconds, with a chunk that has a `notice` several times a second. `answer` is filled while
+        the iterator runs. Errors as `Backend.generate`; Busy above `max_local`; ShuttingDown while
+        the node drains; TimedOut after `wait_s`.
         """
+        meant = partial(self.catalogue.loading, request.model, backend, discover=discover)
         return self._generate(
             request,
             lambda: self.catalogue.candidates(request.model, backend, discover=discover),
             answer if answer is not None else Answer(),
             parallel,
             self.local_slots,
+            meant,
+            wait_s,
         )
 
     def generate_for_peer(
@@ -110,15 +119,23 @@ class Router:
         answer: Answer,
         parallel: int,
         slots: Slots | None,
+        loading: Callable[[], Sequence[PendingModel]] = tuple,
+        wait_s: float = 0,
     ) -> AsyncGenerator[Chunk, None]:
         answer.model = request.model
         answer.began_s = self._clock.monotonic()
         reason = "error"
+        candidates: list[Candidate] = []
         try:
+            with self._work():
+                pass  # a node that drains says so at once; one that waits for layers may stop
+            async with aclosing(until_loaded(find, loading, wait_s, candidates)) as notices:
+                async for notice in notices:
+                    yield notice
+                    answer.began_s = self._clock.monotonic()
             with self._work(), ExitStack() as held:
                 if slots is not None:
                     held.enter_context(slots.taken())
-                candidates = await find()
                 async with aclosing(self._attempts(request, candidates, answer, parallel)) as it:
                     async for chunk in it:
                         if answer.first_token_s is None and speaks(chunk):

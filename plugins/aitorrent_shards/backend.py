@@ -10,10 +10,12 @@ from functools import partial
 
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.coordinator import Coordinator
+from aitorrent_shards.loading import Loading
 from aitorrent_shards.local import LocalModel
+from aitorrent_shards.outlook import BACKEND, covering, elsewhere, held, held_text, pending
 from aitorrent_shards.sampler import Sampling
 from aitorrent_shards.session import AnswerJournal, room_for
-from aitorrent_shards.spans import Span, alike, gaps
+from aitorrent_shards.spans import Span
 from aitorrent_shards.tokenize import THREAD_ABOVE_CHARS, ModelTokenizer
 from aitorrentd.api import (
     Busy,
@@ -22,9 +24,10 @@ from aitorrentd.api import (
     ModelView,
     NotFound,
     PeerId,
+    PendingModel,
     SamplingParams,
     Unavailable,
-    short,
+    called,
 )
 
 
@@ -40,16 +43,19 @@ class ShardsBackend:
         *,
         node_id: PeerId,
         spans: Callable[[], list[Span]],
+        loading: Callable[[], list[Loading]] = list,
+        name_of: Callable[[PeerId], str] = lambda peer: "",
     ) -> None:
         self.answering = 0
         "Answers under way."
         self._models, self._coordinator, self._config = models, coordinator, config
         self._rng, self._node_id, self._spans = rng, node_id, spans
+        self._loading, self._name_of = loading, name_of
 
     @property
     def name(self) -> str:
         """`shards`."""
-        return "shards"
+        return BACKEND
 
     async def models(self) -> Sequence[ModelView]:
         """The configured models whose layers are all held by reachable nodes.
@@ -60,8 +66,8 @@ class ShardsBackend:
         spans = self._spans()
         views = []
         for model in self._models.values():
-            held = self.covered(model, spans)
-            if held is None or model.files is None:
+            spread = covering(model, spans)
+            if spread is None or model.files is None:
                 continue
             views.append(
                 ModelView(
@@ -70,56 +76,39 @@ class ShardsBackend:
                     size_bytes=model.files.size_bytes or None,
                     family=model.files.family,
                     context_length=model.files.context,
-                    detail=self._detail(held),
+                    detail=f"{spread[0].dtype}; " + held_text(spread, self.who),
+                    layers=held(spread, self._rss_bytes),
                 )
             )
         if self._models and not views:
-            raise Unavailable("; ".join(self._lacks(m, spans) for m in self._models.values()))
+            raise Unavailable("; ".join(p.detail for p in self.pending() if p.backend == BACKEND))
         return views
 
-    def _lacks(self, model: LocalModel, spans: Sequence[Span]) -> str:
-        """Why a model without all of its layers cannot answer."""
-        name, holder = model.entry.name, model.holder
-        try:
-            files, _ = model.ready()
-        except Unavailable as e:
-            return e.message
-        usable = (s for s in spans if model.accepts(s) and s.layers == files.layers)
-        missing = min((gaps(g, 0, files.layers) for g in alike(usable)), key=_total, default=[])
-        missing = missing or [(0, files.layers)]
-        reasons = []
-        if holder is not None and holder.span is None:
-            own = f"layers {holder.start}-{holder.end} of {name}"
-            if holder.state in ("starting", "loading"):
-                reasons.append(f"{own} are being loaded here; try again soon")
-            else:
-                reasons.append(f"{own} cannot be loaded here: {holder.problem}")
-            missing = [
-                part
-                for start, end in missing
-                for part in ((start, min(end, holder.start)), (max(start, holder.end), end))
-                if part[0] < part[1]
-            ]
-        if missing:
-            ranges = ", ".join(f"{start}-{end}" for start, end in missing)
-            reasons.append(f"nobody reachable holds layers {ranges} of {name}")
-        return "; ".join(reasons)
+    def pending(self) -> Sequence[PendingModel]:
+        """Configured models that lack layers, and models that only peers load."""
+        spans, loading = self._spans(), self._loading()
+        found = [
+            pending(
+                model,
+                spans,
+                [c for c in loading if c.model == name and c.peer != self._node_id],
+                node_id=self._node_id,
+                who=self.who,
+                rss_bytes=self._rss_bytes,
+            )
+            for name, model in self._models.items()
+        ]
+        own = [each for each in found if each is not None]
+        return [*own, *elsewhere(loading, self._models, self.who, self._node_id)]
 
-    def covered(self, model: LocalModel, spans: Sequence[Span]) -> list[Span] | None:
-        """The spans that together hold every layer of a model, or None."""
-        if model.files is None:
-            return None
-        layers = model.files.layers
-        for group in alike(s for s in spans if model.accepts(s) and s.layers == layers):
-            if not gaps(group, 0, layers):
-                return sorted(group, key=lambda s: (s.start, s.end, s.peer))
-        return None
+    def who(self, peer: PeerId) -> str:
+        """How people here call a node."""
+        return "this node" if peer == self._node_id else called(peer, self._name_of(peer))
 
-    def _detail(self, spans: Sequence[Span]) -> str:
-        def who(span: Span) -> str:
-            return "this node" if span.peer == self._node_id else short(span.peer)
-
-        return f"{spans[0].dtype}; " + ", ".join(f"{s.start}-{s.end} {who(s)}" for s in spans)
+    def _rss_bytes(self, span: Span) -> int | None:
+        model = self._models.get(span.model)
+        is_own = span.peer == self._node_id and model is not None and model.holder is not None
+        return model.holder.rss_bytes if is_own and model and model.holder else None
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         """The answer; closing the iterator frees every stage.
@@ -177,10 +166,6 @@ class ShardsBackend:
             top_p=usual.top_p if params.top_p is None else params.top_p,
             seed=self._rng.getrandbits(63) if params.seed is None else params.seed,
         )
-
-
-def _total(ranges: Sequence[tuple[int, int]]) -> int:
-    return sum(end - start for start, end in ranges)
 
 
 async def _encode(tokenizer: ModelTokenizer, request: GenerateRequest) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -89,11 +90,11 @@ class Engine:
         threads: int,
         kv_budget_bytes: int,
     ) -> None:
-        """Load the weights.
+        """Build the layers; `load` reads their weights.
 
         Raises:
-            NotFound: no config.json or weights. Busy: not enough memory. Unavailable: no such GPU.
-            InvalidParams: whatever else is wrong with the model or with the arguments.
+            NotFound: no config.json. Unavailable: no such GPU. InvalidParams: whatever else is
+            wrong with the configuration or with the arguments.
         """
         torch.set_num_threads(threads)
         with contextlib.suppress(RuntimeError):  # it can be set once, before its first use
@@ -101,24 +102,37 @@ class Engine:
         transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         chosen_device = pick_device(device)
         anatomy = read_anatomy(path)
-        with Checkpoint(path) as checkpoint:
-            self.span = Span(
-                anatomy,
-                start,
-                end,
-                dtype=pick_dtype(dtype, anatomy),
-                device=chosen_device,
-                checkpoint=checkpoint,
-                # vecdot runs on one thread; torch's linear is faster with several.
-                fast_rows=threads == 1,
-            )
-            self.read_bytes = checkpoint.read_bytes
+        self.span = Span(
+            anatomy,
+            start,
+            end,
+            dtype=pick_dtype(dtype, anatomy),
+            device=chosen_device,
+            # vecdot runs on one thread; torch's linear is faster with several.
+            fast_rows=threads == 1,
+        )
+        self.read_bytes = 0
         self.anatomy = anatomy
+        self._path = path
         self.budget = KvBudget(kv_budget_bytes)
         self.sessions: dict[bytes, Session] = {}
         self.steps = 0
-        self._head = Head(self.span) if end == anatomy.layers else None
+        self._head: Head | None = None
         self._bytes_per_position = anatomy.kv_bytes_per_position(self.span.dtype)
+
+    def load(self) -> Iterator[None]:
+        """Read the weights; comes back after each tensor. The engine can be used after the end.
+
+        Raises:
+            NotFound: no weights. Busy: not enough memory. InvalidParams: whatever else is wrong
+            with the checkpoint.
+        """
+        with Checkpoint(self._path) as checkpoint:
+            for _ in self.span.load(checkpoint):
+                self.read_bytes = checkpoint.read_bytes
+                yield
+        if self.span.end == self.anatomy.layers:
+            self._head = Head(self.span)
 
     def describe(self) -> dict[str, Any]:
         """What was loaded; the answer to `load`."""

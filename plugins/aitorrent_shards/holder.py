@@ -1,7 +1,8 @@
 """A holder: one worker process that has the layers of one model entry, and its directory record.
 
-The record appears once the layers are loaded, never before, follows the free cache memory, and is
-withdrawn when the worker ends; the worker is then started again with backoff.
+A worker loads in slices, so that it can say between them how far it is. The record appears once the
+layers are loaded, never before, follows the free cache memory, and is withdrawn when the worker
+ends; the worker is then started again with backoff.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from aitorrentd.api import (
 ENTRY: Final = "aitorrent_shards.worker:main"
 REPUBLISH_S: Final = 1.0
 CHANGE: Final = 0.1
+LOAD_SLICE_S: Final = 0.25
+"How often a worker that loads says how far it is."
 BACKOFF_CAP_S: Final = 60.0
 STABLE_S: Final = 60.0
 _TOKENS_PER_TIMEOUT: Final = 32  # prefill computes at least this many tokens in one step's time
@@ -72,11 +75,19 @@ class Holder:
         self.restarts = 0
         self.loading_since: float | None = None
         self.weight_bytes = 0
+        self.done_bytes = 0
+        "Bytes of weights that the worker has read, while it loads."
+        self.total_bytes = 0
+        "How many it will have read; 0 until it knows."
+        self.rss_bytes: int | None = None
+        "The worker's resident memory when a session last came or went; None while there is none."
         self.span: Span | None = None
         self.row_bytes = 0
         self.queue = 0
         "Requests that the worker has not answered yet."
         self.on_gone: Callable[[Holder, str], None] = lambda holder, reason: None
+        self.on_loading: Callable[[], None] = lambda: None
+        "Called when its worker begins to load."
         self._ctx, self._config = ctx, config
         self._node_id, self._directory = node_id, directory
         self._log: logging.Logger = ctx.log
@@ -124,6 +135,7 @@ class Holder:
     async def _serve(self, digests: Digests) -> str:
         """Start, load, publish; returns why the worker ended."""
         self.state, self.loading_since = "loading", self._ctx.clock.monotonic()
+        self.on_loading()
         threads = str(self._config.threads)
         worker = await self._ctx.spawn_worker(
             ENTRY,
@@ -132,20 +144,7 @@ class Holder:
         )
         self._worker = worker
         try:
-            answer = await worker.request(
-                {
-                    "op": "load",
-                    "path": str(self.files.path),
-                    "start": self.start,
-                    "end": self.end,
-                    "dtype": self.entry.dtype,
-                    "kv_budget_bytes": self.entry.kv_budget,
-                    "threads": self._config.threads,
-                    "device": self._config.device,
-                },
-                timeout_s=self._config.load_timeout_s,
-            )
-            self.span = self._loaded(answer.header, digests)
+            self.span = self._loaded(await self._load(worker), digests)
             await self._refresh()
             self.state, self.problem, self.loading_since = "ready", "", None
             self._log.info("%s are ready, %s", self._title(), self.span.dtype)
@@ -157,8 +156,35 @@ class Holder:
                 await asyncio.wait({follow})
         finally:
             self._withdraw()
-            self._worker = None
+            self._worker, self.rss_bytes = None, None
+            self.done_bytes = self.total_bytes = 0
             worker.kill()
+
+    async def _load(self, worker: Worker) -> dict[str, Any]:
+        """Let the worker load, slice by slice; returns what it says of the layers."""
+        deadline = self._ctx.clock.monotonic() + self._config.load_timeout_s
+        request: dict[str, Any] = {
+            "op": "load",
+            "path": str(self.files.path),
+            "start": self.start,
+            "end": self.end,
+            "dtype": self.entry.dtype,
+            "kv_budget_bytes": self.entry.kv_budget,
+            "threads": self._config.threads,
+            "device": self._config.device,
+            "slice_s": LOAD_SLICE_S,
+        }
+        while True:
+            left_s = deadline - self._ctx.clock.monotonic()
+            if left_s <= 0:
+                raise TimedOut(f"not loaded within {self._config.load_timeout_s:g} s")
+            header = (await worker.request(request, timeout_s=left_s)).header
+            if not header.get("loading"):
+                return header
+            done, total = header.get("done_bytes"), header.get("total_bytes")
+            if type(done) is int and type(total) is int:
+                self.done_bytes, self.total_bytes = done, total
+            request = {"op": "loading", "slice_s": LOAD_SLICE_S}
 
     def _loaded(self, header: dict[str, Any], digests: Digests) -> Span:
         """What the worker says it loaded; it is our own, but a mix-up must not be published."""
@@ -207,6 +233,8 @@ class Holder:
     async def _refresh(self) -> None:
         stats = await self.request({"op": "stats"}, timeout_s=self._config.load_timeout_s)
         free, old = stats.header.get("free_positions"), self.span
+        rss_bytes = stats.header.get("rss_bytes")
+        self.rss_bytes = rss_bytes if type(rss_bytes) is int else None
         if old is None or type(free) is not int:
             return
         change = abs(free - old.free_positions) / max(free, old.free_positions, 1)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from aitorrent_shards.catalogue import Digests, ModelFiles, hash_model, read_model
-from aitorrent_shards.config import ModelEntry, ShardsConfig
+from aitorrent_shards.config import ModelEntry, ShardsConfig, parse_layers
 from aitorrent_shards.holder import Holder
 from aitorrent_shards.spans import Span
 from aitorrent_shards.stage import StageHost
@@ -36,7 +37,10 @@ class LocalModel:
         self.digests: Digests | None = None
         self.holder: Holder | None = None
         self.problem = ""
-        self._hashed = 0
+        self.hashed_bytes = 0
+        "How much of the files was read for their digest."
+        self.on_loading: Callable[[], None] = lambda: None
+        "Called when the model begins to be read or loaded."
         self._ended = False
 
     @property
@@ -53,7 +57,7 @@ class LocalModel:
         """Share of the files that was read, while they are read."""
         if self.files is None or self.digests is not None:
             return None
-        return min(self._hashed / max(self.files.size_bytes, 1), 1.0)
+        return min(self.hashed_bytes / max(self.files.size_bytes, 1), 1.0)
 
     async def run(
         self,
@@ -65,6 +69,7 @@ class LocalModel:
         directory: Directory,
     ) -> None:
         """Read the model, then hold its layers until cancelled; problems end up in `state`."""
+        self.on_loading()
         try:
             await self._read(ctx.cache_dir)
             files, digests = self.ready()
@@ -82,6 +87,7 @@ class LocalModel:
             ctx.log.warning("model %s cannot be used: %s", self.entry.name, e.message)
             return
         self.holder.on_gone = host.holder_gone
+        self.holder.on_loading = self.on_loading
         host.holders[digests.digest] = self.holder
         try:
             await self.holder.run(digests)
@@ -110,7 +116,13 @@ class LocalModel:
         """Called by the hashing thread, which cannot be cancelled in any other way."""
         if self._ended:
             raise Cancelled("the plugin stops")
-        self._hashed += n
+        self.hashed_bytes += n
+
+    def wanted(self) -> tuple[int, int]:
+        """The layers that this node is to hold; (0, 0) when none, or while that is not known."""
+        if self.entry.layers == NO_LAYERS or self.files is None:
+            return 0, 0
+        return parse_layers(self.entry.layers) or (0, self.files.layers)
 
     def ready(self) -> tuple[ModelFiles, Digests]:
         """Files and digests.

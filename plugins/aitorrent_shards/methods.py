@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pydantic import BaseModel, ConfigDict, Field
 
 from aitorrent_shards.local import LocalModel
+from aitorrent_shards.outlook import covering, own_loading
 from aitorrent_shards.service import ShardsService
 from aitorrentd.api import CallContext, Method, NoParams
 
@@ -23,12 +24,19 @@ class ModelRow(_Row):
     path: str
     layers: str = Field(description="which layers this node computes, as configured")
     state: str = Field(description="reading, starting, loading, ready, restarting or failed")
-    progress: float | None = Field(description="share of the files read so far, while reading")
+    progress: float | None = Field(
+        description="share read so far: of the files while reading, of the weights while loading"
+    )
+    done_bytes: int = Field(description="what was read so far, while reading or loading")
+    total_bytes: int = Field(description="what is to be read; 0 while not known")
     problem: str
     covered: bool = Field(description="whether all layers are held somewhere now")
     digest: str
     dtype: str
     weight_bytes: int
+    rss_bytes: int | None = Field(
+        description="resident memory of the worker, when a session last came or went"
+    )
     step_us: int = Field(description="median time of one token through the layers here; 0 = none")
     restarts: int
     pid: int | None
@@ -87,17 +95,22 @@ class SessionRows(_Row):
 
 def _model_row(service: ShardsService, model: LocalModel) -> ModelRow:
     holder = model.holder
+    loading = own_loading(model, service.node_id)
+    done, total = (loading.done_bytes, loading.total_bytes) if loading else (0, 0)
     return ModelRow(
         name=model.entry.name,
         path=str(model.entry.folder),
         layers=model.entry.layers,
         state=model.state,
-        progress=model.progress,
+        progress=done / total if total else None,
+        done_bytes=done,
+        total_bytes=total,
         problem=model.problem or (holder.problem if holder else ""),
-        covered=service.backend.covered(model, service.spans()) is not None,
+        covered=covering(model, service.spans()) is not None,
         digest=model.digests.digest if model.digests else "",
         dtype=holder.span.dtype if holder and holder.span else "",
         weight_bytes=holder.weight_bytes if holder else 0,
+        rss_bytes=holder.rss_bytes if holder else None,
         step_us=holder.step_us if holder else 0,
         restarts=holder.restarts if holder else 0,
         pid=holder.pid if holder else None,

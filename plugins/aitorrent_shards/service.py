@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from aitorrent_shards.backend import ShardsBackend
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.coordinator import Coordinator
+from aitorrent_shards.loading import PREFIX as LOADING
+from aitorrent_shards.loading import Loading, parse_all
 from aitorrent_shards.local import LocalModel
+from aitorrent_shards.outlook import coming_text, own_loading
 from aitorrent_shards.spans import PREFIX, Span, parse_spans, with_own
 from aitorrent_shards.stage import StageHost
 from aitorrentd.api import (
@@ -18,8 +22,12 @@ from aitorrentd.api import (
     TRANSPORT,
     Draining,
     HealthWarning,
+    PeerId,
     PluginContext,
 )
+
+TELL_S: Final = 0.5
+"How often a node that loads looks whether peers should know how far it is."
 
 
 class ShardsService:
@@ -49,7 +57,12 @@ class ShardsService:
             ctx.random,
             node_id=self.node_id,
             spans=self.spans,
+            loading=lambda: parse_all(self.directory.known(LOADING)),
+            name_of=self._name_of,
         )
+        self._begun = asyncio.Event()
+        for model in self.models.values():
+            model.on_loading = self._begun.set
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -68,7 +81,8 @@ class ShardsService:
             for name, model in self.models.items()
         ]
         follow = self._ctx.tasks.create_task(self._follow_drain(), name="shards-drain")
-        tasks.append(follow)
+        tell = self._ctx.tasks.create_task(self._tell_loading(), name="shards-loading")
+        tasks += [follow, tell]
         try:
             with self._ctx.service(BACKENDS).added(self.backend.name, self.backend):
                 yield
@@ -88,13 +102,49 @@ class ShardsService:
     def _advertise(self) -> None:
         for holder in list(self.host.holders.values()):
             holder.advertise()
+        self._begun.set()  # what is being loaded is told, or no longer told
+
+    async def _tell_loading(self) -> None:
+        """Say in the directory which models are being read and loaded, and how far that is."""
+        said: dict[str, Loading] = {}
+        try:
+            while True:
+                self._begun.clear()
+                now = {} if self._ctx.draining else self.loading()
+                for name in said.keys() - now.keys():
+                    self.directory.withdraw(LOADING + name)
+                    del said[name]
+                for name, loading in now.items():
+                    if loading.is_news(said.get(name)):
+                        self.directory.publish(LOADING + name, loading.value())
+                        said[name] = loading
+                if now:
+                    await asyncio.sleep(TELL_S)
+                else:
+                    await self._begun.wait()
+        finally:
+            for name in said:
+                self.directory.withdraw(LOADING + name)
+
+    def loading(self) -> dict[str, Loading]:
+        """What this node reads or loads now, by model."""
+        found = ((n, own_loading(m, self.node_id)) for n, m in self.models.items())
+        return {name: loading for name, loading in found if loading is not None}
+
+    def _name_of(self, peer: PeerId) -> str:
+        view = self._ctx.service(TRANSPORT).peer(peer)
+        return view.name if view is not None else ""
 
     def spans(self) -> list[Span]:
         """The valid spans in the directory now, and this node's own."""
         return with_own(parse_spans(self.directory.known(PREFIX)), self.host.spans())
 
     def health(self) -> Iterator[HealthWarning]:
-        """Models that cannot be used."""
+        """Models that cannot be used, or not yet."""
+        for name, loading in self.loading().items():
+            text = f"model {name}: {coming_text(loading, self.node_id, self.backend.who)}"
+            if self.models[name].state != "restarting":
+                yield HealthWarning("shards.loading", text, "info")
         for name, model in self.models.items():
             holder = model.holder
             if model.problem:

@@ -8,6 +8,7 @@ between releases; the parity tests compare the outcome.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -29,7 +30,7 @@ _ROWS_AT_ONCE: Final = 1024
 
 
 class Span:
-    """Layers [start, end) of a model, in memory.
+    """Layers [start, end) of a model, in memory once `load` has run to its end.
 
     `embed` is there when start is 0, `norm` and `head` when end is the number of layers.
     """
@@ -42,17 +43,15 @@ class Span:
         *,
         dtype: torch.dtype,
         device: torch.device,
-        checkpoint: Checkpoint,
         fast_rows: bool = True,
     ) -> None:
-        """Build the modules and load their weights.
+        """Build the modules, without weights.
 
         `fast_rows`: compute single rows by `aitorrent_shards.rows` where that can be done, which
         is the fastest way for one thread; else by transformers' modules.
 
         Raises:
-            InvalidParams: the range is not inside the model, or the checkpoint does not fit.
-            NotFound: a file of the checkpoint is missing. Busy: not enough memory.
+            InvalidParams: the range is not inside the model.
         """
         if not 0 <= start < end <= anatomy.layers:
             raise InvalidParams(
@@ -65,46 +64,73 @@ class Span:
         self.dtype = dtype
         self.device = device
         self.weight_bytes = 0
-        skeleton = build_skeleton(anatomy, dtype)
+        self.wanted_bytes = 0
+        "Bytes of its tensors in the checkpoint, once `load` has begun."
+        self.done_bytes = 0
+        "How many of them were read."
+        self._skeleton: Skeleton | None = (skeleton := build_skeleton(anatomy, dtype))
         self.layers = list(skeleton.layers[start:end])
-        for i, layer in enumerate(self.layers, start):
-            self._fill(layer, f"model.layers.{i}", checkpoint)
         # Its buffers come from the configuration, not from the checkpoint.
         self.rotary = type(skeleton.rotary)(anatomy.config).to(device)
         self.embed: nn.Embedding | None = None
         self.norm: nn.Module | None = None
         self.head: nn.Linear | None = None
-        if start == 0:
+        self._rows: list[RowLayer] | None = None
+        self._wants_rows = fast_rows
+
+    def load(self, checkpoint: Checkpoint) -> Iterator[None]:
+        """Read the weights; comes back after each tensor, so that the caller can say how far it is.
+
+        Raises:
+            InvalidParams: the checkpoint does not fit. NotFound: a file of it is missing. Busy: not
+            enough memory.
+        """
+        skeleton, self._skeleton = self._skeleton, None
+        if skeleton is None:
+            raise InvalidParams("these layers were loaded before")
+        parts: list[tuple[nn.Module, str]] = [
+            (layer, f"model.layers.{i}") for i, layer in enumerate(self.layers, self.start)
+        ]
+        if self.start == 0:
             self.embed = skeleton.embed
-            self._fill(self.embed, _EMBED, checkpoint)
-        if end == anatomy.layers:
-            self._load_head(skeleton, checkpoint)
-        self._rows = self._row_layers() if fast_rows else None
+            parts.append((self.embed, _EMBED))
+        if self.end == self.anatomy.layers:
+            self.norm, self.head = skeleton.norm, skeleton.head
+            parts.append((self.norm, _NORM))
+            if (name := self._head_name(checkpoint)) is not None:
+                parts.append((self.head, name))
+        wanted = (f"{prefix}.{n}" for module, prefix in parts for n, _ in module.named_parameters())
+        self.wanted_bytes = sum(place.size_bytes for n in wanted if (place := checkpoint.find(n)))
+        for module, prefix in parts:
+            yield from self._fill(module, prefix, checkpoint)
+        if self.head is not None and self.embed is not None and self.head.weight.is_meta:
+            self.head.weight = self.embed.weight
+        self._rows = self._row_layers() if self._wants_rows else None
 
     @property
     def fast_rows(self) -> bool:
         """Whether single rows are computed by `aitorrent_shards.rows`."""
         return self._rows is not None
 
-    def _load_head(self, skeleton: Skeleton, checkpoint: Checkpoint) -> None:
-        self.norm, self.head = skeleton.norm, skeleton.head
-        self._fill(self.norm, _NORM, checkpoint)
+    def _head_name(self, checkpoint: Checkpoint) -> str | None:
+        """Under which name the head's weights are; None when the loaded embedding serves as it."""
         # As transformers has it: a checkpoint's own lm_head counts, even if the config ties it.
         if not self.anatomy.tied or checkpoint.find(f"{_HEAD}.weight") is not None:
-            self._fill(self.head, _HEAD, checkpoint)
-        elif self.embed is not None:
-            self.head.weight = self.embed.weight
-        else:
-            self._fill(self.head, _EMBED, checkpoint)
+            return _HEAD
+        return _EMBED if self.embed is None else None
 
-    def _fill(self, module: nn.Module, prefix: str, checkpoint: Checkpoint) -> None:
+    def _fill(self, module: nn.Module, prefix: str, checkpoint: Checkpoint) -> Iterator[None]:
         """Load the parameters of `module` from the tensors under `prefix`."""
         for name, meta in list(module.named_parameters()):
-            weight = checkpoint.load(f"{prefix}.{name}", tuple(meta.shape), self.dtype, self.device)
+            full = f"{prefix}.{name}"
+            weight = checkpoint.load(full, tuple(meta.shape), self.dtype, self.device)
             owner, _, leaf = name.rpartition(".")
             parameter = nn.Parameter(weight, requires_grad=False)
             setattr(module.get_submodule(owner), leaf, parameter)
             self.weight_bytes += weight.nbytes
+            place = checkpoint.find(full)
+            self.done_bytes += place.size_bytes if place else 0
+            yield
         for name, state in module.named_buffers():
             if state.is_meta:
                 raise InvalidParams(f"{prefix}.{name} is state that no checkpoint holds")

@@ -1,5 +1,5 @@
-"""The worker process that holds a layer range: answers load, open, step, candidates, trim, close
-and stats.
+"""The worker process that holds a layer range: answers load, loading, open, step, candidates, trim,
+close and stats.
 
 Runs under `aitorrentd.worker` as `aitorrent_shards.worker:main`. The daemon passes on what peers
 sent, so every field is checked before it is used. torch is imported by `load`; a worker that waits
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -84,8 +85,11 @@ class ShardWorker:
 
     def __init__(self) -> None:
         self._engine: Engine | None = None
+        self._unfinished: tuple[Engine, Iterator[None]] | None = None
+        "The engine that loads, and what goes on with it."
         self._operations: dict[str, Callable[[dict[str, Any], memoryview], Answer]] = {
             "load": self._load,
+            "loading": self._go_on,
             "open": self._open,
             "step": self._step,
             "candidates": self._candidates,
@@ -113,12 +117,16 @@ class ShardWorker:
         return self._engine
 
     def _load(self, header: dict[str, Any], _tail: memoryview) -> Answer:
-        """{path, start, end, dtype, kv_budget_bytes, threads, device}: as Engine.describe."""
-        if self._engine is not None:
+        """{path, start, end, dtype, kv_budget_bytes, threads, device, slice_s}: as Engine.describe.
+
+        With `slice_s` the answer comes after that many seconds at about the latest, as {loading:
+        true, done_bytes, total_bytes} when there is more to read. `loading` then goes on.
+        """
+        if self._engine is not None or self._unfinished is not None:
             raise Conflict("this worker has its layers already; start another one")
         from aitorrent_shards.engine import Engine
 
-        self._engine = Engine(
+        engine = Engine(
             Path(_text(header, "path")),
             _integer(header, "start", 0, 1 << 16),
             _integer(header, "end", 0, 1 << 16),
@@ -127,7 +135,24 @@ class ShardWorker:
             threads=_integer(header, "threads", 1, 1024),
             kv_budget_bytes=_integer(header, "kv_budget_bytes", 0, 1 << 60),
         )
-        return self._engine.describe(), b""
+        self._unfinished = engine, engine.load()
+        return self._go_on(header, _tail)
+
+    def _go_on(self, header: dict[str, Any], _tail: memoryview) -> Answer:
+        """{slice_s}: as load, which must have been asked before."""
+        if self._unfinished is None:
+            raise Conflict("nothing is being loaded in this worker")
+        engine, steps = self._unfinished
+        slice_s = header.get("slice_s")
+        until = time.monotonic() + slice_s if isinstance(slice_s, int | float) else None
+        self._unfinished = None  # a load that fails is over
+        for _ in steps:
+            if until is not None and time.monotonic() >= until:
+                self._unfinished = engine, steps
+                done, total = engine.span.done_bytes, engine.span.wanted_bytes
+                return {"loading": True, "done_bytes": done, "total_bytes": total}, b""
+        self._engine = engine
+        return engine.describe(), b""
 
     def _open(self, header: dict[str, Any], _tail: memoryview) -> Answer:
         """{session, start, end, max_positions}: {}."""

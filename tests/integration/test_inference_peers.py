@@ -323,7 +323,7 @@ async def test_daemon_answers_on_the_command_line_and_notices_ollama(
     assert "llama3.2:latest by ollama" in err
     code, out, _ = await ctl("models")
     assert out.splitlines()[1].split() == [
-        *("llama3.2:latest", "ollama", "3.6", "GiB", "llama", "8192", "8.0B", "Q4_0")
+        *("llama3.2:latest", "ready", "ollama", "3.6", "GiB", "llama", "8192", "8.0B", "Q4_0")
     ]
     await server.stop()
 

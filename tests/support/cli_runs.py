@@ -10,6 +10,7 @@ import re
 import struct
 import sys
 import termios
+from pathlib import Path
 from typing import Any, Final
 
 from tests.support.nodes import REPOSITORY, Daemon
@@ -17,12 +18,13 @@ from tests.support.nodes import REPOSITORY, Daemon
 RUN_S: Final = 90.0
 
 
-def command(daemon: Daemon, *args: str) -> list[str]:
-    """The command line that talks to `daemon`."""
-    return [sys.executable, "-m", "aitorrentd.cli.main", "--socket", str(daemon.socket), *args]
+def command(daemon: Daemon | Path, *args: str) -> list[str]:
+    """The command line that talks to `daemon`, or to a socket."""
+    socket = daemon if isinstance(daemon, Path) else daemon.socket
+    return [sys.executable, "-m", "aitorrentd.cli.main", "--socket", str(socket), *args]
 
 
-async def run(daemon: Daemon, *args: str, **options: Any) -> tuple[int, str, str]:
+async def run(daemon: Daemon | Path, *args: str, **options: Any) -> tuple[int, str, str]:
     """Exit code, stdout and stderr."""
     process = await asyncio.create_subprocess_exec(
         *command(daemon, *args),
@@ -37,7 +39,7 @@ async def run(daemon: Daemon, *args: str, **options: Any) -> tuple[int, str, str
     return process.returncode, out.decode(), err.decode()
 
 
-async def terminal_output(daemon: Daemon, columns: int, *args: str) -> str:
+async def terminal_output(daemon: Daemon | Path, columns: int, *args: str) -> str:
     """What the command writes, stdout and stderr, on a terminal of so many columns; without
     colours."""
     ours, theirs = pty.openpty()

@@ -32,6 +32,7 @@ from aitorrentd.api import (
     NotFound,
     PeerId,
     PeerView,
+    PendingModel,
     Priority,
     Record,
     Registry,
@@ -135,6 +136,34 @@ class FakeBackend:
             self.running -= 1
             if not complete:
                 self.stopped.set()
+
+
+class LoadingBackend(FakeBackend):
+    """Has models that it cannot answer with yet."""
+
+    def __init__(self, name: str, *pending: PendingModel, models: Sequence[str] = ()) -> None:
+        super().__init__(name, models)
+        self.waiting = list(pending)
+        self.looked = 0
+        self.ready_after: int | None = None
+        "Looks after which everything is loaded."
+
+    def pending(self) -> Sequence[PendingModel]:
+        self.looked += 1
+        if self.ready_after is not None and self.looked > self.ready_after:
+            self.model_names += [p.name for p in self.waiting]
+            self.waiting = []
+        return self.waiting
+
+
+def loading(name: str = "m", done: int = 30, backend: str = "shards") -> PendingModel:
+    text = "layers 0-3 are being loaded here (30%)"
+    return PendingModel(name, backend, "loading", text, done, 100)
+
+
+LACKING = PendingModel(
+    "big", "shards", "incomplete", "nobody reachable holds layers 3-6 of big", missing=((3, 6),)
+)
 
 
 class FakeDirectory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -20,8 +21,17 @@ from aitorrent_inference.cli import stage_lines
 from aitorrent_inference.methods import inference_methods
 from aitorrentd.api import Chunk, GenerateRequest, StageView, Unavailable
 from aitorrentd.cli.app import run
+from tests.support.cli_runs import terminal_output
 from tests.support.control_server import ServerThread
-from tests.support.inference_fakes import FakeBackend, FakeNode, make_node, node_id
+from tests.support.inference_fakes import (
+    LACKING,
+    FakeBackend,
+    FakeNode,
+    LoadingBackend,
+    loading,
+    make_node,
+    node_id,
+)
 
 LAST = Chunk(
     "",
@@ -174,6 +184,27 @@ def test_notices_of_an_answer_go_to_standard_error(ctl: Any, tmp_path: Path) -> 
     assert "[lost layers 0-3; looking for another holder]" in result.err.splitlines()
 
 
+def test_model_that_is_being_loaded_is_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    shards = LoadingBackend("shards", loading())
+    shards.ready_after = 3
+    with serving(tmp_path / "s", shards):
+        shown = asyncio.run(terminal_output(tmp_path / "s", 100, "ask", "-m", "m", "hi"))
+    bar = "#" * 7 + "." * 17
+    assert f"model m is being loaded [{bar}]  30% 30 B of 100 B" in shown
+    assert shown.rpartition("\x1b[K")[2].startswith("one two\n")  # the bar is gone before it
+
+
+def test_what_is_not_ready_is_listed_with_its_state(ctl: Any, tmp_path: Path) -> None:
+    with serving(tmp_path / "s", LoadingBackend("shards", loading(), LACKING)):
+        lines = [line.split(maxsplit=6) for line in ctl("models").out.splitlines()]
+        assert lines[0][:4] == ["No", "model", "can", "answer"]
+        assert lines[2][:4] == ["m", "loading", "30%", "shards"]
+        assert lines[3][:3] == ["big", "incomplete", "shards"]
+        late = ctl("--timeout", "0.1", "wait", "--model", "m")
+    assert late.code == 75
+    assert "no model 'm' in time: layers 0-3 are being loaded here (30%)" in late.err
+
+
 def test_wait_ends_when_the_model_can_answer(ctl: Any, tmp_path: Path) -> None:
     with serving(tmp_path / "s", FakeBackend("a", ["m"])):
         assert ctl("wait", "--model", "m").out == "m is ready\n"
@@ -185,12 +216,13 @@ def test_wait_ends_when_the_model_can_answer(ctl: Any, tmp_path: Path) -> None:
 def test_models_are_listed_as_a_table_or_as_json(ctl: Any, tmp_path: Path) -> None:
     with serving(tmp_path / "s", FakeBackend("a", ["llama", "mistral"])):
         assert ctl("models").out.splitlines()[1:] == [
-            "llama    a        -     fake    -",
-            "mistral  a        -     fake    -",
+            "llama    ready  a        -     fake    -        -",
+            "mistral  ready  a        -     fake    -        -",
         ]
         rows = json.loads(ctl("models", "--json").out)["models"]
     assert [row["name"] for row in rows] == ["llama", "mistral"]
-    assert set(rows[0]) == {"name", "backend", "size_bytes", "family", "context_length", "detail"}
+    keys = {"name", "backend", "size_bytes", "family", "context_length", "detail", "layers"}
+    assert set(rows[0]) == keys
     with serving(tmp_path / "s"):
         assert ctl("models").out.startswith("No model can answer now")
 

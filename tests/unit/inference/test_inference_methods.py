@@ -72,6 +72,7 @@ async def test_generate_yields_pieces_with_ids_and_an_end() -> None:
         "model": "m",
         "backend": "a",
         "node": node.id,
+        "names": {},
         "failures": [],
     }
 

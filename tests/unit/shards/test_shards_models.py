@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,19 @@ from pydantic import ValidationError
 
 from aitorrent_shards.catalogue import Digests, combine, hash_model, read_model
 from aitorrent_shards.config import ModelEntry, ShardsConfig, parse_layers, parse_size
+from aitorrent_shards.loading import Loading, parse_loading
 from aitorrent_shards.methods import shards_methods
 from aitorrent_shards.plugin import ShardsPlugin
 from aitorrent_shards.tokenize import ModelTokenizer
-from aitorrentd.api import AitorrentError, InvalidParams, NoParams, NotFound
+from aitorrentd.api import (
+    AitorrentError,
+    Frame,
+    InvalidParams,
+    NoParams,
+    NotFound,
+    PeerId,
+    Record,
+)
 from tests.support.shards_fakes import FakeNode, ToyWorker, toy_network, until, write_toy_model
 
 
@@ -150,7 +161,7 @@ async def test_model_that_does_not_load_is_reported_and_others_go_on(
             (warning,) = other.shards.health()
             assert warning.text == "model toy: family toy is not supported; llama works"
             assert rows(nodes[0])[0]["state"] == "ready"
-            assert len(nodes[0].net.records) == 1
+            await until(lambda: len(nodes[0].net.records) == 1)
 
 
 @pytest.mark.parametrize(
@@ -178,11 +189,11 @@ async def test_record_is_there_only_while_the_worker_is(tmp_path: Path) -> None:
     async with toy_network(tmp_path, "all") as nodes:
         runs = [s.run for s in nodes[0].shards.spans()]
         nodes[0].workers[0].kill()
-        await until(lambda: not nodes[0].net.records)
+        await until(lambda: not nodes[0].known("ait:shard:"))
         assert rows(nodes[0])[0]["state"] == "restarting"
         (warning,) = nodes[0].shards.health()
         assert "restarted: killed" in warning.text
-        await until(lambda: nodes[0].net.records)
+        await until(lambda: nodes[0].known("ait:shard:"))
         assert [s.run for s in nodes[0].shards.spans()] > runs
         assert rows(nodes[0])[0]["restarts"] == 1
     assert not nodes[0].net.records
@@ -197,3 +208,97 @@ def test_plugin_without_a_running_service_has_no_warnings() -> None:
         "shards.spans",
         "shards.sessions",
     ]
+
+
+class SlowWorker:
+    """Makes a toy worker load in steps that the test allows."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.steps = asyncio.Semaphore(0)
+
+    def __call__(self, worker: ToyWorker) -> None:
+        load, request = worker._load, worker.request
+
+        async def slowly(header: Any, tail: Any = b"", *, timeout_s: float = 60.0) -> Frame:
+            if header["op"] == "load":
+                self.header = header
+            if header["op"] in ("load", "loading"):
+                await self.steps.acquire()
+                self.done += 30
+                if self.done <= 100:
+                    return Frame({"loading": True, "done_bytes": self.done, "total_bytes": 100})
+                return load(self.header, tail)
+            return await request(header, tail, timeout_s=timeout_s)
+
+        worker.request = slowly  # type: ignore[method-assign]
+
+
+async def test_loading_is_told_here_and_to_peers_and_ends_with_the_layers(tmp_path: Path) -> None:
+    async with toy_network(tmp_path, "0-3") as nodes:
+        here = nodes[0]
+        slow = SlowWorker()
+        config = ShardsConfig.model_validate(
+            {"models": [{"name": "toy", "path": tmp_path / "toy", "layers": "3-6"}]}
+        )
+        other = FakeNode(here.net, 9, here.folder, config, on_worker=slow)
+        async with other.running():
+            short_id = other.id[-8:]
+            slow.steps.release()
+            await until(lambda: rows(other)[0]["progress"] == 0.3)
+            (row,) = rows(other)
+            assert (row["state"], row["done_bytes"], row["total_bytes"]) == ("loading", 30, 100)
+            (warning,) = other.shards.health()
+            assert warning.text == "model toy: layers 3-6 are being loaded here (30%)"
+            assert warning.severity == "info"
+            await until(lambda: here.shards.backend.pending()[0].done_bytes == 30)
+            (pending,) = here.shards.backend.pending()
+            assert (pending.state, pending.total_bytes, pending.missing) == (
+                "loading",
+                100,
+                ((3, 6),),
+            )
+            assert pending.detail == (
+                f"layers 3-6 are being loaded by …{short_id} (30%); held are 0-3 this node"
+            )
+            stranger = FakeNode(here.net, 8, here.folder, ShardsConfig())
+            async with stranger.running():
+                (pending,) = stranger.shards.backend.pending()
+                assert (pending.name, pending.backend, pending.state) == ("toy", "peers", "loading")
+            for _ in range(4):
+                slow.steps.release()
+            await until(lambda: rows(here)[0]["covered"])
+            assert here.shards.backend.pending() == []
+            assert rows(other)[0]["progress"] is None
+            await until(lambda: not here.known("ait:loading:"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"v": 2, "start": 0, "end": 1, "done": 0, "total": 0},
+        {"v": 1, "start": 2, "end": 1, "done": 0, "total": 0},
+        {"v": 1, "start": 0, "end": 10**9, "done": 0, "total": 0},
+        {"v": 1, "start": 0, "end": 1, "done": -1, "total": 0},
+        {"v": 1, "start": 0, "end": 1, "done": 0, "total": 2**60},
+        {"v": 1, "start": True, "end": 1, "done": 0, "total": 0},
+        {"v": 1, "start": 0, "end": "1", "done": 0, "total": 0},
+    ],
+)
+def test_loading_that_a_stranger_made_up_is_not_believed(value: dict[str, Any]) -> None:
+    assert parse_loading(Record("ait:loading:m", PeerId("p"), value)) is None
+    good = {"v": 1, "start": 0, "end": 4, "done": 9, "total": 7}
+    assert parse_loading(Record("ait:loading:m", PeerId("p"), good)) == Loading(
+        PeerId("p"), "m", 0, 4, 7, 7
+    )
+    for name in ("", "x" * 200, "a\x1bb"):
+        assert parse_loading(Record(f"ait:loading:{name}", PeerId("p"), good)) is None
+
+
+def test_progress_is_told_in_steps() -> None:
+    said = Loading(PeerId("p"), "m", 0, 4, 500, 1000)
+    assert said.is_news(None)
+    assert not replace(said, done_bytes=505).is_news(said)
+    assert replace(said, done_bytes=510).is_news(said)
+    assert replace(said, total_bytes=999).is_news(said)

@@ -60,6 +60,26 @@ def _open(worker: ShardWorker, end: int = 6, **changes: Any) -> None:
     ask(worker, "open", **fields)
 
 
+def test_load_in_slices_says_how_far_it_is_and_ends_with_the_same_layers(model: MakeModel) -> None:
+    path = model()
+    whole, sliced = ShardWorker(), ShardWorker()
+    expected, _ = whole(Frame(load_request(path, 0, 6)))
+    answers = [sliced(Frame(load_request(path, 0, 6, slice_s=0)))[0]]
+    with pytest.raises(Conflict, match="nothing is loaded"):
+        ask(sliced, "stats")
+    while answers[-1].get("loading"):
+        answers.append(ask(sliced, "loading", slice_s=0)[0])
+    *told, last = answers
+    assert last == expected
+    done = [answer["done_bytes"] for answer in told]
+    assert done == sorted(set(done))
+    assert {answer["total_bytes"] for answer in told} == {done[-1]} == {expected["weight_bytes"]}
+    with pytest.raises(Conflict, match="nothing is being loaded"):
+        ask(sliced, "loading", slice_s=0)
+    tokens = [Chain([worker], [0, 6]).generate([1, 2, 3], 5) for worker in (whole, sliced)]
+    assert tokens[0] == tokens[1]
+
+
 def test_load_says_what_was_loaded(model: MakeModel) -> None:
     worker = ShardWorker()
     answer, _ = worker(Frame(load_request(model(), 2, 4)))
@@ -366,7 +386,7 @@ def test_requests_before_load_and_a_second_load_are_conflicts(model: MakeModel) 
 
 
 def test_unknown_operations_are_named() -> None:
-    with pytest.raises(MethodNotFound, match="'fly'; there are: load, open"):
+    with pytest.raises(MethodNotFound, match="'fly'; there are: load, loading, open"):
         ask(ShardWorker(), "fly")
 
 
