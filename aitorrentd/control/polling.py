@@ -8,11 +8,13 @@ one whose answers take their time, or on a machine with one processor.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import asyncio  # aitorrentctl starts without it
 
 SPIN_S: Final = 80e-6
 "The longest time without sleep: about two wakeups, so that in vain it costs what it could save."
@@ -59,13 +61,15 @@ class WakefulLoop:
     and every turn serves whatever else is ready.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.turns = 0
         "Turns of the loop that this has caused, since the start."
         self.is_awake = False
         self._until = 0.0
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
 
     def extend(self, now: float) -> None:
         """Stay awake until SPIN_S after `now`, a reading of the clock."""

@@ -87,7 +87,7 @@ class ControlServer:
     async def _serve(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         if self.awake is None and polling.has_processors():
-            self.awake = WakefulLoop()
+            self.awake = WakefulLoop(loop)
         server = await loop.create_unix_server(
             lambda: Connection(self), sock=sock, backlog=sockets.BACKLOG
         )

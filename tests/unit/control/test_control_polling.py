@@ -126,7 +126,7 @@ def test_a_loop_stays_awake_for_the_bound_and_then_sleeps(new_loop: Any) -> None
 
     async def scene() -> None:
         nonlocal now
-        awake = WakefulLoop(clock=lambda: now)
+        awake = WakefulLoop(asyncio.get_running_loop(), clock=lambda: now)
         awake.extend(now)
         now += SPIN_S * 0.9
         await eventually(lambda: awake.turns > 10)
@@ -164,7 +164,7 @@ def test_an_idle_connection_leaves_the_loop_asleep(tmp_path: Path) -> None:
 
     async def scene() -> None:
         server = ControlServer(Methods(*METHODS), agent="aitorrentd/0.1.0")
-        server.awake = WakefulLoop()
+        server.awake = WakefulLoop(asyncio.get_running_loop())
         await server.listen(tmp_path / "c.sock")
         async with await AsyncClient.connect(tmp_path / "c.sock", 5.0) as client:
             for method in ("a.ping", "a.later"):
