@@ -17,15 +17,23 @@ Key = Annotated[str, typer.Argument(help="A key, as plugins.transport.port.", me
 def show(
     origin: Annotated[bool, typer.Option("--origin", help="Say where each value is from.")] = False,
 ) -> None:
-    """Show the configuration that holds, secrets concealed."""
+    """Show the configuration that holds, secrets concealed.
+
+    Settings that nobody set are shown with their defaults, and marked.
+    """
     with toolkit.connect() as client:
         toolkit.emit(client.call("config.show", {"origin": origin}), _render)
 
 
 def _render(reply: Mapping[str, Any]) -> str:
     origins = reply.get("origins") or {}
+    marks = {} if origins else dict.fromkeys(reply.get("unset", []), "  (default)")
     rows = [
-        {"key": key, "value": toolkit.json_text(value), "origin": origins.get(key)}
+        {
+            "key": key,
+            "value": toolkit.json_text(value) + marks.get(key, ""),
+            "origin": origins.get(key),
+        }
         for key, value in _leaves(reply["config"], "")
     ]
     columns: list[toolkit.Column] = [("key", "KEY"), ("value", "VALUE")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +10,7 @@ import typer
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import clean, styled, time_text
 
+_GRACE_S = 1.0  # the daemon ends the stream in time; this is for one that hangs
 _LEVEL_STYLE = {"error": "red", "critical": "red", "warning": "yellow", "debug": "dim"}
 
 
@@ -21,12 +22,31 @@ def events(
         ),
     ] = None,
 ) -> None:
-    """Follow what happens in the node, until Ctrl-C."""
-    with toolkit.connect() as client:
-        stream = client.stream("node.events", {"topics": list(topics or [])})
-        summary = toolkit.emit_stream(stream, _render_event)
+    """Follow what happens in the node, until Ctrl-C, or for --timeout seconds.
+
+    Exits with 75 when nothing happened in that time.
+    """
+    summary = _follow("node.events", {"topics": list(topics or [])}, _render_event)
     if summary.get("dropped"):
         toolkit.fail("events were lost: this reader is too slow", toolkit.ExitCode.TRY_LATER)
+
+
+def _follow(
+    method: str, params: Mapping[str, Any], render: Callable[[dict[str, Any]], str | None]
+) -> dict[str, Any]:
+    """Show a stream that ends with Ctrl-C, or after --timeout; returns its summary."""
+    limit_s = toolkit.options.timeout
+    silence_s = None if limit_s is None else limit_s + _GRACE_S
+    with toolkit.connect() as client:
+        stream = client.stream(method, params, limit_s=limit_s, timeout=silence_s)
+        try:
+            return toolkit.emit_stream(stream, render)
+        except toolkit.AitorrentError as e:
+            if e.code != "timeout" or limit_s is None:
+                raise
+            if not stream.count:
+                toolkit.fail(f"nothing came within {limit_s:g} s", toolkit.ExitCode.TRY_LATER)
+            return stream.summary
 
 
 def _render_event(item: Mapping[str, Any]) -> str:
@@ -50,10 +70,16 @@ def logs(
         int, typer.Option("--lines", "-n", help="How many from before.", metavar="N")
     ] = 200,
 ) -> None:
-    """Show the daemon's log."""
+    """Show the daemon's log.
+
+    With --follow, until Ctrl-C, or for --timeout seconds; exits with 75 when there was no line.
+    """
     params: dict[str, Any] = {"follow": follow, "level": level.lower(), "lines": lines}
     if plugin:
         params["plugin"] = plugin
+    if follow:
+        _follow("node.logs", params, _render_line)
+        return
     with toolkit.connect() as client:
         toolkit.emit_stream(client.stream("node.logs", params), _render_line)
 

@@ -194,17 +194,21 @@ class Client:
         *,
         credit: int = framing.DEFAULT_CREDIT,
         timeout: float | None = None,
+        limit_s: float | None = None,
         progress: OnProgress | None = None,
     ) -> ClientStream:
         """Call a method that answers with a stream of maps.
 
         The daemon sends at most `credit` items that were not yet taken. `timeout` in seconds is
-        the longest silence; None, the default, waits for ever.
+        the longest silence; None, the default, waits for ever. After `limit_s` seconds the daemon
+        ends the stream with TimedOut.
         """
         ident = self._new_id()
         stream = ClientStream(self, ident, method, credit, timeout, progress)
         self._streams[ident] = stream
-        meta = {"credit": credit}
+        meta: dict[str, Any] = {"credit": credit}
+        if limit_s is not None:
+            meta["deadline_s"] = min(limit_s, framing.MAX_DEADLINE_S)
         frame = framing.encode(framing.CALL, ident, method, params or {}, meta)
         self._send(frame, _deadline(self.timeout))
         return stream
@@ -341,6 +345,8 @@ class ClientStream(Iterator[dict[str, Any]]):
         self._progress = progress
         self._grant_after = max(1, credit // 2)
         self._taken = 0
+        self.count = 0
+        "Items taken so far."
         self._arrived: deque[list[Any]] = deque()  # bounded by the credit
         self._is_open = True
 
@@ -409,6 +415,7 @@ class ClientStream(Iterator[dict[str, Any]]):
             self._client._route(message)
 
     def _count(self) -> None:
+        self.count += 1
         self._taken += 1
         if self._taken >= self._grant_after:
             grant = framing.encode(framing.CREDIT, self._ident, self._taken)

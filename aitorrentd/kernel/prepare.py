@@ -6,7 +6,6 @@ Each step ends in a state and a sentence; nothing that a plugin does here reache
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, Final
 
 from aitorrentd.api.plugin import PluginConfig, SkipPlugin
@@ -14,7 +13,7 @@ from aitorrentd.errors import ConfigError, TimedOut
 from aitorrentd.kernel.found import load, missing_extra
 from aitorrentd.kernel.hooks import Hooks, contained
 from aitorrentd.kernel.reasons import reason
-from aitorrentd.kernel.settings import validated
+from aitorrentd.kernel.settings import nearest_plugin, validated
 from aitorrentd.kernel.states import Plugin, PluginState
 
 Step = tuple[PluginState, str]
@@ -82,7 +81,7 @@ def unknown_tables(tables: Mapping[str, Any], names: list[str]) -> tuple[tuple[s
     wrong = []
     for name in tables:
         if name not in names:
-            near = get_close_matches(str(name), names, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = nearest_plugin(str(name), names)
+            hint = f"; did you mean {near}?" if near else ""
             wrong.append((str(name), f"plugins.{name}: no plugin of this name is installed{hint}"))
     return tuple(wrong)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from difflib import get_close_matches
 
 from aitorrentd.errors import NotFound
 from aitorrentd.kernel.order import Plan, plan
 from aitorrentd.kernel.services import Services
+from aitorrentd.kernel.settings import nearest_plugin
 from aitorrentd.kernel.states import ACTIVE, COMING, OUT, Plugin, PluginState
 from aitorrentd.kernel.supervisor import Obstacle
 
@@ -48,8 +48,8 @@ class Roster:
         """
         if (plugin := self._plugins.get(name)) is not None:
             return plugin
-        near = get_close_matches(str(name), self.names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else "`aitorrentctl plugin list` shows all"
+        near = nearest_plugin(str(name), self.names())
+        hint = f"did you mean {near}?" if near else "`aitorrentctl plugin list` shows all"
         raise NotFound(f"no plugin {str(name)[:80]!r} is installed; {hint}")
 
     def claimant(self, key: str) -> Plugin | None:

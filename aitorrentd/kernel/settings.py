@@ -32,6 +32,17 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def nearest_plugin(word: str, names: Iterable[str]) -> str:
+    """The one of `names` that `word` is a slip of, or the beginning of; empty when there is none.
+
+    Stricter than `suggestion`: the names of plugins are few, so that one is always nearest.
+    """
+    known = list(names)
+    begun = [name for name in known if len(word) > 2 and name.startswith(word)]
+    near = get_close_matches(word[:64], known, n=1, cutoff=0.75) or begun[:1]
+    return near[0] if near else ""
+
+
 def validated(prefix: str, model: type[M], table: object) -> M:
     """`table` as an instance of `model`.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
-from aitorrentd.config.documents import parse, parse_key
+from aitorrentd.config.documents import key_text, parse, parse_key
+from aitorrentd.config.layers import KeyPath
 from aitorrentd.config.plugin_tables import plugin_problems
 from aitorrentd.errors import ConfigError, NotFound
 from aitorrentd.methods import shapes
@@ -43,14 +45,32 @@ def _default(host: Host, key: str) -> Any:
     return value
 
 
+def _with_defaults(host: Host) -> dict[str, Any]:
+    """The configuration that holds, with every setting of every plugin that is installed."""
+    tree = host.config.shown()
+    installed = {row.name: plugin_config(host, row.name) for row in host.kernel.rows()}
+    return {**tree, "plugins": {**tree["plugins"], **installed}}
+
+
+def _leaves(tree: Any, path: KeyPath) -> Iterator[KeyPath]:
+    if isinstance(tree, dict) and tree:
+        for name, inner in tree.items():
+            yield from _leaves(inner, (*path, str(name)))
+    else:
+        yield path
+
+
 def config_methods(host: Host) -> list[Method]:
     """Methods about the configuration."""
 
     def show(call: CallContext, params: shapes.ConfigShowParams) -> dict[str, Any]:
         config = host.config
+        tree = _with_defaults(host)
+        origins = {key_text(p): config.origins.get(p, "default") for p in _leaves(tree, ())}
         return {
-            "config": config.shown(),
-            "origins": config.shown_origins() if params.origin else {},
+            "config": tree,
+            "origins": origins if params.origin else {},
+            "unset": [key for key, origin in origins.items() if origin == "default"],
             "files": [str(file) for file in config.files],
         }
 

@@ -48,7 +48,11 @@ class Conversation:
 
 
 def talk(conversation: Conversation) -> None:
-    """Read turns and answer them until the end of the input."""
+    """Read turns and answer them until the end of the input.
+
+    Raises:
+        CommandFailed: a program wrote the turns, and none of them was answered.
+    """
     with toolkit.connect():
         pass  # whoever cannot reach the daemon should hear so before typing
     is_terminal = sys.stdin.isatty()
@@ -56,10 +60,11 @@ def talk(conversation: Conversation) -> None:
         import readline  # noqa: F401  (line editing for input())
 
         sys.stderr.write(_HELP + "\n")
+    outcomes: list[bool] = []
     while (text := _read(is_terminal)) is not None:
         word = text.strip()
         if word in _LEAVE:
-            return
+            break
         if word in _ASK_FOR_HELP:
             sys.stderr.write(_HELP + "\n")
         elif word in _START_OVER:
@@ -67,17 +72,23 @@ def talk(conversation: Conversation) -> None:
             if is_terminal:
                 sys.stderr.write("A new conversation.\n")
         elif word:
-            _answer(conversation, text)
+            outcomes.append(_answer(conversation, text))
+    if outcomes and not is_terminal and not any(outcomes):
+        toolkit.fail("no turn was answered")
 
 
-def _answer(conversation: Conversation, text: str) -> None:
+def _answer(conversation: Conversation, text: str) -> bool:
+    """Whether it went without an error; who stops an answer has had enough of it."""
     try:
         report(conversation.say(text))
     except KeyboardInterrupt:
         sys.stderr.write("Stopped.\n")
     except (AitorrentError, CommandFailed) as e:
         sys.stderr.write(f"Error: {toolkit.clean(e.message)}\n")
+        sys.stderr.flush()
+        return False
     sys.stderr.flush()
+    return True
 
 
 def _read(is_terminal: bool) -> str | None:

@@ -246,8 +246,11 @@ def test_chat_goes_on_after_an_error_without_the_failed_turn(ctl: Any, tmp_path:
     backend = FakeBackend("a", words=[], fails=Unavailable("out of memory"))
     with serving(tmp_path / "s", backend):
         result = ctl("chat", stdin="one\ntwo\n")
-    assert result.code == 0
-    assert result.err.splitlines() == ["Error: out of memory", "Error: out of memory"]
+    assert result.code == 1
+    assert result.err.splitlines() == [
+        *["Error: out of memory"] * 2,
+        "Error: no turn was answered",
+    ]
     assert [len(r.messages or ()) for r in backend.requests] == [1, 1]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from aitorrentd.errors import ConfigError
-from aitorrentd.kernel.settings import suggestion, validated
+from aitorrentd.kernel.settings import nearest_plugin, suggestion, validated
 
 
 class Listen(BaseModel):
@@ -115,3 +115,25 @@ def test_any_table_is_a_model_or_a_list_of_problems(table: Any) -> None:
     except ConfigError as e:
         assert e.problems
         assert all(line.startswith("plugins.dht") for line in e.problems)
+
+
+@pytest.mark.parametrize(
+    ("word", "nearest"),
+    [
+        ("shard", "shards"),
+        ("transprot", "transport"),
+        ("inferense", "inference"),
+        ("olama", "ollama"),
+        ("trans", "transport"),
+        ("tr", ""),
+        ("nonsense", ""),
+        ("peers", ""),
+        ("torrent", ""),
+        ("hello", ""),
+        ("demo", ""),
+        ("", ""),
+    ],
+)
+def test_only_a_slip_or_a_beginning_is_taken_for_a_plugin(word: str, nearest: str) -> None:
+    names = ["transport", "inference", "shards", "ollama", "openai", "model"]
+    assert nearest_plugin(word, names) == nearest
