@@ -27,7 +27,8 @@ from aitorrentd.api import (
 _MAX_PINGS: Final = 64
 _MAX_UNANSWERED: Final = 8
 _RECENT_PINGS: Final = 7
-_FIRST_PINGS: Final = 5  # sent faster, since others choose peers by their round-trip time
+_FIRST_PINGS: Final = 5  # one after the other, since windows grow by the round-trip time
+_TURN_BYTES: Final = 512 * 1024  # sent before the loop turns to others, whose frames go first
 _LINGER_S: Final = 60.0  # for a peer that does not read the rest of a stream closed here
 
 
@@ -74,7 +75,10 @@ class SecureLink(Protocol):
         """Begin to deliver records."""
 
     def send(self, *parts: bytes | memoryview) -> None:
-        """Send one record."""
+        """Send one record, which may wait for others until `flush`."""
+
+    def flush(self) -> None:
+        """Let what was sent leave now."""
 
     def close(self, reason: str = "") -> None:
         """Close after what was sent has left, and tell the peer why."""
@@ -217,8 +221,13 @@ class Channel:
 
     def _send_ready(self) -> None:
         link, mux = self.link, self.mux
+        begun = link.bytes_out
         while self.closed is None and link.writable and (parts := mux.next_record()) is not None:
             link.send(*parts)
+            if link.bytes_out - begun >= _TURN_BYTES:
+                self._flush_soon()
+                break
+        link.flush()
 
     def _take_hello(self, greeting: Mapping[str, Any]) -> None:
         self._heard = self._clock.monotonic()
@@ -316,6 +325,13 @@ class Channel:
         self.mux.rtt_s = ranked[0]
         if answer is not None and not answer.done():
             answer.set_result(took)
+        if not self.rtt_known and self.closed is None:
+            self._ping(None)
+
+    @property
+    def rtt_known(self) -> bool:
+        """Whether enough pings were answered to go by their times."""
+        return len(self._recent_rtts) >= _FIRST_PINGS
 
     @property
     def _tick_s(self) -> float:
@@ -336,7 +352,7 @@ class Channel:
         if len(unanswered) >= _MAX_UNANSWERED:
             self.lose(f"{len(unanswered)} pings unanswered")
             return
-        is_new = len(self._recent_rtts) < _FIRST_PINGS and not unanswered
+        is_new = not self.rtt_known and not unanswered
         if is_new or now - self._last_ping >= self._keepalive_s:
             self._ping(None)
         for core in self.mux.cores():

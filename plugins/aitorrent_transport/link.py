@@ -3,6 +3,8 @@
 The owner sets the three callbacks, calls `start` and `send`s. Reading goes through
 `asyncio.BufferedProtocol`: the socket writes into the record reader's buffer and records are opened
 from there, many per read, which is several times cheaper than streams (uvloop's most of all).
+Records that are sent together leave in one system call, as each call costs as much as encrypting
+its 64 KiB.
 
 A link ends once, for one reason: the peer closed it (and said why), the connection was cut, the
 peer broke the rules, or this side closed it.
@@ -33,8 +35,14 @@ __all__ = ["MAX_PLAINTEXT", "Credentials", "Link"]
 
 REKEY_INTERVAL_S: Final = 3600.0
 CLOSE_TIMEOUT_S: Final = 5.0
-HIGH_WATER_BYTES: Final = 256 * 1024
-LOW_WATER_BYTES: Final = 64 * 1024
+HIGH_WATER_BYTES: Final = 64 * 1024
+LOW_WATER_BYTES: Final = 16 * 1024
+BATCH_BYTES: Final = 512 * 1024
+"Sealed records that leave together at most; larger batches fall out of the cache."
+SMALL_BYTES: Final = 16 * 1024
+"Records below this do not wait for others."
+UNSENT_BYTES: Final = 128 * 1024
+"What the kernel takes beyond what is under way: everything later waits behind it."
 MAX_WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
 MAX_REASON_CHARS: Final = 200
 DRAIN_BYTES: Final = 4096
@@ -85,6 +93,7 @@ class Link(asyncio.BufferedProtocol):
 
         self._loop = loop
         self._transport = transport
+        self._flush_handle: asyncio.Handle | None = None
         self._writer = RecordWriter(session.sending, session.suite)
         self._reader = RecordReader(
             session.receiving,
@@ -113,8 +122,9 @@ class Link(asyncio.BufferedProtocol):
     def send(self, *parts: bytes | memoryview) -> None:
         """Send one record out of the concatenated parts; nothing happens after the link ended.
 
-        It never waits: look at `writable`. A peer that lets MAX_WRITE_BUFFER_BYTES pile up loses
-        the link.
+        A small one leaves at once, a large one with `flush` or in the next pass of the loop. It
+        never waits: look at `writable`. A peer that lets MAX_WRITE_BUFFER_BYTES pile up loses the
+        link.
 
         Raises:
             TooLarge: more than MAX_PLAINTEXT bytes.
@@ -122,13 +132,27 @@ class Link(asyncio.BufferedProtocol):
         if self._ending:
             return
         try:
-            self._write(self._writer.seal(parts))
+            self._gather(parts, DATA)
         except ProtocolError as e:
             self._end(e.message)
             return
         self.records_out += 1
         if self._writer.rekey_due:
             self._rekey()
+        gathered = self._writer.gathered
+        if gathered >= BATCH_BYTES or gathered < SMALL_BYTES:
+            self.flush()
+        elif self._flush_handle is None:
+            self._flush_handle = self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Let what was sent leave now."""
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
+        if self._lost or not self._writer.gathered:
+            return
+        self._transport.write(self._writer.take())
         if not self.writable and self._transport.get_write_buffer_size() > MAX_WRITE_BUFFER_BYTES:
             self._end("the peer does not read what is sent to it")
 
@@ -141,7 +165,8 @@ class Link(asyncio.BufferedProtocol):
             return
         self._ending = True
         self._reason = reason or "closed by this node"
-        self._write(self._writer.seal((_said(reason),), CLOSE))
+        self._gather((_said(reason),), CLOSE)
+        self.flush()
         self._close_timer = self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
         if self._transport.can_write_eof():
             # Closing a socket with unread bytes resets it, and the peer would lose what is on its
@@ -179,18 +204,22 @@ class Link(asyncio.BufferedProtocol):
             "records_out": self.records_out,
             "rekeys_out": self._writer.rekeys,
             "read_buffered": self._reader.buffered,
-            "write_buffered": 0 if self._lost else self._transport.get_write_buffer_size(),
+            "write_buffered": 0
+            if self._lost
+            else self._writer.gathered + self._transport.get_write_buffer_size(),
         }
 
-    def _write(self, sealed: tuple[bytes, bytes]) -> None:
-        # uvloop sends all that one loop pass wrote with one system call; asyncio joins the two.
-        self._transport.writelines(sealed)
-        self.bytes_out += len(sealed[0]) + len(sealed[1])
+    def _gather(self, parts: tuple[bytes | memoryview, ...], kind: int) -> None:
+        writer = self._writer
+        if not writer.gathered and not self._transport.get_write_buffer_size():
+            writer.reuse()
+        self.bytes_out += writer.seal(parts, kind)
 
     def _rekey(self) -> None:
         self._rekey_timer.cancel()
         if not self._ending:
-            self._write(self._writer.rekey())
+            self.bytes_out += self._writer.rekey()
+            self.flush()
             self._rekey_timer = self._loop.call_later(REKEY_INTERVAL_S, self._rekey)
 
     def _deliver(self) -> None:
@@ -280,3 +309,5 @@ def _tune(transport: asyncio.Transport) -> None:
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)

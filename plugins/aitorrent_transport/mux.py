@@ -39,7 +39,7 @@ _LEAST_DATA: Final = 8192  # with less room left in a record, data waits for the
 _CLASSES: Final = (0, 1, 2)  # Priority, as plain numbers: this is the hot path
 _DATA: Final = int(Kind.DATA)
 _RTT_UNKNOWN_S: Final = 0.05
-_LEAST_RTT_S: Final = 0.0005  # what waking both processes takes, whatever the network
+_LEAST_RTT_S: Final = 0.00025  # what waking both processes takes, whatever the network
 
 Part = bytes | memoryview
 

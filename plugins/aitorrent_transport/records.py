@@ -32,12 +32,13 @@ REKEY_RECORDS: Final = 2**20
 MIN_REKEY_INTERVAL_S: Final = 1.0
 MAX_COUNTER: Final = 2**60
 READ_BUFFER_BYTES: Final = 256 * 1024
+WRITE_BUFFER_BYTES: Final = 1024 * 1024
 
-_MAX_SEALED: Final = 1 + MAX_PLAINTEXT + TAG_BYTES
+_MAX_PLAIN: Final = 1 + MAX_PLAINTEXT
+_MAX_SEALED: Final = _MAX_PLAIN + TAG_BYTES
 _MIN_SEALED: Final = 1 + TAG_BYTES
 _U32: Final = struct.Struct(">I")
-_KINDS: Final = tuple(bytes([kind]) for kind in range(3))
-# decrypt_into came late to `cryptography`; without it each record costs an allocation.
+# These came late to `cryptography`; without them each record costs an allocation.
 _HAS_INTO: Final = hasattr(ChaCha20Poly1305, "decrypt_into")
 
 
@@ -66,17 +67,32 @@ class _RecordKey:
 
 
 class RecordWriter:
-    """Seals records for one direction. `rekey_after` records, a REKEY goes out by itself."""
+    """Seals records of one direction, side by side in memory from which they leave together.
+
+    `take()` gives the bytes sealed since the last time; they stay as they are until `reuse()` says
+    that all of them have left. `rekey_after` records, a REKEY goes out by itself.
+    """
 
     def __init__(
-        self, cipher: CipherState, suite: Suite = CHACHA, *, rekey_after: int = REKEY_RECORDS
+        self,
+        cipher: CipherState,
+        suite: Suite = CHACHA,
+        *,
+        rekey_after: int = REKEY_RECORDS,
+        buffer_bytes: int = WRITE_BUFFER_BYTES,
+        in_place: bool = _HAS_INTO,
     ) -> None:
         self._key = _RecordKey(cipher, suite)
-        self._encrypt = self._key.aead.encrypt
         self._nonce = suite.nonce.pack
         self._counter = cipher.counter
         self._rekey_after = rekey_after
         self._rekey_at = self._counter + rekey_after
+        self._in_place = in_place
+        # Anonymous maps take memory only as far as they were written: little for quiet channels.
+        self._buffer = memoryview(mmap(-1, buffer_bytes))
+        self._plain = memoryview(mmap(-1, _MAX_PLAIN))
+        self._start = 0
+        self._end = 0
         self.rekeys = 0
 
     @property
@@ -84,31 +100,71 @@ class RecordWriter:
         """Whether so many records went out that `rekey` should come before the next."""
         return self._counter >= self._rekey_at
 
-    def seal(self, parts: tuple[bytes | memoryview, ...], kind: int = DATA) -> tuple[bytes, bytes]:
-        """The record's length and its ciphertext, to be written one after the other.
+    @property
+    def gathered(self) -> int:
+        """Bytes that were sealed and not yet taken."""
+        return self._end - self._start
+
+    def seal(self, parts: tuple[bytes | memoryview, ...], kind: int = DATA) -> int:
+        """Seal a record out of the concatenated parts; returns its bytes on the wire.
 
         Raises:
             TooLarge: more than MAX_PLAINTEXT bytes. ProtocolError: the counter is used up.
         """
-        plain = b"".join((_KINDS[kind], *parts))
-        length = len(plain) + TAG_BYTES
-        if length > _MAX_SEALED:
-            raise TooLarge(f"a record of {len(plain) - 1} bytes; the limit is {MAX_PLAINTEXT}")
+        size = 1 + sum(map(len, parts))
+        if size > _MAX_PLAIN:
+            raise TooLarge(f"a record of {size - 1} bytes; the limit is {MAX_PLAINTEXT}")
         counter = self._counter
         if counter >= MAX_COUNTER:
             raise ProtocolError("this direction of the channel has used up its record numbers")
+        plain = self._plain
+        plain[0] = kind
+        at = 1
+        for part in parts:
+            stop = at + len(part)
+            plain[at:stop] = part
+            at = stop
+        body = self._room_for(4 + size + TAG_BYTES) + 4
+        end = body + size + TAG_BYTES
+        head = _U32.pack(size + TAG_BYTES)
+        self._buffer[body - 4 : body] = head
         self._counter = counter + 1
-        head = _U32.pack(length)
-        return head, self._encrypt(self._nonce(0, counter), plain, head)
+        nonce = self._nonce(0, counter)
+        if self._in_place:
+            self._key.aead.encrypt_into(nonce, plain[:size], head, self._buffer[body:end])
+        else:
+            self._buffer[body:end] = self._key.aead.encrypt(nonce, plain[:size], head)
+        self._end = end
+        return end - body + 4
 
-    def rekey(self) -> tuple[bytes, bytes]:
-        """A REKEY record; what is sealed afterwards is under the next key."""
-        sealed = self.seal((), REKEY)
+    def _room_for(self, size: int) -> int:
+        """Where a record of `size` bytes goes."""
+        if self._end + size > len(self._buffer):
+            # What was taken and has not left keeps the old map alive.
+            gathered = self._buffer[self._start : self._end]
+            self._end -= self._start
+            self._start = 0
+            self._buffer = memoryview(mmap(-1, max(len(self._buffer), self._end + size)))
+            self._buffer[: self._end] = gathered
+        return self._end
+
+    def take(self) -> memoryview:
+        """The records since the last `take`."""
+        start, self._start = self._start, self._end
+        return self._buffer[start : self._end]
+
+    def reuse(self) -> None:
+        """Everything that was taken has left, and its memory may be written over."""
+        if self._start == self._end:
+            self._start = self._end = 0
+
+    def rekey(self) -> int:
+        """Seal a REKEY record, after which the next key begins; returns its bytes on the wire."""
+        size = self.seal((), REKEY)
         self._key.advance()
-        self._encrypt = self._key.aead.encrypt
         self._rekey_at = self._counter + self._rekey_after
         self.rekeys += 1
-        return sealed
+        return size
 
 
 class RecordReader:

@@ -56,6 +56,9 @@ class FakeLink:
             self.other._queued += len(record)
             self.other._schedule()
 
+    def flush(self) -> None:
+        return None
+
     def release(self) -> None:
         self.hold = False
         self._schedule()

@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aitorrent_transport.channel import Channel
-from aitorrent_transport.core import INITIAL_WINDOW, SEND_QUEUE_BYTES, StreamCore, WindowBudget
+from aitorrent_transport.core import (
+    INITIAL_WINDOW,
+    MAX_WINDOW,
+    SEND_QUEUE_BYTES,
+    StreamCore,
+    WindowBudget,
+)
 from aitorrent_transport.frames import Kind, frame
 from aitorrent_transport.local import local_streams
 from aitorrent_transport.stream import ChannelStream
@@ -25,6 +31,7 @@ from aitorrentd.api import (
     TooLarge,
     Unavailable,
 )
+from tests.support.nodes import wait_for
 from tests.support.transport_links import FakeLink, link_pair
 
 A, B = PeerId("12D3KooWaaaaaaaa"), PeerId("12D3KooWbbbbbbbb")
@@ -244,11 +251,56 @@ async def test_stream_that_nobody_reads_does_not_stall_another() -> None:
 async def test_small_writes_of_one_pass_share_a_record() -> None:
     async with Ends() as ends:
         near, far = await ends.streams()
+        await wait_for(lambda: ends.near.rtt_known and ends.far.rtt_known)
         before = ends.links[0].records_out
         await near.write(b"head")
         await near.write(b"tail" * 2000)
         assert await far.read_exactly(8004)
         assert ends.links[0].records_out == before + 1
+
+
+async def test_request_beside_a_bulk_transfer_leaves_before_most_of_what_is_queued() -> None:
+    async with Ends() as ends:
+        ends.links[0].high_water = 100_000
+        bulk, _ = await ends.streams()
+        request, served = await ends.streams(Priority.TENSOR)
+        arrived: list[bytes] = []
+        deliver = ends.links[1].on_record
+
+        def watch(record: memoryview) -> None:
+            arrived.append(bytes(record))
+            deliver(record)
+
+        ends.links[1].on_record = watch
+        await bulk.write(b"b" * (INITIAL_WINDOW - 1000))
+        await request.write(b"question")
+        assert await asyncio.wait_for(served.read_exactly(8), 1) == b"question"
+        at = next(i for i, record in enumerate(arrived) if b"question" in record)
+        before = sum(map(len, arrived[:at])) + arrived[at].index(b"question")
+        assert before < 130_000, "no more than what the link had taken"
+
+
+async def test_long_transfer_gives_way_to_others_in_every_pass_of_the_loop() -> None:
+    async with Ends() as ends:
+        ends.links[0].high_water = 1 << 30
+        await ends.streams()
+        core = next(iter(ends.near.mux.cores()))
+        core.credit = MAX_WINDOW
+        far_core = next(iter(ends.far.mux.cores()))
+        far_core.allowance = MAX_WINDOW
+        before = ends.links[0].bytes_out
+        core.push(bytes(MAX_WINDOW))
+        ends.near.pump(core)
+        assert ends.links[0].bytes_out - before < 600_000
+        await wait_for(lambda: far_core.buffered == MAX_WINDOW)
+        assert core.queued == 0
+
+
+async def test_round_trip_time_is_known_before_the_first_keepalive() -> None:
+    """Windows grow by it, and the first ping of a new process is slow."""
+    async with Ends(keepalive_s=1000.0) as ends:
+        await wait_for(lambda: ends.near.rtt_known and ends.far.rtt_known)
+        assert 0 <= ends.near.mux.rtt_s < 0.05
 
 
 async def test_hung_peer_costs_bounded_memory_and_is_noticed() -> None:

@@ -259,7 +259,8 @@ async def test_fragmented_messages_and_pings_are_understood() -> None:
         await browser.open()
         writer, reader = await browser.shake_hands(cut=50)
         payload = bytes(range(256)) * 40
-        browser.send(b"".join(writer.seal((payload,))), cut=999)
+        writer.seal((payload,))
+        browser.send(bytes(writer.take()), cut=999)
         record = None
         while record is None:
             await browser.receive()

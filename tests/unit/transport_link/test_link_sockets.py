@@ -11,15 +11,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 
 from aitorrent_transport import link as link_module
 from aitorrent_transport import listener as listener_module
 from aitorrent_transport.certificate import Credentials
 from aitorrent_transport.dial import dial, link_in_process
-from aitorrent_transport.link import HIGH_WATER_BYTES, Link
+from aitorrent_transport.handshake import Handshake
+from aitorrent_transport.link import HIGH_WATER_BYTES, UNSENT_BYTES, Link
 from aitorrent_transport.listener import Listener
 from aitorrentd.api import ProtocolError, TimedOut, TooLarge, Unavailable
-from tests.support.link_peers import Watch, eventually, make_credentials
+from tests.support.link_peers import Watch, eventually, make_credentials, shake_hands
 
 
 class Server:
@@ -182,6 +184,87 @@ async def test_slow_reader_stops_the_writer_and_later_lets_it_go_on(masked: bool
         await asyncio.wait_for(drained.wait(), 5)
         assert link.writable
         await reader.until(lambda w: len(w.records) == sent)
+
+
+class NotingTransport(asyncio.Transport):
+    """Takes what is written to it, write by write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        return None
+
+    def abort(self) -> None:
+        return None
+
+
+async def test_large_records_leave_together_and_small_ones_at_once() -> None:
+    us = Handshake(make_credentials(), dialer=True)
+    them = Handshake(make_credentials(), dialer=False)
+    shake_hands(us, them)
+    assert us.session is not None
+    transport = NotingTransport()
+    link = Link(transport, us.session, outbound=True, remote=("", 0))
+    wire = 4 + 1 + 60_000 + 16
+    link.send(b"a question")
+    assert [len(w) for w in transport.writes] == [4 + 1 + 10 + 16]
+    for _ in range(12):
+        link.send(bytes(60_000))
+    assert [len(w) for w in transport.writes[1:]] == [9 * wire], "a batch is full"
+    assert link.statistics()["write_buffered"] == 3 * wire
+    await asyncio.sleep(0)
+    assert [len(w) for w in transport.writes[2:]] == [3 * wire], "the pass of the loop is over"
+    link.send(bytes(60_000))
+    link.flush()
+    assert [len(w) for w in transport.writes[3:]] == [wire]
+    link.abort()
+    link.connection_lost(None)
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_bytes_arrive_as_sent_while_the_reader_stalls_now_and_then(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Records wait in the socket's queue while others are sealed into the same memory."""
+    draw = random.Random(3)
+    records = [draw.randbytes(draw.choice((10, 30_000, 65_536))) for _ in range(400)]
+
+    async def transfer() -> None:
+        async with serving() as server, linked(server) as watch:
+            await asyncio.wait_for(server.arrived.wait(), 5)
+            reader = server.watches[0]
+            reader.echo = False
+            writable = asyncio.Event()
+            watch.link.on_writable = writable.set
+            for i, record in enumerate(records):
+                if i % 50 == 0:
+                    reader.link.pause_reading()
+                if i % 50 == 25:
+                    reader.link.resume_reading()
+                if not watch.link.writable and i % 50 >= 25:
+                    writable.clear()
+                    await asyncio.wait_for(writable.wait(), 5)
+                watch.link.send(record)
+            await reader.until(lambda w: len(w.records) == len(records))
+            assert reader.records == records
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(transfer())
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="Linux and macOS have it")
+async def test_kernel_keeps_little_that_is_not_under_way() -> None:
+    async with serving() as server, linked(server) as watch:
+        sock = watch.link._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES
 
 
 async def test_peer_that_reads_nothing_cannot_make_the_buffer_grow_without_end(
