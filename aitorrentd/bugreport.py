@@ -53,7 +53,7 @@ ABOUT: Final[Mapping[str, str]] = {
 def known_secrets(path: str | None) -> set[str]:
     """Every secret of the configuration that this user can read, and the node's seed."""
     try:
-        config = Config.load(path)
+        config = Config.load(path, outside=True)
     except ConfigError:
         file = Path(path) if path else config_file()
         return secrets_in(_read(file))
@@ -111,6 +111,8 @@ def _journal() -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as e:
         raise Unavailable(f"journalctl: {type(e).__name__}") from None
+    if not done.stdout.strip():
+        raise Unavailable("there is nothing that this user may see; sudo helps")
     return done.stdout
 
 
@@ -139,7 +141,7 @@ def gather(
     def config() -> Any:
         if ask is not None:
             return ask("config.show", {"origin": True})
-        return {"config": Config.load(config_path).shown()}
+        return {"config": Config.load(config_path, outside=True).shown()}
 
     def asked(method: str) -> Any:
         if ask is None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from aitorrentd import address_file
 from aitorrentd.address_file import AddressFile
+from aitorrentd.api.events import Draining
 from aitorrentd.config import Config
 from aitorrentd.errors import AitorrentError, PluginError
 from aitorrentd.kernel.drain import work_text
@@ -107,6 +108,7 @@ class Daemon:
             self._own(watchdog.run(), "watchdog")
         if self._notifier:
             self._own(self._tell_status(), "status")
+            self._own(self._tell_drain(), "drain-status")
         asked = self._own(node.stop_requested.wait(), "asked")
         await asyncio.wait({asked, node.kernel.fatal}, return_when=asyncio.FIRST_COMPLETED)
         if node.kernel.fatal.done():
@@ -175,6 +177,12 @@ class Daemon:
         while True:
             await asyncio.sleep(_STATUS_EVERY_S)
             self._notifier.status(self._status())
+
+    async def _tell_drain(self) -> None:
+        """A drain is told at once: whoever started it looks at the status next."""
+        with self._node.kernel.bus.subscribe(Draining) as changes:
+            async for _ in changes:
+                self._notifier.status(self._status())
 
     def _status(self) -> str:
         rows = [row for row in self._node.kernel.rows() if row.state != "disabled"]

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from aitorrentd import __version__
+from aitorrentd import __version__, unit
 from aitorrentd.config import Config
 from aitorrentd.config.plugin_tables import plugin_problems
 from aitorrentd.config.secrets import HIDDEN, conceal
@@ -111,7 +111,10 @@ def _secrecy(config: Config) -> _Finding:
 def _identity(config: Config) -> _Finding:
     file = config.identity_file
     try:
-        return _Finding("ok", f"{file} is the key of {load(file).peer_id}")
+        # Root looks after a daemon that is another user's.
+        state = config.directories.state
+        owner = state.stat().st_uid if os.geteuid() == 0 and state.exists() else None
+        return _Finding("ok", f"{file} is the key of {load(file, owner=owner).peer_id}")
     except FileNotFoundError:
         return _Finding("ok", f"{file} will be made at the first start")
     except ConfigError as e:
@@ -120,7 +123,9 @@ def _identity(config: Config) -> _Finding:
 
 
 def answers(path: Path) -> bool:
-    """Whether somebody accepts connections on the Unix socket `path`."""
+    """Whether somebody accepts connections on the Unix socket `path`; starts nobody."""
+    if unit.sleeps(path):
+        return False
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(2.0)
@@ -135,6 +140,9 @@ def _control(config: Config) -> _Finding:
     if path is None:
         return _Finding("ok", "there is none: control.socket is null")
     if not answers(path):
+        if unit.sleeps(path):
+            text = f"no daemon runs; systemd holds {path} and starts one for the next client"
+            return _Finding("warn", text, f"systemctl start {unit.DAEMON}")
         if path.is_socket():
             text = f"{path} is left over from a daemon that ended without cleaning up"
             return _Finding("warn", text, "start a daemon, which takes it over: aitorrentd")
@@ -262,7 +270,7 @@ def run_offline(config_path: str | Path | None = None) -> list[dict[str, Any]]:
     Must not be called from a running event loop.
     """
     try:
-        config = Config.load(config_path)
+        config = Config.load(config_path, outside=True)
     except ConfigError as e:
         remedy = "correct the file, then: aitorrentctl config check"
         text = "; ".join(e.problems)

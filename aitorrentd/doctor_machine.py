@@ -20,7 +20,11 @@ def _unit(found: dict[str, str]) -> tuple[str, str, str]:
         return "ok", f"there is no {unit.DAEMON} here", ""
     if active == "failed":
         why = found.get("Result", "failed")
-        return "fail", f"{unit.DAEMON} failed ({why})", f"journalctl -u {unit.DAEMON} -n 50"
+        again = f"systemctl reset-failed {unit.DAEMON} && systemctl start {unit.DAEMON}"
+        remedy = f"journalctl -u {unit.DAEMON} -n 50; then: {again}"
+        return "fail", f"{unit.DAEMON} failed ({why})", remedy
+    if active in ("activating", "deactivating", "reloading"):
+        return "warn", f"{unit.DAEMON} is {active}", f"wait, or see: systemctl status {unit.DAEMON}"
     if active != "active":
         state = f"{unit.DAEMON} is {active}"
         how = "enable --now" if boot == "disabled" else "start"

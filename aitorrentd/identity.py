@@ -96,8 +96,8 @@ def load_or_create(path: Path) -> Identity:
         ) from None
 
 
-def load(path: Path) -> Identity:
-    """The identity in `path`.
+def load(path: Path, *, owner: int | None = None) -> Identity:
+    """The identity in `path`; a key of the user `owner` is as good as one of this process's user.
 
     Raises:
         FileNotFoundError: there is no such file. ConfigError: as `load_or_create`.
@@ -112,7 +112,7 @@ def load(path: Path) -> Identity:
     except OSError as e:
         raise ConfigError(f"cannot read the identity key {path}: {e.strerror}") from None
     try:
-        _check_ownership(path, os.fstat(fd))
+        _check_ownership(path, os.fstat(fd), owner)
         raw = os.read(fd, _MAX_FILE_BYTES + 1)
     finally:
         os.close(fd)
@@ -125,13 +125,16 @@ def encode(seed: bytes) -> bytes:
     return f"{_MAGIC} {base64.b64encode(seed).decode()} {checksum}\n".encode()
 
 
-def _check_ownership(path: Path, found: os.stat_result) -> None:
+def _check_ownership(path: Path, found: os.stat_result, owner: int | None) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise ConfigError(f"the identity key {path} is not a regular file")
-    if found.st_uid not in (os.geteuid(), 0):
+    us = os.geteuid()
+    if found.st_uid not in (us, 0, owner):
+        # Root may read it, but a key that root took for itself would be lost to its daemon.
+        or_take_it = f", or: chown {us} {path}" if us else ""
         raise ConfigError(
             f"the identity key {path} belongs to uid {found.st_uid}, this process runs as uid "
-            f"{os.geteuid()}; run as that user, or: chown {os.geteuid()} {path}"
+            f"{us}; run as that user{or_take_it}"
         )
     if stat.S_IMODE(found.st_mode) & 0o077:
         raise ConfigError(

@@ -62,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
         default=None,
         help="make peer traffic look like a web site",
     )
-    add("--log-level", choices=("debug", "info", "warning", "error"))
+    levels = ("debug", "info", "warning", "error")
+    add("--log-level", choices=levels, help="log nothing that matters less; else info")
     add("--verbose", action="store_true", help="the same as --log-level debug")
     add("--check", action="store_true", help="check the configuration and exit")
     add("--version", action="version", version=f"aitorrentd {__version__}")
@@ -122,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from aitorrentd.config import Config
 
     try:
-        config = Config.load(args.config, overrides=overrides(args))
+        config = Config.load(args.config, overrides=overrides(args), outside=args.check)
     except ConfigError as e:
         complain("\n".join(e.problems))
         return EX_CONFIG

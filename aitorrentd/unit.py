@@ -10,6 +10,7 @@ from typing import Final
 from aitorrentd.errors import TimedOut, Unavailable
 
 DAEMON: Final = "aitorrentd.service"
+SOCKET: Final = "/run/aitorrent/control.sock"
 _BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
 _ASK_S: Final = 10.0
 _PROPERTIES: Final = ("LoadState", "ActiveState", "SubState", "Result", "UnitFileState")
@@ -44,13 +45,23 @@ def is_active(unit: str) -> bool:
     return properties(unit).get("ActiveState") in ("active", "activating", "reloading")
 
 
+def sleeps(path: str | Path) -> bool:
+    """Whether systemd holds the socket `path`, and whoever connects makes it start the daemon."""
+    if str(path) != SOCKET:
+        return False
+    state = properties(DAEMON).get("ActiveState", "")
+    return state in ("inactive", "failed") and Path(path).is_socket()
+
+
 def restart(unit: str, *, timeout_s: float) -> None:
-    """Restart the unit.
+    """Restart the unit, however often that was done before.
 
     Raises:
         Unavailable, TimedOut: it did not come up again; its journal says why.
     """
     try:
+        # Several in a few minutes are no crash loop, which is what StartLimitBurst= is about.
+        _systemctl("reset-failed", unit, timeout_s=timeout_s)
         done = _systemctl("restart", unit, timeout_s=timeout_s)
     except subprocess.TimeoutExpired:
         raise TimedOut(f"{unit} was not restarted within {timeout_s:g} s") from None

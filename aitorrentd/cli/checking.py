@@ -45,9 +45,14 @@ def checks(plugin: str, config: str) -> list[dict[str, Any]]:
 
 
 def _checks(plugin: str, config: str) -> list[dict[str, Any]]:
-    from aitorrentd.control.client import NoDaemon
+    from aitorrentd import unit
+    from aitorrentd.control.client import NoAccess, NoDaemon
 
+    reach: list[dict[str, Any]] = []
     try:
+        if not plugin and unit.sleeps(toolkit.socket_path()):
+            # To look must not be to start it.
+            raise NoDaemon("the daemon does not run")
         with toolkit.connect(_DOCTOR_TIMEOUT_S) as client:
             reply = client.call("node.doctor", {"plugin": plugin} if plugin else {})
             found: list[dict[str, Any]] = reply["checks"]
@@ -55,7 +60,11 @@ def _checks(plugin: str, config: str) -> list[dict[str, Any]]:
     except AitorrentError as e:
         if plugin:
             raise
-        reach = [] if isinstance(e, NoDaemon) else [_reach(e)]
+        if not isinstance(e, NoDaemon):
+            reach = [_reach(e)]
+        if isinstance(e, NoAccess) and not config:
+            # A node of this user's own, which the other checks would be about, is not meant.
+            return reach
     from aitorrentd.doctor import run_offline
 
     return [*reach, *run_offline(config or None)]

@@ -67,6 +67,7 @@ def remove(
 ) -> None:
     """Remove an installed plugin; what came along with it stays until `plugin rebuild`."""
     installer, told = _installer(None, False)
+    installer.check_removable(name)
     _confirm(f"Remove {clean(name)}?", yes)
     facts = installer.remove(name)
     told.bar.clear()
@@ -201,15 +202,23 @@ def _next(reply: Mapping[str, Any]) -> str:
 
 
 def _render_new(reply: Mapping[str, Any], name: str) -> str:
+    from aitorrentd import layers
+
     directory = clean(reply["directory"])
-    return "\n".join(
-        [
-            f"wrote {directory}:",
-            *(f"  {clean(file)}" for file in reply["files"]),
-            f"next: pip install -e {directory} && python -m pytest {directory}",
-            f"or:   aitorrentctl plugin install {directory}",
-            f"then: aitorrentctl {clean(name)} Ada",
+    install = f"aitorrentctl plugin install {directory}"
+    steps = [
+        f"next: pip install -e {directory} && python -m pytest {directory}",
+        f"or:   {install}",
+    ]
+    if layers.layer() is not None:
+        # The environment of a packaged aitorrentd is the package manager's: no place to develop in.
+        steps = [
+            f"next: sudo {install}",
+            "test: in a virtual environment with aitorrentd in it, as its README.md says",
         ]
+    files = (f"  {clean(file)}" for file in reply["files"])
+    return "\n".join(
+        [f"wrote {directory}:", *files, *steps, f"then: aitorrentctl {clean(name)} Ada"]
     )
 
 

@@ -81,7 +81,7 @@ def _checked_here(file: str) -> dict[str, Any]:
     from aitorrentd.errors import ConfigError
 
     try:
-        config = Config.load(Path(file).absolute() if file else None)
+        config = Config.load(Path(file).absolute() if file else None, outside=True)
         problems = tuple(asyncio.run(plugin_problems(config.settings.plugins)))
         files = [str(f) for f in config.files]
     except ConfigError as e:
@@ -119,8 +119,24 @@ def set_(
         toolkit.emit(client.call("config.set", {"key": key, "value": value}), _render_change)
 
 
+def reload() -> None:
+    """Read the configuration files again, and put in force what can be."""
+    with toolkit.connect() as client:
+        toolkit.emit(client.call("node.reload"), _render_reload)
+
+
+def _render_reload(reply: Mapping[str, Any]) -> str:
+    return "\n".join(_in_force(reply)) or "nothing changed"
+
+
 def _render_change(reply: Mapping[str, Any]) -> str:
-    lines = [f"{toolkit.clean(reply['key'])} written to {toolkit.clean(reply['file'])}"]
+    written = f"{toolkit.clean(reply['key'])} written to {toolkit.clean(reply['file'])}"
+    return "\n".join([written, *_in_force(reply)])
+
+
+def _in_force(reply: Mapping[str, Any]) -> list[str]:
+    """Lines that say what holds now and what after a restart."""
+    lines = []
     for applied in reply.get("applied") or []:
         section, _, rest = str(applied).partition(".")
         plugin, _, setting = rest.partition(".")
@@ -130,7 +146,7 @@ def _render_change(reply: Mapping[str, Any]) -> str:
     if reply.get("restart"):
         keys = ", ".join(toolkit.clean(key) for key in reply["restart"])
         lines.append(f"takes effect after a restart (systemctl restart aitorrentd): {keys}")
-    return "\n".join(lines)
+    return lines
 
 
 def register(app: typer.Typer) -> None:
@@ -142,4 +158,5 @@ def register(app: typer.Typer) -> None:
     group.command()(check)
     group.command()(get)
     group.command("set")(set_)
+    group.command()(reload)
     app.add_typer(group, name="config")

@@ -21,7 +21,7 @@ from aitorrentd.config.layers import (
     merge,
 )
 from aitorrentd.config.model import Settings
-from aitorrentd.config.secrets import conceal, resolve
+from aitorrentd.config.secrets import conceal, resolve, without_handed
 from aitorrentd.errors import ConfigError, NotFound
 from aitorrentd.kernel.settings import problems
 from aitorrentd.paths import (
@@ -79,17 +79,20 @@ class Config:
         *,
         environ: Mapping[str, str] = os.environ,
         overrides: Mapping[str, Any] | None = None,
+        outside: bool = False,
     ) -> Config:
         """The configuration in `path`, else in $AITORRENT_CONFIG, else in the default place.
 
-        Only a default file may be missing; then the defaults hold.
+        Only a default file may be missing; then the defaults hold. `outside` is for looking at the
+        configuration of a service that is not this process: secrets that its manager hands to it
+        alone are left out.
 
         Raises:
             ConfigError: something is wrong; the message says where and what to do.
         """
         named = path or environ.get("AITORRENT_CONFIG", "")
         file = Path(named).expanduser().absolute() if named else config_file(environ)
-        return _read(Source(file, bool(named), environ, overrides or {}), {})
+        return _read(Source(file, bool(named), environ, overrides or {}), {}, outside)
 
     @classmethod
     def of(cls, tree: Mapping[str, Any], *, environ: Mapping[str, str] = os.environ) -> Config:
@@ -168,18 +171,25 @@ def _leaves(tree: Any, path: KeyPath) -> list[KeyPath]:
     return [path]
 
 
-def _read(source: Source, replaced: Mapping[Path, Mapping[str, Any]]) -> Config:
+def _read(
+    source: Source, replaced: Mapping[Path, Mapping[str, Any]], outside: bool = False
+) -> Config:
     layers = source.layers(replaced)
     files = tuple(Path(layer.origin) for layer in layers[:-2])
-    return _build(layers, source.environ, files, source)
+    return _build(layers, source.environ, files, source, outside)
 
 
 def _build(
-    layers: list[Layer], environ: Mapping[str, str], files: tuple[Path, ...], source: Source | None
+    layers: list[Layer],
+    environ: Mapping[str, str],
+    files: tuple[Path, ...],
+    source: Source | None,
+    outside: bool = False,
 ) -> Config:
     tree, origins = merge(layers)
     secrets: set[str] = set()
-    resolved = resolve(tree, environ, secrets)
+    handed = without_handed(tree, environ) if outside else tree
+    resolved = resolve(handed, environ, secrets)
     try:
         settings = Settings.model_validate(resolved)
     except ValidationError as e:

@@ -32,6 +32,28 @@ def reference(value: Any) -> tuple[str, str] | None:
     return None
 
 
+def without_handed(tree: Any, environ: Mapping[str, str]) -> Any:
+    """`tree` without the references to what a service manager hands to the daemon and not to us.
+
+    For looking at a configuration from outside of the service.
+    """
+    if isinstance(tree, dict):
+        kept = {k: v for k, v in tree.items() if not _is_handed(v, environ)}
+        return {k: without_handed(v, environ) for k, v in kept.items()}
+    if isinstance(tree, list):
+        return [without_handed(v, environ) for v in tree if not _is_handed(v, environ)]
+    return tree
+
+
+def _is_handed(value: Any, environ: Mapping[str, str]) -> bool:
+    match reference(value):
+        case ("credential", _):
+            return not environ.get("CREDENTIALS_DIRECTORY")
+        case ("env", name):
+            return not environ.get(name)
+    return False
+
+
 def resolve(
     tree: Any, environ: Mapping[str, str], found: set[str], path: tuple[str, ...] = ()
 ) -> Any:

@@ -250,6 +250,17 @@ class Installer:
         there = f"there are: {', '.join(known)}" if known else "there are none"
         raise NotFound(f"no plugin {name} is installed; {there}")
 
+    def check_removable(self, name: str) -> None:
+        """Find out what `remove` would say, before anybody is asked.
+
+        Raises:
+            NotFound, Conflict: as `remove`.
+        """
+        if requirement_name(name) != CORE or "[" not in name:
+            self.owner(name)
+        elif name not in self.target.requirements():
+            raise NotFound(f"there is no {name} in the layer")
+
     def remove(self, name: str) -> Facts | None:
         """Remove the distribution of a plugin, or the record of `aitorrentd[extra]` (then None).
 
@@ -259,10 +270,9 @@ class Installer:
             NotFound, Conflict: as `owner`.
         """
         with self._pip() as (pip, _):
+            self.check_removable(name)
             kept = self.target.requirements()
             if requirement_name(name) == CORE and "[" in name:
-                if name not in kept:
-                    raise NotFound(f"there is no {name} in the layer")
                 self.target.remember([line for line in kept if line != name])
                 return None
             facts = self.owner(name)

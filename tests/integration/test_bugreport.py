@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from aitorrentd import bugreport, unit
+from aitorrentd.errors import Unavailable
 from tests.support.nodes import REPOSITORY, Daemon, DaemonFactory
 from tests.support.ollama_server import FakeOllama
 
@@ -124,6 +126,14 @@ def test_report_without_a_daemon_says_what_is_missing(tmp_path: Path) -> None:
     assert "status.json: no daemon answers" in files["errors.txt"]
     assert json.loads(files["config.json"])["config"]["plugins"]["transport"]["psk"] == "•••"
     assert PSK not in "".join(files.values())
+
+
+def test_journal_that_this_user_may_not_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit, "properties", lambda name: {"ActiveState": "active"})
+    empty = subprocess.CompletedProcess([], 0, stdout="\n", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: empty)
+    with pytest.raises(Unavailable, match="nothing that this user may see; sudo helps"):
+        bugreport._journal()
 
 
 def test_report_about_a_broken_configuration_has_no_secret_either(tmp_path: Path) -> None:

@@ -278,6 +278,9 @@ def test_only_root_installs_and_somebody_must_agree(core: Core, tmp_path: Path) 
     done = core.ctl("plugin", "install", wheel)
     assert (done.code, last_words(done)) == (2, "there is nobody to ask; add --yes")
     assert installed(core) == {}
+    # Nobody is asked about what cannot be done.
+    done = core.ctl("plugin", "remove", "tyny")
+    assert (done.code, last_words(done)) == (1, "no plugin tyny is installed; there are none")
     for directory in (tmp_path, *tmp_path.parents[:2]):  # somebody else must get this far
         directory.chmod(0o755)
     # All is imported by root first: another user may not be able to read this interpreter's files.

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.support.package_machine import Machine
+
+# Types into an interactive zsh, and prints what its completion shows.
+ZSH = r"""
+import os, pty, select, sys, time
+typed, *wanted = sys.argv[1:]
+pid, fd = pty.fork()
+if pid == 0:
+    os.execv("/usr/bin/zsh", ["zsh", "-f", "-i"])
+end, seen = time.monotonic() + 30, ""
+def see(*words):
+    global seen
+    while not all(word in seen for word in words) and time.monotonic() < end:
+        if select.select([fd], [], [], 0.2)[0]:
+            seen += os.read(fd, 65536).decode(errors="replace")
+os.write(fd, b"stty cols 200; autoload -Uz compinit; compinit -u -D; LISTMAX=0; echo SET''UP\n")
+see("SETUP")
+seen = ""
+os.write(fd, typed.encode() + b"\t\t")
+see(*wanted)
+print(seen)
+os.kill(pid, 9)
+"""
+SUBCOMMANDS = ("disable", "enable", "info", "install", "list", "new", "rebuild", "remove")
 
 pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -35,3 +59,24 @@ def test_completion_knows_the_commands_of_plugins(machine: Machine, hello_wheel:
         printf '%s\\n' "${COMPREPLY[@]}"
     """
     assert machine.run("bash", "-ec", script).out == "hello\n"
+
+
+def test_zsh_completes_subcommands_and_plugins_commands(
+    machine: Machine, hello_wheel: Path
+) -> None:
+    machine.install_plugin(hello_wheel)
+    shown = machine.run("python3", "-c", ZSH, "aitorrentctl plugin ", *SUBCOMMANDS).out
+    assert all(re.search(rf"{name} +-- \S", shown) for name in SUBCOMMANDS), shown
+    shown = machine.run("python3", "-c", ZSH, "aitorrentctl hel", "hello").out
+    assert "hello" in shown
+
+
+def test_fish_completes_subcommands_and_plugins_commands(
+    machine: Machine, hello_wheel: Path
+) -> None:
+    machine.install_plugin(hello_wheel)
+    shown = machine.run("fish", "-c", "complete -C 'aitorrentctl plugin '").out.splitlines()
+    assert set(SUBCOMMANDS) < {line.partition("\t")[0] for line in shown}
+    assert all(line.partition("\t")[2] for line in shown)
+    shown = machine.run("fish", "-c", "complete -C 'aitorrentctl hel'").out.splitlines()
+    assert [line.partition("\t")[0] for line in shown] == ["hello"]

@@ -51,6 +51,13 @@ def test_unit_says_in_one_line_how_the_daemon_is(machine: Machine) -> None:
     assert re.search(r"Status: \"\d+ of \d+ plugins running; 0 peers\"", shown), shown
 
 
+def test_drain_is_shown_by_the_unit_at_once(machine: Machine) -> None:
+    assert machine.ctl("drain", "--timeout", "5").code == 0
+    until(lambda: machine.unit("StatusText").startswith("draining"), 5)
+    assert machine.ctl("drain", "--undo").code == 0
+    until(lambda: "plugins running" in machine.unit("StatusText"), 5)
+
+
 def test_client_starts_a_stopped_daemon_through_the_socket(machine: Machine) -> None:
     node = machine.identity()
     machine.run("systemctl", "stop", "aitorrentd.service")
@@ -84,8 +91,10 @@ def test_user_in_the_group_is_served(machine: Machine) -> None:
 def test_reload_puts_a_changed_file_in_force(machine: Machine) -> None:
     pid = machine.unit("MainPID")
     machine.sh("echo 'log: {level: debug}' > /etc/aitorrent.yaml.d/10-test.yaml")
+    after = machine.now()
     machine.run("systemctl", "reload", "aitorrentd")
     assert machine.call("config.get", "key=log.level")["value"] == "debug"
+    assert "in force now: log.level" in machine.journal(after)
     assert machine.unit("MainPID") == pid
 
 

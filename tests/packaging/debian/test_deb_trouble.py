@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.support.package_machine import Machine, pause, until
+from tests.support.package_machine import SOCKET, Machine, pause, until
 
 pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -66,6 +66,81 @@ def test_client_of_a_daemon_that_cannot_start_does_not_make_it_loop(machine: Mac
     # Once the file is right, the next client is served.
     machine.run("cp", "/var/tmp/aitorrent.yaml", "/etc/aitorrent.yaml")
     assert machine.ctl("status").code == 0
+
+
+def test_doctor_looks_at_a_stopped_daemon_without_starting_it(machine: Machine) -> None:
+    machine.run("systemctl", "stop", "aitorrentd.service")
+    found = findings(machine)
+    found.pop("clock", "")
+    assert found == {
+        "control-socket": (
+            f"warn: no daemon runs; systemd holds {SOCKET} and starts one for the next client"
+            " -> systemctl start aitorrentd.service"
+        ),
+        "unit": "warn: aitorrentd.service is inactive -> systemctl start aitorrentd.service",
+    }
+    assert machine.unit("ActiveState") == "inactive"
+
+
+def test_secret_that_only_the_unit_has_is_no_finding(machine: Machine) -> None:
+    machine.sh(
+        "head -c 24 /dev/urandom | base64 > /root/psk; "
+        "echo 'plugins: {transport: {psk: {credential: psk}}}' > /etc/aitorrent.yaml.d/10-psk.yaml"
+    )
+    machine.drop_in("[Service]\nLoadCredential=psk:/root/psk\n")
+    machine.run("systemctl", "restart", "aitorrentd")
+    assert machine.plugins()["transport"] == "running"
+    assert "valid" in machine.run("aitorrentd", "--check").out
+    machine.run("systemctl", "stop", "aitorrentd.socket", "aitorrentd.service")
+    assert "config" not in findings(machine)
+    assert machine.ctl("config", "check").code == 0
+
+
+def test_doctor_names_what_is_wrong_with_the_key_of_a_daemon_that_failed(machine: Machine) -> None:
+    key = f"{STATE}/identity.key"
+    machine.run("chmod", "644", key)
+    try:
+        said = start_fails(machine)
+        assert any("run: chmod 600" in line for line in said), said
+        assert findings(machine)["identity"].endswith(f"-> chmod 600 {key}")
+        assert machine.unit("ActiveState") == "failed"
+    finally:
+        machine.run("chmod", "600", key)
+
+
+def test_user_outside_the_group_is_told_that_and_nothing_about_a_node_of_his_own(
+    machine: Machine,
+) -> None:
+    machine.sh("id alice >/dev/null 2>&1 || useradd -m alice")
+    done = machine.ctl("--json", "doctor", user="alice")
+    failed = [c for c in json.loads(done.out)["checks"] if c["status"] == "fail"]
+    assert [c["name"] for c in failed] == ["reach"]
+    assert "adduser" in failed[0]["remedy"]
+
+
+def test_restarts_by_people_are_no_crash_loop(machine: Machine) -> None:
+    for _ in range(7):
+        machine.run("systemctl", "restart", "aitorrentd")
+    assert machine.unit("ActiveState") == "active"
+
+
+def test_daemon_that_keeps_failing_is_left_alone_and_doctor_says_how_to_go_on(
+    machine: Machine,
+) -> None:
+    machine.run("systemctl", "stop", "aitorrentd.socket", "aitorrentd.service")
+    # What it needs is taken: exit 69, which is tried again.
+    machine.drop_in("[Service]\nRestartSec=1ms\nExecStart=\nExecStart=/bin/sh -c 'exit 69'\n")
+    after = machine.now()
+    machine.run("systemctl", "start", "--no-block", "aitorrentd.service")
+    until(lambda: any("repeated too quickly" in line for line in machine.journal(after)), 60)
+    until(lambda: machine.unit("ActiveState") == "failed")
+    assert machine.unit("NRestarts") in ("19", "20")
+    remedy = findings(machine)["unit"]
+    assert "systemctl reset-failed aitorrentd.service && systemctl start" in remedy
+    (machine.root / "etc/systemd/system/aitorrentd.service.d/test.conf").unlink()
+    machine.run("systemctl", "daemon-reload")
+    machine.sh(remedy.partition("; then: ")[2])
+    assert machine.unit("ActiveState") == "active"
 
 
 def test_read_only_state_is_said(machine: Machine) -> None:

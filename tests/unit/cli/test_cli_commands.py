@@ -174,6 +174,19 @@ def test_settings_are_shown_read_and_written(ctl: Ctl, node: NodeThread) -> None
     assert ctl("config", "get", "plugins.count.port").out == "7\n"
 
 
+def test_files_that_were_edited_are_read_again_on_request(ctl: Ctl, node: NodeThread) -> None:
+    assert ctl("config", "reload").out == "nothing changed\n"
+    drop_in = Path(f"{node.file}.d") / "95-mine.yaml"
+    drop_in.parent.mkdir(exist_ok=True)
+    drop_in.write_text("log: {level: error}\n")
+    assert ctl("config", "reload").out == "in force now: log.level\n"
+    drop_in.write_text("log: {level: loud}\n")
+    ran = ctl("config", "reload")
+    assert (ran.code, "95-mine.yaml" in ran.err) == (78, True)
+    drop_in.unlink()
+    assert ctl("config", "reload").code == 0
+
+
 def test_a_setting_that_is_wrong_exits_with_78(ctl: Ctl) -> None:
     ran = ctl("config", "set", "node.nam", "x")
     assert ran.code == 78

@@ -234,6 +234,19 @@ def test_secret_that_is_not_there_is_a_clear_error(
     assert said in problem(f"plugins: {{x: {{psk: {reference}}}}}", tmp_path)
 
 
+def test_secrets_that_only_the_service_gets_are_left_out_from_outside(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        f"node: {{state_dir: {tmp_path}}}\n"
+        "plugins: {x: {psk: {credential: psk}, keys: [{env: KEY}, {env: OTHER}], file: kept}}\n"
+    )
+    config = Config.load(file, environ={"HOME": "/", "OTHER": "here"}, outside=True)
+    assert config.settings.plugins["x"] == {"keys": ["here"], "file": "kept"}
+    assert config.shown()["plugins"]["x"]["psk"] == "••• (credential psk)"
+    with pytest.raises(ConfigError, match="LoadCredential=psk"):
+        Config.load(file, environ={"HOME": "/", "OTHER": "here"})
+
+
 def test_credential_name_cannot_leave_its_directory(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not the name of a credential"):
         load(

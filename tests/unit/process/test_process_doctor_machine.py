@@ -14,6 +14,7 @@ import pytest
 from aitorrentd import layers, unit
 from aitorrentd.doctor import run_offline
 from aitorrentd.doctor_machine import machine_checks
+from aitorrentd.identity import load_or_create
 from aitorrentd.installing import target
 from tests.support.operations_cores import make_wheel
 
@@ -95,7 +96,13 @@ def test_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("loaded active disabled", "ok", "systemctl enable aitorrentd.service"),
         ("loaded inactive enabled", "warn", "systemctl start aitorrentd.service"),
         ("loaded inactive disabled", "warn", "systemctl enable --now aitorrentd.service"),
-        ("loaded failed enabled", "fail", "journalctl -u aitorrentd.service -n 50"),
+        (
+            "loaded failed enabled",
+            "fail",
+            "journalctl -u aitorrentd.service -n 50; then: "
+            "systemctl reset-failed aitorrentd.service && systemctl start aitorrentd.service",
+        ),
+        ("loaded activating enabled", "warn", "wait, or see: systemctl status aitorrentd.service"),
         ("masked inactive masked", "warn", "systemctl unmask aitorrentd.service"),
         ("not-found inactive -", "ok", ""),
     ],
@@ -109,6 +116,40 @@ def test_unit_is_judged_by_its_state(
     found = machine(with_unit=True)["unit"]
     assert (found.status, found.remedy) == (status, remedy)
     assert "unit" not in machine()
+
+
+def test_looking_at_a_socket_of_systemd_starts_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.sock"
+    monkeypatch.setattr(unit, "SOCKET", str(path))
+    monkeypatch.setattr(unit, "properties", lambda name: {"ActiveState": "failed"})
+    with socket.socket(socket.AF_UNIX) as systemd:
+        systemd.bind(str(path))
+        systemd.listen()
+        systemd.setblocking(False)
+        found = offline(tmp_path, f"control: {{socket: {path}}}")["control-socket"]
+        with pytest.raises(BlockingIOError, match="unavailable"):
+            systemd.accept()
+    assert found["text"] == (
+        f"no daemon runs; systemd holds {path} and starts one for the next client"
+    )
+    assert found["remedy"] == "systemctl start aitorrentd.service"
+
+
+@pytest.mark.root
+@NEEDS_ROOT
+def test_root_finds_the_key_of_its_daemons_user_in_order(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    load_or_create(state / "identity.key")
+    for path in (state, state / "identity.key"):
+        os.chown(path, 65534, 65534)
+    assert offline(tmp_path)["identity"]["status"] == "ok"
+    # A key of a third user is nobody's, and root is not told to take it.
+    os.chown(state / "identity.key", 12345, 12345)
+    found = offline(tmp_path)["identity"]
+    assert (found["status"], found["remedy"]) == ("fail", "run as that user")
 
 
 def test_machine_without_systemd_has_no_finding_about_it(
