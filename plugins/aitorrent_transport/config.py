@@ -24,7 +24,7 @@ class TransportConfig(PluginConfig):
     listen: tuple[str, ...] = ("0.0.0.0",)
     "IP addresses to listen on; `::` for every IPv6 one. A single string is taken as a list."
     port: Annotated[int, Field(ge=0, le=65_535)] = DEFAULT_PORT
-    "TCP port; 0 takes any free one."
+    "TCP port; 0 takes any free one, and keeps to it over restarts while it is free."
     announce: tuple[str, ...] = ()
     "Addresses to tell others instead of the ones that are listened on."
     bootstrap: tuple[str, ...] = ()

@@ -125,6 +125,10 @@ class Listener:
     async def close(self) -> None:
         """Stop accepting and cut unfinished handshakes; links live on with their owner."""
         self._closed = True
+        await self.unlisten()
+
+    async def unlisten(self) -> None:
+        """Give all addresses up, with the unfinished handshakes there; others may follow."""
         for server in self._servers:
             server.close()
         for doorman in list(self._half_open):

@@ -95,11 +95,7 @@ class TransportService:
         Raises:
             Unavailable: an address cannot be listened on.
         """
-        port = self.config.port
-        for host in self.config.listen:
-            bound = await self._listener.listen(host, port)
-            port = bound[1]  # the port that 0 found serves every address
-            self._bound.append(bound)
+        await self._listen()
         self._ctx.log.info("listening on %s", ", ".join(f"{h} port {p}" for h, p in self._bound))
         self._tasks.spawn(self._server.end_with_plugins(), "handlers of plugins")
         for text in self.config.bootstrap:
@@ -110,6 +106,29 @@ class TransportService:
         for known in await self.store.all():
             if known.wanted:
                 self.reach.keep(known.peer, [parse_address(known.address)])
+
+    async def _listen(self) -> None:
+        if self.config.port:
+            await self._listen_at(self.config.port)
+            return
+        # Peers come back to where they found this node.
+        last = await self.store.last_port()
+        if last is not None:
+            try:
+                await self._listen_at(last)
+                return
+            except Unavailable as e:
+                self._ctx.log.info("another port than in the last run: %s", e.message)
+                await self._listener.unlisten()
+        await self._listen_at(0)
+        await self.store.listened(self._bound[0][1])
+
+    async def _listen_at(self, port: int) -> None:
+        bound = []
+        for host in self.config.listen:
+            bound.append(await self._listener.listen(host, port))
+            port = bound[0][1]  # the port that 0 found serves every address
+        self._bound = bound
 
     async def close(self) -> None:
         """End everything in order: no new peers, goodbye to those there are, then the tasks."""

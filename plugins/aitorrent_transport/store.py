@@ -1,4 +1,5 @@
-"""Known peers, in the plugin's database: only places where a dial by this node succeeded.
+"""Known peers, in the plugin's database: only places where a dial by this node succeeded; and the
+port on which this node was reached.
 
 What strangers say about addresses is never kept, so that nobody can poison what a node dials after
 a restart.
@@ -31,6 +32,7 @@ MIGRATIONS: Final = {
     """,
     # Once a part of 1: databases of then have it.
     2: "CREATE INDEX IF NOT EXISTS known_last_seen ON known (last_seen);",
+    3: "CREATE TABLE listened (only INTEGER PRIMARY KEY CHECK (only = 1), port INTEGER NOT NULL);",
 }
 
 
@@ -53,7 +55,7 @@ class KnownPeer:
 
 
 class PeerStore:
-    """The table of known peers; every change is on disk when its method returns.
+    """The tables; every change is on disk when its method returns.
 
     A change that the database refuses, for want of space say, is logged and left out: channels must
     not depend on it.
@@ -103,6 +105,15 @@ class PeerStore:
     async def unwant(self, peer: PeerId) -> None:
         """Keep no channel to `peer` any more."""
         await self._change(("UPDATE known SET wanted = 0 WHERE peer = ?", (peer,)))
+
+    async def last_port(self) -> int | None:
+        """The port that `port: 0` found in the last run, or None before the first."""
+        rows = list(await self._db.execute_fetchall("SELECT port FROM listened"))
+        return int(rows[0][0]) if rows else None
+
+    async def listened(self, port: int) -> None:
+        """Peers know this node by `port` now."""
+        await self._change(("INSERT OR REPLACE INTO listened VALUES (1, ?)", (port,)))
 
     async def addresses(self, peer: PeerId) -> list[str]:
         """Where `peer` answered, best first."""

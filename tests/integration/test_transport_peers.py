@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ from tests.support.transport_nodes import (
     TestNode,
     node,
 )
+
+
+def has_ipv6() -> bool:
+    """Whether ::1 can be listened on here."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
 
 
 async def test_two_nodes_connect_ping_stream_and_part(tmp_path: Path) -> None:
@@ -444,6 +453,40 @@ async def test_one_port_serves_every_listened_address(tmp_path: Path) -> None:
         assert list(a.transport.addresses()) == [
             f"/ip4/127.0.0.{i}/tcp/{a.port}/p2p/{a.id}" for i in (1, 2)
         ]
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+async def test_nodes_meet_over_ipv6(tmp_path: Path) -> None:
+    async with node(tmp_path, "a", listen="::1") as a, node(tmp_path, "b", listen="::1") as b:
+        address = f"/ip6/::1/tcp/{a.port}/p2p/{a.id}"
+        assert list(a.transport.addresses()) == [address]
+        view = await b.transport.connect(address)
+        assert (view.id, view.address) == (a.id, f"/ip6/::1/tcp/{a.port}")
+        assert 0 < await b.transport.ping(a.id) < 5
+        stream = await b.transport.open_stream(a.id, ECHO)
+        await stream.write(b"x" * 1_000_000)
+        assert await stream.read_exactly(1_000_000) == b"x" * 1_000_000
+        await stream.close()
+        # By the address that it told: nobody gave b's to a.
+        await b.transport.disconnect(a.id)
+        await wait_for(lambda: not a.transport.peers())
+        back = await a.transport.open_stream(b.id, ECHO)
+        await back.write(b"back")
+        assert await back.read_exactly(4) == b"back"
+        back.reset()
+        assert (await b.transport.dial_once(f"[::1]:{a.port}")).id == a.id
+        check = next(c for owner, c in a.kernel.checks() if owner == "transport")
+        assert (await check.run()).status == "ok"
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+async def test_wildcards_of_both_families_share_a_port(tmp_path: Path) -> None:
+    async with node(tmp_path, "a", listen=["0.0.0.0", "::"]) as a, node(tmp_path, "b") as b:
+        assert [host for host, _ in a.transport.bound] == ["0.0.0.0", "::"]
+        assert (await b.transport.dial_once(f"[::1]:{a.port}")).id == a.id
+        await b.transport.disconnect(a.id)
+        await wait_for(lambda: not b.transport.peers())
+        assert (await b.transport.dial_once(f"127.0.0.1:{a.port}")).id == a.id
 
 
 async def test_announced_addresses_are_told_instead_of_the_real_ones(tmp_path: Path) -> None:

@@ -118,6 +118,28 @@ async def test_peers_are_restored_after_a_restart_until_disconnected(
         stream.reset()
 
 
+async def test_port_that_was_found_is_kept_and_peers_come_back_to_it(
+    tmp_path: Path, processes: Any
+) -> None:
+    b = await processes("b")
+    async with node(tmp_path, "a", bootstrap=[f"127.0.0.1:{b.port}"]) as a:
+        await wait_for(lambda: a.transport.peer(b.id))
+        await b.kill()
+        await wait_for(lambda: a.count(PeerDisconnected) == 1)
+        again = await processes("b")
+        assert again.port == b.port
+        await wait_for(lambda: a.transport.peer(b.id), 20)
+        await again.kill()
+        with socket.socket() as taker:
+            taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taker.bind(("127.0.0.1", b.port))
+            taker.listen()
+            other = await processes("b", listen=["127.0.0.2", "127.0.0.1"])
+        assert other.port != b.port
+        await other.kill()
+        assert (await processes("b")).port == other.port, "the newest is remembered"
+
+
 async def test_bootstrap_is_dialled_until_it_answers(tmp_path: Path, processes: Any) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
