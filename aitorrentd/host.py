@@ -32,7 +32,7 @@ from aitorrentd.logs import ROOT, LogRing, Redactor, capture
 from aitorrentd.loop_lag import LoopLag
 from aitorrentd.paths import is_system
 from aitorrentd.state_lock import make_directory, state_lock
-from aitorrentd.worker_host import spawn_worker
+from aitorrentd.workers import Workers
 
 if TYPE_CHECKING:
     from aitorrentd.control.server import ControlServer
@@ -89,6 +89,8 @@ class Host:
         self._kernel: Kernel | None = None
         self._ring: LogRing | None = None
         self._server: ControlServer | None = None
+        self.workers = Workers()
+        "The processes that the plugins started."
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -199,7 +201,7 @@ class Host:
             data_dir=config.directories.state,
             cache_dir=config.directories.cache,
             runtime_dir=config.directories.runtime,
-            spawn_worker=spawn_worker,
+            spawn_worker=self.workers.spawn,
         )
 
     async def drain(

@@ -23,10 +23,14 @@ from typing import Any, Final
 
 from aitorrentd import layers
 from aitorrentd.errors import AitorrentError, InvalidParams, PluginError
+from aitorrentd.memory import rss_bytes
 from aitorrentd.wire import DEFAULT_MAX_FRAME_BYTES, Frame, check_length, decode_frame, frame_head
 
 Handler = Callable[[Frame], Frame | tuple[dict[str, Any], Any]]
 "Answers a request; an AitorrentError that it raises travels to the caller."
+
+MEMORY: Final = "worker.memory"
+"The operation that is answered here, for any handler: {rss_bytes}."
 
 _JOIN_BELOW: Final = 16 * 1024
 
@@ -72,6 +76,8 @@ def answer(handler: Handler, request: Frame) -> tuple[dict[str, Any], Any]:
     """The handler's answer to one request, with its errors turned into an error header."""
     ident = request.header.get("id")
     try:
+        if request.header.get("op") == MEMORY:
+            return {"rss_bytes": rss_bytes(), "id": ident}, b""
         header, tail = handler(request)
         return {**header, "id": ident}, tail
     except AitorrentError as e:

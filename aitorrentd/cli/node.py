@@ -22,6 +22,7 @@ _MAX_WAIT_S = 3600.0
 _DRAIN_S = 300.0
 _MAX_DRAIN_S = 86_400.0
 _DRAIN_GRACE_S = 5.0
+_SHOWN_WORKERS = 8
 _SEVERITY_STYLE = {"error": "red", "warning": "yellow", "info": "dim"}
 
 
@@ -65,7 +66,7 @@ def render_status(reply: Mapping[str, Any]) -> str:
         ("plugins", f"{plugins.get('running', 0)} of {plugins.get('total', 0)} running"),
         ("addresses", reply.get("addresses") or None),
         ("under way", works if reply.get("under_way") else None),
-        ("memory", toolkit.bytes_text(reply.get("rss_bytes", 0))),
+        ("memory", _memory(reply)),
         ("loop lag", toolkit.ms_text(reply.get("loop_lag_s", 0))),
         ("process", reply.get("pid")),
         ("socket", reply.get("control_socket")),
@@ -73,6 +74,24 @@ def render_status(reply: Mapping[str, Any]) -> str:
     ]
     lines.append(toolkit.fields(pairs))
     return "\n".join(lines)
+
+
+def _memory(reply: Mapping[str, Any]) -> list[str]:
+    """The daemon's memory, its workers' each, and the sum when there are any."""
+    own, workers = reply.get("rss_bytes", 0), reply.get("workers") or []
+    if not workers:
+        return [toolkit.bytes_text(own)]
+    told = [worker["rss_bytes"] for worker in workers]
+    rows = [{"name": "daemon", "rss_bytes": own}, *workers]
+    lines = [
+        f"{toolkit.clean(row['name'])} "
+        + ("unknown" if row["rss_bytes"] is None else toolkit.bytes_text(row["rss_bytes"]))
+        for row in rows[: _SHOWN_WORKERS + 1]
+    ]
+    if len(workers) > _SHOWN_WORKERS:
+        lines.append(f"{len(workers) - _SHOWN_WORKERS} more workers")
+    at_least = "at least " if None in told else ""
+    return [f"{at_least}{toolkit.bytes_text(own + sum(n or 0 for n in told))} in all", *lines]
 
 
 def work_text(works: Iterable[Mapping[str, Any]]) -> str:

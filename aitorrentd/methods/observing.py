@@ -9,7 +9,6 @@ import platform
 import time
 from collections.abc import AsyncIterator
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aitorrentd import __version__
@@ -21,6 +20,7 @@ from aitorrentd.control.framing import PROTO
 from aitorrentd.doctor import run_checks
 from aitorrentd.errors import InvalidParams, NotFound, TimedOut, Unavailable
 from aitorrentd.logs import ROOT, LogLine, level_number
+from aitorrentd.memory import rss_bytes
 from aitorrentd.methods import shapes
 
 if TYPE_CHECKING:
@@ -32,14 +32,9 @@ _HOPELESS: Final = ("broken", "invalid", "skipped", "disabled")
 _WAITABLE: Final = ("running", "stopping", "stopped", "failed", "blocked", *_HOPELESS)
 
 
-def rss_bytes() -> int:
-    """Resident memory of this process (proc(5), statm)."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def status(host: Host) -> dict[str, Any]:
+async def status(host: Host) -> dict[str, Any]:
     """The answer of node.status."""
+    workers = await host.workers.look()
     rows = host.kernel.rows()
     config = host.config
     return {
@@ -63,6 +58,7 @@ def status(host: Host) -> dict[str, Any]:
             for plugin, w in host.kernel.health()
         ],
         "rss_bytes": rss_bytes(),
+        "workers": [dataclasses.asdict(worker) for worker in workers],
         "loop_lag_s": host.lag.worst_s(),
         "control_socket": str(host.control_path) if host.control_path else None,
         "config_files": [str(file) for file in config.files],
@@ -194,8 +190,8 @@ def _plugin_detail(host: Host, name: str) -> dict[str, Any]:
 def observing_methods(host: Host) -> list[Method]:
     """Methods for every role."""
 
-    def node_status(call: CallContext, params: NoParams) -> dict[str, Any]:
-        return status(host)
+    async def node_status(call: CallContext, params: NoParams) -> dict[str, Any]:
+        return await status(host)
 
     def node_id(call: CallContext, params: NoParams) -> dict[str, Any]:
         return {

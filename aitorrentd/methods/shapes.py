@@ -91,6 +91,16 @@ class Drained(Result):
     under_way: list[WorkView] = Field(description="empty when everything ended")
 
 
+class WorkerView(Result):
+    """A worker process."""
+
+    name: str
+    pid: int | None
+    rss_bytes: int | None = Field(
+        description="resident memory, as the worker last said; null until it has"
+    )
+
+
 class Status(Result):
     """A node at a glance."""
 
@@ -107,7 +117,8 @@ class Status(Result):
     peers: int
     plugins: PluginCount
     warnings: list[WarningView]
-    rss_bytes: int
+    rss_bytes: int = Field(description="resident memory of the daemon, without its workers")
+    workers: list[WorkerView] = Field([], description="processes of plugins, such as layers")
     loop_lag_s: float = Field(description="longest delay of the event loop in the last minute")
     control_socket: str | None
     config_files: list[str]

@@ -1,8 +1,9 @@
 """Layers on their way: what nodes say while they read a model, so that others can wait for it.
 
-A record `ait:loading:<model>` is there while a node reads the files of a model or its worker loads
-layers. Records come from strangers; `parse_loading` believes only their form, and whoever waits
-because of one waits for a bounded time. No I/O.
+A record `ait:loading:<model>` is there while a node reads the files of a model, while its worker
+loads layers, and while it waits for layers that others load to answer with. Records come from
+strangers; `parse_loading` believes only their form, and whoever waits because of one waits for a
+bounded time. No I/O.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ _STEP: Final = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """A node that is about to have the layers [start, end) of a model; an empty range if none."""
+    """A node that is about to have the layers [start, end) of a model.
+
+    The range is empty for a node that only reads the files, or that waits for the layers of others.
+    """
 
     peer: PeerId
     model: str

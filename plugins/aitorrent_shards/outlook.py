@@ -135,6 +135,8 @@ def coming_text(coming: Loading, node_id: PeerId, who: Who) -> str:
     """Who is about to have which layers."""
     share = f" ({coming.done_bytes / coming.total_bytes:.0%})" if coming.total_bytes else ""
     where = "here" if coming.peer == node_id else f"by {who(coming.peer)}"
+    if coming.start == coming.end and coming.peer != node_id:
+        return f"it is being made ready {where}{share}"
     if coming.start == coming.end:
         return f"the files are being read {where}{share}"
     return f"layers {coming.start}-{coming.end} are being loaded {where}{share}"

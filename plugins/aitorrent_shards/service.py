@@ -20,6 +20,7 @@ from aitorrentd.api import (
     BACKENDS,
     DIRECTORY,
     TRANSPORT,
+    DirectoryChanged,
     Draining,
     HealthWarning,
     PeerId,
@@ -82,7 +83,8 @@ class ShardsService:
         ]
         follow = self._ctx.tasks.create_task(self._follow_drain(), name="shards-drain")
         tell = self._ctx.tasks.create_task(self._tell_loading(), name="shards-loading")
-        tasks += [follow, tell]
+        peers = self._ctx.tasks.create_task(self._follow_peers(), name="shards-peers")
+        tasks += [follow, tell, peers]
         try:
             with self._ctx.service(BACKENDS).added(self.backend.name, self.backend):
                 yield
@@ -110,7 +112,7 @@ class ShardsService:
         try:
             while True:
                 self._begun.clear()
-                now = {} if self._ctx.draining else self.loading()
+                now = {} if self._ctx.draining else self._coming()
                 for name in said.keys() - now.keys():
                     self.directory.withdraw(LOADING + name)
                     del said[name]
@@ -130,6 +132,27 @@ class ShardsService:
         """What this node reads or loads now, by model."""
         found = ((n, own_loading(m, self.node_id)) for n, m in self.models.items())
         return {name: loading for name, loading in found if loading is not None}
+
+    def _coming(self) -> dict[str, Loading]:
+        """What peers should know: what this node loads, and what it will be able to answer with
+        once others have loaded, for those who do not see these."""
+        found = {
+            pending.name: Loading(
+                self.node_id, pending.name, 0, 0, pending.done_bytes, pending.total_bytes
+            )
+            for pending in self.backend.pending()
+            if pending.state == "loading" and pending.name in self.models
+        }
+        return found | self.loading()
+
+    async def _follow_peers(self) -> None:
+        """Look again when a peer begins or ends to load something."""
+        while True:
+            with self._ctx.subscribe(DirectoryChanged) as events:
+                self._begun.set()
+                async for event in events:
+                    if isinstance(event, DirectoryChanged) and event.key.startswith(LOADING):
+                        self._begun.set()
 
     def _name_of(self, peer: PeerId) -> str:
         view = self._ctx.service(TRANSPORT).peer(peer)

@@ -85,6 +85,18 @@ async def test_models_from_loading_to_an_answer_and_what_they_take(
     assert held[0, 5][1] > 50 * 2**20
     assert reply["names"] == {ids[a]: "ant", ids[b]: "bee"}
 
+    # What it takes: the daemon and its workers, one for each model with layers here.
+    _, out, _ = await run(a, "status", "--json")
+    status = json.loads(out)
+    assert sorted(w["name"] for w in status["workers"]) == ["shards-big", "shards-demo"]
+    assert min(w["rss_bytes"] for w in status["workers"]) > 50 * 2**20
+    assert {w["pid"] for w in status["workers"]} == {
+        row["pid"] for row in (await a.call("shards.models"))["models"]
+    }
+    _, out, _ = await run(a, "status")
+    for part in (" in all", "daemon ", "shards-demo ", "shards-big "):
+        assert part in out
+
     # Incomplete: what is missing, who holds the rest, what can be asked.
     code, _, err = await run(a, "ask", "--model", "big", "hi")
     assert code == 1

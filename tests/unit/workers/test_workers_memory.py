@@ -1,0 +1,82 @@
+"""What workers say of their memory, and what counts while they do not."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aitorrentd.api import Frame, Unavailable
+from aitorrentd.worker_host import WorkerProcess
+from aitorrentd.workers import Workers
+from tests.support.nodes import REPOSITORY, wait_for
+
+
+class Silent:
+    """A worker that answers when the test lets it."""
+
+    pid = 7
+
+    def __init__(self) -> None:
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.asked = 0
+        self.told: Any = 1000
+        self.free = asyncio.Event()
+
+    async def request(self, header: Any, tail: Any = b"", *, timeout_s: float = 60.0) -> Frame:
+        self.asked += 1
+        await self.free.wait()
+        if self.closed.done():
+            raise Unavailable("gone")
+        return Frame({"rss_bytes": self.told})
+
+
+async def silent(entry: str, **options: Any) -> Any:
+    return Silent()
+
+
+async def test_busy_worker_counts_with_what_it_said_and_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aitorrentd.workers.LOOK_S", 0.02)
+    workers = Workers(silent)
+    worker: Any = await workers.spawn("m:f", name="one")
+    for _ in range(3):
+        (seen,) = await workers.look()
+        assert (seen.name, seen.pid, seen.rss_bytes) == ("one", 7, None)
+    assert worker.asked == 1
+    worker.free.set()
+    (seen,) = await workers.look()
+    assert seen.rss_bytes == 1000
+    worker.free.clear()
+    (seen,) = await workers.look()
+    assert (seen.rss_bytes, worker.asked) == (1000, 2)
+    worker.told = "much"  # strangers' code may say anything
+    worker.free.set()
+    (seen,) = await workers.look()
+    assert seen.rss_bytes is None
+    worker.closed.set_result("over")
+    await asyncio.sleep(0)
+    assert await workers.look() == []
+
+
+async def test_worker_processes_tell_their_memory_while_and_after_they_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    workers = Workers()
+    worker: Any = await workers.spawn("tests.support.workers:echo", name="echo")
+    assert isinstance(worker, WorkerProcess)
+
+    async def told() -> int | None:
+        (seen,) = await workers.look()
+        return seen.rss_bytes
+
+    found = await wait_for(told)
+    pages = Path(f"/proc/{worker.pid}/statm").read_text(encoding="ascii").split()[1]
+    assert abs(found - int(pages) * 4096) < 2**20
+    assert (await worker.request({"op": "echo", "say": 1})).header["said"] == 1
+    await worker.close()
+    assert await workers.look() == []
