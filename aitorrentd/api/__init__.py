@@ -1,6 +1,8 @@
 """All that a plugin may import from aitorrentd.
 
-Names here are stable: a field is only ever added, a service's version is in its key's name.
+Names here are stable: a field is only ever added, a service's version is in its key's name. Two
+modules are imported by themselves: `aitorrentd.api.http`, a client of a server that streams, and
+`aitorrentd.api.served`, for backends that relay to one.
 """
 
 from aitorrentd.api.context import Clock, PluginContext, Signer

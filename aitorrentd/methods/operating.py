@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
@@ -44,69 +46,43 @@ def operating_methods(host: Host) -> list[Method]:
         host.undrain()
         return {}
 
-    async def plugin_enable(call: CallContext, params: shapes.PluginName) -> dict[str, Any]:
-        await switch_plugin(host, params.name, enabled=True)
-        return dataclasses.asdict(host.kernel.row(params.name))
+    def plugin_switch(enabled: bool) -> Callable[[CallContext, shapes.PluginName], Any]:
+        async def switch(call: CallContext, params: shapes.PluginName) -> dict[str, Any]:
+            await switch_plugin(host, params.name, enabled=enabled)
+            return dataclasses.asdict(host.kernel.row(params.name))
 
-    async def plugin_disable(call: CallContext, params: shapes.PluginName) -> dict[str, Any]:
-        await switch_plugin(host, params.name, enabled=False)
-        return dataclasses.asdict(host.kernel.row(params.name))
+        return switch
 
     async def plugin_restart(call: CallContext, params: shapes.PluginName) -> dict[str, Any]:
         return dataclasses.asdict(await host.kernel.restart(params.name))
 
+    operate = partial(Method, role=Role.OPERATE)
+    on_plugin = partial(operate, params=shapes.PluginName, result=shapes.PluginView)
     return [
-        Method(
-            "node.stop",
-            node_stop,
-            "Stop the daemon.",
-            result=shapes.Nothing,
-            role=Role.ADMIN,
-        ),
-        Method(
+        Method("node.stop", node_stop, "Stop the daemon.", result=shapes.Nothing, role=Role.ADMIN),
+        operate(
             "node.reload",
             node_reload,
             "Read the configuration again and put in force what can be changed live.",
             result=shapes.ReloadResult,
-            role=Role.OPERATE,
         ),
-        Method(
+        operate(
             "node.drain",
             node_drain,
             "Take no new work, and wait until what is under way has ended.",
             params=shapes.DrainParams,
             result=shapes.Drained,
-            role=Role.OPERATE,
         ),
-        Method(
-            "node.undrain",
-            node_undrain,
-            "Take new work again.",
-            result=shapes.Nothing,
-            role=Role.OPERATE,
-        ),
-        Method(
+        operate("node.undrain", node_undrain, "Take new work again.", result=shapes.Nothing),
+        on_plugin(
             "plugin.enable",
-            plugin_enable,
+            plugin_switch(True),
             "Start a plugin, now and after a restart of the daemon.",
-            params=shapes.PluginName,
-            result=shapes.PluginView,
-            role=Role.OPERATE,
         ),
-        Method(
+        on_plugin(
             "plugin.disable",
-            plugin_disable,
+            plugin_switch(False),
             "Stop a plugin, now and after a restart of the daemon.",
-            params=shapes.PluginName,
-            result=shapes.PluginView,
-            role=Role.OPERATE,
         ),
-        Method(
-            "plugin.restart",
-            plugin_restart,
-            "Stop a plugin and start it again.",
-            params=shapes.PluginName,
-            result=shapes.PluginView,
-            role=Role.OPERATE,
-        ),
+        on_plugin("plugin.restart", plugin_restart, "Stop a plugin and start it again."),
     ]

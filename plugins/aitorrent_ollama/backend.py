@@ -20,9 +20,9 @@ from aitorrentd.api import (
     NotFound,
     ProtocolError,
     SamplingParams,
-    TimedOut,
     Unavailable,
 )
+from aitorrentd.api.served import ServedModels
 
 if TYPE_CHECKING:
     from aitorrent_ollama.connection import OllamaClient
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 # Requests that come together share one look at the model list.
 _FRESH_S: Final = 2.0
 _SHOW_TIMEOUT_S: Final = 5.0
-_TAGS_TIMEOUT_S: Final = 8.0
 _MAX_SHOWN: Final = 256
 _DURATIONS: Final = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 
@@ -140,15 +139,17 @@ class OllamaBackend:
 
     def __init__(self, config: OllamaConfig, *, clock: Clock, log: logging.Logger) -> None:
         self._config = config
-        self._clock = clock
         self._log = log
         self._client: OllamaClient | None = None
-        self._views: tuple[ModelView, ...] = ()
-        self._failure: AitorrentError | None = None
-        self._asked_at: float | None = None
-        self._asking = asyncio.Lock()
         self._context_lengths: dict[str, int | None] = {}
-        self._was_there: bool | None = None
+        self._models = ServedModels(
+            f"Ollama at {config.url}",
+            self._look,
+            fresh_s=_FRESH_S,
+            retry_s=_FRESH_S,
+            clock=clock,
+            log=log,
+        )
 
     @property
     def name(self) -> str:
@@ -158,7 +159,7 @@ class OllamaBackend:
     @property
     def failure(self) -> AitorrentError | None:
         """Why the last look at Ollama failed, or None."""
-        return self._failure
+        return self._models.failure
 
     async def close(self) -> None:
         """End all connections."""
@@ -167,36 +168,12 @@ class OllamaBackend:
 
     async def models(self) -> Sequence[ModelView]:
         """Models that Ollama has now, as far as the configuration allows them."""
-        async with self._asking:
-            now = self._clock.monotonic()
-            if self._asked_at is None or now - self._asked_at >= _FRESH_S:
-                await self._look()
-                self._asked_at = self._clock.monotonic()
-        if self._failure is not None:
-            # A new one each time: a raised error drags its caller's frames along.
-            raise type(self._failure)(self._failure.message)
-        return self._views
+        return await self._models.views()
 
-    async def _look(self) -> None:
-        self._failure = None
-        try:
-            async with asyncio.timeout(_TAGS_TIMEOUT_S):
-                client = await self._connected()
-                tags = [tag for tag in await client.tags() if self._is_allowed(tag["name"])]
-            self._views = tuple([view(tag, await self._length(client, tag)) for tag in tags])
-        except AitorrentError as e:
-            self._failure = e
-        except TimeoutError:
-            self._failure = TimedOut(f"Ollama at {self._config.url} did not answer in time")
-        is_there = self._failure is None
-        if is_there is not self._was_there:
-            if self._failure is None:
-                count = len(self._views)
-                text = f"{count} model{'' if count == 1 else 's'}"
-                self._log.info("Ollama at %s has %s", self._config.url, text)
-            else:
-                self._log.info("%s", self._failure.message)
-        self._was_there = is_there
+    async def _look(self) -> Sequence[ModelView]:
+        client = await self._connected()
+        tags = [tag for tag in await client.tags() if self._is_allowed(tag["name"])]
+        return [view(tag, await self._length(client, tag)) for tag in tags]
 
     def _is_allowed(self, model: str) -> bool:
         allowed = self._config.models

@@ -1,7 +1,6 @@
 """A client of Ollama's HTTP API (Ollama, docs/api.md).
 
-Only this module needs httpx; the plugin imports it when an Ollama was seen, so that a node without
-one stays small.
+The plugin imports this module when an Ollama was seen, so that a node without one stays small.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
-import httpx
-
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -20,9 +17,9 @@ from aitorrentd.api import (
     InvalidParams,
     NotFound,
     ProtocolError,
-    TimedOut,
     Unavailable,
 )
+from aitorrentd.api.http import HttpServer, json_object
 
 # The last line of an answer carries the session's token ids, some hundred thousand at most.
 _MAX_LINE_BYTES: Final = 8 * 1024 * 1024
@@ -61,60 +58,39 @@ def error_text(body: bytes) -> str:
     return error if isinstance(error, str) else json.dumps(value)
 
 
-def json_line(line: bytes) -> dict[str, Any]:
-    """One line of a stream.
-
-    Raises:
-        ProtocolError: not a JSON object.
-    """
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        raise ProtocolError("Ollama sent a line that is not JSON") from None
-    if not isinstance(value, dict):
-        raise ProtocolError("Ollama sent a line that is not a JSON object")
-    return value
-
-
 class OllamaClient:
     """Connections to one Ollama server; close it with `close`."""
 
     def __init__(self, url: str, *, connect_timeout_s: float, read_timeout_s: float) -> None:
-        self.url = url
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            timeout=httpx.Timeout(
-                connect=connect_timeout_s, read=read_timeout_s, write=30.0, pool=10.0
+        self._http = HttpServer(
+            "Ollama",
+            url,
+            refused=lambda status, answer, request: refusal(
+                status, error_text(answer), str(request.get("model", ""))
             ),
-            limits=httpx.Limits(max_connections=64, max_keepalive_connections=4),
+            absent=lambda reason: not_running(url),
+            connect_timeout_s=connect_timeout_s,
+            read_timeout_s=read_timeout_s,
             # Ollama is on this machine or named on purpose: never by a proxy from the environment.
-            trust_env=False,
+            use_proxy=False,
         )
 
     async def close(self) -> None:
         """End all connections."""
-        await self._http.aclose()
+        await self._http.close()
 
     async def tags(self) -> list[dict[str, Any]]:
         """The models that Ollama has (`GET /api/tags`), as it describes them."""
-        models = (await self._json("GET", "/api/tags", None)).get("models")
+        answer = await self._http.fetch("GET", "/api/tags", max_bytes=_MAX_BODY_BYTES)
+        models = answer.get("models")
         if not isinstance(models, list):
             raise ProtocolError("Ollama's /api/tags has no list of models")
         return [m for m in models if isinstance(m, dict) and isinstance(m.get("name"), str)]
 
     async def show(self, model: str) -> dict[str, Any]:
         """What Ollama knows about a model (`POST /api/show`)."""
-        return await self._json("POST", "/api/show", {"model": model})
-
-    async def _json(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        model = str(body.get("model", "")) if body else ""
-        async with aclosing(self._exchange(method, path, body, model)) as parts:
-            whole = bytearray()
-            async for part in parts:
-                whole += part
-                if len(whole) > _MAX_BODY_BYTES:
-                    raise ProtocolError(f"Ollama's {path} sent over {_MAX_BODY_BYTES} bytes")
-        return json_line(bytes(whole))
+        body = {"model": model}
+        return await self._http.fetch("POST", "/api/show", body, max_bytes=_MAX_BODY_BYTES)
 
     async def lines(
         self, path: str, body: Mapping[str, Any]
@@ -128,51 +104,23 @@ class OllamaClient:
         """
         model = str(body.get("model", ""))
         buffer = bytearray()
-        async with aclosing(self._exchange("POST", path, body, model)) as parts:
+        async with aclosing(self._http.stream("POST", path, body)) as parts:
             async for part in parts:
                 buffer += part
                 while (end := buffer.find(b"\n")) >= 0:
                     line = bytes(buffer[:end]).strip()
                     del buffer[: end + 1]
                     if line:
-                        yield self._checked(line, model)
+                        yield _checked(line, model)
                 if len(buffer) > _MAX_LINE_BYTES:
                     raise ProtocolError(f"Ollama sent a line of over {_MAX_LINE_BYTES} bytes")
         if buffer.strip():
-            yield self._checked(bytes(buffer), model)
+            yield _checked(bytes(buffer), model)
 
-    def _checked(self, line: bytes, model: str) -> dict[str, Any]:
-        value = json_line(line)
-        if "error" in value:
-            status = value.get("status", 500)
-            raise refusal(status if isinstance(status, int) else 500, error_text(line), model)
-        return value
 
-    async def _exchange(
-        self, method: str, path: str, body: Mapping[str, Any] | None, model: str
-    ) -> AsyncGenerator[bytes, None]:
-        try:
-            async with self._http.stream(method, path, json=body) as response:
-                if response.status_code != 200:
-                    text = error_text(await self._start_of(response))
-                    raise refusal(response.status_code, text, model)
-                async for part in response.aiter_bytes():
-                    yield part
-        except httpx.ConnectError:
-            raise not_running(self.url) from None
-        except httpx.TimeoutException as e:
-            kind = "accept a connection" if isinstance(e, httpx.ConnectTimeout) else "answer"
-            raise TimedOut(f"Ollama at {self.url} did not {kind} in time") from None
-        except httpx.HTTPError as e:
-            # RemoteProtocolError (it closed in the middle), ReadError (reset) and the like.
-            raise Unavailable(
-                f"Ollama at {self.url} broke off: {str(e) or type(e).__name__}"
-            ) from None
-
-    async def _start_of(self, response: httpx.Response) -> bytes:
-        start = bytearray()
-        async for part in response.aiter_bytes():
-            start += part
-            if len(start) >= 65_536:
-                break
-        return bytes(start)
+def _checked(line: bytes, model: str) -> dict[str, Any]:
+    value = json_object(line, "Ollama")
+    if "error" in value:
+        status = value.get("status", 500)
+        raise refusal(status if isinstance(status, int) else 500, error_text(line), model)
+    return value

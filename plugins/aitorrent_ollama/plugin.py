@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from aitorrent_ollama.backend import OllamaBackend
 from aitorrent_ollama.config import OllamaConfig
@@ -17,6 +16,7 @@ from aitorrentd.api import (
     PluginInfo,
     hookimpl,
 )
+from aitorrentd.api.served import poll
 
 
 class OllamaPlugin:
@@ -42,7 +42,7 @@ class OllamaPlugin:
         config: OllamaConfig = ctx.config
         backend = self._backend = OllamaBackend(config, clock=ctx.clock, log=ctx.log)
         with ctx.service(BACKENDS).added(backend.name, backend):
-            polling = ctx.tasks.create_task(_poll(backend, config.poll_s), name="ollama: poll")
+            polling = ctx.tasks.create_task(poll(backend, config.poll_s), name="ollama: poll")
             try:
                 yield
             finally:
@@ -68,11 +68,3 @@ class OllamaPlugin:
             )
 
         return [Check("server", "Ollama answers", run)]
-
-
-async def _poll(backend: OllamaBackend, every_s: float) -> None:
-    while True:
-        # The backend remembers a failure, and says it when it is new.
-        with suppress(AitorrentError):
-            await backend.models()
-        await asyncio.sleep(every_s)

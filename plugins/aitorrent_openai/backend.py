@@ -27,8 +27,8 @@ from aitorrentd.api import (
     InvalidParams,
     ModelView,
     NotFound,
-    TimedOut,
 )
+from aitorrentd.api.served import ServedModels
 
 if TYPE_CHECKING:
     from aitorrent_openai.connection import OpenaiClient
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 # A paid service's list is not asked for with every prompt.
 _FRESH_S: Final = 30.0
 _RETRY_S: Final = 2.0
-_MODELS_TIMEOUT_S: Final = 8.0
 # Parameters that `without` can take back, one per attempt.
 _MAX_ATTEMPTS: Final = 3
 _MAX_REFUSED: Final = 8
@@ -47,14 +46,15 @@ class OpenaiBackend:
 
     def __init__(self, config: ServerConfig, *, clock: Clock, log: logging.Logger) -> None:
         self._config = config
-        self._clock = clock
-        self._log = log
         self._client: OpenaiClient | None = None
-        self._views: tuple[ModelView, ...] = ()
-        self._failure: AitorrentError | None = None
-        self._fresh_until: float | None = None
-        self._asking = asyncio.Lock()
-        self._was_there: bool | None = None
+        self._models = ServedModels(
+            f"{self.name} at {config.url}",
+            self._look,
+            fresh_s=_FRESH_S,
+            retry_s=_RETRY_S,
+            clock=clock,
+            log=log,
+        )
         # Learnt from refusals: that /completions is missing, and which parameters to leave out.
         self._has_completions = config.completions
         self._refused: list[tuple[str, str]] = []
@@ -80,42 +80,18 @@ class OpenaiBackend:
 
     async def models(self) -> Sequence[ModelView]:
         """Models that the server lists, as far as the configuration allows them."""
-        async with self._asking:
-            if self._fresh_until is None or self._clock.monotonic() >= self._fresh_until:
-                await self._look()
-                hold_s = _FRESH_S if self._failure is None else _RETRY_S
-                self._fresh_until = self._clock.monotonic() + hold_s
-        if self._failure is not None:
-            # A new one each time: a raised error drags its caller's frames along.
-            raise type(self._failure)(self._failure.message)
-        return self._views
+        return await self._models.views()
 
-    async def _look(self) -> None:
-        self._failure = None
+    async def _look(self) -> Sequence[ModelView]:
+        allowed = self._config.models
         try:
-            async with asyncio.timeout(_MODELS_TIMEOUT_S):
-                rows = await (await self._connected()).models()
-            allowed = self._config.models
-            self._views = tuple(
-                view(row, self.name) for row in rows if allowed is None or row["id"] in allowed
-            )
-        except NotFound as e:
+            rows = await (await self._connected()).models()
+        except NotFound:
             # Some servers have no /models; then the configuration says what they have.
-            if self._config.models is None:
-                self._failure = e
-            else:
-                self._views = tuple(ModelView(name, self.name) for name in self._config.models)
-        except AitorrentError as e:
-            self._failure = e
-        except TimeoutError:
-            self._failure = TimedOut(f"{self.name} at {self._config.url} did not answer in time")
-        is_there = self._failure is None
-        if is_there is not self._was_there:
-            if self._failure is None:
-                self._log.info("%s has %d models", self.name, len(self._views))
-            else:
-                self._log.info("%s", self._failure.message)
-        self._was_there = is_there
+            if allowed is None:
+                raise
+            return [ModelView(name, self.name) for name in allowed]
+        return [view(row, self.name) for row in rows if allowed is None or row["id"] in allowed]
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         """The server's answer. A prompt becomes a user's message; it goes to `/completions` when it

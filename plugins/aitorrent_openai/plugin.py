@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from aitorrent_openai.backend import OpenaiBackend
 from aitorrent_openai.config import OpenaiConfig
@@ -18,6 +17,7 @@ from aitorrentd.api import (
     SkipPlugin,
     hookimpl,
 )
+from aitorrentd.api.served import poll
 
 
 class OpenaiPlugin:
@@ -52,7 +52,7 @@ class OpenaiPlugin:
                 stack.push_async_callback(backend.close)
                 stack.enter_context(registry.added(backend.name, backend))
                 polling = ctx.tasks.create_task(
-                    _poll(backend, config.poll_s), name=f"poll {backend.name}"
+                    poll(backend, config.poll_s), name=f"poll {backend.name}"
                 )
                 stack.callback(polling.cancel)
             yield
@@ -72,11 +72,3 @@ def _check(backend: OpenaiBackend) -> Check:
         return CheckResult("ok", f"{backend.name} has {len(models)} models")
 
     return Check(backend.name.removeprefix("openai:"), f"{backend.name} answers", run)
-
-
-async def _poll(backend: OpenaiBackend, every_s: float) -> None:
-    while True:
-        # The backend remembers a failure, and says it when it is new.
-        with suppress(AitorrentError):
-            await backend.models()
-        await asyncio.sleep(every_s)

@@ -17,11 +17,10 @@ from pydantic import ValidationError
 
 from aitorrent_ollama.backend import OllamaBackend, chunk, options, request_body
 from aitorrent_ollama.config import OllamaConfig
-from aitorrent_ollama.connection import error_text, json_line
+from aitorrent_ollama.connection import error_text
 from aitorrentd.api import (
     AitorrentError,
     Busy,
-    Chunk,
     Denied,
     GenerateRequest,
     InvalidParams,
@@ -33,9 +32,11 @@ from aitorrentd.api import (
     TimedOut,
     Unavailable,
 )
+from aitorrentd.api.http import json_object
 from tests.support.http_server import HttpServer, Reply, Request
 from tests.support.inference_fakes import FakeClock
 from tests.support.ollama_server import FIGURES, FakeOllama
+from tests.support.relays import answer, closed_after, json_values, saying
 
 log = logging.getLogger("test.ollama")
 
@@ -43,21 +44,14 @@ log = logging.getLogger("test.ollama")
 @asynccontextmanager
 async def backend_of(server: HttpServer, **settings: Any) -> AsyncIterator[OllamaBackend]:
     backend = OllamaBackend(OllamaConfig(url=server.url, **settings), clock=FakeClock(), log=log)
-    try:
+    async with closed_after(backend):
         yield backend
-    finally:
-        await backend.close()
 
 
 def ask(model: str = "llama3.2:latest", **params: Any) -> GenerateRequest:
     return GenerateRequest(
         model=model, prompt="Why is the sky blue?", params=SamplingParams(**params)
     )
-
-
-async def answer(backend: OllamaBackend, request: GenerateRequest) -> list[Chunk]:
-    async with asyncio.timeout(10):
-        return [c async for c in backend.generate(request)]
 
 
 async def test_models_have_size_family_and_context_length() -> None:
@@ -270,10 +264,7 @@ async def test_model_is_described_once_until_it_changes() -> None:
 async def test_every_error_answer_becomes_the_right_error(
     status: int, body: bytes, error: type[AitorrentError], text: str
 ) -> None:
-    async def handler(request: Request, reply: Reply) -> None:
-        await reply.send(status, body, "application/json")
-
-    async with HttpServer(handler) as server, backend_of(server) as backend:
+    async with saying(status, body) as server, backend_of(server) as backend:
         with pytest.raises(error, match=text):
             await answer(backend, ask())
 
@@ -309,11 +300,6 @@ def test_httpx_is_not_imported_before_an_ollama_was_seen() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=8,
-)
 keys = st.sampled_from(["response", "message", "done", "done_reason", "context", "eval_count"])
 
 
@@ -330,7 +316,7 @@ def test_any_line_is_a_chunk_or_an_error(line: dict[str, Any]) -> None:
 def test_any_bytes_are_a_line_or_a_protocol_error(raw: bytes) -> None:
     assert isinstance(error_text(raw), str)
     with suppress(ProtocolError):
-        assert isinstance(json_line(raw), dict)
+        assert isinstance(json_object(raw, "Ollama"), dict)
 
 
 def test_raw_prompt_asks_ollama_for_no_template() -> None:

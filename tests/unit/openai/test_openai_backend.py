@@ -33,9 +33,10 @@ from aitorrentd.api import (
     TimedOut,
     Unavailable,
 )
-from tests.support.http_server import HttpServer, Reply, Request
+from tests.support.http_server import HttpServer
 from tests.support.inference_fakes import FakeClock
 from tests.support.openai_server import KEY, FakeOpenai
+from tests.support.relays import answer, closed_after, json_values, saying
 
 log = logging.getLogger("test.openai")
 
@@ -44,10 +45,8 @@ log = logging.getLogger("test.openai")
 async def backend_of(server: HttpServer, **settings: Any) -> AsyncIterator[OpenaiBackend]:
     config = ServerConfig(name="test", url=server.url, **settings)
     backend = OpenaiBackend(config, clock=FakeClock(), log=log)
-    try:
+    async with closed_after(backend):
         yield backend
-    finally:
-        await backend.close()
 
 
 def chat(**params: Any) -> GenerateRequest:
@@ -59,11 +58,6 @@ def chat(**params: Any) -> GenerateRequest:
 
 
 PROMPT = GenerateRequest(model="text-model", prompt="Once upon")
-
-
-async def answer(backend: OpenaiBackend, request: GenerateRequest) -> list[Chunk]:
-    async with asyncio.timeout(10):
-        return [c async for c in backend.generate(request)]
 
 
 async def test_models_are_those_that_the_server_lists() -> None:
@@ -291,10 +285,7 @@ async def test_missing_server_is_unavailable_until_it_comes() -> None:
 async def test_every_error_answer_becomes_the_right_error(
     status: int, body: bytes, error: type[AitorrentError], text: str
 ) -> None:
-    async def handler(request: Request, reply: Reply) -> None:
-        await reply.send(status, body, "application/json")
-
-    async with HttpServer(handler) as server, backend_of(server) as backend:
+    async with saying(status, body) as server, backend_of(server) as backend:
         with pytest.raises(error, match=text):
             await answer(backend, chat())
 
@@ -361,11 +352,6 @@ def test_events_are_the_same_however_the_bytes_are_cut(
     assert parts == whole
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=8,
-)
 choice = st.dictionaries(
     st.sampled_from(["delta", "text", "finish_reason"]),
     json_values | st.fixed_dictionaries({"content": json_values}),

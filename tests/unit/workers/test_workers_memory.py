@@ -70,11 +70,11 @@ async def test_worker_processes_tell_their_memory_while_and_after_they_work(
     worker: Any = await workers.spawn("tests.support.workers:echo", name="echo")
     assert isinstance(worker, WorkerProcess)
 
-    async def told() -> int | None:
+    async def told() -> int:
         (seen,) = await workers.look()
-        return seen.rss_bytes
+        return seen.rss_bytes or 0
 
-    found = await wait_for(told)
+    found: int = await wait_for(told)
     pages = Path(f"/proc/{worker.pid}/statm").read_text(encoding="ascii").split()[1]
     assert abs(found - int(pages) * 4096) < 2**20
     assert (await worker.request({"op": "echo", "say": 1})).header["said"] == 1
