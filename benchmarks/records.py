@@ -4,7 +4,8 @@ For each round, a link and two TLS connections carry the same bytes from one pro
 64 KiB pieces; measured are bytes per CPU-second of both ends together (user and system, from the
 first byte to the acknowledgement) and megabytes per second of wall time. Then 1 KiB messages go
 back and forth. `tls` is TLS as most programs use it, through asyncio's streams; `tls-protocol` is
-TLS as fast as uvloop can, with the same kind of receiver (BufferedProtocol) as the link.
+TLS as fast as uvloop can, with the same kind of receiver (BufferedProtocol) as the link. `masked`
+is the link inside of a WebSocket; its sender masks, as the dialer does.
 
     python benchmarks/records.py --out benchmarks/results/records.json
 """
@@ -48,7 +49,7 @@ from benchmarks.report import machine  # noqa: E402
 PIECE_BYTES: Final = 64 * 1024
 MESSAGE_BYTES: Final = 1024
 RECEIVE_BUFFER_BYTES: Final = 256 * 1024
-KINDS: Final = ("link", "tls", "tls-protocol")
+KINDS: Final = ("link", "masked", "tls", "tls-protocol")
 MB: Final = 1e6
 
 
@@ -241,7 +242,7 @@ async def serve(kind: str, total: int, messages: int, pem: str) -> None:
 
         pipe.on_bytes = on_bytes
 
-    if kind == "link":
+    if kind in ("link", "masked"):
         listener = Listener(credentials(), lambda link: on_pipe(LinkPipe(link)))
         _, port = await listener.listen("127.0.0.1", 0)
     else:
@@ -267,8 +268,8 @@ async def serve(kind: str, total: int, messages: int, pem: str) -> None:
 
 async def connect(kind: str, port: int) -> Pipe:
     """The sending side's pipe."""
-    if kind == "link":
-        return LinkPipe(await dial("127.0.0.1", port, credentials()))
+    if kind in ("link", "masked"):
+        return LinkPipe(await dial("127.0.0.1", port, credentials(), masked=kind == "masked"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
@@ -379,15 +380,15 @@ def main() -> None:
         return
     where = machine() | libraries()
     found = uvloop.run(run(options.rounds, options.mib * 2**20, options.messages))
-    print(f"{'':22}" + "".join(f"{kind:>14}" for kind in KINDS) + "   link/tls  link/tls-protocol")
+    head = "".join(f"{kind:>14}" for kind in KINDS)
+    print(f"{'':22}{head}" + "".join(f"{f'link/{kind}':>19}" for kind in KINDS[1:]))
     for key, label in (
         ("mb_per_cpu_s", "MB per CPU-second"),
         ("mb_per_s", "MB/s"),
         ("round_trip_us", "1 KiB round trip, us"),
     ):
         cells = "".join(f"{found['median'][kind][key]:14.1f}" for kind in KINDS)
-        ratios = found["link_over"]
-        shown = f"{ratios['tls'][key]:11.2f}{ratios['tls-protocol'][key]:19.2f}"
+        shown = "".join(f"{found['link_over'][kind][key]:19.2f}" for kind in KINDS[1:])
         print(f"{label:22}{cells}{shown}")
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
