@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aitorrentd.cli import toolkit
+from aitorrentd.cli import tables, toolkit
 from aitorrentd.cli.toolkit import ExitCode, duration_text, styled
 from aitorrentd.errors import AitorrentError
 
@@ -54,18 +54,20 @@ def render_status(reply: Mapping[str, Any]) -> str:
         lines.append(styled("draining: ", "yellow") + f"takes no new work; {works} under way")
     # an error is often the cause of the warnings beside it
     for warning in sorted(reply.get("warnings", []), key=lambda w: w["severity"] != "error"):
-        label = f"{warning['severity']}: "
-        text = f"{warning['plugin']}: {warning['text']}"
-        lines.append(styled(label, _SEVERITY_STYLE.get(warning["severity"], "yellow")))
-        lines[-1] += toolkit.clean(text)
+        label = f"{toolkit.clean(warning['severity'])}: "
+        text = toolkit.clean(f"{warning['plugin']}: {warning['text']}")
+        first, *more = tables.wrapped(label + text)
+        style = _SEVERITY_STYLE.get(warning["severity"], "yellow")
+        lines += [styled(label, style) + first.removeprefix(label), *more]
     pairs = [
         ("node", reply.get("id")),
         ("name", reply.get("name")),
         ("network", reply.get("network")),
         ("peers", reply.get("peers")),
         ("plugins", f"{plugins.get('running', 0)} of {plugins.get('total', 0)} running"),
-        ("addresses", reply.get("addresses") or None),
-        ("under way", works if reply.get("under_way") else None),
+        # The id at the end of each is the line above.
+        ("addresses", [a.partition("/p2p/")[0] for a in reply.get("addresses") or []] or None),
+        *([("under way", works)] if reply.get("under_way") else []),
         ("memory", _memory(reply)),
         ("loop lag", toolkit.ms_text(reply.get("loop_lag_s", 0))),
         ("process", reply.get("pid")),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 _GAP: Final = "  "
-_LEAST_LAST: Final = 24
+_LEAST_LAST: Final = 36
 "The last column is not wrapped narrower than this."
 
 
@@ -36,6 +36,14 @@ def shown_width(text: str) -> int:
     )
 
 
+def wrapped(text: str, *, indent: int = 2) -> list[str]:
+    """The lines of a sentence; on a terminal broken between words and set in from the second on."""
+    width = terminal_columns()
+    if width is None:
+        return [text]
+    return textwrap.wrap(text, max(width, _LEAST_LAST), subsequent_indent=" " * indent) or [""]
+
+
 def _pad(text: str, width: int, *, right: bool) -> str:
     space = " " * (width - shown_width(text))
     return space + text if right else text + space
@@ -47,7 +55,7 @@ def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
 
 def fitting(lines: Sequence[Sequence[str]], drop: Sequence[int], width: int | None) -> list[int]:
     """Which columns to show: all, but for those in `drop`, first one first, as long as the rest
-    with a last column of 24 does not fit into `width`."""
+    with a last column of 36 does not fit into `width`."""
     shown = list(range(len(lines[0])))
     widths = _widths(lines)
     for column in drop if width is not None else ():

@@ -71,12 +71,13 @@ def _known_table(reply: Mapping[str, Any]) -> str:
     return toolkit.table(
         reply["known"],
         [
-            ("id", "PEER"),
+            ("id", "PEER", _short),
             ("address", "ADDRESS"),
             ("connected", "CONNECTED"),
             ("wanted", "KEPT"),
             ("fails", "FAILS"),
         ],
+        drop=("fails",),
     )
 
 
