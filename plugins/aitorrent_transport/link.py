@@ -265,7 +265,17 @@ class Link(asyncio.BufferedProtocol):
             return  # draining: the space is written over
         self.bytes_in += nbytes
         self._reader.feed(nbytes)
+        more = not self._reader.space_left
         self._deliver()
+        if more and not self._paused and not self._ending:
+            # libuv reads on while the buffer gets full, up to 32 times, and whoever was woken by
+            # these records would wait for the rest.
+            self._transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._lost and (self._ending or not self._paused):
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         """The write buffer passed its high-water mark (asyncio.BaseProtocol)."""

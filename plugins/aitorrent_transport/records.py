@@ -199,6 +199,11 @@ class RecordReader:
         """Bytes that arrived and were not yet opened."""
         return self._end - self._start
 
+    @property
+    def space_left(self) -> int:
+        """Bytes that may still come before `next()` has to make room."""
+        return len(self._buffer) - self._end
+
     def space(self) -> memoryview:
         """Where the next bytes go; never empty while `next()` was called until None."""
         start, end = self._start, self._end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import resource
@@ -20,6 +21,7 @@ from aitorrent_transport.dial import dial, link_in_process
 from aitorrent_transport.handshake import Handshake
 from aitorrent_transport.link import HIGH_WATER_BYTES, UNSENT_BYTES, Link
 from aitorrent_transport.listener import Listener
+from aitorrent_transport.records import READ_BUFFER_BYTES
 from aitorrentd.api import ProtocolError, TimedOut, TooLarge, Unavailable
 from tests.support.link_peers import Watch, eventually, make_credentials, shake_hands
 
@@ -257,6 +259,43 @@ def test_bytes_arrive_as_sent_while_the_reader_stalls_now_and_then(
             assert reader.records == records
 
     with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(transfer())
+
+
+def test_others_get_their_turn_while_much_arrives() -> None:
+    """libuv reads up to 32 buffers in one pass of the loop, if it is let."""
+
+    async def transfer() -> None:
+        async with serving() as server, linked(server) as watch:
+            await asyncio.wait_for(server.arrived.wait(), 5)
+            reader = server.watches[0]
+            reader.echo = False
+            reader.link.pause_reading()
+            sock = reader.link._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_000_000)
+            sent = 0
+            while sent < 60 and watch.link.statistics()["write_buffered"] < 500_000:
+                watch.link.send(bytes(60_000))
+                sent += 1
+                await asyncio.sleep(0)
+            loop = asyncio.get_running_loop()
+            passes = [0]
+
+            def next_pass() -> None:
+                if passes[-1] < 8_000_000 and not reader.reasons:
+                    passes.append(reader.link.bytes_in)
+                    loop.call_soon(next_pass)
+
+            next_pass()
+            reader.link.resume_reading()
+            await reader.until(lambda w: len(w.records) == sent)
+            reader.reasons.append("enough")
+            steps = [b - a for a, b in itertools.pairwise(passes)]
+            assert sum(steps) > 1_000_000, "the kernel held too little to tell"
+            assert max(steps) <= READ_BUFFER_BYTES
+            reader.reasons.clear()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(transfer())
 
 
