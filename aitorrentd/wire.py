@@ -74,8 +74,11 @@ def unpack_map(raw: bytes | memoryview, *, max_items: int = 65_536) -> dict[str,
         ProtocolError: as `unpack`, or not such a map.
     """
     value = unpack(raw, max_items=max_items)
-    if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
+    if not isinstance(value, dict):
         raise ProtocolError("expected a map with text keys")
+    for key in value:
+        if type(key) is not str:
+            raise ProtocolError("expected a map with text keys")
     return value
 
 

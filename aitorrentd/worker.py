@@ -33,6 +33,7 @@ MEMORY: Final = "worker.memory"
 "The operation that is answered here, for any handler: {rss_bytes}."
 
 _JOIN_BELOW: Final = 16 * 1024
+_SCRATCH_BYTES: Final = 64 * 1024
 
 log = logging.getLogger("aitorrentd.worker")
 
@@ -50,16 +51,55 @@ def load_entry(entry: str) -> Callable[[], Handler]:
     return found
 
 
-def _receive(sock: socket.socket, n: int) -> memoryview | None:
-    body = bytearray(n)
-    view = memoryview(body)
-    got = 0
-    while got < n:
-        k = sock.recv_into(view[got:])
-        if k == 0:
-            return None
-        got += k
-    return memoryview(body)
+class FrameReader:
+    """Frames from a blocking socket, a short one with a single system call."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._scratch = bytearray(_SCRATCH_BYTES)
+        self._have = 0
+
+    def read(self) -> Frame | None:
+        """The next frame, which the caller owns; None when the other side closed.
+
+        Raises:
+            ProtocolError: broken rules.
+        """
+        while self._have < 4:
+            if not self._more():
+                return None
+        length = int.from_bytes(self._scratch[:4], "big")
+        check_length(length, DEFAULT_MAX_FRAME_BYTES)
+        end = 4 + length
+        if end > _SCRATCH_BYTES:
+            return self._long(length)
+        while self._have < end:
+            if not self._more():
+                return None
+        body = self._scratch[4:end]
+        self._have -= end
+        if self._have:
+            self._scratch[: self._have] = self._scratch[end : end + self._have]
+        return decode_frame(memoryview(body))
+
+    def _more(self) -> bool:
+        with memoryview(self._scratch) as view:
+            n = self._sock.recv_into(view[self._have :])
+        self._have += n
+        return n > 0
+
+    def _long(self, length: int) -> Frame | None:
+        body = bytearray(length)
+        got = self._have - 4
+        body[:got] = self._scratch[4 : self._have]
+        self._have = 0
+        view = memoryview(body)
+        while got < length:
+            n = self._sock.recv_into(view[got:])
+            if n == 0:
+                return None
+            got += n
+        return decode_frame(memoryview(body))
 
 
 def _send(sock: socket.socket, header: dict[str, Any], tail: Any) -> None:
@@ -88,19 +128,9 @@ def answer(handler: Handler, request: Frame) -> tuple[dict[str, Any], Any]:
         return {"id": ident, "error": error.as_map()}, b""
 
 
-def _read_frame(sock: socket.socket) -> Frame | None:
-    prefix = _receive(sock, 4)
-    if prefix is None:
-        return None
-    length = int.from_bytes(prefix, "big")
-    check_length(length, DEFAULT_MAX_FRAME_BYTES)
-    body = _receive(sock, length)
-    return None if body is None else decode_frame(body)
-
-
-def serve(sock: socket.socket, handler: Handler) -> None:
+def serve(sock: socket.socket, reader: FrameReader, handler: Handler) -> None:
     """Answer frames until the other side closes."""
-    while (request := _read_frame(sock)) is not None:
+    while (request := reader.read()) is not None:
         header, tail = answer(handler, request)
         _send(sock, header, tail)
 
@@ -118,9 +148,9 @@ def _end_with(sock: socket.socket) -> None:
     os._exit(0)
 
 
-def _start(sock: socket.socket) -> Handler | None:
+def _start(sock: socket.socket, reader: FrameReader) -> Handler | None:
     """Load the entry point that the first frame names, and say whether that worked."""
-    request = _read_frame(sock)
+    request = reader.read()
     if request is None:
         return None
     # Settings such as the number of threads are read by libraries when they are imported.
@@ -154,10 +184,11 @@ def run(
     threading.Thread(target=_end_with, args=(sock,), daemon=True).start()
     ready()
     try:
-        handler = _start(sock)
+        reader = FrameReader(sock)
+        handler = _start(sock, reader)
         if handler is None:
             return 1
-        serve(sock, wrap(handler))
+        serve(sock, reader, wrap(handler))
     except (BrokenPipeError, ConnectionResetError):
         return 0
     return 0

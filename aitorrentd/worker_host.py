@@ -37,6 +37,8 @@ _CONNECT_S: Final = 5.0
 # Importing torch from a cold disk takes long.
 _START_S: Final = 180.0
 _MAX_LOG_LINE: Final = 64 * 1024
+# Shorter tails are copied behind their header, which costs less than a second write.
+_JOIN_BELOW: Final = 32 * 1024
 
 
 class FrameReceiver(asyncio.BufferedProtocol):
@@ -53,6 +55,8 @@ class FrameReceiver(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport for writing."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        # uvloop writes at once what is above the mark, and else after this pass of the loop.
+        self.transport.set_write_buffer_limits(high=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go."""
@@ -111,6 +115,8 @@ class _Request:
     ident: int
     answer: asyncio.Future[Frame]
     timeout_s: float
+    due: float = 0.0
+    "On the loop's clock; set when it becomes the oldest."
 
 
 class WorkerProcess:
@@ -226,8 +232,11 @@ class WorkerProcess:
         self._waiting.append(request)
         if len(self._waiting) == 1:
             self._watch_oldest()
-        self._transport.write(frame_head({**header, "id": request.ident}, len(tail)))
-        if len(tail):
+        head = frame_head({**header, "id": request.ident}, len(tail))
+        if len(tail) < _JOIN_BELOW:
+            self._transport.write(b"".join((head, tail)))
+        else:
+            self._transport.write(head)
             self._transport.write(tail)
         return request.answer
 
@@ -245,12 +254,31 @@ class WorkerProcess:
             request.answer.set_result(frame)
 
     def _watch_oldest(self) -> None:
-        if self._deadline:
+        """Have the timer come in time for the oldest request.
+
+        It is moved only to come earlier; one that comes too early looks again. So steps that follow
+        each other quickly cost no timers.
+        """
+        if not self._waiting:
+            return
+        oldest = self._waiting[0]
+        now = self._loop.time()
+        oldest.due = now + oldest.timeout_s
+        if self._deadline and self._deadline.when() > oldest.due:
             self._deadline.cancel()
             self._deadline = None
-        if self._waiting:
-            timeout_s = self._waiting[0].timeout_s
-            self._deadline = self._loop.call_later(timeout_s, self._too_late, timeout_s)
+        if self._deadline is None:
+            self._deadline = self._loop.call_at(oldest.due, self._look_at_clock)
+
+    def _look_at_clock(self) -> None:
+        self._deadline = None
+        if not self._waiting:
+            return
+        oldest = self._waiting[0]
+        if self._loop.time() >= oldest.due:
+            self._too_late(oldest.timeout_s)
+        else:
+            self._deadline = self._loop.call_at(oldest.due, self._look_at_clock)
 
     def _too_late(self, timeout_s: float) -> None:
         late = self._waiting.popleft()

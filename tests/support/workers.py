@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 from aitorrentd.errors import Busy
@@ -31,6 +32,8 @@ def echo() -> Handler:
             case "log":
                 print("a line for the log", file=sys.stderr, flush=True)
                 return {}, b""
+            case "sleep":
+                time.sleep(request.header["s"])
             case "hang":
                 threading.Event().wait()
             case "die":

@@ -82,6 +82,14 @@ async def test_hung_worker_is_ended_at_its_deadline(worker: WorkerProcess) -> No
         await worker.request({"op": "echo"})
 
 
+async def test_deadline_that_was_met_does_not_end_a_later_request(worker: WorkerProcess) -> None:
+    await worker.request({"op": "echo"}, timeout_s=0.2)
+    frame = await worker.request({"op": "sleep", "s": 0.6}, timeout_s=30)
+    assert "error" not in frame.header
+    with pytest.raises(TimedOut, match="no answer in 0.3 s"):
+        await worker.request({"op": "hang"}, timeout_s=0.3)
+
+
 async def test_request_behind_a_slow_one_is_not_late(worker: WorkerProcess) -> None:
     slow = asyncio.gather(*(worker.request({"op": "make", "n": 20_000_000}) for _ in range(5)))
     await worker.request({"op": "echo"}, timeout_s=30)
