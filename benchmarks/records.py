@@ -41,7 +41,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 
 from aitorrent_transport.certificate import Credentials  # noqa: E402
 from aitorrent_transport.dial import Listener, dial  # noqa: E402
-from aitorrent_transport.link import HIGH_WATER_BYTES, LOW_WATER_BYTES, Link  # noqa: E402
+from aitorrent_transport.link import Link  # noqa: E402
 from aitorrentd.api import PeerId, peer_id  # noqa: E402
 from aitorrentd.api.signing import signed_bytes  # noqa: E402
 from benchmarks.report import machine  # noqa: E402
@@ -133,7 +133,7 @@ class TlsPipe(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Handshake done."""
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+        self._transport.set_write_buffer_limits(high=256 * 1024, low=64 * 1024)
         self._on_open(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -253,7 +253,8 @@ class Channel:
     def pump(self, core: StreamCore) -> None:
         """Let bytes of a stream, or credit for it, leave soon."""
         if self.mux.touch(core, self._clock.monotonic()):
-            if core.sendable() >= MAX_DATA_BYTES:
+            # A token waits for a tensor: not even the end of this pass of the loop is awaited.
+            if core.priority == Priority.TENSOR or core.sendable() >= MAX_DATA_BYTES:
                 self._flush()
             else:
                 self._flush_soon()

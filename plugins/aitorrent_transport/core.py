@@ -253,6 +253,11 @@ class StreamCore:
         self._scanned = min(self.buffered, limit)
         return 0
 
+    @property
+    def earned_credit(self) -> bool:
+        """Whether so much was read that `credit_due` gives the peer more, if it still sends."""
+        return self._consumed * 2 >= self.window
+
     def credit_due(self, now: float, rtt_s: float) -> int:
         """Credit to grant now, 0 for none yet; the caller sends it."""
         if self._consumed * 2 < self.window or self.ended or self.reading_over:

@@ -35,8 +35,8 @@ __all__ = ["MAX_PLAINTEXT", "Credentials", "Link"]
 
 REKEY_INTERVAL_S: Final = 3600.0
 CLOSE_TIMEOUT_S: Final = 5.0
-HIGH_WATER_BYTES: Final = 64 * 1024
-LOW_WATER_BYTES: Final = 16 * 1024
+HIGH_WATER_BYTES: Final = 0
+"uvloop writes at once what goes above the mark, and else after the pass of the loop."
 BATCH_BYTES: Final = 512 * 1024
 "Sealed records that leave together at most; larger batches fall out of the cache."
 SMALL_BYTES: Final = 16 * 1024
@@ -315,7 +315,7 @@ def _said(reason: str) -> bytes:
 
 
 def _tune(transport: asyncio.Transport) -> None:
-    transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+    transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -256,7 +256,7 @@ class Mux:
                 if not 0 < size <= MAX_DATA_BYTES:
                     raise ProtocolError(f"data frame of {size} bytes; allowed are 1 to 61440")
                 core.feed(bytes(record[at:stop]))
-                if not core.reading_over:
+                if core.earned_credit and not core.reading_over:
                     self.touch(core, now)
             else:
                 self._take(kind, stream_id, record[at:stop], now)

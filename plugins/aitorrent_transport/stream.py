@@ -95,7 +95,8 @@ class ChannelStream:
 
     def _take(self, size: int) -> bytes:
         taken = self._core.take(size)
-        self._carrier.pump(self._core)
+        if self._core.earned_credit:
+            self._carrier.pump(self._core)
         return taken
 
     async def read(self, max_bytes: int = 65_536) -> bytes:

@@ -103,6 +103,18 @@ async def pair(request: pytest.FixtureRequest) -> object:
             yield ends.streams
 
 
+@pytest.mark.parametrize(("priority", "at_once"), [(Priority.TENSOR, True), (Priority.BULK, False)])
+async def test_tensors_do_not_wait_for_the_other_work_of_the_loop(
+    priority: Priority, at_once: bool
+) -> None:
+    async with Ends() as ends:
+        stream = ends.near.open("/test/1", priority)
+        await ends.inbound.get()
+        before = ends.links[0].records_out
+        await stream.write(b"a hidden state")
+        assert (ends.links[0].records_out > before) is at_once
+
+
 async def test_bytes_cross_and_end_in_order(pair: Pair) -> None:
     near, far = await pair()
     await near.write(b"one\ntwo")

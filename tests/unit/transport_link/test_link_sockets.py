@@ -232,6 +232,32 @@ async def test_large_records_leave_together_and_small_ones_at_once() -> None:
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_small_record_is_in_the_kernel_when_send_returns(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """A token that goes from stage to stage waits for no other work of the event loop."""
+    us = Handshake(make_credentials(), dialer=True)
+    shake_hands(us, Handshake(make_credentials(), dialer=False))
+    session = us.session
+    assert session is not None
+
+    async def send() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            running = asyncio.get_running_loop()
+            transport, _ = await running.create_connection(asyncio.Protocol, sock=ours)
+            link = Link(transport, session, outbound=True, remote=("", 0))
+            transport.set_protocol(link)
+            link.send(b"a token")
+            assert len(theirs.recv(1000, socket.MSG_DONTWAIT)) == 4 + 1 + 7 + 16
+            link.abort()
+            await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(send())
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_bytes_arrive_as_sent_while_the_reader_stalls_now_and_then(
     loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
