@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
 import transformers
 
@@ -41,8 +42,7 @@ class Session:
     "float32 [vocab_size] of the newest position, once they were asked for."
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What a step gave: candidates where they were wanted, hidden states where layers follow."""
 
     candidates: Candidates | None
@@ -52,7 +52,11 @@ class Step:
     def tail(self) -> memoryview:
         """The hidden states' bytes, row after row."""
         assert self.hidden is not None
-        return self.hidden.cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+        try:
+            rows = self.hidden.numpy()
+        except TypeError:  # bfloat16, which numpy does not know, or not in this memory
+            rows = self.hidden.cpu().contiguous().view(torch.uint8).numpy()
+        return np.ascontiguousarray(rows).data.cast("B")
 
 
 def pick_device(name: str) -> torch.device:

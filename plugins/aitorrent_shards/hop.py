@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aitorrent_shards.protocol import (
     MAX_CONTROL_BYTES,
@@ -45,10 +44,10 @@ JOIN_BELOW: Final = 32 * 1024
 "Shorter tails are copied behind their header, which costs less than a second write."
 STUCK_WRITE_S: Final = 600.0
 "A receiver that takes no byte for this long is given up; the coordinator notices far earlier."
+STUCK_CHECK_S: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class HopFrame:
+class HopFrame(NamedTuple):
     """Positions [pos, pos + n) on their way to the next stage."""
 
     pos: int
@@ -125,6 +124,7 @@ class HopSender:
         self._stream: Stream | None = None
         self._cursor = 0
         self._flushing: Stream | None = None
+        self._writing_since: float | None = None
         self._links = 0
 
     async def link(self, target: Link, *, timeout_s: float) -> int:
@@ -170,11 +170,23 @@ class HopSender:
         return have
 
     async def _watch(self, stream: Stream) -> None:
-        try:
-            await stream.read(1)
-            self._broke(stream, "the receiver ended it")  # it has nothing to say after its answer
-        except PeerGone as e:
-            self._broke(stream, e.message)
+        """Notice the end of a link, and a write that makes no progress, however long nothing is
+        written; a deadline for each write would cost every token a timer."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout(STUCK_CHECK_S):
+                    await stream.read(1)
+                reason = "the receiver ended it"  # it has nothing to say after its answer
+            except PeerGone as e:
+                reason = e.message
+            except TimeoutError:
+                since = self._writing_since
+                if since is None or loop.time() - since < STUCK_WRITE_S:
+                    continue
+                reason = "a write timed out"
+            self._broke(stream, reason)
+            return
 
     def _broke(self, stream: Stream, reason: str) -> None:
         if stream is self._stream:
@@ -203,19 +215,20 @@ class HopSender:
         if stream is None or self._flushing is stream:
             return
         self._flushing = stream
+        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(STUCK_WRITE_S):
-                while stream is self._stream and self._cursor < len(self.journal.frames):
-                    frame = self.journal.frames[self._cursor]
-                    self._cursor += 1
-                    if frame.end > self.have:
-                        await _write(stream, frame)
-                        self.have = max(self.have, frame.end)
-        except (AitorrentError, TimeoutError) as e:
-            self._broke(stream, str(e) or "a write timed out")
+            while stream is self._stream and self._cursor < len(self.journal.frames):
+                frame = self.journal.frames[self._cursor]
+                self._cursor += 1
+                if frame.end > self.have:
+                    self._writing_since = loop.time()
+                    await _write(stream, frame)
+                    self.have = max(self.have, frame.end)
+        except AitorrentError as e:
+            self._broke(stream, e.message)
         finally:
             if self._flushing is stream:
-                self._flushing = None
+                self._flushing = self._writing_since = None
 
 
 async def _write(stream: Stream, frame: HopFrame) -> None:

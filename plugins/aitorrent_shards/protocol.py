@@ -22,7 +22,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aitorrentd.api import PeerId, ProtocolError, parse_peer_id
 
@@ -78,8 +78,7 @@ class Ping:
     """Is the stage there, and how far is it?"""
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
+class Want(NamedTuple):
     """What the last stage returns for the last position of a frame: the best `k` of the softmax at
     `temperature` (0 counts as 1)."""
 

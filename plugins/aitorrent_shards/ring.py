@@ -134,6 +134,8 @@ class Ring:
         """Send token ids into the first stage; after a loss they are sent again by themselves."""
         self.sink.expect(frame.end)
         await self._head.send(frame)
+        # A first stage on this node starts now; what else is done with the last token comes after.
+        await asyncio.sleep(0)
 
     def post(self, frame: HopFrame) -> None:
         """Like `send`, without waiting for the first stage to take it."""

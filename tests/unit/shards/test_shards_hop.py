@@ -33,11 +33,14 @@ class OneStream:
 
 
 @asynccontextmanager
-async def linked(have: int) -> AsyncIterator[tuple[HopSender, MemoryStream, list[str]]]:
+async def linked(
+    have: int, *, max_bytes: int = 1000
+) -> AsyncIterator[tuple[HopSender, MemoryStream, list[str]]]:
     """A sender, the stream's end at a receiver that has `have` positions, and what broke."""
     transport, tasks = OneStream(), OwnedTasks(logging.getLogger("test.hop"))
     broken: list[str] = []
-    sender = HopSender(cast("Transport", transport), journal(), tasks, broken.append)
+    kept = journal(max_bytes)
+    sender = HopSender(cast("Transport", transport), kept, tasks, broken.append)
     linking = asyncio.create_task(sender.link(TARGET, timeout_s=5))
     far = await wait_for(lambda: transport.far)
     assert far is not None
@@ -74,6 +77,17 @@ async def test_link_that_ends_while_nothing_is_written_is_noticed_once() -> None
         assert broken == ["the receiver ended it"]
 
 
+async def test_receiver_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aitorrent_shards.hop.STUCK_WRITE_S", 0.2)
+    monkeypatch.setattr("aitorrent_shards.hop.STUCK_CHECK_S", 0.05)
+    async with linked(0, max_bytes=200_000) as (sender, _, broken):
+        writing = asyncio.create_task(sender.send(HopFrame(10, 1, {"p": 10}, bytes(100_000))))
+        await wait_for(lambda: broken)
+        assert broken == ["a write timed out"]
+        await writing
+        assert sender.have < 11
+
+
 async def test_link_that_the_sender_leaves_did_not_break() -> None:
     async with linked(0) as (sender, _, broken):
         sender.unlink("another takes over")
@@ -94,8 +108,8 @@ def test_journal_keeps_to_its_bytes() -> None:
         kept.append(HopFrame(1, 1, {}, b"1234"))
 
 
-def journal() -> Journal:
-    kept = Journal(max_bytes=1000)
+def journal(max_bytes: int = 1000) -> Journal:
+    kept = Journal(max_bytes=max_bytes)
     for pos, n in ((0, 4), (4, 4), (8, 1), (9, 1)):
         kept.append(HopFrame(pos, n, {"p": pos}, b"x" * n))
     return kept
