@@ -28,7 +28,7 @@ _MAX_PINGS: Final = 64
 _MAX_UNANSWERED: Final = 8
 _RECENT_PINGS: Final = 7
 _FIRST_PINGS: Final = 5  # one after the other, since windows grow by the round-trip time
-_TURN_BYTES: Final = 512 * 1024  # sent before the loop turns to others, whose frames go first
+_TURN_BYTES: Final = 256 * 1024  # sent before the loop turns to others, whose frames go first
 _LINGER_S: Final = 60.0  # for a peer that does not read the rest of a stream closed here
 
 

@@ -37,11 +37,11 @@ REKEY_INTERVAL_S: Final = 3600.0
 CLOSE_TIMEOUT_S: Final = 5.0
 HIGH_WATER_BYTES: Final = 0
 "uvloop writes at once what goes above the mark, and else after the pass of the loop."
-BATCH_BYTES: Final = 512 * 1024
+BATCH_BYTES: Final = 256 * 1024
 "Sealed records that leave together at most; larger batches fall out of the cache."
 SMALL_BYTES: Final = 16 * 1024
 "Records below this do not wait for others."
-UNSENT_BYTES: Final = 128 * 1024
+UNSENT_BYTES: Final = 64 * 1024
 "What the kernel takes beyond what is under way: everything later waits behind it."
 MAX_WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
 MAX_REASON_CHARS: Final = 200
