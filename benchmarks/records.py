@@ -5,7 +5,9 @@ For each round, a link and two TLS connections carry the same bytes from one pro
 first byte to the acknowledgement) and megabytes per second of wall time. Then 1 KiB messages go
 back and forth. `tls` is TLS as most programs use it, through asyncio's streams; `tls-protocol` is
 TLS as fast as uvloop can, with the same kind of receiver (BufferedProtocol) as the link. `masked`
-is the link inside of a WebSocket; its sender masks, as the dialer does.
+is the link inside of a WebSocket; its sender masks, as the dialer does. `plain` is TCP without any
+encryption, with writes and reads as large as the link's: together with what AES-256-GCM costs by
+itself, measured in each round, it is the `ceiling` of any encrypted channel in this setting.
 
     python benchmarks/records.py --out benchmarks/results/records.json
 """
@@ -34,6 +36,7 @@ import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from nacl.signing import SigningKey
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -41,7 +44,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 
 from aitorrent_transport.certificate import Credentials  # noqa: E402
 from aitorrent_transport.dial import Listener, dial  # noqa: E402
-from aitorrent_transport.link import Link  # noqa: E402
+from aitorrent_transport.link import BATCH_BYTES, Link  # noqa: E402
 from aitorrentd.api import PeerId, peer_id  # noqa: E402
 from aitorrentd.api.signing import signed_bytes  # noqa: E402
 from benchmarks.report import machine  # noqa: E402
@@ -49,7 +52,7 @@ from benchmarks.report import machine  # noqa: E402
 PIECE_BYTES: Final = 64 * 1024
 MESSAGE_BYTES: Final = 1024
 RECEIVE_BUFFER_BYTES: Final = 256 * 1024
-KINDS: Final = ("link", "masked", "tls", "tls-protocol")
+KINDS: Final = ("link", "masked", "tls", "tls-protocol", "plain")
 MB: Final = 1e6
 
 
@@ -166,6 +169,24 @@ class TlsPipe(asyncio.BufferedProtocol):
         self._transport.abort()
 
 
+class PlainPipe(TlsPipe):
+    """A connection without TLS, whose pieces leave together as the link's do."""
+
+    def __init__(self, on_open: Callable[[TlsPipe], None] = lambda pipe: None) -> None:
+        super().__init__(on_open)
+        self._pieces: list[bytes] = []
+
+    def send(self, piece: bytes) -> None:
+        """Queue."""
+        if len(piece) < PIECE_BYTES:
+            self._transport.write(piece)
+            return
+        self._pieces.append(piece)
+        if len(self._pieces) * PIECE_BYTES >= BATCH_BYTES:
+            self._transport.writelines(self._pieces)
+            self._pieces.clear()
+
+
 class StreamPipe:
     """A TLS connection through asyncio's streams as a pipe."""
 
@@ -257,8 +278,9 @@ async def serve(kind: str, total: int, messages: int, pem: str) -> None:
                 ssl=context,
             )
         else:
+            make, wrapped = (PlainPipe, None) if kind == "plain" else (TlsPipe, context)
             loop = asyncio.get_running_loop()
-            server = await loop.create_server(lambda: TlsPipe(on_pipe), "127.0.0.1", 0, ssl=context)
+            server = await loop.create_server(lambda: make(on_pipe), "127.0.0.1", 0, ssl=wrapped)
         port = server.sockets[0].getsockname()[1]
     print(port, flush=True)
     async with asyncio.timeout(300):
@@ -277,8 +299,21 @@ async def connect(kind: str, port: int) -> Pipe:
     if kind == "tls":
         return StreamPipe(*await asyncio.open_connection("127.0.0.1", port, ssl=context))
     loop = asyncio.get_running_loop()
-    _, pipe = await loop.create_connection(TlsPipe, "127.0.0.1", port, ssl=context)
+    make, wrapped = (PlainPipe, None) if kind == "plain" else (TlsPipe, context)
+    _, pipe = await loop.create_connection(make, "127.0.0.1", port, ssl=wrapped)
     return pipe
+
+
+def cipher_mb_per_cpu_s(total: int) -> float:
+    """AES-256-GCM by OpenSSL: megabytes encrypted and decrypted again per CPU-second."""
+    aead, nonce = AESGCM(os.urandom(32)), bytes(12)
+    piece, opened = os.urandom(PIECE_BYTES), bytearray(PIECE_BYTES)
+    sealed = bytearray(PIECE_BYTES + 16)
+    begun = cpu_s()
+    for _ in range(total // PIECE_BYTES):
+        aead.encrypt_into(nonce, piece, b"", sealed)
+        aead.decrypt_into(nonce, sealed, b"", opened)
+    return total / MB / (cpu_s() - begun)
 
 
 async def measure(kind: str, total: int, messages: int, pem: str) -> dict[str, float]:
@@ -332,6 +367,7 @@ async def measure(kind: str, total: int, messages: int, pem: str) -> dict[str, f
 async def run(rounds: int, total: int, messages: int) -> dict[str, Any]:
     """All rounds, link and TLS in turn; medians and the ratio."""
     results: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    ciphers = []
     with tempfile.TemporaryDirectory() as folder:
         self_signed(Path(folder))
         for i in range(rounds):
@@ -340,6 +376,7 @@ async def run(rounds: int, total: int, messages: int) -> dict[str, Any]:
                 rows.append(row)
                 shown = "  ".join(f"{k} {v:8.1f}" for k, v in row.items())
                 print(f"round {i + 1}  {kind:12}  {shown}", file=sys.stderr)
+            ciphers.append(cipher_mb_per_cpu_s(total))
     medians = {
         kind: {k: statistics.median(row[k] for row in rows) for k in rows[0]}
         for kind, rows in results.items()
@@ -353,7 +390,15 @@ async def run(rounds: int, total: int, messages: int) -> dict[str, Any]:
         }
         for kind in KINDS[1:]
     }
-    return {"median": medians, "link_over": ratios, "rounds": results}
+    cipher = statistics.median(ciphers)
+    ceiling = 1 / (1 / cipher + 1 / medians["plain"]["mb_per_cpu_s"])
+    return {
+        "median": medians,
+        "link_over": ratios,
+        "cipher_mb_per_cpu_s": cipher,
+        "ceiling_mb_per_cpu_s": ceiling,
+        "rounds": results,
+    }
 
 
 def libraries() -> dict[str, str]:
@@ -390,6 +435,8 @@ def main() -> None:
         cells = "".join(f"{found['median'][kind][key]:14.1f}" for kind in KINDS)
         shown = "".join(f"{found['link_over'][kind][key]:19.2f}" for kind in KINDS[1:])
         print(f"{label:22}{cells}{shown}")
+    print(f"AES-256-GCM there and back, MB per CPU-second {found['cipher_mb_per_cpu_s']:9.1f}")
+    print(f"ceiling: that and plain TCP, MB per CPU-second {found['ceiling_mb_per_cpu_s']:8.1f}")
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps({"machine": where, **found}, indent=1) + "\n")
