@@ -105,24 +105,22 @@ async def test_session_goes_on_through_its_context(node_factory: NodeFactory) ->
 async def test_models_are_withdrawn_and_come_back_with_their_backend(
     node_factory: NodeFactory,
 ) -> None:
-    server = FakeOllama()
-    await server.start()
-    there = await provider(node_factory, server)
-    here = await client_of(node_factory, there)
-    await until(lambda: offers(here))
+    async with FakeOllama() as server:
+        there = await provider(node_factory, server)
+        here = await client_of(node_factory, there)
+        await until(lambda: offers(here))
 
-    async def gone() -> bool:
-        return await offers(here) == []
+        async def gone() -> bool:
+            return await offers(here) == []
 
-    await server.stop()
-    await until(gone)
-    with pytest.raises(Unavailable, match="no model can answer here"):
-        await here.ask("hi")
-    await server.start()
-    await until(lambda: offers(here))
-    await there.stop()
-    await until(gone)
-    await server.stop()
+        await server.stop()
+        await until(gone)
+        with pytest.raises(Unavailable, match="no model can answer here"):
+            await here.ask("hi")
+        await server.start()
+        await until(lambda: offers(here))
+        await there.stop()
+        await until(gone)
 
 
 async def test_giving_up_here_reaches_the_backend_of_the_peer(node_factory: NodeFactory) -> None:
@@ -268,9 +266,8 @@ async def test_backend_of_another_plugin_serves_as_soon_as_it_is_registered(
 async def test_daemon_answers_on_the_command_line_and_notices_ollama(
     daemon_factory: DaemonFactory,
 ) -> None:
-    server = FakeOllama()
-    await server.start()
-    await server.stop()
+    async with FakeOllama() as server:
+        pass  # from here on its port is known, and nobody listens there
     daemon = await daemon_factory(
         {
             "plugins": {
@@ -311,21 +308,19 @@ async def test_daemon_answers_on_the_command_line_and_notices_ollama(
     assert code == 1
     assert "no Ollama at" in err
 
-    await server.start()
-
     async def is_well() -> bool:
         return not await warnings()
 
-    await until(is_well)
-    code, out, err = await ctl("ask", "Why is the sky blue?")
-    assert (code, out) == (0, "The sky is blue\n")
-    assert "3 tokens" in err
-    assert "llama3.2:latest by ollama" in err
-    code, out, _ = await ctl("models")
-    assert out.splitlines()[1].split() == [
-        *("llama3.2:latest", "ready", "ollama", "3.6", "GiB", "llama", "8192", "8.0B", "Q4_0")
-    ]
-    await server.stop()
+    async with server:
+        await until(is_well)
+        code, out, err = await ctl("ask", "Why is the sky blue?")
+        assert (code, out) == (0, "The sky is blue\n")
+        assert "3 tokens" in err
+        assert "llama3.2:latest by ollama" in err
+        code, out, _ = await ctl("models")
+        assert out.splitlines()[1].split() == [
+            *("llama3.2:latest", "ready", "ollama", "3.6", "GiB", "llama", "8192", "8.0B", "Q4_0")
+        ]
 
 
 async def test_discover_passes_over_this_machine_and_the_configured_nodes(

@@ -205,9 +205,8 @@ async def test_silent_server_is_given_up() -> None:
 
 
 async def test_missing_ollama_is_told_with_a_remedy_and_noticed_when_it_comes() -> None:
-    server = FakeOllama()
-    await server.start()
-    await server.stop()
+    async with FakeOllama() as server:
+        pass  # from here on its port is known, and nobody listens there
     clock = FakeClock()
     backend = OllamaBackend(OllamaConfig(url=server.url), clock=clock, log=log)
     remedy = f"no Ollama at {server.url}; start it with `ollama serve` or set plugins.ollama.url"
@@ -217,10 +216,9 @@ async def test_missing_ollama_is_told_with_a_remedy_and_noticed_when_it_comes() 
         assert caught.value.message == remedy
     with pytest.raises(Unavailable, match="no Ollama at"):
         await answer(backend, ask())
-    await server.start()
-    clock.now += 5
-    assert len(await backend.models()) == 1
-    await server.stop()
+    async with server:
+        clock.now += 5
+        assert len(await backend.models()) == 1
     clock.now += 5
     with pytest.raises(Unavailable, match="no Ollama at"):
         await backend.models()
