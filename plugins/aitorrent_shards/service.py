@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from aitorrent_shards.backend import ShardsBackend
+from aitorrent_shards.claims import Claims
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.coordinator import Coordinator
 from aitorrent_shards.loading import PREFIX as LOADING
@@ -58,9 +59,10 @@ class ShardsService:
             ctx.random,
             node_id=self.node_id,
             spans=self.spans,
-            loading=lambda: parse_all(self.directory.known(LOADING)),
+            loading=self._loading_elsewhere,
             name_of=self._name_of,
         )
+        self._claims = Claims()
         self._begun = asyncio.Event()
         for model in self.models.values():
             model.on_loading = self._begun.set
@@ -153,6 +155,11 @@ class ShardsService:
                 async for event in events:
                     if isinstance(event, DirectoryChanged) and event.key.startswith(LOADING):
                         self._begun.set()
+
+    def _loading_elsewhere(self) -> list[Loading]:
+        """What peers say they load, as far as they get further with it."""
+        said = parse_all(self.directory.known(LOADING))
+        return self._claims.advancing(said, self._ctx.clock.monotonic())
 
     def _name_of(self, peer: PeerId) -> str:
         view = self._ctx.service(TRANSPORT).peer(peer)

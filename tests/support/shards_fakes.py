@@ -32,6 +32,7 @@ from aitorrentd.api import (
     TRANSPORT,
     Backend,
     Busy,
+    Clock,
     Conflict,
     Event,
     Frame,
@@ -347,7 +348,8 @@ class FakeNode:
         self.backends: Registry[Backend] = Registry("backend")
         self.net.nodes[self.id] = self
         self.log = logging.getLogger(f"test.shards.{self.number}")
-        self.clock, self.random = _Clock(), random.Random(self.number)
+        self.clock: Clock = _Clock()
+        self.random = random.Random(self.number)
         self.cache_dir = self.folder
         self.tasks: asyncio.TaskGroup
 
