@@ -36,6 +36,7 @@ _CLOSE_GRACE_S: Final = 5.0
 _CONNECT_S: Final = 5.0
 # Importing torch from a cold disk takes long.
 _START_S: Final = 180.0
+_START_IDENT: Final = 1
 _MAX_LOG_LINE: Final = 64 * 1024
 # Shorter tails are copied behind their header, which costs less than a second write.
 _JOIN_BELOW: Final = 32 * 1024
@@ -204,12 +205,9 @@ class WorkerProcess:
         return ours
 
     def _started(self, answer: asyncio.Future[Frame]) -> None:
-        if answer.cancelled():
-            return
-        error = answer.exception()
-        if isinstance(error, AitorrentError):
-            self.lost(error.message)
-        elif error is None and self._process is None:
+        if answer.cancelled() or answer.exception() is not None:
+            return  # whoever set the exception has ended the worker
+        if self._process is None:
             pid = answer.result().header.get("pid")
             self._unit_pid = pid if isinstance(pid, int) else None
 
@@ -249,7 +247,10 @@ class WorkerProcess:
         if request.answer.done():
             return  # the caller gave up while the worker computed
         if "error" in frame.header:
-            request.answer.set_exception(error_from_map(frame.header["error"]))
+            error = error_from_map(frame.header["error"])
+            request.answer.set_exception(error)
+            if request.ident == _START_IDENT:
+                self.lost(error.message)  # at once: what follows the failed start says less
         else:
             request.answer.set_result(frame)
 

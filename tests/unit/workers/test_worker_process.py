@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from aitorrentd.errors import Busy, PluginError, TimedOut, Unavailable
+from aitorrentd.errors import Busy, InvalidParams, PluginError, TimedOut, Unavailable
 from aitorrentd.wire import encode_frame
 from aitorrentd.worker_host import WorkerProcess, spawn_worker
 from tests.support.nodes import REPOSITORY
@@ -135,6 +135,23 @@ async def test_unknown_entry_is_a_worker_that_is_gone_with_the_reason() -> None:
     assert "cannot load worker 'tests.support.workers:nothing'" in await process.closed
     with pytest.raises(Unavailable, match="worker x is gone: cannot load"):
         await process.request({"op": "echo"})
+    await process.close()
+
+
+async def test_reason_of_a_failed_start_is_not_hidden_by_what_follows_it(tmp_path: Path) -> None:
+    errors = InvalidParams("cannot load worker"), Unavailable("its process ended")
+    answers = [encode_frame({"id": i, "error": e.as_map()}) for i, e in enumerate(errors, 1)]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s.sock"))
+        listener.listen()
+        process = await spawn_worker("a:b", name="x", unit_socket=tmp_path / "s.sock")
+        asked = asyncio.ensure_future(process.request({"op": "echo"}))
+        await asyncio.sleep(0)
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"".join(answers))
+            with pytest.raises(Unavailable, match="worker x is gone: cannot load worker"):
+                await asked
     await process.close()
 
 
