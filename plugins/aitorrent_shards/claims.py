@@ -15,7 +15,7 @@ from aitorrent_shards.loading import Loading
 from aitorrentd.api import PeerId
 
 STALL_S: Final = 60.0
-"Nodes tell each hundredth. A worker that starts has nothing to tell for about half of this."
+"Nodes tell each hundredth; meanwhile a worker may import torch and has nothing to tell."
 FORGET_S: Final = 600.0
 "A claim that is not made for so long begins anew when it comes again."
 BEGINNINGS: Final = 5

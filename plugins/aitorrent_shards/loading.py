@@ -2,8 +2,7 @@
 
 A record `ait:loading:<model>` is there while a node reads the files of a model, while its worker
 loads layers, and while it waits for layers that others load to answer with. Records come from
-strangers; `parse_loading` believes only their form, and whoever waits because of one waits for a
-bounded time. No I/O.
+strangers: `parse_loading` believes only their form, and `claims` only those that change. No I/O.
 """
 
 from __future__ import annotations
