@@ -45,10 +45,11 @@ async def reload(host: Host) -> Reloaded:
     """Read the configuration files again and put in force what can be changed live.
 
     Raises:
-        ConfigError: they are not valid; then nothing changed.
+        ConfigError: they are not valid, or a plugin's changed table is not; then nothing changed.
     """
     async with host.changing:
         new = await asyncio.to_thread(host.config.reloaded)
+        await _check_plugins(host, new)
         return await put_in_force(host, new)
 
 
@@ -60,12 +61,17 @@ async def change_setting(host: Host, key: str, value: Any) -> Reloaded:
     """
     async with host.changing:
         planned, _, _ = await asyncio.to_thread(plan_setting, host.config, key, value)
-        old, new = host.config.settings.plugins, planned.settings.plugins
-        touched = {name: table for name, table in new.items() if table != old.get(name)}
-        if wrong := await plugin_problems(touched, host.sources):
-            raise ConfigError("; ".join(wrong), problems=tuple(wrong))
+        await _check_plugins(host, planned)
         written = await asyncio.to_thread(write_setting, host.config, key, value)
         return await put_in_force(host, written)
+
+
+async def _check_plugins(host: Host, new: Config) -> None:
+    """Raises ConfigError when a plugin's table that changed does not fit: what runs goes on."""
+    held = host.config.settings.plugins
+    touched = {n: table for n, table in new.settings.plugins.items() if table != held.get(n)}
+    if wrong := await plugin_problems(touched, host.sources):
+        raise ConfigError("; ".join(wrong), problems=tuple(wrong))
 
 
 async def switch_plugin(host: Host, name: str, *, enabled: bool) -> None:

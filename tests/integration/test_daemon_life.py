@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aitorrentd.control.client import NoDaemon
-from aitorrentd.errors import Unavailable
+from aitorrentd.errors import InvalidParams, Unavailable
 from tests.support.nodes import REPOSITORY, Daemon, DaemonFactory, short_dir, wait_for
 from tests.support.process_plugins import install
 
@@ -168,6 +168,25 @@ async def test_reload_of_a_broken_file_changes_nothing(daemon_factory: DaemonFac
     problems = (await daemon.call("config.check"))["problems"]
     assert len(problems) == 1
     assert "aitorrent.yaml:1:15" in problems[0]
+
+
+@pytest.mark.allow_error_log
+async def test_reload_with_a_plugins_table_that_does_not_fit_leaves_the_plugin_running(
+    daemon_factory: DaemonFactory, odd: dict[str, str]
+) -> None:
+    daemon = await daemon_factory(alone(seconds=1.0), env=odd)
+    config = daemon.directory / "aitorrent.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("seconds: 1.0", "secnds: 2.0"))
+    with pytest.raises(InvalidParams, match=r"odd\.secnds: unknown key; did you mean seconds\?"):
+        await daemon.call("node.reload")
+    daemon.signal(signal.SIGHUP)
+    await wait_for(lambda: daemon.notify.count("READY=1") == 2)
+    assert "the configuration stays as it was: plugins.odd.secnds: unknown key" in daemon.log()
+    assert (await daemon.call("plugin.info", {"name": "odd"}))["state"] == "running"
+    assert (await daemon.call("odd.shown"))["seconds"] == 1.0
+    config.write_text(text.replace("seconds: 1.0", "seconds: 3.0"))
+    assert (await daemon.call("node.reload"))["applied"] == ["plugins.odd.seconds"]
 
 
 async def test_second_daemon_on_the_same_state_is_refused_by_name(
