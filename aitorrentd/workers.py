@@ -20,8 +20,9 @@ from aitorrentd.worker_host import spawn_worker
 LOOK_S: Final = 0.25
 "A look waits so long for workers that are not busy."
 _MAX_BYTES: Final = 1 << 50
-# Far beyond any other request: a look must never be what ends a worker for being late.
-_PATIENCE_S: Final = 86_400.0
+PATIENCE_S: Final = 180.0
+"""A worker has nothing else to do when it comes to a look, so one that does not answer hangs. It is
+ended for that, as requests behind the look are not yet late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Workers:
     @staticmethod
     async def _ask(worker: Worker, entry: _Entry) -> None:
         try:
-            answer = await worker.request({"op": MEMORY}, timeout_s=_PATIENCE_S)
+            answer = await worker.request({"op": MEMORY}, timeout_s=PATIENCE_S)
         except AitorrentError:
             return  # it is gone, and soon forgotten
         finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from aitorrentd.api import Frame, Unavailable
 from aitorrentd.worker_host import WorkerProcess
-from aitorrentd.workers import Workers
+from aitorrentd.workers import PATIENCE_S, Workers
 from tests.support.nodes import REPOSITORY, wait_for
 
 
@@ -80,3 +82,17 @@ async def test_worker_processes_tell_their_memory_while_and_after_they_work(
     assert (await worker.request({"op": "echo", "say": 1})).header["said"] == 1
     await worker.close()
     assert await workers.look() == []
+
+
+async def test_look_does_not_keep_a_hung_worker_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setattr("aitorrentd.workers.PATIENCE_S", 0.3)
+    assert PATIENCE_S <= 300
+    workers = Workers()
+    worker: Any = await workers.spawn("tests.support.workers:echo", name="echo")
+    await worker.request({"op": "echo"})
+    os.kill(worker.pid, signal.SIGSTOP)
+    await workers.look()
+    with pytest.raises(Unavailable, match=r"worker echo is gone: it gave no answer in 0\.3 s"):
+        await asyncio.wait_for(worker.request({"op": "echo"}, timeout_s=3600), 20)
+    await worker.close()
