@@ -17,8 +17,8 @@ from aitorrentd.errors import AitorrentError
 from aitorrentd.worker import MEMORY
 from aitorrentd.worker_host import spawn_worker
 
-LOOK_S: Final = 0.25
-"A look waits so long for workers that are not busy."
+LOOK_S: Final = 0.05
+"`status` waits so long: an idle worker, or one between two tokens, answers sooner."
 _MAX_BYTES: Final = 1 << 50
 PATIENCE_S: Final = 180.0
 """A worker has nothing else to do when it comes to a look, so one that does not answer hangs. It is
@@ -64,7 +64,7 @@ class Workers:
             entry.asking.cancel()
 
     async def look(self) -> list[WorkerMemory]:
-        """The workers that run now, after a quarter of a second at most."""
+        """The workers that run now, after LOOK_S at most."""
         for worker, entry in self._entries.items():
             if entry.asking is None:
                 entry.asking = asyncio.create_task(

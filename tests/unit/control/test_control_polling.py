@@ -168,8 +168,9 @@ def test_an_idle_connection_leaves_the_loop_asleep(tmp_path: Path) -> None:
         await server.listen(tmp_path / "c.sock")
         async with await AsyncClient.connect(tmp_path / "c.sock", 5.0) as client:
             for method in ("a.ping", "a.later"):
-                while not server.awake.turns:  # however busy the machine is, some waits are short
-                    await client.call(method)
+                async with asyncio.timeout(60):  # on the busiest machine some waits are short
+                    while not server.awake.turns:
+                        await client.call(method)
                 await eventually(lambda: server.awake is not None and not server.awake.is_awake)
                 selector.timeouts.clear()
                 turns, server.awake.turns = server.awake.turns, 0
