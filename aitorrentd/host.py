@@ -77,6 +77,9 @@ class Host:
         "Set when somebody asks, over the control API, that the owner of this node stop it."
         self._closed = asyncio.Event()
         self._name = name
+        self.started_as = config.settings.node
+        "The table `node:` that holds: a reload changes it only for the next start."
+        self._socket: Path | None = None
         self.sources = sources
         self.changing = asyncio.Lock()
         "Held while the configuration changes; see `aitorrentd.reload`."
@@ -183,6 +186,7 @@ class Host:
             max_connections=control.max_connections,
         )
         stack.push_async_callback(server.close, grace_s=CONTROL_GRACE_S)
+        self._socket = self.config.socket
         if self._sockets:
             for sock in self._sockets:
                 await server.listen_on(sock)
@@ -271,7 +275,7 @@ class Host:
         """The path of the control socket that is served, or None."""
         if self._server is None:
             return None
-        return Path(self._sockets[0].getsockname()) if self._sockets else self.config.socket
+        return Path(self._sockets[0].getsockname()) if self._sockets else self._socket
 
     @property
     def id(self) -> PeerId:
@@ -281,7 +285,7 @@ class Host:
     @property
     def name(self) -> str:
         """What people call this node: as configured, else the host's name."""
-        return self._name or self.config.settings.node.name or socket.gethostname()
+        return self._name or self.started_as.name or socket.gethostname()
 
     @property
     def uptime_s(self) -> float:

@@ -9,6 +9,7 @@ points of group `aitorrentd.cli` scanned. Such an entry point is a module with
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ CORE: Final[dict[str, tuple[str, str]]] = {
     "status": ("node", "Show the node on one screen."),
     "id": ("node", "Show who this node is and where it listens."),
     "version": ("node", "Show the versions of this program and of the daemon."),
-    "wait": ("node", "Wait until the daemon, or one of its plugins, is ready."),
+    "wait": ("node", "Wait until the daemon, one of its plugins or a model is ready."),
     "plugin": ("plugins", "List, install, switch on and off, restart plugins."),
     "config": ("settings", "Show, check, read and change the configuration."),
     "events": ("watching", "Follow what happens in the node."),
@@ -45,6 +46,9 @@ CORE: Final[dict[str, tuple[str, str]]] = {
     "shell": ("shell", "Type commands at a prompt."),
 }
 "Command -> the module below aitorrentd.cli that registers it, and its line in --help."
+
+_DISK_TROUBLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"What ends a command that writes, and is no bug of it."
 
 GLOBAL_OPTIONS: Final = [
     ("--json", "Print what the daemon answers, as JSON; streams as one line each."),
@@ -302,6 +306,10 @@ def dispatch(group: Any, args: Sequence[str]) -> int:
         return _interrupted()
     except BrokenPipeError:
         return ExitCode.OK
+    except OSError as e:
+        if e.errno not in _DISK_TROUBLE:
+            raise
+        return _complain(f"the output cannot be written: {e.strerror}", ExitCode.ERROR)
     return ExitCode.OK
 
 
@@ -343,7 +351,7 @@ def run(args: Sequence[str]) -> int:
     code = dispatch(root(args), args)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader left; what is still buffered must not raise again at exit.
+    except OSError:
+        # The reader left or the disk is full; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code

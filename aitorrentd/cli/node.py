@@ -42,6 +42,11 @@ def status(
                 toolkit.redraw(render_status(reply))
 
 
+def _plugins_text(plugins: Mapping[str, Any]) -> str:
+    text = f"{plugins.get('running', 0)} of {plugins.get('total', 0)} running"
+    return f"{text}, {plugins['skipped']} skipped" if plugins.get("skipped") else text
+
+
 def render_status(reply: Mapping[str, Any]) -> str:
     """The answer of node.status for people."""
     plugins = reply.get("plugins", {})
@@ -64,7 +69,7 @@ def render_status(reply: Mapping[str, Any]) -> str:
         ("name", reply.get("name")),
         ("network", reply.get("network")),
         ("peers", reply.get("peers")),
-        ("plugins", f"{plugins.get('running', 0)} of {plugins.get('total', 0)} running"),
+        ("plugins", _plugins_text(plugins)),
         # The id at the end of each is the line above.
         ("addresses", [a.partition("/p2p/")[0] for a in reply.get("addresses") or []] or None),
         *([("under way", works)] if reply.get("under_way") else []),

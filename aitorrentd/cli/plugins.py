@@ -22,13 +22,15 @@ _COLUMNS: list[toolkit.Column] = [
     ("provides", "PROVIDES"),
     ("detail", "DETAIL"),
 ]
+_DROP = ("tier", "provides", "version", "restarts")
+"Columns that a narrow terminal goes without, the first one first."
 
 
 def list_() -> None:
     """List the plugins and how they are."""
     with toolkit.connect() as client:
         reply = client.call("plugin.list")
-    toolkit.emit(reply, lambda r: toolkit.table(r["plugins"], _COLUMNS))
+    toolkit.emit(reply, lambda r: toolkit.table(r["plugins"], _COLUMNS, drop=_DROP))
 
 
 def info(name: Name) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import typer
 
 from aitorrentd.cli import toolkit
+from aitorrentd.cli.toolkit import ExitCode
 
 _PROMPT: Final = "aitorrentctl> "
 _HISTORY_LINES: Final = 1000
@@ -23,28 +24,34 @@ def shell() -> None:
     """Type commands at a prompt: as on the command line, without `aitorrentctl`.
 
     `help` lists them, `quit`, `exit` or Ctrl-D leave. Global options given before `shell` hold for
-    every command.
+    every command. Fed by a program, it exits with the code of the last command.
     """
-    from aitorrentd.cli.app import dispatch, root
+    from aitorrentd.cli.app import PROGRAM, dispatch, root
 
     base = toolkit.options
     group = root()
+    code = 0
     with _line_editing(group):
         while (line := _read_line()) is not None:
             try:
                 words = shlex.split(line, comments=True)
             except ValueError as e:
                 toolkit.warn(f"cannot read that: {e}")
+                code = ExitCode.USAGE
                 continue
+            if words and words[0] == PROGRAM:
+                del words[0]  # pasted from a page
             if not words:
                 continue
             if words[0] in _LEAVE:
-                return
+                break
             if words[0] == "shell":
                 toolkit.warn("this is the shell")
                 continue
             toolkit.set_options(base)
-            dispatch(group, [*words[1:], "--help"] if words[0] == "help" else words)
+            code = dispatch(group, [*words[1:], "--help"] if words[0] == "help" else words)
+    if code and not sys.stdin.isatty():
+        raise typer.Exit(code)
 
 
 def _read_line() -> str | None:

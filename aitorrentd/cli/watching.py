@@ -56,6 +56,8 @@ def _render_event(item: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return clean(value) if isinstance(value, str) else toolkit.json_text(value)
 
 

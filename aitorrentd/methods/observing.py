@@ -41,7 +41,7 @@ async def status(host: Host) -> dict[str, Any]:
         "version": __version__,
         "id": host.id,
         "name": host.name,
-        "network": config.settings.node.network,
+        "network": host.started_as.network,
         "pid": os.getpid(),
         "uptime_s": host.uptime_s,
         "state": host.state,
@@ -51,6 +51,7 @@ async def status(host: Host) -> dict[str, Any]:
         "peers": len(host.peers()),
         "plugins": {
             "running": sum(row.state == "running" for row in rows),
+            "skipped": sum(row.state == "skipped" for row in rows),
             "total": sum(row.state != "disabled" for row in rows),
         },
         "warnings": [
@@ -223,6 +224,8 @@ def observing_methods(host: Host) -> list[Method]:
         return _logs(host, params)
 
     async def node_doctor(call: CallContext, params: shapes.DoctorParams) -> dict[str, Any]:
+        if params.plugin not in (None, "core"):
+            host.kernel.row(params.plugin)
         found = await run_checks(host, params.plugin)
         if params.plugin is not None and not found:
             raise NotFound(f"{params.plugin} has no checks")

@@ -157,11 +157,17 @@ async def test_setting_takes_effect_and_is_still_there_after_a_restart(
     assert (await daemon.call("odd.shown"))["seconds"] == 2.5
     network = await daemon.call("config.set", {"key": "node.network", "value": "lab"})
     assert network["restart"] == ["node.network"]
+    renamed = await daemon.call("config.set", {"key": "node.name", "value": "zoe"})
+    assert renamed["restart"] == ["node.name"]
+    now = await daemon.call("node.status")
+    assert now["name"] != "zoe", "peers are still told the old name"
+    assert now["network"] != "lab"
     original = (daemon.directory / "aitorrent.yaml").read_text()
     await daemon.stop()
     environ = {"PYTHONPATH": str(tmp_path / "third-party")}
     again = await daemon_factory(directory=daemon.directory, env=environ)
-    assert (await again.call("node.status"))["network"] == "lab"
+    then = await again.call("node.status")
+    assert (then["name"], then["network"]) == ("zoe", "lab")
     assert (await again.call("odd.shown"))["seconds"] == 2.5
     assert (daemon.directory / "aitorrent.yaml").read_text() == original
 
@@ -224,7 +230,7 @@ async def test_doctor_survives_a_check_with_a_bug(client: AsyncClient) -> None:
     assert (by_name["good"]["status"], by_name["good"]["remedy"]) == ("warn", "leave it out")
     only = (await client.call("node.doctor", {"plugin": "odd"}))["checks"]
     assert [check["name"] for check in only] == ["bad", "good"]
-    with pytest.raises(NotFound, match="nonesuch has no checks"):
+    with pytest.raises(NotFound, match="no plugin 'nonesuch' is installed"):
         await client.call("node.doctor", {"plugin": "nonesuch"})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -242,6 +243,20 @@ def test_a_bug_in_the_daemon_names_its_error_id(
     told = capsys.readouterr().err
     assert "under error id" in told
     assert "secret" not in told
+
+
+@pytest.mark.parametrize("words", [["--help"], ["call", "--help"], ["config", "check"]])
+def test_a_full_disk_is_told_in_a_line(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "aitorrentd.cli.main", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ran.returncode == 1
+    assert ran.stderr == "Error: the output cannot be written: No space left on device\n"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenPipeError()])

@@ -79,6 +79,11 @@ def test_status_shows_errors_before_the_warnings_that_follow_from_them() -> None
     assert lines[1:3] == ["error: transport: the port is taken", "warning: shards: is blocked"]
 
 
+def test_status_tells_the_skipped_from_those_that_should_run() -> None:
+    counts = {"running": 3, "skipped": 1, "total": 4}
+    assert "plugins    3 of 4 running, 1 skipped" in render_status({"plugins": counts}).splitlines()
+
+
 def test_status_is_watched_until_ctrl_c(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
@@ -289,7 +294,11 @@ def test_the_doctor_looks_at_a_running_daemon_and_its_plugins(ctl: Ctl) -> None:
     assert ran.out.splitlines()[-1].endswith("with a warning")
     checks = ctl("doctor", "--json").json()["checks"]
     assert {"name", "plugin", "summary", "status", "text", "remedy"} <= set(checks[0])
-    assert ctl("doctor", "--plugin", "nonsense").code == 1
+    ran = ctl("doctor", "--plugin", "nonsense")
+    assert (ran.code, ran.err) == (
+        1,
+        "Error: no plugin 'nonsense' is installed; `aitorrentctl plugin list` shows all\n",
+    )
 
 
 def test_the_doctor_works_without_a_daemon(ctl: Ctl, tmp_path: Path) -> None:
@@ -322,7 +331,7 @@ def test_commands_at_the_prompt_are_those_of_the_command_line(
         "# a comment",
         "",
         "nonsense",
-        "call rpc.ping --json",
+        "aitorrentctl call rpc.ping --json",
         'call config.get "key=node.name"',
         'unbalanced "',
         "shell",
@@ -341,4 +350,8 @@ def test_commands_at_the_prompt_are_those_of_the_command_line(
     assert "this is the shell" in ran.err
     assert "never.reached" not in ran.out + ran.err
     monkeypatch.setattr(sys, "stdin", io.StringIO("id\n"))
+    assert ctl("shell").code == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO("id\nnonsense\n"))
+    assert ctl("shell").code == 2
+    monkeypatch.setattr(sys, "stdin", io.StringIO("nonsense\nid\nexit\n"))
     assert ctl("shell").code == 0

@@ -67,3 +67,24 @@ def test_sentence_is_broken_between_words_on_a_terminal_only(width: Any) -> None
     assert max(map(len, lines)) <= 40
     assert {line[:2] for line in lines[1:]} == {"  "}
     assert " ".join(line.strip() for line in lines) == sentence.strip()
+
+
+def test_list_of_plugins_fits_an_ordinary_terminal(width: Any) -> None:
+    from aitorrentd.cli import plugins
+
+    row = {
+        "name": "inference",
+        "state": "running",
+        "since_s": 4000.0,
+        "restarts": 0,
+        "tier": "builtin",
+        "version": "0.1.0",
+        "provides": ["inference.backends.v1", "inference.v1"],
+        "detail": "no servers in plugins.openai.servers",
+    }
+    width(80)
+    lines = toolkit.table([row], plugins._COLUMNS, drop=plugins._DROP).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["NAME", "STATE", "FOR", "RESTARTS", "DETAIL"]
+    width(200)
+    assert "PROVIDES" in toolkit.table([row], plugins._COLUMNS, drop=plugins._DROP)
