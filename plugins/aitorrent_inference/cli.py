@@ -75,7 +75,9 @@ def _render_models(reply: Mapping[str, Any]) -> str:
     rows = [{**row, "state": "ready"} for row in reply["models"]]
     rows += [{**row, "state": _state(row)} for row in reply.get("pending", [])]
     lines = []
-    if not reply["models"]:
+    if any(row["state"] == "loading" for row in reply.get("pending", [])) and not reply["models"]:
+        lines.append("No model can answer yet; `ask` waits for one that is being loaded.")
+    elif not reply["models"]:
         lines.append("No model can answer now; `aitorrentctl doctor` says why.")
     if rows:
         drop = ("family", "context_length", "size_bytes")

@@ -16,6 +16,9 @@ def can_answer(router: Router) -> Check:
 
     async def run() -> CheckResult:
         models = await router.models()
+        if not models and (coming := _loading(router.catalogue)):
+            remedy = f"Wait for it: aitorrentctl wait --model {coming[0]}"
+            return CheckResult("warn", _not_yet(coming), remedy)
         if not models:
             return CheckResult("warn", _why(router.catalogue), _REMEDY)
         names = sorted({view.name for view in models})
@@ -28,7 +31,18 @@ def warnings(catalogue: Catalogue) -> list[HealthWarning]:
     """A warning while nothing here or on connected peers can answer, by what is known already."""
     if any(s.ok and s.models for s in catalogue.states.values()) or catalogue.peer_models():
         return []
+    if coming := _loading(catalogue):
+        return [HealthWarning("loading", _not_yet(coming), "info")]
     return [HealthWarning("no_backend", f"{_why(catalogue)}. {_REMEDY}")]
+
+
+def _loading(catalogue: Catalogue) -> list[str]:
+    """Models that get ready by themselves: nobody needs to do anything about them."""
+    return sorted({p.name for p in catalogue.pending() if p.state == "loading"})
+
+
+def _not_yet(names: list[str]) -> str:
+    return f"no model can be answered yet; being loaded: {', '.join(names[:8])}"
 
 
 def _why(catalogue: Catalogue) -> str:

@@ -225,6 +225,10 @@ def test_models_are_listed_as_a_table_or_as_json(ctl: Any, tmp_path: Path) -> No
     assert set(rows[0]) == keys
     with serving(tmp_path / "s"):
         assert ctl("models").out.startswith("No model can answer now")
+    with serving(tmp_path / "s", LoadingBackend("shards", loading())):
+        lines = ctl("models").out.splitlines()
+    assert lines[0] == "No model can answer yet; `ask` waits for one that is being loaded."
+    assert lines[2].startswith("m      loading 30%  shards")
 
 
 def test_chat_keeps_the_conversation_until_new(ctl: Any, tmp_path: Path) -> None:

@@ -26,7 +26,15 @@ from aitorrentd.api import (
     StageView,
     Unavailable,
 )
-from tests.support.inference_fakes import FakeBackend, FakeNode, make_node, node_id
+from tests.support.inference_fakes import (
+    LACKING,
+    FakeBackend,
+    FakeNode,
+    LoadingBackend,
+    loading,
+    make_node,
+    node_id,
+)
 
 CALL = cast(CallContext, None)
 
@@ -155,6 +163,15 @@ async def test_warning_stands_while_nothing_can_answer() -> None:
         assert warnings(node.catalogue) == []
     await node.catalogue.ask_backends()
     assert len(warnings(node.catalogue)) == 1
+    with node.having(LoadingBackend("shards", loading("big"))):
+        [told] = warnings(node.catalogue)
+        assert (told.code, told.severity) == ("loading", "info")
+        assert told.text == "no model can be answered yet; being loaded: big"
+        check = await can_answer(node.router).run()
+        assert check.text == told.text
+        assert check.remedy == "Wait for it: aitorrentctl wait --model big"
+    with node.having(LoadingBackend("shards", LACKING)):
+        assert warnings(node.catalogue)[0].code == "no_backend"
     key = "ait:cap:m"
     node.directory.records[key, node_id(1)] = Record(key, node_id(1), {"v": 1})
     assert warnings(node.catalogue) == []
