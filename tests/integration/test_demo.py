@@ -1,0 +1,89 @@
+"""`make demo`, after its installation: three daemons answer, and then they are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.nodes import REPOSITORY, short_dir, wait_for
+
+PROMPT = "How does a split model work?"
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    directory = short_dir()
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+async def said(home: Path, *command: str, **environ: str) -> str:
+    """What a command writes to the standard output; it must succeed."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=REPOSITORY,
+        env={**os.environ, "TMPDIR": str(home), **environ},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 120)
+    assert process.returncode == 0, out.decode()
+    return out.decode()
+
+
+def daemons(home: Path) -> list[int]:
+    """The processes whose command line names something below `home`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and f"{home}/" in (entry / "cmdline").read_text():
+                found.append(int(entry.name))
+        except OSError:  # it ended meanwhile
+            continue
+    return found
+
+
+def check_answer(out: str) -> None:
+    nodes = dict(re.findall(r"(?m)^  (ada|ben|cyd)  layers (\d-\d)  12D3Koo", out))
+    assert nodes == {"ada": "0-3", "ben": "3-6", "cyd": "6-9"}
+    _, _, after = out.partition(f"$ aitorrentctl ask -m demo '{PROMPT}'\n")
+    answer, *figures = after.strip().split("\n")
+    assert len(answer.split()) > 5, out
+    assert re.match(r"\d+ tokens, [\d.]+ tokens/s, first after .*, demo by shards$", figures[0])
+    holders = re.findall(r'(?m)^layers (\d-\d)  …\w{8} "(\w+)"', after)
+    assert holders == [("0-3", "ada"), ("3-6", "ben"), ("6-9", "cyd")]
+
+
+async def test_three_nodes_answer_together_and_leave_nothing_behind(home: Path) -> None:
+    check_answer(await said(home, sys.executable, "tools/demo.py", "--prompt", PROMPT))
+    assert list(home.glob("aitd-*")) == []  # torch leaves an empty directory of its own
+    assert daemons(home) == []
+
+
+async def test_kept_nodes_stay_and_the_printed_commands_work(home: Path) -> None:
+    out = await said(home, sys.executable, "tools/demo.py", "--keep", "--prompt", PROMPT)
+    stop = re.search(r"kill ([\d ]+); sleep 2; rm -r (\S+)", out)
+    assert stop is not None, out
+    pids = [int(pid) for pid in stop[1].split()]
+    try:
+        check_answer(out.partition("\n\nThe nodes stay up")[0])
+        setting = re.search(r"export PATH=(\S+):\$PATH AITORRENT_SOCKET=(\S+)", out)
+        assert setting is not None
+        where = {"PATH": f"{setting[1]}:{os.environ['PATH']}", "AITORRENT_SOCKET": setting[2]}
+        assert len(pids) == 3
+        assert set(pids) <= set(daemons(home))
+        assert '"ben"' in await said(home, *f"{setting[1]}/aitorrentctl models".split(), **where)
+        assert "ben" in await said(home, f"{setting[1]}/aitorrentctl", "peers", **where)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+        await wait_for(lambda: not daemons(home), 30)
