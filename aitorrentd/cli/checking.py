@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aitorrentd.cli import toolkit
+from aitorrentd.cli import tables, toolkit
 from aitorrentd.cli.toolkit import ExitCode, clean, styled
 from aitorrentd.errors import AitorrentError
 
@@ -88,13 +88,17 @@ def _render(reply: Mapping[str, Any]) -> str:
     for check in reply["checks"]:
         status = str(check["status"])
         name = check["name"] if check["plugin"] == "core" else f"{check['plugin']}.{check['name']}"
-        mark = styled(f"{status:<4}", _STYLE.get(status, "bold"))
-        lines.append(f"{mark}  {clean(name)}: {clean(check['text'])}")
+        mark = f"{status:<4}"
+        first, *more = tables.wrapped(f"{mark}  {clean(name)}: {clean(check['text'])}", indent=6)
+        lines += [styled(mark, _STYLE.get(status, "bold")) + first.removeprefix(mark), *more]
         if check.get("remedy") and status != "ok":
+            # Never broken: it is there to be copied.
             lines.append(f"      -> {clean(check['remedy'])}")
     failed = sum(check["status"] == "fail" for check in reply["checks"])
     warned = sum(check["status"] == "warn" for check in reply["checks"])
-    lines.append(f"{len(reply['checks'])} checks, {failed} failed, {warned} with a warning")
+    count = len(reply["checks"])
+    checks = f"{count} check{'s' * (count != 1)}"
+    lines.append(f"{checks}, {failed} failed, {warned} with a warning")
     return "\n".join(lines)
 
 

@@ -189,9 +189,10 @@ def _wait_for_model(
             return {"name": name, "state": "ready"}
         pending = [row for row in reply.get("pending", []) if row["name"] == name]
         if time.monotonic() >= deadline:
-            known = ", ".join(sorted({str(row["name"]) for row in rows})) or "none"
+            known = ", ".join(sorted({str(row["name"]) for row in rows}))
+            others = f"; there are: {toolkit.clean(known)}" if known else ""
             why = "".join(f": {toolkit.clean(row['detail'])}" for row in pending[:1])
-            toolkit.fail(f"no model {name!r} in time{why}; there are: {known}", ExitCode.TRY_LATER)
+            toolkit.fail(f"no model {name!r} in time{why}{others}", ExitCode.TRY_LATER)
         for row in pending[:1]:
             text = f"model {name} is being loaded" if row["state"] == "loading" else row["detail"]
             done, total = row["done_bytes"], row["total_bytes"]

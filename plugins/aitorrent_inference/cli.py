@@ -77,7 +77,9 @@ def _render_models(reply: Mapping[str, Any]) -> str:
     lines = []
     if any(row["state"] == "loading" for row in reply.get("pending", [])) and not reply["models"]:
         lines.append("No model can answer yet; `ask` waits for one that is being loaded.")
-    elif not reply["models"]:
+    elif rows and not reply["models"]:
+        lines.append("No model can answer now:")
+    elif not rows:
         lines.append("No model can answer now; `aitorrentctl doctor` says why.")
     if rows:
         drop = ("family", "context_length", "size_bytes")

@@ -84,7 +84,8 @@ def pending(
     there = {s.peer for s in usable}  # what they said before they had loaded is a little old
     coming = [*([own] if own else []), *(c for c in loading if c.peer not in there)]
     lost = _without(missing, [(c.start, c.end) for c in coming])
-    reasons = [coming_text(c, node_id, who) for c in coming]
+    reasons = [f"it cannot be held here: {model.problem}"] if model.problem else []
+    reasons += [coming_text(c, node_id, who) for c in coming]
     holder = model.holder
     if holder is not None and holder.state == "failed":
         mine = (holder.start, holder.end)

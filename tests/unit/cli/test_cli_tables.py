@@ -88,3 +88,23 @@ def test_list_of_plugins_fits_an_ordinary_terminal(width: Any) -> None:
     assert lines[0].split() == ["NAME", "STATE", "FOR", "RESTARTS", "DETAIL"]
     width(200)
     assert "PROVIDES" in toolkit.table([row], plugins._COLUMNS, drop=plugins._DROP)
+
+
+def test_findings_of_the_doctor_are_broken_between_words_and_remedies_are_not(width: Any) -> None:
+    from aitorrentd.cli import checking
+
+    width(60)
+    check = {
+        "name": "directories",
+        "plugin": "core",
+        "status": "fail",
+        "text": "/var/lib/aitorrent is on a read-only file system since yesterday",
+        "remedy": "mount -o remount,rw / (dmesg says why it is so), or set node.state_dir",
+    }
+    lines = checking._render({"checks": [check]}).splitlines()
+    assert lines == [
+        "fail  directories: /var/lib/aitorrent is on a read-only file",
+        "      system since yesterday",
+        "      -> mount -o remount,rw / (dmesg says why it is so), or set node.state_dir",
+        "1 check, 1 failed, 0 with a warning",
+    ]

@@ -202,7 +202,8 @@ def test_what_is_not_ready_is_listed_with_its_state(ctl: Any, tmp_path: Path) ->
         assert lines[3][:3] == ["big", "incomplete", "shards"]
         late = ctl("--timeout", "0.1", "wait", "--model", "m")
     assert late.code == 75
-    assert "no model 'm' in time: layers 0-3 are being loaded here (30%)" in late.err
+    told = "Error: no model 'm' in time: layers 0-3 are being loaded here (30%)\n"
+    assert late.err == told  # and no list of the models that there are, since there is none
 
 
 def test_wait_ends_when_the_model_can_answer(ctl: Any, tmp_path: Path) -> None:
@@ -229,6 +230,10 @@ def test_models_are_listed_as_a_table_or_as_json(ctl: Any, tmp_path: Path) -> No
         lines = ctl("models").out.splitlines()
     assert lines[0] == "No model can answer yet; `ask` waits for one that is being loaded."
     assert lines[2].startswith("m      loading 30%  shards")
+    with serving(tmp_path / "s", LoadingBackend("shards", LACKING)):
+        lines = ctl("models").out.splitlines()
+    assert lines[0] == "No model can answer now:"
+    assert lines[2].endswith("nobody reachable holds layers 3-6 of big")
 
 
 def test_chat_keeps_the_conversation_until_new(ctl: Any, tmp_path: Path) -> None:

@@ -234,6 +234,25 @@ class SlowWorker:
         worker.request = slowly  # type: ignore[method-assign]
 
 
+async def test_layers_that_the_model_does_not_have_are_told_where_people_look(
+    tmp_path: Path,
+) -> None:
+    async with toy_network(tmp_path, "0-3") as nodes:
+        here = nodes[0]
+        config = ShardsConfig.model_validate(
+            {"models": [{"name": "toy", "path": tmp_path / "toy", "layers": "3-60"}]}
+        )
+        other = FakeNode(here.net, 9, here.folder, config)
+        async with other.running():
+            await until(lambda: rows(other)[0]["state"] == "failed")
+            (pending,) = other.shards.backend.pending()
+            assert pending.state == "incomplete"
+            assert pending.detail.startswith(
+                "it cannot be held here: layers 3-60 of toy: the model has 6 layers; "
+                "nobody reachable holds layers 3-6 of toy"
+            )
+
+
 async def test_loading_is_told_here_and_to_peers_and_ends_with_the_layers(tmp_path: Path) -> None:
     async with toy_network(tmp_path, "0-3") as nodes:
         here = nodes[0]
