@@ -13,11 +13,11 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Self, cast
 
 from aitorrentd import __version__
 from aitorrentd.control import framing
-from aitorrentd.control.client import LostDaemon, NoAccess, NoDaemon, OnProgress
+from aitorrentd.control.answers import GRACE_S, LostDaemon, OnProgress, as_map, unreachable
 from aitorrentd.errors import (
     AitorrentError,
     InvalidParams,
@@ -27,8 +27,6 @@ from aitorrentd.errors import (
     VersionMismatch,
     error_from_map,
 )
-
-_GRACE_S: Final = 1.0  # the daemon knows the deadline too, and its answer says more than ours
 
 
 class _Wire(asyncio.Protocol):
@@ -173,12 +171,8 @@ class AsyncClient:
         try:
             async with asyncio.timeout(timeout):
                 _, wire = await loop.create_unix_connection(_Wire, name)
-        except PermissionError:
-            raise NoAccess(f"cannot reach {name}: permission denied") from None
-        except TimeoutError:
-            raise TimedOut(f"cannot reach {name}: the daemon does not accept connections") from None
-        except OSError as e:
-            raise NoDaemon(f"cannot reach {name}: {e.strerror or e}") from None
+        except OSError as e:  # TimeoutError is one
+            raise unreachable(name, e) from None
         try:
             offer = {"proto": list(framing.PROTO), "client": agent, "features": []}
             await wire.send(framing.encode(framing.HELLO, offer))
@@ -220,7 +214,7 @@ class AsyncClient:
         """
         timeout = self.timeout if timeout is None else timeout
         meta = {} if timeout is None else {"deadline_s": min(timeout, framing.MAX_DEADLINE_S)}
-        patience = None if timeout is None else timeout + _GRACE_S
+        patience = None if timeout is None else timeout + GRACE_S
         ident, waiter = self._open()
         try:
             await self._wire.send(framing.encode(framing.CALL, ident, method, params or {}, meta))
@@ -228,11 +222,11 @@ class AsyncClient:
                 message = await waiter.next(patience)
                 kind = message[0]
                 if kind == framing.RESULT:
-                    return _as_map(message[2])
+                    return as_map(message[2])
                 if kind == framing.ERROR:
                     raise error_from_map(message[2])
                 if kind == framing.PROGRESS and progress is not None:
-                    progress(_as_map(message[2]))
+                    progress(as_map(message[2]))
                 elif kind in (framing.ITEM, framing.END):
                     self._wire.send_now(framing.encode(framing.CANCEL, ident))
                     raise InvalidParams(f"{method} answers with a stream")
@@ -270,13 +264,13 @@ class AsyncClient:
                     if taken >= max(1, credit // 2):
                         await self._wire.send(framing.encode(framing.CREDIT, ident, taken))
                         taken = 0
-                    yield _as_map(message[3])
+                    yield as_map(message[3])
                 elif kind == framing.PROGRESS and progress is not None:
-                    progress(_as_map(message[2]))
+                    progress(as_map(message[2]))
                 elif kind == framing.END:
                     is_over = True
                     if summary is not None:
-                        summary.update(_as_map(message[2]))
+                        summary.update(as_map(message[2]))
                     return
                 elif kind == framing.ERROR:
                     is_over = True
@@ -295,9 +289,3 @@ class AsyncClient:
         self._next_id = self._next_id % framing.MAX_ID + 1
         waiter = self._wire.waiting[self._next_id] = _Waiter()
         return self._next_id, waiter
-
-
-def _as_map(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ProtocolError(f"expected a map from the daemon, got {type(value).__name__}")
-    return value

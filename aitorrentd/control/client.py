@@ -10,69 +10,35 @@ It imports no asyncio and no pydantic. One thread uses one client.
 
 from __future__ import annotations
 
-import errno
-import math
 import os
-import select
-import socket
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
 from aitorrentd import __version__
-from aitorrentd.control import framing, polling
+from aitorrentd.control import framing
+from aitorrentd.control.answers import (
+    GRACE_S,
+    LostDaemon,
+    NoAccess,
+    NoDaemon,
+    OnProgress,
+    as_map,
+)
+from aitorrentd.control.blocking import BlockingConnection, deadline_in
 from aitorrentd.errors import (
     AitorrentError,
     Cancelled,
-    Denied,
     InvalidParams,
-    ProtocolError,
     TimedOut,
-    Unavailable,
     VersionMismatch,
     error_from_map,
 )
 
-OnProgress = Callable[[Mapping[str, Any]], None]
-"Gets {text, done, total, unit}; done and total may be None."
+__all__ = ["Client", "ClientStream", "LostDaemon", "NoAccess", "NoDaemon", "OnProgress"]
 
-_CHUNK_BYTES: Final = 64 * 1024  # more would be a mapping of its own for each recv: malloc(3)
-_GRACE_S: Final = 1.0  # the daemon knows the deadline too, and its answer says more than ours
 _CANCEL_WAIT_S: Final = 2.0
-_LONGEST_POLL_S: Final = 86_400.0  # poll(2) takes milliseconds in an int
-
-
-class NoDaemon(Unavailable):
-    """Nobody listens on the control socket."""
-
-
-class NoAccess(Denied):
-    """The control socket is there, and this user may not connect."""
-
-
-class LostDaemon(Unavailable):
-    """The connection ended in the middle."""
-
-
-def _connect(path: str, timeout: float | None) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(timeout)
-    try:
-        sock.connect(path)
-    except OSError as e:
-        sock.close()
-        if isinstance(e, PermissionError):
-            raise NoAccess(
-                f"cannot reach {path}: permission denied; "
-                "join the group: sudo adduser $USER aitorrent, then log in again"
-            ) from None
-        if isinstance(e, TimeoutError) or e.errno == errno.EAGAIN:
-            raise TimedOut(f"cannot reach {path}: the daemon does not accept connections") from None
-        hint = "is it running? systemctl status aitorrentd"
-        raise NoDaemon(f"cannot reach {path}: {e.strerror or e}; {hint}") from None
-    return sock
 
 
 class Client:
@@ -98,26 +64,20 @@ class Client:
         self.timeout = timeout
         self.hello: Mapping[str, Any] = {}
         "What the daemon said of itself: server, proto, role, max_frame, features."
-        self._splitter = framing.FrameSplitter(framing.MAX_FRAME_BYTES)
         self._next_id = 0
         self._streams: dict[int, ClientStream] = {}
-        self._is_sending = False
-        self._sock = _connect(self.path, timeout)
-        self._sock.setblocking(False)
-        self._arrival = select.poll()
-        self._arrival.register(self._sock, select.POLLIN)
-        self._eagerness = polling.Eagerness() if polling.has_processors() else None
+        self._connection = BlockingConnection(self.path, timeout)
         try:
             self._greet(agent)
         except BaseException:
-            self._sock.close()
+            self.close()
             raise
 
     def _greet(self, agent: str) -> None:
-        deadline = _deadline(self.timeout)
+        deadline = deadline_in(self.timeout)
         offer = {"proto": list(framing.PROTO), "client": agent, "features": []}
-        self._send(framing.encode(framing.HELLO, offer), deadline)
-        message = self._receive(deadline)
+        self._connection.send(framing.encode(framing.HELLO, offer), deadline)
+        message = self._connection.receive(deadline)
         if message[0] == framing.ERROR:
             raise error_from_map(message[2] if len(message) > 2 else None)
         hello = message[1] if message[0] == framing.HELLO and len(message) > 1 else None
@@ -138,11 +98,11 @@ class Client:
 
     def fileno(self) -> int:
         """The socket's descriptor; it is readable when the daemon closed the connection."""
-        return self._sock.fileno()
+        return self._connection.fileno()
 
     def close(self) -> None:
         """Hang up; the daemon cancels what is still open."""
-        self._sock.close()
+        self._connection.close()
 
     def call(
         self,
@@ -163,20 +123,20 @@ class Client:
         timeout = self.timeout if timeout is None else timeout
         ident = self._new_id()
         meta = {} if timeout is None else {"deadline_s": min(timeout, framing.MAX_DEADLINE_S)}
-        deadline = _deadline(timeout, _GRACE_S)
+        deadline = deadline_in(timeout, GRACE_S)
         frame = framing.encode(framing.CALL, ident, method, params or {}, meta)
         try:
-            self._send(frame, deadline)
+            self._connection.send(frame, deadline)
             while True:
-                message = self._receive(deadline)
+                message = self._connection.receive(deadline)
                 if message[1] != ident:
                     self._route(message)
                 elif message[0] == framing.RESULT:
-                    return _as_map(message[2])
+                    return as_map(message[2])
                 elif message[0] == framing.ERROR:
                     raise error_from_map(message[2])
                 elif message[0] == framing.PROGRESS and progress is not None:
-                    progress(_as_map(message[2]))
+                    progress(as_map(message[2]))
                 elif message[0] in (framing.ITEM, framing.END):
                     self._cancel(ident)
                     raise InvalidParams(f"{method} answers with a stream")
@@ -210,7 +170,7 @@ class Client:
         if limit_s is not None:
             meta["deadline_s"] = min(limit_s, framing.MAX_DEADLINE_S)
         frame = framing.encode(framing.CALL, ident, method, params or {}, meta)
-        self._send(frame, _deadline(self.timeout))
+        self._connection.send(frame, deadline_in(self.timeout))
         return stream
 
     def _new_id(self) -> int:
@@ -226,98 +186,12 @@ class Client:
         if stream is not None:
             stream._arrived.append(message)
 
-    def _send(self, frame: bytes, deadline: float | None) -> None:
-        if self._is_sending:
-            raise LostDaemon("this connection was interrupted in the middle of a frame")
-        self._is_sending = True
-        try:
-            sent = self._sock.send(frame)
-        except BlockingIOError:
-            sent = 0
-        except OSError as e:
-            # The daemon may have said why before it hung up (too many connections, for one).
-            self._is_sending = False
-            self._explain_loss(e)
-        if sent < len(frame):
-            self._send_rest(memoryview(frame)[sent:], deadline)
-        self._is_sending = False
-
-    def _send_rest(self, rest: memoryview, deadline: float | None) -> None:
-        room = select.poll()
-        room.register(self._sock, select.POLLOUT)
-        while rest:
-            if not _is_ready(room, deadline):
-                raise TimedOut("the daemon does not read; it may be hung")
-            try:
-                rest = rest[self._sock.send(rest) :]
-            except BlockingIOError:
-                continue
-            except OSError as e:
-                self._is_sending = False
-                self._explain_loss(e)
-
-    def _explain_loss(self, error: OSError) -> None:
-        try:
-            while True:
-                message = self._receive(_deadline(1.0))
-                if message[0] == framing.ERROR and message[1] == 0:
-                    raise error_from_map(message[2])
-        except (LostDaemon, TimedOut):
-            raise LostDaemon(f"the daemon closed the connection: {error.strerror}") from None
-
-    def _receive(self, deadline: float | None) -> list[Any]:
-        while True:
-            body = self._splitter.take()
-            if body is not None:
-                message = framing.decode(body)
-                if message[0] == framing.HELLO or framing.is_answer(message):
-                    return message
-                continue
-            self._await_arrival(deadline)
-            try:
-                chunk = self._sock.recv(_CHUNK_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError as e:
-                raise LostDaemon(f"lost the daemon: {e.strerror}") from None
-            if not chunk:
-                raise LostDaemon("the daemon closed the connection")
-            whole = None
-            if self._splitter.is_empty:
-                whole = framing.whole_frame(chunk, framing.MAX_FRAME_BYTES)
-            if whole is None:
-                self._splitter.feed(chunk)
-                continue
-            message = framing.decode(whole)
-            if message[0] == framing.HELLO or framing.is_answer(message):
-                return message
-
-    def _await_arrival(self, deadline: float | None) -> None:
-        """Return when something can be received: without sleep, if the last answers came soon."""
-        if self._sock.fileno() < 0:
-            raise LostDaemon("this connection is closed")
-        eagerness = self._eagerness
-        if eagerness is None:
-            if not _is_ready(self._arrival, deadline):
-                raise TimedOut("no answer from the daemon in time")
-            return
-        now = start = time.monotonic()
-        has_arrived = False
-        if eagerness.is_high:
-            while not has_arrived and now - start < polling.SPIN_S:
-                has_arrived = bool(self._arrival.poll(0))
-                now = time.monotonic()
-        if not has_arrived:
-            if not _is_ready(self._arrival, deadline):
-                raise TimedOut("no answer from the daemon in time")
-            now = time.monotonic()
-        eagerness.note(now - start)
-
     def _cancel(self, ident: int) -> None:
         """Tell the daemon to stop; whatever it still answers to `ident` will be dropped."""
         self._streams.pop(ident, None)
         try:
-            self._send(framing.encode(framing.CANCEL, ident), _deadline(_CANCEL_WAIT_S))
+            cancel = framing.encode(framing.CANCEL, ident)
+            self._connection.send(cancel, deadline_in(_CANCEL_WAIT_S))
         except AitorrentError:
             self.close()
 
@@ -338,7 +212,7 @@ class ClientStream(Iterator[dict[str, Any]]):
         "What the daemon said at the end."
         self.result: dict[str, Any] | None = None
         "The result, when the method turned out to answer once instead of with a stream."
-        self._client = client
+        self._client, self._connection = client, client._connection
         self._ident = ident
         self._method = method
         self._timeout = timeout
@@ -371,15 +245,15 @@ class ClientStream(Iterator[dict[str, Any]]):
             kind = message[0]
             if kind == framing.ITEM and len(message) > 3:
                 self._count()
-                return _as_map(message[3])
+                return as_map(message[3])
             if kind == framing.PROGRESS and self._progress is not None:
-                self._progress(_as_map(message[2]))
+                self._progress(as_map(message[2]))
             elif kind == framing.END:
                 self._finish()
-                self.summary = _as_map(message[2])
+                self.summary = as_map(message[2])
             elif kind == framing.RESULT:
                 self._finish()
-                self.result = _as_map(message[2])
+                self.result = as_map(message[2])
             elif kind == framing.ERROR:
                 self._finish()
                 raise error_from_map(message[2])
@@ -393,10 +267,10 @@ class ClientStream(Iterator[dict[str, Any]]):
         self._arrived.clear()
         client = self._client
         client._cancel(self._ident)
-        deadline = _deadline(_CANCEL_WAIT_S)
+        deadline = deadline_in(_CANCEL_WAIT_S)
         try:
             while client.fileno() >= 0:
-                message = client._receive(deadline)
+                message = self._connection.receive(deadline)
                 if message[1] != self._ident:
                     client._route(message)
                 elif message[0] in (framing.ERROR, framing.END, framing.RESULT):
@@ -407,9 +281,9 @@ class ClientStream(Iterator[dict[str, Any]]):
     def _next_message(self) -> list[Any]:
         if self._arrived:
             return self._arrived.popleft()
-        deadline = _deadline(self._timeout)
+        deadline = deadline_in(self._timeout)
         while True:
-            message = self._client._receive(deadline)
+            message = self._connection.receive(deadline)
             if message[1] == self._ident:
                 return message
             self._client._route(message)
@@ -420,32 +294,8 @@ class ClientStream(Iterator[dict[str, Any]]):
         if self._taken >= self._grant_after:
             grant = framing.encode(framing.CREDIT, self._ident, self._taken)
             self._taken = 0
-            self._client._send(grant, _deadline(self._client.timeout))
+            self._connection.send(grant, deadline_in(self._client.timeout))
 
     def _finish(self) -> None:
         self._is_open = False
         self._client._streams.pop(self._ident, None)
-
-
-def _deadline(timeout: float | None, grace_s: float = 0.0) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout + grace_s
-
-
-def _is_ready(events: select.poll, deadline: float | None) -> bool:
-    """Wait for one of `events` until `deadline`; False when it has passed."""
-    while True:
-        if deadline is None:
-            wait_ms = None
-        else:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            wait_ms = math.ceil(min(left, _LONGEST_POLL_S) * 1000)
-        if events.poll(wait_ms):
-            return True
-
-
-def _as_map(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ProtocolError(f"expected a map from the daemon, got {type(value).__name__}")
-    return value

@@ -186,7 +186,7 @@ def interrupt(client: Client, server: ServerThread, monkeypatch: pytest.MonkeyPa
         wait_for_calls(server, 1)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(client, "_receive", receive)
+    monkeypatch.setattr(client._connection, "receive", receive)
 
 
 def test_ctrl_c_cancels_a_call(
@@ -220,6 +220,17 @@ def test_no_daemon_is_said_with_a_way_out(tmp_path: Path) -> None:
         sock.bind(str(stale))
     with pytest.raises(NoDaemon, match="Connection refused; is it running"):
         Client(stale)
+
+
+async def test_both_clients_say_the_same_of_a_daemon_that_cannot_be_reached(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "absent.sock"
+    with pytest.raises(NoDaemon, match="is it running") as blocking:
+        Client(path)
+    with pytest.raises(NoDaemon, match="is it running") as overlapping:
+        await AsyncClient.connect(path)
+    assert overlapping.value.message == blocking.value.message
 
 
 def test_a_daemon_that_never_says_hello_is_given_up(tmp_path: Path) -> None:

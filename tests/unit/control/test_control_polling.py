@@ -14,8 +14,7 @@ import pytest
 import uvloop
 
 from aitorrentd.api.plugin import CallContext, Method, NoParams
-from aitorrentd.control import client as client_module
-from aitorrentd.control import polling
+from aitorrentd.control import blocking, polling
 from aitorrentd.control.aclient import AsyncClient
 from aitorrentd.control.client import Client
 from aitorrentd.control.polling import QUICK_S, SPIN_S, Eagerness, WakefulLoop
@@ -117,7 +116,7 @@ def test_one_processor_is_left_to_the_other_end(
             assert client.call("a.ping") == {"pong": True}
         assert server.server is not None
         assert server.server.awake is None
-        assert client._eagerness is None
+        assert client._connection.eagerness is None
 
 
 @LOOPS
@@ -199,7 +198,7 @@ def test_both_ends_stay_awake_between_calls_back_to_back(
             client.call(method)
         assert server.server.awake.turns == 0
         client.call(method)
-        monkeypatch.setattr(client_module, "_is_ready", sleeps)
+        monkeypatch.setattr(blocking, "_is_ready", sleeps)
         client.call(method)
         assert server.server.awake.is_awake
         turns = server.server.awake.turns
@@ -261,18 +260,18 @@ def test_an_eager_client_gives_up_in_time_and_sleeps_meanwhile(
     monkeypatch.setattr(polling, "has_processors", lambda: True)
     monkeypatch.setattr(polling, "QUICK_S", LONG_S)
     with ServerThread(tmp_path / "c.sock", *METHODS) as server, Client(server.path) as client:
-        assert client._eagerness is not None
-        while not client._eagerness.is_high:
+        assert client._connection.eagerness is not None
+        while not client._connection.eagerness.is_high:
             client.call("a.ping")
         slept: list[float] = []
-        is_ready = client_module._is_ready
+        is_ready = blocking._is_ready
 
         def sleep(*given: Any) -> bool:
             slept.append(1)
             return is_ready(*given)
 
-        monkeypatch.setattr(client_module, "_is_ready", sleep)
+        monkeypatch.setattr(blocking, "_is_ready", sleep)
         with pytest.raises(TimedOut, match="was not done in"):
             client.call("a.forever", timeout=0.05)
         assert slept
-        assert not client._eagerness.is_high
+        assert not client._connection.eagerness.is_high

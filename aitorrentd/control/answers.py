@@ -1,0 +1,54 @@
+"""What every client makes of a daemon that cannot be reached, that is lost, or that answers.
+
+It imports no asyncio and no pydantic.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from aitorrentd.errors import AitorrentError, Denied, ProtocolError, TimedOut, Unavailable
+
+OnProgress = Callable[[Mapping[str, Any]], None]
+"Gets {text, done, total, unit}; done and total may be None."
+
+GRACE_S: Final = 1.0
+"The daemon knows the deadline too, and its answer says more than the client's own."
+
+
+class NoDaemon(Unavailable):
+    """Nobody listens on the control socket."""
+
+
+class NoAccess(Denied):
+    """The control socket is there, and this user may not connect."""
+
+
+class LostDaemon(Unavailable):
+    """The connection ended in the middle."""
+
+
+def unreachable(path: str, error: OSError) -> AitorrentError:
+    """Why connecting to the control socket at `path` failed, and what to do."""
+    if isinstance(error, PermissionError):
+        return NoAccess(
+            f"cannot reach {path}: permission denied; "
+            "join the group: sudo adduser $USER aitorrent, then log in again"
+        )
+    if isinstance(error, TimeoutError) or error.errno == errno.EAGAIN:
+        return TimedOut(f"cannot reach {path}: the daemon does not accept connections")
+    hint = "is it running? systemctl status aitorrentd"
+    return NoDaemon(f"cannot reach {path}: {error.strerror or error}; {hint}")
+
+
+def as_map(value: Any) -> dict[str, Any]:
+    """A part of an answer that is always a map.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    if not isinstance(value, dict):
+        raise ProtocolError(f"expected a map from the daemon, got {type(value).__name__}")
+    return value
