@@ -17,25 +17,24 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from aitorrentd.api.context import Clock, Signer
-from aitorrentd.api.events import PluginChanged
 from aitorrentd.api.plugin import Check, HealthWarning, Method
 from aitorrentd.api.services import ServiceKey
 from aitorrentd.api.transport import WireProtocol
 from aitorrentd.api.workers import Worker
 from aitorrentd.errors import Conflict, ShuttingDown
 from aitorrentd.kernel.bus import EventBus
-from aitorrentd.kernel.context import Context, Surroundings, SystemClock
+from aitorrentd.kernel.context import Surroundings, SystemClock
 from aitorrentd.kernel.drain import Drain
+from aitorrentd.kernel.fleet import Fleet
 from aitorrentd.kernel.found import PluginSource, ranked
 from aitorrentd.kernel.hooks import Hooks
 from aitorrentd.kernel.prepare import configure, is_switched_off, load_plugin, unknown_tables
 from aitorrentd.kernel.required import NEVER, Required
 from aitorrentd.kernel.roster import Roster
-from aitorrentd.kernel.run import PluginTasks, Run
-from aitorrentd.kernel.served import WRONG, Served
+from aitorrentd.kernel.served import Served
 from aitorrentd.kernel.services import Services
-from aitorrentd.kernel.states import SETTLED, Plugin, PluginRow, PluginState
-from aitorrentd.kernel.supervisor import Changes, Limits, Obstacle, Supervisor
+from aitorrentd.kernel.states import Plugin, PluginRow, PluginState
+from aitorrentd.kernel.supervisor import Changes, Limits
 
 T = TypeVar("T")
 
@@ -79,10 +78,8 @@ class Kernel:
         self.settings = settings
         self.limits = limits or Limits()
         self.clock: Clock = clock or SystemClock()
-        self.random = rng or random.Random()
         self.log = log or logging.getLogger("aitorrentd.kernel")
         self.bus = EventBus()
-        self.changed = Changes()
         self.drain = Drain()
         self._sources = sources
         self._services = Services()
@@ -92,17 +89,14 @@ class Kernel:
         self._problems: tuple[tuple[str, str], ...] = ()
         self._served = Served(self._roster, self._hooks)
         self._required = Required(settings.required, self._roster, self.log)
-        self._supervisors: dict[str, tuple[Supervisor, asyncio.Task[None]]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._abandoned: dict[str, asyncio.Task[None]] = {}
         self._commands: set[asyncio.Task[Any]] = set()
         self._started = False
-        self._starting = False
-        self._stopping = False
-        self._around = Surroundings(
+        changed = Changes()
+        around = Surroundings(
             identity=identity,
             clock=self.clock,
-            random=self.random,
+            random=rng or random.Random(),
             network=settings.network,
             node_name=settings.node_name,
             data_dir=settings.data_dir,
@@ -113,8 +107,18 @@ class Kernel:
             services=self._services,
             protocols=lambda: iter([p for _, p in self.protocols()]),
             decide=self._decide,
-            changed=self.changed.tell,
+            changed=changed.tell,
             drain=self.drain,
+        )
+        self._fleet = Fleet(
+            self._roster,
+            self._hooks,
+            self._served,
+            self._required,
+            around,
+            changed=changed,
+            limits=self.limits,
+            log=self.log,
         )
 
     @property
@@ -150,7 +154,7 @@ class Kernel:
         """
         if self._started:
             raise Conflict("this kernel was started before; make a new one")
-        self._started = self._starting = True
+        self._started = self._fleet.starting = True
         found = ranked(self._sources)
         self._roster.fill(
             Plugin(source, rank, since=self.clock.monotonic())
@@ -160,79 +164,35 @@ class Kernel:
         for _, text in self._problems:
             self.log.warning("%s", text)
         for plugin in self._roster:
-            if not self._stopping:
+            if not self._fleet.stopping:
                 await self._prepare(plugin)
         # all are configured before the first starts, so that each can see whom to wait for
         for plugin in self._roster:
-            self._launch(plugin)
+            self._fleet.launch(plugin)
         for wish in self._roster.plan.opened:
             self.log.warning("plugins want each other in a loop, one goes first: %s", wish)
         for plugin in self._roster:
-            await self._settled(plugin)
-        self._starting = False
-        if not self._stopping:
+            await self._fleet.settled(plugin)
+        self._fleet.starting = False
+        if not self._fleet.stopping:
             self._required.look_at_all()
 
     async def stop(self) -> None:
         """Stop every plugin, each after those that use it. May be called more than once."""
-        self._stopping = True
-        for supervisor, _ in self._supervisors.values():
-            supervisor.ask_to_stop()
-        self.changed.tell()
-        tasks = {task for _, task in self._supervisors.values()} | self._commands
-        if tasks:
-            await asyncio.wait(tasks)
-        for plugin in self._roster:
-            if plugin.state not in SETTLED or plugin.state is PluginState.BLOCKED:
-                self.set_state(plugin, PluginState.STOPPED)
+        await self._fleet.stop(self._commands)
 
     async def _prepare(self, plugin: Plugin) -> None:
         """Bring `plugin` as far as it gets without running: CONFIGURED when all is well."""
         table = self._tables.get(plugin.name)
         if is_switched_off(table):
-            self.set_state(plugin, PluginState.DISABLED)
+            self._fleet.set_state(plugin, PluginState.DISABLED)
             return
         if plugin.instance is None:
             step = await load_plugin(plugin, self._hooks, timeout_s=self.limits.load_s)
-            self.set_state(plugin, *step)
+            self._fleet.set_state(plugin, *step)
             if step[0] is not PluginState.LOADED:
                 return
-        self.set_state(plugin, *configure(plugin, table))
-
-    def _launch(self, plugin: Plugin) -> None:
-        if plugin.state is not PluginState.CONFIGURED or self._stopping:
-            return
-        old = self._abandoned.get(plugin.name)
-        if old is not None and not old.done():
-            text = "an earlier run of it does not stop; restart the daemon"
-            self.set_state(plugin, PluginState.FAILED, text)
-            return
-        plugin.gave_up = False
-        supervisor = Supervisor(plugin, self)
-        task = asyncio.create_task(supervisor.run(), name=f"supervise:{plugin.name}")
-        task.add_done_callback(lambda t: self._supervised(plugin, t))
-        self._supervisors[plugin.name] = (supervisor, task)
-
-    def _supervised(self, plugin: Plugin, task: asyncio.Task[None]) -> None:
-        """A supervisor ended; by an error only if the kernel itself is at fault."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.log.critical("supervising %s failed", plugin.name, exc_info=error)
-            plugin.gave_up = True
-            self.set_state(plugin, PluginState.FAILED, "an error in the kernel; see the log")
-        self.changed.tell()
-
-    async def _settled(self, plugin: Plugin) -> None:
-        """Until `plugin` stands; bounded by its start timeout and those it waits for."""
-        while plugin.state not in SETTLED and not self._stopping:
-            await self.changed.wait()
-
-    async def _halt(self, name: str) -> None:
-        entry = self._supervisors.get(name)
-        if entry is not None:
-            supervisor, task = entry
-            supervisor.ask_to_stop()
-            await asyncio.wait({task})
-            del self._supervisors[name]
+        self._fleet.set_state(plugin, *configure(plugin, table))
 
     # Commands
 
@@ -265,8 +225,8 @@ class Kernel:
     async def _disable(self, plugin: Plugin) -> PluginRow:
         async with self._lock(plugin.name):
             self._switch(plugin.name, on=False)
-            await self._halt(plugin.name)
-            self.set_state(plugin, PluginState.DISABLED)
+            await self._fleet.halt(plugin.name)
+            self._fleet.set_state(plugin, PluginState.DISABLED)
             return self.row(plugin.name)
 
     async def restart(self, name: str) -> PluginRow:
@@ -282,7 +242,7 @@ class Kernel:
 
     async def _restart(self, plugin: Plugin) -> PluginRow:
         async with self._lock(plugin.name):
-            await self._halt(plugin.name)
+            await self._fleet.halt(plugin.name)
             await self._again(plugin)
             return self.row(plugin.name)
 
@@ -308,7 +268,7 @@ class Kernel:
         self._tables[name] = dict(table)
 
     def _at_work(self, name: str) -> Plugin:
-        if self._stopping:
+        if self._fleet.stopping:
             raise ShuttingDown("the daemon is stopping")
         return self._roster.get(name)
 
@@ -317,8 +277,8 @@ class Kernel:
 
     async def _again(self, plugin: Plugin) -> None:
         await self._prepare(plugin)
-        self._launch(plugin)
-        await self._settled(plugin)
+        self._fleet.launch(plugin)
+        await self._fleet.settled(plugin)
 
     # Views
 
@@ -374,83 +334,3 @@ class Kernel:
     def _is_running(self, name: str) -> bool:
         plugin = self._roster.find(name)
         return plugin is not None and plugin.state is PluginState.RUNNING
-
-    # What supervisors use (`aitorrentd.kernel.supervisor.Host`)
-
-    def set_state(self, plugin: Plugin, state: PluginState, detail: str = "") -> None:
-        """Enter a state and tell everybody; nothing happens when it is the present one."""
-        if (plugin.state, plugin.detail) == (state, detail):
-            return
-        now = self.clock.monotonic()
-        entered = plugin.state is not state
-        if entered:
-            if state is PluginState.RUNNING:
-                plugin.start_s = now - plugin.since
-            plugin.since = now
-        plugin.state, plugin.detail = state, detail
-        self._roster.stale()
-        self.log.log(
-            _log_level(plugin, entered=entered),
-            "plugin %s is %s%s",
-            plugin.name,
-            state.value,
-            f": {detail}" if detail else "",
-        )
-        self.bus.publish(PluginChanged(plugin.name, state.value, detail))
-        if not self._stopping:
-            self._required.look(plugin, starting=self._starting)
-        self.changed.tell()
-
-    def obstacle(self, plugin: Plugin) -> Obstacle | None:
-        """Why `plugin` cannot start now."""
-        return self._roster.obstacle(plugin)
-
-    def lost(self, plugin: Plugin) -> str:
-        """What `plugin` requires and has no more."""
-        return self._roster.lost(plugin)
-
-    def in_use(self, plugin: Plugin) -> bool:
-        """Whether plugins that stop before `plugin` still work."""
-        return self._roster.in_use(plugin, stopping=self._is_stopping)
-
-    def _is_stopping(self, plugin: Plugin) -> bool:
-        supervisor, _ = self._supervisors.get(plugin.name, (None, None))
-        return supervisor is not None and supervisor.stop_requested
-
-    def begin(self, plugin: Plugin) -> Run:
-        """Start a run of `plugin` with a context of its own."""
-        tasks = PluginTasks(plugin.name)
-        context = Context(plugin.name, plugin.config, plugin.provides(), tasks, self._around)
-        run = Run(
-            context,
-            tasks,
-            enter=lambda: self._hooks.lifespan(plugin.name, context),
-            declare=lambda: self._served.add(plugin, context),
-            changed=self.changed.tell,
-        )
-        plugin.context = context
-        self.set_state(plugin, PluginState.STARTING)
-        run.begin()
-        return run
-
-    def retire(self, plugin: Plugin) -> None:
-        """Serve nothing of `plugin` any more."""
-        self._served.remove(plugin)
-
-    def abandon(self, plugin: Plugin, run: Run) -> None:
-        """Leave a run to itself that does not end, without services and workers."""
-        self.log.error("plugin %s does not stop even when cancelled", plugin.name)
-        run.context.end()
-        run.context.kill_workers()
-        if run.task is not None:
-            self._abandoned[plugin.name] = run.task
-
-
-def _log_level(plugin: Plugin, *, entered: bool) -> int:
-    """How loud a state is told; INFO is for a plugin that stands in a new one."""
-    if plugin.state is PluginState.FAILED:
-        # each failure was logged with its traceback already
-        return logging.ERROR if plugin.gave_up else logging.INFO
-    if plugin.state in WRONG:
-        return logging.ERROR
-    return logging.INFO if entered and plugin.state in SETTLED else logging.DEBUG
