@@ -56,7 +56,7 @@ class FrameReceiver(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport for writing."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        # uvloop writes at once what is above the mark, and else after this pass of the loop.
+        # Older versions of uvloop write at once only what goes above the mark.
         self.transport.set_write_buffer_limits(high=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:

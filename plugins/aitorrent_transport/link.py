@@ -36,7 +36,8 @@ __all__ = ["MAX_PLAINTEXT", "Credentials", "Link"]
 REKEY_INTERVAL_S: Final = 3600.0
 CLOSE_TIMEOUT_S: Final = 5.0
 HIGH_WATER_BYTES: Final = 0
-"uvloop writes at once what goes above the mark, and else after the pass of the loop."
+"""What the kernel does not take stops the sender, who can still choose what comes first then.
+Older versions of uvloop also write at once only what goes above the mark."""
 BATCH_BYTES: Final = 256 * 1024
 "Sealed records that leave together at most; larger batches fall out of the cache."
 SMALL_BYTES: Final = 16 * 1024

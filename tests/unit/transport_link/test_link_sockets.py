@@ -332,6 +332,23 @@ async def test_kernel_keeps_little_that_is_not_under_way() -> None:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES
 
 
+async def test_a_link_is_writable_only_while_the_kernel_takes_everything() -> None:
+    """What waited here could not be overtaken by frames that are more urgent."""
+    async with serving() as server, linked(server) as watch:
+        await asyncio.wait_for(server.arrived.wait(), 5)
+        server.watches[0].link.pause_reading()
+        sent = 0
+        while watch.link.writable:
+            watch.link.send(bytes(10_000))
+            sent += 1
+            await asyncio.sleep(0)
+        assert sent > 10
+        assert 0 < watch.link.statistics()["write_buffered"] <= 10_000 + 21
+        server.watches[0].link.resume_reading()
+        await server.watches[0].until(lambda w: len(w.records) == sent)
+        watch.link.abort()
+
+
 async def test_peer_that_reads_nothing_cannot_make_the_buffer_grow_without_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from aitorrentd.errors import Busy, InvalidParams, PluginError, TimedOut, Unavailable
+from aitorrentd.errors import Busy, InvalidParams, PluginError, ProtocolError, TimedOut, Unavailable
 from aitorrentd.wire import encode_frame
+from aitorrentd.worker import FrameReader
 from aitorrentd.worker_host import WorkerProcess, spawn_worker
 from tests.support.nodes import REPOSITORY
 
@@ -45,6 +46,14 @@ async def test_frames_of_every_size_arrive_whole(worker: WorkerProcess, size: in
     tail = os.urandom(size)
     frame = await worker.request({"op": "echo"}, tail)
     assert bytes(frame.tail) == tail
+
+
+def test_impossible_length_is_refused_before_its_bytes_arrive() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(b"\xff\xff\xff\xff")
+        with pytest.raises(ProtocolError, match="frame of 4294967295 bytes; allowed are"):
+            FrameReader(theirs).read()
 
 
 async def test_many_requests_at_once_are_answered_in_order(worker: WorkerProcess) -> None:
