@@ -252,9 +252,10 @@ class PeerTable:
     def _on_greeted(self, channel: Channel, greeting: Mapping[str, Any]) -> None:
         self._pending.pop(channel, None)
         self._remember(channel, greeting)
+        name = told_name(greeting.get("name"))
         peer = self._peers.get(channel.peer)
         if peer is not None:
-            peer.name = told_name(greeting.get("name"))
+            peer.name = name
             self._second_channel(peer, channel)
             return
         try:
@@ -263,7 +264,7 @@ class PeerTable:
             channel.close(e.message)
             return
         peer = Peer(channel.peer, self._me, self._ctx.clock.monotonic())
-        peer.name = told_name(greeting.get("name"))
+        peer.name = name
         peer.channels.append(channel)
         self._peers[peer.id] = peer
         where, outbound = location(channel.link), channel.link.outbound
