@@ -301,6 +301,8 @@ def dispatch(group: Any, args: Sequence[str]) -> int:
     except CommandFailed as e:
         return _complain(e.message, e.code)
     except AitorrentError as e:
+        if e.data.get("starting") and _has_started():
+            return dispatch(group, args)
         return _complain(_message(e), exit_code(e))
     except KeyboardInterrupt:
         return _interrupted()
@@ -311,6 +313,17 @@ def dispatch(group: Any, args: Sequence[str]) -> int:
             raise
         return _complain(f"the output cannot be written: {e.strerror}", ExitCode.ERROR)
     return ExitCode.OK
+
+
+def _has_started() -> bool:
+    """Wait for a node whose plugins are just being started, at most --timeout seconds."""
+    limit_s = toolkit.timeout_s()
+    try:
+        with toolkit.connect(limit_s + 1) as client:
+            client.call("node.wait", {"timeout_s": limit_s}, timeout=limit_s + 1)
+    except AitorrentError:
+        return False
+    return True
 
 
 def _interrupted() -> int:

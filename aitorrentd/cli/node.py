@@ -204,7 +204,8 @@ def _may_come(error: AitorrentError) -> bool:
     """Whether trying again later may help: the daemon is starting, or restarting."""
     from aitorrentd.control.client import LostDaemon, NoDaemon
 
-    return isinstance(error, (NoDaemon, LostDaemon)) or error.code == "shutting_down"
+    is_between = error.code == "shutting_down" or bool(error.data.get("starting"))
+    return is_between or isinstance(error, (NoDaemon, LostDaemon))
 
 
 def drain(

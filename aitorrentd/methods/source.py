@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from aitorrentd.api.plugin import Method
+from aitorrentd.errors import MethodNotFound, Unavailable
 from aitorrentd.methods.configuring import config_methods
 from aitorrentd.methods.describing import rpc_methods
 from aitorrentd.methods.observing import observing_methods
@@ -34,9 +35,15 @@ class Methods:
         """The owner and the method called `name`.
 
         Raises:
-            MethodNotFound: nobody has it. Unavailable: its plugin is not running.
+            MethodNotFound: nobody has it. Unavailable: its plugin is not running, or (with
+            `starting` in its data) may not be up yet: `node.wait` tells when all are.
         """
-        return self._core.get(name) or self._host.kernel.method(name)
+        try:
+            return self._core.get(name) or self._host.kernel.method(name)
+        except (MethodNotFound, Unavailable) as e:
+            if self._host.state != "starting":
+                raise
+            raise Unavailable(f"the node is starting: {e.message}", starting=True) from e
 
     def all(self) -> list[tuple[str, Method]]:
         """Every method that can be called now, with its owner."""

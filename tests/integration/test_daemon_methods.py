@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,14 @@ from aitorrentd.methods import Methods
 from aitorrentd.methods.shapes import ConfigKey
 from aitorrentd.node import Node
 from aitorrentd.reload import change_setting, reload
-from tests.support.nodes import Daemon, DaemonFactory, NodeFactory
+from tests.support.nodes import (
+    REPOSITORY,
+    Daemon,
+    DaemonFactory,
+    NodeFactory,
+    merged,
+    wait_for,
+)
 from tests.support.process_plugins import install
 
 OFF = ("transport", "inference", "ollama", "openai", "shards")
@@ -250,3 +259,43 @@ async def test_node_made_in_code_can_be_shown_but_not_rewritten(node_factory: No
         await change_setting(node, "log.level", "info")
     with pytest.raises(AitorrentError, match="configured in code"):
         await reload(node)
+
+
+async def test_command_of_a_plugin_waits_while_the_node_starts(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    odd = {"plugins": {"odd": {"way": "slow_start", "seconds": 1.5}}}
+    env = install(tmp_path / "third-party")
+    daemon = await daemon_factory(merged(QUIET, odd), env=env, ready=False)
+    await wait_for(daemon.socket.exists)
+    with pytest.raises(Unavailable, match="the node is starting") as refused:
+        await daemon.call("odd.shown")
+    assert refused.value.data["starting"] is True
+    code, out, err = await run_ctl(daemon, "call", "odd.shown")
+    assert (code, json.loads(out)["way"], err) == (0, "slow_start", "")
+    assert daemon.notify.has("READY=1")
+    with pytest.raises(MethodNotFound, match=r"no method 'odd\.none'"):
+        await daemon.call("odd.none")
+
+
+async def test_command_gives_up_on_a_node_that_starts_too_slowly(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    odd = {"plugins": {"odd": {"way": "slow_start", "seconds": 20.0}}}
+    env = install(tmp_path / "third-party")
+    daemon = await daemon_factory(merged(QUIET, odd), env=env, ready=False)
+    await wait_for(daemon.socket.exists)
+    code, out, err = await run_ctl(daemon, "--timeout", "0.3", "call", "odd.shown")
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: the node is starting: ")
+
+
+async def run_ctl(daemon: Daemon, *words: str) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "aitorrentd.cli.main", "--socket", str(daemon.socket), *words),
+        cwd=REPOSITORY,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode, out.decode(), err.decode()
