@@ -136,6 +136,8 @@ async def test_port_that_was_found_is_kept_and_peers_come_back_to_it(
             taker.listen()
             other = await processes("b", listen=["127.0.0.2", "127.0.0.1"])
         assert other.port != b.port
+        with pytest.raises(ConnectionRefusedError):  # it was bound, and given up
+            socket.create_connection(("127.0.0.2", b.port), 5)
         await other.kill()
         assert (await processes("b")).port == other.port, "the newest is remembered"
 
