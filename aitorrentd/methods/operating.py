@@ -34,8 +34,9 @@ def operating_methods(host: Host) -> list[Method]:
             nonlocal most
             left = sum(work.count for work in works)
             most = max(most, left)
-            text = f"waiting for {work_text(works)}"
-            call.progress(text, done=most - left, total=most)
+            if most:
+                text = f"waiting for {work_text(works)}"
+                call.progress(text, done=most - left, total=most)
 
         await host.drain(timeout_s=params.timeout_s, told=told)
         drain = host.kernel.drain

@@ -20,7 +20,8 @@ _BY_ID = (
     "A name is what a peer calls itself, and two may use the same one. Only the id is proof of who"
     " it is, so commands take ids, never names."
 )
-_MORE = dict.fromkeys(("peers", "disconnect", "ping"), _BY_ID)
+_AGAIN = "While it runs, this node does not dial it again; a peer that keeps the channel does.\n\n"
+_MORE = {"peers": _BY_ID, "disconnect": _AGAIN + _BY_ID, "ping": _BY_ID}
 
 
 def register(app: typer.Typer) -> None:

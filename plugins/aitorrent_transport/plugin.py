@@ -71,13 +71,13 @@ class TransportPlugin:
         service = self._service
         if service is None or not service.config.bootstrap or len(service.table):
             return []
-        return [
-            HealthWarning(
-                "no_peers",
-                f"no peer is connected although {len(service.config.bootstrap)} bootstrap"
-                " addresses are configured; `aitorrentctl connect ADDRESS` says why",
-            )
-        ]
+        count = len(service.config.bootstrap)
+        given = "a bootstrap address is" if count == 1 else f"{count} bootstrap addresses are"
+        text = (
+            f"no peer is connected although {given} configured; `aitorrentctl connect ADDRESS`"
+            " says why"
+        )
+        return [HealthWarning("no_peers", text)]
 
     async def _check_port(self) -> CheckResult:
         if self._service is None:

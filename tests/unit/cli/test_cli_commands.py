@@ -147,6 +147,14 @@ def test_wait_for_a_daemon_that_does_not_come_exits_with_75(ctl: Ctl, tmp_path: 
     assert ran.err.startswith("Error: not ready in time: cannot reach")
 
 
+def test_drain_of_an_idle_node_shows_no_progress(ctl: Ctl, client: Client) -> None:
+    seen: list[Any] = []
+    client.call("node.drain", {"timeout_s": 1.0}, progress=seen.append)
+    assert seen == []
+    assert ctl("drain").out.startswith("drained: nothing is under way")
+    assert ctl("drain", "--undo").out == "takes new work again\n"
+
+
 def test_plugins_are_listed_shown_and_switched(ctl: Ctl, client: Client) -> None:
     header, row = ctl("plugin", "list").out.splitlines()
     assert header.split()[:2] == ["NAME", "STATE"]
