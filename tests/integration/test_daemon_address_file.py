@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,15 @@ async def test_daemon_is_found_by_its_file_also_at_another_port(
 
     await one.kill()
     assert file.read_text() == before  # nobody took it away
-    again = await daemon_factory(directory=directory)
-    assert file.read_text() != before  # port 0 is another one now
-    assert (await again.call("node.id"))["id"] == peer
-    await until_connected(two, peer)
+    # Somebody else has the port now, which port 0 would keep to.
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", int(before.split("/")[4])))
+        other.listen()
+        again = await daemon_factory(directory=directory)
+        assert file.read_text() != before
+        assert (await again.call("node.id"))["id"] == peer
+        await until_connected(two, peer)
 
 
 async def test_own_file_and_a_bad_one_do_no_harm(

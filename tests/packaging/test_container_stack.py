@@ -313,6 +313,8 @@ def test_ollama_stack_pulls_once_and_serves_the_model(
     assert "pull_model: Ollama: pull model manifest: file does not exist" in said
     assert "could not be pulled" in said
     assert "Ask:" not in said
+    # Else one of its later tries, which reads the file anew, may pull before the next `up`.
+    docker.docker("rm", "--force", "aitorrentd-ollama_pull_1")
     modelfile.write_text(good)
     said = stack(docker, context, "up", "ollama", timeout_s=180)
     assert "Pulling llama3.2:3b" in said
