@@ -5,53 +5,17 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
 
-from aitorrentd.cli import app, toolkit
-from aitorrentd.cli.main import main
+from aitorrentd.cli import toolkit
 from aitorrentd.cli.node import render_status
-from aitorrentd.cli.toolkit import Options
 from aitorrentd.control.client import Client
-from tests.support.cli_nodes import NodeThread
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Ctl = Callable[..., Ran]
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeThread]:
-    with NodeThread(tmp_path_factory.mktemp("n")) as node:
-        yield node
-
-
-@pytest.fixture
-def ctl(
-    node: NodeThread, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Ctl:
-    monkeypatch.setenv("AITORRENT_SOCKET", str(node.socket))
-    monkeypatch.setattr(toolkit, "options", Options())
-    monkeypatch.setattr(app, "_plugin_commands", app._PluginCommands())
-
-    def run(*args: str) -> Ran:
-        code = main(list(args))
-        told = capsys.readouterr()
-        return Ran(code, told.out, told.err)
-
-    return run
+from tests.support.cli_nodes import Ctl, NodeThread
 
 
 @pytest.fixture

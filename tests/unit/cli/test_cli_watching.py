@@ -3,40 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from aitorrentd.cli import app, toolkit
-from aitorrentd.cli.main import main
-from aitorrentd.cli.toolkit import Options
 from aitorrentd.control.client import Client
-from tests.support.cli_nodes import NodeThread
-
-Ctl = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeThread]:
-    with NodeThread(tmp_path_factory.mktemp("n")) as node:
-        yield node
-
-
-@pytest.fixture
-def ctl(
-    node: NodeThread, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Ctl:
-    monkeypatch.setenv("AITORRENT_SOCKET", str(node.socket))
-    monkeypatch.setattr(toolkit, "options", Options())
-    monkeypatch.setattr(app, "_plugin_commands", app._PluginCommands())
-
-    def run(*args: str) -> tuple[int, str, str]:
-        code = main(list(args))
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return run
+from tests.support.cli_nodes import Ctl, NodeThread
 
 
 @pytest.mark.parametrize(("name", "hint"), [("coumt", "count"), ("cou", "count"), ("nope", "")])
