@@ -40,6 +40,7 @@ from aitorrentd.worker import Handler, hung_up, run
 
 _MIB: Final = 2**20
 _CHUNK: Final = 256 * 1024
+_LOOK_S: Final = 0.02
 log = logging.getLogger("aitorrentd.sandbox")
 
 _FORBIDDEN: Final = (errno.EPERM, errno.EACCES, errno.EROFS, errno.EAFNOSUPPORT)
@@ -197,9 +198,18 @@ class Warden:
             answer = None
         if answer is not None:
             return answer
+        raise self._why_gone()
+
+    def _why_gone(self) -> AitorrentError:
+        """Why there is no answer: the child ended, or closed its socket and goes on in silence."""
+        while not os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if time.monotonic() >= self._until:
+                return self._out_of_time()
+            time.sleep(_LOOK_S)
+        self._kill()  # what it started, while its id cannot be anybody else's
         _, status, used = os.wait4(self._pid, 0)
         self._reaped = True
-        raise ending(status, used, self._limits)
+        return ending(status, used, self._limits)
 
     def _out_of_time(self) -> TimedOut:
         return TimedOut(f"the code ran longer than its {self._limits.time_s:g} s", limit="time")

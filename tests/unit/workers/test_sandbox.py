@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -15,7 +17,15 @@ from typing import Any
 
 import pytest
 
-from aitorrentd.errors import AitorrentError, Denied, InvalidParams, TimedOut, TooLarge, Unavailable
+from aitorrentd.errors import (
+    AitorrentError,
+    Denied,
+    InvalidParams,
+    ProtocolError,
+    TimedOut,
+    TooLarge,
+    Unavailable,
+)
 from aitorrentd.sandbox import Limits, which_limit
 from aitorrentd.worker_host import WorkerProcess, spawn_worker
 from tests.support.nodes import REPOSITORY
@@ -84,6 +94,19 @@ DEADLY = {
     "is killed": ("import os; os.kill(os.getpid(), 9)", TooLarge, "memory", "its 200 MiB"),
     "crashes": ("import os; os.abort()", Unavailable, None, "crashed (SIGABRT)"),
     "leaves": ("import os; os._exit(3)", Unavailable, None, "exit code 3"),
+    "goes on in silence": (
+        "import os, time\nfor fd in range(3, 64):\n  try: os.close(fd)\n  except OSError: pass\n"
+        "os.close(0)\ntime.sleep(600)",
+        TimedOut,
+        "time",
+        "ran longer than its 5 s",
+    ),
+    "says too much": (
+        "import os, time; os.write(0, b'\\x7f\\xff\\xff\\xff'); time.sleep(600)",
+        ProtocolError,
+        None,
+        "frame of 2147483647 bytes; allowed are 2 to 100000",
+    ),
     "exits": ("raise SystemExit", Unavailable, None, "ended its process"),
 }
 
@@ -168,6 +191,35 @@ async def test_daemon_that_hangs_up_ends_the_code_at_once(tmp_path: Path) -> Non
         assert await asyncio.to_thread(process.wait, 10) == 0
     with pytest.raises(ProcessLookupError):
         os.kill(pid["result"], 0)
+
+
+FORKS = """
+import os, time
+result = os.fork()
+if not result:
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("then", ["", "os._exit(0)"])
+async def test_nothing_that_code_started_outlives_its_sandbox(then: str, tmp_path: Path) -> None:
+    told = tmp_path / "child"
+    os.mkfifo(told)
+    reading = os.open(told, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        async with small_sandbox(tmp_path / "s.sock", time_s=SLEEP_S) as (sandbox, process):
+            code = f"writing = open({str(told)!r}, 'wb')\n{FORKS}{then}"
+            with contextlib.suppress(TimedOut):
+                await sandbox.request({"op": "run", "code": code}, timeout_s=PATIENT_S)
+            if not then:
+                assert select.select([reading], [], [], 0) == ([], [], []), "it is still there"
+            await sandbox.close()
+            assert await asyncio.to_thread(process.wait, 10) == 0
+        # A fifo whose last writer is gone is at its end.
+        assert await asyncio.to_thread(select.select, [reading], [], [], 10) != ([], [], [])
+        assert os.read(reading, 1) == b""
+    finally:
+        os.close(reading)
 
 
 async def test_entry_point_that_is_not_there_is_told() -> None:
