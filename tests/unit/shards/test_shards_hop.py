@@ -88,6 +88,16 @@ async def test_receiver_that_takes_nothing_is_given_up(monkeypatch: pytest.Monke
         assert sender.have < 11
 
 
+async def test_link_on_which_nothing_is_written_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aitorrent_shards.hop.STUCK_CHECK_S", 0.001)
+    async with linked(10) as (sender, far, broken):
+        for pos in (10, 11):
+            await asyncio.sleep(0.05)  # many looks at it
+            await sender.send(HopFrame(pos, 1, {"p": pos}, b"x"))
+            assert (await read_frame(far)).header["p"] == pos
+        assert broken == []
+
+
 async def test_link_that_the_sender_leaves_did_not_break() -> None:
     async with linked(0) as (sender, _, broken):
         sender.unlink("another takes over")
