@@ -8,13 +8,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
 from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.host import StageHost
 from aitorrent_shards.local import LocalModel
 from aitorrent_shards.protocol import Candidates, Want
 from aitorrent_shards.repair import Waiting
 from aitorrent_shards.ring import THREAD_ABOVE, Ring
 from aitorrent_shards.sampler import choose
 from aitorrent_shards.session import AnswerJournal
-from aitorrent_shards.stage import StageHost
 from aitorrent_shards.text import Detokenizer, StopTexts
 from aitorrentd.api import Chunk, Clock, Directory, Event, ProtocolError, Transport
 

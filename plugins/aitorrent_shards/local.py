@@ -11,8 +11,8 @@ from typing import Final
 from aitorrent_shards.catalogue import Digests, ModelFiles, hash_model, read_model
 from aitorrent_shards.config import ModelEntry, ShardsConfig, parse_layers
 from aitorrent_shards.holder import Holder
+from aitorrent_shards.host import StageHost
 from aitorrent_shards.spans import Span
-from aitorrent_shards.stage import StageHost
 from aitorrent_shards.tokenize import ModelTokenizer
 from aitorrentd.api import (
     AitorrentError,

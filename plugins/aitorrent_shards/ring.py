@@ -16,6 +16,7 @@ from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.control import FOREVER, GONE_AVOID_S
 from aitorrent_shards.finder import HolderFinder
 from aitorrent_shards.hop import HopFrame, HopSender, Journal
+from aitorrent_shards.host import StageHost
 from aitorrent_shards.linking import StageLinker
 from aitorrent_shards.opening import StageOpener
 from aitorrent_shards.pipeline import Pipeline
@@ -30,7 +31,6 @@ from aitorrent_shards.protocol import (
 from aitorrent_shards.repair import Repair
 from aitorrent_shards.sink import AnswerSink
 from aitorrent_shards.spans import Span
-from aitorrent_shards.stage import StageHost
 from aitorrent_shards.stalls import StallDetector
 from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import (
