@@ -17,6 +17,7 @@ BENCHMARKS = {  # and how each is called; the last option takes the file
     "records": ("records", "--out"),
     "streams": ("streams", "--out"),
     "decode": ("decode", "--json"),
+    "decode-apart": ("decode", "--apart", "--json"),
     "package": ("package", "--json"),
 }
 

@@ -1,10 +1,11 @@
 """Three stages on loopback against transformers' generate() in one process, in turn.
 
-    python -m benchmarks.decode [--rounds 5] [--prompt 512] [--new 64] [--json FILE]
+    python -m benchmarks.decode [--rounds 5] [--prompt 512] [--new 64] [--json FILE] [--apart]
 
 A random Llama of 197 M parameters in float32, one torch thread a process, greedy, batch 1. Ours:
 three daemons, each with a third of the layers, asked through the control socket. Both run in the
 same rounds, so that their ratio holds on a noisy machine. The tokens of both must be equal.
+With --apart a fourth daemon without layers is asked, so that all four hops cross the network.
 """
 
 from __future__ import annotations
@@ -32,10 +33,14 @@ READY_S = 120.0
 
 
 class Daemons:
-    """Three daemons with a third of the model each."""
+    """Three daemons with a third of the model each; the first one is asked.
 
-    def __init__(self, home: Path, model: Path) -> None:
+    `apart`: the one that is asked is another one, without layers.
+    """
+
+    def __init__(self, home: Path, model: Path, *, apart: bool = False) -> None:
         self.home, self.model = home, model
+        self.splits = ("none", *SPLITS) if apart else SPLITS
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def client(self, n: int) -> Client:
@@ -44,7 +49,7 @@ class Daemons:
 
     def start(self) -> None:
         """Start them, connect them, and wait until the first knows holders of all layers."""
-        for n, layers in enumerate(SPLITS):
+        for n, layers in enumerate(self.splits):
             directory = self.home / str(n)
             directory.mkdir()
             config = {
@@ -65,7 +70,7 @@ class Daemons:
             log = (directory / "log").open("wb")
             self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))
         address = self.wait(lambda: self.call(0, "node.id")["addresses"][0])
-        for n in (1, 2):
+        for n in range(1, len(self.splits)):
             self.wait(lambda n=n: self.call(n, "transport.connect", {"address": address}))
         self.wait(lambda: self.call(0, "inference.models")["models"][0])
 
@@ -112,17 +117,18 @@ class Daemons:
 
     def step_us(self) -> list[int]:
         """The median time that each stage's layers took for a token."""
-        return [self.call(n, "shards.models")["models"][0]["step_us"] for n in range(len(SPLITS))]
+        holders = [n for n, layers in enumerate(self.splits) if layers != "none"]
+        return [self.call(n, "shards.models")["models"][0]["step_us"] for n in holders]
 
     def stop(self) -> None:
-        """End all three."""
+        """End them all."""
         for process in self.processes:
             process.terminate()
         for process in self.processes:
             process.wait(20)
 
 
-def measure(rounds: int, prompt: int, new: int) -> dict[str, Any]:
+def measure(rounds: int, prompt: int, new: int, *, apart: bool) -> dict[str, Any]:
     """Run both in turn; the first round of each is a warm-up."""
     os.environ["OMP_NUM_THREADS"] = "1"
     draw = random.Random(7)
@@ -133,7 +139,7 @@ def measure(rounds: int, prompt: int, new: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "benchmarks.generate_once", str(model)]
         single = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert single.stdin and single.stdout
-        daemons = Daemons(home, model)
+        daemons = Daemons(home, model, apart=apart)
         ours, theirs, equal = [], [], True
         try:
             single.stdout.readline()
@@ -195,9 +201,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--new", type=int, default=64)
+    parser.add_argument("--apart", action="store_true", help="ask a fourth daemon, without layers")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    finish(measure(options.rounds, options.prompt, options.new), options.json)
+    result = measure(options.rounds, options.prompt, options.new, apart=options.apart)
+    finish(result, options.json)
 
 
 if __name__ == "__main__":
