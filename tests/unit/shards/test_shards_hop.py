@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -12,8 +13,18 @@ import pytest
 
 from aitorrent_shards.hop import HopFrame, HopSender, Journal
 from aitorrent_shards.protocol import Link
+from aitorrent_shards.ring import Ring
+from aitorrent_shards.sink import AnswerSink
 from aitorrent_shards.tasks import OwnedTasks
-from aitorrentd.api import ProtocolError, TooLarge, Transport, encode_frame, read_frame
+from aitorrent_transport.local import local_streams
+from aitorrentd.api import (
+    Priority,
+    ProtocolError,
+    TooLarge,
+    Transport,
+    encode_frame,
+    read_frame,
+)
 from tests.support.inference_fakes import node_id
 from tests.support.nodes import wait_for
 from tests.support.streams import MemoryStream, stream_pair
@@ -103,6 +114,28 @@ async def test_link_that_the_sender_leaves_did_not_break() -> None:
         sender.unlink("another takes over")
         await asyncio.sleep(0.01)
         assert broken == []
+
+
+async def test_first_stage_on_this_node_starts_before_send_returns() -> None:
+    """What else is done with the last token comes after: everybody waits for the layers."""
+    near, far = local_streams(node_id(0), "/test/1", Priority.TENSOR, time.monotonic)
+    started: list[int] = []
+
+    async def first_stage() -> None:
+        started.append((await read_frame(far)).header["p"])
+
+    class Head:
+        async def send(self, frame: HopFrame) -> None:
+            await near.write(encode_frame(frame.header, frame.tail))
+
+    ring = object.__new__(Ring)
+    ring.sink = AnswerSink(node_id(0), 8, lambda: None, lambda reason: None)
+    ring._head = cast("HopSender", Head())
+    stage = asyncio.create_task(first_stage())
+    await asyncio.sleep(0)
+    await ring.send(HopFrame(0, 1, {"p": 7}, b""))
+    assert started == [7]
+    await stage
 
 
 def test_receiver_that_claims_half_a_frame_is_refused() -> None:
