@@ -25,8 +25,6 @@ Answer = tuple[dict[str, Any], Any]
 
 _ENVIRONMENT: Final[Mapping[str, str]] = {
     "HF_HUB_OFFLINE": "1",
-    # Weights in large pages: fewer TLB misses make a decode step about 5 % faster.
-    "THP_MEM_ALLOC_ENABLE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
