@@ -128,7 +128,9 @@ def tool_page() -> Page:
         may operate the system's daemon: `sudo adduser $USER aitorrent`, then log in again.
 
         Results are tables for people, and with --json what the daemon answered. Streams are then
-        one JSON object in each line. Progress is drawn on a terminal only.
+        one JSON object in each line, and an error is the last line of standard error:
+        {"error": {"code", "message"}}, with "data" or "hint" where there is more to say. Progress
+        is drawn on a terminal only.
         """
     )
     page.heading("OPTIONS")

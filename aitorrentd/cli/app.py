@@ -12,7 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from io import TextIOWrapper
@@ -50,8 +51,13 @@ CORE: Final[dict[str, tuple[str, str]]] = {
 _DISK_TROUBLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 "What ends a command that writes, and is no bug of it."
 
+# Of click, or of the copy of it that newer typers bring along.
+_ClickException: Any = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+
 GLOBAL_OPTIONS: Final = [
-    ("--json", "Print what the daemon answers, as JSON; streams as one line each."),
+    ("--json", "Print what the daemon answers, as JSON; streams and errors a line each."),
     ("--socket PATH", "Control socket of the daemon.  [env: AITORRENT_SOCKET]"),
     ("--timeout SECONDS", "Give up on an answer after so long.  [default: 30]"),
     ("--no-color", "No colours.  [env: NO_COLOR]"),
@@ -172,12 +178,32 @@ def _built(module: Any) -> dict[str, Any]:
     return commands
 
 
+@contextmanager
+def _wrong_usage() -> Iterator[None]:
+    """With --json, typer's complaints about a command line become errors like any other."""
+    try:
+        yield
+    except _ClickException as e:
+        if not toolkit.options.json:
+            raise
+        path = e.ctx.command_path if getattr(e, "ctx", None) is not None else PROGRAM
+        # Without a command typer's message is the whole help.
+        missing = type(e).__name__ == "NoArgsIsHelpError"
+        message = "no command was given" if missing else e.format_message()
+        raise CommandFailed(message, e.exit_code, hint=f"see {path} --help") from None
+
+
 class RootGroup(TyperGroup):
     """The top level: knows every command by name and builds it on first use."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take the global options first; they may stand anywhere."""
-        found, rest = split_globals(args, toolkit.options)
+        try:
+            found, rest = split_globals(args, toolkit.options)
+        except CommandFailed:
+            if "--json" in args[: args.index("--") if "--" in args else None]:
+                set_options(replace(toolkit.options, json=True))
+            raise
         set_options(found)
         if rest[:1] == ["help"]:
             rest = [*rest[1:], "--help"]
@@ -186,7 +212,8 @@ class RootGroup(TyperGroup):
 
             toolkit.echo(f"{PROGRAM} {__version__}")
             raise typer.Exit(0)
-        return super().parse_args(ctx, rest)
+        with _wrong_usage():
+            return super().parse_args(ctx, rest)
 
     def get_help_option(self, ctx: Any) -> Any:
         """As typer's, without its price."""
@@ -246,7 +273,8 @@ class RootGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; Ctrl-C and a closed pipe end it with their own codes."""
         try:
-            return super().invoke(ctx)
+            with _wrong_usage():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except BrokenPipeError:
@@ -299,11 +327,13 @@ def dispatch(group: Any, args: Sequence[str]) -> int:
             return _interrupted()
         return e.code if isinstance(e.code, int) else 0
     except CommandFailed as e:
-        return _complain(e.message, e.code)
+        toolkit.complain(e)
+        return int(e.code)
     except AitorrentError as e:
         if e.data.get("starting") and _has_started():
             return dispatch(group, args)
-        return _complain(_message(e), exit_code(e))
+        toolkit.complain(e)
+        return exit_code(e)
     except KeyboardInterrupt:
         return _interrupted()
     except BrokenPipeError:
@@ -311,7 +341,9 @@ def dispatch(group: Any, args: Sequence[str]) -> int:
     except OSError as e:
         if e.errno not in _DISK_TROUBLE:
             raise
-        return _complain(f"the output cannot be written: {e.strerror}", ExitCode.ERROR)
+        text = f"the output cannot be written: {e.strerror}"
+        toolkit.complain(CommandFailed(text, ExitCode.ERROR))
+        return ExitCode.ERROR
     return ExitCode.OK
 
 
@@ -331,20 +363,6 @@ def _interrupted() -> int:
     if sys.stderr.isatty():
         sys.stderr.write("\n")
     return ExitCode.INTERRUPTED
-
-
-def _message(error: AitorrentError) -> str:
-    message = error.message or error.code
-    error_id = error.data.get("error_id")
-    return (
-        f"{message} (error id {error_id})" if error_id and str(error_id) not in message else message
-    )
-
-
-def _complain(message: str, code: int) -> int:
-    text = "\n".join(toolkit.clean(line) for line in message.splitlines())
-    sys.stderr.write(f"Error: {text}\n")
-    return int(code)
 
 
 def _nowhere() -> TextIO:

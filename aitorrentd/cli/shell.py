@@ -13,7 +13,7 @@ from typing import Any, Final
 import typer
 
 from aitorrentd.cli import toolkit
-from aitorrentd.cli.toolkit import ExitCode
+from aitorrentd.cli.toolkit import CommandFailed, ExitCode
 
 _PROMPT: Final = "aitorrentctl> "
 _HISTORY_LINES: Final = 1000
@@ -36,7 +36,8 @@ def shell() -> None:
             try:
                 words = shlex.split(line, comments=True)
             except ValueError as e:
-                toolkit.warn(f"cannot read that: {e}")
+                toolkit.set_options(base)
+                toolkit.complain(CommandFailed(f"cannot read that: {e}", ExitCode.USAGE))
                 code = ExitCode.USAGE
                 continue
             if words and words[0] == PROGRAM:

@@ -9,8 +9,9 @@
         return toolkit.table(reply["peers"], [("id", "PEER"), ("rtt_s", "RTT", toolkit.ms_text)])
 
 Results go to stdout: a table for people, or with --json exactly what the daemon answered. All else
-goes to stderr. The options --json, --socket, --timeout and --no-color are taken anywhere on the
-command line before a command sees its arguments, so no command defines them.
+goes to stderr, where with --json an error is a JSON object in one line. The options --json,
+--socket, --timeout and --no-color are taken anywhere on the command line before a command sees its
+arguments, so no command defines them.
 """
 
 from __future__ import annotations
@@ -53,12 +54,14 @@ class ExitCode(IntEnum):
 
 
 class CommandFailed(Exception):
-    """A command ends with a message on stderr and an exit code."""
+    """A command ends with a message on stderr and an exit code; `hint` is for programs, whose
+    message has no place for it."""
 
-    def __init__(self, message: str, code: int) -> None:
+    def __init__(self, message: str, code: int, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.code = code
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,35 @@ def warn(message: str) -> None:
 def fail(message: str, code: int = ExitCode.ERROR) -> NoReturn:
     """End the command with a message on stderr, in sentence case, that says what to do."""
     raise CommandFailed(message, code)
+
+
+def complain(error: AitorrentError | CommandFailed) -> None:
+    """An error on stderr: `Error: ` and what happened, with --json an object in one line."""
+    if options.json:
+        # In ASCII whatever the terminal can show: what it cannot would be written as no JSON.
+        text = json.dumps({"error": _error_map(error)}, default=_json_fallback)
+    else:
+        lines = _error_text(error).splitlines()
+        text = "\n".join(["Error: " + clean(lines[0] if lines else ""), *map(clean, lines[1:])])
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _error_text(error: AitorrentError | CommandFailed) -> str:
+    if isinstance(error, CommandFailed):
+        return error.message
+    message, error_id = error.message or error.code, str(error.data.get("error_id") or "")
+    return message if error_id in message else f"{message} (error id {error_id})"
+
+
+def _error_map(error: AitorrentError | CommandFailed) -> dict[str, Any]:
+    """`code`, `message`, and `data` or `hint` where there is one."""
+    if isinstance(error, CommandFailed):
+        known = {int(code): code.name.lower() for code in ExitCode}
+        found = {"code": known.get(error.code, "error"), "message": error.message}
+        return {**found, "hint": error.hint} if error.hint else found
+    described = error.as_map()
+    return described if error.data else {k: described[k] for k in ("code", "message")}
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:

@@ -84,8 +84,7 @@ def _answer(conversation: Conversation, text: str) -> bool:
     except KeyboardInterrupt:
         sys.stderr.write("Stopped.\n")
     except (AitorrentError, CommandFailed) as e:
-        sys.stderr.write(f"Error: {toolkit.clean(e.message)}\n")
-        sys.stderr.flush()
+        toolkit.complain(e)
         return False
     sys.stderr.flush()
     return True

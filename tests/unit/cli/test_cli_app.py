@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -204,6 +205,83 @@ def test_no_daemon_exits_with_69_and_a_way_out(capsys: pytest.CaptureFixture[str
     assert told.out == ""
     assert told.err.startswith("Error: cannot reach ")
     assert told.err.endswith("is it running? systemctl status aitorrentd\n")
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> Any:
+    """The object that a failed command wrote with --json, and nothing but it."""
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    return json.loads(told.err)["error"]
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (
+            ["status", "--json", "--bogus"],
+            {"message": "No such option: --bogus", "hint": "see aitorrentctl status --help"},
+        ),
+        (
+            ["--json", "plugin", "lsit"],
+            {
+                "message": "No such command 'lsit'. Did you mean 'list'?",
+                "hint": "see aitorrentctl plugin --help",
+            },
+        ),
+        (["plugin", "--json"], {"message": "no command was given", "hint": "see aitorrentctl plu"}),
+        (["--json"], {"message": "no command was given", "hint": "see aitorrentctl --help"}),
+        (["statsu", "--json"], {"message": "no such command: statsu; did you mean status?"}),
+        (["--timeout", "x", "--json"], {"message": "--timeout takes seconds above 0, got 'x'"}),
+        (
+            ["call", "a.b", "k", "--json"],
+            {"message": "Invalid value: 'k' is not of", "hint": "see aitorrentctl call --help"},
+        ),
+    ],
+)
+def test_wrong_usage_is_json_for_who_asked_for_it(
+    capsys: pytest.CaptureFixture[str],
+    plugins: Callable[..., None],
+    args: list[str],
+    error: dict[str, str],
+) -> None:
+    plugins()
+    assert main(args) == ExitCode.USAGE
+    told = error_of(capsys)
+    assert told.pop("code") == "usage"
+    assert told.keys() == error.keys()
+    assert all(told[key].startswith(text) for key, text in error.items())
+
+
+def test_json_after_two_dashes_is_a_word_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--timeout", "x", "status", "--", "--json"]) == ExitCode.USAGE
+    assert capsys.readouterr().err == "Error: --timeout takes seconds above 0, got 'x'\n"
+
+
+def test_errors_of_the_daemon_are_json_with_their_code_and_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "--json"]) == ExitCode.NO_DAEMON
+    assert error_of(capsys)["code"] == "unavailable"
+    wrong = ConfigError("bad\nsétting", problems=("log: bad",))
+    with ServerThread(tmp_path / "c.sock", Method("node.id", failing(wrong), "Id.")) as server:
+        assert main(["--socket", str(server.path), "id", "--json"]) == ExitCode.CONFIG
+    assert error_of(capsys) == {
+        "code": "invalid_params",
+        "message": "bad\nsétting",
+        "data": {"kind": "config", "problems": ["log: bad"]},
+    }
+
+
+def test_what_a_command_gives_up_for_is_json(
+    capsys: pytest.CaptureFixture[str], plugins: Callable[..., None]
+) -> None:
+    def register(app: typer.Typer) -> None:
+        app.command("late")(lambda: toolkit.fail("too late", ExitCode.TRY_LATER))
+
+    plugins(late=module({"late": "Be late."}, register))
+    assert main(["late", "--json"]) == ExitCode.TRY_LATER
+    assert error_of(capsys) == {"code": "try_later", "message": "too late"}
 
 
 def failing(error: Exception) -> Callable[[CallContext, NoParams], dict[str, Any]]:
