@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from aitorrentd import __version__, unit
 from aitorrentd.config import Config
-from aitorrentd.config.plugin_tables import plugin_problems
+from aitorrentd.config.plugin_tables import all_problems
 from aitorrentd.config.secrets import HIDDEN, conceal
 from aitorrentd.errors import ConfigError
 from aitorrentd.identity import load
@@ -257,7 +257,7 @@ def _run_core(config: Config) -> list[Checked]:
 
 async def _run_config(config: Config) -> Checked:
     files = ", ".join(str(file) for file in config.files) or "defaults only"
-    wrong = await plugin_problems(config.settings.plugins)
+    wrong = await all_problems(config)
     if wrong:
         remedy = "correct the setting, then: aitorrentctl config check"
         return Checked("config", "core", "settings are valid", "fail", "; ".join(wrong), remedy)
@@ -273,7 +273,7 @@ def run_offline(config_path: str | Path | None = None) -> list[dict[str, Any]]:
         config = Config.load(config_path, outside=True)
     except ConfigError as e:
         remedy = "correct the file, then: aitorrentctl config check"
-        text = "; ".join(e.problems)
+        text = "; ".join(asyncio.run(all_problems(e)))
         return [asdict(Checked("config", "core", "settings are valid", "fail", text, remedy))]
     return [asdict(asyncio.run(_run_config(config))), *map(asdict, _run_core(config))]
 

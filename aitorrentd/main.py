@@ -125,8 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = Config.load(args.config, overrides=overrides(args), outside=args.check)
     except ConfigError as e:
-        complain("\n".join(e.problems))
-        return EX_CONFIG
+        return _refuse(e)
     if args.check:
         return _check(config)
 
@@ -144,14 +143,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(config: Config) -> int:
-    from aitorrentd.config.plugin_tables import plugin_problems
-
-    if wrong := asyncio.run(plugin_problems(config.settings.plugins)):
-        complain("\n".join(wrong))
-        return EX_CONFIG
+    if code := _refuse(config):
+        return code
     files = ", ".join(str(file) for file in config.files) or "no files, the defaults hold"
     sys.stdout.write(f"the configuration is valid: {files}\n")
     return EX_OK
+
+
+def _refuse(config: Config | ConfigError) -> int:
+    """Say all that is wrong with it; nothing is when this returns EX_OK."""
+    from aitorrentd.config.plugin_tables import all_problems
+
+    if not (wrong := asyncio.run(all_problems(config))):
+        return EX_OK
+    complain("\n".join(wrong))
+    return EX_CONFIG
 
 
 if __name__ == "__main__":

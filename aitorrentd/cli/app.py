@@ -25,7 +25,7 @@ from typer.core import TyperGroup
 
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import CommandFailed, ExitCode, Options, set_options
-from aitorrentd.errors import AitorrentError
+from aitorrentd.errors import AitorrentError, ConfigError
 
 PROGRAM: Final = "aitorrentctl"
 ENTRY_POINT_GROUP: Final = "aitorrentd.cli"
@@ -313,7 +313,7 @@ def exit_code(error: AitorrentError) -> int:
         return ExitCode.DENIED
     if error.code in ("timeout", "busy"):
         return ExitCode.TRY_LATER
-    if error.data.get("kind") == "config" or type(error).__name__ == "ConfigError":
+    if error.data.get("kind") == "config" or isinstance(error, ConfigError):
         return ExitCode.CONFIG
     return ExitCode.ERROR
 

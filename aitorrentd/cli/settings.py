@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,17 +76,19 @@ def _checked() -> dict[str, Any]:
 def _checked_here(file: str) -> dict[str, Any]:
     import asyncio
 
-    from aitorrentd.config import Config
-    from aitorrentd.config.plugin_tables import plugin_problems
+    from aitorrentd.config import Config, WrongSettings
+    from aitorrentd.config.plugin_tables import all_problems
     from aitorrentd.errors import ConfigError
 
+    files: Sequence[object] = [file] if file else []
+    config: Config | ConfigError
     try:
         config = Config.load(Path(file).absolute() if file else None, outside=True)
-        problems = tuple(asyncio.run(plugin_problems(config.settings.plugins)))
-        files = [str(f) for f in config.files]
     except ConfigError as e:
-        problems, files = e.problems, [file] if file else []
-    return {"files": files, "problems": list(problems)}
+        config = e
+    if isinstance(config, Config | WrongSettings):
+        files = config.files
+    return {"files": [str(f) for f in files], "problems": asyncio.run(all_problems(config))}
 
 
 def _render_problems(reply: Mapping[str, Any]) -> str:

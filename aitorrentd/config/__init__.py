@@ -4,7 +4,7 @@ Later wins: defaults, the file, its drop-ins by name, the environment, the comma
 """
 
 from aitorrentd.config.edit import plan_setting, write_setting
-from aitorrentd.config.load import Config
+from aitorrentd.config.load import Config, WrongSettings
 from aitorrentd.config.model import ControlSettings, LogSettings, NodeSettings, Settings
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "LogSettings",
     "NodeSettings",
     "Settings",
+    "WrongSettings",
     "plan_setting",
     "write_setting",
 ]

@@ -25,6 +25,8 @@ class Layer:
     tree: Mapping[str, Any]
     origins: Mapping[KeyPath, str] = field(default_factory=dict)
     "Origins of single keys, where they differ from `origin`."
+    problems: tuple[str, ...] = ()
+    "What is wrong with the source, and left out of the tree."
 
 
 def drop_in_dir(path: Path) -> Path:
@@ -43,18 +45,22 @@ def file_layers(
         ConfigError: something cannot be read, or the file is `required` and missing.
     """
     instead = dict(replaced or {})
-    layers = []
-    try:
-        layers.append(Layer(str(path), read(path)))
-    except FileNotFoundError:
-        if required:
-            raise ConfigError(
-                f"there is no configuration file {path}; create it, or leave out --config and "
-                "$AITORRENT_CONFIG to run with the defaults"
-            ) from None
-    for file in sorted({*_drop_ins(path), *instead}, key=lambda found: found.name):
-        tree = instead.get(file)
-        layers.append(Layer(str(file), read(file) if tree is None else tree))
+    layers: list[Layer] = []
+    wrong: list[str] = []
+    for file in [path, *sorted({*_drop_ins(path), *instead}, key=lambda found: found.name)]:
+        try:
+            tree = instead.get(file)
+            layers.append(Layer(str(file), read(file) if tree is None else tree))
+        except ConfigError as e:
+            wrong += e.problems
+        except FileNotFoundError:
+            if file is path and required:
+                wrong.append(
+                    f"there is no configuration file {path}; create it, or leave out --config and "
+                    "$AITORRENT_CONFIG to run with the defaults"
+                )
+    if wrong:
+        raise ConfigError("; ".join(wrong), problems=tuple(wrong))
     return layers
 
 
@@ -69,11 +75,7 @@ def _drop_ins(path: Path) -> list[Path]:
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
-    """What the environment sets, under the names that the first ai-torrent used.
-
-    Raises:
-        ConfigError: $PORT is not a port.
-    """
+    """What the environment sets, under the names that the first ai-torrent used."""
     transport: dict[str, Any] = {}
     origins: dict[KeyPath, str] = {}
 
@@ -81,10 +83,12 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
         transport[key] = value
         origins[("plugins", "transport", key)] = f"environment variable {variable}"
 
+    wrong: tuple[str, ...] = ()
     if port := environ.get("PORT", "").strip():
-        if not (port.isascii() and port.isdecimal() and int(port) <= 65535):
-            raise ConfigError(f"the environment variable PORT is {port!r}, not a port (0 to 65535)")
-        put("port", int(port), "PORT")
+        if port.isascii() and port.isdecimal() and int(port) <= 65535:
+            put("port", int(port), "PORT")
+        else:
+            wrong = (f"the environment variable PORT is {port!r}, not a port (0 to 65535)",)
     if announce := _addresses(environ.get("AI_TORRENT_ADDR", "")):
         put("announce", announce, "AI_TORRENT_ADDR")
     if bootstrap := _addresses(environ.get("BOOTSTRAP_ADDR", "")):
@@ -93,7 +97,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     if state_dir := environ.get("AITORRENT_STATE_DIR", ""):
         tree["node"] = {"state_dir": state_dir}
         origins[("node", "state_dir")] = "environment variable AITORRENT_STATE_DIR"
-    return Layer("environment", tree, origins)
+    return Layer("environment", tree, origins, wrong)
 
 
 def _addresses(text: str) -> list[str]:

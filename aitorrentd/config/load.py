@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,28 @@ from aitorrentd.paths import (
 
 _DEFAULT: Final = "default"
 _MAX_SHOWN: Final = 20
+
+
+class WrongSettings(ConfigError):
+    """The files can be read, and what they say is wrong.
+
+    `tables` are those of the plugins, of which nothing was checked yet; `files` and `origins` as of
+    a `Config`.
+    """
+
+    def __init__(
+        self,
+        problems: Iterable[str],
+        *,
+        tables: Mapping[str, Mapping[str, Any]],
+        files: tuple[Path, ...],
+        origins: Mapping[KeyPath, str],
+    ) -> None:
+        told = located(problems, origins)
+        super().__init__("; ".join(told), problems=told)
+        self.tables = tables
+        self.files = files
+        self.origins = origins
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -188,12 +211,22 @@ def _build(
 ) -> Config:
     tree, origins = merge(layers)
     secrets: set[str] = set()
+    wrong = [problem for layer in layers for problem in layer.problems]
     handed = without_handed(tree, environ) if outside else tree
-    resolved = resolve(handed, environ, secrets)
+    resolved = resolve(handed, environ, secrets, wrong)
+    plugins = resolved.get("plugins")
+    refusal = partial(
+        WrongSettings,
+        tables={} if not isinstance(plugins, dict) else _tables(plugins),
+        files=files,
+        origins=origins,
+    )
     try:
         settings = Settings.model_validate(resolved)
     except ValidationError as e:
-        raise _invalid(problems("", e, Settings), origins) from None
+        raise refusal([*wrong, *unsaid(problems("", e, Settings), wrong)]) from None
+    if wrong:
+        raise refusal(wrong)
     node = settings.node
     config = Config(
         settings=settings,
@@ -207,16 +240,33 @@ def _build(
         source=source,
     )
     if config.socket is not None and len(os.fsencode(config.socket)) > MAX_SOCKET_BYTES:
-        raise ConfigError(
-            f"the path of the control socket, {config.socket}, is longer than {MAX_SOCKET_BYTES} "
-            "bytes; set control.socket or node.runtime_dir to a shorter one"
+        raise refusal(
+            [
+                f"the path of the control socket, {config.socket}, is longer than "
+                f"{MAX_SOCKET_BYTES} bytes; set control.socket or node.runtime_dir to a shorter one"
+            ]
         )
     return config
 
 
-def _invalid(found: tuple[str, ...], origins: Mapping[KeyPath, str]) -> ConfigError:
-    located = tuple(_with_origin(problem, origins) for problem in found)
-    return ConfigError("; ".join(located), problems=located)
+def _tables(plugins: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    # `transport:` with nothing below it is an empty table; what is no table is told already.
+    return {n: table or {} for n, table in plugins.items() if isinstance(table, dict | None)}
+
+
+def unsaid(found: Iterable[str], said: Iterable[str]) -> tuple[str, ...]:
+    """Those of `found` whose setting none of `said` is about."""
+    known = {_setting(problem) for problem in said}
+    return tuple(problem for problem in found if _setting(problem) not in known)
+
+
+def _setting(problem: str) -> str:
+    return problem.partition(":")[0].replace("[", ".").replace("]", "")
+
+
+def located(found: Iterable[str], origins: Mapping[KeyPath, str]) -> tuple[str, ...]:
+    """Problems with the origin of the setting that each begins with, where that is known."""
+    return tuple(_with_origin(problem, origins) for problem in found)
 
 
 def _with_origin(problem: str, origins: Mapping[KeyPath, str]) -> str:

@@ -1,10 +1,12 @@
-"""Whether the tables under `plugins:` fit their plugins' models, without starting any plugin."""
+"""Whether the tables under `plugins:` fit their plugins' models, without starting any plugin, and
+all that is wrong with a configuration, told at once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from aitorrentd.config.load import Config, WrongSettings, located, unsaid
 from aitorrentd.errors import AitorrentError, ConfigError
 from aitorrentd.kernel.settings import suggestion, validated
 
@@ -12,6 +14,22 @@ if TYPE_CHECKING:
     from aitorrentd.kernel.found import PluginSource
 
 _IMPORT_TIMEOUT_S: Final = 30.0
+
+
+async def all_problems(
+    config: Config | ConfigError, sources: Sequence[PluginSource] | None = None
+) -> list[str]:
+    """What is wrong with a configuration, or with that which could not be loaded: the core's
+    settings, and every plugin's as far as its table can be read. One line each.
+    """
+    if isinstance(config, WrongSettings):
+        said, tables = config.problems, config.tables
+    elif isinstance(config, ConfigError):
+        return list(config.problems)
+    else:
+        said, tables = (), config.settings.plugins
+    found = await plugin_problems(tables, sources)
+    return [*said, *located(unsaid(found, said), config.origins)]
 
 
 async def plugin_problems(

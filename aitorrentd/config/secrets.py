@@ -55,21 +55,28 @@ def _is_handed(value: Any, environ: Mapping[str, str]) -> bool:
 
 
 def resolve(
-    tree: Any, environ: Mapping[str, str], found: set[str], path: tuple[str, ...] = ()
+    tree: Any,
+    environ: Mapping[str, str],
+    found: set[str],
+    wrong: list[str],
+    path: tuple[str, ...] = (),
 ) -> Any:
     """`tree` with its references replaced by the secrets, which are also added to `found`.
 
-    Raises:
-        ConfigError: a secret that is not there, empty or unreadable.
+    A secret that is not there, empty or unreadable becomes an empty text, and a line of `wrong`.
     """
     if (ref := reference(tree)) is not None:
-        secret = _fetch(*ref, environ, path)
+        try:
+            secret = _fetch(*ref, environ, path)
+        except ConfigError as e:
+            wrong.append(e.message)
+            return ""
         found.add(secret)
         return secret
     if isinstance(tree, dict):
-        return {k: resolve(v, environ, found, (*path, k)) for k, v in tree.items()}
+        return {k: resolve(v, environ, found, wrong, (*path, k)) for k, v in tree.items()}
     if isinstance(tree, list):
-        return [resolve(v, environ, found, (*path, str(i))) for i, v in enumerate(tree)]
+        return [resolve(v, environ, found, wrong, (*path, str(i))) for i, v in enumerate(tree)]
     if isinstance(tree, str) and tree and path and _names_secret(path):
         found.add(tree)
     return tree

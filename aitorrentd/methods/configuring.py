@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
+from aitorrentd.config import Config, WrongSettings
 from aitorrentd.config.documents import key_text, parse, parse_key
 from aitorrentd.config.layers import KeyPath
-from aitorrentd.config.plugin_tables import plugin_problems
+from aitorrentd.config.plugin_tables import all_problems
 from aitorrentd.errors import ConfigError, NotFound
 from aitorrentd.methods import shapes
 from aitorrentd.methods.observing import plugin_config
@@ -22,14 +24,17 @@ _UNKNOWN: Final = object()
 
 
 async def _problems(host: Host) -> dict[str, Any]:
-    config = host.config
-    if config.source is not None:
+    config: Config | ConfigError = host.config
+    files = host.config.files
+    if host.config.source is not None:
         try:
-            config = config.reloaded()
+            config = await asyncio.to_thread(host.config.reloaded)
         except ConfigError as e:
-            return {"files": [str(f) for f in host.config.files], "problems": list(e.problems)}
-    wrong = await plugin_problems(config.settings.plugins, host.sources)
-    return {"files": [str(f) for f in config.files], "problems": wrong}
+            config = e
+        if isinstance(config, Config | WrongSettings):
+            files = config.files
+    wrong = await all_problems(config, host.sources)
+    return {"files": [str(f) for f in files], "problems": wrong}
 
 
 def _default(host: Host, key: str) -> Any:

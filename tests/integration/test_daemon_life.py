@@ -242,7 +242,11 @@ async def test_failure_of_another_plugin_is_a_warning_in_a_daemon_that_runs(
         ("log: {levle: info}", 78, "log.levle: unknown key; did you mean level?"),
         ("log: [}", 78, "aitorrent.yaml:1:7: not YAML"),
         ("version: 9", 78, "this program reads version 1"),
-        ("plugins: {x: {psk: {env: NOT_SET}}}", 78, "environment variable NOT_SET is not set"),
+        (
+            "plugins: {transport: {psk: {env: NOT_SET}}}",
+            78,
+            "environment variable NOT_SET is not set",
+        ),
     ],
 )
 async def test_wrong_configuration_is_one_line_and_exit_code_78(
@@ -254,6 +258,26 @@ async def test_wrong_configuration_is_one_line_and_exit_code_78(
     found, out, err = await run_to_end("--config", str(file), "--state-dir", str(state))
     assert (found, out, err.count("\n")) == (code, "", 1)
     assert said in err
+    assert not state.exists()
+
+
+async def test_start_tells_the_mistakes_of_the_core_and_of_the_plugins_at_once(
+    tmp_path: Path, odd: dict[str, str]
+) -> None:
+    file = tmp_path / "aitorrent.yaml"
+    file.write_text("log: {levle: info}\nplugins: {odd: {secnds: 1}, inferense: {}}")
+    state = tmp_path / "state"
+    found, out, err = await run_to_end(
+        "--config", str(file), "--state-dir", str(state), env={**odd, "PORT": "http"}
+    )
+    assert (found, out) == (78, "")
+    assert err.splitlines() == [
+        "aitorrentd: the environment variable PORT is 'http', not a port (0 to 65535)",
+        f"aitorrentd: log.levle: unknown key; did you mean level? (in {file})",
+        f"aitorrentd: plugins.odd.secnds: unknown key; did you mean seconds? (in {file})",
+        "aitorrentd: plugins.inferense: no plugin of that name is installed; "
+        "did you mean inference?",
+    ]
     assert not state.exists()
 
 

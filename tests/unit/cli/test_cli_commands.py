@@ -182,8 +182,27 @@ def test_configuration_files_are_checked_without_a_daemon(
     ran = ctl("config", "check", str(file), "--json")
     assert ran.code == 78
     assert len(ran.json()["problems"]) == 1
+    assert ran.json()["files"] == [str(file)]
+    file.write_text("version: 1\nnode: {nam: x}\nplugins: {transport: {prot: 1}}\n")
+    assert ctl("config", "check", str(file)).out.splitlines() == [
+        f"node.nam: unknown key; did you mean name? (in {file})",
+        f"plugins.transport.prot: unknown key; did you mean port? (in {file})",
+    ]
     file.write_text("version: 1\n")
     assert ctl("config", "check", str(file)).code == 0
+
+
+def test_running_daemon_tells_all_mistakes_in_its_files(ctl: Ctl, tmp_path: Path) -> None:
+    with NodeThread(tmp_path) as node:
+        good = node.file.read_text()
+        node.file.write_text(good.replace("plugins: {}", "plugins: {count: {prot: 1}}\nnod: {}"))
+        ran = ctl("config", "check", "--socket", str(node.socket))
+        node.file.write_text(good)
+    assert ran.code == 78
+    assert ran.out.splitlines() == [
+        "nod: unknown key; did you mean node?",
+        f"plugins.count.prot: unknown key; did you mean port? (in {node.file})",
+    ]
 
 
 def test_logs_are_shown_with_level_and_plugin(ctl: Ctl) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
+from aitorrentd.api import PluginConfig, PluginInfo, hookimpl
 from aitorrentd.config import Config, write_setting
 from aitorrentd.config.documents import key_text, parse, parse_key
+from aitorrentd.config.plugin_tables import all_problems
 from aitorrentd.errors import ConfigError, Denied, NotFound
+from aitorrentd.kernel.found import PluginSource
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -104,6 +109,81 @@ def test_every_problem_is_listed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="log.level") as caught:
         Config.load(file)
     assert len(caught.value.problems) == 3
+
+
+class OddConfig(PluginConfig):
+    seconds: int = 1
+    key: str = Field("k", min_length=1)
+    names: tuple[str, ...] = ()
+
+
+class OddPlugin:
+    @hookimpl
+    def aitorrent_info(self) -> PluginInfo:
+        return PluginInfo("odd", "Odd.", config=OddConfig)
+
+
+def everything_wrong(text: str, tmp_path: Path) -> list[str]:
+    """What is told at once about a file, without the file's name."""
+    config: Config | ConfigError
+    try:
+        config = load(text, tmp_path)
+    except ConfigError as e:
+        config = e
+    found = asyncio.run(all_problems(config, [PluginSource.of(OddPlugin)]))
+    return [line.replace(f" (in {tmp_path / 'aitorrent.yaml'})", " @") for line in found]
+
+
+ODD_SECONDS = (
+    "plugins.odd.seconds: should be a valid integer, unable to parse string as an integer @"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("plugins: {odd: {seconds: x}}", [ODD_SECONDS]),
+        (
+            "log: {level: 1}\nplugins: {odd: {seconds: x}, odt: {}}",
+            [
+                "log.level: should be 'debug', 'info', 'warning' or 'error' @",
+                ODD_SECONDS,
+                "plugins.odt: no plugin of that name is installed; did you mean odd?",
+            ],
+        ),
+        # what one setting lacks is told once, not again by who reads it
+        (
+            "plugins: {odd: {seconds: x, key: {env: NOT_SET}, names: [{env: NONE}, 1]}, o o: {}}",
+            [
+                "plugins.odd.key: the environment variable NOT_SET is not set @",
+                "plugins.odd.names.0: the environment variable NONE is not set @",
+                "plugins.o o: is not the name of a plugin (a-z, 0-9, dash and underscore)",
+                ODD_SECONDS,
+                "plugins.odd.names[1]: should be a valid string @",
+            ],
+        ),
+        ("plugins: {odd: 7}\nversion: 2", ["version: this program", "plugins.odd: should be a t"]),
+        ("plugins: 7\nversion: 2", ["version: this program", "plugins: should be a table"]),
+        (f"control: {{socket: /{'x' * 200}}}\nplugins: {{odd: {{seconds: x}}}}", ["", ODD_SECONDS]),
+        ("log: {level: 1}\nplugins: {odd: {seconds: [}", ["FILE"]),
+    ],
+)
+def test_mistakes_of_the_core_and_of_plugins_are_told_at_once(
+    text: str, told: list[str], tmp_path: Path
+) -> None:
+    found = everything_wrong(text, tmp_path)
+    assert len(found) == len(told)
+    for line, expected in zip(found, told, strict=True):
+        assert line.replace(str(tmp_path / "aitorrent.yaml"), "FILE").startswith(expected)
+
+
+def test_every_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "aitorrent.yaml.d").mkdir()
+    (tmp_path / "aitorrent.yaml.d" / "10.yaml").write_text("log: [")
+    (tmp_path / "aitorrent.yaml.d" / "20.yaml").write_text("log: {level: loud}")
+    first, second = everything_wrong("- a list", tmp_path)
+    assert "aitorrent.yaml: must hold" in first
+    assert "10.yaml:2:1: not YAML" in second
 
 
 def test_file_that_is_named_must_exist_and_the_default_one_need_not(tmp_path: Path) -> None:
