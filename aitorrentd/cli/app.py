@@ -61,8 +61,8 @@ GLOBAL_OPTIONS: Final = [
     ("--socket PATH", "Control socket of the daemon.  [env: AITORRENT_SOCKET]"),
     ("--timeout SECONDS", "Give up on an answer after so long.  [default: 30]"),
     ("--no-color", "No colours.  [env: NO_COLOR]"),
-    ("--version", "Show this program's version."),
-    ("--help", "Show this message, or that of a command."),
+    ("-V, --version", "Show this program's version."),
+    ("-h, --help", "Show this message, or that of a command."),
     ("--install-completion", "Install completion for the current shell."),
     ("--show-completion", "Show completion for the current shell, to copy it."),
 ]
@@ -289,6 +289,8 @@ def root(args: Sequence[str] = ()) -> Any:
     app = typer.Typer(
         cls=RootGroup,
         name=PROGRAM,
+        # Commands take it from the context that they run in.
+        context_settings={"help_option_names": ["--help", "-h"]},
         help="Talk to the aitorrentd daemon.",
         no_args_is_help=True,
         rich_markup_mode=None,

@@ -105,6 +105,21 @@ def test_the_version_is_told_without_a_daemon(capsys: pytest.CaptureFixture[str]
         assert capsys.readouterr().out.startswith("aitorrentctl 0.")
 
 
+@pytest.mark.parametrize(
+    "words", [[], ["status"], ["plugin"], ["plugin", "list"], ["rpc", "describe"], ["greet"]]
+)
+def test_h_is_help_everywhere(
+    capsys: pytest.CaptureFixture[str], plugins: Callable[..., None], words: list[str]
+) -> None:
+    plugins(hello=greeter())
+    assert main([*words, "--help"]) == ExitCode.OK
+    long = capsys.readouterr()
+    assert main([*words, "-h"]) == ExitCode.OK
+    assert capsys.readouterr() == long
+    assert long.out.startswith(f"Usage: {' '.join(['aitorrentctl', *words])} ")
+    assert "-h" in long.out.split("Options", 1)[1]
+
+
 def test_a_plugin_adds_commands(
     capsys: pytest.CaptureFixture[str], plugins: Callable[..., None]
 ) -> None:
