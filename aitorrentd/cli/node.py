@@ -117,6 +117,7 @@ def _render_id(reply: Mapping[str, Any]) -> str:
     return toolkit.fields(
         [
             ("id", reply.get("id")),
+            ("name", reply.get("name")),
             ("public key", reply.get("public_key")),
             ("DHT id", reply.get("dht_id")),
             ("addresses", reply.get("addresses") or None),

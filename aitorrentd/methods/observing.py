@@ -197,6 +197,7 @@ def observing_methods(host: Host) -> list[Method]:
     def node_id(call: CallContext, params: NoParams) -> dict[str, Any]:
         return {
             "id": host.id,
+            "name": host.name,
             "public_key": host.identity.public_key.hex(),
             "dht_id": host.identity.dht_id.hex(),
             "addresses": host.addresses(),

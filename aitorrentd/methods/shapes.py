@@ -129,6 +129,7 @@ class NodeId(Result):
     """A node's names."""
 
     id: str = Field(description="libp2p peer id")
+    name: str = Field(description="what the node calls itself; no proof of who it is")
     public_key: str = Field(description="Ed25519, hex")
     dht_id: str = Field(description="first 20 bytes of the SHA-256 of the public key, hex")
     addresses: list[str]
