@@ -30,9 +30,11 @@ from aitorrentd.api import (
     TimedOut,
     Transport,
     Unavailable,
+    called,
     error_from_map,
     frame_head,
     read_frame,
+    short,
 )
 
 GONE_AVOID_S: Final = 3.0
@@ -60,6 +62,8 @@ class StageControl:
         "The session that it sends to."
         self.lost = ""
         "Why it is lost; empty while it is not."
+        self.who = short(self.peer)
+        "The peer as people are shown it: with its name, once that is known, also when it is gone."
         self.avoid_s = 0.0
         "How long its holder should not be asked again."
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -87,6 +91,8 @@ class StageControl:
             self._stream = await self._transport.open_stream(
                 self.peer, PROTOCOL, timeout_s=timeout_s, addresses=span.addresses
             )
+            if (view := self._transport.peer(self.peer)) is not None:
+                self.who = called(self.peer, view.name)
             self._tasks.start(self._read(self._stream), name="shards-stage")
             opened = Open(
                 session=self.session,

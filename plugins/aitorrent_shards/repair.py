@@ -125,7 +125,7 @@ class Repair:
         if not self._lost:
             return problem or Unavailable(f"the stages of {model} cannot be linked")
         what = "; ".join(
-            f"layers {s.start}-{s.end} of {model} were lost with {short(s.peer)} ({s.lost})"
+            f"layers {s.start}-{s.end} of {model} were lost with {s.who} ({s.lost})"
             for s in self._lost[-3:]
         )
         if busy:
@@ -134,7 +134,7 @@ class Repair:
         return Unavailable(f"{what} and nobody else holds them (waited for {waited_s:g} s)")
 
     def _tell_waiting(self) -> None:
-        lost = [f"layers {s.start}-{s.end} with {short(s.peer)}" for s in self._pipeline.lost()]
+        lost = [f"layers {s.start}-{s.end} with {s.who}" for s in self._pipeline.lost()]
         if lost and not self._told:
             self._told = True
             raise Waiting(f"lost {', '.join(lost)}; looking for another holder")

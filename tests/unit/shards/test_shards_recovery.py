@@ -10,7 +10,16 @@ import pytest
 
 from aitorrent_shards import hop
 from aitorrent_shards.stage import StageSession
-from aitorrentd.api import Frame, GenerateRequest, SamplingParams, StageLost, Stream, Unavailable
+from aitorrentd.api import (
+    Frame,
+    GenerateRequest,
+    PeerId,
+    PeerView,
+    SamplingParams,
+    StageLost,
+    Stream,
+    Unavailable,
+)
 from tests.support.shards_fakes import FakeNode, toy_answer, toy_network, until
 
 NEW = 12
@@ -251,6 +260,28 @@ async def test_without_another_holder_the_answer_ends_with_an_error(tmp_path: Pa
         (lost,) = [e for e in nodes[0].events if isinstance(e, StageLost)]
         assert lost.replacement == ""
         await until(lambda: not nodes[1].shards.host.sessions())
+
+
+async def test_loss_is_told_with_the_name_of_the_peer_beside_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with toy_network(tmp_path, "none", "0-3", "3-6", resume_timeout_s=0.3) as nodes:
+        lost = nodes[2]
+
+        def peer(self: FakeNode, peer: PeerId) -> PeerView | None:
+            is_there = not self.net.nodes[peer].dead
+            name = "kitchen" if peer == lost.id else ""
+            return PeerView(peer, "", True, 0, None, 0, 0, 0, "", name) if is_there else None
+
+        monkeypatch.setattr(FakeNode, "peer", peer)
+        notices = []
+        called = f'…{lost.id[-8:]} "kitchen"'
+        with pytest.raises(Unavailable, match=f"layers 3-6 of toy were lost with {called} "):
+            async for chunk in nodes[0].shards.backend.generate(request()):
+                lost.net.kill(lost)
+                notices += [chunk.notice] if chunk.notice else []
+        assert nodes[0].peer(lost.id) is None
+        assert notices == [f"lost layers 3-6 with {called}; looking for another holder"]
 
 
 async def test_lying_last_stage_is_replaced(tmp_path: Path) -> None:
