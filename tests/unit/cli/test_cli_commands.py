@@ -92,8 +92,8 @@ def test_json_is_the_answer_unchanged(
 
 def test_id_and_version_show_theirs(ctl: Ctl, client: Client) -> None:
     told = client.call("node.id")
-    shown = [line.split(maxsplit=1) for line in ctl("id").out.splitlines()]
-    assert shown[:2] == [["id", told["id"]], ["name", "tester"]]
+    told_lines = [line.split(maxsplit=1) for line in ctl("id").out.splitlines()]
+    assert told_lines[:2] == [["id", told["id"]], ["name", "tester"]]
     assert told["public_key"] in ctl("id").out
     assert ctl("id", "--json").json()["name"] == "tester"
     shown = ctl("version").out.splitlines()
