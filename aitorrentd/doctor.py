@@ -146,7 +146,7 @@ def _control(config: Config) -> _Finding:
         if path.is_socket():
             text = f"{path} is left over from a daemon that ended without cleaning up"
             return _Finding("warn", text, "start a daemon, which takes it over: aitorrentd")
-        remedy = "systemctl start aitorrentd, or run aitorrentd"
+        remedy = "systemctl start aitorrentd" if unit.serves(path) else "start one: aitorrentd"
         return _Finding("warn", f"no daemon answers at {path}", remedy)
     try:
         grp.getgrnam(group)

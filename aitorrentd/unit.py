@@ -1,4 +1,5 @@
-"""The system's service, as far as the tools care: whether it runs, how it is, its restart."""
+"""The system's service, as far as the tools care: whether it runs, how it is, its restart, and what
+to tell people who need one where there may be no such service."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from aitorrentd.errors import TimedOut, Unavailable
 DAEMON: Final = "aitorrentd.service"
 SOCKET: Final = "/run/aitorrent/control.sock"
 _BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
+_UNITS: Final = tuple(map(Path, ("/etc/systemd/system", "/usr/lib/systemd/system")))
 _ASK_S: Final = 10.0
 _PROPERTIES: Final = ("LoadState", "ActiveState", "SubState", "Result", "UnitFileState")
 
@@ -51,6 +53,22 @@ def sleeps(path: str | Path) -> bool:
         return False
     state = properties(DAEMON).get("ActiveState", "")
     return state in ("inactive", "failed") and Path(path).is_socket()
+
+
+def serves(path: str | Path) -> bool:
+    """Whether the control socket `path` is the one of a service that systemd manages here."""
+    return (
+        str(path) == SOCKET
+        and _BOOTED.is_dir()
+        and any((directory / DAEMON).exists() for directory in _UNITS)
+    )
+
+
+def restart_remedy(path: str | Path) -> str:
+    """How a person restarts the daemon that listens on `path`."""
+    if serves(path) and is_active(DAEMON):
+        return "systemctl restart aitorrentd"
+    return "stop the daemon and start it again"
 
 
 def restart(unit: str, *, timeout_s: float) -> None:

@@ -72,14 +72,18 @@ def _checks(plugin: str, config: str) -> list[dict[str, Any]]:
 
 def _reach(error: AitorrentError) -> dict[str, Any]:
     """A check that says why the daemon was not asked."""
+    from aitorrentd import unit
+
     text, _, remedy = error.message.partition("; ")
+    if not remedy and unit.serves(toolkit.socket_path()):
+        remedy = "see: journalctl -u aitorrentd"
     return {
         "name": "reach",
         "plugin": "core",
         "summary": "this user may talk to the daemon",
         "status": "fail",
         "text": text,
-        "remedy": remedy or "see: journalctl -u aitorrentd",
+        "remedy": remedy or "see what it logged; else stop it and start it again",
     }
 
 

@@ -198,7 +198,10 @@ def _render_rebuilt(reply: Mapping[str, Any]) -> str:
 def _next(reply: Mapping[str, Any]) -> str:
     if reply["restarted"]:
         return "the daemon was restarted: aitorrentctl plugin list"
-    return "it takes effect when the daemon is restarted: systemctl restart aitorrentd"
+    from aitorrentd import unit
+
+    how = unit.restart_remedy(toolkit.socket_path())
+    return f"a daemon that runs uses it after a restart: {how}"
 
 
 def _render_new(reply: Mapping[str, Any], name: str) -> str:

@@ -146,8 +146,11 @@ def _in_force(reply: Mapping[str, Any]) -> list[str]:
         restarted = f"; plugin {toolkit.clean(plugin)} was restarted for it" if is_restart else ""
         lines.append(f"in force now{restarted}: {toolkit.clean(applied)}")
     if reply.get("restart"):
+        from aitorrentd import unit
+
+        how = unit.restart_remedy(toolkit.socket_path())
         keys = ", ".join(toolkit.clean(key) for key in reply["restart"])
-        lines.append(f"takes effect after a restart (systemctl restart aitorrentd): {keys}")
+        lines.append(f"takes effect after a restart ({how}): {keys}")
     return lines
 
 

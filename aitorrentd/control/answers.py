@@ -39,7 +39,10 @@ def unreachable(path: str, error: OSError) -> AitorrentError:
         )
     if isinstance(error, TimeoutError) or error.errno == errno.EAGAIN:
         return TimedOut(f"cannot reach {path}: the daemon does not accept connections")
-    hint = "is it running? systemctl status aitorrentd"
+    from aitorrentd import unit  # only who fails pays for it
+
+    way_out = "systemctl status aitorrentd" if unit.serves(path) else "start it: aitorrentd"
+    hint = f"is it running? {way_out}"
     return NoDaemon(f"cannot reach {path}: {error.strerror or error}; {hint}")
 
 

@@ -78,7 +78,7 @@ def test_plugin_goes_into_the_layer_and_can_be_read_by_the_daemons_user(
         os.umask(previous)
     assert done.code == 0, done.err
     assert "brings along  tinylib 1.0.0" in done.out
-    assert "takes effect when the daemon is restarted" in done.out
+    assert "after a restart: stop the daemon and start it again" in done.out
     assert installed(core) == {"aitorrent-tiny": "1.0.0", "tinylib": "1.0.0"}
     assert recorded(core) == ["aitorrent-tiny==1.0.0"]
     assert plugins_seen(core) == ["tiny"]

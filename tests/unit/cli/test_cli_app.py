@@ -219,7 +219,7 @@ def test_no_daemon_exits_with_69_and_a_way_out(capsys: pytest.CaptureFixture[str
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.startswith("Error: cannot reach ")
-    assert told.err.endswith("is it running? systemctl status aitorrentd\n")
+    assert told.err.endswith("is it running? start it: aitorrentd\n")
 
 
 def error_of(capsys: pytest.CaptureFixture[str]) -> Any:

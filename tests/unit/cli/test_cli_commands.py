@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from aitorrentd import unit
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.node import render_status
 from aitorrentd.control.client import Client
@@ -153,6 +154,21 @@ def test_settings_are_shown_read_and_written(ctl: Ctl, node: NodeThread) -> None
     drop_in = Path(f"{node.file}.d") / "90-set.yaml"
     assert yaml.safe_load(drop_in.read_text())["plugins"]["count"]["port"] == 7
     assert ctl("config", "get", "plugins.count.port").out == "7\n"
+
+
+def test_restart_that_a_setting_needs_is_told_as_the_daemon_runs(
+    ctl: Ctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with NodeThread(tmp_path) as node:
+        monkeypatch.setenv("AITORRENT_SOCKET", str(node.socket))
+        said = ctl("config", "set", "node.network", "other").out.splitlines()[1]
+        assert said == (
+            "takes effect after a restart (stop the daemon and start it again): node.network"
+        )
+        monkeypatch.setattr(unit, "serves", lambda path: path == str(node.socket))
+        monkeypatch.setattr(unit, "is_active", lambda name: name == "aitorrentd.service")
+        said = ctl("config", "set", "node.network", "third").out.splitlines()[1]
+        assert said == "takes effect after a restart (systemctl restart aitorrentd): node.network"
 
 
 def test_files_that_were_edited_are_read_again_on_request(ctl: Ctl, node: NodeThread) -> None:
@@ -311,7 +327,7 @@ def test_the_doctor_works_without_a_daemon(ctl: Ctl, tmp_path: Path) -> None:
     ran = ctl("doctor", "--socket", absent, "--config", str(file))
     assert ran.code == 0
     assert "warn  control-socket: no daemon answers at" in ran.out
-    assert "      -> systemctl start aitorrentd" in ran.out
+    assert "      -> start one: aitorrentd\n" in ran.out
     file.write_text("version: 1\nnode: {nam: x}\n")
     ran = ctl("doctor", "--socket", absent, "--config", str(file))
     assert ran.code == 1

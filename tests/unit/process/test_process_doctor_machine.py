@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from aitorrentd import layers, unit
+from aitorrentd.control.answers import unreachable
 from aitorrentd.doctor import run_offline
 from aitorrentd.doctor_machine import machine_checks
 from aitorrentd.identity import load_or_create
@@ -206,3 +207,27 @@ def test_core_without_a_layer_says_where_plugins_go(
     nowhere: Callable[[], None] = lambda: None  # noqa: E731
     monkeypatch.setattr(layers, "layer", nowhere)
     assert machine()["plugin-layer"].status == "ok"
+
+
+def test_service_is_recommended_only_where_systemd_manages_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    booted, units = tmp_path / "booted", tmp_path / "units"
+    units.mkdir()
+    monkeypatch.setattr(unit, "_BOOTED", booted)
+    monkeypatch.setattr(unit, "_UNITS", (units,))
+    monkeypatch.setattr(unit, "is_active", lambda name: True)
+
+    def hint(path: str) -> str:
+        return unreachable(path, FileNotFoundError(2, "No such file")).message.partition("? ")[2]
+
+    by_hand = ("start it: aitorrentd", "stop the daemon and start it again")
+    assert (hint(unit.SOCKET), unit.restart_remedy(unit.SOCKET)) == by_hand
+    booted.mkdir()
+    assert (hint(unit.SOCKET), unit.restart_remedy(unit.SOCKET)) == by_hand
+    (units / unit.DAEMON).touch()
+    assert hint(unit.SOCKET) == "systemctl status aitorrentd"
+    assert unit.restart_remedy(unit.SOCKET) == "systemctl restart aitorrentd"
+    assert (hint("/run/user/1/own"), unit.restart_remedy("/run/user/1/own")) == by_hand
+    monkeypatch.setattr(unit, "is_active", lambda name: False)
+    assert unit.restart_remedy(unit.SOCKET) == by_hand[1]
