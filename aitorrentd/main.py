@@ -34,6 +34,11 @@ class _Parser(argparse.ArgumentParser):
         complain(f"{message}; see aitorrentd --help")
         sys.exit(EX_USAGE)
 
+    def _print_message(self, message: str, file: object = None) -> None:
+        # argparse is silent about a full disk. `error` is ours, so this is all for stdout.
+        if not _told(message):
+            sys.exit(EX_UNAVAILABLE)
+
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
@@ -103,6 +108,22 @@ def complain(message: str) -> None:
     sys.stderr.flush()
 
 
+def _told(text: str) -> bool:
+    """Write to standard output; False when that is not possible, which was said then."""
+    if sys.stdout is None:
+        return True  # closed by who started us, and so not missed
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as e:
+        # What is still buffered must not raise again at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(e, BrokenPipeError):
+            complain(f"the output cannot be written: {e.strerror}")
+            return False
+    return True
+
+
 def exit_code(error: AitorrentError) -> int:
     """The exit code that says what kind of error ended the daemon."""
     kinds: tuple[tuple[type[AitorrentError], int], ...] = (
@@ -146,8 +167,7 @@ def _check(config: Config) -> int:
     if code := _refuse(config):
         return code
     files = ", ".join(str(file) for file in config.files) or "no files, the defaults hold"
-    sys.stdout.write(f"the configuration is valid: {files}\n")
-    return EX_OK
+    return EX_OK if _told(f"the configuration is valid: {files}\n") else EX_UNAVAILABLE
 
 
 def _refuse(config: Config | ConfigError) -> int:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from aitorrentd.errors import ConfigError
+
 SYSTEM_CONFIG: Final = Path("/etc/aitorrent.yaml")
 SOCKET_NAME: Final = "control.sock"
 IDENTITY_NAME: Final = "identity.key"
@@ -24,14 +26,31 @@ def is_system(environ: Mapping[str, str] = os.environ) -> bool:
     return os.geteuid() == 0 or environ.get("STATE_DIRECTORY", "").startswith("/var/lib/")
 
 
-def _home(environ: Mapping[str, str]) -> Path:
-    return Path(environ.get("HOME") or os.path.expanduser("~"))
+def home(environ: Mapping[str, str] = os.environ) -> Path:
+    """The home directory; for a user who has none one that is never there."""
+    found = environ.get("HOME") or os.path.expanduser("~")
+    return Path("/nonexistent" if found == "~" else found)
+
+
+def expanded(path: Path) -> Path:
+    """`path` with `~` replaced, made absolute.
+
+    Raises:
+        ConfigError: it begins with the home of a user who has none.
+    """
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        whose = path.parts[0].removeprefix("~")
+        raise ConfigError(
+            f"{path}: {whose or 'this user'} has no home directory; write the whole path"
+        ) from None
 
 
 def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
     # XDG base directory specification: a relative path is invalid and must be ignored.
     value = environ.get(variable, "")
-    return Path(value) if value.startswith("/") else _home(environ) / fallback
+    return Path(value) if value.startswith("/") else home(environ) / fallback
 
 
 def _directory(environ: Mapping[str, str], *, unit: str, system: str, xdg: tuple[str, str]) -> Path:
@@ -67,16 +86,19 @@ def directories(
 
     A state directory that is not the default one brings its cache and runtime directories along,
     so that two nodes with different state share nothing.
+
+    Raises:
+        ConfigError: as `expanded`.
     """
     chosen = environ.get("AITORRENT_STATE_DIR", "")
     if state is None and chosen:
         state = Path(chosen)
     if state is not None:
-        state = state.expanduser().absolute()
+        state = expanded(state)
         return Directories(
             state=state,
-            cache=(cache or state / "cache").expanduser().absolute(),
-            runtime=(runtime or state / "run").expanduser().absolute(),
+            cache=expanded(cache or state / "cache"),
+            runtime=expanded(runtime or state / "run"),
         )
     found_state = _directory(
         environ,
@@ -86,8 +108,8 @@ def directories(
     )
     return Directories(
         state=found_state,
-        cache=(cache or _cache_dir(environ)).expanduser().absolute(),
-        runtime=(runtime or _runtime_dir(environ, found_state)).expanduser().absolute(),
+        cache=expanded(cache or _cache_dir(environ)),
+        runtime=expanded(runtime or _runtime_dir(environ, found_state)),
     )
 
 

@@ -13,7 +13,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from io import TextIOWrapper
@@ -380,7 +380,8 @@ def run(args: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # A terminal that cannot show a character shows an escape, and the command goes on.
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # of what is buffered, which the command meets again
+                stream.reconfigure(errors="backslashreplace")
     code = dispatch(root(args), args)
     try:
         sys.stdout.flush()

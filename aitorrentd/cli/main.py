@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -11,8 +12,11 @@ def main(argv: list[str] | None = None) -> int:
     if args in (["--version"], ["-V"]) and sys.stdout is not None:
         from aitorrentd import __version__
 
-        sys.stdout.write(f"aitorrentctl {__version__}\n")
-        return 0
+        # Where nobody can read it, `run` meets the same error and says so.
+        with suppress(OSError):
+            sys.stdout.write(f"aitorrentctl {__version__}\n")
+            sys.stdout.flush()
+            return 0
     from aitorrentd import layers
     from aitorrentd.cli.app import run
 

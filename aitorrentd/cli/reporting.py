@@ -11,6 +11,7 @@ import typer
 
 from aitorrentd.cli import checking, toolkit
 from aitorrentd.cli.toolkit import AitorrentError, clean
+from aitorrentd.paths import expanded
 
 
 def bugreport(
@@ -28,7 +29,7 @@ def bugreport(
     from aitorrentd.bugreport import ABOUT, gather, write
 
     name = time.strftime("aitorrent-bugreport-%Y%m%d-%H%M%S.tar.gz")
-    path = Path(out or name).expanduser().absolute()
+    path = expanded(Path(out or name))
 
     def doctor() -> Any:
         return {"checks": checking.checks("", config)}

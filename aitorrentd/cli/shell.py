@@ -14,6 +14,7 @@ import typer
 
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import CommandFailed, ExitCode
+from aitorrentd.paths import home
 
 _PROMPT: Final = "aitorrentctl> "
 _HISTORY_LINES: Final = 1000
@@ -70,7 +71,7 @@ def _read_line() -> str | None:
 def history_file() -> Path:
     """Where the shell keeps its history: $XDG_STATE_HOME/aitorrent/shell_history."""
     base = os.environ.get("XDG_STATE_HOME", "")
-    state = Path(base) if base.startswith("/") else Path.home() / ".local" / "state"
+    state = Path(base) if base.startswith("/") else home() / ".local" / "state"
     return state / "aitorrent" / "shell_history"
 
 

@@ -32,6 +32,7 @@ from aitorrentd.paths import (
     Directories,
     config_file,
     directories,
+    expanded,
 )
 
 _DEFAULT: Final = "default"
@@ -114,7 +115,7 @@ class Config:
             ConfigError: something is wrong; the message says where and what to do.
         """
         named = path or environ.get("AITORRENT_CONFIG", "")
-        file = Path(named).expanduser().absolute() if named else config_file(environ)
+        file = expanded(Path(named)) if named else config_file(environ)
         return _read(Source(file, bool(named), environ, overrides or {}), {}, outside)
 
     @classmethod
@@ -147,13 +148,13 @@ class Config:
         chosen = self.settings.control.socket
         if chosen == Path("auto"):
             return self.directories.runtime / SOCKET_NAME
-        return None if chosen is None else chosen.expanduser().absolute()
+        return None if chosen is None else expanded(chosen)
 
     @property
     def identity_file(self) -> Path:
         """The file with the node's key."""
         chosen = self.settings.node.identity
-        return (chosen or self.directories.state / IDENTITY_NAME).expanduser().absolute()
+        return expanded(chosen or self.directories.state / IDENTITY_NAME)
 
     def shown(self) -> dict[str, Any]:
         """What holds now, defaults included and secrets concealed; plugin tables as given."""
@@ -228,22 +229,26 @@ def _build(
     if wrong:
         raise refusal(wrong)
     node = settings.node
-    config = Config(
-        settings=settings,
-        directories=directories(
-            environ, state=node.state_dir, cache=node.cache_dir, runtime=node.runtime_dir
-        ),
-        tree=tree,
-        origins=origins,
-        files=files,
-        secrets=frozenset(secrets),
-        source=source,
-    )
-    if config.socket is not None and len(os.fsencode(config.socket)) > MAX_SOCKET_BYTES:
+    try:
+        config = Config(
+            settings=settings,
+            directories=directories(
+                environ, state=node.state_dir, cache=node.cache_dir, runtime=node.runtime_dir
+            ),
+            tree=tree,
+            origins=origins,
+            files=files,
+            secrets=frozenset(secrets),
+            source=source,
+        )
+        socket, _ = config.socket, config.identity_file
+    except ConfigError as e:
+        raise refusal(e.problems) from None
+    if socket is not None and len(os.fsencode(socket)) > MAX_SOCKET_BYTES:
         raise refusal(
             [
-                f"the path of the control socket, {config.socket}, is longer than "
-                f"{MAX_SOCKET_BYTES} bytes; set control.socket or node.runtime_dir to a shorter one"
+                f"the path of the control socket, {socket}, is longer than {MAX_SOCKET_BYTES} "
+                "bytes; set control.socket or node.runtime_dir to a shorter one"
             ]
         )
     return config

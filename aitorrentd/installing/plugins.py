@@ -27,6 +27,7 @@ from aitorrentd.installing.target import (
 )
 from aitorrentd.installing.wheels import PLUGINS, Facts, normalized, of_installed, of_wheel
 from aitorrentd.kernel.found import NAME, RESERVED
+from aitorrentd.paths import expanded
 
 _REQUIREMENT: Final = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*"
@@ -325,7 +326,7 @@ def is_local(what: str) -> bool:
 def _existing(what: str) -> Path:
     if "://" in what:
         raise InvalidParams(f"{what}: fetch it first, then install the file")
-    path = Path(what).expanduser().absolute()
+    path = expanded(Path(what))
     if not path.exists():
         raise InvalidParams(f"there is no file or directory {path}")
     if path.is_dir() and not ((path / "pyproject.toml").exists() or (path / "setup.py").exists()):

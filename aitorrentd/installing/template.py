@@ -17,6 +17,7 @@ from aitorrentd import __version__
 from aitorrentd.errors import Conflict, Denied, InvalidParams, Unavailable
 from aitorrentd.installing.plugins import builtin_plugins
 from aitorrentd.kernel.found import NAME, RESERVED
+from aitorrentd.paths import expanded
 
 _SUFFIX: Final = ".in"
 _ROOMS: Final = ("package", "suite")
@@ -43,7 +44,7 @@ def create(name: str, directory: str | None = None) -> tuple[Path, list[str]]:
         "VERSION": __version__,
     }
     rooms = dict(zip(_ROOMS, (package, "tests"), strict=True))
-    root = Path(directory or words["DIST"]).expanduser().absolute()
+    root = expanded(Path(directory or words["DIST"]))
     written = []
     try:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):

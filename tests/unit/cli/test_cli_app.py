@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -338,18 +340,68 @@ def test_a_bug_in_the_daemon_names_its_error_id(
     assert "secret" not in told
 
 
-@pytest.mark.parametrize("words", [["--help"], ["call", "--help"], ["config", "check"]])
-def test_a_full_disk_is_told_in_a_line(words: list[str]) -> None:
+TOOL, DAEMON = "aitorrentd.cli.main", "aitorrentd.main"
+FULL = "the output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        *((f"{TOOL} {words}", 1, f"Error: {FULL}") for words in ("--version", "--help", "id -h")),
+        (f"{TOOL} config check", 1, f"Error: {FULL}"),
+        *((f"{DAEMON} {words}", 69, f"aitorrentd: {FULL}") for words in ("--version", "--help")),
+        (f"{DAEMON} --check", 69, f"aitorrentd: {FULL}"),
+    ],
+)
+def test_a_full_disk_is_told_in_a_line(
+    command: str, code: int, said: str, buffered: bool, tmp_path: Path
+) -> None:
     with open("/dev/full", "w") as full:
         ran = subprocess.run(
-            [sys.executable, "-m", "aitorrentd.cli.main", *words],
+            [sys.executable, "-m", *command.split()],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
             check=False,
+            env={"HOME": str(tmp_path)} | ({} if buffered else {"PYTHONUNBUFFERED": "1"}),
         )
-    assert ran.returncode == 1
-    assert ran.stderr == "Error: the output cannot be written: No space left on device\n"
+    assert (ran.returncode, ran.stderr) == (code, said)
+
+
+def test_a_reader_that_left_is_no_error_of_the_daemon() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for words in ("--version", "--help", "--check"):
+        ran = subprocess.run(
+            [sys.executable, "-m", DAEMON, words],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert (ran.returncode, ran.stderr) == (0, "")
+    os.close(writer)
+
+
+@pytest.mark.parametrize("module", [TOOL, DAEMON])
+@pytest.mark.parametrize("words", ["--version", "--help"])
+def test_version_and_help_need_no_home_and_no_room(module: str, words: str) -> None:
+    """No file can grow, as on a full disk, and nobody can write in the home directory."""
+
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    ran = subprocess.run(
+        [sys.executable, "-m", module, words],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=no_room,
+        env=dict.fromkeys(("HOME", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"), "/proc"),
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "aitorrent" in ran.stdout
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenPipeError()])

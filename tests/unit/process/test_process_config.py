@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,32 @@ def test_every_problem_is_listed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="log.level") as caught:
         Config.load(file)
     assert len(caught.value.problems) == 3
+
+
+def test_user_without_a_home_gets_paths_that_are_not_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    monkeypatch.delenv("HOME")
+    found = Config.load(environ={})
+    assert found.directories.state == Path("/nonexistent/.local/state/aitorrent")
+    assert found.files == ()
+    assert Config.load(environ={"AITORRENT_STATE_DIR": str(tmp_path)}).socket == (
+        tmp_path / "run" / "control.sock"
+    )
+    with pytest.raises(ConfigError, match="~/s: this user has no home directory; write the whole"):
+        Config.load(environ={"AITORRENT_STATE_DIR": "~/s"})
+
+
+@pytest.mark.parametrize(
+    "text", ["node: {state_dir: ~nobody-at-all/s}", "control: {socket: ~nobody-at-all/s}"]
+)
+def test_home_of_nobody_is_a_clear_error(text: str, tmp_path: Path) -> None:
+    assert "~nobody-at-all/s: nobody-at-all has no home directory" in problem(text, tmp_path)
 
 
 class OddConfig(PluginConfig):
