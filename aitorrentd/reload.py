@@ -19,6 +19,7 @@ from aitorrentd.logs import set_level
 
 if TYPE_CHECKING:
     from aitorrentd.host import Host
+    from aitorrentd.kernel.states import PluginRow
 
 KeyPath = tuple[str, ...]
 
@@ -30,6 +31,7 @@ class Reloaded:
     changed: tuple[str, ...]
     applied: tuple[str, ...]
     restart: tuple[str, ...]
+    not_running: tuple[str, ...]
 
 
 def differences(old: Any, new: Any, path: KeyPath = ()) -> list[KeyPath]:
@@ -108,11 +110,17 @@ async def put_in_force(host: Host, new: Config) -> Reloaded:
     for name in names:
         if name in known:
             await _reconfigure(host, name, old, new)
+    ill = {r.name for r in host.kernel.rows() if r.state not in ("running", "disabled")}
     return Reloaded(
         changed=tuple(key_text(d) for d in changed),
         applied=tuple(key_text(d) for d in changed if d in live),
         restart=tuple(key_text(d) for d in changed if d not in live),
+        not_running=tuple(_plight(host.kernel.row(name)) for name in names if name in ill),
     )
+
+
+def _plight(row: PluginRow) -> str:
+    return f"plugin {row.name} is {row.state}: {row.detail}"
 
 
 def _whole(config: Config) -> dict[str, Any]:

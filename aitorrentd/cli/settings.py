@@ -145,6 +145,7 @@ def _in_force(reply: Mapping[str, Any]) -> list[str]:
         is_restart = section == "plugins" and setting != "enabled"
         restarted = f"; plugin {toolkit.clean(plugin)} was restarted for it" if is_restart else ""
         lines.append(f"in force now{restarted}: {toolkit.clean(applied)}")
+    lines += [f"but {toolkit.clean(text)}" for text in reply.get("not_running") or []]
     if reply.get("restart"):
         from aitorrentd import unit
 

@@ -31,7 +31,12 @@ def plan_setting(config: Config, key: str, value: Any) -> tuple[Config, Path, di
         raise ConfigError("this node was configured in code: there is no file to write to")
     tree = _present(file)
     _put(tree, path, value, key)
-    return config.reloaded({file: tree}), file, tree
+    try:
+        return config.reloaded({file: tree}), file, tree
+    except ConfigError as e:
+        # It would be in that file, where nobody finds it now.
+        told = tuple(problem.removesuffix(f" (in {file})") for problem in e.problems)
+        raise ConfigError("; ".join(told), problems=told) from None
 
 
 def write_setting(config: Config, key: str, value: Any) -> Config:

@@ -174,19 +174,29 @@ class Config:
         Raises:
             NotFound: no such key is set. ConfigError: not a key.
         """
-        path = parse_key(key)
-        value: Any = self.shown()
-        for i, part in enumerate(path):
-            if not isinstance(value, dict) or part not in value:
-                known = sorted(value) if isinstance(value, dict) else []
-                inside = key_text(path[:i]) or "the configuration"
-                has = f"; it has: {', '.join(known[:_MAX_SHOWN])}" if known else ""
-                raise NotFound(f"{key} is not set in {inside}{has}")
-            value = value[part]
-        return value, self.origins.get(path, _DEFAULT if not isinstance(value, dict) else "")
+        value = looked_up(self.shown(), key)
+        origin = _DEFAULT if not isinstance(value, dict) else ""
+        return value, self.origins.get(parse_key(key), origin)
 
     def __repr__(self) -> str:
         return f"Config(files={[str(f) for f in self.files]})"
+
+
+def looked_up(tree: Any, key: str) -> Any:
+    """The value of `key` in `tree`.
+
+    Raises:
+        NotFound: there is none. ConfigError: not a key.
+    """
+    path = parse_key(key)
+    for i, part in enumerate(path):
+        if not isinstance(tree, dict) or part not in tree:
+            known = sorted(tree) if isinstance(tree, dict) else []
+            inside = key_text(path[:i]) or "the configuration"
+            has = f"; it has: {', '.join(known[:_MAX_SHOWN])}" if known else ""
+            raise NotFound(f"{key} is not set in {inside}{has}")
+        tree = tree[part]
+    return tree
 
 
 def _leaves(tree: Any, path: KeyPath) -> list[KeyPath]:
@@ -225,7 +235,8 @@ def _build(
     try:
         settings = Settings.model_validate(resolved)
     except ValidationError as e:
-        raise refusal([*wrong, *unsaid(problems("", e, Settings), wrong)]) from None
+        found = map(_with_place, problems("", e, Settings))
+        raise refusal([*wrong, *unsaid(found, wrong)]) from None
     if wrong:
         raise refusal(wrong)
     node = settings.node
@@ -252,6 +263,18 @@ def _build(
             ]
         )
     return config
+
+
+def _with_place(problem: str) -> str:
+    """`transport: unknown key; did you mean plugins.transport?`"""
+    key, _, text = problem.partition(": ")
+    if text != "unknown key":
+        return problem
+    # Imported here: entry points are looked at only when something is wrong.
+    from aitorrentd.kernel.found import ranked
+
+    is_plugin = any(source.name == key for source in ranked(None).sources)
+    return f"{problem}; did you mean plugins.{key}?" if is_plugin else problem
 
 
 def _tables(plugins: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

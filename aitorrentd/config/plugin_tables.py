@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aitorrentd.config.load import Config, WrongSettings, located, unsaid
 from aitorrentd.errors import AitorrentError, ConfigError
-from aitorrentd.kernel.settings import suggestion, validated
+from aitorrentd.kernel.settings import nearest_plugin, validated
 
 if TYPE_CHECKING:
     from aitorrentd.kernel.found import PluginSource
@@ -48,8 +48,9 @@ async def plugin_problems(
     for name, table in plugins.items():
         source = by_name.get(name)
         if source is None:
-            near = suggestion(name, by_name)
-            wrong.append(f"plugins.{name}: no plugin of that name is installed{near}")
+            near = nearest_plugin(name, by_name)
+            hint = f"did you mean {near}?" if near else f"there are: {', '.join(sorted(by_name))}"
+            wrong.append(f"plugins.{name}: no plugin of that name is installed; {hint}")
             continue
         if table.get("enabled") is False:
             continue

@@ -23,6 +23,11 @@ _PHRASES: Final = {
     "model_type": "should be a table of settings",
     "dict_type": "should be a table of settings",
     "mapping_type": "should be a table of settings",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "should be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
+    **dict.fromkeys(("list_type", "tuple_type"), "should be a list"),
+    "string_type": "should be text",
 }
 
 

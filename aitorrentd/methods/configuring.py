@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
 from aitorrentd.config import Config, WrongSettings
 from aitorrentd.config.documents import key_text, parse, parse_key
 from aitorrentd.config.layers import KeyPath
+from aitorrentd.config.load import looked_up
 from aitorrentd.config.plugin_tables import all_problems
 from aitorrentd.errors import ConfigError, NotFound
 from aitorrentd.methods import shapes
@@ -19,8 +20,6 @@ from aitorrentd.reload import change_setting
 
 if TYPE_CHECKING:
     from aitorrentd.host import Host
-
-_UNKNOWN: Final = object()
 
 
 async def _problems(host: Host) -> dict[str, Any]:
@@ -35,19 +34,6 @@ async def _problems(host: Host) -> dict[str, Any]:
             files = config.files
     wrong = await all_problems(config, host.sources)
     return {"files": [str(f) for f in files], "problems": wrong}
-
-
-def _default(host: Host, key: str) -> Any:
-    """The value of a plugin's setting that no file gives, or _UNKNOWN."""
-    path = parse_key(key)
-    if len(path) < 2 or path[0] != "plugins" or path[1] not in {r.name for r in host.kernel.rows()}:
-        return _UNKNOWN
-    value = plugin_config(host, path[1])
-    for part in path[2:]:
-        if not isinstance(value, dict) or part not in value:
-            return _UNKNOWN
-        value = value[part]
-    return value
 
 
 def _with_defaults(host: Host) -> dict[str, Any]:
@@ -83,9 +69,10 @@ def config_methods(host: Host) -> list[Method]:
         try:
             value, origin = host.config.get(params.key)
         except NotFound:
-            value, origin = _default(host, params.key), "default"
-            if value is _UNKNOWN:
-                raise
+            path = parse_key(params.key)
+            if path[0] == "plugins" and len(path) > 1:
+                host.kernel.row(path[1])  # says which plugins there are
+            value, origin = looked_up(_with_defaults(host), params.key), "default"
         return {"key": params.key, "value": value, "origin": origin}
 
     async def set_(call: CallContext, params: shapes.ConfigSetParams) -> dict[str, Any]:

@@ -226,6 +226,9 @@ class ReloadResult(Result):
     changed: list[str] = Field(description="keys whose value is another one now")
     applied: list[str] = Field(description="of these, what holds already")
     restart: list[str] = Field(description="of these, what needs a restart of the daemon")
+    not_running: list[str] = Field(
+        description="of the plugins that were started again for it, those that do not run, and why"
+    )
 
 
 class PluginName(Params):

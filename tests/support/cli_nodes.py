@@ -21,6 +21,7 @@ from aitorrentd.api import (
     PluginConfig,
     PluginContext,
     PluginInfo,
+    Unavailable,
     hookimpl,
 )
 from aitorrentd.config import Config
@@ -46,6 +47,7 @@ Ctl = Callable[..., Ran]
 
 class CountConfig(PluginConfig):
     port: int = 5
+    lame: bool = False
 
 
 class CountPlugin:
@@ -60,6 +62,8 @@ class CountPlugin:
         @asynccontextmanager
         async def life() -> AsyncIterator[None]:
             ctx.log.warning("counting starts\nwith a second line")
+            if ctx.config.lame:
+                raise Unavailable("it cannot count")
             yield
 
         return life()

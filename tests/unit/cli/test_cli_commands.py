@@ -171,6 +171,33 @@ def test_restart_that_a_setting_needs_is_told_as_the_daemon_runs(
         assert said == "takes effect after a restart (systemctl restart aitorrentd): node.network"
 
 
+@pytest.mark.allow_error_log
+def test_plugin_that_a_setting_brought_down_is_told(
+    ctl: Ctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with NodeThread(tmp_path) as node:
+        monkeypatch.setenv("AITORRENT_SOCKET", str(node.socket))
+        held, down = ctl("config", "set", "plugins.count.lame", "true").out.splitlines()[1:]
+        assert held == "in force now; plugin count was restarted for it: plugins.count.lame"
+        assert down.startswith("but plugin count is failed: it cannot count; restart 1 of 5 in ")
+        drop_in = Path(f"{node.file}.d") / "90-set.yaml"
+        drop_in.write_text("plugins: {count: {lame: true, port: 1}}")
+        assert "\nbut plugin count is failed: it cannot count" in ctl("config", "reload").out
+        drop_in.unlink()
+        assert "but" not in ctl("config", "reload").out
+
+
+def test_settings_of_plugins_are_looked_for_among_all_there_are(ctl: Ctl) -> None:
+    assert ctl("config", "get", "plugins.count.lame").out == "false\n"
+    assert ctl("config", "get", "plugins.count.prot").err == (
+        "Error: plugins.count.prot is not set in plugins.count; it has: enabled, lame, port\n"
+    )
+    assert (
+        "no plugin 'coun' is installed; did you mean count?"
+        in ctl("config", "get", "plugins.coun.port").err
+    )
+
+
 def test_files_that_were_edited_are_read_again_on_request(ctl: Ctl, node: NodeThread) -> None:
     assert ctl("config", "reload").out == "nothing changed\n"
     drop_in = Path(f"{node.file}.d") / "95-mine.yaml"
@@ -187,7 +214,9 @@ def test_files_that_were_edited_are_read_again_on_request(ctl: Ctl, node: NodeTh
 def test_a_setting_that_is_wrong_exits_with_78(ctl: Ctl) -> None:
     ran = ctl("config", "set", "node.nam", "x")
     assert ran.code == 78
-    assert "did you mean name?" in ran.err
+    assert ran.err == "Error: node.nam: unknown key; did you mean name?\n"  # and is in no file
+    ran = ctl("config", "set", "plugins.count.port", "x")
+    assert ran.err == "Error: plugins.count.port: should be a whole number\n"
 
 
 def test_configuration_files_are_checked_without_a_daemon(

@@ -53,14 +53,14 @@ def lines(table: Any, prefix: str = "plugins.dht") -> tuple[str, ...]:
         ({"prot": 1}, "plugins.dht.prot: unknown key; did you mean port?"),
         ({"zzz": 1}, "plugins.dht.zzz: unknown key"),
         ({"port": 70000}, "plugins.dht.port: should be less than or equal to 65535"),
-        ({"port": "a"}, "plugins.dht.port: should be a valid integer, unable to parse string"),
+        ({"port": "a"}, "plugins.dht.port: should be a whole number"),
         ({"mode": "x"}, "plugins.dht.mode: should be 'client' or 'server'"),
         ({"listen": {"prot": 1}}, "plugins.dht.listen.prot: unknown key; did you mean port?"),
         ({"listen": 7}, "plugins.dht.listen: should be a table of settings"),
         ({"also": [{}, {"hst": 1}]}, "plugins.dht.also[1].hst: unknown key; did you mean host?"),
         ({"named": {"a": {"prt": 1}}}, "plugins.dht.named.a.prt: unknown key; did you mean port?"),
-        ({"limit": []}, "plugins.dht.limit: should be a valid integer, or should be a valid str"),
-        ({"time-out": []}, "plugins.dht.time-out: should be a valid integer"),
+        ({"limit": []}, "plugins.dht.limit: should be a whole number, or should be text"),
+        ({"time-out": []}, "plugins.dht.time-out: should be a whole number"),
         ({"timeout": 1}, "plugins.dht.timeout: unknown key; did you mean time-out?"),
         ({"token": " "}, "plugins.dht.token: must not be blank"),
         (5, "plugins.dht: should be a table of settings"),
@@ -75,7 +75,7 @@ def test_wrong_setting_is_named_by_its_path(table: Any, line: str) -> None:
 def test_union_of_table_and_number_leaves_member_names_out_of_the_path() -> None:
     assert lines({"one_of": {"prot": 1}}) == (
         "plugins.dht.one_of.prot: unknown key; did you mean port?",
-        "plugins.dht.one_of: should be a valid integer",
+        "plugins.dht.one_of: should be a whole number",
     )
 
 
