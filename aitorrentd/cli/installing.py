@@ -31,7 +31,9 @@ NoIndex = Annotated[bool, typer.Option("--no-index", help="Use no index, only --
 def install(
     what: Annotated[
         str,
-        typer.Argument(help="A distribution, a wheel, ./directory, or 'aitorrentd[torch]'."),
+        typer.Argument(
+            help="A distribution, a wheel, ./directory, or 'aitorrentd[torch]'.", metavar="WHAT"
+        ),
     ],
     yes: Yes = False,
     no_restart: NoRestart = False,
@@ -61,7 +63,9 @@ def install(
 
 
 def remove(
-    name: Annotated[str, typer.Argument(help="The plugin's name, or its distribution's.")],
+    name: Annotated[
+        str, typer.Argument(help="The plugin's name, or its distribution's.", metavar="NAME")
+    ],
     yes: Yes = False,
     no_restart: NoRestart = False,
 ) -> None:
@@ -96,7 +100,9 @@ def rebuild(
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="The plugin's name, such as weather.")],
+    name: Annotated[
+        str, typer.Argument(help="The plugin's name, such as weather.", metavar="NAME")
+    ],
     directory: Annotated[
         str, typer.Option("--dir", help="Where; else ./aitorrent-NAME.", metavar="DIR")
     ] = "",
@@ -256,5 +262,8 @@ def _restart(yes: bool, no_restart: bool, installer: Installer) -> bool:
 
 def register(group: typer.Typer) -> None:
     """Add the commands to `plugin`."""
-    for command in (install, remove, rebuild, new):
-        group.command()(command)
+    # The lists of commands have room for so much; each command's own help says the rest.
+    group.command(short_help="Install a plugin, or an extra of aitorrentd, by pip.")(install)
+    group.command(short_help="Remove an installed plugin.")(remove)
+    group.command(short_help="Make the layer of installed plugins anew.")(rebuild)
+    group.command()(new)
