@@ -1,8 +1,8 @@
 """aitorrentd: the daemon's command line.
 
 Exit codes are those of sysexits.h, which systemd shows by name: 0 stopped as asked, 64 wrong
-usage, 69 something it needs is taken, 70 a required plugin failed, 77 no permission, 78 wrong
-configuration.
+usage, 69 something it needs is taken or the disk is full, 70 a required plugin failed, 77 no
+permission, 78 wrong configuration.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ _LAYER: Final = Path("/usr/local/lib/aitorrentd/plugins")
 _DAEMON_EXITS: Final = {
     main.EX_OK: "Stopped as asked.",
     main.EX_USAGE: "Wrong usage.",
-    main.EX_UNAVAILABLE: "Something that it needs is taken: its state directory or its socket.",
+    main.EX_UNAVAILABLE: "Something that it needs is taken, its state directory or its socket, or "
+    "the disk is full.",
     main.EX_SOFTWARE: "A plugin in `required` failed.",
     main.EX_NOPERM: "No permission for a directory or a file.",
     main.EX_CONFIG: "The configuration is wrong. Systemd does not start it again.",

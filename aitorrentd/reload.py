@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aitorrentd.config import Config, plan_setting, write_setting
 from aitorrentd.config.documents import key_text
-from aitorrentd.config.plugin_tables import plugin_problems
+from aitorrentd.config.plugin_tables import all_problems, plugin_problems
 from aitorrentd.errors import ConfigError, Conflict
 from aitorrentd.logs import set_level
 
@@ -50,7 +50,11 @@ async def reload(host: Host) -> Reloaded:
         ConfigError: they are not valid, or a plugin's changed table is not; then nothing changed.
     """
     async with host.changing:
-        new = await asyncio.to_thread(host.config.reloaded)
+        try:
+            new = await asyncio.to_thread(host.config.reloaded)
+        except ConfigError as e:
+            wrong = await all_problems(e, host.sources)
+            raise ConfigError("; ".join(wrong), problems=tuple(wrong)) from None
         await _check_plugins(host, new)
         return await put_in_force(host, new)
 

@@ -207,6 +207,15 @@ def test_files_that_were_edited_are_read_again_on_request(ctl: Ctl, node: NodeTh
     drop_in.write_text("log: {level: loud}\n")
     ran = ctl("config", "reload")
     assert (ran.code, "95-mine.yaml" in ran.err) == (78, True)
+    drop_in.write_text("log: {level: loud}\nplugins: {count: {prot: 1}}\n")
+    ran = ctl("config", "reload", "--json")
+    assert ran.code == 78
+    assert [
+        line.partition(":")[0] for line in json.loads(ran.err)["error"]["data"]["problems"]
+    ] == [
+        "log.level",
+        "plugins.count.prot",
+    ]
     drop_in.unlink()
     assert ctl("config", "reload").code == 0
 
