@@ -22,6 +22,8 @@ from aitorrentd.errors import ProtocolError, TooLarge
 MAX_HEADER_BYTES: Final = 65_535
 DEFAULT_MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
 _LENGTHS: Final = struct.Struct(">IH")
+# Made once, since making one costs as much as packing with it.
+_pack_head: Final = msgpack.Packer(use_bin_type=True).pack
 
 
 class Frame(NamedTuple):
@@ -88,7 +90,7 @@ def frame_head(header: dict[str, Any], tail_len: int) -> bytes:
     Raises:
         TooLarge: the header does not fit its 16-bit length.
     """
-    packed = pack(header)
+    packed: bytes = _pack_head(header)
     if len(packed) > MAX_HEADER_BYTES:
         raise TooLarge(f"frame header of {len(packed)} bytes; the limit is {MAX_HEADER_BYTES}")
     return _LENGTHS.pack(2 + len(packed) + tail_len, len(packed)) + packed
@@ -109,19 +111,21 @@ def check_length(length: int, max_bytes: int) -> None:
         raise ProtocolError(f"frame of {length} bytes; allowed are 2 to {max_bytes}")
 
 
-def decode_frame(body: bytes | memoryview) -> Frame:
-    """The frame whose bytes after the length field are `body`.
+def decode_frame(body: bytes | bytearray | memoryview, start: int = 0) -> Frame:
+    """The frame whose bytes after the length field are `body`, from `start` on.
 
     Raises:
         ProtocolError: a header length beyond the frame, or a header that is not a map.
     """
-    view = memoryview(body)
-    if len(view) < 2:
+    size, begin = len(body), start + 2
+    if size < begin:
         raise ProtocolError("frame without a header length")
-    n = int.from_bytes(view[:2], "big")
-    if 2 + n > len(view):
-        raise ProtocolError(f"frame header of {n} bytes in a frame of {len(view)}")
-    return Frame(unpack_map(view[2 : 2 + n]), view[2 + n :])
+    length = body[start] << 8 | body[start + 1]
+    end = begin + length
+    if end > size:
+        raise ProtocolError(f"frame header of {length} bytes in a frame of {size - start}")
+    view = memoryview(body)
+    return Frame(unpack_map(view[begin:end]), view[end:])
 
 
 async def read_frame(reader: ByteReader, *, max_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> Frame:

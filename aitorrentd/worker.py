@@ -16,6 +16,7 @@ import resource
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -32,6 +33,7 @@ Handler = Callable[[Frame], Frame | tuple[dict[str, Any], Any]]
 MEMORY: Final = "worker.memory"
 "The operation that is answered here, for any handler: {rss_bytes}."
 
+_LENGTH: Final = struct.Struct(">I")
 _JOIN_BELOW: Final = 16 * 1024
 _SCRATCH_BYTES: Final = 64 * 1024
 
@@ -68,7 +70,7 @@ class FrameReader:
         while self._have < 4:
             if not self._more():
                 return None
-        length = int.from_bytes(self._scratch[:4], "big")
+        (length,) = _LENGTH.unpack_from(self._scratch)
         check_length(length, DEFAULT_MAX_FRAME_BYTES)
         end = 4 + length
         if end > _SCRATCH_BYTES:
@@ -80,7 +82,7 @@ class FrameReader:
         self._have -= end
         if self._have:
             self._scratch[: self._have] = self._scratch[end : end + self._have]
-        return decode_frame(memoryview(body))
+        return decode_frame(body)
 
     def _more(self) -> bool:
         with memoryview(self._scratch) as view:
@@ -103,13 +105,14 @@ class FrameReader:
 
 
 def _send(sock: socket.socket, header: dict[str, Any], tail: Any) -> None:
-    view = memoryview(tail).cast("B") if tail is not None else memoryview(b"")
-    head = frame_head(header, len(view))
-    if len(view) < _JOIN_BELOW:
-        sock.sendall(head + bytes(view))
+    view = memoryview(tail)
+    size = view.nbytes
+    head = frame_head(header, size)
+    if size < _JOIN_BELOW:
+        sock.sendall(b"".join((head, view)))
     else:
         sock.sendall(head)
-        sock.sendall(view)
+        sock.sendall(view.cast("B"))
 
 
 def answer(handler: Handler, request: Frame) -> tuple[dict[str, Any], Any]:

@@ -14,9 +14,10 @@ import asyncio
 import contextlib
 import logging
 import socket
+import struct
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -31,12 +32,12 @@ from aitorrentd.wire import (
     frame_head,
 )
 
+_LENGTH: Final = struct.Struct(">I")
 _SCRATCH_BYTES: Final = 64 * 1024
 _CLOSE_GRACE_S: Final = 5.0
 _CONNECT_S: Final = 5.0
 # Importing torch from a cold disk takes long.
 _START_S: Final = 180.0
-_START_IDENT: Final = 1
 _MAX_LOG_LINE: Final = 64 * 1024
 # Shorter tails are copied behind their header, which costs less than a second write.
 _JOIN_BELOW: Final = 32 * 1024
@@ -80,41 +81,36 @@ class FrameReceiver(asyncio.BufferedProtocol):
             self._worker.lost(f"it sent nonsense: {e.message}")
 
     def _take_frames(self) -> None:
-        at = 0
-        while self._have - at >= 4:
-            length = int.from_bytes(self._scratch[at : at + 4], "big")
+        at, have, scratch = 0, self._have, self._scratch
+        while have - at >= 4:
+            (length,) = _LENGTH.unpack_from(scratch, at)
             check_length(length, DEFAULT_MAX_FRAME_BYTES)
             end = at + 4 + length
-            if end > self._have:
-                if end > len(self._scratch):
+            if end > have:
+                if end > len(scratch):
                     self._body = bytearray(length)
-                    self._filled = self._have - at - 4
-                    self._body[: self._filled] = self._scratch[at + 4 : self._have]
-                    at = self._have
+                    self._filled = have - at - 4
+                    self._body[: self._filled] = scratch[at + 4 : have]
+                    at = have
                 break
-            self._worker.frame_received(decode_frame(bytes(self._scratch[at + 4 : end])))
+            self._worker.frame_received(decode_frame(scratch[at + 4 : end]))
             at = end
-        rest = self._have - at
-        self._scratch[:rest] = self._scratch[at : self._have]
-        self._have = rest
-
-    def pause_writing(self) -> None:
-        """The worker does not keep up."""
-        self._worker.writable.clear()
-
-    def resume_writing(self) -> None:
-        """The worker caught up."""
-        self._worker.writable.set()
+        self._have = have - at
+        if self._have:
+            scratch[: self._have] = scratch[at:have]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The worker closed its end."""
         self._worker.lost(self._worker.ended_text)
 
 
+Done = Callable[[Frame | AitorrentError], None]
+
+
 @dataclass(slots=True)
 class _Request:
     ident: int
-    answer: asyncio.Future[Frame]
+    done: Done
     timeout_s: float
     due: float = 0.0
     "On the loop's clock; set when it becomes the oldest."
@@ -126,8 +122,6 @@ class WorkerProcess:
     def __init__(self, name: str, log: logging.Logger, *, sandbox: bool = False) -> None:
         self.name = name
         self._kind = "sandbox" if sandbox else "worker"
-        self.writable = asyncio.Event()
-        self.writable.set()
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._closed: asyncio.Future[str] = self._loop.create_future()
@@ -150,6 +144,11 @@ class WorkerProcess:
         return self._closed
 
     @property
+    def unanswered(self) -> int:
+        """Requests that it has not answered yet."""
+        return len(self._waiting)
+
+    @property
     def ended_text(self) -> str:
         """What is known when the connection just ends; how a child ended is told by its parent."""
         if self._process is not None:
@@ -168,8 +167,9 @@ class WorkerProcess:
             self.kill()
             raise
         self._transport = transport
-        started = self._send({"entry": entry, "env": dict(env)}, b"", _START_S)
-        started.add_done_callback(self._started)
+        start = {"entry": entry, "env": dict(env)}
+        if not self._closed.done():  # it may have ended already
+            self.submit(start, b"", self._started, timeout_s=_START_S)
 
     async def _connect(self, unit_socket: Path) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
@@ -204,29 +204,43 @@ class WorkerProcess:
         self._reaper = self._loop.create_task(self._reap(), name=f"worker:{self.name}")
         return ours
 
-    def _started(self, answer: asyncio.Future[Frame]) -> None:
-        if answer.cancelled() or answer.exception() is not None:
-            return  # whoever set the exception has ended the worker
-        if self._process is None:
-            pid = answer.result().header.get("pid")
+    def _started(self, answer: Frame | AitorrentError) -> None:
+        if isinstance(answer, AitorrentError):
+            self.lost(answer.message)  # at once: what follows the failed start says less
+        elif self._process is None:
+            pid = answer.header.get("pid")
             self._unit_pid = pid if isinstance(pid, int) else None
 
     async def request(
         self, header: Mapping[str, Any], tail: bytes | memoryview = b"", *, timeout_s: float = 60.0
     ) -> Frame:
         """Send one request and wait for its answer; see `aitorrentd.api.Worker`."""
-        if not self.writable.is_set():
-            await self.writable.wait()
+        answer: asyncio.Future[Frame] = self._loop.create_future()
+
+        def done(given: Frame | AitorrentError) -> None:
+            if answer.done():
+                return  # the caller gave up while the worker computed
+            if isinstance(given, AitorrentError):
+                answer.set_exception(given)
+            else:
+                answer.set_result(given)
+
+        self.submit(header, tail, done, timeout_s=timeout_s)
+        return await answer
+
+    def submit(
+        self,
+        header: Mapping[str, Any],
+        tail: bytes | memoryview,
+        done: Done,
+        *,
+        timeout_s: float = 60.0,
+    ) -> None:
+        """Send one request, whose answer `done` gets; see `aitorrentd.api.Worker`."""
         if self._closed.done() or self._transport is None:
             raise self._gone()
-        return await self._send(header, tail, timeout_s)
-
-    def _send(
-        self, header: Mapping[str, Any], tail: bytes | memoryview, timeout_s: float
-    ) -> asyncio.Future[Frame]:
-        assert self._transport is not None
         self._next += 1
-        request = _Request(self._next, self._loop.create_future(), timeout_s)
+        request = _Request(self._next, done, timeout_s)
         self._waiting.append(request)
         if len(self._waiting) == 1:
             self._watch_oldest()
@@ -236,23 +250,22 @@ class WorkerProcess:
         else:
             self._transport.write(head)
             self._transport.write(tail)
-        return request.answer
 
     def frame_received(self, frame: Frame) -> None:
         """Give an answer to the oldest request."""
         if not self._waiting or frame.header.get("id") != self._waiting[0].ident:
             raise ProtocolError("an answer to no request")
         request = self._waiting.popleft()
+        error = frame.header.get("error")
+        self._tell(request, frame if error is None else error_from_map(error))
         self._watch_oldest()
-        if request.answer.done():
-            return  # the caller gave up while the worker computed
-        if "error" in frame.header:
-            error = error_from_map(frame.header["error"])
-            request.answer.set_exception(error)
-            if request.ident == _START_IDENT:
-                self.lost(error.message)  # at once: what follows the failed start says less
-        else:
-            request.answer.set_result(frame)
+
+    def _tell(self, request: _Request, answer: Frame | AitorrentError) -> None:
+        try:
+            request.done(answer)
+        except Exception:
+            # A fence: what a plugin does with its answer must not cost the worker.
+            self._log.exception("the answer of worker %s was not taken", self.name)
 
     def _watch_oldest(self) -> None:
         """Have the timer come in time for the oldest request.
@@ -283,9 +296,8 @@ class WorkerProcess:
 
     def _too_late(self, timeout_s: float) -> None:
         late = self._waiting.popleft()
-        if not late.answer.done():
-            text = f"worker {self.name} gave no answer in {timeout_s:g} s and was ended"
-            late.answer.set_exception(TimedOut(text))
+        text = f"worker {self.name} gave no answer in {timeout_s:g} s and was ended"
+        self._tell(late, TimedOut(text))
         self.lost(f"it gave no answer in {timeout_s:g} s")
 
     def _gone(self) -> AitorrentError:
@@ -297,13 +309,10 @@ class WorkerProcess:
         if self._closed.done():
             return
         self._closed.set_result(reason)
-        self.writable.set()
         if self._deadline:
             self._deadline.cancel()
         while self._waiting:
-            request = self._waiting.popleft()
-            if not request.answer.done():
-                request.answer.set_exception(self._gone())
+            self._tell(self._waiting.popleft(), self._gone())
         if self._transport:
             self._transport.abort()
         self.kill()

@@ -13,11 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from aitorrentd.errors import Busy, InvalidParams, PluginError, ProtocolError, TimedOut, Unavailable
-from aitorrentd.wire import encode_frame
+from aitorrentd.errors import (
+    AitorrentError,
+    Busy,
+    InvalidParams,
+    PluginError,
+    ProtocolError,
+    TimedOut,
+    Unavailable,
+)
+from aitorrentd.wire import Frame, encode_frame
 from aitorrentd.worker import FrameReader
 from aitorrentd.worker_host import WorkerProcess, spawn_worker
-from tests.support.nodes import REPOSITORY
+from tests.support.nodes import REPOSITORY, wait_for
 
 ROOT = Path(__file__).parents[3]
 
@@ -66,6 +74,47 @@ async def test_many_requests_at_once_are_answered_in_order(worker: WorkerProcess
 
     await asyncio.gather(*(one(i) for i in range(100)))
     assert done == list(range(100))
+
+
+async def test_answer_is_handed_over_where_it_arrives(worker: WorkerProcess) -> None:
+    """Without a pass of the loop in between: the next request leaves from within."""
+    answers: list[Frame | AitorrentError] = []
+
+    def again(answer: Frame | AitorrentError) -> None:
+        answers.append(answer)
+        if len(answers) < 3:
+            worker.submit({"op": "echo", "say": len(answers)}, b"", again)
+            assert worker.unanswered == 1
+
+    worker.submit({"op": "busy"}, b"", again)
+    await wait_for(lambda: len(answers) == 3)
+    assert isinstance(answers[0], Busy)
+    assert [a.header["said"] for a in answers[1:] if isinstance(a, Frame)] == [1, 2]
+    assert worker.unanswered == 0
+
+
+async def test_callback_that_fails_costs_neither_the_worker_nor_the_next_answer(
+    worker: WorkerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bug(answer: Frame | AitorrentError) -> None:
+        raise ZeroDivisionError
+
+    worker.submit({"op": "echo"}, b"", bug)
+    assert (await worker.request({"op": "echo", "say": 1})).header["said"] == 1
+    assert "the answer of worker echo was not taken" in caplog.text
+
+
+async def test_callbacks_are_told_of_death_and_none_is_taken_after_it(
+    worker: WorkerProcess,
+) -> None:
+    answers: list[Frame | AitorrentError] = []
+    for op in ("die", "echo"):
+        worker.submit({"op": op}, b"", answers.append)
+    await asyncio.wait_for(worker.closed, 10)
+    assert [type(a) for a in answers] == [Unavailable, Unavailable]
+    with pytest.raises(Unavailable, match="is gone"):
+        worker.submit({"op": "echo"}, b"", answers.append)
+    assert len(answers) == 2
 
 
 async def test_error_of_the_handler_keeps_its_class_and_data(worker: WorkerProcess) -> None:
