@@ -86,7 +86,17 @@ from aitorrentd.errors import (
     VersionMismatch,
     error_from_map,
 )
-from aitorrentd.wire import Frame, encode_frame, frame_head, pack, read_frame, unpack, unpack_map
+from aitorrentd.wire import (
+    Frame,
+    check_length,
+    decode_frame,
+    encode_frame,
+    frame_head,
+    pack,
+    read_frame,
+    unpack,
+    unpack_map,
+)
 
 __all__ = [
     "BACKENDS",
@@ -162,6 +172,8 @@ __all__ = [
     "WireProtocol",
     "Worker",
     "called",
+    "check_length",
+    "decode_frame",
     "encode_frame",
     "error_from_map",
     "frame_head",

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from aitorrentd.api.ids import PeerId
 from aitorrentd.api.services import ServiceKey
+from aitorrentd.wire import Frame
 
 
 class Priority(IntEnum):
@@ -71,6 +72,27 @@ class Stream(Protocol):
 
     async def read_line(self, max_bytes: int = 65_536) -> bytes:
         """Bytes up to and with the next newline; b"" at the end; TooLarge beyond `max_bytes`."""
+
+    def take_frame(self, *, max_bytes: int) -> Frame | None:
+        """The next frame of `aitorrentd.api.wire`, or None while a part of it is still missing.
+
+        This and the two that follow are for those to whom a pass of the event loop is long; the
+        others read and write.
+
+        Raises:
+            ProtocolError: not a frame, or longer than `max_bytes`.
+        """
+
+    def when_frame(self, wake: Callable[[], None]) -> None:
+        """Call `wake` once when `take_frame`, which just gave None, has a frame or raises.
+
+        The call comes from where the bytes arrive: it should do what is urgent and return. An
+        error that it raises resets the stream.
+        """
+
+    def write_now(self, *parts: bytes | memoryview) -> bool:
+        """Queue all of `parts`, which nobody may change later, unless that would have to wait;
+        whether it did."""
 
     async def close_write(self) -> None:
         """Say that no more bytes follow; reading goes on."""

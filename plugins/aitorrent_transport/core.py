@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from aitorrentd.api import PeerGone, Priority, ProtocolError
@@ -195,6 +196,15 @@ class StreamCore:
     def front(self) -> int:
         """Bytes that `take` gives without joining pieces."""
         return len(self._chunks[0]) - self._at if self._chunks else 0
+
+    def peek(self, size: int) -> bytes:
+        """The next `size` bytes, which must be buffered, without taking them."""
+        found = self._chunks[0][self._at : self._at + size]
+        for chunk in islice(self._chunks, 1, None):
+            if len(found) == size:
+                break
+            found += chunk[: size - len(found)]
+        return found
 
     def take(self, size: int) -> bytes:
         """The next `size` bytes, or all that are buffered when those are fewer."""

@@ -16,12 +16,25 @@ class _LocalPair:
     def __init__(self, a: StreamCore, b: StreamCore, now: Callable[[], float]) -> None:
         self._other = {id(a): b, id(b): a}
         self._now = now
+        self._moving = self._again = False
 
     def pump(self, core: StreamCore) -> None:
-        """Move what can move both ways; bytes that move may earn credit for more."""
-        other = self._other[id(core)]
-        while self._move(core, other) or self._move(other, core):
-            pass
+        """Move what can move both ways; bytes that move may earn credit for more.
+
+        Who reads them may do so at once, and write: that moves when what moves now has arrived.
+        """
+        self._again = True
+        if self._moving:
+            return
+        self._moving = True
+        try:
+            other = self._other[id(core)]
+            while self._again:
+                self._again = False
+                while self._move(core, other) or self._move(other, core):
+                    pass
+        finally:
+            self._moving = False
 
     def _move(self, source: StreamCore, target: StreamCore) -> bool:
         due = target.credit_due(self._now(), 0.0)

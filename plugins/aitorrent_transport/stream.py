@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from aitorrent_transport.core import SEND_QUEUE_BYTES, StreamCore
-from aitorrentd.api import Conflict, PeerGone, PeerId, TooLarge, short
+from aitorrentd.api import (
+    Conflict,
+    Frame,
+    PeerGone,
+    PeerId,
+    TooLarge,
+    check_length,
+    decode_frame,
+    short,
+)
 
 _YIELD_BYTES: Final = 1024 * 1024  # a long write lets others run after this much
 _WHOLE_BYTES: Final = 16 * 1024
+_LENGTH_BYTES: Final = 4
+
+log = logging.getLogger("aitorrentd.transport")
 
 
 class Carrier(Protocol):
@@ -32,13 +46,22 @@ class ChannelStream:
     stream then.
     """
 
-    __slots__ = ("_carrier", "_core", "_peer", "_reader", "_write_lock", "_writer")
+    __slots__ = (
+        "_carrier",
+        "_core",
+        "_on_frame",
+        "_peer",
+        "_reader",
+        "_write_lock",
+        "_writer",
+    )
 
     def __init__(self, core: StreamCore, carrier: Carrier, peer: PeerId) -> None:
         self._core = core
         self._carrier = carrier
         self._peer = peer
         self._reader: asyncio.Future[None] | None = None
+        self._on_frame: Callable[[], None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._write_lock = asyncio.Lock()
         core.on_readable = self._wake_reader
@@ -58,7 +81,16 @@ class ChannelStream:
         return self._core.protocol
 
     def _wake_reader(self) -> None:
-        if self._reader is not None and not self._reader.done():
+        if self._on_frame is not None:
+            wake, self._on_frame = self._on_frame, None
+            self._core.unwant()
+            try:
+                wake()
+            except Exception:
+                # A fence: the reader's bug costs its stream, never the channel.
+                log.exception("the reader of %r failed", self)
+                self.reset("the reader failed")
+        elif self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
     def _wake_writer(self) -> None:
@@ -74,14 +106,10 @@ class ChannelStream:
         """Wait until `wanted` bytes are buffered; False when the stream ends before."""
         core = self._core
         while core.buffered < wanted:
-            if core.failure is not None:
-                raise self._gone(core.failure)
-            if core.reading_over:
-                raise self._gone("closed here")
+            self._check_readable()
             if core.ended:
                 return False
-            if self._reader is not None:
-                raise RuntimeError(f"{self!r} has two readers")
+            self._check_alone()
             self._reader = asyncio.get_running_loop().create_future()
             core.want(wanted, ahead)
             try:
@@ -92,6 +120,17 @@ class ChannelStream:
                 self._reader = None
                 core.unwant()
         return True
+
+    def _check_readable(self) -> None:
+        core = self._core
+        if core.failure is not None:
+            raise self._gone(core.failure)
+        if core.reading_over:
+            raise self._gone("closed here")
+
+    def _check_alone(self) -> None:
+        if self._reader is not None or self._on_frame is not None:
+            raise RuntimeError(f"{self!r} has two readers")
 
     def _take(self, size: int) -> bytes:
         taken = self._core.take(size)
@@ -112,6 +151,33 @@ class ChannelStream:
         if self._core.buffered < n and not await self._readable(n, n):
             raise self._gone(f"ended after {self._core.buffered} of {n} bytes")
         return self._take(n)
+
+    def take_frame(self, *, max_bytes: int) -> Frame | None:
+        """The next frame, or None while a part of it is still missing; as `api.Stream` says."""
+        core = self._core
+        wanted = _LENGTH_BYTES
+        if core.buffered >= wanted:
+            length = int.from_bytes(core.peek(_LENGTH_BYTES), "big")
+            check_length(length, max_bytes)
+            wanted += length
+            if core.buffered >= wanted:
+                return decode_frame(self._take(wanted), _LENGTH_BYTES)
+        self._check_readable()
+        if core.ended:
+            raise self._gone(f"ended after {core.buffered} of {wanted} bytes")
+        return None
+
+    def when_frame(self, wake: Callable[[], None]) -> None:
+        """Call `wake` once, when `take_frame` has a frame or raises; as `api.Stream` says."""
+        self._check_alone()
+        self._on_frame = wake
+        core = self._core
+        wanted = _LENGTH_BYTES
+        if core.buffered >= wanted:
+            wanted += int.from_bytes(core.peek(_LENGTH_BYTES), "big")
+        core.want(wanted, wanted)
+        if core.earned_credit:
+            self._carrier.pump(core)
 
     async def read_line(self, max_bytes: int = 65_536) -> bytes:
         """Bytes up to and with the next newline; b"" at the end; TooLarge beyond `max_bytes`.
@@ -147,6 +213,18 @@ class ChannelStream:
         if size:
             core.push(view if lasting else bytes(view))
             self._carrier.pump(core)
+
+    def write_now(self, *parts: bytes | memoryview) -> bool:
+        """Queue all of `parts` unless that would have to wait; whether it did."""
+        core = self._core
+        size = sum(map(len, parts))
+        if self._write_lock.locked() or core.queued + size > SEND_QUEUE_BYTES:
+            return False
+        self._check_sendable()
+        for part in parts:
+            core.push(part)
+        self._carrier.pump(core)
+        return True
 
     async def _write_slowly(self, view: memoryview, lasting: bool) -> None:
         core = self._core

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from aitorrentd.api import PeerGone, PeerId, TooLarge
+from aitorrentd.api import Frame, PeerGone, PeerId, TooLarge, check_length, decode_frame
 
 CLIENT = PeerId("12D3KooWCLIENT")
 SERVER = PeerId("12D3KooWSERVER")
@@ -18,8 +19,11 @@ class _Pipe:
         self.buffer = bytearray()
         self.ended = False
         self.changed = asyncio.Condition()
+        self.on_change: Callable[[], None] | None = None
 
     async def tell(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
         async with self.changed:
             self.changed.notify_all()
 
@@ -36,6 +40,7 @@ class MemoryStream:
         self.reset_reason: str | None = None
         self.closed = False
         self._telling: set[asyncio.Task[None]] = set()
+        self._frame = bytearray()
 
     @property
     def peer(self) -> PeerId:
@@ -107,6 +112,49 @@ class MemoryStream:
                 raise TooLarge(f"a line of over {max_bytes} bytes")
         return bytes(line)
 
+    def take_frame(self, *, max_bytes: int) -> Frame | None:
+        self._check()
+        if self._in.buffer:
+            self._frame += self._in.buffer
+            self._in.buffer.clear()
+            self._tell(self._in)
+        if len(self._frame) >= 4:
+            end = 4 + int.from_bytes(self._frame[:4], "big")
+            check_length(end - 4, max_bytes)
+            if len(self._frame) >= end:
+                body, self._in.buffer[:0] = bytes(self._frame[4:end]), self._frame[end:]
+                self._frame.clear()
+                return decode_frame(body)
+        if self._in.ended:
+            raise PeerGone("the stream ended early")
+        return None
+
+    def when_frame(self, wake: Callable[[], None]) -> None:
+        assert self._in.on_change is None, "two readers"
+
+        def changed() -> None:
+            if self._in.buffer or self._in.ended or self.reset_reason is not None:
+                self._in.on_change = None
+                wake()
+
+        self._in.on_change = changed
+
+    def write_now(self, *parts: bytes | memoryview) -> bool:
+        self._check()
+        if self._out.ended:
+            raise PeerGone("the stream is closed for writing")
+        if len(self._out.buffer) + sum(map(len, parts)) > self._out.window:
+            return False
+        for part in parts:
+            self._out.buffer += part
+        self._tell(self._out)
+        return True
+
+    def _tell(self, pipe: _Pipe) -> None:
+        task = asyncio.get_running_loop().create_task(pipe.tell())
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
     async def close_write(self) -> None:
         self._check()
         self._out.ended = True
@@ -124,9 +172,7 @@ class MemoryStream:
         for end in (self, self.other):
             end.reset_reason = reason or "no reason"
         for pipe in (self._in, self._out):
-            task = asyncio.get_running_loop().create_task(pipe.tell())
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+            self._tell(pipe)
 
 
 def stream_pair(
