@@ -18,6 +18,7 @@ import transformers
 from aitorrent_shards.families import pick_dtype, read_anatomy
 from aitorrent_shards.head import Candidates, Head, pick_candidates
 from aitorrent_shards.kvcache import KvBudget, KvCache
+from aitorrent_shards.rows import Row
 from aitorrent_shards.span import Span
 from aitorrent_shards.weights import Checkpoint
 from aitorrentd.api import Busy, Conflict, InvalidParams, NotFound, Unavailable
@@ -46,12 +47,14 @@ class Step(NamedTuple):
     """What a step gave: candidates where they were wanted, hidden states where layers follow."""
 
     candidates: Candidates | None
-    hidden: torch.Tensor | None
+    hidden: torch.Tensor | Row | None
     took_s: float
 
     def tail(self) -> memoryview:
-        """The hidden states' bytes, row after row."""
+        """The hidden states, row after row."""
         assert self.hidden is not None
+        if isinstance(self.hidden, np.ndarray):
+            return self.hidden.data
         try:
             rows = self.hidden.numpy()
         except TypeError:  # bfloat16, which numpy does not know, or not in this memory
@@ -219,32 +222,38 @@ class Engine:
                 " was opened for"
             )
         begun = time.perf_counter()
+        hidden: torch.Tensor | Row | None
+        candidates = None
         with torch.inference_mode():
-            hidden = self._input(session, n, tail)
-            hidden = self.span.run(hidden, cache)
-            candidates = None
+            hidden = self._run(session, n, tail)
             if session.end == self.anatomy.layers:
-                session.last_hidden = hidden[-1:].clone()
-                session.logits = None
+                rows = torch.from_numpy(hidden) if isinstance(hidden, np.ndarray) else hidden
+                session.last_hidden = rows.view(n, -1)[-1:].clone()
+                session.logits = hidden = None
                 if want is not None:
                     candidates = self._candidates(session, *want)
         self.steps += 1
-        ends = session.end == self.anatomy.layers
-        return Step(candidates, None if ends else hidden, time.perf_counter() - begun)
+        return Step(candidates, hidden, time.perf_counter() - begun)
+
+    def _run(self, session: Session, n: int, tail: memoryview) -> torch.Tensor | Row:
+        """The input through the session's layers; a single row stays in numpy where it can."""
+        if n > 1 or not self.span.fast_rows:
+            return self.span.run(self._input(session, n, tail), session.cache)
+        if session.start == 0:
+            row: Row = self._input(session, n, tail)[0].numpy()
+        else:
+            self._check_size(session, n, tail)
+            row = np.frombuffer(tail, np.float32)
+        return self.span.run_row(row.copy(), session.cache)
 
     def _input(self, session: Session, n: int, tail: memoryview) -> torch.Tensor:
         from_ids = session.start == 0
         dtype = torch.uint32 if from_ids else self.span.dtype
-        width = 1 if from_ids else self.anatomy.hidden_size
-        if len(tail) != n * width * dtype.itemsize:
-            what = "token ids" if from_ids else f"rows of {width} {dtype} values"
-            raise InvalidParams(
-                f"{n} {what} are {n * width * dtype.itemsize} bytes, not {len(tail)}"
-            )
+        self._check_size(session, n, tail)
         # The copy is writable, which torch asks for, and aligned.
         values = torch.frombuffer(bytearray(tail), dtype=dtype)
         if not from_ids:
-            return values.view(n, width).to(self.span.device)
+            return values.view(n, self.anatomy.hidden_size).to(self.span.device)
         ids = values.to(torch.int64)
         largest = int(ids.max())
         if largest >= self.anatomy.vocab_size:
@@ -252,6 +261,15 @@ class Engine:
                 f"token id {largest} is not in the vocabulary of {self.anatomy.vocab_size}"
             )
         return self.span.embed_tokens(ids.to(self.span.device))
+
+    def _check_size(self, session: Session, n: int, tail: memoryview) -> None:
+        if session.start == 0:
+            what, size = "token ids", 4 * n
+        else:
+            width, dtype = self.anatomy.hidden_size, self.span.dtype
+            what, size = f"rows of {width} {dtype} values", n * width * dtype.itemsize
+        if len(tail) != size:
+            raise InvalidParams(f"{n} {what} are {size} bytes, not {len(tail)}")
 
     def _candidates(self, session: Session, k: int, temperature: float) -> Candidates:
         if self._head is None or session.last_hidden is None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from aitorrent_shards.families import Anatomy, Skeleton, build_skeleton
 from aitorrent_shards.kvcache import KvCache
-from aitorrent_shards.rows import RowLayer, RowScratch, can_run_rows, rotation
+from aitorrent_shards.rows import Row, RowLayer, RowScratch, can_run_rows, rotation
 from aitorrent_shards.weights import Checkpoint
 from aitorrentd.api import InvalidParams
 
@@ -174,8 +174,6 @@ class Span:
         """
         before = cache.length
         try:
-            if self._rows is not None and len(hidden) == 1:
-                return self._run_row(self._rows, hidden, cache)
             pieces = []
             for rows in torch.split(hidden, _ROWS_AT_ONCE):
                 pieces.append(self._run_piece(rows.unsqueeze(0), cache).squeeze(0))
@@ -185,18 +183,18 @@ class Span:
             cache.trim(before)
             raise
 
-    def _run_row(
-        self, layers: list[RowLayer], hidden: torch.Tensor, cache: KvCache
-    ) -> torch.Tensor:
+    def run_row(self, x: Row, cache: KvCache) -> Row:
+        """As `run` for one row x [hidden_size], which it overwrites; where `fast_rows` holds."""
+        assert self._rows is not None
         position = torch.tensor([[cache.length]])
-        cos, sin = rotation(*self.rotary(hidden, position_ids=position))
-        x = hidden[0].numpy().copy()
+        like = torch.from_numpy(x)  # says which dtype and device the angles are for
+        cos, sin = rotation(*self.rotary(like, position_ids=position))
         first = cache.first_layer - self.start
         with np.errstate(all="ignore"):  # inputs from peers may hold anything
             for i in range(len(cache.windows)):
-                layers[first + i](x, cos, sin, cache, i)
+                self._rows[first + i](x, cos, sin, cache, i)
         cache.length += 1
-        return torch.from_numpy(x).unsqueeze(0)
+        return x
 
     def _run_piece(self, hidden: torch.Tensor, cache: KvCache) -> torch.Tensor:
         n = hidden.shape[1]
