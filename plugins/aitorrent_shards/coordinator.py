@@ -73,7 +73,7 @@ class Coordinator:
         try:
             await ring.open()
             for frame in journal.prefill(chunk=self._config.prefill_chunk):
-                ring.post(frame)
+                ring.send(frame)
             while not reason:
                 try:
                     token = await self._next(ring, journal)
@@ -83,7 +83,7 @@ class Coordinator:
                 first_s = first_s or clock.monotonic() - began
                 reason = journal.commit(token)
                 if not reason:
-                    await ring.send(journal.step())  # computed while the caller reads this token
+                    ring.send(journal.step())  # computed while the caller reads this token
                 pending.append(token)
                 text = "" if token in journal.stop_ids else texts.push(detokenizer.push(token))
                 if texts.stopped:

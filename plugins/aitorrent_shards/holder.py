@@ -83,8 +83,6 @@ class Holder:
         "The worker's resident memory when a session last came or went; None while there is none."
         self.span: Span | None = None
         self.row_bytes = 0
-        self.queue = 0
-        "Requests that the worker has not answered yet."
         self.on_gone: Callable[[Holder, str], None] = lambda holder, reason: None
         self.on_loading: Callable[[], None] = lambda: None
         "Called when its worker begins to load."
@@ -99,6 +97,11 @@ class Holder:
     def pid(self) -> int | None:
         """The worker's process id, while there is one."""
         return self._worker.pid if self._worker else None
+
+    @property
+    def queue(self) -> int:
+        """Requests that the worker has not answered yet."""
+        return self._worker.unanswered if self._worker else 0
 
     @property
     def step_us(self) -> int:
@@ -260,20 +263,33 @@ class Holder:
     async def request(
         self, header: dict[str, Any], tail: bytes | memoryview = b"", *, timeout_s: float
     ) -> Frame:
-        """One request to the worker; the time of those queued before it is added to `timeout_s`.
+        """One request to the worker, whose `timeout_s` begins when those before it are answered.
 
         Raises:
             Unavailable: the worker is not there, or ended. TimedOut: it hung, and was ended.
             Other AitorrentErrors: its answer.
         """
-        worker = self._worker
-        if worker is None:
+        return await self._there().request(header, tail, timeout_s=timeout_s)
+
+    def submit(
+        self,
+        header: dict[str, Any],
+        tail: bytes | memoryview,
+        done: Callable[[Frame | AitorrentError], None],
+        *,
+        timeout_s: float,
+    ) -> None:
+        """As `request`, with a callback for the answer or the error; see `Worker.submit`.
+
+        Raises:
+            Unavailable: the worker is not there.
+        """
+        self._there().submit(header, tail, done, timeout_s=timeout_s)
+
+    def _there(self) -> Worker:
+        if self._worker is None:
             raise Unavailable(f"{self._title()} are not loaded now")
-        self.queue += 1
-        try:
-            return await worker.request(header, tail, timeout_s=timeout_s * self.queue)
-        finally:
-            self.queue -= 1
+        return self._worker
 
     def measured(self, took_us: object) -> None:
         """Note the compute time of a single-token step."""

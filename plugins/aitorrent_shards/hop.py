@@ -1,4 +1,4 @@
-"""One edge of the ring: a sender that remembers what it sent, a receiver that says what it has.
+"""The sending end of an edge of the ring, which remembers what it sent; `receiver` is the other.
 
 Because every sender keeps its frames for the life of the session, a lost stage is replaced by
 linking its neighbours to another holder: the newcomer says it has 0 positions and is sent all of
@@ -9,14 +9,11 @@ it says it has m and gets only what is new.
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from aitorrent_shards.protocol import (
     MAX_CONTROL_BYTES,
-    MAX_HEADER_BYTES,
-    MAX_TAIL_BYTES,
     PROTOCOL,
     Link,
     parse_have,
@@ -25,9 +22,7 @@ from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import (
     AitorrentError,
     Conflict,
-    Frame,
     PeerGone,
-    PeerId,
     Priority,
     ProtocolError,
     Stream,
@@ -200,14 +195,35 @@ class HopSender:
         if stream is not None:
             stream.reset(reason)
 
-    async def send(self, frame: HopFrame) -> None:
-        """Remember a frame, and write it if the hop is linked; a broken link is no error."""
+    def send(self, frame: HopFrame) -> None:
+        """Remember a frame, and write it if the hop is linked; a broken link is no error.
+
+        It leaves at once, or in the background when others wait before it or there is no room.
+
+        Raises:
+            TooLarge: more than was admitted for the session.
+        """
         self.journal.append(frame)
-        if self._stream is None:
+        stream, frames = self._stream, self.journal.frames
+        if stream is None:
             return
-        if self.journal.frames[0] is frame:
+        if frames[0] is frame:
             self._cursor = 0
-        await self.flush()
+        if self._flushing is stream:
+            return  # what writes now comes to it
+        try:
+            if (
+                self._cursor == len(frames) - 1
+                and frame.end > self.have
+                and stream.write_now(frame_head(frame.header, len(frame.tail)), frame.tail)
+            ):
+                self._cursor += 1
+                self.have = frame.end
+                return
+        except AitorrentError as e:
+            self._broke(stream, e.message)
+            return
+        self._tasks.start(self.flush(), name="shards-flush")
 
     async def flush(self) -> None:
         """Write what the receiver does not have yet; returns at once if that is under way."""
@@ -238,53 +254,3 @@ async def _write(stream: Stream, frame: HopFrame) -> None:
     else:
         await stream.write(head)
         await stream.write(frame.tail)
-
-
-class HopReceiver(ABC):
-    """The receiving end of an edge: at most one stream at a time feeds it, from `prev` only."""
-
-    def __init__(self, prev: PeerId, *, max_tail_bytes: int) -> None:
-        self.prev = prev
-        self.have = 0
-        "Positions done."
-        self._max_bytes = MAX_HEADER_BYTES + min(max_tail_bytes, MAX_TAIL_BYTES)
-        self._stream: Stream | None = None
-        self._turn = asyncio.Lock()
-
-    @abstractmethod
-    async def receive(self, frame: Frame) -> None:
-        """Take a frame.
-
-        Raises:
-            ProtocolError: it breaks the rules; the stream is reset.
-        """
-
-    @abstractmethod
-    def broke(self, error: AitorrentError) -> None:
-        """The stream was ended because of this error; the session cannot go on."""
-
-    async def run(self, stream: Stream) -> None:
-        """Answer a hop and take its frames until the stream ends or a newer one comes."""
-        self.detach("another hop came for the session")
-        self._stream = stream
-        async with self._turn:  # the frame that is being computed comes first
-            if self._stream is not stream:
-                return
-            try:
-                await stream.write(encode_frame({"have": self.have}))
-                while True:
-                    await self.receive(await read_frame(stream, max_bytes=self._max_bytes))
-            except PeerGone:
-                return
-            except AitorrentError as e:
-                stream.reset(e.code)
-                self.broke(e)
-            finally:
-                if self._stream is stream:
-                    self._stream = None
-
-    def detach(self, reason: str) -> None:
-        """End the stream that feeds this receiver, if there is one."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.reset(reason)

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.holder import Holder, allowed_s
-from aitorrent_shards.hop import HopReceiver
 from aitorrent_shards.protocol import (
     MAX_CHUNK,
     MAX_CONTROL_BYTES,
@@ -24,6 +23,7 @@ from aitorrent_shards.protocol import (
     parse_request,
     request_id,
 )
+from aitorrent_shards.receiver import HopReceiver
 from aitorrent_shards.spans import Span
 from aitorrent_shards.stage import SessionView, StageSession
 from aitorrentd.api import (

@@ -185,10 +185,8 @@ def _open(header: Mapping[str, Any]) -> Open:
     )
 
 
-def _want_more(header: Mapping[str, Any]) -> WantMore:
-    return WantMore(
-        Want(_int(header, "k", 0, MAX_VOCAB), _number(header, "temperature", 0.0, 100.0))
-    )
+def _want(header: Mapping[str, Any]) -> Want:
+    return Want(_int(header, "k", 0, MAX_VOCAB), _number(header, "temperature", 0.0, 100.0))
 
 
 def parse_request(header: Mapping[str, Any]) -> Request:
@@ -208,7 +206,7 @@ def parse_request(header: Mapping[str, Any]) -> Request:
         case "ping":
             return Ping()
         case "candidates":
-            return _want_more(header)
+            return WantMore(_want(header))
     raise ProtocolError("unknown control message")
 
 
@@ -269,8 +267,7 @@ def parse_step(header: Mapping[str, Any]) -> tuple[int, int, Want | None]:
         return pos, n, None
     if not isinstance(want, (list, tuple)) or len(want) != 2:
         raise ProtocolError("w must be [k, temperature]")
-    more = _want_more({"k": want[0], "temperature": want[1]})
-    return pos, n, more.want
+    return pos, n, _want({"k": want[0], "temperature": want[1]})
 
 
 def layers_us(header: Mapping[str, Any]) -> int:

@@ -122,19 +122,13 @@ class Ring:
         """
         await self._repair.open()
 
-    async def send(self, frame: HopFrame) -> None:
-        """Send token ids into the first stage; after a loss they are sent again by themselves."""
-        self.sink.expect(frame.end)
-        await self._head.send(frame)
-        # A first stage on this node starts now; what else is done with the last token comes after.
-        await asyncio.sleep(0)
+    def send(self, frame: HopFrame) -> None:
+        """Send token ids into the first stage; after a loss they are sent again by themselves.
 
-    def post(self, frame: HopFrame) -> None:
-        """Like `send`, without waiting for the first stage to take it."""
+        A first stage on this node has begun with them when this returns.
+        """
         self.sink.expect(frame.end)
-        self._head.journal.append(frame)
-        if self._pipeline.head_to is not None:
-            self._tasks.start(self._head.flush(), name="shards-prefill")
+        self._head.send(frame)
 
     async def answer(self, length: int) -> Candidates:
         """The candidates after the `length` positions that were sent, whatever is lost on the way.

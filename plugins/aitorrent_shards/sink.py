@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from aitorrent_shards.hop import HopReceiver
 from aitorrent_shards.protocol import MAX_CHUNK, Candidates, layers_us, parse_candidates
+from aitorrent_shards.receiver import HopReceiver
 from aitorrentd.api import AitorrentError, Frame, PeerId, ProtocolError
 
 _KEPT: Final = 512
@@ -38,7 +38,7 @@ class AnswerSink(HopReceiver):
         """Median time of a token on its way around the ring without what the layers took."""
         return statistics.median(self._beside_us) if self._beside_us else 0.0
 
-    async def receive(self, frame: Frame) -> None:
+    def receive(self, frame: Frame) -> bool:
         """Keep the answer that is waited for; earlier ones come again after a replacement."""
         answer = parse_candidates(frame.header, frame.tail, vocab=self._vocab)
         if answer.length > self.expected:
@@ -49,6 +49,7 @@ class AnswerSink(HopReceiver):
                 around_us = (time.perf_counter_ns() - self._asked_ns) // 1000
                 self._beside_us.append(around_us - layers_us(frame.header))
             self._on_answer()
+        return True
 
     def broke(self, error: AitorrentError) -> None:
         """The last stage sent nonsense."""

@@ -12,11 +12,11 @@ import logging
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.holder import Holder, allowed_s
-from aitorrent_shards.hop import HopFrame, HopReceiver, HopSender, Journal
+from aitorrent_shards.hop import HopFrame, HopSender, Journal
 from aitorrent_shards.protocol import (
     MAX_CHUNK,
     MAX_CONTROL_BYTES,
@@ -31,6 +31,7 @@ from aitorrent_shards.protocol import (
     parse_step,
     request_id,
 )
+from aitorrent_shards.receiver import HopReceiver
 from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import (
     AitorrentError,
@@ -65,6 +66,17 @@ class SessionView:
     journal_bytes: int
 
 
+class _UnderWay(NamedTuple):
+    """The frame that the worker computes."""
+
+    began: int
+    "time.perf_counter_ns() when it came."
+    header: dict[str, Any]
+    "Of the frame that goes on; what the layers take is still to be added."
+    wanted: bool
+    "Whether one goes on."
+
+
 class StageSession(HopReceiver):
     """One answer's way through the layers of this node."""
 
@@ -91,6 +103,7 @@ class StageSession(HopReceiver):
         self._saying = asyncio.Lock()
         self._failed: asyncio.Future[AitorrentError] = asyncio.get_running_loop().create_future()
         self._overhead_us = overhead_us
+        self._under_way = _UnderWay(0, {}, wanted=False)
         journal = Journal(max_bytes=self.journal_bytes, last_only=opened.last)
         self.sender = HopSender(transport, journal, self._tasks, self._unlinked)
 
@@ -107,22 +120,21 @@ class StageSession(HopReceiver):
             self.sender.journal.size_bytes,
         )
 
-    async def receive(self, frame: Frame) -> None:
-        """Compute a frame's positions and send the result on; what is done already is skipped."""
+    def receive(self, frame: Frame) -> bool:
+        """Compute a frame's positions, to be sent on; what is done already is skipped."""
         began = time.perf_counter_ns()
         pos, n, want = parse_step(frame.header)
-        end = pos + n
+        end, last = pos + n, self.opened.last
         if end <= self.have:
-            return
+            return True
         if pos != self.have or end > self.opened.max_positions:
             raise ProtocolError(
                 f"positions {pos}-{end} after {self.have} of at most {self.opened.max_positions}"
             )
         if len(frame.tail) != n * self._row_in:
             raise ProtocolError(f"{n} positions take {n * self._row_in} bytes")
-        last = self.opened.last
         asked = want if last and end > self.sender.have else None
-        answer = await self.holder.request(
+        self.holder.submit(
             {
                 "op": "step",
                 "session": self.opened.session,
@@ -131,22 +143,39 @@ class StageSession(HopReceiver):
                 "want": {"k": asked.k, "temperature": asked.temperature} if asked else None,
             },
             frame.tail,
+            self._computed,
             timeout_s=allowed_s(self._config.step_timeout_s, n),
         )
-        self.have = end
+        # The layers run: what is done from here on keeps nobody waiting.
+        header: dict[str, Any] = {"p": pos, "n": n, "us": layers_us(frame.header)}
+        if want is not None and not last:
+            header["w"] = (want.k, want.temperature)
+        self._under_way = _UnderWay(began, header, wanted=not last or asked is not None)
+        return False
+
+    def _computed(self, answer: Frame | AitorrentError) -> None:
+        """Send the worker's answer on, if it is wanted, and take the next frame."""
+        if isinstance(answer, AitorrentError):
+            self.received(answer)
+            return
+        began, header, wanted = self._under_way
+        pos, n = header["p"], header["n"]
+        self.have = pos + n
         took = answer.header.get("took_us")
         took_us = took if type(took) is int else 0
-        header: dict[str, Any] = {"p": pos, "n": n, "us": layers_us(frame.header) + took_us}
-        if last:
-            if asked is None:
+        if wanted:
+            header["us"] += took_us
+            if self.opened.last:
+                header["k"], header["lse"] = answer.header.get("k"), answer.header.get("lse")
+            try:
+                self.sender.send(HopFrame(pos, n, header, answer.tail))
+            except AitorrentError as e:
+                self.received(e)
                 return
-            header["k"], header["lse"] = answer.header["k"], answer.header["lse"]
-        elif want is not None:
-            header["w"] = (want.k, want.temperature)
-        await self.sender.send(HopFrame(pos, n, header, answer.tail))
-        if n == 1:
-            self.holder.measured(took_us)
-            self._overhead_us.append((time.perf_counter_ns() - began) // 1000 - took_us)
+            if n == 1:
+                self.holder.measured(took_us)
+                self._overhead_us.append((time.perf_counter_ns() - began) // 1000 - took_us)
+        self.received()
 
     def broke(self, error: AitorrentError) -> None:
         """The input failed: so does the session."""
@@ -214,8 +243,8 @@ class StageSession(HopReceiver):
                     self.detach("another peer feeds the session")
                 await self._say({"id": ident})
             case Link() | WantMore():
-                # Two more tasks read: the control stream, and the hop to the next stage.
-                if len(self._tasks) >= MAX_SLOW_REQUESTS + 2:
+                # Three more tasks: the control stream's, and two of the hop to the next stage.
+                if len(self._tasks) >= MAX_SLOW_REQUESTS + 3:
                     error = Busy("too many requests at once in this session")
                     await self._say({"id": ident, "error": error.as_map()})
                 else:

@@ -30,6 +30,7 @@ from aitorrentd.api import (
     BACKENDS,
     DIRECTORY,
     TRANSPORT,
+    AitorrentError,
     Backend,
     Busy,
     Clock,
@@ -134,6 +135,8 @@ class ToyWorker:
         self.lies = False
         self._layers = (0, 0, 0)
         self._turn = asyncio.Lock()
+        self._answering: set[asyncio.Task[None]] = set()
+        self.unanswered = 0
 
     async def request(
         self, header: Mapping[str, Any], tail: bytes | memoryview = b"", *, timeout_s: float = 60.0
@@ -141,8 +144,9 @@ class ToyWorker:
         """As api Worker."""
         if self.closed.done():
             raise Unavailable("the worker is gone")
+        self.unanswered += 1
         try:
-            async with asyncio.timeout(timeout_s), self._turn:
+            async with self._turn, asyncio.timeout(timeout_s):
                 await asyncio.sleep(0)
                 if self.hangs:
                     await asyncio.shield(self.closed)
@@ -152,10 +156,34 @@ class ToyWorker:
         except TimeoutError:
             self.kill("hung")
             raise TimedOut("no answer of the worker") from None
+        finally:
+            self.unanswered -= 1
         if self.kill_at_step is not None and self.steps >= self.kill_at_step:
             self.kill("killed by the test")
             raise Unavailable("the worker is gone")
         return cast(Frame, frame)
+
+    def submit(
+        self,
+        header: Mapping[str, Any],
+        tail: bytes | memoryview,
+        done: Callable[[Frame | AitorrentError], None],
+        *,
+        timeout_s: float = 60.0,
+    ) -> None:
+        """As api Worker."""
+        if self.closed.done():
+            raise Unavailable("the worker is gone")
+
+        async def answer() -> None:
+            try:
+                done(await self.request(header, tail, timeout_s=timeout_s))
+            except AitorrentError as e:
+                done(e)
+
+        task = asyncio.get_running_loop().create_task(answer())
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
 
     def kill(self, reason: str = "killed") -> None:
         """As SIGKILL."""
@@ -293,6 +321,7 @@ class GatedStream:
     def __init__(self, inner: MemoryStream, node: FakeNode) -> None:
         self._inner, self._node = inner, node
         self.peer, self.protocol = inner.peer, inner.protocol
+        self._waking: set[asyncio.Task[None]] = set()
 
     async def write(self, data: bytes | memoryview) -> None:
         """As api Stream."""
@@ -310,6 +339,33 @@ class GatedStream:
         got = await self._inner.read_exactly(n)
         await self._node.awake.wait()
         return got
+
+    def take_frame(self, *, max_bytes: int) -> Frame | None:
+        """As api Stream."""
+        return self._inner.take_frame(max_bytes=max_bytes) if self._node.awake.is_set() else None
+
+    def when_frame(self, wake: Callable[[], None]) -> None:
+        """As api Stream."""
+        if self._node.awake.is_set():
+            self._inner.when_frame(lambda: self._wake(wake))
+        else:
+            self._wake(wake)
+
+    def _wake(self, wake: Callable[[], None]) -> None:
+        if self._node.awake.is_set():
+            wake()
+        else:
+            task = asyncio.get_running_loop().create_task(self._wake_later(wake))
+            self._waking.add(task)
+            task.add_done_callback(self._waking.discard)
+
+    async def _wake_later(self, wake: Callable[[], None]) -> None:
+        await self._node.awake.wait()
+        wake()
+
+    def write_now(self, *parts: bytes | memoryview) -> bool:
+        """As api Stream."""
+        return self._node.awake.is_set() and self._inner.write_now(*parts)
 
     async def close(self) -> None:
         """As api Stream."""

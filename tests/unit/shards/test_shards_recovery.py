@@ -20,7 +20,7 @@ from aitorrentd.api import (
     Stream,
     Unavailable,
 )
-from tests.support.shards_fakes import FakeNode, toy_answer, toy_network, until
+from tests.support.shards_fakes import FakeNode, GatedStream, toy_answer, toy_network, until
 
 NEW = 12
 PROMPT = "hello"
@@ -171,9 +171,10 @@ async def test_stage_that_answers_pings_but_computes_nothing_is_replaced(
         victim = chosen(nodes, 2)
         idle = False
 
-        async def swallow(session: StageSession, frame: Frame) -> None:
+        def swallow(session: StageSession, frame: Frame) -> bool:
             if not idle or session.holder is not victim.shards.models["toy"].holder:
-                await receive(session, frame)
+                return receive(session, frame)
+            return False
 
         monkeypatch.setattr(StageSession, "receive", swallow)
         ids: list[int] = []
@@ -201,15 +202,25 @@ async def test_broken_links_between_living_stages_are_healed_at_once(tmp_path: P
 async def test_frames_that_a_breaking_link_swallows_are_sent_again_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, written = hop._write, [0]
+    write, write_now, written = hop._write, GatedStream.write_now, [0]
 
-    async def write_and_lose_some(stream: Stream, frame: hop.HopFrame) -> None:
-        await write(stream, frame)
+    def lose_some(stream: Stream | GatedStream) -> None:
         written[0] += 1
         if written[0] % 5 == 0:
             stream.reset("the connection broke with bytes under way")
 
+    async def write_and_lose_some(stream: Stream, frame: hop.HopFrame) -> None:
+        await write(stream, frame)
+        lose_some(stream)
+
+    def write_now_and_lose_some(stream: GatedStream, *parts: bytes | memoryview) -> bool:
+        wrote = write_now(stream, *parts)
+        if wrote:
+            lose_some(stream)
+        return wrote
+
     monkeypatch.setattr(hop, "_write", write_and_lose_some)
+    monkeypatch.setattr(GatedStream, "write_now", write_now_and_lose_some)
     layers = ["none", "0-2", "2-4", "4-6"]
     async with toy_network(tmp_path, *layers, step_timeout_s=60) as nodes, asyncio.timeout(10):
         assert await nodes[0].tokens(request()) == toy_answer(prompt_ids(nodes[0]), NEW)
