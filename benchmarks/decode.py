@@ -159,7 +159,20 @@ def measure(rounds: int, prompt: int, new: int, *, apart: bool) -> dict[str, Any
             daemons.stop()
             single.stdin.close()
             single.wait()
-    return figures(ours[1:], theirs[1:], equal, step_us)
+    found = figures(ours[1:], theirs[1:], equal, step_us)
+    if not apart:
+        found["stage_to_stage_ms"] = stage_to_stage_ms(ours[1:])
+    return found
+
+
+def stage_to_stage_ms(ours: list[dict[str, Any]]) -> dict[str, float]:
+    """What lies between two stages' layers: a worker's answer, ciphers, network, the next worker.
+
+    With the first stage inside the node that is asked, a token goes over the network as often as
+    through a worker's pipe: once for each stage.
+    """
+    stages = len(SPLITS)
+    return spread([o["summary"]["hop_us"] * (stages + 1) / stages / 1000 for o in ours])
 
 
 def letter_id(model: Path, letter: str) -> int:
