@@ -242,14 +242,14 @@ class WorkerProcess:
         self._next += 1
         request = _Request(self._next, done, timeout_s)
         self._waiting.append(request)
-        if len(self._waiting) == 1:
-            self._watch_oldest()
         head = frame_head({**header, "id": request.ident}, len(tail))
         if len(tail) < _JOIN_BELOW:
             self._transport.write(b"".join((head, tail)))
         else:
             self._transport.write(head)
             self._transport.write(tail)
+        if len(self._waiting) == 1:
+            self._watch_oldest()
 
     def frame_received(self, frame: Frame) -> None:
         """Give an answer to the oldest request."""

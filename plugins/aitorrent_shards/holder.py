@@ -269,7 +269,9 @@ class Holder:
             Unavailable: the worker is not there, or ended. TimedOut: it hung, and was ended.
             Other AitorrentErrors: its answer.
         """
-        return await self._there().request(header, tail, timeout_s=timeout_s)
+        if self._worker is None:
+            raise self._absent()
+        return await self._worker.request(header, tail, timeout_s=timeout_s)
 
     def submit(
         self,
@@ -284,12 +286,12 @@ class Holder:
         Raises:
             Unavailable: the worker is not there.
         """
-        self._there().submit(header, tail, done, timeout_s=timeout_s)
-
-    def _there(self) -> Worker:
         if self._worker is None:
-            raise Unavailable(f"{self._title()} are not loaded now")
-        return self._worker
+            raise self._absent()
+        self._worker.submit(header, tail, done, timeout_s=timeout_s)
+
+    def _absent(self) -> Unavailable:
+        return Unavailable(f"{self._title()} are not loaded now")
 
     def measured(self, took_us: object) -> None:
         """Note the compute time of a single-token step."""

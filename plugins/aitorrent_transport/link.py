@@ -212,7 +212,7 @@ class Link(asyncio.BufferedProtocol):
 
     def _gather(self, parts: tuple[bytes | memoryview, ...], kind: int) -> None:
         writer = self._writer
-        if not writer.gathered and not self._transport.get_write_buffer_size():
+        if self.writable and not writer.gathered:  # all that was written has left
             writer.reuse()
         self.bytes_out += writer.seal(parts, kind)
 
