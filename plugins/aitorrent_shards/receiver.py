@@ -27,8 +27,9 @@ class HopReceiver(ABC):
         "Positions done."
         self._max_bytes = MAX_HEADER_BYTES + min(max_tail_bytes, MAX_TAIL_BYTES)
         self._stream: Stream | None = None
+        self._busy = False
         self._idle = asyncio.Event()
-        self._idle.set()
+        "For who waits until it is not busy."
         self._over: asyncio.Future[None] | None = None
 
     @abstractmethod
@@ -45,6 +46,7 @@ class HopReceiver(ABC):
 
     def received(self, error: AitorrentError | None = None) -> None:
         """The frame that needed time is done, or failed: on with the next."""
+        self._busy = False
         self._idle.set()
         if error is not None:
             self._fail(error)
@@ -56,7 +58,8 @@ class HopReceiver(ABC):
         self.detach("another hop came for the session")
         self._stream = stream
         try:
-            while self._stream is stream and not self._idle.is_set():
+            while self._stream is stream and self._busy:
+                self._idle.clear()
                 await self._idle.wait()  # the frame that is being computed comes first
             if self._stream is stream:
                 await stream.write(encode_frame({"have": self.have}))
@@ -76,14 +79,13 @@ class HopReceiver(ABC):
             return
         try:
             for _ in range(MAX_AT_ONCE):
-                if not self._idle.is_set():
+                if self._busy:
                     return
                 frame = stream.take_frame(max_bytes=self._max_bytes)
                 if frame is None:
                     stream.when_frame(partial(self._go_on, stream))
                     return
-                if not self.receive(frame):
-                    self._idle.clear()
+                self._busy = not self.receive(frame)
             asyncio.get_running_loop().call_soon(self._go_on, stream)
         except PeerGone:
             self._leave()
