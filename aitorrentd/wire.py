@@ -22,8 +22,8 @@ from aitorrentd.errors import ProtocolError, TooLarge
 MAX_HEADER_BYTES: Final = 65_535
 DEFAULT_MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
 _LENGTHS: Final = struct.Struct(">IH")
-# Made once, since making one costs as much as packing with it.
-_pack_head: Final = msgpack.Packer(use_bin_type=True).pack
+# Made once, since making one costs as much as packing with it. One thread packs heads.
+_pack_head = msgpack.Packer(use_bin_type=True).pack
 
 
 class Frame(NamedTuple):
@@ -90,8 +90,10 @@ def frame_head(header: dict[str, Any], tail_len: int) -> bytes:
     Raises:
         TooLarge: the header does not fit its 16-bit length.
     """
+    global _pack_head
     packed: bytes = _pack_head(header)
     if len(packed) > MAX_HEADER_BYTES:
+        _pack_head = msgpack.Packer(use_bin_type=True).pack  # the old one keeps its memory
         raise TooLarge(f"frame header of {len(packed)} bytes; the limit is {MAX_HEADER_BYTES}")
     return _LENGTHS.pack(2 + len(packed) + tail_len, len(packed)) + packed
 

@@ -42,6 +42,9 @@ _MAX_LOG_LINE: Final = 64 * 1024
 # Shorter tails are copied behind their header, which costs less than a second write.
 _JOIN_BELOW: Final = 32 * 1024
 
+Done = Callable[[Frame | AitorrentError], None]
+"Gets the answer to a request, or why there is none."
+
 
 class FrameReceiver(asyncio.BufferedProtocol):
     """Frames from a socket; long ones are received straight into the buffer that is handed out."""
@@ -102,9 +105,6 @@ class FrameReceiver(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The worker closed its end."""
         self._worker.lost(self._worker.ended_text)
-
-
-Done = Callable[[Frame | AitorrentError], None]
 
 
 @dataclass(slots=True)
@@ -239,10 +239,10 @@ class WorkerProcess:
         """Send one request, whose answer `done` gets; see `aitorrentd.api.Worker`."""
         if self._closed.done() or self._transport is None:
             raise self._gone()
-        self._next += 1
-        request = _Request(self._next, done, timeout_s)
-        self._waiting.append(request)
+        request = _Request(self._next + 1, done, timeout_s)
         head = frame_head({**header, "id": request.ident}, len(tail))
+        self._next += 1
+        self._waiting.append(request)
         if len(tail) < _JOIN_BELOW:
             self._transport.write(b"".join((head, tail)))
         else:

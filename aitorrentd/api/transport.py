@@ -74,13 +74,14 @@ class Stream(Protocol):
         """Bytes up to and with the next newline; b"" at the end; TooLarge beyond `max_bytes`."""
 
     def take_frame(self, *, max_bytes: int) -> Frame | None:
-        """The next frame of `aitorrentd.api.wire`, or None while a part of it is still missing.
+        """The next frame, as `read_frame` gives it, or None while a part of it is still missing.
 
         This and the two that follow are for those to whom a pass of the event loop is long; the
         others read and write.
 
         Raises:
-            ProtocolError: not a frame, or longer than `max_bytes`.
+            ProtocolError: not a frame, or longer than `max_bytes`. PeerGone: also when the stream
+            ended in order.
         """
 
     def when_frame(self, wake: Callable[[], None]) -> None:
@@ -92,7 +93,11 @@ class Stream(Protocol):
 
     def write_now(self, *parts: bytes | memoryview) -> bool:
         """Queue all of `parts`, which nobody may change later, unless that would have to wait;
-        whether it did."""
+        whether it did.
+
+        Raises:
+            Conflict: this end is closed for writing.
+        """
 
     async def close_write(self) -> None:
         """Say that no more bytes follow; reading goes on."""

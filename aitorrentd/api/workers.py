@@ -53,11 +53,12 @@ class Worker(Protocol):
     ) -> None:
         """As `request`, but `done` is called with the answer, or with what `request` would raise.
 
-        The call comes from where the answer arrives, without a pass of the event loop in between:
-        it should do what is urgent and return.
+        The call comes from where the answer arrives, without a pass of the event loop in between,
+        never from within `submit`; it should do what is urgent and return.
 
         Raises:
-            Unavailable: the worker is gone already; `done` will not be called.
+            Unavailable: the worker is gone already. TooLarge: the header. In both cases `done` will
+            not be called.
         """
 
     def kill(self) -> None:

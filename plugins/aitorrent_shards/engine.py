@@ -48,6 +48,7 @@ class Step(NamedTuple):
 
     candidates: Candidates | None
     hidden: torch.Tensor | Row | None
+    "[n, hidden_size], or [hidden_size] of a single row."
     took_s: float
 
     def tail(self) -> memoryview:
@@ -236,7 +237,8 @@ class Engine:
         return Step(candidates, hidden, time.perf_counter() - begun)
 
     def _run(self, session: Session, n: int, tail: memoryview) -> torch.Tensor | Row:
-        """The input through the session's layers; a single row stays in numpy where it can."""
+        """The input through the session's layers: [n, hidden_size], or [hidden_size] of a single
+        row, which stays in numpy where it can."""
         if n > 1 or not self.span.fast_rows:
             return self.span.run(self._input(session, n, tail), session.cache)
         if session.start == 0:

@@ -125,7 +125,7 @@ class HopSender:
     async def link(self, target: Link, *, timeout_s: float) -> int:
         """Connect to a session at a peer; returns how many positions it has.
 
-        Nothing is sent before `flush`.
+        Nothing is sent before `flush` or the next `send`.
 
         Raises:
             Unavailable, Busy: not reachable. TimedOut: it does not answer. Conflict: another link

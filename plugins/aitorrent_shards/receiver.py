@@ -12,8 +12,17 @@ from functools import partial
 from typing import Final
 
 from aitorrent_shards.protocol import MAX_HEADER_BYTES, MAX_TAIL_BYTES
-from aitorrentd.api import AitorrentError, Frame, PeerGone, PeerId, Stream, encode_frame
+from aitorrentd.api import (
+    AitorrentError,
+    Frame,
+    PeerGone,
+    PeerId,
+    PluginError,
+    Stream,
+    encode_frame,
+)
 
+FAILED: Final = "the stage failed; its log has the details"
 MAX_AT_ONCE: Final = 64
 "Frames that need no time, such as those of positions that are done, before others have a turn."
 
@@ -45,7 +54,10 @@ class HopReceiver(ABC):
         """The stream was ended because of this error; the session cannot go on."""
 
     def received(self, error: AitorrentError | None = None) -> None:
-        """The frame that needed time is done, or failed: on with the next."""
+        """The frame that needed time is done, or failed: on with the next.
+
+        Call it also before a bug's exception goes on to whoever logs it: others wait.
+        """
         self._busy = False
         self._idle.set()
         if error is not None:
@@ -86,11 +98,15 @@ class HopReceiver(ABC):
                     stream.when_frame(partial(self._go_on, stream))
                     return
                 self._busy = not self.receive(frame)
-            asyncio.get_running_loop().call_soon(self._go_on, stream)
+            if not self._busy:
+                asyncio.get_running_loop().call_soon(self._go_on, stream)
         except PeerGone:
             self._leave()
         except AitorrentError as e:
             self._fail(e)
+        except Exception:
+            self._fail(PluginError(FAILED))
+            raise
 
     def _fail(self, error: AitorrentError) -> None:
         self.detach(error.code)

@@ -31,7 +31,7 @@ from aitorrent_shards.protocol import (
     parse_step,
     request_id,
 )
-from aitorrent_shards.receiver import HopReceiver
+from aitorrent_shards.receiver import FAILED, HopReceiver
 from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import (
     AitorrentError,
@@ -40,6 +40,7 @@ from aitorrentd.api import (
     InvalidParams,
     PeerGone,
     PeerId,
+    PluginError,
     ProtocolError,
     Stream,
     Transport,
@@ -101,6 +102,7 @@ class StageSession(HopReceiver):
         "The control stream was closed in order; a reset would overtake the last words."
         self._tasks = OwnedTasks(log)
         self._saying = asyncio.Lock()
+        self._slow_requests = 0
         self._failed: asyncio.Future[AitorrentError] = asyncio.get_running_loop().create_future()
         self._overhead_us = overhead_us
         self._under_way = _UnderWay(0, {}, wanted=False)
@@ -155,9 +157,19 @@ class StageSession(HopReceiver):
 
     def _computed(self, answer: Frame | AitorrentError) -> None:
         """Send the worker's answer on, if it is wanted, and take the next frame."""
-        if isinstance(answer, AitorrentError):
-            self.received(answer)
-            return
+        try:
+            if isinstance(answer, AitorrentError):
+                raise answer
+            self._send_on(answer)
+        except AitorrentError as e:
+            self.received(e)
+        except Exception:
+            self.received(PluginError(FAILED))
+            raise
+        else:
+            self.received()
+
+    def _send_on(self, answer: Frame) -> None:
         began, header, wanted = self._under_way
         pos, n = header["p"], header["n"]
         self.have = pos + n
@@ -167,15 +179,10 @@ class StageSession(HopReceiver):
             header["us"] += took_us
             if self.opened.last:
                 header["k"], header["lse"] = answer.header.get("k"), answer.header.get("lse")
-            try:
-                self.sender.send(HopFrame(pos, n, header, answer.tail))
-            except AitorrentError as e:
-                self.received(e)
-                return
+            self.sender.send(HopFrame(pos, n, header, answer.tail))
             if n == 1:
                 self.holder.measured(took_us)
                 self._overhead_us.append((time.perf_counter_ns() - began) // 1000 - took_us)
-        self.received()
 
     def broke(self, error: AitorrentError) -> None:
         """The input failed: so does the session."""
@@ -243,11 +250,11 @@ class StageSession(HopReceiver):
                     self.detach("another peer feeds the session")
                 await self._say({"id": ident})
             case Link() | WantMore():
-                # Three more tasks: the control stream's, and two of the hop to the next stage.
-                if len(self._tasks) >= MAX_SLOW_REQUESTS + 3:
+                if self._slow_requests >= MAX_SLOW_REQUESTS:
                     error = Busy("too many requests at once in this session")
                     await self._say({"id": ident, "error": error.as_map()})
                 else:
+                    self._slow_requests += 1
                     self._tasks.start(self._slow(ident, request), name="shards-request")
             case Open():
                 raise ProtocolError("the session is open already")
@@ -264,6 +271,8 @@ class StageSession(HopReceiver):
                 await self._say({"id": ident, **header}, tail)
         except AitorrentError as e:
             await self._say({"id": ident, "error": e.as_map()})
+        finally:
+            self._slow_requests -= 1
 
     async def _more(self, request: WantMore) -> tuple[dict[str, Any], bytes | memoryview]:
         if not self.opened.last:

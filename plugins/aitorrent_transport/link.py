@@ -112,6 +112,8 @@ class Link(asyncio.BufferedProtocol):
         self._close_timer: asyncio.TimerHandle | None = None
         self._drain = memoryview(bytearray(DRAIN_BYTES))
         self._rekey_timer = loop.call_later(REKEY_INTERVAL_S, self._rekey)
+        # From here on: the limits pause the link at once while bytes of the handshake are unsent.
+        transport.set_protocol(self)
         _tune(transport)
 
     def start(self) -> None:
@@ -154,7 +156,7 @@ class Link(asyncio.BufferedProtocol):
         if self._lost or not self._writer.gathered:
             return
         self._transport.write(self._writer.take())
-        if not self.writable and self._transport.get_write_buffer_size() > MAX_WRITE_BUFFER_BYTES:
+        if self._transport.get_write_buffer_size() > MAX_WRITE_BUFFER_BYTES:
             self._end("the peer does not read what is sent to it")
 
     def close(self, reason: str = "") -> None:
@@ -212,7 +214,7 @@ class Link(asyncio.BufferedProtocol):
 
     def _gather(self, parts: tuple[bytes | memoryview, ...], kind: int) -> None:
         writer = self._writer
-        if self.writable and not writer.gathered:  # all that was written has left
+        if not writer.gathered and not self._transport.get_write_buffer_size():
             writer.reuse()
         self.bytes_out += writer.seal(parts, kind)
 

@@ -43,7 +43,8 @@ class _LocalPair:
         parts: list[bytes | memoryview] = []
         moved = source.gather(MAX_DATA_BYTES, parts)
         for part in parts:
-            target.feed(bytes(part))
+            if target.failure is None:  # its reader may reset the stream at any part
+                target.feed(bytes(part))
         if source.has_work() and not source.queued:
             source.end_sent = True
             target.feed_end()

@@ -81,7 +81,6 @@ class HandshakeProtocol(asyncio.Protocol):
                 remote=remote_of(self._transport),
                 arrived=self._handshake.rest,
             )
-            self._transport.set_protocol(link)
             self._on_link(link)
 
     def fail(self, error: AitorrentError) -> None:

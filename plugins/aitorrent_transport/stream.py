@@ -273,6 +273,7 @@ class ChannelStream:
     async def close(self) -> None:
         """End both directions in order; bytes already written are still delivered."""
         self._carrier.stop(self._core, "closed")
+        self._wake_reader()
         await self.close_write()
 
     def reset(self, reason: str = "") -> None:

@@ -176,10 +176,15 @@ class ToyWorker:
             raise Unavailable("the worker is gone")
 
         async def answer() -> None:
+            given: Frame | AitorrentError
             try:
-                done(await self.request(header, tail, timeout_s=timeout_s))
+                given = await self.request(header, tail, timeout_s=timeout_s)
             except AitorrentError as e:
-                done(e)
+                given = e
+            try:
+                done(given)
+            except Exception:
+                logging.exception("the answer was not taken")
 
         task = asyncio.get_running_loop().create_task(answer())
         self._answering.add(task)

@@ -208,6 +208,39 @@ async def test_others_have_a_turn_while_many_frames_are_skipped() -> None:
     await fed.running
 
 
+async def test_last_frame_before_the_others_turn_may_need_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    receiver = Recorder()
+    fed = Fed(receiver)
+    await fed.have()
+    receiver.have = 5
+    fed.send(*([1] * (MAX_AT_ONCE - 1)), 5, 6)
+    assert receiver.taken == [5]
+    receiver.done(6)
+    await asyncio.sleep(0)
+    assert receiver.taken == [5, 6]
+    receiver.done(7)
+    fed.send(7)
+    assert receiver.taken == [5, 6, 7]
+    receiver.detach("done")
+    await fed.running
+    assert not caplog.records
+
+
+async def test_bug_of_a_receiver_is_logged_and_ends_its_session(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver = Recorder()
+    fed = Fed(receiver)
+    await fed.have()
+    monkeypatch.setattr(receiver, "receive", lambda frame: 1 // 0)
+    fed.send(1)
+    await fed.running
+    assert receiver.broken == ["the stage failed; its log has the details"]
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_newer_hop_waits_for_the_frame_that_is_being_computed() -> None:
     receiver = Recorder()
     older = Fed(receiver)

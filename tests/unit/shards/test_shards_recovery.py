@@ -186,6 +186,28 @@ async def test_stage_that_answers_pings_but_computes_nothing_is_replaced(
         assert [e.peer for e in nodes[0].events if isinstance(e, StageLost)] == [victim.id]
 
 
+async def test_stage_whose_own_code_fails_says_so_and_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_on = StageSession._send_on
+    # A step may take long, so nothing but the stage's own word can help in time.
+    async with toy_network(tmp_path, *PAIRS, step_timeout_s=60) as nodes:
+        victim = chosen(nodes, 2)
+
+        def failing(session: StageSession, answer: Frame) -> None:
+            if len(ids) >= 3 and session.holder is victim.shards.models["toy"].holder:
+                raise ZeroDivisionError
+            send_on(session, answer)
+
+        monkeypatch.setattr(StageSession, "_send_on", failing)
+        ids: list[int] = []
+        async with asyncio.timeout(10):
+            async for chunk in nodes[0].shards.backend.generate(request()):
+                ids += chunk.token_ids
+        assert ids == toy_answer(prompt_ids(nodes[0]), NEW)
+        assert [e.peer for e in nodes[0].events if isinstance(e, StageLost)] == [victim.id]
+
+
 async def test_broken_links_between_living_stages_are_healed_at_once(tmp_path: Path) -> None:
     # Each layer has one holder and a step may take long, so nothing but a new link can help.
     layers = ["none", "0-2", "2-4", "4-6"]

@@ -151,6 +151,30 @@ async def test_bug_of_a_reader_costs_its_stream_and_not_the_channel() -> None:
         assert not ends.closed
 
 
+async def test_reader_hears_that_its_own_end_closes(pair: tuple[Stream, Stream]) -> None:
+    near, far = pair
+    reader, reading = Reader(far), asyncio.create_task(near.read(1))
+    await asyncio.sleep(0)
+    await far.close()
+    assert "closed here" in str(reader.ended)
+    await near.close()
+    with pytest.raises(PeerGone, match="closed here"):
+        await reading
+
+
+async def test_nothing_is_taken_after_a_reader_resets_the_stream(
+    pair: tuple[Stream, Stream],
+) -> None:
+    near, far = pair
+    reader = Reader(far)
+    reader.on_frame = lambda n: far.reset("enough")
+    assert near.write_now(framed(1), framed(2), framed(3))
+    await wait_for(lambda: reader.ended)
+    assert reader.taken == [(1, b"")]
+    with pytest.raises(PeerGone, match="enough"):
+        await near.read(1)
+
+
 async def test_two_readers_are_a_bug_that_shows() -> None:
     _, far = local()
     Reader(far)

@@ -21,7 +21,7 @@ from aitorrent_transport.dial import dial, link_in_process
 from aitorrent_transport.handshake import Handshake
 from aitorrent_transport.link import HIGH_WATER_BYTES, UNSENT_BYTES, Link
 from aitorrent_transport.listener import Listener
-from aitorrent_transport.records import READ_BUFFER_BYTES
+from aitorrent_transport.records import READ_BUFFER_BYTES, RecordReader
 from aitorrentd.api import ProtocolError, TimedOut, TooLarge, Unavailable
 from tests.support.link_peers import Watch, eventually, make_credentials, shake_hands
 
@@ -204,6 +204,9 @@ class NotingTransport(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         return None
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        return None
+
     def abort(self) -> None:
         return None
 
@@ -232,6 +235,50 @@ async def test_large_records_leave_together_and_small_ones_at_once() -> None:
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_records_behind_unsent_bytes_of_the_handshake_arrive_whole(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    us = Handshake(make_credentials(), dialer=True)
+    them = Handshake(make_credentials(), dialer=False)
+    shake_hands(us, them)
+    ours_session, session = us.session, them.session
+    assert ours_session is not None
+    assert session is not None
+    sent = [bytes([n]) * 100 for n in range(5)]
+
+    async def send() -> None:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        with theirs:
+            running = asyncio.get_running_loop()
+            transport, _ = await running.create_connection(asyncio.Protocol, sock=ours)
+            before = 0
+            while not transport.get_write_buffer_size():
+                transport.write(bytes(4096))
+                before += 4096
+            link = Link(transport, ours_session, outbound=True, remote=("", 0))
+            assert not link.writable
+            for record in sent:
+                link.send(record)
+            got = b""
+            while len(got) < before + len(sent) * (4 + 1 + 100 + 16):
+                got += await running.sock_recv(theirs, 65_536)
+            reader = RecordReader(session.receiving, running.time, session.suite)
+            reader.space()[: len(got) - before] = got[before:]
+            reader.feed(len(got) - before)
+            for record in sent:
+                found = reader.next()
+                assert found is not None
+                assert bytes(found.payload) == record
+            await eventually(lambda: link.writable)
+            link.abort()
+            await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(send())
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_small_record_is_in_the_kernel_when_send_returns(
     loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
@@ -247,7 +294,6 @@ def test_small_record_is_in_the_kernel_when_send_returns(
             running = asyncio.get_running_loop()
             transport, _ = await running.create_connection(asyncio.Protocol, sock=ours)
             link = Link(transport, session, outbound=True, remote=("", 0))
-            transport.set_protocol(link)
             link.send(b"a token")
             assert len(theirs.recv(1000, socket.MSG_DONTWAIT)) == 4 + 1 + 7 + 16
             link.abort()

@@ -20,6 +20,7 @@ from aitorrentd.errors import (
     PluginError,
     ProtocolError,
     TimedOut,
+    TooLarge,
     Unavailable,
 )
 from aitorrentd.wire import Frame, encode_frame
@@ -102,6 +103,16 @@ async def test_callback_that_fails_costs_neither_the_worker_nor_the_next_answer(
     worker.submit({"op": "echo"}, b"", bug)
     assert (await worker.request({"op": "echo", "say": 1})).header["said"] == 1
     assert "the answer of worker echo was not taken" in caplog.text
+
+
+async def test_request_that_cannot_be_sent_leaves_nothing_behind(worker: WorkerProcess) -> None:
+    answers: list[Frame | AitorrentError] = []
+    await worker.request({"op": "echo"})
+    with pytest.raises(TooLarge, match="frame header of"):
+        worker.submit({"op": "echo", "say": "x" * 70_000}, b"", answers.append)
+    assert worker.unanswered == 0
+    assert (await worker.request({"op": "echo", "say": 1})).header["said"] == 1
+    assert not answers
 
 
 async def test_callbacks_are_told_of_death_and_none_is_taken_after_it(
