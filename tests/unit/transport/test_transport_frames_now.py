@@ -172,6 +172,8 @@ async def test_nothing_is_taken_after_a_reader_resets_the_stream(
     await wait_for(lambda: reader.ended)
     assert reader.taken == [(1, b"")]
     with pytest.raises(PeerGone, match="enough"):
+        far.take_frame(max_bytes=MAX)
+    with pytest.raises(PeerGone, match="enough"):
         await near.read(1)
 
 
