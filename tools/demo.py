@@ -83,6 +83,11 @@ class Node:
             raise DemoError(f"node {self.name} ended early:\n  " + "\n  ".join(tail))
         return json.loads(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
 
+    def address(self) -> str | None:
+        """Where peers reach it, or None while it does not listen yet."""
+        told = self.call("id")
+        return told["addresses"][0] if told and told["addresses"] else None
+
     def stop(self) -> None:
         """End the daemon in order, or after 10 s by force."""
         if self.process and self.process.poll() is None:
@@ -112,9 +117,7 @@ def run(home: Path, prompt: str, *, keep: bool) -> int:
             node.start()
         first = nodes[0]
         print(f"Starting {len(nodes)} nodes, each with a third of the demo model …", flush=True)
-        for node in nodes:
-            until(f"an answer of node {node.name}", lambda n=node: n.call("id"), node.log)
-        address = first.call("id")["addresses"][0]
+        address, *_ = [until(f"an address of {n.name}", n.address, n.log) for n in nodes]
         for node in nodes[1:]:
             subprocess.run(node.ctl("connect", address), check=True, capture_output=True)
         waiting = first.ctl("--timeout", f"{READY_S:g}", "wait", "--model", "demo")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.nodes import REPOSITORY, short_dir, wait_for
+from tools.demo import Node
 
 PROMPT = "How does a split model work?"
 
@@ -61,6 +62,16 @@ def check_answer(out: str) -> None:
     assert re.match(r"\d+ tokens, [\d.]+ tokens/s, first after .*, demo by shards$", figures[0])
     holders = re.findall(r'(?m)^layers (\d-\d)  …\w{8} "(\w+)"', after)
     assert holders == [("0-3", "ada"), ("3-6", "ben"), ("6-9", "cyd")]
+
+
+def test_node_that_does_not_listen_yet_has_no_address(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control socket is there before the plugins are."""
+    node = Node(home, "one", "0-2")
+    for told, address in ((None, None), ({"addresses": []}, None), ({"addresses": ["a"]}, "a")):
+        monkeypatch.setattr(node, "call", lambda *_, told=told: told)
+        assert node.address() == address
 
 
 async def test_three_nodes_answer_together_and_leave_nothing_behind(home: Path) -> None:
