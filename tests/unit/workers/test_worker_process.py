@@ -77,9 +77,20 @@ async def test_many_requests_at_once_are_answered_in_order(worker: WorkerProcess
     assert done == list(range(100))
 
 
-async def test_answer_is_handed_over_where_it_arrives(worker: WorkerProcess) -> None:
+async def test_answer_is_handed_over_where_it_arrives(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a pass of the loop in between: the next request leaves from within."""
     answers: list[Frame | AitorrentError] = []
+    taken: list[int] = []
+    arrived = worker.frame_received
+
+    def arriving(frame: Frame) -> None:
+        arrived(frame)
+        taken.append(len(answers))
+
+    await worker.request({"op": "echo"})
+    monkeypatch.setattr(worker, "frame_received", arriving)
 
     def again(answer: Frame | AitorrentError) -> None:
         answers.append(answer)
@@ -90,6 +101,7 @@ async def test_answer_is_handed_over_where_it_arrives(worker: WorkerProcess) -> 
     worker.submit({"op": "busy"}, b"", again)
     await wait_for(lambda: len(answers) == 3)
     assert isinstance(answers[0], Busy)
+    assert taken == [1, 2, 3]
     assert [a.header["said"] for a in answers[1:] if isinstance(a, Frame)] == [1, 2]
     assert worker.unanswered == 0
 
