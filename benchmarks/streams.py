@@ -29,10 +29,10 @@ import uvloop
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 
-from aitorrent_transport.certificate import Credentials  # noqa: E402
-from aitorrent_transport.dial import dial  # noqa: E402
-from aitorrent_transport.link import Link  # noqa: E402
-from aitorrent_transport.listener import Listener  # noqa: E402
+from aitorrent_transport.links.dial import dial  # noqa: E402
+from aitorrent_transport.links.link import Link  # noqa: E402
+from aitorrent_transport.links.listener import Listener  # noqa: E402
+from aitorrent_transport.secure.certificate import Credentials  # noqa: E402
 from aitorrentd.api import (  # noqa: E402
     PluginContext,
     PluginInfo,

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from pydantic import ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from aitorrent_transport.address import parse_address
-from aitorrent_transport.address_file import is_address_file
+from aitorrent_transport.peers.address_file import is_address_file
 from aitorrentd.api import InvalidParams, PluginConfig
 
 DEFAULT_PORT: Final = 8468

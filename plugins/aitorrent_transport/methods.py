@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from aitorrent_transport.messages import MAX_CHARS
+from aitorrent_transport.protocols.broadcast import MAX_CHARS
 from aitorrent_transport.service import TransportService
 from aitorrentd.api import (
     CallContext,

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from aitorrent_transport.address import Address, address_of, parse_address
-from aitorrent_transport.address_file import is_address_file
-from aitorrent_transport.certificate import Credentials
 from aitorrent_transport.config import TransportConfig
-from aitorrent_transport.directory import ChannelDirectory
-from aitorrent_transport.frames import is_protocol_id
-from aitorrent_transport.interfaces import own_addresses
 from aitorrent_transport.limits import PerPeer, TokenBucket
-from aitorrent_transport.listener import Listener
-from aitorrent_transport.messages import Messages
-from aitorrent_transport.peers import MAX_TOLD_ADDRESSES, Peer, PeerTable
-from aitorrent_transport.reach import Reach
-from aitorrent_transport.serving import OPENS_BURST, OPENS_PER_S, StreamServer
-from aitorrent_transport.store import MIGRATIONS, PeerStore
+from aitorrent_transport.links.listener import Listener
+from aitorrent_transport.peers.address_file import is_address_file
+from aitorrent_transport.peers.dialler import Reach
+from aitorrent_transport.peers.interfaces import own_addresses
+from aitorrent_transport.peers.known_peers import MIGRATIONS, PeerStore
+from aitorrent_transport.peers.stream_server import OPENS_BURST, OPENS_PER_S, StreamServer
+from aitorrent_transport.peers.table import MAX_TOLD_ADDRESSES, Peer, PeerTable
+from aitorrent_transport.protocols.broadcast import Messages
+from aitorrent_transport.protocols.directory import ChannelDirectory
+from aitorrent_transport.secure.certificate import Credentials
+from aitorrent_transport.streams.frames import is_protocol_id
 from aitorrent_transport.tasks import Tasks
 from aitorrentd.api import (
     Busy,

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from aitorrent_transport.certificate import Credentials
-from aitorrent_transport.dial import dial
-from aitorrent_transport.frames import HEADER, Kind, frame
+from aitorrent_transport.links.dial import dial
+from aitorrent_transport.secure.certificate import Credentials
+from aitorrent_transport.streams.frames import HEADER, Kind, frame
 from aitorrentd.api import AitorrentError, TooLarge, pack
 from aitorrentd.control import framing
 from tests.support.control_server import RawPeer

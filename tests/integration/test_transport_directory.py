@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from aitorrent_transport.book import MAX_RECORDS
-from aitorrent_transport.directory import PROTOCOL, ChannelDirectory
+from aitorrent_transport.protocols.book import MAX_RECORDS
+from aitorrent_transport.protocols.directory import PROTOCOL, ChannelDirectory
 from aitorrentd.api import (
     DIRECTORY,
     DirectoryChanged,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aitorrent_transport.certificate import Credentials
-from aitorrent_transport.dial import dial
-from aitorrent_transport.frames import HEADER, Kind, frame
+from aitorrent_transport.links.dial import dial
+from aitorrent_transport.secure.certificate import Credentials
+from aitorrent_transport.streams.frames import HEADER, Kind, frame
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -412,7 +412,7 @@ async def test_many_streams_at_once_are_paced_and_none_is_refused(tmp_path: Path
 async def test_message_that_never_ends_costs_its_sender_the_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aitorrent_transport.messages._TIMEOUT_S", 0.2)
+    monkeypatch.setattr("aitorrent_transport.protocols.broadcast._TIMEOUT_S", 0.2)
     async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
         await a.transport.connect(b.address)
         stream = await a.transport.open_stream(b.id, "/ai-torrent/1/message")

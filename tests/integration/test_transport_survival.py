@@ -67,7 +67,7 @@ async def test_killed_peer_is_noticed_and_found_again_after_its_restart(
 async def test_lost_peer_is_given_up_in_the_end(
     tmp_path: Path, processes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aitorrent_transport.reach.GIVE_UP_S", 0.3)
+    monkeypatch.setattr("aitorrent_transport.peers.dialler.GIVE_UP_S", 0.3)
     async with node(tmp_path, "a") as a:
         b = await processes("b")
         await a.transport.connect(b.address)

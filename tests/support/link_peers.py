@@ -10,9 +10,9 @@ from typing import Any
 
 from nacl.signing import SigningKey
 
-from aitorrent_transport.certificate import Credentials
-from aitorrent_transport.handshake import Handshake
-from aitorrent_transport.link import Link
+from aitorrent_transport.links.link import Link
+from aitorrent_transport.secure.certificate import Credentials
+from aitorrent_transport.secure.handshake import Handshake
 from aitorrentd.api import PeerId, peer_id
 from aitorrentd.api.signing import signed_bytes
 

@@ -17,7 +17,7 @@ from tests.support.nodes import REPOSITORY
 from tests.support.package_machine import CACHE, run
 
 PREVIOUS: Final = "0.0.9"
-MIGRATED: Final = "plugins/aitorrent_transport/store.py"
+MIGRATED: Final = "plugins/aitorrent_transport/peers/known_peers.py"
 "A module of the product with MIGRATIONS."
 BUILD_MARK: Final = "built-here"
 "Part of the name of every directory that a package is built in, so that it can be looked for."

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from aitorrent_transport.store import MIGRATIONS
+from aitorrent_transport.peers.known_peers import MIGRATIONS
 from aitorrentd import __version__
 from tests.support.nodes import REPOSITORY
 from tests.support.package_build import PREVIOUS

@@ -17,7 +17,7 @@ from aitorrent_shards.receiver import MAX_AT_ONCE, HopReceiver
 from aitorrent_shards.ring import Ring
 from aitorrent_shards.sink import AnswerSink
 from aitorrent_shards.tasks import OwnedTasks
-from aitorrent_transport.local import local_streams
+from aitorrent_transport.streams.loopback import local_streams
 from aitorrentd.api import (
     AitorrentError,
     Frame,

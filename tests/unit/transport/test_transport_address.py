@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aitorrent_transport.address import Address, address_of, parse_address
-from aitorrent_transport.peers import told_addresses
+from aitorrent_transport.peers.table import told_addresses
 from aitorrentd.api import InvalidParams, PeerId, peer_id
 
 ID = peer_id(bytes(32))

@@ -9,8 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from aitorrent_transport import store as store_module
-from aitorrent_transport.book import (
+from aitorrent_transport.config import TransportConfig
+from aitorrent_transport.limits import BanList, PerPeer, TokenBucket
+from aitorrent_transport.peers import known_peers as store_module
+from aitorrent_transport.peers.dialler import next_retry_s
+from aitorrent_transport.peers.interfaces import own_addresses
+from aitorrent_transport.peers.known_peers import MIGRATIONS, PeerStore
+from aitorrent_transport.protocols.book import (
     MAX_RECORDS,
     Book,
     check_key,
@@ -18,12 +23,7 @@ from aitorrent_transport.book import (
     put_frame,
     read_put,
 )
-from aitorrent_transport.config import TransportConfig
-from aitorrent_transport.interfaces import own_addresses
-from aitorrent_transport.limits import BanList, PerPeer, TokenBucket
-from aitorrent_transport.messages import check_text, read_text
-from aitorrent_transport.reach import next_retry_s
-from aitorrent_transport.store import MIGRATIONS, PeerStore
+from aitorrent_transport.protocols.broadcast import check_text, read_text
 from aitorrentd.api import (
     Frame,
     InvalidParams,

@@ -1,0 +1,127 @@
+"""Dialling a peer, and a pair of links inside the process.
+
+Masked connections may go through an HTTP proxy. The listening side is in `listener`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from aitorrent_transport.links.handshaking import HandshakeProtocol, why
+from aitorrent_transport.links.link import Link
+from aitorrent_transport.links.listener import Listener
+from aitorrent_transport.links.masking import MaskedDialer
+from aitorrent_transport.secure.certificate import Credentials
+from aitorrent_transport.secure.handshake import HANDSHAKE_S
+from aitorrent_transport.secure.hello import Address
+from aitorrentd.api import AitorrentError, PeerId, TimedOut, Unavailable
+
+__all__ = ["Listener", "dial", "link_in_process"]
+
+
+async def dial(
+    host: str,
+    port: int,
+    credentials: Credentials,
+    *,
+    expected: PeerId | None = None,
+    masked: bool = False,
+    timeout_s: float = 10.0,
+    proxy: Address | None = None,
+) -> Link:
+    """A link to the peer that listens at `host` and `port`.
+
+    `expected` refuses every other peer. With `masked` the connection looks like a WebSocket; it
+    may then go through the HTTP proxy at `proxy` by CONNECT. The link is not started.
+
+    Raises:
+        Unavailable: nobody answers there, or not the expected peer. TimedOut: not done within
+        `timeout_s`. ProtocolError: what answers breaks the protocol, or is of another network.
+    """
+    if proxy is not None and not masked:
+        raise ValueError("only masked connections go through a proxy")
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Link] = loop.create_future()
+
+    def on_link(link: Link) -> None:
+        if done.done():
+            link.abort()
+        else:
+            done.set_result(link)
+
+    def on_error(error: AitorrentError) -> None:
+        if not done.done():
+            done.set_exception(error)
+
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    shake = HandshakeProtocol(credentials, on_link, on_error, dialer=True, expected=expected)
+    outer: asyncio.Protocol = (
+        MaskedDialer(shake, host, port, on_error, via_connect=proxy is not None)
+        if masked
+        else shake
+    )
+    transport: asyncio.Transport | None = None
+    link: Link | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            to_host, to_port = proxy or (host, port)
+            transport, _ = await loop.create_connection(lambda: outer, to_host, to_port)
+            async with asyncio.timeout(HANDSHAKE_S):
+                link = await done
+        return link
+    except TimeoutError:
+        if transport is None:
+            raise TimedOut(f"{where} does not answer in time") from None
+        raise TimedOut(
+            f"{where} accepted the connection but did not finish the handshake in time"
+        ) from None
+    except OSError as e:
+        raise Unavailable(f"{where} cannot be reached: {why(e)}") from None
+    except AitorrentError as e:
+        raise type(e)(f"{where}: {e.message}", **e.data) from None
+    finally:
+        if link is None and transport is not None:
+            transport.abort()
+        if not done.cancel() and not done.cancelled():
+            done.exception()  # seen, even when a timeout came first
+
+
+async def link_in_process(a: Credentials, b: Credentials) -> tuple[Link, Link]:
+    """Two ends of one link over a socket pair, the first as the dialer.
+
+    Raises:
+        ProtocolError, Unavailable: as `dial`.
+    """
+    loop = asyncio.get_running_loop()
+    ends: list[asyncio.Future[Link]] = [loop.create_future(), loop.create_future()]
+    transports: list[asyncio.Transport] = []
+
+    async def attach(
+        sock: socket.socket, end: asyncio.Future[Link], credentials: Credentials, dialer: bool
+    ) -> None:
+        def on_link(link: Link) -> None:
+            if not end.done():
+                end.set_result(link)
+
+        def on_error(error: AitorrentError) -> None:
+            if not end.done():
+                end.set_exception(error)
+
+        shake = HandshakeProtocol(credentials, on_link, on_error, dialer=dialer)
+        transport, _ = await loop.create_unix_connection(lambda: shake, sock=sock)
+        transports.append(transport)
+
+    one, other = socket.socketpair()
+    try:
+        async with asyncio.timeout(HANDSHAKE_S):
+            await attach(one, ends[0], a, True)
+            await attach(other, ends[1], b, False)
+            first, second = await asyncio.gather(*ends)
+            return first, second
+    finally:
+        if not all(end.done() and not end.cancelled() and not end.exception() for end in ends):
+            for transport in transports:
+                transport.abort()
+            for sock in (one, other)[len(transports) :]:
+                sock.close()

@@ -1,0 +1,111 @@
+"""The beginning of every link: the handshake on an asyncio connection, for either side."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import cast
+
+from aitorrent_transport.links.link import Link
+from aitorrent_transport.secure.certificate import Credentials
+from aitorrent_transport.secure.handshake import Handshake
+from aitorrent_transport.secure.hello import Address
+from aitorrentd.api import AitorrentError, PeerId, Unavailable
+
+
+def remote_of(transport: asyncio.BaseTransport) -> Address:
+    """Host and port of the other end; an empty host when it has none."""
+    peer = transport.get_extra_info("peername")
+    return (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else ("", 0)
+
+
+class HandshakeProtocol(asyncio.Protocol):
+    """Runs one handshake on a connection and hands over the link, or the error.
+
+    Exactly one of `on_link` and `on_error` is called, once.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        on_link: Callable[[Link], None],
+        on_error: Callable[[AitorrentError], None],
+        *,
+        dialer: bool,
+        expected: PeerId | None = None,
+    ) -> None:
+        self._credentials = credentials
+        self._on_link = on_link
+        self._on_error = on_error
+        self._dialer = dialer
+        self._expected = expected
+        self._handshake: Handshake | None = None
+        self._transport: asyncio.Transport | None = None
+        self._over = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The byte stream is there (asyncio.BaseProtocol)."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        remote = remote_of(self._transport)
+        self._handshake = Handshake(
+            self._credentials,
+            dialer=self._dialer,
+            remote=remote if remote[0] else None,
+            expected=self._expected,
+        )
+        if self._dialer:
+            self._transport.write(self._handshake.start())
+
+    def data_received(self, data: bytes) -> None:
+        """Some of the other side's bytes (asyncio.Protocol)."""
+        if self._over or self._handshake is None or self._transport is None:
+            return
+        try:
+            answer = self._handshake.receive(data)
+        except AitorrentError as e:
+            self.fail(e)
+            return
+        if answer:
+            self._transport.write(answer)
+        session = self._handshake.session
+        if session is not None:
+            self._over = True
+            self._transport.pause_reading()
+            link = Link(
+                self._transport,
+                session,
+                outbound=self._dialer,
+                remote=remote_of(self._transport),
+                arrived=self._handshake.rest,
+            )
+            self._on_link(link)
+
+    def fail(self, error: AitorrentError) -> None:
+        """Give up: cut the connection without a word to the other side."""
+        if not self._over:
+            self._over = True
+            if self._transport is not None:
+                self._transport.abort()
+            self._on_error(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The other side went away (asyncio.BaseProtocol)."""
+        self.fail(
+            Unavailable(
+                "the connection was closed during the handshake; the other side may be of another"
+                " network, have another pre-shared key or a wrong clock, or refuse this node"
+            )
+        )
+
+
+def why(error: OSError) -> str:
+    """An operating system error for people: `connection refused (ECONNREFUSED)`."""
+    if isinstance(error, socket.gaierror):
+        return f"the name does not resolve ({error.strerror})"
+    if error.errno is None:
+        return str(error)
+    text = os.strerror(error.errno).lower()
+    return f"{text} ({errno.errorcode.get(error.errno, error.errno)})"

@@ -1,0 +1,326 @@
+"""A link: an authenticated, encrypted connection to one peer that carries records.
+
+The owner sets the three callbacks, calls `start` and `send`s. Reading goes through
+`asyncio.BufferedProtocol`: the socket writes into the record reader's buffer and records are opened
+from there, many per read, which is several times cheaper than streams (uvloop's most of all).
+Records that are sent together leave in one system call, as each call costs as much as encrypting
+its 64 KiB.
+
+A link ends once, for one reason: the peer closed it (and said why), the connection was cut, the
+peer broke the rules, or this side closed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from aitorrent_transport.secure.certificate import Credentials
+from aitorrent_transport.secure.handshake import Session
+from aitorrent_transport.secure.hello import Address
+from aitorrent_transport.secure.records import (
+    CLOSE,
+    DATA,
+    MAX_PLAINTEXT,
+    READ_BUFFER_BYTES,
+    RecordReader,
+    RecordWriter,
+)
+from aitorrentd.api import AitorrentError, PeerId, ProtocolError
+
+__all__ = ["MAX_PLAINTEXT", "Credentials", "Link"]
+
+REKEY_INTERVAL_S: Final = 3600.0
+CLOSE_TIMEOUT_S: Final = 5.0
+HIGH_WATER_BYTES: Final = 0
+"""What the kernel does not take stops the sender, who can still choose what comes first then.
+Older versions of uvloop also write at once only what goes above the mark."""
+BATCH_BYTES: Final = 256 * 1024
+"Sealed records that leave together at most; larger batches fall out of the cache."
+SMALL_BYTES: Final = 16 * 1024
+"Records below this do not wait for others."
+UNSENT_BYTES: Final = 64 * 1024
+"What the kernel takes beyond what is under way: everything later waits behind it."
+MAX_WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
+MAX_REASON_CHARS: Final = 200
+DRAIN_BYTES: Final = 4096
+
+log = logging.getLogger("aitorrentd.transport")
+
+
+def _nobody(*_: Any) -> None:
+    """A callback that the owner did not set."""
+
+
+class Link(asyncio.BufferedProtocol):
+    """A connection to `peer` after a completed handshake.
+
+    `remote` is the other end of the connection, `observed` how the peer sees this end. Counters
+    are of bytes on the wire and of data records.
+
+    `on_record(view)` gets each record; the view is valid during the call only. An AitorrentError
+    that it raises ends the link. `on_lost(reason)` is called once, whoever ended the link.
+    `on_writable()` comes after the write buffer drained below the low-water mark.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        session: Session,
+        *,
+        outbound: bool,
+        remote: Address,
+        arrived: bytes = b"",
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.peer: PeerId = session.peer
+        self.agent = session.agent
+        self.outbound = outbound
+        self.remote = remote
+        self.observed = session.observed
+        self.handshake_hash = session.handshake_hash
+        self.cipher = session.suite.name
+        self.on_record: Callable[[memoryview], None] = _nobody
+        self.on_lost: Callable[[str], None] = _nobody
+        self.on_writable: Callable[[], None] = _nobody
+        self.writable = True
+        self.bytes_in = len(arrived)
+        self.bytes_out = 0
+        self.records_in = 0
+        self.records_out = 0
+
+        self._loop = loop
+        self._transport = transport
+        self._flush_handle: asyncio.Handle | None = None
+        self._writer = RecordWriter(session.sending, session.suite)
+        self._reader = RecordReader(
+            session.receiving,
+            loop.time,
+            session.suite,
+            buffer_bytes=max(READ_BUFFER_BYTES, len(arrived)),
+        )
+        self._reader.space()[: len(arrived)] = arrived
+        self._reader.feed(len(arrived))
+        self._paused = True
+        self._delivering = False
+        self._ending = False
+        self._lost = False
+        self._reason = ""
+        self._close_timer: asyncio.TimerHandle | None = None
+        self._drain = memoryview(bytearray(DRAIN_BYTES))
+        self._rekey_timer = loop.call_later(REKEY_INTERVAL_S, self._rekey)
+        # From here on: the limits pause the link at once while bytes of the handshake are unsent.
+        transport.set_protocol(self)
+        _tune(transport)
+
+    def start(self) -> None:
+        """Begin to deliver records; until then the connection is not read."""
+        if self._lost:
+            self._loop.call_soon(self._tell)  # it ended before the owner could hear of it
+        self.resume_reading()
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send one record out of the concatenated parts; nothing happens after the link ended.
+
+        A small one leaves at once, a large one with `flush` or in the next pass of the loop. It
+        never waits: look at `writable`. A peer that lets MAX_WRITE_BUFFER_BYTES pile up loses the
+        link.
+
+        Raises:
+            TooLarge: more than MAX_PLAINTEXT bytes.
+        """
+        if self._ending:
+            return
+        try:
+            self._gather(parts, DATA)
+        except ProtocolError as e:
+            self._end(e.message)
+            return
+        self.records_out += 1
+        if self._writer.rekey_due:
+            self._rekey()
+        gathered = self._writer.gathered
+        if gathered >= BATCH_BYTES or gathered < SMALL_BYTES:
+            self.flush()
+        elif self._flush_handle is None:
+            self._flush_handle = self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Let what was sent leave now."""
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
+        if self._lost or not self._writer.gathered:
+            return
+        self._transport.write(self._writer.take())
+        if self._transport.get_write_buffer_size() > MAX_WRITE_BUFFER_BYTES:
+            self._end("the peer does not read what is sent to it")
+
+    def close(self, reason: str = "") -> None:
+        """End the link in order: what was sent is delivered, then the peer learns `reason`.
+
+        A peer that takes nothing for CLOSE_TIMEOUT_S is cut off.
+        """
+        if self._ending:
+            return
+        self._ending = True
+        self._reason = reason or "closed by this node"
+        self._gather((_said(reason),), CLOSE)
+        self.flush()
+        self._close_timer = self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
+        if self._transport.can_write_eof():
+            # Closing a socket with unread bytes resets it, and the peer would lose what is on its
+            # way. So only this direction ends; the other is drained until the peer closes.
+            self._transport.write_eof()
+            if self._paused:
+                self._transport.resume_reading()
+        else:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """End the link at once; unsent bytes are lost."""
+        self._end("aborted by this node")
+
+    def pause_reading(self) -> None:
+        """Deliver no more records, and read no more, until `resume_reading`."""
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on after `pause_reading`, beginning with records that already arrived."""
+        if self._paused and not self._ending:
+            self._paused = False
+            self._deliver()
+            if not self._paused and not self._ending:
+                self._transport.resume_reading()
+
+    def statistics(self) -> dict[str, int]:
+        """Counters for people."""
+        return {
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "records_in": self.records_in,
+            "records_out": self.records_out,
+            "rekeys_out": self._writer.rekeys,
+            "read_buffered": self._reader.buffered,
+            "write_buffered": 0
+            if self._lost
+            else self._writer.gathered + self._transport.get_write_buffer_size(),
+        }
+
+    def _gather(self, parts: tuple[bytes | memoryview, ...], kind: int) -> None:
+        writer = self._writer
+        if not writer.gathered and not self._transport.get_write_buffer_size():
+            writer.reuse()
+        self.bytes_out += writer.seal(parts, kind)
+
+    def _rekey(self) -> None:
+        self._rekey_timer.cancel()
+        if not self._ending:
+            self.bytes_out += self._writer.rekey()
+            self.flush()
+            self._rekey_timer = self._loop.call_later(REKEY_INTERVAL_S, self._rekey)
+
+    def _deliver(self) -> None:
+        if self._delivering:
+            return  # called from within on_record: the loop below goes on
+        self._delivering = True
+        try:
+            while not self._paused and not self._ending:
+                record = self._reader.next()
+                if record is None:
+                    return
+                if record.kind == DATA:
+                    self.records_in += 1
+                    self.on_record(record.payload)
+                else:
+                    self._on_close(bytes(record.payload))
+        except AitorrentError as e:
+            self._end(e.message)
+        finally:
+            self._delivering = False
+
+    def _on_close(self, payload: bytes) -> None:
+        said = payload.decode("utf-8", "replace")[:MAX_REASON_CHARS]
+        printable = "".join(c if c.isprintable() else "?" for c in said)
+        self._ending = True
+        self._reason = f"closed by the peer: {printable}" if said else "closed by the peer"
+        self._close_timer = self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
+        self._transport.close()
+
+    def _end(self, reason: str) -> None:
+        if not self._ending:
+            self._ending = True
+            self._reason = reason
+        self._transport.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the socket may write (asyncio.BufferedProtocol)."""
+        return self._reader.space() if not self._ending else self._drain
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """The socket wrote `nbytes` (asyncio.BufferedProtocol)."""
+        if self._ending:
+            return  # draining: the space is written over
+        self.bytes_in += nbytes
+        self._reader.feed(nbytes)
+        more = not self._reader.space_left
+        self._deliver()
+        if more and not self._paused and not self._ending:
+            # libuv reads on while the buffer gets full, up to 32 times, and whoever was woken by
+            # these records would wait for the rest.
+            self._transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._lost and (self._ending or not self._paused):
+            self._transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The write buffer passed its high-water mark (asyncio.BaseProtocol)."""
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """The write buffer drained (asyncio.BaseProtocol)."""
+        self.writable = True
+        if not self._ending:
+            self.on_writable()
+
+    def eof_received(self) -> None:
+        """The peer sends no more: the connection is over (asyncio.BufferedProtocol)."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection ended (asyncio.BaseProtocol)."""
+        if self._lost:
+            return
+        self._lost = True
+        if not self._ending:
+            self._ending = True
+            self._reason = f"the connection was cut ({exc})" if exc else "the connection was cut"
+        self._rekey_timer.cancel()
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+        log.debug("link to %s ended: %s", self.peer, self._reason)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.on_lost is not _nobody:
+            tell, self.on_lost = self.on_lost, _nobody
+            tell(self._reason)
+
+
+def _said(reason: str) -> bytes:
+    return reason[:MAX_REASON_CHARS].encode("utf-8", "replace")
+
+
+def _tune(transport: asyncio.Transport) -> None:
+    transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)

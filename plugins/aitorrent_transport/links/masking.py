@@ -1,0 +1,354 @@
+"""Masking: a channel that looks like a WebSocket, so that it passes HTTP proxies and firewalls.
+
+The dialer sends a real upgrade request for `/` (RFC 6455), the listener accepts it, and from then
+on the channel's bytes travel as binary messages. Whoever asks the port for a page gets a small
+HTTP answer. Handshake and records inside are the same as without masking, which adds no secrecy.
+
+wsproto speaks for the upgrade; the frames are ours (`websocket`), since copying them took the most
+of the time.
+
+Two asyncio protocols sit on the socket and show the inner protocol a transport of its own, so that
+nothing of this is in the way of plain connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, cast
+
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, Event, Request
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+
+from aitorrent_transport.links.websocket import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    FrameReader,
+    Payload,
+    frame,
+)
+from aitorrentd.api import AitorrentError, ProtocolError, Unavailable
+
+GET: Final = b"GET "
+MAX_HTTP_HEAD_BYTES: Final = 8192
+MAX_PENDING_PONGS_BYTES: Final = 64 * 1024
+NORMAL_CLOSURE: Final = (1000).to_bytes(2, "big")
+
+_PAGE: Final = b"<!doctype html><title>%s</title><h1>%s</h1>\n"
+
+
+class _MaskedTransport(asyncio.Transport):
+    """What the inner protocol sees."""
+
+    def __init__(self, outer: _Masked, raw: asyncio.Transport) -> None:
+        super().__init__()
+        self._outer = outer
+        self._raw = raw
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._raw.get_extra_info(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._outer.inner = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._outer.inner
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._outer.send(data)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self._outer.send(b"".join(list_of_data))
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self._outer.finish()
+
+    def pause_reading(self) -> None:
+        self._outer.pause()
+
+    def resume_reading(self) -> None:
+        self._outer.resume()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._raw.set_write_buffer_limits(high=high, low=low)
+
+    def get_write_buffer_size(self) -> int:
+        return self._raw.get_write_buffer_size()
+
+    def is_closing(self) -> bool:
+        return self._raw.is_closing()
+
+    def close(self) -> None:
+        self._outer.close()
+
+    def abort(self) -> None:
+        self._raw.abort()
+
+
+class _Masked(asyncio.Protocol):
+    """What both sides share once the upgrade is done."""
+
+    def __init__(self, inner: asyncio.BaseProtocol, side: ConnectionType) -> None:
+        self.inner = inner
+        self._is_client = side is ConnectionType.CLIENT
+        self._ws = WSConnection(side)
+        self._frames = FrameReader(masked=not self._is_client)
+        self._head = b""
+        self._said_close = False
+        self._raw: asyncio.Transport | None = None
+        self._open = False
+        self._paused = False
+        self._held = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._raw = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+
+    def on_event(self, event: Event) -> None:
+        """An event before the upgrade is done."""
+        raise ProtocolError(f"{type(event).__name__} before the WebSocket upgrade")
+
+    def opened(self) -> None:
+        """The upgrade is done: the inner protocol begins."""
+        if self._raw is not None:
+            self._open = True
+            self.inner.connection_made(_MaskedTransport(self, self._raw))
+
+    def receive(self, chunk: bytes) -> None:
+        """Bytes of the other side, and what follows from them.
+
+        Raises:
+            ProtocolError: not HTTP or not WebSocket as the RFCs have it.
+        """
+        while chunk and not self._open:
+            chunk = self._take_head(chunk)
+        for opcode, payload in self._frames.feed(chunk):
+            if opcode == BINARY:
+                self._deliver(payload)
+            elif opcode == PING:
+                self._answer(payload)
+            elif opcode == CLOSE:
+                self.close()
+                return
+
+    def _take_head(self, chunk: bytes) -> bytes:
+        """Let wsproto see the HTTP head; returns what comes after it."""
+        head, end, rest = (self._head + chunk).partition(b"\r\n\r\n")
+        if len(head) > MAX_HTTP_HEAD_BYTES:
+            raise ProtocolError("an HTTP head without an end")
+        if not end:
+            self._head = head
+            return b""
+        self._head = b""
+        for event in self._events(head + end):
+            self.on_event(event)
+        return rest
+
+    def _events(self, chunk: bytes) -> Iterator[Event]:
+        events = self._ws.events()
+        try:
+            self._ws.receive_data(chunk)
+            while (event := next(events, None)) is not None:
+                yield event
+        # wsproto lets the UnicodeError of an odd Host header through, which is a ValueError.
+        except (RemoteProtocolError, LocalProtocolError, ValueError) as e:
+            raise ProtocolError(f"broken WebSocket: {e}") from None
+
+    def _answer(self, ping: Payload) -> None:
+        # RFC 6455, 5.5.3: only the latest of several pings needs an answer.
+        if self._raw is not None and self._raw.get_write_buffer_size() < MAX_PENDING_PONGS_BYTES:
+            self._say(PONG, ping)
+
+    def _say(self, opcode: int, payload: Payload) -> None:
+        if self._raw is not None and not self._raw.is_closing() and not self._said_close:
+            self._raw.writelines(frame(opcode, payload, masked=self._is_client))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self.receive(data)
+        except AitorrentError:
+            self.cut()
+
+    def cut(self) -> None:
+        """End the connection without a word."""
+        if self._raw is not None:
+            self._raw.abort()
+
+    def send(self, payload: Payload) -> None:
+        """One binary message."""
+        self._say(BINARY, payload)
+
+    def finish(self) -> None:
+        """Say that no more is sent; the other side closes in answer."""
+        self._say(CLOSE, NORMAL_CLOSURE)
+        self._said_close = True
+
+    def close(self) -> None:
+        """Close the WebSocket, then the connection."""
+        self.finish()
+        if self._raw is not None:
+            self._raw.close()
+
+    def pause(self) -> None:
+        """Deliver nothing until `resume`; what wsproto already holds is kept, at most one read."""
+        self._paused = True
+        if self._raw is not None:
+            self._raw.pause_reading()
+
+    def resume(self) -> None:
+        """Go on delivering."""
+        self._paused = False
+        held, self._held = self._held, bytearray()
+        if held:
+            self._deliver(held)
+        if not self._paused and self._raw is not None and not self._raw.is_closing():
+            self._raw.resume_reading()
+
+    def _deliver(self, payload: Payload) -> None:
+        rest = memoryview(payload)
+        while len(rest):
+            if self._paused:
+                self._held += rest
+                return
+            if isinstance(self.inner, asyncio.BufferedProtocol):
+                space = memoryview(self.inner.get_buffer(len(rest)))
+                n = min(len(space), len(rest))
+                space[:n] = rest[:n]
+                self.inner.buffer_updated(n)
+                rest = rest[n:]
+            elif isinstance(self.inner, asyncio.Protocol):
+                self.inner.data_received(bytes(rest))
+                return
+
+    def pause_writing(self) -> None:
+        self.inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.inner.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.inner.connection_lost(exc)
+
+
+class MaskedDialer(_Masked):
+    """Asks for the upgrade, then runs `inner` inside of it.
+
+    `host` and `port` are what the request says; `via_connect` first asks the other end, an HTTP
+    proxy, for a tunnel to there.
+    """
+
+    def __init__(
+        self,
+        inner: asyncio.BaseProtocol,
+        host: str,
+        port: int,
+        on_error: Callable[[AitorrentError], None],
+        *,
+        via_connect: bool = False,
+    ) -> None:
+        super().__init__(inner, ConnectionType.CLIENT)
+        name = f"[{host}]" if ":" in host else host
+        self._authority = f"{name}:{port}"
+        self._on_error = on_error
+        self._tunnel_due = via_connect
+        self._head = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The byte stream is there (asyncio.BaseProtocol)."""
+        super().connection_made(transport)
+        if self._raw is None:
+            return
+        if self._tunnel_due:
+            there = self._authority.encode()
+            self._raw.write(b"CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n" % (there, there))
+        else:
+            self._ask()
+
+    def _ask(self) -> None:
+        if self._raw is not None:
+            self._raw.write(self._ws.send(Request(host=self._authority, target="/")))
+
+    def data_received(self, data: bytes) -> None:
+        """Some of the other side's bytes (asyncio.Protocol)."""
+        try:
+            if self._tunnel_due:
+                data = self._through_tunnel(data)
+            if data:
+                self.receive(data)
+        except AitorrentError as e:
+            self._on_error(e)
+            self.cut()
+
+    def _through_tunnel(self, data: bytes) -> bytes:
+        self._head += data
+        head, end, rest = self._head.partition(b"\r\n\r\n")
+        if not end:
+            if len(self._head) > MAX_HTTP_HEAD_BYTES:
+                raise ProtocolError("the proxy's answer has no end")
+            return b""
+        status = head.split(b"\r\n", 1)[0].split(b" ")
+        if len(status) < 2 or not status[0].startswith(b"HTTP/1.") or status[1] != b"200":
+            said = head[:80].split(b"\r\n", 1)[0].decode("ascii", "replace")
+            raise Unavailable(f"the proxy refuses: {said!r}")
+        self._tunnel_due = False
+        self._head = b""
+        self._ask()
+        return rest
+
+    def on_event(self, event: Event) -> None:
+        """The answer to the upgrade request."""
+        if not isinstance(event, AcceptConnection):
+            raise Unavailable("what answers there is a web server without a peer behind it")
+        self.opened()
+
+
+class MaskedListener(_Masked):
+    """Answers the upgrade and runs `inner` inside of it; answers a browser like a web server."""
+
+    def __init__(self, inner: asyncio.BaseProtocol) -> None:
+        super().__init__(inner, ConnectionType.SERVER)
+
+    def data_received(self, data: bytes) -> None:
+        """Some of the other side's bytes (asyncio.Protocol)."""
+        if self._open:
+            super().data_received(data)
+            return
+        self._head += data
+        head, end, _ = self._head.partition(b"\r\n\r\n")
+        if not end and len(self._head) <= MAX_HTTP_HEAD_BYTES:
+            return
+        if not end or len(head) > MAX_HTTP_HEAD_BYTES:
+            self._answer_page(b"431 Request Header Fields Too Large")
+        elif head.split(b" ", 2)[1:2] != [b"/"]:
+            self._answer_page(b"404 Not Found")
+        else:
+            request, self._head = self._head, b""
+            try:
+                self.receive(request)
+            except AitorrentError:
+                if self._open:
+                    self.cut()
+                else:
+                    self._answer_page(b"426 Upgrade Required", b"Upgrade: websocket\r\n")
+
+    def _answer_page(self, status: bytes, header: bytes = b"") -> None:
+        if self._raw is None or self._raw.is_closing():
+            return
+        page = _PAGE % (status, status)
+        self._raw.write(
+            b"HTTP/1.1 %s\r\n%sContent-Type: text/html\r\nContent-Length: %d\r\n"
+            b"Connection: close\r\n\r\n%s" % (status, header, len(page), page)
+        )
+        self._raw.close()
+
+    def on_event(self, event: Event) -> None:
+        """The upgrade request."""
+        if not isinstance(event, Request) or self._raw is None:
+            raise ProtocolError(f"{type(event).__name__} instead of an upgrade")
+        self._raw.write(self._ws.send(AcceptConnection()))
+        self.opened()

@@ -1,0 +1,1 @@
+"""Who is connected: the table, keeping channels, known peers, answering their streams."""

@@ -1,0 +1,303 @@
+"""Getting and keeping channels: dialling, racing addresses, dialling again after a loss."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aitorrent_transport.address import Address, parse_address
+from aitorrent_transport.links.dial import dial
+from aitorrent_transport.peers.address_file import read_address_file
+from aitorrent_transport.peers.known_peers import PeerStore
+from aitorrent_transport.peers.table import Peer, PeerTable
+from aitorrent_transport.secure.certificate import Credentials
+from aitorrent_transport.tasks import Tasks
+from aitorrentd.api import (
+    AitorrentError,
+    InvalidParams,
+    PeerId,
+    PluginContext,
+    TimedOut,
+    Unavailable,
+    short,
+)
+
+DIAL_S: Final = 10.0
+STAGGER_S: Final = 0.25  # RFC 8305, section 5: connection attempt delay
+MAX_CANDIDATES: Final = 12
+GIVE_UP_S: Final = 3600.0
+MAX_WAIT_S: Final = 60.0
+STEADY_S: Final = 30.0  # a channel that lived this long was no mistake
+MAX_KEPT: Final = 256
+
+
+def next_retry_s(
+    attempt: int, *, base_s: float = 1.0, cap_s: float = MAX_WAIT_S, draw: float
+) -> float:
+    """Seconds to wait before retry number `attempt` (0 = first), with full jitter.
+
+    `draw` in [0, 1) comes from the caller's random source, so that tests are exact.
+    Source: Brooker, "Exponential Backoff and Jitter" (AWS, 2015).
+    """
+    return draw * min(cap_s, base_s * 2.0 ** min(attempt, 30))
+
+
+@dataclass(slots=True)
+class Kept:
+    """A peer to which the node keeps a channel."""
+
+    addresses: tuple[Address, ...]
+    peer: PeerId | None
+    "None until a bootstrap address without a peer id answered."
+    forever: bool
+    file: Path | None = None
+    "Says where to dial, anew at each try."
+    task: asyncio.Task[None] | None = None
+
+
+class Reach:
+    """Dials peers, each place at most once at a time, and keeps the channels that are wanted."""
+
+    def __init__(
+        self,
+        ctx: PluginContext,
+        tasks: Tasks,
+        table: PeerTable,
+        store: PeerStore,
+        credentials: Credentials,
+        *,
+        masking: bool,
+    ) -> None:
+        self._ctx = ctx
+        self._tasks = tasks
+        self._table = table
+        self._store = store
+        self._credentials = credentials
+        self._masking = masking
+        self._dials: dict[str, asyncio.Task[Peer | AitorrentError]] = {}
+        self._kept: list[Kept] = []
+
+    # Dialling
+
+    async def dial(self, address: Address, timeout_s: float = DIAL_S) -> Peer:
+        """The peer at `address`, dialled unless it is connected.
+
+        Raises:
+            Unavailable, ProtocolError: nobody answers there, or not the right one. TimedOut.
+            Busy, Denied: the limits of this node. InvalidParams: it is this node's own address.
+        """
+        if address.peer == self._credentials.signer.peer_id:
+            raise InvalidParams(f"{address} is this node itself")
+        task = self._dials.get(str(address))
+        if task is None:
+            task = self._tasks.spawn(self._dial(address), f"dial {address}")
+            self._dials[str(address)] = task
+            task.add_done_callback(lambda _: self._dials.pop(str(address), None))
+        # Not awaited directly: its end by cancellation is the transport's, not the caller's.
+        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+        if not done:
+            raise TimedOut(f"{address.location} did not answer in {timeout_s:g} s")
+        if task.cancelled():
+            raise Unavailable("the transport is stopping")
+        result = task.result()
+        if isinstance(result, AitorrentError):
+            raise result
+        return result
+
+    async def _dial(self, address: Address) -> Peer | AitorrentError:
+        try:
+            connected = (
+                self._table.get(address.peer)
+                if address.peer
+                else self._table.dialled_at(address.location)
+            )
+            if connected is not None:
+                return connected
+            link = await dial(
+                address.host,
+                address.port,
+                self._credentials,
+                expected=address.peer,
+                masked=self._masking or address.masked,
+                timeout_s=DIAL_S,
+            )
+            connected = self._table.get(link.peer)
+            if connected is not None and not connected.best.suspect:
+                link.close("this node is connected already")
+                peer = connected
+            else:
+                peer = await self._table.adopt(link)
+            await self._remember(peer.id, address)
+        except AitorrentError as e:
+            if address.peer is not None:
+                await self._store.failed(address.peer, address.location)
+            return e
+        return peer
+
+    async def _remember(self, peer: PeerId, address: Address) -> None:
+        await self._store.dialled(peer, address.location, wanted=False, now=self._ctx.clock.time())
+
+    async def reach(self, peer: PeerId, extra: Iterable[str], timeout_s: float = DIAL_S) -> Peer:
+        """A channel to `peer` by any address that is known or given.
+
+        Raises:
+            Unavailable: none answers; the message says what each said. TimedOut.
+        """
+        connected = self._table.get(peer)
+        if connected is not None:
+            return connected
+        candidates = await self._candidates(peer, extra)
+        if not candidates:
+            raise Unavailable(f"{short(peer)} is not connected and no address of it is known")
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._race(peer, candidates, timeout_s)
+        except TimeoutError:
+            raise TimedOut(f"{short(peer)} could not be reached in {timeout_s:g} s") from None
+
+    async def _candidates(self, peer: PeerId, extra: Iterable[str]) -> list[Address]:
+        found: dict[str, Address] = {}
+        texts = [*extra, *await self._store.addresses(peer)]
+        for text in texts:
+            try:
+                address = parse_address(text)
+            except InvalidParams as e:
+                self._ctx.log.debug("an address of %s: %s", short(peer), e.message)
+                continue
+            if address.peer in (None, peer):
+                found.setdefault(address.location, address.of(peer))
+        for address in self._table.told(peer):
+            found.setdefault(address.location, address)
+        return list(found.values())[:MAX_CANDIDATES]
+
+    async def _race(self, peer: PeerId, candidates: Sequence[Address], timeout_s: float) -> Peer:
+        """Dial one address after the other without waiting long for each; the first wins."""
+        running: dict[asyncio.Task[Peer | AitorrentError], Address] = {}
+        errors: list[str] = []
+
+        async def attempt(address: Address) -> Peer | AitorrentError:
+            try:
+                return await self.dial(address, timeout_s)
+            except AitorrentError as e:
+                return e
+
+        try:
+            waiting = list(candidates)
+            while waiting or running:
+                if waiting:
+                    address = waiting.pop(0)
+                    running[self._tasks.spawn(attempt(address), f"try {address}")] = address
+                done, _ = await asyncio.wait(
+                    running,
+                    timeout=STAGGER_S if waiting else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in done:
+                    address = running.pop(task)
+                    if task.cancelled():
+                        raise Unavailable("the transport is stopping")
+                    result = task.result()
+                    if isinstance(result, Peer):
+                        return result
+                    errors.append(f"{address.location}: {result.message}")
+        finally:
+            for task in running:
+                task.cancel()
+        raise Unavailable(f"{short(peer)} cannot be reached; " + "; ".join(errors))
+
+    # Keeping
+
+    def keep_forever(self, address: Address) -> None:
+        """Dial a bootstrap address now, and again whenever it is not connected."""
+        self._keep(Kept((address,), address.peer, forever=True))
+
+    def keep_file(self, path: Path) -> None:
+        """Like `keep_forever`, for the node whose addresses stand in the file at `path`."""
+        self._keep(Kept((), None, forever=True, file=path))
+
+    def keep(self, peer: PeerId, addresses: Iterable[Address]) -> None:
+        """Keep a channel to `peer` until it could not be reached for an hour."""
+        if all(kept.peer != peer for kept in self._kept) and len(self._kept) < MAX_KEPT:
+            self._keep(Kept(tuple(addresses), peer, forever=False))
+
+    def _keep(self, kept: Kept) -> None:
+        self._kept.append(kept)
+        kept.task = self._tasks.spawn(
+            self._keep_up(kept), f"keep {kept.peer or kept.file or kept.addresses}"
+        )
+
+    def release(self, peer: PeerId) -> None:
+        """Keep no channel to `peer` any more."""
+        for kept in [k for k in self._kept if k.peer == peer]:
+            self._kept.remove(kept)
+            if kept.task is not None:
+                kept.task.cancel()
+
+    @property
+    def missing(self) -> int:
+        """Bootstrap addresses that are not connected now."""
+        return sum(
+            kept.forever and (kept.peer is None or self._table.get(kept.peer) is None)
+            for kept in self._kept
+        )
+
+    async def _keep_up(self, kept: Kept) -> None:
+        clock = self._ctx.clock
+        attempt = 0
+        lost_at = clock.monotonic()
+        while True:
+            peer = self._table.get(kept.peer) if kept.peer else None
+            if peer is None and await self._try(kept) and kept.peer:
+                peer = self._table.get(
+                    kept.peer
+                )  # None: it left at once, which is no reason to spin
+            if peer is not None:
+                await asyncio.shield(peer.gone)
+                lost_at = clock.monotonic()
+                if lost_at - peer.since >= STEADY_S:
+                    attempt = 0
+            elif not kept.forever and clock.monotonic() - lost_at > GIVE_UP_S:
+                break
+            await asyncio.sleep(next_retry_s(attempt, draw=self._ctx.random.random()))
+            attempt += 1
+        self._kept.remove(kept)
+        if kept.peer is not None:
+            self._ctx.log.info("gave up on %s, lost for an hour", short(kept.peer))
+            await self._store.unwant(kept.peer)
+
+    async def _try(self, kept: Kept) -> bool:
+        try:
+            if kept.file is not None:
+                kept.peer = await self._dial_file(kept.file)
+            elif kept.peer is None:
+                kept.peer = (await self.dial(kept.addresses[0])).id
+            else:
+                await self.reach(kept.peer, [str(address) for address in kept.addresses])
+        except AitorrentError as e:
+            self._ctx.log.debug("dialling again: %s", e.message)
+            return False
+        return True
+
+    async def _dial_file(self, path: Path) -> PeerId:
+        """Whoever answers first at the addresses in the file.
+
+        Raises:
+            AitorrentError: the file is not there or not good, or nobody answers.
+        """
+        places: dict[PeerId | None, list[Address]] = {}
+        for address in await asyncio.to_thread(read_address_file, path):
+            places.setdefault(address.peer, []).append(address)
+        problem: AitorrentError = Unavailable(f"{path} names nobody but this node")
+        for peer, addresses in places.items():
+            if peer == self._credentials.signer.peer_id:
+                continue
+            try:
+                if peer is not None:
+                    return (await self.reach(peer, map(str, addresses))).id
+                return (await self.dial(addresses[0])).id
+            except AitorrentError as e:
+                problem = e
+        raise problem

@@ -1,0 +1,116 @@
+"""Answering streams that peers open: who handles a protocol, within which limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from aitorrent_transport.limits import PerPeer, TokenBucket
+from aitorrent_transport.streams.channel import Channel
+from aitorrent_transport.streams.loopback import local_streams
+from aitorrent_transport.streams.stream import ChannelStream
+from aitorrent_transport.streams.stream_state import StreamCore
+from aitorrent_transport.tasks import Tasks
+from aitorrentd.api import (
+    AitorrentError,
+    PeerGone,
+    PeerId,
+    PluginChanged,
+    PluginContext,
+    Priority,
+    WireProtocol,
+    short,
+)
+
+OPENS_PER_S: Final = 200.0
+OPENS_BURST: Final = 400.0
+
+
+class StreamServer:
+    """Runs the handlers of wire protocols: the transport's own and those of other plugins."""
+
+    def __init__(self, ctx: PluginContext, tasks: Tasks, own: Iterable[WireProtocol]) -> None:
+        self._ctx = ctx
+        self._tasks = tasks
+        self._own = {protocol.id: protocol for protocol in own}
+        self._open: Counter[tuple[PeerId, str]] = Counter()
+        self._running: dict[asyncio.Task[None], str] = {}
+        now: Callable[[], float] = ctx.clock.monotonic
+        self._opens = PerPeer(lambda: TokenBucket(OPENS_PER_S, OPENS_BURST, now()))
+
+    def find(self, protocol: str) -> WireProtocol | None:
+        """Who answers `protocol` now, or None."""
+        if protocol in self._own:
+            return self._own[protocol]
+        return next((p for p in self._ctx.protocols() if p.id == protocol), None)
+
+    def serve(self, channel: Channel, core: StreamCore) -> None:
+        """Answer a stream that a peer opened, or reset it with the reason."""
+        if not self._opens.of(channel.peer).take(self._ctx.clock.monotonic()):
+            channel.reset(core, f"more than {OPENS_PER_S:.0f} streams a second")
+            return
+        refusal = self._begin(channel.peer, ChannelStream(core, channel, channel.peer), core)
+        if refusal:
+            channel.reset(core, refusal)
+
+    def open_local(self, protocol: str, priority: Priority) -> ChannelStream:
+        """A stream to this node itself; a refusal shows on the first read."""
+        me = self._ctx.identity.peer_id
+        near, far = local_streams(me, protocol, priority, self._ctx.clock.monotonic)
+        refusal = self._begin(me, far, None)
+        if refusal:
+            far.reset(refusal)
+        return near
+
+    def _begin(self, peer: PeerId, stream: ChannelStream, core: StreamCore | None) -> str:
+        """Start the handler; returns why not, or the empty string."""
+        protocol = self.find(stream.protocol)
+        if protocol is None:
+            return f"no such protocol {stream.protocol}"
+        if self._open[peer, protocol.id] >= protocol.max_streams:
+            return f"more than {protocol.max_streams} streams of {protocol.id}"
+        if core is not None:
+            core.priority = protocol.priority
+        self._open[peer, protocol.id] += 1
+        task = self._tasks.spawn(self._run(protocol, stream), f"{protocol.id} {short(peer)}")
+        self._running[task] = protocol.id
+        task.add_done_callback(lambda done: self._ended(done, stream))
+        return ""
+
+    def _ended(self, task: asyncio.Task[None], stream: ChannelStream) -> None:
+        key = stream.peer, self._running.pop(task)
+        self._open[key] -= 1
+        if not self._open[key]:
+            del self._open[key]
+        if task.cancelled():
+            stream.reset("the handler was stopped")
+
+    async def _run(self, protocol: WireProtocol, stream: ChannelStream) -> None:
+        try:
+            await protocol.handler(stream)
+            await stream.close()
+        except PeerGone as e:
+            stream.reset(e.message)
+        except AitorrentError as e:
+            self._ctx.log.debug("%s of %s: %s", protocol.id, short(stream.peer), e.message)
+            stream.reset(e.message)
+        except Exception:
+            # A fence: a handler's bug costs its stream, never the channel.
+            self._ctx.log.exception("the handler of %s failed", protocol.id)
+            stream.reset("the handler failed")
+
+    async def end_with_plugins(self) -> None:
+        """Stop handlers whose plugin stopped; runs until cancelled."""
+        while True:
+            with self._ctx.subscribe(PluginChanged) as changes:
+                async for change in changes:
+                    if not isinstance(change, PluginChanged) or change.state != "running":
+                        self._stop_orphans()
+
+    def _stop_orphans(self) -> None:
+        alive = {p.id for p in self._ctx.protocols()} | set(self._own)
+        for task, protocol in list(self._running.items()):
+            if protocol not in alive:
+                task.cancel()

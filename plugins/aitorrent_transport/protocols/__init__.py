@@ -1,0 +1,1 @@
+"""What the transport itself says on streams: the directory and broadcasts."""

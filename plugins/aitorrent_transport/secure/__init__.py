@@ -1,0 +1,1 @@
+"""The cryptography of a link: handshake, certificate, suites, records. No I/O."""

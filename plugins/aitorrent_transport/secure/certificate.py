@@ -1,0 +1,142 @@
+"""Who a node is on its network: its identity, and the X25519 key that the identity vouches for.
+
+Channels are set up with an X25519 key that is not the identity: it is made in memory, certified
+for a few days by the Ed25519 identity, and replaced every day. So the identity key is used only to
+sign, and never leaves its Signer.
+
+A certificate counts from an hour before it was made and is replaced days before it ends, so that
+peers whose clocks are up to an hour wrong still connect; beyond its own dates a certificate is
+tolerated for `CLOCK_SKEW_S` and then refused.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from aitorrent_transport.secure.noise import KEY_BYTES, public_bytes
+from aitorrentd.api import ProtocolError, Signer, verify
+
+DOMAIN: Final = "aitd/dhcert/1"
+CLOCK_SKEW_S: Final = 120
+MAX_LIFETIME_S: Final = 30 * 86_400
+LIFETIME_S: Final = 7 * 86_400
+ROTATE_S: Final = 86_400
+BACKDATE_S: Final = 3_600
+MAX_NETWORK_BYTES: Final = 128
+MAX_AGENT_CHARS: Final = 64
+
+_DATES: Final = struct.Struct(">QQ")
+
+
+def network_bytes(network: str) -> bytes:
+    """The network id with its length before it, so that it can stand inside longer messages."""
+    raw = network.encode()
+    return len(raw).to_bytes(2, "big") + raw
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """An identity's word that an X25519 key (32 bytes) is its own, between two times.
+
+    Times are whole seconds since the epoch.
+    """
+
+    key: bytes
+    not_before: int
+    expires: int
+    signature: bytes
+
+    @staticmethod
+    def signed_part(network: str, key: bytes, not_before: int, expires: int) -> bytes:
+        """What the identity signs."""
+        return network_bytes(network) + key + _DATES.pack(not_before, expires)
+
+    @classmethod
+    def issue(
+        cls, signer: Signer, network: str, key: bytes, *, not_before: int, expires: int
+    ) -> Certificate:
+        """A certificate by `signer`."""
+        part = cls.signed_part(network, key, not_before, expires)
+        return cls(key, not_before, expires, signer.sign(DOMAIN, part))
+
+    def check(self, identity: bytes, network: str, now: float) -> None:
+        """Refuse a certificate that `identity` did not give for now and this network.
+
+        Raises:
+            ProtocolError: a wrong signature, or `now` is outside of its dates by more than
+                CLOCK_SKEW_S.
+        """
+        if not 0 <= self.not_before < self.expires < 2**63:
+            raise ProtocolError("the peer's key certificate has impossible dates")
+        if self.expires - self.not_before > MAX_LIFETIME_S:
+            raise ProtocolError("the peer's key certificate is valid for more than 30 days")
+        if now < self.not_before - CLOCK_SKEW_S:
+            early = self.not_before - now
+            raise ProtocolError(
+                f"the peer's key certificate is valid only in {early:.0f} s; compare the clocks"
+            )
+        if now > self.expires + CLOCK_SKEW_S:
+            late = now - self.expires
+            raise ProtocolError(
+                f"the peer's key certificate expired {late:.0f} s ago; compare the clocks"
+            )
+        part = self.signed_part(network, self.key, self.not_before, self.expires)
+        if len(self.key) != KEY_BYTES or not verify(identity, DOMAIN, part, self.signature):
+            raise ProtocolError("the peer's key certificate is not signed by its identity")
+
+
+@dataclass(frozen=True, slots=True)
+class StaticKey:
+    """The X25519 key that this node uses now, and its certificate."""
+
+    private: X25519PrivateKey
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who we are on this network; makes and rotates the certified X25519 key.
+
+    `agent` is what we say we run, at most 64 printable characters. With `psk` (32 bytes) only
+    nodes that know it can connect. `clock` gives seconds since the epoch.
+    """
+
+    signer: Signer
+    network: str
+    agent: str
+    psk: bytes | None = field(default=None, repr=False)
+    clock: Callable[[], float] = field(default=time.time, repr=False, compare=False)
+    _keys: list[StaticKey] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.network.encode()) <= MAX_NETWORK_BYTES:
+            raise ValueError(f"a network id has 1 to {MAX_NETWORK_BYTES} bytes")
+        if len(self.agent) > MAX_AGENT_CHARS or not self.agent.isprintable():
+            raise ValueError(f"an agent has at most {MAX_AGENT_CHARS} printable characters")
+        if self.psk is not None and len(self.psk) != KEY_BYTES:
+            raise ValueError(f"a pre-shared key has {KEY_BYTES} bytes, got {len(self.psk)}")
+
+    def static_key(self) -> StaticKey:
+        """The key for a handshake that begins now."""
+        now = int(self.clock())
+        if self._keys:
+            made = self._keys[0].certificate.not_before + BACKDATE_S
+            # A clock that was set back also makes a new key: the old one could look unborn.
+            if made - CLOCK_SKEW_S <= now < made + ROTATE_S:
+                return self._keys[0]
+        private = X25519PrivateKey.generate()
+        certificate = Certificate.issue(
+            self.signer,
+            self.network,
+            public_bytes(private),
+            not_before=max(0, now - BACKDATE_S),
+            expires=now + LIFETIME_S,
+        )
+        self._keys[:] = [StaticKey(private, certificate)]
+        return self._keys[0]

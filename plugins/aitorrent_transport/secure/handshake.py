@@ -1,0 +1,260 @@
+"""The handshake of a channel: Noise XX with certified identities, as bytes in and bytes out.
+
+On the wire, first the dialer's `AIT1`, then in both directions `u16 length | body`, at most 4096
+bytes a body:
+
+    dialer    versions offered (u8 count, that many u8, ascending) | e
+    listener  e, ee, s, es     payload: Hello
+    dialer    s, se[, psk]     payload: Hello
+    listener  empty transport message, so that the dialer knows that it was let in
+
+The prologue binds protocol, network and offer: who changes the offer, or lives in another network,
+breaks the handshake. Each Hello is signed by the node's identity over its role and the transcript,
+so a stolen or replayed one is worth nothing. The listener's identity is shown to who can complete
+an exchange of keys with it; the dialer's only to the listener it wanted.
+
+Every failure is a ProtocolError (or Unavailable, when an honest peer is not the wanted one); the
+caller closes the connection without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from aitorrent_transport.secure.certificate import Certificate, Credentials, network_bytes
+from aitorrent_transport.secure.hello import Address, Hello
+from aitorrent_transport.secure.noise import CipherState, HandshakeState, Received
+from aitorrent_transport.secure.suites import CHACHA, Suite, choose, own_capabilities
+from aitorrentd.api import PeerId, ProtocolError, Unavailable, peer_id, verify
+
+MAGIC: Final = b"AIT1"
+MAX_MESSAGE_BYTES: Final = 4096
+HANDSHAKE_S: Final = 5.0
+"The time that both sides give a handshake."
+VERSIONS: Final = (1,)
+MAX_VERSIONS: Final = 16
+
+_PROTOCOL: Final = b"aitorrentd/1"
+_SIGNING_DOMAIN: Final = "aitd/hs/1"
+_ROLE_DIALER: Final = b"\x01"
+_ROLE_LISTENER: Final = b"\x02"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a completed handshake agreed on. `sending` and `receiving` go on as record keys."""
+
+    peer: PeerId
+    agent: str
+    observed: Address | None
+    version: int
+    handshake_hash: bytes
+    sending: CipherState
+    receiving: CipherState
+    suite: Suite = CHACHA
+
+
+def encode_offer(versions: Sequence[int]) -> bytes:
+    """The dialer's version offer."""
+    return bytes([len(versions), *sorted(versions)])
+
+
+def split_offer(body: bytes) -> tuple[bytes, bytes]:
+    """The offer at the start of the dialer's first body, and what follows it.
+
+    Raises:
+        ProtocolError: no, too many, or unsorted versions.
+    """
+    count = body[0] if body else 0
+    offer = body[: 1 + count]
+    versions = offer[1:]
+    if not 1 <= count <= MAX_VERSIONS or len(versions) != count:
+        raise ProtocolError(f"a version offer has 1 to {MAX_VERSIONS} versions")
+    if list(versions) != sorted(set(versions)):
+        raise ProtocolError("a version offer is not in ascending order")
+    return offer, body[1 + count :]
+
+
+def prologue(network: str, offer: bytes) -> bytes:
+    """What both sides must agree on before the first message."""
+    return _PROTOCOL + network_bytes(network) + len(offer).to_bytes(2, "big") + offer
+
+
+class Handshake:
+    """One side of the handshake of one connection.
+
+    The dialer sends `start()`; both feed what arrives to `receive()` and send what it returns,
+    until `session` is there; `rest` is what arrived beyond the handshake. `expected` pins the
+    peer. `remote` is where this side sees the other. `ephemeral` is for tests only.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        dialer: bool,
+        remote: Address | None = None,
+        expected: PeerId | None = None,
+        versions: Sequence[int] = VERSIONS,
+        capabilities: Sequence[str] | None = None,
+        ephemeral: X25519PrivateKey | None = None,
+    ) -> None:
+        self._credentials = credentials
+        self._dialer = dialer
+        self._remote = remote
+        self._expected = expected
+        self._versions = tuple(versions)
+        self._capabilities = own_capabilities() if capabilities is None else tuple(capabilities)
+        self._ephemeral = ephemeral
+        self._static = credentials.static_key()
+        self._noise: HandshakeState | None = None
+        self._version = 0
+        self._hello: Hello | None = None
+        self._confirming: tuple[CipherState, CipherState] | None = None
+        self._buffer = b""
+        self._magic_due = not dialer
+        self.session: Session | None = None
+        self.rest = b""
+
+    def start(self) -> bytes:
+        """The dialer's first bytes."""
+        offer = encode_offer(self._versions)
+        noise = self._noise = self._begin(offer)
+        return MAGIC + _framed(offer + noise.write(lambda _: b""))
+
+    def receive(self, chunk: bytes) -> bytes:
+        """What to send in answer to `chunk`, which may be any part of the other side's bytes.
+
+        Raises:
+            ProtocolError: broken rules, a forged or damaged message, another network or
+                pre-shared key. Unavailable: the peer is not the expected one, or this node itself.
+        """
+        answer = b""
+        buffer = self._buffer + chunk
+        if self._magic_due:
+            if not MAGIC.startswith(buffer[: len(MAGIC)]):
+                raise ProtocolError("the connection does not speak this protocol")
+            if len(buffer) < len(MAGIC):
+                self._buffer = buffer
+                return b""
+            self._magic_due = False
+            buffer = buffer[len(MAGIC) :]
+        while self.session is None and len(buffer) >= 2:
+            length = int.from_bytes(buffer[:2], "big")
+            if not 1 <= length <= MAX_MESSAGE_BYTES:
+                raise ProtocolError(f"a handshake message of {length} bytes")
+            if len(buffer) < 2 + length:
+                break
+            body, buffer = buffer[2 : 2 + length], buffer[2 + length :]
+            answer += self._on_dialer(body) if self._dialer else self._on_listener(body)
+        if self.session is not None:
+            self.rest, buffer = buffer, b""
+        self._buffer = buffer
+        return answer
+
+    def _begin(self, offer: bytes) -> HandshakeState:
+        return HandshakeState(
+            initiator=self._dialer,
+            prologue=prologue(self._credentials.network, offer),
+            static=self._static.private,
+            psk=self._credentials.psk,
+            ephemeral=self._ephemeral,
+        )
+
+    def _on_listener(self, body: bytes) -> bytes:
+        if self._noise is None:
+            offer, message = split_offer(body)
+            common = set(offer[1:]) & set(self._versions)
+            if not common:
+                raise ProtocolError(f"the dialer offers only versions {list(offer[1:])}")
+            self._version = max(common)
+            noise = self._noise = self._begin(offer)
+            if noise.read(message).payload:
+                raise ProtocolError("the dialer's first message has a payload, as with a psk")
+            return _framed(noise.write(self._own_hello))
+        noise = self._noise
+        hello = self._verify(noise, noise.read(body))
+        if hello.version != self._version:
+            raise ProtocolError(f"the dialer speaks version {hello.version}, not {self._version}")
+        sending, receiving = noise.split()
+        confirmation = _framed(sending.encrypt(b"", b""))
+        self._finish(noise, hello, sending, receiving)
+        return confirmation
+
+    def _on_dialer(self, body: bytes) -> bytes:
+        noise = self._noise
+        if noise is None:
+            raise RuntimeError("the dialer has not started")
+        if self._confirming is None:
+            hello = self._hello = self._verify(noise, noise.read(body))
+            if hello.version not in self._versions:
+                raise ProtocolError(f"the listener chose version {hello.version}, not offered")
+            self._version = hello.version
+            answer = _framed(noise.write(self._own_hello))
+            self._confirming = noise.split()
+            return answer
+        sending, receiving = self._confirming
+        if self._hello is None or receiving.decrypt(b"", body):
+            raise ProtocolError("the listener's confirmation is not empty")
+        self._finish(noise, self._hello, sending, receiving)
+        return b""
+
+    def _own_hello(self, transcript: bytes) -> bytes:
+        role = _ROLE_DIALER if self._dialer else _ROLE_LISTENER
+        signer = self._credentials.signer
+        certificate = self._static.certificate
+        return Hello(
+            identity=signer.public_key,
+            not_before=certificate.not_before,
+            expires=certificate.expires,
+            certificate=certificate.signature,
+            signature=signer.sign(_SIGNING_DOMAIN, role + transcript),
+            version=self._version,
+            agent=self._credentials.agent,
+            seen=self._remote,
+            capabilities=self._capabilities,
+        ).encode()
+
+    def _verify(self, noise: HandshakeState, received: Received) -> Hello:
+        hello = Hello.decode(received.payload)
+        role = _ROLE_LISTENER if self._dialer else _ROLE_DIALER
+        if not verify(hello.identity, _SIGNING_DOMAIN, role + received.transcript, hello.signature):
+            raise ProtocolError("the peer's identity did not sign this handshake")
+        credentials = self._credentials
+        Certificate(noise.remote_static, hello.not_before, hello.expires, hello.certificate).check(
+            hello.identity, credentials.network, credentials.clock()
+        )
+        name = peer_id(hello.identity)
+        if self._expected is not None and name != self._expected:
+            raise Unavailable(
+                f"the peer there is {name}, not {self._expected}",
+                peer=name,
+                expected=self._expected,
+            )
+        if hello.identity == credentials.signer.public_key:
+            raise Unavailable("the peer there is this node itself", peer=name)
+        return hello
+
+    def _finish(
+        self, noise: HandshakeState, hello: Hello, sending: CipherState, receiving: CipherState
+    ) -> None:
+        self.session = Session(
+            peer=peer_id(hello.identity),
+            agent=hello.agent,
+            observed=hello.seen,
+            version=self._version,
+            handshake_hash=noise.hash,
+            sending=sending,
+            receiving=receiving,
+            suite=choose(self._capabilities, hello.capabilities),
+        )
+
+
+def _framed(body: bytes) -> bytes:
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise RuntimeError(f"a handshake message of {len(body)} bytes was made")
+    return len(body).to_bytes(2, "big") + body

@@ -1,0 +1,376 @@
+"""A channel: one secure link, its multiplexer, its keepalive."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from aitorrent_transport.streams.frames import MAX_DATA_BYTES, NONCE_BYTES
+from aitorrent_transport.streams.mux import Mux
+from aitorrent_transport.streams.stream import ChannelStream
+from aitorrent_transport.streams.stream_state import StreamCore, WindowBudget
+from aitorrentd.api import (
+    Busy,
+    Clock,
+    PeerGone,
+    PeerId,
+    Priority,
+    ProtocolError,
+    TimedOut,
+    Unavailable,
+    short,
+)
+
+_MAX_PINGS: Final = 64
+_MAX_UNANSWERED: Final = 8
+_RECENT_PINGS: Final = 7
+_FIRST_PINGS: Final = 5  # one after the other, since windows grow by the round-trip time
+_TURN_BYTES: Final = 256 * 1024  # sent before the loop turns to others, whose frames go first
+_LINGER_S: Final = 60.0  # for a peer that does not read the rest of a stream closed here
+
+
+class SecureLink(Protocol):
+    """What a channel needs of a link after its handshake."""
+
+    on_record: Callable[[memoryview], None]
+    on_lost: Callable[[str], None]
+    on_writable: Callable[[], None]
+
+    @property
+    def peer(self) -> PeerId:
+        """Who is at the other end, proven by the handshake."""
+
+    @property
+    def agent(self) -> str:
+        """What the peer says it runs."""
+
+    @property
+    def outbound(self) -> bool:
+        """Whether this side dialled."""
+
+    @property
+    def remote(self) -> tuple[str, int]:
+        """The peer's IP address and port."""
+
+    @property
+    def handshake_hash(self) -> bytes:
+        """The same on both sides, different for each handshake."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether the write buffer is below its high-water mark."""
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes received."""
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes sent."""
+
+    def start(self) -> None:
+        """Begin to deliver records."""
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send one record, which may wait for others until `flush`."""
+
+    def flush(self) -> None:
+        """Let what was sent leave now."""
+
+    def close(self, reason: str = "") -> None:
+        """Close after what was sent has left, and tell the peer why."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class Channel:
+    """Streams and pings with one peer over one link.
+
+    Set `on_greeted(channel, greeting)`, `on_stream(channel, core)` and `on_closed(channel, reason,
+    fault)` before `start`; `fault` is the ProtocolError of a peer that broke the rules, else None.
+    """
+
+    def __init__(
+        self,
+        link: SecureLink,
+        *,
+        clock: Clock,
+        budget: WindowBudget,
+        keepalive_s: float,
+        greeting: Mapping[str, Any],
+    ) -> None:
+        self.link = link
+        self.peer = link.peer
+        self.mux = Mux(dialer=link.outbound, budget=budget)
+        self.on_stream: Callable[[Channel, StreamCore], None] = lambda channel, core: None
+        self.on_closed: Callable[[Channel, str, ProtocolError | None], None] = lambda *_: None
+        self.on_greeted: Callable[[Channel, Mapping[str, Any]], None] = lambda channel, hello: None
+        self.opened_at = clock.monotonic()
+        self.srtt_s: float | None = None
+        "Median of the last round-trip times, which one late answer does not move."
+        self.closed: str | None = None
+        "Why the channel ended, or None."
+        self.fault: ProtocolError | None = None
+        self.retired_here = False
+        self.retired_there = False
+        self.suspect = False
+        "Whether a newer channel to the same peer makes us doubt that this one still works."
+        self._clock = clock
+        self._keepalive_s = keepalive_s
+        self._loop = asyncio.get_running_loop()
+        self._greeting = greeting
+        self._greeted: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
+        self._pings: dict[bytes, tuple[float, asyncio.Future[float] | None]] = {}
+        self._recent_rtts: deque[float] = deque(maxlen=_RECENT_PINGS)
+        self._last_ping = self._heard = self._ticked = self.opened_at
+        self._bytes_seen = 0
+        self._flush_handle: asyncio.Handle | None = None
+        self._tick_handle: asyncio.TimerHandle | None = None
+        self.mux.on_open = lambda core: self.on_stream(self, core)
+        self.mux.on_pong = self._take_pong
+        self.mux.on_hello = self._take_hello
+        self.mux.on_retire = self._take_retire
+
+    def __repr__(self) -> str:
+        way = "to" if self.link.outbound else "from"
+        return f"<channel {way} {short(self.peer)} at {self.link.remote}>"
+
+    # Life
+
+    def start(self) -> None:
+        """Greet the peer and begin to receive."""
+        self.link.on_record = self._take_record
+        self.link.on_lost = self._take_loss
+        self.link.on_writable = self._flush
+        self.mux.hello(self._greeting)
+        self.link.start()
+        if self.closed is None:
+            self._flush()
+            self._tick_handle = self._loop.call_later(self._tick_s, self._tick)
+
+    async def greeted(self, timeout_s: float) -> Mapping[str, Any]:
+        """The peer's greeting, with which the channel is up.
+
+        Raises:
+            Unavailable: the peer closed the channel, with its reason if it gave one. TimedOut.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(self._greeted)
+        except TimeoutError:
+            self.close("no greeting in time")
+            raise TimedOut(f"{short(self.peer)} did not greet within {timeout_s:g} s") from None
+
+    def close(self, reason: str) -> None:
+        """Say goodbye and close; what waits on the channel gets PeerGone."""
+        if self.closed is None:
+            self._send_ready()
+            self.link.close(reason)
+            self._finish(f"closed here: {reason}")
+
+    def _finish(self, reason: str) -> None:
+        if self.closed is not None:
+            return
+        self.closed = reason
+        for handle in (self._flush_handle, self._tick_handle):
+            if handle is not None:
+                handle.cancel()
+        self.mux.fail(f"the channel ended: {reason}")
+        for _, waiter in self._pings.values():
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(PeerGone(f"{short(self.peer)}: {reason}"))
+        self._pings.clear()
+        if not self._greeted.done():
+            self._greeted.set_exception(Unavailable(f"{short(self.peer)}: {reason}"))
+            self._greeted.exception()  # it may be that nobody waits for it
+        self.on_closed(self, reason, self.fault)
+
+    def _take_loss(self, reason: str) -> None:
+        self._finish(reason or "the connection was lost")
+
+    # Records
+
+    def _take_record(self, record: memoryview) -> None:
+        if self.closed is not None:
+            return
+        try:
+            self.mux.receive(record, self._clock.monotonic())
+        except ProtocolError as e:
+            self.fault = e
+            self.close(f"protocol error: {e.message}")
+        else:
+            if self.mux.has_output:
+                self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        # One pass of the loop gathers the small frames of everybody who is about to write.
+        if self._flush_handle is None and self.closed is None:
+            self._flush_handle = self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
+        self._send_ready()
+        if self.retired_here and self.retired_there and not len(self.mux):
+            self.close("replaced by another channel")
+
+    def _send_ready(self) -> None:
+        link, mux = self.link, self.mux
+        begun = link.bytes_out
+        while self.closed is None and link.writable and (parts := mux.next_record()) is not None:
+            link.send(*parts)
+            if link.bytes_out - begun >= _TURN_BYTES:
+                self._flush_soon()
+                break
+        link.flush()
+
+    def _take_hello(self, greeting: Mapping[str, Any]) -> None:
+        self._heard = self._clock.monotonic()
+        if not self._greeted.done():
+            self._greeted.set_result(greeting)
+        self.on_greeted(self, greeting)
+        self._ping(None)
+
+    # Streams; what follows up to the next headline is a `stream.Carrier`
+
+    def open(self, protocol: str, priority: Priority) -> ChannelStream:
+        """A stream to the peer; returns as soon as the request is queued.
+
+        Raises:
+            Busy: too many are open. PeerGone: the channel is closed.
+        """
+        if self.closed is not None:
+            raise PeerGone(f"{short(self.peer)}: {self.closed}")
+        core = self.mux.open(protocol, priority, self._clock.monotonic())
+        self._flush_soon()
+        return ChannelStream(core, self, self.peer)
+
+    def pump(self, core: StreamCore) -> None:
+        """Let bytes of a stream, or credit for it, leave soon."""
+        if self.mux.touch(core, self._clock.monotonic()):
+            # A token waits for a tensor: not even the end of this pass of the loop is awaited.
+            if core.priority == Priority.TENSOR or core.sendable() >= MAX_DATA_BYTES:
+                self._flush()
+            else:
+                self._flush_soon()
+
+    def reset(self, core: StreamCore, reason: str) -> None:
+        """End both directions of a stream at once."""
+        self.mux.reset(core, reason)
+        self._flush_soon()
+
+    def stop(self, core: StreamCore, reason: str) -> None:
+        """Read no more from a stream."""
+        self.mux.stop(core, reason)
+        self._flush_soon()
+
+    # Two channels to one peer
+
+    def retire(self) -> None:
+        """Prefer another channel: open no more streams, close when both sides are done here."""
+        if not self.retired_here and self.closed is None:
+            self.retired_here = True
+            self.mux.retire()
+            self._flush_soon()
+
+    def _take_retire(self) -> None:
+        self.retired_there = True
+        self._flush_soon()
+
+    # Pings
+
+    async def ping(self, timeout_s: float) -> float:
+        """Measured round-trip time in seconds.
+
+        Raises:
+            TimedOut: no answer. PeerGone: the channel ended. Busy: too many pings are under way.
+        """
+        if self.closed is not None:
+            raise PeerGone(f"{short(self.peer)}: {self.closed}")
+        if len(self._pings) >= _MAX_PINGS:
+            raise Busy(f"{_MAX_PINGS} pings to {short(self.peer)} are under way")
+        answer: asyncio.Future[float] = self._loop.create_future()
+        nonce = self._ping(answer)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        except TimeoutError:
+            raise TimedOut(f"{short(self.peer)} did not answer a ping in {timeout_s:g} s") from None
+        finally:
+            self._pings.pop(nonce, None)
+
+    def _ping(self, answer: asyncio.Future[float] | None) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        now = self._clock.monotonic()
+        self._pings[nonce] = (now, answer)
+        if answer is None:
+            self._last_ping = now
+        self.mux.ping(nonce)
+        self._flush()
+        return nonce
+
+    def _take_pong(self, nonce: bytes) -> None:
+        sent, answer = self._pings.pop(nonce, (None, None))
+        if sent is None:
+            return
+        took = self._clock.monotonic() - sent
+        self._recent_rtts.append(took)
+        ranked = sorted(self._recent_rtts)
+        self.srtt_s = ranked[len(ranked) // 2]
+        # Under load a ping waits behind the load; windows must not grow by the delay they cause.
+        self.mux.rtt_s = ranked[0]
+        if answer is not None and not answer.done():
+            answer.set_result(took)
+        if not self.rtt_known and self.closed is None:
+            self._ping(None)
+
+    @property
+    def rtt_known(self) -> bool:
+        """Whether enough pings were answered to go by their times."""
+        return len(self._recent_rtts) >= _FIRST_PINGS
+
+    @property
+    def _tick_s(self) -> float:
+        return self._keepalive_s / 5
+
+    def _tick(self) -> None:
+        now = self._clock.monotonic()
+        unanswered = [sent for sent, answer in self._pings.values() if answer is None]
+        if self.link.bytes_in != self._bytes_seen or now - self._ticked > self._keepalive_s:
+            # Bytes came, or this process itself stood still and cannot blame the peer.
+            self._bytes_seen = self.link.bytes_in
+            self._heard = now
+        self._ticked = now
+        silent_s = now - max(self._heard, min(unanswered, default=now))
+        if silent_s >= self._keepalive_s * 4 / 3:
+            self.lose(f"no sign of life for {silent_s:.0f} s")
+            return
+        if len(unanswered) >= _MAX_UNANSWERED:
+            self.lose(f"{len(unanswered)} pings unanswered")
+            return
+        is_new = not self.rtt_known and not unanswered
+        if is_new or now - self._last_ping >= self._keepalive_s:
+            self._ping(None)
+        for core in self.mux.cores():
+            self._expire(core, now)
+        if self.closed is None:
+            self._flush()
+            self._tick_handle = self._loop.call_later(self._tick_s, self._tick)
+
+    def _expire(self, core: StreamCore, now: float) -> None:
+        if not (core.end_queued and core.reading_over):
+            return
+        if core.closing_since is None:
+            core.closing_since = now
+        elif now - core.closing_since >= _LINGER_S:
+            self.mux.reset(core, "closed, and the rest was not read")
+
+    def lose(self, reason: str) -> None:
+        """Give up a channel that does not work any more."""
+        self.link.abort()
+        self._finish(reason)

@@ -1,0 +1,350 @@
+"""Many streams on one channel: records in, records out. No I/O and no clock: callers pass `now`.
+
+Credit per stream after yamux; classes of priority (control, tensor, bulk) are strict, except that
+each lower class that waits gets about a twentieth of the bytes; streams of one class take turns.
+Whatever a peer can make us keep is bounded: streams, queued control frames, receive windows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from aitorrent_transport.streams.frames import (
+    HEADER,
+    HEADER_BYTES,
+    MAX_DATA_BYTES,
+    MAX_RECORD_BYTES,
+    Kind,
+    frame,
+    read_credit,
+    read_nonce,
+    read_protocol,
+    read_reason,
+    reason_bytes,
+    window_frame,
+)
+from aitorrent_transport.streams.stream_state import StreamCore, WindowBudget
+from aitorrentd.api import Busy, PeerGone, Priority, ProtocolError, pack, unpack_map
+
+MAX_STREAMS: Final = 256
+"Open streams per direction of opening."
+MAX_URGENT_FRAMES: Final = 2048
+MAX_PONGS: Final = 16
+MAX_HELLO_BYTES: Final = 8192
+_FLOOR_SHARE: Final = 19  # a waiting class is owed 1 byte for 19 of the others: 5 %
+_FLOOR_BYTES: Final = 16 * 1024  # paid in frames small enough not to delay the class above
+_LEAST_DATA: Final = 8192  # with less room left in a record, data waits for the next
+_CLASSES: Final = (0, 1, 2)  # Priority, as plain numbers: this is the hot path
+_DATA: Final = int(Kind.DATA)
+_RTT_UNKNOWN_S: Final = 0.05
+_LEAST_RTT_S: Final = 0.00025  # what waking both processes takes, whatever the network
+
+Part = bytes | memoryview
+
+
+class Mux:
+    """The streams of one channel.
+
+    The owner sets the callbacks, feeds records and sends what `next_record` returns whenever the
+    link takes more. `on_open(core)` gets a stream that the peer opened (it may `reset` it at
+    once), `on_pong(nonce)`, `on_hello(map)` and `on_retire()` what their frames say.
+    """
+
+    def __init__(self, *, dialer: bool, budget: WindowBudget) -> None:
+        self.on_open: Callable[[StreamCore], None] = lambda core: self.reset(core, "not served")
+        self.on_pong: Callable[[bytes], None] = lambda nonce: None
+        self.on_hello: Callable[[Mapping[str, Any]], None] = lambda hello: None
+        self.on_retire: Callable[[], None] = lambda: None
+        self.rtt_s = _RTT_UNKNOWN_S
+        "Round-trip time without load, for the growth of windows; the owner keeps it current."
+        self._streams: dict[int, StreamCore] = {}
+        self._next_id = 1 if dialer else 2
+        self._last_inbound = 0
+        self._inbound_parity = 0 if dialer else 1
+        self._inbound = 0
+        self._budget = budget
+        self._urgent: deque[bytes] = deque()
+        self._pongs = 0
+        self._credits: deque[tuple[StreamCore, int]] = deque()
+        self._ready: tuple[deque[StreamCore], ...] = (deque(), deque(), deque())
+        self._owed = [0, 0, 0]
+        self._greeted = False
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    @property
+    def outbound(self) -> int:
+        """Open streams that this side opened."""
+        return len(self._streams) - self._inbound
+
+    def cores(self) -> list[StreamCore]:
+        """Open streams."""
+        return list(self._streams.values())
+
+    # What the owner asks for
+
+    def hello(self, greeting: Mapping[str, Any]) -> None:
+        """Queue the greeting that must be the first frame.
+
+        Raises:
+            ProtocolError: it is too long.
+        """
+        packed = pack(dict(greeting))
+        if len(packed) > MAX_HELLO_BYTES:
+            raise ProtocolError(f"greeting of {len(packed)} bytes; the limit is {MAX_HELLO_BYTES}")
+        self._say(frame(Kind.HELLO, 0, packed))
+
+    def ping(self, nonce: bytes) -> None:
+        """Queue a ping."""
+        self._say(frame(Kind.PING, 0, nonce))
+
+    def retire(self) -> None:
+        """Queue the word that another channel is preferred."""
+        self._say(frame(Kind.RETIRE, 0))
+
+    def open(self, protocol: str, priority: Priority, now: float) -> StreamCore:
+        """A new stream.
+
+        Raises:
+            Busy: 256 streams of ours are open, or the peer does not read. PeerGone: no stream id
+            is left, after 2^31 streams.
+        """
+        if self.outbound >= MAX_STREAMS:
+            raise Busy(f"{MAX_STREAMS} streams are open to this peer; close some first")
+        if len(self._urgent) > MAX_URGENT_FRAMES // 2:
+            raise Busy("this peer does not read what was sent to it")
+        if self._next_id >= 1 << 32:
+            raise PeerGone("the stream ids of this channel are used up; connect again")
+        core = StreamCore(self._next_id, protocol, priority, self._budget, now)
+        self._next_id += 2
+        self._streams[core.id] = core
+        self._say(frame(Kind.OPEN, core.id, protocol.encode("ascii")))
+        return core
+
+    def reset(self, core: StreamCore, reason: str) -> None:
+        """End both directions at once and tell the peer."""
+        if core.id in self._streams:
+            self._say(frame(Kind.RESET, core.id, reason_bytes(reason)))
+            core.fail(reason or "reset")
+            self._forget(core)
+
+    def stop(self, core: StreamCore, reason: str) -> None:
+        """Read no more from a stream and tell the peer."""
+        if core.id in self._streams and not core.reading_over:
+            core.stop_reading()
+            if not core.ended:
+                self._say(frame(Kind.STOP, core.id, reason_bytes(reason)))
+            self._forget_if_done(core)
+
+    def touch(self, core: StreamCore, now: float) -> bool:
+        """Take note that bytes were queued or read; whether something can leave now."""
+        if core.id not in self._streams:
+            return False
+        due = core.credit_due(now, max(self.rtt_s, _LEAST_RTT_S))
+        if due:
+            self._credits.append((core, due))
+        if not core.in_ready and core.has_work():
+            core.in_ready = True
+            self._ready[core.priority].append(core)
+        return bool(due) or core.in_ready
+
+    def fail(self, reason: str) -> None:
+        """The channel is over: end every stream."""
+        self._urgent.clear()
+        self._credits.clear()
+        for core in self.cores():
+            core.fail(reason)
+            self._forget(core)
+
+    # Records out
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `next_record` would return something."""
+        return bool(self._urgent or self._credits or any(self._ready))
+
+    def next_record(self) -> list[Part] | None:
+        """The parts of the next record, or None when nothing can leave."""
+        parts: list[Part] = []
+        room = MAX_RECORD_BYTES
+        while self._urgent and len(self._urgent[0]) <= room:
+            piece = self._urgent.popleft()
+            parts.append(piece)
+            room -= len(piece)
+        if not self._urgent:
+            self._pongs = 0
+        while self._credits and room >= HEADER_BYTES + 4:
+            core, due = self._credits.popleft()
+            if not core.done:
+                parts.append(window_frame(core.id, due))
+                room -= HEADER_BYTES + 4
+        while not self._urgent and room >= HEADER_BYTES + _LEAST_DATA:
+            taken = self._pick()
+            if taken is None:
+                break
+            core, limit = taken
+            room -= self._emit(core, limit, room - HEADER_BYTES, parts)
+        return parts or None
+
+    def _pick(self) -> tuple[StreamCore, int] | None:
+        """The stream whose turn it is, and how much it may send."""
+        chosen = -1
+        limit = MAX_DATA_BYTES
+        for c in _CLASSES:
+            queue = self._ready[c]
+            while queue and not queue[0].has_work():
+                queue.popleft().in_ready = False
+            if not queue:
+                self._owed[c] = 0
+            elif chosen < 0:
+                chosen = c
+            elif self._owed[c] >= _FLOOR_BYTES * _FLOOR_SHARE:
+                chosen, limit = c, _FLOOR_BYTES
+        if chosen < 0:
+            return None
+        return self._ready[chosen].popleft(), limit
+
+    def _emit(self, core: StreamCore, limit: int, room: int, parts: list[Part]) -> int:
+        """Add the stream's next frames to a record; returns their bytes."""
+        core.in_ready = False
+        used = size = 0
+        if core.sendable():
+            at = len(parts)
+            size = core.gather(min(limit, room), parts)
+            parts.insert(at, HEADER.pack(_DATA, core.id, size))
+            used = HEADER_BYTES + size
+            sender = core.priority
+            self._owed[sender] = max(0, self._owed[sender] - size * _FLOOR_SHARE)
+            for c in _CLASSES[sender + 1 :]:
+                self._owed[c] += size
+        if core.end_queued and not core.queued and not core.end_sent:
+            parts.append(frame(Kind.END, core.id))
+            core.end_sent = True
+            used += HEADER_BYTES
+            self._forget_if_done(core)
+        elif core.has_work():
+            core.in_ready = True
+            queue = self._ready[core.priority]
+            # A turn that the end of a record cut short goes on in the next one.
+            (queue.appendleft if room <= size < limit else queue.append)(core)
+        return used
+
+    # Records in
+
+    def receive(self, record: memoryview, now: float) -> None:
+        """Take one record; its bytes are copied where they are kept.
+
+        Raises:
+            ProtocolError: the peer broke the rules; the channel must be closed.
+        """
+        at, end = 0, len(record)
+        if not end:
+            raise ProtocolError("empty record")
+        streams = self._streams
+        while at < end:
+            if end - at < HEADER_BYTES:
+                raise ProtocolError(f"{end - at} stray bytes at the end of a record")
+            kind, stream_id, size = HEADER.unpack_from(record, at)
+            at += HEADER_BYTES
+            stop = at + size
+            if stop > end:
+                raise ProtocolError(f"frame of {size} bytes in a record with {end - at} left")
+            if kind == _DATA and (core := streams.get(stream_id)) is not None:
+                if not 0 < size <= MAX_DATA_BYTES:
+                    raise ProtocolError(f"data frame of {size} bytes; allowed are 1 to 61440")
+                core.feed(bytes(record[at:stop]))
+                if core.earned_credit and not core.reading_over:
+                    self.touch(core, now)
+            else:
+                self._take(kind, stream_id, record[at:stop], now)
+            at = stop
+        if len(self._urgent) > MAX_URGENT_FRAMES:
+            raise ProtocolError("the peer makes us answer more than it reads")
+
+    def _take(self, kind: int, stream_id: int, payload: memoryview, now: float) -> None:
+        if not self._greeted:
+            if kind != Kind.HELLO:
+                raise ProtocolError(f"frame of kind {kind} before the greeting")
+        elif kind == Kind.HELLO:
+            raise ProtocolError("second greeting")
+        match kind:
+            case Kind.PING | Kind.PONG | Kind.HELLO | Kind.RETIRE:
+                if stream_id != 0:
+                    raise ProtocolError(f"frame of kind {kind} with stream id {stream_id}")
+                self._take_channel(kind, payload)
+            case Kind.OPEN:
+                self._take_open(stream_id, read_protocol(payload), now)
+            case Kind.DATA | Kind.WINDOW | Kind.END | Kind.STOP | Kind.RESET:
+                self._take_stream(kind, stream_id, payload, now)
+            case _:
+                raise ProtocolError(f"frame of unknown kind {kind}")
+
+    def _take_channel(self, kind: int, payload: memoryview) -> None:
+        if kind == Kind.PING:
+            # Whoever pings faster than we can answer gets fewer answers, not our memory.
+            nonce = read_nonce(payload)
+            if self._pongs < MAX_PONGS:
+                self._pongs += 1
+                self._say(frame(Kind.PONG, 0, nonce))
+        elif kind == Kind.PONG:
+            self.on_pong(read_nonce(payload))
+        elif kind == Kind.RETIRE:
+            self.on_retire()
+        else:
+            if len(payload) > MAX_HELLO_BYTES:
+                raise ProtocolError(f"greeting of {len(payload)} bytes; the limit is 8192")
+            self._greeted = True
+            self.on_hello(unpack_map(payload, max_items=256))
+
+    def _take_open(self, stream_id: int, protocol: str, now: float) -> None:
+        if stream_id % 2 != self._inbound_parity or stream_id <= self._last_inbound:
+            raise ProtocolError(f"stream id {stream_id} is not the opener's next")
+        self._last_inbound = stream_id
+        if self._inbound >= MAX_STREAMS:
+            self._say(frame(Kind.RESET, stream_id, b"too many streams"))
+            return
+        core = StreamCore(stream_id, protocol, Priority.CONTROL, self._budget, now)
+        self._streams[stream_id] = core
+        self._inbound += 1
+        self.on_open(core)
+
+    def _take_stream(self, kind: int, stream_id: int, payload: memoryview, now: float) -> None:
+        core = self._streams.get(stream_id)
+        if core is None:
+            # Frames of a stream that we forgot may still be under way; of one that never was, not.
+            newest = (
+                self._last_inbound if stream_id % 2 == self._inbound_parity else self._next_id - 2
+            )
+            if not 0 < stream_id <= newest:
+                raise ProtocolError(f"frame for stream {stream_id}, which was never opened")
+            return
+        match kind:
+            case Kind.WINDOW:
+                core.grant(read_credit(payload))
+                self.touch(core, now)
+            case Kind.END:
+                core.feed_end()
+            case Kind.STOP:
+                core.feed_stop(f"the peer reads no more: {read_reason(payload) or 'closed'}")
+            case _:
+                core.fail(f"reset by the peer: {read_reason(payload) or 'no reason given'}")
+        if core.done:
+            self._forget(core)
+
+    # Housekeeping
+
+    def _say(self, urgent: bytes) -> None:
+        self._urgent.append(urgent)
+
+    def _forget_if_done(self, core: StreamCore) -> None:
+        if core.done:
+            self._forget(core)
+
+    def _forget(self, core: StreamCore) -> None:
+        if self._streams.pop(core.id, None) is not None:
+            if core.id % 2 == self._inbound_parity:
+                self._inbound -= 1
+            core.release()
