@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from aitorrent_shards.local import LocalModel
-from aitorrent_shards.outlook import covering, own_loading
+from aitorrent_shards.answering.availability import covering, own_loading
 from aitorrent_shards.service import ShardsService
+from aitorrent_shards.serving.local_model import LocalModel
 from aitorrentd.api import CallContext, Method, NoParams
 
 

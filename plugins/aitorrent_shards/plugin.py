@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.methods import shards_methods
-from aitorrent_shards.protocol import PROTOCOL
+from aitorrent_shards.protocol.messages import PROTOCOL
 from aitorrent_shards.service import ShardsService
 from aitorrentd.api import (
     BACKENDS,

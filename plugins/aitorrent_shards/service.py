@@ -7,16 +7,16 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from aitorrent_shards.backend import ShardsBackend
-from aitorrent_shards.claims import Claims
+from aitorrent_shards.answering.availability import coming_text, own_loading
+from aitorrent_shards.answering.backend import ShardsBackend
+from aitorrent_shards.answering.coordinator import Coordinator
 from aitorrent_shards.config import ShardsConfig
-from aitorrent_shards.coordinator import Coordinator
-from aitorrent_shards.host import StageHost
-from aitorrent_shards.loading import PREFIX as LOADING
-from aitorrent_shards.loading import Loading, parse_all
-from aitorrent_shards.local import LocalModel
-from aitorrent_shards.outlook import coming_text, own_loading
-from aitorrent_shards.spans import PREFIX, Span, parse_spans, with_own
+from aitorrent_shards.protocol.loading import PREFIX as LOADING
+from aitorrent_shards.protocol.loading import Loading, parse_all
+from aitorrent_shards.protocol.loading_claims import Claims
+from aitorrent_shards.protocol.spans import PREFIX, Span, parse_spans, with_own
+from aitorrent_shards.serving.local_model import LocalModel
+from aitorrent_shards.serving.stage_server import StageHost
 from aitorrentd.api import (
     BACKENDS,
     DIRECTORY,

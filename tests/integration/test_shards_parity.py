@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aitorrent_shards.spans import Span, parse_spans
+from aitorrent_shards.protocol.spans import Span, parse_spans
 from aitorrentd.api import DIRECTORY, Busy, InvalidParams
 from aitorrentd.node import Node
 from tests.support.models import FAMILIES, make_model

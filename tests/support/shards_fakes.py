@@ -563,7 +563,7 @@ async def _all_running(nodes: Sequence[FakeNode]) -> AsyncIterator[None]:
 
 def toy_answer(prompt: Sequence[int], new: int, *, layers: int = 6, chunk: int = 128) -> list[int]:
     """Greedy tokens of the toy model, computed directly."""
-    from aitorrent_shards.planner import prefill_chunks
+    from aitorrent_shards.routing.planner import prefill_chunks
 
     states = [b""] * layers
     ids: list[int] = []

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import transformers
 
-from aitorrent_shards.worker import ShardWorker
+from aitorrent_shards.worker.process import ShardWorker
 from aitorrentd.wire import Frame
 
 _names = itertools.count()

@@ -1,0 +1,167 @@
+"""Why a model cannot be answered with now, and whether it soon can. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from aitorrent_shards.protocol.loading import Loading
+from aitorrent_shards.protocol.spans import Span, alike, gaps
+from aitorrent_shards.serving.local_model import LocalModel
+from aitorrentd.api import HeldLayers, PeerId, PendingModel, Unavailable
+
+BACKEND: Final = "shards"
+ELSEWHERE: Final = "peers"
+_UNDER_WAY: Final = ("reading", "starting", "loading", "restarting")
+
+Who = Callable[[PeerId], str]
+"How people call a node."
+
+
+def covering(model: LocalModel, spans: Iterable[Span]) -> list[Span] | None:
+    """The spans that together hold every layer of a model, or None."""
+    if model.files is None:
+        return None
+    layers = model.files.layers
+    for group in alike(s for s in spans if model.accepts(s) and s.layers == layers):
+        if not gaps(group, 0, layers):
+            return sorted(group, key=lambda s: (s.start, s.end, s.peer))
+    return None
+
+
+def held(spans: Iterable[Span], rss_bytes: Callable[[Span], int | None]) -> tuple[HeldLayers, ...]:
+    """The spans as people see them."""
+    return tuple(HeldLayers(s.peer, s.start, s.end, rss_bytes(s)) for s in spans)
+
+
+def held_text(spans: Iterable[Span], who: Who) -> str:
+    """`0-3 this node, 3-6 …vX4pQq7a "bee"`."""
+    return ", ".join(f"{s.start}-{s.end} {who(s.peer)}" for s in spans)
+
+
+def own_loading(model: LocalModel, node_id: PeerId) -> Loading | None:
+    """What this node says of a model that it reads or whose layers it loads."""
+    if model.state not in _UNDER_WAY:
+        return None
+    holder = model.holder
+    if holder is not None:
+        done, total = holder.done_bytes, holder.total_bytes
+        return Loading(node_id, model.entry.name, holder.start, holder.end, done, total)
+    total = model.files.size_bytes if model.files else 0
+    done = min(model.hashed_bytes, total)
+    return Loading(node_id, model.entry.name, *model.wanted(), done, total)
+
+
+def pending(
+    model: LocalModel,
+    spans: Sequence[Span],
+    loading: Sequence[Loading],
+    *,
+    node_id: PeerId,
+    who: Who,
+    rss_bytes: Callable[[Span], int | None] = lambda span: None,
+) -> PendingModel | None:
+    """What is missing for a configured model; None when it can be answered with.
+
+    `loading` is what peers say of this very model.
+    """
+    if covering(model, spans) is not None:
+        return None
+    name, own = model.entry.name, own_loading(model, node_id)
+    try:
+        files, _ = model.ready()
+    except Unavailable as e:
+        if own is None:
+            return PendingModel(name, BACKEND, "failed", e.message)
+        text = coming_text(replace(own, end=own.start), node_id, who)
+        return PendingModel(name, BACKEND, "loading", text, own.done_bytes, own.total_bytes)
+    layers = files.layers
+    usable = [s for s in spans if model.accepts(s) and s.layers == layers]
+    best = min(alike(usable), key=lambda g: _total(gaps(g, 0, layers)), default=[])
+    best = sorted(best, key=lambda s: (s.start, s.end, s.peer))
+    missing = gaps(best, 0, layers)
+    there = {s.peer for s in usable}  # what they said before they had loaded is a little old
+    coming = [*([own] if own else []), *(c for c in loading if c.peer not in there)]
+    lost = _without(missing, [(c.start, c.end) for c in coming])
+    reasons = [f"it cannot be held here: {model.problem}"] if model.problem else []
+    reasons += [coming_text(c, node_id, who) for c in coming]
+    holder = model.holder
+    if holder is not None and holder.state == "failed":
+        mine = (holder.start, holder.end)
+        own_range = f"layers {holder.start}-{holder.end} of {name}"
+        reasons.append(f"{own_range} cannot be loaded here: {holder.problem}")
+        lost = _without(lost, [mine])
+    if lost:
+        reasons.append(f"nobody reachable holds layers {_ranges(lost)} of {name}")
+    if best:
+        reasons.append(f"held are {held_text(best, who)}")
+    done, total = progress(coming)
+    return PendingModel(
+        name=name,
+        backend=BACKEND,
+        state="loading" if own is not None or (coming and not lost) else "incomplete",
+        detail="; ".join(reasons),
+        done_bytes=done,
+        total_bytes=total,
+        layers=held(best, rss_bytes),
+        missing=tuple(missing),
+    )
+
+
+def elsewhere(
+    loading: Iterable[Loading], configured: Collection[str], who: Who, node_id: PeerId
+) -> list[PendingModel]:
+    """Models that peers load and that are not configured here: whoever loads them may answer."""
+    by_name: dict[str, list[Loading]] = {}
+    for each in loading:
+        if each.model not in configured and each.peer != node_id:
+            by_name.setdefault(each.model, []).append(each)
+    found = []
+    for name, coming in by_name.items():
+        done, total = progress(coming)
+        text = "; ".join(coming_text(c, node_id, who) for c in coming)
+        found.append(PendingModel(name, ELSEWHERE, "loading", text, done, total))
+    return found
+
+
+def progress(coming: Sequence[Loading]) -> tuple[int, int]:
+    """Bytes read and to be read by all of them; (0, 0) while one does not know."""
+    if not all(c.total_bytes for c in coming):
+        return 0, 0
+    return sum(c.done_bytes for c in coming), sum(c.total_bytes for c in coming)
+
+
+def coming_text(coming: Loading, node_id: PeerId, who: Who) -> str:
+    """Who is about to have which layers."""
+    share = f" ({coming.done_bytes / coming.total_bytes:.0%})" if coming.total_bytes else ""
+    where = "here" if coming.peer == node_id else f"by {who(coming.peer)}"
+    if coming.start == coming.end and coming.peer != node_id:
+        return f"it is being made ready {where}{share}"
+    if coming.start == coming.end:
+        return f"the files are being read {where}{share}"
+    return f"layers {coming.start}-{coming.end} are being loaded {where}{share}"
+
+
+def _total(ranges: Iterable[tuple[int, int]]) -> int:
+    return sum(end - start for start, end in ranges)
+
+
+def _ranges(ranges: Iterable[tuple[int, int]]) -> str:
+    return ", ".join(f"{start}-{end}" for start, end in ranges)
+
+
+def _without(
+    ranges: Sequence[tuple[int, int]], taken: Iterable[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """The parts of `ranges` that are in none of `taken`."""
+    left = list(ranges)
+    for start, end in taken:
+        cut = [
+            part
+            for a, b in left
+            for part in ((a, min(b, start)), (max(a, end), b))
+            if part[0] < part[1]
+        ]
+        left = cut if start < end else left
+    return left

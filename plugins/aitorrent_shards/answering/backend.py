@@ -1,0 +1,185 @@
+"""The `shards` backend: answers prompts with models that are spread over peers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+
+from aitorrent_shards.answering.availability import (
+    BACKEND,
+    covering,
+    elsewhere,
+    held,
+    held_text,
+    pending,
+)
+from aitorrent_shards.answering.coordinator import Coordinator
+from aitorrent_shards.answering.journal import AnswerJournal, room_for
+from aitorrent_shards.answering.sampler import Sampling
+from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.models.tokenizer import THREAD_ABOVE_CHARS, ModelTokenizer
+from aitorrent_shards.protocol.loading import Loading
+from aitorrent_shards.protocol.spans import Span
+from aitorrent_shards.serving.local_model import LocalModel
+from aitorrentd.api import (
+    Busy,
+    Chunk,
+    GenerateRequest,
+    ModelView,
+    NotFound,
+    PeerId,
+    PendingModel,
+    SamplingParams,
+    Unavailable,
+    called,
+)
+
+
+class ShardsBackend:
+    """Answers with any configured model whose layers are all held somewhere."""
+
+    def __init__(
+        self,
+        models: Mapping[str, LocalModel],
+        coordinator: Coordinator,
+        config: ShardsConfig,
+        rng: random.Random,
+        *,
+        node_id: PeerId,
+        spans: Callable[[], list[Span]],
+        loading: Callable[[], list[Loading]] = list,
+        name_of: Callable[[PeerId], str] = lambda peer: "",
+    ) -> None:
+        self.answering = 0
+        "Answers under way."
+        self._models, self._coordinator, self._config = models, coordinator, config
+        self._rng, self._node_id, self._spans = rng, node_id, spans
+        self._loading, self._name_of = loading, name_of
+
+    @property
+    def name(self) -> str:
+        """`shards`."""
+        return BACKEND
+
+    async def models(self) -> Sequence[ModelView]:
+        """The configured models whose layers are all held by reachable nodes.
+
+        Raises:
+            Unavailable: models are configured and none can answer; says for each of them why.
+        """
+        spans = self._spans()
+        views = []
+        for model in self._models.values():
+            spread = covering(model, spans)
+            if spread is None or model.files is None:
+                continue
+            views.append(
+                ModelView(
+                    name=model.entry.name,
+                    backend=self.name,
+                    size_bytes=model.files.size_bytes or None,
+                    family=model.files.family,
+                    context_length=model.files.context,
+                    detail=f"{spread[0].dtype}; " + held_text(spread, self.who),
+                    layers=held(spread, self._rss_bytes),
+                )
+            )
+        if self._models and not views:
+            raise Unavailable("; ".join(p.detail for p in self.pending() if p.backend == BACKEND))
+        return views
+
+    def pending(self) -> Sequence[PendingModel]:
+        """Configured models that lack layers, and models that only peers load."""
+        spans, loading = self._spans(), self._loading()
+        found = [
+            pending(
+                model,
+                spans,
+                [c for c in loading if c.model == name and c.peer != self._node_id],
+                node_id=self._node_id,
+                who=self.who,
+                rss_bytes=self._rss_bytes,
+            )
+            for name, model in self._models.items()
+        ]
+        own = [each for each in found if each is not None]
+        return [*own, *elsewhere(loading, self._models, self.who, self._node_id)]
+
+    def who(self, peer: PeerId) -> str:
+        """How people here call a node."""
+        return "this node" if peer == self._node_id else called(peer, self._name_of(peer))
+
+    def _rss_bytes(self, span: Span) -> int | None:
+        model = self._models.get(span.model)
+        is_own = span.peer == self._node_id and model is not None and model.holder is not None
+        return model.holder.rss_bytes if is_own and model and model.holder else None
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        """The answer; closing the iterator frees every stage.
+
+        Raises:
+            NotFound: no such model here. InvalidParams: the prompt does not fit. Busy: too many
+            answers, or no room at a stage. Unavailable: layers without a holder.
+        """
+        model = self._pick(request.model)
+        files, _ = model.ready()
+        tokenizer = model.tokenizer
+        if tokenizer is None:  # `ready` means that it was loaded
+            raise NotFound(f"model {model.entry.name} has no tokenizer")
+        if self.answering >= self._config.max_answers:
+            raise Busy(f"{self.answering} answers are under way on this node; try again later")
+        self.answering += 1
+        try:
+            prompt = await _encode(tokenizer, request)
+            params = request.params
+            journal = AnswerJournal(
+                prompt=prompt,
+                sampling=self._sampling(params, tokenizer),
+                max_tokens=room_for(
+                    len(prompt), params.max_tokens, files.context, model=model.entry.name
+                ),
+                stop_ids=tokenizer.end_ids,
+                vocab=files.vocab,
+            )
+            ring = self._coordinator.ring(model, journal.max_positions)
+            chunks = self._coordinator.answer(
+                ring, journal, tokenizer.detokenizer(prompt), params.stop
+            )
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            self.answering -= 1
+
+    def _pick(self, name: str) -> LocalModel:
+        if not self._models:
+            raise NotFound("no models are configured; add one to plugins.shards.models")
+        if not name:
+            return next(iter(self._models.values()))
+        if name not in self._models:
+            known = ", ".join(self._models)
+            raise NotFound(f"no model {name!r} here; there are: {known}")
+        return self._models[name]
+
+    def _sampling(self, params: SamplingParams, tokenizer: ModelTokenizer) -> Sampling:
+        """The request's wishes over the model's recommendations."""
+        usual = tokenizer.defaults
+        return Sampling(
+            temperature=usual.temperature if params.temperature is None else params.temperature,
+            top_k=usual.top_k if params.top_k is None else params.top_k,
+            top_p=usual.top_p if params.top_p is None else params.top_p,
+            seed=self._rng.getrandbits(63) if params.seed is None else params.seed,
+        )
+
+
+async def _encode(tokenizer: ModelTokenizer, request: GenerateRequest) -> tuple[int, ...]:
+    messages = [{"role": m.role, "content": m.content} for m in request.messages or ()]
+    size = len(request.prompt or "") + sum(len(m["content"]) for m in messages)
+    context = request.params.context or ()
+    encode = partial(tokenizer.encode, request.prompt, messages, context, raw=request.raw)
+    return (
+        encode() if size + len(context) <= THREAD_ABOVE_CHARS else await asyncio.to_thread(encode)
+    )

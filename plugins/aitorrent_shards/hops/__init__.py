@@ -1,0 +1,1 @@
+"""Activations between two neighbouring stages: the sending and the receiving end."""

@@ -1,0 +1,256 @@
+"""The sending end of an edge of the ring, which remembers what it sent; `receiver` is the other.
+
+Because every sender keeps its frames for the life of the session, a lost stage is replaced by
+linking its neighbours to another holder: the newcomer says it has 0 positions and is sent all of
+them, in the same frames as before, so that its results are bit for bit the same; the stage behind
+it says it has m and gets only what is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from aitorrent_shards.protocol.messages import (
+    MAX_CONTROL_BYTES,
+    PROTOCOL,
+    Link,
+    parse_have,
+)
+from aitorrent_shards.tasks import OwnedTasks
+from aitorrentd.api import (
+    AitorrentError,
+    Conflict,
+    PeerGone,
+    Priority,
+    ProtocolError,
+    Stream,
+    TimedOut,
+    TooLarge,
+    Transport,
+    encode_frame,
+    error_from_map,
+    frame_head,
+    read_frame,
+)
+
+JOIN_BELOW: Final = 32 * 1024
+"Shorter tails are copied behind their header, which costs less than a second write."
+STUCK_WRITE_S: Final = 600.0
+"A receiver that takes no byte for this long is given up; the coordinator notices far earlier."
+STUCK_CHECK_S: Final = 60.0
+
+
+class HopFrame(NamedTuple):
+    """Positions [pos, pos + n) on their way to the next stage."""
+
+    pos: int
+    n: int
+    header: dict[str, Any]
+    tail: bytes | memoryview
+
+    @property
+    def end(self) -> int:
+        """One past the last position."""
+        return self.pos + self.n
+
+
+class Journal:
+    """The frames that a sender produced in a session, in order, for replay.
+
+    `last_only` keeps just the newest: enough for the last stage, whose frames are answers.
+    """
+
+    def __init__(self, *, max_bytes: int, last_only: bool = False) -> None:
+        self.frames: list[HopFrame] = []
+        self.size_bytes = 0
+        self._max_bytes = max_bytes
+        self._last_only = last_only
+
+    def append(self, frame: HopFrame) -> None:
+        """Remember a frame.
+
+        Raises:
+            TooLarge: more than was admitted for the session.
+        """
+        if self._last_only:
+            self.frames.clear()
+            self.size_bytes = 0
+        if self.size_bytes + len(frame.tail) > self._max_bytes:
+            raise TooLarge(f"the session sends more than its {self._max_bytes} bytes")
+        self.frames.append(frame)
+        self.size_bytes += len(frame.tail)
+
+    def check(self, have: int) -> None:
+        """Refuse a receiver's claim that cuts a frame in two.
+
+        Raises:
+            ProtocolError: `have` lies inside a frame.
+        """
+        for frame in reversed(self.frames):
+            if frame.end <= have:
+                return
+            if frame.pos < have:
+                raise ProtocolError(f"position {have} is inside frame {frame.pos}-{frame.end}")
+
+
+class HopSender:
+    """Sends a session's frames onwards; can be linked to another receiver at any time.
+
+    A frame that cannot be sent now stays in the journal and goes out with the next link.
+    `on_broken(reason)` is called when a link ends by itself, whether or not anything was being
+    written: what was under way may be lost, and nobody else would notice.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        journal: Journal,
+        tasks: OwnedTasks,
+        on_broken: Callable[[str], None],
+    ) -> None:
+        self.journal = journal
+        self.have = 0
+        "Positions that the receiver said it has, or that were written to it."
+        self._transport = transport
+        self._tasks = tasks
+        self._on_broken = on_broken
+        self._stream: Stream | None = None
+        self._cursor = 0
+        self._flushing: Stream | None = None
+        self._writing_since: float | None = None
+        self._links = 0
+
+    async def link(self, target: Link, *, timeout_s: float) -> int:
+        """Connect to a session at a peer; returns how many positions it has.
+
+        Nothing is sent before `flush` or the next `send`.
+
+        Raises:
+            Unavailable, Busy: not reachable. TimedOut: it does not answer. Conflict: another link
+            came in between. Other AitorrentErrors: the peer refused.
+        """
+        self.unlink("linked to another peer")
+        self._links += 1
+        mine = self._links
+        stream: Stream | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                stream = await self._transport.open_stream(
+                    target.peer,
+                    PROTOCOL,
+                    timeout_s=timeout_s,
+                    priority=Priority.TENSOR,
+                    addresses=target.addresses,
+                )
+                await stream.write(encode_frame({"op": "hop", "session": target.session}))
+                header = (await read_frame(stream, max_bytes=MAX_CONTROL_BYTES)).header
+            if "error" in header:
+                raise error_from_map(header["error"])
+            have = parse_have(header)
+            self.journal.check(have)
+            if mine != self._links:
+                raise Conflict("the hop was linked again meanwhile")
+        except TimeoutError:
+            if stream is not None:
+                stream.reset("no answer to hop")
+            raise TimedOut(f"no answer to a hop in {timeout_s:g} s") from None
+        except BaseException:
+            if stream is not None:
+                stream.reset("hop failed")
+            raise
+        self._stream, self._cursor, self.have = stream, 0, have
+        self._tasks.start(self._watch(stream), name="shards-hop")
+        return have
+
+    async def _watch(self, stream: Stream) -> None:
+        """Notice the end of a link, and a write that makes no progress, however long nothing is
+        written; a deadline for each write would cost every token a timer."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout(STUCK_CHECK_S):
+                    await stream.read(1)
+                reason = "the receiver ended it"  # it has nothing to say after its answer
+            except PeerGone as e:
+                reason = e.message
+            except TimeoutError:
+                since = self._writing_since
+                if since is None or loop.time() - since < STUCK_WRITE_S:
+                    continue
+                reason = "a write timed out"
+            self._broke(stream, reason)
+            return
+
+    def _broke(self, stream: Stream, reason: str) -> None:
+        if stream is self._stream:
+            self._stream = None
+            stream.reset("hop failed")
+            self._on_broken(reason)
+
+    def unlink(self, reason: str) -> None:
+        """Leave the receiver; frames are kept."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.reset(reason)
+
+    def send(self, frame: HopFrame) -> None:
+        """Remember a frame, and write it if the hop is linked; a broken link is no error.
+
+        It leaves at once, or in the background when others wait before it or there is no room.
+
+        Raises:
+            TooLarge: more than was admitted for the session.
+        """
+        self.journal.append(frame)
+        stream, frames = self._stream, self.journal.frames
+        if stream is None:
+            return
+        if frames[0] is frame:
+            self._cursor = 0
+        if self._flushing is stream:
+            return  # what writes now comes to it
+        try:
+            if (
+                self._cursor == len(frames) - 1
+                and frame.end > self.have
+                and stream.write_now(frame_head(frame.header, len(frame.tail)), frame.tail)
+            ):
+                self._cursor += 1
+                self.have = frame.end
+                return
+        except AitorrentError as e:
+            self._broke(stream, e.message)
+            return
+        self._tasks.start(self.flush(), name="shards-flush")
+
+    async def flush(self) -> None:
+        """Write what the receiver does not have yet; returns at once if that is under way."""
+        stream = self._stream
+        if stream is None or self._flushing is stream:
+            return
+        self._flushing = stream
+        loop = asyncio.get_running_loop()
+        try:
+            while stream is self._stream and self._cursor < len(self.journal.frames):
+                frame = self.journal.frames[self._cursor]
+                self._cursor += 1
+                if frame.end > self.have:
+                    self._writing_since = loop.time()
+                    await _write(stream, frame)
+                    self.have = max(self.have, frame.end)
+        except AitorrentError as e:
+            self._broke(stream, e.message)
+        finally:
+            if self._flushing is stream:
+                self._flushing = self._writing_since = None
+
+
+async def _write(stream: Stream, frame: HopFrame) -> None:
+    head = frame_head(frame.header, len(frame.tail))
+    if len(frame.tail) < JOIN_BELOW:
+        await stream.write(b"".join((head, frame.tail)))
+    else:
+        await stream.write(head)
+        await stream.write(frame.tail)

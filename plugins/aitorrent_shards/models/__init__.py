@@ -1,0 +1,1 @@
+"""A model's files on this node, read without torch: folder, tensors, tokenizer, template, text."""

@@ -1,0 +1,1 @@
+"""What nodes say to each other about layers and sessions: messages, spans, loading. No I/O."""

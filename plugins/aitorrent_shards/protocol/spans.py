@@ -1,0 +1,165 @@
+"""Spans: which node holds which layers of which model, as read from the directory.
+
+Records come from strangers; `parse_span` believes only their form. No I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aitorrent_shards.protocol.messages import (
+    DTYPE_BYTES,
+    MAX_HIDDEN,
+    MAX_LAYERS,
+    MAX_POSITIONS,
+    parse_addresses,
+)
+from aitorrentd.api import PeerId, ProtocolError, Record
+
+PREFIX: Final = "ait:shard:"
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The layers [start, end) of a model, ready to compute at a node."""
+
+    peer: PeerId
+    model: str
+    digest: str
+    "Names the exact weights, configuration and tokenizer."
+    front: str
+    "Names configuration and tokenizer only; what a node without weights can check."
+    start: int
+    end: int
+    layers: int
+    dtype: str
+    hidden: int
+    max_positions: int
+    free_positions: int
+    "Positions of the whole span for which there is cache memory now."
+    step_us: int
+    "Median time of one token through the whole span, in microseconds; 0 = not measured."
+    run: int
+    "Changes when the holder loads anew."
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one position's hidden state."""
+        return self.hidden * DTYPE_BYTES[self.dtype]
+
+    @property
+    def kind(self) -> tuple[str, int, int, str]:
+        """Spans of one kind can work together: same weights, layers, width and dtype."""
+        return self.digest, self.layers, self.hidden, self.dtype
+
+    def value(self) -> dict[str, Any]:
+        """The span as a directory value."""
+        return {
+            "v": VERSION,
+            "model": self.model,
+            "digest": self.digest,
+            "front": self.front,
+            "start": self.start,
+            "end": self.end,
+            "layers": self.layers,
+            "dtype": self.dtype,
+            "hidden": self.hidden,
+            "max_positions": self.max_positions,
+            "free_positions": self.free_positions,
+            "step_us": self.step_us,
+            "run": self.run,
+        }
+
+
+def _int(value: Mapping[str, Any], key: str, low: int, high: int) -> int:
+    found = value.get(key)
+    if type(found) is not int or not low <= found <= high:
+        raise ProtocolError(f"span: {key} must be a whole number in {low}..{high}")
+    return found
+
+
+def _text(value: Mapping[str, Any], key: str, max_chars: int) -> str:
+    found = value.get(key)
+    if not isinstance(found, str) or not 1 <= len(found) <= max_chars:
+        raise ProtocolError(f"span: {key} must be text of 1 to {max_chars} characters")
+    return found
+
+
+def parse_span(record: Record) -> Span:
+    """The span that a directory record describes.
+
+    Raises:
+        ProtocolError: not a valid span, or published under another model's key.
+    """
+    value = record.value
+    if not isinstance(value, Mapping):
+        raise ProtocolError("span: not a map")
+    _int(value, "v", VERSION, VERSION)
+    digest = _text(value, "digest", 128)
+    if record.key != PREFIX + digest:
+        raise ProtocolError("span: its digest is not that of its key")
+    dtype = _text(value, "dtype", 16)
+    if dtype not in DTYPE_BYTES:
+        raise ProtocolError(f"span: dtype must be one of {', '.join(DTYPE_BYTES)}")
+    layers = _int(value, "layers", 1, MAX_LAYERS)
+    start = _int(value, "start", 0, layers - 1)
+    return Span(
+        peer=record.peer,
+        model=_text(value, "model", 256),
+        digest=digest,
+        front=_text(value, "front", 128),
+        start=start,
+        end=_int(value, "end", start + 1, layers),
+        layers=layers,
+        dtype=dtype,
+        hidden=_int(value, "hidden", 1, MAX_HIDDEN),
+        max_positions=_int(value, "max_positions", 1, MAX_POSITIONS),
+        free_positions=_int(value, "free_positions", 0, 1 << 40),
+        step_us=_int(value, "step_us", 0, 1 << 40),
+        run=_int(value, "run", 0, 2**63),
+        addresses=parse_addresses(record.addresses),
+    )
+
+
+def parse_spans(records: Iterable[Record]) -> list[Span]:
+    """The valid spans among records; the others are left out."""
+    spans = []
+    for record in records:
+        try:
+            spans.append(parse_span(record))
+        except ProtocolError:
+            continue  # a stranger's bad record must not hide the good ones
+    return spans
+
+
+def with_own(spans: Iterable[Span], own: Iterable[Span]) -> list[Span]:
+    """Spans with those of `own` that are not among them, by peer and digest."""
+    found = list(spans)
+    there = {(s.peer, s.digest) for s in found}
+    return found + [s for s in own if (s.peer, s.digest) not in there]
+
+
+def alike(spans: Iterable[Span]) -> list[list[Span]]:
+    """Spans grouped by kind; the group with most members comes first."""
+    groups: dict[tuple[str, int, int, str], list[Span]] = {}
+    for span in spans:
+        groups.setdefault(span.kind, []).append(span)
+    return [groups[k] for k in sorted(groups, key=lambda k: (-len(groups[k]), k))]
+
+
+def gaps(spans: Iterable[Span], start: int, end: int) -> list[tuple[int, int]]:
+    """The parts of the layers [start, end) that no span covers, in order."""
+    missing, reached = [], start
+    for span in sorted(spans, key=lambda s: s.start):
+        if span.start >= end:
+            break
+        if span.start > reached:
+            missing.append((reached, span.start))
+        reached = max(reached, span.end)
+    if reached < end:
+        missing.append((reached, end))
+    return missing

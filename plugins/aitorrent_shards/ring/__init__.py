@@ -1,0 +1,1 @@
+"""The stages of one answer as a ring: opened, linked, watched, repaired."""

@@ -1,0 +1,110 @@
+"""Opens stages for the layers of an answer that have none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.ring.pipeline import Pipeline
+from aitorrent_shards.ring.remote_stage import StageControl
+from aitorrent_shards.routing.finder import HolderFinder
+from aitorrent_shards.routing.planner import Leg
+from aitorrent_shards.tasks import OwnedTasks
+from aitorrentd.api import AitorrentError, Busy, Transport, Unavailable, short
+
+MAX_TRIES: Final = 8
+"Holders that refuse are left out of the next plan; this many plans are enough."
+
+
+class StageOpener:
+    """Fills the holes of a pipeline with stages at the holders that `finder` plans."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        finder: HolderFinder,
+        transport: Transport,
+        tasks: OwnedTasks,
+        *,
+        config: ShardsConfig,
+        log: logging.Logger,
+        vocab: int,
+        max_positions: int,
+    ) -> None:
+        self._pipeline, self._finder = pipeline, finder
+        self._transport, self._tasks = transport, tasks
+        self._config, self._log = config, log
+        self._vocab, self._max_positions = vocab, max_positions
+
+    def avoid(self, stage: StageControl) -> None:
+        """Leave the holder of a lost stage out for as long as the stage says."""
+        self._finder.avoid(stage.span, stage.avoid_s)
+
+    async def fill(self) -> None:
+        """Open stages for all holes; those that opened stay, also when others did not.
+
+        Raises:
+            Busy: holders without room. Unavailable: no holder.
+        """
+        failure: AitorrentError | None = None
+        for _ in range(MAX_TRIES):
+            holes = self._pipeline.holes()
+            if not holes:
+                return
+            try:
+                sticky = {s.peer for s in self._pipeline.stages}
+                legs = await self._finder.plan(holes, sticky=sticky)
+            except Unavailable as e:
+                raise failure or e from None
+            failure = await self._open_all(legs) or failure
+        raise failure or Unavailable(f"the holders of {self._pipeline.model} change too fast")
+
+    async def _open_all(self, legs: list[Leg]) -> AitorrentError | None:
+        """Open legs at once; returns a failure, if there was one, Busy before others."""
+        fresh = self._controls(legs)
+        timeout_s = self._config.link_timeout_s
+        opening = (s.open(max_positions=self._max_positions, timeout_s=timeout_s) for s in fresh)
+        try:
+            results = await asyncio.gather(*opening, return_exceptions=True)
+        except asyncio.CancelledError:
+            for stage in fresh:
+                stage.close()
+            raise
+        failures: list[AitorrentError] = []
+        for stage, result in zip(fresh, results, strict=True):
+            if result is None:
+                self._pipeline.stages.append(stage)
+            elif isinstance(result, AitorrentError):
+                self.avoid(stage)
+                failures.append(result)
+                self._log.info(
+                    "%s does not take layers %d-%d of %s: %s",
+                    short(stage.peer),
+                    stage.start,
+                    stage.end,
+                    self._pipeline.model,
+                    result.message,
+                )
+            elif isinstance(result, BaseException):
+                raise result
+        self._pipeline.stages.sort(key=lambda s: s.start)
+        failures.sort(key=lambda e: not isinstance(e, Busy))
+        return failures[0] if failures else None
+
+    def _controls(self, legs: list[Leg]) -> list[StageControl]:
+        """A control for each leg, not opened yet, that takes from whoever ends where it starts."""
+        stages = self._pipeline.stages
+        ends = {leg.end: leg.span.peer for leg in legs} | {s.end: s.peer for s in stages}
+        return [
+            StageControl(
+                leg,
+                ends.get(leg.start, self._transport.node_id),
+                self._transport,
+                self._tasks,
+                self._pipeline.changed,
+                vocab=self._vocab,
+            )
+            for leg in legs
+        ]

@@ -1,0 +1,1 @@
+"""Which nodes compute which layers: what is on offer, and the plan."""

@@ -1,0 +1,299 @@
+"""A holder: one worker process that has the layers of one model entry, and its directory record.
+
+A worker loads in slices, so that it can say between them how far it is. The record appears once the
+layers are loaded, never before, follows the free cache memory, and is withdrawn when the worker
+ends; the worker is then started again with backoff.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final, Literal
+
+from aitorrent_shards.config import ModelEntry, ShardsConfig, parse_layers
+from aitorrent_shards.models.folder import Digests, ModelFiles
+from aitorrent_shards.protocol.spans import PREFIX, Span
+from aitorrentd.api import (
+    AitorrentError,
+    Directory,
+    Frame,
+    InvalidParams,
+    NotFound,
+    PeerId,
+    PluginContext,
+    ProtocolError,
+    TimedOut,
+    Unavailable,
+    Worker,
+)
+
+ENTRY: Final = "aitorrent_shards.worker.process:main"
+REPUBLISH_S: Final = 1.0
+CHANGE: Final = 0.1
+LOAD_SLICE_S: Final = 0.25
+"How often a worker that loads says how far it is."
+BACKOFF_CAP_S: Final = 60.0
+STABLE_S: Final = 60.0
+_TOKENS_PER_TIMEOUT: Final = 32  # prefill computes at least this many tokens in one step's time
+
+State = Literal["starting", "loading", "ready", "failed", "restarting"]
+
+
+def allowed_s(step_timeout_s: float, n: int) -> float:
+    """How long a step over `n` positions may take before its worker counts as hung."""
+    return step_timeout_s * max(1.0, n / _TOKENS_PER_TIMEOUT)
+
+
+class Holder:
+    """Layers of a model, computed by a worker process of this node."""
+
+    def __init__(
+        self,
+        ctx: PluginContext,
+        config: ShardsConfig,
+        entry: ModelEntry,
+        files: ModelFiles,
+        *,
+        node_id: PeerId,
+        directory: Directory,
+    ) -> None:
+        wanted = parse_layers(entry.layers) or (0, files.layers)
+        if wanted[1] > files.layers:
+            raise InvalidParams(
+                f"layers {entry.layers} of {entry.name}: the model has {files.layers} layers"
+            )
+        self.entry, self.files = entry, files
+        self.start, self.end = wanted
+        self.state: State = "starting"
+        self.problem = ""
+        self.restarts = 0
+        self.loading_since: float | None = None
+        self.weight_bytes = 0
+        self.done_bytes = 0
+        "Bytes of weights that the worker has read, while it loads."
+        self.total_bytes = 0
+        "How many it will have read; 0 until it knows."
+        self.rss_bytes: int | None = None
+        "The worker's resident memory when a session last came or went; None while there is none."
+        self.span: Span | None = None
+        self.row_bytes = 0
+        self.on_gone: Callable[[Holder, str], None] = lambda holder, reason: None
+        self.on_loading: Callable[[], None] = lambda: None
+        "Called when its worker begins to load."
+        self._ctx, self._config = ctx, config
+        self._node_id, self._directory = node_id, directory
+        self._log: logging.Logger = ctx.log
+        self._worker: Worker | None = None
+        self._steps_us: deque[int] = deque(maxlen=64)
+        self._changed = asyncio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id, while there is one."""
+        return self._worker.pid if self._worker else None
+
+    @property
+    def queue(self) -> int:
+        """Requests that the worker has not answered yet."""
+        return self._worker.unanswered if self._worker else 0
+
+    @property
+    def step_us(self) -> int:
+        """Median microseconds of a single-token step; 0 before the first."""
+        return int(statistics.median(self._steps_us)) if self._steps_us else 0
+
+    async def run(self, digests: Digests) -> None:
+        """Keep a worker loaded until cancelled, or until loading fails for a lasting reason."""
+        delay_s = 1.0
+        while True:
+            started = self._ctx.clock.monotonic()
+            try:
+                reason = await self._serve(digests)
+            except (InvalidParams, NotFound) as e:
+                self.state, self.problem = "failed", e.message
+                self._log.error("cannot load %s: %s", self._title(), e.message)
+                return
+            except AitorrentError as e:
+                reason = e.message
+            if self._ctx.clock.monotonic() - started > STABLE_S:
+                delay_s = 1.0
+            self.restarts += 1
+            self.state, self.problem = "restarting", reason
+            pause_s = delay_s * (0.5 + self._ctx.random.random() / 2)
+            self._log.warning(
+                "worker of %s ended (%s); next start in %.1f s", self._title(), reason, pause_s
+            )
+            await asyncio.sleep(pause_s)
+            delay_s = min(delay_s * 2, BACKOFF_CAP_S)
+
+    def _title(self) -> str:
+        return f"layers {self.start}-{self.end} of {self.entry.name}"
+
+    async def _serve(self, digests: Digests) -> str:
+        """Start, load, publish; returns why the worker ended."""
+        self.state, self.loading_since = "loading", self._ctx.clock.monotonic()
+        self.on_loading()
+        threads = str(self._config.threads)
+        worker = await self._ctx.spawn_worker(
+            ENTRY,
+            name=f"shards-{self.entry.name}",
+            env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+        )
+        self._worker = worker
+        try:
+            self.span = self._loaded(await self._load(worker), digests)
+            await self._refresh()
+            self.state, self.problem, self.loading_since = "ready", "", None
+            self._log.info("%s are ready, %s", self._title(), self.span.dtype)
+            follow = asyncio.create_task(self._follow(), name=f"shards-{self.entry.name}-follow")
+            try:
+                return await asyncio.shield(worker.closed)  # our end is not the worker's
+            finally:
+                follow.cancel()
+                await asyncio.wait({follow})
+        finally:
+            self._withdraw()
+            self._worker, self.rss_bytes = None, None
+            self.done_bytes = self.total_bytes = 0
+            worker.kill()
+
+    async def _load(self, worker: Worker) -> dict[str, Any]:
+        """Let the worker load, slice by slice; returns what it says of the layers."""
+        deadline = self._ctx.clock.monotonic() + self._config.load_timeout_s
+        request: dict[str, Any] = {
+            "op": "load",
+            "path": str(self.files.path),
+            "start": self.start,
+            "end": self.end,
+            "dtype": self.entry.dtype,
+            "kv_budget_bytes": self.entry.kv_budget,
+            "threads": self._config.threads,
+            "device": self._config.device,
+            "slice_s": LOAD_SLICE_S,
+        }
+        while True:
+            left_s = deadline - self._ctx.clock.monotonic()
+            if left_s <= 0:
+                raise TimedOut(f"not loaded within {self._config.load_timeout_s:g} s")
+            header = (await worker.request(request, timeout_s=left_s)).header
+            if not header.get("loading"):
+                return header
+            done, total = header.get("done_bytes"), header.get("total_bytes")
+            if type(done) is int and type(total) is int:
+                self.done_bytes, self.total_bytes = done, total
+            request = {"op": "loading", "slice_s": LOAD_SLICE_S}
+
+    def _loaded(self, header: dict[str, Any], digests: Digests) -> Span:
+        """What the worker says it loaded; it is our own, but a mix-up must not be published."""
+        try:
+            if (header["start"], header["end"]) != (self.start, self.end):
+                raise ProtocolError("the worker loaded other layers than it was told to")
+            self.weight_bytes = int(header["weight_bytes"])
+            span = Span(
+                peer=self._node_id,
+                model=self.entry.name,
+                digest=digests.digest,
+                front=digests.front,
+                start=self.start,
+                end=self.end,
+                layers=int(header["layers"]),
+                dtype=str(header["dtype"]),
+                hidden=int(header["hidden_size"]),
+                max_positions=int(header["max_positions"]),
+                free_positions=0,
+                step_us=0,
+                run=time.time_ns(),
+            )
+        except (KeyError, TypeError, ValueError) as e:
+            raise ProtocolError(f"unexpected answer of the worker to load: {e!r}") from None
+        self.row_bytes = span.row_bytes
+        return span
+
+    def _withdraw(self) -> None:
+        if self.span is None:
+            return
+        self._directory.withdraw(PREFIX + self.span.digest)
+        self.span = None
+        self.on_gone(self, f"the worker of {self._title()} ended")
+
+    async def _follow(self) -> None:
+        """Republish when the free memory changed much; at most once in REPUBLISH_S."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self._refresh()
+            except (TimedOut, Unavailable):
+                return
+            await asyncio.sleep(REPUBLISH_S)
+
+    async def _refresh(self) -> None:
+        stats = await self.request({"op": "stats"}, timeout_s=self._config.load_timeout_s)
+        free, old = stats.header.get("free_positions"), self.span
+        rss_bytes = stats.header.get("rss_bytes")
+        self.rss_bytes = rss_bytes if type(rss_bytes) is int else None
+        if old is None or type(free) is not int:
+            return
+        change = abs(free - old.free_positions) / max(free, old.free_positions, 1)
+        first_measure = old.step_us == 0 and self.step_us > 0
+        if self.state == "ready" and change < CHANGE and not first_measure:
+            return
+        self.span = replace(old, free_positions=max(free, 0), step_us=self.step_us)
+        self.advertise()
+
+    def advertise(self) -> None:
+        """Bring the directory record up to date; there is none while the node drains."""
+        if self.span is None:
+            return
+        if self._ctx.draining:
+            self._directory.withdraw(PREFIX + self.span.digest)
+        else:
+            self._directory.publish(PREFIX + self.span.digest, self.span.value())
+
+    def changed(self) -> None:
+        """A session came or went: the record may have to follow."""
+        self._changed.set()
+
+    async def request(
+        self, header: dict[str, Any], tail: bytes | memoryview = b"", *, timeout_s: float
+    ) -> Frame:
+        """One request to the worker, whose `timeout_s` begins when those before it are answered.
+
+        Raises:
+            Unavailable: the worker is not there, or ended. TimedOut: it hung, and was ended.
+            Other AitorrentErrors: its answer.
+        """
+        if self._worker is None:
+            raise self._absent()
+        return await self._worker.request(header, tail, timeout_s=timeout_s)
+
+    def submit(
+        self,
+        header: dict[str, Any],
+        tail: bytes | memoryview,
+        done: Callable[[Frame | AitorrentError], None],
+        *,
+        timeout_s: float,
+    ) -> None:
+        """As `request`, with a callback for the answer or the error; see `Worker.submit`.
+
+        Raises:
+            Unavailable: the worker is not there.
+        """
+        if self._worker is None:
+            raise self._absent()
+        self._worker.submit(header, tail, done, timeout_s=timeout_s)
+
+    def _absent(self) -> Unavailable:
+        return Unavailable(f"{self._title()} are not loaded now")
+
+    def measured(self, took_us: object) -> None:
+        """Note the compute time of a single-token step."""
+        if type(took_us) is int and took_us >= 0:
+            self._steps_us.append(took_us)

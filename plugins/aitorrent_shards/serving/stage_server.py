@@ -1,0 +1,218 @@
+"""Who may open a session here, and where the streams of peers go.
+
+A stream is either the control stream of a session, which is admitted or refused with a reason, or
+a hop, which goes to the session that expects it from this very peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any, Final
+
+from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.hops.receiver import HopReceiver
+from aitorrent_shards.protocol.messages import (
+    MAX_CHUNK,
+    MAX_CONTROL_BYTES,
+    Open,
+    parse_hop,
+    parse_request,
+    request_id,
+)
+from aitorrent_shards.protocol.spans import Span
+from aitorrent_shards.serving.holder import Holder, allowed_s
+from aitorrent_shards.serving.stage_session import SessionView, StageSession
+from aitorrentd.api import (
+    AitorrentError,
+    Busy,
+    Conflict,
+    InvalidParams,
+    NotFound,
+    PeerGone,
+    PeerId,
+    ProtocolError,
+    Stream,
+    Transport,
+    Unavailable,
+    encode_frame,
+    read_frame,
+)
+
+FIRST_FRAME_S: Final = 10.0
+
+
+class StageHost:
+    """Answers `/ai-torrent/1/shards`: opens sessions, and hands hops to whoever expects them."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        config: ShardsConfig,
+        log: logging.Logger,
+        *,
+        work: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`work` is entered for each session of a peer; what it raises refuses the session."""
+        self.holders: dict[str, Holder] = {}
+        "By digest."
+        self.overhead_us: deque[int] = deque(maxlen=512)
+        "Microseconds that single-token steps spent here outside of the layers."
+        self._transport, self._config, self._log = transport, config, log
+        self._sessions: dict[bytes, StageSession] = {}
+        self._receivers: dict[bytes, HopReceiver] = {}
+        self._per_peer: Counter[PeerId] = Counter()
+        self._journal_bytes = 0
+        self._work = work
+
+    def spans(self) -> list[Span]:
+        """What this node's holders have loaded."""
+        return [h.span for h in self.holders.values() if h.span is not None]
+
+    def sessions(self) -> list[SessionView]:
+        """The open sessions."""
+        return [s.view() for s in self._sessions.values()]
+
+    def expect(self, session: bytes, receiver: HopReceiver) -> None:
+        """Hand hops for `session` to `receiver`."""
+        self._receivers[session] = receiver
+
+    def forget(self, session: bytes) -> None:
+        """Expect no more hops for `session`."""
+        self._receivers.pop(session, None)
+
+    def holder_gone(self, holder: Holder, reason: str) -> None:
+        """Fail the sessions of a holder whose worker ended."""
+        for session in list(self._sessions.values()):
+            if session.holder is holder:
+                session.fail(Unavailable(reason))
+
+    async def handle(self, stream: Stream) -> None:
+        """Serve one stream of a peer until it ends."""
+        try:
+            async with asyncio.timeout(FIRST_FRAME_S):
+                first = await read_frame(stream, max_bytes=MAX_CONTROL_BYTES)
+            if first.header.get("op") == "hop":
+                await self._hop(stream, parse_hop(first.header))
+            else:
+                await self._open(stream, first.header)
+        except TimeoutError:
+            stream.reset("nothing was said")
+        except PeerGone:
+            return
+        except AitorrentError as e:
+            self._log.debug("stream of %s refused: %s", stream.peer, e.message)
+            stream.reset(e.code)
+
+    async def _hop(self, stream: Stream, session: bytes) -> None:
+        receiver = self._receivers.get(session)
+        if receiver is None or receiver.prev != stream.peer:
+            error = NotFound("no such session, or it takes nothing from you")
+            await _refuse(stream, {"error": error.as_map()})
+            return
+        await receiver.run(stream)
+
+    async def _open(self, stream: Stream, header: dict[str, Any]) -> None:
+        ident, opened = request_id(header), parse_request(header)
+        if not isinstance(opened, Open):
+            raise ProtocolError("a control stream begins with open")
+        with ExitStack() as counted:
+            try:
+                # A session of this node itself is a part of an answer that was let in.
+                if stream.peer != self._transport.node_id:
+                    counted.enter_context(self._work())
+                session = self._admit(stream, opened)
+            except AitorrentError as e:
+                await _refuse(stream, {"id": ident, "error": e.as_map()})
+                return
+            await self._run(stream, session, ident)
+
+    async def _run(self, stream: Stream, session: StageSession, ident: int) -> None:
+        """Open an admitted session at the worker, serve it, and free it."""
+        opened = session.opened
+        try:
+            try:
+                await session.holder.request(
+                    {
+                        "op": "open",
+                        "session": opened.session,
+                        "start": opened.start,
+                        "end": opened.end,
+                        "max_positions": opened.max_positions,
+                    },
+                    timeout_s=allowed_s(self._config.step_timeout_s, MAX_CHUNK),
+                )
+            except AitorrentError as e:
+                await _refuse(stream, {"id": ident, "error": e.as_map()})
+                session.said_all = True
+                return
+            session.holder.changed()
+            await stream.write(encode_frame({"id": ident}))
+            await session.serve()
+        finally:
+            await self._release(session)
+
+    def _admit(self, stream: Stream, opened: Open) -> StageSession:
+        """A session within every limit, counted at once so that no other can take its place."""
+        holder = self.holders.get(opened.digest)
+        span = holder.span if holder else None
+        if holder is None or span is None:
+            raise NotFound("no layers of that model are loaded here")
+        if span.dtype != opened.dtype or not span.start <= opened.start < opened.end <= span.end:
+            raise NotFound(
+                f"layers {span.start}-{span.end} in {span.dtype} are loaded here, not "
+                f"{opened.start}-{opened.end} in {opened.dtype}"
+            )
+        if opened.last != (opened.end == span.layers):
+            raise InvalidParams(f"the model has {span.layers} layers; `last` does not fit")
+        if opened.session in self._receivers:
+            raise Conflict("the session exists")
+        if len(self._sessions) >= self._config.max_sessions:
+            raise Busy(f"{self._config.max_sessions} sessions are open here; try again later")
+        if self._per_peer[stream.peer] >= self._config.max_sessions_per_peer:
+            raise Busy(f"you have {self._config.max_sessions_per_peer} sessions open here")
+        session = StageSession(
+            opened,
+            holder,
+            stream,
+            self._transport,
+            self._config,
+            self._log,
+            self.overhead_us,
+        )
+        needed = 0 if opened.last else session.journal_bytes
+        if self._journal_bytes + needed > self._config.journal_budget:
+            raise Busy("the memory for activations is taken; try again later")
+        self._journal_bytes += needed
+        self._per_peer[stream.peer] += 1
+        self._sessions[opened.session] = session
+        self._receivers[opened.session] = session
+        return session
+
+    async def _release(self, session: StageSession) -> None:
+        ident = session.opened.session
+        del self._sessions[ident]
+        del self._receivers[ident]
+        peer = session.view().coordinator
+        self._per_peer[peer] -= 1
+        if self._per_peer[peer] <= 0:
+            del self._per_peer[peer]
+        if not session.opened.last:
+            self._journal_bytes -= session.journal_bytes
+        await session.close()
+        try:
+            await session.holder.request(
+                {"op": "close", "session": ident},
+                timeout_s=allowed_s(self._config.step_timeout_s, MAX_CHUNK),
+            )
+        except AitorrentError as e:
+            self._log.debug("the worker did not close a session: %s", e.message)
+        session.holder.changed()
+
+
+async def _refuse(stream: Stream, header: dict[str, Any]) -> None:
+    await stream.write(encode_frame(header))
+    await stream.close()

@@ -1,0 +1,228 @@
+"""A range of a model's layers as something to call: hidden states in, hidden states out.
+
+The decoder layers, the embedding, the norm and the rotary embedding are transformers' own modules,
+filled from byte ranges of the checkpoint. Masks are those that transformers builds for SDPA (none
+where the kernel's own causal masking does), made here because their helpers' signatures change
+between releases; the parity tests compare the outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from aitorrent_shards.worker.families import Anatomy, Skeleton, build_skeleton
+from aitorrent_shards.worker.kvcache import KvCache
+from aitorrent_shards.worker.rows import Row, RowLayer, RowScratch, can_run_rows, rotation
+from aitorrent_shards.worker.weights import Checkpoint
+from aitorrentd.api import InvalidParams
+
+_EMBED: Final = "model.embed_tokens"
+_NORM: Final = "model.norm"
+_HEAD: Final = "lm_head"
+
+_ROWS_AT_ONCE: Final = 1024
+"Longer inputs go through in pieces of this many rows, which bounds memory for activations."
+
+
+class Span:
+    """Layers [start, end) of a model, in memory once `load` has run to its end.
+
+    `embed` is there when start is 0, `norm` and `head` when end is the number of layers.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        start: int,
+        end: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        fast_rows: bool = True,
+    ) -> None:
+        """Build the modules, without weights.
+
+        `fast_rows`: compute single rows by the module `rows` where that can be done, which is the
+        fastest way for one thread; else by transformers' modules.
+
+        Raises:
+            InvalidParams: the range is not inside the model.
+        """
+        if not 0 <= start < end <= anatomy.layers:
+            raise InvalidParams(
+                f"layers {start} to {end} are not a range of this model, which has"
+                f" {anatomy.layers} layers"
+            )
+        self.anatomy = anatomy
+        self.start = start
+        self.end = end
+        self.dtype = dtype
+        self.device = device
+        self.weight_bytes = 0
+        self.wanted_bytes = 0
+        "Bytes of its tensors in the checkpoint, once `load` has begun."
+        self.done_bytes = 0
+        "How many of them were read."
+        self._skeleton: Skeleton | None = (skeleton := build_skeleton(anatomy, dtype))
+        self.layers = list(skeleton.layers[start:end])
+        # Its buffers come from the configuration, not from the checkpoint.
+        self.rotary = type(skeleton.rotary)(anatomy.config).to(device)
+        self.embed: nn.Embedding | None = None
+        self.norm: nn.Module | None = None
+        self.head: nn.Linear | None = None
+        self._rows: list[RowLayer] | None = None
+        self._wants_rows = fast_rows
+
+    def load(self, checkpoint: Checkpoint) -> Iterator[None]:
+        """Read the weights; comes back after each tensor, so that the caller can say how far it is.
+
+        Raises:
+            InvalidParams: the checkpoint does not fit. NotFound: a file of it is missing. Busy: not
+            enough memory.
+        """
+        skeleton, self._skeleton = self._skeleton, None
+        if skeleton is None:
+            raise InvalidParams("these layers were loaded before")
+        parts: list[tuple[nn.Module, str]] = [
+            (layer, f"model.layers.{i}") for i, layer in enumerate(self.layers, self.start)
+        ]
+        if self.start == 0:
+            self.embed = skeleton.embed
+            parts.append((self.embed, _EMBED))
+        if self.end == self.anatomy.layers:
+            self.norm, self.head = skeleton.norm, skeleton.head
+            parts.append((self.norm, _NORM))
+            if (name := self._head_name(checkpoint)) is not None:
+                parts.append((self.head, name))
+        wanted = (f"{prefix}.{n}" for module, prefix in parts for n, _ in module.named_parameters())
+        self.wanted_bytes = sum(place.size_bytes for n in wanted if (place := checkpoint.find(n)))
+        for module, prefix in parts:
+            yield from self._fill(module, prefix, checkpoint)
+        if self.head is not None and self.embed is not None and self.head.weight.is_meta:
+            self.head.weight = self.embed.weight
+        self._rows = self._row_layers() if self._wants_rows else None
+
+    @property
+    def fast_rows(self) -> bool:
+        """Whether single rows are computed by `aitorrent_shards.worker.rows`."""
+        return self._rows is not None
+
+    def _head_name(self, checkpoint: Checkpoint) -> str | None:
+        """Under which name the head's weights are; None when the loaded embedding serves as it."""
+        # As transformers has it: a checkpoint's own lm_head counts, even if the config ties it.
+        if not self.anatomy.tied or checkpoint.find(f"{_HEAD}.weight") is not None:
+            return _HEAD
+        return _EMBED if self.embed is None else None
+
+    def _fill(self, module: nn.Module, prefix: str, checkpoint: Checkpoint) -> Iterator[None]:
+        """Load the parameters of `module` from the tensors under `prefix`."""
+        for name, meta in list(module.named_parameters()):
+            full = f"{prefix}.{name}"
+            weight = checkpoint.load(full, tuple(meta.shape), self.dtype, self.device)
+            owner, _, leaf = name.rpartition(".")
+            parameter = nn.Parameter(weight, requires_grad=False)
+            setattr(module.get_submodule(owner), leaf, parameter)
+            self.weight_bytes += weight.nbytes
+            place = checkpoint.find(full)
+            self.done_bytes += place.size_bytes if place else 0
+            yield
+        for name, state in module.named_buffers():
+            if state.is_meta:
+                raise InvalidParams(f"{prefix}.{name} is state that no checkpoint holds")
+
+    def _row_layers(self) -> list[RowLayer] | None:
+        if self.device.type != "cpu" or self.dtype != torch.float32:
+            return None
+        if not all(can_run_rows(layer, self.anatomy) for layer in self.layers):
+            return None
+        scratch = RowScratch(self.anatomy)
+        return [RowLayer(layer, self.anatomy, scratch) for layer in self.layers]
+
+    def new_cache(self, start: int, end: int, max_positions: int) -> KvCache:
+        """An empty cache for layers [start, end), which must lie in this span."""
+        return KvCache(
+            start,
+            self.anatomy.windows[start:end],
+            kv_heads=self.anatomy.kv_heads,
+            head_dim=self.anatomy.head_dim,
+            max_positions=max_positions,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
+        """Hidden states [n, hidden_size] of token ids [n].
+
+        Raises:
+            InvalidParams: this span does not start at layer 0.
+        """
+        if self.embed is None:
+            raise InvalidParams(f"layers {self.start} to {self.end} take no token ids")
+        hidden: torch.Tensor = self.embed(ids)
+        return hidden
+
+    def run(self, hidden: torch.Tensor, cache: KvCache) -> torch.Tensor:
+        """Hidden states [n, hidden_size] after the layers that `cache` covers.
+
+        Row i of the input is position `cache.length` + i; the cache moves on by n. When this
+        fails, the cache is as before.
+        """
+        before = cache.length
+        try:
+            pieces = []
+            for rows in torch.split(hidden, _ROWS_AT_ONCE):
+                pieces.append(self._run_piece(rows.unsqueeze(0), cache).squeeze(0))
+                cache.length += len(rows)
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        except BaseException:
+            cache.trim(before)
+            raise
+
+    def run_row(self, x: Row, cache: KvCache) -> Row:
+        """As `run` for one row x [hidden_size], which it overwrites; where `fast_rows` holds."""
+        assert self._rows is not None
+        position = torch.tensor([[cache.length]])
+        like = torch.from_numpy(x)  # says which dtype and device the angles are for
+        cos, sin = rotation(*self.rotary(like, position_ids=position))
+        first = cache.first_layer - self.start
+        with np.errstate(all="ignore"):  # inputs from peers may hold anything
+            for i in range(len(cache.windows)):
+                self._rows[first + i](x, cos, sin, cache, i)
+        cache.length += 1
+        return x
+
+    def _run_piece(self, hidden: torch.Tensor, cache: KvCache) -> torch.Tensor:
+        n = hidden.shape[1]
+        positions = torch.arange(cache.length, cache.length + n, device=self.device).unsqueeze(0)
+        rotary = self.rotary(hidden, position_ids=positions)
+        masks = {window: self._mask(n, cache, window) for window in set(cache.windows)}
+        first = cache.first_layer - self.start
+        for i, window in enumerate(cache.windows):
+            hidden = self.layers[first + i](
+                hidden,
+                attention_mask=masks[window],
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                position_embeddings=rotary,
+            )
+        return hidden
+
+    def _mask(self, n: int, cache: KvCache, window: int | None) -> torch.Tensor | None:
+        """Which positions n new rows may look at: bool [1, 1, n, visible]; None = what SDPA does
+        by itself."""
+        start, end = cache.visible_from(window), cache.length + n
+        narrow = window is not None and end - start >= window
+        if n == 1 or (cache.length == 0 and not narrow):
+            return None
+        rows = torch.arange(cache.length, end, device=self.device).unsqueeze(1)
+        columns = torch.arange(start, end, device=self.device).unsqueeze(0)
+        mask = columns <= rows
+        if window is not None:
+            mask &= columns > rows - window
+        return mask[None, None]

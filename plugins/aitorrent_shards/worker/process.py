@@ -1,0 +1,220 @@
+"""The worker process that holds a layer range: answers load, loading, open, step, candidates, trim,
+close and stats.
+
+Runs under `aitorrentd.worker` as `aitorrent_shards.worker.process:main`. The daemon passes on
+what peers sent, so every field is checked before it is used. torch is imported by `load`; a worker
+that waits for one is small.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from aitorrentd.api import Conflict, Frame, InvalidParams, MethodNotFound
+
+if TYPE_CHECKING:
+    from aitorrent_shards.worker.engine import Engine
+    from aitorrent_shards.worker.head import Candidates
+
+Answer = tuple[dict[str, Any], Any]
+
+_ENVIRONMENT: Final[Mapping[str, str]] = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    # numpy is used on one thread; its BLAS would start one for each core beside torch's.
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+_M_TRIM_THRESHOLD: Final = -1  # mallopt(3)
+_M_MMAP_THRESHOLD: Final = -3
+_MMAP_FROM_BYTES: Final = 32 * 1024 * 1024  # the largest value that glibc takes
+_KEEP_FREE_BYTES: Final = 128 * 1024 * 1024
+
+_MAX_POSITIONS: Final = 1 << 24
+_MAX_VOCAB: Final = 1 << 22
+_MIN_TEMPERATURE: Final = 1e-4
+"Below it logits divided by it lose their meaning; 0 means greedy."
+
+
+def _integer(header: Mapping[str, Any], name: str, low: int, high: int) -> int:
+    value = header.get(name)
+    if type(value) is not int or not low <= value <= high:
+        raise InvalidParams(f"{name} must be an integer from {low} to {high}")
+    return value
+
+
+def _text(header: Mapping[str, Any], name: str) -> str:
+    value = header.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= 4096 or "\0" in value:
+        raise InvalidParams(f"{name} must be a text of 1 to 4096 characters")
+    return value
+
+
+def _session(header: Mapping[str, Any]) -> bytes:
+    value = header.get("session")
+    if not isinstance(value, bytes) or not 0 < len(value) <= 64:
+        raise InvalidParams("session must be 1 to 64 bytes")
+    return value
+
+
+def _wanted(header: Mapping[str, Any]) -> tuple[int, float]:
+    """k (0 = all) and temperature, which may be left out."""
+    k = _integer(header, "k", 0, _MAX_VOCAB)
+    value = header.get("temperature")
+    temperature = 0 if value is None else value
+    if type(temperature) not in (int, float) or not (
+        temperature == 0 or _MIN_TEMPERATURE <= temperature <= 1e6
+    ):
+        raise InvalidParams(f"temperature must be 0 or from {_MIN_TEMPERATURE} to 1e6")
+    return k, float(temperature)
+
+
+def _chosen(pos: int, n: int, found: Candidates) -> Answer:
+    return {"pos": pos, "n": n, "k": len(found.ids), "lse": found.lse}, found.tail()
+
+
+class ShardWorker:
+    """Answers the frames of one daemon; see each method for fields and answer."""
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+        self._unfinished: tuple[Engine, Iterator[None]] | None = None
+        "The engine that loads, and what goes on with it."
+        self._operations: dict[str, Callable[[dict[str, Any], memoryview], Answer]] = {
+            "load": self._load,
+            "loading": self._go_on,
+            "open": self._open,
+            "step": self._step,
+            "candidates": self._candidates,
+            "trim": self._trim,
+            "close": self._close,
+            "stats": self._stats,
+        }
+
+    def __call__(self, request: Frame) -> Answer:
+        """The answer to a request, whose header names its operation in `op`.
+
+        Raises:
+            AitorrentError: what travels to the caller.
+        """
+        name = request.header.get("op")
+        operation = self._operations.get(name) if isinstance(name, str) else None
+        if operation is None:
+            known = ", ".join(self._operations)
+            raise MethodNotFound(f"no worker operation {str(name)[:40]!r}; there are: {known}")
+        return operation(request.header, memoryview(request.tail))
+
+    def _loaded(self) -> Engine:
+        if self._engine is None:
+            raise Conflict("nothing is loaded in this worker yet")
+        return self._engine
+
+    def _load(self, header: dict[str, Any], _tail: memoryview) -> Answer:
+        """{path, start, end, dtype, kv_budget_bytes, threads, device, slice_s}: as Engine.describe.
+
+        With `slice_s` the answer comes after that many seconds at about the latest, as {loading:
+        true, done_bytes, total_bytes} when there is more to read. `loading` then goes on.
+        """
+        if self._engine is not None or self._unfinished is not None:
+            raise Conflict("this worker has its layers already; start another one")
+        from aitorrent_shards.worker.engine import Engine
+
+        engine = Engine(
+            Path(_text(header, "path")),
+            _integer(header, "start", 0, 1 << 16),
+            _integer(header, "end", 0, 1 << 16),
+            dtype=_text(header, "dtype"),
+            device=_text(header, "device"),
+            threads=_integer(header, "threads", 1, 1024),
+            kv_budget_bytes=_integer(header, "kv_budget_bytes", 0, 1 << 60),
+        )
+        self._unfinished = engine, engine.load()
+        return self._go_on(header, _tail)
+
+    def _go_on(self, header: dict[str, Any], _tail: memoryview) -> Answer:
+        """{slice_s}: as load, which must have been asked before."""
+        if self._unfinished is None:
+            raise Conflict("nothing is being loaded in this worker")
+        engine, steps = self._unfinished
+        slice_s = header.get("slice_s")
+        until = time.monotonic() + slice_s if isinstance(slice_s, int | float) else None
+        self._unfinished = None  # a load that fails is over
+        for _ in steps:
+            if until is not None and time.monotonic() >= until:
+                self._unfinished = engine, steps
+                done, total = engine.span.done_bytes, engine.span.wanted_bytes
+                return {"loading": True, "done_bytes": done, "total_bytes": total}, b""
+        self._engine = engine
+        return engine.describe(), b""
+
+    def _open(self, header: dict[str, Any], _tail: memoryview) -> Answer:
+        """{session, start, end, max_positions}: {}."""
+        self._loaded().open(
+            _session(header),
+            _integer(header, "start", 0, 1 << 16),
+            _integer(header, "end", 0, 1 << 16),
+            _integer(header, "max_positions", 1, _MAX_POSITIONS),
+        )
+        return {}, b""
+
+    def _step(self, header: dict[str, Any], tail: memoryview) -> Answer:
+        """{session, pos, n, want: null | {k, temperature}} and the input as tail: {pos, n, took_us}
+        and the hidden states, or with {k, lse} the candidates after the last position."""
+        want = header.get("want")
+        if want is not None and not isinstance(want, dict):
+            raise InvalidParams("want must be null or a map")
+        pos = _integer(header, "pos", 0, _MAX_POSITIONS)
+        n = _integer(header, "n", 1, _MAX_POSITIONS)
+        step = self._loaded().step(
+            _session(header), pos, n, tail, None if want is None else _wanted(want)
+        )
+        answer: dict[str, Any] = {"pos": pos, "n": n}
+        result: Any = b""
+        if step.candidates is not None:
+            answer, result = _chosen(pos, n, step.candidates)
+        elif step.hidden is not None:
+            result = step.tail()
+        answer["took_us"] = round(step.took_s * 1e6)
+        return answer, result
+
+    def _candidates(self, header: dict[str, Any], _tail: memoryview) -> Answer:
+        """{session, k, temperature}: as a step that wants them, for the newest position."""
+        length, found = self._loaded().candidates(_session(header), *_wanted(header))
+        return _chosen(length - 1, 1, found)
+
+    def _trim(self, header: dict[str, Any], _tail: memoryview) -> Answer:
+        """{session, length}: {have}, the positions that are left."""
+        length = _integer(header, "length", 0, _MAX_POSITIONS)
+        return {"have": self._loaded().trim(_session(header), length)}, b""
+
+    def _close(self, header: dict[str, Any], _tail: memoryview) -> Answer:
+        """{session}: {}, whether it was open or not."""
+        self._loaded().close(_session(header))
+        return {}, b""
+
+    def _stats(self, _header: dict[str, Any], _tail: memoryview) -> Answer:
+        """{}: as Engine.statistics."""
+        return self._loaded().statistics(), b""
+
+
+def _tune_malloc() -> None:
+    """Keep freed memory for the next step: giving each layer's activations back to the kernel and
+    taking them again costs prefill about 5 %."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_FROM_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEEP_FREE_BYTES)
+
+
+def main() -> ShardWorker:
+    """The worker's handler. Call it before torch or numpy are imported."""
+    os.environ.update(_ENVIRONMENT)
+    _tune_malloc()
+    return ShardWorker()
