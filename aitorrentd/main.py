@@ -14,9 +14,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from aitorrentd import __version__, layers
+from aitorrentd import __version__
 from aitorrentd.errors import AitorrentError, ConfigError, Conflict, Denied, Unavailable
-from aitorrentd.systemd import is_journal
+from aitorrentd.installing import layer as layers
+from aitorrentd.system.systemd import is_journal
 
 if TYPE_CHECKING:
     from aitorrentd.config import Config
@@ -152,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import uvloop
 
-    from aitorrentd.daemon import serve
+    from aitorrentd.daemon.daemon import serve
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

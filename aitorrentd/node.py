@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import socket
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,7 +23,7 @@ from pydantic import ValidationError
 
 from aitorrentd.api.events import DirectoryChanged, Event
 from aitorrentd.api.ids import PeerId
-from aitorrentd.api.inference import (
+from aitorrentd.api.models.inference import (
     INFERENCE,
     Chunk,
     GenerateRequest,
@@ -30,12 +31,14 @@ from aitorrentd.api.inference import (
     ModelView,
     SamplingParams,
 )
-from aitorrentd.api.transport import TRANSPORT, PeerView
+from aitorrentd.api.network.transport import TRANSPORT, PeerView
 from aitorrentd.errors import InvalidParams, TimedOut
-from aitorrentd.host import Host
-from aitorrentd.kernel.settings import problems
+from aitorrentd.methods.serving import serve_control
+from aitorrentd.runtime.runtime import Runtime
+from aitorrentd.validation import problems
 
 if TYPE_CHECKING:
+    from aitorrentd.config import Config
     from aitorrentd.kernel.found import PluginSource
 
 E = TypeVar("E", bound=Event)
@@ -46,11 +49,21 @@ Prompt = str | Sequence[Message | Mapping[str, str]]
 "A text, or the turns of a conversation, each with its role and its content."
 
 
-class Node(Host):
-    """A node as programs use it; arguments as Host's.
+class Node(Runtime):
+    """A node as programs use it; arguments as Runtime's.
 
     Methods that need a plugin raise Unavailable while that plugin does not run.
     """
+
+    def __init__(
+        self,
+        config: Config | Mapping[str, Any] | str | Path | None = None,
+        *,
+        name: str | None = None,
+        sources: Sequence[PluginSource] | None = None,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        super().__init__(config, serve=serve_control, name=name, sources=sources, sockets=sockets)
 
     @classmethod
     def temporary(

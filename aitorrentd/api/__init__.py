@@ -1,8 +1,8 @@
 """All that a plugin may import from aitorrentd.
 
 Names here are stable: a field is only ever added, a service's version is in its key's name. Two
-modules are imported by themselves: `aitorrentd.api.http`, a client of a server that streams, and
-`aitorrentd.api.served`, for backends that relay to one.
+modules are imported by themselves: `aitorrentd.api.models.relay`, a client of a server that
+streams, and `aitorrentd.api.models.served`, for backends that relay to one.
 """
 
 from aitorrentd.api.context import Clock, PluginContext, Signer
@@ -20,7 +20,7 @@ from aitorrentd.api.events import (
 )
 from aitorrentd.api.hooks import hookimpl
 from aitorrentd.api.ids import PeerId, called, parse_peer_id, peer_id, public_key, short
-from aitorrentd.api.inference import (
+from aitorrentd.api.models.inference import (
     BACKENDS,
     INFERENCE,
     Backend,
@@ -34,6 +34,15 @@ from aitorrentd.api.inference import (
     PendingModel,
     SamplingParams,
     StageView,
+)
+from aitorrentd.api.network.directory import DIRECTORY, Directory, Record
+from aitorrentd.api.network.transport import (
+    TRANSPORT,
+    PeerView,
+    Priority,
+    Stream,
+    Transport,
+    WireProtocol,
 )
 from aitorrentd.api.plugin import (
     CallContext,
@@ -54,17 +63,6 @@ from aitorrentd.api.plugin import (
 )
 from aitorrentd.api.services import Registry, ServiceKey
 from aitorrentd.api.signing import verify
-from aitorrentd.api.transport import (
-    DIRECTORY,
-    TRANSPORT,
-    Directory,
-    PeerView,
-    Priority,
-    Record,
-    Stream,
-    Transport,
-    WireProtocol,
-)
 from aitorrentd.api.workers import Worker
 from aitorrentd.errors import (
     AitorrentError,

@@ -13,6 +13,7 @@ from typing import Any, Final
 import pluggy
 
 from aitorrentd.api.context import PluginContext
+from aitorrentd.api.network.transport import WireProtocol
 from aitorrentd.api.plugin import (
     Check,
     HealthWarning,
@@ -23,7 +24,6 @@ from aitorrentd.api.plugin import (
     Price,
     Verdict,
 )
-from aitorrentd.api.transport import WireProtocol
 
 PROJECT: Final = "aitorrentd"
 hookspec = pluggy.HookspecMarker(PROJECT)

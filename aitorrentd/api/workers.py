@@ -2,7 +2,7 @@
 
 A worker's entry point is `module:function`; the function gets nothing and returns a `Handler`,
 which is called once per request, one at a time, in the worker's main thread (see
-`aitorrentd.worker`).
+`aitorrentd.workers.worker`).
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def checks(plugin: str, config: str) -> list[dict[str, Any]]:
     if plugin in ("", "core"):
         from dataclasses import asdict
 
-        from aitorrentd.doctor_machine import machine_checks
+        from aitorrentd.doctor.machine import machine_checks
 
         is_system = toolkit.socket_path() == toolkit.SYSTEM_SOCKET
         found += map(asdict, machine_checks(with_unit=is_system))
@@ -45,8 +45,8 @@ def checks(plugin: str, config: str) -> list[dict[str, Any]]:
 
 
 def _checks(plugin: str, config: str) -> list[dict[str, Any]]:
-    from aitorrentd import unit
     from aitorrentd.control.client import NoAccess, NoDaemon
+    from aitorrentd.system import unit
 
     reach: list[dict[str, Any]] = []
     try:
@@ -65,14 +65,14 @@ def _checks(plugin: str, config: str) -> list[dict[str, Any]]:
         if isinstance(e, NoAccess) and not config:
             # A node of this user's own, which the other checks would be about, is not meant.
             return reach
-    from aitorrentd.doctor import run_offline
+    from aitorrentd.doctor.checks import run_offline
 
     return [*reach, *run_offline(config or None)]
 
 
 def _reach(error: AitorrentError) -> dict[str, Any]:
     """A check that says why the daemon was not asked."""
-    from aitorrentd import unit
+    from aitorrentd.system import unit
 
     text, _, remedy = error.message.partition("; ")
     if not remedy and unit.serves(toolkit.socket_path()):

@@ -204,14 +204,14 @@ def _render_rebuilt(reply: Mapping[str, Any]) -> str:
 def _next(reply: Mapping[str, Any]) -> str:
     if reply["restarted"]:
         return "the daemon was restarted: aitorrentctl plugin list"
-    from aitorrentd import unit
+    from aitorrentd.system import unit
 
     how = unit.restart_remedy(toolkit.socket_path())
     return f"a daemon that runs uses it after a restart: {how}"
 
 
 def _render_new(reply: Mapping[str, Any], name: str) -> str:
-    from aitorrentd import layers
+    from aitorrentd.installing import layer as layers
 
     directory = clean(reply["directory"])
     install = f"aitorrentctl plugin install {directory}"
@@ -250,7 +250,7 @@ def _restart(yes: bool, no_restart: bool, installer: Installer) -> bool:
     """Restart the system's daemon, where it runs and uses what was changed."""
     if no_restart or installer.target.layer is None:
         return False
-    from aitorrentd import unit
+    from aitorrentd.system import unit
 
     if not unit.is_active(unit.DAEMON):
         return False

@@ -17,8 +17,8 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.write(f"aitorrentctl {__version__}\n")
             sys.stdout.flush()
             return 0
-    from aitorrentd import layers
     from aitorrentd.cli.app import run
+    from aitorrentd.installing import layer as layers
 
     layers.activate()
     return run(args)

@@ -11,7 +11,7 @@ import typer
 
 from aitorrentd.cli import checking, toolkit
 from aitorrentd.cli.toolkit import AitorrentError, clean
-from aitorrentd.paths import expanded
+from aitorrentd.system.paths import expanded
 
 
 def bugreport(
@@ -26,7 +26,7 @@ def bugreport(
 
     It holds versions, the configuration, the last log records, and what the doctor found.
     """
-    from aitorrentd.bugreport import ABOUT, gather, write
+    from aitorrentd.doctor.bugreport import ABOUT, gather, write
 
     name = time.strftime("aitorrent-bugreport-%Y%m%d-%H%M%S.tar.gz")
     path = expanded(Path(out or name))

@@ -147,7 +147,7 @@ def _in_force(reply: Mapping[str, Any]) -> list[str]:
         lines.append(f"in force now{restarted}: {toolkit.clean(applied)}")
     lines += [f"but {toolkit.clean(text)}" for text in reply.get("not_running") or []]
     if reply.get("restart"):
-        from aitorrentd import unit
+        from aitorrentd.system import unit
 
         how = unit.restart_remedy(toolkit.socket_path())
         keys = ", ".join(toolkit.clean(key) for key in reply["restart"])

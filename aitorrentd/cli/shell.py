@@ -14,7 +14,7 @@ import typer
 
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import CommandFailed, ExitCode
-from aitorrentd.paths import home
+from aitorrentd.system.paths import home
 
 _PROMPT: Final = "aitorrentctl> "
 _HISTORY_LINES: Final = 1000

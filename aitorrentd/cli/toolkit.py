@@ -91,7 +91,7 @@ def socket_path() -> str:
     chosen = options.socket or os.environ.get("AITORRENT_SOCKET")
     if chosen:
         return chosen
-    from aitorrentd.paths import default_socket
+    from aitorrentd.system.paths import default_socket
 
     own = str(default_socket())
     return SYSTEM_SOCKET if not os.path.exists(own) and os.path.exists(SYSTEM_SOCKET) else own

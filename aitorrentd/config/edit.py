@@ -13,7 +13,7 @@ from typing import Any, Final
 from aitorrentd.config.documents import dump, parse_key, read
 from aitorrentd.config.load import Config
 from aitorrentd.errors import ConfigError, Denied, Unavailable
-from aitorrentd.identity import fsync_directory
+from aitorrentd.runtime.identity import fsync_directory
 
 _HEADER: Final = "# Written by `aitorrentctl config set`; it wins over the files before it.\n"
 _NOT_ALLOWED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)

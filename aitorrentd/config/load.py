@@ -24,8 +24,7 @@ from aitorrentd.config.layers import (
 from aitorrentd.config.model import Settings
 from aitorrentd.config.secrets import conceal, resolve, without_handed
 from aitorrentd.errors import ConfigError, NotFound
-from aitorrentd.kernel.settings import problems
-from aitorrentd.paths import (
+from aitorrentd.system.paths import (
     IDENTITY_NAME,
     MAX_SOCKET_BYTES,
     SOCKET_NAME,
@@ -34,6 +33,7 @@ from aitorrentd.paths import (
     directories,
     expanded,
 )
+from aitorrentd.validation import problems
 
 _DEFAULT: Final = "default"
 _MAX_SHOWN: Final = 20

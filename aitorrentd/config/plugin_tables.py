@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aitorrentd.config.load import Config, WrongSettings, located, unsaid
 from aitorrentd.errors import AitorrentError, ConfigError
-from aitorrentd.kernel.settings import nearest_plugin, validated
+from aitorrentd.validation import nearest_plugin, validated
 
 if TYPE_CHECKING:
     from aitorrentd.kernel.found import PluginSource

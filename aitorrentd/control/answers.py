@@ -39,7 +39,7 @@ def unreachable(path: str, error: OSError) -> AitorrentError:
         )
     if isinstance(error, TimeoutError) or error.errno == errno.EAGAIN:
         return TimedOut(f"cannot reach {path}: the daemon does not accept connections")
-    from aitorrentd import unit  # only who fails pays for it
+    from aitorrentd.system import unit
 
     way_out = "systemctl status aitorrentd" if unit.serves(path) else "start it: aitorrentd"
     hint = f"is it running? {way_out}"

@@ -32,7 +32,7 @@ from aitorrentd.errors import (
     ProtocolError,
     TimedOut,
 )
-from aitorrentd.kernel.settings import problems
+from aitorrentd.validation import problems
 
 MAX_OPEN_CALLS: Final = 128
 

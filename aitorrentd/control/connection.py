@@ -41,7 +41,7 @@ READER_FRAME_BYTES: Final = 1024 * 1024
 _LARGE_FRAME_BYTES: Final = 64 * 1024
 
 
-class Host(Protocol):
+class ConnectionOwner(Protocol):
     """What a connection needs of its server."""
 
     source: MethodSource
@@ -70,11 +70,11 @@ class Host(Protocol):
 class Connection(asyncio.Protocol):
     """The server's end of one connection; the Outbox of its calls."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, owner: ConnectionOwner) -> None:
         self.role = Role.READ
         self.calls: Calls | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._host = host
+        self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._splitter = framing.FrameSplitter(framing.MAX_HELLO_BYTES)
@@ -98,21 +98,21 @@ class Connection(asyncio.Protocol):
         except OSError:
             transport.abort()
             return
-        self.role = role = self._host.role(caller)
-        refusal = self._host.admit(self)
+        self.role = role = self._owner.role(caller)
+        refusal = self._owner.admit(self)
         if refusal is not None:
             self._refuse(refusal)
             return
         if role is Role.READ:
             self._max_frame_bytes = READER_FRAME_BYTES
         self.calls = Calls(
-            self._host.source,
+            self._owner.source,
             self,
             caller=caller,
             role=role,
-            group=self._host.group,
-            counters=self._host.counters,
-            log=self._host.log,
+            group=self._owner.group,
+            counters=self._owner.counters,
+            log=self._owner.log,
         )
         late = TimedOut(f"no hello within {HELLO_TIMEOUT_S:g} s")
         self._timer("hello", HELLO_TIMEOUT_S, self._refuse, late)
@@ -130,7 +130,7 @@ class Connection(asyncio.Protocol):
             self._splitter.feed(data)
             self._serve_waiting()
         except (ProtocolError, TooLarge) as e:
-            self._host.counters.malformed += 1
+            self._owner.counters.malformed += 1
             self._refuse(e)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
         self._release()
         if self.calls is not None:
             self.calls.stop(Cancelled("the caller hung up"))
-        self._host.forget(self)
+        self._owner.forget(self)
         if not self.closed.done():
             self.closed.set_result(None)
 
@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
         try:
             self._serve_waiting()
         except (ProtocolError, TooLarge) as e:
-            self._host.counters.malformed += 1
+            self._owner.counters.malformed += 1
             self._refuse(e)
 
     def send(self, frame: bytes) -> None:
@@ -192,8 +192,8 @@ class Connection(asyncio.Protocol):
         self._progress.pop(ident, None)
         if not self.calls:
             self._answered_at = now = time.monotonic()
-            if self._eagerness.is_high and self._host.awake is not None:
-                self._host.awake.extend(now)
+            if self._eagerness.is_high and self._owner.awake is not None:
+                self._owner.awake.extend(now)
 
     async def writable(self) -> None:
         """Wait while 1 MiB is unsent."""
@@ -238,7 +238,7 @@ class Connection(asyncio.Protocol):
         length = self._splitter.announced()
         if length is None or length <= _LARGE_FRAME_BYTES or self._reserved_bytes:
             return
-        if not self._host.reserve(length):
+        if not self._owner.reserve(length):
             self._refuse(Busy("too many large frames are arriving at once; try again later"))
             return
         self._reserved_bytes = length
@@ -247,7 +247,7 @@ class Connection(asyncio.Protocol):
 
     def _release(self) -> None:
         if self._reserved_bytes:
-            self._host.release(self._reserved_bytes)
+            self._owner.release(self._reserved_bytes)
             self._reserved_bytes = 0
             self._stop_timer("frame")
 
@@ -283,7 +283,7 @@ class Connection(asyncio.Protocol):
                 framing.HELLO,
                 {
                     "proto": list(framing.PROTO),
-                    "server": self._host.agent,
+                    "server": self._owner.agent,
                     "role": self.role.name.lower(),
                     "max_frame": self._max_frame_bytes,
                     "features": ["stream", "progress", "cancel"],

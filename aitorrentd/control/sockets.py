@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from aitorrentd.errors import Conflict, Denied, InvalidParams, TimedOut, Unavailable
-from aitorrentd.paths import MAX_SOCKET_BYTES
+from aitorrentd.system.paths import MAX_SOCKET_BYTES
 
 BACKLOG: Final = 128
 _LOCK_WAIT_S: Final = 2.0

@@ -27,7 +27,7 @@ from aitorrentd.installing.target import (
 )
 from aitorrentd.installing.wheels import PLUGINS, Facts, normalized, of_installed, of_wheel
 from aitorrentd.kernel.found import NAME, RESERVED
-from aitorrentd.paths import expanded
+from aitorrentd.system.paths import expanded
 
 _REQUIREMENT: Final = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*"

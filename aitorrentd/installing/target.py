@@ -17,8 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from aitorrentd import layers
 from aitorrentd.errors import Busy, Conflict, Denied, Unavailable
+from aitorrentd.installing import layer as layers
 from aitorrentd.installing.wheels import Facts, normalized, of_installed
 
 CORE: Final = "aitorrentd"

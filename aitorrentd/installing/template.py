@@ -17,7 +17,7 @@ from aitorrentd import __version__
 from aitorrentd.errors import Conflict, Denied, InvalidParams, Unavailable
 from aitorrentd.installing.plugins import builtin_plugins
 from aitorrentd.kernel.found import NAME, RESERVED
-from aitorrentd.paths import expanded
+from aitorrentd.system.paths import expanded
 
 _SUFFIX: Final = ".in"
 _ROOMS: Final = ("package", "suite")

@@ -1,6 +1,6 @@
 """The kernel: finds, configures, orders, starts, watches and stops plugins.
 
-Names are loaded on first use: commands that need `aitorrentd.kernel.settings` and no daemon shall
+Names are loaded on first use: commands that need `aitorrentd.validation` and no daemon shall
 not pay for the rest.
 """
 

@@ -1,7 +1,6 @@
 """The plugins of a node that are at work: each with its supervisor, its runs and its state.
 
-What supervisors need of the kernel (`aitorrentd.kernel.supervisor.Host`), and what the kernel does
-to supervisors.
+What supervisors need of the kernel (`KernelEvents`), and what the kernel does to supervisors.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ import logging
 from collections.abc import Collection
 
 from aitorrentd.api.events import PluginChanged
-from aitorrentd.kernel.context import Context, Surroundings
+from aitorrentd.kernel.context.context import Context, Surroundings
+from aitorrentd.kernel.contributions import WRONG, Served
 from aitorrentd.kernel.hooks import Hooks
 from aitorrentd.kernel.required import Required
 from aitorrentd.kernel.roster import Roster
 from aitorrentd.kernel.run import PluginTasks, Run
-from aitorrentd.kernel.served import WRONG, Served
 from aitorrentd.kernel.states import SETTLED, Plugin, PluginState
 from aitorrentd.kernel.supervisor import Changes, Limits, Obstacle, Supervisor
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from aitorrentd.api import hooks as specs
 from aitorrentd.api.context import Clock, PluginContext
+from aitorrentd.api.network.transport import WireProtocol
 from aitorrentd.api.plugin import (
     Check,
     HealthWarning,
@@ -31,10 +32,9 @@ from aitorrentd.api.plugin import (
     Verdict,
 )
 from aitorrentd.api.services import ServiceKey
-from aitorrentd.api.transport import WireProtocol
 from aitorrentd.errors import InvalidParams, PluginError
 from aitorrentd.kernel.reasons import reason
-from aitorrentd.kernel.settings import suggestion
+from aitorrentd.validation import suggestion
 
 T = TypeVar("T")
 

@@ -17,22 +17,22 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from aitorrentd.api.context import Clock, Signer
+from aitorrentd.api.network.transport import WireProtocol
 from aitorrentd.api.plugin import Check, HealthWarning, Method
 from aitorrentd.api.services import ServiceKey
-from aitorrentd.api.transport import WireProtocol
 from aitorrentd.api.workers import Worker
 from aitorrentd.errors import Conflict, ShuttingDown
-from aitorrentd.kernel.bus import EventBus
-from aitorrentd.kernel.context import Surroundings, SystemClock
-from aitorrentd.kernel.drain import Drain
+from aitorrentd.kernel.context.bus import EventBus
+from aitorrentd.kernel.context.context import Surroundings, SystemClock
+from aitorrentd.kernel.context.drain import Drain
+from aitorrentd.kernel.context.services import Services
+from aitorrentd.kernel.contributions import Served
 from aitorrentd.kernel.fleet import Fleet
 from aitorrentd.kernel.found import PluginSource, ranked
 from aitorrentd.kernel.hooks import Hooks
 from aitorrentd.kernel.prepare import configure, is_switched_off, load_plugin, unknown_tables
 from aitorrentd.kernel.required import NEVER, Required
 from aitorrentd.kernel.roster import Roster
-from aitorrentd.kernel.served import Served
-from aitorrentd.kernel.services import Services
 from aitorrentd.kernel.states import Plugin, PluginRow, PluginState
 from aitorrentd.kernel.supervisor import Changes, Limits
 

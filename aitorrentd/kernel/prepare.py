@@ -13,8 +13,8 @@ from aitorrentd.errors import ConfigError, TimedOut
 from aitorrentd.kernel.found import load, missing_extra
 from aitorrentd.kernel.hooks import Hooks, contained
 from aitorrentd.kernel.reasons import reason
-from aitorrentd.kernel.settings import nearest_plugin, validated
 from aitorrentd.kernel.states import Plugin, PluginState
+from aitorrentd.validation import nearest_plugin, validated
 
 Step = tuple[PluginState, str]
 "The state that a step leads to, and why."

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from aitorrentd.errors import NotFound
+from aitorrentd.kernel.context.services import Services
 from aitorrentd.kernel.order import Plan, plan
-from aitorrentd.kernel.services import Services
-from aitorrentd.kernel.settings import nearest_plugin
 from aitorrentd.kernel.states import ACTIVE, COMING, OUT, Plugin, PluginState
 from aitorrentd.kernel.supervisor import Obstacle
+from aitorrentd.validation import nearest_plugin
 
 
 class Roster:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from aitorrentd.api.plugin import SkipPlugin
 from aitorrentd.errors import ConfigError, PluginError
-from aitorrentd.kernel.context import Context
+from aitorrentd.kernel.context.context import Context
 from aitorrentd.kernel.hooks import Misdeclared
 from aitorrentd.kernel.reasons import leaves
 from aitorrentd.kernel.states import PluginState

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from aitorrentd.api.plugin import PluginConfig, PluginInfo
 
 if TYPE_CHECKING:
-    from aitorrentd.kernel.context import Context
+    from aitorrentd.kernel.context.context import Context
     from aitorrentd.kernel.found import PluginSource
     from aitorrentd.kernel.hooks import Contributions
 

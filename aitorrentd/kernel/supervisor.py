@@ -70,7 +70,7 @@ class Obstacle:
     "It goes away by itself: what the plugin waits for is about to start."
 
 
-class Host(Protocol):
+class KernelEvents(Protocol):
     """What a supervisor needs of the kernel."""
 
     limits: Limits
@@ -119,22 +119,22 @@ def restart_delay_s(attempt: int, *, base_s: float, cap_s: float, draw: float) -
 class Supervisor:
     """Runs one plugin until it is asked to stop or there is no sense in going on."""
 
-    def __init__(self, plugin: Plugin, host: Host) -> None:
+    def __init__(self, plugin: Plugin, kernel: KernelEvents) -> None:
         self.plugin = plugin
         self.stop_requested = False
-        self._host = host
-        self._crashes: deque[float] = deque(maxlen=host.limits.restarts)
+        self._kernel = kernel
+        self._crashes: deque[float] = deque(maxlen=kernel.limits.restarts)
         "Clock readings of the last restarts."
 
     def ask_to_stop(self) -> None:
         """Stop the plugin, after those that need it."""
         self.stop_requested = True
-        self._host.changed.tell()
+        self._kernel.changed.tell()
 
     async def run(self) -> None:
         """Supervise; returns in a settled state."""
         while await self._may_start():
-            run = self._host.begin(self.plugin)
+            run = self._kernel.begin(self.plugin)
             try:
                 late = await self._watch(run)
             finally:
@@ -142,84 +142,84 @@ class Supervisor:
                     run.cancel()
             if not await self._goes_on(run, late):
                 return
-        self._host.set_state(self.plugin, PluginState.STOPPED)
+        self._kernel.set_state(self.plugin, PluginState.STOPPED)
 
     async def _may_start(self) -> bool:
         """Wait until nothing is in the way; False when asked to stop before."""
         while not self.stop_requested:
-            obstacle = self._host.obstacle(self.plugin)
+            obstacle = self._kernel.obstacle(self.plugin)
             if obstacle is None:
                 return True
             if not obstacle.passing:
-                self._host.set_state(self.plugin, PluginState.BLOCKED, obstacle.text)
-            await self._host.changed.wait()
+                self._kernel.set_state(self.plugin, PluginState.BLOCKED, obstacle.text)
+            await self._kernel.changed.wait()
         return False
 
     async def _watch(self, run: Run) -> str:
         """Until the run is over; returns why it was ended as a failure, or an empty text."""
-        plugin, host = self.plugin, self._host
+        plugin, kernel = self.plugin, self._kernel
         now = asyncio.get_running_loop().time
         patience_s = plugin.info.start_timeout_s if plugin.info else 0.0
-        slow_at, late_at = now() + host.limits.slow_start_s, now() + patience_s
+        slow_at, late_at = now() + kernel.limits.slow_start_s, now() + patience_s
         while not run.done:
-            if self.stop_requested or host.lost(plugin):
+            if self.stop_requested or kernel.lost(plugin):
                 await self._halt(run)
                 return ""
             wait_s = None
             if plugin.state is PluginState.STARTING:
                 if run.started:
-                    host.set_state(plugin, PluginState.RUNNING)
+                    kernel.set_state(plugin, PluginState.RUNNING)
                     continue
                 if now() >= late_at:
                     await self._halt(run)
                     return f"did not start within {patience_s:g} s"
                 if now() >= slow_at:
                     slow_at = late_at
-                    host.log.warning("plugin %s is slow to start", plugin.name)
+                    kernel.log.warning("plugin %s is slow to start", plugin.name)
                 wait_s = min(slow_at, late_at) - now()
-            await host.changed.wait(wait_s)
+            await kernel.changed.wait(wait_s)
         return ""
 
     async def _halt(self, run: Run) -> None:
         """Stop the run: those that need it first, then in order, then by force."""
-        host, limits = self._host, self._host.limits
-        host.set_state(self.plugin, PluginState.STOPPING)
-        while not run.done and host.in_use(self.plugin):
-            await host.changed.wait()
-        host.retire(self.plugin)
+        kernel, limits = self._kernel, self._kernel.limits
+        kernel.set_state(self.plugin, PluginState.STOPPING)
+        while not run.done and kernel.in_use(self.plugin):
+            await kernel.changed.wait()
+        kernel.retire(self.plugin)
         run.ask_to_stop()
         await _finished(run, limits.stop_s)
         for _ in range(limits.cancels):
             if run.done:
                 return
-            host.log.warning("plugin %s does not stop and is cancelled", self.plugin.name)
+            kernel.log.warning("plugin %s does not stop and is cancelled", self.plugin.name)
             run.cancel()
             await _finished(run, limits.cancel_s)
         if not run.done:
-            host.abandon(self.plugin, run)
+            kernel.abandon(self.plugin, run)
 
     async def _goes_on(self, run: Run, late: str) -> bool:
         """Settle the plugin's state after a run; True when it should be tried again."""
-        plugin, host = self.plugin, self._host
-        host.retire(plugin)
-        lost = host.lost(plugin)
+        plugin, kernel = self.plugin, self._kernel
+        kernel.retire(plugin)
+        lost = kernel.lost(plugin)
         if not run.done:
             plugin.gave_up = True
             text = "does not stop even when cancelled; restart the daemon"
-            host.set_state(plugin, PluginState.FAILED, text)
+            kernel.set_state(plugin, PluginState.FAILED, text)
             return False
         error = run.error
         if plugin.state is PluginState.STOPPING and not late:
             detail = self._stop_error(error)
             if self.stop_requested:
-                host.set_state(plugin, PluginState.STOPPED, detail)
+                kernel.set_state(plugin, PluginState.STOPPED, detail)
                 return False
-            host.set_state(plugin, PluginState.BLOCKED, lost)
+            kernel.set_state(plugin, PluginState.BLOCKED, lost)
             return True
         if lost and error is not None and verdict(error) is PluginState.FAILED:
             # it fell over something that is gone: it comes back with it
-            host.log.warning("plugin %s ended, %s: %s", plugin.name, lost, reason(error))
-            host.set_state(plugin, PluginState.BLOCKED, lost)
+            kernel.log.warning("plugin %s ended, %s: %s", plugin.name, lost, reason(error))
+            kernel.set_state(plugin, PluginState.BLOCKED, lost)
             return True
         return await self._failed(late, error)
 
@@ -228,20 +228,22 @@ class Supervisor:
         if error is None or isinstance(error, asyncio.CancelledError):
             return ""
         text = f"failed while stopping: {reason(error)}"
-        self._host.log.error("plugin %s %s", self.plugin.name, text, exc_info=error)
+        self._kernel.log.error("plugin %s %s", self.plugin.name, text, exc_info=error)
         return text
 
     async def _failed(self, late: str, error: BaseException | None) -> bool:
-        plugin, host, limits = self.plugin, self._host, self._host.limits
+        plugin, kernel, limits = self.plugin, self._kernel, self._kernel.limits
         text = late or (reason(error) if error else "it ended by itself")
         state = PluginState.FAILED if late or error is None else verdict(error)
         if state is not PluginState.FAILED:
-            host.set_state(plugin, state, text)
+            kernel.set_state(plugin, state, text)
             return False
         # an error that explains itself needs no stack: a taken port is no bug
         told = late or error is None or is_explained(error)
-        host.log.error("plugin %s failed: %s", plugin.name, text, exc_info=None if told else error)
-        now = host.clock.monotonic()
+        kernel.log.error(
+            "plugin %s failed: %s", plugin.name, text, exc_info=None if told else error
+        )
+        now = kernel.clock.monotonic()
         while self._crashes and now - self._crashes[0] > limits.restart_window_s:
             self._crashes.popleft()
         attempt = len(self._crashes)
@@ -249,22 +251,22 @@ class Supervisor:
             plugin.gave_up = True
             minutes = limits.restart_window_s / 60
             text += f"; gave up after {attempt} restarts in {minutes:g} min"
-            host.set_state(plugin, PluginState.FAILED, text)
+            kernel.set_state(plugin, PluginState.FAILED, text)
             return False
         delay_s = restart_delay_s(
             attempt,
             base_s=limits.backoff_base_s,
             cap_s=limits.backoff_cap_s,
-            draw=host.random.random(),
+            draw=kernel.random.random(),
         )
         self._crashes.append(now)
         text += f"; restart {attempt + 1} of {limits.restarts} in {delay_s:.1f} s"
-        host.set_state(plugin, PluginState.FAILED, text)
+        kernel.set_state(plugin, PluginState.FAILED, text)
         if not await self._pause(delay_s):
-            host.set_state(plugin, PluginState.STOPPED)
+            kernel.set_state(plugin, PluginState.STOPPED)
             return False
         plugin.restarts += 1
-        host.set_state(plugin, PluginState.CONFIGURED)
+        kernel.set_state(plugin, PluginState.CONFIGURED)
         return True
 
     async def _pause(self, delay_s: float) -> bool:
@@ -272,7 +274,7 @@ class Supervisor:
         now = asyncio.get_running_loop().time
         until = now() + delay_s
         while not self.stop_requested and (left_s := until - now()) > 0:
-            await self._host.changed.wait(left_s)
+            await self._kernel.changed.wait(left_s)
         return not self.stop_requested
 
 

@@ -16,30 +16,30 @@ from aitorrentd.config.plugin_tables import all_problems
 from aitorrentd.errors import ConfigError, NotFound
 from aitorrentd.methods import shapes
 from aitorrentd.methods.observing import plugin_config
-from aitorrentd.reload import change_setting
+from aitorrentd.runtime.reload import change_setting
 
 if TYPE_CHECKING:
-    from aitorrentd.host import Host
+    from aitorrentd.runtime.runtime import Runtime
 
 
-async def _problems(host: Host) -> dict[str, Any]:
-    config: Config | ConfigError = host.config
-    files = host.config.files
-    if host.config.source is not None:
+async def _problems(runtime: Runtime) -> dict[str, Any]:
+    config: Config | ConfigError = runtime.config
+    files = runtime.config.files
+    if runtime.config.source is not None:
         try:
-            config = await asyncio.to_thread(host.config.reloaded)
+            config = await asyncio.to_thread(runtime.config.reloaded)
         except ConfigError as e:
             config = e
         if isinstance(config, Config | WrongSettings):
             files = config.files
-    wrong = await all_problems(config, host.sources)
+    wrong = await all_problems(config, runtime.sources)
     return {"files": [str(f) for f in files], "problems": wrong}
 
 
-def _with_defaults(host: Host) -> dict[str, Any]:
+def _with_defaults(runtime: Runtime) -> dict[str, Any]:
     """The configuration that holds, with every setting of every plugin that is installed."""
-    tree = host.config.shown()
-    installed = {row.name: plugin_config(host, row.name) for row in host.kernel.rows()}
+    tree = runtime.config.shown()
+    installed = {row.name: plugin_config(runtime, row.name) for row in runtime.kernel.rows()}
     return {**tree, "plugins": {**tree["plugins"], **installed}}
 
 
@@ -51,12 +51,12 @@ def _leaves(tree: Any, path: KeyPath) -> Iterator[KeyPath]:
         yield path
 
 
-def config_methods(host: Host) -> list[Method]:
+def config_methods(runtime: Runtime) -> list[Method]:
     """Methods about the configuration."""
 
     def show(call: CallContext, params: shapes.ConfigShowParams) -> dict[str, Any]:
-        config = host.config
-        tree = _with_defaults(host)
+        config = runtime.config
+        tree = _with_defaults(runtime)
         origins = {key_text(p): config.origins.get(p, "default") for p in _leaves(tree, ())}
         return {
             "config": tree,
@@ -67,23 +67,23 @@ def config_methods(host: Host) -> list[Method]:
 
     def get(call: CallContext, params: shapes.ConfigKey) -> dict[str, Any]:
         try:
-            value, origin = host.config.get(params.key)
+            value, origin = runtime.config.get(params.key)
         except NotFound:
             path = parse_key(params.key)
             if path[0] == "plugins" and len(path) > 1:
-                host.kernel.row(path[1])  # says which plugins there are
-            value, origin = looked_up(_with_defaults(host), params.key), "default"
+                runtime.kernel.row(path[1])  # says which plugins there are
+            value, origin = looked_up(_with_defaults(runtime), params.key), "default"
         return {"key": params.key, "value": value, "origin": origin}
 
     async def set_(call: CallContext, params: shapes.ConfigSetParams) -> dict[str, Any]:
         value = params.value
         if isinstance(value, str):
             value = parse(value, params.key)
-        done = await change_setting(host, params.key, value)
-        return {"key": params.key, "file": str(host.config.set_file), **dataclasses.asdict(done)}
+        done = await change_setting(runtime, params.key, value)
+        return {"key": params.key, "file": str(runtime.config.set_file), **dataclasses.asdict(done)}
 
     async def check(call: CallContext, params: NoParams) -> dict[str, Any]:
-        return await _problems(host)
+        return await _problems(runtime)
 
     return [
         Method(

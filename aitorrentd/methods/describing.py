@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
 from aitorrentd.api.plugin import CallContext, Method, NoParams
 from aitorrentd.methods import shapes
-
-if TYPE_CHECKING:
-    from aitorrentd.methods.source import Methods
 
 _PONG = {"pong": True}
 
@@ -35,14 +33,14 @@ def _view(plugin: str, method: Method, *, schemas: bool) -> dict[str, Any]:
     return view
 
 
-def rpc_methods(methods: Methods) -> list[Method]:
-    """The methods about methods."""
+def rpc_methods(owned_methods: Callable[[], list[tuple[str, Method]]]) -> list[Method]:
+    """The methods about methods; `owned_methods` lists all of them, each with its owner."""
 
     def ping(call: CallContext, params: NoParams) -> dict[str, Any]:
         return _PONG
 
     def listed(params: shapes.Prefix, *, schemas: bool) -> dict[str, Any]:
-        chosen = sorted(methods.all(), key=lambda owned: owned[1].name)
+        chosen = sorted(owned_methods(), key=lambda owned: owned[1].name)
         return {
             "methods": [
                 _view(plugin, method, schemas=schemas)

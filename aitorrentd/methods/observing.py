@@ -17,14 +17,14 @@ from aitorrentd.api.plugin import CallContext, End, Method, NoParams
 from aitorrentd.config.layers import Layer, merge
 from aitorrentd.config.secrets import conceal
 from aitorrentd.control.framing import PROTO
-from aitorrentd.doctor import run_checks
+from aitorrentd.doctor.checks import run_checks
 from aitorrentd.errors import InvalidParams, NotFound, TimedOut, Unavailable
-from aitorrentd.logs import ROOT, LogLine, level_number
-from aitorrentd.memory import rss_bytes
 from aitorrentd.methods import shapes
+from aitorrentd.runtime.logs import ROOT, LogLine, level_number
+from aitorrentd.system.memory import rss_bytes
 
 if TYPE_CHECKING:
-    from aitorrentd.host import Host
+    from aitorrentd.runtime.runtime import Runtime
 
 _LIBRARIES: Final = ("cryptography", "httpx", "msgpack", "pluggy", "pydantic", "pynacl", "uvloop")
 _HOPELESS: Final = ("broken", "invalid", "skipped", "disabled")
@@ -32,23 +32,23 @@ _HOPELESS: Final = ("broken", "invalid", "skipped", "disabled")
 _WAITABLE: Final = ("running", "stopping", "stopped", "failed", "blocked", *_HOPELESS)
 
 
-async def status(host: Host) -> dict[str, Any]:
+async def status(runtime: Runtime) -> dict[str, Any]:
     """The answer of node.status."""
-    workers = await host.workers.look()
-    rows = host.kernel.rows()
-    config = host.config
+    workers = await runtime.workers.look()
+    rows = runtime.kernel.rows()
+    config = runtime.config
     return {
         "version": __version__,
-        "id": host.id,
-        "name": host.name,
-        "network": host.started_as.network,
+        "id": runtime.id,
+        "name": runtime.name,
+        "network": runtime.started_as.network,
         "pid": os.getpid(),
-        "uptime_s": host.uptime_s,
-        "state": host.state,
-        "draining": host.kernel.drain.active,
-        "under_way": [dataclasses.asdict(work) for work in host.kernel.drain.under_way()],
-        "addresses": host.addresses(),
-        "peers": len(host.peers()),
+        "uptime_s": runtime.uptime_s,
+        "state": runtime.state,
+        "draining": runtime.kernel.drain.active,
+        "under_way": [dataclasses.asdict(work) for work in runtime.kernel.drain.under_way()],
+        "addresses": runtime.addresses(),
+        "peers": len(runtime.peers()),
         "plugins": {
             "running": sum(row.state == "running" for row in rows),
             "skipped": sum(row.state == "skipped" for row in rows),
@@ -56,12 +56,12 @@ async def status(host: Host) -> dict[str, Any]:
         },
         "warnings": [
             {"plugin": plugin, "code": w.code, "text": w.text, "severity": w.severity}
-            for plugin, w in host.kernel.health()
+            for plugin, w in runtime.kernel.health()
         ],
         "rss_bytes": rss_bytes(),
         "workers": [dataclasses.asdict(worker) for worker in workers],
-        "loop_lag_s": host.lag.worst_s(),
-        "control_socket": str(host.control_path) if host.control_path else None,
+        "loop_lag_s": runtime.lag.worst_s(),
+        "control_socket": str(runtime.control_path) if runtime.control_path else None,
         "config_files": [str(file) for file in config.files],
     }
 
@@ -79,12 +79,12 @@ def _wanted(line: LogLine, params: shapes.LogsParams) -> bool:
     return line.logger == name or line.logger.startswith(name + ".")
 
 
-async def _logs(host: Host, params: shapes.LogsParams) -> AsyncIterator[dict[str, Any] | End]:
+async def _logs(runtime: Runtime, params: shapes.LogsParams) -> AsyncIterator[dict[str, Any] | End]:
     if params.plugin is not None:
-        host.kernel.row(params.plugin)
+        runtime.kernel.row(params.plugin)
     sent = 0
-    with host.ring.followed() as new:
-        kept = [line for line in host.ring.lines() if _wanted(line, params)]
+    with runtime.ring.followed() as new:
+        kept = [line for line in runtime.ring.lines() if _wanted(line, params)]
         for line in kept[len(kept) - min(params.lines, len(kept)) :]:
             sent += 1
             yield _log_item(line)
@@ -100,8 +100,10 @@ def _chosen(topic: str, topics: list[str]) -> bool:
     return not topics or any(topic == t or (t[-1:] == "." and topic.startswith(t)) for t in topics)
 
 
-async def _events(host: Host, params: shapes.EventsParams) -> AsyncIterator[dict[str, Any] | End]:
-    with host.kernel.bus.subscribe(Event) as events:
+async def _events(
+    runtime: Runtime, params: shapes.EventsParams
+) -> AsyncIterator[dict[str, Any] | End]:
+    with runtime.kernel.bus.subscribe(Event) as events:
         async for event in events:
             if isinstance(event, Lagged) or _chosen(event.topic, params.topics):
                 fields = dataclasses.asdict(event)
@@ -111,8 +113,8 @@ async def _events(host: Host, params: shapes.EventsParams) -> AsyncIterator[dict
                 return
 
 
-def _reached(host: Host, params: shapes.WaitParams, name: str) -> dict[str, Any] | None:
-    row = host.kernel.row(name)
+def _reached(runtime: Runtime, params: shapes.WaitParams, name: str) -> dict[str, Any] | None:
+    row = runtime.kernel.row(name)
     if row.state == params.state:
         return {"name": name, "state": row.state}
     if params.state == "running" and row.state in _HOPELESS:
@@ -121,17 +123,19 @@ def _reached(host: Host, params: shapes.WaitParams, name: str) -> dict[str, Any]
     return None
 
 
-async def _wait_for_plugin(host: Host, params: shapes.WaitParams, name: str) -> dict[str, Any]:
+async def _wait_for_plugin(
+    runtime: Runtime, params: shapes.WaitParams, name: str
+) -> dict[str, Any]:
     while True:
-        with host.kernel.bus.subscribe(PluginChanged) as changes:
-            if (reached := _reached(host, params, name)) is not None:
+        with runtime.kernel.bus.subscribe(PluginChanged) as changes:
+            if (reached := _reached(runtime, params, name)) is not None:
                 return reached
             async for _ in changes:
-                if (reached := _reached(host, params, name)) is not None:
+                if (reached := _reached(runtime, params, name)) is not None:
                     return reached
 
 
-async def _wait(host: Host, params: shapes.WaitParams) -> dict[str, Any]:
+async def _wait(runtime: Runtime, params: shapes.WaitParams) -> dict[str, Any]:
     if params.plugin is None and params.state != "running":
         raise InvalidParams("without a plugin only the state running can be waited for")
     if params.state not in _WAITABLE:
@@ -141,11 +145,11 @@ async def _wait(host: Host, params: shapes.WaitParams) -> dict[str, Any]:
     try:
         async with asyncio.timeout(params.timeout_s):
             if params.plugin is not None:
-                return await _wait_for_plugin(host, params, params.plugin)
-            await host.settled.wait()
-            return {"name": "node", "state": host.state}
+                return await _wait_for_plugin(runtime, params, params.plugin)
+            await runtime.settled.wait()
+            return {"name": "node", "state": runtime.state}
     except TimeoutError:
-        present = host.kernel.row(params.plugin).state if params.plugin else host.state
+        present = runtime.kernel.row(params.plugin).state if params.plugin else runtime.state
         raise TimedOut(
             f"{params.plugin or 'the node'} is not {params.state} after "
             f"{params.timeout_s:g} s but {present}"
@@ -162,45 +166,45 @@ def _libraries() -> dict[str, str]:
     return found
 
 
-def plugin_config(host: Host, name: str) -> Any:
+def plugin_config(runtime: Runtime, name: str) -> Any:
     """The plugin's settings with their defaults, without a secret in any form."""
-    model = host.kernel.config(name)
+    model = runtime.kernel.config(name)
     defaults = model.model_dump(mode="json", by_alias=True) if model is not None else {}
-    given = (host.config.tree.get("plugins") or {}).get(name) or {}
+    given = (runtime.config.tree.get("plugins") or {}).get(name) or {}
     layers = [Layer("", conceal(tree, ("plugins", name))) for tree in (defaults, given)]
-    return _redacted(host, merge(layers)[0])
+    return _redacted(runtime, merge(layers)[0])
 
 
-def _redacted(host: Host, value: Any) -> Any:
+def _redacted(runtime: Runtime, value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _redacted(host, v) for k, v in value.items()}
+        return {k: _redacted(runtime, v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_redacted(host, v) for v in value]
-    return host.redactor(value) if isinstance(value, str) else value
+        return [_redacted(runtime, v) for v in value]
+    return runtime.redactor(value) if isinstance(value, str) else value
 
 
-def _plugin_detail(host: Host, name: str) -> dict[str, Any]:
+def _plugin_detail(runtime: Runtime, name: str) -> dict[str, Any]:
     return {
-        **dataclasses.asdict(host.kernel.row(name)),
-        "methods": [m.name for plugin, m in host.kernel.methods() if plugin == name],
-        "protocols": [p.id for plugin, p in host.kernel.protocols() if plugin == name],
-        "config": plugin_config(host, name),
+        **dataclasses.asdict(runtime.kernel.row(name)),
+        "methods": [m.name for plugin, m in runtime.kernel.methods() if plugin == name],
+        "protocols": [p.id for plugin, p in runtime.kernel.protocols() if plugin == name],
+        "config": plugin_config(runtime, name),
     }
 
 
-def observing_methods(host: Host) -> list[Method]:
+def observing_methods(runtime: Runtime) -> list[Method]:
     """Methods for every role."""
 
     async def node_status(call: CallContext, params: NoParams) -> dict[str, Any]:
-        return await status(host)
+        return await status(runtime)
 
     def node_id(call: CallContext, params: NoParams) -> dict[str, Any]:
         return {
-            "id": host.id,
-            "name": host.name,
-            "public_key": host.identity.public_key.hex(),
-            "dht_id": host.identity.dht_id.hex(),
-            "addresses": host.addresses(),
+            "id": runtime.id,
+            "name": runtime.name,
+            "public_key": runtime.identity.public_key.hex(),
+            "dht_id": runtime.identity.dht_id.hex(),
+            "addresses": runtime.addresses(),
         }
 
     def node_version(call: CallContext, params: NoParams) -> dict[str, Any]:
@@ -212,31 +216,31 @@ def observing_methods(host: Host) -> list[Method]:
         }
 
     async def node_wait(call: CallContext, params: shapes.WaitParams) -> dict[str, Any]:
-        return await _wait(host, params)
+        return await _wait(runtime, params)
 
     def node_events(
         call: CallContext, params: shapes.EventsParams
     ) -> AsyncIterator[dict[str, Any] | End]:
-        return _events(host, params)
+        return _events(runtime, params)
 
     def node_logs(
         call: CallContext, params: shapes.LogsParams
     ) -> AsyncIterator[dict[str, Any] | End]:
-        return _logs(host, params)
+        return _logs(runtime, params)
 
     async def node_doctor(call: CallContext, params: shapes.DoctorParams) -> dict[str, Any]:
         if params.plugin not in (None, "core"):
-            host.kernel.row(params.plugin)
-        found = await run_checks(host, params.plugin)
+            runtime.kernel.row(params.plugin)
+        found = await run_checks(runtime, params.plugin)
         if params.plugin is not None and not found:
             raise NotFound(f"{params.plugin} has no checks")
         return {"checks": [dataclasses.asdict(check) for check in found]}
 
     def plugin_list(call: CallContext, params: NoParams) -> dict[str, Any]:
-        return {"plugins": [dataclasses.asdict(row) for row in host.kernel.rows()]}
+        return {"plugins": [dataclasses.asdict(row) for row in runtime.kernel.rows()]}
 
     def plugin_info(call: CallContext, params: shapes.PluginName) -> dict[str, Any]:
-        return _plugin_detail(host, params.name)
+        return _plugin_detail(runtime, params.name)
 
     return [
         Method("node.status", node_status, "The node at a glance.", result=shapes.Status),

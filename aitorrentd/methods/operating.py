@@ -8,24 +8,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
-from aitorrentd.kernel.drain import Work, work_text
+from aitorrentd.kernel.context.drain import Work, work_text
 from aitorrentd.methods import shapes
-from aitorrentd.reload import reload, switch_plugin
+from aitorrentd.runtime.reload import reload, switch_plugin
 
 if TYPE_CHECKING:
-    from aitorrentd.host import Host
+    from aitorrentd.runtime.runtime import Runtime
 
 
-def operating_methods(host: Host) -> list[Method]:
+def operating_methods(runtime: Runtime) -> list[Method]:
     """Methods that start, stop and restart things."""
 
     def node_stop(call: CallContext, params: NoParams) -> dict[str, Any]:
-        host.log.info("asked to stop by %s", call.trace)
-        host.stop_requested.set()
+        runtime.log.info("asked to stop by %s", call.trace)
+        runtime.stop_requested.set()
         return {}
 
     async def node_reload(call: CallContext, params: NoParams) -> dict[str, Any]:
-        return dataclasses.asdict(await reload(host))
+        return dataclasses.asdict(await reload(runtime))
 
     async def node_drain(call: CallContext, params: shapes.DrainParams) -> dict[str, Any]:
         most = 0
@@ -38,24 +38,24 @@ def operating_methods(host: Host) -> list[Method]:
                 text = f"waiting for {work_text(works)}"
                 call.progress(text, done=most - left, total=most)
 
-        await host.drain(timeout_s=params.timeout_s, told=told)
-        drain = host.kernel.drain
+        await runtime.drain(timeout_s=params.timeout_s, told=told)
+        drain = runtime.kernel.drain
         under_way = [dataclasses.asdict(work) for work in drain.under_way()]
         return {"draining": drain.active, "under_way": under_way}
 
     def node_undrain(call: CallContext, params: NoParams) -> dict[str, Any]:
-        host.undrain()
+        runtime.undrain()
         return {}
 
     def plugin_switch(enabled: bool) -> Callable[[CallContext, shapes.PluginName], Any]:
         async def switch(call: CallContext, params: shapes.PluginName) -> dict[str, Any]:
-            await switch_plugin(host, params.name, enabled=enabled)
-            return dataclasses.asdict(host.kernel.row(params.name))
+            await switch_plugin(runtime, params.name, enabled=enabled)
+            return dataclasses.asdict(runtime.kernel.row(params.name))
 
         return switch
 
     async def plugin_restart(call: CallContext, params: shapes.PluginName) -> dict[str, Any]:
-        return dataclasses.asdict(await host.kernel.restart(params.name))
+        return dataclasses.asdict(await runtime.kernel.restart(params.name))
 
     operate = partial(Method, role=Role.OPERATE)
     on_plugin = partial(operate, params=shapes.PluginName, result=shapes.PluginView)

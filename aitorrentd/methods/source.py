@@ -13,7 +13,7 @@ from aitorrentd.methods.observing import observing_methods
 from aitorrentd.methods.operating import operating_methods
 
 if TYPE_CHECKING:
-    from aitorrentd.host import Host
+    from aitorrentd.runtime.runtime import Runtime
 
 CORE: Final = "core"
 
@@ -21,13 +21,13 @@ CORE: Final = "core"
 class Methods:
     """The methods of a node: the core's, then those of its running plugins."""
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         own = [
-            *rpc_methods(self),
-            *observing_methods(host),
-            *operating_methods(host),
-            *config_methods(host),
+            *rpc_methods(self.all),
+            *observing_methods(runtime),
+            *operating_methods(runtime),
+            *config_methods(runtime),
         ]
         self._core: Mapping[str, tuple[str, Method]] = {m.name: (CORE, m) for m in own}
 
@@ -39,12 +39,12 @@ class Methods:
             `starting` in its data) may not be up yet: `node.wait` tells when all are.
         """
         try:
-            return self._core.get(name) or self._host.kernel.method(name)
+            return self._core.get(name) or self._runtime.kernel.method(name)
         except (MethodNotFound, Unavailable) as e:
-            if self._host.state != "starting":
+            if self._runtime.state != "starting":
                 raise
             raise Unavailable(f"the node is starting: {e.message}", starting=True) from e
 
     def all(self) -> list[tuple[str, Method]]:
         """Every method that can be called now, with its owner."""
-        return [*self._core.values(), *self._host.kernel.methods()]
+        return [*self._core.values(), *self._runtime.kernel.methods()]

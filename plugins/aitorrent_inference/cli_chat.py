@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
-from aitorrent_inference.cli import message, report, stream_answer
+from aitorrent_inference.cli_answer import message, report, stream_answer
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import AitorrentError, CommandFailed
 

@@ -22,7 +22,7 @@ from aitorrentd.api import (
     SamplingParams,
     Unavailable,
 )
-from aitorrentd.api.served import ServedModels
+from aitorrentd.api.models.served import ServedModels
 
 if TYPE_CHECKING:
     from aitorrent_ollama.connection import OllamaClient

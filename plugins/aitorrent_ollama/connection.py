@@ -19,7 +19,7 @@ from aitorrentd.api import (
     ProtocolError,
     Unavailable,
 )
-from aitorrentd.api.http import HttpServer, json_object
+from aitorrentd.api.models.relay import HttpServer, json_object
 
 # The last line of an answer carries the session's token ids, some hundred thousand at most.
 _MAX_LINE_BYTES: Final = 8 * 1024 * 1024

@@ -16,7 +16,7 @@ from aitorrentd.api import (
     PluginInfo,
     hookimpl,
 )
-from aitorrentd.api.served import poll
+from aitorrentd.api.models.served import poll
 
 
 class OllamaPlugin:

@@ -28,7 +28,7 @@ from aitorrentd.api import (
     ModelView,
     NotFound,
 )
-from aitorrentd.api.served import ServedModels
+from aitorrentd.api.models.served import ServedModels
 
 if TYPE_CHECKING:
     from aitorrent_openai.connection import OpenaiClient

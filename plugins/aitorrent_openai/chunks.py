@@ -13,7 +13,7 @@ from aitorrentd.api import (
     SamplingParams,
     Unavailable,
 )
-from aitorrentd.api.inference import DoneReason
+from aitorrentd.api.models.inference import DoneReason
 
 CHAT = "/chat/completions"
 COMPLETIONS = "/completions"

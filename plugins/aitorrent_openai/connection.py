@@ -22,7 +22,7 @@ from aitorrentd.api import (
     TimedOut,
     Unavailable,
 )
-from aitorrentd.api.http import HttpServer, json_object
+from aitorrentd.api.models.relay import HttpServer, json_object
 
 _MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 _MAX_ERROR_CHARS: Final = 1024

@@ -17,7 +17,7 @@ from aitorrentd.api import (
     SkipPlugin,
     hookimpl,
 )
-from aitorrentd.api.served import poll
+from aitorrentd.api.models.served import poll
 
 
 class OpenaiPlugin:

@@ -157,9 +157,9 @@ def shards_methods(service: Callable[[], ShardsService]) -> Iterator[Method]:
                 max_positions=v.max_positions,
                 journal_bytes=v.journal_bytes,
             )
-            for v in running.host.sessions()
+            for v in running.stage_server.sessions()
         ]
-        measured = running.host.overhead_us
+        measured = running.stage_server.overhead_us
         return SessionRows(
             sessions=rows,
             answering=running.backend.answering,

@@ -79,7 +79,7 @@ class ShardsPlugin:
         ]
 
     async def _handle(self, stream: Stream) -> None:
-        await self._running().host.handle(stream)
+        await self._running().stage_server.handle(stream)
 
     @hookimpl
     def aitorrent_health(self) -> Iterable[HealthWarning]:

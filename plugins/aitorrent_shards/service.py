@@ -16,7 +16,7 @@ from aitorrent_shards.protocol.loading import Loading, parse_all
 from aitorrent_shards.protocol.loading_claims import Claims
 from aitorrent_shards.protocol.spans import PREFIX, Span, parse_spans, with_own
 from aitorrent_shards.serving.local_model import LocalModel
-from aitorrent_shards.serving.stage_server import StageHost
+from aitorrent_shards.serving.stage_server import StageServer
 from aitorrentd.api import (
     BACKENDS,
     DIRECTORY,
@@ -41,12 +41,14 @@ class ShardsService:
         transport = ctx.service(TRANSPORT)
         self.directory = ctx.service(DIRECTORY)
         self.node_id = transport.node_id
-        self.host = StageHost(transport, config, ctx.log, work=lambda: ctx.work("session"))
+        self.stage_server = StageServer(
+            transport, config, ctx.log, work=lambda: ctx.work("session")
+        )
         self.models = {entry.name: LocalModel(entry) for entry in config.models}
         coordinator = Coordinator(
             transport=transport,
             directory=self.directory,
-            host=self.host,
+            stage_server=self.stage_server,
             config=config,
             clock=ctx.clock,
             log=ctx.log,
@@ -75,7 +77,7 @@ class ShardsService:
                 model.run(
                     self._ctx,
                     self._config,
-                    self.host,
+                    self.stage_server,
                     node_id=self.node_id,
                     directory=self.directory,
                 ),
@@ -104,7 +106,7 @@ class ShardsService:
                     self._advertise()
 
     def _advertise(self) -> None:
-        for holder in list(self.host.holders.values()):
+        for holder in list(self.stage_server.holders.values()):
             holder.advertise()
         self._begun.set()  # what is being loaded is told, or no longer told
 
@@ -167,7 +169,7 @@ class ShardsService:
 
     def spans(self) -> list[Span]:
         """The valid spans in the directory now, and this node's own."""
-        return with_own(parse_spans(self.directory.known(PREFIX)), self.host.spans())
+        return with_own(parse_spans(self.directory.known(PREFIX)), self.stage_server.spans())
 
     def health(self) -> Iterator[HealthWarning]:
         """Models that cannot be used, or not yet."""

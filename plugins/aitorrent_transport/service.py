@@ -10,12 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from aitorrent_transport.address import Address, address_of, parse_address
 from aitorrent_transport.config import TransportConfig
-from aitorrent_transport.limits import PerPeer, TokenBucket
 from aitorrent_transport.links.listener import Listener
 from aitorrent_transport.peers.address_file import is_address_file
-from aitorrent_transport.peers.dialler import Reach
+from aitorrent_transport.peers.dialler import Dialler
 from aitorrent_transport.peers.interfaces import own_addresses
 from aitorrent_transport.peers.known_peers import MIGRATIONS, PeerStore
 from aitorrent_transport.peers.stream_server import OPENS_BURST, OPENS_PER_S, StreamServer
@@ -24,7 +22,6 @@ from aitorrent_transport.protocols.broadcast import Messages
 from aitorrent_transport.protocols.directory import ChannelDirectory
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.streams.frames import is_protocol_id
-from aitorrent_transport.tasks import Tasks
 from aitorrentd.api import (
     Busy,
     InvalidParams,
@@ -36,6 +33,9 @@ from aitorrentd.api import (
     Unavailable,
     short,
 )
+from aitorrentd.api.limits import PerPeer, TokenBucket
+from aitorrentd.api.network.addresses import Address, address_of, parse_address
+from aitorrentd.api.tasks import Tasks
 
 _INTERFACES_S: Final = 10.0  # the kernel is asked for its addresses at most this often
 
@@ -76,7 +76,7 @@ class TransportService:
         self.table.on_up = lambda peer: self.directory.peer_up(peer.id)
         self.table.on_down = self._peer_down
         self.table.on_moved = self.directory.peer_moved
-        self.reach = Reach(
+        self.dialler = Dialler(
             ctx,
             self._tasks,
             self.table,
@@ -100,12 +100,12 @@ class TransportService:
         self._tasks.spawn(self._server.end_with_plugins(), "handlers of plugins")
         for text in self.config.bootstrap:
             if is_address_file(text):
-                self.reach.keep_file(Path(text))
+                self.dialler.keep_file(Path(text))
             elif (address := parse_address(text)).peer != self._me:
-                self.reach.keep_forever(address)
+                self.dialler.keep_forever(address)
         for known in await self.store.all():
             if known.wanted:
-                self.reach.keep(known.peer, [parse_address(known.address)])
+                self.dialler.keep(known.peer, [parse_address(known.address)])
 
     async def _listen(self) -> None:
         if self.config.port:
@@ -194,19 +194,19 @@ class TransportService:
     async def connect(self, address: str, *, timeout_s: float = 10.0) -> PeerView:
         """A channel to `address`, kept until `disconnect` or an hour without an answer."""
         target = parse_address(address)
-        peer = await self.reach.dial(target, timeout_s)
+        peer = await self.dialler.dial(target, timeout_s)
         await self.store.dialled(peer.id, target.location, wanted=True, now=self._ctx.clock.time())
-        self.reach.keep(peer.id, [target])
+        self.dialler.keep(peer.id, [target])
         return peer.view(self._ctx.clock.monotonic())
 
     async def dial_once(self, address: str, *, timeout_s: float = 10.0) -> PeerView:
         """Like `connect`, without keeping the channel when it is lost."""
-        peer = await self.reach.dial(parse_address(address), timeout_s)
+        peer = await self.dialler.dial(parse_address(address), timeout_s)
         return peer.view(self._ctx.clock.monotonic())
 
     async def disconnect(self, peer: PeerId) -> None:
         """End the channel to `peer` and keep none; nothing happens when there is none."""
-        self.reach.release(peer)
+        self.dialler.release(peer)
         await self.store.unwant(peer)
         self.table.disconnect(peer, "disconnected by its operator")
 
@@ -225,7 +225,7 @@ class TransportService:
         if peer == self._me:
             return self._server.open_local(protocol, priority)
         await self._pace(peer, timeout_s)
-        found = self.table.get(peer) or await self.reach.reach(peer, addresses, timeout_s)
+        found = self.table.get(peer) or await self.dialler.connect(peer, addresses, timeout_s)
         return found.best.open(protocol, priority)
 
     async def _pace(self, peer: PeerId, timeout_s: float) -> None:

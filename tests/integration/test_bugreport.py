@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from aitorrentd import bugreport, unit
+from aitorrentd.doctor import bugreport
 from aitorrentd.errors import Unavailable
+from aitorrentd.system import unit
 from tests.support.nodes import REPOSITORY, Daemon, DaemonFactory
 from tests.support.ollama_server import FakeOllama
 

@@ -342,7 +342,7 @@ async def test_state_that_belongs_to_somebody_else_is_exit_code_77(tmp_path: Pat
     state = short_dir()
     # Imported first: the interpreter of a test machine may lie where others cannot read.
     code = (
-        "import os, sys, aitorrentd.daemon, aitorrentd.main, uvloop; os.setgid(65534);"
+        "import os, sys, aitorrentd.daemon.daemon, aitorrentd.main, uvloop; os.setgid(65534);"
         " os.setuid(65534); sys.exit(aitorrentd.main.main("
         f"['--state-dir', {str(state)!r}, '--config', '/dev/null']))"
     )

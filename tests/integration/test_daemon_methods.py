@@ -24,10 +24,10 @@ from aitorrentd.errors import (
     TimedOut,
     Unavailable,
 )
-from aitorrentd.methods import Methods
 from aitorrentd.methods.shapes import ConfigKey
+from aitorrentd.methods.source import Methods
 from aitorrentd.node import Node
-from aitorrentd.reload import change_setting, reload
+from aitorrentd.runtime.reload import change_setting, reload
 from tests.support.nodes import (
     REPOSITORY,
     Daemon,

@@ -22,9 +22,9 @@ from aitorrentd.api import (
     GenerateRequest,
     ShuttingDown,
 )
-from aitorrentd.daemon import Daemon as DaemonLife
+from aitorrentd.daemon.daemon import Daemon as DaemonLife
 from aitorrentd.node import Node
-from aitorrentd.systemd import Notifier
+from aitorrentd.system.systemd import Notifier
 from tests.support.http_server import Reply, Request
 from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import REPOSITORY, Daemon, DaemonFactory, NodeFactory, wait_for
@@ -188,7 +188,7 @@ async def test_answer_that_is_given_up_is_not_waited_for(node_factory: NodeFacto
 async def test_stop_waits_only_so_long_for_work_that_hangs(
     node_factory: NodeFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aitorrentd.daemon.DRAIN_S", 0.2)
+    monkeypatch.setattr("aitorrentd.daemon.daemon.DRAIN_S", 0.2)
     node = node_factory.make({"plugins": {**ALONE, "ollama": {"enabled": False}}})
     running = asyncio.create_task(DaemonLife(node, Notifier()).run())
     await wait_for(lambda: node.state == "running", 20)

@@ -71,9 +71,9 @@ async def test_lost_peer_is_given_up_in_the_end(
     async with node(tmp_path, "a") as a:
         b = await processes("b")
         await a.transport.connect(b.address)
-        assert len(a.transport.reach._kept) == 1
+        assert len(a.transport.dialler._kept) == 1
         await b.kill()
-        await wait_for(lambda: not a.transport.reach._kept, 20)
+        await wait_for(lambda: not a.transport.dialler._kept, 20)
         await wait_for(lambda: not a.transport.peers())
         known = await a.transport.store.all()
         assert [k.peer for k in known] == [b.id]
@@ -149,11 +149,11 @@ async def test_bootstrap_is_dialled_until_it_answers(tmp_path: Path, processes: 
     async with node(tmp_path, "a", bootstrap=[f"127.0.0.1:{port}"]) as a:
         warnings = [w for _, w in a.kernel.health() if isinstance(w, HealthWarning)]
         assert [w.code for w in warnings] == ["no_peers"]
-        assert a.transport.reach.missing == 1
+        assert a.transport.dialler.missing == 1
         b = await processes("b", port=port)
         await wait_for(lambda: a.transport.peer(b.id), 20)
         assert a.kernel.health() == []
-        await wait_for(lambda: a.transport.reach.missing == 0)
+        await wait_for(lambda: a.transport.dialler.missing == 0)
 
 
 async def test_peer_that_leaves_as_soon_as_it_came_is_not_dialled_without_a_pause(

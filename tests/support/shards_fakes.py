@@ -476,7 +476,7 @@ class FakeNode:
     async def serve(self, stream: GatedStream) -> None:
         """The protocol handler."""
         try:
-            await self.shards.host.handle(cast(Stream, stream))
+            await self.shards.stage_server.handle(cast(Stream, stream))
         except PeerGone:
             pass
         finally:

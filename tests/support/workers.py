@@ -11,7 +11,7 @@ from typing import Any
 
 from aitorrentd.errors import Busy
 from aitorrentd.wire import Frame
-from aitorrentd.worker import Handler
+from aitorrentd.workers.worker import Handler
 
 SAYS = os.environ.get("AITORRENT_TEST_SAYS")
 

@@ -15,7 +15,7 @@ from aitorrent_shards.protocol.messages import Candidates, Want
 from aitorrent_shards.ring.repair import Waiting
 from aitorrent_shards.ring.ring import THREAD_ABOVE, Ring
 from aitorrent_shards.serving.local_model import LocalModel
-from aitorrent_shards.serving.stage_server import StageHost
+from aitorrent_shards.serving.stage_server import StageServer
 from aitorrentd.api import Chunk, Clock, Directory, Event, ProtocolError, Transport
 
 MORE_K: Final = (1024, 0)
@@ -30,13 +30,13 @@ class Coordinator:
         *,
         transport: Transport,
         directory: Directory,
-        host: StageHost,
+        stage_server: StageServer,
         config: ShardsConfig,
         clock: Clock,
         log: logging.Logger,
         publish: Callable[[Event], None],
     ) -> None:
-        self._transport, self._directory, self._host = transport, directory, host
+        self._transport, self._directory, self._stage_server = transport, directory, stage_server
         self._config, self._clock, self._log, self._publish = config, clock, log, publish
 
     def ring(self, model: LocalModel, max_positions: int) -> Ring:
@@ -45,7 +45,7 @@ class Coordinator:
         return Ring(
             transport=self._transport,
             directory=self._directory,
-            host=self._host,
+            stage_server=self._stage_server,
             config=self._config,
             clock=self._clock,
             log=self._log,

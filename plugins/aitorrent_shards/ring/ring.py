@@ -31,7 +31,7 @@ from aitorrent_shards.ring.remote_stage import FOREVER, GONE_AVOID_S
 from aitorrent_shards.ring.repair import Repair
 from aitorrent_shards.ring.stalls import StallDetector
 from aitorrent_shards.routing.finder import HolderFinder
-from aitorrent_shards.serving.stage_server import StageHost
+from aitorrent_shards.serving.stage_server import StageServer
 from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import (
     AitorrentError,
@@ -56,7 +56,7 @@ class Ring:
         *,
         transport: Transport,
         directory: Directory,
-        host: StageHost,
+        stage_server: StageServer,
         config: ShardsConfig,
         clock: Clock,
         log: logging.Logger,
@@ -67,7 +67,12 @@ class Ring:
         max_positions: int,
         accepts: Callable[[Span], bool],
     ) -> None:
-        self._transport, self._host, self._config, self._log = transport, host, config, log
+        self._transport, self._stage_server, self._config, self._log = (
+            transport,
+            stage_server,
+            config,
+            log,
+        )
         self._vocab = vocab
         self._session = secrets.token_bytes(SESSION_BYTES)
         self._tasks = OwnedTasks(log)
@@ -83,7 +88,7 @@ class Ring:
             layers=layers,
             max_positions=max_positions,
             accepts=accepts,
-            own=host.spans,
+            own=stage_server.spans,
         )
         opener = StageOpener(
             self._pipeline,
@@ -100,7 +105,7 @@ class Ring:
             self._pipeline, opener, linker, config=config, clock=clock, log=log, publish=publish
         )
         self._stalls = StallDetector(self._pipeline, config, clock)
-        host.expect(self._session, self.sink)
+        stage_server.expect(self._session, self.sink)
 
     def views(self) -> tuple[StageView, ...]:
         """Who computes which layers now."""
@@ -195,7 +200,7 @@ class Ring:
             stage.close()
         self._head.unlink("the answer is over")
         self.sink.detach("the answer is over")
-        self._host.forget(self._session)
+        self._stage_server.forget(self._session)
         await self._tasks.close()
 
     async def _decode(self, frame: Frame) -> Candidates:

@@ -13,7 +13,7 @@ from aitorrent_shards.models.folder import Digests, ModelFiles, hash_model, read
 from aitorrent_shards.models.tokenizer import ModelTokenizer
 from aitorrent_shards.protocol.spans import Span
 from aitorrent_shards.serving.holder import Holder
-from aitorrent_shards.serving.stage_server import StageHost
+from aitorrent_shards.serving.stage_server import StageServer
 from aitorrentd.api import (
     AitorrentError,
     Cancelled,
@@ -63,7 +63,7 @@ class LocalModel:
         self,
         ctx: PluginContext,
         config: ShardsConfig,
-        host: StageHost,
+        stage_server: StageServer,
         *,
         node_id: PeerId,
         directory: Directory,
@@ -77,7 +77,7 @@ class LocalModel:
                 return
             if not digests.digest:
                 raise InvalidParams(f"{files.path} has no *.safetensors; set layers to none")
-            if digests.digest in host.holders:
+            if digests.digest in stage_server.holders:
                 raise InvalidParams(f"{self.entry.name} has the same files as another model")
             self.holder = Holder(
                 ctx, config, self.entry, files, node_id=node_id, directory=directory
@@ -86,13 +86,13 @@ class LocalModel:
             self.problem = e.message
             ctx.log.warning("model %s cannot be used: %s", self.entry.name, e.message)
             return
-        self.holder.on_gone = host.holder_gone
+        self.holder.on_gone = stage_server.holder_gone
         self.holder.on_loading = self.on_loading
-        host.holders[digests.digest] = self.holder
+        stage_server.holders[digests.digest] = self.holder
         try:
             await self.holder.run(digests)
         finally:
-            del host.holders[digests.digest]
+            del stage_server.holders[digests.digest]
 
     async def _read(self, cache_dir: Path) -> None:
         entry = self.entry

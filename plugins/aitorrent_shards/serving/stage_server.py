@@ -45,7 +45,7 @@ from aitorrentd.api import (
 FIRST_FRAME_S: Final = 10.0
 
 
-class StageHost:
+class StageServer:
     """Answers `/ai-torrent/1/shards`: opens sessions, and hands hops to whoever expects them."""
 
     def __init__(

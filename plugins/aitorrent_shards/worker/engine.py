@@ -16,9 +16,9 @@ import torch
 import transformers
 
 from aitorrent_shards.worker.families import pick_dtype, read_anatomy
-from aitorrent_shards.worker.head import Candidates, Head, pick_candidates
+from aitorrent_shards.worker.head import Head, TopTokens, pick_candidates
 from aitorrent_shards.worker.kvcache import KvBudget, KvCache
-from aitorrent_shards.worker.layer_range import Span
+from aitorrent_shards.worker.layer_range import LayerRange
 from aitorrent_shards.worker.rows import Row
 from aitorrent_shards.worker.weights import Checkpoint
 from aitorrentd.api import Busy, Conflict, InvalidParams, NotFound, Unavailable
@@ -46,7 +46,7 @@ class Session:
 class Step(NamedTuple):
     """What a step gave: candidates where they were wanted, hidden states where layers follow."""
 
-    candidates: Candidates | None
+    candidates: TopTokens | None
     hidden: torch.Tensor | Row | None
     "[n, hidden_size], or [hidden_size] of a single row."
     took_s: float
@@ -110,7 +110,7 @@ class Engine:
         transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         chosen_device = pick_device(device)
         anatomy = read_anatomy(path)
-        self.span = Span(
+        self.span = LayerRange(
             anatomy,
             start,
             end,
@@ -273,14 +273,14 @@ class Engine:
         if len(tail) != size:
             raise InvalidParams(f"{n} {what} are {size} bytes, not {len(tail)}")
 
-    def _candidates(self, session: Session, k: int, temperature: float) -> Candidates:
+    def _candidates(self, session: Session, k: int, temperature: float) -> TopTokens:
         if self._head is None or session.last_hidden is None:
             raise Conflict("this session has no newest position to choose after")
         if session.logits is None:
             session.logits = self._head.logits(session.last_hidden)
         return pick_candidates(session.logits, k, temperature)
 
-    def candidates(self, ident: bytes, k: int, temperature: float) -> tuple[int, Candidates]:
+    def candidates(self, ident: bytes, k: int, temperature: float) -> tuple[int, TopTokens]:
         """The session's length, and the `k` likeliest tokens (0 = all) to come next.
 
         Raises:

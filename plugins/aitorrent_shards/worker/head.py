@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aitorrent_shards.worker.layer_range import Span
+from aitorrent_shards.worker.layer_range import LayerRange
 from aitorrent_shards.worker.rows import RowHead
 from aitorrentd.api import InvalidParams
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class TopTokens:
     """The likeliest next tokens, by (-logit, id)."""
 
     ids: NDArray[np.uint32]
@@ -31,7 +31,7 @@ class Candidates:
 class Head:
     """The final norm and lm_head of a span that ends with the model's last layer."""
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: LayerRange) -> None:
         assert span.norm is not None and span.head is not None
         self._norm = span.norm
         self._head = span.head
@@ -46,7 +46,7 @@ class Head:
         return logits
 
 
-def pick_candidates(logits: torch.Tensor, k: int, temperature: float) -> Candidates:
+def pick_candidates(logits: torch.Tensor, k: int, temperature: float) -> TopTokens:
     """The `k` likeliest tokens (0 = all) of float32 `logits` [vocab_size].
 
     A temperature of 0 counts as 1 in `lse`. Equal logits stand in the order of their ids.
@@ -67,4 +67,4 @@ def pick_candidates(logits: torch.Tensor, k: int, temperature: float) -> Candida
         ids = torch.arange(len(logits))
     order = torch.sort(logits[ids], descending=True, stable=True).indices[: k or None]
     ids = ids[order]
-    return Candidates(ids.numpy().astype(np.uint32), logits[ids].numpy(), lse)
+    return TopTokens(ids.numpy().astype(np.uint32), logits[ids].numpy(), lse)

@@ -29,7 +29,7 @@ _ROWS_AT_ONCE: Final = 1024
 "Longer inputs go through in pieces of this many rows, which bounds memory for activations."
 
 
-class Span:
+class LayerRange:
     """Layers [start, end) of a model, in memory once `load` has run to its end.
 
     `embed` is there when start is 0, `norm` and `head` when end is the number of layers.

@@ -1,9 +1,9 @@
 """The worker process that holds a layer range: answers load, loading, open, step, candidates, trim,
 close and stats.
 
-Runs under `aitorrentd.worker` as `aitorrent_shards.worker.process:main`. The daemon passes on
-what peers sent, so every field is checked before it is used. torch is imported by `load`; a worker
-that waits for one is small.
+Runs under `aitorrentd.workers.worker` as `aitorrent_shards.worker.process:main`. The daemon passes
+on what peers sent, so every field is checked before it is used. torch is imported by `load`; a
+worker that waits for one is small.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aitorrentd.api import Conflict, Frame, InvalidParams, MethodNotFound
 
 if TYPE_CHECKING:
     from aitorrent_shards.worker.engine import Engine
-    from aitorrent_shards.worker.head import Candidates
+    from aitorrent_shards.worker.head import TopTokens
 
 Answer = tuple[dict[str, Any], Any]
 
@@ -76,7 +76,7 @@ def _wanted(header: Mapping[str, Any]) -> tuple[int, float]:
     return k, float(temperature)
 
 
-def _chosen(pos: int, n: int, found: Candidates) -> Answer:
+def _chosen(pos: int, n: int, found: TopTokens) -> Answer:
     return {"pos": pos, "n": n, "k": len(found.ids), "lse": found.lse}, found.tail()
 
 

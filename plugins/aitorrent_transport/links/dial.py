@@ -14,7 +14,7 @@ from aitorrent_transport.links.listener import Listener
 from aitorrent_transport.links.masking import MaskedDialer
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import HANDSHAKE_S
-from aitorrent_transport.secure.hello import Address
+from aitorrent_transport.secure.hello import HostPort
 from aitorrentd.api import AitorrentError, PeerId, TimedOut, Unavailable
 
 __all__ = ["Listener", "dial", "link_in_process"]
@@ -28,7 +28,7 @@ async def dial(
     expected: PeerId | None = None,
     masked: bool = False,
     timeout_s: float = 10.0,
-    proxy: Address | None = None,
+    proxy: HostPort | None = None,
 ) -> Link:
     """A link to the peer that listens at `host` and `port`.
 

@@ -12,11 +12,11 @@ from typing import cast
 from aitorrent_transport.links.link import Link
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import Handshake
-from aitorrent_transport.secure.hello import Address
+from aitorrent_transport.secure.hello import HostPort
 from aitorrentd.api import AitorrentError, PeerId, Unavailable
 
 
-def remote_of(transport: asyncio.BaseTransport) -> Address:
+def remote_of(transport: asyncio.BaseTransport) -> HostPort:
     """Host and port of the other end; an empty host when it has none."""
     peer = transport.get_extra_info("peername")
     return (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else ("", 0)

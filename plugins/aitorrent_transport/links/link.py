@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import Session
-from aitorrent_transport.secure.hello import Address
+from aitorrent_transport.secure.hello import HostPort
 from aitorrent_transport.secure.records import (
     CLOSE,
     DATA,
@@ -72,7 +72,7 @@ class Link(asyncio.BufferedProtocol):
         session: Session,
         *,
         outbound: bool,
-        remote: Address,
+        remote: HostPort,
         arrived: bytes = b"",
     ) -> None:
         loop = asyncio.get_running_loop()

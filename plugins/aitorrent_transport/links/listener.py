@@ -20,7 +20,7 @@ from aitorrent_transport.links.link import Link
 from aitorrent_transport.links.masking import GET, MaskedListener
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import HANDSHAKE_S, MAGIC
-from aitorrent_transport.secure.hello import Address
+from aitorrent_transport.secure.hello import HostPort
 from aitorrentd.api import AitorrentError, ProtocolError, TimedOut, Unavailable
 
 MAX_HALF_OPEN: Final = 64
@@ -107,7 +107,7 @@ class Listener:
         self.refused = 0
         self.failed = 0
 
-    async def listen(self, host: str, port: int) -> Address:
+    async def listen(self, host: str, port: int) -> HostPort:
         """Listen at one more address; returns it with its real port.
 
         Raises:

@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from aitorrent_transport.address import Address, parse_address
 from aitorrentd.api import InvalidParams, Unavailable
+from aitorrentd.api.network.addresses import Address, parse_address
 
 SUFFIX: Final = ".addr"
 MAX_BYTES: Final = 16 * 1024

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from aitorrent_transport.address import Address, parse_address
 from aitorrent_transport.links.dial import dial
 from aitorrent_transport.peers.address_file import read_address_file
 from aitorrent_transport.peers.known_peers import PeerStore
 from aitorrent_transport.peers.table import Peer, PeerTable
 from aitorrent_transport.secure.certificate import Credentials
-from aitorrent_transport.tasks import Tasks
 from aitorrentd.api import (
     AitorrentError,
     InvalidParams,
@@ -24,6 +22,8 @@ from aitorrentd.api import (
     Unavailable,
     short,
 )
+from aitorrentd.api.network.addresses import Address, parse_address
+from aitorrentd.api.tasks import Tasks
 
 DIAL_S: Final = 10.0
 STAGGER_S: Final = 0.25  # RFC 8305, section 5: connection attempt delay
@@ -58,7 +58,7 @@ class Kept:
     task: asyncio.Task[None] | None = None
 
 
-class Reach:
+class Dialler:
     """Dials peers, each place at most once at a time, and keeps the channels that are wanted."""
 
     def __init__(
@@ -140,7 +140,7 @@ class Reach:
     async def _remember(self, peer: PeerId, address: Address) -> None:
         await self._store.dialled(peer, address.location, wanted=False, now=self._ctx.clock.time())
 
-    async def reach(self, peer: PeerId, extra: Iterable[str], timeout_s: float = DIAL_S) -> Peer:
+    async def connect(self, peer: PeerId, extra: Iterable[str], timeout_s: float = DIAL_S) -> Peer:
         """A channel to `peer` by any address that is known or given.
 
         Raises:
@@ -275,7 +275,7 @@ class Reach:
             elif kept.peer is None:
                 kept.peer = (await self.dial(kept.addresses[0])).id
             else:
-                await self.reach(kept.peer, [str(address) for address in kept.addresses])
+                await self.connect(kept.peer, [str(address) for address in kept.addresses])
         except AitorrentError as e:
             self._ctx.log.debug("dialling again: %s", e.message)
             return False
@@ -296,7 +296,7 @@ class Reach:
                 continue
             try:
                 if peer is not None:
-                    return (await self.reach(peer, map(str, addresses))).id
+                    return (await self.connect(peer, map(str, addresses))).id
                 return (await self.dial(addresses[0])).id
             except AitorrentError as e:
                 problem = e

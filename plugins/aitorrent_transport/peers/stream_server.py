@@ -7,12 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from aitorrent_transport.limits import PerPeer, TokenBucket
 from aitorrent_transport.streams.channel import Channel
 from aitorrent_transport.streams.loopback import local_streams
 from aitorrent_transport.streams.stream import ChannelStream
-from aitorrent_transport.streams.stream_state import StreamCore
-from aitorrent_transport.tasks import Tasks
+from aitorrent_transport.streams.stream_state import StreamState
 from aitorrentd.api import (
     AitorrentError,
     PeerGone,
@@ -23,6 +21,8 @@ from aitorrentd.api import (
     WireProtocol,
     short,
 )
+from aitorrentd.api.limits import PerPeer, TokenBucket
+from aitorrentd.api.tasks import Tasks
 
 OPENS_PER_S: Final = 200.0
 OPENS_BURST: Final = 400.0
@@ -46,7 +46,7 @@ class StreamServer:
             return self._own[protocol]
         return next((p for p in self._ctx.protocols() if p.id == protocol), None)
 
-    def serve(self, channel: Channel, core: StreamCore) -> None:
+    def serve(self, channel: Channel, core: StreamState) -> None:
         """Answer a stream that a peer opened, or reset it with the reason."""
         if not self._opens.of(channel.peer).take(self._ctx.clock.monotonic()):
             channel.reset(core, f"more than {OPENS_PER_S:.0f} streams a second")
@@ -64,7 +64,7 @@ class StreamServer:
             far.reset(refusal)
         return near
 
-    def _begin(self, peer: PeerId, stream: ChannelStream, core: StreamCore | None) -> str:
+    def _begin(self, peer: PeerId, stream: ChannelStream, core: StreamState | None) -> str:
         """Start the handler; returns why not, or the empty string."""
         protocol = self.find(stream.protocol)
         if protocol is None:

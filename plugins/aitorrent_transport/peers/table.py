@@ -14,12 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from aitorrent_transport.address import Address, address_of, parse_address
-from aitorrent_transport.limits import BanList
 from aitorrent_transport.peers.names import told_name
 from aitorrent_transport.streams.channel import Channel, SecureLink
-from aitorrent_transport.streams.stream_state import StreamCore, WindowBudget
-from aitorrent_transport.tasks import Tasks
+from aitorrent_transport.streams.stream_state import StreamState, WindowBudget
 from aitorrentd.api import (
     Busy,
     Denied,
@@ -37,6 +34,9 @@ from aitorrentd.api import (
     Verdict,
     short,
 )
+from aitorrentd.api.limits import BanList
+from aitorrentd.api.network.addresses import Address, address_of, parse_address
+from aitorrentd.api.tasks import Tasks
 
 GREETING_S: Final = 5.0
 PROBE_S: Final = 3.0
@@ -113,7 +113,7 @@ class PeerTable:
         max_peers: int,
         keepalive_s: float,
         greeting: Callable[[], Mapping[str, Any]],
-        serve: Callable[[Channel, StreamCore], None],
+        serve: Callable[[Channel, StreamState], None],
     ) -> None:
         self.bans = BanList()
         self.on_up: Callable[[Peer], None] = lambda peer: None

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from aitorrent_transport.limits import PerPeer, TokenBucket
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -21,6 +20,7 @@ from aitorrentd.api import (
     WireProtocol,
     short,
 )
+from aitorrentd.api.limits import PerPeer, TokenBucket
 
 PROTOCOL: Final = "/ai-torrent/1/message"
 MAX_CHARS: Final = 4096

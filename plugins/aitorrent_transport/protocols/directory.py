@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from aitorrent_transport.limits import PerPeer, TokenBucket
 from aitorrent_transport.protocols.book import (
     MAX_FRAME_BYTES,
     MAX_RECORDS,
@@ -24,7 +23,6 @@ from aitorrent_transport.protocols.book import (
     read_put,
     synced_frame,
 )
-from aitorrent_transport.tasks import Tasks
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -42,6 +40,8 @@ from aitorrentd.api import (
     read_frame,
     short,
 )
+from aitorrentd.api.limits import PerPeer, TokenBucket
+from aitorrentd.api.tasks import Tasks
 
 PROTOCOL: Final = "/ai-torrent/1/directory"
 _FRAMES_PER_S: Final = 50.0

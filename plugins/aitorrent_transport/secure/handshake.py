@@ -26,7 +26,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from aitorrent_transport.secure.certificate import Certificate, Credentials, network_bytes
-from aitorrent_transport.secure.hello import Address, Hello
+from aitorrent_transport.secure.hello import Hello, HostPort
 from aitorrent_transport.secure.noise import CipherState, HandshakeState, Received
 from aitorrent_transport.secure.suites import CHACHA, Suite, choose, own_capabilities
 from aitorrentd.api import PeerId, ProtocolError, Unavailable, peer_id, verify
@@ -50,7 +50,7 @@ class Session:
 
     peer: PeerId
     agent: str
-    observed: Address | None
+    observed: HostPort | None
     version: int
     handshake_hash: bytes
     sending: CipherState
@@ -97,7 +97,7 @@ class Handshake:
         credentials: Credentials,
         *,
         dialer: bool,
-        remote: Address | None = None,
+        remote: HostPort | None = None,
         expected: PeerId | None = None,
         versions: Sequence[int] = VERSIONS,
         capabilities: Sequence[str] | None = None,

@@ -20,7 +20,7 @@ MAX_ENTRIES: Final = 32
 MAX_CAP_CHARS: Final = 32
 MAX_HOST_CHARS: Final = 64
 
-Address = tuple[str, int]
+HostPort = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Hello:
     "The identity's signature over role and transcript."
     version: int
     agent: str
-    seen: Address | None = None
+    seen: HostPort | None = None
     capabilities: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
@@ -96,7 +96,7 @@ def _text(value: object, name: str, most: int) -> str:
     return value
 
 
-def _address(value: object) -> Address | None:
+def _address(value: object) -> HostPort | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 2:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from aitorrent_transport.streams.frames import MAX_DATA_BYTES, NONCE_BYTES
 from aitorrent_transport.streams.mux import Mux
 from aitorrent_transport.streams.stream import ChannelStream
-from aitorrent_transport.streams.stream_state import StreamCore, WindowBudget
+from aitorrent_transport.streams.stream_state import StreamState, WindowBudget
 from aitorrentd.api import (
     Busy,
     Clock,
@@ -106,7 +106,7 @@ class Channel:
         self.link = link
         self.peer = link.peer
         self.mux = Mux(dialer=link.outbound, budget=budget)
-        self.on_stream: Callable[[Channel, StreamCore], None] = lambda channel, core: None
+        self.on_stream: Callable[[Channel, StreamState], None] = lambda channel, core: None
         self.on_closed: Callable[[Channel, str, ProtocolError | None], None] = lambda *_: None
         self.on_greeted: Callable[[Channel, Mapping[str, Any]], None] = lambda channel, hello: None
         self.opened_at = clock.monotonic()
@@ -250,7 +250,7 @@ class Channel:
         self._flush_soon()
         return ChannelStream(core, self, self.peer)
 
-    def pump(self, core: StreamCore) -> None:
+    def pump(self, core: StreamState) -> None:
         """Let bytes of a stream, or credit for it, leave soon."""
         if self.mux.touch(core, self._clock.monotonic()):
             # A token waits for a tensor: not even the end of this pass of the loop is awaited.
@@ -259,12 +259,12 @@ class Channel:
             else:
                 self._flush_soon()
 
-    def reset(self, core: StreamCore, reason: str) -> None:
+    def reset(self, core: StreamState, reason: str) -> None:
         """End both directions of a stream at once."""
         self.mux.reset(core, reason)
         self._flush_soon()
 
-    def stop(self, core: StreamCore, reason: str) -> None:
+    def stop(self, core: StreamState, reason: str) -> None:
         """Read no more from a stream."""
         self.mux.stop(core, reason)
         self._flush_soon()
@@ -362,7 +362,7 @@ class Channel:
             self._flush()
             self._tick_handle = self._loop.call_later(self._tick_s, self._tick)
 
-    def _expire(self, core: StreamCore, now: float) -> None:
+    def _expire(self, core: StreamState, now: float) -> None:
         if not (core.end_queued and core.reading_over):
             return
         if core.closing_since is None:

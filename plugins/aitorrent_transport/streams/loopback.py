@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 from aitorrent_transport.streams.frames import MAX_DATA_BYTES
 from aitorrent_transport.streams.stream import ChannelStream
-from aitorrent_transport.streams.stream_state import StreamCore, WindowBudget
+from aitorrent_transport.streams.stream_state import StreamState, WindowBudget
 from aitorrentd.api import PeerId, Priority
 
 
 class _LocalPair:
     """Carries bytes between two cores in one process; a `Carrier` for both."""
 
-    def __init__(self, a: StreamCore, b: StreamCore, now: Callable[[], float]) -> None:
+    def __init__(self, a: StreamState, b: StreamState, now: Callable[[], float]) -> None:
         self._other = {id(a): b, id(b): a}
         self._now = now
         self._moving = self._again = False
 
-    def pump(self, core: StreamCore) -> None:
+    def pump(self, core: StreamState) -> None:
         """Move what can move both ways; bytes that move may earn credit for more.
 
         Who reads them may do so at once, and write: that moves when what moves now has arrived.
@@ -36,7 +36,7 @@ class _LocalPair:
         finally:
             self._moving = False
 
-    def _move(self, source: StreamCore, target: StreamCore) -> bool:
+    def _move(self, source: StreamState, target: StreamState) -> bool:
         due = target.credit_due(self._now(), 0.0)
         if due:
             source.grant(due)
@@ -50,13 +50,13 @@ class _LocalPair:
             target.feed_end()
         return moved > 0
 
-    def reset(self, core: StreamCore, reason: str) -> None:
+    def reset(self, core: StreamState, reason: str) -> None:
         """End both directions at both ends."""
         if not core.done:
             self._other[id(core)].fail(f"reset by the peer: {reason or 'no reason given'}")
         core.fail(reason or "reset")
 
-    def stop(self, core: StreamCore, reason: str) -> None:
+    def stop(self, core: StreamState, reason: str) -> None:
         """Read no more at this end; the other end's writes fail."""
         if not core.reading_over:
             core.stop_reading()
@@ -69,7 +69,7 @@ def local_streams(
 ) -> tuple[ChannelStream, ChannelStream]:
     """Both ends of a stream from `node` to itself: (opener's, handler's)."""
     budget = WindowBudget(0)
-    a = StreamCore(1, protocol, priority, budget, now())
-    b = StreamCore(1, protocol, priority, budget, now())
+    a = StreamState(1, protocol, priority, budget, now())
+    b = StreamState(1, protocol, priority, budget, now())
     pair = _LocalPair(a, b, now)
     return ChannelStream(a, pair, node), ChannelStream(b, pair, node)

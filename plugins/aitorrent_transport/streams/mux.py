@@ -25,7 +25,7 @@ from aitorrent_transport.streams.frames import (
     reason_bytes,
     window_frame,
 )
-from aitorrent_transport.streams.stream_state import StreamCore, WindowBudget
+from aitorrent_transport.streams.stream_state import StreamState, WindowBudget
 from aitorrentd.api import Busy, PeerGone, Priority, ProtocolError, pack, unpack_map
 
 MAX_STREAMS: Final = 256
@@ -53,13 +53,13 @@ class Mux:
     """
 
     def __init__(self, *, dialer: bool, budget: WindowBudget) -> None:
-        self.on_open: Callable[[StreamCore], None] = lambda core: self.reset(core, "not served")
+        self.on_open: Callable[[StreamState], None] = lambda core: self.reset(core, "not served")
         self.on_pong: Callable[[bytes], None] = lambda nonce: None
         self.on_hello: Callable[[Mapping[str, Any]], None] = lambda hello: None
         self.on_retire: Callable[[], None] = lambda: None
         self.rtt_s = _RTT_UNKNOWN_S
         "Round-trip time without load, for the growth of windows; the owner keeps it current."
-        self._streams: dict[int, StreamCore] = {}
+        self._streams: dict[int, StreamState] = {}
         self._next_id = 1 if dialer else 2
         self._last_inbound = 0
         self._inbound_parity = 0 if dialer else 1
@@ -67,8 +67,8 @@ class Mux:
         self._budget = budget
         self._urgent: deque[bytes] = deque()
         self._pongs = 0
-        self._credits: deque[tuple[StreamCore, int]] = deque()
-        self._ready: tuple[deque[StreamCore], ...] = (deque(), deque(), deque())
+        self._credits: deque[tuple[StreamState, int]] = deque()
+        self._ready: tuple[deque[StreamState], ...] = (deque(), deque(), deque())
         self._owed = [0, 0, 0]
         self._greeted = False
 
@@ -80,7 +80,7 @@ class Mux:
         """Open streams that this side opened."""
         return len(self._streams) - self._inbound
 
-    def cores(self) -> list[StreamCore]:
+    def cores(self) -> list[StreamState]:
         """Open streams."""
         return list(self._streams.values())
 
@@ -105,7 +105,7 @@ class Mux:
         """Queue the word that another channel is preferred."""
         self._say(frame(Kind.RETIRE, 0))
 
-    def open(self, protocol: str, priority: Priority, now: float) -> StreamCore:
+    def open(self, protocol: str, priority: Priority, now: float) -> StreamState:
         """A new stream.
 
         Raises:
@@ -118,20 +118,20 @@ class Mux:
             raise Busy("this peer does not read what was sent to it")
         if self._next_id >= 1 << 32:
             raise PeerGone("the stream ids of this channel are used up; connect again")
-        core = StreamCore(self._next_id, protocol, priority, self._budget, now)
+        core = StreamState(self._next_id, protocol, priority, self._budget, now)
         self._next_id += 2
         self._streams[core.id] = core
         self._say(frame(Kind.OPEN, core.id, protocol.encode("ascii")))
         return core
 
-    def reset(self, core: StreamCore, reason: str) -> None:
+    def reset(self, core: StreamState, reason: str) -> None:
         """End both directions at once and tell the peer."""
         if core.id in self._streams:
             self._say(frame(Kind.RESET, core.id, reason_bytes(reason)))
             core.fail(reason or "reset")
             self._forget(core)
 
-    def stop(self, core: StreamCore, reason: str) -> None:
+    def stop(self, core: StreamState, reason: str) -> None:
         """Read no more from a stream and tell the peer."""
         if core.id in self._streams and not core.reading_over:
             core.stop_reading()
@@ -139,7 +139,7 @@ class Mux:
                 self._say(frame(Kind.STOP, core.id, reason_bytes(reason)))
             self._forget_if_done(core)
 
-    def touch(self, core: StreamCore, now: float) -> bool:
+    def touch(self, core: StreamState, now: float) -> bool:
         """Take note that bytes were queued or read; whether something can leave now."""
         if core.id not in self._streams:
             return False
@@ -189,7 +189,7 @@ class Mux:
             room -= self._emit(core, limit, room - HEADER_BYTES, parts)
         return parts or None
 
-    def _pick(self) -> tuple[StreamCore, int] | None:
+    def _pick(self) -> tuple[StreamState, int] | None:
         """The stream whose turn it is, and how much it may send."""
         chosen = -1
         limit = MAX_DATA_BYTES
@@ -207,7 +207,7 @@ class Mux:
             return None
         return self._ready[chosen].popleft(), limit
 
-    def _emit(self, core: StreamCore, limit: int, room: int, parts: list[Part]) -> int:
+    def _emit(self, core: StreamState, limit: int, room: int, parts: list[Part]) -> int:
         """Add the stream's next frames to a record; returns their bytes."""
         core.in_ready = False
         used = size = 0
@@ -306,7 +306,7 @@ class Mux:
         if self._inbound >= MAX_STREAMS:
             self._say(frame(Kind.RESET, stream_id, b"too many streams"))
             return
-        core = StreamCore(stream_id, protocol, Priority.CONTROL, self._budget, now)
+        core = StreamState(stream_id, protocol, Priority.CONTROL, self._budget, now)
         self._streams[stream_id] = core
         self._inbound += 1
         self.on_open(core)
@@ -339,11 +339,11 @@ class Mux:
     def _say(self, urgent: bytes) -> None:
         self._urgent.append(urgent)
 
-    def _forget_if_done(self, core: StreamCore) -> None:
+    def _forget_if_done(self, core: StreamState) -> None:
         if core.done:
             self._forget(core)
 
-    def _forget(self, core: StreamCore) -> None:
+    def _forget(self, core: StreamState) -> None:
         if self._streams.pop(core.id, None) is not None:
             if core.id % 2 == self._inbound_parity:
                 self._inbound -= 1

@@ -1,4 +1,4 @@
-"""A stream as plugins see it: asyncio waits on top of a `StreamCore`."""
+"""A stream as plugins see it: asyncio waits on top of a `StreamState`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from aitorrent_transport.streams.stream_state import SEND_QUEUE_BYTES, StreamCore
+from aitorrent_transport.streams.stream_state import SEND_QUEUE_BYTES, StreamState
 from aitorrentd.api import (
     Conflict,
     Frame,
@@ -29,13 +29,13 @@ log = logging.getLogger("aitorrentd.transport")
 class Carrier(Protocol):
     """What moves the bytes of cores: a channel, or the pair of a local stream."""
 
-    def pump(self, core: StreamCore) -> None:
+    def pump(self, core: StreamState) -> None:
         """Bytes were queued or read: move what can move, soon."""
 
-    def reset(self, core: StreamCore, reason: str) -> None:
+    def reset(self, core: StreamState, reason: str) -> None:
         """End both directions at once."""
 
-    def stop(self, core: StreamCore, reason: str) -> None:
+    def stop(self, core: StreamState, reason: str) -> None:
         """Read no more."""
 
 
@@ -56,7 +56,7 @@ class ChannelStream:
         "_writer",
     )
 
-    def __init__(self, core: StreamCore, carrier: Carrier, peer: PeerId) -> None:
+    def __init__(self, core: StreamState, carrier: Carrier, peer: PeerId) -> None:
         self._core = core
         self._carrier = carrier
         self._peer = peer

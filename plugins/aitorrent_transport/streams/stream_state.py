@@ -44,7 +44,7 @@ def _nothing() -> None:
     return None
 
 
-class StreamCore:
+class StreamState:
     """State of one stream end.
 
     `on_readable` is called when the bytes that the reader wants are there or can come no more;

@@ -31,7 +31,7 @@ EVERYWHERE = (
 ASK = """
 import asyncio, json, sys
 from pathlib import Path
-from aitorrentd.worker_host import spawn_worker
+from aitorrentd.workers.process import spawn_worker
 
 async def main():
     at = Path(sys.argv[1])

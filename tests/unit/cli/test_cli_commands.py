@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from aitorrentd import unit
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.node import render_status
 from aitorrentd.control.client import Client
+from aitorrentd.system import unit
 from tests.support.cli_nodes import Ctl, NodeThread
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from aitorrentd import paths
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import Options, Progress
+from aitorrentd.system import paths
 
 
 @pytest.fixture(autouse=True)

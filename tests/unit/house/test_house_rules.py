@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ PLUGINS = ROOT / "plugins"
 SOURCES = sorted([*CORE.rglob("*.py"), *PLUGINS.rglob("*.py")])
 MAX_SOURCE_LINES = 600
 MAX_TEST_LINES = 800
+MAX_MODULES = 20
+"In one folder; more of them want rooms."
 # Rooms that are no packages: an __init__.py in packaging/ would hide PyPI's `packaging`.
 NO_PACKAGE = ("packaging", "plugins", "etc", "tests", "examples", "benchmarks", "docs")
 
@@ -72,6 +76,45 @@ def test_torch_is_imported_only_by_the_shard_worker() -> None:
         if module.split(".")[0] in heavy and room not in path.parents
     ]
     assert wrong == []
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Which module of the house imports which, by dotted name."""
+    names = {path: dotted_name(path) for path in SOURCES}
+    known = set(names.values())
+    graph: dict[str, set[str]] = {}
+    for path, name in names.items():
+        found: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                parts = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= parts & known or {node.module or ""}
+        graph[name] = found & known - {name}
+    return graph
+
+
+def dotted_name(path: Path) -> str:
+    base = PLUGINS if PLUGINS in path.parents else ROOT
+    name = ".".join(path.relative_to(base).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def test_no_two_modules_import_each_other_in_a_loop() -> None:
+    graph = import_graph()
+    # The package hands on `Node`, loaded on first use: the one import that runs upwards.
+    graph["aitorrentd"] = set()
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as e:
+        pytest.fail(f"these import each other: {' -> '.join(e.args[1])}")
+
+
+def test_no_folder_is_a_long_corridor() -> None:
+    count = Counter(path.parent for path in SOURCES if path.name != "__init__.py")
+    long = {name_of(folder): modules for folder, modules in count.items() if modules > MAX_MODULES}
+    assert long == {}
 
 
 def test_no_source_file_is_too_long() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from aitorrent_inference.cli import stage_lines
+from aitorrent_inference.cli_answer import stage_lines
 from aitorrent_inference.methods import inference_methods
 from aitorrentd.api import Chunk, GenerateRequest, StageView, Unavailable
 from aitorrentd.cli.app import run

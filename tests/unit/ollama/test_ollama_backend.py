@@ -32,7 +32,7 @@ from aitorrentd.api import (
     TimedOut,
     Unavailable,
 )
-from aitorrentd.api.http import json_object
+from aitorrentd.api.models.relay import json_object
 from tests.support.http_server import HttpServer, Reply, Request
 from tests.support.inference_fakes import FakeClock
 from tests.support.ollama_server import FIGURES, FakeOllama

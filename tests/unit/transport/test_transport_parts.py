@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aitorrent_transport.config import TransportConfig
-from aitorrent_transport.limits import BanList, PerPeer, TokenBucket
 from aitorrent_transport.peers import known_peers as store_module
 from aitorrent_transport.peers.dialler import next_retry_s
 from aitorrent_transport.peers.interfaces import own_addresses
@@ -33,6 +32,7 @@ from aitorrentd.api import (
     pack,
     unpack_map,
 )
+from aitorrentd.api.limits import BanList, PerPeer, TokenBucket
 from aitorrentd.wire import decode_frame
 
 A, B = PeerId("12D3KooWaaaaaaaa"), PeerId("12D3KooWbbbbbbbb")

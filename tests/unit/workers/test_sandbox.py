@@ -26,8 +26,8 @@ from aitorrentd.errors import (
     TooLarge,
     Unavailable,
 )
-from aitorrentd.sandbox import Limits, which_limit
-from aitorrentd.worker_host import WorkerProcess, spawn_worker
+from aitorrentd.workers.process import WorkerProcess, spawn_worker
+from aitorrentd.workers.sandbox import Limits, which_limit
 from tests.support.nodes import REPOSITORY
 
 UNIT = REPOSITORY / "packaging/systemd/aitorrent-sandbox@.service"
@@ -48,7 +48,7 @@ async def small_sandbox(
     path: Path, *, time_s: float = PATIENT_S
 ) -> AsyncIterator[tuple[WorkerProcess, subprocess.Popen[bytes]]]:
     """A sandbox with small limits, started as a socket unit would."""
-    main = f"from aitorrentd.sandbox import *; main(Limits(time_s={time_s}, **{SMALL}))"
+    main = f"from aitorrentd.workers.sandbox import *; main(Limits(time_s={time_s}, **{SMALL}))"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()

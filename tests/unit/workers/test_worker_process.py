@@ -24,8 +24,8 @@ from aitorrentd.errors import (
     Unavailable,
 )
 from aitorrentd.wire import Frame, encode_frame
-from aitorrentd.worker import FrameReader
-from aitorrentd.worker_host import WorkerProcess, spawn_worker
+from aitorrentd.workers.process import WorkerProcess, spawn_worker
+from aitorrentd.workers.worker import FrameReader
 from tests.support.nodes import REPOSITORY, wait_for
 
 ROOT = Path(__file__).parents[3]
@@ -264,7 +264,7 @@ def test_worker_that_nobody_can_kill_ends_by_itself_when_its_daemon_is_gone(busy
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            command = [sys.executable, "-m", "aitorrentd.worker"]
+            command = [sys.executable, "-m", "aitorrentd.workers.worker"]
             process = subprocess.Popen(command, stdin=theirs.fileno(), cwd=REPOSITORY)
         try:
             ours.settimeout(20)
@@ -290,7 +290,7 @@ async def test_connection_to_a_service_manager_is_a_worker_like_any_other(tmp_pa
         def accept() -> None:
             connection, _ = listener.accept()
             with connection:
-                command = [sys.executable, "-m", "aitorrentd.worker"]
+                command = [sys.executable, "-m", "aitorrentd.workers.worker"]
                 children.append(subprocess.Popen(command, stdin=connection.fileno()))
 
         waiting = asyncio.get_running_loop().run_in_executor(None, accept)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from aitorrentd.api import Frame, Unavailable
-from aitorrentd.worker_host import WorkerProcess
-from aitorrentd.workers import PATIENCE_S, Workers
+from aitorrentd.workers.process import WorkerProcess
+from aitorrentd.workers.running import PATIENCE_S, Workers
 from tests.support.nodes import REPOSITORY, wait_for
 
 
@@ -42,7 +42,7 @@ async def silent(entry: str, **options: Any) -> Any:
 async def test_busy_worker_counts_with_what_it_said_and_is_asked_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aitorrentd.workers.LOOK_S", 0.02)
+    monkeypatch.setattr("aitorrentd.workers.running.LOOK_S", 0.02)
     workers = Workers(silent)
     worker: Any = await workers.spawn("m:f", name="one")
     for _ in range(3):
@@ -86,7 +86,7 @@ async def test_worker_processes_tell_their_memory_while_and_after_they_work(
 
 async def test_look_does_not_keep_a_hung_worker_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.setattr("aitorrentd.workers.PATIENCE_S", 0.3)
+    monkeypatch.setattr("aitorrentd.workers.running.PATIENCE_S", 0.3)
     assert PATIENCE_S <= 300
     workers = Workers()
     worker: Any = await workers.spawn("tests.support.workers:echo", name="echo")

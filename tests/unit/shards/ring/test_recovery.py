@@ -49,7 +49,7 @@ async def test_answer_is_the_same_over_any_number_of_stages(
     async with toy_network(tmp_path, *layers) as nodes:
         ids = await nodes[0].tokens(request())
         assert ids == toy_answer(prompt_ids(nodes[0]), NEW)
-        await until(lambda: not any(n.shards.host.sessions() for n in nodes))
+        await until(lambda: not any(n.shards.stage_server.sessions() for n in nodes))
 
 
 async def test_long_prompt_goes_through_in_pieces(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ async def test_without_another_holder_the_answer_ends_with_an_error(tmp_path: Pa
         assert notices == [text]
         (lost,) = [e for e in nodes[0].events if isinstance(e, StageLost)]
         assert lost.replacement == ""
-        await until(lambda: not nodes[1].shards.host.sessions())
+        await until(lambda: not nodes[1].shards.stage_server.sessions())
 
 
 async def test_loss_is_told_with_the_name_of_the_peer_beside_its_id(

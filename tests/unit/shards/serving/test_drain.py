@@ -10,7 +10,7 @@ import pytest
 
 from aitorrent_shards.protocol.spans import PREFIX
 from aitorrentd.api import GenerateRequest, SamplingParams, ShuttingDown
-from aitorrentd.kernel.drain import Drain
+from aitorrentd.kernel.context.drain import Drain
 from tests.support.shards_fakes import FakeNode, toy_answer, toy_network
 
 NEW = 8
@@ -63,7 +63,7 @@ async def test_answers_of_others_go_around_a_draining_node(tmp_path: Path) -> No
             other = nodes[2] if leaving is nodes[3] else nodes[3]
             drain(leaving)
             assert await nodes[0].tokens(REQUEST) == expected(nodes[0])
-            assert not leaving.shards.host.sessions()
+            assert not leaving.shards.stage_server.sessions()
             leaving.draining = False
             del leaving.work
             leaving.shards._advertise()

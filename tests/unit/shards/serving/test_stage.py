@@ -53,7 +53,7 @@ async def test_session_ends_with_its_control_stream(tmp_path: Path) -> None:
         assert len(stage.workers[0].sessions) == 1
         stream.reset("gone")
         await until(lambda: not stage.workers[0].sessions)
-        assert not stage.shards.host.sessions()
+        assert not stage.shards.stage_server.sessions()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ async def test_wrong_opening_is_answered_with_what_is_wrong(
         _, answer = await ask(other, stage, opening(stage, **changes))
         assert answer.header["error"]["code"] == code
         assert text in answer.header["error"]["message"]
-        assert not stage.shards.host.sessions()
+        assert not stage.shards.stage_server.sessions()
 
 
 async def test_session_of_someone_else_cannot_be_opened_again(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ async def test_session_of_someone_else_cannot_be_opened_again(tmp_path: Path) ->
         await ask(other, stage, opening(stage))
         _, answer = await ask(stage, stage, opening(stage))
         assert answer.header["error"]["code"] == "conflict"
-        assert len(stage.shards.host.sessions()) == 1
+        assert len(stage.shards.stage_server.sessions()) == 1
 
 
 async def test_sessions_of_one_peer_are_limited(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ async def test_sessions_of_all_peers_are_limited(tmp_path: Path) -> None:
         _, answer = await ask(stage, stage, opening(stage, b"y" * 16))
         assert answer.header["error"]["code"] == "busy"
         first.reset()
-        await until(lambda: not stage.shards.host.sessions())
+        await until(lambda: not stage.shards.stage_server.sessions())
         _, answer = await ask(stage, stage, opening(stage, b"y" * 16))
         assert "error" not in answer.header
 
@@ -115,7 +115,7 @@ async def test_memory_for_activations_is_admitted(tmp_path: Path) -> None:
         assert answer.header["error"]["code"] == "busy"
         assert "memory for activations" in answer.header["error"]["message"]
         first.reset()
-        await until(lambda: not stage.shards.host.sessions())
+        await until(lambda: not stage.shards.stage_server.sessions())
         _, answer = await ask(other, stage, opening(stage, b"y" * 16, **middle))
         assert "error" not in answer.header
 
@@ -192,6 +192,6 @@ async def test_random_frames_leave_the_stage_as_it_was(tmp_path: Path) -> None:
             await stream.write(junk)
             stream.reset()
         await until(lambda: not other.net.handlers)
-        assert not stage.shards.host.sessions()
+        assert not stage.shards.stage_server.sessions()
         _, answer = await ask(other, stage, opening(stage))
         assert "error" not in answer.header

@@ -59,7 +59,7 @@ def _worker() -> Iterator[Process]:
     ours, theirs = socket.socketpair()
     ours.settimeout(60)
     environment = {**os.environ, "PYTHONPATH": f"{_ROOT}:{_ROOT / 'plugins'}"}
-    arguments = [sys.executable, "-m", "aitorrentd.worker"]
+    arguments = [sys.executable, "-m", "aitorrentd.workers.worker"]
     with ours, theirs:
         process = subprocess.Popen(arguments, stdin=theirs.fileno(), env=environment)
         theirs.close()

@@ -12,7 +12,7 @@ from aitorrent_transport.streams.stream_state import (
     INITIAL_WINDOW,
     MAX_WINDOW,
     SEND_QUEUE_BYTES,
-    StreamCore,
+    StreamState,
     WindowBudget,
 )
 from aitorrentd.api import Busy, PeerGone, Priority, ProtocolError
@@ -24,7 +24,7 @@ class Side:
     def __init__(self, dialer: bool, budget: int = 1 << 30) -> None:
         self.budget = WindowBudget(budget)
         self.mux = Mux(dialer=dialer, budget=self.budget)
-        self.opened: list[StreamCore] = []
+        self.opened: list[StreamState] = []
         self.pongs: list[bytes] = []
         self.mux.on_open = self.opened.append
         self.mux.on_pong = self.pongs.append
@@ -50,13 +50,13 @@ def pair(**options: int) -> tuple[Side, Side]:
     return a, b
 
 
-def opened(a: Side, b: Side, priority: Priority = Priority.BULK) -> tuple[StreamCore, StreamCore]:
+def opened(a: Side, b: Side, priority: Priority = Priority.BULK) -> tuple[StreamState, StreamState]:
     near = a.mux.open("/test/1", priority, 0.0)
     carry(a, b)
     return near, b.opened[-1]
 
 
-def push(side: Side, core: StreamCore, piece: bytes) -> None:
+def push(side: Side, core: StreamState, piece: bytes) -> None:
     core.push(piece)
     side.mux.touch(core, 0.0)
 
@@ -389,7 +389,7 @@ def test_random_records_are_taken_or_are_protocol_errors(records: list[bytes]) -
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=30), max_size=12), st.integers(1, 200))
 def test_line_length_agrees_with_find(chunks: list[bytes], limit: int) -> None:
-    core = StreamCore(1, "/s", Priority.BULK, WindowBudget(), 0.0)
+    core = StreamState(1, "/s", Priority.BULK, WindowBudget(), 0.0)
     whole = b""
     for chunk in chunks:
         whole += chunk

@@ -16,7 +16,7 @@ from aitorrent_transport.streams.stream_state import (
     INITIAL_WINDOW,
     MAX_WINDOW,
     SEND_QUEUE_BYTES,
-    StreamCore,
+    StreamState,
     WindowBudget,
 )
 from aitorrentd.api import (
@@ -434,7 +434,7 @@ async def test_retired_channel_closes_when_its_last_stream_ended() -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=50), st.integers(0, 60)), max_size=30))
 def test_buffer_gives_back_what_it_was_fed(steps: list[bytes | int]) -> None:
-    core = StreamCore(1, "/s", Priority.BULK, WindowBudget(), 0.0)
+    core = StreamState(1, "/s", Priority.BULK, WindowBudget(), 0.0)
     fed = taken = b""
     for step in steps:
         if isinstance(step, bytes):

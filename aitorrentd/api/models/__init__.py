@@ -1,0 +1,1 @@
+"""What plugins agree on about models and their answers."""

@@ -1,0 +1,80 @@
+"""The address file: where this node can be dialled, for other programs on the machine.
+
+One multiaddr a line, in `<runtime directory>/daemon.addr`. It is there while the daemon runs and
+its transport listens; readers find it whole, as it is replaced and never written over. Another
+daemon takes its path as a bootstrap address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from aitorrentd.api.events import PluginChanged
+from aitorrentd.kernel.context.bus import EventBus
+
+NAME: Final = "daemon.addr"
+REFRESH_S: Final = 30.0
+"Interfaces come and go without telling anybody."
+
+
+class AddressFile:
+    """Keeps one file true."""
+
+    def __init__(
+        self, path: Path, addresses: Callable[[], Sequence[str]], log: logging.Logger
+    ) -> None:
+        """`addresses` says where the node listens now; none means that there is no file."""
+        self._path = path
+        self._addresses = addresses
+        self._log = log
+        self._text: str | None = None
+        "What the file says; None before the first `refresh`."
+
+    def refresh(self) -> None:
+        """Make the file say what is true now; a disk that takes nothing is logged once."""
+        text = "".join(f"{address}\n" for address in self._addresses())
+        if text == self._text:
+            return
+        try:
+            self._put(text)
+        except OSError as e:
+            if self._text is not None or text:
+                self._log.warning("cannot write %s: %s", self._path, e.strerror)
+        self._text = text
+
+    def remove(self) -> None:
+        """Take the file away; nothing happens when `refresh` was never called."""
+        if self._text is not None:
+            self._text = ""
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+    async def follow(self, bus: EventBus) -> None:
+        """Refresh when a plugin changed, and every 30 s; ends when cancelled."""
+        while True:
+            with bus.subscribe(PluginChanged) as changes:
+                self.refresh()  # in the subscription, so that no change falls between two rounds
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(REFRESH_S):
+                        await anext(changes)
+
+    def _put(self, text: str) -> None:
+        if not text:
+            self._path.unlink(missing_ok=True)
+            return
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(text, encoding="ascii")
+            # Whatever the umask: anybody on the machine may know where the node listens.
+            temporary.chmod(0o644)
+            temporary.replace(self._path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise

@@ -1,0 +1,318 @@
+"""The doctor: checks what commonly goes wrong, each with one remedy.
+
+The core's checks need no daemon: `aitorrentctl doctor` runs them by itself when none answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import grp
+import importlib.util
+import os
+import platform
+import resource
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from aitorrentd import __version__
+from aitorrentd.config import Config
+from aitorrentd.config.plugin_tables import all_problems
+from aitorrentd.config.secrets import HIDDEN, conceal
+from aitorrentd.errors import ConfigError
+from aitorrentd.runtime.identity import load
+from aitorrentd.system import unit
+
+if TYPE_CHECKING:
+    from aitorrentd.runtime.runtime import Runtime
+
+CHECK_TIMEOUT_S: Final = 10.0
+_MIB: Final = 1024 * 1024
+_LOW_DISK_BYTES: Final = 1024 * _MIB
+_NO_DISK_BYTES: Final = 100 * _MIB
+_MIN_FILES: Final = 1024
+_EARLIEST: Final = 1_767_225_600  # 2026-01-01: this program did not exist before
+_TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
+_TRANSPORT_PORT: Final = 8468
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What one check found."""
+
+    name: str
+    plugin: str
+    summary: str
+    status: Literal["ok", "warn", "fail"]
+    text: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    status: Literal["ok", "warn", "fail"]
+    text: str
+    remedy: str = ""
+
+
+def _directories(config: Config) -> _Finding:
+    state = config.directories.state
+    if not state.exists():
+        parent = next(p for p in state.parents if p.exists())
+        if os.access(parent, os.W_OK | os.X_OK):
+            return _Finding("ok", f"{state} will be made at the first start")
+        return _Finding(
+            "fail", f"{state} does not exist and cannot be made", "set node.state_dir, or make it"
+        )
+    if state.is_dir() and os.statvfs(state).f_flag & os.ST_RDONLY:
+        mount = next(p for p in (state, *state.parents) if p.is_mount())
+        remedy = f"mount -o remount,rw {mount} (dmesg says why it is so), or set node.state_dir"
+        return _Finding("fail", f"{state} is on a read-only file system", remedy)
+    if not state.is_dir() or not os.access(state, os.W_OK | os.X_OK):
+        remedy = f"chown {os.geteuid()} {state}, or set node.state_dir"
+        return _Finding(
+            "fail", f"{state} is not a directory that uid {os.geteuid()} may use", remedy
+        )
+    mode = stat.S_IMODE(state.stat().st_mode)
+    if mode & 0o022:
+        return _Finding("fail", f"{state} has mode {mode:04o}", f"chmod go-w {state}")
+    if strange := _of_somebody_else(state):
+        text = f"{strange} belongs to another user than {state}: a daemon ran as that user"
+        return _Finding("fail", text, f"chown -R --reference={state} {state}")
+    return _Finding("ok", f"{state} is writable")
+
+
+def _of_somebody_else(state: Path) -> str:
+    """A file of the state that the directory's owner does not own, or nothing."""
+    owner = state.stat().st_uid
+    with os.scandir(state) as entries:
+        for entry in entries:
+            if entry.stat(follow_symlinks=False).st_uid != owner:
+                return entry.path
+    return ""
+
+
+def _secrecy(config: Config) -> _Finding:
+    shown = repr(conceal(dict(config.tree)))
+    if f"'{HIDDEN}'" not in shown:
+        return _Finding("ok", "no secret stands in a file of the configuration")
+    for file in config.files:
+        if file.stat().st_mode & stat.S_IROTH:
+            text = f"everybody may read {file}, and the configuration holds secrets"
+            return _Finding("warn", text, f"chmod o-r {file}, or refer to it: {{file: /path}}")
+    return _Finding("ok", "files with secrets are private")
+
+
+def _identity(config: Config) -> _Finding:
+    file = config.identity_file
+    try:
+        # Root looks after a daemon that is another user's.
+        state = config.directories.state
+        owner = state.stat().st_uid if os.geteuid() == 0 and state.exists() else None
+        return _Finding("ok", f"{file} is the key of {load(file, owner=owner).peer_id}")
+    except FileNotFoundError:
+        return _Finding("ok", f"{file} will be made at the first start")
+    except ConfigError as e:
+        text, _, remedy = e.message.partition("; ")
+        return _Finding("fail", text, remedy.removeprefix("run: "))
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody accepts connections on the Unix socket `path`; starts nobody."""
+    if unit.sleeps(path):
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(2.0)
+            probe.connect(str(path))
+    except OSError:
+        return False
+    return True
+
+
+def _control(config: Config) -> _Finding:
+    path, group = config.socket, config.settings.control.group
+    if path is None:
+        return _Finding("ok", "there is none: control.socket is null")
+    if not answers(path):
+        if unit.sleeps(path):
+            text = f"no daemon runs; systemd holds {path} and starts one for the next client"
+            return _Finding("warn", text, f"systemctl start {unit.DAEMON}")
+        if path.is_socket():
+            text = f"{path} is left over from a daemon that ended without cleaning up"
+            return _Finding("warn", text, "start a daemon, which takes it over: aitorrentd")
+        remedy = "systemctl start aitorrentd" if unit.serves(path) else "start one: aitorrentd"
+        return _Finding("warn", f"no daemon answers at {path}", remedy)
+    try:
+        grp.getgrnam(group)
+    except KeyError:
+        remedy = f"addgroup --system {group}, or set control.group"
+        text = f"there is no group {group}: only root and the daemon's user may operate"
+        return _Finding("warn", text, remedy)
+    return _Finding("ok", f"a daemon answers at {path}")
+
+
+def _port(config: Config) -> _Finding:
+    table = config.settings.plugins.get("transport", {})
+    port, listen = table.get("port", _TRANSPORT_PORT), table.get("listen", "0.0.0.0")
+    host = listen[0] if isinstance(listen, list) and listen else listen
+    if not isinstance(port, int) or not isinstance(host, str):
+        return _Finding("fail", "plugins.transport does not name a host and a port", "see config")
+    if port == 0:
+        return _Finding("ok", "any free port")
+    if config.socket is not None and answers(config.socket):
+        return _Finding("ok", f"{port}/tcp is for the daemon that runs")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as e:
+        remedy = "set plugins.transport.port, or 0 for any free one"
+        return _Finding("fail", f"cannot listen on {host} port {port}/tcp: {e.strerror}", remedy)
+    return _Finding("ok", f"{port}/tcp is free")
+
+
+def _size_text(size: int) -> str:
+    return f"{size / 1024**3:.1f} GiB" if size >= 1024**3 else f"{size // _MIB} MiB"
+
+
+def _disk(config: Config) -> _Finding:
+    state = config.directories.state
+    place = next(p for p in (state, *state.parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    text = f"{_size_text(free)} free at {place}"
+    remedy = "free some space, or set node.state_dir and node.cache_dir to a larger disk"
+    if free < _NO_DISK_BYTES:
+        return _Finding("fail", text, remedy)
+    return _Finding("warn", text, remedy) if free < _LOW_DISK_BYTES else _Finding("ok", text)
+
+
+def _clock(config: Config) -> _Finding:
+    shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    remedy = "timedatectl set-ntp true"
+    if time.time() < _EARLIEST:
+        return _Finding("fail", f"the clock says {shown}; peers would refuse us", remedy)
+    # A zeroed struct timex only asks; it is 208 bytes on 64-bit Linux.
+    if ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)) == _TIME_ERROR:
+        return _Finding("warn", f"{shown}; the kernel's clock is not synchronised", remedy)
+    return _Finding("ok", shown)
+
+
+def _limits(config: Config) -> _Finding:
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if 0 <= files < _MIN_FILES:
+        return _Finding("warn", f"{files} open files are few for many peers", "ulimit -n 65536")
+    return _Finding("ok", f"{files} open files are allowed")
+
+
+def _versions(config: Config) -> _Finding:
+    from aitorrentd.installing.target import missing_libraries
+
+    if missing := missing_libraries():
+        text = f"aitorrentd {__version__} lacks {', '.join(missing)}"
+        return _Finding("fail", text, "install aitorrentd again")
+    return _Finding("ok", f"aitorrentd {__version__} on Python {platform.python_version()}")
+
+
+def _extras(config: Config) -> _Finding:
+    missing = [
+        m for m in ("torch", "transformers", "safetensors") if not importlib.util.find_spec(m)
+    ]
+    if missing:
+        text = f"without {', '.join(missing)} this node cannot hold shards of a model"
+        return _Finding("ok", text, "aitorrentctl plugin install 'aitorrentd[torch]'")
+    return _Finding("ok", "torch is installed: this node can hold shards of a model")
+
+
+_CORE: Final[Sequence[tuple[str, str, Callable[[Config], _Finding]]]] = (
+    ("directories", "the state directory is ours to write", _directories),
+    ("identity", "the node's key is whole and private", _identity),
+    ("secrecy", "secrets are private", _secrecy),
+    ("control-socket", "the daemon answers", _control),
+    ("port", "peers can be let in", _port),
+    ("disk", "there is room", _disk),
+    ("clock", "the time is right", _clock),
+    ("limits", "enough files may be open", _limits),
+    ("versions", "what runs", _versions),
+    ("extras", "optional parts", _extras),
+)
+
+
+def _run_core(config: Config) -> list[Checked]:
+    found = []
+    for name, summary, check in _CORE:
+        try:
+            result = check(config)
+        except OSError as e:
+            result = _Finding("fail", f"cannot check: {e.strerror}", "look at the permissions")
+        found.append(Checked(name, "core", summary, result.status, result.text, result.remedy))
+    return found
+
+
+async def _run_config(config: Config) -> Checked:
+    files = ", ".join(str(file) for file in config.files) or "defaults only"
+    wrong = await all_problems(config)
+    if wrong:
+        remedy = "correct the setting, then: aitorrentctl config check"
+        return Checked("config", "core", "settings are valid", "fail", "; ".join(wrong), remedy)
+    return Checked("config", "core", "settings are valid", "ok", files)
+
+
+def run_offline(config_path: str | Path | None = None) -> list[dict[str, Any]]:
+    """The core's checks without a daemon, in the shape of node.doctor's `checks`.
+
+    Must not be called from a running event loop.
+    """
+    try:
+        config = Config.load(config_path, outside=True)
+    except ConfigError as e:
+        remedy = "correct the file, then: aitorrentctl config check"
+        text = "; ".join(asyncio.run(all_problems(e)))
+        return [asdict(Checked("config", "core", "settings are valid", "fail", text, remedy))]
+    return [asdict(asyncio.run(_run_config(config))), *map(asdict, _run_core(config))]
+
+
+def _run_plugins(runtime: Runtime) -> Checked:
+    # Values of PluginState; what is merely skipped or switched off is as it should be.
+    ill = ("broken", "invalid", "failed", "blocked")
+    rows = [row for row in runtime.kernel.rows() if row.state in ill]
+    # what is blocked waits for one of the others
+    rows.sort(key=lambda row: row.state == "blocked")
+    summary = "plugins run"
+    if rows:
+        text = "; ".join(f"{row.name} is {row.state}: {row.detail}" for row in rows)
+        remedy = f"see: aitorrentctl plugin info {rows[0].name}"
+        return Checked("plugins", "core", summary, "fail", text, remedy)
+    running = sum(row.state == "running" for row in runtime.kernel.rows())
+    return Checked("plugins", "core", summary, "ok", f"{running} plugins run")
+
+
+async def run_checks(runtime: Runtime, plugin: str | None = None) -> list[Checked]:
+    """The checks of a running node: the core's and its plugins', or those of one of them."""
+    found: list[Checked] = []
+    if plugin in (None, "core"):
+        found.append(await _run_config(runtime.config))
+        found += await asyncio.to_thread(_run_core, runtime.config)
+        found.append(_run_plugins(runtime))
+    for owner, check in runtime.kernel.checks():
+        if plugin not in (None, owner):
+            continue
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                result = await check.run()
+            status, text, remedy = result.status, result.text, result.remedy
+        except TimeoutError:
+            status, text, remedy = "fail", f"no result within {CHECK_TIMEOUT_S:g} s", "see the log"
+        except Exception as e:  # the fence of method calls: checks are plugins' code
+            runtime.log.exception("the check %s of plugin %s failed", check.name, owner)
+            status, text = "fail", f"the check itself failed: {type(e).__name__}"
+            remedy = "see the log"
+        found.append(Checked(check.name, owner, check.summary, status, text, remedy))
+    return found

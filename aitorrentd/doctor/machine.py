@@ -1,0 +1,81 @@
+"""Doctor checks of what the daemon cannot see from inside its sandbox: its unit, its plugin layer.
+
+`aitorrentctl doctor` runs them by itself, whether a daemon answers or not.
+"""
+
+from __future__ import annotations
+
+from aitorrentd.doctor.checks import Checked
+from aitorrentd.installing import layer as layers
+from aitorrentd.installing.target import core_distributions, here
+from aitorrentd.installing.wheels import normalized
+from aitorrentd.system import unit
+
+
+def _unit(found: dict[str, str]) -> tuple[str, str, str]:
+    load, active = found.get("LoadState", ""), found.get("ActiveState", "")
+    boot = found.get("UnitFileState", "")
+    if load == "masked":
+        return "warn", f"{unit.DAEMON} is masked", f"systemctl unmask {unit.DAEMON}"
+    if load != "loaded":
+        return "ok", f"there is no {unit.DAEMON} here", ""
+    if active == "failed":
+        why = found.get("Result", "failed")
+        again = f"systemctl reset-failed {unit.DAEMON} && systemctl start {unit.DAEMON}"
+        remedy = f"journalctl -u {unit.DAEMON} -n 50; then: {again}"
+        return "fail", f"{unit.DAEMON} failed ({why})", remedy
+    if active in ("activating", "deactivating", "reloading"):
+        return "warn", f"{unit.DAEMON} is {active}", f"wait, or see: systemctl status {unit.DAEMON}"
+    if active != "active":
+        state = f"{unit.DAEMON} is {active}"
+        how = "enable --now" if boot == "disabled" else "start"
+        return "warn", state, f"systemctl {how} {unit.DAEMON}"
+    if boot == "disabled":
+        text = f"{unit.DAEMON} runs, and is not started at boot"
+        return "ok", text, f"systemctl enable {unit.DAEMON}"
+    return "ok", f"{unit.DAEMON} runs", ""
+
+
+def _layer() -> tuple[str, str, str]:
+    target = here()
+    layer = target.layer
+    if layer is None:
+        return "ok", "plugins are installed beside aitorrentd", ""
+    try:
+        if not layer.is_dir():
+            return "ok", f"no plugin was installed yet; they go into {layer}", ""
+        if text := layers.problem(layer):
+            what, _, remedy = text.partition("; run: ")
+            return "fail", f"{what}; no plugin in it is used", remedy
+        rebuild = "sudo aitorrentctl plugin rebuild"
+        if not target.site.is_dir():
+            return "fail", f"{layer} was made for another Python; no plugin in it is used", rebuild
+        core = core_distributions()
+        found = target.distributions()
+    except PermissionError as e:
+        return "warn", f"cannot look at {e.filename}", "run the doctor as root"
+    if doubled := [f.name for f in found if normalized(f.name) in core]:
+        text = (
+            f"{layer} has its own {', '.join(doubled)}, and aitorrentd uses the one it comes with"
+        )
+        return "warn", text, rebuild
+    plugins = [name for facts in found for name in facts.plugins]
+    return "ok", f"{layer} holds {', '.join(plugins) or 'no plugin'}", ""
+
+
+def machine_checks(*, with_unit: bool) -> list[Checked]:
+    """The checks; `with_unit` only where the daemon in question is the system's."""
+    found = [("plugin-layer", "installed plugins can be used", _layer())]
+    if with_unit and (properties := unit.properties(unit.DAEMON)):
+        found.insert(0, ("unit", "the system's service is well", _unit(properties)))
+    return [
+        Checked(
+            name,
+            "core",
+            summary,
+            "fail" if status == "fail" else "warn" if status == "warn" else "ok",
+            text,
+            remedy,
+        )
+        for name, summary, (status, text, remedy) in found
+    ]

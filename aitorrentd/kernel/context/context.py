@@ -1,0 +1,262 @@
+"""The PluginContext of one run of a plugin."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import aiosqlite
+
+from aitorrentd.api.context import Clock, Signer
+from aitorrentd.api.events import Event
+from aitorrentd.api.plugin import PluginConfig
+from aitorrentd.api.services import ServiceKey
+from aitorrentd.api.workers import Worker
+from aitorrentd.errors import Unavailable
+from aitorrentd.kernel.context.bus import EventBus, Subscription
+from aitorrentd.kernel.context.database import open_database
+from aitorrentd.kernel.context.drain import Drain
+from aitorrentd.kernel.context.services import Services
+from aitorrentd.kernel.hooks import Misdeclared
+from aitorrentd.kernel.reasons import reason
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Event)
+
+WORKER_CLOSE_S: Final = 7.0
+"A worker gets 5 s to end by itself (Worker.close); the rest is for the kill."
+
+
+class SystemClock:
+    """The machine's time."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return time.monotonic()
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every plugin of a node shares."""
+
+    identity: Signer
+    clock: Clock
+    random: random.Random
+    network: str
+    node_name: str
+    data_dir: Path
+    cache_dir: Path
+    runtime_dir: Path
+    spawn_worker: Callable[..., Awaitable[Worker]]
+    bus: EventBus
+    services: Services
+    protocols: Callable[[], Iterator[Any]]
+    decide: Callable[..., Any]
+    changed: Callable[[], None]
+    "Called after a service appeared."
+    drain: Drain
+
+
+class Context:
+    """See `aitorrentd.api.PluginContext`. After `end()` it hands out nothing that would stay."""
+
+    def __init__(
+        self,
+        name: str,
+        config: PluginConfig | None,
+        declared: frozenset[str],
+        tasks: asyncio.TaskGroup,
+        around: Surroundings,
+    ) -> None:
+        self._name = name
+        self._config = config
+        self._declared = declared
+        self._tasks = tasks
+        self._around = around
+        self._log = logging.getLogger(f"aitorrentd.{name}")
+        self._subscriptions: set[Subscription[Any]] = set()
+        self._workers: set[Worker] = set()
+        self._ended = False
+
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+        return self._name
+
+    @property
+    def config(self) -> Any:
+        """The plugin's validated settings."""
+        return self._config
+
+    @property
+    def log(self) -> logging.Logger:
+        """`aitorrentd.<name>`."""
+        return self._log
+
+    @property
+    def data_dir(self) -> Path:
+        """For what must survive."""
+        return self._own(self._around.data_dir)
+
+    @property
+    def cache_dir(self) -> Path:
+        """For what may be deleted."""
+        return self._own(self._around.cache_dir)
+
+    @property
+    def runtime_dir(self) -> Path:
+        """For what lives as long as the daemon."""
+        return self._own(self._around.runtime_dir)
+
+    def _own(self, base: Path) -> Path:
+        path = base / self._name
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path
+
+    @property
+    def identity(self) -> Signer:
+        """Signs for the node."""
+        return self._around.identity
+
+    @property
+    def clock(self) -> Clock:
+        """Time."""
+        return self._around.clock
+
+    @property
+    def random(self) -> random.Random:
+        """Jitter and choices; never keys."""
+        return self._around.random
+
+    @property
+    def tasks(self) -> asyncio.TaskGroup:
+        """The plugin's task group."""
+        return self._tasks
+
+    @property
+    def network(self) -> str:
+        """The network id."""
+        return self._around.network
+
+    @property
+    def node_name(self) -> str:
+        """The configured name, or the empty string."""
+        return self._around.node_name
+
+    def provide(self, key: ServiceKey[T], service: T) -> None:
+        """Offer a declared service until the plugin stops.
+
+        Raises:
+            Misdeclared: not in PluginInfo.provides. Conflict: somebody else provides it.
+        """
+        self._check_running()
+        if key.name not in self._declared:
+            raise Misdeclared(
+                f"plugin {self._name} provides {key.name}, which is not in its PluginInfo.provides"
+            )
+        self._around.services.provide(self._name, key, service)
+        self._around.changed()
+
+    def service(self, key: ServiceKey[T]) -> T:
+        """A service of another plugin, or Unavailable."""
+        return self._around.services.service(key)
+
+    def optional(self, key: ServiceKey[T]) -> T | None:
+        """A service of another plugin, or None."""
+        return self._around.services.optional(key)
+
+    def publish(self, event: Event) -> None:
+        """Tell every subscriber; never waits."""
+        self._around.bus.publish(event)
+
+    @contextmanager
+    def subscribe(
+        self, *kinds: type[E], max_queued: int = 1024
+    ) -> Iterator[AsyncIterator[E | Event]]:
+        """Events of these kinds while the block runs, at longest until the plugin stopped."""
+        self._check_running()
+        with self._around.bus.subscribe(*kinds, max_queued=max_queued) as events:
+            self._subscriptions.add(events)
+            try:
+                yield events
+            finally:
+                self._subscriptions.discard(events)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the node takes no new work."""
+        return self._around.drain.active
+
+    def work(self, what: str) -> AbstractContextManager[None]:
+        """Count work that a drain waits for; ShuttingDown while the node drains."""
+        return self._around.drain.work(self._name, what)
+
+    def protocols(self) -> Iterator[Any]:
+        """Wire protocols of running plugins."""
+        return self._around.protocols()
+
+    def decide(self, hook: str, **arguments: Any) -> Any:
+        """The first opinion of the policy hooks, or None."""
+        return self._around.decide(hook, **arguments)
+
+    def db(
+        self, migrations: Mapping[int, str]
+    ) -> AbstractAsyncContextManager[aiosqlite.Connection]:
+        """The plugin's own SQLite database; see `aitorrentd.kernel.context.database`."""
+        return open_database(self.data_dir / f"{self._name}.sqlite", migrations)
+
+    async def spawn_worker(
+        self, entry: str, *, name: str, env: Mapping[str, str] | None = None, sandbox: bool = False
+    ) -> Worker:
+        """Start a worker process that ends with the plugin."""
+        self._check_running()
+        worker = await self._around.spawn_worker(entry, name=name, env=env, sandbox=sandbox)
+        if self._ended:
+            worker.kill()
+            self._check_running()
+        self._workers.add(worker)
+        worker.closed.add_done_callback(lambda _: self._workers.discard(worker))
+        return worker
+
+    def _check_running(self) -> None:
+        if self._ended:
+            raise Unavailable(f"plugin {self._name} is not running any more", plugin=self._name)
+
+    def end(self) -> None:
+        """Take back services and subscriptions; what is left of the plugin gets nothing new."""
+        self._ended = True
+        self._around.services.withdraw(self._name)
+        for subscription in self._subscriptions:
+            subscription.end()
+        self._around.changed()
+
+    def kill_workers(self) -> None:
+        """End the plugin's worker processes at once."""
+        for worker in list(self._workers):
+            worker.kill()
+
+    async def close_workers(self) -> None:
+        """End the plugin's worker processes in order, then by force."""
+        closing = [asyncio.ensure_future(worker.close()) for worker in list(self._workers)]
+        if not closing:
+            return
+        try:
+            await asyncio.wait(closing, timeout=WORKER_CLOSE_S)
+        finally:
+            self.kill_workers()
+            for task in closing:
+                task.cancel()
+        for error in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(error, BaseException):
+                self._log.warning("a worker did not close in order: %s", reason(error))

@@ -1,0 +1,111 @@
+"""What running plugins add to the node: methods, routes, protocols, checks and health warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any, Final
+
+from aitorrentd.api.network.transport import WireProtocol
+from aitorrentd.api.plugin import Check, HealthWarning, Method
+from aitorrentd.errors import MethodNotFound, Unavailable
+from aitorrentd.kernel.context.context import Context
+from aitorrentd.kernel.hooks import Contributions, Hooks, Misdeclared
+from aitorrentd.kernel.roster import Roster
+from aitorrentd.kernel.states import Plugin, PluginState
+
+WRONG: Final = frozenset({PluginState.BROKEN, PluginState.INVALID, PluginState.FAILED})
+"States that call for somebody's attention."
+
+
+class Served:
+    """The contributions of the plugins that run now."""
+
+    def __init__(self, roster: Roster, hooks: Hooks) -> None:
+        self._roster = roster
+        self._hooks = hooks
+        self._methods: dict[str, tuple[str, Method]] = {}
+
+    def add(self, plugin: Plugin, context: Context) -> None:
+        """Ask a plugin that has just started what it adds, and serve it from now on.
+
+        Raises:
+            Misdeclared: it breaks the rules, or another plugin answers the same protocol.
+        """
+        added = self._hooks.contributions(plugin.name, context)
+        taken = {protocol.id: name for name, protocol in self.protocols()}
+        for protocol in added.protocols:
+            if protocol.id in taken:
+                raise Misdeclared(
+                    f"protocol {protocol.id} is answered by plugin {taken[protocol.id]} already"
+                )
+        plugin.contributions = added
+        self._list_methods()
+
+    def remove(self, plugin: Plugin) -> None:
+        """Serve nothing of `plugin` any more."""
+        plugin.contributions = None
+        self._list_methods()
+
+    def _list_methods(self) -> None:
+        self._methods = {
+            method.name: (plugin.name, method)
+            for plugin, _, added in self._running()
+            for method in added.methods
+        }
+
+    def _running(self) -> Iterator[tuple[Plugin, Context, Contributions]]:
+        for plugin in self._roster:
+            if plugin.contributions is not None and plugin.context is not None:
+                yield plugin, plugin.context, plugin.contributions
+
+    def methods(self) -> list[tuple[str, Method]]:
+        """(plugin, method)."""
+        return list(self._methods.values())
+
+    def method(self, name: str) -> tuple[str, Method]:
+        """The plugin that serves control method `name`, and the method.
+
+        Raises:
+            MethodNotFound: no such method. Unavailable: its plugin is not running.
+        """
+        if (found := self._methods.get(name)) is not None:
+            return found
+        plugin = self._roster.find(name.partition(".")[0])
+        if plugin is not None and plugin.contributions is None:
+            raise Unavailable(
+                f"plugin {plugin.name} is {plugin.state.value}"
+                + (f": {plugin.detail}" if plugin.detail else ", so its methods cannot be called"),
+                plugin=plugin.name,
+                state=plugin.state.value,
+            )
+        near = get_close_matches(name[:200], self._methods, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see aitorrentctl rpc list"
+        raise MethodNotFound(f"no method {name[:200]!r}; {hint}")
+
+    def protocols(self) -> list[tuple[str, WireProtocol]]:
+        """(plugin, protocol)."""
+        return [(p.name, each) for p, _, added in self._running() for each in added.protocols]
+
+    def routes(self) -> list[tuple[str, Any]]:
+        """(plugin, HTTP route)."""
+        return [(p.name, each) for p, _, added in self._running() for each in added.routes]
+
+    def checks(self) -> list[tuple[str, Check]]:
+        """(plugin, doctor check)."""
+        return [(p.name, each) for p, _, added in self._running() for each in added.checks]
+
+    def health(self) -> list[tuple[str, HealthWarning]]:
+        """(plugin, warning): what is to be said of plugins, then what they say themselves."""
+        found: list[tuple[str, HealthWarning]] = []
+        for plugin in self._roster:
+            text = f"plugin {plugin.name} is {plugin.state.value}: {plugin.detail}"
+            code = f"plugin_{plugin.state.value}"
+            if plugin.state in WRONG:
+                found.append((plugin.name, HealthWarning(code, text, "error")))
+            elif plugin.state is PluginState.BLOCKED:
+                found.append((plugin.name, HealthWarning(code, text)))
+        for plugin, context, _ in self._running():
+            warnings = self._hooks.health(plugin.name, context)
+            found += [(plugin.name, warning) for warning in warnings]
+        return found

@@ -1,0 +1,1 @@
+"""The parts of a running node, started and stopped in order."""

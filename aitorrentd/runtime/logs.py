@@ -1,0 +1,233 @@
+"""Logging: lines for people, JSON or the journal, and a ring that the control API reads.
+
+Every record is rendered once, with the secrets of the configuration blotted out, before it goes
+anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TextIO
+
+from aitorrentd.config.secrets import HIDDEN
+from aitorrentd.system.systemd import is_journal
+
+RING_RECORDS: Final = 2000
+_MAX_TEXT_CHARS: Final = 16_384
+_MAX_QUEUED: Final = 1024
+_MIN_SECRET_CHARS: Final = 4
+"Shorter secrets would blot out parts of ordinary words."
+
+ROOT: Final = "aitorrentd"
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One rendered record."""
+
+    at: float
+    "Seconds since the epoch."
+    level: str
+    "debug, info, warning, error or critical."
+    logger: str
+    text: str
+    "Message, with the traceback if there is one."
+
+    @property
+    def level_number(self) -> int:
+        """The level as the logging module counts."""
+        return level_number(self.level)
+
+
+def level_number(name: str) -> int:
+    """`info` as 20, and so on; unknown names as debug."""
+    return logging.getLevelNamesMapping().get(name.upper(), logging.DEBUG)
+
+
+class Redactor:
+    """Blots out secrets in text."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets: list[str] = []
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Blot out these too from now on."""
+        known = {*self._secrets, *(s for s in secrets if len(s) >= _MIN_SECRET_CHARS)}
+        self._secrets = sorted(known, key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        """`text` without the secrets."""
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, HIDDEN)
+        return text
+
+
+_MESSAGE: Final = logging.Formatter("%(message)s")
+
+
+def rendered(record: logging.LogRecord, redactor: Redactor) -> LogLine:
+    """The record as it is kept and shown."""
+    try:
+        text = redactor(_MESSAGE.format(record))
+    except (TypeError, ValueError):
+        # Its arguments are left out: nobody knows what they hold.
+        text = f"{redactor(str(record.msg))} [a log call with the wrong arguments]"
+    if len(text) > _MAX_TEXT_CHARS:
+        text = text[:_MAX_TEXT_CHARS] + " […]"
+    return LogLine(record.created, record.levelname.lower(), record.name, text)
+
+
+class LogRing(logging.Handler):
+    """Keeps the last records and hands new ones to followers; may be called from any thread."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__()
+        self._redactor = redactor
+        self._lines: deque[LogLine] = deque(maxlen=RING_RECORDS)
+        self._followers: list[_Follower] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        line = rendered(record, self._redactor)
+        self._lines.append(line)
+        for follower in list(self._followers):
+            follower.offer(line)
+
+    def lines(self) -> list[LogLine]:
+        """What is kept, oldest first."""
+        return list(self._lines)
+
+    @contextlib.contextmanager
+    def followed(self) -> Iterator[AsyncIterator[LogLine]]:
+        """New records while the block runs; one that falls far behind is told what it lost."""
+        follower = _Follower(asyncio.get_running_loop())
+        self._followers.append(follower)
+        try:
+            yield follower.lines()
+        finally:
+            self._followers.remove(follower)
+
+
+class _Follower:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._queued: deque[LogLine] = deque(maxlen=_MAX_QUEUED)
+        self._lost = 0
+        self._wake = asyncio.Event()
+
+    def offer(self, line: LogLine) -> None:
+        if len(self._queued) == _MAX_QUEUED:
+            self._lost += 1
+        self._queued.append(line)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def lines(self) -> AsyncIterator[LogLine]:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._lost:
+                text = f"{self._lost} log records were lost: this reader is too slow"
+                self._lost = 0
+                yield LogLine(time.time(), "warning", ROOT, text)
+            while self._queued:
+                yield self._queued.popleft()
+
+
+class _Output(logging.Handler):
+    """Writes rendered lines to a stream; a stream that is gone is not an error."""
+
+    def __init__(self, redactor: Redactor, stream: TextIO, style: str) -> None:
+        super().__init__()
+        self._redactor = redactor
+        self._stream = stream
+        self._render = {"json": _as_json, "journal": _as_journal}.get(style, _as_text)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self._render(rendered(record, self._redactor))
+            self._stream.write(text + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            return  # the other end of a pipe is gone, or the stream was closed
+
+
+_PRIORITY: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+
+
+def _as_journal(line: LogLine) -> str:
+    prefix = f"<{_PRIORITY.get(line.level, 6)}>"
+    # Every line of a traceback needs its own prefix (sd-daemon(3)).
+    return "\n".join(f"{prefix}{t}" for t in f"{_source(line)}{line.text}".splitlines())
+
+
+def _as_text(line: LogLine) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.at))
+    return f"{at}.{int(line.at * 1000) % 1000:03d} {line.level:<7} {_source(line)}{line.text}"
+
+
+def _as_json(line: LogLine) -> str:
+    return json.dumps(
+        {"at": round(line.at, 6), "level": line.level, "logger": line.logger, "text": line.text},
+        ensure_ascii=False,
+    )
+
+
+def _source(line: LogLine) -> str:
+    name = line.logger.removeprefix(ROOT).removeprefix(".")
+    return f"{name}: " if name else ""
+
+
+@contextlib.contextmanager
+def capture(redactor: Redactor, logger: logging.Logger) -> Iterator[LogRing]:
+    """A ring that keeps what `logger` and those below it log while the block runs."""
+    ring = LogRing(redactor)
+    logger.addHandler(ring)
+    try:
+        yield ring
+    finally:
+        logger.removeHandler(ring)
+
+
+@contextlib.contextmanager
+def output(
+    redactor: Redactor,
+    *,
+    level: str,
+    style: Literal["text", "json"],
+    stream: TextIO | None = None,
+    quiet: Sequence[str] = ("httpx", "httpcore", "asyncio"),
+) -> Iterator[None]:
+    """Write the whole process's records to `stream` (standard error) while the block runs.
+
+    Libraries in `quiet` speak only from warnings on. The journal gets priority prefixes.
+    """
+    target = stream or sys.stderr
+    journal = style == "text" and target is sys.stderr and is_journal(2)
+    handler = _Output(redactor, target, "journal" if journal else style)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    set_level(level)
+    for name in quiet:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+
+
+def set_level(level: str) -> None:
+    """Which records of aitorrentd are made at all: `debug`, `info`, `warning` or `error`."""
+    logging.getLogger(ROOT).setLevel(level_number(level))

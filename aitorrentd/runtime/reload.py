@@ -1,0 +1,143 @@
+"""Putting a changed configuration into force while the node runs.
+
+The log level and everything about plugins changes live; the rest is read once, at the start, and
+is reported as needing a restart of the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aitorrentd.config import Config, plan_setting, write_setting
+from aitorrentd.config.documents import key_text
+from aitorrentd.config.plugin_tables import all_problems, plugin_problems
+from aitorrentd.errors import ConfigError, Conflict
+from aitorrentd.runtime.logs import set_level
+
+if TYPE_CHECKING:
+    from aitorrentd.kernel.states import PluginRow
+    from aitorrentd.runtime.runtime import Runtime
+
+KeyPath = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload did; keys as people write them."""
+
+    changed: tuple[str, ...]
+    applied: tuple[str, ...]
+    restart: tuple[str, ...]
+    not_running: tuple[str, ...]
+
+
+def differences(old: Any, new: Any, path: KeyPath = ()) -> list[KeyPath]:
+    """Paths of the values that differ between two trees; a missing table is an empty one."""
+    if isinstance(old, Mapping | None) and isinstance(new, Mapping | None) and old != new:
+        old, new = old or {}, new or {}
+        keys = [*old, *(k for k in new if k not in old)]
+        return [d for k in keys for d in differences(old.get(k), new.get(k), (*path, k))]
+    return [] if old == new else [path]
+
+
+async def reload(runtime: Runtime) -> Reloaded:
+    """Read the configuration files again and put in force what can be changed live.
+
+    Raises:
+        ConfigError: they are not valid, or a plugin's changed table is not; then nothing changed.
+    """
+    async with runtime.changing:
+        try:
+            new = await asyncio.to_thread(runtime.config.reloaded)
+        except ConfigError as e:
+            wrong = await all_problems(e, runtime.sources)
+            raise ConfigError("; ".join(wrong), problems=tuple(wrong)) from None
+        await _check_plugins(runtime, new)
+        return await put_in_force(runtime, new)
+
+
+async def change_setting(runtime: Runtime, key: str, value: Any) -> Reloaded:
+    """Write one setting to the drop-in file and put it in force.
+
+    Raises:
+        ConfigError: the configuration would not be valid. Denied: the file is not writable.
+    """
+    async with runtime.changing:
+        planned, _, _ = await asyncio.to_thread(plan_setting, runtime.config, key, value)
+        await _check_plugins(runtime, planned)
+        written = await asyncio.to_thread(write_setting, runtime.config, key, value)
+        return await put_in_force(runtime, written)
+
+
+async def _check_plugins(runtime: Runtime, new: Config) -> None:
+    """Raises ConfigError when a plugin's table that changed does not fit: what runs goes on."""
+    held = runtime.config.settings.plugins
+    touched = {n: table for n, table in new.settings.plugins.items() if table != held.get(n)}
+    if wrong := await plugin_problems(touched, runtime.sources):
+        raise ConfigError("; ".join(wrong), problems=tuple(wrong))
+
+
+async def switch_plugin(runtime: Runtime, name: str, *, enabled: bool) -> None:
+    """Start or stop a plugin, now and, where there is a file, after a restart too.
+
+    Raises:
+        NotFound: no such plugin. Conflict: it is required. Denied: the file is not writable.
+    """
+    runtime.kernel.row(name)
+    if name in runtime.config.settings.required and not enabled:
+        raise Conflict(f"plugin {name} is listed in `required`; take it out there first")
+    if runtime.config.source is not None:
+        done = await change_setting(runtime, f"plugins.{name}.enabled", enabled)
+        if done.changed:
+            return
+    await (runtime.kernel.enable(name) if enabled else runtime.kernel.disable(name))
+
+
+async def put_in_force(runtime: Runtime, new: Config) -> Reloaded:
+    """Make `new` the configuration of the running node, as far as that goes without a restart.
+
+    Plugins whose table changed are restarted, enabled or disabled; what goes wrong with one of
+    them shows in its state.
+    """
+    old = runtime.config
+    changed = [d for d in differences(_whole(old), _whole(new)) if d]
+    live = {d for d in changed if d == ("log", "level") or d[0] == "plugins"}
+    runtime.redactor.add(new.secrets)
+    runtime.config = new
+    if ("log", "level") in live:
+        set_level(new.settings.log.level)
+    names = dict.fromkeys(d[1] for d in changed if d[0] == "plugins" and len(d) > 1)
+    known = {row.name for row in runtime.kernel.rows()}
+    for name in names:
+        if name in known:
+            await _reconfigure(runtime, name, old, new)
+    ill = {r.name for r in runtime.kernel.rows() if r.state not in ("running", "disabled")}
+    return Reloaded(
+        changed=tuple(key_text(d) for d in changed),
+        applied=tuple(key_text(d) for d in changed if d in live),
+        restart=tuple(key_text(d) for d in changed if d not in live),
+        not_running=tuple(_plight(runtime.kernel.row(name)) for name in names if name in ill),
+    )
+
+
+def _plight(row: PluginRow) -> str:
+    return f"plugin {row.name} is {row.state}: {row.detail}"
+
+
+def _whole(config: Config) -> dict[str, Any]:
+    # With secrets in place: a changed secret is a change, and only paths leave this module.
+    return config.settings.model_dump(mode="json")
+
+
+async def _reconfigure(runtime: Runtime, name: str, old: Config, new: Config) -> None:
+    was, is_now = (c.settings.plugins.get(name, {}).get("enabled", True) for c in (old, new))
+    runtime.kernel.configure(name, new.settings.plugins.get(name, {}))
+    if is_now is False:
+        await runtime.kernel.disable(name)
+    elif was is False:
+        await runtime.kernel.enable(name)
+    else:
+        await runtime.kernel.restart(name)

@@ -1,0 +1,284 @@
+"""Runtime: the parts of a node, started in order and stopped in reverse.
+
+Identity and locks first, then the control socket, then the plugins; a failure on the way stops
+what was started. What is served on the control socket is handed in, so that nothing here knows a
+control method. `aitorrentd.node` puts the programmer's interface on top.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+
+from aitorrentd.api.events import Draining
+from aitorrentd.api.ids import PeerId, short
+from aitorrentd.api.network.transport import TRANSPORT, PeerView
+from aitorrentd.api.services import ServiceKey
+from aitorrentd.config import Config
+from aitorrentd.errors import Conflict, ShuttingDown, Unavailable
+from aitorrentd.kernel.context.drain import Work, work_text
+from aitorrentd.kernel.kernel import Kernel, KernelSettings
+from aitorrentd.runtime.callbacks import Callbacks
+from aitorrentd.runtime.identity import Identity, load_or_create
+from aitorrentd.runtime.logs import ROOT, LogRing, Redactor, capture
+from aitorrentd.runtime.loop_lag import LoopLag
+from aitorrentd.runtime.state_lock import make_directory, state_lock
+from aitorrentd.system.paths import is_system
+from aitorrentd.workers.running import Workers
+
+if TYPE_CHECKING:
+    from aitorrentd.kernel.found import PluginSource
+
+T = TypeVar("T")
+
+ServeControl = Callable[["Runtime", contextlib.AsyncExitStack], Awaitable[Path]]
+"Opens the control socket of a node and returns its path; the stack closes it again."
+State = Literal["new", "starting", "running", "stopping", "stopped"]
+DRAIN_S: Final = 300.0
+_TASK_END_S: Final = 5.0
+
+
+class Runtime:
+    """A node's identity, its plugins and, unless `control.socket` is null, its socket.
+
+    `config` is a path, a mapping as in the file, a Config, or None for the file that the daemon
+    would read. `serve` puts the control socket in front of the node. `name` replaces `node.name`.
+    `sources` replaces the installed plugins, and `sockets` are control sockets that listen already.
+    """
+
+    def __init__(
+        self,
+        config: Config | Mapping[str, Any] | str | Path | None = None,
+        *,
+        serve: ServeControl,
+        name: str | None = None,
+        sources: Sequence[PluginSource] | None = None,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        if isinstance(config, Mapping):
+            config = Config.of(config)
+        elif not isinstance(config, Config):
+            config = Config.load(config)
+        self.config = config
+        self.log = logging.getLogger(ROOT)
+        self.redactor = Redactor(config.secrets)
+        self.lag = LoopLag(self.log)
+        self.state: State = "new"
+        self.settled = asyncio.Event()
+        "Set while the node runs and its plugins have settled."
+        self.stop_requested = asyncio.Event()
+        "Set when somebody asks, over the control API, that the owner of this node stop it."
+        self._closed = asyncio.Event()
+        self._name = name
+        self.started_as = config.settings.node
+        "The table `node:` that holds: a reload changes it only for the next start."
+        self._serve = serve
+        self.control_path: Path | None = None
+        "The path of the control socket that is served, or None."
+        self.sources = sources
+        self.changing = asyncio.Lock()
+        "Held while the configuration changes; see `aitorrentd.runtime.reload`."
+        self.sockets = sockets
+        self._callbacks = Callbacks(self.log)
+        self._throw_away: Path | None = None
+        self._stack = contextlib.AsyncExitStack()
+        self._started_at = 0.0
+        self._identity: Identity | None = None
+        self._kernel: Kernel | None = None
+        self._ring: LogRing | None = None
+        self.workers = Workers()
+        "The processes that the plugins started."
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start everything; returns when every plugin has settled, in whatever state.
+
+        Raises:
+            ConfigError, Denied: identity or directories cannot be used. Conflict: another daemon
+            has this state directory or this socket. ShuttingDown: `stop` was called meanwhile.
+        """
+        if self.state != "new":
+            raise Conflict(f"this node is {self.state}; a node is started once")
+        self.state = "starting"
+        self._started_at = time.monotonic()
+        try:
+            await self._start()
+            if self.state != "starting":
+                raise ShuttingDown("the node was stopped while it started")
+        except BaseException:
+            await self._close()
+            raise
+        self.state = "running"
+        self.settled.set()
+        self.log.info("node %s runs", short(self.id))
+
+    async def stop(self) -> None:
+        """Stop everything in reverse order; safe to call at any time and more than once.
+
+        A start that is under way ends with ShuttingDown.
+        """
+        if self.state not in ("stopping", "stopped"):
+            await self._close()
+        await self._closed.wait()
+
+    async def _close(self) -> None:
+        self.state = "stopping"
+        self.settled.clear()
+        try:
+            await self._stack.aclose()
+        finally:
+            self.state = "stopped"
+            self._closed.set()
+
+    async def _start(self) -> None:
+        stack, config = self._stack, self.config
+        directories = config.directories
+        if self._throw_away is not None:
+            stack.callback(shutil.rmtree, self._throw_away, ignore_errors=True)
+        make_directory(directories.state, setting="node.state_dir")
+        make_directory(directories.cache, setting="node.cache_dir")
+        # Members of the control group must get through to the socket of a system service.
+        runtime_mode = 0o755 if is_system() else 0o700
+        make_directory(directories.runtime, setting="node.runtime_dir", mode=runtime_mode)
+        stack.enter_context(state_lock(directories.state))
+        self._ring = stack.enter_context(capture(self.redactor, self.log))
+        make_directory(config.identity_file.parent, setting="node.identity")
+        self._identity = await asyncio.to_thread(load_or_create, config.identity_file)
+        self._own(stack, self.lag.run(), "loop-lag")
+        self._kernel = Kernel(
+            settings=self._kernel_settings(config), identity=self._identity, sources=self.sources
+        )
+        self._callbacks.start(self._kernel.bus)
+        stack.push_async_callback(self._callbacks.stop)
+        stack.push_async_callback(self._kernel.stop)
+        # Served before the plugins start, so that people can watch; closed before they stop.
+        if config.socket is not None or self.sockets:
+            self.control_path = await self._serve(self, stack)
+        await self._kernel.start()
+
+    def _kernel_settings(self, config: Config) -> KernelSettings:
+        return KernelSettings(
+            plugins=config.settings.plugins,
+            required=config.settings.required,
+            network=config.settings.node.network,
+            # The host's name, by which the node goes here without one, is nobody else's business.
+            node_name=self._name or config.settings.node.name or "",
+            data_dir=config.directories.state,
+            cache_dir=config.directories.cache,
+            runtime_dir=config.directories.runtime,
+            spawn_worker=self.workers.spawn,
+        )
+
+    async def drain(
+        self,
+        *,
+        timeout_s: float = DRAIN_S,
+        told: Callable[[tuple[Work, ...]], None] = lambda _: None,
+    ) -> bool:
+        """Take no new work, and wait until what is under way has ended; True when it has.
+
+        The node goes on draining after `timeout_s` seconds, until `undrain`. `told` hears what is
+        left, at once and after every change.
+        """
+        kernel = self.kernel
+        if not kernel.drain.active:
+            kernel.drain.switch(True)
+            kernel.bus.publish(Draining(True))
+            self.log.info("draining: %s under way", work_text(kernel.drain.under_way()))
+        return await kernel.drain.ended(timeout_s, told)
+
+    def undrain(self) -> None:
+        """Take new work again."""
+        if self.kernel.drain.active:
+            self.kernel.drain.switch(False)
+            self.kernel.bus.publish(Draining(False))
+            self.log.info("not draining any more")
+
+    def _own(
+        self, stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None], name: str
+    ) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._report)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.wait([task], timeout=_TASK_END_S)
+
+        stack.push_async_callback(end)
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.error("the task %s failed", task.get_name(), exc_info=error)
+
+    @property
+    def identity(self) -> Identity:
+        """Signs for this node."""
+        if self._identity is None:
+            raise Unavailable("the node has not been started")
+        return self._identity
+
+    @property
+    def kernel(self) -> Kernel:
+        """The plugins."""
+        if self._kernel is None:
+            raise Unavailable("the node has not been started")
+        return self._kernel
+
+    @property
+    def ring(self) -> LogRing:
+        """The last log records."""
+        if self._ring is None:
+            raise Unavailable("the node has not been started")
+        return self._ring
+
+    @property
+    def id(self) -> PeerId:
+        """This node's public name."""
+        return self.identity.peer_id
+
+    @property
+    def name(self) -> str:
+        """What people call this node: as configured, else the host's name."""
+        return self._name or self.started_as.name or socket.gethostname()
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since `start` was called."""
+        return time.monotonic() - self._started_at if self._started_at else 0.0
+
+    def service(self, key: ServiceKey[T]) -> T:
+        """A service of a plugin; Unavailable when nobody provides it now."""
+        return self.kernel.service(key)
+
+    def addresses(self) -> list[str]:
+        """Where peers can dial this node; empty while there is no transport."""
+        try:
+            return list(self.service(TRANSPORT).addresses())
+        except Unavailable:
+            return []
+
+    def peers(self) -> list[PeerView]:
+        """Connected peers; empty while there is no transport."""
+        try:
+            return list(self.service(TRANSPORT).peers())
+        except Unavailable:
+            return []

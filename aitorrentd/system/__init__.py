@@ -1,0 +1,1 @@
+"""The operating system, asked in one place: paths, files, memory, systemd."""

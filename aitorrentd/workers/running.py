@@ -1,0 +1,88 @@
+"""The worker processes of a node, and how much memory each has.
+
+The daemon of a hardened service cannot look into /proc of a worker, which is another user's, so the
+worker tells. It answers in order: one that computes answers late, and until then counts what it
+said before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from aitorrentd.api.workers import Worker
+from aitorrentd.errors import AitorrentError
+from aitorrentd.workers.process import spawn_worker
+from aitorrentd.workers.worker import MEMORY
+
+LOOK_S: Final = 0.05
+"`status` waits so long: an idle worker, or one between two tokens, answers sooner."
+_MAX_BYTES: Final = 1 << 50
+PATIENCE_S: Final = 180.0
+"""A worker has nothing else to do when it comes to a look, so one that does not answer hangs. It is
+ended for that, as requests behind the look are not yet late."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMemory:
+    """A worker as it was last heard of."""
+
+    name: str
+    pid: int | None
+    rss_bytes: int | None
+    "Resident memory; None while it has not said."
+
+
+@dataclass(slots=True)
+class _Entry:
+    name: str
+    rss_bytes: int | None = None
+    asking: asyncio.Task[None] | None = None
+
+
+class Workers:
+    """Starts the workers of a node and keeps track of them."""
+
+    def __init__(self, start: Callable[..., Awaitable[Worker]] = spawn_worker) -> None:
+        self._start = start
+        self._entries: dict[Worker, _Entry] = {}
+
+    async def spawn(
+        self, entry: str, *, name: str, env: Mapping[str, str] | None = None, sandbox: bool = False
+    ) -> Worker:
+        """As `aitorrentd.workers.process.spawn_worker`."""
+        worker = await self._start(entry, name=name, env=env, sandbox=sandbox)
+        self._entries[worker] = _Entry(name)
+        worker.closed.add_done_callback(lambda _: self._forget(worker))
+        return worker
+
+    def _forget(self, worker: Worker) -> None:
+        entry = self._entries.pop(worker, None)
+        if entry is not None and entry.asking is not None:
+            entry.asking.cancel()
+
+    async def look(self) -> list[WorkerMemory]:
+        """The workers that run now, after LOOK_S at most."""
+        for worker, entry in self._entries.items():
+            if entry.asking is None:
+                entry.asking = asyncio.create_task(
+                    self._ask(worker, entry), name=f"memory of {entry.name}"
+                )
+        asking = [entry.asking for entry in self._entries.values() if entry.asking is not None]
+        if asking:
+            await asyncio.wait(asking, timeout=LOOK_S)
+        return [WorkerMemory(e.name, w.pid, e.rss_bytes) for w, e in self._entries.items()]
+
+    @staticmethod
+    async def _ask(worker: Worker, entry: _Entry) -> None:
+        try:
+            answer = await worker.request({"op": MEMORY}, timeout_s=PATIENCE_S)
+        except AitorrentError:
+            return  # it is gone, and soon forgotten
+        finally:
+            entry.asking = None
+        told = answer.header.get("rss_bytes")
+        # A sandbox runs strangers' code, which may say anything.
+        entry.rss_bytes = told if type(told) is int and 0 <= told <= _MAX_BYTES else None

@@ -1,0 +1,133 @@
+"""An answer as the command line shows it: its text as it comes, its cost, and who gave it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aitorrentd.cli import toolkit
+
+# Control characters and those that turn the direction of writing; tab and newline may pass.
+_UNSAFE: Final = dict.fromkeys(
+    [*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)],
+    "\N{REPLACEMENT CHARACTER}",
+)
+
+
+def message(role: str, content: str) -> dict[str, str]:
+    """A turn of a conversation."""
+    return {"role": role, "content": content}
+
+
+def stream_answer(params: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
+    """Print the answer as it comes and return its summary.
+
+    `pieces` gets the text, so that what came before an error or Ctrl-C is known. With --json each
+    piece is a line, and the summary is the last one.
+    """
+    is_terminal = sys.stdout.isatty()
+    with toolkit.connect() as client, _Told(pieces) as told:
+        stream = client.stream(
+            "inference.generate",
+            params,
+            timeout=toolkit.options.timeout,
+            progress=told,
+        )
+        try:
+            with stream:
+                for item in stream:
+                    told.bar.clear()
+                    pieces.append(str(item.get("text", "")))
+                    if toolkit.options.json:
+                        toolkit.echo(toolkit.json_text(item))
+                    else:
+                        text = pieces[-1]
+                        toolkit.echo(text.translate(_UNSAFE) if is_terminal else text, end="")
+        finally:
+            if not toolkit.options.json and pieces and not "".join(pieces[-2:]).endswith("\n"):
+                toolkit.echo()
+    if toolkit.options.json:
+        toolkit.echo(toolkit.json_text(stream.summary))
+    return stream.summary
+
+
+class _Told:
+    """Shows what the daemon tells meanwhile, on stderr: how far a model is loaded, as a bar on a
+    terminal and elsewhere once; all else as a line of its own."""
+
+    def __init__(self, pieces: list[str]) -> None:
+        self.bar = toolkit.Progress()
+        self._pieces = pieces
+        self._has_said_loading = False
+
+    def __enter__(self) -> _Told:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.clear()
+
+    def __call__(self, state: Mapping[str, Any]) -> None:
+        is_loading = state.get("unit") == "B"
+        if is_loading and self.bar.is_shown:
+            self.bar(state)
+        elif not (is_loading and self._has_said_loading):
+            self._line(str(state.get("text", "")))
+        self._has_said_loading = self._has_said_loading or is_loading
+
+    def _line(self, text: str) -> None:
+        self.bar.clear()
+        if sys.stdout.isatty() and self._pieces and not self._pieces[-1].endswith("\n"):
+            toolkit.echo()
+        sys.stderr.write(f"[{toolkit.clean(text)}]\n")
+        sys.stderr.flush()
+
+
+def report(summary: Mapping[str, Any]) -> None:
+    """What an answer cost and who gave it, on stderr."""
+    if toolkit.options.json:
+        return
+    tokens = summary.get("completion_tokens") or 0
+    parts = [f"{tokens} token{'' if tokens == 1 else 's'}"] if tokens else []
+    if summary.get("tokens_per_s") is not None:
+        parts.append(f"{summary['tokens_per_s']:.1f} tokens/s")
+    parts.append(f"first after {toolkit.duration_text(summary.get('ttft_s') or 0)}")
+    if summary.get("reason") == "length":
+        parts.append("cut at the token limit")
+    names = summary.get("names", {})
+    answered_by = _who(str(summary.get("backend", "")), names)
+    parts.append(f"{toolkit.clean(summary.get('model', ''))} by {toolkit.clean(answered_by)}")
+    lines = [", ".join(parts), *stage_lines(summary)]
+    sys.stdout.flush()
+    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.flush()
+
+
+def stage_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Which node held which layers, aligned; the end of a range is one past its last layer.
+
+    Its name is in quotes, which no name contains, so that it cannot pass for anything else here.
+    """
+    rows = [(f"{s['start']}-{s['end']}", str(s["peer"])) for s in summary.get("stages", [])]
+    width = max((len(layers) for layers, _ in rows), default=0)
+    here, names = summary.get("node"), summary.get("names", {})
+    return [
+        f"layers {layers:<{width}}  {toolkit.clean(_called(peer, names))}"
+        + (" (this node)" if peer == here else "")
+        for layers, peer in rows
+    ]
+
+
+def _short(peer: str) -> str:
+    return "…" + peer[-8:]
+
+
+def _called(peer: str, names: Mapping[str, str]) -> str:
+    name = str(names.get(peer, "")).replace('"', "'")
+    return f'{_short(peer)} "{name}"' if name else _short(peer)
+
+
+def _who(backend: str, names: Mapping[str, str]) -> str:
+    if not backend.startswith("peer:"):
+        return backend
+    return f"peer {_called(backend.removeprefix('peer:'), names)}"

@@ -1,0 +1,45 @@
+"""The state directory: what is said when it takes nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from aitorrentd.errors import Conflict, Denied, Unavailable
+from aitorrentd.runtime.state_lock import make_directory, state_lock
+
+
+def test_second_daemon_is_told_which_process_holds_the_state(tmp_path: Path) -> None:
+    with (
+        state_lock(tmp_path),
+        pytest.raises(Conflict, match=rf"another daemon \(pid {os.getpid()}\) uses"),
+        state_lock(tmp_path),
+    ):
+        pass
+
+
+def test_full_disk_is_said_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, raw: bytes, at: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with (
+        pytest.raises(Unavailable, match=rf"cannot write {tmp_path}/.*No space left on device"),
+        state_lock(tmp_path),
+    ):
+        pass
+
+
+def test_read_only_file_system_is_told_from_a_lack_of_permission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(Denied, match="permission denied.*give the directory to uid"):
+        make_directory(tmp_path, setting="node.state_dir")
+    read_only = os.statvfs_result((4096,) * 8 + (os.ST_RDONLY, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: read_only)
+    with pytest.raises(Denied, match="read-only file system; set node.state_dir, or mount it"):
+        make_directory(tmp_path, setting="node.state_dir")
