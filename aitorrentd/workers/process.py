@@ -193,7 +193,7 @@ class WorkerProcess:
         try:
             with theirs:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, *isolated, "-m", f"aitorrentd.{self._kind}"),
+                    *(sys.executable, *isolated, "-m", f"aitorrentd.workers.{self._kind}"),
                     stdin=theirs.fileno(),
                     stderr=asyncio.subprocess.PIPE,
                     limit=_MAX_LOG_LINE,
