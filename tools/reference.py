@@ -96,7 +96,7 @@ def command_line(*words: str) -> str:
 
 def commands_in(help_text: str) -> list[str]:
     """The names below `Commands:` in a help text."""
-    _, _, listed = help_text.partition("Commands:\n")
+    listed = help_text.partition("Commands:\n")[2].partition("\n\n")[0]
     lines = [line for line in listed.splitlines() if line.startswith("  ") and line[2] != " "]
     return [line.split()[0] for line in lines]
 

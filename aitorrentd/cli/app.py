@@ -24,10 +24,9 @@ import typer
 from typer.core import TyperGroup
 
 from aitorrentd.cli import toolkit
-from aitorrentd.cli.toolkit import CommandFailed, ExitCode, Options, set_options
+from aitorrentd.cli.toolkit import PROGRAM, CommandFailed, ExitCode, Options, set_options
 from aitorrentd.errors import AitorrentError, ConfigError
 
-PROGRAM: Final = "aitorrentctl"
 ENTRY_POINT_GROUP: Final = "aitorrentd.cli"
 
 CORE: Final[dict[str, tuple[str, str]]] = {
@@ -163,18 +162,37 @@ def _quick_flag(option: Any) -> Any:
     return option
 
 
-def _with_quick_help(command: Any) -> Any:
-    make = command.get_help_option
-    command.get_help_option = lambda ctx: _quick_flag(make(ctx))
+def _adapted(command: Any) -> Any:
+    """`command` and those below it, with a quick --help that ends with examples."""
+    make_help = command.get_help_option
+    command.get_help_option = lambda ctx: _quick_flag(make_help(ctx))
+    write_epilog = command.format_epilog
+
+    def format_epilog(ctx: Any, formatter: Any) -> None:
+        if not _write_examples(command.epilog or "", formatter):
+            write_epilog(ctx, formatter)
+
+    command.format_epilog = format_epilog
     for inner in getattr(command, "commands", {}).values():
-        _with_quick_help(inner)
+        _adapted(inner)
     return command
+
+
+def _write_examples(epilog: str, formatter: Any) -> bool:
+    """Write command lines as they stand, never wrapped; False for any other text."""
+    lines = epilog.splitlines()
+    if not lines or not all(f"{PROGRAM} " in line for line in lines):
+        return False
+    with formatter.section("Examples"):
+        for line in lines:
+            formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+    return True
 
 
 def _built(module: Any) -> dict[str, Any]:
     app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
     module.register(app)
-    commands: dict[str, Any] = _with_quick_help(typer.main.get_group(app)).commands
+    commands: dict[str, Any] = _adapted(typer.main.get_group(app)).commands
     return commands
 
 
@@ -258,6 +276,10 @@ class RootGroup(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl(self.help_lines())
 
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """The examples."""
+        _write_examples(self.epilog or "", formatter)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As typer, with every command known to its "did you mean"."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
@@ -292,6 +314,7 @@ def root(args: Sequence[str] = ()) -> Any:
         # Commands take it from the context that they run in.
         context_settings={"help_option_names": ["--help", "-h"]},
         help="Talk to the aitorrentd daemon.",
+        epilog=toolkit.examples("status", 'ask "What is a torrent?"', "plugin list --json"),
         no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,

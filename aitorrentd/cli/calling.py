@@ -144,9 +144,17 @@ def _from_stdin() -> dict[str, Any]:
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     group = typer.Typer(
-        help="List and describe the methods of the control API.", no_args_is_help=True
+        help="List and describe the methods of the control API.",
+        no_args_is_help=True,
+        epilog=toolkit.examples("rpc list", "rpc describe node.status"),
     )
-    group.command("list")(list_)
-    group.command("describe")(describe)
+    group.command("list", epilog=toolkit.examples("rpc list", "rpc list node."))(list_)
+    group.command("describe", epilog=toolkit.examples("rpc describe node.status"))(describe)
     app.add_typer(group, name="rpc")
-    app.command("call")(call)
+    app.command(
+        "call",
+        epilog=toolkit.examples(
+            "call node.status",
+            """echo '{"lines": 10}' | aitorrentctl call node.logs --stdin""",
+        ),
+    )(call)

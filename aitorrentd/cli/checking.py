@@ -108,4 +108,4 @@ def _render(reply: Mapping[str, Any]) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command("doctor")(doctor)
+    app.command("doctor", epilog=toolkit.examples("doctor", "doctor --plugin transport"))(doctor)

@@ -263,7 +263,22 @@ def _restart(yes: bool, no_restart: bool, installer: Installer) -> bool:
 def register(group: typer.Typer) -> None:
     """Add the commands to `plugin`."""
     # The lists of commands have room for so much; each command's own help says the rest.
-    group.command(short_help="Install a plugin, or an extra of aitorrentd, by pip.")(install)
-    group.command(short_help="Remove an installed plugin.")(remove)
-    group.command(short_help="Make the layer of installed plugins anew.")(rebuild)
-    group.command()(new)
+    group.command(
+        short_help="Install a plugin, or an extra of aitorrentd, by pip.",
+        epilog=toolkit.examples(
+            "plugin install 'aitorrentd[torch]'",
+            "plugin install ./aitorrent_hello-1.0.0-py3-none-any.whl",
+        ),
+    )(install)
+    group.command(
+        short_help="Remove an installed plugin.", epilog=toolkit.examples("plugin remove hello")
+    )(remove)
+    group.command(
+        short_help="Rebuild the layer of installed plugins.",
+        epilog=toolkit.examples(
+            "plugin rebuild", "plugin rebuild --no-index --find-links ./wheels"
+        ),
+    )(rebuild)
+    group.command(epilog=toolkit.examples("plugin new weather", "plugin new weather --dir ~/src"))(
+        new
+    )

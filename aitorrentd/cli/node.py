@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aitorrentd.cli import tables, toolkit
-from aitorrentd.cli.toolkit import ExitCode, duration_text, styled
+from aitorrentd.cli.toolkit import ExitCode, duration_text, examples, styled
 from aitorrentd.errors import AitorrentError
 
 if TYPE_CHECKING:
@@ -245,8 +245,10 @@ def _render_drained(reply: Mapping[str, Any]) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("drain")(drain)
-    app.command("status")(status)
-    app.command("id")(show_id)
-    app.command("version")(version)
-    app.command("wait")(wait)
+    app.command("drain", epilog=examples("drain --timeout 60", "drain --undo"))(drain)
+    app.command("status", epilog=examples("status", "status --watch"))(status)
+    app.command("id", epilog=examples("id", "id --json"))(show_id)
+    app.command("version", epilog=examples("version"))(version)
+    app.command("wait", epilog=examples("wait --plugin shards", "wait --model demo --timeout 120"))(
+        wait
+    )

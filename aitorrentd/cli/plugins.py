@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aitorrentd.cli import installing, toolkit
-from aitorrentd.cli.toolkit import duration_text
+from aitorrentd.cli.toolkit import duration_text, examples
 
 Name = Annotated[str, typer.Argument(help="The plugin's name.", metavar="NAME")]
 
@@ -87,10 +87,14 @@ def _render(row: Mapping[str, Any]) -> str:
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     group = typer.Typer(
-        help="List, install, switch on and off, restart plugins.", no_args_is_help=True
+        help="List, install, switch on and off, restart plugins.",
+        no_args_is_help=True,
+        epilog=examples("plugin list", "plugin restart transport"),
     )
-    group.command("list")(list_)
-    for command in (info, enable, disable, restart):
-        group.command()(command)
+    group.command("list", epilog=examples("plugin list", "plugin list --json"))(list_)
+    group.command(epilog=examples("plugin info transport"))(info)
+    group.command(epilog=examples("plugin enable ollama"))(enable)
+    group.command(epilog=examples("plugin disable ollama"))(disable)
+    group.command(epilog=examples("plugin restart transport"))(restart)
     installing.register(group)
     app.add_typer(group, name="plugin")

@@ -75,4 +75,6 @@ def _render(reply: Mapping[str, Any]) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command("bugreport")(bugreport)
+    app.command(
+        "bugreport", epilog=toolkit.examples("bugreport", "bugreport --output report.tar.gz")
+    )(bugreport)

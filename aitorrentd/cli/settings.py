@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from aitorrentd.cli import toolkit
-from aitorrentd.cli.toolkit import ExitCode
+from aitorrentd.cli.toolkit import ExitCode, examples
 
 Key = Annotated[str, typer.Argument(help="A key, as plugins.transport.port.", metavar="KEY")]
 
@@ -158,11 +158,16 @@ def _in_force(reply: Mapping[str, Any]) -> list[str]:
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     group = typer.Typer(
-        help="Show, check, read and change the configuration.", no_args_is_help=True
+        help="Show, check, read and change the configuration.",
+        no_args_is_help=True,
+        epilog=examples("config show", "config set log.level debug"),
     )
-    group.command()(show)
-    group.command()(check)
-    group.command()(get)
-    group.command("set")(set_)
-    group.command()(reload)
+    group.command(epilog=examples("config show", "config show --origin"))(show)
+    group.command(epilog=examples("config check", "config check ./aitorrent.yaml"))(check)
+    group.command(epilog=examples("config get plugins.transport.port"))(get)
+    group.command(
+        "set",
+        epilog=examples("config set log.level debug", "config set plugins.transport.port 8468"),
+    )(set_)
+    group.command(epilog=examples("config reload"))(reload)
     app.add_typer(group, name="config")

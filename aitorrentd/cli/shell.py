@@ -13,7 +13,7 @@ from typing import Any, Final
 import typer
 
 from aitorrentd.cli import toolkit
-from aitorrentd.cli.toolkit import CommandFailed, ExitCode
+from aitorrentd.cli.toolkit import PROGRAM, CommandFailed, ExitCode
 from aitorrentd.system.paths import home
 
 _PROMPT: Final = "aitorrentctl> "
@@ -27,7 +27,7 @@ def shell() -> None:
     `help` lists them, `quit`, `exit` or Ctrl-D leave. Global options given before `shell` hold for
     every command. Fed by a program, it exits with the code of the last command.
     """
-    from aitorrentd.cli.app import PROGRAM, dispatch, root
+    from aitorrentd.cli.app import dispatch, root
 
     base = toolkit.options
     group = root()
@@ -141,4 +141,7 @@ def _line_editing(group: Any) -> Iterator[None]:
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command("shell")(shell)
+    app.command(
+        "shell",
+        epilog=toolkit.examples("shell", "--socket ./control.sock shell"),
+    )(shell)

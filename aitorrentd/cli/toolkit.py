@@ -31,6 +31,7 @@ from aitorrentd.errors import AitorrentError as AitorrentError  # for commands t
 if TYPE_CHECKING:
     from aitorrentd.control.client import Client, ClientStream
 
+PROGRAM: Final = "aitorrentctl"
 SYSTEM_SOCKET: Final = "/run/aitorrent/control.sock"
 DEFAULT_TIMEOUT_S: Final = 30.0
 
@@ -186,6 +187,15 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 def _json_fallback(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def examples(*lines: str) -> str:
+    """The `epilog=` of a command: one or two command lines that work as they stand.
+
+    Each is written without the program's name, which help puts in front of it. In a pipeline the
+    name is written out: `git diff | aitorrentctl ask "Review this"`.
+    """
+    return "\n".join(line if f"{PROGRAM} " in line else f"{PROGRAM} {line}" for line in lines)
 
 
 def emit(value: Mapping[str, Any], render: Callable[[Any], str | None]) -> None:

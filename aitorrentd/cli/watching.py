@@ -96,5 +96,7 @@ def _render_line(item: Mapping[str, Any]) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("events")(events)
-    app.command("logs")(logs)
+    app.command("events", epilog=toolkit.examples("events", "events peer. --timeout 60"))(events)
+    app.command(
+        "logs", epilog=toolkit.examples("logs --follow", "logs --plugin transport --level warning")
+    )(logs)

@@ -211,6 +211,12 @@ def chat(
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("models")(models)
-    app.command("ask")(ask)
-    app.command("chat")(chat)
+    app.command("models", epilog=toolkit.examples("models", "models --json"))(models)
+    app.command(
+        "ask",
+        epilog=toolkit.examples(
+            'ask "What is a torrent?"',
+            'git diff | aitorrentctl ask --system "Review this change" -',
+        ),
+    )(ask)
+    app.command("chat", epilog=toolkit.examples("chat", "chat --model demo --temperature 0"))(chat)

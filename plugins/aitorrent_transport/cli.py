@@ -24,11 +24,24 @@ _AGAIN = "While it runs, this node does not dial it again; a peer that keeps the
 _MORE = {"peers": _BY_ID, "disconnect": _AGAIN + _BY_ID, "ping": _BY_ID}
 
 
+_EXAMPLES = {
+    "peers": ("peers", "peers --known"),
+    "connect": ("connect 192.0.2.1:8468", "connect /dns/node.example.org/tcp/8468"),
+    "disconnect": ("disconnect oXHyf3Hs",),
+    "ping": ("ping oXHyf3Hs", "ping --count 10 192.0.2.1:8468"),
+    "broadcast": ('broadcast "Restarting in five minutes"',),
+}
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to `aitorrentctl`."""
     for run in (peers, connect, disconnect, ping, broadcast):
         more = f"\n\n{_MORE[run.__name__]}" if run.__name__ in _MORE else ""
-        app.command(run.__name__, help=f"{COMMANDS[run.__name__]}.{more}")(run)
+        app.command(
+            run.__name__,
+            help=f"{COMMANDS[run.__name__]}.{more}",
+            epilog=toolkit.examples(*_EXAMPLES[run.__name__]),
+        )(run)
 
 
 def peers(

@@ -75,7 +75,8 @@ class Table:
 
 def commands() -> list[Command]:
     """Every command, those of installed plugins included, in the order of --help."""
-    from aitorrentd.cli.app import PROGRAM, root
+    from aitorrentd.cli.app import root
+    from aitorrentd.cli.toolkit import PROGRAM
 
     group = root()
     context = group.make_context(PROGRAM, ["status"], resilient_parsing=True)

@@ -156,7 +156,7 @@ def tool_page() -> Page:
         """
         aitorrentctl status
         aitorrentctl ask "What is a torrent?"
-        aitorrentctl --json peers list
+        aitorrentctl --json peers
         aitorrentctl plugin install ./aitorrent_hello-1.0.0-py3-none-any.whl
         """
     )

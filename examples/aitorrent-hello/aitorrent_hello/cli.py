@@ -13,7 +13,7 @@ COMMANDS = {"hello": "Greet somebody, or let a peer do it."}
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("hello")(hello)
+    app.command("hello", epilog=toolkit.examples("hello", "hello --peer oXHyf3Hs Ada"))(hello)
 
 
 def hello(

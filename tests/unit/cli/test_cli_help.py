@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shlex
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
-from aitorrentd.cli import app
+from aitorrentd.cli import app, toolkit
 from aitorrentd.cli.main import main
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "cli_help.txt"
 
-COMMANDS = [
-    [],
-    *[[name] for name in app.CORE],
-    *[["plugin", name] for name in ("list", "info", "enable", "disable", "restart")],
-    *[["plugin", name] for name in ("install", "remove", "rebuild", "new")],
-    *[["config", name] for name in ("show", "check", "get", "set")],
-    *[["rpc", name] for name in ("list", "describe")],
-]
+
+def commands(group: Any, names: Iterable[str]) -> Iterator[tuple[list[str], Any]]:
+    """Each command of the tree with its words, groups before what is in them."""
+    for name in names:
+        command = group.get_command(None, name)
+        yield [name], command
+        below = getattr(command, "commands", {})
+        yield from (([name, *words], found) for words, found in commands(command, below))
 
 
 def test_help_is_what_the_snapshot_says(
@@ -30,7 +36,8 @@ def test_help_is_what_the_snapshot_says(
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [])
     monkeypatch.setenv("COLUMNS", "80")
     parts = []
-    for command in COMMANDS:
+    words = [words for words, _ in commands(app.root(), app.CORE)]
+    for command in ([], *(w for w in words if len(w) == 1), *(w for w in words if len(w) > 1)):
         assert main([*command, "--help"]) == 0
         told = capsys.readouterr()
         assert told.err == ""
@@ -51,3 +58,53 @@ def test_every_core_command_is_registered_by_its_module(
         command = group.get_command(None, name)
         assert command is not None
         assert command.name == name
+
+
+def built_in() -> list[tuple[list[str], Any]]:
+    """Every command that comes with aitorrentd, its plugins' included, and the top level."""
+    group = app.root()
+    return [([], group), *commands(group, group.list_commands(None))]
+
+
+def line_after_program(example: str) -> list[str]:
+    """The arguments of the `aitorrentctl` in a shell command line."""
+    words = shlex.split(example, comments=True)
+    return words[words.index(toolkit.PROGRAM) + 1 :]
+
+
+def test_every_help_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, _ in built_in():
+        assert main([*words, "--help"]) == 0
+        help_text = capsys.readouterr().out
+        _, heading, examples = help_text.partition("\nExamples:\n")
+        assert heading, f"{words} has no example"
+        lines = examples.splitlines()
+        assert 1 <= len(lines) <= 3, words
+        assert all(line.startswith("  ") and len(line) <= 80 for line in lines), words
+
+
+def test_every_example_is_a_command_line_that_its_command_takes() -> None:
+    seen = 0
+    for words, command in built_in():
+        for example in command.epilog.splitlines():
+            context = app.root().make_context(toolkit.PROGRAM, line_after_program(example))
+            named: list[str] = []
+            args = [*context._protected_args, *context.args]
+            while isinstance(context.command, TyperGroup):
+                name, inner, args = context.command.resolve_command(context, args)
+                assert inner is not None, example
+                context = inner.make_context(name, args, parent=context)
+                named.append(str(name))
+                args = [*getattr(context, "_protected_args", ()), *context.args]
+            assert named[: len(words)] == words, example
+            seen += 1
+    assert seen > 40
+
+
+def test_other_text_after_the_options_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    def register(typer_app: typer.Typer) -> None:
+        typer_app.command("x", epilog="See also: the manual.")(lambda: None)
+
+    command = app._built(SimpleNamespace(register=register))["x"]
+    with command.make_context("x", []) as context:
+        assert command.get_help(context).endswith("\n\n  See also: the manual.")
