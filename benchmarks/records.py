@@ -42,8 +42,9 @@ from nacl.signing import SigningKey
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 
-from aitorrent_transport.links.dial import Listener, dial  # noqa: E402
+from aitorrent_transport.links.dial import dial  # noqa: E402
 from aitorrent_transport.links.link import BATCH_BYTES, Link  # noqa: E402
+from aitorrent_transport.links.listener import Listener  # noqa: E402
 from aitorrent_transport.secure.certificate import Credentials  # noqa: E402
 from aitorrentd.api import PeerId, peer_id  # noqa: E402
 from aitorrentd.api.signing import signed_bytes  # noqa: E402

@@ -165,11 +165,6 @@ class FrameSplitter:
         """Whether no byte waits."""
         return self._start == len(self._buffer)
 
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes received and not yet taken."""
-        return len(self._buffer) - self._start
-
     def feed(self, chunk: bytes) -> None:
         """Add received bytes. Take every frame that there is before feeding more."""
         if self._start:

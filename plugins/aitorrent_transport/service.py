@@ -84,7 +84,7 @@ class TransportService:
             self._credentials,
             masking=config.masking,
         )
-        self._listener = Listener(self._credentials, self.table.accept, masked=config.masking)
+        self._listener = Listener(self._credentials, self.table.accept)
         self._bound: list[tuple[str, int]] = []
         self._own: list[str] = []
         self._own_at = 0.0

@@ -361,7 +361,7 @@ async def test_stream_that_is_not_read_leaves_the_others_fast(tmp_path: Path) ->
         assert await asyncio.wait_for(stream.read(), 5) == b"20000000"
         entry = b.transport.table.get(a.id)
         assert entry is not None
-        assert sum(core.buffered for core in entry.best.mux.cores()) <= 256 * 1024
+        assert sum(s.receiving.buffered for s in entry.best.mux.states()) <= 256 * 1024
         assert not filling.done()
         stalled.reset()
         with pytest.raises(PeerGone, match="reset"):

@@ -1,7 +1,4 @@
-"""Dialling a peer, and a pair of links inside the process.
-
-Masked connections may go through an HTTP proxy. The listening side is in `listener`.
-"""
+"""Dialling a peer, and a pair of links inside the process. The listening side is in `listener`."""
 
 from __future__ import annotations
 
@@ -10,14 +7,10 @@ import socket
 
 from aitorrent_transport.links.handshaking import HandshakeProtocol, why
 from aitorrent_transport.links.link import Link
-from aitorrent_transport.links.listener import Listener
 from aitorrent_transport.links.masking import MaskedDialer
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import HANDSHAKE_S
-from aitorrent_transport.secure.hello import HostPort
 from aitorrentd.api import AitorrentError, PeerId, TimedOut, Unavailable
-
-__all__ = ["Listener", "dial", "link_in_process"]
 
 
 async def dial(
@@ -28,19 +21,16 @@ async def dial(
     expected: PeerId | None = None,
     masked: bool = False,
     timeout_s: float = 10.0,
-    proxy: HostPort | None = None,
 ) -> Link:
     """A link to the peer that listens at `host` and `port`.
 
-    `expected` refuses every other peer. With `masked` the connection looks like a WebSocket; it
-    may then go through the HTTP proxy at `proxy` by CONNECT. The link is not started.
+    `expected` refuses every other peer. With `masked` the connection looks like a WebSocket. The
+    link is not started.
 
     Raises:
         Unavailable: nobody answers there, or not the expected peer. TimedOut: not done within
         `timeout_s`. ProtocolError: what answers breaks the protocol, or is of another network.
     """
-    if proxy is not None and not masked:
-        raise ValueError("only masked connections go through a proxy")
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Link] = loop.create_future()
 
@@ -56,17 +46,12 @@ async def dial(
 
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     shake = HandshakeProtocol(credentials, on_link, on_error, dialer=True, expected=expected)
-    outer: asyncio.Protocol = (
-        MaskedDialer(shake, host, port, on_error, via_connect=proxy is not None)
-        if masked
-        else shake
-    )
+    outer: asyncio.Protocol = MaskedDialer(shake, host, port, on_error) if masked else shake
     transport: asyncio.Transport | None = None
     link: Link | None = None
     try:
         async with asyncio.timeout(timeout_s):
-            to_host, to_port = proxy or (host, port)
-            transport, _ = await loop.create_connection(lambda: outer, to_host, to_port)
+            transport, _ = await loop.create_connection(lambda: outer, host, port)
             async with asyncio.timeout(HANDSHAKE_S):
                 link = await done
         return link

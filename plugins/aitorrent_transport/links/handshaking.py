@@ -70,13 +70,13 @@ class HandshakeProtocol(asyncio.Protocol):
             return
         if answer:
             self._transport.write(answer)
-        session = self._handshake.session
-        if session is not None:
+        result = self._handshake.result
+        if result is not None:
             self._over = True
             self._transport.pause_reading()
             link = Link(
                 self._transport,
-                session,
+                result,
                 outbound=self._dialer,
                 remote=remote_of(self._transport),
                 arrived=self._handshake.rest,

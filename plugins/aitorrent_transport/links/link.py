@@ -18,20 +18,16 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
-from aitorrent_transport.secure.certificate import Credentials
-from aitorrent_transport.secure.handshake import Session
+from aitorrent_transport.secure.handshake import HandshakeResult
 from aitorrent_transport.secure.hello import HostPort
 from aitorrent_transport.secure.records import (
     CLOSE,
     DATA,
-    MAX_PLAINTEXT,
     READ_BUFFER_BYTES,
     RecordReader,
     RecordWriter,
 )
 from aitorrentd.api import AitorrentError, PeerId, ProtocolError
-
-__all__ = ["MAX_PLAINTEXT", "Credentials", "Link"]
 
 REKEY_INTERVAL_S: Final = 3600.0
 CLOSE_TIMEOUT_S: Final = 5.0
@@ -69,20 +65,20 @@ class Link(asyncio.BufferedProtocol):
     def __init__(
         self,
         transport: asyncio.Transport,
-        session: Session,
+        handshake: HandshakeResult,
         *,
         outbound: bool,
         remote: HostPort,
         arrived: bytes = b"",
     ) -> None:
         loop = asyncio.get_running_loop()
-        self.peer: PeerId = session.peer
-        self.agent = session.agent
+        self.peer: PeerId = handshake.peer
+        self.agent = handshake.agent
         self.outbound = outbound
         self.remote = remote
-        self.observed = session.observed
-        self.handshake_hash = session.handshake_hash
-        self.cipher = session.suite.name
+        self.observed = handshake.observed
+        self.handshake_hash = handshake.handshake_hash
+        self.cipher = handshake.suite.name
         self.on_record: Callable[[memoryview], None] = _nobody
         self.on_lost: Callable[[str], None] = _nobody
         self.on_writable: Callable[[], None] = _nobody
@@ -95,11 +91,11 @@ class Link(asyncio.BufferedProtocol):
         self._loop = loop
         self._transport = transport
         self._flush_handle: asyncio.Handle | None = None
-        self._writer = RecordWriter(session.sending, session.suite)
+        self._writer = RecordWriter(handshake.sending, handshake.suite)
         self._reader = RecordReader(
-            session.receiving,
+            handshake.receiving,
             loop.time,
-            session.suite,
+            handshake.suite,
             buffer_bytes=max(READ_BUFFER_BYTES, len(arrived)),
         )
         self._reader.space()[: len(arrived)] = arrived

@@ -79,8 +79,7 @@ class _Doorman(asyncio.Protocol):
 class Listener:
     """Accepts peers. `on_link` gets each link after its handshake, not yet started.
 
-    Masked and plain connections are both accepted, whatever `masked` says; it is kept so that a
-    listener and a dialer are set up alike. At most `max_half_open` connections, and
+    Masked and plain connections are both accepted. At most `max_half_open` connections, and
     MAX_HALF_OPEN_PER_NET of one IPv4 /24 or IPv6 /56, may be without a finished handshake; further
     ones are cut. Loopback counts only towards the total. Each has `deadline_s` to finish.
     """
@@ -90,7 +89,6 @@ class Listener:
         credentials: Credentials,
         on_link: Callable[[Link], None],
         *,
-        masked: bool = False,
         max_half_open: int = MAX_HALF_OPEN,
         deadline_s: float = HANDSHAKE_S,
     ) -> None:
@@ -102,7 +100,6 @@ class Listener:
         self._half_open: set[_Doorman] = set()
         self._per_net: Counter[str] = Counter()
         self._closed = False
-        self.masked = masked
         self.accepted = 0
         self.refused = 0
         self.failed = 0

@@ -26,9 +26,9 @@ from aitorrent_transport.links.websocket import (
     CLOSE,
     PING,
     PONG,
-    FrameReader,
     Payload,
-    frame,
+    WebSocketReader,
+    websocket_frame,
 )
 from aitorrentd.api import AitorrentError, ProtocolError, Unavailable
 
@@ -98,7 +98,7 @@ class _Masked(asyncio.Protocol):
         self.inner = inner
         self._is_client = side is ConnectionType.CLIENT
         self._ws = WSConnection(side)
-        self._frames = FrameReader(masked=not self._is_client)
+        self._frames = WebSocketReader(masked=not self._is_client)
         self._head = b""
         self._said_close = False
         self._raw: asyncio.Transport | None = None
@@ -166,7 +166,7 @@ class _Masked(asyncio.Protocol):
 
     def _say(self, opcode: int, payload: Payload) -> None:
         if self._raw is not None and not self._raw.is_closing() and not self._said_close:
-            self._raw.writelines(frame(opcode, payload, masked=self._is_client))
+            self._raw.writelines(websocket_frame(opcode, payload, masked=self._is_client))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -238,8 +238,7 @@ class _Masked(asyncio.Protocol):
 class MaskedDialer(_Masked):
     """Asks for the upgrade, then runs `inner` inside of it.
 
-    `host` and `port` are what the request says; `via_connect` first asks the other end, an HTTP
-    proxy, for a tunnel to there.
+    `host` and `port` are what the request names.
     """
 
     def __init__(
@@ -248,57 +247,25 @@ class MaskedDialer(_Masked):
         host: str,
         port: int,
         on_error: Callable[[AitorrentError], None],
-        *,
-        via_connect: bool = False,
     ) -> None:
         super().__init__(inner, ConnectionType.CLIENT)
         name = f"[{host}]" if ":" in host else host
         self._authority = f"{name}:{port}"
         self._on_error = on_error
-        self._tunnel_due = via_connect
-        self._head = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The byte stream is there (asyncio.BaseProtocol)."""
         super().connection_made(transport)
-        if self._raw is None:
-            return
-        if self._tunnel_due:
-            there = self._authority.encode()
-            self._raw.write(b"CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n" % (there, there))
-        else:
-            self._ask()
-
-    def _ask(self) -> None:
         if self._raw is not None:
             self._raw.write(self._ws.send(Request(host=self._authority, target="/")))
 
     def data_received(self, data: bytes) -> None:
         """Some of the other side's bytes (asyncio.Protocol)."""
         try:
-            if self._tunnel_due:
-                data = self._through_tunnel(data)
-            if data:
-                self.receive(data)
+            self.receive(data)
         except AitorrentError as e:
             self._on_error(e)
             self.cut()
-
-    def _through_tunnel(self, data: bytes) -> bytes:
-        self._head += data
-        head, end, rest = self._head.partition(b"\r\n\r\n")
-        if not end:
-            if len(self._head) > MAX_HTTP_HEAD_BYTES:
-                raise ProtocolError("the proxy's answer has no end")
-            return b""
-        status = head.split(b"\r\n", 1)[0].split(b" ")
-        if len(status) < 2 or not status[0].startswith(b"HTTP/1.") or status[1] != b"200":
-            said = head[:80].split(b"\r\n", 1)[0].decode("ascii", "replace")
-            raise Unavailable(f"the proxy refuses: {said!r}")
-        self._tunnel_due = False
-        self._head = b""
-        self._ask()
-        return rest
 
     def on_event(self, event: Event) -> None:
         """The answer to the upgrade request."""

@@ -42,7 +42,7 @@ def xor(payload: Payload, key: bytes) -> bytearray:
     return out
 
 
-def frame(opcode: int, payload: Payload, *, masked: bool) -> tuple[bytes, Payload]:
+def websocket_frame(opcode: int, payload: Payload, *, masked: bool) -> tuple[bytes, Payload]:
     """Head and payload of a whole message, which a client masks with a fresh key."""
     size = len(payload)
     bit = _MASKED if masked else 0
@@ -58,7 +58,7 @@ def frame(opcode: int, payload: Payload, *, masked: bool) -> tuple[bytes, Payloa
     return head + key, xor(payload, key)
 
 
-class FrameReader:
+class WebSocketReader:
     """Frames of one direction; those of a client are `masked`, those of a server are not."""
 
     def __init__(self, *, masked: bool) -> None:

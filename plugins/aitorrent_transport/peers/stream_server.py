@@ -46,14 +46,14 @@ class StreamServer:
             return self._own[protocol]
         return next((p for p in self._ctx.protocols() if p.id == protocol), None)
 
-    def serve(self, channel: Channel, core: StreamState) -> None:
+    def serve(self, channel: Channel, state: StreamState) -> None:
         """Answer a stream that a peer opened, or reset it with the reason."""
         if not self._opens.of(channel.peer).take(self._ctx.clock.monotonic()):
-            channel.reset(core, f"more than {OPENS_PER_S:.0f} streams a second")
+            channel.reset(state, f"more than {OPENS_PER_S:.0f} streams a second")
             return
-        refusal = self._begin(channel.peer, ChannelStream(core, channel, channel.peer), core)
+        refusal = self._begin(channel.peer, ChannelStream(state, channel, channel.peer), state)
         if refusal:
-            channel.reset(core, refusal)
+            channel.reset(state, refusal)
 
     def open_local(self, protocol: str, priority: Priority) -> ChannelStream:
         """A stream to this node itself; a refusal shows on the first read."""
@@ -64,15 +64,15 @@ class StreamServer:
             far.reset(refusal)
         return near
 
-    def _begin(self, peer: PeerId, stream: ChannelStream, core: StreamState | None) -> str:
+    def _begin(self, peer: PeerId, stream: ChannelStream, state: StreamState | None) -> str:
         """Start the handler; returns why not, or the empty string."""
         protocol = self.find(stream.protocol)
         if protocol is None:
             return f"no such protocol {stream.protocol}"
         if self._open[peer, protocol.id] >= protocol.max_streams:
             return f"more than {protocol.max_streams} streams of {protocol.id}"
-        if core is not None:
-            core.priority = protocol.priority
+        if state is not None:
+            state.priority = protocol.priority
         self._open[peer, protocol.id] += 1
         task = self._tasks.spawn(self._run(protocol, stream), f"{protocol.id} {short(peer)}")
         self._running[task] = protocol.id

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from aitorrent_transport.peers.names import told_name
 from aitorrent_transport.streams.channel import Channel, SecureLink
-from aitorrent_transport.streams.stream_state import StreamState, WindowBudget
+from aitorrent_transport.streams.stream_state import StreamState
+from aitorrent_transport.streams.windows import WindowBudget
 from aitorrentd.api import (
     Busy,
     Denied,

@@ -45,7 +45,7 @@ _ROLE_LISTENER: Final = b"\x02"
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class HandshakeResult:
     """What a completed handshake agreed on. `sending` and `receiving` go on as record keys."""
 
     peer: PeerId
@@ -88,7 +88,7 @@ class Handshake:
     """One side of the handshake of one connection.
 
     The dialer sends `start()`; both feed what arrives to `receive()` and send what it returns,
-    until `session` is there; `rest` is what arrived beyond the handshake. `expected` pins the
+    until `result` is there; `rest` is what arrived beyond the handshake. `expected` pins the
     peer. `remote` is where this side sees the other. `ephemeral` is for tests only.
     """
 
@@ -117,7 +117,7 @@ class Handshake:
         self._confirming: tuple[CipherState, CipherState] | None = None
         self._buffer = b""
         self._magic_due = not dialer
-        self.session: Session | None = None
+        self.result: HandshakeResult | None = None
         self.rest = b""
 
     def start(self) -> bytes:
@@ -143,7 +143,7 @@ class Handshake:
                 return b""
             self._magic_due = False
             buffer = buffer[len(MAGIC) :]
-        while self.session is None and len(buffer) >= 2:
+        while self.result is None and len(buffer) >= 2:
             length = int.from_bytes(buffer[:2], "big")
             if not 1 <= length <= MAX_MESSAGE_BYTES:
                 raise ProtocolError(f"a handshake message of {length} bytes")
@@ -151,7 +151,7 @@ class Handshake:
                 break
             body, buffer = buffer[2 : 2 + length], buffer[2 + length :]
             answer += self._on_dialer(body) if self._dialer else self._on_listener(body)
-        if self.session is not None:
+        if self.result is not None:
             self.rest, buffer = buffer, b""
         self._buffer = buffer
         return answer
@@ -242,7 +242,7 @@ class Handshake:
     def _finish(
         self, noise: HandshakeState, hello: Hello, sending: CipherState, receiving: CipherState
     ) -> None:
-        self.session = Session(
+        self.result = HandshakeResult(
             peer=peer_id(hello.identity),
             agent=hello.agent,
             observed=hello.seen,

@@ -11,7 +11,8 @@ from typing import Any, Final, Protocol
 from aitorrent_transport.streams.frames import MAX_DATA_BYTES, NONCE_BYTES
 from aitorrent_transport.streams.mux import Mux
 from aitorrent_transport.streams.stream import ChannelStream
-from aitorrent_transport.streams.stream_state import StreamState, WindowBudget
+from aitorrent_transport.streams.stream_state import StreamState
+from aitorrent_transport.streams.windows import WindowBudget
 from aitorrentd.api import (
     Busy,
     Clock,
@@ -90,7 +91,7 @@ class SecureLink(Protocol):
 class Channel:
     """Streams and pings with one peer over one link.
 
-    Set `on_greeted(channel, greeting)`, `on_stream(channel, core)` and `on_closed(channel, reason,
+    Set `on_greeted(channel, greeting)`, `on_stream(channel, state)` and `on_closed(channel, reason,
     fault)` before `start`; `fault` is the ProtocolError of a peer that broke the rules, else None.
     """
 
@@ -106,7 +107,7 @@ class Channel:
         self.link = link
         self.peer = link.peer
         self.mux = Mux(dialer=link.outbound, budget=budget)
-        self.on_stream: Callable[[Channel, StreamState], None] = lambda channel, core: None
+        self.on_stream: Callable[[Channel, StreamState], None] = lambda channel, state: None
         self.on_closed: Callable[[Channel, str, ProtocolError | None], None] = lambda *_: None
         self.on_greeted: Callable[[Channel, Mapping[str, Any]], None] = lambda channel, hello: None
         self.opened_at = clock.monotonic()
@@ -130,7 +131,7 @@ class Channel:
         self._bytes_seen = 0
         self._flush_handle: asyncio.Handle | None = None
         self._tick_handle: asyncio.TimerHandle | None = None
-        self.mux.on_open = lambda core: self.on_stream(self, core)
+        self.mux.on_open = lambda state: self.on_stream(self, state)
         self.mux.on_pong = self._take_pong
         self.mux.on_hello = self._take_hello
         self.mux.on_retire = self._take_retire
@@ -246,27 +247,27 @@ class Channel:
         """
         if self.closed is not None:
             raise PeerGone(f"{short(self.peer)}: {self.closed}")
-        core = self.mux.open(protocol, priority, self._clock.monotonic())
+        state = self.mux.open(protocol, priority, self._clock.monotonic())
         self._flush_soon()
-        return ChannelStream(core, self, self.peer)
+        return ChannelStream(state, self, self.peer)
 
-    def pump(self, core: StreamState) -> None:
+    def pump(self, state: StreamState) -> None:
         """Let bytes of a stream, or credit for it, leave soon."""
-        if self.mux.touch(core, self._clock.monotonic()):
+        if self.mux.touch(state, self._clock.monotonic()):
             # A token waits for a tensor: not even the end of this pass of the loop is awaited.
-            if core.priority == Priority.TENSOR or core.sendable() >= MAX_DATA_BYTES:
+            if state.priority == Priority.TENSOR or state.sending.sendable() >= MAX_DATA_BYTES:
                 self._flush()
             else:
                 self._flush_soon()
 
-    def reset(self, core: StreamState, reason: str) -> None:
+    def reset(self, state: StreamState, reason: str) -> None:
         """End both directions of a stream at once."""
-        self.mux.reset(core, reason)
+        self.mux.reset(state, reason)
         self._flush_soon()
 
-    def stop(self, core: StreamState, reason: str) -> None:
+    def stop(self, state: StreamState, reason: str) -> None:
         """Read no more from a stream."""
-        self.mux.stop(core, reason)
+        self.mux.stop(state, reason)
         self._flush_soon()
 
     # Two channels to one peer
@@ -356,19 +357,19 @@ class Channel:
         is_new = not self.rtt_known and not unanswered
         if is_new or now - self._last_ping >= self._keepalive_s:
             self._ping(None)
-        for core in self.mux.cores():
-            self._expire(core, now)
+        for state in self.mux.states():
+            self._expire(state, now)
         if self.closed is None:
             self._flush()
             self._tick_handle = self._loop.call_later(self._tick_s, self._tick)
 
-    def _expire(self, core: StreamState, now: float) -> None:
-        if not (core.end_queued and core.reading_over):
+    def _expire(self, state: StreamState, now: float) -> None:
+        if not state.closed_here:
             return
-        if core.closing_since is None:
-            core.closing_since = now
-        elif now - core.closing_since >= _LINGER_S:
-            self.mux.reset(core, "closed, and the rest was not read")
+        if state.closing_since is None:
+            state.closing_since = now
+        elif now - state.closing_since >= _LINGER_S:
+            self.mux.reset(state, "closed, and the rest was not read")
 
     def lose(self, reason: str) -> None:
         """Give up a channel that does not work any more."""

@@ -6,19 +6,20 @@ from collections.abc import Callable
 
 from aitorrent_transport.streams.frames import MAX_DATA_BYTES
 from aitorrent_transport.streams.stream import ChannelStream
-from aitorrent_transport.streams.stream_state import StreamState, WindowBudget
+from aitorrent_transport.streams.stream_state import StreamState
+from aitorrent_transport.streams.windows import WindowBudget
 from aitorrentd.api import PeerId, Priority
 
 
 class _LocalPair:
-    """Carries bytes between two cores in one process; a `Carrier` for both."""
+    """Carries bytes between two stream ends in one process; a `Carrier` for both."""
 
     def __init__(self, a: StreamState, b: StreamState, now: Callable[[], float]) -> None:
         self._other = {id(a): b, id(b): a}
         self._now = now
         self._moving = self._again = False
 
-    def pump(self, core: StreamState) -> None:
+    def pump(self, state: StreamState) -> None:
         """Move what can move both ways; bytes that move may earn credit for more.
 
         Who reads them may do so at once, and write: that moves when what moves now has arrived.
@@ -28,40 +29,41 @@ class _LocalPair:
             return
         self._moving = True
         try:
-            other = self._other[id(core)]
+            other = self._other[id(state)]
             while self._again:
                 self._again = False
-                while self._move(core, other) or self._move(other, core):
+                while self._move(state, other) or self._move(other, state):
                     pass
         finally:
             self._moving = False
 
     def _move(self, source: StreamState, target: StreamState) -> bool:
-        due = target.credit_due(self._now(), 0.0)
+        sending, receiving = source.sending, target.receiving
+        due = receiving.credit_due(self._now(), 0.0)
         if due:
-            source.grant(due)
+            sending.grant(due)
         parts: list[bytes | memoryview] = []
-        moved = source.gather(MAX_DATA_BYTES, parts)
+        moved = sending.gather(MAX_DATA_BYTES, parts)
         for part in parts:
             if target.failure is None:  # its reader may reset the stream at any part
-                target.feed(bytes(part))
-        if source.has_work() and not source.queued:
-            source.end_sent = True
-            target.feed_end()
+                receiving.feed(bytes(part))
+        if sending.has_work() and not sending.queued:
+            sending.end_sent = True
+            receiving.feed_end()
         return moved > 0
 
-    def reset(self, core: StreamState, reason: str) -> None:
+    def reset(self, state: StreamState, reason: str) -> None:
         """End both directions at both ends."""
-        if not core.done:
-            self._other[id(core)].fail(f"reset by the peer: {reason or 'no reason given'}")
-        core.fail(reason or "reset")
+        if not state.done:
+            self._other[id(state)].fail(f"reset by the peer: {reason or 'no reason given'}")
+        state.fail(reason or "reset")
 
-    def stop(self, core: StreamState, reason: str) -> None:
+    def stop(self, state: StreamState, reason: str) -> None:
         """Read no more at this end; the other end's writes fail."""
-        if not core.reading_over:
-            core.stop_reading()
-            if not core.ended:
-                self._other[id(core)].feed_stop(f"the peer reads no more: {reason}")
+        if not state.receiving.closed:
+            state.receiving.close()
+            if not state.receiving.ended:
+                self._other[id(state)].sending.stop(f"the peer reads no more: {reason}")
 
 
 def local_streams(

@@ -25,7 +25,8 @@ from aitorrent_transport.streams.frames import (
     reason_bytes,
     window_frame,
 )
-from aitorrent_transport.streams.stream_state import StreamState, WindowBudget
+from aitorrent_transport.streams.stream_state import StreamState
+from aitorrent_transport.streams.windows import WindowBudget
 from aitorrentd.api import Busy, PeerGone, Priority, ProtocolError, pack, unpack_map
 
 MAX_STREAMS: Final = 256
@@ -48,12 +49,12 @@ class Mux:
     """The streams of one channel.
 
     The owner sets the callbacks, feeds records and sends what `next_record` returns whenever the
-    link takes more. `on_open(core)` gets a stream that the peer opened (it may `reset` it at
+    link takes more. `on_open(state)` gets a stream that the peer opened (it may `reset` it at
     once), `on_pong(nonce)`, `on_hello(map)` and `on_retire()` what their frames say.
     """
 
     def __init__(self, *, dialer: bool, budget: WindowBudget) -> None:
-        self.on_open: Callable[[StreamState], None] = lambda core: self.reset(core, "not served")
+        self.on_open: Callable[[StreamState], None] = lambda state: self.reset(state, "not served")
         self.on_pong: Callable[[bytes], None] = lambda nonce: None
         self.on_hello: Callable[[Mapping[str, Any]], None] = lambda hello: None
         self.on_retire: Callable[[], None] = lambda: None
@@ -80,7 +81,7 @@ class Mux:
         """Open streams that this side opened."""
         return len(self._streams) - self._inbound
 
-    def cores(self) -> list[StreamState]:
+    def states(self) -> list[StreamState]:
         """Open streams."""
         return list(self._streams.values())
 
@@ -118,46 +119,47 @@ class Mux:
             raise Busy("this peer does not read what was sent to it")
         if self._next_id >= 1 << 32:
             raise PeerGone("the stream ids of this channel are used up; connect again")
-        core = StreamState(self._next_id, protocol, priority, self._budget, now)
+        state = StreamState(self._next_id, protocol, priority, self._budget, now)
         self._next_id += 2
-        self._streams[core.id] = core
-        self._say(frame(Kind.OPEN, core.id, protocol.encode("ascii")))
-        return core
+        self._streams[state.id] = state
+        self._say(frame(Kind.OPEN, state.id, protocol.encode("ascii")))
+        return state
 
-    def reset(self, core: StreamState, reason: str) -> None:
+    def reset(self, state: StreamState, reason: str) -> None:
         """End both directions at once and tell the peer."""
-        if core.id in self._streams:
-            self._say(frame(Kind.RESET, core.id, reason_bytes(reason)))
-            core.fail(reason or "reset")
-            self._forget(core)
+        if state.id in self._streams:
+            self._say(frame(Kind.RESET, state.id, reason_bytes(reason)))
+            state.fail(reason or "reset")
+            self._forget(state)
 
-    def stop(self, core: StreamState, reason: str) -> None:
+    def stop(self, state: StreamState, reason: str) -> None:
         """Read no more from a stream and tell the peer."""
-        if core.id in self._streams and not core.reading_over:
-            core.stop_reading()
-            if not core.ended:
-                self._say(frame(Kind.STOP, core.id, reason_bytes(reason)))
-            self._forget_if_done(core)
+        receiving = state.receiving
+        if state.id in self._streams and not receiving.closed:
+            receiving.close()
+            if not receiving.ended:
+                self._say(frame(Kind.STOP, state.id, reason_bytes(reason)))
+            self._forget_if_done(state)
 
-    def touch(self, core: StreamState, now: float) -> bool:
+    def touch(self, state: StreamState, now: float) -> bool:
         """Take note that bytes were queued or read; whether something can leave now."""
-        if core.id not in self._streams:
+        if state.id not in self._streams:
             return False
-        due = core.credit_due(now, max(self.rtt_s, _LEAST_RTT_S))
+        due = state.receiving.credit_due(now, max(self.rtt_s, _LEAST_RTT_S))
         if due:
-            self._credits.append((core, due))
-        if not core.in_ready and core.has_work():
-            core.in_ready = True
-            self._ready[core.priority].append(core)
-        return bool(due) or core.in_ready
+            self._credits.append((state, due))
+        if not state.in_ready and state.sending.has_work():
+            state.in_ready = True
+            self._ready[state.priority].append(state)
+        return bool(due) or state.in_ready
 
     def fail(self, reason: str) -> None:
         """The channel is over: end every stream."""
         self._urgent.clear()
         self._credits.clear()
-        for core in self.cores():
-            core.fail(reason)
-            self._forget(core)
+        for state in self.states():
+            state.fail(reason)
+            self._forget(state)
 
     # Records out
 
@@ -177,16 +179,16 @@ class Mux:
         if not self._urgent:
             self._pongs = 0
         while self._credits and room >= HEADER_BYTES + 4:
-            core, due = self._credits.popleft()
-            if not core.done:
-                parts.append(window_frame(core.id, due))
+            state, due = self._credits.popleft()
+            if not state.done:
+                parts.append(window_frame(state.id, due))
                 room -= HEADER_BYTES + 4
         while not self._urgent and room >= HEADER_BYTES + _LEAST_DATA:
             taken = self._pick()
             if taken is None:
                 break
-            core, limit = taken
-            room -= self._emit(core, limit, room - HEADER_BYTES, parts)
+            state, limit = taken
+            room -= self._emit(state, limit, room - HEADER_BYTES, parts)
         return parts or None
 
     def _pick(self) -> tuple[StreamState, int] | None:
@@ -195,7 +197,7 @@ class Mux:
         limit = MAX_DATA_BYTES
         for c in _CLASSES:
             queue = self._ready[c]
-            while queue and not queue[0].has_work():
+            while queue and not queue[0].sending.has_work():
                 queue.popleft().in_ready = False
             if not queue:
                 self._owed[c] = 0
@@ -207,29 +209,30 @@ class Mux:
             return None
         return self._ready[chosen].popleft(), limit
 
-    def _emit(self, core: StreamState, limit: int, room: int, parts: list[Part]) -> int:
+    def _emit(self, state: StreamState, limit: int, room: int, parts: list[Part]) -> int:
         """Add the stream's next frames to a record; returns their bytes."""
-        core.in_ready = False
+        state.in_ready = False
+        sending = state.sending
         used = size = 0
-        if core.sendable():
+        if sending.sendable():
             at = len(parts)
-            size = core.gather(min(limit, room), parts)
-            parts.insert(at, HEADER.pack(_DATA, core.id, size))
+            size = sending.gather(min(limit, room), parts)
+            parts.insert(at, HEADER.pack(_DATA, state.id, size))
             used = HEADER_BYTES + size
-            sender = core.priority
-            self._owed[sender] = max(0, self._owed[sender] - size * _FLOOR_SHARE)
-            for c in _CLASSES[sender + 1 :]:
+            mine = state.priority
+            self._owed[mine] = max(0, self._owed[mine] - size * _FLOOR_SHARE)
+            for c in _CLASSES[mine + 1 :]:
                 self._owed[c] += size
-        if core.end_queued and not core.queued and not core.end_sent:
-            parts.append(frame(Kind.END, core.id))
-            core.end_sent = True
+        if sending.end_queued and not sending.queued and not sending.end_sent:
+            parts.append(frame(Kind.END, state.id))
+            sending.end_sent = True
             used += HEADER_BYTES
-            self._forget_if_done(core)
-        elif core.has_work():
-            core.in_ready = True
-            queue = self._ready[core.priority]
+            self._forget_if_done(state)
+        elif sending.has_work():
+            state.in_ready = True
+            queue = self._ready[state.priority]
             # A turn that the end of a record cut short goes on in the next one.
-            (queue.appendleft if room <= size < limit else queue.append)(core)
+            (queue.appendleft if room <= size < limit else queue.append)(state)
         return used
 
     # Records in
@@ -252,12 +255,13 @@ class Mux:
             stop = at + size
             if stop > end:
                 raise ProtocolError(f"frame of {size} bytes in a record with {end - at} left")
-            if kind == _DATA and (core := streams.get(stream_id)) is not None:
+            if kind == _DATA and (state := streams.get(stream_id)) is not None:
                 if not 0 < size <= MAX_DATA_BYTES:
                     raise ProtocolError(f"data frame of {size} bytes; allowed are 1 to 61440")
-                core.feed(bytes(record[at:stop]))
-                if core.earned_credit and not core.reading_over:
-                    self.touch(core, now)
+                receiving = state.receiving
+                receiving.feed(bytes(record[at:stop]))
+                if receiving.earned_credit and not receiving.closed:
+                    self.touch(state, now)
             else:
                 self._take(kind, stream_id, record[at:stop], now)
             at = stop
@@ -306,14 +310,14 @@ class Mux:
         if self._inbound >= MAX_STREAMS:
             self._say(frame(Kind.RESET, stream_id, b"too many streams"))
             return
-        core = StreamState(stream_id, protocol, Priority.CONTROL, self._budget, now)
-        self._streams[stream_id] = core
+        state = StreamState(stream_id, protocol, Priority.CONTROL, self._budget, now)
+        self._streams[stream_id] = state
         self._inbound += 1
-        self.on_open(core)
+        self.on_open(state)
 
     def _take_stream(self, kind: int, stream_id: int, payload: memoryview, now: float) -> None:
-        core = self._streams.get(stream_id)
-        if core is None:
+        state = self._streams.get(stream_id)
+        if state is None:
             # Frames of a stream that we forgot may still be under way; of one that never was, not.
             newest = (
                 self._last_inbound if stream_id % 2 == self._inbound_parity else self._next_id - 2
@@ -323,28 +327,28 @@ class Mux:
             return
         match kind:
             case Kind.WINDOW:
-                core.grant(read_credit(payload))
-                self.touch(core, now)
+                state.sending.grant(read_credit(payload))
+                self.touch(state, now)
             case Kind.END:
-                core.feed_end()
+                state.receiving.feed_end()
             case Kind.STOP:
-                core.feed_stop(f"the peer reads no more: {read_reason(payload) or 'closed'}")
+                state.sending.stop(f"the peer reads no more: {read_reason(payload) or 'closed'}")
             case _:
-                core.fail(f"reset by the peer: {read_reason(payload) or 'no reason given'}")
-        if core.done:
-            self._forget(core)
+                state.fail(f"reset by the peer: {read_reason(payload) or 'no reason given'}")
+        if state.done:
+            self._forget(state)
 
     # Housekeeping
 
     def _say(self, urgent: bytes) -> None:
         self._urgent.append(urgent)
 
-    def _forget_if_done(self, core: StreamState) -> None:
-        if core.done:
-            self._forget(core)
+    def _forget_if_done(self, state: StreamState) -> None:
+        if state.done:
+            self._forget(state)
 
-    def _forget(self, core: StreamState) -> None:
-        if self._streams.pop(core.id, None) is not None:
-            if core.id % 2 == self._inbound_parity:
+    def _forget(self, state: StreamState) -> None:
+        if self._streams.pop(state.id, None) is not None:
+            if state.id % 2 == self._inbound_parity:
                 self._inbound -= 1
-            core.release()
+            state.receiving.release()

@@ -215,9 +215,9 @@ async def test_large_records_leave_together_and_small_ones_at_once() -> None:
     us = Handshake(make_credentials(), dialer=True)
     them = Handshake(make_credentials(), dialer=False)
     shake_hands(us, them)
-    assert us.session is not None
+    assert us.result is not None
     transport = NotingTransport()
-    link = Link(transport, us.session, outbound=True, remote=("", 0))
+    link = Link(transport, us.result, outbound=True, remote=("", 0))
     wire = 4 + 1 + 60_000 + 16
     link.send(b"a question")
     assert [len(w) for w in transport.writes] == [4 + 1 + 10 + 16]
@@ -241,7 +241,7 @@ def test_records_behind_unsent_bytes_of_the_handshake_arrive_whole(
     us = Handshake(make_credentials(), dialer=True)
     them = Handshake(make_credentials(), dialer=False)
     shake_hands(us, them)
-    ours_session, session = us.session, them.session
+    ours_session, session = us.result, them.result
     assert ours_session is not None
     assert session is not None
     sent = [bytes([n]) * 100 for n in range(5)]
@@ -285,7 +285,7 @@ def test_small_record_is_in_the_kernel_when_send_returns(
     """A token that goes from stage to stage waits for no other work of the event loop."""
     us = Handshake(make_credentials(), dialer=True)
     shake_hands(us, Handshake(make_credentials(), dialer=False))
-    session = us.session
+    session = us.result
     assert session is not None
 
     async def send() -> None:

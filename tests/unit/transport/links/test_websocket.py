@@ -17,8 +17,8 @@ from aitorrent_transport.links.websocket import (
     CLOSE,
     CONTINUATION,
     PING,
-    FrameReader,
-    frame,
+    WebSocketReader,
+    websocket_frame,
     xor,
 )
 from aitorrentd.api import ProtocolError
@@ -31,7 +31,7 @@ def other(*, masked: bool) -> Connection:
     return Connection(ConnectionType.CLIENT if masked else ConnectionType.SERVER)
 
 
-def opened(reader: FrameReader, wire: bytes, cuts: random.Random) -> list[tuple[int, bytes]]:
+def opened(reader: WebSocketReader, wire: bytes, cuts: random.Random) -> list[tuple[int, bytes]]:
     found = []
     while wire:
         n = cuts.choice((1, 2, 7, 1000, 100_000))
@@ -45,11 +45,11 @@ def opened(reader: FrameReader, wire: bytes, cuts: random.Random) -> list[tuple[
 def test_wsproto_reads_our_frames(masked: bool, size: int) -> None:
     payload = random.Random(size).randbytes(size)
     peer = other(masked=not masked)
-    peer.receive_data(b"".join(frame(BINARY, payload, masked=masked)))
+    peer.receive_data(b"".join(websocket_frame(BINARY, payload, masked=masked)))
     messages = [e for e in peer.events() if isinstance(e, BytesMessage)]
     assert b"".join(bytes(e.data) for e in messages) == payload
     assert messages[-1].message_finished
-    peer.receive_data(b"".join(frame(PING, b"are you there", masked=masked)))
+    peer.receive_data(b"".join(websocket_frame(PING, b"are you there", masked=masked)))
     assert [bytes(e.payload) for e in peer.events() if isinstance(e, Ping)] == [b"are you there"]
 
 
@@ -73,7 +73,7 @@ def test_frames_of_wsproto_arrive_however_they_are_cut(
         pings.append(draw.randbytes(size % 126))
         wire += peer.send(Ping(pings[-1]))
     wire += peer.send(CloseConnection(code=1000))
-    found = opened(FrameReader(masked=masked), wire, draw)
+    found = opened(WebSocketReader(masked=masked), wire, draw)
     assert b"".join(payload for opcode, payload in found if opcode == BINARY) == sent
     assert [payload for opcode, payload in found if opcode == PING] == pings
     assert found[-1] == (CLOSE, b"\x03\xe8")
@@ -86,7 +86,7 @@ def test_masks_are_those_of_the_standard(payload: bytes, key: bytes) -> None:
 
 
 def test_every_message_has_a_mask_of_its_own() -> None:
-    heads = {frame(BINARY, bytes(10), masked=True)[0] for _ in range(20)}
+    heads = {websocket_frame(BINARY, bytes(10), masked=True)[0] for _ in range(20)}
     assert len(heads) == 20
 
 
@@ -108,12 +108,12 @@ BAD = {
 @pytest.mark.parametrize("problem", BAD)
 def test_broken_frames_are_refused(problem: str) -> None:
     with pytest.raises(ProtocolError, match=problem):
-        opened(FrameReader(masked=True), BAD[problem], random.Random(1))
+        opened(WebSocketReader(masked=True), BAD[problem], random.Random(1))
 
 
 def test_masked_frames_from_a_server_are_refused() -> None:
     with pytest.raises(ProtocolError, match="a frame that is masked"):
-        list(FrameReader(masked=False).feed(b"\x82\x80"))
+        list(WebSocketReader(masked=False).feed(b"\x82\x80"))
 
 
 @settings(max_examples=300, deadline=None)
@@ -121,7 +121,7 @@ def test_masked_frames_from_a_server_are_refused() -> None:
 def test_any_bytes_are_taken_in_bounds_or_refused(
     wire: bytes, masked: bool, draw: random.Random
 ) -> None:
-    reader = FrameReader(masked=masked)
+    reader = WebSocketReader(masked=masked)
     try:
         found = opened(reader, wire, draw)
     except ProtocolError:

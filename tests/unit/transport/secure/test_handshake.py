@@ -44,7 +44,7 @@ def test_both_sides_agree_on_everything() -> None:
     stage = Stage()
     dialer, listener = stage.new_dialer(), stage.new_listener()
     shake_hands(dialer, listener)
-    one, other = dialer.session, listener.session
+    one, other = dialer.result, listener.result
     assert one is not None
     assert other is not None
     assert (one.peer, other.peer) == (
@@ -63,11 +63,11 @@ def test_handshake_works_byte_by_byte_and_keeps_what_follows() -> None:
     stage = Stage()
     dialer, listener = stage.new_dialer(), stage.new_listener()
     to_listener, to_dialer = dialer.start(), b""
-    while dialer.session is None:
+    while dialer.result is None:
         to_dialer += b"".join(listener.receive(bytes([b])) for b in to_listener)
         to_listener = b"".join(dialer.receive(bytes([b])) for b in to_dialer)
         to_dialer = b""
-    assert listener.session is not None
+    assert listener.result is not None
     stage = Stage()
     dialer, flights = stage.new_dialer(), stage.flights()
     dialer.start()
@@ -110,7 +110,7 @@ def test_answer_of_another_responder_than_dialled_is_refused_before_we_say_who_w
     theirs = stage.listener.signer.peer_id
     with pytest.raises(Unavailable, match=f"the peer there is {theirs}, not {wanted}"):
         dialer.receive(second)
-    assert dialer.session is None
+    assert dialer.result is None
 
 
 def test_second_message_of_another_connection_is_refused() -> None:
@@ -187,7 +187,7 @@ def test_other_pre_shared_key_is_refused_by_the_listener() -> None:
     third = dialer.receive(listener.receive(dialer.start()))
     with pytest.raises(ProtocolError, match="authenticate"):
         listener.receive(third)
-    assert dialer.session is None, "the dialer waits for the listener's confirmation"
+    assert dialer.result is None, "the dialer waits for the listener's confirmation"
 
 
 @pytest.mark.parametrize("who", ["dialer", "listener"])
@@ -236,8 +236,8 @@ def test_highest_common_version_is_chosen() -> None:
     dialer = Handshake(make_credentials(), dialer=True, versions=(1, 2, 7))
     listener = Handshake(make_credentials(), dialer=False, versions=(1, 2, 3))
     shake_hands(dialer, listener)
-    assert dialer.session is not None
-    assert dialer.session.version == 2
+    assert dialer.result is not None
+    assert dialer.result.version == 2
 
 
 def test_version_that_was_not_offered_is_refused() -> None:
@@ -310,7 +310,7 @@ def _play(stage: Stage, flight: int, message: bytes) -> bool:
         dialer.receive(fourth)
     except (ProtocolError, Unavailable):
         return False
-    return dialer.session is not None and listener.session is not None
+    return dialer.result is not None and listener.result is not None
 
 
 def test_payload_in_the_first_message_is_refused() -> None:
@@ -326,9 +326,9 @@ def test_confirmation_that_says_something_is_refused() -> None:
     dialer, listener = stage.new_dialer(), stage.new_listener()
     third = dialer.receive(listener.receive(dialer.start()))
     listener.receive(third)
-    assert listener.session is not None
-    listener.session.sending.counter = 0
-    sealed = listener.session.sending.encrypt(b"", b"x")
+    assert listener.result is not None
+    listener.result.sending.counter = 0
+    sealed = listener.result.sending.encrypt(b"", b"x")
     with pytest.raises(ProtocolError, match="not empty"):
         dialer.receive(len(sealed).to_bytes(2, "big") + sealed)
 
@@ -341,10 +341,10 @@ def test_aes_is_used_only_when_both_sides_have_it(
     dialer = Handshake(make_credentials(), dialer=True, capabilities=ours)
     listener = Handshake(make_credentials(), dialer=False, capabilities=theirs)
     shake_hands(dialer, listener)
-    assert dialer.session is not None
-    assert listener.session is not None
+    assert dialer.result is not None
+    assert listener.result is not None
     expected = "aes256gcm" if ours and theirs else "chacha20poly1305"
-    assert dialer.session.suite.name == listener.session.suite.name == expected
+    assert dialer.result.suite.name == listener.result.suite.name == expected
 
 
 @settings(max_examples=200, deadline=None)
@@ -362,7 +362,7 @@ def test_any_bytes_give_nothing_or_a_protocol_error(
             side.receive(chunk)
     except AitorrentError as e:
         assert isinstance(e, ProtocolError)
-    assert side.session is None
+    assert side.result is None
 
 
 _FUZZED = make_credentials()

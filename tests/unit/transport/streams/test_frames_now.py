@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aitorrent_transport.streams.loopback import local_streams
-from aitorrent_transport.streams.stream_state import SEND_QUEUE_BYTES
+from aitorrent_transport.streams.sending import SEND_QUEUE_BYTES
 from aitorrentd.api import (
     Conflict,
     PeerGone,

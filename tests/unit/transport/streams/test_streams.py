@@ -11,14 +11,10 @@ from hypothesis import strategies as st
 from aitorrent_transport.streams.channel import Channel
 from aitorrent_transport.streams.frames import Kind, frame
 from aitorrent_transport.streams.loopback import local_streams
+from aitorrent_transport.streams.receiving import ReceivingHalf
+from aitorrent_transport.streams.sending import SEND_QUEUE_BYTES
 from aitorrent_transport.streams.stream import ChannelStream
-from aitorrent_transport.streams.stream_state import (
-    INITIAL_WINDOW,
-    MAX_WINDOW,
-    SEND_QUEUE_BYTES,
-    StreamState,
-    WindowBudget,
-)
+from aitorrent_transport.streams.windows import INITIAL_WINDOW, MAX_WINDOW, WindowBudget
 from aitorrentd.api import (
     Busy,
     Conflict,
@@ -54,8 +50,8 @@ class Ends:
         self.far = self._channel(self.links[1], 15.0)
         self.inbound: asyncio.Queue[ChannelStream] = asyncio.Queue()
         self.closed: list[tuple[str, str, ProtocolError | None]] = []
-        self.far.on_stream = lambda channel, core: self.inbound.put_nowait(
-            ChannelStream(core, channel, channel.peer)
+        self.far.on_stream = lambda channel, state: self.inbound.put_nowait(
+            ChannelStream(state, channel, channel.peer)
         )
         for name, channel in (("near", self.near), ("far", self.far)):
             channel.on_closed = lambda _, reason, fault, name=name: self.closed.append(  # type: ignore[misc]
@@ -146,8 +142,8 @@ async def test_writer_waits_for_a_slow_reader_and_memory_stays_bounded(pair: Pai
     assert pending
     assert isinstance(near, ChannelStream)
     assert isinstance(far, ChannelStream)
-    assert near._core.queued <= SEND_QUEUE_BYTES
-    assert far._core.buffered <= INITIAL_WINDOW
+    assert near._state.sending.queued <= SEND_QUEUE_BYTES
+    assert far._state.receiving.buffered <= INITIAL_WINDOW
     total = 0
     while total < 10_000_000:
         total += len(await asyncio.wait_for(far.read(), 5))
@@ -296,16 +292,16 @@ async def test_long_transfer_gives_way_to_others_in_every_pass_of_the_loop() -> 
     async with Ends() as ends:
         ends.links[0].high_water = 1 << 30
         await ends.streams()
-        core = next(iter(ends.near.mux.cores()))
-        core.credit = MAX_WINDOW
-        far_core = next(iter(ends.far.mux.cores()))
-        far_core.allowance = MAX_WINDOW
+        state = next(iter(ends.near.mux.states()))
+        state.sending.credit = MAX_WINDOW
+        far_state = next(iter(ends.far.mux.states()))
+        far_state.receiving.allowance = MAX_WINDOW
         before = ends.links[0].bytes_out
-        core.push(bytes(MAX_WINDOW))
-        ends.near.pump(core)
+        state.sending.push(bytes(MAX_WINDOW))
+        ends.near.pump(state)
         assert ends.links[0].bytes_out - before < 350_000
-        await wait_for(lambda: far_core.buffered == MAX_WINDOW)
-        assert core.queued == 0
+        await wait_for(lambda: far_state.receiving.buffered == MAX_WINDOW)
+        assert state.sending.queued == 0
 
 
 async def test_round_trip_time_is_known_before_the_first_keepalive() -> None:
@@ -434,13 +430,13 @@ async def test_retired_channel_closes_when_its_last_stream_ended() -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=50), st.integers(0, 60)), max_size=30))
 def test_buffer_gives_back_what_it_was_fed(steps: list[bytes | int]) -> None:
-    core = StreamState(1, "/s", Priority.BULK, WindowBudget(), 0.0)
+    half = ReceivingHalf(1, WindowBudget(), 0.0)
     fed = taken = b""
     for step in steps:
         if isinstance(step, bytes):
-            core.feed(step)
+            half.feed(step)
             fed += step
         else:
-            taken += core.take(step)
-        assert core.buffered == len(fed) - len(taken)
-    assert taken + core.take(1 << 20) == fed
+            taken += half.take(step)
+        assert half.buffered == len(fed) - len(taken)
+    assert taken + half.take(1 << 20) == fed

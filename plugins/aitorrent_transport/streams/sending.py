@@ -1,0 +1,107 @@
+"""The sending half of a stream, without I/O: a queue, and the peer's credit for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from aitorrent_transport.streams.windows import INITIAL_WINDOW, MAX_WINDOW
+from aitorrentd.api import ProtocolError
+
+SEND_QUEUE_BYTES: Final = 1024 * 1024
+"Bytes that a stream takes from its writer before the writer has to wait."
+_RESUME_BELOW: Final = SEND_QUEUE_BYTES // 2
+
+
+def _nothing() -> None:
+    return None
+
+
+class SendingHalf:
+    """Bytes that a writer queued on one stream and that have not left yet.
+
+    `on_sendable` is called when a full queue has room again or nothing can leave any more.
+    """
+
+    __slots__ = (
+        "_pieces",
+        "credit",
+        "end_queued",
+        "end_sent",
+        "on_sendable",
+        "queued",
+        "stopped",
+    )
+
+    def __init__(self) -> None:
+        self.on_sendable: Callable[[], None] = _nothing
+        self.queued = 0
+        "Bytes taken from the writer and not yet framed."
+        self.credit = INITIAL_WINDOW
+        "Bytes that may still be sent."
+        self.end_queued = False
+        "The writer is done."
+        self.end_sent = False
+        self.stopped: str | None = None
+        "Why nothing can leave any more, or None."
+        self._pieces: deque[bytes | memoryview] = deque()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can leave."""
+        return self.end_sent or self.stopped is not None
+
+    def push(self, piece: bytes | memoryview) -> None:
+        """Queue bytes that nobody will change."""
+        self._pieces.append(piece)
+        self.queued += len(piece)
+
+    def grant(self, credit: int) -> None:
+        """The peer allows more.
+
+        Raises:
+            ProtocolError: more than any window is.
+        """
+        self.credit += credit
+        if self.credit > MAX_WINDOW:
+            raise ProtocolError(f"window of {self.credit} bytes; the limit is {MAX_WINDOW}")
+
+    def sendable(self) -> int:
+        """Bytes that could leave now."""
+        return min(self.queued, self.credit)
+
+    def has_work(self) -> bool:
+        """Whether a data or end frame could leave now."""
+        return self.stopped is None and (
+            self.sendable() > 0 or (self.end_queued and not self.end_sent and not self.queued)
+        )
+
+    def gather(self, limit: int, into: list[bytes | memoryview]) -> int:
+        """Move at most `limit` sendable bytes to the end of `into`; returns how many."""
+        left = size = min(limit, self.queued, self.credit)
+        while left:
+            piece = self._pieces[0]
+            if len(piece) <= left:
+                self._pieces.popleft()
+                into.append(piece)
+                left -= len(piece)
+            else:
+                view = memoryview(piece)
+                into.append(view[:left])
+                self._pieces[0] = view[left:]
+                left = 0
+        full = self.queued >= _RESUME_BELOW
+        self.queued -= size
+        self.credit -= size
+        if full and self.queued < _RESUME_BELOW:
+            self.on_sendable()
+        return size
+
+    def stop(self, reason: str) -> None:
+        """Nobody reads what is queued: drop it, and take no more."""
+        if self.stopped is None:
+            self.stopped = reason
+            self._pieces.clear()
+            self.queued = 0
+            self.on_sendable()
