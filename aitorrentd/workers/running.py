@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from aitorrentd.api.fields import whole_or
 from aitorrentd.api.workers import Worker
 from aitorrentd.errors import AitorrentError
 from aitorrentd.workers.process import spawn_worker
@@ -83,6 +84,5 @@ class Workers:
             return  # it is gone, and soon forgotten
         finally:
             entry.asking = None
-        told = answer.header.get("rss_bytes")
         # A sandbox runs strangers' code, which may say anything.
-        entry.rss_bytes = told if type(told) is int and 0 <= told <= _MAX_BYTES else None
+        entry.rss_bytes = whole_or(answer.header, "rss_bytes", None, high=_MAX_BYTES)

@@ -22,6 +22,7 @@ from aitorrentd.api import (
     SamplingParams,
     Unavailable,
 )
+from aitorrentd.api.fields import whole_or
 from aitorrentd.api.models.served import ServedModels
 
 if TYPE_CHECKING:
@@ -70,10 +71,6 @@ def request_body(
     return path, body
 
 
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and 0 <= value < 2**53 else 0
-
-
 def chunk(line: dict[str, Any], max_tokens: int | None) -> Chunk:
     """A line of `/api/generate` or `/api/chat` as a chunk.
 
@@ -88,7 +85,7 @@ def chunk(line: dict[str, Any], max_tokens: int | None) -> Chunk:
     text = text.encode("utf-8", "replace").decode()
     if line.get("done") is not True:
         return Chunk(text)
-    tokens = _count(line.get("eval_count"))
+    tokens = whole_or(line, "eval_count", 0)
     reason = line.get("done_reason")
     if reason not in (None, "", "stop", "length", "load", "unload"):
         raise Unavailable(f"Ollama ended the answer with the reason {str(reason)[:64]!r}")
@@ -102,7 +99,7 @@ def chunk(line: dict[str, Any], max_tokens: int | None) -> Chunk:
         text,
         done=True,
         reason="length" if is_cut else "stop",
-        prompt_tokens=_count(line.get("prompt_eval_count")),
+        prompt_tokens=whole_or(line, "prompt_eval_count", 0),
         completion_tokens=tokens,
         context=tuple(context or ()) if is_context else None,
         extra={k: line[k] for k in _DURATIONS if isinstance(line.get(k), int)},

@@ -13,6 +13,7 @@ from aitorrentd.api import (
     SamplingParams,
     Unavailable,
 )
+from aitorrentd.api.fields import whole_or
 from aitorrentd.api.models.inference import DoneReason
 
 CHAT = "/chat/completions"
@@ -86,8 +87,8 @@ class AnswerReader:
         """
         usage = event.get("usage")
         if isinstance(usage, dict):
-            self._prompt_tokens = _count(usage.get("prompt_tokens"))
-            self._completion_tokens = _count(usage.get("completion_tokens"))
+            self._prompt_tokens = whole_or(usage, "prompt_tokens", 0)
+            self._completion_tokens = whole_or(usage, "completion_tokens", 0)
         choices = event.get("choices", [])
         if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
             raise ProtocolError(f"{self._server} sent choices that are no list of objects")
@@ -139,7 +140,3 @@ def view(row: dict[str, Any], backend: str) -> ModelView:
         context_length=length if isinstance(length, int) and length > 0 else None,
         detail=f"by {owner}" if isinstance(owner, str) and owner else "",
     )
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and 0 <= value < 2**53 else 0

@@ -7,12 +7,13 @@ strangers: `parse_loading` believes only their form, and `claims` only those tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aitorrent_shards.protocol.messages import MAX_LAYERS
-from aitorrentd.api import PeerId, Record
+from aitorrentd.api import PeerId, ProtocolError, Record
+from aitorrentd.api.fields import whole
 
 PREFIX: Final = "ait:loading:"
 VERSION: Final = 1
@@ -59,13 +60,6 @@ class Loading:
         return abs(self.done_bytes - said.done_bytes) >= _STEP * max(self.total_bytes, 1)
 
 
-def _count(value: Mapping[str, Any], key: str, most: int) -> int:
-    found = value.get(key)
-    if type(found) is not int or not 0 <= found <= most:
-        raise ValueError(key)
-    return found
-
-
 def parse_loading(record: Record) -> Loading | None:
     """What a record says, or None when it is not such a record."""
     model = record.key.removeprefix(PREFIX)
@@ -73,12 +67,12 @@ def parse_loading(record: Record) -> Loading | None:
     if not 1 <= len(model) <= MAX_NAME_CHARS or not model.isprintable():
         return None
     try:
-        start, end = _count(value, "start", MAX_LAYERS), _count(value, "end", MAX_LAYERS)
-        total = _count(value, "total", _MAX_BYTES)
-        done = min(_count(value, "done", _MAX_BYTES), total)
+        start, end = whole(value, "start", 0, MAX_LAYERS), whole(value, "end", 0, MAX_LAYERS)
+        total = whole(value, "total", 0, _MAX_BYTES)
+        done = min(whole(value, "done", 0, _MAX_BYTES), total)
         if value.get("v") != VERSION or start > end:
             return None
-    except ValueError:
+    except ProtocolError:
         return None
     return Loading(record.peer, model, start, end, done, total)
 

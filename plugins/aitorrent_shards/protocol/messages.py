@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from aitorrentd.api import PeerId, ProtocolError, parse_peer_id
+from aitorrentd.api.fields import blob, flag, number, text, texts, whole, whole_or
 
 PROTOCOL: Final = "/ai-torrent/1/shards"
 SESSION_BYTES: Final = 16
@@ -108,39 +109,15 @@ class Candidates:
     "log of the sum over the whole vocabulary of exp(logit / temperature)."
 
 
-def _int(header: Mapping[str, Any], key: str, low: int, high: int) -> int:
-    value = header.get(key)
-    if type(value) is not int or not low <= value <= high:
-        raise ProtocolError(f"{key} must be a whole number in {low}..{high}")
-    return value
-
-
-def _number(header: Mapping[str, Any], key: str, low: float, high: float) -> float:
-    value = header.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ProtocolError(f"{key} must be a number in {low}..{high}")
-    return float(value)
-
-
-def _text(header: Mapping[str, Any], key: str, max_chars: int) -> str:
-    value = header.get(key)
-    if not isinstance(value, str) or not 1 <= len(value) <= max_chars:
-        raise ProtocolError(f"{key} must be text of 1 to {max_chars} characters")
-    return value
-
-
 def _peer(header: Mapping[str, Any], key: str) -> PeerId:
     try:
-        return parse_peer_id(_text(header, key, 64))
+        return parse_peer_id(text(header, key, 64))
     except ValueError:
         raise ProtocolError(f"{key} is not a peer id") from None
 
 
 def _session(header: Mapping[str, Any]) -> bytes:
-    value = header.get("session")
-    if not isinstance(value, bytes) or len(value) != SESSION_BYTES:
-        raise ProtocolError(f"session must be {SESSION_BYTES} bytes")
-    return value
+    return blob(header, "session", SESSION_BYTES, SESSION_BYTES)
 
 
 def parse_addresses(value: object) -> tuple[str, ...]:
@@ -149,11 +126,7 @@ def parse_addresses(value: object) -> tuple[str, ...]:
     Raises:
         ProtocolError: anything else.
     """
-    if not isinstance(value, (list, tuple)) or len(value) > MAX_ADDRESSES:
-        raise ProtocolError(f"addresses must be a list of at most {MAX_ADDRESSES}")
-    if not all(isinstance(a, str) and len(a) <= MAX_ADDRESS_CHARS for a in value):
-        raise ProtocolError(f"an address is text of at most {MAX_ADDRESS_CHARS} characters")
-    return tuple(value)
+    return texts({"addresses": value}, "addresses", MAX_ADDRESSES, MAX_ADDRESS_CHARS)
 
 
 def request_id(header: Mapping[str, Any]) -> int:
@@ -162,31 +135,28 @@ def request_id(header: Mapping[str, Any]) -> int:
     Raises:
         ProtocolError: none, or out of range.
     """
-    return _int(header, "id", 0, 2**53)
+    return whole(header, "id", 0, 2**53)
 
 
 def _open(header: Mapping[str, Any]) -> Open:
-    start = _int(header, "start", 0, MAX_LAYERS - 1)
-    last = header.get("last")
-    if type(last) is not bool:
-        raise ProtocolError("last must be true or false")
-    dtype = _text(header, "dtype", 16)
+    start = whole(header, "start", 0, MAX_LAYERS - 1)
+    dtype = text(header, "dtype", 16)
     if dtype not in DTYPE_BYTES:
         raise ProtocolError(f"dtype must be one of {', '.join(DTYPE_BYTES)}")
     return Open(
         session=_session(header),
-        digest=_text(header, "digest", 128),
+        digest=text(header, "digest", 128),
         dtype=dtype,
         start=start,
-        end=_int(header, "end", start + 1, MAX_LAYERS),
-        max_positions=_int(header, "max_positions", 1, MAX_POSITIONS),
+        end=whole(header, "end", start + 1, MAX_LAYERS),
+        max_positions=whole(header, "max_positions", 1, MAX_POSITIONS),
         prev=_peer(header, "prev"),
-        last=last,
+        last=flag(header, "last"),
     )
 
 
 def _want(header: Mapping[str, Any]) -> Want:
-    return Want(_int(header, "k", 0, MAX_VOCAB), _number(header, "temperature", 0.0, 100.0))
+    return Want(whole(header, "k", 0, MAX_VOCAB), number(header, "temperature", 0.0, 100.0))
 
 
 def parse_request(header: Mapping[str, Any]) -> Request:
@@ -242,7 +212,7 @@ def parse_have(header: Mapping[str, Any]) -> int:
     Raises:
         ProtocolError: missing or out of range.
     """
-    return _int(header, "have", 0, MAX_POSITIONS)
+    return whole(header, "have", 0, MAX_POSITIONS)
 
 
 def parse_queue(header: Mapping[str, Any]) -> int:
@@ -251,7 +221,7 @@ def parse_queue(header: Mapping[str, Any]) -> int:
     Raises:
         ProtocolError: missing or out of range.
     """
-    return _int(header, "queue", 0, 1 << 20)
+    return whole(header, "queue", 0, 1 << 20)
 
 
 def parse_step(header: Mapping[str, Any]) -> tuple[int, int, Want | None]:
@@ -260,8 +230,8 @@ def parse_step(header: Mapping[str, Any]) -> tuple[int, int, Want | None]:
     Raises:
         ProtocolError: missing or out of range.
     """
-    pos = _int(header, "p", 0, MAX_POSITIONS)
-    n = _int(header, "n", 1, MAX_CHUNK)
+    pos = whole(header, "p", 0, MAX_POSITIONS)
+    n = whole(header, "n", 1, MAX_CHUNK)
     want = header.get("w")
     if want is None:
         return pos, n, None
@@ -272,8 +242,7 @@ def parse_step(header: Mapping[str, Any]) -> tuple[int, int, Want | None]:
 
 def layers_us(header: Mapping[str, Any]) -> int:
     """Microseconds that layers took so far, as the stages before say; 0 where they do not."""
-    value = header.get("us")
-    return value if type(value) is int and 0 <= value < 2**40 else 0
+    return whole_or(header, "us", 0, high=2**40)
 
 
 def parse_candidates(
@@ -285,9 +254,9 @@ def parse_candidates(
         ProtocolError: wrong size, an id outside the vocabulary, a number that is not finite, or
         not sorted by falling logit and rising id.
     """
-    pos = _int(header, "p", 0, MAX_POSITIONS)
-    n = _int(header, "n", 1, MAX_CHUNK)
-    k = _int(header, "k", 1, vocab)
+    pos = whole(header, "p", 0, MAX_POSITIONS)
+    n = whole(header, "n", 1, MAX_CHUNK)
+    k = whole(header, "k", 1, vocab)
     if len(tail) != 8 * k:
         raise ProtocolError(f"{k} candidates take {8 * k} bytes, got {len(tail)}")
     lse = header.get("lse")

@@ -17,6 +17,7 @@ from aitorrent_shards.protocol.messages import (
     parse_addresses,
 )
 from aitorrentd.api import PeerId, ProtocolError, Record
+from aitorrentd.api.fields import text, whole
 
 PREFIX: Final = "ait:shard:"
 VERSION: Final = 1
@@ -75,20 +76,6 @@ class Span:
         }
 
 
-def _int(value: Mapping[str, Any], key: str, low: int, high: int) -> int:
-    found = value.get(key)
-    if type(found) is not int or not low <= found <= high:
-        raise ProtocolError(f"span: {key} must be a whole number in {low}..{high}")
-    return found
-
-
-def _text(value: Mapping[str, Any], key: str, max_chars: int) -> str:
-    found = value.get(key)
-    if not isinstance(found, str) or not 1 <= len(found) <= max_chars:
-        raise ProtocolError(f"span: {key} must be text of 1 to {max_chars} characters")
-    return found
-
-
 def parse_span(record: Record) -> Span:
     """The span that a directory record describes.
 
@@ -97,30 +84,30 @@ def parse_span(record: Record) -> Span:
     """
     value = record.value
     if not isinstance(value, Mapping):
-        raise ProtocolError("span: not a map")
-    _int(value, "v", VERSION, VERSION)
-    digest = _text(value, "digest", 128)
+        raise ProtocolError("a span must be a map")
+    whole(value, "v", VERSION, VERSION)
+    digest = text(value, "digest", 128)
     if record.key != PREFIX + digest:
-        raise ProtocolError("span: its digest is not that of its key")
-    dtype = _text(value, "dtype", 16)
+        raise ProtocolError("the digest of a span must be that of its key")
+    dtype = text(value, "dtype", 16)
     if dtype not in DTYPE_BYTES:
-        raise ProtocolError(f"span: dtype must be one of {', '.join(DTYPE_BYTES)}")
-    layers = _int(value, "layers", 1, MAX_LAYERS)
-    start = _int(value, "start", 0, layers - 1)
+        raise ProtocolError(f"dtype must be one of {', '.join(DTYPE_BYTES)}")
+    layers = whole(value, "layers", 1, MAX_LAYERS)
+    start = whole(value, "start", 0, layers - 1)
     return Span(
         peer=record.peer,
-        model=_text(value, "model", 256),
+        model=text(value, "model", 256),
         digest=digest,
-        front=_text(value, "front", 128),
+        front=text(value, "front", 128),
         start=start,
-        end=_int(value, "end", start + 1, layers),
+        end=whole(value, "end", start + 1, layers),
         layers=layers,
         dtype=dtype,
-        hidden=_int(value, "hidden", 1, MAX_HIDDEN),
-        max_positions=_int(value, "max_positions", 1, MAX_POSITIONS),
-        free_positions=_int(value, "free_positions", 0, 1 << 40),
-        step_us=_int(value, "step_us", 0, 1 << 40),
-        run=_int(value, "run", 0, 2**63),
+        hidden=whole(value, "hidden", 1, MAX_HIDDEN),
+        max_positions=whole(value, "max_positions", 1, MAX_POSITIONS),
+        free_positions=whole(value, "free_positions", 0, 1 << 40),
+        step_us=whole(value, "step_us", 0, 1 << 40),
+        run=whole(value, "run", 0, 2**63),
         addresses=parse_addresses(record.addresses),
     )
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from aitorrentd.api import Conflict, Frame, InvalidParams, MethodNotFound
+from aitorrentd.api import Conflict, Frame, InvalidParams, MethodNotFound, ProtocolError
+from aitorrentd.api.fields import blob, number, text, whole
 
 if TYPE_CHECKING:
     from aitorrent_shards.worker.engine import Engine
@@ -37,43 +38,33 @@ _M_MMAP_THRESHOLD: Final = -3
 _MMAP_FROM_BYTES: Final = 32 * 1024 * 1024  # the largest value that glibc takes
 _KEEP_FREE_BYTES: Final = 128 * 1024 * 1024
 
+_MAX_TEXT_CHARS: Final = 4096
 _MAX_POSITIONS: Final = 1 << 24
 _MAX_VOCAB: Final = 1 << 22
 _MIN_TEMPERATURE: Final = 1e-4
 "Below it logits divided by it lose their meaning; 0 means greedy."
 
 
-def _integer(header: Mapping[str, Any], name: str, low: int, high: int) -> int:
-    value = header.get(name)
-    if type(value) is not int or not low <= value <= high:
-        raise InvalidParams(f"{name} must be an integer from {low} to {high}")
-    return value
-
-
 def _text(header: Mapping[str, Any], name: str) -> str:
-    value = header.get(name)
-    if not isinstance(value, str) or not 0 < len(value) <= 4096 or "\0" in value:
-        raise InvalidParams(f"{name} must be a text of 1 to 4096 characters")
+    value = text(header, name, _MAX_TEXT_CHARS)
+    if "\0" in value:
+        raise ProtocolError(f"{name} must not contain a NUL character")
     return value
 
 
 def _session(header: Mapping[str, Any]) -> bytes:
-    value = header.get("session")
-    if not isinstance(value, bytes) or not 0 < len(value) <= 64:
-        raise InvalidParams("session must be 1 to 64 bytes")
-    return value
+    return blob(header, "session", 1, 64)
 
 
 def _wanted(header: Mapping[str, Any]) -> tuple[int, float]:
     """k (0 = all) and temperature, which may be left out."""
-    k = _integer(header, "k", 0, _MAX_VOCAB)
-    value = header.get("temperature")
-    temperature = 0 if value is None else value
-    if type(temperature) not in (int, float) or not (
-        temperature == 0 or _MIN_TEMPERATURE <= temperature <= 1e6
-    ):
+    k = whole(header, "k", 0, _MAX_VOCAB)
+    if header.get("temperature") is None:
+        return k, 0.0
+    temperature = number(header, "temperature", 0, 1e6)
+    if 0 < temperature < _MIN_TEMPERATURE:
         raise InvalidParams(f"temperature must be 0 or from {_MIN_TEMPERATURE} to 1e6")
-    return k, float(temperature)
+    return k, temperature
 
 
 def _chosen(pos: int, n: int, found: TopTokens) -> Answer:
@@ -109,7 +100,10 @@ class ShardWorker:
         if operation is None:
             known = ", ".join(self._operations)
             raise MethodNotFound(f"no worker operation {str(name)[:40]!r}; there are: {known}")
-        return operation(request.header, memoryview(request.tail))
+        try:
+            return operation(request.header, memoryview(request.tail))
+        except ProtocolError as e:
+            raise InvalidParams(e.message) from None
 
     def _loaded(self) -> Engine:
         if self._engine is None:
@@ -128,12 +122,12 @@ class ShardWorker:
 
         engine = Engine(
             Path(_text(header, "path")),
-            _integer(header, "start", 0, 1 << 16),
-            _integer(header, "end", 0, 1 << 16),
+            whole(header, "start", 0, 1 << 16),
+            whole(header, "end", 0, 1 << 16),
             dtype=_text(header, "dtype"),
             device=_text(header, "device"),
-            threads=_integer(header, "threads", 1, 1024),
-            kv_budget_bytes=_integer(header, "kv_budget_bytes", 0, 1 << 60),
+            threads=whole(header, "threads", 1, 1024),
+            kv_budget_bytes=whole(header, "kv_budget_bytes", 0, 1 << 60),
         )
         self._unfinished = engine, engine.load()
         return self._go_on(header, _tail)
@@ -158,9 +152,9 @@ class ShardWorker:
         """{session, start, end, max_positions}: {}."""
         self._loaded().open(
             _session(header),
-            _integer(header, "start", 0, 1 << 16),
-            _integer(header, "end", 0, 1 << 16),
-            _integer(header, "max_positions", 1, _MAX_POSITIONS),
+            whole(header, "start", 0, 1 << 16),
+            whole(header, "end", 0, 1 << 16),
+            whole(header, "max_positions", 1, _MAX_POSITIONS),
         )
         return {}, b""
 
@@ -170,8 +164,8 @@ class ShardWorker:
         want = header.get("want")
         if want is not None and not isinstance(want, dict):
             raise InvalidParams("want must be null or a map")
-        pos = _integer(header, "pos", 0, _MAX_POSITIONS)
-        n = _integer(header, "n", 1, _MAX_POSITIONS)
+        pos = whole(header, "pos", 0, _MAX_POSITIONS)
+        n = whole(header, "n", 1, _MAX_POSITIONS)
         step = self._loaded().step(
             _session(header), pos, n, tail, None if want is None else _wanted(want)
         )
@@ -191,7 +185,7 @@ class ShardWorker:
 
     def _trim(self, header: dict[str, Any], _tail: memoryview) -> Answer:
         """{session, length}: {have}, the positions that are left."""
-        length = _integer(header, "length", 0, _MAX_POSITIONS)
+        length = whole(header, "length", 0, _MAX_POSITIONS)
         return {"have": self._loaded().trim(_session(header), length)}, b""
 
     def _close(self, header: dict[str, Any], _tail: memoryview) -> Answer:

@@ -9,10 +9,11 @@ that the reader does not know are ignored.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from aitorrent_transport.secure.certificate import MAX_AGENT_CHARS
 from aitorrentd.api import ProtocolError, pack, unpack_map
+from aitorrentd.api.fields import blob, text, texts, whole
 
 SIGNATURE_BYTES: Final = 64
 IDENTITY_BYTES: Final = 32
@@ -63,51 +64,31 @@ class Hello:
             ProtocolError: not a well-formed one.
         """
         fields = unpack_map(payload, max_items=MAX_ENTRIES)
-        return cls(
-            identity=_blob(fields, "id", IDENTITY_BYTES),
-            not_before=_whole(fields, "nbf", 2**63 - 1),
-            expires=_whole(fields, "exp", 2**63 - 1),
-            certificate=_blob(fields, "cert", SIGNATURE_BYTES),
-            signature=_blob(fields, "sig", SIGNATURE_BYTES),
-            version=_whole(fields, "v", 255),
-            agent=_text(fields.get("agent"), "agent", MAX_AGENT_CHARS),
-            seen=_address(fields.get("seen")),
-            capabilities=_capabilities(fields.get("caps", [])),
-        )
-
-
-def _blob(fields: dict[str, Any], name: str, length: int) -> bytes:
-    value = fields.get(name)
-    if not isinstance(value, bytes) or len(value) != length:
-        raise ProtocolError(f"handshake field {name!r} is not {length} bytes")
-    return value
-
-
-def _whole(fields: dict[str, Any], name: str, most: int) -> int:
-    value = fields.get(name)
-    if type(value) is not int or not 0 <= value <= most:
-        raise ProtocolError(f"handshake field {name!r} is not a whole number up to {most}")
-    return value
-
-
-def _text(value: object, name: str, most: int) -> str:
-    if not isinstance(value, str) or len(value) > most or not value.isprintable():
-        raise ProtocolError(f"handshake field {name!r} is not printable text up to {most}")
-    return value
+        try:
+            return cls(
+                identity=blob(fields, "id", IDENTITY_BYTES, IDENTITY_BYTES),
+                not_before=whole(fields, "nbf", 0, 2**63 - 1),
+                expires=whole(fields, "exp", 0, 2**63 - 1),
+                certificate=blob(fields, "cert", SIGNATURE_BYTES, SIGNATURE_BYTES),
+                signature=blob(fields, "sig", SIGNATURE_BYTES, SIGNATURE_BYTES),
+                version=whole(fields, "v", 0, 255),
+                agent=text(fields, "agent", MAX_AGENT_CHARS, min_chars=0, printable=True),
+                seen=_address(fields.get("seen")),
+                capabilities=texts(
+                    {"caps": [], **fields}, "caps", MAX_ENTRIES, MAX_CAP_CHARS, printable=True
+                ),
+            )
+        except ProtocolError as e:
+            raise ProtocolError(f"invalid handshake payload: {e.message}") from None
 
 
 def _address(value: object) -> HostPort | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 2:
-        raise ProtocolError("handshake field 'seen' is not a pair of host and port")
-    host, port = value
-    if type(port) is not int or not 0 <= port <= 65_535:
-        raise ProtocolError("handshake field 'seen' has an impossible port")
-    return _text(host, "seen", MAX_HOST_CHARS), port
-
-
-def _capabilities(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise ProtocolError("handshake field 'caps' is not a list")
-    return tuple(_text(v, "caps", MAX_CAP_CHARS) for v in value)
+        raise ProtocolError("seen must be a pair of host and port")
+    host, port = ({"seen": part} for part in value)
+    return (
+        text(host, "seen", MAX_HOST_CHARS, min_chars=0, printable=True),
+        whole(port, "seen", 0, 65_535),
+    )

@@ -98,7 +98,7 @@ def test_span_survives_its_encoding() -> None:
 
 
 def test_span_under_the_key_of_other_weights_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="digest is not that of its key"):
+    with pytest.raises(ProtocolError, match="digest of a span must be that of its key"):
         parse_span(Record("ait:shard:other", PEER, SPAN.value()))
 
 
