@@ -1,4 +1,5 @@
 # make demo    three nodes on this machine answer a prompt together (KEEP=1 leaves them running)
+# make quick   lint, types and unit tests, in under 2 minutes on two cores
 # make test    every test; make check: lint and types; make fmt, make bench, make docs
 # make up      three nodes in containers (STACK=ollama: one with Ollama on a GPU); make down, rebuild
 # make deb     the Debian package in dist/; make apt-repo: a signed repository that apt can use
@@ -10,11 +11,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt $(PIP_FLAGS)
 
+# One process per core, but not more than the memory of a usual machine has room for. An
+# `xdist_group` stays in one process, so that what its tests share is built once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt docs bench demo-model lock wheelhouse deb apt-repo up down rebuild clean
+.PHONY: help demo quick unit test check fmt docs bench demo-model lock wheelhouse deb apt-repo up down rebuild clean
 
 help:
-	@sed -n '1,4p' Makefile
+	@sed -n '1,5p' Makefile
 
 $(BIN)/python:
 	@tools/make_venv $(PYTHON) $(VENV)
@@ -33,8 +38,15 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.run
 	@$(BIN)/python tools/demo.py $(if $(KEEP),--keep)
 
+# Types are checked beside the tests: mypy has only one process.
+quick: $(VENV)/.dev
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check unit
+
+unit: $(VENV)/.dev
+	$(PYTEST) -m "not slow" $(PYTEST_FLAGS) tests/unit
+
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(PYTEST) $(PYTEST_FLAGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -5,6 +5,9 @@
   that uses them fails if it leaves an error in a log (unless marked `allow_error_log`), a task, a
   socket or an open file behind.
 - In CI a skipped test is a failure, unless its reason starts with "hardware:".
+- Tests may run in several processes (pytest-xdist); those that share something slow, or something
+  there is only one of, carry an `xdist_group`. Only this file is sure to be loaded by the process
+  that reports: what workers find out reaches it through the hooks here.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ _LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
 }
 _unwanted_skips: list[tuple[str, str]] = []
+_figures: dict[str, str] = {}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -69,15 +73,33 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = _figures
     if os.environ.get("CI") == "true" and _unwanted_skips and exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    # A worker that crashed has no output.
+    _figures.update(getattr(node, "workeroutput", {}).get("figures", {}))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _figures:
+        terminalreporter.section("figures")
+        for name, value in _figures.items():
+            terminalreporter.line(f"{name}: {value}")
     if os.environ.get("CI") == "true" and _unwanted_skips:
         terminalreporter.section("skipped in CI, which is a failure")
         for nodeid, reason in _unwanted_skips:
             terminalreporter.line(f"{nodeid}: {reason}")
+
+
+@pytest.fixture(scope="session")
+def figures() -> dict[str, str]:
+    """Measurements, shown after the tests."""
+    return _figures
 
 
 @pytest.fixture

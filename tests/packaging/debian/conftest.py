@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,22 +12,8 @@ from tests.support.nodes import REPOSITORY
 from tests.support.package_build import PREVIOUS, built, wheel, with_older_schema
 from tests.support.package_machine import Machine, missing_tools
 
-FIGURES: dict[str, str] = {}
 _PROBE = Path(__file__).parent / "aitorrent-probe"
 _LOCAL_BUILD = {"DPKG_DEB_COMPRESSOR_TYPE": "gzip", "DPKG_DEB_COMPRESSOR_LEVEL": "1"}
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if FIGURES:
-        terminalreporter.section("figures of the package")
-        for name, value in FIGURES.items():
-            terminalreporter.line(f"{name}: {value}")
-
-
-@pytest.fixture(scope="session")
-def figures() -> dict[str, str]:
-    """Measurements, shown after the tests."""
-    return FIGURES
 
 
 @pytest.fixture(scope="session")

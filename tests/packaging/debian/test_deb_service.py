@@ -8,7 +8,12 @@ import pytest
 
 from tests.support.package_machine import SOCKET, Machine, pause, until
 
-pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.systemd,
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.xdist_group("debian"),
+]
 
 
 def running(machine: Machine) -> bool:

@@ -18,7 +18,12 @@ from tests.support.nodes import REPOSITORY
 from tests.support.package_build import PREVIOUS
 from tests.support.package_machine import Machine, run, until
 
-pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.systemd,
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.xdist_group("debian"),
+]
 
 _DATABASE: Final = "var/lib/aitorrent/transport/transport.sqlite"
 _OTHER: Final = """\

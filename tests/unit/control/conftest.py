@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from aitorrentd.control import polling
+from tests.support.nodes import short_dir
 
 _BOTH_WAYS = ("test_control_calls", "test_control_client", "test_control_server")
 
@@ -21,3 +26,12 @@ def wakefulness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(polling, "has_processors", lambda: is_awake)
     if is_awake:
         monkeypatch.setattr(polling.Eagerness, "is_high", property(lambda self: True))
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A path for a socket that other users can get at; pytest's directories are closed to them."""
+    directory = short_dir()
+    directory.chmod(0o755)
+    yield directory / "control.sock"
+    shutil.rmtree(directory)

@@ -99,14 +99,6 @@ def ask_as(path: Path, uid: int, gid: int, groups: list[int]) -> dict[str, str]:
     return found
 
 
-@pytest.fixture
-def open_path(tmp_path: Path) -> Path:
-    # pytest's directories are closed to other users.
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    return tmp_path / "control.sock"
-
-
 @pytest.mark.root
 def test_each_role_may_do_what_is_its_own(open_path: Path) -> None:
     with ServerThread(open_path, *METHODS, group=str(OPERATORS)):

@@ -145,11 +145,10 @@ def _bind_as_nobody(path: Path, answer: multiprocessing.SimpleQueue[str]) -> Non
 
 
 @pytest.mark.root
-def test_a_place_without_permission_is_denied_with_a_way_out(tmp_path: Path) -> None:
+def test_a_place_without_permission_is_denied_with_a_way_out(open_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     answer = context.SimpleQueue()
-    tmp_path.chmod(0o755)
-    child = context.Process(target=_bind_as_nobody, args=(tmp_path / "control.sock", answer))
+    child = context.Process(target=_bind_as_nobody, args=(open_path, answer))
     child.start()
     child.join(10)
     assert child.exitcode == 0

@@ -1,0 +1,75 @@
+"""A skipped test fails in CI, in however many processes the tests run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.nodes import REPOSITORY
+
+PASSES = """
+import pytest
+
+@pytest.mark.skip(reason="hardware: there is no GPU")
+def test_gpu(): ...
+
+def test_passes(figures): figures["speed"] = "9 m/s"
+
+@pytest.mark.xfail(reason="known")
+def test_known(): assert False
+"""
+SKIPS = """
+import pytest
+
+def test_lazy(): pytest.skip("no server here")
+"""
+SKIPS_ALL = """
+import pytest
+
+pytest.skip("no library here", allow_module_level=True)
+"""
+IN_TWO = ("-n", "2", "--dist", "loadgroup")
+
+
+def run_tests(directory: Path, *options: str, ci: str) -> subprocess.CompletedProcess[str]:
+    options = ("-q", "-p", "no:cacheprovider", "-p", "tests.conftest", *options)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "-c", os.devnull, "--rootdir", directory, "."],
+        cwd=directory,
+        env={**os.environ, "CI": ci, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("ci", "skips", "options"),
+    [
+        ("true", False, ()),
+        ("true", False, IN_TWO),
+        ("true", True, ()),
+        ("true", True, IN_TWO),
+        ("", True, ()),
+    ],
+)
+def test_skip_in_ci_is_a_failure_unless_hardware_is_absent(
+    tmp_path: Path, ci: str, skips: bool, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "test_inner.py").write_text(PASSES)
+    if skips:
+        (tmp_path / "test_one.py").write_text(SKIPS)
+        (tmp_path / "test_module.py").write_text(SKIPS_ALL)
+    done = run_tests(tmp_path, *options, ci=ci)
+    is_failure = skips and ci == "true"
+    assert done.returncode == is_failure, done.stdout + done.stderr
+    for told in ("test_one.py::test_lazy: no server here", "test_module.py: no library here"):
+        assert done.stdout.count(told) == is_failure
+    assert done.stdout.splitlines()[-1].startswith("1 passed, ")
+    # Measurements of a worker arrive, too.
+    assert "speed: 9 m/s" in done.stdout
