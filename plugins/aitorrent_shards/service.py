@@ -9,8 +9,8 @@ from typing import Final
 
 from aitorrent_shards.answering.availability import coming_text, own_loading
 from aitorrent_shards.answering.backend import ShardsBackend
-from aitorrent_shards.answering.coordinator import Coordinator
 from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.node_services import NodeServices
 from aitorrent_shards.protocol.loading import PREFIX as LOADING
 from aitorrent_shards.protocol.loading import Loading, parse_all
 from aitorrent_shards.protocol.loading_claims import Claims
@@ -45,7 +45,7 @@ class ShardsService:
             transport, config, ctx.log, work=lambda: ctx.work("session")
         )
         self.models = {entry.name: LocalModel(entry) for entry in config.models}
-        coordinator = Coordinator(
+        node = NodeServices(
             transport=transport,
             directory=self.directory,
             stage_server=self.stage_server,
@@ -56,10 +56,8 @@ class ShardsService:
         )
         self.backend = ShardsBackend(
             self.models,
-            coordinator,
-            config,
+            node,
             ctx.random,
-            node_id=self.node_id,
             spans=self.spans,
             loading=self._loading_elsewhere,
             name_of=self._name_of,

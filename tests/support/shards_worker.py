@@ -101,12 +101,6 @@ class Chain:
             tokens.append(self.feed(tokens[-1:]).ids[0])
         return tokens
 
-    def trim(self, length: int) -> None:
-        """Forget positions in all stages."""
-        for worker in self.workers:
-            ask(worker, "trim", session=self.session, length=length)
-        self.length = length
-
     def close(self) -> None:
         """End the session in all stages."""
         for worker in self.workers:

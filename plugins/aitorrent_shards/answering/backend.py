@@ -17,10 +17,10 @@ from aitorrent_shards.answering.availability import (
     pending,
 )
 from aitorrent_shards.answering.coordinator import Coordinator
-from aitorrent_shards.answering.journal import AnswerJournal, room_for
 from aitorrent_shards.answering.sampler import Sampling
-from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.answering.transcript import Transcript, room_for
 from aitorrent_shards.models.tokenizer import THREAD_ABOVE_CHARS, ModelTokenizer
+from aitorrent_shards.node_services import NodeServices
 from aitorrent_shards.protocol.loading import Loading
 from aitorrent_shards.protocol.spans import Span
 from aitorrent_shards.serving.local_model import LocalModel
@@ -44,19 +44,17 @@ class ShardsBackend:
     def __init__(
         self,
         models: Mapping[str, LocalModel],
-        coordinator: Coordinator,
-        config: ShardsConfig,
+        node: NodeServices,
         rng: random.Random,
         *,
-        node_id: PeerId,
         spans: Callable[[], list[Span]],
         loading: Callable[[], list[Loading]] = list,
         name_of: Callable[[PeerId], str] = lambda peer: "",
     ) -> None:
         self.answering = 0
         "Answers under way."
-        self._models, self._coordinator, self._config = models, coordinator, config
-        self._rng, self._node_id, self._spans = rng, node_id, spans
+        self._models, self._node, self._rng, self._spans = models, node, rng, spans
+        self._node_id = node.transport.node_id
         self._loading, self._name_of = loading, name_of
 
     @property
@@ -129,13 +127,13 @@ class ShardsBackend:
         tokenizer = model.tokenizer
         if tokenizer is None:  # `ready` means that it was loaded
             raise NotFound(f"model {model.entry.name} has no tokenizer")
-        if self.answering >= self._config.max_answers:
+        if self.answering >= self._node.config.max_answers:
             raise Busy(f"{self.answering} answers are under way on this node; try again later")
         self.answering += 1
         try:
             prompt = await _encode(tokenizer, request)
             params = request.params
-            journal = AnswerJournal(
+            transcript = Transcript(
                 prompt=prompt,
                 sampling=self._sampling(params, tokenizer),
                 max_tokens=room_for(
@@ -144,11 +142,9 @@ class ShardsBackend:
                 stop_ids=tokenizer.end_ids,
                 vocab=files.vocab,
             )
-            ring = self._coordinator.ring(model, journal.max_positions)
-            chunks = self._coordinator.answer(
-                ring, journal, tokenizer.detokenizer(prompt), params.stop
-            )
-            async with aclosing(chunks):
+            detokenizer = tokenizer.detokenizer(prompt)
+            answer = Coordinator(self._node, model, transcript, detokenizer, params.stop)
+            async with aclosing(answer.chunks()) as chunks:
                 async for chunk in chunks:
                     yield chunk
         finally:

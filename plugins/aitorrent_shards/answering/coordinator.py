@@ -3,154 +3,133 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
-from aitorrent_shards.answering.journal import AnswerJournal
 from aitorrent_shards.answering.sampler import choose
-from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.answering.transcript import Transcript
 from aitorrent_shards.models.detokenizer import Detokenizer, StopTexts
+from aitorrent_shards.node_services import Demand, NodeServices
 from aitorrent_shards.protocol.messages import Candidates, Want
 from aitorrent_shards.ring.repair import Waiting
 from aitorrent_shards.ring.ring import THREAD_ABOVE, Ring
 from aitorrent_shards.serving.local_model import LocalModel
-from aitorrent_shards.serving.stage_server import StageServer
-from aitorrentd.api import Chunk, Clock, Directory, Event, ProtocolError, Transport
+from aitorrentd.api import Chunk, ProtocolError
 
 MORE_K: Final = (1024, 0)
 "Candidates asked for when the first ones do not decide; 0 = all."
 
 
 class Coordinator:
-    """Makes answers; what they share."""
+    """Makes one answer: owns its transcript, and the ring that computes it."""
 
     def __init__(
         self,
-        *,
-        transport: Transport,
-        directory: Directory,
-        stage_server: StageServer,
-        config: ShardsConfig,
-        clock: Clock,
-        log: logging.Logger,
-        publish: Callable[[Event], None],
+        node: NodeServices,
+        model: LocalModel,
+        transcript: Transcript,
+        detokenizer: Detokenizer,
+        stops: Sequence[str],
     ) -> None:
-        self._transport, self._directory, self._stage_server = transport, directory, stage_server
-        self._config, self._clock, self._log, self._publish = config, clock, log, publish
-
-    def ring(self, model: LocalModel, max_positions: int) -> Ring:
-        """A ring for one answer of `model`, not opened yet."""
+        """Raises Unavailable while the model's files are still being read."""
         files, _ = model.ready()
-        return Ring(
-            transport=self._transport,
-            directory=self._directory,
-            stage_server=self._stage_server,
-            config=self._config,
-            clock=self._clock,
-            log=self._log,
-            publish=self._publish,
+        self._node, self._transcript, self._detokenizer = node, transcript, detokenizer
+        self._texts = StopTexts(stops)
+        demand = Demand(
             model=model.entry.name,
             layers=files.layers,
             vocab=files.vocab,
-            max_positions=max_positions,
+            max_positions=transcript.max_positions,
+            prompt_positions=len(transcript.prompt),
             accepts=model.accepts,
         )
+        self._ring = Ring(node, demand)
 
-    async def answer(
-        self, ring: Ring, journal: AnswerJournal, detokenizer: Detokenizer, stops: Sequence[str]
-    ) -> AsyncGenerator[Chunk, None]:
+    async def chunks(self) -> AsyncGenerator[Chunk, None]:
         """The answer's chunks; closes the ring at its end, or when it is closed itself.
 
         Raises:
             Busy, Unavailable: no stages, or layers were lost for good.
         """
-        clock, texts = self._clock, StopTexts(stops)
+        ring, transcript, clock, texts = self._ring, self._transcript, self._node.clock, self._texts
         began = clock.monotonic()
         first_s = 0.0
         pending: list[int] = []
         reason = ""
         try:
             await ring.open()
-            for frame in journal.prefill(chunk=self._config.prefill_chunk):
-                ring.send(frame)
+            for message in transcript.prefill(chunk=self._node.config.prefill_chunk):
+                ring.send(message)
             while not reason:
                 try:
-                    token = await self._next(ring, journal)
+                    token = await self._next()
                 except Waiting as e:
                     yield Chunk("", notice=str(e))
                     continue
                 first_s = first_s or clock.monotonic() - began
-                reason = journal.commit(token)
+                reason = transcript.commit(token)
                 if not reason:
-                    ring.send(journal.step())  # computed while the caller reads this token
+                    ring.send(transcript.step())  # computed while the caller reads this token
                 pending.append(token)
-                text = "" if token in journal.stop_ids else texts.push(detokenizer.push(token))
+                is_end = token in transcript.stop_ids
+                text = "" if is_end else texts.push(self._detokenizer.push(token))
                 if texts.stopped:
                     reason = "stop"
                 if text:
                     yield Chunk(text, token_ids=tuple(pending))
                     pending.clear()
-            text = texts.push(detokenizer.flush()) + texts.flush()
-            whole_s = clock.monotonic() - began
-            yield _last(ring, journal, text, pending, texts.stopped, first_s, whole_s)
+            text = texts.push(self._detokenizer.flush()) + texts.flush()
+            yield self._last(text, pending, first_s, clock.monotonic() - began)
         finally:
             await ring.close()
 
-    async def _next(self, ring: Ring, journal: AnswerJournal) -> int:
+    async def _next(self) -> int:
         """The next token, decided for good.
 
         Raises:
             Waiting: as Ring.answer; ask again.
         """
-        length = len(journal.prompt) + len(journal.committed)
+        ring, transcript = self._ring, self._transcript
+        length = len(transcript.prompt) + len(transcript.committed)
         candidates = await ring.answer(length)
         more = 0
         while True:
             try:
-                token = await _choose(candidates, journal)
+                token = await _choose(candidates, transcript)
             except ProtocolError as e:
                 candidates = await ring.reject(length, e.message)
                 continue
             if token is not None:
                 ring.commit(length)
                 return token
-            want = Want(MORE_K[min(more, 1)], journal.sampling.temperature)
+            want = Want(MORE_K[min(more, 1)], transcript.sampling.temperature)
             more += 1
             candidates = await ring.more(length, want)
 
+    def _last(self, text: str, pending: list[int], first_s: float, whole_s: float) -> Chunk:
+        ring, transcript = self._ring, self._transcript
+        count = len(transcript.committed)
+        decode_s = max(whole_s - first_s, 0.0)
+        ended = self._texts.stopped or transcript.committed[-1] in transcript.stop_ids
+        return Chunk(
+            text,
+            done=True,
+            reason="stop" if ended else "length",
+            prompt_tokens=len(transcript.prompt),
+            completion_tokens=count,
+            context=(*transcript.prompt, *transcript.committed),
+            stages=ring.views(),
+            token_ids=tuple(pending),
+            extra={
+                "ttft_s": first_s,
+                "decode_s": decode_s,
+                "hop_us": ring.hop_us(),
+                "tokens_per_s": (count - 1) / decode_s if count > 1 and decode_s > 0 else 0.0,
+            },
+        )
 
-async def _choose(candidates: Candidates, journal: AnswerJournal) -> int | None:
+
+async def _choose(candidates: Candidates, transcript: Transcript) -> int | None:
     if len(candidates.ids) <= THREAD_ABOVE:
-        return choose(candidates, journal.sampling, vocab=journal.vocab)
-    return await asyncio.to_thread(choose, candidates, journal.sampling, vocab=journal.vocab)
-
-
-def _last(
-    ring: Ring,
-    journal: AnswerJournal,
-    text: str,
-    pending: list[int],
-    stopped: bool,
-    first_s: float,
-    whole_s: float,
-) -> Chunk:
-    count = len(journal.committed)
-    decode_s = max(whole_s - first_s, 0.0)
-    ended = stopped or journal.committed[-1] in journal.stop_ids
-    return Chunk(
-        text,
-        done=True,
-        reason="stop" if ended else "length",
-        prompt_tokens=len(journal.prompt),
-        completion_tokens=count,
-        context=(*journal.prompt, *journal.committed),
-        stages=ring.views(),
-        token_ids=tuple(pending),
-        extra={
-            "ttft_s": first_s,
-            "decode_s": decode_s,
-            "hop_us": ring.hop_us(),
-            "tokens_per_s": (count - 1) / decode_s if count > 1 and decode_s > 0 else 0.0,
-        },
-    )
+        return choose(candidates, transcript.sampling, vocab=transcript.vocab)
+    return await asyncio.to_thread(choose, candidates, transcript.sampling, vocab=transcript.vocab)

@@ -1,8 +1,8 @@
 """The sending end of an edge of the ring, which remembers what it sent; `receiver` is the other.
 
-Because every sender keeps its frames for the life of the session, a lost stage is replaced by
+Because every sender keeps its messages for the life of the session, a lost stage is replaced by
 linking its neighbours to another holder: the newcomer says it has 0 positions and is sent all of
-them, in the same frames as before, so that its results are bit for bit the same; the stage behind
+them, in the same messages as before, so that its results are bit for bit the same; the stage behind
 it says it has m and gets only what is new.
 """
 
@@ -42,7 +42,7 @@ STUCK_WRITE_S: Final = 600.0
 STUCK_CHECK_S: Final = 60.0
 
 
-class HopFrame(NamedTuple):
+class HopMessage(NamedTuple):
     """Positions [pos, pos + n) on their way to the next stage."""
 
     pos: int
@@ -57,48 +57,50 @@ class HopFrame(NamedTuple):
 
 
 class Journal:
-    """The frames that a sender produced in a session, in order, for replay.
+    """The messages that a sender produced in a session, in order, for replay.
 
-    `last_only` keeps just the newest: enough for the last stage, whose frames are answers.
+    `last_only` keeps just the newest: enough for the last stage, whose messages are answers.
     """
 
     def __init__(self, *, max_bytes: int, last_only: bool = False) -> None:
-        self.frames: list[HopFrame] = []
+        self.messages: list[HopMessage] = []
         self.size_bytes = 0
         self._max_bytes = max_bytes
         self._last_only = last_only
 
-    def append(self, frame: HopFrame) -> None:
-        """Remember a frame.
+    def append(self, message: HopMessage) -> None:
+        """Remember a message.
 
         Raises:
             TooLarge: more than was admitted for the session.
         """
         if self._last_only:
-            self.frames.clear()
+            self.messages.clear()
             self.size_bytes = 0
-        if self.size_bytes + len(frame.tail) > self._max_bytes:
+        if self.size_bytes + len(message.tail) > self._max_bytes:
             raise TooLarge(f"the session sends more than its {self._max_bytes} bytes")
-        self.frames.append(frame)
-        self.size_bytes += len(frame.tail)
+        self.messages.append(message)
+        self.size_bytes += len(message.tail)
 
     def check(self, have: int) -> None:
-        """Refuse a receiver's claim that cuts a frame in two.
+        """Refuse a receiver's claim that cuts a message in two.
 
         Raises:
-            ProtocolError: `have` lies inside a frame.
+            ProtocolError: `have` lies inside a message.
         """
-        for frame in reversed(self.frames):
-            if frame.end <= have:
+        for message in reversed(self.messages):
+            if message.end <= have:
                 return
-            if frame.pos < have:
-                raise ProtocolError(f"position {have} is inside frame {frame.pos}-{frame.end}")
+            if message.pos < have:
+                raise ProtocolError(
+                    f"position {have} is inside message {message.pos}-{message.end}"
+                )
 
 
 class HopSender:
-    """Sends a session's frames onwards; can be linked to another receiver at any time.
+    """Sends a session's messages onwards; can be linked to another receiver at any time.
 
-    A frame that cannot be sent now stays in the journal and goes out with the next link.
+    A message that cannot be sent now stays in the journal and goes out with the next link.
     `on_broken(reason)` is called when a link ends by itself, whether or not anything was being
     written: what was under way may be lost, and nobody else would notice.
     """
@@ -106,11 +108,14 @@ class HopSender:
     def __init__(
         self,
         transport: Transport,
-        journal: Journal,
         tasks: OwnedTasks,
         on_broken: Callable[[str], None],
+        *,
+        max_bytes: int,
+        last_only: bool = False,
     ) -> None:
-        self.journal = journal
+        """`max_bytes` and `last_only` are for the journal; see `Journal`."""
+        self.journal = Journal(max_bytes=max_bytes, last_only=last_only)
         self.have = 0
         "Positions that the receiver said it has, or that were written to it."
         self._transport = transport
@@ -190,35 +195,35 @@ class HopSender:
             self._on_broken(reason)
 
     def unlink(self, reason: str) -> None:
-        """Leave the receiver; frames are kept."""
+        """Leave the receiver; messages are kept."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.reset(reason)
 
-    def send(self, frame: HopFrame) -> None:
-        """Remember a frame, and write it if the hop is linked; a broken link is no error.
+    def send(self, message: HopMessage) -> None:
+        """Remember a message, and write it if the hop is linked; a broken link is no error.
 
         It leaves at once, or in the background when others wait before it or there is no room.
 
         Raises:
             TooLarge: more than was admitted for the session.
         """
-        self.journal.append(frame)
-        stream, frames = self._stream, self.journal.frames
+        self.journal.append(message)
+        stream, messages = self._stream, self.journal.messages
         if stream is None:
             return
-        if frames[0] is frame:
+        if messages[0] is message:
             self._cursor = 0
         if self._flushing is stream:
             return  # what writes now comes to it
         try:
             if (
-                self._cursor == len(frames) - 1
-                and frame.end > self.have
-                and stream.write_now(frame_head(frame.header, len(frame.tail)), frame.tail)
+                self._cursor == len(messages) - 1
+                and message.end > self.have
+                and stream.write_now(frame_head(message.header, len(message.tail)), message.tail)
             ):
                 self._cursor += 1
-                self.have = frame.end
+                self.have = message.end
                 return
         except AitorrentError as e:
             self._broke(stream, e.message)
@@ -233,13 +238,13 @@ class HopSender:
         self._flushing = stream
         loop = asyncio.get_running_loop()
         try:
-            while stream is self._stream and self._cursor < len(self.journal.frames):
-                frame = self.journal.frames[self._cursor]
+            while stream is self._stream and self._cursor < len(self.journal.messages):
+                message = self.journal.messages[self._cursor]
                 self._cursor += 1
-                if frame.end > self.have:
+                if message.end > self.have:
                     self._writing_since = loop.time()
-                    await _write(stream, frame)
-                    self.have = max(self.have, frame.end)
+                    await _write(stream, message)
+                    self.have = max(self.have, message.end)
         except AitorrentError as e:
             self._broke(stream, e.message)
         finally:
@@ -247,10 +252,10 @@ class HopSender:
                 self._flushing = self._writing_since = None
 
 
-async def _write(stream: Stream, frame: HopFrame) -> None:
-    head = frame_head(frame.header, len(frame.tail))
-    if len(frame.tail) < JOIN_BELOW:
-        await stream.write(b"".join((head, frame.tail)))
+async def _write(stream: Stream, message: HopMessage) -> None:
+    head = frame_head(message.header, len(message.tail))
+    if len(message.tail) < JOIN_BELOW:
+        await stream.write(b"".join((head, message.tail)))
     else:
         await stream.write(head)
-        await stream.write(frame.tail)
+        await stream.write(message.tail)

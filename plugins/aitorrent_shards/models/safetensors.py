@@ -159,19 +159,6 @@ def _check_no_holes(tensors: Mapping[str, TensorRange], start: int, end: int) ->
         )
 
 
-def read_layout(path: Path) -> Layout:
-    """The layout of the file at `path`; reads its header only.
-
-    Raises:
-        InvalidParams: it cannot be opened, or is not a whole safetensors file.
-    """
-    fd = open_weights(path)
-    try:
-        return layout_of(fd, path.name)
-    finally:
-        os.close(fd)
-
-
 def open_weights(path: Path) -> int:
     """A file descriptor for reading `path`; the caller closes it.
 

@@ -65,11 +65,6 @@ class ModelTokenizer:
         self.defaults = _defaults(generation)
 
     @property
-    def has_template(self) -> bool:
-        """Whether the model was made for conversations."""
-        return self._template is not None
-
-    @property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer; the end of a turn too, where there are turns."""
         if self._template is not None and self._eos is not None:

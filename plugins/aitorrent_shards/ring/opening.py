@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Final
 
-from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.node_services import Demand, NodeServices
 from aitorrent_shards.ring.pipeline import Pipeline
 from aitorrent_shards.ring.remote_stage import StageControl
 from aitorrent_shards.routing.finder import HolderFinder
 from aitorrent_shards.routing.planner import Leg
 from aitorrent_shards.tasks import OwnedTasks
-from aitorrentd.api import AitorrentError, Busy, Transport, Unavailable, short
+from aitorrentd.api import AitorrentError, Busy, Unavailable, short
 
 MAX_TRIES: Final = 8
 "Holders that refuse are left out of the next plan; this many plans are enough."
@@ -25,18 +24,12 @@ class StageOpener:
         self,
         pipeline: Pipeline,
         finder: HolderFinder,
-        transport: Transport,
         tasks: OwnedTasks,
-        *,
-        config: ShardsConfig,
-        log: logging.Logger,
-        vocab: int,
-        max_positions: int,
+        node: NodeServices,
+        demand: Demand,
     ) -> None:
-        self._pipeline, self._finder = pipeline, finder
-        self._transport, self._tasks = transport, tasks
-        self._config, self._log = config, log
-        self._vocab, self._max_positions = vocab, max_positions
+        self._pipeline, self._finder, self._tasks = pipeline, finder, tasks
+        self._node, self._demand = node, demand
 
     def avoid(self, stage: StageControl) -> None:
         """Leave the holder of a lost stage out for as long as the stage says."""
@@ -64,8 +57,10 @@ class StageOpener:
     async def _open_all(self, legs: list[Leg]) -> AitorrentError | None:
         """Open legs at once; returns a failure, if there was one, Busy before others."""
         fresh = self._controls(legs)
-        timeout_s = self._config.link_timeout_s
-        opening = (s.open(max_positions=self._max_positions, timeout_s=timeout_s) for s in fresh)
+        timeout_s = self._node.config.link_timeout_s
+        opening = (
+            s.open(max_positions=self._demand.max_positions, timeout_s=timeout_s) for s in fresh
+        )
         try:
             results = await asyncio.gather(*opening, return_exceptions=True)
         except asyncio.CancelledError:
@@ -79,7 +74,7 @@ class StageOpener:
             elif isinstance(result, AitorrentError):
                 self.avoid(stage)
                 failures.append(result)
-                self._log.info(
+                self._node.log.info(
                     "%s does not take layers %d-%d of %s: %s",
                     short(stage.peer),
                     stage.start,
@@ -100,11 +95,11 @@ class StageOpener:
         return [
             StageControl(
                 leg,
-                ends.get(leg.start, self._transport.node_id),
-                self._transport,
+                ends.get(leg.start, self._node.transport.node_id),
+                self._node.transport,
                 self._tasks,
                 self._pipeline.changed,
-                vocab=self._vocab,
+                vocab=self._demand.vocab,
             )
             for leg in legs
         ]

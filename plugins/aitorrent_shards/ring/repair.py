@@ -8,16 +8,14 @@ work; survivors keep their caches, and the senders' journals fill the newcomers.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable
 from typing import Final
 
-from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.node_services import NodeServices
 from aitorrent_shards.ring.linking import StageLinker
 from aitorrent_shards.ring.opening import StageOpener
 from aitorrent_shards.ring.pipeline import Pipeline
 from aitorrent_shards.ring.remote_stage import StageControl
-from aitorrentd.api import AitorrentError, Busy, Clock, Event, StageLost, Unavailable, short
+from aitorrentd.api import AitorrentError, Busy, StageLost, Unavailable, short
 
 OPEN_S: Final = 5.0
 "Stages that opened but do not link at the beginning are tried again for this long."
@@ -32,18 +30,9 @@ class Repair:
     """Keeps a pipeline whole, as long as there are holders and time."""
 
     def __init__(
-        self,
-        pipeline: Pipeline,
-        opener: StageOpener,
-        linker: StageLinker,
-        *,
-        config: ShardsConfig,
-        clock: Clock,
-        log: logging.Logger,
-        publish: Callable[[Event], None],
+        self, pipeline: Pipeline, opener: StageOpener, linker: StageLinker, node: NodeServices
     ) -> None:
-        self._pipeline, self._opener, self._linker = pipeline, opener, linker
-        self._config, self._clock, self._log, self._publish = config, clock, log, publish
+        self._pipeline, self._opener, self._linker, self._node = pipeline, opener, linker, node
         self._lost: list[StageControl] = []
         self._trouble_since: float | None = None
         self._told = False
@@ -55,7 +44,7 @@ class Repair:
             Busy: the layers are held, but no holder has room. Unavailable: layers without a
             reachable holder.
         """
-        await self._repair(self._clock.monotonic() + OPEN_S, patient=False)
+        await self._repair(self._node.clock.monotonic() + OPEN_S, patient=False)
 
     async def recover(self) -> None:
         """Repair within the time that is left since the last token.
@@ -65,11 +54,11 @@ class Repair:
             time was not enough.
         """
         self._tell_waiting()
-        now = self._clock.monotonic()
+        now = self._node.clock.monotonic()
         if self._trouble_since is None:
             self._trouble_since = now
         try:
-            await self._repair(self._trouble_since + self._config.resume_timeout_s)
+            await self._repair(self._trouble_since + self._node.config.resume_timeout_s)
         except AitorrentError:
             self._tell_lost(())
             raise
@@ -100,7 +89,7 @@ class Repair:
                     problem = e
             if problem is None and self._pipeline.check():
                 return
-            if hopeless or self._clock.monotonic() >= deadline:
+            if hopeless or self._node.clock.monotonic() >= deadline:
                 self._drop_lost()
                 raise self._explained(problem, busy=busy)
             await asyncio.wait({self._pipeline.news()}, timeout=RETRY_S if problem else 0)
@@ -110,7 +99,7 @@ class Repair:
             self._pipeline.stages.remove(stage)
             self._lost.append(stage)
             self._opener.avoid(stage)
-            self._log.warning(
+            self._node.log.warning(
                 "layers %d-%d of %s were lost with %s: %s",
                 stage.start,
                 stage.end,
@@ -130,7 +119,7 @@ class Repair:
         )
         if busy:
             return Unavailable(f"{what} and their other holders have no room")
-        waited_s = self._config.resume_timeout_s
+        waited_s = self._node.config.resume_timeout_s
         return Unavailable(f"{what} and nobody else holds them (waited for {waited_s:g} s)")
 
     def _tell_waiting(self) -> None:
@@ -143,13 +132,13 @@ class Repair:
         since = self._trouble_since or 0.0
         for lost in self._lost:
             others = [s.peer for s in stages if s.start < lost.end and s.end > lost.start]
-            self._publish(
+            self._node.publish(
                 StageLost(
                     model=self._pipeline.model,
                     peer=lost.peer,
                     layers=(lost.start, lost.end),
                     replacement=",".join(others),
-                    stall_s=self._clock.monotonic() - since,
+                    stall_s=self._node.clock.monotonic() - since,
                 )
             )
         self._lost.clear()

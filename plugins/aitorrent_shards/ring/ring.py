@@ -7,13 +7,11 @@ is repaired before the answer goes on; see `repair`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
-from collections.abc import Callable
 from typing import Final
 
-from aitorrent_shards.config import ShardsConfig
-from aitorrent_shards.hops.sender import HopFrame, HopSender, Journal
+from aitorrent_shards.hops.sender import HopMessage, HopSender
+from aitorrent_shards.node_services import Demand, NodeServices
 from aitorrent_shards.protocol.messages import (
     MAX_VOCAB,
     SESSION_BYTES,
@@ -22,7 +20,6 @@ from aitorrent_shards.protocol.messages import (
     Want,
     parse_candidates,
 )
-from aitorrent_shards.protocol.spans import Span
 from aitorrent_shards.ring.answer_receiver import AnswerSink
 from aitorrent_shards.ring.linking import StageLinker
 from aitorrent_shards.ring.opening import StageOpener
@@ -31,17 +28,12 @@ from aitorrent_shards.ring.remote_stage import FOREVER, GONE_AVOID_S
 from aitorrent_shards.ring.repair import Repair
 from aitorrent_shards.ring.stalls import StallDetector
 from aitorrent_shards.routing.finder import HolderFinder
-from aitorrent_shards.serving.stage_server import StageServer
 from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import (
     AitorrentError,
-    Clock,
-    Directory,
-    Event,
     Frame,
     ProtocolError,
     StageView,
-    Transport,
 )
 
 THREAD_ABOVE: Final = 16_384
@@ -51,61 +43,23 @@ THREAD_ABOVE: Final = 16_384
 class Ring:
     """The stages of one answer, kept whole until it is closed."""
 
-    def __init__(
-        self,
-        *,
-        transport: Transport,
-        directory: Directory,
-        stage_server: StageServer,
-        config: ShardsConfig,
-        clock: Clock,
-        log: logging.Logger,
-        publish: Callable[[Event], None],
-        model: str,
-        layers: int,
-        vocab: int,
-        max_positions: int,
-        accepts: Callable[[Span], bool],
-    ) -> None:
-        self._transport, self._stage_server, self._config, self._log = (
-            transport,
-            stage_server,
-            config,
-            log,
+    def __init__(self, node: NodeServices, demand: Demand) -> None:
+        self._node, self._demand = node, demand
+        self._tasks = OwnedTasks(node.log)
+        self._return_session = secrets.token_bytes(SESSION_BYTES)
+        "The session of the last hop, from the last stage back to here."
+        self._pipeline = Pipeline(demand.model, demand.layers, self._home)
+        self.sink = AnswerSink(
+            node.transport.node_id, demand.vocab, self._pipeline.wake, self._bad_answer
         )
-        self._vocab = vocab
-        self._session = secrets.token_bytes(SESSION_BYTES)
-        self._tasks = OwnedTasks(log)
-        self._pipeline = Pipeline(model, layers, self._home)
-        self.sink = AnswerSink(transport.node_id, vocab, self._pipeline.wake, self._bad_answer)
-        journal = Journal(max_bytes=4 * max_positions)
-        self._head = HopSender(transport, journal, self._tasks, self._head_broke)
-        finder = HolderFinder(
-            transport,
-            directory,
-            clock,
-            model=model,
-            layers=layers,
-            max_positions=max_positions,
-            accepts=accepts,
-            own=stage_server.spans,
+        self._head = HopSender(
+            node.transport, self._tasks, self._head_broke, max_bytes=4 * demand.max_positions
         )
-        opener = StageOpener(
-            self._pipeline,
-            finder,
-            transport,
-            self._tasks,
-            config=config,
-            log=log,
-            vocab=vocab,
-            max_positions=max_positions,
-        )
-        linker = StageLinker(self._pipeline, self._head, self.sink, self._tasks, config)
-        self._repair = Repair(
-            self._pipeline, opener, linker, config=config, clock=clock, log=log, publish=publish
-        )
-        self._stalls = StallDetector(self._pipeline, config, clock)
-        stage_server.expect(self._session, self.sink)
+        opener = StageOpener(self._pipeline, HolderFinder(node, demand), self._tasks, node, demand)
+        linker = StageLinker(self._pipeline, self._head, self.sink, self._tasks, node.config)
+        self._repair = Repair(self._pipeline, opener, linker, node)
+        self._stalls = StallDetector(self._pipeline, node.config, node.clock)
+        node.stage_server.expect(self._return_session, self.sink)
 
     def views(self) -> tuple[StageView, ...]:
         """Who computes which layers now."""
@@ -127,13 +81,13 @@ class Ring:
         """
         await self._repair.open()
 
-    def send(self, frame: HopFrame) -> None:
+    def send(self, message: HopMessage) -> None:
         """Send token ids into the first stage; after a loss they are sent again by themselves.
 
         A first stage on this node has begun with them when this returns.
         """
-        self.sink.expect(frame.end)
-        self._head.send(frame)
+        self.sink.expect(message.end)
+        self._head.send(message)
 
     async def answer(self, length: int) -> Candidates:
         """The candidates after the `length` positions that were sent, whatever is lost on the way.
@@ -149,7 +103,7 @@ class Ring:
                 continue
             news = self._pipeline.news()
             try:
-                async with asyncio.timeout(self._config.step_timeout_s):
+                async with asyncio.timeout(self._node.config.step_timeout_s):
                     await news
             except TimeoutError:
                 await self._stalls.look(length)
@@ -165,10 +119,12 @@ class Ring:
             try:
                 frame = await last.ask(
                     {"op": "candidates", "k": want.k, "temperature": want.temperature},
-                    timeout_s=self._config.step_timeout_s + self._config.ping_timeout_s,
+                    timeout_s=self._node.config.step_timeout_s + self._node.config.ping_timeout_s,
                 )
                 found = await self._decode(frame)
-                if found.length != length or len(found.ids) < min(want.k or MAX_VOCAB, self._vocab):
+                if found.length != length or len(found.ids) < min(
+                    want.k or MAX_VOCAB, self._demand.vocab
+                ):
                     raise ProtocolError("candidates of another position, or too few")
                 return found
             except ProtocolError as e:
@@ -200,23 +156,23 @@ class Ring:
             stage.close()
         self._head.unlink("the answer is over")
         self.sink.detach("the answer is over")
-        self._stage_server.forget(self._session)
+        self._node.stage_server.forget(self._return_session)
         await self._tasks.close()
 
     async def _decode(self, frame: Frame) -> Candidates:
         if len(frame.tail) <= 8 * THREAD_ABOVE:
-            return parse_candidates(frame.header, frame.tail, vocab=self._vocab)
+            return parse_candidates(frame.header, frame.tail, vocab=self._demand.vocab)
         return await asyncio.to_thread(
-            parse_candidates, frame.header, frame.tail, vocab=self._vocab
+            parse_candidates, frame.header, frame.tail, vocab=self._demand.vocab
         )
 
     def _home(self) -> Link:
         """Where the last stage should send."""
-        addresses = tuple(self._transport.addresses())[:16]
-        return Link(self._transport.node_id, addresses, self._session)
+        addresses = tuple(self._node.transport.addresses())[:16]
+        return Link(self._node.transport.node_id, addresses, self._return_session)
 
     def _head_broke(self, reason: str) -> None:
-        self._log.debug("the hop to the first stage broke: %s", reason)
+        self._node.log.debug("the hop to the first stage broke: %s", reason)
         self._pipeline.head_to = None
         self._pipeline.changed()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
+from aitorrent_shards.node_services import Demand, NodeServices
 from aitorrent_shards.protocol.spans import PREFIX, Span, alike, gaps, parse_spans, with_own
 from aitorrent_shards.routing.planner import Leg, route
-from aitorrentd.api import Clock, Directory, PeerId, Transport, Unavailable
+from aitorrentd.api import PeerId, Unavailable
 
 UNKNOWN_RTT_S: Final = 0.05
 FIND_S: Final = 2.0
@@ -19,22 +20,11 @@ class HolderFinder:
     The first legs fix the kind of spans (exact weights and dtype) for the rest of the answer.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        directory: Directory,
-        clock: Clock,
-        *,
-        model: str,
-        layers: int,
-        max_positions: int,
-        accepts: Callable[[Span], bool],
-        own: Callable[[], Iterable[Span]] = tuple,
-    ) -> None:
-        """`own` are this node's spans, which count even while they are not in the directory."""
-        self._transport, self._directory, self._clock = transport, directory, clock
-        self._model, self._layers, self._max_positions = model, layers, max_positions
-        self._accepts, self._own = accepts, own
+    def __init__(self, node: NodeServices, demand: Demand) -> None:
+        self._transport, self._directory, self._clock = node.transport, node.directory, node.clock
+        self._own = node.stage_server.spans
+        "This node's spans count even while they are not in the directory."
+        self._demand = demand
         self._kind: tuple[str, int, int, str] | None = None
         self._avoid: dict[tuple[PeerId, int], float] = {}
 
@@ -53,7 +43,7 @@ class HolderFinder:
         spans = with_own(parse_spans(self._directory.known(PREFIX)), self._own())
         if legs := self._route(spans, holes, sticky):
             return legs
-        for digest in sorted({s.digest for s in spans if self._accepts(s)}):
+        for digest in sorted({s.digest for s in spans if self._demand.accepts(s)}):
             records = await self._directory.find(PREFIX + digest, timeout_s=FIND_S)
             found = with_own(parse_spans(records), self._own())
             if legs := self._route(found, holes, sticky):
@@ -61,16 +51,16 @@ class HolderFinder:
         usable = self._usable(spans)
         missing = [gap for a, b in holes for gap in gaps(usable, a, b)] or list(holes)
         named = ", ".join(f"{a}-{b}" for a, b in missing)
-        raise Unavailable(f"nobody reachable holds layers {named} of {self._model}")
+        raise Unavailable(f"nobody reachable holds layers {named} of {self._demand.model}")
 
     def _usable(self, spans: Sequence[Span]) -> list[Span]:
         now = self._clock.monotonic()
         return [
             s
             for s in spans
-            if self._accepts(s)
-            and s.layers == self._layers
-            and s.max_positions >= self._max_positions
+            if self._demand.accepts(s)
+            and s.layers == self._demand.layers
+            and s.max_positions >= self._demand.max_positions
             and self._avoid.get((s.peer, s.run), 0.0) <= now
             and (self._kind is None or self._kind == s.kind)
         ]
@@ -95,7 +85,7 @@ class HolderFinder:
                     start,
                     end,
                     rtt_us=self._rtt_us,
-                    need_positions=self._max_positions,
+                    need_positions=self._demand.max_positions,
                     sticky=sticky,
                 )
                 for start, end in holes

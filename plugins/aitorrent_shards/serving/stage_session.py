@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.hops.receiver import FAILED, HopReceiver
-from aitorrent_shards.hops.sender import HopFrame, HopSender, Journal
+from aitorrent_shards.hops.sender import HopMessage, HopSender
 from aitorrent_shards.protocol.messages import (
     MAX_CHUNK,
     MAX_CONTROL_BYTES,
@@ -106,8 +106,13 @@ class StageSession(HopReceiver):
         self._failed: asyncio.Future[AitorrentError] = asyncio.get_running_loop().create_future()
         self._overhead_us = overhead_us
         self._under_way = _UnderWay(0, {}, wanted=False)
-        journal = Journal(max_bytes=self.journal_bytes, last_only=opened.last)
-        self.sender = HopSender(transport, journal, self._tasks, self._unlinked)
+        self.sender = HopSender(
+            transport,
+            self._tasks,
+            self._unlinked,
+            max_bytes=self.journal_bytes,
+            last_only=opened.last,
+        )
 
     def view(self) -> SessionView:
         """The session for people and tests."""
@@ -179,7 +184,7 @@ class StageSession(HopReceiver):
             header["us"] += took_us
             if self.opened.last:
                 header["k"], header["lse"] = answer.header.get("k"), answer.header.get("lse")
-            self.sender.send(HopFrame(pos, n, header, answer.tail))
+            self.sender.send(HopMessage(pos, n, header, answer.tail))
             if n == 1:
                 self.holder.measured(took_us)
                 self._overhead_us.append((time.perf_counter_ns() - began) // 1000 - took_us)

@@ -30,7 +30,7 @@ _DEVICE: Final = re.compile(r"cpu|auto|cuda(:\d{1,2})?")
 
 
 @dataclass(slots=True)
-class Session:
+class KvSession:
     """One answer's state in this worker."""
 
     start: int
@@ -123,7 +123,7 @@ class Engine:
         self.anatomy = anatomy
         self._path = path
         self.budget = KvBudget(kv_budget_bytes)
-        self.sessions: dict[bytes, Session] = {}
+        self.sessions: dict[bytes, KvSession] = {}
         self.steps = 0
         self._head: Head | None = None
         self._bytes_per_position = anatomy.kv_bytes_per_position(self.span.dtype)
@@ -187,9 +187,9 @@ class Engine:
         except RuntimeError:  # what torch raises when memory is short
             self.budget.release(reserved)
             raise Busy(f"no memory for {max_positions} positions", free_positions=0) from None
-        self.sessions[ident] = Session(start, end, cache, reserved)
+        self.sessions[ident] = KvSession(start, end, cache, reserved)
 
-    def session(self, ident: bytes) -> Session:
+    def session(self, ident: bytes) -> KvSession:
         """The open session.
 
         Raises:
@@ -236,7 +236,7 @@ class Engine:
         self.steps += 1
         return Step(candidates, hidden, time.perf_counter() - begun)
 
-    def _run(self, session: Session, n: int, tail: memoryview) -> torch.Tensor | Row:
+    def _run(self, session: KvSession, n: int, tail: memoryview) -> torch.Tensor | Row:
         """The input through the session's layers: [n, hidden_size], or [hidden_size] of a single
         row, which stays in numpy where it can."""
         if n > 1 or not self.span.fast_rows:
@@ -248,7 +248,7 @@ class Engine:
             row = np.frombuffer(tail, np.float32)
         return self.span.run_row(row.copy(), session.cache)
 
-    def _input(self, session: Session, n: int, tail: memoryview) -> torch.Tensor:
+    def _input(self, session: KvSession, n: int, tail: memoryview) -> torch.Tensor:
         from_ids = session.start == 0
         dtype = torch.uint32 if from_ids else self.span.dtype
         self._check_size(session, n, tail)
@@ -264,7 +264,7 @@ class Engine:
             )
         return self.span.embed_tokens(ids.to(self.span.device))
 
-    def _check_size(self, session: Session, n: int, tail: memoryview) -> None:
+    def _check_size(self, session: KvSession, n: int, tail: memoryview) -> None:
         if session.start == 0:
             what, size = "token ids", 4 * n
         else:
@@ -273,7 +273,7 @@ class Engine:
         if len(tail) != size:
             raise InvalidParams(f"{n} {what} are {size} bytes, not {len(tail)}")
 
-    def _candidates(self, session: Session, k: int, temperature: float) -> TopTokens:
+    def _candidates(self, session: KvSession, k: int, temperature: float) -> TopTokens:
         if self._head is None or session.last_hidden is None:
             raise Conflict("this session has no newest position to choose after")
         if session.logits is None:
@@ -285,23 +285,11 @@ class Engine:
 
         Raises:
             NotFound: no such session. Conflict: it does not end with the model's last layer, or
-            has no position since it was opened or trimmed.
+            has no position yet.
         """
         session = self.session(ident)
         with torch.inference_mode():
             return session.cache.length, self._candidates(session, k, temperature)
-
-    def trim(self, ident: bytes, length: int) -> int:
-        """Forget positions from `length` on; returns how many are left.
-
-        Raises:
-            NotFound: no such session.
-        """
-        session = self.session(ident)
-        if length < session.cache.length:
-            session.cache.trim(length)
-            session.last_hidden = session.logits = None
-        return session.cache.length
 
     def close(self, ident: bytes) -> None:
         """End a session and free its room; nothing happens when there is none."""

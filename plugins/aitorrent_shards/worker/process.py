@@ -1,5 +1,5 @@
-"""The worker process that holds a layer range: answers load, loading, open, step, candidates, trim,
-close and stats.
+"""The worker process that holds a layer range: answers load, loading, open, step, candidates, close
+and stats.
 
 Runs under `aitorrentd.workers.worker` as `aitorrent_shards.worker.process:main`. The daemon passes
 on what peers sent, so every field is checked before it is used. torch is imported by `load`; a
@@ -84,7 +84,6 @@ class ShardWorker:
             "open": self._open,
             "step": self._step,
             "candidates": self._candidates,
-            "trim": self._trim,
             "close": self._close,
             "stats": self._stats,
         }
@@ -182,11 +181,6 @@ class ShardWorker:
         """{session, k, temperature}: as a step that wants them, for the newest position."""
         length, found = self._loaded().candidates(_session(header), *_wanted(header))
         return _chosen(length - 1, 1, found)
-
-    def _trim(self, header: dict[str, Any], _tail: memoryview) -> Answer:
-        """{session, length}: {have}, the positions that are left."""
-        length = whole(header, "length", 0, _MAX_POSITIONS)
-        return {"have": self._loaded().trim(_session(header), length)}, b""
 
     def _close(self, header: dict[str, Any], _tail: memoryview) -> Answer:
         """{session}: {}, whether it was open or not."""

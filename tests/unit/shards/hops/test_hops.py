@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from aitorrent_shards.hops.receiver import MAX_AT_ONCE, HopReceiver
-from aitorrent_shards.hops.sender import HopFrame, HopSender, Journal
+from aitorrent_shards.hops.sender import HopMessage, HopSender, Journal
 from aitorrent_shards.protocol.messages import Link
 from aitorrent_shards.ring.answer_receiver import AnswerSink
 from aitorrent_shards.ring.ring import Ring
@@ -55,8 +55,8 @@ async def linked(
     """A sender, the stream's end at a receiver that has `have` positions, and what broke."""
     transport, tasks = OneStream(), OwnedTasks(logging.getLogger("test.hop"))
     broken: list[str] = []
-    kept = journal(max_bytes)
-    sender = HopSender(cast("Transport", transport), kept, tasks, broken.append)
+    sender = HopSender(cast("Transport", transport), tasks, broken.append, max_bytes=max_bytes)
+    fill(sender.journal)
     linking = asyncio.create_task(sender.link(TARGET, timeout_s=5))
     far = await wait_for(lambda: transport.far)
     assert far is not None
@@ -73,7 +73,7 @@ async def test_receiver_is_sent_what_it_does_not_have_and_nothing_else(
 ) -> None:
     async with linked(have) as (sender, far, _):
         await sender.flush()
-        sender.send(HopFrame(10, 1, {"p": 10}, b"last"))
+        sender.send(HopMessage(10, 1, {"p": 10}, b"last"))
         found: list[int] = []
         while 10 not in found:
             found.append((await read_frame(far)).header["p"])
@@ -84,7 +84,7 @@ async def test_link_that_ends_while_nothing_is_written_is_noticed_once() -> None
     async with linked(0) as (sender, far, broken):
         far.reset("the connection broke")
         await wait_for(lambda: broken)
-        sender.send(HopFrame(10, 1, {"p": 10}, b"last"))
+        sender.send(HopMessage(10, 1, {"p": 10}, b"last"))
         await sender.flush()
         assert broken == ["the stream was reset: the connection broke"]
     async with linked(0) as (_, far, broken):
@@ -97,7 +97,7 @@ async def test_receiver_that_takes_nothing_is_given_up(monkeypatch: pytest.Monke
     monkeypatch.setattr("aitorrent_shards.hops.sender.STUCK_WRITE_S", 0.2)
     monkeypatch.setattr("aitorrent_shards.hops.sender.STUCK_CHECK_S", 0.05)
     async with linked(0, max_bytes=200_000) as (sender, _, broken):
-        sender.send(HopFrame(10, 1, {"p": 10}, bytes(100_000)))
+        sender.send(HopMessage(10, 1, {"p": 10}, bytes(100_000)))
         await wait_for(lambda: broken)
         assert broken == ["a write timed out"]
         assert sender.have < 11
@@ -108,7 +108,7 @@ async def test_link_on_which_nothing_is_written_is_kept(monkeypatch: pytest.Monk
     async with linked(10) as (sender, far, broken):
         for pos in (10, 11):
             await asyncio.sleep(0.05)  # many looks at it
-            sender.send(HopFrame(pos, 1, {"p": pos}, b"x"))
+            sender.send(HopMessage(pos, 1, {"p": pos}, b"x"))
             assert (await read_frame(far)).header["p"] == pos
         assert broken == []
 
@@ -310,34 +310,33 @@ async def test_first_stage_on_this_node_starts_before_send_returns() -> None:
 
     tasks = OwnedTasks(logging.getLogger("test.hop"))
     serving = asyncio.create_task(serve())
-    head = HopSender(cast("Transport", Here()), Journal(max_bytes=99), tasks, lambda reason: None)
+    head = HopSender(cast("Transport", Here()), tasks, lambda reason: None, max_bytes=99)
     await head.link(TARGET, timeout_s=5)
     ring = object.__new__(Ring)
     ring.sink = AnswerSink(node_id(0), 8, lambda: None, lambda reason: None)
     ring._head = head
     await asyncio.sleep(0)
-    ring.send(HopFrame(0, 1, {"p": 7}, b""))
+    ring.send(HopMessage(0, 1, {"p": 7}, b""))
     assert stage.taken == [7]
     stage.detach("done")
     await serving
     await tasks.close()
 
 
-def test_receiver_that_claims_half_a_frame_is_refused() -> None:
-    kept = journal()
-    with pytest.raises(ProtocolError, match="position 6 is inside frame 4-8"):
+def test_receiver_that_claims_half_a_message_is_refused() -> None:
+    kept = fill(Journal(max_bytes=1000))
+    with pytest.raises(ProtocolError, match="position 6 is inside message 4-8"):
         kept.check(6)
 
 
 def test_journal_keeps_to_its_bytes() -> None:
     kept = Journal(max_bytes=7)
-    kept.append(HopFrame(0, 1, {}, b"1234"))
+    kept.append(HopMessage(0, 1, {}, b"1234"))
     with pytest.raises(TooLarge, match="more than its 7 bytes"):
-        kept.append(HopFrame(1, 1, {}, b"1234"))
+        kept.append(HopMessage(1, 1, {}, b"1234"))
 
 
-def journal(max_bytes: int = 1000) -> Journal:
-    kept = Journal(max_bytes=max_bytes)
+def fill(kept: Journal) -> Journal:
     for pos, n in ((0, 4), (4, 4), (8, 1), (9, 1)):
-        kept.append(HopFrame(pos, n, {"p": pos}, b"x" * n))
+        kept.append(HopMessage(pos, n, {"p": pos}, b"x" * n))
     return kept

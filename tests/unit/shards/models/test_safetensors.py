@@ -18,10 +18,19 @@ from aitorrent_shards.models.safetensors import (
     MAX_HEADER_BYTES,
     Layout,
     TensorRange,
+    layout_of,
+    open_weights,
     parse_header,
-    read_layout,
 )
 from aitorrentd.errors import InvalidParams
+
+
+def read_layout(path: Path) -> Layout:
+    fd = open_weights(path)
+    try:
+        return layout_of(fd, path.name)
+    finally:
+        os.close(fd)
 
 
 def _entry(begin: int, end: int, shape: list[int] | None = None, dtype: str = "F32") -> Any:

@@ -231,7 +231,7 @@ async def test_frames_that_a_breaking_link_swallows_are_sent_again_at_once(
         if written[0] % 5 == 0:
             stream.reset("the connection broke with bytes under way")
 
-    async def write_and_lose_some(stream: Stream, frame: hop.HopFrame) -> None:
+    async def write_and_lose_some(stream: Stream, frame: hop.HopMessage) -> None:
         await write(stream, frame)
         lose_some(stream)
 

@@ -120,7 +120,8 @@ def test_two_processes_answer_like_generate_and_a_killed_one_can_be_replaced(
         with _worker() as spare:
             _load(spare, path, 3, 6)
             # The first stage forgets and repeats, as a daemon's journal would feed it again.
-            first.request("trim", session=b"s", length=0)
+            first.request("close", session=b"s")
+            first.request("open", session=b"s", start=0, end=3, max_positions=100)
             known = prompt + tokens[:-1]
             assert _generate([first, spare], known, 15) == expected[9:]
 

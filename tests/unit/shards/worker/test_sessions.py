@@ -213,32 +213,6 @@ def test_candidates_equal_a_plain_sort(values: list[float], k: int) -> None:
     assert found.lse == pytest.approx(math.log(math.fsum(math.exp(v / 2) for v in values)))
 
 
-def test_trim_then_step_again_gives_identical_answers(model: MakeModel) -> None:
-    path = model(family="qwen2", sliding_window=20)
-    chain = Chain([load_worker(path, 0, 3), load_worker(path, 3, 6)], [0, 3, 6])
-    chain.feed(random_prompt(30))
-    tokens = random_prompt(10)
-    first = [chain.feed([token], k=0) for token in tokens]
-    chain.trim(34)
-    again = [chain.feed([token], k=0) for token in tokens[4:]]
-    assert again == first[4:]
-    chain.trim(0)
-    chain.feed(random_prompt(30))
-    assert [chain.feed([token], k=0) for token in tokens] == first
-
-
-def test_trim_beyond_the_end_changes_nothing(whole: ShardWorker) -> None:
-    chain = Chain([whole], [0, 6])
-    chain.feed([1, 2, 3])
-    assert ask(whole, "trim", session=chain.session, length=3)[0] == {"have": 3}
-    assert ask(whole, "trim", session=chain.session, length=99)[0] == {"have": 3}
-    ask(whole, "candidates", session=chain.session, k=1)
-    assert ask(whole, "trim", session=chain.session, length=2)[0] == {"have": 2}
-    with pytest.raises(Conflict, match="no newest position"):
-        ask(whole, "candidates", session=chain.session, k=1)
-    chain.close()
-
-
 def test_sessions_are_admitted_by_the_budget(model: MakeModel) -> None:
     budget = 100 * 6 * LAYER_POSITION_BYTES
     worker = load_worker(model(), 0, 6, kv_budget_bytes=budget)
@@ -339,9 +313,8 @@ def test_activations_beyond_numbers_are_refused_where_logits_come_of_them(
     for n in (2, 1):
         with pytest.raises(InvalidParams, match="not finite"):
             ask(worker, "step", bad[: n * 256], session=b"s", pos=0, n=n, want={"k": 1})
-        ask(worker, "trim", session=b"s", length=0)
-    with pytest.raises(InvalidParams, match="not finite"):
-        ask(worker, "step", bad[:256], session=b"s", pos=0, n=1, want={"k": 1})
+        ask(worker, "close", session=b"s")
+        _open(worker, start=4)
 
 
 def test_step_that_fails_leaves_the_session_as_it_was(
@@ -369,9 +342,8 @@ def test_step_that_fails_leaves_the_session_as_it_was(
 def test_unknown_sessions_are_not_found(whole: ShardWorker) -> None:
     with pytest.raises(NotFound, match="session 73 is not open"):
         _step(whole, [1])
-    for op in ("candidates", "trim"):
-        with pytest.raises(NotFound, match="is not open"):
-            ask(whole, op, session=b"s", k=1, length=0)
+    with pytest.raises(NotFound, match="is not open"):
+        ask(whole, "candidates", session=b"s", k=1)
     assert ask(whole, "close", session=b"s")[0] == {}
 
 
@@ -426,7 +398,7 @@ _JUNK = st.one_of(
     st.text(max_size=8),
     st.binary(max_size=70),
 )
-_OPS = st.sampled_from(["load", "open", "step", "candidates", "trim", "close", "stats", "?"])
+_OPS = st.sampled_from(["load", "open", "step", "candidates", "close", "stats", "?"])
 _NAMES = st.sampled_from(
     ["session", "start", "end", "max_positions", "pos", "n", "want", "k", "temperature", "length"]
 )

@@ -1,4 +1,4 @@
-"""The journal of an answer: what was asked, what was decided, and how it was cut. No I/O.
+"""The transcript of an answer: its prompt, the tokens decided so far, how they are sent. No I/O.
 
 Together with the seed it fixes the answer: committed tokens are facts that no later event changes.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aitorrent_shards.answering.sampler import Sampling
-from aitorrent_shards.hops.sender import HopFrame
+from aitorrent_shards.hops.sender import HopMessage
 from aitorrent_shards.protocol.messages import Want
 from aitorrent_shards.routing.planner import prefill_chunks
 from aitorrentd.api import InvalidParams
@@ -19,7 +19,7 @@ DEFAULT_MAX_TOKENS = 256
 
 
 @dataclass(slots=True)
-class AnswerJournal:
+class Transcript:
     """Prompt, choices so far, and the rules by which the next ones are made."""
 
     prompt: tuple[int, ...]
@@ -35,20 +35,20 @@ class AnswerJournal:
         """Positions that every stage must have room for."""
         return len(self.prompt) + self.max_tokens
 
-    def prefill(self, *, chunk: int) -> list[HopFrame]:
-        """The prompt as hop frames; only the last one wants candidates."""
-        frames, pos = [], 0
+    def prefill(self, *, chunk: int) -> list[HopMessage]:
+        """The prompt as hop messages; only the last one wants candidates."""
+        messages, pos = [], 0
         for n in prefill_chunks(len(self.prompt), chunk=chunk):
             last = pos + n == len(self.prompt)
             want = self.sampling.want(self.vocab) if last else None
-            frames.append(ids_frame(pos, self.prompt[pos : pos + n], want))
+            messages.append(ids_message(pos, self.prompt[pos : pos + n], want))
             pos += n
-        return frames
+        return messages
 
-    def step(self) -> HopFrame:
-        """The newest token as a hop frame."""
+    def step(self) -> HopMessage:
+        """The newest token as a hop message."""
         pos = len(self.prompt) + len(self.committed) - 1
-        return ids_frame(pos, self.committed[-1:], self.sampling.want(self.vocab))
+        return ids_message(pos, self.committed[-1:], self.sampling.want(self.vocab))
 
     def commit(self, token: int) -> str:
         """Note a decided token; returns why the answer ends here, or an empty text."""
@@ -58,12 +58,12 @@ class AnswerJournal:
         return "length" if len(self.committed) >= self.max_tokens else ""
 
 
-def ids_frame(pos: int, ids: Sequence[int], want: Want | None) -> HopFrame:
+def ids_message(pos: int, ids: Sequence[int], want: Want | None) -> HopMessage:
     """Token ids for the first stage: u32, little-endian."""
     header: dict[str, object] = {"p": pos, "n": len(ids)}
     if want is not None:
         header["w"] = (want.k, want.temperature)
-    return HopFrame(pos, len(ids), header, struct.pack(f"<{len(ids)}I", *ids))
+    return HopMessage(pos, len(ids), header, struct.pack(f"<{len(ids)}I", *ids))
 
 
 def room_for(prompt: int, max_tokens: int | None, context: int | None, *, model: str) -> int:

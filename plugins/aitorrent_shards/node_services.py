@@ -1,0 +1,40 @@
+"""What an answer needs from the node that coordinates it, and which model it is for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.protocol.spans import Span
+from aitorrent_shards.serving.stage_server import StageServer
+from aitorrentd.api import Clock, Directory, Event, Transport
+
+
+@dataclass(frozen=True, slots=True)
+class NodeServices:
+    """The parts of a node that all its answers share."""
+
+    transport: Transport
+    directory: Directory
+    stage_server: StageServer
+    config: ShardsConfig
+    clock: Clock
+    log: logging.Logger
+    publish: Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one answer asks of its stages."""
+
+    model: str
+    layers: int
+    vocab: int
+    max_positions: int
+    "Positions that each stage must have room for."
+    prompt_positions: int
+    "How many of them the prompt takes."
+    accepts: Callable[[Span], bool]
+    "Whether a span belongs to this very model."
