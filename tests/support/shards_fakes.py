@@ -133,6 +133,8 @@ class ToyWorker:
         self.hangs = False
         self.full = False
         self.lies = False
+        self.refuses: dict[str, AitorrentError] = {}
+        "What each operation answers instead of computing."
         self._layers = (0, 0, 0)
         self._turn = asyncio.Lock()
         self._answering: set[asyncio.Task[None]] = set()
@@ -152,6 +154,8 @@ class ToyWorker:
                     await asyncio.shield(self.closed)
                 if self.closed.done():
                     raise Unavailable("the worker is gone")
+                if (refusal := self.refuses.get(header["op"])) is not None:
+                    raise refusal
                 frame = getattr(self, f"_{header['op']}")(header, bytes(tail))
         except TimeoutError:
             self.kill("hung")

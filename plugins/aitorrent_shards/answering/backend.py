@@ -22,12 +22,14 @@ from aitorrent_shards.answering.transcript import Transcript, room_for
 from aitorrent_shards.models.tokenizer import THREAD_ABOVE_CHARS, ModelTokenizer
 from aitorrent_shards.node_services import NodeServices
 from aitorrent_shards.protocol.loading import Loading
+from aitorrent_shards.protocol.messages import MIN_TEMPERATURE
 from aitorrent_shards.protocol.spans import Span
 from aitorrent_shards.serving.local_model import LocalModel
 from aitorrentd.api import (
     Busy,
     Chunk,
     GenerateRequest,
+    InvalidParams,
     ModelView,
     NotFound,
     PeerId,
@@ -161,7 +163,16 @@ class ShardsBackend:
         return self._models[name]
 
     def _sampling(self, params: SamplingParams, tokenizer: ModelTokenizer) -> Sampling:
-        """The request's wishes over the model's recommendations."""
+        """The request's wishes over the model's recommendations.
+
+        Raises:
+            InvalidParams: a temperature that no stage takes.
+        """
+        if params.temperature and params.temperature < MIN_TEMPERATURE:
+            raise InvalidParams(
+                f"temperature is {params.temperature:g}; use 0 for the likeliest token, or at"
+                f" least {MIN_TEMPERATURE}"
+            )
         usual = tokenizer.defaults
         return Sampling(
             temperature=usual.temperature if params.temperature is None else params.temperature,

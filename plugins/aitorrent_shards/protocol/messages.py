@@ -39,6 +39,8 @@ MAX_TAIL_BYTES: Final = 64 * 2**20
 "Most bytes of hidden states in one hop frame, whatever the model's width."
 MAX_HIDDEN: Final = 1 << 17
 MAX_VOCAB: Final = 1 << 22
+MIN_TEMPERATURE: Final = 1e-4
+"Below it logits divided by it lose their meaning; 0 means greedy."
 MAX_ADDRESSES: Final = 16
 MAX_ADDRESS_CHARS: Final = 256
 DTYPE_BYTES: Final[Mapping[str, int]] = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -7,7 +7,7 @@ from typing import Final
 
 from aitorrent_shards.node_services import Demand, NodeServices
 from aitorrent_shards.ring.pipeline import Pipeline
-from aitorrent_shards.ring.remote_stage import StageControl
+from aitorrent_shards.ring.remote_stage import StageControl, refuses_request
 from aitorrent_shards.routing.finder import HolderFinder
 from aitorrent_shards.routing.planner import Leg
 from aitorrent_shards.tasks import OwnedTasks
@@ -39,7 +39,8 @@ class StageOpener:
         """Open stages for all holes; those that opened stay, also when others did not.
 
         Raises:
-            Busy: holders without room. Unavailable: no holder.
+            Busy: holders without room. Unavailable: no holder. InvalidParams, TooLarge: a holder
+            refuses the request.
         """
         failure: AitorrentError | None = None
         for _ in range(MAX_TRIES):
@@ -52,10 +53,13 @@ class StageOpener:
             except Unavailable as e:
                 raise failure or e from None
             failure = await self._open_all(legs) or failure
+            if failure is not None and refuses_request(failure):
+                raise failure
         raise failure or Unavailable(f"the holders of {self._pipeline.model} change too fast")
 
     async def _open_all(self, legs: list[Leg]) -> AitorrentError | None:
-        """Open legs at once; returns a failure, if there was one, Busy before others."""
+        """Open legs at once; returns a failure, if there was one: a refusal of the request before
+        Busy, and Busy before others."""
         fresh = self._controls(legs)
         timeout_s = self._node.config.link_timeout_s
         opening = (
@@ -72,8 +76,10 @@ class StageOpener:
             if result is None:
                 self._pipeline.stages.append(stage)
             elif isinstance(result, AitorrentError):
-                self.avoid(stage)
                 failures.append(result)
+                if refuses_request(result):
+                    continue
+                self.avoid(stage)
                 self._node.log.info(
                     "%s does not take layers %d-%d of %s: %s",
                     short(stage.peer),
@@ -85,7 +91,7 @@ class StageOpener:
             elif isinstance(result, BaseException):
                 raise result
         self._pipeline.stages.sort(key=lambda s: s.start)
-        failures.sort(key=lambda e: not isinstance(e, Busy))
+        failures.sort(key=lambda e: (not refuses_request(e), not isinstance(e, Busy)))
         return failures[0] if failures else None
 
     def _controls(self, legs: list[Leg]) -> list[StageControl]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from aitorrent_shards.protocol.messages import Link
 from aitorrent_shards.ring.remote_stage import StageControl
-from aitorrentd.api import PeerId
+from aitorrentd.api import AitorrentError, PeerId
 
 
 class Pipeline:
@@ -61,6 +61,10 @@ class Pipeline:
             reached = stage.end
         return [*holes, (reached, self.layers)] if reached < self.layers else holes
 
+    def refusal(self) -> AitorrentError | None:
+        """Why a stage refuses the request, if one does."""
+        return next((s.refusal for s in self.stages if s.refusal is not None), None)
+
     def lost(self) -> list[StageControl]:
         """The stages that were lost and not taken out yet."""
         return [s for s in self.stages if s.lost]
@@ -72,7 +76,7 @@ class Pipeline:
             and self.head_to == self.stages[0].session
             and self.stages[-1].end == self.layers
             and all(
-                not s.lost and s.linked_to == t.session
+                not s.lost and s.refusal is None and s.linked_to == t.session
                 for s, t in zip(self.stages, self.targets(), strict=True)
             )
         )

@@ -23,11 +23,13 @@ from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import (
     AitorrentError,
     Frame,
+    InvalidParams,
     PeerGone,
     PeerId,
     ProtocolError,
     Stream,
     TimedOut,
+    TooLarge,
     Transport,
     Unavailable,
     called,
@@ -42,8 +44,16 @@ GONE_AVOID_S: Final = 3.0
 FOREVER: Final = math.inf
 
 
+def refuses_request(error: AitorrentError) -> bool:
+    """Whether a stage's error is about the request, so that any other holder would say the same."""
+    return isinstance(error, (InvalidParams, TooLarge))
+
+
 class StageControl:
-    """A stage of an answer. It is lost once, with a reason, and never comes back."""
+    """A stage of an answer. It is lost once, with a reason, and never comes back.
+
+    A stage that refuses the request is not lost: it did nothing wrong, and the answer ends.
+    """
 
     def __init__(
         self,
@@ -62,6 +72,8 @@ class StageControl:
         "The session that it sends to."
         self.lost = ""
         "Why it is lost; empty while it is not."
+        self.refusal: AitorrentError | None = None
+        "Why the stage refuses the request."
         self.who = short(self.peer)
         "The peer as people are shown it: with its name, once that is known, also when it is gone."
         self.avoid_s = 0.0
@@ -106,7 +118,8 @@ class StageControl:
             )
             await self.ask(open_header(opened), timeout_s=timeout_s)
         except AitorrentError as e:
-            self.lose(e.message, avoid_s=GONE_AVOID_S)
+            if not self._refuse(e):
+                self.lose(e.message, avoid_s=GONE_AVOID_S)
             raise
 
     async def ask(self, header: dict[str, Any], *, timeout_s: float) -> Frame:
@@ -115,6 +128,8 @@ class StageControl:
         Raises:
             Unavailable: the stage is lost. TimedOut: no answer. Other AitorrentErrors: its answer.
         """
+        if self.refusal is not None:
+            raise self.refusal
         if self.lost or self._stream is None:
             raise Unavailable(self.lost or "the stage is not open")
         ident, self._next_id = self._next_id, self._next_id + 1
@@ -144,11 +159,21 @@ class StageControl:
 
     def lose(self, reason: str, *, avoid_s: float) -> None:
         """Give the stage up."""
-        if self.lost:
+        if self.lost or self.refusal is not None:
             return
         self.lost, self.avoid_s = reason or "it ended", avoid_s
         self.close()
         self._on_change()
+
+    def _refuse(self, error: AitorrentError) -> bool:
+        """End the stage if `error` refuses the request."""
+        if not refuses_request(error):
+            return False
+        if not self.lost and self.refusal is None:
+            self.refusal = error
+            self.close()
+            self._on_change()
+        return True
 
     def close(self) -> None:
         """End the session at the stage."""
@@ -156,7 +181,9 @@ class StageControl:
             self.gone.set_result(None)
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(Unavailable(self.lost or "the stage was closed"))
+                answer.set_exception(
+                    self.refusal or Unavailable(self.lost or "the stage was closed")
+                )
         if self._stream is not None:
             self._stream.reset("the session is over")
 
@@ -174,7 +201,8 @@ class StageControl:
         match header.get("event"):
             case "failed":
                 error = error_from_map(header.get("error"))
-                self.lose(error.message, avoid_s=GONE_AVOID_S)
+                if not self._refuse(error):
+                    self.lose(error.message, avoid_s=GONE_AVOID_S)
             case "unlinked":
                 self.linked_to = None
                 self._on_change()

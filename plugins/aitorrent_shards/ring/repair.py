@@ -14,7 +14,7 @@ from aitorrent_shards.node_services import NodeServices
 from aitorrent_shards.ring.linking import StageLinker
 from aitorrent_shards.ring.opening import StageOpener
 from aitorrent_shards.ring.pipeline import Pipeline
-from aitorrent_shards.ring.remote_stage import StageControl
+from aitorrent_shards.ring.remote_stage import StageControl, refuses_request
 from aitorrentd.api import AitorrentError, Busy, StageLost, Unavailable, short
 
 OPEN_S: Final = 5.0
@@ -42,7 +42,7 @@ class Repair:
 
         Raises:
             Busy: the layers are held, but no holder has room. Unavailable: layers without a
-            reachable holder.
+            reachable holder. InvalidParams, TooLarge: a stage refuses the request.
         """
         await self._repair(self._node.clock.monotonic() + OPEN_S, patient=False)
 
@@ -51,8 +51,9 @@ class Repair:
 
         Raises:
             Waiting: there is a loss that was not told yet; nothing was repaired. Unavailable: the
-            time was not enough.
+            time was not enough. InvalidParams, TooLarge: a stage refuses the request.
         """
+        self._raise_refusal()
         self._tell_waiting()
         now = self._node.clock.monotonic()
         if self._trouble_since is None:
@@ -74,12 +75,15 @@ class Repair:
         try that is under way is the last."""
         busy = False
         while True:
+            self._raise_refusal()
             self._drop_lost()
             problem: AitorrentError | None = None
             hopeless = False
             try:
                 await self._opener.fill()
             except AitorrentError as e:
+                if refuses_request(e):
+                    raise
                 problem, hopeless = e, not patient
                 busy = busy or isinstance(e, Busy)
             if problem is None:
@@ -89,10 +93,15 @@ class Repair:
                     problem = e
             if problem is None and self._pipeline.check():
                 return
+            self._raise_refusal()
             if hopeless or self._node.clock.monotonic() >= deadline:
                 self._drop_lost()
                 raise self._explained(problem, busy=busy)
             await asyncio.wait({self._pipeline.news()}, timeout=RETRY_S if problem else 0)
+
+    def _raise_refusal(self) -> None:
+        if (refusal := self._pipeline.refusal()) is not None:
+            raise refusal
 
     def _drop_lost(self) -> None:
         for stage in self._pipeline.lost():

@@ -24,7 +24,7 @@ from aitorrent_shards.ring.answer_receiver import AnswerSink
 from aitorrent_shards.ring.linking import StageLinker
 from aitorrent_shards.ring.opening import StageOpener
 from aitorrent_shards.ring.pipeline import Pipeline
-from aitorrent_shards.ring.remote_stage import FOREVER, GONE_AVOID_S
+from aitorrent_shards.ring.remote_stage import FOREVER, GONE_AVOID_S, refuses_request
 from aitorrent_shards.ring.repair import Repair
 from aitorrent_shards.ring.stalls import StallDetector
 from aitorrent_shards.routing.finder import HolderFinder
@@ -94,6 +94,7 @@ class Ring:
 
         Raises:
             Waiting: stages were just lost. Unavailable: no other holder was found in time.
+            InvalidParams, TooLarge: a stage refuses the request.
         """
         while True:
             if self.sink.answer is not None:
@@ -130,6 +131,8 @@ class Ring:
             except ProtocolError as e:
                 await self.reject(length, e.message)
             except AitorrentError as e:
+                if refuses_request(e):
+                    raise
                 last.lose(e.message, avoid_s=GONE_AVOID_S)
                 self.sink.answer = None
                 await self.answer(length)

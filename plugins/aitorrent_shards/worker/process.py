@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from aitorrent_shards.protocol.messages import MIN_TEMPERATURE
 from aitorrentd.api import Conflict, Frame, InvalidParams, MethodNotFound, ProtocolError
 from aitorrentd.api.fields import blob, number, text, whole
 
@@ -41,8 +42,6 @@ _KEEP_FREE_BYTES: Final = 128 * 1024 * 1024
 _MAX_TEXT_CHARS: Final = 4096
 _MAX_POSITIONS: Final = 1 << 24
 _MAX_VOCAB: Final = 1 << 22
-_MIN_TEMPERATURE: Final = 1e-4
-"Below it logits divided by it lose their meaning; 0 means greedy."
 
 
 def _text(header: Mapping[str, Any], name: str) -> str:
@@ -62,8 +61,8 @@ def _wanted(header: Mapping[str, Any]) -> tuple[int, float]:
     if header.get("temperature") is None:
         return k, 0.0
     temperature = number(header, "temperature", 0, 1e6)
-    if 0 < temperature < _MIN_TEMPERATURE:
-        raise InvalidParams(f"temperature must be 0 or from {_MIN_TEMPERATURE} to 1e6")
+    if 0 < temperature < MIN_TEMPERATURE:
+        raise InvalidParams(f"temperature must be 0 or from {MIN_TEMPERATURE} to 1e6")
     return k, temperature
 
 
