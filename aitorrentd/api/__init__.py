@@ -19,7 +19,7 @@ from aitorrentd.api.events import (
     StageLost,
 )
 from aitorrentd.api.hooks import hookimpl
-from aitorrentd.api.ids import PeerId, called, parse_peer_id, peer_id, public_key, short
+from aitorrentd.api.ids import PeerId, parse_peer_id, peer_id, public_key
 from aitorrentd.api.models.inference import (
     BACKENDS,
     INFERENCE,
@@ -64,6 +64,7 @@ from aitorrentd.api.plugin import (
 from aitorrentd.api.services import Registry, ServiceKey
 from aitorrentd.api.signing import verify
 from aitorrentd.api.workers import Worker
+from aitorrentd.display import bytes_text, called, short
 from aitorrentd.errors import (
     AitorrentError,
     Busy,
@@ -84,6 +85,7 @@ from aitorrentd.errors import (
     VersionMismatch,
     error_from_map,
 )
+from aitorrentd.system.files import open_regular, read_regular, replace_file
 from aitorrentd.wire import (
     Frame,
     check_length,
@@ -169,6 +171,7 @@ __all__ = [
     "VersionMismatch",
     "WireProtocol",
     "Worker",
+    "bytes_text",
     "called",
     "check_length",
     "decode_frame",
@@ -176,11 +179,14 @@ __all__ = [
     "error_from_map",
     "frame_head",
     "hookimpl",
+    "open_regular",
     "pack",
     "parse_peer_id",
     "peer_id",
     "public_key",
     "read_frame",
+    "read_regular",
+    "replace_file",
     "short",
     "unpack",
     "unpack_map",

@@ -71,13 +71,3 @@ def parse_peer_id(text: str) -> PeerId:
     """
     public_key(text)
     return PeerId(text)
-
-
-def short(peer: str) -> str:
-    """The last eight characters, enough for a person to tell nodes of one network apart."""
-    return "…" + peer[-8:]
-
-
-def called(peer: str, name: str) -> str:
-    """A node as a list of nodes shows it: its shortened id, then in quotes what it calls itself."""
-    return f'{short(peer)} "{name}"' if name else short(peer)

@@ -26,6 +26,9 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from aitorrentd.cli import tables
+from aitorrentd.display import bytes_text as bytes_text
+from aitorrentd.display import called as called
+from aitorrentd.display import short as short
 from aitorrentd.errors import AitorrentError as AitorrentError  # for commands that go on after one
 
 if TYPE_CHECKING:
@@ -290,16 +293,6 @@ def fields(pairs: Iterable[tuple[str, Any]]) -> str:
             for i, part in enumerate(parts)
         ]
     return "\n".join(lines)
-
-
-def bytes_text(n: float) -> str:
-    """Bytes with a binary unit: `1.5 MiB`."""
-    value = float(n)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(value) < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} PiB"
 
 
 def duration_text(seconds: float) -> str:

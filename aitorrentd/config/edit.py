@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import errno
-import os
-import secrets
 from pathlib import Path
 from typing import Any, Final
 
 from aitorrentd.config.documents import dump, parse_key, read
 from aitorrentd.config.load import Config
 from aitorrentd.errors import ConfigError, Denied, Unavailable
-from aitorrentd.runtime.identity import fsync_directory
+from aitorrentd.system.files import replace_file
 
 _HEADER: Final = "# Written by `aitorrentctl config set`; it wins over the files before it.\n"
 _NOT_ALLOWED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -50,7 +47,9 @@ def write_setting(config: Config, key: str, value: Any) -> Config:
     """
     changed, file, tree = plan_setting(config, key, value)
     try:
-        _replace(file, _HEADER + dump(tree))
+        file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        # For the owner alone: a value may be a secret that somebody did not pass by reference.
+        replace_file(file, (_HEADER + dump(tree)).encode(), mode=0o600)
     except OSError as e:
         if e.errno in _NOT_ALLOWED:
             raise Denied(
@@ -77,21 +76,3 @@ def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any, key: str) -> N
             raise ConfigError(f"{key}: {part} is a value, not a table")
         tree = below
     tree[path[-1]] = value
-
-
-def _replace(file: Path, text: str) -> None:
-    file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    # 0600: a value may be a secret that somebody did not pass by reference.
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(fd, "w", encoding="utf-8") as opened:
-            opened.write(text)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.rename(temporary, file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    fsync_directory(file.parent)

@@ -25,6 +25,7 @@ from aitorrentd import __version__
 from aitorrentd.config import Config
 from aitorrentd.config.plugin_tables import all_problems
 from aitorrentd.config.secrets import HIDDEN, conceal
+from aitorrentd.display import bytes_text
 from aitorrentd.errors import ConfigError
 from aitorrentd.runtime.identity import load
 from aitorrentd.system import unit
@@ -179,15 +180,11 @@ def _port(config: Config) -> _Finding:
     return _Finding("ok", f"{port}/tcp is free")
 
 
-def _size_text(size: int) -> str:
-    return f"{size / 1024**3:.1f} GiB" if size >= 1024**3 else f"{size // _MIB} MiB"
-
-
 def _disk(config: Config) -> _Finding:
     state = config.directories.state
     place = next(p for p in (state, *state.parents) if p.exists())
     free = shutil.disk_usage(place).free
-    text = f"{_size_text(free)} free at {place}"
+    text = f"{bytes_text(free)} free at {place}"
     remedy = "free some space, or set node.state_dir and node.cache_dir to a larger disk"
     if free < _NO_DISK_BYTES:
         return _Finding("fail", text, remedy)

@@ -20,6 +20,7 @@ from typing import Final
 from aitorrentd.errors import Busy, Conflict, Denied, Unavailable
 from aitorrentd.installing import layer as layers
 from aitorrentd.installing.wheels import Facts, normalized, of_installed
+from aitorrentd.system.files import replace_file
 
 CORE: Final = "aitorrentd"
 CORE_PATHS: Final = "_aitorrentd_core.pth"
@@ -125,10 +126,7 @@ class Target:
         self._write(self.site / CORE_PATHS, "".join(f"{path}\n" for path in core_paths()))
 
     def _write(self, file: Path, text: str) -> None:
-        beside = file.with_name(file.name + ".new")
-        beside.write_text(text, encoding="utf-8")
-        beside.chmod(0o644)
-        beside.replace(file)
+        replace_file(file, text.encode(), mode=0o644)
 
     def distributions(self) -> list[Facts]:
         """What is installed in the target itself; the core and its libraries are left out."""

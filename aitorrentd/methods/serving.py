@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aitorrentd import __version__
-from aitorrentd.runtime.state_lock import make_directory
+from aitorrentd.system.files import make_directory
 
 if TYPE_CHECKING:
     from aitorrentd.runtime.runtime import Runtime

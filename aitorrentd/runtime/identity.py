@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import errno
 import hashlib
 import os
 import secrets
@@ -25,12 +24,12 @@ from nacl.signing import SigningKey
 from aitorrentd.api.ids import PeerId, peer_id
 from aitorrentd.api.signing import signed_bytes
 from aitorrentd.errors import ConfigError
+from aitorrentd.system.files import create_file, open_regular
 
 _MAGIC: Final = "aitorrentd-ed25519-1"
 _SEED_BYTES: Final = 32
 _MAX_FILE_BYTES: Final = 4096
 _LEFTOVER_AFTER_S: Final = 60.0
-_NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class Identity:
@@ -87,7 +86,8 @@ def load_or_create(path: Path) -> Identity:
     except FileNotFoundError:
         pass
     try:
-        _create(path, secrets.token_bytes(_SEED_BYTES))
+        create_file(path, encode(secrets.token_bytes(_SEED_BYTES)))
+        _remove_leftovers(path)
         return load(path)
     except OSError as e:
         raise ConfigError(
@@ -103,8 +103,7 @@ def load(path: Path, *, owner: int | None = None) -> Identity:
         FileNotFoundError: there is no such file. ConfigError: as `load_or_create`.
     """
     try:
-        # O_NONBLOCK: a FIFO of that name must not hang the daemon.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = open_regular(path)
     except FileNotFoundError:
         if path.is_symlink():
             raise ConfigError(f"the identity key {path} is a symbolic link to nothing") from None
@@ -126,8 +125,6 @@ def encode(seed: bytes) -> bytes:
 
 
 def _check_ownership(path: Path, found: os.stat_result, owner: int | None) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"the identity key {path} is not a regular file")
     us = os.geteuid()
     if found.st_uid not in (us, 0, owner):
         # Root may read it, but a key that root took for itself would be lost to its daemon.
@@ -169,49 +166,9 @@ def _decode(path: Path, raw: bytes) -> bytes:
     return seed
 
 
-def _create(path: Path, seed: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            os.write(fd, encode(seed))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        _publish(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-    fsync_directory(path.parent)
-    _remove_leftovers(path)
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    try:
-        # link(2) never replaces: of two processes one wins, and both then read the winner's file.
-        os.link(temporary, path)
-    except FileExistsError:
-        return
-    except OSError as e:
-        if e.errno not in _NO_HARD_LINKS:
-            raise
-        # A file system without hard links; the lock on the state directory keeps others away.
-        if not path.exists():
-            os.rename(temporary, path)
-
-
 def _remove_leftovers(path: Path) -> None:
     """Drop temporary files of processes that were killed while they made a key."""
     for leftover in path.parent.glob(f".{path.name}.*"):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _LEFTOVER_AFTER_S:
                 leftover.unlink()
-
-
-def fsync_directory(directory: Path) -> None:
-    """Make names that were added to `directory` survive a power cut."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -19,10 +19,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from aitorrentd.api.events import Draining
-from aitorrentd.api.ids import PeerId, short
+from aitorrentd.api.ids import PeerId
 from aitorrentd.api.network.transport import TRANSPORT, PeerView
 from aitorrentd.api.services import ServiceKey
 from aitorrentd.config import Config
+from aitorrentd.display import short
 from aitorrentd.errors import Conflict, ShuttingDown, Unavailable
 from aitorrentd.kernel.context.drain import Work, work_text
 from aitorrentd.kernel.kernel import Kernel, KernelSettings
@@ -30,7 +31,8 @@ from aitorrentd.runtime.callbacks import Callbacks
 from aitorrentd.runtime.identity import Identity, load_or_create
 from aitorrentd.runtime.logs import ROOT, LogRing, Redactor, capture
 from aitorrentd.runtime.loop_lag import LoopLag
-from aitorrentd.runtime.state_lock import make_directory, state_lock
+from aitorrentd.runtime.state_lock import state_lock
+from aitorrentd.system.files import make_directory
 from aitorrentd.system.paths import is_system
 from aitorrentd.workers.running import Workers
 

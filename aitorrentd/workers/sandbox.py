@@ -22,6 +22,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from aitorrentd.display import bytes_text
 from aitorrentd.errors import (
     AitorrentError,
     Denied,
@@ -53,10 +54,6 @@ class Limits:
     open_files: int = 32
 
 
-def _size(n: int) -> str:
-    return f"{n // _MIB} MiB"
-
-
 def confine(limits: Limits) -> None:
     """Give this process, and all that it starts, no more than `limits`."""
     # A signal that can be caught comes first; what ignores it is killed a second later.
@@ -73,14 +70,14 @@ def confine(limits: Limits) -> None:
 def which_limit(error: Exception, limits: Limits) -> AitorrentError | None:
     """What to tell of an error that the code met at one of its limits; None when it met none."""
     if isinstance(error, MemoryError):
-        return _too_much("memory", _size(limits.memory_bytes))
+        return _too_much("memory", bytes_text(limits.memory_bytes))
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         return TooLarge("the code started too many processes or threads", limit="processes")
     if not isinstance(error, OSError):
         return None
     match error.errno:
         case errno.ENOMEM:
-            return _too_much("memory", _size(limits.memory_bytes))
+            return _too_much("memory", bytes_text(limits.memory_bytes))
         case errno.EFBIG:
             return TooLarge("the code may not write files", limit="files")
         case errno.EMFILE:
@@ -121,7 +118,7 @@ def ending(status: int, used: resource.struct_rusage, limits: Limits) -> Aitorre
         return _too_much("processor time", f"{limits.processor_s} s")
     if number == signal.SIGKILL:
         # Nobody else kills here but the kernel, for memory that RLIMIT_DATA does not count.
-        return _too_much("memory", _size(limits.memory_bytes))
+        return _too_much("memory", bytes_text(limits.memory_bytes))
     if number:
         return Unavailable(f"the code crashed ({signal.Signals(number).name})", signal=number)
     code = os.WEXITSTATUS(status)

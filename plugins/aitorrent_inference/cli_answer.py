@@ -112,22 +112,14 @@ def stage_lines(summary: Mapping[str, Any]) -> list[str]:
     width = max((len(layers) for layers, _ in rows), default=0)
     here, names = summary.get("node"), summary.get("names", {})
     return [
-        f"layers {layers:<{width}}  {toolkit.clean(_called(peer, names))}"
+        f"layers {layers:<{width}}  {toolkit.clean(toolkit.called(peer, str(names.get(peer, ''))))}"
         + (" (this node)" if peer == here else "")
         for layers, peer in rows
     ]
 
 
-def _short(peer: str) -> str:
-    return "…" + peer[-8:]
-
-
-def _called(peer: str, names: Mapping[str, str]) -> str:
-    name = str(names.get(peer, "")).replace('"', "'")
-    return f'{_short(peer)} "{name}"' if name else _short(peer)
-
-
 def _who(backend: str, names: Mapping[str, str]) -> str:
     if not backend.startswith("peer:"):
         return backend
-    return f"peer {_called(backend.removeprefix('peer:'), names)}"
+    peer = backend.removeprefix("peer:")
+    return f"peer {toolkit.called(peer, str(names.get(peer, '')))}"

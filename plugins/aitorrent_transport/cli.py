@@ -53,10 +53,6 @@ def peers(
     toolkit.emit(reply, _known_table if known else _peers_table)
 
 
-def _short(peer: str) -> str:
-    return "…" + peer[-8:]
-
-
 def _peers_table(reply: Mapping[str, Any]) -> str:
     if not reply["peers"]:
         return "No peers. Connect to one: aitorrentctl connect ADDRESS"
@@ -64,7 +60,7 @@ def _peers_table(reply: Mapping[str, Any]) -> str:
     return toolkit.table(
         rows,
         [
-            ("id", "PEER", _short),
+            ("id", "PEER", toolkit.short),
             ("name", "NAME", lambda name: name or "-"),
             ("address", "ADDRESS"),
             ("way", "WAY"),
@@ -85,7 +81,7 @@ def _known_table(reply: Mapping[str, Any]) -> str:
     return toolkit.table(
         reply["known"],
         [
-            ("id", "PEER", _short),
+            ("id", "PEER", toolkit.short),
             ("address", "ADDRESS"),
             ("connected", "CONNECTED"),
             ("wanted", "KEPT"),
@@ -129,13 +125,13 @@ def ping(
         reply = client.call("transport.ping", call)
     toolkit.emit(reply, _ping_text)
     if all(ms is None for ms in reply["rtt_ms"]):
-        toolkit.fail(f"{_short(reply['id'])} does not answer", toolkit.ExitCode.TRY_LATER)
+        toolkit.fail(f"{toolkit.short(reply['id'])} does not answer", toolkit.ExitCode.TRY_LATER)
 
 
 def _ping_text(reply: Mapping[str, Any]) -> str:
     times = [ms for ms in reply["rtt_ms"] if ms is not None]
     lines = [
-        f"{_short(reply['id'])}  {i + 1}  " + ("no answer" if ms is None else f"{ms:.2f} ms")
+        f"{toolkit.short(reply['id'])}  {i + 1}  " + ("no answer" if ms is None else f"{ms:.2f} ms")
         for i, ms in enumerate(reply["rtt_ms"])
     ]
     lost = len(reply["rtt_ms"]) - len(times)

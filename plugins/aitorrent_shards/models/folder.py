@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from aitorrentd.api import InvalidParams, NotFound
+from aitorrentd.api import (
+    InvalidParams,
+    NotFound,
+    replace_file,
+)
 
 CONFIG: Final = "config.json"
 TOKENIZER: Final = "tokenizer.json"
@@ -162,9 +166,5 @@ def hash_model(files: ModelFiles, cache: Path, advance: Callable[[int], None]) -
 
 def _save_cache(cache: Path, known: dict[str, str]) -> None:
     live = {k: v for k, v in known.items() if Path(k.split("|")[0]).exists()}
-    temporary = cache.with_name(f"{cache.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(live))
-        temporary.replace(cache)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    with suppress(OSError):
+        replace_file(cache, json.dumps(live).encode(), durable=False)

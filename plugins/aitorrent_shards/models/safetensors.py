@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aitorrentd.api import InvalidParams
+from aitorrentd.api import (
+    InvalidParams,
+    open_regular,
+)
 
 MAX_HEADER_BYTES: Final = 16 * 1024 * 1024
 "The format allows 100 MB; real headers stay under 1 MB, and JSON in memory is many times larger."
@@ -166,13 +168,9 @@ def open_weights(path: Path) -> int:
         InvalidParams: it cannot be opened, or is not a regular file.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # never wait on a FIFO
+        return open_regular(path)
     except OSError as e:
         raise InvalidParams(f"cannot read {path}: {e.strerror}") from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise InvalidParams(f"cannot read {path}: not a regular file")
-    return fd
 
 
 def layout_of(fd: int, name: str) -> Layout:

@@ -25,13 +25,13 @@ pytestmark = [
 GREEDY: Final = {
     "allocates": (
         "kept = []\nwhile True: kept.append(bytearray(10**6))",
-        "the code used more than its 384 MiB of memory",
+        "the code used more than its 384.0 MiB of memory",
     ),
     # Shared memory is not counted by RLIMIT_DATA: this one is for MemoryMax.
     "shares memory": (
         "import mmap\nkept = []\n"
         "while True: kept.append(mmap.mmap(-1, 2**20)); kept[-1].write(b'1' * 2**20)",
-        "the code used more than its 384 MiB of memory",
+        "the code used more than its 384.0 MiB of memory",
     ),
     "spins": ("while True: pass", "the code used more than its 10 s of processor time"),
     "forks": (

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from aitorrentd.errors import Conflict, Denied, Unavailable
-from aitorrentd.runtime.state_lock import make_directory, state_lock
+from aitorrentd.runtime.state_lock import state_lock
+from aitorrentd.system.files import make_directory
 
 
 def test_second_daemon_is_told_which_process_holds_the_state(tmp_path: Path) -> None:

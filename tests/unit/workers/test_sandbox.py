@@ -91,7 +91,7 @@ DEADLY = {
         "processor time",
         "more than its 1 s",
     ),
-    "is killed": ("import os; os.kill(os.getpid(), 9)", TooLarge, "memory", "its 200 MiB"),
+    "is killed": ("import os; os.kill(os.getpid(), 9)", TooLarge, "memory", "its 200.0 MiB"),
     "crashes": ("import os; os.abort()", Unavailable, None, "crashed (SIGABRT)"),
     "leaves": ("import os; os._exit(3)", Unavailable, None, "exit code 3"),
     "goes on in silence": (

@@ -1,0 +1,27 @@
+"""How sizes and node ids are shown to people.
+
+Standard library only: the command line starts with it.
+"""
+
+from __future__ import annotations
+
+
+def bytes_text(n: float) -> str:
+    """Bytes with a binary unit: `1.5 MiB`."""
+    value = float(n)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} PiB"
+
+
+def short(peer: str) -> str:
+    """The last eight characters of a peer id, enough to tell the nodes of one network apart."""
+    return "…" + peer[-8:]
+
+
+def called(peer: str, name: str) -> str:
+    """A node as lists show it: its shortened id, then in quotes what it calls itself."""
+    name = name.replace('"', "'")
+    return f'{short(peer)} "{name}"' if name else short(peer)

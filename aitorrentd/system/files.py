@@ -1,0 +1,145 @@
+"""Files: opened without waiting, replaced or created in one step, and directories to write in.
+
+A reader of a file that `replace_file` or `create_file` writes finds the old content or the new one,
+never a part: the content is written beside it under another name and renamed or linked into place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from aitorrentd.errors import ConfigError, Denied
+
+_NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor for reading the regular file at `path`; the caller closes it.
+
+    Never waits: a FIFO of that name is refused like every other file that is not regular.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return fd
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """The content of the regular file at `path`; one byte more than `max_bytes` if it is longer.
+
+    Raises:
+        OSError: as `open_regular`, or it cannot be read.
+    """
+    with open(open_regular(path), "rb") as file:
+        return file.read(max_bytes + 1)
+
+
+def replace_file(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Put `content` into the file at `path`, whether or not there is one, with exactly `mode`.
+
+    With `durable` it survives a power cut; without, nothing waits for the disk.
+
+    Raises:
+        OSError: it cannot be written; the file is as it was.
+    """
+    with _beside(path, content, mode=mode, durable=durable) as temporary:
+        os.rename(temporary, path)
+    if durable:
+        fsync_directory(path.parent)
+
+
+def create_file(path: Path, content: bytes, *, mode: int = 0o600) -> bool:
+    """Put `content` into a new file at `path`; False if there is one already, which stays.
+
+    Of several processes that create one file, exactly one succeeds.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with _beside(path, content, mode=mode, durable=True) as temporary:
+        created = _link(temporary, path)
+    fsync_directory(path.parent)
+    return created
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    try:
+        os.link(temporary, path)  # link(2) never replaces
+    except FileExistsError:
+        return False
+    except OSError as e:
+        if e.errno not in _NO_HARD_LINKS:
+            raise
+        # A file system without hard links; the lock on the state directory keeps others away.
+        if path.exists():
+            return False
+        os.rename(temporary, path)
+    return True
+
+
+@contextlib.contextmanager
+def _beside(path: Path, content: bytes, *, mode: int, durable: bool) -> Iterator[Path]:
+    """A file with `content` in the directory of `path`, gone after the block unless renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(fd, mode)  # whatever the umask
+            if durable:
+                os.fsync(fd)
+        yield temporary
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make names that were added to `directory` survive a power cut."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: Path, *, setting: str, mode: int = 0o700) -> None:
+    """Make sure that `path` is a directory in which this process can write.
+
+    Raises:
+        Denied: this user may not write there. ConfigError: anything else; the message names
+        `setting`, which chooses another place.
+    """
+    try:
+        if not path.is_dir():
+            path.mkdir(mode=mode, parents=True, exist_ok=True)
+            path.chmod(mode)  # whatever the umask
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"{path} is not a directory; move it away, or set {setting}") from None
+    except OSError as e:
+        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise Denied(not_writable(path, setting, e.strerror or "")) from None
+        raise ConfigError(f"cannot create the directory {path}: {e.strerror}") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        is_read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+        reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
+        raise Denied(not_writable(path, setting, reason))
+
+
+def not_writable(path: Path, setting: str, reason: str) -> str:
+    """The message for a place that cannot be written to, with the ways out."""
+    is_read_only = reason == os.strerror(errno.EROFS)
+    remedy = "mount it writable" if is_read_only else f"give the directory to uid {os.geteuid()}"
+    return f"cannot write in {path}: {reason.lower()}; set {setting}, or {remedy}"

@@ -1,0 +1,76 @@
+"""Files that are opened without waiting, and replaced or created in one step."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from aitorrentd.system.files import create_file, open_regular, read_regular, replace_file
+
+
+def test_reads_a_regular_file_and_one_byte_beyond_the_limit(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"abcdef")
+    assert read_regular(file, 6) == b"abcdef"
+    assert read_regular(file, 3) == b"abcd"
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path, Path("/dev/null")):
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(OSError, match="not a regular file"):
+            open_regular(path)
+        assert os.listdir("/proc/self/fd") == before
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_replaced_file_has_exactly_its_mode_and_leaves_nothing_beside(
+    tmp_path: Path, durable: bool
+) -> None:
+    file = tmp_path / "file"
+    umask = os.umask(0o077)
+    try:
+        for content in (b"old", b"new"):
+            replace_file(file, content, mode=0o644, durable=durable)
+    finally:
+        os.umask(umask)
+    assert file.read_bytes() == b"new"
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_failed_replacement_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    replace_file(file, b"old")
+
+    def full(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        replace_file(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_created_file_never_replaces_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    def no_links(_source: object, _target: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_links)
+    file = tmp_path / "file"
+    assert create_file(file, b"first")
+    assert not create_file(file, b"second")
+    assert file.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [file]
