@@ -1,11 +1,15 @@
-"""Limits on what peers may do: token buckets and bans, both in bounded tables."""
+"""Limits on what peers may do: how often, how many at a time, and bans; all tables are bounded."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Final, Generic, TypeVar
 
+from aitorrentd.errors import Busy
+
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 BAN_S: Final = 600.0
@@ -66,6 +70,56 @@ class PerPeer(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+class InUse(Generic[K]):
+    """How many of something each of those who hold any has now. What does not fit is refused."""
+
+    def __init__(self) -> None:
+        self._held: Counter[K] = Counter()
+
+    def take(self, who: K, limit: int) -> bool:
+        """Give `who` one more, unless that one has `limit` already; whether it did."""
+        if self._held[who] >= limit:
+            return False
+        self._held[who] += 1
+        return True
+
+    def release(self, who: K) -> None:
+        """Take back one that `who` took."""
+        self._held[who] -= 1
+        if self._held[who] <= 0:
+            del self._held[who]  # strangers come and go: none leaves an entry behind
+
+    def of(self, who: K) -> int:
+        """How many `who` has now."""
+        return self._held.get(who, 0)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+class Slots:
+    """How many of something run at one time. Nobody queues: what does not fit is refused."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Hold one slot while the block runs.
+
+        Raises:
+            Busy: all are taken. Its text is part of the protocol between peers.
+        """
+        if self.used >= self.limit:
+            raise Busy("Too many requests", limit=self.limit)
+        self.used += 1
+        try:
+            yield
+        finally:
+            self.used -= 1
 
 
 class BanList:

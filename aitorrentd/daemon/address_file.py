@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from aitorrentd.api.events import PluginChanged
+from aitorrentd.api.network.addresses import SUFFIX
 from aitorrentd.kernel.context.bus import EventBus
+from aitorrentd.system.files import replace_file
 
-NAME: Final = "daemon.addr"
+NAME: Final = f"daemon{SUFFIX}"
 REFRESH_S: Final = 30.0
 "Interfaces come and go without telling anybody."
 
@@ -68,13 +69,5 @@ class AddressFile:
         if not text:
             self._path.unlink(missing_ok=True)
             return
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(text, encoding="ascii")
-            # Whatever the umask: anybody on the machine may know where the node listens.
-            temporary.chmod(0o644)
-            temporary.replace(self._path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+        # Anybody on the machine may know where the node listens.
+        replace_file(self._path, text.encode("ascii"), mode=0o644, durable=False)

@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
+from aitorrentd.api.backoff import equal_jitter_s
 from aitorrentd.api.context import Clock
 from aitorrentd.kernel.reasons import is_explained, reason
 from aitorrentd.kernel.run import Run, verdict
@@ -99,21 +100,6 @@ class KernelEvents(Protocol):
 
     def abandon(self, plugin: Plugin, run: Run) -> None:
         """Keep the task of a run that does not end, so that it is not forgotten."""
-
-
-def restart_delay_s(attempt: int, *, base_s: float, cap_s: float, draw: float) -> float:
-    """Seconds before restart number `attempt` (0 = first): doubling, half of it jitter.
-
-    `draw` in [0, 1). Half stays fixed so that a plugin that crashes at once never spins. Source:
-    Brooker, "Exponential Backoff and Jitter" (AWS, 2015), "equal jitter".
-
-    Raises:
-        ValueError: attempt < 0.
-    """
-    if attempt < 0:
-        raise ValueError(f"attempt is {attempt}; the first is 0")
-    full = min(cap_s, base_s * 2.0 ** min(attempt, 60))
-    return full * (0.5 + draw / 2)
 
 
 class Supervisor:
@@ -253,7 +239,7 @@ class Supervisor:
             text += f"; gave up after {attempt} restarts in {minutes:g} min"
             kernel.set_state(plugin, PluginState.FAILED, text)
             return False
-        delay_s = restart_delay_s(
+        delay_s = equal_jitter_s(
             attempt,
             base_s=limits.backoff_base_s,
             cap_s=limits.backoff_cap_s,

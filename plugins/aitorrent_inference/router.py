@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from aitorrent_inference.catalogue import Candidate, Catalogue
-from aitorrent_inference.limits import Slots
 from aitorrent_inference.peers import PeerBackend
 from aitorrent_inference.race import race, speaks
 from aitorrent_inference.waiting import until_loaded
@@ -32,6 +31,7 @@ from aitorrentd.api import (
     Unavailable,
     short,
 )
+from aitorrentd.api.limits import Slots
 
 
 @dataclass(slots=True)

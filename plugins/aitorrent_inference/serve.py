@@ -15,7 +15,6 @@ from aitorrent_inference.generate_protocol import (
     last_line,
     text_line,
 )
-from aitorrent_inference.limits import Slots
 from aitorrent_inference.router import Answer, Router
 from aitorrentd.api import (
     AitorrentError,
@@ -27,6 +26,7 @@ from aitorrentd.api import (
     TooLarge,
     short,
 )
+from aitorrentd.api.limits import Slots
 
 _REQUEST_TIMEOUT_S: Final = 30.0
 # A reader that takes nothing for so long does not keep its slot.

@@ -8,9 +8,8 @@ from typing import Annotated, Final
 
 from pydantic import ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
-from aitorrent_transport.peers.address_file import is_address_file
 from aitorrentd.api import InvalidParams, PluginConfig
-from aitorrentd.api.network.addresses import parse_address
+from aitorrentd.api.network.addresses import is_address_file, parse_address
 
 DEFAULT_PORT: Final = 8468
 MIN_PSK_CHARS: Final = 16

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.links.listener import Listener
-from aitorrent_transport.peers.address_file import is_address_file
 from aitorrent_transport.peers.dialler import Dialler
 from aitorrent_transport.peers.interfaces import own_addresses
 from aitorrent_transport.peers.known_peers import MIGRATIONS, PeerStore
@@ -34,7 +33,7 @@ from aitorrentd.api import (
     short,
 )
 from aitorrentd.api.limits import PerPeer, TokenBucket
-from aitorrentd.api.network.addresses import Address, address_of, parse_address
+from aitorrentd.api.network.addresses import Address, address_of, is_address_file, parse_address
 from aitorrentd.api.tasks import Tasks
 
 _INTERFACES_S: Final = 10.0  # the kernel is asked for its addresses at most this often

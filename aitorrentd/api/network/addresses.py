@@ -11,8 +11,11 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from aitorrentd.api import InvalidParams, PeerId, parse_peer_id
+from aitorrentd.api.ids import PeerId, parse_peer_id
+from aitorrentd.errors import InvalidParams
 
+SUFFIX: Final = ".addr"
+"Of a file with addresses, one a line, as a daemon writes it."
 MAX_ADDRESS_CHARS: Final = 400
 Family = Literal["ip4", "ip6", "dns", "dns4", "dns6"]
 
@@ -62,6 +65,19 @@ def parse_address(text: str) -> Address:
         return _multiaddr(text) if text.startswith("/") else _host_port(text)
     except ValueError as e:
         raise InvalidParams(f"{text!r} is not an address: {e}") from None
+
+
+def is_address_file(text: str) -> bool:
+    """Whether `text` is the absolute path of an address file and not an address itself.
+
+    By its suffix, so that a misspelt multiaddr is not taken for a file that may appear one day.
+    """
+    return text.startswith("/") and text.endswith(SUFFIX)
+
+
+def host_port(host: str, port: int) -> str:
+    """`HOST:PORT`, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def address_of(host: str, port: int, peer: PeerId | None = None) -> Address:

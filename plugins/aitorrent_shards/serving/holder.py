@@ -32,6 +32,7 @@ from aitorrentd.api import (
     Unavailable,
     Worker,
 )
+from aitorrentd.api.backoff import equal_jitter_s
 
 ENTRY: Final = "aitorrent_shards.worker.process:main"
 REPUBLISH_S: Final = 1.0
@@ -110,7 +111,7 @@ class Holder:
 
     async def run(self, digests: Digests) -> None:
         """Keep a worker loaded until cancelled, or until loading fails for a lasting reason."""
-        delay_s = 1.0
+        attempt = 0
         while True:
             started = self._ctx.clock.monotonic()
             try:
@@ -122,15 +123,15 @@ class Holder:
             except AitorrentError as e:
                 reason = e.message
             if self._ctx.clock.monotonic() - started > STABLE_S:
-                delay_s = 1.0
+                attempt = 0
             self.restarts += 1
             self.state, self.problem = "restarting", reason
-            pause_s = delay_s * (0.5 + self._ctx.random.random() / 2)
+            pause_s = equal_jitter_s(attempt, cap_s=BACKOFF_CAP_S, draw=self._ctx.random.random())
             self._log.warning(
                 "worker of %s ended (%s); next start in %.1f s", self._title(), reason, pause_s
             )
             await asyncio.sleep(pause_s)
-            delay_s = min(delay_s * 2, BACKOFF_CAP_S)
+            attempt += 1
 
     def _title(self) -> str:
         return f"layers {self.start}-{self.end} of {self.entry.name}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Final
@@ -41,6 +41,7 @@ from aitorrentd.api import (
     encode_frame,
     read_frame,
 )
+from aitorrentd.api.limits import InUse
 
 FIRST_FRAME_S: Final = 10.0
 
@@ -64,7 +65,7 @@ class StageServer:
         self._transport, self._config, self._log = transport, config, log
         self._sessions: dict[bytes, StageSession] = {}
         self._receivers: dict[bytes, HopReceiver] = {}
-        self._per_peer: Counter[PeerId] = Counter()
+        self._per_peer: InUse[PeerId] = InUse()
         self._journal_bytes = 0
         self._work = work
 
@@ -172,7 +173,7 @@ class StageServer:
             raise Conflict("the session exists")
         if len(self._sessions) >= self._config.max_sessions:
             raise Busy(f"{self._config.max_sessions} sessions are open here; try again later")
-        if self._per_peer[stream.peer] >= self._config.max_sessions_per_peer:
+        if self._per_peer.of(stream.peer) >= self._config.max_sessions_per_peer:
             raise Busy(f"you have {self._config.max_sessions_per_peer} sessions open here")
         session = StageSession(
             opened,
@@ -187,7 +188,7 @@ class StageServer:
         if self._journal_bytes + needed > self._config.journal_budget:
             raise Busy("the memory for activations is taken; try again later")
         self._journal_bytes += needed
-        self._per_peer[stream.peer] += 1
+        self._per_peer.take(stream.peer, self._config.max_sessions_per_peer)
         self._sessions[opened.session] = session
         self._receivers[opened.session] = session
         return session
@@ -196,10 +197,7 @@ class StageServer:
         ident = session.opened.session
         del self._sessions[ident]
         del self._receivers[ident]
-        peer = session.view().coordinator
-        self._per_peer[peer] -= 1
-        if self._per_peer[peer] <= 0:
-            del self._per_peer[peer]
+        self._per_peer.release(session.view().coordinator)
         if not session.opened.last:
             self._journal_bytes -= session.journal_bytes
         await session.close()

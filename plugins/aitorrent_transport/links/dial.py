@@ -11,6 +11,7 @@ from aitorrent_transport.links.masking import MaskedDialer
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import HANDSHAKE_S
 from aitorrentd.api import AitorrentError, PeerId, TimedOut, Unavailable
+from aitorrentd.api.network.addresses import host_port
 
 
 async def dial(
@@ -44,7 +45,7 @@ async def dial(
         if not done.done():
             done.set_exception(error)
 
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = host_port(host, port)
     shake = HandshakeProtocol(credentials, on_link, on_error, dialer=True, expected=expected)
     outer: asyncio.Protocol = MaskedDialer(shake, host, port, on_error) if masked else shake
     transport: asyncio.Transport | None = None

@@ -11,7 +11,6 @@ import asyncio
 import errno
 import ipaddress
 import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -22,6 +21,7 @@ from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import HANDSHAKE_S, MAGIC
 from aitorrent_transport.secure.hello import HostPort
 from aitorrentd.api import AitorrentError, ProtocolError, TimedOut, Unavailable
+from aitorrentd.api.limits import InUse
 
 MAX_HALF_OPEN: Final = 64
 MAX_HALF_OPEN_PER_NET: Final = 4
@@ -98,7 +98,7 @@ class Listener:
         self._deadline_s = deadline_s
         self._servers: list[asyncio.Server] = []
         self._half_open: set[_Doorman] = set()
-        self._per_net: Counter[str] = Counter()
+        self._per_net: InUse[str] = InUse()
         self._closed = False
         self.accepted = 0
         self.refused = 0
@@ -161,7 +161,7 @@ class Listener:
     def admit(self, doorman: _Doorman, host: str) -> bool:
         """Whether a new connection may begin its handshake; then its deadline runs."""
         net = _net(host)
-        crowded = net != "" and self._per_net[net] >= MAX_HALF_OPEN_PER_NET
+        crowded = net != "" and self._per_net.of(net) >= MAX_HALF_OPEN_PER_NET
         if self._closed or crowded or len(self._half_open) >= self._max_half_open:
             self.refused += 1
             return False
@@ -173,7 +173,7 @@ class Listener:
         )
         self._half_open.add(doorman)
         if net:
-            self._per_net[net] += 1
+            self._per_net.take(net, MAX_HALF_OPEN_PER_NET)
         return True
 
     def dismiss(self, doorman: _Doorman, error: AitorrentError) -> None:
@@ -188,9 +188,7 @@ class Listener:
         if doorman.deadline is not None:
             doorman.deadline.cancel()
         if doorman.net:
-            self._per_net[doorman.net] -= 1
-            if self._per_net[doorman.net] <= 0:
-                del self._per_net[doorman.net]
+            self._per_net.release(doorman.net)
             doorman.net = ""
 
 

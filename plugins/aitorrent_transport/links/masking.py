@@ -31,6 +31,7 @@ from aitorrent_transport.links.websocket import (
     websocket_frame,
 )
 from aitorrentd.api import AitorrentError, ProtocolError, Unavailable
+from aitorrentd.api.network.addresses import host_port
 
 GET: Final = b"GET "
 MAX_HTTP_HEAD_BYTES: Final = 8192
@@ -249,8 +250,7 @@ class MaskedDialer(_Masked):
         on_error: Callable[[AitorrentError], None],
     ) -> None:
         super().__init__(inner, ConnectionType.CLIENT)
-        name = f"[{host}]" if ":" in host else host
-        self._authority = f"{name}:{port}"
+        self._authority = host_port(host, port)
         self._on_error = on_error
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 from typing import Final
 
-from aitorrentd.api import InvalidParams, Unavailable
+from aitorrentd.api import InvalidParams, Unavailable, read_regular
 from aitorrentd.api.network.addresses import Address, parse_address
 
-SUFFIX: Final = ".addr"
 MAX_BYTES: Final = 16 * 1024
 MAX_LINES: Final = 64
-
-
-def is_address_file(text: str) -> bool:
-    """Whether `text` is the absolute path of an address file and not an address itself.
-
-    By its ending, so that a misspelt multiaddr is not taken for a file that may come one day.
-    """
-    return text.startswith("/") and text.endswith(SUFFIX)
 
 
 def read_address_file(path: Path) -> list[Address]:
@@ -30,11 +19,7 @@ def read_address_file(path: Path) -> list[Address]:
         Unavailable: it cannot be read, or says no address. InvalidParams: it says something else.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # never wait on a FIFO
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise Unavailable(f"{path} is not a regular file")
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_regular(path, MAX_BYTES)
     except OSError as e:
         raise Unavailable(f"cannot read {path}: {e.strerror}") from None
     lines = [line.strip() for line in raw.decode("utf-8", "replace").splitlines()]

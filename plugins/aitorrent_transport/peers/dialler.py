@@ -22,6 +22,7 @@ from aitorrentd.api import (
     Unavailable,
     short,
 )
+from aitorrentd.api.backoff import full_jitter_s
 from aitorrentd.api.network.addresses import Address, parse_address
 from aitorrentd.api.tasks import Tasks
 
@@ -32,17 +33,6 @@ GIVE_UP_S: Final = 3600.0
 MAX_WAIT_S: Final = 60.0
 STEADY_S: Final = 30.0  # a channel that lived this long was no mistake
 MAX_KEPT: Final = 256
-
-
-def next_retry_s(
-    attempt: int, *, base_s: float = 1.0, cap_s: float = MAX_WAIT_S, draw: float
-) -> float:
-    """Seconds to wait before retry number `attempt` (0 = first), with full jitter.
-
-    `draw` in [0, 1) comes from the caller's random source, so that tests are exact.
-    Source: Brooker, "Exponential Backoff and Jitter" (AWS, 2015).
-    """
-    return draw * min(cap_s, base_s * 2.0 ** min(attempt, 30))
 
 
 @dataclass(slots=True)
@@ -261,7 +251,9 @@ class Dialler:
                     attempt = 0
             elif not kept.forever and clock.monotonic() - lost_at > GIVE_UP_S:
                 break
-            await asyncio.sleep(next_retry_s(attempt, draw=self._ctx.random.random()))
+            await asyncio.sleep(
+                full_jitter_s(attempt, cap_s=MAX_WAIT_S, draw=self._ctx.random.random())
+            )
             attempt += 1
         self._kept.remove(kept)
         if kept.peer is not None:

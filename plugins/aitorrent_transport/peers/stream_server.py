@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -21,7 +20,7 @@ from aitorrentd.api import (
     WireProtocol,
     short,
 )
-from aitorrentd.api.limits import PerPeer, TokenBucket
+from aitorrentd.api.limits import InUse, PerPeer, TokenBucket
 from aitorrentd.api.tasks import Tasks
 
 OPENS_PER_S: Final = 200.0
@@ -35,7 +34,7 @@ class StreamServer:
         self._ctx = ctx
         self._tasks = tasks
         self._own = {protocol.id: protocol for protocol in own}
-        self._open: Counter[tuple[PeerId, str]] = Counter()
+        self._open: InUse[tuple[PeerId, str]] = InUse()
         self._running: dict[asyncio.Task[None], str] = {}
         now: Callable[[], float] = ctx.clock.monotonic
         self._opens = PerPeer(lambda: TokenBucket(OPENS_PER_S, OPENS_BURST, now()))
@@ -69,21 +68,17 @@ class StreamServer:
         protocol = self.find(stream.protocol)
         if protocol is None:
             return f"no such protocol {stream.protocol}"
-        if self._open[peer, protocol.id] >= protocol.max_streams:
+        if not self._open.take((peer, protocol.id), protocol.max_streams):
             return f"more than {protocol.max_streams} streams of {protocol.id}"
         if state is not None:
             state.priority = protocol.priority
-        self._open[peer, protocol.id] += 1
         task = self._tasks.spawn(self._run(protocol, stream), f"{protocol.id} {short(peer)}")
         self._running[task] = protocol.id
         task.add_done_callback(lambda done: self._ended(done, stream))
         return ""
 
     def _ended(self, task: asyncio.Task[None], stream: ChannelStream) -> None:
-        key = stream.peer, self._running.pop(task)
-        self._open[key] -= 1
-        if not self._open[key]:
-            del self._open[key]
+        self._open.release((stream.peer, self._running.pop(task)))
         if task.cancelled():
             stream.reset("the handler was stopped")
 

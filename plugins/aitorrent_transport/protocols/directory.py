@@ -40,13 +40,15 @@ from aitorrentd.api import (
     read_frame,
     short,
 )
+from aitorrentd.api.backoff import equal_jitter_s
 from aitorrentd.api.limits import PerPeer, TokenBucket
 from aitorrentd.api.tasks import Tasks
 
 PROTOCOL: Final = "/ai-torrent/1/directory"
 _FRAMES_PER_S: Final = 50.0
 _FRAMES_BURST: Final = 2.0 * MAX_RECORDS
-_RETRY_S: Final = (0.5, 2.0, 10.0, 60.0)
+_RETRY_S: Final = 0.5
+"Before the first retry; doubles up to a minute."
 _WRITE_S: Final = 60.0
 _GRACE_S: Final = 5.0
 
@@ -201,7 +203,8 @@ class ChannelDirectory:
             except (AitorrentError, TimeoutError) as e:
                 self._ctx.log.debug("directory to %s: %s", short(peer), e)
             if not teller.ended and not teller.moved:
-                await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
+                draw = self._ctx.random.random()
+                await asyncio.sleep(equal_jitter_s(attempt, base_s=_RETRY_S, draw=draw))
                 attempt += 1
 
     async def _tell(self, stream: Stream, teller: Teller) -> None:

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from aitorrent_inference.config import InferenceConfig
 from aitorrent_inference.health import can_answer, warnings
-from aitorrent_inference.limits import Slots
 from aitorrent_inference.methods import GenerateParams, inference_methods, summary
 from aitorrent_inference.plugin import InferencePlugin
 from aitorrent_inference.router import Answer
@@ -26,6 +25,7 @@ from aitorrentd.api import (
     StageView,
     Unavailable,
 )
+from aitorrentd.api.limits import Slots
 from tests.support.inference_fakes import (
     LACKING,
     FakeBackend,

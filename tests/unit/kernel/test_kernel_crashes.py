@@ -25,7 +25,6 @@ from aitorrentd.api import (
 )
 from aitorrentd.api.events import PluginChanged
 from aitorrentd.kernel.found import PluginSource
-from aitorrentd.kernel.supervisor import restart_delay_s
 from tests.support.kernel_plugins import (
     FAST,
     FakeClock,
@@ -129,14 +128,6 @@ async def test_old_restarts_are_forgotten(tmp_path: Path) -> None:
             await until_state(node, "bad", "failed")
             await until_state(node, "bad", "running")
             assert node.row("bad").restarts == crashes
-
-
-def test_restart_delay_doubles_up_to_its_cap_and_half_of_it_is_jitter() -> None:
-    delays = [restart_delay_s(n, base_s=1.0, cap_s=60.0, draw=0.0) for n in range(8)]
-    assert delays == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
-    assert restart_delay_s(500, base_s=1.0, cap_s=60.0, draw=0.5) == 45.0
-    with pytest.raises(ValueError, match="attempt is -1"):
-        restart_delay_s(-1, base_s=1.0, cap_s=60.0, draw=0.0)
 
 
 async def test_start_that_takes_too_long_fails(

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.peers import known_peers as store_module
-from aitorrent_transport.peers.dialler import next_retry_s
 from aitorrent_transport.peers.interfaces import own_addresses
 from aitorrent_transport.peers.known_peers import MIGRATIONS, PeerStore
 from aitorrent_transport.protocols.book import (
@@ -77,11 +76,6 @@ def test_ban_ends_after_its_time_and_the_list_is_bounded() -> None:
     assert bans.reason("c") == "spoke nonsense"
     assert bans.left_s("c", 600.0) == 0
     assert len(bans) == 1
-
-
-def test_retry_waits_double_up_to_a_minute_with_full_jitter() -> None:
-    assert [next_retry_s(i, draw=0.5) for i in (0, 1, 2, 5, 6, 500)] == [0.5, 1, 2, 16, 30, 30]
-    assert next_retry_s(3, draw=0.0) == 0.0
 
 
 # Directory records

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aitorrent_transport.config import TransportConfig
-from aitorrent_transport.peers.address_file import is_address_file, read_address_file
+from aitorrent_transport.peers.address_file import read_address_file
 from aitorrentd.api import InvalidParams, Unavailable
+from aitorrentd.api.network.addresses import is_address_file
 
 PEER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
 
@@ -53,7 +54,7 @@ def test_fifo_and_directory_do_not_hold_anybody_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.addr")
     with pytest.raises(Unavailable, match="not a regular file"):
         read_address_file(tmp_path / "fifo.addr")
-    with pytest.raises(Unavailable, match="Is a directory"):
+    with pytest.raises(Unavailable, match="not a regular file"):
         read_address_file(tmp_path)
 
 

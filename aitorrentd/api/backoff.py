@@ -1,0 +1,38 @@
+"""How long to wait before the next attempt: exponential backoff with jitter. No clock, no I/O.
+
+Source: Brooker, "Exponential Backoff and Jitter" (AWS, 2015).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_MAX_DOUBLINGS: Final = 60
+"Keeps the power finite; every cap is reached long before."
+
+
+def full_jitter_s(attempt: int, *, base_s: float = 1.0, cap_s: float = 60.0, draw: float) -> float:
+    """Seconds to wait before retry number `attempt` (0 = first): anything up to the full delay.
+
+    Spreads many callers that failed together. `draw` in [0, 1) comes from the caller's random
+    source, so that tests are exact.
+
+    Raises:
+        ValueError: attempt < 0.
+    """
+    return draw * _full_s(attempt, base_s, cap_s)
+
+
+def equal_jitter_s(attempt: int, *, base_s: float = 1.0, cap_s: float = 60.0, draw: float) -> float:
+    """As `full_jitter_s`, but at least half of the full delay: what fails at once never spins.
+
+    Raises:
+        ValueError: attempt < 0.
+    """
+    return _full_s(attempt, base_s, cap_s) * (0.5 + draw / 2)
+
+
+def _full_s(attempt: int, base_s: float, cap_s: float) -> float:
+    if attempt < 0:
+        raise ValueError(f"attempt is {attempt}; the first is 0")
+    return min(cap_s, base_s * 2.0 ** min(attempt, _MAX_DOUBLINGS))
