@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick unit test check fmt docs bench demo-model lock wheelhouse deb apt-repo up down rebuild clean
+.PHONY: help demo quick unit test check fmt docs bench demo-model demo-picture lock wheelhouse deb apt-repo up down rebuild clean
 
 help:
 	@sed -n '1,5p' Makefile
@@ -65,6 +65,10 @@ bench: $(VENV)/.dev
 
 demo-model: $(VENV)/.run
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.demo_model.train plugins/aitorrent_shards/demo
+
+# The README's picture, from a run of the demo.
+demo-picture: $(VENV)/.run
+	@$(BIN)/python tools/demo_picture.py --record
 
 # The exact files, by hash, that the Debian package carries and that build it.
 lock: $(VENV)/.dev

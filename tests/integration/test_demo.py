@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.nodes import REPOSITORY, short_dir, wait_for
 from tools.demo import Node
+from tools.demo_picture import RECORDING
 
 PROMPT = "How does a split model work?"
 
@@ -64,6 +65,19 @@ def check_answer(out: str) -> None:
     assert holders == [("0-3", "ada"), ("3-6", "ben"), ("6-9", "cyd")]
 
 
+def form(out: str) -> list[str]:
+    """The lines of a demo without what differs from run to run: ids, figures, the answer."""
+    text = re.sub(r"12D3Koo\w+|…\w{8}", "ID", out.strip())
+    head, asked, after = text.partition(f"'{PROMPT}'\n\n")
+    answer, *figures = after.splitlines()
+    assert answer
+    return [
+        *head.splitlines(),
+        asked.strip(),
+        *(re.sub(r"[\d.]+ (tokens|ms|s)\b", "N", f) for f in figures),
+    ]
+
+
 def test_node_that_does_not_listen_yet_has_no_address(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +89,10 @@ def test_node_that_does_not_listen_yet_has_no_address(
 
 
 async def test_three_nodes_answer_together_and_leave_nothing_behind(home: Path) -> None:
-    check_answer(await said(home, sys.executable, "tools/demo.py", "--prompt", PROMPT))
+    out = await said(home, sys.executable, "tools/demo.py")
+    check_answer(out)
+    recording = RECORDING.read_text().removeprefix("$ make demo\n")
+    assert form(out) == form(recording), "the README's picture is old; run: make demo-picture"
     assert list(home.glob("aitd-*")) == []  # torch leaves an empty directory of its own
     assert daemons(home) == []
 

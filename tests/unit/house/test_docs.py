@@ -1,0 +1,118 @@
+"""The pages say nothing of files, links or terms that do not exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+WRITTEN = [page for page in PAGES if page.parent.name != "reference"]
+ROOMS = (
+    *(ROOT / room for room in ("", "aitorrentd", "plugins", "packaging/systemd")),
+    *sorted((ROOT / "plugins").glob("aitorrent_*")),
+)
+"Where a path on a page may start; the page's own folder is one, too."
+ELSEWHERE = re.compile(
+    r"(dist|wheels|aitorrent\.yaml\.d)/.*|/?(etc|var|usr|run|srv)/.*|daemon\.addr"
+    r"|(requirements|errors)\.txt|90-set\.yaml"
+)
+"What a command makes, or what is on a user's machine only."
+ENDING = r"(?:py|md|ya?ml|toml|txt|service|socket|sh|lock|svg)"
+PATH = re.compile(rf"[\w.@-]+(?:/[\w.@-]+)*(?:\.{ENDING}\b|/(?=$))")
+
+
+def code_spans(page: Path) -> Iterator[str]:
+    """What a page sets as code within its sentences."""
+    prose = re.sub(r"(?ms)^```.*?^```$", "", page.read_text())
+    yield from re.findall(r"`([^`\n]+)`", prose)
+
+
+def diagram_labels(page: Path) -> Iterator[str]:
+    for diagram in re.findall(r"(?ms)^```mermaid\n(.*?)^```$", page.read_text()):
+        for label in re.findall(r'\["([^"]+)"\]', diagram):
+            yield from re.split(r", |<br>|\s", label)
+
+
+def heading_anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"(?m)^#+ (.+)$", page.read_text())
+    plain = (re.sub(r"[^\w\- ]", "", h.lower()) for h in headings)
+    return {h.replace(" ", "-") for h in plain}
+
+
+def exists(page: Path, path: str) -> bool:
+    return any((room / path).exists() for room in (page.parent, *ROOMS))
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda p: p.name)
+def test_every_path_named_exists(page: Path) -> None:
+    named = [t for t in (*code_spans(page), *diagram_labels(page)) if PATH.fullmatch(t)]
+    missing = [t for t in named if not ELSEWHERE.fullmatch(t) and not exists(page, t)]
+    assert missing == []
+
+
+def test_paths_are_found_on_the_pages() -> None:
+    """The tests above and below look at something."""
+    page = ROOT / "docs" / "architecture.md"
+    found = {t for t in code_spans(page) if PATH.fullmatch(t)}
+    assert {"aitorrentd/kernel/supervisor.py", "kernel/", "ring/stalls.py"} <= found
+    assert {"kernel/", "node.py", "aitorrentd/api/"} <= set(diagram_labels(ROOT / "README.md"))
+    assert not exists(page, "kernel/no_such_module.py")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_resolves(page: Path) -> None:
+    broken = []
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text()):
+        if target.startswith(("https://", "http://")):
+            continue
+        to = page.parent / target if target else page
+        if not to.exists():
+            broken.append(target)
+        elif anchor and anchor not in heading_anchors(to):
+            broken.append(f"{target}#{anchor}")
+    assert broken == []
+
+
+def glossary() -> list[tuple[str, str, str]]:
+    """Term, meaning and file of every row."""
+    page = (ROOT / "docs" / "glossary.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip("| ") for cell in row] for row in rows if "| term |" not in "|".join(row)]
+    return [(term, meaning, file.strip("`")) for term, meaning, file in cells if term != "term"]
+
+
+def test_glossary_has_one_sentence_for_each_term() -> None:
+    terms = [term for term, _, _ in glossary()]
+    assert len(terms) > 40
+    assert sorted(set(terms)) == sorted(terms)
+    assert [t for t, meaning, _ in glossary() if not 10 < len(meaning) < 200] == []
+
+
+def test_every_term_of_the_glossary_is_used_where_it_says() -> None:
+    unused = []
+    for term, _, file in glossary():
+        written = re.compile(re.sub(r"[ -]", r"[ _-]*", term), re.IGNORECASE)
+        if not written.search(file + (ROOT / file).read_text()):
+            unused.append(f"{term}: {file}")
+    assert unused == []
+
+
+@pytest.mark.parametrize(
+    ("question", "file", "holds"),
+    [
+        ("cipher", "plugins/aitorrent_transport/secure/records.py", "ChaCha20Poly1305"),
+        ("sampler", "plugins/aitorrent_shards/answering/sampler.py", "def "),
+        ("stage dies", "plugins/aitorrent_shards/ring/repair.py", "class Repair"),
+        ("plugin is restarted", "aitorrentd/kernel/supervisor.py", "class Supervisor"),
+        ("setting is validated", "aitorrentd/validation.py", "ValidationError"),
+    ],
+)
+def test_readme_says_where_to_find(question: str, file: str, holds: str) -> None:
+    rows = [r for r in (ROOT / "README.md").read_text().splitlines() if r.startswith("| ")]
+    assert [r for r in rows if question in r and f"]({file})" in r]
+    assert holds in (ROOT / file).read_text()
