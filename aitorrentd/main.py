@@ -153,8 +153,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import uvloop
 
+    from aitorrentd.api.descriptors import raise_limit
     from aitorrentd.daemon.daemon import serve
 
+    raise_limit()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(config))

@@ -73,6 +73,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, owner: ConnectionOwner) -> None:
         self.role = Role.READ
         self.calls: Calls | None = None
+        self.descriptor = -1
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = owner
         self._loop = asyncio.get_running_loop()
@@ -99,6 +100,7 @@ class Connection(asyncio.Protocol):
             transport.abort()
             return
         self.role = role = self._owner.role(caller)
+        self.descriptor = transport.get_extra_info("socket").fileno()
         refusal = self._owner.admit(self)
         if refusal is not None:
             self._refuse(refusal)
@@ -290,6 +292,14 @@ class Connection(asyncio.Protocol):
                 },
             )
         )
+
+
+def too_few_descriptors(limit: int) -> Busy:
+    """The answer to a reader's connection while the daemon is short of descriptors."""
+    return Busy(
+        f"nearly all of the daemon's {limit} file descriptors are in use, and the rest are kept for"
+        " operators; raise its limit (LimitNOFILE=, ulimit -n)"
+    )
 
 
 def too_many(limit: int) -> Busy:

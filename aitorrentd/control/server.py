@@ -10,15 +10,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from aitorrentd.api.descriptors import is_scarce, limit
 from aitorrentd.api.plugin import Role
+from aitorrentd.api.tally import Tally
 from aitorrentd.control import polling, sockets
 from aitorrentd.control.auth import Credentials, group_id, role_of
 from aitorrentd.control.calls import Counters, MethodSource
-from aitorrentd.control.connection import Connection, too_many
+from aitorrentd.control.connection import Connection, too_few_descriptors, too_many
 from aitorrentd.control.polling import WakefulLoop
 from aitorrentd.errors import AitorrentError, ShuttingDown
 
 _CANCEL_WAIT_S: Final = 1.0
+_OPERATOR_DESCRIPTORS: Final = 8
+"The last file descriptors are for whoever can mend what uses up the others."
 _ARRIVING_BYTES: Final = 64 * 1024 * 1024
 "Large frames that are still arriving take at most this much memory, over all connections."
 
@@ -54,6 +58,7 @@ class ControlServer:
         self._arriving_left = _ARRIVING_BYTES
         self._operate_gid = group_id(group)
         self._own_uid = os.geteuid()
+        self._refusals = Tally()
         self._is_closing = False
         self.awake: WakefulLoop | None = None
 
@@ -169,17 +174,25 @@ class ControlServer:
             return ShuttingDown("the daemon is stopping")
         self._leaving = {c for c in self._leaving if c.calls}
         if len(self._connections) + len(self._leaving) >= self._max_connections:
-            self.counters.refused += 1
-            self._refused.add(connection)
-            return too_many(self._max_connections)
+            return self._refuse(connection, too_many(self._max_connections))
         if connection.role is Role.READ and self._readers() >= max(1, self._max_connections // 2):
             # Whoever may only read must not be able to lock the operators out.
-            self.counters.refused += 1
-            self._refused.add(connection)
-            return too_many(self._max_connections // 2)
+            return self._refuse(connection, too_many(self._max_connections // 2))
+        if connection.role is Role.READ and is_scarce(
+            connection.descriptor, reserved=_OPERATOR_DESCRIPTORS
+        ):
+            return self._refuse(connection, too_few_descriptors(limit()))
         self._connections.add(connection)
         self.counters.connections += 1
         return None
+
+    def _refuse(self, connection: Connection, error: AitorrentError) -> AitorrentError:
+        self.counters.refused += 1
+        self._refused.add(connection)
+        now = asyncio.get_running_loop().time()
+        if (told := self._refusals.add(error.message, "", now)) is not None:
+            self.log.warning("refused control connections: %s", told)
+        return error
 
     def _readers(self) -> int:
         return sum(c.role is Role.READ for c in self._connections)

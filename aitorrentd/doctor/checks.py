@@ -11,10 +11,10 @@ import grp
 import importlib.util
 import os
 import platform
-import resource
 import shutil
 import socket
 import stat
+import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from aitorrentd import __version__
+from aitorrentd.api import descriptors
 from aitorrentd.config import Config
 from aitorrentd.config.plugin_tables import all_problems
 from aitorrentd.config.secrets import HIDDEN, conceal
@@ -38,6 +39,7 @@ _MIB: Final = 1024 * 1024
 _LOW_DISK_BYTES: Final = 1024 * _MIB
 _NO_DISK_BYTES: Final = 100 * _MIB
 _MIN_FILES: Final = 1024
+_PEERCRED: Final = struct.Struct("iII")
 _EARLIEST: Final = 1_767_225_600  # 2026-01-01: this program did not exist before
 _TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
 _TRANSPORT_PORT: Final = 8468
@@ -202,11 +204,40 @@ def _clock(config: Config) -> _Finding:
     return _Finding("ok", shown)
 
 
+def _daemon_pid(path: Path | None) -> int | None:
+    """The process that listens at `path`; None when none does, or the service manager."""
+    if path is None or unit.sleeps(path):
+        return None
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(2.0)
+            probe.connect(str(path))
+            # Set by listen(2), so that it is known even when the daemon can accept nobody.
+            raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+    except OSError:
+        return None
+    pid = int(_PEERCRED.unpack(raw)[0])
+    return pid if pid > 1 else None
+
+
 def _limits(config: Config) -> _Finding:
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if 0 <= files < _MIN_FILES:
-        return _Finding("warn", f"{files} open files are few for many peers", "ulimit -n 65536")
-    return _Finding("ok", f"{files} open files are allowed")
+    remedy = "raise LimitNOFILE= in the daemon's unit, or ulimit -n where it is started"
+    daemon = _daemon_pid(config.socket)
+    try:
+        found = descriptors.of_process(daemon or os.getpid())
+    except (PermissionError, ProcessLookupError):
+        text = f"the daemon (process {daemon}) belongs to another user; its limit is not visible"
+        return _Finding("warn", text, "run as root: aitorrentctl doctor")
+    if daemon is None:
+        text = f"a process of this user may open {found.limit} files; no daemon was examined"
+    else:
+        text = f"the daemon has {found.used} of {found.limit} file descriptors in use"
+        if found.used >= found.limit - descriptors.reserve(found.limit):
+            text += "; the rest are reserved, so it refuses new peers"
+            return _Finding("fail", text, remedy)
+    if found.limit < _MIN_FILES:
+        return _Finding("warn", f"{text}, which is few for many peers", remedy)
+    return _Finding("ok", text)
 
 
 def _versions(config: Config) -> _Finding:

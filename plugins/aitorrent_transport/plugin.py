@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
+from aitorrent_transport import health
 from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.methods import TransportMethods
 from aitorrent_transport.service import TransportService, running
@@ -67,17 +68,8 @@ class TransportPlugin:
 
     @hookimpl
     def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:
-        """A warning while no bootstrap address is connected."""
-        service = self._service
-        if service is None or not service.config.bootstrap or len(service.table):
-            return []
-        count = len(service.config.bootstrap)
-        given = "a bootstrap address is" if count == 1 else f"{count} bootstrap addresses are"
-        text = (
-            f"no peer is connected although {given} configured; `aitorrentctl connect ADDRESS`"
-            " says why"
-        )
-        return [HealthWarning("no_peers", text)]
+        """What keeps peers away, now or a short time ago."""
+        return list(health.warnings(self._service)) if self._service else []
 
     async def _check_port(self) -> CheckResult:
         if self._service is None:

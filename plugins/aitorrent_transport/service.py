@@ -88,6 +88,11 @@ class TransportService:
         self._own: list[str] = []
         self._own_at = 0.0
 
+    @property
+    def listener(self) -> Listener:
+        """Where peers come in."""
+        return self._listener
+
     async def start(self) -> None:
         """Listen, and dial whom the configuration and the last run name.
 

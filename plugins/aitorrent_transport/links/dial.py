@@ -10,8 +10,9 @@ from aitorrent_transport.links.link import Link
 from aitorrent_transport.links.masking import MaskedDialer
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import HANDSHAKE_S
-from aitorrentd.api import AitorrentError, PeerId, TimedOut, Unavailable
 from aitorrentd.api.network.addresses import host_port
+from aitorrentd.api import AitorrentError, Busy, PeerId, TimedOut, Unavailable
+from aitorrentd.api.descriptors import is_scarce, limit
 
 
 async def dial(
@@ -31,6 +32,7 @@ async def dial(
     Raises:
         Unavailable: nobody answers there, or not the expected peer. TimedOut: not done within
         `timeout_s`. ProtocolError: what answers breaks the protocol, or is of another network.
+        Busy: the listener refuses connections for now, or this process has no descriptors left.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Link] = loop.create_future()
@@ -53,6 +55,12 @@ async def dial(
     try:
         async with asyncio.timeout(timeout_s):
             transport, _ = await loop.create_connection(lambda: outer, host, port)
+            sock = transport.get_extra_info("socket")
+            if sock is not None and is_scarce(sock.fileno()):
+                raise Busy(
+                    "this process has no file descriptors left for more peers"
+                    f" (its limit is {limit()}); raise it, for example with LimitNOFILE="
+                )
             async with asyncio.timeout(HANDSHAKE_S):
                 link = await done
         return link

@@ -11,7 +11,7 @@ from typing import cast
 
 from aitorrent_transport.links.link import Link
 from aitorrent_transport.secure.certificate import Credentials
-from aitorrent_transport.secure.handshake import Handshake
+from aitorrent_transport.secure.handshake import Handshake, Refusal
 from aitorrent_transport.secure.hello import HostPort
 from aitorrentd.api import AitorrentError, PeerId, Unavailable
 
@@ -90,6 +90,13 @@ class HandshakeProtocol(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.abort()
             self._on_error(error)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """End the handshake and tell the dialer why; `on_error` is not called."""
+        if not self._over and self._transport is not None:
+            self._over = True
+            self._transport.write(refusal.encode())
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The other side went away (asyncio.BaseProtocol)."""

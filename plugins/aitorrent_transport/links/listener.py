@@ -1,31 +1,33 @@
 """Listening for peers.
 
 A listener takes plain and masked connections on the same port and tells them apart by their first
-four bytes; it holds a bounded number of connections that have not yet authenticated, each under a
-deadline, and refuses newer ones while it is full.
+four bytes. Connections that have not authenticated are bounded (see `half_open`), each under a
+deadline; who had begun properly is told why it has to go.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import logging
 from collections.abc import Callable
 from typing import Final, cast
 
+from aitorrent_transport.links.half_open import MAX_HALF_OPEN, HalfOpen
 from aitorrent_transport.links.handshaking import HandshakeProtocol, remote_of, why
 from aitorrent_transport.links.link import Link
 from aitorrent_transport.links.masking import GET, MaskedListener
 from aitorrent_transport.secure.certificate import Credentials
-from aitorrent_transport.secure.handshake import HANDSHAKE_S, MAGIC
+from aitorrent_transport.secure.handshake import HANDSHAKE_S, MAGIC, Refusal
 from aitorrent_transport.secure.hello import HostPort
-from aitorrentd.api import AitorrentError, ProtocolError, TimedOut, Unavailable
-from aitorrentd.api.limits import InUse
+from aitorrentd.api import AitorrentError, ProtocolError, Unavailable
+from aitorrentd.api.descriptors import is_scarce
+from aitorrentd.api.tally import Tally
 
-MAX_HALF_OPEN: Final = 64
-MAX_HALF_OPEN_PER_NET: Final = 4
 BACKLOG: Final = 256
+MAX_REFUSED: Final = 8
+"Connections that are to be refused and have not said yet in which protocol."
+REFUSED_S: Final = 1.0
 
 log = logging.getLogger("aitorrentd.transport")
 
@@ -38,12 +40,17 @@ class _Doorman(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._first = b""
         self._shake = listener.handshake(self)
-        self.net = ""
+        self._inner: HandshakeProtocol | MaskedListener | None = None
+        self.host = ""
         self.deadline: asyncio.TimerHandle | None = None
+        self.refusal: Refusal | None = None
+        "Why it is to be refused as soon as it says in which protocol."
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        if not self._listener.admit(self, remote_of(self._transport)[0]):
+        self.host = remote_of(self._transport)[0]
+        sock = self._transport.get_extra_info("socket")
+        if not self._listener.admit(self, sock.fileno() if sock is not None else -1):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -58,13 +65,28 @@ class _Doorman(asyncio.Protocol):
         elif not MAGIC.startswith(start) and not GET.startswith(start):
             self.end(ProtocolError("the connection does not speak this protocol"))
 
-    def _hand_over(self, protocol: asyncio.Protocol) -> None:
+    def _hand_over(self, protocol: HandshakeProtocol | MaskedListener) -> None:
         if self._transport is None:
             return
+        self._inner = protocol
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
+        if self.refusal is not None:
+            self.refuse(self.refusal)
+            return
+        self._listener.spoke(self)
         first, self._first = self._first, b""
         protocol.data_received(first)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Cut the connection; who began a handshake is told why."""
+        self._listener.forget(self)
+        if isinstance(self._inner, MaskedListener) and not self._inner.is_open:
+            self._inner.refuse()
+        elif self._inner is not None:
+            self._shake.refuse(refusal)
+        elif self._transport is not None:
+            self._transport.abort()
 
     def end(self, error: AitorrentError) -> None:
         """Cut the connection, which has not authenticated."""
@@ -79,9 +101,9 @@ class _Doorman(asyncio.Protocol):
 class Listener:
     """Accepts peers. `on_link` gets each link after its handshake, not yet started.
 
-    Masked and plain connections are both accepted. At most `max_half_open` connections, and
-    MAX_HALF_OPEN_PER_NET of one IPv4 /24 or IPv6 /56, may be without a finished handshake; further
-    ones are cut. Loopback counts only towards the total. Each has `deadline_s` to finish.
+    Masked and plain connections are both accepted. Each has `deadline_s` to authenticate, and
+    `half_open` bounds how many may be about it. When the process runs out of file descriptors,
+    newcomers are refused while there is still a reserve for everything else.
     """
 
     def __init__(
@@ -94,14 +116,16 @@ class Listener:
     ) -> None:
         self._credentials = credentials
         self._on_link = on_link
-        self._max_half_open = max_half_open
         self._deadline_s = deadline_s
         self._servers: list[asyncio.Server] = []
-        self._half_open: set[_Doorman] = set()
-        self._per_net: InUse[str] = InUse()
+        self._half_open: HalfOpen[_Doorman] = HalfOpen(max_half_open)
+        self._refused: set[_Doorman] = set()
         self._closed = False
+        self.refusals = Tally()
+        "Connections that were refused or cut for want of room, and of which hosts."
+        self.scarce_at: float | None = None
+        "When a connection was last refused for want of file descriptors, by the loop's clock."
         self.accepted = 0
-        self.refused = 0
         self.failed = 0
 
     async def listen(self, host: str, port: int) -> HostPort:
@@ -128,8 +152,8 @@ class Listener:
         """Give all addresses up, with the unfinished handshakes there; others may follow."""
         for server in self._servers:
             server.close()
-        for doorman in list(self._half_open):
-            doorman.end(Unavailable("the listener closed"))
+        for doorman in [*self._half_open, *self._refused]:
+            doorman.refuse(Refusal.CLOSING)
         self._servers.clear()
         # uvloop closes listening sockets on its next pass.
         await asyncio.sleep(0)
@@ -138,7 +162,7 @@ class Listener:
         """Counters for people: links made, connections refused unread, handshakes that failed."""
         return {
             "accepted": self.accepted,
-            "refused": self.refused,
+            "refused": self.refusals.total,
             "failed": self.failed,
             "half_open": len(self._half_open),
         }
@@ -147,7 +171,7 @@ class Listener:
         """The handshake for a new connection."""
 
         def on_link(link: Link) -> None:
-            self._forget(doorman)
+            self.forget(doorman)
             self.accepted += 1
             self._on_link(link)
 
@@ -158,52 +182,56 @@ class Listener:
             dialer=False,
         )
 
-    def admit(self, doorman: _Doorman, host: str) -> bool:
-        """Whether a new connection may begin its handshake; then its deadline runs."""
-        net = _net(host)
-        crowded = net != "" and self._per_net.of(net) >= MAX_HALF_OPEN_PER_NET
-        if self._closed or crowded or len(self._half_open) >= self._max_half_open:
-            self.refused += 1
+    def admit(self, doorman: _Doorman, descriptor: int) -> bool:
+        """Whether a new connection may stay, to begin its handshake or to be refused in words."""
+        loop = asyncio.get_running_loop()
+        if self._closed:
             return False
-        doorman.net = net
-        doorman.deadline = asyncio.get_running_loop().call_later(
-            self._deadline_s,
-            doorman.end,
-            TimedOut(f"no handshake within {self._deadline_s:g} s"),
-        )
-        self._half_open.add(doorman)
-        if net:
-            self._per_net.take(net, MAX_HALF_OPEN_PER_NET)
+        if is_scarce(descriptor):
+            self.scarce_at = loop.time()
+            self._note(Refusal.NO_DESCRIPTORS, doorman.host)
+            if len(self._refused) >= MAX_REFUSED:
+                return False
+            self._refused.add(doorman)
+            doorman.refusal = Refusal.NO_DESCRIPTORS
+            doorman.deadline = loop.call_later(REFUSED_S, doorman.refuse, doorman.refusal)
+            return True
+        doorman.deadline = loop.call_later(self._deadline_s, self._time_out, doorman)
+        victim = self._half_open.add(doorman, doorman.host)
+        if victim is not None:
+            self._note(Refusal.CROWDED, victim.host)
+            victim.refuse(Refusal.CROWDED)
         return True
+
+    def _time_out(self, doorman: _Doorman) -> None:
+        self.failed += 1
+        log.debug("no handshake from %s within %g s", doorman.host, self._deadline_s)
+        doorman.refuse(Refusal.LATE)
+
+    def _note(self, refusal: Refusal, host: str) -> None:
+        now = asyncio.get_running_loop().time()
+        told = self.refusals.add(refusal.text, host, now)
+        if told is not None:
+            log.warning("refused connections before they authenticated: %s", told)
+
+    def spoke(self, doorman: _Doorman) -> None:
+        """A connection began its handshake."""
+        self._half_open.spoke(doorman)
 
     def dismiss(self, doorman: _Doorman, error: AitorrentError) -> None:
         """A connection failed before it authenticated."""
         if doorman in self._half_open:
-            self._forget(doorman)
             self.failed += 1
             log.debug("inbound handshake failed: %s", error.message)
+        self.forget(doorman)
 
-    def _forget(self, doorman: _Doorman) -> None:
-        self._half_open.discard(doorman)
+    def forget(self, doorman: _Doorman) -> None:
+        """A connection authenticated, failed or was refused."""
+        self._half_open.remove(doorman)
+        self._refused.discard(doorman)
         if doorman.deadline is not None:
             doorman.deadline.cancel()
-        if doorman.net:
-            self._per_net.release(doorman.net)
-            doorman.net = ""
-
-
-def _net(host: str) -> str:
-    """The network that shares a half-open allowance; "" for loopback and nameless sockets."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return ""
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address.is_loopback:
-        return ""
-    prefix = 24 if address.version == 4 else 56
-    return str(ipaddress.ip_network((address, prefix), strict=False))
+            doorman.deadline = None
 
 
 def _why_not_listening(host: str, port: int, error: OSError) -> str:

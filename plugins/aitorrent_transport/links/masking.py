@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, cast
 
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, Event, Request
+from wsproto.events import AcceptConnection, Event, RejectConnection, Request
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from aitorrent_transport.links.websocket import (
@@ -30,8 +30,8 @@ from aitorrent_transport.links.websocket import (
     WebSocketReader,
     websocket_frame,
 )
-from aitorrentd.api import AitorrentError, ProtocolError, Unavailable
 from aitorrentd.api.network.addresses import host_port
+from aitorrentd.api import AitorrentError, Busy, ProtocolError, Unavailable
 
 GET: Final = b"GET "
 MAX_HTTP_HEAD_BYTES: Final = 8192
@@ -269,6 +269,8 @@ class MaskedDialer(_Masked):
 
     def on_event(self, event: Event) -> None:
         """The answer to the upgrade request."""
+        if isinstance(event, RejectConnection) and event.status_code == 503:
+            raise Busy("what answers there is too busy for more connections (HTTP status 503)")
         if not isinstance(event, AcceptConnection):
             raise Unavailable("what answers there is a web server without a peer behind it")
         self.opened()
@@ -302,6 +304,15 @@ class MaskedListener(_Masked):
                     self.cut()
                 else:
                     self._answer_page(b"426 Upgrade Required", b"Upgrade: websocket\r\n")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the upgrade is done."""
+        return self._open
+
+    def refuse(self) -> None:
+        """Answer like a web server that is overloaded; only before the upgrade."""
+        self._answer_page(b"503 Service Unavailable")
 
     def _answer_page(self, status: bytes, header: bytes = b"") -> None:
         if self._raw is None or self._raw.is_closing():

@@ -13,14 +13,19 @@ breaks the handshake. Each Hello is signed by the node's identity over its role 
 so a stolen or replayed one is worth nothing. The listener's identity is shown to who can complete
 an exchange of keys with it; the dialer's only to the listener it wanted.
 
-Every failure is a ProtocolError (or Unavailable, when an honest peer is not the wanted one); the
-caller closes the connection without a word.
+A listener that has no room, or no time left, for a dialer who began properly may say so instead of
+its next message: `u16 0 | u8 reason` (see `Refusal`). Anybody on the path can forge that, as they
+can cut the connection.
+
+Every other failure is a ProtocolError (or Unavailable, when an honest peer is not the wanted one);
+the caller closes the connection without a word.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -29,7 +34,7 @@ from aitorrent_transport.secure.certificate import Certificate, Credentials, net
 from aitorrent_transport.secure.hello import Hello, HostPort
 from aitorrent_transport.secure.noise import CipherState, HandshakeState, Received
 from aitorrent_transport.secure.suites import CHACHA, Suite, choose, own_capabilities
-from aitorrentd.api import PeerId, ProtocolError, Unavailable, peer_id, verify
+from aitorrentd.api import Busy, PeerId, ProtocolError, Unavailable, peer_id, verify
 
 MAGIC: Final = b"AIT1"
 MAX_MESSAGE_BYTES: Final = 4096
@@ -56,6 +61,32 @@ class HandshakeResult:
     sending: CipherState
     receiving: CipherState
     suite: Suite = CHACHA
+
+
+class Refusal(IntEnum):
+    """Why a listener ends a handshake that broke no rule."""
+
+    CROWDED = 1
+    LATE = 2
+    NO_DESCRIPTORS = 3
+    CLOSING = 4
+
+    @property
+    def text(self) -> str:
+        """The reason, about the listener."""
+        return _REFUSALS[self]
+
+    def encode(self) -> bytes:
+        """The reason as it travels."""
+        return b"\0\0" + bytes([self])
+
+
+_REFUSALS: Final = {
+    Refusal.CROWDED: "too many unfinished connections from the same network",
+    Refusal.LATE: f"the handshake was not finished within {HANDSHAKE_S:g} s",
+    Refusal.NO_DESCRIPTORS: "its process has no file descriptors left for more peers",
+    Refusal.CLOSING: "it is shutting down",
+}
 
 
 def encode_offer(versions: Sequence[int]) -> bytes:
@@ -132,6 +163,7 @@ class Handshake:
         Raises:
             ProtocolError: broken rules, a forged or damaged message, another network or
                 pre-shared key. Unavailable: the peer is not the expected one, or this node itself.
+                Busy: the listener refuses connections for now.
         """
         answer = b""
         buffer = self._buffer + chunk
@@ -145,6 +177,10 @@ class Handshake:
             buffer = buffer[len(MAGIC) :]
         while self.result is None and len(buffer) >= 2:
             length = int.from_bytes(buffer[:2], "big")
+            if length == 0 and self._dialer:
+                if len(buffer) < 3:
+                    break
+                raise _refused(buffer[2])
             if not 1 <= length <= MAX_MESSAGE_BYTES:
                 raise ProtocolError(f"a handshake message of {length} bytes")
             if len(buffer) < 2 + length:
@@ -252,6 +288,14 @@ class Handshake:
             receiving=receiving,
             suite=choose(self._capabilities, hello.capabilities),
         )
+
+
+def _refused(code: int) -> Busy:
+    try:
+        reason = Refusal(code).text
+    except ValueError:
+        reason = f"reason {code}"
+    return Busy(f"the node there refuses connections for now: {reason}")
 
 
 def _framed(body: bytes) -> bytes:

@@ -13,16 +13,18 @@ from contextlib import asynccontextmanager
 
 import pytest
 import uvloop
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import Request
 
 from aitorrent_transport.links import link as link_module
 from aitorrent_transport.links import listener as listener_module
 from aitorrent_transport.links.dial import dial, link_in_process
 from aitorrent_transport.links.link import HIGH_WATER_BYTES, UNSENT_BYTES, Link
-from aitorrent_transport.links.listener import Listener
+from aitorrent_transport.links.listener import MAX_REFUSED, Listener
 from aitorrent_transport.secure.certificate import Credentials
-from aitorrent_transport.secure.handshake import Handshake
+from aitorrent_transport.secure.handshake import Handshake, Refusal
 from aitorrent_transport.secure.records import READ_BUFFER_BYTES, RecordReader
-from aitorrentd.api import ProtocolError, TimedOut, TooLarge, Unavailable
+from aitorrentd.api import Busy, ProtocolError, TimedOut, TooLarge, Unavailable
 from tests.support.link_peers import Watch, eventually, make_credentials, shake_hands
 
 
@@ -543,50 +545,68 @@ async def _read_to_end(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-async def test_half_open_connections_are_bounded_and_the_newest_is_refused() -> None:
+async def test_newcomer_gets_in_at_the_cost_of_the_oldest_half_open_connection() -> None:
     async with serving(deadline_s=60, max_half_open=3) as server:
         held = [await server.raw(b"AIT1") for _ in range(3)]
         await server.until(lambda s: s["half_open"] == 3)
-        with pytest.raises(Unavailable, match="closed during the handshake|ECONNRESET"):
-            await dial(server.host, server.port, make_credentials())
-        assert server.listener.statistics()["refused"] == 1
-        held[0][1].close()
-        await server.until(lambda s: s["half_open"] == 2)
         async with linked(server) as watch:
             watch.link.send(b"in")
             await watch.until(lambda w: w.records)
+        assert await _read_to_end(held[0][0]) == Refusal.CROWDED.encode()
+        assert server.listener.statistics()["refused"] == 1
+        assert server.listener.statistics()["half_open"] == 2
         for _, writer in held:
             writer.close()
 
 
-async def test_each_network_has_a_bounded_share_of_half_open_connections(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_masked_connection_that_is_cut_for_others_is_told_inside_the_websocket() -> None:
+    async with serving(deadline_s=60, max_half_open=1) as server:
+        upgrade = WSConnection(ConnectionType.CLIENT).send(Request(host="x", target="/"))
+        reader, writer = await server.raw(upgrade)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        _, other = await server.raw()
+        assert (await _read_to_end(reader))[:5] == b"\x82\x03" + Refusal.CROWDED.encode()
+        for each in (writer, other):
+            each.close()
+
+
+@pytest.mark.parametrize("code", [*Refusal, 77])
+def test_dialer_names_the_reason_for_which_it_is_refused(code: int) -> None:
+    dialer = Handshake(make_credentials(), dialer=True)
+    dialer.start()
+    said = Refusal(code).text if code in list(Refusal) else "reason 77"
+    assert dialer.receive(b"\0\0") == b""
+    with pytest.raises(Busy, match=f"refuses connections for now: {said}"):
+        dialer.receive(bytes([code]))
+
+
+@masked_or_not
+async def test_listener_without_descriptors_says_so_and_keeps_its_reserve(
+    masked: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(listener_module, "_net", lambda host: "198.51.100.0/24")
-    async with serving(deadline_s=60) as server:
-        held = [await server.raw(b"AIT1") for _ in range(6)]
-        await server.until(lambda s: s["refused"] == 2)
-        assert server.listener.statistics()["half_open"] == 4
-        for _, writer in held:
+    async with serving() as server:
+        monkeypatch.setattr(listener_module, "is_scarce", lambda descriptor: True)
+        said = "too busy" if masked else "no file descriptors left"
+        for _ in range(3):
+            with pytest.raises(Busy, match=said):
+                await dial(server.host, server.port, make_credentials(), masked=masked)
+        silent = [await server.raw() for _ in range(MAX_REFUSED + 1)]
+        await server.until(lambda s: s["refused"] == 3 + MAX_REFUSED + 1)
+        assert await asyncio.wait_for(silent[-1][0].read(), 0.5) == b""
+        assert server.listener.statistics()["half_open"] == 0
+        for _, writer in silent:
             writer.close()
-        await server.until(lambda s: s["half_open"] == 0)
-        assert not server.listener._per_net
+    warned = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warned) == 1
+    assert "no file descriptors left" in warned[0].getMessage()
 
 
-@pytest.mark.parametrize(
-    ("host", "net"),
-    [
-        ("127.0.0.1", ""),
-        ("::1", ""),
-        ("", ""),
-        ("203.0.113.77", "203.0.113.0/24"),
-        ("::ffff:203.0.113.77", "203.0.113.0/24"),
-        ("2001:db8:1:2ff::9", "2001:db8:1:200::/56"),
-        ("fe80::1%eth0", "fe80::/56"),
-    ],
-)
-def test_networks_are_counted_by_their_prefix(host: str, net: str) -> None:
-    assert listener_module._net(host) == net
+async def test_late_handshake_is_told_that_it_is_late() -> None:
+    async with serving(deadline_s=0.05) as server:
+        reader, writer = await server.raw(b"AIT1")
+        assert await _read_to_end(reader) == Refusal.LATE.encode()
+        await server.until(lambda s: s["failed"] == 1 and s["half_open"] == 0)
+        writer.close()
 
 
 @pytest.mark.slow
@@ -643,7 +663,7 @@ async def test_closing_the_listener_cuts_unfinished_handshakes_and_keeps_links()
         reader, writer = await server.raw(b"AIT1")
         await server.until(lambda s: s["half_open"] == 1)
         await server.listener.close()
-        assert await _read_to_end(reader) == b""
+        assert await _read_to_end(reader) in (b"", Refusal.CLOSING.encode())
         writer.close()
         watch.link.send(b"still here")
         await watch.until(lambda w: w.records == [b"still here"])

@@ -1,0 +1,50 @@
+"""What people should know about the transport while it runs: warnings for `status` and `doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final
+
+from aitorrent_transport.service import TransportService
+from aitorrentd.api import HealthWarning
+from aitorrentd.api.descriptors import limit
+
+RECENT_S: Final = 600.0
+"How long a refusal stays worth a warning."
+
+
+def warnings(service: TransportService) -> Iterator[HealthWarning]:
+    """What is wrong now, each with what to do."""
+    yield from _lonely(service)
+    yield from _refusing(service)
+
+
+def _lonely(service: TransportService) -> Iterator[HealthWarning]:
+    count = len(service.config.bootstrap)
+    if not count or len(service.table):
+        return
+    given = "a bootstrap address is" if count == 1 else f"{count} bootstrap addresses are"
+    text = (
+        f"no peer is connected although {given} configured; `aitorrentctl connect ADDRESS` says why"
+    )
+    yield HealthWarning("no_peers", text)
+
+
+def _refusing(service: TransportService) -> Iterator[HealthWarning]:
+    listener = service.listener
+    now = asyncio.get_running_loop().time()
+    if listener.scarce_at is not None and now - listener.scarce_at < RECENT_S:
+        text = (
+            f"peers were refused because nearly all of the daemon's {limit()} file descriptors were"
+            " in use; raise LimitNOFILE= in its unit (or ulimit -n), or lower max_peers"
+        )
+        yield HealthWarning("descriptors", text)
+        return
+    refusals = listener.refusals
+    if refusals.last_at is not None and now - refusals.last_at < RECENT_S:
+        text = (
+            f"{refusals.total} connections were cut before they authenticated, since their hosts"
+            " opened too many; the log names them"
+        )
+        yield HealthWarning("crowded", text)
