@@ -278,12 +278,13 @@ class DaemonFactory:
         ready: bool = True,
         pass_fds: Sequence[int] = (),
         loopback: bool = True,
+        files: int | None = None,
     ) -> Daemon:
         """A daemon that is ready, unless `ready` is false.
 
         `config` is a tree or the text of a file, in `<directory>/aitorrent.yaml`; `loopback` binds
-        its transport to a free loopback port. Give the directory of a daemon that has ended to
-        start it again.
+        its transport to a free loopback port; it may have `files` descriptors open. Give the
+        directory of a daemon that has ended to start it again.
         """
         directory = directory or short_dir()
         before = next((d for d in self._daemons if d.directory == directory), None)
@@ -303,6 +304,8 @@ class DaemonFactory:
             "PYTHONFAULTHANDLER": "1",
             **(env or {}),
         }
+        if files is not None:
+            command = ["/bin/sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
         process = self._spawn(command, environ, directory / "stderr.log", pass_fds)
         daemon = Daemon(directory, process, notify)
         self._daemons = [d for d in self._daemons if d is not before] + [daemon]

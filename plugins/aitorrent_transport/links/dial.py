@@ -10,9 +10,9 @@ from aitorrent_transport.links.link import Link
 from aitorrent_transport.links.masking import MaskedDialer
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import HANDSHAKE_S
-from aitorrentd.api.network.addresses import host_port
 from aitorrentd.api import AitorrentError, Busy, PeerId, TimedOut, Unavailable
 from aitorrentd.api.descriptors import is_scarce, limit
+from aitorrentd.api.network.addresses import host_port
 
 
 async def dial(

@@ -30,8 +30,8 @@ from aitorrent_transport.links.websocket import (
     WebSocketReader,
     websocket_frame,
 )
-from aitorrentd.api.network.addresses import host_port
 from aitorrentd.api import AitorrentError, Busy, ProtocolError, Unavailable
+from aitorrentd.api.network.addresses import host_port
 
 GET: Final = b"GET "
 MAX_HTTP_HEAD_BYTES: Final = 8192
