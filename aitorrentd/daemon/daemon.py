@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine
 from typing import Any, Final
 
 from aitorrentd.api.events import Draining
+from aitorrentd.api.tasks import Tasks
 from aitorrentd.config import Config
 from aitorrentd.daemon import address_file
 from aitorrentd.daemon.address_file import AddressFile
@@ -53,7 +53,7 @@ class Daemon:
         self._notifier = notifier
         self._signals = 0
         self._hurry = asyncio.Event()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks(node.log)
         path = node.config.directories.runtime / address_file.NAME
         self._address_file = AddressFile(path, node.addresses, node.log)
 
@@ -75,7 +75,7 @@ class Daemon:
     async def _start(self) -> bool:
         """Whether the node runs now; False when it was asked to stop meanwhile."""
         start = asyncio.create_task(self._node.start(), name="start")
-        asked = self._own(self._node.stop_requested.wait(), "asked-while-starting")
+        asked = self._tasks.spawn(self._node.stop_requested.wait(), "asked-while-starting")
         while not start.done() and not asked.done():
             self._notifier.extend_timeout(_EXTEND_BY_S)
             await asyncio.wait(
@@ -96,7 +96,7 @@ class Daemon:
             raise PluginError(node.kernel.fatal.result())
         self._address_file.refresh()
         self._notifier.ready(self._status())
-        self._own(self._address_file.follow(node.kernel.bus), "address-file")
+        self._tasks.spawn(self._address_file.follow(node.kernel.bus), "address-file")
         if (interval_s := watchdog_interval_s()) is not None:
             watchdog = Watchdog(
                 self._notifier,
@@ -105,11 +105,11 @@ class Daemon:
                 socket=node.control_path,
                 log=node.log,
             )
-            self._own(watchdog.run(), "watchdog")
+            self._tasks.spawn(watchdog.run(), "watchdog")
         if self._notifier:
-            self._own(self._tell_status(), "status")
-            self._own(self._tell_drain(), "drain-status")
-        asked = self._own(node.stop_requested.wait(), "asked")
+            self._tasks.spawn(self._tell_status(), "status")
+            self._tasks.spawn(self._tell_drain(), "drain-status")
+        asked: asyncio.Task[Any] = self._tasks.spawn(node.stop_requested.wait(), "asked")
         await asyncio.wait({asked, node.kernel.fatal}, return_when=asyncio.FIRST_COMPLETED)
         if node.kernel.fatal.done():
             raise PluginError(node.kernel.fatal.result())
@@ -131,8 +131,7 @@ class Daemon:
             node.log.warning("stopping without waiting any longer for %s", work_text(works))
 
     async def _stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         stop = asyncio.create_task(self._node.stop(), name="stop")
         hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
         await asyncio.wait({stop, hurry}, return_when=asyncio.FIRST_COMPLETED)
@@ -155,7 +154,7 @@ class Daemon:
         self._node.stop_requested.set()
 
     def _on_reload(self) -> None:
-        self._own(self._reload(), "reload")
+        self._tasks.spawn(self._reload(), "reload")
 
     async def _reload(self) -> None:
         if self._node.state != "running":
@@ -191,14 +190,3 @@ class Daemon:
         if self._node.kernel.drain.active:
             return f"draining; {work_text(self._node.kernel.drain.under_way())} under way"
         return f"{running} of {len(rows)} plugins running; {peers} peer{'s' * (peers != 1)}"
-
-    def _own(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._node.log.error("the task %s failed", task.get_name(), exc_info=error)

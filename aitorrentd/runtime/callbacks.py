@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from aitorrentd.api.events import Event, Lagged
+from aitorrentd.api.tasks import Tasks
 
 if TYPE_CHECKING:
     from aitorrentd.kernel.context.bus import EventBus
@@ -27,6 +28,7 @@ class Callbacks:
         self._log = log
         self._bus: EventBus | None = None
         self._wanted: list[tuple[type[Event], Callback]] = []
+        self._tasks = Tasks(log)
         self._running: dict[int, asyncio.Task[None]] = {}
 
     def add(self, kind: type[Event], callback: Callback) -> Callable[[], None]:
@@ -46,19 +48,15 @@ class Callbacks:
 
     def start(self, bus: EventBus) -> None:
         """Begin to call back."""
-        self._bus = bus
+        self._bus, self._tasks = bus, Tasks(self._log)
         for wanted in self._wanted:
             self._start(bus, wanted)
 
     async def stop(self) -> None:
         """End every task; callbacks stay registered for the next start."""
         self._bus = None
-        tasks = list(self._running.values())
         self._running.clear()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=5.0)
+        await self._tasks.close()
 
     def _start(self, bus: EventBus, wanted: tuple[type[Event], Callback]) -> None:
         kind, _ = wanted
@@ -66,7 +64,7 @@ class Callbacks:
         # Subscribed here and now, so that nothing is missed before the task first runs.
         events = subscribed.enter_context(bus.subscribe(kind))
         work = self._run(bus, wanted, subscribed, events)
-        task = asyncio.create_task(work, name=f"callback:{kind.__name__}")
+        task = self._tasks.spawn(work, f"callback:{kind.__name__}")
         task.add_done_callback(lambda _: subscribed.close())
         self._running[id(wanted)] = task
 

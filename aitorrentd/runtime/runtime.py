@@ -13,7 +13,7 @@ import logging
 import shutil
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
@@ -22,6 +22,7 @@ from aitorrentd.api.events import Draining
 from aitorrentd.api.ids import PeerId
 from aitorrentd.api.network.transport import TRANSPORT, PeerView
 from aitorrentd.api.services import ServiceKey
+from aitorrentd.api.tasks import Tasks
 from aitorrentd.config import Config
 from aitorrentd.display import short
 from aitorrentd.errors import Conflict, ShuttingDown, Unavailable
@@ -45,7 +46,6 @@ ServeControl = Callable[["Runtime", contextlib.AsyncExitStack], Awaitable[Path]]
 "Opens the control socket of a node and returns its path; the stack closes it again."
 State = Literal["new", "starting", "running", "stopping", "stopped"]
 DRAIN_S: Final = 300.0
-_TASK_END_S: Final = 5.0
 
 
 class Runtime:
@@ -165,7 +165,9 @@ class Runtime:
         self._ring = stack.enter_context(capture(self.redactor, self.log))
         make_directory(config.identity_file.parent, setting="node.identity")
         self._identity = await asyncio.to_thread(load_or_create, config.identity_file)
-        self._own(stack, self.lag.run(), "loop-lag")
+        tasks = Tasks(self.log)
+        stack.push_async_callback(tasks.close)
+        tasks.spawn(self.lag.run(), "loop-lag")
         self._kernel = Kernel(
             settings=self._kernel_settings(config), identity=self._identity, sources=self.sources
         )
@@ -214,22 +216,6 @@ class Runtime:
             self.kernel.drain.switch(False)
             self.kernel.bus.publish(Draining(False))
             self.log.info("not draining any more")
-
-    def _own(
-        self, stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None], name: str
-    ) -> None:
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(self._report)
-
-        async def end() -> None:
-            task.cancel()
-            await asyncio.wait([task], timeout=_TASK_END_S)
-
-        stack.push_async_callback(end)
-
-    def _report(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.log.error("the task %s failed", task.get_name(), exc_info=error)
 
     @property
     def identity(self) -> Identity:

@@ -27,6 +27,7 @@ from aitorrentd.api import (
     short,
 )
 from aitorrentd.api.limits import Slots
+from aitorrentd.api.tasks import beside
 
 _REQUEST_TIMEOUT_S: Final = 30.0
 # A reader that takes nothing for so long does not keep its slot.
@@ -76,20 +77,13 @@ class GenerateHandler:
 
     async def _answer_until_gone(self, stream: Stream, line: bytes) -> None:
         """Answer; a client that goes away ends the work behind the answer at once."""
-        answering = asyncio.create_task(self._answer(stream, line), name="answer for a peer")
-        watching = asyncio.create_task(_until_gone(stream), name="watch a peer's stream")
-        tasks = {answering, watching}
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        async with (
+            beside(self._answer(stream, line), "answer for a peer") as answering,
+            beside(_until_gone(stream), "watch a peer's stream") as watching,
+        ):
+            await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
                 raise PeerGone("the client went away")
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            for task in tasks:
-                if not task.cancelled():
-                    task.exception()  # looked at: it is told below, or nobody is left to hear it
         answering.result()
 
     async def _answer(self, stream: Stream, line: bytes) -> None:

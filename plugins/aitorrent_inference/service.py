@@ -20,6 +20,7 @@ from aitorrentd.api import (
     PluginContext,
     Registry,
 )
+from aitorrentd.api.tasks import Tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +65,14 @@ async def running(ctx: PluginContext) -> AsyncIterator[InferenceService]:
         draining=lambda: ctx.draining,
     )
     announcing = announcer.run(ctx, refresh_s=config.refresh_s)
-    tasks = [ctx.tasks.create_task(announcing, name="inference: announce")]
+    tasks = Tasks(ctx.tasks)
+    tasks.spawn(announcing, "announce")
     if config.nodes:
         connecting = keep_connected(
             catalogue, lambda: ctx.optional(TRANSPORT), every_s=config.refresh_s, log=ctx.log
         )
-        tasks.append(ctx.tasks.create_task(connecting, name="inference: nodes"))
+        tasks.spawn(connecting, "nodes")
     try:
         yield InferenceService(router, handler)
     finally:
-        for task in tasks:
-            task.cancel()
+        tasks.cancel()

@@ -27,6 +27,7 @@ from aitorrentd.api import (
     PeerId,
     PluginContext,
 )
+from aitorrentd.api.tasks import Tasks
 
 TELL_S: Final = 0.5
 "How often a node that loads looks whether peers should know how far it is."
@@ -70,30 +71,24 @@ class ShardsService:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Read and load the models in the background, and answer while the block runs."""
-        tasks = [
-            self._ctx.tasks.create_task(
-                model.run(
-                    self._ctx,
-                    self._config,
-                    self.stage_server,
-                    node_id=self.node_id,
-                    directory=self.directory,
-                ),
-                name=f"shards-{name}",
+        tasks = Tasks(self._ctx.tasks)
+        for name, model in self.models.items():
+            reading = model.run(
+                self._ctx,
+                self._config,
+                self.stage_server,
+                node_id=self.node_id,
+                directory=self.directory,
             )
-            for name, model in self.models.items()
-        ]
-        follow = self._ctx.tasks.create_task(self._follow_drain(), name="shards-drain")
-        tell = self._ctx.tasks.create_task(self._tell_loading(), name="shards-loading")
-        peers = self._ctx.tasks.create_task(self._follow_peers(), name="shards-peers")
-        tasks += [follow, tell, peers]
+            tasks.spawn(reading, f"shards-{name}")
+        tasks.spawn(self._follow_drain(), "shards-drain")
+        tasks.spawn(self._tell_loading(), "shards-loading")
+        tasks.spawn(self._follow_peers(), "shards-peers")
         try:
             with self._ctx.service(BACKENDS).added(self.backend.name, self.backend):
                 yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=10)
+            await tasks.close(timeout_s=10)
 
     async def _follow_drain(self) -> None:
         """Keep this node's layers out of the directory while it drains."""

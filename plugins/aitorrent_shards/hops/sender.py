@@ -18,7 +18,6 @@ from aitorrent_shards.protocol.messages import (
     Link,
     parse_have,
 )
-from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import (
     AitorrentError,
     Conflict,
@@ -34,6 +33,7 @@ from aitorrentd.api import (
     frame_head,
     read_frame,
 )
+from aitorrentd.api.tasks import Tasks
 
 JOIN_BELOW: Final = 32 * 1024
 "Shorter tails are copied behind their header, which costs less than a second write."
@@ -108,7 +108,7 @@ class HopSender:
     def __init__(
         self,
         transport: Transport,
-        tasks: OwnedTasks,
+        tasks: Tasks,
         on_broken: Callable[[str], None],
         *,
         max_bytes: int,
@@ -166,7 +166,7 @@ class HopSender:
                 stream.reset("hop failed")
             raise
         self._stream, self._cursor, self.have = stream, 0, have
-        self._tasks.start(self._watch(stream), name="shards-hop")
+        self._tasks.spawn(self._watch(stream), "shards-hop")
         return have
 
     async def _watch(self, stream: Stream) -> None:
@@ -228,7 +228,7 @@ class HopSender:
         except AitorrentError as e:
             self._broke(stream, e.message)
             return
-        self._tasks.start(self.flush(), name="shards-flush")
+        self._tasks.spawn(self.flush(), "shards-flush")
 
     async def flush(self) -> None:
         """Write what the receiver does not have yet; returns at once if that is under way."""

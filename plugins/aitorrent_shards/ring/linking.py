@@ -12,8 +12,8 @@ from aitorrent_shards.protocol.messages import Link
 from aitorrent_shards.ring.answer_receiver import AnswerSink
 from aitorrent_shards.ring.pipeline import Pipeline
 from aitorrent_shards.ring.remote_stage import FOREVER, GONE_AVOID_S, StageControl
-from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import AitorrentError, PeerId, TimedOut, Unavailable
+from aitorrentd.api.tasks import Tasks, beside
 
 
 class StageLinker:
@@ -24,7 +24,7 @@ class StageLinker:
         pipeline: Pipeline,
         head: HopSender,
         sink: AnswerSink,
-        tasks: OwnedTasks,
+        tasks: Tasks,
         config: ShardsConfig,
     ) -> None:
         self._pipeline, self._head, self._sink = pipeline, head, sink
@@ -72,7 +72,7 @@ class StageLinker:
             first.lose(e.message, avoid_s=GONE_AVOID_S)
             raise
         self._pipeline.head_to = first.session
-        self._tasks.start(self._head.flush(), name="shards-replay")
+        self._tasks.spawn(self._head.flush(), "shards-replay")
 
     async def _link(self, stage: StageControl, target: Link, after: StageControl | None) -> None:
         header = {
@@ -111,14 +111,8 @@ async def _unless_gone(work: Coroutine[Any, Any, Any], other: StageControl | Non
     if other is None:
         await work
         return
-    task = asyncio.create_task(work, name="shards-link")
-    try:
+    async with beside(work, "shards-link") as task:
         await asyncio.wait({task, other.gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
-        else:
-            raise Unavailable(f"the stage was lost while it was linked: {other.lost}")
-    finally:
         if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
+            raise Unavailable(f"the stage was lost while it was linked: {other.lost}")
+        task.result()

@@ -10,8 +10,8 @@ from aitorrent_shards.ring.pipeline import Pipeline
 from aitorrent_shards.ring.remote_stage import StageControl, refuses_request
 from aitorrent_shards.routing.finder import HolderFinder
 from aitorrent_shards.routing.planner import Leg
-from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import AitorrentError, Busy, Unavailable, short
+from aitorrentd.api.tasks import Tasks
 
 MAX_TRIES: Final = 8
 "Holders that refuse are left out of the next plan; this many plans are enough."
@@ -24,7 +24,7 @@ class StageOpener:
         self,
         pipeline: Pipeline,
         finder: HolderFinder,
-        tasks: OwnedTasks,
+        tasks: Tasks,
         node: NodeServices,
         demand: Demand,
     ) -> None:

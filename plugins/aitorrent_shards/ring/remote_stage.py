@@ -19,7 +19,6 @@ from aitorrent_shards.protocol.messages import (
     request_id,
 )
 from aitorrent_shards.routing.planner import Leg
-from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import (
     AitorrentError,
     Frame,
@@ -38,6 +37,7 @@ from aitorrentd.api import (
     read_frame,
     short,
 )
+from aitorrentd.api.tasks import Tasks
 
 GONE_AVOID_S: Final = 3.0
 "A peer whose stream merely ended may be used again after this; it may have reconnected."
@@ -60,7 +60,7 @@ class StageControl:
         leg: Leg,
         prev: PeerId,
         transport: Transport,
-        tasks: OwnedTasks,
+        tasks: Tasks,
         on_change: Callable[[], None],
         *,
         vocab: int,
@@ -105,7 +105,7 @@ class StageControl:
             )
             if (view := self._transport.peer(self.peer)) is not None:
                 self.who = called(self.peer, view.name)
-            self._tasks.start(self._read(self._stream), name="shards-stage")
+            self._tasks.spawn(self._read(self._stream), "shards-stage")
             opened = Open(
                 session=self.session,
                 digest=span.digest,

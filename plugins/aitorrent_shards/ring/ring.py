@@ -28,13 +28,13 @@ from aitorrent_shards.ring.remote_stage import FOREVER, GONE_AVOID_S, refuses_re
 from aitorrent_shards.ring.repair import Repair
 from aitorrent_shards.ring.stalls import StallDetector
 from aitorrent_shards.routing.finder import HolderFinder
-from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import (
     AitorrentError,
     Frame,
     ProtocolError,
     StageView,
 )
+from aitorrentd.api.tasks import Tasks
 
 THREAD_ABOVE: Final = 16_384
 "Candidates beyond which decoding would hold up the event loop."
@@ -45,7 +45,7 @@ class Ring:
 
     def __init__(self, node: NodeServices, demand: Demand) -> None:
         self._node, self._demand = node, demand
-        self._tasks = OwnedTasks(node.log)
+        self._tasks = Tasks(node.log)
         self._return_session = secrets.token_bytes(SESSION_BYTES)
         "The session of the last hop, from the last stage back to here."
         self._pipeline = Pipeline(demand.model, demand.layers, self._home)

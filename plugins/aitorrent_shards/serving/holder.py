@@ -33,6 +33,7 @@ from aitorrentd.api import (
     Worker,
 )
 from aitorrentd.api.backoff import equal_jitter_s
+from aitorrentd.api.tasks import Tasks
 
 ENTRY: Final = "aitorrent_shards.worker.process:main"
 REPUBLISH_S: Final = 1.0
@@ -152,12 +153,12 @@ class Holder:
             await self._refresh()
             self.state, self.problem, self.loading_since = "ready", "", None
             self._log.info("%s are ready, %s", self._title(), self.span.dtype)
-            follow = asyncio.create_task(self._follow(), name=f"shards-{self.entry.name}-follow")
+            tasks = Tasks(self._log)
+            tasks.spawn(self._follow(), f"shards-{self.entry.name}-follow")
             try:
                 return await asyncio.shield(worker.closed)  # our end is not the worker's
             finally:
-                follow.cancel()
-                await asyncio.wait({follow})
+                await tasks.close()
         finally:
             self._withdraw()
             self._worker, self.rss_bytes = None, None

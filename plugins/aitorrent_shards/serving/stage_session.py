@@ -32,7 +32,6 @@ from aitorrent_shards.protocol.messages import (
     request_id,
 )
 from aitorrent_shards.serving.holder import Holder, allowed_s
-from aitorrent_shards.tasks import OwnedTasks
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -48,6 +47,7 @@ from aitorrentd.api import (
     frame_head,
     read_frame,
 )
+from aitorrentd.api.tasks import Tasks
 
 LAST_WORDS_S: Final = 5.0
 MAX_SLOW_REQUESTS: Final = 4
@@ -100,7 +100,7 @@ class StageSession(HopReceiver):
         self._config, self._control, self._log = config, control, log
         self.said_all = False
         "The control stream was closed in order; a reset would overtake the last words."
-        self._tasks = OwnedTasks(log)
+        self._tasks = Tasks(log)
         self._saying = asyncio.Lock()
         self._slow_requests = 0
         self._failed: asyncio.Future[AitorrentError] = asyncio.get_running_loop().create_future()
@@ -200,11 +200,11 @@ class StageSession(HopReceiver):
 
     def _unlinked(self, reason: str) -> None:
         event = {"event": "unlinked", "error": Unavailable(reason).as_map()}
-        self._tasks.start(self._say(event), name="shards-unlinked")
+        self._tasks.spawn(self._say(event), "shards-unlinked")
 
     async def serve(self) -> None:
         """Answer control requests until the coordinator closes or the session fails."""
-        reader = self._tasks.start(self._read(), name="shards-control")
+        reader = self._tasks.spawn(self._read(), "shards-control")
         ends: set[asyncio.Future[Any]] = {reader, self._failed}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if self._failed.done():
@@ -260,7 +260,7 @@ class StageSession(HopReceiver):
                     await self._say({"id": ident, "error": error.as_map()})
                 else:
                     self._slow_requests += 1
-                    self._tasks.start(self._slow(ident, request), name="shards-request")
+                    self._tasks.spawn(self._slow(ident, request), "shards-request")
             case Open():
                 raise ProtocolError("the session is open already")
 

@@ -16,7 +16,6 @@ from aitorrent_shards.hops.sender import HopMessage, HopSender, Journal
 from aitorrent_shards.protocol.messages import Link
 from aitorrent_shards.ring.answer_receiver import AnswerSink
 from aitorrent_shards.ring.ring import Ring
-from aitorrent_shards.tasks import OwnedTasks
 from aitorrent_transport.streams.loopback import local_streams
 from aitorrentd.api import (
     AitorrentError,
@@ -30,6 +29,7 @@ from aitorrentd.api import (
     encode_frame,
     read_frame,
 )
+from aitorrentd.api.tasks import Tasks
 from tests.support.inference_fakes import node_id
 from tests.support.nodes import wait_for
 from tests.support.streams import MemoryStream, stream_pair
@@ -53,7 +53,7 @@ async def linked(
     have: int, *, max_bytes: int = 1000
 ) -> AsyncIterator[tuple[HopSender, MemoryStream, list[str]]]:
     """A sender, the stream's end at a receiver that has `have` positions, and what broke."""
-    transport, tasks = OneStream(), OwnedTasks(logging.getLogger("test.hop"))
+    transport, tasks = OneStream(), Tasks(logging.getLogger("test.hop"))
     broken: list[str] = []
     sender = HopSender(cast("Transport", transport), tasks, broken.append, max_bytes=max_bytes)
     fill(sender.journal)
@@ -308,7 +308,7 @@ async def test_first_stage_on_this_node_starts_before_send_returns() -> None:
         await read_frame(far)
         await stage.run(far)
 
-    tasks = OwnedTasks(logging.getLogger("test.hop"))
+    tasks = Tasks(logging.getLogger("test.hop"))
     serving = asyncio.create_task(serve())
     head = HopSender(cast("Transport", Here()), tasks, lambda reason: None, max_bytes=99)
     await head.link(TARGET, timeout_s=5)
