@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from aitorrentd import __version__
 from aitorrentd.errors import AitorrentError, ConfigError, Conflict, Denied, Unavailable
 from aitorrentd.installing import layer as layers
+from aitorrentd.system.foreign import disable_pydantic_plugins, tolerate_damaged_distributions
+from aitorrentd.system.streams import stdout_to_stderr
 from aitorrentd.system.systemd import is_journal
 
 if TYPE_CHECKING:
@@ -102,9 +104,12 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     return tree
 
 
-def complain(message: str) -> None:
-    """Say on standard error, in lines that stand for themselves, why it does not go on."""
-    prefix = "<3>" if is_journal(2) else "aitorrentd: "
+def complain(message: str, *, level: int = 3) -> None:
+    """Say on standard error, in lines that stand for themselves, why it does not go on.
+
+    `level` is that of syslog(3), for the journal: 3 = error, 4 = warning.
+    """
+    prefix = f"<{level}>" if is_journal(2) else "aitorrentd: "
     sys.stderr.write("".join(f"{prefix}{line}\n" for line in message.splitlines()))
     sys.stderr.flush()
 
@@ -142,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Databases and sockets are private unless their own code says otherwise.
     os.umask(0o077)
     layers.activate()
+    disable_pydantic_plugins()
+    tolerate_damaged_distributions()
     from aitorrentd.config import Config
 
     try:
@@ -169,6 +176,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check(config: Config) -> int:
     if code := _refuse(config):
         return code
+    from aitorrentd.doctor.checks import beside
+
+    for text in beside(config):
+        complain(f"warning: {text}", level=4)
     files = ", ".join(str(file) for file in config.files) or "no files, the defaults hold"
     return EX_OK if _told(f"the configuration is valid: {files}\n") else EX_UNAVAILABLE
 
@@ -177,7 +188,9 @@ def _refuse(config: Config | ConfigError) -> int:
     """Say all that is wrong with it; nothing is when this returns EX_OK."""
     from aitorrentd.config.plugin_tables import all_problems
 
-    if not (wrong := asyncio.run(all_problems(config))):
+    with stdout_to_stderr():
+        wrong = asyncio.run(all_problems(config))
+    if not wrong:
         return EX_OK
     complain("\n".join(wrong))
     return EX_CONFIG

@@ -182,7 +182,7 @@ async def gather() -> tuple[dict[str, Any], list[dict[str, Any]]]:
         source = Methods(node)
         _, describe = source.method("rpc.describe")
         listed: Any = describe.handler(None, describe.params())  # type: ignore[arg-type]
-        mine = [source for source in installed() if source.tier == "builtin"]
+        mine = [source for source in installed().sources if source.tier == "builtin"]
         infos = {one.name: cast(Any, one.load())().aitorrent_info() for one in mine}
         found = [m for m in listed["methods"] if m["plugin"] in {*infos, "core"}]
     return infos, found

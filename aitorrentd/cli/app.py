@@ -1,10 +1,7 @@
 """The command tree of `aitorrentctl`, each command loaded when it is used.
 
 Core commands are found by a static table; only for other names, and for --help, are the entry
-points of group `aitorrentd.cli` scanned. Such an entry point is a module with
-
-    COMMANDS: dict[str, str]                      command name -> one line of help
-    def register(app: typer.Typer) -> None: ...   adds those commands
+points of group `aitorrentd.cli` scanned; see `aitorrentd.cli.plugin_commands`.
 """
 
 from __future__ import annotations
@@ -17,17 +14,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from io import TextIOWrapper
-from types import ModuleType
 from typing import Any, Final, TextIO
 
 import typer
 from typer.core import TyperGroup
 
 from aitorrentd.cli import toolkit
+from aitorrentd.cli.plugin_commands import PluginCommands
 from aitorrentd.cli.toolkit import PROGRAM, CommandFailed, ExitCode, Options, set_options
 from aitorrentd.errors import AitorrentError, ConfigError
+from aitorrentd.system.streams import stdout_to_stderr
 
-ENTRY_POINT_GROUP: Final = "aitorrentd.cli"
+LEAVE: Final = ("exit", "quit")
+"What ends the shell, and so is no command."
 
 CORE: Final[dict[str, tuple[str, str]]] = {
     "status": ("node", "Show the node on one screen."),
@@ -108,47 +107,9 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-class _PluginCommands:
-    """The commands of entry points, found at most once for each process."""
-
-    def __init__(self) -> None:
-        self._modules: dict[str, ModuleType] | None = None
-
-    def modules(self) -> dict[str, ModuleType]:
-        """Command name -> the module that registers it; broken modules cost one warning each."""
-        if self._modules is None:
-            self._modules = {}
-            for name, module in self._load():
-                for command in module.COMMANDS:
-                    if command in CORE or command in self._modules:
-                        toolkit.warn(f"command {command!r} of plugin {name} is taken; left out")
-                    else:
-                        self._modules[command] = module
-        return self._modules
-
-    def _load(self) -> list[tuple[str, ModuleType]]:
-        from importlib.metadata import entry_points
-
-        found = []
-        for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
-            try:
-                module = import_module(point.value)
-                if not isinstance(module.COMMANDS, dict) or not callable(module.register):
-                    raise TypeError("COMMANDS is not a map, or register is not a function")
-            except Exception as e:  # somebody else's module: whatever it does, the rest works on
-                self.warn(point.name, e)
-            else:
-                found.append((point.name, module))
-        return found
-
-    @staticmethod
-    def warn(name: str, error: BaseException) -> None:
-        """Say that a plugin's commands are not there."""
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        toolkit.warn(f"the commands of plugin {name} are unavailable: {reason}")
-
-
-_plugin_commands = _PluginCommands()
+RESERVED: Final = (*CORE, "help", *LEAVE)
+"Names that no plugin's command can have."
+_plugin_commands = PluginCommands(RESERVED)
 
 
 def _sentence(text: object) -> str:
@@ -241,32 +202,54 @@ class RootGroup(TyperGroup):
         """The command of that name, or None."""
         if cmd_name not in self.commands:
             if cmd_name in CORE:
-                module: ModuleType = import_module(f"aitorrentd.cli.{CORE[cmd_name][0]}")
-            elif cmd_name.startswith("-") or cmd_name not in _plugin_commands.modules():
-                return None
-            else:
-                module = _plugin_commands.modules()[cmd_name]
-            try:
-                built = _built(module)
-            except Exception as e:  # a plugin's register(), as in _PluginCommands
-                if cmd_name in CORE:
-                    raise
-                _PluginCommands.warn(module.__name__, e)
-                return None
-            for name, command in built.items():
-                self.commands.setdefault(name, command)
+                self.commands.update(_built(import_module(f"aitorrentd.cli.{CORE[cmd_name][0]}")))
+            elif not cmd_name.startswith("-"):
+                self._add_plugin_commands(cmd_name)
         return self.commands.get(cmd_name)
+
+    def _add_plugin_commands(self, cmd_name: str) -> None:
+        """Build the commands of the plugin that has `cmd_name`, if one has."""
+        if (module := _plugin_commands.find(cmd_name)) is None:
+            return
+        try:
+            with stdout_to_stderr():
+                built = _built(module)
+            if cmd_name not in built:
+                raise LookupError(f"it does not register {cmd_name!r}, which it declares")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:  # somebody else's register(), which may call sys.exit()
+            _plugin_commands.has_failed(cmd_name, e)
+            return
+        for name, command in built.items():
+            if _plugin_commands.owns(module, name):
+                self.commands.setdefault(name, command)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Every command, core first."""
-        return [*CORE, *sorted(_plugin_commands.modules())]
+        return [*CORE, *_plugin_commands.lines()]
+
+    @staticmethod
+    def _core_lines() -> list[tuple[str, str]]:
+        return [(name, line) for name, (_, line) in CORE.items()]
 
     def help_lines(self) -> list[tuple[str, str]]:
-        """Every command with its line of help, without building them."""
-        plugins = _plugin_commands.modules()
+        """Every command that can be used with its line of help, without building them."""
+        plugins = _plugin_commands.lines(verified=True)
+        return [*self._core_lines(), *((name, _sentence(line)) for name, line in plugins.items())]
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """The commands that begin with `incomplete`, without building any."""
+        _plugin_commands.is_silent = True
+        # Of the same click as above.
+        package = _ClickException.__module__.rpartition(".")[0]
+        completion_item = import_module(f"{package}.shell_completion").CompletionItem
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
         return [
-            *((name, line) for name, (_, line) in CORE.items()),
-            *((name, _sentence(plugins[name].COMMANDS[name])) for name in sorted(plugins)),
+            completion_item(name, help=line)
+            for name, line in [*self._core_lines(), *_plugin_commands.lines().items()]
+            if name.startswith(incomplete)
         ]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

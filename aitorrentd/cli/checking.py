@@ -41,6 +41,7 @@ def checks(plugin: str, config: str) -> list[dict[str, Any]]:
 
         is_system = toolkit.socket_path() == toolkit.SYSTEM_SOCKET
         found += map(asdict, machine_checks(with_unit=is_system))
+        found.append(_commands())
     return found
 
 
@@ -68,6 +69,22 @@ def _checks(plugin: str, config: str) -> list[dict[str, Any]]:
     from aitorrentd.doctor.checks import run_offline
 
     return [*reach, *run_offline(config or None)]
+
+
+def _commands() -> dict[str, Any]:
+    """A check of what plugins add to this program."""
+    from aitorrentd.cli.app import RESERVED
+    from aitorrentd.cli.plugin_commands import PluginCommands
+
+    wrong = PluginCommands(RESERVED).problems()
+    return {
+        "name": "commands",
+        "plugin": "core",
+        "summary": "commands of plugins can be used",
+        "status": "warn" if wrong else "ok",
+        "text": "; ".join(wrong) or "commands of plugins can be used",
+        "remedy": "as it says; `pip list` shows what is installed" if wrong else "",
+    }
 
 
 def _reach(error: AitorrentError) -> dict[str, Any]:

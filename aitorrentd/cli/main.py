@@ -19,7 +19,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
     from aitorrentd.cli.app import run
     from aitorrentd.installing import layer as layers
+    from aitorrentd.system.foreign import disable_pydantic_plugins
 
+    disable_pydantic_plugins()
     layers.activate()
     return run(args)
 

@@ -79,6 +79,7 @@ def _checked_here(file: str) -> dict[str, Any]:
     from aitorrentd.config import Config, WrongSettings
     from aitorrentd.config.plugin_tables import all_problems
     from aitorrentd.errors import ConfigError
+    from aitorrentd.system.streams import stdout_to_stderr
 
     files: Sequence[object] = [file] if file else []
     config: Config | ConfigError
@@ -88,7 +89,9 @@ def _checked_here(file: str) -> dict[str, Any]:
         config = e
     if isinstance(config, Config | WrongSettings):
         files = config.files
-    return {"files": [str(f) for f in files], "problems": asyncio.run(all_problems(config))}
+    with stdout_to_stderr():  # it imports plugins
+        problems = asyncio.run(all_problems(config))
+    return {"files": [str(f) for f in files], "problems": problems}
 
 
 def _render_problems(reply: Mapping[str, Any]) -> str:

@@ -18,7 +18,6 @@ from aitorrentd.system.paths import home
 
 _PROMPT: Final = "aitorrentctl> "
 _HISTORY_LINES: Final = 1000
-_LEAVE: Final = ("exit", "quit")
 
 
 def shell() -> None:
@@ -27,7 +26,7 @@ def shell() -> None:
     `help` lists them, `quit`, `exit` or Ctrl-D leave. Global options given before `shell` hold for
     every command. Fed by a program, it exits with the code of the last command.
     """
-    from aitorrentd.cli.app import dispatch, root
+    from aitorrentd.cli.app import LEAVE, dispatch, root
 
     base = toolkit.options
     group = root()
@@ -45,7 +44,7 @@ def shell() -> None:
                 del words[0]  # pasted from a page
             if not words:
                 continue
-            if words[0] in _LEAVE:
+            if words[0] in LEAVE:
                 break
             if words[0] == "shell":
                 toolkit.warn("this is the shell")
@@ -92,9 +91,11 @@ def completer(group: Any) -> Callable[[str, int], str | None]:
 
 def next_words(group: Any, before: list[str]) -> list[str]:
     """What may follow the words `before`: commands, or the options of a command."""
+    from aitorrentd.cli.app import LEAVE
+
     context = typer.Context(group, info_name="aitorrentctl", resilient_parsing=True)
     if not before:
-        return [*group.list_commands(context), "help", *_LEAVE]
+        return [*group.list_commands(context), "help", *LEAVE]
     if before == ["help"]:
         return list(group.list_commands(context))
     command = group

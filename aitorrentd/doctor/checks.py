@@ -28,13 +28,18 @@ from aitorrentd.config.plugin_tables import all_problems
 from aitorrentd.config.secrets import HIDDEN, conceal
 from aitorrentd.display import bytes_text
 from aitorrentd.errors import ConfigError
+from aitorrentd.kernel.found import ranked, unusable
+from aitorrentd.kernel.prepare import is_switched_off
 from aitorrentd.runtime.identity import load
 from aitorrentd.system import unit
+from aitorrentd.system.streams import stdout_to_stderr
 
 if TYPE_CHECKING:
+    from aitorrentd.kernel.states import PluginRow
     from aitorrentd.runtime.runtime import Runtime
 
 CHECK_TIMEOUT_S: Final = 10.0
+_IMPORT_TIMEOUT_S: Final = 30.0
 _MIB: Final = 1024 * 1024
 _LOW_DISK_BYTES: Final = 1024 * _MIB
 _NO_DISK_BYTES: Final = 100 * _MIB
@@ -293,6 +298,29 @@ async def _run_config(config: Config) -> Checked:
     return Checked("config", "core", "settings are valid", "ok", files)
 
 
+def beside(config: Config) -> list[str]:
+    """What a start would say of the distributions beside aitorrentd, a sentence each.
+
+    Imports the plugins of others that are not switched off. Must not be called from a running
+    event loop.
+    """
+    tables = config.settings.plugins
+
+    def is_off(name: str) -> bool:
+        return is_switched_off(tables.get(name))
+
+    with stdout_to_stderr():
+        return asyncio.run(unusable(left_out=is_off, timeout_s=_IMPORT_TIMEOUT_S))
+
+
+def _distributions(wrong: Sequence[str]) -> Checked:
+    name, summary = "distributions", "what is installed beside aitorrentd can be used"
+    if wrong:
+        remedy = "as it says; `pip list` shows what is installed"
+        return Checked(name, "core", summary, "warn", "; ".join(wrong), remedy)
+    return Checked(name, "core", summary, "ok", "all of them can be read")
+
+
 def run_offline(config_path: str | Path | None = None) -> list[dict[str, Any]]:
     """The core's checks without a daemon, in the shape of node.doctor's `checks`.
 
@@ -302,9 +330,12 @@ def run_offline(config_path: str | Path | None = None) -> list[dict[str, Any]]:
         config = Config.load(config_path, outside=True)
     except ConfigError as e:
         remedy = "correct the file, then: aitorrentctl config check"
-        text = "; ".join(asyncio.run(all_problems(e)))
+        with stdout_to_stderr():
+            text = "; ".join(asyncio.run(all_problems(e)))
         return [asdict(Checked("config", "core", "settings are valid", "fail", text, remedy))]
-    return [asdict(asyncio.run(_run_config(config))), *map(asdict, _run_core(config))]
+    with stdout_to_stderr():
+        checked = asyncio.run(_run_config(config))
+    return [asdict(c) for c in (checked, *_run_core(config), _distributions(beside(config)))]
 
 
 def _run_plugins(runtime: Runtime) -> Checked:
@@ -315,11 +346,15 @@ def _run_plugins(runtime: Runtime) -> Checked:
     rows.sort(key=lambda row: row.state == "blocked")
     summary = "plugins run"
     if rows:
-        text = "; ".join(f"{row.name} is {row.state}: {row.detail}" for row in rows)
+        text = "; ".join(f"{_title(row)} is {row.state}: {row.detail}" for row in rows)
         remedy = f"see: aitorrentctl plugin info {rows[0].name}"
         return Checked("plugins", "core", summary, "fail", text, remedy)
     running = sum(row.state == "running" for row in runtime.kernel.rows())
     return Checked("plugins", "core", summary, "ok", f"{running} plugins run")
+
+
+def _title(row: PluginRow) -> str:
+    return row.name if row.tier == "builtin" else f"{row.name} (of {row.dist})"
 
 
 async def run_checks(runtime: Runtime, plugin: str | None = None) -> list[Checked]:
@@ -329,6 +364,8 @@ async def run_checks(runtime: Runtime, plugin: str | None = None) -> list[Checke
         found.append(await _run_config(runtime.config))
         found += await asyncio.to_thread(_run_core, runtime.config)
         found.append(_run_plugins(runtime))
+        wrong = await asyncio.to_thread(ranked, runtime.sources)
+        found.append(_distributions([text for _, text in wrong.problems]))
     for owner, check in runtime.kernel.checks():
         if plugin not in (None, owner):
             continue

@@ -8,8 +8,8 @@ from __future__ import annotations
 from aitorrentd.doctor.checks import Checked
 from aitorrentd.installing import layer as layers
 from aitorrentd.installing.target import core_distributions, here
-from aitorrentd.installing.wheels import normalized
 from aitorrentd.system import unit
+from aitorrentd.system.distributions import normalized
 
 
 def _unit(found: dict[str, str]) -> tuple[str, str, str]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from aitorrentd.errors import Conflict, InvalidParams, TimedOut, Unavailable
 from aitorrentd.installing.target import Target
-from aitorrentd.installing.wheels import normalized
+from aitorrentd.system.distributions import normalized
 
 # What a user's pip may be told by its environment that would install somewhere else.
 _DROPPED: Final = (

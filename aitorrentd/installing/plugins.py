@@ -25,8 +25,9 @@ from aitorrentd.installing.target import (
     here,
     requirement_name,
 )
-from aitorrentd.installing.wheels import PLUGINS, Facts, normalized, of_installed, of_wheel
+from aitorrentd.installing.wheels import Facts, of_installed, of_wheel
 from aitorrentd.kernel.found import NAME, RESERVED
+from aitorrentd.system.distributions import PLUGINS, described, normalized
 from aitorrentd.system.paths import expanded
 
 _REQUIREMENT: Final = re.compile(
@@ -63,8 +64,8 @@ class Plan:
 def builtin_plugins() -> frozenset[str]:
     """Names of the plugins that come with aitorrentd."""
     dist = core_distributions().get(CORE)
-    points = dist.entry_points if dist else ()
-    return frozenset(p.name for p in points if p.group == PLUGINS)
+    points = described(dist)[2] if dist else ()
+    return frozenset(name for group, name, _ in points if group == PLUGINS)
 
 
 class Installer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -19,7 +20,8 @@ from typing import Final
 
 from aitorrentd.errors import Busy, Conflict, Denied, Unavailable
 from aitorrentd.installing import layer as layers
-from aitorrentd.installing.wheels import Facts, normalized, of_installed
+from aitorrentd.installing.wheels import Facts, of_installed
+from aitorrentd.system.distributions import DamagedError, installed, normalized
 from aitorrentd.system.files import replace_file
 
 CORE: Final = "aitorrentd"
@@ -133,7 +135,10 @@ class Target:
         if not self.site.is_dir():
             return []
         core = core_distributions()
-        found = [of_installed(dist) for dist in metadata.distributions(path=[str(self.site)])]
+        found = []
+        for dist in metadata.distributions(path=[str(self.site)]):
+            with contextlib.suppress(DamagedError):  # `doctor` names it
+                found.append(of_installed(dist))
         return sorted(
             (facts for facts in found if self.layer or normalized(facts.name) not in core),
             key=lambda facts: facts.name,
@@ -197,9 +202,7 @@ def core_distributions() -> dict[str, metadata.Distribution]:
         name = normalized(wanted.pop())
         if name in found:
             continue
-        try:
-            dist = metadata.distribution(name)
-        except metadata.PackageNotFoundError:
+        if (dist := installed(name)) is None:
             continue  # a requirement of another platform or Python version
         found[name] = dist
         wanted += [

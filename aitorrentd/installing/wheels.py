@@ -17,15 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from aitorrentd.errors import InvalidParams
+from aitorrentd.system.distributions import COMMANDS, PLUGINS, described
 
-PLUGINS: Final = "aitorrentd.plugins"
-COMMANDS: Final = "aitorrentd.cli"
 _MAX_METADATA_BYTES: Final = 4 * 1024 * 1024
-
-
-def normalized(name: str) -> str:
-    """A distribution's name in the one form in which names are compared (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +41,17 @@ class Facts:
 
 
 def of_installed(dist: metadata.Distribution) -> Facts:
-    """The facts about an installed distribution."""
-    points = dist.entry_points
+    """The facts about an installed distribution.
+
+    Raises:
+        DamagedError: it cannot be read.
+    """
+    name, version, points = described(dist)
     return Facts(
-        dist.name,
-        dist.version,
-        tuple(sorted(p.name for p in points if p.group == PLUGINS)),
-        tuple(sorted(p.name for p in points if p.group == COMMANDS)),
+        name,
+        version,
+        tuple(sorted(point for group, point, _ in points if group == PLUGINS)),
+        tuple(sorted(point for group, point, _ in points if group == COMMANDS)),
         tuple(dist.metadata.get_all("Provides-Extra") or ()),
     )
 

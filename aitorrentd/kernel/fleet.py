@@ -113,8 +113,10 @@ class Fleet:
         self._roster.stale()
         self.log.log(
             _log_level(plugin, entered=entered),
-            "plugin %s is %s%s",
+            "plugin %s%s is %s%s",
             plugin.name,
+            # What cannot be imported is looked for by the name of its distribution.
+            f" of {plugin.source.dist}" if state is PluginState.BROKEN else "",
             state.value,
             f": {detail}" if detail else "",
         )

@@ -1,7 +1,9 @@
 """Which plugins are installed: entry points of the group `aitorrentd.plugins`.
 
-Finding reads metadata only, so a disabled plugin is never imported. Loading imports one plugin in
-a thread of its own, so that an import that hangs delays the others and stops nobody.
+A distribution that is damaged, or that claims a name of another one, costs a sentence and a plugin
+of its own, never anything of others. Finding reads metadata only, so a disabled plugin is never
+imported. Loading imports one plugin in a thread of its own, so that an import that hangs delays the
+others and stops nobody.
 """
 
 from __future__ import annotations
@@ -11,15 +13,15 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, NoReturn
 
-from aitorrentd.errors import TimedOut
+from aitorrentd.api.plugin import SkipPlugin
+from aitorrentd.errors import AitorrentError, Conflict, InvalidParams, TimedOut
+from aitorrentd.kernel.reasons import reason
+from aitorrentd.system import distributions
+from aitorrentd.system.distributions import CORE as BUILTIN_DIST
+from aitorrentd.system.distributions import normalized, shown
 
-T = TypeVar("T")
-
-GROUP: Final = "aitorrentd.plugins"
-BUILTIN_DIST: Final = "aitorrentd"
 NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 "A plugin's name is also a directory, a logger, a table in the settings and a method prefix."
 RESERVED: Final = frozenset(
@@ -76,50 +78,75 @@ class Found:
 
 def tier_of(dist: str) -> Literal["builtin", "third-party"]:
     """Whose plugin one of this distribution is."""
-    return "builtin" if re.sub(r"[-_.]+", "-", dist).lower() == BUILTIN_DIST else "third-party"
+    return "builtin" if normalized(dist) == BUILTIN_DIST else "third-party"
 
 
-def installed() -> list[PluginSource]:
-    """One source for each entry point of every distribution on the path; imports nothing."""
-    return [_from_entry_point(point) for point in metadata.entry_points(group=GROUP)]
+def installed() -> Found:
+    """One source for each entry point of every distribution on the path; imports nothing.
+
+    The problems are those of damaged distributions, whatever they were meant to bring.
+    """
+    scan = distributions.scan(distributions.PLUGINS, distributions.COMMANDS)
+    plugins = [point for point in scan.points if point.group == distributions.PLUGINS]
+    return Found(
+        tuple(_from_entry_point(point) for point in plugins),
+        tuple((problem.dist, problem.text) for problem in scan.problems),
+    )
 
 
-def _from_entry_point(point: metadata.EntryPoint) -> PluginSource:
-    dist: Any = point.dist
-    name, version = (dist.name, dist.version) if dist is not None else ("unknown", "0")
+def _from_entry_point(point: distributions.Point) -> PluginSource:
+    try:
+        module, extras = point.module, point.extras
+    except InvalidParams:
+        module, extras = "", ()  # `load` says what is wrong
     return PluginSource(
         name=point.name,
-        dist=name,
-        version=version,
-        tier=tier_of(name),
+        dist=point.dist,
+        version=point.version,
+        tier=tier_of(point.dist),
         load=point.load,
-        extras=tuple(point.extras),
-        package=point.module.partition(".")[0],
+        extras=extras,
+        package=module.partition(".")[0],
     )
 
 
 def select(sources: Iterable[PluginSource]) -> Found:
     """One source for each name: built-in plugins first, then by name and distribution.
 
-    Distributions that claim one name are told apart here, because the rest of the program knows a
-    plugin by its name alone.
+    A built-in plugin keeps its name. Of several others with one name none is used: which one was
+    meant is for a person to say, and a row that is broken says so.
     """
-    chosen: dict[str, PluginSource] = {}
+    claims: dict[str, list[PluginSource]] = {}
     wrong: list[tuple[str, str]] = []
     for source in sorted(sources, key=lambda s: (s.tier != "builtin", s.name, s.dist)):
         if not NAME.fullmatch(source.name) or source.name in RESERVED:
             why = "is reserved" if source.name in RESERVED else f"does not match {NAME.pattern}"
-            text = f"plugin {source.name!r} of {source.dist} is ignored: its name {why}"
-            wrong.append((source.name, text))
-        elif (first := chosen.get(source.name)) is not None:
-            text = (
-                f"two distributions offer a plugin {source.name!r}: {first.dist} and "
-                f"{source.dist}; the one of {first.dist} is used, uninstall the other"
-            )
-            wrong.append((source.name, text))
+            name = shown(source.name)
+            wrong.append((name, f"plugin {name!r} of {source.dist} is ignored: its name {why}"))
         else:
-            chosen[source.name] = source
-    return Found(tuple(chosen.values()), tuple(wrong))
+            claims.setdefault(source.name, []).append(source)
+    chosen = []
+    for name, rivals in claims.items():
+        first = rivals[0]
+        if len(rivals) > 1:
+            dists = " and ".join(source.dist for source in rivals)
+            remedy = "uninstall all but one"
+            if first.tier == "builtin":
+                remedy = f"that of {first.dist} is used, uninstall the other"
+            text = f"several distributions provide a plugin {name!r}: {dists}; {remedy}"
+            wrong.append((name, text))
+            if first.tier != "builtin":
+                first = _disputed(name, rivals, text)
+        chosen.append(first)
+    return Found(tuple(chosen), tuple(wrong))
+
+
+def _disputed(name: str, rivals: Sequence[PluginSource], text: str) -> PluginSource:
+    def load() -> NoReturn:
+        raise Conflict(text)
+
+    dists = ", ".join(source.dist for source in rivals)
+    return PluginSource(name=name, dist=dists, version="-", tier="third-party", load=load)
 
 
 def missing_extra(source: PluginSource, error: ModuleNotFoundError) -> str:
@@ -135,7 +162,7 @@ async def load(source: PluginSource, *, timeout_s: float) -> object:
 
     Raises:
         TimedOut: the import is not through after `timeout_s`; its thread is left to itself.
-        BaseException: whatever the import raised.
+        Exception, SystemExit, KeyboardInterrupt: whatever the import raised.
     """
     loop = asyncio.get_running_loop()
     loaded: asyncio.Future[tuple[object, BaseException | None]] = loop.create_future()
@@ -159,11 +186,47 @@ async def load(source: PluginSource, *, timeout_s: float) -> object:
         value, error = await asyncio.wait_for(loaded, timeout_s)
     except TimeoutError:
         raise TimedOut(f"its import took more than {timeout_s:g} s") from None
-    if error is not None:
+    if isinstance(error, (Exception, SystemExit, KeyboardInterrupt)):
         raise error
+    if error is not None:
+        # A CancelledError, say, must not pass for the cancellation of who waits here.
+        raise ImportError(f"it raised {type(error).__name__}")
     return value
 
 
 def ranked(sources: Sequence[PluginSource] | None) -> Found:
     """`select` over the given sources, or over those installed when None."""
-    return select(installed() if sources is None else sources)
+    there = installed() if sources is None else Found(tuple(sources))
+    found = select(there.sources)
+    return Found(found.sources, (*there.problems, *found.problems))
+
+
+async def unusable(
+    sources: Sequence[PluginSource] | None = None,
+    *,
+    left_out: Callable[[str], bool] = lambda name: False,
+    timeout_s: float,
+) -> list[str]:
+    """What a start would say of distributions beside this one, a sentence each.
+
+    Plugins of others are imported to find out, unless `left_out` says that they are switched off.
+    """
+    found = ranked(sources)
+    said = [text for _, text in found.problems]
+    for source in found.sources:
+        if source.tier == "builtin" or left_out(source.name):
+            continue
+        try:
+            await load(source, timeout_s=timeout_s)
+        except SkipPlugin:
+            continue
+        except AitorrentError as e:
+            if e.message in said:
+                continue
+            why = e.message
+        except (Exception, SystemExit, KeyboardInterrupt) as e:  # the plugin fence
+            why = f"cannot be imported: {reason(e)}"
+        else:
+            continue
+        said.append(f"plugin {source.name} of {source.dist}: {why}")
+    return said

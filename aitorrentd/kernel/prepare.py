@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from aitorrentd.api.plugin import PluginConfig, SkipPlugin
-from aitorrentd.errors import ConfigError, TimedOut
+from aitorrentd.errors import AitorrentError, ConfigError
 from aitorrentd.kernel.found import load, missing_extra
 from aitorrentd.kernel.hooks import Hooks, contained
 from aitorrentd.kernel.reasons import reason
@@ -38,7 +38,7 @@ async def load_plugin(plugin: Plugin, hooks: Hooks, *, timeout_s: float) -> Step
         return PluginState.BROKEN, f"cannot be imported: {reason(e)}"
     except SkipPlugin as e:
         return PluginState.SKIPPED, str(e)
-    except TimedOut as e:
+    except AitorrentError as e:
         return PluginState.BROKEN, e.message
     except (Exception, SystemExit, KeyboardInterrupt) as e:
         return PluginState.BROKEN, f"cannot be imported: {reason(e)}"

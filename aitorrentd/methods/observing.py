@@ -8,7 +8,6 @@ import os
 import platform
 import time
 from collections.abc import AsyncIterator
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from aitorrentd import __version__
@@ -21,6 +20,7 @@ from aitorrentd.doctor.checks import run_checks
 from aitorrentd.errors import InvalidParams, NotFound, TimedOut, Unavailable
 from aitorrentd.methods import shapes
 from aitorrentd.runtime.logs import ROOT, LogLine, level_number
+from aitorrentd.system.distributions import installed
 from aitorrentd.system.memory import rss_bytes
 
 if TYPE_CHECKING:
@@ -159,10 +159,8 @@ async def _wait(runtime: Runtime, params: shapes.WaitParams) -> dict[str, Any]:
 def _libraries() -> dict[str, str]:
     found = {}
     for name in _LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+        if (dist := installed(name)) is not None:
+            found[name] = dist.version
     return found
 
 

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from aitorrentd.errors import AitorrentError, InvalidParams, PluginError
 from aitorrentd.installing import layer as layers
+from aitorrentd.system.foreign import disable_pydantic_plugins, tolerate_damaged_distributions
 from aitorrentd.system.memory import rss_bytes
 from aitorrentd.wire import DEFAULT_MAX_FRAME_BYTES, Frame, check_length, decode_frame, frame_head
 
@@ -200,6 +201,8 @@ def run(
 def main() -> int:
     """Run a worker on the socket that is its standard input."""
     layers.activate()
+    disable_pydantic_plugins()
+    tolerate_damaged_distributions()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=os.dup(0)) as sock:

@@ -8,6 +8,7 @@ import pytest
 
 from aitorrentd.cli import app, toolkit
 from aitorrentd.cli.main import main
+from aitorrentd.cli.plugin_commands import PluginCommands
 from aitorrentd.cli.toolkit import Options
 from tests.support.cli_nodes import Ctl, NodeThread, Ran
 
@@ -25,7 +26,7 @@ def ctl(
     """Runs a command line against the node."""
     monkeypatch.setenv("AITORRENT_SOCKET", str(node.socket))
     monkeypatch.setattr(toolkit, "options", Options())
-    monkeypatch.setattr(app, "_plugin_commands", app._PluginCommands())
+    monkeypatch.setattr(app, "_plugin_commands", PluginCommands(app.RESERVED))
 
     def run(*args: str) -> Ran:
         code = main(list(args))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import resource
@@ -19,27 +18,22 @@ import typer
 from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
 from aitorrentd.cli import app, toolkit
 from aitorrentd.cli.main import main
+from aitorrentd.cli.plugin_commands import PluginCommands
 from aitorrentd.cli.toolkit import CommandFailed, ExitCode, Options
 from aitorrentd.errors import Busy, ConfigError, Conflict, Denied, TimedOut, Unavailable
+from aitorrentd.system import distributions
+from aitorrentd.system.distributions import Point, Scan
 from tests.support.control_server import ServerThread
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(app, "_plugin_commands", app._PluginCommands())
+    monkeypatch.setattr(app, "_plugin_commands", PluginCommands(app.RESERVED))
     monkeypatch.setattr(toolkit, "options", Options())
     monkeypatch.setattr(toolkit, "_has_warned_of_skew", False)
     monkeypatch.setenv("AITORRENT_SOCKET", str(tmp_path / "absent.sock"))
     monkeypatch.setenv("COLUMNS", "80")
     yield
-
-
-class _Point:
-    """What importlib.metadata says of an entry point."""
-
-    def __init__(self, name: str, value: str) -> None:
-        self.name = name
-        self.value = value
 
 
 @pytest.fixture
@@ -50,10 +44,10 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         points = []
         for name, module in modules.items():
             value = f"fake_{name}_cli"
-            points.append(_Point(name, value))
+            points.append(Point(distributions.COMMANDS, name, value, f"fake-{name}", "1"))
             if module is not None:
                 monkeypatch.setitem(sys.modules, value, module)
-        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+        monkeypatch.setattr(distributions, "scan", lambda *groups: Scan(points))
 
     return install
 
@@ -150,10 +144,12 @@ def test_a_broken_plugin_costs_one_line_and_nobody_else_anything(
 ) -> None:
     plugins(broken=broken, hello=greeter())
     assert main(["greet", "you"]) == ExitCode.OK
+    assert capsys.readouterr() == ("hello you False\n", "")
+    assert main(["--help"]) == ExitCode.OK
     told = capsys.readouterr()
-    assert told.out == "hello you False\n"
-    assert told.err.count("warning: the commands of plugin broken are unavailable") == 1
-    assert len(told.err.splitlines()) == 1
+    assert "  greet      Say hello.\n" in told.out
+    (line,) = told.err.splitlines()
+    assert line.startswith("warning: the commands of plugin broken of fake-broken are unavailable")
 
 
 def test_a_plugin_whose_register_fails_is_said_to_be_broken(
@@ -169,10 +165,10 @@ def test_a_plugin_whose_register_fails_is_said_to_be_broken(
 def test_core_commands_look_at_no_plugin(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def scan(group: str) -> None:
+    def scan(*groups: str) -> None:
         raise AssertionError("entry points were scanned")
 
-    monkeypatch.setattr(importlib.metadata, "entry_points", scan)
+    monkeypatch.setattr(distributions, "scan", scan)
     for args in (["status"], ["plugin", "list"], ["plugin", "--help"], ["call", "x.y"]):
         main(args)
     assert "AssertionError" not in capsys.readouterr().err
@@ -185,7 +181,7 @@ def test_a_plugin_cannot_replace_a_core_command(
     assert main(["--help"]) == ExitCode.OK
     told = capsys.readouterr()
     assert "Show the node on one screen." in told.out
-    assert "command 'status' of plugin evil is taken" in told.err
+    assert "command 'status' of plugin evil of fake-evil is left out" in told.err
 
 
 @pytest.mark.parametrize(

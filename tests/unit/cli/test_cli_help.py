@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import shlex
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,9 @@ from typer.core import TyperGroup
 
 from aitorrentd.cli import app, toolkit
 from aitorrentd.cli.main import main
+from aitorrentd.cli.plugin_commands import PluginCommands
+from aitorrentd.system import distributions
+from aitorrentd.system.distributions import Scan
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "cli_help.txt"
 
@@ -32,8 +34,8 @@ def commands(group: Any, names: Iterable[str]) -> Iterator[tuple[list[str], Any]
 def test_help_is_what_the_snapshot_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(app, "_plugin_commands", app._PluginCommands())
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [])
+    monkeypatch.setattr(app, "_plugin_commands", PluginCommands(app.RESERVED))
+    monkeypatch.setattr(distributions, "scan", lambda *groups: Scan())
     monkeypatch.setenv("COLUMNS", "80")
     parts = []
     words = [words for words, _ in commands(app.root(), app.CORE)]
@@ -51,8 +53,8 @@ def test_help_is_what_the_snapshot_says(
 def test_every_core_command_is_registered_by_its_module(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(app, "_plugin_commands", app._PluginCommands())
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [])
+    monkeypatch.setattr(app, "_plugin_commands", PluginCommands(app.RESERVED))
+    monkeypatch.setattr(distributions, "scan", lambda *groups: Scan())
     group = app.root()
     for name in app.CORE:
         command = group.get_command(None, name)

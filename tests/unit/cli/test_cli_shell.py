@@ -1,18 +1,20 @@
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 
 import pytest
 
 from aitorrentd.cli import app
+from aitorrentd.cli.plugin_commands import PluginCommands
 from aitorrentd.cli.shell import history_file, next_words
+from aitorrentd.system import distributions
+from aitorrentd.system.distributions import Scan
 
 
 @pytest.fixture(autouse=True)
 def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "_plugin_commands", app._PluginCommands())
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [])
+    monkeypatch.setattr(app, "_plugin_commands", PluginCommands(app.RESERVED))
+    monkeypatch.setattr(distributions, "scan", lambda *groups: Scan())
 
 
 def test_completion_offers_commands_subcommands_and_options() -> None:

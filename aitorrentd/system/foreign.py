@@ -1,0 +1,40 @@
+"""Libraries of ours look at every installed distribution; a damaged one must not break them.
+
+pydantic, torch and transformers ask for entry points of their own while they are imported, and
+`importlib.metadata` raises for all of them at the first distribution that it cannot read.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+_ENTRY_POINTS: Final = "entry_points"
+
+
+def disable_pydantic_plugins() -> None:
+    """Keep pydantic from loading plugins of distributions beside ours; before it is imported.
+
+    Costs nothing, so that every command can afford it.
+    """
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+
+def tolerate_damaged_distributions() -> None:
+    """In this process, let a distribution whose entry points cannot be read have none.
+
+    For the daemon and its workers. `aitorrentd.system.distributions` names what is damaged.
+    """
+    from importlib import metadata
+
+    read = vars(metadata.Distribution)[_ENTRY_POINTS].fget
+    if read.__module__ == __name__:
+        return
+
+    def entry_points(dist: metadata.Distribution) -> object:
+        try:
+            return read(dist)
+        except Exception:  # somebody else's file, or class of distribution
+            return metadata.EntryPoints(())
+
+    setattr(metadata.Distribution, _ENTRY_POINTS, property(entry_points))

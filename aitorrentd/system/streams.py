@@ -1,0 +1,37 @@
+"""Standard output belongs to the result of a command; whatever else speaks goes to stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send to standard error what the block writes to standard output, child processes included.
+
+    For importing other people's code: with --json, standard output must hold JSON alone. Not for
+    use beside other threads that write results.
+    """
+    _flush()
+    try:
+        saved, own = os.dup(1), os.dup2(2, 1)
+    except OSError:  # one of the two is closed
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _flush()  # what was written through a reference to it
+        os.dup2(saved, own)
+        os.close(saved)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # closed by who started us
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
