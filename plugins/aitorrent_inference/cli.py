@@ -44,6 +44,10 @@ Wait = Annotated[
     ),
 ]
 _WAIT_S: Final = 120.0
+Thinking = Annotated[
+    bool,
+    typer.Option("--thinking", help="Show on stderr what the model thinks before it answers."),
+]
 
 _COLUMNS: Final[list[toolkit.Column]] = [
     ("name", "MODEL"),
@@ -116,6 +120,7 @@ def ask(
         typer.Option("--discover", help="Only peers found through the directory, nobody fixed."),
     ] = False,
     wait: Wait = _WAIT_S,
+    thinking: Thinking = False,
 ) -> None:
     """Ask a prompt and print the answer as it comes; the figures follow on stderr.
 
@@ -127,6 +132,7 @@ def ask(
         "params": sampling(temperature, top_p, top_k, seed, max_tokens, stop),
         "parallel": parallel,
         "wait_s": wait,
+        "thinking": thinking,
     }
     if backend and discover:
         toolkit.fail("--backend and --discover exclude each other", toolkit.ExitCode.USAGE)
@@ -192,6 +198,7 @@ def chat(
     stop: Stop = None,
     backend: Backend = "",
     wait: Wait = _WAIT_S,
+    thinking: Thinking = False,
 ) -> None:
     """Talk to a model: `new` starts over, `exit`, `quit` or Ctrl-D end, Ctrl-C stops an answer.
 
@@ -203,6 +210,7 @@ def chat(
         "model": model,
         "params": sampling(temperature, top_p, top_k, seed, max_tokens, stop),
         "wait_s": wait,
+        "thinking": thinking,
     }
     if backend:
         params["backend"] = backend

@@ -41,8 +41,11 @@ def stream_answer(params: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
                     pieces.append(str(item.get("text", "")))
                     if toolkit.options.json:
                         toolkit.echo(toolkit.json_text(item))
-                    else:
-                        text = pieces[-1]
+                        continue
+                    if thought := str(item.get("thinking", "")):
+                        told.think(thought)
+                    if text := pieces[-1]:
+                        told.end_thinking()
                         toolkit.echo(text.translate(_UNSAFE) if is_terminal else text, end="")
         finally:
             if not toolkit.options.json and pieces and not "".join(pieces[-2:]).endswith("\n"):
@@ -60,12 +63,27 @@ class _Told:
         self.bar = toolkit.Progress()
         self._pieces = pieces
         self._has_said_loading = False
+        self._thought = ""
 
     def __enter__(self) -> _Told:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.bar.clear()
+        self.end_thinking()
+
+    def think(self, text: str) -> None:
+        """Show a piece of what the model thinks, on stderr."""
+        self._thought = text
+        sys.stderr.write(text.translate(_UNSAFE) if sys.stderr.isatty() else text)
+        sys.stderr.flush()
+
+    def end_thinking(self) -> None:
+        """End its last line, before something else is written."""
+        if self._thought and not self._thought.endswith("\n"):
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+        self._thought = ""
 
     def __call__(self, state: Mapping[str, Any]) -> None:
         is_loading = state.get("unit") == "B"
@@ -77,6 +95,7 @@ class _Told:
 
     def _line(self, text: str) -> None:
         self.bar.clear()
+        self.end_thinking()
         if sys.stdout.isatty() and self._pieces and not self._pieces[-1].endswith("\n"):
             toolkit.echo()
         sys.stderr.write(f"[{toolkit.clean(text)}]\n")
@@ -98,6 +117,8 @@ def report(summary: Mapping[str, Any]) -> None:
     answered_by = _who(str(summary.get("backend", "")), names)
     parts.append(f"{toolkit.clean(summary.get('model', ''))} by {toolkit.clean(answered_by)}")
     lines = [", ".join(parts), *stage_lines(summary)]
+    if note := summary.get("note"):
+        lines.insert(0, f"{toolkit.clean(note)} (--thinking, --max-tokens)")
     sys.stdout.flush()
     sys.stderr.write("\n".join(lines) + "\n")
     sys.stderr.flush()

@@ -1,9 +1,11 @@
 """`/ai-torrent/1/generate`: the lines that peers exchange for an answer. No I/O.
 
-The request is one JSON line `{"prompt"|"messages", "model", "params"}`. The answer is NDJSON as
-Ollama's `/api/generate` streams it (Ollama, docs/api.md, "Generate a completion"): lines with
-`response`, then one with `done` true and the figures. An error is `{"error", "code"}` and the end.
-Unknown fields are ignored on both sides.
+The request is one JSON line `{"prompt"|"messages", "model", "params"}`. A field or a parameter
+that this node does not know is refused by its name, since without it the answer would be another.
+The answer is NDJSON as Ollama's `/api/generate` streams it (Ollama, docs/api.md, "Generate a
+completion"): lines with `response`, or with `thinking` for what comes before the answer, then one
+with `done` true and the figures. An error is `{"error", "code"}` and the end. Unknown fields of an
+answer are ignored.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from aitorrentd.api import (
     AitorrentError,
     Chunk,
     GenerateRequest,
+    InvalidParams,
     Message,
     ProtocolError,
     SamplingParams,
@@ -32,6 +35,7 @@ PROTOCOL: Final = "/ai-torrent/1/generate"
 MAX_LINE_BYTES: Final = 1024 * 1024
 MAX_ANSWER_CHARS: Final = 16 * 1024 * 1024
 _MAX_ERROR_CHARS: Final = 2048
+_MAX_PROBLEMS: Final = 8
 # Codes of a peer's error that mean the same here; any other one only says that the peer failed.
 _CODES_KEPT: Final = frozenset({"busy", "not_found", "invalid_params"})
 
@@ -44,13 +48,14 @@ _TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(None, max_length=256)
     prompt: str | None = None
     messages: tuple[Message, ...] | None = Field(None, max_length=4096)
     params: dict[str, Any] | None = None
     raw: bool = False
+    stream: bool | None = Field(None, description="an answer is always a stream")
 
 
 class _Stage(BaseModel):
@@ -67,6 +72,7 @@ class _Reply(BaseModel):
     error: str | None = None
     code: str = Field("", max_length=64)
     response: str = ""
+    thinking: str = ""
     done: bool = False
     done_reason: str | None = Field(None, max_length=64)
     context: tuple[_TokenId, ...] | None = None
@@ -88,10 +94,15 @@ class Timing:
     evaluation: int
 
 
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"]
+def _problems(error: ValidationError) -> str:
+    """The first few; every unknown field and parameter is among them, by its name."""
+    found = []
+    for item in error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]:
+        where = ".".join(str(part) for part in item["loc"])
+        is_unknown = item["type"] == "extra_forbidden"
+        text = "unknown; this node does not apply it" if is_unknown else item["msg"]
+        found.append(f"{where}: {text}" if where else text)
+    return "; ".join(found)
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
@@ -108,10 +119,9 @@ def sampling_params(raw: Mapping[str, Any]) -> SamplingParams:
         ValidationError: a value is out of its range.
     """
     params = {k: v for k, v in raw.items() if v is not None}
-    if "max_tokens" not in params and "num_predict" in params:
-        params["max_tokens"] = params["num_predict"]
-    if isinstance(params.get("stop"), str):
-        params["stop"] = [params["stop"]]
+    if "num_predict" in params:
+        predict = params.pop("num_predict")
+        params.setdefault("max_tokens", predict)
     for name, unset_below in (("max_tokens", 0), ("seed", 0), ("top_k", 0)):
         value = params.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value < unset_below:
@@ -129,7 +139,7 @@ def encode_request(request: GenerateRequest) -> bytes:
         if request.raw:
             value["raw"] = True
     else:
-        value["messages"] = [m.model_dump() for m in request.messages or ()]
+        value["messages"] = [m.model_dump(exclude_defaults=True) for m in request.messages or ()]
     if request.model:
         value["model"] = request.model
     value["params"] = request.params.model_dump(exclude_none=True, exclude_defaults=True)
@@ -140,7 +150,7 @@ def decode_request(line: bytes) -> GenerateRequest:
     """The request in a line that a stranger wrote.
 
     Raises:
-        ProtocolError: not JSON, or not a request.
+        ProtocolError: not JSON. InvalidParams: not a request, or one with something unknown.
     """
     try:
         wire = _Request.model_validate_json(line)
@@ -152,7 +162,9 @@ def decode_request(line: bytes) -> GenerateRequest:
             params=sampling_params(wire.params or {}),
         )
     except ValidationError as e:
-        raise ProtocolError(f"bad request: {_first_problem(e)}") from None
+        is_json = all(item["type"] != "json_invalid" for item in e.errors(include_url=False))
+        kind = InvalidParams if is_json else ProtocolError
+        raise kind(f"bad request: {_problems(e)}") from None
 
 
 def created_at(time_s: float) -> str:
@@ -160,11 +172,10 @@ def created_at(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def text_line(model: str, time_s: float, text: str) -> bytes:
-    """A line that carries a piece of the answer."""
-    return _line(
-        {"model": model, "created_at": created_at(time_s), "response": text, "done": False}
-    )
+def text_line(model: str, time_s: float, text: str, thinking: str = "") -> bytes:
+    """A line that carries a piece of the answer, or of what the model thinks before it."""
+    value = {"model": model, "created_at": created_at(time_s), "response": text, "done": False}
+    return _line({**value, "thinking": thinking} if thinking else value)
 
 
 def last_line(model: str, time_s: float, chunk: Chunk, timing: Timing) -> bytes:
@@ -212,7 +223,7 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
     try:
         reply = _Reply.model_validate_json(line)
     except ValidationError as e:
-        raise ProtocolError(f"bad answer line: {_first_problem(e)}") from None
+        raise ProtocolError(f"bad answer line: {_problems(e)}") from None
     if reply.error is not None:
         text = reply.error[:_MAX_ERROR_CHARS]
         if reply.code in _CODES_KEPT:
@@ -222,7 +233,7 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
             return error_from_map({"code": "busy", "message": text})
         return Unavailable(text)
     if not reply.done:
-        return Chunk(reply.response)
+        return Chunk(reply.response, thinking=reply.thinking)
     if reply.done_reason not in _REASONS:
         raise ProtocolError(f"bad answer line: done_reason {reply.done_reason!r}")
     extra = {k: v for k in _DURATIONS if (v := getattr(reply, k)) is not None}
@@ -235,4 +246,5 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
         context=reply.context,
         stages=tuple(StageView(s.peer, s.start, s.end) for s in reply.stages),
         extra=extra,
+        thinking=reply.thinking,
     )

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from aitorrent_inference.router import Answer, Router
 from aitorrentd.api import (
     CallContext,
+    Chunk,
     Clock,
     End,
     GenerateRequest,
@@ -111,6 +112,7 @@ class GenerateParams(BaseModel):
     parallel: int = Field(
         1, ge=1, le=16, description="ask so many at once; whoever speaks first answers"
     )
+    thinking: bool = Field(False, description="also stream what the model thinks before it answers")
     wait_s: float = Field(
         0,
         ge=0,
@@ -123,6 +125,8 @@ class GenerateParams(BaseModel):
     def _one_of(self) -> GenerateParams:
         if (self.prompt is None) == (not self.messages):
             raise ValueError('give either "prompt" or a non-empty "messages"')
+        if self.raw and self.messages:
+            raise ValueError('"raw" goes with "prompt", not with "messages"')
         if self.discover and self.backend is not None:
             raise ValueError('"discover" and "backend" exclude each other')
         return self
@@ -132,6 +136,9 @@ class Piece(BaseModel):
     """A piece of the answer, in order."""
 
     text: str
+    thinking: str = Field(
+        "", description="what is thought before the answer, where it is asked for"
+    )
     token_ids: list[int] = Field([], description="ids behind the text, where they are known")
 
 
@@ -172,8 +179,20 @@ def summary(
         "backend": answer.backend,
         "node": node,
         "names": names([answer.backend.removeprefix("peer:"), *(s.peer for s in last.stages)]),
+        "thinking_chars": answer.thinking_chars,
+        "note": answer.note,
         "failures": answer.failures,
     }
+
+
+def _piece(chunk: Chunk, *, thinking: bool) -> dict[str, Any]:
+    """The chunk as an item of the stream; empty when it has nothing for this caller."""
+    piece: dict[str, Any] = {"text": chunk.text}
+    if thinking and chunk.thinking:
+        piece["thinking"] = chunk.thinking
+    if chunk.token_ids:
+        piece["token_ids"] = list(chunk.token_ids)
+    return piece if chunk.text or len(piece) > 1 else {}
 
 
 def inference_methods(
@@ -221,10 +240,8 @@ def inference_methods(
         )
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
-                if chunk.token_ids:
-                    yield {"text": chunk.text, "token_ids": list(chunk.token_ids)}
-                elif chunk.text:
-                    yield {"text": chunk.text}
+                if piece := _piece(chunk, thinking=params.thinking):
+                    yield piece
                 if chunk.notice and "total_bytes" in chunk.extra:
                     total = chunk.extra["total_bytes"] or None
                     done = chunk.extra["done_bytes"] if total else None

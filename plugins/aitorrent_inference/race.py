@@ -55,7 +55,7 @@ class Lane:
 
 def speaks(chunk: Chunk) -> bool:
     """Whether the chunk is more than an empty sign of life."""
-    return bool(chunk.text or chunk.token_ids or chunk.done)
+    return bool(chunk.text or chunk.thinking or chunk.token_ids or chunk.done)
 
 
 _FirstWord = tuple[Lane, Chunk | None]

@@ -47,6 +47,22 @@ class Answer:
     "The chunk that ended it."
     failures: list[str] = field(default_factory=list)
     "Who was asked in vain, with the reason."
+    text_chars: int = 0
+    thinking_chars: int = 0
+
+    @property
+    def note(self) -> str:
+        """Why the answer is empty; itself empty when it is not."""
+        if self.last is None or self.text_chars:
+            return ""
+        tokens = self.last.completion_tokens
+        count = f"{tokens} token{'' if tokens == 1 else 's'}"
+        if not self.thinking_chars and not self.last.extra.get("reasoning_tokens"):
+            return f"no answer: {count} came, none with text" if tokens else ""
+        if self.last.reason == "length":
+            spent = f"all {count} went" if tokens else "all tokens went"
+            return f"no answer: {spent} into thinking; raise max_tokens, or ask for the thinking"
+        return "no answer: the model ended after thinking; ask for the thinking to see it"
 
 
 class Router:
@@ -140,6 +156,8 @@ class Router:
                     async for chunk in it:
                         if answer.first_token_s is None and speaks(chunk):
                             answer.first_token_s = self._clock.monotonic()
+                        answer.text_chars += len(chunk.text)
+                        answer.thinking_chars += len(chunk.thinking)
                         if chunk.done:
                             answer.last = chunk
                             reason = chunk.reason or "stop"

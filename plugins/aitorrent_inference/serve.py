@@ -86,14 +86,15 @@ class GenerateHandler:
                 raise PeerGone("the client went away")
         answering.result()
 
-    async def _answer(self, stream: Stream, line: bytes) -> None:
-        request = decode_request(line)
+    async def _answer(self, stream: Stream, asked: bytes) -> None:
+        request = decode_request(asked)
         answer = Answer()
         async with aclosing(self._router.generate_for_peer(request, answer)) as chunks:
             async for chunk in chunks:
                 model = request.model or answer.model
-                if chunk.text:
-                    await _write(stream, text_line(model, self._clock.time(), chunk.text))
+                if chunk.text or chunk.thinking:
+                    line = text_line(model, self._clock.time(), chunk.text, chunk.thinking)
+                    await _write(stream, line)
                 if chunk.done:
                     timing = self._timing(answer)
                     await _write(stream, last_line(model, self._clock.time(), chunk, timing))

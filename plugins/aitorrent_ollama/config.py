@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from math import isfinite
+from typing import Final
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from aitorrentd.api import PluginConfig
+
+_NUMBER: Final = re.compile(r"[-+]?\d{1,9}(\.\d{1,9})?", re.ASCII)
+# As Go's time.ParseDuration has it.
+_DURATION: Final = re.compile(
+    r"[-+]?((\d{1,9}(\.\d{0,9})?|\.\d{1,9})(ns|us|µs|μs|ms|s|m|h))+", re.ASCII
+)
 
 
 class OllamaConfig(PluginConfig):
@@ -16,8 +25,17 @@ class OllamaConfig(PluginConfig):
     models: tuple[str, ...] | None = Field(
         None, max_length=1024, description="use only these models; default: all"
     )
-    keep_alive: str | int | None = Field(
-        None, description='how long Ollama keeps a model loaded, such as "5m"; -1 = for ever'
+    keep_alive: str | int | float | None = Field(
+        None,
+        description='how long Ollama keeps a model loaded: seconds, or such as "1h30m"; '
+        "-1 = for ever",
+    )
+    num_ctx: int | None = Field(
+        None,
+        ge=1,
+        lt=2**31,
+        description="tokens of context that Ollama is to use; default: as Ollama or the model's "
+        "Modelfile has it. Another number than before makes Ollama load the model again",
     )
     poll_s: float = Field(
         30, gt=0, le=3600, description="how often to look whether Ollama is there"
@@ -26,6 +44,21 @@ class OllamaConfig(PluginConfig):
     read_timeout_s: float = Field(
         300, gt=0, le=3600, description="longest silence while a model loads or answers"
     )
+
+    @field_validator("keep_alive", mode="before")
+    @classmethod
+    def _is_duration(cls, value: object) -> object:
+        if isinstance(value, str):
+            # Ollama takes a text with a unit, and a number of seconds only as a number.
+            text = value.strip()
+            if _NUMBER.fullmatch(text):
+                return int(text) if "." not in text else float(text)
+            if not _DURATION.fullmatch(text):
+                raise ValueError('is no duration such as "5m", "1h30m" or "-1"')
+            return text
+        if isinstance(value, bool) or (isinstance(value, float) and not isfinite(value)):
+            raise ValueError('is no duration such as "5m", "1h30m" or -1')
+        return value
 
     @field_validator("url")
     @classmethod

@@ -5,9 +5,7 @@ The plugin imports this module when an Ollama was seen, so that a node without o
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
 from typing import Any, Final
 
 from aitorrentd.api import (
@@ -19,12 +17,14 @@ from aitorrentd.api import (
     ProtocolError,
     Unavailable,
 )
-from aitorrentd.api.models.relay import HttpServer, json_object
+from aitorrentd.api.models.documents import JsonDocuments, Lines
+from aitorrentd.api.models.relay import HttpServer, json_value
+from aitorrentd.api.models.reported_errors import MAX_ERROR_CHARS, error_in_body, reported_error
 
 # The last line of an answer carries the session's token ids, some hundred thousand at most.
 _MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 _MAX_BODY_BYTES: Final = 32 * 1024 * 1024
-_MAX_ERROR_CHARS: Final = 1024
+_BLANK: Final = b"\xef\xbb\xbf \t\r"
 
 
 def not_running(url: str) -> Unavailable:
@@ -36,7 +36,7 @@ def not_running(url: str) -> Unavailable:
 
 def refusal(status: int, text: str, model: str) -> AitorrentError:
     """The error for an HTTP status and the text of `{"error": …}`."""
-    text = text[:_MAX_ERROR_CHARS].strip() or f"HTTP status {status}"
+    text = text[:MAX_ERROR_CHARS].strip() or f"HTTP status {status}"
     if status == 404 and model:
         return NotFound(f"Ollama: {text}; get it with `ollama pull {model}`", model=model)
     if status in (429, 503):
@@ -48,16 +48,6 @@ def refusal(status: int, text: str, model: str) -> AitorrentError:
     return Unavailable(f"Ollama: {text}")
 
 
-def error_text(body: bytes) -> str:
-    """The text in an error body; a body that is no such JSON is the text itself."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return body.decode("utf-8", "replace")
-    error = value.get("error") if isinstance(value, dict) else None
-    return error if isinstance(error, str) else json.dumps(value)
-
-
 class OllamaClient:
     """Connections to one Ollama server; close it with `close`."""
 
@@ -66,7 +56,7 @@ class OllamaClient:
             "Ollama",
             url,
             refused=lambda status, answer, request: refusal(
-                status, error_text(answer), str(request.get("model", ""))
+                status, error_in_body(answer).message, str(request.get("model", ""))
             ),
             absent=lambda reason: not_running(url),
             connect_timeout_s=connect_timeout_s,
@@ -81,21 +71,36 @@ class OllamaClient:
 
     async def tags(self) -> list[dict[str, Any]]:
         """The models that Ollama has (`GET /api/tags`), as it describes them."""
-        answer = await self._http.fetch("GET", "/api/tags", max_bytes=_MAX_BODY_BYTES)
-        models = answer.get("models")
+        models = (await self._fetch("GET", "/api/tags")).get("models", False)
+        if models is None:  # an empty list, as Go writes it
+            return []
         if not isinstance(models, list):
             raise ProtocolError("Ollama's /api/tags has no list of models")
         return [m for m in models if isinstance(m, dict) and isinstance(m.get("name"), str)]
 
+    async def loaded(self) -> list[dict[str, Any]]:
+        """The models that are in memory (`GET /api/ps`), with the context that each has."""
+        models = (await self._fetch("GET", "/api/ps")).get("models")
+        return [m for m in models if isinstance(m, dict)] if isinstance(models, list) else []
+
     async def show(self, model: str) -> dict[str, Any]:
         """What Ollama knows about a model (`POST /api/show`)."""
-        body = {"model": model}
-        return await self._http.fetch("POST", "/api/show", body, max_bytes=_MAX_BODY_BYTES)
+        return await self._fetch("POST", "/api/show", {"model": model})
+
+    async def _fetch(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        answer = await self._http.fetch(method, path, body, max_bytes=_MAX_BODY_BYTES)
+        if not isinstance(answer, dict):
+            raise ProtocolError(f"Ollama's {path} sent something that is not a JSON object")
+        if isinstance(answer.get("error"), str) and answer["error"]:
+            raise refusal(500, answer["error"], "")
+        return answer
 
     async def lines(
         self, path: str, body: Mapping[str, Any]
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The NDJSON lines that Ollama streams for a request.
+        """The JSON documents that Ollama streams for a request, one for each line.
 
         Closing the iterator closes the connection, upon which Ollama stops its work.
 
@@ -103,24 +108,36 @@ class OllamaClient:
             AitorrentError: an error status, an error line, a line too long, or no connection.
         """
         model = str(body.get("model", ""))
-        buffer = bytearray()
-        async with aclosing(self._http.stream("POST", path, body)) as parts:
-            async for part in parts:
-                buffer += part
-                while (end := buffer.find(b"\n")) >= 0:
-                    line = bytes(buffer[:end]).strip()
-                    del buffer[: end + 1]
-                    if line:
-                        yield _checked(line, model)
-                if len(buffer) > _MAX_LINE_BYTES:
+        lines, documents = Lines(), JsonDocuments()
+        async with self._http.opened("POST", path, body) as answer:
+            async for part in answer.parts:
+                for line in lines.feed(part):
+                    if not documents and not line.lstrip(_BLANK).startswith((b"{", b"[")):
+                        if line.strip():
+                            raise not_json(line, answer.content_type)
+                    elif (document := documents.add(line)) is not None:
+                        yield _checked(document, model)
+                if len(lines) + len(documents) > _MAX_LINE_BYTES:
                     raise ProtocolError(f"Ollama sent a line of over {_MAX_LINE_BYTES} bytes")
-        if buffer.strip():
-            yield _checked(bytes(buffer), model)
+            # The last line counts without its line feed, too.
+            rest = (documents.add(lines.end()) or documents.end()).strip()
+            if rest:
+                if not rest.lstrip(_BLANK).startswith((b"{", b"[")):
+                    raise not_json(rest, answer.content_type)
+                yield _checked(rest, model)
 
 
-def _checked(line: bytes, model: str) -> dict[str, Any]:
-    value = json_object(line, "Ollama")
-    if "error" in value:
-        status = value.get("status", 500)
-        raise refusal(status if isinstance(status, int) else 500, error_text(line), model)
+def not_json(start: bytes, content_type: str) -> ProtocolError:
+    """The error for an answer that is text or a web page; says how it begins."""
+    text = " ".join(start[:200].decode("utf-8", "replace").split())
+    kind = f" ({content_type})" if content_type else ""
+    return ProtocolError(f"Ollama sent something that is not JSON{kind}: {text}")
+
+
+def _checked(document: bytes, model: str) -> dict[str, Any]:
+    value = json_value(document, "Ollama")
+    if (error := reported_error(value)) is not None:
+        raise refusal(error.status or 500, error.message, model)
+    if not isinstance(value, dict):
+        raise ProtocolError("Ollama sent something that is not a JSON object")
     return value

@@ -9,16 +9,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
-from aitorrent_openai.chunks import (
-    CHAT,
-    COMPLETIONS,
-    AnswerReader,
-    chat_body,
-    completion_body,
-    view,
-    without,
-)
+from aitorrent_openai.chunks import AnswerReader, can_chat, view
 from aitorrent_openai.config import ServerConfig
+from aitorrent_openai.requests import CHAT, COMPLETIONS, chat_body, completion_body, without
 from aitorrentd.api import (
     AitorrentError,
     Chunk,
@@ -27,6 +20,9 @@ from aitorrentd.api import (
     InvalidParams,
     ModelView,
     NotFound,
+    ProtocolError,
+    TimedOut,
+    Unavailable,
 )
 from aitorrentd.api.models.served import ServedModels
 
@@ -39,6 +35,9 @@ _RETRY_S: Final = 2.0
 # Parameters that `without` can take back, one per attempt.
 _MAX_ATTEMPTS: Final = 3
 _MAX_REFUSED: Final = 8
+# What may still come after an answer's end: its counts.
+_REST_S: Final = 5.0
+_END: Final[dict[str, Any]] = {}
 
 
 class OpenaiBackend:
@@ -91,7 +90,10 @@ class OpenaiBackend:
             if allowed is None:
                 raise
             return [ModelView(name, self.name) for name in allowed]
-        return [view(row, self.name) for row in rows if allowed is None or row["id"] in allowed]
+        wanted = (row["id"] in allowed if allowed is not None else can_chat(row) for row in rows)
+        return [
+            view(row, self.name) for row, is_wanted in zip(rows, wanted, strict=True) if is_wanted
+        ]
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         """The server's answer. A prompt becomes a user's message; it goes to `/completions` when it
@@ -101,15 +103,17 @@ class OpenaiBackend:
             raise NotFound(f"the model {request.model!r} is not in the models of {self.name}")
         client = await self._connected()
         if request.messages is None and (request.raw or self._has_completions):
+            has_spoken = False
             try:
                 async with aclosing(
                     self._answer(client, COMPLETIONS, completion_body(request))
                 ) as answer:
                     async for chunk in answer:
+                        has_spoken = True
                         yield chunk
                 return
             except AitorrentError as e:
-                if request.raw or not self._is_without_completions(e):
+                if request.raw or has_spoken or not self._is_without_completions(e):
                     raise
         async with aclosing(self._answer(client, CHAT, chat_body(request))) as answer:
             async for chunk in answer:
@@ -128,16 +132,18 @@ class OpenaiBackend:
     ) -> AsyncGenerator[Chunk, None]:
         for param, message in self._refused:
             body = without(body, param, message) or body
+        has_spoken = False
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             try:
                 async with aclosing(self._stream(client, path, body)) as chunks:
                     async for chunk in chunks:
+                        has_spoken = True
                         yield chunk
                 return
             except InvalidParams as e:
                 param = str(e.data.get("param", ""))
                 changed = without(body, param, e.message)
-                if changed is None or attempt == _MAX_ATTEMPTS:
+                if has_spoken or changed is None or attempt == _MAX_ATTEMPTS:
                     raise
                 if (param, e.message) not in self._refused:
                     self._refused = [*self._refused, (param, e.message)][-_MAX_REFUSED:]
@@ -148,10 +154,22 @@ class OpenaiBackend:
     ) -> AsyncGenerator[Chunk, None]:
         reader = AnswerReader(self.name)
         said_done = False
-        async with aclosing(client.events(path, body)) as events:
-            async for event in events:
-                if event is None:
-                    said_done = True
-                elif text := reader.read(event):
-                    yield Chunk(text)
-        yield reader.finish(said_done=said_done)
+        stray: list[bytes] = []
+        async with aclosing(client.events(path, body, stray)) as events:
+            while True:
+                try:
+                    # Some servers keep a connection open after the end.
+                    async with asyncio.timeout(_REST_S if reader.is_finished else None):
+                        event = await anext(events, _END)
+                except (Unavailable, TimedOut, ProtocolError, TimeoutError) as e:
+                    # A finished answer lacks nothing but counts, unless this is a reported error.
+                    if not reader.is_finished or "status" in getattr(e, "data", {}):
+                        raise
+                    break
+                said_done = event is None
+                if event is None or event is _END:
+                    break
+                chunk = reader.read(event)
+                if chunk.text or chunk.thinking:
+                    yield chunk
+        yield reader.finish(said_done=said_done, stray=b" ".join(stray))

@@ -1,142 +1,201 @@
-"""Requests and stream events of the OpenAI API, to and from ours. No I/O."""
+"""Events of the OpenAI API as our chunks, and its list of models as ours. No I/O."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
-from aitorrentd.api import (
-    Chunk,
-    GenerateRequest,
-    Message,
-    ModelView,
-    ProtocolError,
-    SamplingParams,
-    Unavailable,
-)
+from aitorrentd.api import Chunk, ModelView, ProtocolError, Unavailable
 from aitorrentd.api.fields import whole_or
 from aitorrentd.api.models.inference import DoneReason
-
-CHAT = "/chat/completions"
-COMPLETIONS = "/completions"
-
-
-def _sampling(params: SamplingParams) -> dict[str, Any]:
-    named = {
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        # Not OpenAI's own; vLLM, llama.cpp and others take it.
-        "top_k": params.top_k,
-        "seed": params.seed,
-        "max_tokens": params.max_tokens,
-        "stop": list(params.stop) or None,
-    }
-    return {name: value for name, value in named.items() if value is not None}
-
-
-def chat_body(request: GenerateRequest) -> dict[str, Any]:
-    """The body for `/chat/completions`; a bare prompt becomes the user's message."""
-    messages = request.messages or (Message(role="user", content=request.prompt or ""),)
-    return {
-        "model": request.model,
-        "messages": [{"role": m.role, "content": m.content} for m in messages],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        **_sampling(request.params),
-    }
-
-
-def completion_body(request: GenerateRequest) -> dict[str, Any]:
-    """The body for `/completions`, which goes on from a bare prompt."""
-    return {
-        "model": request.model,
-        "prompt": request.prompt or "",
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        **_sampling(request.params),
-    }
-
-
-def without(body: dict[str, Any], param: str, message: str) -> dict[str, Any] | None:
-    """The body for a server that refused `param`, or None when that cannot be helped.
-
-    Older servers do not know `stream_options`; OpenAI's newer models want `max_completion_tokens`.
-    """
-    if "stream_options" in body and "stream_options" in f"{param} {message}":
-        return {k: v for k, v in body.items() if k != "stream_options"}
-    if "max_tokens" in body and (param == "max_tokens" or "max_completion_tokens" in message):
-        rest = {k: v for k, v in body.items() if k != "max_tokens"}
-        return {**rest, "max_completion_tokens": body["max_tokens"]}
-    return None
+from aitorrentd.api.models.texts import TextJoiner, end_of, text_in
 
 
 class AnswerReader:
-    """Turns a stream's events into chunks; the last chunk comes from `finish`."""
+    """Turns an answer's events into chunks; the last chunk comes from `finish`."""
 
     def __init__(self, server: str) -> None:
         self._server = server
         self._reason: DoneReason | None = None
         self._prompt_tokens = 0
         self._completion_tokens = 0
+        self._reasoning_tokens = 0
+        self._text, self._thinking = TextJoiner(), TextJoiner()
+        self._said: list[str] = []
+        self._has_answer = False
 
-    def read(self, event: dict[str, Any]) -> str:
-        """The text that an event adds.
+    @property
+    def is_finished(self) -> bool:
+        """Whether the server said why the answer ends; only counts can follow."""
+        return self._reason is not None
+
+    def read(self, event: dict[str, Any]) -> Chunk:
+        """What an event adds, which may be nothing.
 
         Raises:
             ProtocolError: not such an event. Unavailable: the server ended the answer for another
             reason than its end or its limit.
         """
-        usage = event.get("usage")
-        if isinstance(usage, dict):
-            self._prompt_tokens = whole_or(usage, "prompt_tokens", 0)
-            self._completion_tokens = whole_or(usage, "completion_tokens", 0)
-        choices = event.get("choices", [])
+        self._note_usage(event.get("usage"))
+        choices = event.get("choices")
+        if choices is None:
+            return Chunk("")
         if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
             raise ProtocolError(f"{self._server} sent choices that are no list of objects")
-        if not choices:
-            return ""
-        self._note(choices[0].get("finish_reason"))
-        delta = choices[0].get("delta")
-        source = delta.get("content") if isinstance(delta, dict) else choices[0].get("text")
-        if source is not None and not isinstance(source, str):
-            raise ProtocolError(f"{self._server} sent a text that is not a string")
-        # JSON may escape half of a surrogate pair, which is no text that can be sent on.
-        return (source or "").encode("utf-8", "replace").decode()
+        # One choice is asked for; a server that gives more numbers them.
+        choice = next((c for c in choices if c.get("index") in (None, 0)), None)
+        if choice is None:
+            return Chunk("")
+        try:
+            text, thinking = self._pieces(choice)
+        except ValueError as e:
+            raise ProtocolError(f"{self._server} sent {e}") from None
+        self._said.append(text)
+        self._has_answer = self._has_answer or bool(text or thinking)
+        self._note_reason(choice)
+        return Chunk(self._text.add(text), thinking=self._thinking.add(thinking))
 
-    def _note(self, reason: object) -> None:
+    def _pieces(self, choice: dict[str, Any]) -> tuple[str, str]:
+        delta, message = choice.get("delta"), choice.get("message")
+        if isinstance(delta, dict) and any(
+            delta.get(k) for k in ("content", "refusal", *_THINKING)
+        ):
+            return _pieces_of(delta)
+        if isinstance(message, dict):
+            # A whole answer; some servers repeat theirs at the end of the stream.
+            text, thinking = _pieces_of(message)
+            said = "".join(self._said)
+            return (text.removeprefix(said), thinking if not said else "")
+        if isinstance(delta, dict):
+            return _pieces_of(delta)
+        return text_in(choice.get("text"))
+
+    def _note_usage(self, usage: object) -> None:
+        if not isinstance(usage, dict):
+            return
+        self._prompt_tokens = whole_or(usage, "prompt_tokens", 0)
+        self._completion_tokens = whole_or(usage, "completion_tokens", 0)
+        details = usage.get("completion_tokens_details")
+        if isinstance(details, dict):
+            self._reasoning_tokens = whole_or(details, "reasoning_tokens", 0)
+
+    def _note_reason(self, choice: dict[str, Any]) -> None:
+        reason = choice.get("finish_reason")
         if reason is None or reason == "":
             return
-        if reason not in ("stop", "length", "eos", "stop_sequence"):
+        end = end_of(reason) if isinstance(reason, str) else None
+        if end is None:
             raise Unavailable(f"{self._server} cut the answer short: {str(reason)[:64]}")
-        self._reason = "length" if reason == "length" else "stop"
+        self._reason = end
 
-    def finish(self, *, said_done: bool) -> Chunk:
-        """The last chunk; `said_done` is whether the stream ended with `[DONE]`.
+    def finish(self, *, said_done: bool, stray: bytes = b"") -> Chunk:
+        """The last chunk; `said_done` is whether the stream ended with `[DONE]`, and `stray` what
+        came in the place of an event.
 
         Raises:
             Unavailable: nothing said that the answer is complete.
         """
-        if self._reason is None and not said_done:
-            raise Unavailable(f"{self._server} closed the stream before its answer ended")
+        if self._reason is None and not (said_done and self._has_answer):
+            text = " ".join(stray.decode("utf-8", "replace").split())
+            why = f": {text}" if text else ""
+            raise Unavailable(f"{self._server} closed the stream before its answer ended{why}")
+        extra = {"reasoning_tokens": self._reasoning_tokens} if self._reasoning_tokens else {}
         return Chunk(
-            "",
+            self._text.rest(),
             done=True,
             reason=self._reason or "stop",
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
+            thinking=self._thinking.rest(),
+            extra=extra,
         )
 
 
+# DeepSeek, vLLM and llama.cpp have the first, OpenRouter, Ollama and newer vLLM the second.
+_THINKING: Final = ("reasoning_content", "reasoning", "reasoning_details")
+
+
+def _pieces_of(message: dict[str, Any]) -> tuple[str, str]:
+    """(text, thinking) of a delta or a message."""
+    text, thinking = text_in(message.get("content"))
+    # Instead of an answer, OpenAI's models may say why they give none.
+    refusal = message.get("refusal")
+    if isinstance(refusal, str):
+        text += refusal
+    for key in _THINKING:
+        if isinstance(found := message.get(key), str | list) and found:
+            more = text_in(found)
+            thinking += "".join(more)
+            break
+    return text, thinking
+
+
+# Words of models that turn text into something else; as parts of a name.
+_NO_CHAT_NAME: Final = re.compile(
+    r"(^|[-_/.:\s])(embed|embedding|embeddings|rerank|reranker|whisper|tts|dall-e|moderation)"
+    r"([-_/.:\s]|$)"
+)
+_NO_CHAT_KINDS: Final = frozenset(
+    ("embedding", "embeddings", "rerank", "reranker", "moderation", "image", "audio")
+)
+
+
+def can_chat(row: dict[str, Any]) -> bool:
+    """Whether a model of the list may answer prompts, by what the list says, else by its name."""
+    kind = row.get("type") or row.get("task") or row.get("model_type")
+    if isinstance(kind, str) and kind.lower() in _NO_CHAT_KINDS:
+        return False
+    able = row.get("capabilities")
+    if isinstance(able, dict) and able.get("completion_chat") is False:
+        return False
+    if isinstance(able, list) and able:
+        return not _NO_CHAT_KINDS.issuperset(str(a).lower() for a in able)
+    shape = row.get("architecture")
+    made = shape.get("output_modalities") if isinstance(shape, dict) else None
+    if isinstance(made, list) and made:
+        return "text" in made
+    if isinstance(kind, str):
+        return True
+    return _NO_CHAT_NAME.search(str(row["id"]).lower()) is None
+
+
+def rows_of(listed: object) -> list[dict[str, Any]] | None:
+    """The models in an answer of `/models`, each with its `id`; None when it is no list of them.
+
+    It is `{"data": [...]}`; some servers send `models` instead, or the list alone, or names.
+    """
+    if isinstance(listed, dict):
+        listed = next((listed[k] for k in ("data", "models") if k in listed), False)
+        if listed is None:  # an empty list of a server in Go
+            return []
+    if not isinstance(listed, list):
+        return None
+    rows = []
+    for row in listed:
+        if isinstance(row, str):
+            rows.append({"id": row})
+        elif isinstance(row, dict):
+            names = (row.get(key) for key in ("id", "name", "model"))
+            ident = next((name for name in names if isinstance(name, str) and name), None)
+            if ident is not None:
+                rows.append({**row, "id": ident})
+    return rows
+
+
+_LENGTHS: Final = ("max_model_len", "context_length", "context_window", "max_context_length")
+
+
 def view(row: dict[str, Any], backend: str) -> ModelView:
-    """A model of `/models`; `max_model_len` is vLLM's, `meta` llama.cpp's."""
+    """A model of `/models`; `max_model_len` is vLLM's, `meta` llama.cpp's, which has the context
+    in use (`n_ctx`) and the trained one."""
     meta = row.get("meta")
     meta = meta if isinstance(meta, dict) else {}
-    length = row.get("max_model_len") or row.get("context_length") or meta.get("n_ctx_train")
-    size = meta.get("size")
+    lengths = [*((row, k) for k in _LENGTHS), (meta, "n_ctx"), (meta, "n_ctx_train")]
     owner = row.get("owned_by")
     return ModelView(
         name=row["id"],
         backend=backend,
-        size_bytes=size if isinstance(size, int) else None,
-        context_length=length if isinstance(length, int) and length > 0 else None,
+        size_bytes=whole_or(meta, "size", None),
+        context_length=next((n for at, k in lengths if (n := whole_or(at, k, 0))), None),
         detail=f"by {owner}" if isinstance(owner, str) and owner else "",
     )

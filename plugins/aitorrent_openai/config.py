@@ -41,6 +41,16 @@ class ServerConfig(BaseModel):
             raise ValueError(f"{name!r} is not 1 to 32 of a-z, 0-9, '.', '_', '-'")
         return name
 
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is None:
+            return None
+        text = key.get_secret_value().strip()  # a file ends with a line feed
+        if not text.isascii() or not text.isprintable() or not text:
+            raise ValueError("is empty or has characters that no HTTP header can carry")
+        return SecretStr(text)
+
     @field_validator("url")
     @classmethod
     def _is_http(cls, url: str) -> str:

@@ -5,13 +5,13 @@ The plugin imports this module when a server is configured.
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any, Final
 
+from aitorrent_openai.bodies import BodyDecoder
+from aitorrent_openai.chunks import rows_of
 from aitorrent_openai.config import ServerConfig
-from aitorrent_openai.sse import EventDecoder
+from aitorrent_openai.sse import Event
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -22,32 +22,19 @@ from aitorrentd.api import (
     TimedOut,
     Unavailable,
 )
-from aitorrentd.api.models.relay import HttpServer, json_object
+from aitorrentd.api.models.relay import HttpServer, json_value
+from aitorrentd.api.models.reported_errors import ReportedError, error_in_body, reported_error
 
 _MAX_BODY_BYTES: Final = 16 * 1024 * 1024
-_MAX_ERROR_CHARS: Final = 1024
+_DONE: Final = object()
+"The end of a stream, among JSON values."
 
 
-def describe(body: bytes) -> tuple[str, str, str]:
-    """(message, code, param) of an error body `{"error": {message, type, param, code}}`."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return body.decode("utf-8", "replace")[:_MAX_ERROR_CHARS].strip(), "", ""
-    error = value.get("error", value) if isinstance(value, dict) else value
-    if not isinstance(error, dict):
-        return str(error)[:_MAX_ERROR_CHARS], "", ""
-    # FastAPI servers put the reason of a refused body into "detail".
-    message = error.get("message") or error.get("detail") or ""
-    code = error.get("code") or error.get("type") or ""
-    return str(message)[:_MAX_ERROR_CHARS], str(code)[:64], str(error.get("param") or "")[:64]
-
-
-def refusal(server: str, status: int, body: bytes) -> AitorrentError:
-    """The error for an HTTP status and its body."""
-    message, code, param = describe(body)
+def refusal(server: str, status: int, error: ReportedError) -> AitorrentError:
+    """The error for an HTTP status and what came with it."""
+    message, code = error.message, error.code
     text = f"{server}: {message or f'HTTP status {status}'}"
-    facts = {"status": status, "error_code": code, "param": param}
+    facts = {"status": status, "error_code": code, "param": error.param}
     if status in (401, 403):
         hint = f"; check the api_key of server {server.removeprefix('openai:')!r}"
         return Denied(text + hint, **facts)
@@ -75,7 +62,7 @@ class OpenaiClient:
         self._http = HttpServer(
             name,
             config.url,
-            refused=lambda status, answer, _request: refusal(name, status, answer),
+            refused=lambda status, answer, _request: refusal(name, status, error_in_body(answer)),
             absent=lambda reason: Unavailable(f"{name}: nobody answers at {config.url} ({reason})"),
             connect_timeout_s=config.connect_timeout_s,
             read_timeout_s=config.read_timeout_s,
@@ -87,32 +74,81 @@ class OpenaiClient:
         await self._http.close()
 
     async def models(self) -> list[dict[str, Any]]:
-        """The models that the server lists (`GET /models`)."""
-        rows = (await self._http.fetch("GET", "/models", max_bytes=_MAX_BODY_BYTES)).get("data")
-        if not isinstance(rows, list):
+        """The models that the server lists (`GET /models`), each with its `id`."""
+        listed = await self._http.fetch("GET", "/models", max_bytes=_MAX_BODY_BYTES)
+        rows = rows_of(listed)
+        if not rows and (error := reported_error(listed)) is not None:
+            raise refusal(self.name, error.status or 500, error)
+        if rows is None:
             raise ProtocolError(f"{self.name} did not list models")
-        return [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
+        return rows
 
     async def events(
-        self, path: str, body: Mapping[str, Any]
+        self, path: str, body: Mapping[str, Any], stray: list[bytes]
     ) -> AsyncGenerator[dict[str, Any] | None, None]:
         """The chunks that the server streams for a request; None for the final `[DONE]`.
 
-        Closing the iterator closes the connection, upon which the server stops its work.
+        A whole answer comes as one chunk. `stray` gets what came in the place of events. Closing
+        the iterator closes the connection, upon which the server stops its work.
 
         Raises:
-            AitorrentError: an error status, an error event, or no connection.
+            AitorrentError: an error status, an error in whatever shape, or no connection.
         """
-        decoder = EventDecoder()
-        async with aclosing(self._http.stream("POST", path, body)) as parts:
-            async for part in parts:
-                for data in decoder.feed(part):
-                    if data.strip() == b"[DONE]":
-                        yield None
+        async with self._http.opened("POST", path, body) as answer:
+            decoder = BodyDecoder(answer.content_type)
+            async for part in answer.parts:
+                for event in self._decoded(decoder.feed, part):
+                    for chunk in self._chunks(event):
+                        yield chunk
+                        if chunk is None:
+                            return
+            for event in self._decoded(lambda _: decoder.end(), b""):
+                for chunk in self._chunks(event):
+                    yield chunk
+                    if chunk is None:
                         return
-                    if not data.strip():
-                        continue
-                    event = json_object(data, self.name)
-                    if event.get("error"):
-                        raise refusal(self.name, 500, data)
-                    yield event
+            if decoder.stray:
+                stray.append(decoder.stray)
+
+    def _decoded(self, decode: Callable[[bytes], list[Event]], part: bytes) -> list[Event]:
+        try:
+            return decode(part)
+        except ProtocolError as e:
+            raise ProtocolError(f"{self.name} sent {e.message}") from None
+
+    def _chunks(self, event: Event) -> Iterator[dict[str, Any] | None]:
+        data = event.data.strip()
+        if event.kind in ("error", "exception", "fatal"):
+            told = error_in_body(data)
+            if not told.message:
+                told = ReportedError("the server reports an error and does not say which")
+            raise refusal(self.name, told.status or 500, told)
+        if data == b"[DONE]":
+            yield None
+            return
+        if not data:
+            return
+        for value in self._values(data):
+            if value is None:  # of servers that keep a line open with it
+                continue
+            if value is _DONE:
+                yield None
+                return
+            if (error := reported_error(value)) is not None:
+                raise refusal(self.name, error.status or 500, error)
+            if not isinstance(value, dict):
+                raise ProtocolError(f"{self.name} sent something that is not a JSON object")
+            yield value
+
+    def _values(self, data: bytes) -> Iterator[Any]:
+        lines = data.split(b"\n")
+        try:
+            yield json_value(data, self.name)
+        except ProtocolError:
+            if len(lines) == 1:
+                raise
+        else:
+            return
+        # Several events without the blank lines between them.
+        for line in filter(None, map(bytes.strip, lines)):
+            yield _DONE if line == b"[DONE]" else json_value(line, self.name)

@@ -8,40 +8,123 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Final, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from aitorrentd.api.models.images import Image, Picture, joined_parts
 from aitorrentd.api.services import Registry, ServiceKey
+from aitorrentd.errors import InvalidParams
 
 DoneReason = Literal["stop", "length"]
 
 
-class Message(BaseModel):
-    """One turn of a conversation."""
+def _is_text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        half = f"\\u{ord(text[e.start]):04x}"
+        raise ValueError(f"half a character ({half}), which cannot be sent as UTF-8") from None
+    return text
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+
+Text = Annotated[str, AfterValidator(_is_text)]
+"Text that can be sent."
+
+
+class Message(BaseModel):
+    """One turn of a conversation.
+
+    `content` may be given as parts, as in the OpenAI API: texts are joined, images go to `images`.
+    The role `developer` is OpenAI's newer name for `system`. A field that is null counts as absent.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     role: Literal["system", "user", "assistant", "tool"]
-    content: str
+    content: Text
+    images: tuple[Image, ...] = Field(
+        (), max_length=32, description="in base64, as data URLs, or as URLs that the server fetches"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_dialects(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        fields = {k: v for k, v in value.items() if v is not None}
+        if fields.get("role") == "developer":
+            fields["role"] = "system"
+        if isinstance(fields.get("content"), list | tuple):
+            text, images = joined_parts(fields["content"])
+            fields["content"] = text
+            if images:
+                fields["images"] = (*fields.get("images", ()), *images)
+        return fields
+
+    def pictures(self) -> tuple[Picture, ...]:
+        """The images, each as a server may want it."""
+        return tuple(Picture.of(text) for text in self.images)
 
 
 class SamplingParams(BaseModel):
-    """How tokens are chosen; None leaves it to the backend or the model."""
+    """How tokens are chosen and what the answer is like; None leaves it to the backend or the
+    model. A parameter that is not here is refused by its name."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float | None = Field(
-        None, ge=0, le=100, description="0 = always the likeliest token"
+        None, ge=0, le=100, allow_inf_nan=False, description="0 = always the likeliest token"
     )
     top_p: float | None = Field(
-        None, gt=0, le=1, description="keep the likeliest tokens up to this mass"
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="keep the likeliest tokens up to this mass",
     )
     top_k: int | None = Field(None, ge=0, description="keep this many likeliest tokens; 0 = all")
     seed: int | None = Field(None, ge=0, lt=2**63, description="same seed, same answer")
-    stop: tuple[str, ...] = Field((), max_length=16, description="end before any of these texts")
+    stop: tuple[Text, ...] = Field((), max_length=16, description="end before any of these texts")
     max_tokens: int | None = Field(None, ge=1, description="at most this many new tokens")
     context: tuple[int, ...] | None = Field(None, description="token ids that continue a session")
+    num_ctx: int | None = Field(
+        None, ge=1, lt=2**31, description="tokens of context that the server is to use (Ollama)"
+    )
+    format: Literal["json"] | dict[str, Any] | None = Field(
+        None, description="json, or a JSON schema that the answer must fit (Ollama, OpenAI)"
+    )
+    think: bool | Literal["low", "medium", "high"] | None = Field(
+        None, description="whether, or how long, the model thinks first (Ollama, OpenAI)"
+    )
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+def refuse_params(params: SamplingParams, who: str, **reasons: str) -> None:
+    """Refuse those of the named parameters that are set; `reasons` has for each why `who` cannot
+    apply it, which may be empty. A backend calls it for all that it would drop.
+
+    Raises:
+        InvalidParams: names each of them.
+    """
+    set_ones = [name for name in reasons if getattr(params, name) not in (None, ())]
+    if set_ones:
+        texts = [f"{name}: {reasons[name]}" if reasons[name] else name for name in set_ones]
+        raise InvalidParams(f"{who} cannot apply {', '.join(texts)}", params=set_ones)
+
+
+def refuse_images(request: GenerateRequest, who: str) -> None:
+    """Refuse a conversation with images; a backend calls it that would drop them.
+
+    Raises:
+        InvalidParams: there are some.
+    """
+    if any(message.images for message in request.messages or ()):
+        raise InvalidParams(f"{who} cannot take images; leave out messages[].images")
 
 
 class GenerateRequest(BaseModel):
@@ -51,10 +134,10 @@ class GenerateRequest(BaseModel):
     one, unless `raw` is set. (Ollama's /api/generate has the same rule.)
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("", max_length=256)
-    prompt: str | None = None
+    model: Text = Field("", max_length=256)
+    prompt: Text | None = None
     messages: tuple[Message, ...] | None = Field(None, max_length=4096)
     params: SamplingParams = SamplingParams()
     raw: bool = Field(False, description="send the prompt as it is, without the chat template")
@@ -63,6 +146,8 @@ class GenerateRequest(BaseModel):
     def _one_of(self) -> GenerateRequest:
         if (self.prompt is None) == (not self.messages):
             raise ValueError('give either "prompt" or a non-empty "messages"')
+        if self.raw and self.messages:
+            raise ValueError('"raw" goes with "prompt", not with "messages"')
         return self
 
 
@@ -94,6 +179,8 @@ class Chunk:
     being loaded (then `extra` has done_bytes and total_bytes); comes without text."""
     extra: dict[str, Any] = field(default_factory=dict)
     "Backend-specific figures of the last chunk, such as Ollama's durations in ns."
+    thinking: str = ""
+    "A piece of what the model thinks before it answers; no part of the answer."
 
 
 @dataclass(frozen=True, slots=True)

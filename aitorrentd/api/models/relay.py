@@ -7,23 +7,36 @@ should not pay: import it where the first request is made, in a thread.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
 
-from aitorrentd.errors import AitorrentError, ProtocolError, TimedOut, Unavailable
+from aitorrentd.errors import AitorrentError, InvalidParams, ProtocolError, TimedOut, Unavailable
 
 _START_BYTES: Final = 65_536
 "What is read of a refusal."
+_SHOWN_BYTES: Final = 200
+"What an error shows of bytes that make no sense."
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a server sends in an answer."""
+
+    content_type: str
+    "In lower case, without parameters; may be empty."
+    parts: AsyncIterator[bytes]
+    "Bytes, cut anywhere."
 
 
 class HttpServer:
     """Connections to one server; close it with `close`.
 
     `who` is how its errors call it. `refused(status, answer, request)` makes the error of an answer
-    whose status is not 200, and `absent(reason)` that of a server that takes no connection.
+    that refuses, and `absent(reason)` that of a server that takes no connection.
     """
 
     def __init__(
@@ -56,10 +69,11 @@ class HttpServer:
         """End all connections."""
         await self._http.aclose()
 
-    async def stream(
+    @asynccontextmanager
+    async def opened(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
-    ) -> AsyncGenerator[bytes, None]:
-        """The answer's body as it comes. Closing the iterator closes the connection, upon which the
+    ) -> AsyncIterator[Body]:
+        """The answer's body while it comes. Leaving the block closes the connection, upon which the
         server stops its work.
 
         Raises:
@@ -67,17 +81,21 @@ class HttpServer:
             or fell silent. Unavailable: it broke off.
         """
         try:
-            async with self._http.stream(method, self.url + path, json=body) as response:
-                if response.status_code != 200:
+            content = None if body is None else _encoded(body)
+            kind = {} if body is None else {"Content-Type": "application/json"}
+            async with self._http.stream(
+                method, self.url + path, content=content, headers=kind
+            ) as response:
+                if not response.is_success:
                     start = await _start_of(response)
                     raise self._refused(response.status_code, start, body or {})
-                async for part in response.aiter_bytes():
-                    yield part
+                sent_as = response.headers.get("content-type", "")
+                yield Body(sent_as.partition(";")[0].strip().lower()[:64], response.aiter_bytes())
         except httpx.ConnectError as e:
             raise self._absent(str(e)) from None
         except httpx.TimeoutException as e:
-            kind = "accept a connection" if isinstance(e, httpx.ConnectTimeout) else "answer"
-            raise TimedOut(f"{self.who} at {self.url} did not {kind} in time") from None
+            what = "accept a connection" if isinstance(e, httpx.ConnectTimeout) else "answer"
+            raise TimedOut(f"{self.who} at {self.url} did not {what} in time") from None
         except (httpx.HTTPError, httpx.InvalidURL) as e:
             # RemoteProtocolError (it closed in the middle), ReadError (reset) and the like.
             why = str(e) or type(e).__name__
@@ -85,19 +103,27 @@ class HttpServer:
 
     async def fetch(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, max_bytes: int
-    ) -> dict[str, Any]:
-        """The whole answer, a JSON object.
+    ) -> Any:
+        """The whole answer, a JSON value.
 
         Raises:
-            AitorrentError: as `stream`. ProtocolError: no JSON object, or longer than `max_bytes`.
+            AitorrentError: as `opened`. ProtocolError: not JSON, or longer than `max_bytes`.
         """
         whole = bytearray()
-        async with aclosing(self.stream(method, path, body)) as parts:
-            async for part in parts:
+        async with self.opened(method, path, body) as answer:
+            async for part in answer.parts:
                 whole += part
                 if len(whole) > max_bytes:
                     raise ProtocolError(f"{self.who}'s {path} sent over {max_bytes} bytes")
-        return json_object(bytes(whole), self.who)
+        return json_value(bytes(whole), self.who, answer.content_type)
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    try:
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return text.encode()
+    except (ValueError, TypeError) as e:  # NaN, half a character, no JSON at all
+        raise InvalidParams(f"the request cannot be sent as JSON: {e}") from None
 
 
 async def _start_of(response: httpx.Response) -> bytes:
@@ -109,16 +135,31 @@ async def _start_of(response: httpx.Response) -> bytes:
     return bytes(start)
 
 
+def json_value(raw: bytes, who: str, content_type: str = "") -> Any:
+    """`raw` as a JSON value.
+
+    Raises:
+        ProtocolError: it is none; says how it begins, and the type that it was sent as.
+    """
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        kind = f" ({content_type})" if content_type else ""
+        raise ProtocolError(f"{who} sent something that is not JSON{kind}{_start(raw)}") from None
+
+
 def json_object(raw: bytes, who: str) -> dict[str, Any]:
     """`raw` as a JSON object.
 
     Raises:
         ProtocolError: it is none.
     """
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise ProtocolError(f"{who} sent something that is not JSON") from None
+    value = json_value(raw, who)
     if not isinstance(value, dict):
-        raise ProtocolError(f"{who} sent something that is not a JSON object")
+        raise ProtocolError(f"{who} sent something that is not a JSON object{_start(raw)}")
     return value
+
+
+def _start(raw: bytes) -> str:
+    text = " ".join(raw[:_SHOWN_BYTES].decode("utf-8", "replace").split())
+    return f": {text}" if text else ""

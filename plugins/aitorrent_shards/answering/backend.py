@@ -38,6 +38,7 @@ from aitorrentd.api import (
     Unavailable,
     called,
 )
+from aitorrentd.api.models.inference import refuse_images, refuse_params
 
 
 class ShardsBackend:
@@ -121,9 +122,12 @@ class ShardsBackend:
         """The answer; closing the iterator frees every stage.
 
         Raises:
-            NotFound: no such model here. InvalidParams: the prompt does not fit. Busy: too many
-            answers, or no room at a stage. Unavailable: layers without a holder.
+            NotFound: no such model here. InvalidParams: the prompt does not fit, or a parameter
+            cannot be applied. Busy: too many answers, or no room at a stage. Unavailable: layers
+            without a holder.
         """
+        refuse_params(request.params, "shards", num_ctx="", format="", think="")
+        refuse_images(request, "shards")
         model = self._pick(request.model)
         files, _ = model.ready()
         tokenizer = model.tokenizer

@@ -119,6 +119,41 @@ def test_ask_gives_its_options_to_the_backend(ctl: Any, tmp_path: Path) -> None:
     }
 
 
+class Thinker(FakeBackend):
+    """Thinks, and then answers with its words."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        yield Chunk("", thinking="let me ")
+        yield Chunk("", thinking="see")
+        for word in self.words:
+            yield Chunk(word)
+        yield Chunk("", done=True, reason="length", completion_tokens=9)
+
+
+def test_thinking_is_shown_beside_the_answer_where_it_is_asked_for(
+    ctl: Any, tmp_path: Path
+) -> None:
+    with serving(tmp_path / "s", Thinker("a")):
+        plain, shown = ctl("ask", "hi"), ctl("ask", "--thinking", "hi")
+        lines = ctl("--json", "ask", "--thinking", "hi").out.splitlines()
+        talk = ctl("chat", "--thinking", stdin="hi\n")
+    assert (plain.out, "let me" in plain.err) == ("one two\n", False)
+    assert (shown.code, shown.out) == (0, "one two\n")
+    assert shown.err.startswith("let me see\n")
+    assert [json.loads(line).get("thinking") for line in lines[:3]] == ["let me ", "see", None]
+    assert (talk.out, talk.err.startswith("let me see\n")) == ("one two\n", True)
+
+
+def test_answer_of_thinking_alone_says_why_it_is_empty(ctl: Any, tmp_path: Path) -> None:
+    with serving(tmp_path / "s", Thinker("a", words=())):
+        result = ctl("ask", "hi")
+        summary = json.loads(ctl("--json", "ask", "hi").out.splitlines()[-1])
+    assert result.code == 0
+    assert result.err.startswith("no answer: all 9 tokens went into thinking")
+    assert "--thinking" in result.err
+    assert summary["note"].startswith("no answer: all 9 tokens")
+
+
 @pytest.mark.parametrize("words", [[], ["-"]])
 def test_ask_reads_the_prompt_from_standard_input(
     ctl: Any, tmp_path: Path, words: list[str]

@@ -81,8 +81,56 @@ async def test_generate_yields_pieces_with_ids_and_an_end() -> None:
         "backend": "a",
         "node": node.id,
         "names": {},
+        "thinking_chars": 0,
+        "note": "",
         "failures": [],
     }
+
+
+class Thinker(FakeBackend):
+    """Thinks first, and answers with its words."""
+
+    async def generate(self, request: Any) -> Any:
+        yield Chunk("", thinking="let me ")
+        yield Chunk("", thinking="see")
+        for word in self.words:
+            yield Chunk(word)
+        yield self.last or Chunk("", done=True, reason="stop", completion_tokens=9)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+async def test_thinking_comes_apart_and_only_where_it_is_asked_for(asks: bool) -> None:
+    node = make_node()
+    with node.having(Thinker("a")):
+        params = GenerateParams(prompt="hi", thinking=asks)
+        *pieces, end = await collect(methods_of(node)["inference.generate"], params)
+    thought = [{"text": "", "thinking": "let me "}, {"text": "", "thinking": "see"}]
+    assert pieces == [*(thought if asks else []), {"text": "one "}, {"text": "two"}]
+    assert (end.summary["thinking_chars"], end.summary["note"]) == (10, "")
+
+
+@pytest.mark.parametrize(
+    ("last", "note"),
+    [
+        (Chunk("", done=True, reason="length", completion_tokens=9), "all 9 tokens went into"),
+        (Chunk("", done=True, reason="length"), "all tokens went into thinking"),
+        (Chunk("", done=True, reason="stop", completion_tokens=9), "ended after thinking"),
+    ],
+)
+async def test_answer_of_thinking_alone_says_so(last: Chunk, note: str) -> None:
+    node = make_node()
+    with node.having(Thinker("a", words=(), last=last)):
+        params = GenerateParams(prompt="hi")
+        items = await collect(methods_of(node)["inference.generate"], params)
+    assert note in items[-1].summary["note"]
+
+
+def test_tokens_without_text_are_told_where_the_server_hides_its_thinking() -> None:
+    hidden = Chunk("", done=True, reason="length", completion_tokens=9)
+    assert Answer(last=hidden).note == "no answer: 9 tokens came, none with text"
+    told = Chunk("", done=True, completion_tokens=9, extra={"reasoning_tokens": 9}, reason="length")
+    assert "all 9 tokens went into thinking" in Answer(last=told).note
+    assert Answer(last=Chunk("", done=True, reason="stop")).note == ""
 
 
 def test_pace_is_counted_from_the_first_token() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from aitorrent_inference import generate_protocol as wire
 from aitorrentd.api import (
@@ -15,6 +16,7 @@ from aitorrentd.api import (
     Busy,
     Chunk,
     GenerateRequest,
+    InvalidParams,
     Message,
     NotFound,
     ProtocolError,
@@ -22,6 +24,7 @@ from aitorrentd.api import (
     StageView,
     Unavailable,
 )
+from tests.support.canned import read
 
 TIME_S = 1_732_092_306.25
 
@@ -67,7 +70,7 @@ def test_requests_survive_the_wire() -> None:
         ({"num_predict": -2, "seed": -1, "top_k": -1, "top_p": 0.0}, {}),
         ({"stop": "END"}, {"stop": ("END",)}),
         ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
-        ({"temperature": None, "num_ctx": 4096, "mirostat": 1}, {}),
+        ({"temperature": None, "num_ctx": 4096}, {"num_ctx": 4096}),
     ],
 )
 def test_parameters_under_ollamas_names_are_understood(
@@ -95,8 +98,67 @@ def test_parameters_under_ollamas_names_are_understood(
     ],
 )
 def test_bad_request_says_what_is_wrong(line: bytes, why: str) -> None:
-    with pytest.raises(ProtocolError, match=f"bad request: .*{why}"):
+    with pytest.raises((ProtocolError, InvalidParams), match=f"bad request: .*{why}"):
         wire.decode_request(line)
+
+
+def test_each_unknown_parameter_is_refused_by_its_name() -> None:
+    line = json.dumps(json.loads(read("requests", "unknown-params.json"))).encode()
+    with pytest.raises(InvalidParams, match="temprature: unknown") as caught:
+        wire.decode_request(line)
+    assert "num_ctx" not in caught.value.message  # Ollama's, so it goes on
+    with pytest.raises(InvalidParams, match="mirostat: unknown.*; tfs_z: unknown"):
+        wire.decode_request(b'{"prompt":"a","params":{"mirostat":1,"tfs_z":2}}')
+    with pytest.raises(InvalidParams, match="options: unknown"):
+        wire.decode_request(b'{"prompt":"a","options":{"temperature":0}}')
+
+
+def test_conversation_in_parts_with_images_crosses_the_wire() -> None:
+    parts = wire.decode_request(read("requests", "content-parts.json"))
+    assert [m.content for m in parts.messages or ()] == ["one two"]
+    image = wire.decode_request(read("requests", "image-in-message.json"))
+    assert [m.images for m in image.messages or ()] == [("aGVsbG8=",)]
+    for request in (parts, image):
+        assert wire.decode_request(wire.encode_request(request)) == request
+
+
+def test_developer_is_the_system_and_null_is_nothing() -> None:
+    line = b'{"messages":[{"role":"developer","content":"x","name":null,"tool_calls":null}]}'
+    asked = wire.decode_request(line)
+    assert asked.messages == (Message(role="system", content="x"),)
+    with pytest.raises(InvalidParams, match=r"messages\.0\.tool_calls: unknown"):
+        wire.decode_request(line.replace(b'"tool_calls":null', b'"tool_calls":[]'))
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ([{"type": "input_audio", "input_audio": {}}], "'input_audio'"),
+        ([{"type": "image_url", "image_url": {}}], "without its url"),
+        ([{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}], "neither base64"),
+        ([3], "of the type 'None'"),
+    ],
+)
+def test_part_that_cannot_be_sent_on_is_refused(content: Any, why: str) -> None:
+    line = json.dumps({"messages": [{"role": "user", "content": content}]}).encode()
+    with pytest.raises(InvalidParams, match=why):
+        wire.decode_request(line)
+
+
+def test_thinking_crosses_the_wire_apart_from_the_answer() -> None:
+    line = wire.text_line("m", TIME_S, "", "let me see")
+    assert wire.decode_reply(line) == Chunk("", thinking="let me see")
+    assert b"thinking" not in wire.text_line("m", TIME_S, "hi")
+
+
+def test_half_a_character_is_no_text() -> None:
+    for make in (
+        lambda: GenerateRequest(prompt="a\ud800"),
+        lambda: Message(role="user", content="\ud800"),
+        lambda: SamplingParams(stop=("\ud800",)),
+    ):
+        with pytest.raises(ValidationError, match="half a character"):
+            make()
 
 
 def test_answer_lines_are_as_ollama_writes_them() -> None:
@@ -252,7 +314,7 @@ lines = st.binary(max_size=200) | st.dictionaries(fields, json_values, max_size=
 def test_any_bytes_are_a_request_or_a_protocol_error(line: bytes) -> None:
     try:
         request = wire.decode_request(line)
-    except ProtocolError:
+    except (ProtocolError, InvalidParams):
         return
     assert wire.decode_request(wire.encode_request(request)) == request
 

@@ -15,9 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from aitorrent_ollama.backend import OllamaBackend, chunk, options, request_body
+from aitorrent_ollama.answers import AnswerReader
+from aitorrent_ollama.backend import OllamaBackend
 from aitorrent_ollama.config import OllamaConfig
-from aitorrent_ollama.connection import error_text
+from aitorrent_ollama.requests import options, request_body
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -33,6 +34,8 @@ from aitorrentd.api import (
     Unavailable,
 )
 from aitorrentd.api.models.relay import json_object
+from aitorrentd.api.models.reported_errors import error_in_body
+from tests.support.canned import expected, read
 from tests.support.http_server import HttpServer, Reply, Request
 from tests.support.inference_fakes import FakeClock
 from tests.support.ollama_server import FIGURES, FakeOllama
@@ -57,8 +60,101 @@ def ask(model: str = "llama3.2:latest", **params: Any) -> GenerateRequest:
 async def test_models_have_size_family_and_context_length() -> None:
     async with FakeOllama() as server, backend_of(server) as backend:
         assert await backend.models() == (
-            ModelView("llama3.2:latest", "ollama", 3825819519, "llama", 8192, "8.0B Q4_0"),
+            ModelView(
+                "llama3.2:latest",
+                "ollama",
+                3825819519,
+                "llama",
+                None,
+                "8.0B Q4_0 made for 8192 tokens",
+            ),
         )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "loaded", "configured", "shown"),
+    [
+        ("", None, None, None),
+        ("", 4096, None, 4096),
+        ("stop  x\nnum_ctx                        2048", None, None, 2048),
+        ("num_ctx 2048", 4096, None, 2048),
+        ("num_ctx 2048", 4096, 6000, 6000),
+        ("", 4096, 100_000, 8192),
+    ],
+)
+async def test_context_is_the_one_that_ollama_uses(
+    parameters: str, loaded: int | None, configured: int | None, shown: int | None
+) -> None:
+    server = FakeOllama(parameters=parameters, loaded_context=loaded)
+    async with server, backend_of(server, num_ctx=configured) as backend:
+        assert [v.context_length for v in await backend.models()] == [shown]
+        await answer(backend, ask())
+        sent = server.requests[-1].json().get("options", {})
+        assert sent.get("num_ctx") == configured
+        await answer(backend, ask(num_ctx=512))
+        assert server.requests[-1].json()["options"] == {"num_ctx": 512}
+
+
+async def test_model_for_embeddings_is_not_offered() -> None:
+    folder = "streams/ollama"
+    right = expected(folder)["tags-embedding-first.json"]
+
+    async def handler(request: Request, reply: Reply) -> None:
+        if request.path == "/api/tags":
+            await reply.send(200, read(folder, "tags-embedding-first.json"), "application/json")
+        elif request.path == "/api/show":
+            name = request.json()["model"].removesuffix(":latest")
+            await reply.send(200, read(folder, f"show-{name}.json"), "application/json")
+        else:
+            await reply.send(404, b"404 page not found", "text/plain")
+
+    async with HttpServer(handler) as server, backend_of(server) as backend:
+        assert [v.name for v in await backend.models()] == [right["default_model"]]
+
+
+@pytest.mark.parametrize("capabilities", [None, [], ["completion", "vision"]])
+async def test_model_stays_offered_where_nothing_says_that_it_cannot_answer(
+    capabilities: list[str] | None,
+) -> None:
+    server = FakeOllama(capabilities=capabilities)
+    async with server, backend_of(server) as backend:
+        assert len(await backend.models()) == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [("-1", -1), ("0", 0), (-1, -1), ("300", 300), ("1.5", 1.5), ("5m", "5m"), ("1h30m", "1h30m")],
+)
+async def test_keep_alive_is_sent_as_ollama_takes_it(written: Any, sent: Any) -> None:
+    async with FakeOllama() as server, backend_of(server, keep_alive=written) as backend:
+        await answer(backend, ask())
+    value = server.requests[-1].json()["keep_alive"]
+    assert (value, type(value)) == (sent, type(sent))
+
+
+@pytest.mark.parametrize("written", ["for ever", "5 m", "5min", "m", "", True, float("inf"), "٥m"])
+def test_keep_alive_that_ollama_refuses_is_a_configuration_error(written: Any) -> None:
+    with pytest.raises(ValidationError, match="keep_alive"):
+        OllamaConfig(keep_alive=written)
+
+
+async def test_images_format_and_thinking_go_to_the_server() -> None:
+    message = Message(role="user", content="what is it?", images=("aGVsbG8=",))
+    params = SamplingParams(format="json", think=True)
+    request = GenerateRequest(model="m", messages=(message,), params=params)
+    _, body = request_body(request, None)
+    assert body["messages"] == [{"role": "user", "content": "what is it?", "images": ["aGVsbG8="]}]
+    assert (body["format"], body["think"]) == ("json", True)
+
+
+def test_what_ollama_would_drop_is_refused_by_name() -> None:
+    far = Message(role="user", content="hi", images=("https://example.org/a.png",))
+    with pytest.raises(InvalidParams, match="cannot fetch an image"):
+        request_body(GenerateRequest(model="m", messages=(far,)), None)
+    near = Message(role="user", content="hi")
+    params = SamplingParams(context=(1, 2))
+    with pytest.raises(InvalidParams, match="Ollama cannot apply context"):
+        request_body(GenerateRequest(model="m", messages=(near,), params=params), None)
 
 
 async def test_only_allowed_models_are_used() -> None:
@@ -230,7 +326,7 @@ async def test_missing_ollama_is_told_with_a_remedy_and_noticed_when_it_comes() 
 async def test_requests_that_come_together_look_once() -> None:
     async with FakeOllama() as server, backend_of(server) as backend:
         await asyncio.gather(*(backend.models() for _ in range(5)))
-    assert [r.path for r in server.requests] == ["/api/tags", "/api/show"]
+    assert [r.path for r in server.requests] == ["/api/tags", "/api/ps", "/api/show"]
 
 
 async def test_model_is_described_once_until_it_changes() -> None:
@@ -241,7 +337,13 @@ async def test_model_is_described_once_until_it_changes() -> None:
         clock.now += 5
         await backend.models()
         await backend.close()
-    assert [r.path for r in server.requests] == ["/api/tags", "/api/show", "/api/tags"]
+    assert [r.path for r in server.requests] == [
+        "/api/tags",
+        "/api/ps",
+        "/api/show",
+        "/api/tags",
+        "/api/ps",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +355,7 @@ async def test_model_is_described_once_until_it_changes() -> None:
         (500, b'{"error":"model requires more system memory"}', Unavailable, "more system memory"),
         (502, b"<html>bad gateway</html>", Unavailable, "bad gateway"),
         (500, b"", Unavailable, "HTTP status 500"),
-        (500, b'{"error":{"message":"x"}}', Unavailable, "message"),
+        (500, b'{"error":{"message":"wrong"}}', Unavailable, "Ollama: wrong"),
         (200, b"not json\n", ProtocolError, "not JSON"),
         (200, b"[1]\n", ProtocolError, "not a JSON object"),
         (200, b'{"response":1}\n', ProtocolError, "not a string"),
@@ -298,7 +400,9 @@ def test_httpx_is_not_imported_before_an_ollama_was_seen() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
-keys = st.sampled_from(["response", "message", "done", "done_reason", "context", "eval_count"])
+keys = st.sampled_from(
+    ["response", "message", "thinking", "done", "done_reason", "context", "eval_count"]
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -306,13 +410,14 @@ keys = st.sampled_from(["response", "message", "done", "done_reason", "context",
 @example({"response": "\ud800"})
 def test_any_line_is_a_chunk_or_an_error(line: dict[str, Any]) -> None:
     with suppress(ProtocolError, Unavailable):
-        chunk(line, 5).text.encode()
+        part = AnswerReader(5).read(line)
+        (part.text + part.thinking).encode()
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=100))
 def test_any_bytes_are_a_line_or_a_protocol_error(raw: bytes) -> None:
-    assert isinstance(error_text(raw), str)
+    assert isinstance(error_in_body(raw).message, str)
     with suppress(ProtocolError):
         assert isinstance(json_object(raw, "Ollama"), dict)
 

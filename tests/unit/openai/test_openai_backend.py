@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aitorrent_openai.backend import OpenaiBackend
-from aitorrent_openai.chunks import AnswerReader
+from aitorrent_openai.chunks import AnswerReader, view
 from aitorrent_openai.config import OpenaiConfig, ServerConfig
-from aitorrent_openai.connection import describe
-from aitorrent_openai.sse import MAX_EVENT_BYTES, EventDecoder
+from aitorrent_openai.requests import chat_body, completion_body
+from aitorrent_openai.sse import MAX_EVENT_BYTES, Event, EventDecoder
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -33,7 +34,8 @@ from aitorrentd.api import (
     TimedOut,
     Unavailable,
 )
-from tests.support.http_server import HttpServer
+from tests.support.canned import expected, read
+from tests.support.http_server import HttpServer, Reply, Request
 from tests.support.inference_fakes import FakeClock
 from tests.support.openai_server import KEY, FakeOpenai
 from tests.support.relays import answer, closed_after, json_values, saying
@@ -67,6 +69,126 @@ async def test_models_are_those_that_the_server_lists() -> None:
             ModelView("gpt-4o-mini", "openai:test", detail="by openai"),
             ModelView("text-model", "openai:test", detail="by openai"),
         )
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [
+        ([{"id": "a"}, {"id": "org/b"}], ["a", "org/b"]),
+        ({"models": [{"name": "a"}, {"model": "b"}]}, ["a", "b"]),
+        ({"data": ["a", "b"]}, ["a", "b"]),
+        ({"object": "list", "data": None}, []),
+        ({"data": [{"id": 1}, {}, None, {"id": "a"}]}, ["a"]),
+    ],
+)
+async def test_list_of_models_in_any_dialect_is_read(listed: Any, names: list[str]) -> None:
+    async with saying(200, json.dumps(listed).encode()) as server, backend_of(server) as backend:
+        assert [v.name for v in await backend.models()] == names
+
+
+@pytest.mark.parametrize("name", expected("streams/openai-models"))
+async def test_list_of_models_that_occurs_is_read(name: str) -> None:
+    right = expected("streams/openai-models")[name]
+    body = read("streams/openai-models", name)
+    async with saying(200, body) as server, backend_of(server) as backend:
+        assert [v.name for v in await backend.models()] == right["models"]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"error":{"message":"no credits"}}', "openai:test: no credits"),
+        (b"<html>Sign in</html>", r"not JSON \(application/json\): <html>Sign in"),
+        (b'{"object":"list"}', "did not list models"),
+    ],
+)
+async def test_list_of_models_that_is_an_error_is_told(body: bytes, says: str) -> None:
+    async with saying(200, body) as server, backend_of(server) as backend:
+        with pytest.raises(AitorrentError, match=says):
+            await backend.models()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"id": "m", "type": "embedding"},
+        {"id": "text-embedding-3-small"},
+        {"id": "nomic/nomic-embed-text:v1.5"},
+        {"id": "whisper-1"},
+        {"id": "m", "capabilities": {"completion_chat": False}},
+        {"id": "m", "capabilities": ["embedding"]},
+        {"id": "m", "architecture": {"output_modalities": ["image"]}},
+    ],
+)
+async def test_model_that_cannot_chat_is_not_offered(row: dict[str, Any]) -> None:
+    body = json.dumps({"data": [row, {"id": "chatty"}]}).encode()
+    async with saying(200, body) as server:
+        async with backend_of(server) as backend:
+            assert [v.name for v in await backend.models()] == ["chatty"]
+        async with backend_of(server, models=[row["id"]]) as backend:  # who names it knows better
+            assert [v.name for v in await backend.models()] == [row["id"]]
+
+
+def test_context_in_use_is_shown_before_the_trained_one() -> None:
+    meta = {"n_ctx": 4096, "n_ctx_train": 131072, "size": 7}
+    shown = view({"id": "m", "meta": meta}, "openai:test")
+    assert (shown.context_length, shown.size_bytes) == (4096, 7)
+
+
+async def test_image_format_and_effort_go_to_the_server() -> None:
+    picture = "iVBORw0KGgo="
+    request = GenerateRequest(
+        model="gpt-4o-mini",
+        messages=(Message(role="user", content="what is it?", images=(picture,)),),
+        params=SamplingParams(format={"type": "object"}, think="low"),
+    )
+    body = chat_body(request)
+    assert body["messages"][0]["content"] == [
+        {"type": "text", "text": "what is it?"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
+    ]
+    schema = {"name": "answer", "schema": {"type": "object"}}
+    assert body["response_format"] == {"type": "json_schema", "json_schema": schema}
+    assert body["reasoning_effort"] == "low"
+    assert chat_body(chat(format="json"))["response_format"] == {"type": "json_object"}
+
+
+@pytest.mark.parametrize(
+    "params", [{"num_ctx": 8192}, {"context": (1,)}, {"think": True}, {"think": False}]
+)
+def test_parameter_that_the_api_lacks_is_refused_by_name(params: dict[str, Any]) -> None:
+    with pytest.raises(InvalidParams, match=f"cannot apply {next(iter(params))}"):
+        chat_body(chat(**params))
+    raw = PROMPT.model_copy(update={"params": SamplingParams(**params)})
+    with pytest.raises(InvalidParams, match=next(iter(params))):
+        completion_body(raw)
+
+
+async def test_error_in_the_stream_that_names_a_parameter_is_not_tried_again() -> None:
+    body = (
+        b'data: {"choices":[{"delta":{"content":"Hel"}}]}\n\n'
+        b'data: {"error":{"message":"stream_options","code":400,"param":"stream_options"}}\n\n'
+    )
+    async with saying(200, body) as server, backend_of(server) as backend:
+        with pytest.raises(InvalidParams, match="stream_options"):
+            await answer(backend, chat())
+    assert len(server.requests) == 1
+
+
+async def test_server_that_keeps_the_connection_open_after_the_end_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aitorrent_openai.backend._REST_S", 0.05)
+
+    async def handler(request: Request, reply: Reply) -> None:
+        await reply.start("text/event-stream")
+        await reply.part(
+            b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
+        )
+        await asyncio.Event().wait()
+
+    async with HttpServer(handler) as server, backend_of(server) as backend:
+        assert [c.text for c in await answer(backend, chat())] == ["x", ""]
 
 
 async def test_only_allowed_models_are_used() -> None:
@@ -275,7 +397,7 @@ async def test_missing_server_is_unavailable_until_it_comes() -> None:
         (408, b"", TimedOut, "HTTP status 408"),
         (500, b'{"error":"oops"}', Unavailable, "oops"),
         (503, b"<html>", Unavailable, "<html>"),
-        (200, b"data: nonsense\n\n", ProtocolError, "not JSON"),
+        (200, b"data: nonsense\n\n", ProtocolError, "not JSON: nonsense"),
         (200, b"data: [1]\n\n", ProtocolError, "not a JSON object"),
         (200, b'data: {"choices":[{"delta":{"content":1}}]}\n\n', ProtocolError, "not a string"),
         (200, b'data: {"choices":[1]}\n\n', ProtocolError, "no list of objects"),
@@ -306,6 +428,9 @@ def test_base_url_may_be_written_with_or_without_v1() -> None:
         [{"name": "a", "url": "x"}],
         [{"name": "a", "url": "http://x"}, {"name": "a", "url": "http://y"}],
         [{"name": "a", "url": "http://x", "key": "s"}],
+        [{"name": "a", "url": "http://x", "api_key": "sk-\nx"}],
+        [{"name": "a", "url": "http://x", "api_key": "sk-ä"}],
+        [{"name": "a", "url": "http://x", "api_key": "\n"}],
     ],
 )
 def test_bad_server_is_a_configuration_error(servers: Any) -> None:
@@ -313,18 +438,34 @@ def test_bad_server_is_a_configuration_error(servers: Any) -> None:
         OpenaiConfig(servers=servers)
 
 
+def test_key_from_a_file_loses_its_line_feed() -> None:
+    key = ServerConfig(name="a", url="http://x", api_key=f"{KEY}\n").api_key
+    assert key is not None
+    assert key.get_secret_value() == KEY
+
+
 # server-sent events
 
 
 def test_events_are_put_together_from_their_lines() -> None:
     text = b": hi\ndata: a\ndata:b\nevent: x\nid: 1\n\n\ndata\n\ndata:  c\r\n\r\ndata: d\r\r"
-    assert EventDecoder().feed(text + b"x") == [b"a\nb", b"", b" c", b"d"]
+    events = [Event("x", b"a\nb"), Event("", b""), Event("", b" c"), Event("", b"d")]
+    assert EventDecoder().feed(text + b"x") == events
 
 
-def test_event_without_its_blank_line_is_not_told() -> None:
+def test_event_without_its_blank_line_is_told_at_the_end() -> None:
     decoder = EventDecoder()
-    assert decoder.feed(b"data: a\n") == []
-    assert decoder.feed(b"\n") == [b"a"]
+    assert decoder.feed(b"data: a\ndata: b") == []
+    assert decoder.end() == [Event("", b"a\nb")]
+    assert decoder.end() == []
+
+
+def test_line_that_is_no_field_is_kept_for_the_error() -> None:
+    decoder = EventDecoder()
+    assert decoder.feed(b"no healthy upstream\n\n") == []
+    assert decoder.stray == b"no healthy upstream"
+    with pytest.raises(ProtocolError, match="no field of an event: dota:"):
+        decoder.feed(b'dota: {"choices":[]}\n')
 
 
 def test_endless_event_is_refused() -> None:
@@ -337,23 +478,24 @@ def test_endless_event_is_refused() -> None:
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.sampled_from([b"data: x", b"data:", b":c", b"id: 1", b"", b"\xff"]), max_size=12),
-    st.sampled_from([b"\n", b"\r\n"]),
+    st.sampled_from([b"\n", b"\r\n", b"\r"]),
     st.lists(st.integers(0, 80), max_size=5),
 )
 def test_events_are_the_same_however_the_bytes_are_cut(
     lines: list[bytes], end: bytes, cuts: list[int]
 ) -> None:
     text = b"".join(line + end for line in lines)
-    whole = EventDecoder().feed(text)
+    at_once = EventDecoder()
+    whole = [*at_once.feed(text), *at_once.end()]
     decoder, parts, start = EventDecoder(), [], 0
     for cut in [*sorted(cuts), len(text)]:
         parts += decoder.feed(text[start:cut])
         start = max(start, cut)
-    assert parts == whole
+    assert [*parts, *decoder.end()] == whole
 
 
 choice = st.dictionaries(
-    st.sampled_from(["delta", "text", "finish_reason"]),
+    st.sampled_from(["delta", "text", "message", "finish_reason", "index"]),
     json_values | st.fixed_dictionaries({"content": json_values}),
 )
 
@@ -367,11 +509,6 @@ choice = st.dictionaries(
 def test_any_event_is_text_or_an_error(event: dict[str, Any]) -> None:
     reader = AnswerReader("s")
     with suppress(ProtocolError, Unavailable):
-        reader.read(event).encode()
+        chunk = reader.read(event)
+        (chunk.text + chunk.thinking).encode()
         assert reader.finish(said_done=True).done
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.binary(max_size=80) | json_values.map(lambda v: str(v).encode("utf-8", "replace")))
-def test_any_error_body_is_described(body: bytes) -> None:
-    assert all(isinstance(part, str) for part in describe(body))

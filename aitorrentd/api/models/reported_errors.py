@@ -1,0 +1,185 @@
+"""Errors that model servers report in their answers, in the dialects that occur. No I/O.
+
+Servers agree on the shape of a token and on little else. Whatever one of them says, an answer must
+not end as if it were complete when it is not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+MAX_ERROR_CHARS: Final = 1024
+_MAX_DEPTH: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedError:
+    """An error that a server put into an answer."""
+
+    message: str
+    code: str = ""
+    param: str = ""
+    status: int | None = None
+    "The HTTP status that the error would have had, where it says so."
+
+
+# In the order in which the best text is found.
+_TEXTS: Final = (
+    "message",
+    "msg",
+    "error_msg",
+    "error_message",
+    "errmsg",
+    "status_msg",
+    "detail",
+    "details",
+    "description",
+    "reason",
+    "text",
+    "title",
+    "error",
+    "errors",
+)
+# Explain an event that has neither choices nor counts.
+_REASONS: Final = frozenset(_TEXTS) - {"text", "title"}
+_NOTHING: Final = (None, "", False, 0, "0")
+
+
+def reported_error(value: object) -> ReportedError | None:
+    """The error in a piece of an answer, a JSON value; None where there is none.
+
+    Knows `error` with anything in it, also beside choices and inside of one, `"object": "error"`,
+    `"type": "error"`, `error_code` (0 is none), `errors`, `"success": false`, `base_resp`, a list
+    around one of these, a bare text, and an explanation in the place of an answer.
+    """
+    if isinstance(value, str):
+        return ReportedError(value[:MAX_ERROR_CHARS]) if value.strip() else None
+    if isinstance(value, list):
+        return next((e for item in value if (e := _in_map(item)) is not None), None)
+    return _in_map(value)
+
+
+def _in_map(value: object) -> ReportedError | None:
+    if not isinstance(value, dict):
+        return None
+    for key in ("error", "errors"):
+        if _is_something(value.get(key)):
+            return described(value[key], beside=value)
+    if _is_something(value.get("error_code")):
+        return described(value)
+    base = value.get("base_resp")
+    if isinstance(base, dict) and _is_something(base.get("status_code")):
+        return described(base)
+    choices = value.get("choices")
+    if isinstance(choices, list) and choices:
+        return _in_choices(choices)
+    marks = (value.get("object"), value.get("type"), value.get("status"), value.get("event"))
+    if "error" in marks or value.get("success") is False:
+        return described(value)
+    is_answer = any(key in value for key in ("choices", "usage", "done", "response", "data"))
+    if not is_answer and any(
+        isinstance(value.get(key), str | list) and value[key] for key in _REASONS
+    ):
+        return described(value)
+    return None
+
+
+def _in_choices(choices: list[Any]) -> ReportedError | None:
+    for choice in choices:
+        if not isinstance(choice, dict):
+            continue
+        for part in (choice, choice.get("delta"), choice.get("message")):
+            if isinstance(part, dict) and _is_something(part.get("error")):
+                return described(part["error"])
+    return None
+
+
+def _is_something(value: object) -> bool:
+    return value not in (*_NOTHING, {}, [])
+
+
+def described(error: object, *, beside: Mapping[str, Any] | None = None) -> ReportedError:
+    """What an error object says: its text, code, parameter and status.
+
+    `beside` is the map that the error is a field of, which may have the rest.
+    """
+    if not isinstance(error, dict):
+        text = _text(error)
+        others = beside or {}
+        if error is True or not text:  # {"error": true, "message": "…"}
+            rest = {key: item for key, item in others.items() if key not in ("error", "errors")}
+            text = _text_of(rest) or text or _shown(error)
+        return ReportedError(text[:MAX_ERROR_CHARS], *_facts(others))
+    text = _text_of(error) or _shown(error)
+    code, param, status = _facts(error)
+    if beside and not code:
+        code, _, status = _facts(beside)
+    return ReportedError(text[:MAX_ERROR_CHARS], code, param, status)
+
+
+def _text_of(error: Mapping[str, Any], depth: int = 0) -> str:
+    return next((text for key in _TEXTS if (text := _text(error.get(key), depth))), "")
+
+
+def _text(value: object, depth: int = 0) -> str:
+    if isinstance(value, str):
+        return value.strip()
+    if depth > _MAX_DEPTH:
+        return ""
+    if isinstance(value, dict):
+        return _text_of(value, depth + 1)
+    if isinstance(value, list):
+        # FastAPI lists what is wrong in a request's body: [{"loc": ["body", "n"], "msg": "…"}].
+        return "; ".join(text for item in value[:8] if (text := _with_place(item, depth + 1)))
+    return ""
+
+
+def _with_place(item: object, depth: int) -> str:
+    text = _text(item, depth)
+    place = item.get("loc") if isinstance(item, dict) else None
+    if not text or not isinstance(place, list):
+        return text
+    return f"{'.'.join(str(part) for part in place)}: {text}"
+
+
+def _shown(value: object) -> str:
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        return "an error"
+
+
+def _facts(error: Mapping[str, Any]) -> tuple[str, str, int | None]:
+    """(code, param, status)."""
+    code = next((error[k] for k in ("code", "type", "error_code") if _is_fact(error.get(k))), "")
+    status = None
+    for key in ("status", "status_code", "code", "statusCode", "http_code"):
+        number = error.get(key)
+        if isinstance(number, str) and number.isascii() and number.isdecimal():
+            number = int(number[:9])
+        if isinstance(number, int) and 400 <= number < 600:
+            status = number
+            break
+    param = error.get("param")
+    return str(code)[:64], str(param)[:64] if _is_fact(param) else "", status
+
+
+def _is_fact(value: object) -> bool:
+    return isinstance(value, str | int) and value not in _NOTHING
+
+
+def error_in_body(body: bytes) -> ReportedError:
+    """What the body of a refusal says; one that is not JSON is the text itself."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        text = body.decode("utf-8-sig", "replace").strip()
+        return ReportedError(text[:MAX_ERROR_CHARS])
+    found = reported_error(value)
+    if found is not None:
+        return found
+    # Only an object or a list says something; `null` and `{}` do not.
+    return described(value) if isinstance(value, dict | list) and value else ReportedError("")

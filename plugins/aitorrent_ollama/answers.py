@@ -1,0 +1,83 @@
+"""Answers of Ollama's API as our chunks. No I/O."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aitorrentd.api import Chunk, ProtocolError, Unavailable
+from aitorrentd.api.fields import whole_or
+from aitorrentd.api.models.inference import DoneReason
+from aitorrentd.api.models.texts import TextJoiner, end_of, text_in
+
+_DURATIONS: Final = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
+# They answer an empty prompt, which only loads or unloads the model.
+_EMPTY: Final = ("load", "unload")
+
+
+class AnswerReader:
+    """Turns the documents of one answer into chunks; `max_tokens` is what was asked for."""
+
+    def __init__(self, max_tokens: int | None) -> None:
+        self._max_tokens = max_tokens
+        self._text, self._thinking = TextJoiner(), TextJoiner()
+        self._last: dict[str, Any] | None = None
+
+    def read(self, line: dict[str, Any]) -> Chunk:
+        """A line of `/api/generate` or `/api/chat`, which may add nothing.
+
+        Raises:
+            ProtocolError: neither of the two. Unavailable: the answer was cut short.
+        """
+        message = line.get("message")
+        said = message if isinstance(message, dict) else line
+        try:
+            text, thinking = text_in(said.get("content" if said is message else "response"))
+            thinking += "".join(text_in(said.get("thinking")))
+        except ValueError as e:
+            raise ProtocolError(f"Ollama sent {e}") from None
+        text, thinking = self._text.add(text), self._thinking.add(thinking)
+        if line.get("done_reason"):
+            self._last = line
+        if line.get("done") is not True:
+            return Chunk(text, thinking=thinking)
+        return self._ended(line, text + self._text.rest(), thinking + self._thinking.rest())
+
+    def finish(self) -> Chunk:
+        """The last chunk of an answer that has none with `done`: some of Ollama's runners give a
+        reason only.
+
+        Raises:
+            Unavailable: nothing said that the answer is complete.
+        """
+        if self._last is None:
+            raise Unavailable("Ollama closed the stream before its answer ended")
+        return self._ended(self._last, self._text.rest(), self._thinking.rest())
+
+    def _ended(self, line: dict[str, Any], text: str, thinking: str) -> Chunk:
+        tokens = whole_or(line, "eval_count", 0)
+        context = line.get("context")
+        is_context = isinstance(context, list) and all(
+            type(i) is int and 0 <= i < 2**32 for i in context
+        )
+        return Chunk(
+            text,
+            done=True,
+            reason=self._reason(line.get("done_reason"), tokens),
+            prompt_tokens=whole_or(line, "prompt_eval_count", 0),
+            completion_tokens=tokens,
+            context=tuple(context or ()) if is_context else None,
+            extra={k: line[k] for k in _DURATIONS if type(line.get(k)) is int},
+            thinking=thinking,
+        )
+
+    def _reason(self, reason: object, tokens: int) -> DoneReason:
+        if reason in (None, ""):
+            # Servers before 0.3 give no reason; then the count tells.
+            is_cut = self._max_tokens is not None and tokens >= self._max_tokens
+            return "length" if is_cut else "stop"
+        end = end_of(reason) if isinstance(reason, str) else None
+        if end is None and reason in _EMPTY:
+            return "stop"
+        if end is None:
+            raise Unavailable(f"Ollama cut the answer short: {str(reason)[:64]}")
+        return end

@@ -1,0 +1,65 @@
+"""Requests in the terms of Ollama's API (docs/api.md). No I/O."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aitorrentd.api import GenerateRequest, InvalidParams, Message, SamplingParams
+from aitorrentd.api.models.inference import refuse_params
+
+
+def options(params: SamplingParams, num_ctx: int | None = None) -> dict[str, Any]:
+    """Sampling parameters under Ollama's names (docs/modelfile.md); `num_ctx` is the configured
+    one, for a request without its own."""
+    named = {
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "top_k": params.top_k,
+        "seed": params.seed,
+        "num_predict": params.max_tokens,
+        "stop": list(params.stop) or None,
+        "num_ctx": params.num_ctx or num_ctx,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def request_body(
+    request: GenerateRequest, keep_alive: str | int | float | None, num_ctx: int | None = None
+) -> tuple[str, dict[str, Any]]:
+    """The path and the body that ask for a streamed answer.
+
+    Raises:
+        InvalidParams: a parameter or an image that Ollama would drop.
+    """
+    params = request.params
+    body: dict[str, Any] = {"model": request.model}
+    if request.messages is not None:
+        refuse_params(params, "Ollama", context="it goes with prompt, not with messages")
+        path = "/api/chat"
+        body["messages"] = [_message(m) for m in request.messages]
+    else:
+        path = "/api/generate"
+        body["prompt"] = request.prompt
+        if request.raw:
+            body["raw"] = True
+        if params.context is not None:
+            body["context"] = list(params.context)
+    body["stream"] = True
+    if params.format is not None:
+        body["format"] = params.format
+    if params.think is not None:
+        body["think"] = params.think
+    if chosen := options(params, num_ctx):
+        body["options"] = chosen
+    if keep_alive is not None:
+        body["keep_alive"] = keep_alive
+    return path, body
+
+
+def _message(message: Message) -> dict[str, Any]:
+    said: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.images:
+        said["images"] = [picture.base64 for picture in message.pictures()]
+        if None in said["images"]:
+            raise InvalidParams("Ollama cannot fetch an image from a URL; send it in base64")
+    return said

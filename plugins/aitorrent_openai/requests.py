@@ -1,0 +1,98 @@
+"""Requests in the OpenAI API's terms. No I/O."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aitorrentd.api import GenerateRequest, Message, SamplingParams
+from aitorrentd.api.models.inference import refuse_params
+
+CHAT: Final = "/chat/completions"
+COMPLETIONS: Final = "/completions"
+
+_EFFORT: Final = "the OpenAI API takes low, medium or high"
+
+
+def _sampling(params: SamplingParams) -> dict[str, Any]:
+    named = {
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        # Not OpenAI's own; vLLM, llama.cpp and others take it.
+        "top_k": params.top_k,
+        "seed": params.seed,
+        "max_tokens": params.max_tokens,
+        "stop": list(params.stop) or None,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def chat_body(request: GenerateRequest) -> dict[str, Any]:
+    """The body for `/chat/completions`; a bare prompt becomes the user's message.
+
+    Raises:
+        InvalidParams: a parameter that this API does not have.
+    """
+    params = request.params
+    refuse_params(params, "an OpenAI-compatible server", context="", num_ctx="")
+    messages = request.messages or (Message(role="user", content=request.prompt or ""),)
+    body = {
+        "model": request.model,
+        "messages": [{"role": m.role, "content": _content(m)} for m in messages],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **_sampling(params),
+    }
+    if params.format == "json":
+        body["response_format"] = {"type": "json_object"}
+    elif params.format is not None:
+        schema = {"name": "answer", "schema": params.format}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if isinstance(params.think, str):
+        body["reasoning_effort"] = params.think
+    elif params.think is not None:
+        refuse_params(params, "an OpenAI-compatible server", think=_EFFORT)
+    return body
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    if not message.images:
+        return message.content
+    images = [{"type": "image_url", "image_url": {"url": i.url}} for i in message.pictures()]
+    return [{"type": "text", "text": message.content}, *images]
+
+
+def completion_body(request: GenerateRequest) -> dict[str, Any]:
+    """The body for `/completions`, which goes on from a bare prompt.
+
+    Raises:
+        InvalidParams: a parameter that this API does not have.
+    """
+    why = "/completions does not have it"
+    refuse_params(
+        request.params,
+        "an OpenAI-compatible server",
+        context="",
+        num_ctx="",
+        format=why,
+        think=why,
+    )
+    return {
+        "model": request.model,
+        "prompt": request.prompt or "",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **_sampling(request.params),
+    }
+
+
+def without(body: dict[str, Any], param: str, message: str) -> dict[str, Any] | None:
+    """The body for a server that refused `param`, or None when that cannot be helped.
+
+    Older servers do not know `stream_options`; OpenAI's newer models want `max_completion_tokens`.
+    """
+    if "stream_options" in body and "stream_options" in f"{param} {message}":
+        return {k: v for k, v in body.items() if k != "stream_options"}
+    if "max_tokens" in body and (param == "max_tokens" or "max_completion_tokens" in message):
+        rest = {k: v for k, v in body.items() if k != "max_tokens"}
+        return {**rest, "max_completion_tokens": body["max_tokens"]}
+    return None
