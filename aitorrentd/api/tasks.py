@@ -29,7 +29,8 @@ class Tasks:
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run `work` until it ends or the owner closes."""
-        task = (self._group or asyncio.get_running_loop()).create_task(work, name=name)
+        home = asyncio.get_running_loop() if self._group is None else self._group
+        task = home.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         if self._closed:

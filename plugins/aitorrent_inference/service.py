@@ -75,4 +75,4 @@ async def running(ctx: PluginContext) -> AsyncIterator[InferenceService]:
     try:
         yield InferenceService(router, handler)
     finally:
-        tasks.cancel()
+        await tasks.close()

@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from aitorrentd.api.tasks import Tasks, beside
+from aitorrentd.kernel.run import PluginTasks
 
 LOG = logging.getLogger("test.tasks")
 
@@ -24,6 +25,13 @@ async def test_error_in_a_group_fails_the_group() -> None:
             tasks.spawn(fail(), "broken")
     assert failed.group_contains(ZeroDivisionError, match="a bug")
     assert other.cancelled()
+
+
+async def test_tasks_of_a_plugin_are_in_its_group_from_the_first_on() -> None:
+    async with PluginTasks("weather") as group:
+        task = Tasks(group).spawn(asyncio.sleep(0), "forecast")
+        assert len(group) == 1
+        assert task.get_name() == "weather:forecast"
 
 
 async def test_error_with_a_logger_is_logged_and_the_others_go_on(
