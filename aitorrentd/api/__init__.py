@@ -1,8 +1,11 @@
 """All that a plugin may import from aitorrentd.
 
-Names here are stable: a field is only ever added, a service's version is in its key's name. Two
-modules are imported by themselves: `aitorrentd.api.models.relay`, a client of a server that
-streams, and `aitorrentd.api.models.served`, for backends that relay to one.
+Names here are stable: a field is only ever added, a service's version is in its key's name.
+
+Tools that only some plugins need are imported by themselves: `aitorrentd.api.tasks` (background
+tasks with an owner), `fields` (checked fields of a map that somebody else sent), `limits` (per
+peer), `backoff`, `network.addresses`, and for backends that relay to a server `models.relay` (a
+client that streams) and `models.served`.
 """
 
 from aitorrentd.api.context import Clock, PluginContext, Signer
@@ -35,7 +38,8 @@ from aitorrentd.api.models.inference import (
     SamplingParams,
     StageView,
 )
-from aitorrentd.api.network.directory import DIRECTORY, Directory, Record
+from aitorrentd.api.network.dialers import DIALERS, Dialer
+from aitorrentd.api.network.directory import DIRECTORY, DIRECTORY_SOURCES, Directory, Record
 from aitorrentd.api.network.transport import (
     TRANSPORT,
     PeerView,
@@ -100,7 +104,9 @@ from aitorrentd.wire import (
 
 __all__ = [
     "BACKENDS",
+    "DIALERS",
     "DIRECTORY",
+    "DIRECTORY_SOURCES",
     "INFERENCE",
     "TRANSPORT",
     "AitorrentError",
@@ -115,6 +121,7 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "Denied",
+    "Dialer",
     "Directory",
     "DirectoryChanged",
     "Draining",

@@ -13,7 +13,9 @@ from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.methods import TransportMethods
 from aitorrent_transport.service import TransportService, running
 from aitorrentd.api import (
+    DIALERS,
     DIRECTORY,
+    DIRECTORY_SOURCES,
     TRANSPORT,
     Check,
     CheckResult,
@@ -39,7 +41,7 @@ class TransportPlugin:
         return PluginInfo(
             name="transport",
             summary="secure channels to peers, and the directory of what they offer",
-            provides=(TRANSPORT, DIRECTORY),
+            provides=(TRANSPORT, DIALERS, DIRECTORY, DIRECTORY_SOURCES),
             config=TransportConfig,
         )
 
@@ -50,7 +52,9 @@ class TransportPlugin:
         async with running(ctx) as service:
             self._service = service
             ctx.provide(TRANSPORT, service)
+            ctx.provide(DIALERS, service.dialers)
             ctx.provide(DIRECTORY, service.directory)
+            ctx.provide(DIRECTORY_SOURCES, service.directory.sources)
             try:
                 yield
             finally:

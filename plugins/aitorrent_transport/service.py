@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aitorrent_transport.config import TransportConfig
+from aitorrent_transport.links.dial import DirectDialer
 from aitorrent_transport.links.listener import Listener
 from aitorrent_transport.peers.dialler import Dialler
 from aitorrent_transport.peers.interfaces import own_addresses
@@ -23,17 +24,20 @@ from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.streams.frames import is_protocol_id
 from aitorrentd.api import (
     Busy,
+    Dialer,
     InvalidParams,
     PeerId,
     PeerView,
     PluginContext,
     Priority,
+    Registry,
     Stream,
     Unavailable,
     short,
 )
 from aitorrentd.api.limits import PerPeer, TokenBucket
 from aitorrentd.api.network.addresses import Address, address_of, is_address_file, parse_address
+from aitorrentd.api.network.directory import MergedDirectory
 from aitorrentd.api.tasks import Tasks
 
 _INTERFACES_S: Final = 10.0  # the kernel is asked for its addresses at most this often
@@ -58,11 +62,14 @@ class TransportService:
         self._tasks = Tasks(ctx.tasks)
         self._credentials = Credentials(ctx.identity, ctx.network, agent(), config.psk_bytes())
         self._messages = Messages(ctx, self.open_stream)
-        self.directory = ChannelDirectory(ctx, self._tasks, self.open_stream, self.addresses_of)
+        self.dialers: Registry[Dialer] = Registry("dialer")
+        self.directory = MergedDirectory(ctx.log)
+        self.channels = ChannelDirectory(ctx, self._tasks, self.open_stream, self.addresses_of)
+        "The source of the directory that asks and tells connected peers."
         now = ctx.clock.monotonic
         # A little below what a peer allows, whose clock and ours differ.
         self._paces = PerPeer(lambda: TokenBucket(0.9 * OPENS_PER_S, 0.9 * OPENS_BURST, now()))
-        own = (self._messages.protocol(), self.directory.protocol())
+        own = (self._messages.protocol(), self.channels.protocol())
         self._server = StreamServer(ctx, self._tasks, own)
         self.table = PeerTable(
             ctx,
@@ -72,15 +79,16 @@ class TransportService:
             greeting=self._greeting,
             serve=self._server.serve,
         )
-        self.table.on_up = lambda peer: self.directory.peer_up(peer.id)
+        self.table.on_up = lambda peer: self.channels.peer_up(peer.id)
         self.table.on_down = self._peer_down
-        self.table.on_moved = self.directory.peer_moved
+        self.table.on_moved = self.channels.peer_moved
         self.dialler = Dialler(
             ctx,
             self._tasks,
             self.table,
             store,
             self._credentials,
+            self.dialers,
             masking=config.masking,
         )
         self._listener = Listener(self._credentials, self.table.accept)
@@ -147,7 +155,7 @@ class TransportService:
         return {"v": 1, "addresses": addresses, "name": self._ctx.node_name}
 
     def _peer_down(self, peer: PeerId, reason: str) -> None:
-        self.directory.peer_down(peer)
+        self.channels.peer_down(peer)
         self._tasks.spawn(self.store.seen(peer, self._ctx.clock.time()), f"saw {short(peer)}")
 
     def addresses_of(self, peer: PeerId) -> Sequence[str]:
@@ -271,8 +279,13 @@ async def running(ctx: PluginContext) -> AsyncIterator[TransportService]:
     """
     async with ctx.db(MIGRATIONS) as db:
         service = TransportService(ctx, ctx.config, PeerStore(db))
-        try:
-            await service.start()
-            yield service
-        finally:
-            await service.close()
+        direct = DirectDialer()
+        with (
+            service.dialers.added(direct.name, direct),
+            service.directory.sources.added("channels", service.channels),
+        ):
+            try:
+                await service.start()
+                yield service
+            finally:
+                await service.close()

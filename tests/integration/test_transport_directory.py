@@ -9,7 +9,6 @@ import pytest
 from aitorrent_transport.protocols.book import MAX_RECORDS
 from aitorrent_transport.protocols.directory import PROTOCOL, ChannelDirectory
 from aitorrentd.api import (
-    DIRECTORY,
     DirectoryChanged,
     InvalidParams,
     PeerGone,
@@ -21,9 +20,7 @@ from tests.support.transport_nodes import TestNode, node
 
 
 def directory(here: TestNode) -> ChannelDirectory:
-    found = here.kernel.service(DIRECTORY)
-    assert isinstance(found, ChannelDirectory)
-    return found
+    return here.transport.channels
 
 
 def said(here: TestNode, by: TestNode) -> dict[str, object]:

@@ -1,17 +1,28 @@
 """The directory: records that nodes publish under keys, and how to find them.
 
-A service of its own: whoever provides it may hand records to connected peers only, or look them up
-in the whole network.
+Users call one `DIRECTORY`. Behind it stand sources, each of which keeps to the same Protocol: one
+hands records to connected peers, another may look them up in the whole network. A plugin enters its
+own while it runs:
+
+    with ctx.service(DIRECTORY_SOURCES).added("dht", lookup):
+        yield
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from aitorrentd.api.ids import PeerId
-from aitorrentd.api.services import ServiceKey
+from aitorrentd.api.services import Registry, ServiceKey
+from aitorrentd.errors import AitorrentError
+
+MAX_ADDRESSES: Final = 16
+"Of one record."
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +39,8 @@ class Record:
 class Directory(Protocol):
     """Who offers what: records under keys such as `ait:cap:<model>` and `ait:shard:<digest>`.
 
-    Provided by the transport plugin, which hands records to peers over their channels. Values are
-    from strangers: validate them.
+    Provided by the transport plugin, which merges what the sources say. Values are from strangers:
+    validate them.
     """
 
     def publish(self, key: str, value: Mapping[str, Any]) -> None:
@@ -46,3 +57,81 @@ class Directory(Protocol):
 
 
 DIRECTORY: Final = ServiceKey[Directory]("directory.v1")
+DIRECTORY_SOURCES: Final = ServiceKey[Registry[Directory]]("directory.sources.v1")
+
+
+class MergedDirectory:
+    """One directory out of several: lookups ask every source, and changes are told to every source.
+
+    A node has one record under a key. Where sources disagree, the one that was entered first
+    counts; the addresses of all of them are joined.
+    """
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._published: dict[str, Mapping[str, Any]] = {}
+        self.sources = _Sources(self._published)
+        "What `DIRECTORY_SOURCES` provides."
+
+    def publish(self, key: str, value: Mapping[str, Any]) -> None:
+        """Say `value` under `key` in every source, also in those that are entered later."""
+        for source in self.sources:
+            source.publish(key, value)
+        self._published[key] = dict(value)
+
+    def withdraw(self, key: str) -> None:
+        """Stop saying anything under `key`."""
+        self._published.pop(key, None)
+        for source in self.sources:
+            source.withdraw(key)
+
+    def known(self, prefix: str) -> Sequence[Record]:
+        """Records that any source already has and whose key starts with `prefix`."""
+        return _merged([source.known(prefix) for source in self.sources])
+
+    async def find(self, key: str, *, timeout_s: float = 5.0) -> Sequence[Record]:
+        """Records under exactly `key` that any source finds; all are asked at the same time.
+
+        A source that fails or takes longer than `timeout_s` contributes what it already knows.
+        """
+        sources = zip(self.sources.names(), self.sources, strict=True)
+        asking = [self._ask(name, source, key, timeout_s) for name, source in sources]
+        return _merged(await asyncio.gather(*asking))
+
+    async def _ask(
+        self, name: str, source: Directory, key: str, timeout_s: float
+    ) -> Sequence[Record]:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await source.find(key, timeout_s=timeout_s)
+        except (AitorrentError, TimeoutError) as e:
+            self._log.debug("directory source %s: %s", name, str(e) or "no answer in time")
+            return [record for record in source.known(key) if record.key == key]
+
+
+class _Sources(Registry[Directory]):
+    """Directories by name; each is told this node's records when it is entered."""
+
+    def __init__(self, published: Mapping[str, Mapping[str, Any]]) -> None:
+        super().__init__("directory source")
+        self._published = published
+
+    @contextmanager
+    def added(self, name: str, entry: Directory) -> Iterator[None]:
+        """Ask and tell `entry` while the block runs."""
+        with super().added(name, entry):
+            for key, value in self._published.items():
+                entry.publish(key, value)
+            yield
+
+
+def _merged(answers: Sequence[Sequence[Record]]) -> Sequence[Record]:
+    if len(answers) == 1:
+        return answers[0]
+    found: dict[tuple[PeerId, str], Record] = {}
+    for record in (record for answer in answers for record in answer):
+        first = found.setdefault((record.peer, record.key), record)
+        if first is not record:
+            joined = tuple(dict.fromkeys((*first.addresses, *record.addresses)))
+            found[record.peer, record.key] = replace(first, addresses=joined[:MAX_ADDRESSES])
+    return list(found.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable
 
 from aitorrent_transport.links.handshaking import HandshakeProtocol, why
 from aitorrent_transport.links.link import Link
@@ -12,7 +13,28 @@ from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import HANDSHAKE_S
 from aitorrentd.api import AitorrentError, Busy, PeerId, TimedOut, Unavailable
 from aitorrentd.api.descriptors import is_scarce, limit
-from aitorrentd.api.network.addresses import host_port
+from aitorrentd.api.network.addresses import Address, host_port
+from aitorrentd.api.network.dialers import MakeProtocol
+
+
+class DirectDialer:
+    """Implements `aitorrentd.api.Dialer`: TCP to the host and port of the address."""
+
+    name = "direct"
+
+    def can_try(self, address: Address) -> bool:
+        """Always: only trying shows whether it works."""
+        return True
+
+    async def connect(self, address: Address, make_protocol: MakeProtocol) -> asyncio.Transport:
+        """As `aitorrentd.api.Dialer.connect`."""
+        return await _connect_tcp(make_protocol, address.host, address.port)
+
+
+async def _connect_tcp(make_protocol: MakeProtocol, host: str, port: int) -> asyncio.Transport:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(make_protocol, host, port)
+    return transport
 
 
 async def dial(
@@ -23,11 +45,12 @@ async def dial(
     expected: PeerId | None = None,
     masked: bool = False,
     timeout_s: float = 10.0,
+    connect: Callable[[MakeProtocol], Awaitable[asyncio.Transport]] | None = None,
 ) -> Link:
     """A link to the peer that listens at `host` and `port`.
 
-    `expected` refuses every other peer. With `masked` the connection looks like a WebSocket. The
-    link is not started.
+    `expected` refuses every other peer. With `masked` the connection looks like a WebSocket.
+    `connect` opens the connection; by default that is TCP. The link is not started.
 
     Raises:
         Unavailable: nobody answers there, or not the expected peer. TimedOut: not done within
@@ -54,7 +77,8 @@ async def dial(
     link: Link | None = None
     try:
         async with asyncio.timeout(timeout_s):
-            transport, _ = await loop.create_connection(lambda: outer, host, port)
+            opening = connect(lambda: outer) if connect else _connect_tcp(lambda: outer, host, port)
+            transport = await opening
             sock = transport.get_extra_info("socket")
             if sock is not None and is_scarce(sock.fileno()):
                 raise Busy(

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from aitorrent_transport.links.dial import dial
+from aitorrent_transport.links.link import Link
 from aitorrent_transport.peers.address_file import read_address_file
 from aitorrent_transport.peers.known_peers import PeerStore
 from aitorrent_transport.peers.table import Peer, PeerTable
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrentd.api import (
     AitorrentError,
+    Dialer,
     InvalidParams,
     PeerId,
     PluginContext,
+    Registry,
     TimedOut,
     Unavailable,
     short,
@@ -58,14 +62,17 @@ class Dialler:
         table: PeerTable,
         store: PeerStore,
         credentials: Credentials,
+        dialers: Registry[Dialer],
         *,
         masking: bool,
     ) -> None:
+        """`dialers` are tried in order of registration."""
         self._ctx = ctx
         self._tasks = tasks
         self._table = table
         self._store = store
         self._credentials = credentials
+        self._dialers = dialers
         self._masking = masking
         self._dials: dict[str, asyncio.Task[Peer | AitorrentError]] = {}
         self._kept: list[Kept] = []
@@ -106,14 +113,7 @@ class Dialler:
             )
             if connected is not None:
                 return connected
-            link = await dial(
-                address.host,
-                address.port,
-                self._credentials,
-                expected=address.peer,
-                masked=self._masking or address.masked,
-                timeout_s=DIAL_S,
-            )
+            link = await self._link(address)
             connected = self._table.get(link.peer)
             if connected is not None and not connected.best.suspect:
                 link.close("this node is connected already")
@@ -126,6 +126,35 @@ class Dialler:
                 await self._store.failed(address.peer, address.location)
             return e
         return peer
+
+    async def _link(self, address: Address) -> Link:
+        """A link to `address` by the first dialer that gets one; they share the time there is.
+
+        Raises:
+            Unavailable, TimedOut: none did. ProtocolError: the peer was reached and is not one.
+        """
+        dialers = [dialer for dialer in self._dialers if dialer.can_try(address)]
+        now = self._ctx.clock.monotonic
+        until = now() + DIAL_S
+        failures: list[AitorrentError] = []
+        for left, dialer in zip(range(len(dialers), 0, -1), dialers, strict=True):
+            try:
+                return await dial(
+                    address.host,
+                    address.port,
+                    self._credentials,
+                    expected=address.peer,
+                    masked=self._masking or address.masked,
+                    timeout_s=(until - now()) / left,
+                    connect=partial(dialer.connect, address),
+                )
+            except (Unavailable, TimedOut) as e:
+                failures.append(e)
+                self._ctx.log.debug("%s by %s: %s", address, dialer.name, e.message)
+        if len(failures) == 1:
+            raise failures[0]
+        told = "; ".join(e.message for e in failures) or "no dialer can try this address"
+        raise Unavailable(f"{address.location}: {told}")
 
     async def _remember(self, peer: PeerId, address: Address) -> None:
         await self._store.dialled(peer, address.location, wanted=False, now=self._ctx.clock.time())
