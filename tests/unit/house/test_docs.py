@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from aitorrentd.api import PluginInfo
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -116,3 +120,32 @@ def test_readme_says_where_to_find(question: str, file: str, holds: str) -> None
     rows = [r for r in (ROOT / "README.md").read_text().splitlines() if r.startswith("| ")]
     assert [r for r in rows if question in r and f"]({file})" in r]
     assert holds in (ROOT / file).read_text()
+
+
+def test_diagram_of_the_readme_has_the_plugins_and_what_they_need() -> None:
+    """Each plugin is in it, and each arrow between two of them is in a manifest, and only those."""
+    (diagram,) = re.findall(r"(?ms)^```mermaid\n(.*?)^```$", (ROOT / "README.md").read_text())
+    found = installed_plugins()
+    nodes = re.findall(r'(\w+)\["((?:aitorrent_\w+(?:, )?)+)<br>', diagram)
+    packages = {package: box for box, names in nodes for package in names.split(", ")}
+    boxes = {name: packages[package] for name, (package, _) in found.items()}
+    provider = {key: name for name, (_, info) in found.items() for key in info.provides}
+    needs = {
+        (boxes[name], word, boxes[provider[key]])
+        for name, (_, info) in found.items()
+        for word, keys in (("requires", info.requires), ("wants", info.wants))
+        for key in keys
+    }
+    drawn = set(re.findall(r"(\w+) -[-.] (requires|wants) (?:-->|\.->) (\w+)", diagram))
+    assert drawn == needs
+
+
+def installed_plugins() -> dict[str, tuple[str, PluginInfo]]:
+    """Package and manifest of each plugin that pyproject.toml names."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = {}
+    for name, target in project["entry-points"]["aitorrentd.plugins"].items():
+        module, _, kind = target.partition(":")
+        plugin = getattr(importlib.import_module(module), kind)()
+        found[name] = (module.partition(".")[0], plugin.aitorrent_info())
+    return found
