@@ -18,12 +18,15 @@ from aitorrentd import __version__
 from aitorrentd.errors import AitorrentError, ConfigError, Conflict, Denied, Unavailable
 from aitorrentd.installing import layer as layers
 from aitorrentd.system.foreign import disable_pydantic_plugins, tolerate_damaged_distributions
+from aitorrentd.system.line_writer import write_within
 from aitorrentd.system.streams import stdout_to_stderr
 from aitorrentd.system.systemd import is_journal
 
 if TYPE_CHECKING:
     from aitorrentd.config import Config
 
+_LAST_LINES_S: Final = 2.0
+"How long the end waits for somebody to read why; a pipe that nobody reads must not stop it."
 EX_OK: Final = 0
 EX_USAGE: Final = 64
 EX_UNAVAILABLE: Final = 69
@@ -110,8 +113,9 @@ def complain(message: str, *, level: int = 3) -> None:
     `level` is that of syslog(3), for the journal: 3 = error, 4 = warning.
     """
     prefix = f"<{level}>" if is_journal(2) else "aitorrentd: "
-    sys.stderr.write("".join(f"{prefix}{line}\n" for line in message.splitlines()))
-    sys.stderr.flush()
+    text = "".join(f"{prefix}{line}\n" for line in message.splitlines())
+    if sys.stderr is not None:  # closed by who started us
+        write_within(sys.stderr, text, timeout_s=_LAST_LINES_S)
 
 
 def _told(text: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from typing import Any, Final
 
 from aitorrentd.api.events import Draining
@@ -24,6 +25,7 @@ _STATUS_EVERY_S: Final = 30.0
 _EXTEND_EVERY_S: Final = 5.0
 _EXTEND_BY_S: Final = 30.0
 _HURRY_S: Final = 2.0
+_LAST_LINES_S: Final = 0.5
 DRAIN_S: Final = 20.0
 "Of the 45 s that systemd gives to a stop (TimeoutStopSec); the plugins get the rest."
 _SOCKET_NAMES: Final = ("control", "aitorrentd.socket")
@@ -41,16 +43,24 @@ async def serve(config: Config) -> None:
         sock.close()
     node = Node(config, sockets=sockets)
     log = config.settings.log
-    with output(node.redactor, level=log.level, style=log.format):
-        await Daemon(node, Notifier()).run()
+    with output(node.redactor, level=log.level, style=log.format) as written:
+        await Daemon(node, Notifier(), finish_log=written.finish).run()
 
 
 class Daemon:
     """One node under a service manager, or under a terminal."""
 
-    def __init__(self, node: Node, notifier: Notifier) -> None:
+    def __init__(
+        self,
+        node: Node,
+        notifier: Notifier,
+        *,
+        finish_log: Callable[[float], None] = lambda timeout_s: None,
+    ) -> None:
+        """`finish_log` waits until the log is written, at most as many seconds as it is given."""
         self._node = node
         self._notifier = notifier
+        self._finish_log = finish_log
         self._signals = 0
         self._hurry = asyncio.Event()
         self._tasks = Tasks(node.log)
@@ -141,6 +151,7 @@ class Daemon:
             await asyncio.wait({stop}, timeout=_HURRY_S)
             # A thread or a task that does not end would hold up the interpreter. Nothing is lost:
             # whatever was acknowledged is on disk, as it must be for SIGKILL.
+            self._finish_log(_LAST_LINES_S)
             os._exit(128 + self._signals)
         hurry.cancel()
         stop.result()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TextIO
 
 from aitorrentd.config.secrets import HIDDEN
+from aitorrentd.system.line_writer import LineWriter, QueuedStream
 from aitorrentd.system.systemd import is_journal
 
 RING_RECORDS: Final = 2000
@@ -25,6 +26,9 @@ _MAX_TEXT_CHARS: Final = 16_384
 _MAX_QUEUED: Final = 1024
 _MIN_SECRET_CHARS: Final = 4
 "Shorter secrets would blot out parts of ordinary words."
+
+_LAST_LINES_S: Final = 2.0
+"How long the end of the process waits for somebody to read the last lines."
 
 ROOT: Final = "aitorrentd"
 
@@ -144,22 +148,46 @@ class _Follower:
                 yield self._queued.popleft()
 
 
-class _Output(logging.Handler):
-    """Writes rendered lines to a stream; a stream that is gone is not an error."""
+class Output(logging.Handler):
+    """Writes rendered lines to a stream without ever waiting for whoever reads it.
+
+    Records that nobody takes are dropped and counted. A stream that is gone is not an error.
+    """
 
     def __init__(self, redactor: Redactor, stream: TextIO, style: str) -> None:
         super().__init__()
         self._redactor = redactor
         self._stream = stream
         self._render = {"json": _as_json, "journal": _as_journal}.get(style, _as_text)
+        self._log = logging.getLogger(ROOT)
+        self._is_behind = False
+        try:
+            self.writer: LineWriter | None = LineWriter(stream.fileno(), resumed=self._resumed)
+        except OSError:
+            self.writer = None  # a stream in memory
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            text = self._render(rendered(record, self._redactor))
-            self._stream.write(text + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):
-            return  # the other end of a pipe is gone, or the stream was closed
+        """Queue a record."""
+        text = self._render(rendered(record, self._redactor)) + "\n"
+        if self.writer is None:
+            with contextlib.suppress(ValueError):  # it was closed
+                self._stream.write(text)
+            return
+        is_taken = self.writer.put(text.encode(self._stream.encoding, "backslashreplace"))
+        if not is_taken and not self._is_behind:
+            self._is_behind = True
+            # For `aitorrentctl logs`, where the records still arrive.
+            self._log.warning("nobody reads the log output; records are dropped from it")
+
+    def _resumed(self, dropped: int) -> None:
+        self._is_behind = False
+        text = "%d log records were dropped from the log output, which nobody read"
+        self._log.warning(text, dropped)
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait until what is queued is written, at most `timeout_s`."""
+        if self.writer is not None:
+            self.writer.flush(timeout_s)
 
 
 _PRIORITY: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
@@ -207,14 +235,15 @@ def output(
     style: Literal["text", "json"],
     stream: TextIO | None = None,
     quiet: Sequence[str] = ("httpx", "httpcore", "asyncio"),
-) -> Iterator[None]:
+) -> Iterator[Output]:
     """Write the whole process's records to `stream` (standard error) while the block runs.
 
-    Libraries in `quiet` speak only from warnings on. The journal gets priority prefixes.
+    Libraries in `quiet` speak only from warnings on. The journal gets priority prefixes. What is
+    printed meanwhile, by a plugin say, waits for nobody either.
     """
     target = stream or sys.stderr
     journal = style == "text" and target is sys.stderr and is_journal(2)
-    handler = _Output(redactor, target, "journal" if journal else style)
+    handler = Output(redactor, target, "journal" if journal else style)
     root = logging.getLogger()
     root.addHandler(handler)
     set_level(level)
@@ -222,10 +251,28 @@ def output(
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
     try:
-        yield
+        with contextlib.ExitStack() as stack:
+            if handler.writer is not None and stream is None:
+                _queue_prints(stack, handler.writer)
+            yield handler
     finally:
         logging.captureWarnings(False)
         root.removeHandler(handler)
+        if handler.writer is not None:
+            handler.writer.close(_LAST_LINES_S)
+
+
+def _queue_prints(stack: contextlib.ExitStack, errors: LineWriter) -> None:
+    """Send what is printed through queues until `stack` closes."""
+    stack.enter_context(contextlib.redirect_stderr(QueuedStream(errors, sys.stderr)))
+    if sys.stdout is None:  # closed by who started us
+        return
+    try:
+        printed = LineWriter(sys.stdout.fileno())
+    except OSError:
+        return
+    stack.callback(printed.close, _LAST_LINES_S)
+    stack.enter_context(contextlib.redirect_stdout(QueuedStream(printed, sys.stdout)))
 
 
 def set_level(level: str) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aitorrentd.errors import InvalidParams
+from aitorrentd.system.files import read_regular
 
 PLUGINS: Final = "aitorrentd.plugins"
 COMMANDS: Final = "aitorrentd.cli"
@@ -199,21 +199,11 @@ def _text(dist: metadata.Distribution, where: Path | None, name: str) -> str | N
         except Exception as e:  # an archive, or another class of distribution
             raise DamagedError(f"{name} cannot be read ({shown(repr(e))})") from None
     try:
-        # O_NONBLOCK: a FIFO of that name must not hang the program.
-        fd = os.open(where / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        raw = read_regular(where / name, _MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as e:
         raise DamagedError(f"{name} cannot be read ({e.strerror})") from None
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise DamagedError(f"{name} is not a file")
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            raw = file.read(_MAX_BYTES + 1)
-    except OSError as e:
-        raise DamagedError(f"{name} cannot be read ({e.strerror})") from None
-    finally:
-        os.close(fd)
     if len(raw) > _MAX_BYTES:
         raise DamagedError(f"{name} is over {_MAX_BYTES // 1024} KiB")
     try:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 import threading
 from collections.abc import Iterator
 
@@ -153,3 +154,39 @@ async def test_lag_of_a_loop_that_is_held_up_is_measured() -> None:
     await asyncio.sleep(0.01)
     task.cancel()
     assert 0.3 <= lag.worst_s() < 5.0
+
+
+def test_record_that_nobody_takes_is_counted_and_stays_in_the_ring() -> None:
+    reader, end = os.pipe()
+    resumed = threading.Event()
+
+    class Ears(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "were dropped" in record.getMessage():
+                resumed.set()
+
+    def read_until_resumed() -> None:
+        while not resumed.is_set():
+            os.read(reader, 1 << 20)
+
+    root, ears = logging.getLogger("aitorrentd"), Ears()
+    root.addHandler(ears)
+    with (
+        open(end, "w") as stream,
+        capture(Redactor(), root) as ring,
+        output(Redactor(), level="info", style="text", stream=stream),
+    ):
+        for _ in range(400):
+            LOG.info("x" * 16_000)
+        LOG.info("after the queue was full")
+        texts = [line.text for line in ring.lines()]
+        assert texts[-1] == "after the queue was full"
+        assert texts.count("nobody reads the log output; records are dropped from it") == 1
+        reading = threading.Thread(target=read_until_resumed)
+        reading.start()
+        reading.join(20)
+        counted = ring.lines()[-1].text
+        assert counted.endswith("log records were dropped from the log output, which nobody read")
+        assert int(counted.split()[0]) > 100
+    root.removeHandler(ears)
+    os.close(reader)

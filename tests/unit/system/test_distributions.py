@@ -104,7 +104,9 @@ def test_directory_and_fifo_in_the_place_of_a_file_are_named(site: Path, name: s
     found = scanned()
     assert [point.name for point in found.points] == ["good"]
     assert sorted(problem.dist for problem in found.problems) == ["bad-0", "bad-1"]
-    assert all(f"{name} is not a file" in problem.text for problem in found.problems)
+    assert all(
+        f"{name} cannot be read (not a regular file)" in problem.text for problem in found.problems
+    )
 
 
 def test_file_that_cannot_be_opened_is_named(site: Path) -> None:
