@@ -6,29 +6,32 @@ import asyncio
 from collections.abc import Iterator
 from typing import Final
 
+from aitorrent_transport.peers.duplicates import HOW_TO_END
 from aitorrent_transport.service import TransportService
 from aitorrentd.api import HealthWarning
 from aitorrentd.api.descriptors import limit
 
 RECENT_S: Final = 600.0
 "How long a refusal stays worth a warning."
+MAX_PLACES: Final = 4
 
 
 def warnings(service: TransportService) -> Iterator[HealthWarning]:
     """What is wrong now, each with what to do."""
     yield from _lonely(service)
     yield from _refusing(service)
+    yield from _duplicated(service)
 
 
 def _lonely(service: TransportService) -> Iterator[HealthWarning]:
+    for place, problem in service.dialler.waiting()[:MAX_PLACES]:
+        text = f"bootstrap address {place} is not connected and is tried again: {problem}"
+        yield HealthWarning("bootstrap", text)
     count = len(service.config.bootstrap)
     if not count or len(service.table):
         return
     given = "a bootstrap address is" if count == 1 else f"{count} bootstrap addresses are"
-    text = (
-        f"no peer is connected although {given} configured; `aitorrentctl connect ADDRESS` says why"
-    )
-    yield HealthWarning("no_peers", text)
+    yield HealthWarning("no_peers", f"no peer is connected although {given} configured")
 
 
 def _refusing(service: TransportService) -> Iterator[HealthWarning]:
@@ -48,3 +51,8 @@ def _refusing(service: TransportService) -> Iterator[HealthWarning]:
             " opened too many; the log names them"
         )
         yield HealthWarning("crowded", text)
+
+
+def _duplicated(service: TransportService) -> Iterator[HealthWarning]:
+    for sighting in service.table.duplicates.current(service.now()):
+        yield HealthWarning("duplicate_key", f"{sighting.text}; {HOW_TO_END}")

@@ -11,6 +11,7 @@ from typing import Final
 from aitorrent_transport import health
 from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.methods import TransportMethods
+from aitorrent_transport.peers.duplicates import HOW_TO_END
 from aitorrent_transport.service import TransportService, running
 from aitorrentd.api import (
     DIALERS,
@@ -67,13 +68,24 @@ class TransportPlugin:
 
     @hookimpl
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
-        """Whether the port can be reached from this machine."""
-        return [Check("port", "The port for peers answers locally.", self._check_port)]
+        """Whether the port can be reached from this machine, and whether the key is this node's."""
+        return [
+            Check("port", "The port for peers answers locally.", self._check_port),
+            Check("key", "No other node uses this node's key.", self._check_key),
+        ]
 
     @hookimpl
     def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:
         """What keeps peers away, now or a short time ago."""
         return list(health.warnings(self._service)) if self._service else []
+
+    async def _check_key(self) -> CheckResult:
+        if self._service is None:
+            return CheckResult("fail", "the transport does not run", "aitorrentctl plugin list")
+        seen = self._service.table.duplicates.current(self._service.now())
+        if not seen:
+            return CheckResult("ok", "no other node was seen with this key or a peer's")
+        return CheckResult("fail", "; ".join(s.text for s in seen), HOW_TO_END)
 
     async def _check_port(self) -> CheckResult:
         if self._service is None:

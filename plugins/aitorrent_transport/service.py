@@ -96,6 +96,10 @@ class TransportService:
         self._own: list[str] = []
         self._own_at = 0.0
 
+    def now(self) -> float:
+        """Seconds of the node's monotonic clock."""
+        return self._ctx.clock.monotonic()
+
     @property
     def listener(self) -> Listener:
         """Where peers come in."""

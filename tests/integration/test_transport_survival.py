@@ -148,12 +148,12 @@ async def test_bootstrap_is_dialled_until_it_answers(tmp_path: Path, processes: 
         port = free.getsockname()[1]
     async with node(tmp_path, "a", bootstrap=[f"127.0.0.1:{port}"]) as a:
         warnings = [w for _, w in a.kernel.health() if isinstance(w, HealthWarning)]
-        assert [w.code for w in warnings] == ["no_peers"]
+        assert {w.code for w in warnings} - {"bootstrap"} == {"no_peers"}
         assert a.transport.dialler.missing == 1
         b = await processes("b", port=port)
         await wait_for(lambda: a.transport.peer(b.id), 20)
-        assert a.kernel.health() == []
         await wait_for(lambda: a.transport.dialler.missing == 0)
+        assert a.kernel.health() == []
 
 
 async def test_peer_that_leaves_as_soon_as_it_came_is_not_dialled_without_a_pause(

@@ -19,6 +19,7 @@ class FakeLink:
         self.outbound = outbound
         self.remote = ("127.0.0.1", 1)
         self.observed: tuple[str, int] | None = None
+        self.instance = peer.encode()
         self.handshake_hash = shaken
         self.on_record: Callable[[memoryview], None] = lambda record: None
         self.on_lost: Callable[[str], None] = lambda reason: None

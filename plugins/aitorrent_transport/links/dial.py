@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from aitorrent_transport.links.handshaking import HandshakeProtocol, why
 from aitorrent_transport.links.link import Link
 from aitorrent_transport.links.masking import MaskedDialer
+from aitorrent_transport.links.racing import connect_tcp
+from aitorrent_transport.links.resolver import Resolver
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import HANDSHAKE_S
 from aitorrentd.api import AitorrentError, Busy, PeerId, TimedOut, Unavailable
@@ -18,9 +20,12 @@ from aitorrentd.api.network.dialers import MakeProtocol
 
 
 class DirectDialer:
-    """Implements `aitorrentd.api.Dialer`: TCP to the host and port of the address."""
+    """Implements `aitorrentd.api.Dialer`: TCP to the address, or to those of its name."""
 
     name = "direct"
+
+    def __init__(self) -> None:
+        self._resolver = Resolver()
 
     def can_try(self, address: Address) -> bool:
         """Always: only trying shows whether it works."""
@@ -28,13 +33,7 @@ class DirectDialer:
 
     async def connect(self, address: Address, make_protocol: MakeProtocol) -> asyncio.Transport:
         """As `aitorrentd.api.Dialer.connect`."""
-        return await _connect_tcp(make_protocol, address.host, address.port)
-
-
-async def _connect_tcp(make_protocol: MakeProtocol, host: str, port: int) -> asyncio.Transport:
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_connection(make_protocol, host, port)
-    return transport
+        return await connect_tcp(make_protocol, address.host, address.port, self._resolver)
 
 
 async def dial(
@@ -50,7 +49,8 @@ async def dial(
     """A link to the peer that listens at `host` and `port`.
 
     `expected` refuses every other peer. With `masked` the connection looks like a WebSocket.
-    `connect` opens the connection; by default that is TCP. The link is not started.
+    `connect` opens the connection; by default that is TCP, and a name's addresses are raced. The
+    link is not started.
 
     Raises:
         Unavailable: nobody answers there, or not the expected peer. TimedOut: not done within
@@ -77,8 +77,10 @@ async def dial(
     link: Link | None = None
     try:
         async with asyncio.timeout(timeout_s):
-            opening = connect(lambda: outer) if connect else _connect_tcp(lambda: outer, host, port)
-            transport = await opening
+            if connect is not None:
+                transport = await connect(lambda: outer)
+            else:
+                transport = await connect_tcp(lambda: outer, host, port, Resolver())
             sock = transport.get_extra_info("socket")
             if sock is not None and is_scarce(sock.fileno()):
                 raise Busy(

@@ -54,8 +54,9 @@ def _nobody(*_: Any) -> None:
 class Link(asyncio.BufferedProtocol):
     """A connection to `peer` after a completed handshake.
 
-    `remote` is the other end of the connection, `observed` how the peer sees this end. Counters
-    are of bytes on the wire and of data records.
+    `remote` is the other end of the connection, `observed` how the peer sees this end; `instance`
+    tells the peer's process from another one with the same identity. Counters are of bytes on the
+    wire and of data records.
 
     `on_record(view)` gets each record; the view is valid during the call only. An AitorrentError
     that it raises ends the link. `on_lost(reason)` is called once, whoever ended the link.
@@ -77,6 +78,7 @@ class Link(asyncio.BufferedProtocol):
         self.outbound = outbound
         self.remote = remote
         self.observed = handshake.observed
+        self.instance = handshake.instance
         self.handshake_hash = handshake.handshake_hash
         self.cipher = handshake.suite.name
         self.on_record: Callable[[memoryview], None] = _nobody

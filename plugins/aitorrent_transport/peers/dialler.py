@@ -17,6 +17,7 @@ from aitorrent_transport.peers.table import Peer, PeerTable
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrentd.api import (
     AitorrentError,
+    Conflict,
     Dialer,
     InvalidParams,
     PeerId,
@@ -45,11 +46,20 @@ class Kept:
 
     addresses: tuple[Address, ...]
     peer: PeerId | None
-    "None until a bootstrap address without a peer id answered."
+    "Who answered last; None until a bootstrap address without a peer id answered."
     forever: bool
+    is_pinned: bool = True
+    "Whether only `peer` will do; an address without a peer id means whoever answers there."
     file: Path | None = None
     "Says where to dial, anew at each try."
     task: asyncio.Task[None] | None = None
+    problem: str = ""
+    "Why the last attempt failed; empty while connected."
+
+    @property
+    def place(self) -> str:
+        """What the configuration names."""
+        return str(self.file or self.addresses[0])
 
 
 class Dialler:
@@ -115,7 +125,7 @@ class Dialler:
                 return connected
             link = await self._link(address)
             connected = self._table.get(link.peer)
-            if connected is not None and not connected.best.suspect:
+            if connected is not None and connected.has_live(link.instance):
                 link.close("this node is connected already")
                 peer = connected
             else:
@@ -124,6 +134,8 @@ class Dialler:
         except AitorrentError as e:
             if address.peer is not None:
                 await self._store.failed(address.peer, address.location)
+            if isinstance(e, Conflict):
+                self._table.note_own_key(address.location)
             return e
         return peer
 
@@ -231,11 +243,12 @@ class Dialler:
 
     def keep_forever(self, address: Address) -> None:
         """Dial a bootstrap address now, and again whenever it is not connected."""
-        self._keep(Kept((address,), address.peer, forever=True))
+        pinned = address.peer is not None
+        self._keep(Kept((address,), address.peer, forever=True, is_pinned=pinned))
 
     def keep_file(self, path: Path) -> None:
         """Like `keep_forever`, for the node whose addresses stand in the file at `path`."""
-        self._keep(Kept((), None, forever=True, file=path))
+        self._keep(Kept((), None, forever=True, is_pinned=False, file=path))
 
     def keep(self, peer: PeerId, addresses: Iterable[Address]) -> None:
         """Keep a channel to `peer` until it could not be reached for an hour."""
@@ -262,6 +275,14 @@ class Dialler:
             kept.forever and (kept.peer is None or self._table.get(kept.peer) is None)
             for kept in self._kept
         )
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """Bootstrap addresses that are not connected, each with what the last attempt met."""
+        return [
+            (kept.place, kept.problem)
+            for kept in self._kept
+            if kept.forever and kept.problem and not (kept.peer and self._table.get(kept.peer))
+        ]
 
     async def _keep_up(self, kept: Kept) -> None:
         clock = self._ctx.clock
@@ -293,14 +314,43 @@ class Dialler:
         try:
             if kept.file is not None:
                 kept.peer = await self._dial_file(kept.file)
-            elif kept.peer is None:
-                kept.peer = (await self.dial(kept.addresses[0])).id
-            else:
+            elif kept.is_pinned and kept.peer is not None:
                 await self.connect(kept.peer, [str(address) for address in kept.addresses])
+            else:
+                await self._dial_place(kept)
         except AitorrentError as e:
+            kept.problem = e.message
             self._ctx.log.debug("dialling again: %s", e.message)
             return False
+        kept.problem = ""
         return True
+
+    async def _dial_place(self, kept: Kept) -> None:
+        """Whoever answers at a bootstrap address without a peer id; else who did, elsewhere.
+
+        Raises:
+            AitorrentError: nobody answers there, and the last one not at its other addresses.
+        """
+        before = kept.peer
+        try:
+            kept.peer = (await self.dial(kept.addresses[0])).id
+        except AitorrentError as e:
+            if before is None:
+                raise
+            try:
+                await self.connect(before, ())
+            except AitorrentError:
+                raise e from None
+            return
+        if before not in (None, kept.peer):
+            self._ctx.log.warning(
+                "another node answers at %s: %s; it was %s before. Add /p2p/%s to this bootstrap"
+                " address to accept nobody else there",
+                kept.place,
+                kept.peer,
+                before,
+                before,
+            )
 
     async def _dial_file(self, path: Path) -> PeerId:
         """Whoever answers first at the addresses in the file.

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from aitorrent_transport.peers.duplicates import HOW_TO_END, Duplicates, Sighting
 from aitorrent_transport.peers.names import told_name
 from aitorrent_transport.streams.channel import Channel, SecureLink
 from aitorrent_transport.streams.stream_state import StreamState
@@ -63,6 +64,16 @@ class Peer:
     def _rank(self, channel: Channel) -> tuple[bool, str, bytes]:
         dialer = self._me if channel.link.outbound else self.id
         return channel.suspect, dialer, channel.link.handshake_hash
+
+    def of_other_instance(self, channel: Channel) -> Channel | None:
+        """A channel to another process than `channel` goes to, or None."""
+        told = channel.link.instance
+        others = (c for c in self.channels if b"" != c.link.instance != told != b"")
+        return next(others, None)
+
+    def has_live(self, instance: bytes) -> bool:
+        """Whether an undoubted channel goes to this process of the peer."""
+        return any(not c.suspect and c.link.instance == instance for c in self.channels)
 
     @property
     def best(self) -> Channel:
@@ -117,6 +128,7 @@ class PeerTable:
         serve: Callable[[Channel, StreamState], None],
     ) -> None:
         self.bans = BanList()
+        self.duplicates = Duplicates()
         self.on_up: Callable[[Peer], None] = lambda peer: None
         self.on_down: Callable[[PeerId, str], None] = lambda peer, reason: None
         self.on_moved: Callable[[PeerId], None] = lambda peer: None
@@ -130,6 +142,7 @@ class PeerTable:
         self._me = ctx.identity.peer_id
         self._peers: dict[PeerId, Peer] = {}
         self._pending: dict[Channel, None] = {}
+        self._contested: dict[Channel, asyncio.Task[None]] = {}
         self._told: OrderedDict[PeerId, tuple[Address, ...]] = OrderedDict()
         self._closed = False
 
@@ -178,6 +191,7 @@ class PeerTable:
         channel.on_stream = self._serve
         channel.on_closed = self._on_closed
         channel.on_greeted = self._on_greeted
+        channel.on_duplicate = self._on_duplicate
         self._pending[channel] = None
         inbound = [c for c in self._pending if not c.link.outbound]
         if len(inbound) > MAX_PENDING:
@@ -228,7 +242,11 @@ class PeerTable:
         except asyncio.CancelledError:
             channel.close("gave up")
             raise
+        if (verdict := self._contested.get(channel)) is not None:
+            await asyncio.wait({verdict})
         peer = self._peers.get(link.peer)
+        if channel.closed is not None and peer is not None and channel not in peer.channels:
+            raise Unavailable(f"{short(link.peer)} there: {channel.closed}")
         if peer is None:
             raise Unavailable(f"{short(link.peer)} was connected and is gone again")
         return peer
@@ -254,6 +272,15 @@ class PeerTable:
         self._pending.pop(channel, None)
         self._remember(channel, greeting)
         name = told_name(greeting.get("name"))
+        peer = self._peers.get(channel.peer)
+        rival = peer.of_other_instance(channel) if peer is not None else None
+        if rival is not None:
+            self._contest(rival, channel, name)
+        else:
+            self._add(channel, name)
+
+    def _add(self, channel: Channel, name: str) -> None:
+        """Let a channel that greeted count as one of its peer's."""
         peer = self._peers.get(channel.peer)
         if peer is not None:
             peer.name = name
@@ -282,6 +309,66 @@ class PeerTable:
         self._told.move_to_end(channel.peer)
         if len(self._told) > MAX_REMEMBERED:
             self._told.popitem(last=False)
+
+    # Two nodes with one key
+
+    def _contest(self, rival: Channel, channel: Channel, name: str) -> None:
+        """Another process of a connected peer greeted: does the first one still answer?
+
+        Until that is known, the newer channel is not used and its streams wait: a restarted node
+        waits for as long as a ping may take, and a copy of a live node changes nothing.
+        """
+        if sum(c.peer == channel.peer for c in self._contested) >= MAX_CHANNELS:
+            channel.close("too many channels between two nodes")
+            return
+        held: list[StreamState] = []
+        channel.on_stream = lambda _, state: held.append(state)
+        verdict = self._tasks.spawn(
+            self._decide(rival, channel, name, held), f"contest {short(channel.peer)}"
+        )
+        self._contested[channel] = verdict
+        verdict.add_done_callback(lambda _: self._contested.pop(channel, None))
+
+    async def _decide(
+        self, rival: Channel, channel: Channel, name: str, held: list[StreamState]
+    ) -> None:
+        try:
+            await rival.ping(PROBE_S)
+        except TimedOut:
+            rival.lose("no answer, and the peer connected anew")
+        except (Unavailable, Busy):
+            pass
+        if rival.closed is None:
+            self._reject(rival, channel)
+        elif channel.closed is None:
+            self._add(channel, name)
+            channel.on_stream = self._serve
+            for state in held:
+                self._serve(channel, state)
+
+    def _reject(self, rival: Channel, channel: Channel) -> None:
+        first, second = location(rival.link), location(channel.link)
+        now = self._ctx.clock.monotonic()
+        sighting = Sighting(channel.peer, first, second, None, now)
+        if self.duplicates.note(sighting):
+            self._ctx.log.warning("%s; %s", sighting.text, HOW_TO_END)
+        rival.tell_duplicate(second)
+        channel.tell_duplicate(first)
+        channel.close(f"another node with this key is connected from {first}")
+
+    def note_own_key(self, where: str) -> None:
+        """A dial met another process with this node's own key."""
+        sighting = Sighting(self._me, "this node", where, None, self._ctx.clock.monotonic())
+        if self.duplicates.note(sighting):
+            self._ctx.log.warning("%s; %s", sighting.text, HOW_TO_END)
+
+    def _on_duplicate(self, channel: Channel, where: str) -> None:
+        observed = channel.link.observed
+        here = address_of(*observed).location if observed else "this node"
+        now = self._ctx.clock.monotonic()
+        sighting = Sighting(self._me, here, where, channel.peer, now)
+        if self.duplicates.note(sighting):
+            self._ctx.log.warning("%s; %s", sighting.text, HOW_TO_END)
 
     # Two channels to one peer
 
@@ -314,7 +401,8 @@ class PeerTable:
     def disconnect(self, peer: PeerId, reason: str) -> None:
         """End every channel to `peer`."""
         entry = self._peers.get(peer)
-        for channel in list(entry.channels) if entry else ():
+        contested = [c for c in self._contested if c.peer == peer]
+        for channel in [*contested, *(entry.channels if entry else ())]:
             channel.close(reason)
 
     def _on_closed(self, channel: Channel, reason: str, fault: ProtocolError | None) -> None:
@@ -344,7 +432,7 @@ class PeerTable:
     def close(self) -> None:
         """End every channel; nobody is admitted any more."""
         self._closed = True
-        for channel in list(self._pending):
+        for channel in [*self._pending, *self._contested]:
             channel.close("the node is shutting down")
         for peer in list(self._peers):
             self.disconnect(peer, "the node is shutting down")

@@ -11,6 +11,7 @@ tolerated for `CLOCK_SKEW_S` and then refused.
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ LIFETIME_S: Final = 7 * 86_400
 ROTATE_S: Final = 86_400
 BACKDATE_S: Final = 3_600
 MAX_NETWORK_BYTES: Final = 128
+INSTANCE_BYTES: Final = 8
 MAX_AGENT_CHARS: Final = 64
 
 _DATES: Final = struct.Struct(">QQ")
@@ -112,6 +114,10 @@ class Credentials:
     agent: str
     psk: bytes | None = field(default=None, repr=False)
     clock: Callable[[], float] = field(default=time.time, repr=False, compare=False)
+    instance: bytes = field(
+        default_factory=lambda: os.urandom(INSTANCE_BYTES), repr=False, compare=False
+    )
+    "Tells this process from another one that has the same identity."
     _keys: list[StaticKey] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -14,8 +14,8 @@ so a stolen or replayed one is worth nothing. The listener's identity is shown t
 an exchange of keys with it; the dialer's only to the listener it wanted.
 
 A listener that has no room, or no time left, for a dialer who began properly may say so instead of
-its next message: `u16 0 | u8 reason` (see `Refusal`). Anybody on the path can forge that, as they
-can cut the connection.
+its next message: `u16 0 | AITR | u8 reason` (see `Refusal`). Anybody on the path can forge that, as
+they can cut the connection.
 
 Every other failure is a ProtocolError (or Unavailable, when an honest peer is not the wanted one);
 the caller closes the connection without a word.
@@ -34,7 +34,16 @@ from aitorrent_transport.secure.certificate import Certificate, Credentials, net
 from aitorrent_transport.secure.hello import Hello, HostPort
 from aitorrent_transport.secure.noise import CipherState, HandshakeState, Received
 from aitorrent_transport.secure.suites import CHACHA, Suite, choose, own_capabilities
-from aitorrentd.api import Busy, PeerId, ProtocolError, Unavailable, peer_id, verify
+from aitorrentd.api import (
+    AitorrentError,
+    Busy,
+    Conflict,
+    PeerId,
+    ProtocolError,
+    Unavailable,
+    peer_id,
+    verify,
+)
 
 MAGIC: Final = b"AIT1"
 MAX_MESSAGE_BYTES: Final = 4096
@@ -45,6 +54,7 @@ MAX_VERSIONS: Final = 16
 
 _PROTOCOL: Final = b"aitorrentd/1"
 _SIGNING_DOMAIN: Final = "aitd/hs/1"
+_REFUSED: Final = b"\0\0AITR"
 _ROLE_DIALER: Final = b"\x01"
 _ROLE_LISTENER: Final = b"\x02"
 
@@ -61,6 +71,8 @@ class HandshakeResult:
     sending: CipherState
     receiving: CipherState
     suite: Suite = CHACHA
+    instance: bytes = b""
+    "Tells the peer's process from another one with the same identity; empty when not told."
 
 
 class Refusal(IntEnum):
@@ -78,7 +90,7 @@ class Refusal(IntEnum):
 
     def encode(self) -> bytes:
         """The reason as it travels."""
-        return b"\0\0" + bytes([self])
+        return _REFUSED + bytes([self])
 
 
 _REFUSALS: Final = {
@@ -163,7 +175,8 @@ class Handshake:
         Raises:
             ProtocolError: broken rules, a forged or damaged message, another network or
                 pre-shared key. Unavailable: the peer is not the expected one, or this node itself.
-                Busy: the listener refuses connections for now.
+                Conflict: another process that has this node's own identity. Busy: the listener
+                refuses connections for now.
         """
         answer = b""
         buffer = self._buffer + chunk
@@ -178,9 +191,9 @@ class Handshake:
         while self.result is None and len(buffer) >= 2:
             length = int.from_bytes(buffer[:2], "big")
             if length == 0 and self._dialer:
-                if len(buffer) < 3:
+                if len(buffer) <= len(_REFUSED) and _REFUSED.startswith(buffer):
                     break
-                raise _refused(buffer[2])
+                raise _refused(buffer)
             if not 1 <= length <= MAX_MESSAGE_BYTES:
                 raise ProtocolError(f"a handshake message of {length} bytes")
             if len(buffer) < 2 + length:
@@ -241,7 +254,8 @@ class Handshake:
 
     def _own_hello(self, transcript: bytes) -> bytes:
         role = _ROLE_DIALER if self._dialer else _ROLE_LISTENER
-        signer = self._credentials.signer
+        credentials = self._credentials
+        signer = credentials.signer
         certificate = self._static.certificate
         return Hello(
             identity=signer.public_key,
@@ -250,9 +264,10 @@ class Handshake:
             certificate=certificate.signature,
             signature=signer.sign(_SIGNING_DOMAIN, role + transcript),
             version=self._version,
-            agent=self._credentials.agent,
+            agent=credentials.agent,
             seen=self._remote,
             capabilities=self._capabilities,
+            instance=credentials.instance,
         ).encode()
 
     def _verify(self, noise: HandshakeState, received: Received) -> Hello:
@@ -272,6 +287,8 @@ class Handshake:
                 expected=self._expected,
             )
         if hello.identity == credentials.signer.public_key:
+            if hello.instance not in (b"", credentials.instance):
+                raise Conflict("another node with this node's own key answers there", peer=name)
             raise Unavailable("the peer there is this node itself", peer=name)
         return hello
 
@@ -287,14 +304,15 @@ class Handshake:
             sending=sending,
             receiving=receiving,
             suite=choose(self._capabilities, hello.capabilities),
+            instance=hello.instance,
         )
 
 
-def _refused(code: int) -> Busy:
-    try:
-        reason = Refusal(code).text
-    except ValueError:
-        reason = f"reason {code}"
+def _refused(answer: bytes) -> AitorrentError:
+    code = answer[len(_REFUSED)] if answer.startswith(_REFUSED) else 0
+    if code not in _REFUSALS:
+        return ProtocolError("a handshake message of 0 bytes")
+    reason = Refusal(code).text
     return Busy(f"the node there refuses connections for now: {reason}")
 
 

@@ -2,7 +2,8 @@
 
 A msgpack map: `id` Ed25519 identity (32 bytes), `nbf`, `exp`, `cert` the certificate of the X25519
 key, `sig` the identity's signature over role and transcript, `v` the chosen version, `agent`,
-`seen` the address at which the sender sees the receiver, `caps` capabilities. Keys and capabilities
+`seen` the address at which the sender sees the receiver, `caps` capabilities, `inst` 8 random bytes
+of the sender's process, which tell two machines with one identity apart. Keys and capabilities
 that the reader does not know are ignored.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from aitorrent_transport.secure.certificate import MAX_AGENT_CHARS
+from aitorrent_transport.secure.certificate import INSTANCE_BYTES, MAX_AGENT_CHARS
 from aitorrentd.api import ProtocolError, pack, unpack_map
 from aitorrentd.api.fields import blob, text, texts, whole
 
@@ -39,6 +40,8 @@ class Hello:
     agent: str
     seen: HostPort | None = None
     capabilities: tuple[str, ...] = ()
+    instance: bytes = b""
+    "Empty when the sender does not say."
 
     def encode(self) -> bytes:
         """The payload."""
@@ -53,6 +56,7 @@ class Hello:
                 "agent": self.agent,
                 "seen": list(self.seen) if self.seen else None,
                 "caps": list(self.capabilities),
+                "inst": self.instance,
             }
         )
 
@@ -77,6 +81,7 @@ class Hello:
                 capabilities=texts(
                     {"caps": [], **fields}, "caps", MAX_ENTRIES, MAX_CAP_CHARS, printable=True
                 ),
+                instance=blob({"inst": b"", **fields}, "inst", 0, INSTANCE_BYTES),
             )
         except ProtocolError as e:
             raise ProtocolError(f"invalid handshake payload: {e.message}") from None

@@ -57,6 +57,14 @@ class SecureLink(Protocol):
         """The peer's IP address and port."""
 
     @property
+    def instance(self) -> bytes:
+        """Tells the peer's process from another one with the same identity; empty: not told."""
+
+    @property
+    def observed(self) -> tuple[str, int] | None:
+        """The address and port at which the peer sees this end, or None."""
+
+    @property
     def handshake_hash(self) -> bytes:
         """The same on both sides, different for each handshake."""
 
@@ -91,8 +99,9 @@ class SecureLink(Protocol):
 class Channel:
     """Streams and pings with one peer over one link.
 
-    Set `on_greeted(channel, greeting)`, `on_stream(channel, state)` and `on_closed(channel, reason,
-    fault)` before `start`; `fault` is the ProtocolError of a peer that broke the rules, else None.
+    Set `on_greeted(channel, greeting)`, `on_stream(channel, state)`, `on_duplicate(channel, where)`
+    and `on_closed(channel, reason, fault)` before `start`; `fault` is the ProtocolError of a peer
+    that broke the rules, else None. `where` is the place of another node with this node's key.
     """
 
     def __init__(
@@ -110,6 +119,7 @@ class Channel:
         self.on_stream: Callable[[Channel, StreamState], None] = lambda channel, state: None
         self.on_closed: Callable[[Channel, str, ProtocolError | None], None] = lambda *_: None
         self.on_greeted: Callable[[Channel, Mapping[str, Any]], None] = lambda channel, hello: None
+        self.on_duplicate: Callable[[Channel, str], None] = lambda channel, where: None
         self.opened_at = clock.monotonic()
         self.srtt_s: float | None = None
         "Median of the last round-trip times, which one late answer does not move."
@@ -135,6 +145,7 @@ class Channel:
         self.mux.on_pong = self._take_pong
         self.mux.on_hello = self._take_hello
         self.mux.on_retire = self._take_retire
+        self.mux.on_duplicate = lambda where: self.on_duplicate(self, where)
 
     def __repr__(self) -> str:
         way = "to" if self.link.outbound else "from"
@@ -277,6 +288,12 @@ class Channel:
         if not self.retired_here and self.closed is None:
             self.retired_here = True
             self.mux.retire()
+            self._flush_soon()
+
+    def tell_duplicate(self, where: str) -> None:
+        """Tell the peer that another node with its key is connected from `where`."""
+        if self.closed is None:
+            self.mux.duplicate(where)
             self._flush_soon()
 
     def _take_retire(self) -> None:

@@ -53,6 +53,8 @@ class Kind(IntEnum):
     "The echo."
     RETIRE = 9
     "The sender has another channel to this node and opens no more streams here."
+    DUPLICATE = 10
+    "Another node with the receiver's key is connected to the sender; payload is where it is."
 
 
 def frame(kind: Kind, stream: int, payload: bytes = b"") -> bytes:

@@ -50,7 +50,8 @@ class Mux:
 
     The owner sets the callbacks, feeds records and sends what `next_record` returns whenever the
     link takes more. `on_open(state)` gets a stream that the peer opened (it may `reset` it at
-    once), `on_pong(nonce)`, `on_hello(map)` and `on_retire()` what their frames say.
+    once), `on_pong(nonce)`, `on_hello(map)`, `on_retire()` and `on_duplicate(where)` what their
+    frames say.
     """
 
     def __init__(self, *, dialer: bool, budget: WindowBudget) -> None:
@@ -58,6 +59,7 @@ class Mux:
         self.on_pong: Callable[[bytes], None] = lambda nonce: None
         self.on_hello: Callable[[Mapping[str, Any]], None] = lambda hello: None
         self.on_retire: Callable[[], None] = lambda: None
+        self.on_duplicate: Callable[[str], None] = lambda where: None
         self.rtt_s = _RTT_UNKNOWN_S
         "Round-trip time without load, for the growth of windows; the owner keeps it current."
         self._streams: dict[int, StreamState] = {}
@@ -105,6 +107,10 @@ class Mux:
     def retire(self) -> None:
         """Queue the word that another channel is preferred."""
         self._say(frame(Kind.RETIRE, 0))
+
+    def duplicate(self, where: str) -> None:
+        """Queue the word that another node with the peer's key is connected from `where`."""
+        self._say(frame(Kind.DUPLICATE, 0, reason_bytes(where)))
 
     def open(self, protocol: str, priority: Priority, now: float) -> StreamState:
         """A new stream.
@@ -275,7 +281,7 @@ class Mux:
         elif kind == Kind.HELLO:
             raise ProtocolError("second greeting")
         match kind:
-            case Kind.PING | Kind.PONG | Kind.HELLO | Kind.RETIRE:
+            case Kind.PING | Kind.PONG | Kind.HELLO | Kind.RETIRE | Kind.DUPLICATE:
                 if stream_id != 0:
                     raise ProtocolError(f"frame of kind {kind} with stream id {stream_id}")
                 self._take_channel(kind, payload)
@@ -297,6 +303,8 @@ class Mux:
             self.on_pong(read_nonce(payload))
         elif kind == Kind.RETIRE:
             self.on_retire()
+        elif kind == Kind.DUPLICATE:
+            self.on_duplicate(read_reason(payload))
         else:
             if len(payload) > MAX_HELLO_BYTES:
                 raise ProtocolError(f"greeting of {len(payload)} bytes; the limit is 8192")

@@ -565,19 +565,20 @@ async def test_masked_connection_that_is_cut_for_others_is_told_inside_the_webso
         reader, writer = await server.raw(upgrade)
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
         _, other = await server.raw()
-        assert (await _read_to_end(reader))[:5] == b"\x82\x03" + Refusal.CROWDED.encode()
+        assert (await _read_to_end(reader))[:9] == b"\x82\x07" + Refusal.CROWDED.encode()
         for each in (writer, other):
             each.close()
 
 
-@pytest.mark.parametrize("code", [*Refusal, 77])
-def test_dialer_names_the_reason_for_which_it_is_refused(code: int) -> None:
+@pytest.mark.parametrize("refusal", Refusal)
+def test_dialer_names_the_reason_for_which_it_is_refused(refusal: Refusal) -> None:
     dialer = Handshake(make_credentials(), dialer=True)
     dialer.start()
-    said = Refusal(code).text if code in list(Refusal) else "reason 77"
-    assert dialer.receive(b"\0\0") == b""
-    with pytest.raises(Busy, match=f"refuses connections for now: {said}"):
-        dialer.receive(bytes([code]))
+    *parts, last = refusal.encode()
+    for part in parts:
+        assert dialer.receive(bytes([part])) == b""
+    with pytest.raises(Busy, match=f"refuses connections for now: {refusal.text}"):
+        dialer.receive(bytes([last]))
 
 
 @masked_or_not

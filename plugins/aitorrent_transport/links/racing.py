@@ -1,0 +1,92 @@
+"""Connecting to a host whose addresses may be dead: Happy Eyeballs (RFC 8305).
+
+All A and AAAA addresses of a name are tried, a quarter of a second apart and with the families in
+turn; the first that connects wins and the others are given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
+from typing import Final
+
+from aitorrent_transport.links.resolver import Found, Resolver
+
+ATTEMPT_DELAY_S: Final = 0.25
+"RFC 8305, section 5: connection attempt delay."
+
+
+def interleaved(found: Found) -> Found:
+    """The addresses with the families in turn, beginning with the preferred one (section 4)."""
+    first = [each for each in found if each[0] == found[0][0]]
+    other = [each for each in found if each[0] != found[0][0]]
+    return [each for each in chain(*zip_longest(first, other)) if each is not None]
+
+
+async def connect_tcp(
+    make_protocol: Callable[[], asyncio.Protocol], host: str, port: int, resolver: Resolver
+) -> asyncio.Transport:
+    """A connection to `port` of whichever address of `host` answers first.
+
+    Raises:
+        OSError: none does; the error of the one tried first. TimedOut, Unavailable: see
+        `Resolver.resolve`.
+    """
+    loop = asyncio.get_running_loop()
+    sock = await _race(interleaved(await resolver.resolve(host)), port)
+    try:
+        transport, _ = await loop.create_connection(make_protocol, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+    return transport
+
+
+async def _race(found: Sequence[tuple[int, str]], port: int) -> socket.socket:
+    waiting = list(found)
+    running: set[asyncio.Task[socket.socket]] = set()
+    error: OSError | None = None
+    try:
+        while waiting or running:
+            if waiting:
+                family, ip = waiting.pop(0)
+                # Ended below, whatever happens: no group is needed to own them.
+                running.add(asyncio.ensure_future(_connect(family, ip, port)))
+            done, running = await asyncio.wait(
+                running,
+                timeout=ATTEMPT_DELAY_S if waiting else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            won: socket.socket | None = None
+            for task in done:
+                failure = task.exception()
+                if failure is None and won is None:
+                    won = task.result()
+                elif failure is None:
+                    task.result().close()
+                elif isinstance(failure, OSError):
+                    error = error or failure
+                else:
+                    raise failure
+            if won is not None:
+                return won
+    finally:
+        for task in running:
+            task.cancel()
+        for late in await asyncio.gather(*running, return_exceptions=True):
+            if isinstance(late, socket.socket):
+                late.close()
+    raise error or OSError("the name has no address")
+
+
+async def _connect(family: int, ip: str, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (ip, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

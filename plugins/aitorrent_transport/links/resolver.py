@@ -1,0 +1,104 @@
+"""Looking host names up without letting a slow name server hold anything else up.
+
+getaddrinfo(3) blocks for as long as the name server pleases and cannot be cancelled. Each lookup
+therefore runs in a daemon thread of its own, which neither the event loop's thread pool nor the end
+of the process waits for. A name has one thread at a time, however many ask for it, and there are at
+most MAX_LOOKUPS, so that one silent server costs its own names and no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from aitorrentd.api import TimedOut, Unavailable
+
+MAX_LOOKUPS: Final = 16
+LOOKUP_S: Final = 5.0
+MAX_ADDRESSES: Final = 8
+"Of one name; more would take longer to try than a dial may."
+
+Found = list[tuple[int, str]]
+"(address family, IP address) in the order of the system's preference (RFC 6724)."
+Lookup = Callable[[str], Found]
+
+
+def system_lookup(host: str) -> Found:
+    """The addresses of `host` as getaddrinfo(3) has them.
+
+    Raises:
+        OSError: there are none, or the name server did not answer.
+    """
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(
+        dict.fromkeys(
+            (int(family), str(address[0]))
+            for family, _, _, _, address in found
+            if family in (socket.AF_INET, socket.AF_INET6)
+        )
+    )
+
+
+class Resolver:
+    """Lookups of one node. Nothing is cached: who asks again wants to know what holds now."""
+
+    def __init__(self, lookup: Lookup = system_lookup, *, max_lookups: int = MAX_LOOKUPS) -> None:
+        self._lookup = lookup
+        self._max = max_lookups
+        self._running: dict[str, asyncio.Future[Found]] = {}
+
+    async def resolve(self, host: str, timeout_s: float = LOOKUP_S) -> Found:
+        """The addresses of a name, at most MAX_ADDRESSES; an IP address is its own.
+
+        Raises:
+            OSError: it does not resolve. TimedOut: no answer in time; the next call may find one.
+            Unavailable: too many names wait for an answer.
+        """
+        for family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                socket.inet_pton(family, host)
+            except OSError:
+                continue
+            return [(family, host)]
+        running = self._running.get(host)
+        if running is None:
+            if len(self._running) >= self._max:
+                raise Unavailable(
+                    f"{self._max} host names wait for the name server; it does not answer"
+                )
+            running = self._start(host)
+        done, _ = await asyncio.wait({running}, timeout=timeout_s)
+        if not done:
+            raise TimedOut(f"the name server did not answer for {host} within {timeout_s:g} s")
+        return running.result()[:MAX_ADDRESSES]
+
+    def _start(self, host: str) -> asyncio.Future[Found]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Found] = loop.create_future()
+        self._running[host] = answer
+
+        def settle(found: Found | OSError) -> None:
+            self._running.pop(host, None)
+            if isinstance(found, OSError):
+                answer.set_exception(found)
+                answer.exception()  # it may be that nobody waits any more
+            else:
+                answer.set_result(found)
+
+        def work() -> None:
+            try:
+                found: Found | OSError = self._lookup(host)
+            except OSError as e:
+                found = e
+            except UnicodeError:
+                found = socket.gaierror(socket.EAI_NONAME, "not a host name")
+            try:
+                loop.call_soon_threadsafe(settle, found)
+            except RuntimeError:
+                return  # the loop is closed: the node stopped in the meantime
+
+        threading.Thread(target=work, name=f"resolve {host}", daemon=True).start()
+        return answer
