@@ -12,15 +12,24 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, Final
 
 from aitorrentd import __version__
-from aitorrentd.errors import AitorrentError, ConfigError, Conflict, Denied, Unavailable
+from aitorrentd.errors import (
+    AitorrentError,
+    ConfigError,
+    Conflict,
+    Denied,
+    InvalidParams,
+    Unavailable,
+)
 from aitorrentd.installing import layer as layers
 from aitorrentd.system.foreign import disable_pydantic_plugins, tolerate_damaged_distributions
 from aitorrentd.system.line_writer import write_within
 from aitorrentd.system.streams import stdout_to_stderr
 from aitorrentd.system.systemd import is_journal
+from aitorrentd.system.words import readable, unreadable
 
 if TYPE_CHECKING:
     from aitorrentd.config import Config
@@ -145,9 +154,26 @@ def exit_code(error: AitorrentError) -> int:
     return next((code for kind, code in kinds if isinstance(error, kind)), EX_SOFTWARE)
 
 
+def _words(argv: Sequence[str]) -> list[str]:
+    """The arguments, each of which is text and may be a file's name here; else the process ends."""
+    try:
+        words = readable(argv)
+        for word in words:
+            os.fsencode(word)
+    except InvalidParams as e:
+        complain(f"{e.message}; see aitorrentd --help")
+        sys.exit(EX_USAGE)
+    except UnicodeEncodeError as e:
+        complain(f"an argument cannot be used: {unreadable(e)}")
+        sys.exit(EX_USAGE)
+    return words
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon until it is asked to stop; returns the exit code."""
-    args = parser().parse_args(argv)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    args = parser().parse_args(_words(sys.argv[1:] if argv is None else argv))
     # Databases and sockets are private unless their own code says otherwise.
     os.umask(0o077)
     layers.activate()

@@ -6,6 +6,7 @@ points of group `aitorrentd.cli` scanned; see `aitorrentd.cli.plugin_commands`.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import sys
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from io import TextIOWrapper
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 import typer
 from typer.core import TyperGroup
@@ -24,6 +25,7 @@ from aitorrentd.cli.plugin_commands import PluginCommands
 from aitorrentd.cli.toolkit import PROGRAM, CommandFailed, ExitCode, Options, set_options
 from aitorrentd.errors import AitorrentError, ConfigError
 from aitorrentd.system.streams import stdout_to_stderr
+from aitorrentd.system.words import readable, unreadable
 
 LEAVE: Final = ("exit", "quit")
 "What ends the shell, and so is no command."
@@ -346,6 +348,11 @@ def dispatch(group: Any, args: Sequence[str]) -> int:
         return _interrupted()
     except BrokenPipeError:
         return ExitCode.OK
+    except UnicodeError as e:
+        toolkit.complain(
+            CommandFailed(f"text cannot be read or sent: {unreadable(e)}", ExitCode.ERROR)
+        )
+        return ExitCode.ERROR
     except OSError as e:
         if e.errno not in _DISK_TROUBLE:
             raise
@@ -373,14 +380,13 @@ def _interrupted() -> int:
     return ExitCode.INTERRUPTED
 
 
-def _nowhere() -> TextIO:
-    return open(os.devnull, "w", encoding="utf-8")
+def _nowhere(mode: str = "w") -> TextIO:
+    return cast(TextIO, open(os.devnull, mode, encoding="utf-8"))
 
 
-def run(args: Sequence[str]) -> int:
-    """Run a command line and leave the streams so that the interpreter ends quietly."""
-    set_options(Options())
-    # A parent may have closed them (`>&-`); Python then has None.
+def _prepare_streams() -> None:
+    """Standard streams that take and give any text: what a parent closed (`>&-`) is nothing."""
+    sys.stdin = sys.stdin or _nowhere("r")
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
@@ -388,6 +394,23 @@ def run(args: Sequence[str]) -> int:
             # A terminal that cannot show a character shows an escape, and the command goes on.
             with suppress(OSError):  # of what is buffered, which the command meets again
                 stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdin, TextIOWrapper):
+        # The C locale says ASCII and means nothing by it. Bytes that do not fit are an error, and
+        # no surrogates, which nothing can send.
+        is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"
+        sys.stdin.reconfigure(encoding="utf-8" if is_ascii else None, errors="strict")
+
+
+def run(args: Sequence[str]) -> int:
+    """Run a command line and leave the streams so that the interpreter ends quietly."""
+    set_options(Options())
+    _prepare_streams()
+    try:
+        args = readable(args)
+    except AitorrentError as e:
+        set_options(replace(toolkit.options, json="--json" in args))
+        toolkit.complain(CommandFailed(e.message, ExitCode.USAGE))
+        return ExitCode.USAGE
     code = dispatch(root(args), args)
     try:
         sys.stdout.flush()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import ExitCode, Progress, clean
+from aitorrentd.system.words import unreadable
+
+_MAX_STDIN_CHARS: Final = 16 * 1024 * 1024
 
 
 def list_(
@@ -115,7 +117,14 @@ def call(
         values[key] = _value(text)
     with toolkit.connect() as client, Progress() as bar:
         # Whether it is a stream shows in the answer, so that one round trip is enough.
-        with client.stream(method, values, timeout=toolkit.options.timeout, progress=bar) as items:
+        try:
+            called = client.stream(method, values, timeout=toolkit.options.timeout, progress=bar)
+        except UnicodeError as e:
+            toolkit.fail(f"a parameter cannot be sent: {unreadable(e)}", ExitCode.USAGE)
+        except (ValueError, TypeError, OverflowError):
+            text = "a parameter is nested too deep, or has an integer of over 64 bits"
+            toolkit.fail(text, ExitCode.USAGE)
+        with called as items:
             for item in items:
                 bar.clear()
                 toolkit.echo(toolkit.json_text(item))
@@ -127,14 +136,14 @@ def call(
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
 def _from_stdin() -> dict[str, Any]:
     try:
-        found = json.load(sys.stdin)
-    except ValueError as e:
+        found = json.loads(toolkit.read_stdin(_MAX_STDIN_CHARS))
+    except (ValueError, RecursionError) as e:
         toolkit.fail(f"stdin is not JSON: {e}", ExitCode.USAGE)
     if not isinstance(found, dict):
         toolkit.fail('stdin holds no JSON object like {"key": 1}', ExitCode.USAGE)

@@ -58,13 +58,17 @@ def shell() -> None:
 def _read_line() -> str | None:
     while True:
         try:
-            return input(_PROMPT if sys.stdin.isatty() else "")
+            return toolkit.read_line(_PROMPT if sys.stdin.isatty() else "")
         except EOFError:
             if sys.stdin.isatty():
                 toolkit.echo()
             return None
         except KeyboardInterrupt:
             toolkit.echo()
+        except CommandFailed as e:
+            if not sys.stdin.isatty():
+                raise
+            toolkit.complain(e)
 
 
 def history_file() -> Path:

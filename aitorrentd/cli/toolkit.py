@@ -137,6 +137,37 @@ def echo(text: str = "", *, end: str = "\n") -> None:
     sys.stdout.flush()
 
 
+def read_stdin(max_chars: int) -> str:
+    """All of standard input.
+
+    Raises:
+        CommandFailed: over `max_chars` characters, or not UTF-8.
+    """
+    try:
+        text = sys.stdin.read(max_chars + 1)
+    except UnicodeDecodeError as e:
+        from aitorrentd.system.words import unreadable
+
+        fail(f"standard input cannot be read: {unreadable(e)}")
+    if len(text) > max_chars:
+        fail(f"standard input has over {max_chars} characters")
+    return text
+
+
+def read_line(prompt: str = "") -> str:
+    """A line of standard input, as `input` gives it.
+
+    Raises:
+        CommandFailed: it is not UTF-8; a terminal may give a better one. EOFError: there is none.
+    """
+    try:
+        return input(prompt)
+    except UnicodeDecodeError as e:
+        from aitorrentd.system.words import unreadable
+
+        fail(f"standard input cannot be read: {unreadable(e)}")
+
+
 def redraw(text: str) -> None:
     """Show `text` in the place of what was shown before, on a terminal; elsewhere below it."""
     echo(f"\x1b[H\x1b[2J{text}" if sys.stdout.isatty() else f"\n{text}")

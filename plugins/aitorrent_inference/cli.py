@@ -159,9 +159,7 @@ def _prompt(words: list[str] | None) -> str:
         return given
     if not words and sys.stdin.isatty():
         toolkit.fail("give a prompt, or - to read it from standard input", toolkit.ExitCode.USAGE)
-    text = sys.stdin.read(_MAX_STDIN_CHARS + 1)
-    if len(text) > _MAX_STDIN_CHARS:
-        toolkit.fail(f"the prompt on standard input is over {_MAX_STDIN_CHARS} characters")
+    text = toolkit.read_stdin(_MAX_STDIN_CHARS)
     if not text.strip():
         toolkit.fail("standard input has no prompt", toolkit.ExitCode.USAGE)
     return text.rstrip("\n")

@@ -95,13 +95,19 @@ def _read(is_terminal: bool) -> str | None:
     lines: list[str] = []
     while True:
         try:
-            line = input((_GO_ON if lines else _PROMPT) if is_terminal else "")
+            line = toolkit.read_line((_GO_ON if lines else _PROMPT) if is_terminal else "")
         except EOFError:
             if is_terminal:
                 toolkit.echo()
             return "\n".join(lines) if lines else None
         except KeyboardInterrupt:
             toolkit.echo()
+            lines = []
+            continue
+        except CommandFailed as e:
+            if not is_terminal:
+                raise
+            toolkit.complain(e)
             lines = []
             continue
         if not line.endswith("\\"):
