@@ -404,6 +404,7 @@ def _prepare_streams() -> None:
 def run(args: Sequence[str]) -> int:
     """Run a command line and leave the streams so that the interpreter ends quietly."""
     set_options(Options())
+    toolkit.forget_stdin()
     _prepare_streams()
     try:
         args = readable(args)

@@ -82,12 +82,19 @@ class Options:
 options = Options()
 "The global options of this command; `aitorrentctl` sets them before the command runs."
 _has_warned_of_skew = False
+_stdin: str | None = None
 
 
 def set_options(value: Options) -> None:
     """Replace the global options; only `aitorrentctl` itself calls this."""
     global options
     options = value
+
+
+def forget_stdin() -> None:
+    """Another command line begins; only `aitorrentctl` itself calls this."""
+    global _stdin
+    _stdin = None
 
 
 def socket_path() -> str:
@@ -121,6 +128,14 @@ def connect(timeout: float | None = None) -> Client:
     return client
 
 
+def connect_when_up(timeout: float | None = None) -> Client:
+    """As `connect`, of a daemon that was perhaps started a moment ago: waits for its socket for a
+    short time, or while it is known to be starting."""
+    from aitorrentd.cli import starting
+
+    return starting.connect_when_up(lambda: connect(timeout), options.timeout)
+
+
 def _warn_of_skew(server: str) -> None:
     global _has_warned_of_skew
     from aitorrentd import __version__
@@ -143,6 +158,9 @@ def read_stdin(max_chars: int) -> str:
     Raises:
         CommandFailed: over `max_chars` characters, or not UTF-8.
     """
+    global _stdin
+    if _stdin is not None:  # a command that runs again, since the node was just starting
+        return _stdin
     try:
         text = sys.stdin.read(max_chars + 1)
     except UnicodeDecodeError as e:
@@ -151,6 +169,7 @@ def read_stdin(max_chars: int) -> str:
         fail(f"standard input cannot be read: {unreadable(e)}")
     if len(text) > max_chars:
         fail(f"standard input has over {max_chars} characters")
+    _stdin = text
     return text
 
 

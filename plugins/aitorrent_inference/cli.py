@@ -66,7 +66,7 @@ def models() -> None:
 
     A name in quotes is what a node calls itself; only the id before it is proof of who it is.
     """
-    with toolkit.connect() as client:
+    with toolkit.connect_when_up() as client:
         reply = client.call("inference.models")
     toolkit.emit(reply, _render_models)
 

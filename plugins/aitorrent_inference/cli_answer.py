@@ -27,7 +27,7 @@ def stream_answer(params: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
     piece is a line, and the summary is the last one.
     """
     is_terminal = sys.stdout.isatty()
-    with toolkit.connect() as client, _Told(pieces) as told:
+    with toolkit.connect_when_up() as client, _Told(pieces) as told:
         stream = client.stream(
             "inference.generate",
             params,

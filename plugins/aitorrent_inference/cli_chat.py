@@ -53,7 +53,7 @@ def talk(conversation: Conversation) -> None:
     Raises:
         CommandFailed: a program wrote the turns, and none of them was answered.
     """
-    with toolkit.connect():
+    with toolkit.connect_when_up():
         pass  # whoever cannot reach the daemon should hear so before typing
     is_terminal = sys.stdin.isatty()
     if is_terminal:
