@@ -145,6 +145,10 @@ def _told(text: str) -> bool:
 
 def exit_code(error: AitorrentError) -> int:
     """The exit code that says what kind of error ended the daemon."""
+    from aitorrentd.config.drop_ins import UnreadableConfig
+
+    if isinstance(error, UnreadableConfig):
+        return EX_NOPERM if error.is_denied else EX_UNAVAILABLE
     kinds: tuple[tuple[type[AitorrentError], int], ...] = (
         (ConfigError, EX_CONFIG),
         (Denied, EX_NOPERM),
@@ -223,7 +227,7 @@ def _refuse(config: Config | ConfigError) -> int:
     if not wrong:
         return EX_OK
     complain("\n".join(wrong))
-    return EX_CONFIG
+    return exit_code(config) if isinstance(config, ConfigError) else EX_CONFIG
 
 
 if __name__ == "__main__":

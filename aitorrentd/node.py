@@ -195,4 +195,4 @@ def _request(prompt: Prompt, model: str, raw: bool, params: Mapping[str, Any]) -
     try:
         return GenerateRequest.model_validate(asked)
     except ValidationError as e:
-        raise InvalidParams("; ".join(problems("", e, GenerateRequest))) from None
+        raise InvalidParams("; ".join(map(str, problems((), e, GenerateRequest)))) from None

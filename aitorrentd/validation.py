@@ -1,19 +1,22 @@
 """From a raw settings table to a validated model, with messages that a person can act on.
 
-`plugins.dht.prot: unknown key; did you mean port?` instead of pydantic's own wording. Values never
-appear in a message, because any of them may be a secret.
+`plugins.dht.prot: unknown key; did you mean port?` instead of pydantic's own wording. A text never
+appears in a message, because any of them may be a secret; a number does.
 """
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from aitorrentd.errors import ConfigError
+from aitorrentd.setting_path import SettingPath, key_text, names_secret
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -28,7 +31,25 @@ _PHRASES: Final = {
     **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
     **dict.fromkeys(("list_type", "tuple_type"), "should be a list"),
     "string_type": "should be text",
+    "finite_number": "should be a finite number",
 }
+_SAYS_FOUND: Final = frozenset(
+    {*_PHRASES, "literal_error", "enum", "none_required"}
+    | {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+) - {"missing", "finite_number"}
+"Kinds of errors whose line ends with what stands there instead."
+_UNIT: Final = re.compile(r"\s*[-+]?[\d.]+\s*[a-zµ]+\s*", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with one setting."""
+
+    path: SettingPath
+    text: str
+
+    def __str__(self) -> str:
+        return f"{key_text(self.path) or 'settings'}: {self.text}"
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -48,8 +69,8 @@ def nearest_plugin(word: str, names: Iterable[str]) -> str:
     return near[0] if near else ""
 
 
-def validated(prefix: str, model: type[M], table: object) -> M:
-    """`table` as an instance of `model`.
+def validated(prefix: SettingPath, model: type[M], table: object) -> M:
+    """`table`, which stands at `prefix`, as an instance of `model`.
 
     Raises:
         ConfigError: it does not fit; `problems` has one line for each setting that is wrong.
@@ -57,28 +78,65 @@ def validated(prefix: str, model: type[M], table: object) -> M:
     try:
         return model.model_validate(table)
     except ValidationError as e:
-        found = problems(prefix, e, model)
-        raise ConfigError("\n".join(found), problems=found) from None
+        lines = tuple(map(str, problems(prefix, e, model)))
+        raise ConfigError("\n".join(lines), problems=lines) from None
 
 
-def problems(prefix: str, error: ValidationError, model: type[BaseModel]) -> tuple[str, ...]:
-    """What `error` says about a table of `model`, one line for each wrong setting.
+def problems(
+    prefix: SettingPath, error: ValidationError, model: type[BaseModel]
+) -> tuple[Problem, ...]:
+    """What `error` says about a table of `model` at `prefix`, once for each wrong setting.
 
-    Each line starts with the setting's path, which starts with `prefix` (may be empty). The
-    members of a union that all refused a value share one line.
+    The members of a union that all refused a value share one text.
     """
-    lines: dict[str, list[str]] = {}
-    for item in error.errors(include_url=False, include_input=False):
+    texts: dict[SettingPath, list[str]] = {}
+    ends: dict[SettingPath, str] = {}
+    for item in error.errors(include_url=False):
         unknown = item["type"] == "extra_forbidden"
         path, known = _path(prefix, item["loc"], model, ends_unknown=unknown)
         if unknown:
             text = "unknown key" + suggestion(str(item["loc"][-1]), known)
         else:
             text = _PHRASES.get(item["type"]) or _plain(item["msg"])
-        texts = lines.setdefault(path, [])
-        if text not in texts:
-            texts.append(text)
-    return tuple(f"{path or 'settings'}: {', or '.join(texts)}" for path, texts in lines.items())
+        told = texts.setdefault(path, [])
+        if text not in told:
+            told.append(text)
+        if item["type"] in _SAYS_FOUND:
+            ends[path] = _found(path, item["input"], told)
+    return tuple(Problem(p, ", or ".join(told) + ends.get(p, "")) for p, told in texts.items())
+
+
+def _found(path: SettingPath, value: object, told: list[str]) -> str:
+    """`, not text`: what stands there instead, and what to do about it."""
+    kind = kind_text(value)
+    if names_secret(path) and isinstance(value, int | float):
+        kind = "a number"
+    if isinstance(value, str):
+        is_number = any("number" in text for text in told)
+        if is_number and value.strip().startswith("$"):
+            return f", not {kind}; write {{env: NAME}} for an environment variable"
+        if is_number and _UNIT.fullmatch(value):
+            unit = "seconds" if path and str(path[-1]).endswith("_s") else "the number"
+            return f", not text; write {unit} without a unit"
+    elif "should be text" in told and isinstance(value, bool | int | float):
+        return f", not {kind}; write it in quotes"
+    return f", not {kind}"
+
+
+def kind_text(value: object) -> str:
+    """What a value is, in a word for people; the number itself, but never the text."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    names: tuple[tuple[tuple[type, ...], str], ...] = (
+        ((str,), "text"),
+        ((list, tuple), "a list"),
+        ((Mapping,), "a table"),
+    )
+    return next((name for kinds, name in names if isinstance(value, kinds)), type(value).__name__)
 
 
 def _plain(message: str) -> str:
@@ -90,9 +148,9 @@ def _plain(message: str) -> str:
 
 
 def _path(
-    prefix: str, loc: tuple[int | str, ...], model: type[BaseModel], *, ends_unknown: bool
-) -> tuple[str, tuple[str, ...]]:
-    """The path of `loc` as a person writes it, and the keys known in the table it ends in.
+    prefix: SettingPath, loc: tuple[int | str, ...], model: type[BaseModel], *, ends_unknown: bool
+) -> tuple[SettingPath, tuple[str, ...]]:
+    """The path of `loc` in the file, and the keys known in the table that it ends in.
 
     pydantic puts the names of union members into `loc`; they are no part of the file, so the
     walk follows the annotations and leaves out what is neither field, key nor index.
@@ -103,14 +161,14 @@ def _path(
     for position, part in enumerate(loc):
         known = tuple(key for kind in here for key in _keys(kind))
         if isinstance(part, int):
-            path += f"[{part}]"
+            path = (*path, part)
             here = _members(arg for kind in here for arg in get_args(kind))
             continue
         if (inner := _step(here, part)) is not None:
             here = inner
         elif not (ends_unknown and position == len(loc) - 1):
             continue
-        path = f"{path}.{part}" if path else part
+        path = (*path, part)
     return path, known
 
 

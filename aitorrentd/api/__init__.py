@@ -66,6 +66,7 @@ from aitorrentd.api.plugin import (
     Verdict,
 )
 from aitorrentd.api.services import Registry, ServiceKey
+from aitorrentd.api.settings import OptionalPath, SettingsTable
 from aitorrentd.api.signing import verify
 from aitorrentd.api.workers import Worker
 from aitorrentd.display import bytes_text, called, short
@@ -144,6 +145,7 @@ __all__ = [
     "NoParams",
     "NotFound",
     "OfferView",
+    "OptionalPath",
     "PeerCandidate",
     "PeerConnected",
     "PeerDisconnected",
@@ -164,6 +166,7 @@ __all__ = [
     "Role",
     "SamplingParams",
     "ServiceKey",
+    "SettingsTable",
     "ShuttingDown",
     "Signer",
     "SkipPlugin",

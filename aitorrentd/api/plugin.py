@@ -11,12 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from aitorrentd.api.ids import PeerId
 from aitorrentd.api.services import ServiceKey
+from aitorrentd.api.settings import SettingsTable
 
 
-class PluginConfig(BaseModel):
-    """Base of a plugin's configuration: unknown keys are errors, values are frozen."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class PluginConfig(SettingsTable):
+    """Base of a plugin's configuration; tables inside it are SettingsTables."""
 
     enabled: bool = Field(True, description="whether the plugin is loaded at all")
 

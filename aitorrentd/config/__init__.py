@@ -1,19 +1,10 @@
 """Configuration: files, drop-ins, environment and command line, merged and validated.
 
+`load` is the way of a setting: read → merge → resolve secrets → validate → freeze, a module each.
 Later wins: defaults, the file, its drop-ins by name, the environment, the command line.
 """
 
 from aitorrentd.config.edit import plan_setting, write_setting
 from aitorrentd.config.load import Config, WrongSettings
-from aitorrentd.config.model import ControlSettings, LogSettings, NodeSettings, Settings
 
-__all__ = [
-    "Config",
-    "ControlSettings",
-    "LogSettings",
-    "NodeSettings",
-    "Settings",
-    "WrongSettings",
-    "plan_setting",
-    "write_setting",
-]
+__all__ = ["Config", "WrongSettings", "plan_setting", "write_setting"]

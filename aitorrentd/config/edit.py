@@ -2,54 +2,70 @@
 
 from __future__ import annotations
 
-import copy
 import errno
+import os
+import re
+import stat
 from pathlib import Path
 from typing import Any, Final
 
-from aitorrentd.config.documents import dump, parse_key, read
+from aitorrentd.config.document import dump, parse
 from aitorrentd.config.load import Config
+from aitorrentd.config.read import MAX_FILE_BYTES, read_tree
 from aitorrentd.errors import ConfigError, Denied, Unavailable
+from aitorrentd.setting_path import key_text, parse_key
 from aitorrentd.system.files import replace_file
+from aitorrentd.validation import kind_text
 
 _HEADER: Final = "# Written by `aitorrentctl config set`; it wins over the files before it.\n"
 _NOT_ALLOWED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def plan_setting(config: Config, key: str, value: Any) -> tuple[Config, Path, dict[str, Any]]:
-    """What `write_setting` would do: the configuration as it would be, the file and its content.
+def plan_setting(config: Config, key: str, value: Any) -> tuple[Config, Path, str]:
+    """What `write_setting` would do: the configuration as it would be, the file and its text.
 
     Raises:
-        ConfigError: the result would not be valid, or there is no file to write to.
+        ConfigError: the result would not be valid or would not hold, or there is no file to write.
     """
     path = parse_key(key)
     file = config.set_file
     if file is None:
         raise ConfigError("this node was configured in code: there is no file to write to")
-    tree = _present(file)
-    _put(tree, path, value, key)
     try:
-        return config.reloaded({file: tree}), file, tree
+        tree = read_tree(file)
+    except FileNotFoundError:
+        tree = {}
+    _put(tree, path, value, key)
+    text = _written(tree, file, key)
+    try:
+        changed = config.reloaded({file: text})
     except ConfigError as e:
         # It would be in that file, where nobody finds it now.
-        told = tuple(problem.removesuffix(f" (in {file})") for problem in e.problems)
+        place = re.compile(rf" \(in {re.escape(str(file))}(?::\d+)?\)$")
+        told = tuple(place.sub("", problem) for problem in e.problems)
         raise ConfigError("; ".join(told), problems=told) from None
+    winner = changed.merged.origin(path)
+    if not isinstance(value, dict) and winner.rpartition(":")[0] != str(file):
+        raise ConfigError(f"{key}: it would not hold, as {winner} wins; change it there")
+    return changed, file, text
 
 
 def write_setting(config: Config, key: str, value: Any) -> Config:
     """Set `key` (`plugins.transport.port`) in the drop-in and return the configuration with it.
 
     The file is replaced in one step, so a crash leaves the old or the new one, and only after the
-    whole configuration was validated with it.
+    whole configuration was validated with it. Where it is a link, what it points to is replaced.
 
     Raises:
         ConfigError: as `plan_setting`. Denied: the directory is not writable.
     """
-    changed, file, tree = plan_setting(config, key, value)
+    changed, file, text = plan_setting(config, key, value)
     try:
-        file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        target = Path(os.path.realpath(file))
+        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         # For the owner alone: a value may be a secret that somebody did not pass by reference.
-        replace_file(file, (_HEADER + dump(tree)).encode(), mode=0o600)
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o600
+        replace_file(target, text.encode(), mode=mode)
     except OSError as e:
         if e.errno in _NOT_ALLOWED:
             raise Denied(
@@ -60,19 +76,23 @@ def write_setting(config: Config, key: str, value: Any) -> Config:
     return changed
 
 
-def _present(file: Path) -> dict[str, Any]:
-    try:
-        return copy.deepcopy(read(file))
-    except FileNotFoundError:
-        return {}
+def _written(tree: dict[str, Any], file: Path, key: str) -> str:
+    """The text of the drop-in, from which the same settings are read again."""
+    text = _HEADER + dump(tree)
+    if len(text.encode(errors="replace")) > MAX_FILE_BYTES:
+        raise ConfigError(f"{key}: {file} would be longer than {MAX_FILE_BYTES} bytes")
+    if parse(text, str(file)).tree != tree:
+        raise ConfigError(f"{key}: YAML cannot hold this value; write it in quotes")
+    return text
 
 
 def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any, key: str) -> None:
-    for part in path[:-1]:
+    for i, part in enumerate(path[:-1], start=1):
         below = tree.get(part)
         if below is None:
             below = tree[part] = {}
         if not isinstance(below, dict):
-            raise ConfigError(f"{key}: {part} is a value, not a table")
+            where = key_text(path[:i])
+            raise ConfigError(f"{key}: {where} is {kind_text(below)}, not a table; set it whole")
         tree = below
     tree[path[-1]] = value

@@ -1,84 +1,42 @@
-"""Config: one validated configuration, with its files, the origin of each value, its secrets."""
+"""One configuration, from its files to a frozen Config: `load` is the whole way, step by step."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from pydantic import ValidationError
-
-from aitorrentd.config.documents import key_text, parse_key
-from aitorrentd.config.layers import (
-    SET_FILE,
-    KeyPath,
-    Layer,
-    drop_in_dir,
-    environment_layer,
-    file_layers,
-    merge,
-)
+from aitorrentd.config.drop_ins import SET_FILE, drop_in_dir
+from aitorrentd.config.merge import Merged, merge
 from aitorrentd.config.model import Settings
-from aitorrentd.config.secrets import conceal, resolve, without_handed
-from aitorrentd.errors import ConfigError, NotFound
-from aitorrentd.system.paths import (
-    IDENTITY_NAME,
-    MAX_SOCKET_BYTES,
-    SOCKET_NAME,
-    Directories,
-    config_file,
-    directories,
-    expanded,
-)
-from aitorrentd.validation import problems
-
-_DEFAULT: Final = "default"
-_MAX_SHOWN: Final = 20
+from aitorrentd.config.read import Source, read
+from aitorrentd.config.secrets import conceal, resolve
+from aitorrentd.config.validate import placed, unsaid, validate
+from aitorrentd.errors import ConfigError
+from aitorrentd.setting_path import looked_up, parse_key
+from aitorrentd.system.paths import IDENTITY_NAME, SOCKET_NAME, Directories, config_file, expanded
+from aitorrentd.validation import Problem
 
 
-class WrongSettings(ConfigError):
-    """The files can be read, and what they say is wrong.
+def load(source: Source, replaced: Mapping[Path, str] | None = None) -> Config:
+    """The configuration in `source`; `replaced` is the text of files about to be written.
 
-    `tables` are those of the plugins, of which nothing was checked yet; `files` and `origins` as of
-    a `Config`.
+    Raises:
+        ConfigError: a file cannot be read. WrongSettings: all can, and what they say is wrong.
     """
-
-    def __init__(
-        self,
-        problems: Iterable[str],
-        *,
-        tables: Mapping[str, Mapping[str, Any]],
-        files: tuple[Path, ...],
-        origins: Mapping[KeyPath, str],
-    ) -> None:
-        told = located(problems, origins)
-        super().__init__("; ".join(told), problems=told)
-        self.tables = tables
-        self.files = files
-        self.origins = origins
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Source:
-    """Where a configuration is read from, so that it can be read again."""
-
-    path: Path
-    named: bool
-    "Somebody asked for exactly this file, so it must exist."
-    environ: Mapping[str, str]
-    overrides: Mapping[str, Any]
-    "What the command line says; wins over everything."
-
-    def layers(self, replaced: Mapping[Path, Mapping[str, Any]]) -> list[Layer]:
-        """All layers, the last wins."""
-        return [
-            *file_layers(self.path, required=self.named, replaced=replaced),
-            environment_layer(self.environ),
-            Layer("command line", self.overrides),
-        ]
+    layers = read(source, replaced)
+    merged = merge(layers)
+    resolved = resolve(merged.tree, source.environ, is_outside=source.is_outside)
+    settings, wrong = validate(resolved.tree)
+    said = [*(problem for layer in layers for problem in layer.problems), *resolved.problems]
+    if settings is None or said:
+        raise WrongSettings([*said, *unsaid(wrong, said)], merged, resolved.tree)
+    directories, wrong = placed(settings, source.environ)
+    if wrong:
+        raise WrongSettings(wrong, merged, resolved.tree)
+    return Config(settings, directories, merged, resolved.secrets, source)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -88,13 +46,9 @@ class Config:
     settings: Settings
     "With secrets in place; never show it, use `shown`."
     directories: Directories
-    tree: Mapping[str, Any]
-    "As merged, with references in the place of secrets."
-    origins: Mapping[KeyPath, str]
-    files: tuple[Path, ...]
+    merged: Merged
     secrets: frozenset[str]
-    source: Source | None
-    "None for a configuration made in code."
+    source: Source
 
     @classmethod
     def load(
@@ -115,8 +69,15 @@ class Config:
             ConfigError: something is wrong; the message says where and what to do.
         """
         named = path or environ.get("AITORRENT_CONFIG", "")
-        file = expanded(Path(named)) if named else config_file(environ)
-        return _read(Source(file, bool(named), environ, overrides or {}), {}, outside)
+        return load(
+            Source(
+                path=expanded(Path(named)) if named else config_file(environ),
+                environ=environ,
+                overrides=overrides or {},
+                must_exist=bool(named),
+                is_outside=outside,
+            )
+        )
 
     @classmethod
     def of(cls, tree: Mapping[str, Any], *, environ: Mapping[str, str] = os.environ) -> Config:
@@ -125,181 +86,87 @@ class Config:
         Raises:
             ConfigError: as `load`.
         """
-        return _build([Layer("code", tree)], environ, (), None)
+        return load(Source(path=None, environ=environ, overrides=tree))
 
-    def reloaded(self, replaced: Mapping[Path, Mapping[str, Any]] | None = None) -> Config:
-        """The same sources read again; `replaced` stands in for files about to be written.
+    def reloaded(self, replaced: Mapping[Path, str] | None = None) -> Config:
+        """The same sources read again; `replaced` is the text of files about to be written.
 
         Raises:
             ConfigError: as `load`, or made in code.
         """
-        if self.source is None:
+        if self.source.path is None:
             raise ConfigError("this node was configured in code: it has no file to read again")
-        return _read(self.source, replaced or {})
+        return load(self.source, replaced)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that were read."""
+        return self.merged.files
 
     @property
     def set_file(self) -> Path | None:
         """The drop-in that `config set` writes; None for a configuration made in code."""
-        return None if self.source is None else drop_in_dir(self.source.path) / SET_FILE
+        return None if self.source.path is None else drop_in_dir(self.source.path) / SET_FILE
 
     @property
     def socket(self) -> Path | None:
         """Where the control socket is; None = none."""
         chosen = self.settings.control.socket
-        if chosen == Path("auto"):
-            return self.directories.runtime / SOCKET_NAME
-        return None if chosen is None else expanded(chosen)
+        return self.directories.runtime / SOCKET_NAME if chosen == Path("auto") else chosen
 
     @property
     def identity_file(self) -> Path:
         """The file with the node's key."""
-        chosen = self.settings.node.identity
-        return expanded(chosen or self.directories.state / IDENTITY_NAME)
+        return self.settings.node.identity or self.directories.state / IDENTITY_NAME
 
     def shown(self) -> dict[str, Any]:
         """What holds now, defaults included and secrets concealed; plugin tables as given."""
         tree: dict[str, Any] = self.settings.model_dump(mode="json", exclude={"plugins"})
-        tree["plugins"] = conceal(dict(self.tree.get("plugins") or {}), ("plugins",))
+        tree["plugins"] = conceal(dict(self.merged.tree.get("plugins") or {}), ("plugins",))
         return tree
 
-    def shown_origins(self) -> dict[str, str]:
-        """Where each value of `shown` is from, by its key."""
-        return {
-            key_text(path): self.origins.get(path, _DEFAULT) for path in _leaves(self.shown(), ())
-        }
-
     def get(self, key: str) -> tuple[Any, str]:
-        """The shown value of a key and its origin.
+        """The shown value of a key and its origin, which a table has none of.
 
         Raises:
             NotFound: no such key is set. ConfigError: not a key.
         """
         value = looked_up(self.shown(), key)
-        origin = _DEFAULT if not isinstance(value, dict) else ""
-        return value, self.origins.get(parse_key(key), origin)
+        return value, "" if isinstance(value, dict) else self.merged.origin(parse_key(key))
 
     def __repr__(self) -> str:
         return f"Config(files={[str(f) for f in self.files]})"
 
 
-def looked_up(tree: Any, key: str) -> Any:
-    """The value of `key` in `tree`.
+class WrongSettings(ConfigError):
+    """The files can be read, and what they say is wrong.
 
-    Raises:
-        NotFound: there is none. ConfigError: not a key.
+    `tables` are those of the plugins, secrets in place, of which nothing was checked yet.
     """
-    path = parse_key(key)
-    for i, part in enumerate(path):
-        if not isinstance(tree, dict) or part not in tree:
-            known = sorted(tree) if isinstance(tree, dict) else []
-            inside = key_text(path[:i]) or "the configuration"
-            has = f"; it has: {', '.join(known[:_MAX_SHOWN])}" if known else ""
-            raise NotFound(f"{key} is not set in {inside}{has}")
-        tree = tree[part]
-    return tree
+
+    def __init__(
+        self, found: Iterable[Problem], merged: Merged, resolved: Mapping[str, Any]
+    ) -> None:
+        self.found = tuple(found)
+        self.merged = merged
+        self.files = merged.files
+        self.tables = _plugin_tables(resolved)
+        told = located(self.found, merged)
+        super().__init__("; ".join(told), problems=told)
 
 
-def _leaves(tree: Any, path: KeyPath) -> list[KeyPath]:
-    if isinstance(tree, dict) and tree:
-        return [leaf for k, v in tree.items() for leaf in _leaves(v, (*path, k))]
-    return [path]
+def located(found: Iterable[Problem], merged: Merged) -> tuple[str, ...]:
+    """Each problem in a line, with the place where its setting is written."""
+    return tuple(_with_place(problem, merged.place(problem.path)) for problem in found)
 
 
-def _read(
-    source: Source, replaced: Mapping[Path, Mapping[str, Any]], outside: bool = False
-) -> Config:
-    layers = source.layers(replaced)
-    files = tuple(Path(layer.origin) for layer in layers[:-2])
-    return _build(layers, source.environ, files, source, outside)
+def _with_place(problem: Problem, place: str) -> str:
+    return f"{problem} (in {place})" if place and place != "code" else str(problem)
 
 
-def _build(
-    layers: list[Layer],
-    environ: Mapping[str, str],
-    files: tuple[Path, ...],
-    source: Source | None,
-    outside: bool = False,
-) -> Config:
-    tree, origins = merge(layers)
-    secrets: set[str] = set()
-    wrong = [problem for layer in layers for problem in layer.problems]
-    handed = without_handed(tree, environ) if outside else tree
-    resolved = resolve(handed, environ, secrets, wrong)
-    plugins = resolved.get("plugins")
-    refusal = partial(
-        WrongSettings,
-        tables={} if not isinstance(plugins, dict) else _tables(plugins),
-        files=files,
-        origins=origins,
-    )
-    try:
-        settings = Settings.model_validate(resolved)
-    except ValidationError as e:
-        found = map(_with_place, problems("", e, Settings))
-        raise refusal([*wrong, *unsaid(found, wrong)]) from None
-    if wrong:
-        raise refusal(wrong)
-    node = settings.node
-    try:
-        config = Config(
-            settings=settings,
-            directories=directories(
-                environ, state=node.state_dir, cache=node.cache_dir, runtime=node.runtime_dir
-            ),
-            tree=tree,
-            origins=origins,
-            files=files,
-            secrets=frozenset(secrets),
-            source=source,
-        )
-        socket, _ = config.socket, config.identity_file
-    except ConfigError as e:
-        raise refusal(e.problems) from None
-    if socket is not None and len(os.fsencode(socket)) > MAX_SOCKET_BYTES:
-        raise refusal(
-            [
-                f"the path of the control socket, {socket}, is longer than {MAX_SOCKET_BYTES} "
-                "bytes; set control.socket or node.runtime_dir to a shorter one"
-            ]
-        )
-    return config
-
-
-def _with_place(problem: str) -> str:
-    """`transport: unknown key; did you mean plugins.transport?`"""
-    key, _, text = problem.partition(": ")
-    if text != "unknown key":
-        return problem
-    # Imported here: entry points are looked at only when something is wrong.
-    from aitorrentd.kernel.found import ranked
-
-    is_plugin = any(source.name == key for source in ranked(None).sources)
-    return f"{problem}; did you mean plugins.{key}?" if is_plugin else problem
-
-
-def _tables(plugins: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _plugin_tables(tree: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    plugins = tree.get("plugins")
+    if not isinstance(plugins, Mapping):
+        return {}
     # `transport:` with nothing below it is an empty table; what is no table is told already.
-    return {n: table or {} for n, table in plugins.items() if isinstance(table, dict | None)}
-
-
-def unsaid(found: Iterable[str], said: Iterable[str]) -> tuple[str, ...]:
-    """Those of `found` whose setting none of `said` is about."""
-    known = {_setting(problem) for problem in said}
-    return tuple(problem for problem in found if _setting(problem) not in known)
-
-
-def _setting(problem: str) -> str:
-    return problem.partition(":")[0].replace("[", ".").replace("]", "")
-
-
-def located(found: Iterable[str], origins: Mapping[KeyPath, str]) -> tuple[str, ...]:
-    """Problems with the origin of the setting that each begins with, where that is known."""
-    return tuple(_with_origin(problem, origins) for problem in found)
-
-
-def _with_origin(problem: str, origins: Mapping[KeyPath, str]) -> str:
-    key = problem.partition(":")[0].partition("[")[0]
-    inside = [o for path, o in origins.items() if f"{key_text(path)}.".startswith(f"{key}.")]
-    parent = [o for path, o in origins.items() if f"{key}.".startswith(f"{key_text(path)}.")]
-    origin = next(iter([*inside, *parent]), "")
-    return f"{problem} (in {origin})" if origin and origin != "code" else problem
+    return {n: table or {} for n, table in plugins.items() if isinstance(table, Mapping | None)}

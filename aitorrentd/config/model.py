@@ -6,14 +6,27 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
+
+from aitorrentd.api.settings import OptionalPath, SettingsTable, absolute_path
 
 NETWORK_PATTERN: Final = r"[a-z0-9][a-z0-9._-]{0,62}"
 PLUGIN_PATTERN: Final = r"[a-z][a-z0-9_-]{0,62}"
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+_BOOLEAN: Final = TypeAdapter(bool)
+
+
+class _Table(SettingsTable):
+    model_config = ConfigDict(validate_default=True)
 
 
 def _empty_is_default(value: Any) -> Any:
@@ -21,10 +34,20 @@ def _empty_is_default(value: Any) -> Any:
     return {} if value is None else value
 
 
-def _directory(value: Any) -> Any:
-    if isinstance(value, str) and not value.strip():
-        raise ValueError("is empty; leave the key out for the default")
-    return value
+def _socket(value: Any) -> Any:
+    return Path(value) if value in ("auto", Path("auto")) else absolute_path(value)
+
+
+def _plugin_table(value: Any) -> Any:
+    # The kernel asks for this one before any plugin's own model reads the table.
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or "enabled" not in value:
+        return value
+    try:
+        return {**value, "enabled": _BOOLEAN.validate_python(value["enabled"])}
+    except ValidationError:
+        raise ValueError("enabled should be true or false") from None
 
 
 def _plugin_name(name: str) -> str:
@@ -34,7 +57,6 @@ def _plugin_name(name: str) -> str:
 
 
 _PluginName = Annotated[str, AfterValidator(_plugin_name)]
-_Directory = Annotated[Path | None, BeforeValidator(_directory)]
 
 
 class NodeSettings(_Table):
@@ -47,10 +69,10 @@ class NodeSettings(_Table):
         "main",
         description="nodes of different networks never talk to each other",
     )
-    state_dir: _Directory = Field(None, description="what must survive: identity, databases")
-    cache_dir: _Directory = Field(None, description="what may be deleted")
-    runtime_dir: _Directory = Field(None, description="sockets")
-    identity: _Directory = Field(None, description="key file; default <state_dir>/identity.key")
+    state_dir: OptionalPath = Field(None, description="what must survive: identity, databases")
+    cache_dir: OptionalPath = Field(None, description="what may be deleted")
+    runtime_dir: OptionalPath = Field(None, description="sockets")
+    identity: OptionalPath = Field(None, description="key file; default <state_dir>/identity.key")
 
     @field_validator("network")
     @classmethod
@@ -70,10 +92,10 @@ class NodeSettings(_Table):
 class ControlSettings(_Table):
     """The socket that `aitorrentctl` talks to."""
 
-    socket: Path | None = Field(
+    socket: Annotated[Path | None, BeforeValidator(_socket)] = Field(
         Path("auto"), description="path; auto = control.sock in runtime_dir; null = none"
     )
-    mode: str = Field("0660", description="permissions of the socket, octal, in quotes")
+    mode: str = Field("0660", description="permissions of the socket, octal")
     group: str = Field(
         "aitorrent", min_length=1, max_length=32, description="its members may operate the daemon"
     )
@@ -82,9 +104,9 @@ class ControlSettings(_Table):
     @field_validator("mode", mode="before")
     @classmethod
     def _octal(cls, value: Any) -> str:
-        # YAML 1.1 reads 0660 as the number 432, so only the quoted form is unmistakable.
+        # The number 660 may be meant as decimal; 0660 is text here, with or without quotes.
         if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
-            raise ValueError('must be an octal mode in quotes, such as "0660"')
+            raise ValueError("must be an octal mode such as 0660")
         return value
 
     @property
@@ -122,7 +144,7 @@ class Settings(_Table):
     plugins: Annotated[
         dict[
             _PluginName,
-            Annotated[dict[str, Any], BeforeValidator(_empty_is_default)],
+            Annotated[dict[str, Any], BeforeValidator(_plugin_table)],
         ],
         BeforeValidator(_empty_is_default),
     ] = Field(default={}, description="one table per plugin")

@@ -6,11 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from aitorrentd.config.load import Config, WrongSettings, located, unsaid
+from pydantic import ValidationError
+
+from aitorrentd.config.load import Config, WrongSettings, located
+from aitorrentd.config.validate import unsaid
 from aitorrentd.errors import AitorrentError, ConfigError
-from aitorrentd.validation import nearest_plugin, validated
+from aitorrentd.validation import Problem, nearest_plugin, problems
 
 if TYPE_CHECKING:
+    from aitorrentd.api.plugin import PluginInfo
     from aitorrentd.kernel.found import PluginSource
 
 _IMPORT_TIMEOUT_S: Final = 30.0
@@ -22,20 +26,22 @@ async def all_problems(
     """What is wrong with a configuration, or with that which could not be loaded: the core's
     settings, and every plugin's as far as its table can be read. One line each.
     """
+    said: Sequence[Problem] = ()
+    tables: Mapping[str, Mapping[str, Any]]
     if isinstance(config, WrongSettings):
-        said, tables = config.problems, config.tables
+        said, tables = config.found, config.tables
     elif isinstance(config, ConfigError):
         return list(config.problems)
     else:
-        said, tables = (), config.settings.plugins
+        tables = config.settings.plugins
     found = await plugin_problems(tables, sources)
-    return [*said, *located(unsaid(found, said), config.origins)]
+    return [*located(said, config.merged), *located(unsaid(found, said), config.merged)]
 
 
 async def plugin_problems(
     plugins: Mapping[str, Mapping[str, Any]], sources: Sequence[PluginSource] | None = None
-) -> list[str]:
-    """What is wrong with these tables, one line each; `sources` None = the installed plugins.
+) -> list[Problem]:
+    """What is wrong with these tables; `sources` None = the installed plugins.
 
     A plugin that cannot be imported has its own state for that, and is no problem here.
     """
@@ -44,13 +50,14 @@ async def plugin_problems(
     from aitorrentd.kernel.found import load, ranked
 
     by_name = {source.name: source for source in ranked(sources).sources}
-    wrong: list[str] = []
+    wrong: list[Problem] = []
     for name, table in plugins.items():
         source = by_name.get(name)
         if source is None:
             near = nearest_plugin(name, by_name)
             hint = f"did you mean {near}?" if near else f"there are: {', '.join(sorted(by_name))}"
-            wrong.append(f"plugins.{name}: no plugin of that name is installed; {hint}")
+            text = f"no plugin of that name is installed; {hint}"
+            wrong.append(Problem(("plugins", name), text))
             continue
         if table.get("enabled") is False:
             continue
@@ -64,11 +71,12 @@ async def plugin_problems(
     return wrong
 
 
-def _table_problems(name: str, info: Any, table: Mapping[str, Any]) -> tuple[str, ...]:
+def _table_problems(name: str, info: PluginInfo, table: Mapping[str, Any]) -> tuple[Problem, ...]:
+    path = ("plugins", name)
     try:
-        validated(f"plugins.{name}", info.config, table)
-    except ConfigError as e:
-        return e.problems
+        info.config.model_validate(table)
+    except ValidationError as e:
+        return problems(path, e, info.config)
     except AitorrentError as e:
-        return (f"plugins.{name}: {e.message}",)
+        return (Problem(path, e.message),)
     return ()

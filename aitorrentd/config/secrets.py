@@ -1,7 +1,7 @@
-"""Secrets by reference: `{file: PATH}`, `{env: NAME}`, `{credential: NAME}`.
+"""Step 3, resolve secrets: `{file: PATH}`, `{env: NAME}`, `{credential: NAME}` become texts.
 
-A reference may stand wherever a text may stand. It is resolved when the configuration is loaded,
-and everything that shows a configuration shows the reference, never the secret.
+A reference may stand wherever a text may stand. Everything that shows a configuration shows the
+reference, never the secret.
 """
 
 from __future__ import annotations
@@ -9,18 +9,46 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from aitorrentd.config.documents import key_text
-from aitorrentd.errors import ConfigError
+from aitorrentd.setting_path import SettingPath, names_secret
+from aitorrentd.system.files import read_regular
+from aitorrentd.validation import Problem
 
 HIDDEN: Final = "•••"
 _KINDS: Final = ("file", "env", "credential")
 _MAX_SECRET_BYTES: Final = 64 * 1024
-_SECRET_KEY: Final = re.compile(
-    r"(?:^|_)(?:psk|token|password|passphrase|secret|api_?key)s?$", re.I
+_VARIABLE: Final = re.compile(
+    r"\$\{(?P<braced>[A-Z_][A-Z0-9_]*)(?::?[-?+=][^}]*)?\}|\$(?P<bare>[A-Z_][A-Z0-9_]*)"
 )
+_TEMPLATE: Final = re.compile(r"\$\{[^}]*\}|\$\([^)]*\)|\{\{.*\}\}|<[^<>]*>|%\([^)]*\)s")
+"What a deployment tool, or a person, was to replace by a secret."
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Resolved:
+    """A tree with secrets in the place of the references to them; never show it."""
+
+    tree: Mapping[str, Any]
+    secrets: frozenset[str]
+    problems: tuple[Problem, ...]
+    "References to what is not there; their secrets are empty texts in the tree."
+
+
+def resolve(
+    tree: Mapping[str, Any], environ: Mapping[str, str], *, is_outside: bool = False
+) -> Resolved:
+    """`tree` with its references replaced.
+
+    `is_outside` is for looking at the configuration of a service that is not this process: what
+    its manager hands to it alone is left out.
+    """
+    resolving = _Resolving(environ)
+    kept = _without_handed(tree, environ) if is_outside else tree
+    resolved = resolving.tree(kept, ())
+    return Resolved(resolved, frozenset(resolving.secrets), tuple(resolving.problems))
 
 
 def reference(value: Any) -> tuple[str, str] | None:
@@ -32,16 +60,25 @@ def reference(value: Any) -> tuple[str, str] | None:
     return None
 
 
-def without_handed(tree: Any, environ: Mapping[str, str]) -> Any:
-    """`tree` without the references to what a service manager hands to the daemon and not to us.
-
-    For looking at a configuration from outside of the service.
-    """
+def conceal(tree: Any, path: SettingPath = ()) -> Any:
+    """`tree` for people: references as `••• (file /path)`, secrets written in full as `•••`."""
+    if (ref := reference(tree)) is not None:
+        return f"{HIDDEN} ({ref[0]} {ref[1]})"
     if isinstance(tree, dict):
-        kept = {k: v for k, v in tree.items() if not _is_handed(v, environ)}
-        return {k: without_handed(v, environ) for k, v in kept.items()}
+        return {k: conceal(v, (*path, k)) for k, v in tree.items()}
     if isinstance(tree, list):
-        return [without_handed(v, environ) for v in tree if not _is_handed(v, environ)]
+        return [conceal(v, (*path, i)) for i, v in enumerate(tree)]
+    if isinstance(tree, str) and tree and names_secret(path):
+        return HIDDEN
+    return tree
+
+
+def _without_handed(tree: Any, environ: Mapping[str, str]) -> Any:
+    if isinstance(tree, Mapping):
+        kept = {k: v for k, v in tree.items() if not _is_handed(v, environ)}
+        return {k: _without_handed(v, environ) for k, v in kept.items()}
+    if isinstance(tree, list):
+        return [_without_handed(v, environ) for v in tree if not _is_handed(v, environ)]
     return tree
 
 
@@ -54,84 +91,77 @@ def _is_handed(value: Any, environ: Mapping[str, str]) -> bool:
     return False
 
 
-def resolve(
-    tree: Any,
-    environ: Mapping[str, str],
-    found: set[str],
-    wrong: list[str],
-    path: tuple[str, ...] = (),
-) -> Any:
-    """`tree` with its references replaced by the secrets, which are also added to `found`.
+@dataclass(slots=True)
+class _Resolving:
+    environ: Mapping[str, str]
+    secrets: set[str] = field(default_factory=set)
+    problems: list[Problem] = field(default_factory=list)
 
-    A secret that is not there, empty or unreadable becomes an empty text, and a line of `wrong`.
-    """
-    if (ref := reference(tree)) is not None:
-        try:
-            secret = _fetch(*ref, environ, path)
-        except ConfigError as e:
-            wrong.append(e.message)
-            return ""
-        found.add(secret)
-        return secret
-    if isinstance(tree, dict):
-        return {k: resolve(v, environ, found, wrong, (*path, k)) for k, v in tree.items()}
-    if isinstance(tree, list):
-        return [resolve(v, environ, found, wrong, (*path, str(i))) for i, v in enumerate(tree)]
-    if isinstance(tree, str) and tree and path and _names_secret(path):
-        found.add(tree)
-    return tree
+    def tree(self, tree: Any, path: SettingPath) -> Any:
+        if (ref := reference(tree)) is not None:
+            try:
+                secret = _fetch(*ref, self.environ)
+            except ValueError as e:
+                self.problems.append(Problem(path, str(e)))
+                return ""
+            self.secrets.add(secret)
+            return secret
+        if isinstance(tree, Mapping):
+            return {k: self.tree(v, (*path, k)) for k, v in tree.items()}
+        if isinstance(tree, list):
+            return [self.tree(v, (*path, i)) for i, v in enumerate(tree)]
+        if isinstance(tree, str) and tree:
+            return self._text(tree, path)
+        return tree
 
-
-def conceal(tree: Any, path: tuple[str, ...] = ()) -> Any:
-    """`tree` for people: references as `••• (file /path)`, secrets written in full as `•••`."""
-    if (ref := reference(tree)) is not None:
-        return f"{HIDDEN} ({ref[0]} {ref[1]})"
-    if isinstance(tree, dict):
-        return {k: conceal(v, (*path, k)) for k, v in tree.items()}
-    if isinstance(tree, list):
-        return [conceal(v, (*path, str(i))) for i, v in enumerate(tree)]
-    if isinstance(tree, str) and tree and path and _names_secret(path):
-        return HIDDEN
-    return tree
+    def _text(self, text: str, path: SettingPath) -> str:
+        is_secret = names_secret(path)
+        if (variable := _VARIABLE.fullmatch(text)) is not None:
+            name = variable["braced"] or variable["bare"]
+            wrong = f"${name} is not expanded here; write {{env: {name}}}"
+        elif is_secret and _TEMPLATE.fullmatch(text):
+            wrong = "is a placeholder that nothing has replaced; write {file: /path/of/the/secret}"
+        else:
+            if is_secret:
+                self.secrets.add(text)
+            return text
+        self.problems.append(Problem(path, wrong))
+        return ""
 
 
-def _names_secret(path: tuple[str, ...]) -> bool:
-    named = [part for part in path if not part.isdecimal()]
-    return bool(named) and _SECRET_KEY.search(named[-1]) is not None
-
-
-def _fetch(kind: str, name: str, environ: Mapping[str, str], path: tuple[str, ...]) -> str:
-    where = key_text(path)
+def _fetch(kind: str, name: str, environ: Mapping[str, str]) -> str:
+    """The secret; ValueError says why it cannot be had."""
     if kind == "env":
         if not environ.get(name):
-            raise ConfigError(f"{where}: the environment variable {name} is not set")
+            raise ValueError(f"the environment variable {name} is not set, or empty")
         return environ[name]
     if kind == "credential":
         directory = environ.get("CREDENTIALS_DIRECTORY", "")
         if not directory:
-            raise ConfigError(
-                f"{where}: there are no credentials; the systemd unit needs "
+            raise ValueError(
+                "there are no credentials; the systemd unit needs "
                 f"LoadCredential={name}:/path/to/it"
             )
         if "/" in name or name in ("", ".", ".."):
-            raise ConfigError(f"{where}: {name!r} is not the name of a credential")
-        file = Path(directory) / name
-    else:
-        file = Path(os.path.expanduser(name))
-        if not file.is_absolute():
-            raise ConfigError(f"{where}: the path {name} of the secret must be absolute")
-    return _read(file, where)
+            raise ValueError(f"{name!r} is not the name of a credential")
+        return _read(Path(directory) / name)
+    file = Path(os.path.expanduser(name))
+    if not file.is_absolute():
+        raise ValueError(f"the path {name} of the secret must be absolute")
+    return _read(file)
 
 
-def _read(file: Path, where: str) -> str:
+def _read(file: Path) -> str:
     try:
-        with file.open("rb") as opened:
-            raw = opened.read(_MAX_SECRET_BYTES + 1)
-        secret = raw.decode().strip("\r\n")
+        raw = read_regular(file, _MAX_SECRET_BYTES)
+        # An editor's byte order mark is no part of the secret.
+        secret = raw.decode("utf-8-sig").strip("\r\n")
     except OSError as e:
-        raise ConfigError(f"{where}: cannot read the secret in {file}: {e.strerror}") from None
+        raise ValueError(f"cannot read the secret in {file}: {e.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{where}: the secret in {file} is not UTF-8 text") from None
-    if not secret or len(raw) > _MAX_SECRET_BYTES:
-        raise ConfigError(f"{where}: the secret in {file} is empty or over {_MAX_SECRET_BYTES} B")
+        raise ValueError(f"the secret in {file} is not UTF-8 text") from None
+    if not secret.strip() or len(raw) > _MAX_SECRET_BYTES:
+        raise ValueError(f"the secret in {file} is empty, or longer than {_MAX_SECRET_BYTES} bytes")
+    if "\0" in secret:
+        raise ValueError(f"the secret in {file} has a NUL character; write it as plain text")
     return secret

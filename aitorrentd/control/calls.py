@@ -199,7 +199,7 @@ class Calls:
         try:
             return call, method.params.model_validate(params)
         except ValidationError as e:
-            found = problems("", e, method.params)
+            found = tuple(map(str, problems((), e, method.params)))
             raise InvalidParams(f"{name}: {'; '.join(found)}", problems=list(found)) from None
 
     def _denial(self, method: Method) -> Denied:

@@ -107,7 +107,7 @@ def _of_somebody_else(state: Path) -> str:
 
 
 def _secrecy(config: Config) -> _Finding:
-    shown = repr(conceal(dict(config.tree)))
+    shown = repr(conceal(dict(config.merged.tree)))
     if f"'{HIDDEN}'" not in shown:
         return _Finding("ok", "no secret stands in a file of the configuration")
     for file in config.files:

@@ -63,7 +63,7 @@ def configure(plugin: Plugin, table: object) -> Step:
     model = plugin.info.config if plugin.info else PluginConfig
     try:
         plugin.config = contained(
-            lambda: validated(f"plugins.{plugin.name}", model, _BLANK if table is None else table),
+            lambda: validated(("plugins", plugin.name), model, _BLANK if table is None else table),
             "its settings model",
         )
     except ConfigError as e:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
 from aitorrentd.config import Config, WrongSettings
-from aitorrentd.config.documents import key_text, parse, parse_key
-from aitorrentd.config.layers import KeyPath
-from aitorrentd.config.load import looked_up
+from aitorrentd.config.document import parse
+from aitorrentd.config.merge import DEFAULT
 from aitorrentd.config.plugin_tables import all_problems
 from aitorrentd.errors import ConfigError, NotFound
 from aitorrentd.methods import shapes
 from aitorrentd.methods.observing import plugin_config
-from aitorrentd.runtime.reload import change_setting
+from aitorrentd.runtime.reload import Reloaded, change_setting
+from aitorrentd.setting_path import key_text, leaves, looked_up, parse_key
 
 if TYPE_CHECKING:
     from aitorrentd.runtime.runtime import Runtime
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 async def _problems(runtime: Runtime) -> dict[str, Any]:
     config: Config | ConfigError = runtime.config
     files = runtime.config.files
-    if runtime.config.source is not None:
+    if runtime.config.set_file is not None:
         try:
             config = await asyncio.to_thread(runtime.config.reloaded)
         except ConfigError as e:
@@ -43,12 +42,20 @@ def _with_defaults(runtime: Runtime) -> dict[str, Any]:
     return {**tree, "plugins": {**tree["plugins"], **installed}}
 
 
-def _leaves(tree: Any, path: KeyPath) -> Iterator[KeyPath]:
-    if isinstance(tree, dict) and tree:
-        for name, inner in tree.items():
-            yield from _leaves(inner, (*path, str(name)))
-    else:
-        yield path
+async def _change(runtime: Runtime, key: str, value: Any) -> Reloaded:
+    """Set `key`; a text is read as YAML, and as itself where the setting takes nothing but text."""
+    if not isinstance(value, str):
+        return await change_setting(runtime, key, value)
+    read = parse(value, key).tree
+    try:
+        return await change_setting(runtime, key, read)
+    except ConfigError as e:
+        if isinstance(read, str | list | dict | None):
+            raise
+        try:
+            return await change_setting(runtime, key, value)
+        except ConfigError:
+            raise e from None
 
 
 def config_methods(runtime: Runtime) -> list[Method]:
@@ -57,11 +64,11 @@ def config_methods(runtime: Runtime) -> list[Method]:
     def show(call: CallContext, params: shapes.ConfigShowParams) -> dict[str, Any]:
         config = runtime.config
         tree = _with_defaults(runtime)
-        origins = {key_text(p): config.origins.get(p, "default") for p in _leaves(tree, ())}
+        origins = {key_text(path): config.merged.origin(path) for path in leaves(tree)}
         return {
             "config": tree,
             "origins": origins if params.origin else {},
-            "unset": [key for key, origin in origins.items() if origin == "default"],
+            "unset": [key for key, origin in origins.items() if origin == DEFAULT],
             "files": [str(file) for file in config.files],
         }
 
@@ -72,14 +79,11 @@ def config_methods(runtime: Runtime) -> list[Method]:
             path = parse_key(params.key)
             if path[0] == "plugins" and len(path) > 1:
                 runtime.kernel.row(path[1])  # says which plugins there are
-            value, origin = looked_up(_with_defaults(runtime), params.key), "default"
+            value, origin = looked_up(_with_defaults(runtime), params.key), DEFAULT
         return {"key": params.key, "value": value, "origin": origin}
 
     async def set_(call: CallContext, params: shapes.ConfigSetParams) -> dict[str, Any]:
-        value = params.value
-        if isinstance(value, str):
-            value = parse(value, params.key)
-        done = await change_setting(runtime, params.key, value)
+        done = await _change(runtime, params.key, params.value)
         return {"key": params.key, "file": str(runtime.config.set_file), **dataclasses.asdict(done)}
 
     async def check(call: CallContext, params: NoParams) -> dict[str, Any]:

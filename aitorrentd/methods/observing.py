@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from aitorrentd import __version__
 from aitorrentd.api.events import Event, Lagged, PluginChanged
 from aitorrentd.api.plugin import CallContext, End, Method, NoParams
-from aitorrentd.config.layers import Layer, merge
+from aitorrentd.config.merge import merge
+from aitorrentd.config.read import Layer
 from aitorrentd.config.secrets import conceal
 from aitorrentd.control.framing import PROTO
 from aitorrentd.doctor.checks import run_checks
@@ -168,9 +169,9 @@ def plugin_config(runtime: Runtime, name: str) -> Any:
     """The plugin's settings with their defaults, without a secret in any form."""
     model = runtime.kernel.config(name)
     defaults = model.model_dump(mode="json", by_alias=True) if model is not None else {}
-    given = (runtime.config.tree.get("plugins") or {}).get(name) or {}
+    given = (runtime.config.merged.tree.get("plugins") or {}).get(name) or {}
     layers = [Layer("", conceal(tree, ("plugins", name))) for tree in (defaults, given)]
-    return _redacted(runtime, merge(layers)[0])
+    return _redacted(runtime, merge(layers).tree)
 
 
 def _redacted(runtime: Runtime, value: Any) -> Any:

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aitorrentd.config import Config, plan_setting, write_setting
-from aitorrentd.config.documents import key_text
+from aitorrentd.config.load import located
 from aitorrentd.config.plugin_tables import all_problems, plugin_problems
 from aitorrentd.errors import ConfigError, Conflict
 from aitorrentd.runtime.logs import set_level
+from aitorrentd.setting_path import key_text
+from aitorrentd.validation import Problem
 
 if TYPE_CHECKING:
     from aitorrentd.kernel.states import PluginRow
     from aitorrentd.runtime.runtime import Runtime
-
-KeyPath = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Reloaded:
     not_running: tuple[str, ...]
 
 
-def differences(old: Any, new: Any, path: KeyPath = ()) -> list[KeyPath]:
+def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Paths of the values that differ between two trees; a missing table is an empty one."""
     if isinstance(old, Mapping | None) and isinstance(new, Mapping | None) and old != new:
         old, new = old or {}, new or {}
@@ -53,9 +53,10 @@ async def reload(runtime: Runtime) -> Reloaded:
         try:
             new = await asyncio.to_thread(runtime.config.reloaded)
         except ConfigError as e:
-            wrong = await all_problems(e, runtime.sources)
-            raise ConfigError("; ".join(wrong), problems=tuple(wrong)) from None
-        await _check_plugins(runtime, new)
+            told = await all_problems(e, runtime.sources)
+            raise ConfigError("; ".join(told), problems=tuple(told)) from None
+        if wrong := located(await _plugin_problems(runtime, new), new.merged):
+            raise ConfigError("; ".join(wrong), problems=wrong)
         return await put_in_force(runtime, new)
 
 
@@ -67,17 +68,19 @@ async def change_setting(runtime: Runtime, key: str, value: Any) -> Reloaded:
     """
     async with runtime.changing:
         planned, _, _ = await asyncio.to_thread(plan_setting, runtime.config, key, value)
-        await _check_plugins(runtime, planned)
+        if wrong := await _plugin_problems(runtime, planned):
+            # Without the place: it would be in the drop-in, where nobody finds it now.
+            raise ConfigError("; ".join(map(str, wrong)), problems=tuple(map(str, wrong)))
         written = await asyncio.to_thread(write_setting, runtime.config, key, value)
         return await put_in_force(runtime, written)
 
 
-async def _check_plugins(runtime: Runtime, new: Config) -> None:
-    """Raises ConfigError when a plugin's table that changed does not fit: what runs goes on."""
+async def _plugin_problems(runtime: Runtime, new: Config) -> list[Problem]:
+    """What is wrong with the plugins' tables that changed; those must fit, so that what runs goes
+    on running."""
     held = runtime.config.settings.plugins
     touched = {n: table for n, table in new.settings.plugins.items() if table != held.get(n)}
-    if wrong := await plugin_problems(touched, runtime.sources):
-        raise ConfigError("; ".join(wrong), problems=tuple(wrong))
+    return await plugin_problems(touched, runtime.sources)
 
 
 async def switch_plugin(runtime: Runtime, name: str, *, enabled: bool) -> None:
@@ -89,7 +92,7 @@ async def switch_plugin(runtime: Runtime, name: str, *, enabled: bool) -> None:
     runtime.kernel.row(name)
     if name in runtime.config.settings.required and not enabled:
         raise Conflict(f"plugin {name} is listed in `required`; take it out there first")
-    if runtime.config.source is not None:
+    if runtime.config.set_file is not None:
         done = await change_setting(runtime, f"plugins.{name}.enabled", enabled)
         if done.changed:
             return

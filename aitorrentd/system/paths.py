@@ -29,7 +29,7 @@ def is_system(environ: Mapping[str, str] = os.environ) -> bool:
 def home(environ: Mapping[str, str] = os.environ) -> Path:
     """The home directory; for a user who has none one that is never there."""
     found = environ.get("HOME") or os.path.expanduser("~")
-    return Path("/nonexistent" if found == "~" else found)
+    return Path(found if found.startswith("/") else "/nonexistent")
 
 
 def expanded(path: Path) -> Path:
@@ -56,7 +56,7 @@ def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
 def _directory(environ: Mapping[str, str], *, unit: str, system: str, xdg: tuple[str, str]) -> Path:
     # systemd passes a colon-separated list; ours has one entry (systemd.exec(5)).
     given = environ.get(unit, "").split(":")[0]
-    if given:
+    if given.startswith("/"):
         return Path(given)
     if is_system(environ):
         return Path(system)
@@ -82,23 +82,21 @@ def directories(
     cache: Path | None = None,
     runtime: Path | None = None,
 ) -> Directories:
-    """The directories of a node, where those given win over the environment and the defaults.
+    """The directories of a node, where those given, absolute, win over the environment and the
+    defaults.
 
     A state directory that is not the default one brings its cache and runtime directories along,
     so that two nodes with different state share nothing.
 
     Raises:
-        ConfigError: as `expanded`.
+        ConfigError: $AITORRENT_STATE_DIR is wrong, as `expanded`.
     """
     chosen = environ.get("AITORRENT_STATE_DIR", "")
     if state is None and chosen:
-        state = Path(chosen)
+        state = expanded(Path(chosen))
     if state is not None:
-        state = expanded(state)
         return Directories(
-            state=state,
-            cache=expanded(cache or state / "cache"),
-            runtime=expanded(runtime or state / "run"),
+            state=state, cache=cache or state / "cache", runtime=runtime or state / "run"
         )
     found_state = _directory(
         environ,
@@ -108,8 +106,8 @@ def directories(
     )
     return Directories(
         state=found_state,
-        cache=expanded(cache or _cache_dir(environ)),
-        runtime=expanded(runtime or _runtime_dir(environ, found_state)),
+        cache=cache or _cache_dir(environ),
+        runtime=runtime or _runtime_dir(environ, found_state),
     )
 
 
@@ -124,7 +122,7 @@ def _cache_dir(environ: Mapping[str, str]) -> Path:
 
 def _runtime_dir(environ: Mapping[str, str], state: Path) -> Path:
     given = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    if given:
+    if given.startswith("/"):
         return Path(given)
     if is_system(environ):
         return Path("/run/aitorrent")

@@ -71,7 +71,7 @@ async def test_daemon_killed_while_it_writes_settings_keeps_a_whole_drop_in(
         assert shown == {
             "key": "control.max_connections",
             "value": kept,
-            "origin": str(drop_in),
+            "origin": f"{drop_in}:3",
         }
 
 

@@ -272,11 +272,12 @@ async def test_start_tells_the_mistakes_of_the_core_and_of_the_plugins_at_once(
     )
     assert (found, out) == (78, "")
     assert err.splitlines() == [
-        "aitorrentd: the environment variable PORT is 'http', not a port (0 to 65535)",
-        f"aitorrentd: log.levle: unknown key; did you mean level? (in {file})",
-        f"aitorrentd: plugins.odd.secnds: unknown key; did you mean seconds? (in {file})",
+        "aitorrentd: plugins.transport.port: 'http' is not a port (0 to 65535); correct or unset "
+        "it (in environment variable PORT)",
+        f"aitorrentd: log.levle: unknown key; did you mean level? (in {file}:1)",
+        f"aitorrentd: plugins.odd.secnds: unknown key; did you mean seconds? (in {file}:2)",
         "aitorrentd: plugins.inferense: no plugin of that name is installed; "
-        "did you mean inference?",
+        f"did you mean inference? (in {file}:2)",
     ]
     assert not state.exists()
 

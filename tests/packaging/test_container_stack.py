@@ -201,7 +201,7 @@ def test_wrong_configuration_ends_with_78_and_one_line(docker: Engine, container
     )
     assert done.returncode == 78
     assert done.stderr.strip().splitlines() == [
-        "aitorrentd: the environment variable PORT is 'many', not a port (0 to 65535)"
+        "aitorrentd: plugins.transport.port: 'many' is not a port (0 to 65535)"
     ]
 
 

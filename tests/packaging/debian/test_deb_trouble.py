@@ -42,7 +42,7 @@ def start_fails(machine: Machine) -> list[str]:
 def test_damaged_configuration_ends_with_78_and_one_line(machine: Machine) -> None:
     (machine.root / "etc/aitorrent.yaml").write_text("version: 1\nlog: {levle: debug}\n")
     said = start_fails(machine)
-    assert said == ["log.levle: unknown key; did you mean level? (in /etc/aitorrent.yaml)"]
+    assert said == ["log.levle: unknown key; did you mean level? (in /etc/aitorrent.yaml:2)"]
     assert machine.unit("ExecMainStatus") == "78"
     pause(1)
     assert machine.unit("NRestarts") == "0"

@@ -143,7 +143,7 @@ def test_settings_are_shown_read_and_written(ctl: Ctl, node: NodeThread) -> None
     shown = ctl("config", "show", "--origin").out
     assert shown.splitlines()[0].split() == ["KEY", "VALUE", "FROM"]
     (line,) = [line for line in shown.splitlines() if line.startswith("node.name ")]
-    assert line.split() == ["node.name", '"tester"', str(node.file)]
+    assert line.split() == ["node.name", '"tester"', f"{node.file}:4"]
     assert ctl("config", "get", "node.name").out == "tester\n"
     assert ctl("config", "get", "node.nonsense").code == 1
     ran = ctl("config", "set", "plugins.count.port", "7")
@@ -225,7 +225,7 @@ def test_a_setting_that_is_wrong_exits_with_78(ctl: Ctl) -> None:
     assert ran.code == 78
     assert ran.err == "Error: node.nam: unknown key; did you mean name?\n"  # and is in no file
     ran = ctl("config", "set", "plugins.count.port", "x")
-    assert ran.err == "Error: plugins.count.port: should be a whole number\n"
+    assert ran.err == "Error: plugins.count.port: should be a whole number, not text\n"
 
 
 def test_configuration_files_are_checked_without_a_daemon(
@@ -243,8 +243,8 @@ def test_configuration_files_are_checked_without_a_daemon(
     assert ran.json()["files"] == [str(file)]
     file.write_text("version: 1\nnode: {nam: x}\nplugins: {transport: {prot: 1}}\n")
     assert ctl("config", "check", str(file)).out.splitlines() == [
-        f"node.nam: unknown key; did you mean name? (in {file})",
-        f"plugins.transport.prot: unknown key; did you mean port? (in {file})",
+        f"node.nam: unknown key; did you mean name? (in {file}:2)",
+        f"plugins.transport.prot: unknown key; did you mean port? (in {file}:3)",
     ]
     file.write_text("version: 1\n")
     assert ctl("config", "check", str(file)).code == 0
@@ -258,8 +258,8 @@ def test_running_daemon_tells_all_mistakes_in_its_files(ctl: Ctl, tmp_path: Path
         node.file.write_text(good)
     assert ran.code == 78
     assert ran.out.splitlines() == [
-        "nod: unknown key; did you mean node?",
-        f"plugins.count.prot: unknown key; did you mean port? (in {node.file})",
+        f"nod: unknown key; did you mean node? (in {node.file}:7)",
+        f"plugins.count.prot: unknown key; did you mean port? (in {node.file}:6)",
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from pydantic import Field
 
 from aitorrentd.api import PluginConfig, PluginInfo, hookimpl
 from aitorrentd.config import Config, write_setting
-from aitorrentd.config.documents import key_text, parse, parse_key
+from aitorrentd.config.document import parse
 from aitorrentd.config.plugin_tables import all_problems
 from aitorrentd.errors import ConfigError, Denied, NotFound
 from aitorrentd.kernel.found import PluginSource
+from aitorrentd.setting_path import key_text, leaves, parse_key
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -58,32 +60,38 @@ def test_shipped_example_is_valid_and_says_only_defaults(tmp_path: Path) -> None
     ("text", "said"),
     [
         ("nod: {}", "nod: unknown key; did you mean node?"),
-        ("log: {levle: info}", "log.levle: unknown key; did you mean level? (in FILE)"),
+        ("log: {levle: info}", "log.levle: unknown key; did you mean level? (in FILE:1)"),
         ("log: {level: loud}", "log.level: should be 'debug', 'info', 'warning' or 'error'"),
         ("shards: {}", "shards: unknown key; did you mean plugins.shards?"),
-        ("version: 2", "version: this program reads version 1, the file says 2 (in FILE)"),
+        ("version: 2", "version: this program reads version 1, the file says 2 (in FILE:1)"),
         ("node: {network: Main Net}", "node.network: must be 1 to 63 of a-z, 0-9"),
         ("node: {state_dir: ' '}", "node.state_dir: is empty; leave the key out"),
         ('node: {name: "a\\u0007"}', "node.name: has characters that cannot be printed"),
-        ("control: {mode: 0660}", 'control.mode: must be an octal mode in quotes, such as "0660"'),
+        ("control: {mode: 432}", "control.mode: must be an octal mode such as 0660 (in FILE:1)"),
         ("control: {max_connections: 0}", "control.max_connections: should be greater than"),
         ("plugins: {transport: 8468}", "plugins.transport: should be a table of settings"),
-        ("plugins: {'No Name': {}}", "plugins.No Name: is not the name of a plugin"),
+        ("plugins: {'No Name': {}}", 'plugins."No Name": is not the name of a plugin'),
         ("required: transport", "required: should be a list"),
         ("a: 1\na: 2", "FILE:2:1: the key 'a' is given twice"),
-        ("log:\n  level: info\n  level: info", "FILE:3:3: the key 'level' is given twice"),
-        ("log:\n\tlevel: info", "FILE:2:1: a tab is used for indentation; YAML takes only spaces"),
+        (
+            "log:\n  level: info\n  level: info",
+            "FILE:3:3: log: the key 'level' is given twice, first in line 2",
+        ),
+        ("log:\n\tlevel: info", "FILE:2:1: a tab is used for indentation; indent with spaces"),
         ("log: {level: [}", "FILE:1:15: not YAML: did not find expected node content"),
         ("log: 'open", "FILE:1:11: not YAML: found unexpected end of stream"),
         ("a: *nothing", "FILE:1:4: not YAML: found undefined alias"),
-        ("a: !!python/name:os.system x", "FILE:1:4: not YAML: could not determine a constructor"),
-        ("a: 1\n---\nb: 2", "FILE:2:1: not YAML: but found another document"),
-        ("- a\n- b", "FILE: must hold `key: value` lines, not a list"),
-        ("just text", "FILE: must hold `key: value` lines, not a text"),
-        ("1: 2", "FILE: the key 1 at the top is not text; write it in quotes"),
-        ("plugins: {true: {}}", "FILE: the key True in plugins is not text"),
-        ("a: 99999999999999999999999", "FILE: a: the number has more than 64 bits"),
-        ("a: !!set {x}", "FILE: a: a set is not allowed here"),
+        (
+            "a: !!python/name:os.system x",
+            "FILE:1:4: a: the tag !!python/name:os.system is not supported",
+        ),
+        ("a: 1\n---\nb: 2", "FILE:2:1: a second document begins here"),
+        ("- a\n- b", "FILE: must hold lines such as `key: value`, not a list"),
+        ("just text", "FILE: must hold lines such as `key: value`, not text"),
+        ("1: 2", "FILE:1:1: the key 1 at the top is not text; write it in quotes"),
+        ("plugins: {true: {}}", "FILE:1:11: the key true in plugins is not text"),
+        ("a: 99999999999999999999999", "FILE:1:4: a: the number has more than 64 bits"),
+        ("a: !!set {x}", "FILE:1:4: a: the tag !!set is not supported"),
         ("a: &x [*x]", "nested deeper than 32"),
         ("a: " + "[" * 100_000, "FILE:1: nested deeper than 32"),
         ("a: " + "{x: " * 50_000, "FILE:1: nested deeper than 32"),
@@ -159,10 +167,11 @@ def everything_wrong(text: str, tmp_path: Path) -> list[str]:
     except ConfigError as e:
         config = e
     found = asyncio.run(all_problems(config, [PluginSource.of(OddPlugin)]))
-    return [line.replace(f" (in {tmp_path / 'aitorrent.yaml'})", " @") for line in found]
+    place = re.compile(rf" \(in {tmp_path / 'aitorrent.yaml'}:\d+\)$")
+    return [place.sub(" @", line) for line in found]
 
 
-ODD_SECONDS = "plugins.odd.seconds: should be a whole number @"
+ODD_SECONDS = "plugins.odd.seconds: should be a whole number, not text @"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +181,7 @@ ODD_SECONDS = "plugins.odd.seconds: should be a whole number @"
         (
             "log: {level: 1}\nplugins: {odd: {seconds: x}, odds: {}}",
             [
-                "log.level: should be 'debug', 'info', 'warning' or 'error' @",
+                "log.level: should be 'debug', 'info', 'warning' or 'error', not the number 1 @",
                 ODD_SECONDS,
                 "plugins.odds: no plugin of that name is installed; did you mean odd?",
             ],
@@ -181,11 +190,11 @@ ODD_SECONDS = "plugins.odd.seconds: should be a whole number @"
         (
             "plugins: {odd: {seconds: x, key: {env: NOT_SET}, names: [{env: NONE}, 1]}, o o: {}}",
             [
-                "plugins.odd.key: the environment variable NOT_SET is not set @",
-                "plugins.odd.names.0: the environment variable NONE is not set @",
-                "plugins.o o: is not the name of a plugin (a-z, 0-9, dash and underscore)",
+                "plugins.odd.key: the environment variable NOT_SET is not set, or empty @",
+                "plugins.odd.names[0]: the environment variable NONE is not set, or empty @",
+                'plugins."o o": is not the name of a plugin (a-z, 0-9, dash and underscore) @',
                 ODD_SECONDS,
-                "plugins.odd.names[1]: should be text @",
+                "plugins.odd.names[1]: should be text, not the number 1; write it in quotes @",
             ],
         ),
         ("plugins: {odd: 7}\nversion: 2", ["version: this program", "plugins.odd: should be a t"]),
@@ -208,7 +217,7 @@ def test_every_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "aitorrent.yaml.d" / "10.yaml").write_text("log: [")
     (tmp_path / "aitorrent.yaml.d" / "20.yaml").write_text("log: {level: loud}")
     first, second = everything_wrong("- a list", tmp_path)
-    assert "aitorrent.yaml: must hold" in first
+    assert "aitorrent.yaml: must hold lines" in first
     assert "10.yaml:2:1: not YAML" in second
 
 
@@ -231,7 +240,7 @@ def test_directory_and_forbidden_file_are_clear_errors(
 
     file = tmp_path / "a.yaml"
     file.touch()
-    monkeypatch.setattr(Path, "open", forbidden)
+    monkeypatch.setattr(os, "open", forbidden)
     with pytest.raises(ConfigError, match="permission denied; the user that runs the daemon"):
         Config.load(file)
 
@@ -244,8 +253,8 @@ def test_drop_ins_win_in_the_order_of_their_names_and_lists_are_replaced(tmp_pat
     (tmp_path / "aitorrent.yaml.d" / "README").write_text("not: [read")
     config = load("plugins: {x: {a: 1, c: 1, l: [1, 2]}}\n", tmp_path)
     assert config.settings.plugins["x"] == {"a": 20, "b": 10, "c": 1, "l": [3]}
-    assert config.get("plugins.x.a") == (20, str(config.files[2]))
-    assert config.get("plugins.x.c") == (1, str(config.files[0]))
+    assert config.get("plugins.x.a") == (20, f"{config.files[2]}:1")
+    assert config.get("plugins.x.c") == (1, f"{config.files[0]}:1")
     assert [f.name for f in config.files] == ["aitorrent.yaml", "10-a.yaml", "20-b.yaml"]
 
 
@@ -279,7 +288,9 @@ def test_environment_of_the_first_version_wins_over_files_and_the_command_line_o
     over = {"plugins": {"transport": {"port": 0}}}
     config = Config.load(file, environ=environ, overrides=over)
     assert config.get("plugins.transport.port") == (0, "command line")
-    with pytest.raises(ConfigError, match=r"PORT is 'http', not a port \(0 to 65535\)"):
+    with pytest.raises(
+        ConfigError, match=r"port: 'http' is not a port .* \(in environment variable PORT\)"
+    ):
         Config.load(file, environ={"PORT": "http"})
 
 
@@ -331,7 +342,7 @@ plugins:
         ("{file: psk}", "plugins.x.psk: the path psk of the secret must be absolute"),
         ("{env: NOT_SET}", "plugins.x.psk: the environment variable NOT_SET is not set"),
         ("{credential: psk}", "the systemd unit needs LoadCredential=psk:/path/to/it"),
-        ("{file: /dev/null}", "plugins.x.psk: the secret in /dev/null is empty"),
+        ("{file: /dev/null}", "plugins.x.psk: cannot read the secret in /dev/null: not a regular"),
     ],
 )
 def test_secret_that_is_not_there_is_a_clear_error(
@@ -369,7 +380,7 @@ def test_setting_is_written_to_the_drop_in_and_survives_a_reload(tmp_path: Path)
     changed = write_setting(changed, "log.level", "debug")
     assert (tmp_path / "aitorrent.yaml").read_text() == text
     assert changed.settings.log.level == "debug"
-    assert changed.reloaded().get("plugins.transport.port") == (9000, str(config.set_file))
+    assert changed.reloaded().get("plugins.transport.port") == (9000, f"{config.set_file}:4")
     assert config.set_file is not None
     assert config.set_file.stat().st_mode & 0o777 == 0o600
     assert os.listdir(config.set_file.parent) == ["90-set.yaml"]
@@ -400,8 +411,12 @@ def test_setting_in_a_read_only_place_says_what_to_do(
 ) -> None:
     config = load("", tmp_path)
 
-    def open_(*args: object, **options: object) -> int:
-        raise OSError(30, "Read-only file system")
+    really_open = os.open
+
+    def open_(path: Any, flags: int, *args: int) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(30, "Read-only file system")
+        return really_open(path, flags, *args)
 
     monkeypatch.setattr(os, "open", open_)
     with pytest.raises(Denied, match="Read-only file system; as root put the setting into"):
@@ -433,10 +448,10 @@ def test_unknown_key_says_what_there_is(tmp_path: Path) -> None:
 
 def test_origin_of_every_shown_value_is_known(tmp_path: Path) -> None:
     config = load("log: {level: debug}", tmp_path)
-    origins = config.shown_origins()
-    assert origins["log.level"] == str(tmp_path / "aitorrent.yaml")
+    origins = {key_text(path): config.merged.origin(path) for path in leaves(config.shown())}
+    assert origins["log.level"] == f"{tmp_path / 'aitorrent.yaml'}:1"
     assert origins["log.format"] == "default"
-    assert set(origins.values()) == {"default", str(tmp_path / "aitorrent.yaml")}
+    assert set(origins.values()) == {"default", origins["log.level"]}
 
 
 def test_socket_path_that_the_kernel_cannot_hold_is_refused(tmp_path: Path) -> None:

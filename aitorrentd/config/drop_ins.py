@@ -1,0 +1,111 @@
+"""Which files a configuration is made of; a file that people meant and we would not read is an
+error.
+
+`aitorrent.yaml`, then `aitorrent.yaml.d/*.yaml` in the order of their names. Left out are hidden
+files, what editors and package managers leave behind, `*.disabled`, and files that are no
+configuration by their names.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from aitorrentd.errors import ConfigError
+
+SET_FILE: Final = "90-set.yaml"
+"The drop-in that `config set` and `plugin enable` write."
+
+_LEFTOVER: Final = re.compile(
+    r"~$|^#.*#$|\.(?:bak|old|orig|rej|save|swp|tmp|disabled|example|sample|rpmnew|rpmsave)$"
+    r"|\.(?:dpkg|ucf)-[a-z]+$",
+    re.I,
+)
+_CONFIGURATION: Final = re.compile(r"\.ya?ml\b|\.(?:json|toml|ini|conf|cfg)$", re.I)
+
+
+class UnreadableConfig(ConfigError):
+    """A file of the configuration cannot be read now, whatever it says.
+
+    `is_denied`: for lack of permission; otherwise the machine failed (an input/output error).
+    """
+
+    def __init__(self, message: str, *, is_denied: bool = False) -> None:
+        super().__init__(message)
+        self.is_denied = is_denied
+
+
+def drop_in_dir(path: Path) -> Path:
+    """The directory of the drop-ins of a configuration file: `aitorrent.yaml.d`."""
+    return path.with_name(path.name + ".d")
+
+
+def drop_ins(path: Path) -> tuple[list[Path], list[ConfigError]]:
+    """The drop-ins of `path` in the order of their names, and what is wrong with the others."""
+    directory = drop_in_dir(path)
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        if directory.is_symlink():
+            return [], [ConfigError(link_problem(directory))]
+        return [], []
+    except NotADirectoryError:
+        text = f"{directory} is not a directory; drop-ins are the *.yaml files in a directory"
+        return [], [ConfigError(f"{text} of that name")]
+    except OSError as e:
+        return [], [unreadable(e, directory)]
+    found, wrong = [], []
+    for name in names:
+        if name.startswith(".") or _LEFTOVER.search(name):
+            continue
+        if name.endswith(".yaml"):
+            found.append(directory / name)
+        elif _CONFIGURATION.search(name):
+            stem = re.split(_CONFIGURATION, name)[0]
+            wrong.append(
+                ConfigError(
+                    f"{directory / name!s} would not be read: the names of drop-ins end in .yaml; "
+                    f"rename it to {stem}.yaml, or to {name}.disabled to leave it out"
+                )
+            )
+    return found, wrong
+
+
+def mistaken_name(path: Path) -> ConfigError | None:
+    """What is wrong when the default file, or its drop-ins, are there under a name like the right
+    one."""
+    near = [path.with_suffix(suffix) for suffix in (".yml", ".YML", ".YAML", ".json")]
+    for file in near:
+        if os.path.lexists(file):
+            return ConfigError(f"{file} would not be read: rename it to {path.name}")
+    for directory in (*map(drop_in_dir, near[:1]), path.with_suffix(".d")):
+        if os.path.lexists(directory):
+            return ConfigError(
+                f"{directory} would not be read: rename it to {drop_in_dir(path).name}"
+            )
+    return None
+
+
+def link_problem(path: Path) -> str:
+    """Says that a link points to nothing."""
+    return (
+        f"{path} is a link to {os.readlink(path)}, which does not exist; "
+        "create that file, or remove the link"
+    )
+
+
+def unreadable(error: OSError, path: Path) -> ConfigError:
+    """Why `path` cannot be read; an UnreadableConfig where its content is not to blame."""
+    if isinstance(error, PermissionError):
+        return UnreadableConfig(
+            f"{path}: permission denied; the user that runs the daemon must be able to read it",
+            is_denied=True,
+        )
+    if path.is_dir():
+        return ConfigError(f"{path} is a directory, not a configuration file")
+    text = f"cannot read {path}: {error.strerror}"
+    content = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL, errno.ENXIO)
+    return ConfigError(text) if error.errno in content else UnreadableConfig(text)

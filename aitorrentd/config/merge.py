@@ -1,0 +1,82 @@
+"""Step 2, merge: layers become one tree that knows which layer each of its values is from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from aitorrentd.config.read import Layer
+from aitorrentd.config.secrets import reference
+from aitorrentd.setting_path import SettingPath
+
+DEFAULT: Final = "default"
+"The origin of a value that no layer sets."
+
+
+@dataclass(slots=True)
+class _Entry:
+    """Who wrote a value or, last, into a table."""
+
+    layer: Layer
+    inside: dict[str, _Entry] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The tree, with references in the place of secrets, and where its values are from."""
+
+    tree: Mapping[str, Any]
+    files: tuple[Path, ...]
+    _entries: Mapping[str, _Entry]
+
+    def place(self, path: SettingPath) -> str:
+        """Where `path`, or the innermost table around it, is set; empty when it nowhere is."""
+        layer, entries = None, self._entries
+        for part in path:
+            if (entry := entries.get(str(part))) is None:
+                break
+            layer, entries = entry.layer, entry.inside
+        return layer.place(path) if layer else ""
+
+    def origin(self, path: SettingPath) -> str:
+        """Where the value of `path` is from; `default` for one that no layer sets."""
+        entries = self._entries
+        for part in path[:-1]:
+            if (entry := entries.get(str(part))) is None:
+                return DEFAULT
+            entries = entry.inside
+        entry = entries.get(str(path[-1])) if path else None
+        return entry.layer.place(path) if entry else DEFAULT
+
+
+def merge(layers: Iterable[Layer]) -> Merged:
+    """One tree: tables merge key by key; anything else, lists and references to secrets included,
+    is replaced by what a later layer says."""
+    layers = list(layers)
+    tree: dict[str, Any] = {}
+    entries: dict[str, _Entry] = {}
+    for layer in layers:
+        _merge_into(tree, entries, layer.tree, layer)
+    return Merged(tree, tuple(layer.file for layer in layers if layer.file), entries)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping) and reference(value) is None
+
+
+def _merge_into(
+    target: dict[str, Any], entries: dict[str, _Entry], source: Mapping[str, Any], layer: Layer
+) -> None:
+    for key, value in source.items():
+        if _is_table(value):
+            if not _is_table(target.get(key)):
+                target[key] = {}
+                entries[key] = _Entry(layer)
+            entries[key].layer = layer
+            _merge_into(target[key], entries[key].inside, value, layer)
+        elif value is not None or not _is_table(target.get(key)):
+            # `plugins:` with nothing below it leaves what earlier layers said.
+            target[key] = value
+            entries[key] = _Entry(layer)
