@@ -64,6 +64,14 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:
         return True
 
+    def represent_str(self, data: str) -> ScalarNode:
+        """Characters that YAML takes for line breaks, or drops, are written as escapes."""
+        style = '"' if re.search("[\r\x85\u2028\u2029\ufeff]", data) else None
+        return self.represent_scalar(_TAG + "str", data, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -272,6 +280,15 @@ def _check_depth(text: str, source: str) -> None:
             raise ConfigError(f"{where}: nested deeper than {_MAX_DEPTH}")
 
 
+_CONFLICT: Final = re.compile(r"^(?:<{7}|>{7}) ", re.M)
+_HINTS: Final = (
+    ("cannot start any token", "write text that begins with this character in quotes"),
+    ("mapping values are not allowed", "write text with `: ` in it in quotes"),
+    ("expected node content", "write text such as ::1 in quotes"),
+    ("expected alphabetic or numeric character", "write text that begins with * or & in quotes"),
+)
+
+
 def _plain(error: yaml.MarkedYAMLError, text: str) -> str:
     problem = error.problem or error.context or "no value"
     mark = error.problem_mark
@@ -280,12 +297,9 @@ def _plain(error: yaml.MarkedYAMLError, text: str) -> str:
         return "a tab is used for indentation; indent with spaces"
     if "found another document" in problem:
         return "a second document begins here; keep one document in a file, without `---` inside"
-    if line.lstrip().startswith(("<<<<<<<", "=======", ">>>>>>>")):
-        return "a conflict marker of a version control system; resolve the conflict"
-    hint = "; write text that begins with this character in quotes" if _needs_quotes(error) else ""
+    if conflict := _CONFLICT.search(text):
+        at = text.count("\n", 0, conflict.start()) + 1
+        return f"line {at} has a conflict marker of a version control system; resolve the conflict"
+    hint = next((f"; {hint}" for part, hint in _HINTS if part in problem), "")
     context = f" {error.context}" if error.context else ""
     return f"not YAML: {problem}{context}{hint}"
-
-
-def _needs_quotes(error: yaml.MarkedYAMLError) -> bool:
-    return "cannot start any token" in (error.problem or "")
