@@ -24,7 +24,7 @@ from nacl.signing import SigningKey
 from aitorrentd.api.ids import PeerId, peer_id
 from aitorrentd.api.signing import signed_bytes
 from aitorrentd.errors import ConfigError
-from aitorrentd.system.files import create_file, open_regular
+from aitorrentd.system.files import cannot_write, create_file, open_regular
 
 _MAGIC: Final = "aitorrentd-ed25519-1"
 _SEED_BYTES: Final = 32
@@ -79,7 +79,8 @@ def load_or_create(path: Path) -> Identity:
     Several processes that call this at once for one path all get the same identity.
 
     Raises:
-        ConfigError: the file is damaged, readable by others, or cannot be read or written.
+        ConfigError: the file is damaged, readable by others, or cannot be read.
+        Denied, Unavailable, ConfigError: it cannot be written, as `cannot_write` says.
     """
     try:
         return load(path)
@@ -90,10 +91,7 @@ def load_or_create(path: Path) -> Identity:
         _remove_leftovers(path)
         return load(path)
     except OSError as e:
-        raise ConfigError(
-            f"cannot create the identity key {path}: {e.strerror}; "
-            "its directory must exist and be writable for this user"
-        ) from None
+        raise cannot_write(path, e, setting="node.identity") from None
 
 
 def load(path: Path, *, owner: int | None = None) -> Identity:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from aitorrentd.errors import Conflict, Denied, Unavailable
-from aitorrentd.system.files import not_writable
+from aitorrentd.errors import Conflict
+from aitorrentd.system.files import cannot_write
 
 LOCK_NAME: Final = "lock"
 _MAX_PID_BYTES: Final = 32
@@ -21,14 +21,14 @@ def state_lock(state_dir: Path) -> Iterator[None]:
     """Hold the state directory for this process while the block runs.
 
     Raises:
-        Conflict: another daemon holds it; the message names its process. Denied: no permission.
-        Unavailable: the disk takes nothing more.
+        Conflict: another daemon holds it; the message names its process. Denied,
+        Unavailable, ConfigError: it cannot be written, as `cannot_write` says.
     """
     path = state_dir / LOCK_NAME
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as e:
-        raise Denied(not_writable(path, "node.state_dir", e.strerror or "")) from None
+        raise cannot_write(path, e, setting="node.state_dir") from None
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,9 +50,7 @@ def _write_holder(fd: int, path: Path) -> None:
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     except OSError as e:
         # The first thing that is written, so this is where a full disk shows.
-        raise Unavailable(
-            f"cannot write {path}: {e.strerror}; free some space there, or set node.state_dir"
-        ) from None
+        raise cannot_write(path, e, setting="node.state_dir") from None
 
 
 def _holder(fd: int) -> str:

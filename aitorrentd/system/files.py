@@ -15,8 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from aitorrentd.errors import ConfigError, Denied
+from aitorrentd.errors import AitorrentError, ConfigError, Denied, Unavailable
 
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_NO_SUCH_PLACE: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+    | {errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO}
+)
 _NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -119,8 +124,7 @@ def make_directory(path: Path, *, setting: str, mode: int = 0o700) -> None:
     """Make sure that `path` is a directory in which this process can write.
 
     Raises:
-        Denied: this user may not write there. ConfigError: anything else; the message names
-        `setting`, which chooses another place.
+        Denied, Unavailable, ConfigError: as `cannot_write` says.
     """
     try:
         if not path.is_dir():
@@ -129,17 +133,28 @@ def make_directory(path: Path, *, setting: str, mode: int = 0o700) -> None:
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"{path} is not a directory; move it away, or set {setting}") from None
     except OSError as e:
-        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise Denied(not_writable(path, setting, e.strerror or "")) from None
-        raise ConfigError(f"cannot create the directory {path}: {e.strerror}") from None
+        raise cannot_write(path, e, setting=setting) from None
     if not os.access(path, os.W_OK | os.X_OK):
         is_read_only = os.statvfs(path).f_flag & os.ST_RDONLY
-        reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
-        raise Denied(not_writable(path, setting, reason))
+        number = errno.EROFS if is_read_only else errno.EACCES
+        raise cannot_write(path, OSError(number, os.strerror(number)), setting=setting)
 
 
-def not_writable(path: Path, setting: str, reason: str) -> str:
-    """The message for a place that cannot be written to, with the ways out."""
-    is_read_only = reason == os.strerror(errno.EROFS)
-    remedy = "mount it writable" if is_read_only else f"give the directory to uid {os.geteuid()}"
-    return f"cannot write in {path}: {reason.lower()}; set {setting}, or {remedy}"
+def cannot_write(path: Path, error: OSError, *, setting: str) -> AitorrentError:
+    """The error for a place of the daemon's own that cannot be written to, with the ways out.
+
+    Denied: this user may not. ConfigError: there can be no such file, so that `setting`, which
+    chooses the place, is wrong. Unavailable: the disk is full or fails, which may pass.
+    """
+    reason = (error.strerror or str(error)).lower()
+    if error.errno in (errno.EACCES, errno.EPERM):
+        remedy = f"give the directory to uid {os.geteuid()}"
+        return Denied(f"cannot write in {path}: {reason}; set {setting}, or {remedy}")
+    if error.errno == errno.EROFS:
+        return Denied(f"cannot write in {path}: {reason}; set {setting}, or mount it writable")
+    if error.errno in _NO_SUCH_PLACE:
+        return ConfigError(f"cannot write in {path}: {reason}; set {setting} to another place")
+    if error.errno == errno.ENOSPC:
+        reason = "the disk is full"
+    remedy = "free some space there" if error.errno in _FULL else "check the disk (dmesg)"
+    return Unavailable(f"cannot write in {path}: {reason}; {remedy}, or set {setting}")

@@ -6,17 +6,15 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 
-from aitorrentd.api import PluginConfig
+from aitorrentd.api import PluginConfig, SettingsTable
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 
-class ServerConfig(BaseModel):
+class ServerConfig(SettingsTable):
     """One server."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="short name: the backend is called openai:<name>")
     url: str = Field(description="the API's base, such as http://127.0.0.1:8080/v1")

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from aitorrentd.api import PluginConfig
+from aitorrentd.api import OptionalPath, PluginConfig, SettingsTable
 
 DEMO: Final = "demo"
 _UNITS: Final = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -60,13 +60,11 @@ def _check_layers(value: Any) -> Any:
     return value
 
 
-class ModelEntry(BaseModel):
+class ModelEntry(SettingsTable):
     """A model on this machine and which of its layers this node computes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str = Field(min_length=1, max_length=128, description="what clients ask for")
-    path: Path | None = Field(
+    path: OptionalPath = Field(
         None, description="folder in Hugging Face layout; the model `demo` comes with the package"
     )
     layers: Annotated[str, BeforeValidator(_check_layers)] = Field(

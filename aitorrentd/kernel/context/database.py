@@ -11,7 +11,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -78,10 +78,10 @@ async def open_database(
     async with aiosqlite.connect(path, timeout=BUSY_S) as db:
         try:
             await _prepare(db, path, latest, check=size_bytes <= CHECKED_BYTES)
+            for number in range(1, latest + 1):
+                await _apply(db, path, number, migrations[number])
         except sqlite3.DatabaseError as e:
             raise _unusable(path, e) from None
-        for number in range(1, latest + 1):
-            await _apply(db, path, number, migrations[number])
         yield db
 
 
@@ -99,9 +99,19 @@ def _is_busy(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
+def _is_full(path: Path, error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return True
+    # SQLite reports an input/output error where there is no room for its shared memory.
+    return code == sqlite3.SQLITE_IOERR and os.statvfs(path.parent).f_bavail == 0
+
+
 def _unusable(path: Path, error: sqlite3.Error) -> AitorrentError:
     if _is_busy(error):
         return Busy(f"the database {path} is in use by somebody else for over {BUSY_S:g} s")
+    if _is_full(path, error):
+        return Unavailable(f"the disk is full: cannot write the database {path}; free some space")
     text = " ".join(str(error).split())
     return Unavailable(
         f"the database {path} cannot be read ({text}); it was left as it is: restore a backup, or "
@@ -157,8 +167,9 @@ async def _apply(db: aiosqlite.Connection, path: Path, number: int, script: str)
             await db.execute(f"PRAGMA user_version = {number}")
         await db.commit()
     except sqlite3.Error as e:
-        await db.rollback()
-        if _is_busy(e):
+        with suppress(sqlite3.Error):  # the disk may be too full for that as well
+            await db.rollback()
+        if _is_busy(e) or _is_full(path, e):
             raise _unusable(path, e) from None
         raise InvalidParams(
             f"migration {number} of the database {path} failed: {e}; the database is still of "

@@ -154,6 +154,13 @@ def test_settings_are_shown_read_and_written(ctl: Ctl, node: NodeThread) -> None
     drop_in = Path(f"{node.file}.d") / "90-set.yaml"
     assert yaml.safe_load(drop_in.read_text())["plugins"]["count"]["port"] == 7
     assert ctl("config", "get", "plugins.count.port").out == "7\n"
+    # a number is text where the setting takes nothing else
+    assert ctl("config", "set", "node.name", "1234").code == 0
+    assert ctl("config", "get", "node.name").out == "1234\n"
+    assert yaml.safe_load(drop_in.read_text())["node"]["name"] == "1234"
+    assert ctl("config", "set", "node.name", "tester").code == 0
+    assert ctl("config", "set", "plugins.count.port", "021").code == 0
+    assert ctl("config", "get", "plugins.count.port").out == "021\n"
 
 
 def test_restart_that_a_setting_needs_is_told_as_the_daemon_runs(

@@ -389,6 +389,34 @@ def test_relative_state_is_refused_in_a_file() -> None:
         Config.load(CASES / "relative-state.yaml", environ={"HOME": "/nonexistent"})
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("path: models/demo", "models[0].path: models/demo is relative"),
+        ("path: $HOME/models", "environment variables are not expanded; write the whole path"),
+        ("kv_budget: true", "models[0].kv_budget: should be a number, not true"),
+        ("kv_budget: 1.5GiB", "is not a size; write 512MiB, 1GiB"),
+        ("kv_budget: 1 G", "is not a size; write 512MiB, 1GiB"),
+        ("kv_budget: -1", "should be greater than or equal to 1048576, not the number -1"),
+        ("layers: 4", "is not a range of layers"),
+        ("layers: 4:8", "is not a range of layers"),
+        ("digest: 0x12ab", "models[0].digest: should be text"),
+    ],
+)
+def test_settings_of_a_model_that_are_not_clear_are_refused(
+    setting: str, said: str, tmp_path: Path
+) -> None:
+    key = setting.partition(":")[0]
+    path = "" if key == "path" else "      path: /srv/model\n"
+    text = f"plugins:\n  shards:\n    models:\n    - name: m\n      {setting}\n{path}"
+    file = tmp_path / "aitorrent.yaml"
+    file.write_text(text)
+    wrong = asyncio.run(all_problems(Config.load(file, environ={"HOME": "/nonexistent"})))
+    assert len(wrong) == 1
+    assert said in wrong[0]
+    assert wrong[0].endswith(f"(in {file}:5)")
+
+
 trees = st.recursive(
     st.none()
     | st.booleans()

@@ -28,7 +28,9 @@ def test_full_disk_is_said_with_the_file(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "pwrite", full)
     with (
-        pytest.raises(Unavailable, match=rf"cannot write {tmp_path}/.*No space left on device"),
+        pytest.raises(
+            Unavailable, match=rf"cannot write in {tmp_path}/.*: the disk is full; free some space"
+        ),
         state_lock(tmp_path),
     ):
         pass

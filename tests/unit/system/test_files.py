@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from aitorrentd.system.files import create_file, open_regular, read_regular, replace_file
+from aitorrentd.errors import AitorrentError, ConfigError, Denied, Unavailable
+from aitorrentd.system.files import (
+    cannot_write,
+    create_file,
+    make_directory,
+    open_regular,
+    read_regular,
+    replace_file,
+)
 
 
 def test_reads_a_regular_file_and_one_byte_beyond_the_limit(tmp_path: Path) -> None:
@@ -74,3 +83,36 @@ def test_created_file_never_replaces_one(
     assert not create_file(file, b"second")
     assert file.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        (errno.ENOSPC, Unavailable, "the disk is full; free some space there, or set node.state"),
+        (errno.EDQUOT, Unavailable, "disk quota exceeded; free some space there"),
+        (errno.EIO, Unavailable, "input/output error; check the disk"),
+        (errno.EMFILE, Unavailable, "too many open files"),
+        (errno.EACCES, Denied, "permission denied; set node.state, or give the directory to uid"),
+        (errno.EROFS, Denied, "read-only file system; set node.state, or mount it writable"),
+        (errno.ENOTDIR, ConfigError, "not a directory; set node.state to another place"),
+        (errno.ELOOP, ConfigError, "too many levels of symbolic links"),
+    ],
+)
+def test_error_of_writing_tells_a_full_disk_from_a_wrong_setting(
+    number: int,
+    kind: type[AitorrentError],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = OSError(number, os.strerror(number))
+    told = cannot_write(tmp_path, error, setting="node.state")
+    assert type(told) is kind
+    assert said in told.message
+
+    def mkdir(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(kind, match="set node.state"):
+        make_directory(tmp_path / "new", setting="node.state")
