@@ -1,6 +1,7 @@
 """Fixtures and rules for every test.
 
 - Async tests run on uvloop, as the daemon does; AITORRENT_TEST_LOOP=asyncio runs them on asyncio.
+  Those marked `jump_clock` run on a loop that jumps over every wait.
 - `node_factory` and `daemon_factory` make nodes in this process and daemons of their own; a test
   that uses them fails if it leaves an error in a log (unless marked `allow_error_log`), a task, a
   socket or an open file behind.
@@ -22,6 +23,7 @@ import pytest
 import uvloop
 from hypothesis import settings
 
+from tests.support.clocks import JumpLoop
 from tests.support.nodes import DaemonFactory, Leaks, NodeFactory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,6 +37,7 @@ settings.load_profile("aitorrentd")
 _LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
     "asyncio": asyncio.new_event_loop,
+    "jumping": JumpLoop,
 }
 _unwanted_skips: list[tuple[str, str]] = []
 _figures: dict[str, str] = {}
@@ -44,13 +47,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "allow_error_log: the test makes nodes log errors, and that is right"
     )
+    config.addinivalue_line(
+        "markers", "jump_clock: time jumps when all is idle; without sockets and processes"
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    name = os.environ.get("AITORRENT_TEST_LOOP", "uvloop")
+    is_jumping = item.get_closest_marker("jump_clock") is not None
+    name = "jumping" if is_jumping else os.environ.get("AITORRENT_TEST_LOOP", "uvloop")
     return {name: _LOOPS[name]}
 
 

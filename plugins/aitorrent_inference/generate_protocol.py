@@ -157,7 +157,7 @@ def decode_request(line: bytes) -> GenerateRequest:
         return GenerateRequest(
             model=wire.model or "",
             prompt=wire.prompt,
-            messages=wire.messages,
+            messages=wire.messages or None,
             raw=wire.raw,
             params=sampling_params(wire.params or {}),
         )

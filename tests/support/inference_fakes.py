@@ -41,6 +41,7 @@ from aitorrentd.api import (
     Unavailable,
     peer_id,
 )
+from tests.support.clocks import FakeClock
 from tests.support.streams import MemoryStream, stream_pair
 
 log = logging.getLogger("test.inference")
@@ -49,20 +50,6 @@ log = logging.getLogger("test.inference")
 def node_id(n: int) -> PeerId:
     """A valid peer id for tests, one per number."""
     return peer_id(random.Random(n).randbytes(32))
-
-
-class FakeClock:
-    """Time that only moves when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.epoch = 1_700_000_000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time(self) -> float:
-        return self.epoch + self.now - 1000.0
 
 
 class FakeBackend:

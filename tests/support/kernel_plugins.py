@@ -46,19 +46,6 @@ class Identity:
         return domain.encode() + message
 
 
-class FakeClock:
-    """Time that moves when told."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time(self) -> float:
-        return self.now
-
-
 class FakeWorker:
     """A worker without a process."""
 

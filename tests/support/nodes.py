@@ -40,13 +40,14 @@ async def wait_for(
     condition: Callable[[], T | Awaitable[T]], timeout_s: float = 10.0, *, every_s: float = 0.02
 ) -> T:
     """The first true value of `condition`, plain or async; fails after `timeout_s`."""
-    until = time.monotonic() + timeout_s
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout_s
     while True:
         value = condition()
         found: Any = await value if inspect.isawaitable(value) else value
         if found:
             return found  # type: ignore[no-any-return]
-        if time.monotonic() > until:
+        if loop.time() > until:
             raise AssertionError(f"not true within {timeout_s:g} s: {_source(condition)}")
         await asyncio.sleep(every_s)
 

@@ -15,7 +15,6 @@ import logging
 import math
 import random
 import struct
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -52,6 +51,7 @@ from aitorrentd.api import (
     Worker,
     peer_id,
 )
+from tests.support.clocks import LoopClock
 from tests.support.nodes import wait_for
 from tests.support.streams import MemoryStream, stream_pair
 
@@ -385,14 +385,6 @@ class GatedStream:
         self._inner.reset(reason)
 
 
-class _Clock:
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def time(self) -> float:
-        return time.time()
-
-
 @dataclass
 class FakeNode:
     """A node: its own service, transport and directory face."""
@@ -413,7 +405,7 @@ class FakeNode:
         self.backends: Registry[Backend] = Registry("backend")
         self.net.nodes[self.id] = self
         self.log = logging.getLogger(f"test.shards.{self.number}")
-        self.clock: Clock = _Clock()
+        self.clock: Clock = LoopClock()
         self.random = random.Random(self.number)
         self.cache_dir = self.folder
         self.tasks: asyncio.TaskGroup

@@ -22,6 +22,8 @@ from aitorrentd.api import (
 )
 from tests.support.inference_fakes import FakeBackend, Net, make_node, node_id, text_of
 
+pytestmark = pytest.mark.jump_clock
+
 
 def ask(model: str = "m") -> GenerateRequest:
     return GenerateRequest(model=model, prompt="hello")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aitorrent_inference import peers, serve
+from aitorrent_inference import peers
 from aitorrent_inference.generate_protocol import MAX_LINE_BYTES
 from aitorrent_inference.peers import PeerBackend
 from aitorrentd.api import (
@@ -25,6 +25,8 @@ from aitorrentd.api import (
 )
 from tests.support.inference_fakes import FakeBackend, FakeNode, Net, make_node, node_id
 from tests.support.streams import MemoryStream, stream_pair
+
+pytestmark = pytest.mark.jump_clock
 
 REQUEST = b'{"prompt":"hello","model":"m","params":{}}\n'
 
@@ -193,10 +195,7 @@ async def test_client_that_vanishes_while_the_window_is_full_stops_the_backend()
     assert node.handler.slots.used == 0
 
 
-async def test_half_closed_client_still_gets_its_answer_and_its_reset_is_noticed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(serve, "_GONE_POLL_S", 0.01)
+async def test_half_closed_client_still_gets_its_answer_and_its_reset_is_noticed() -> None:
     node = make_node()
     backend = FakeBackend("a", words=["x"], hangs=True)
     ours, theirs = stream_pair()
@@ -210,26 +209,24 @@ async def test_half_closed_client_still_gets_its_answer_and_its_reset_is_noticed
             await backend.stopped.wait()
 
 
-async def test_reader_that_takes_nothing_loses_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "_WRITE_TIMEOUT_S", 0.05)
+async def test_reader_that_takes_nothing_loses_its_slot() -> None:
     node = make_node()
     backend = FakeBackend("a", words=["x" * 1000] * 1000)
     ours, theirs = stream_pair(window=2000)
     with node.having(backend):
-        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(90), asyncio.TaskGroup() as group:
             group.create_task(node.handler(theirs))
             await ours.write(REQUEST)
             await backend.stopped.wait()
-    assert theirs.reset_reason == "the client took nothing for 0.05 s"
+    assert theirs.reset_reason == "the client took nothing for 60 s"
     assert node.handler.slots.used == 0
 
 
-async def test_client_that_never_asks_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "_REQUEST_TIMEOUT_S", 0.05)
+async def test_client_that_never_asks_is_sent_away() -> None:
     node = make_node()
     ours, theirs = stream_pair()
     await node.handler(theirs)
-    assert json.loads(await ours.read_line())["error"] == "no request within 0.05 s"
+    assert json.loads(await ours.read_line())["error"] == "no request within 30 s"
     assert theirs.closed
 
 

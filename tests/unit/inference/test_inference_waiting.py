@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from aitorrent_inference import waiting
 from aitorrent_inference.methods import GenerateParams, inference_methods
 from aitorrentd.api import (
     Chunk,
@@ -34,11 +33,7 @@ from tests.support.inference_fakes import (
 )
 from tests.support.nodes import wait_for
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "TICK_S", 0.01)
-    monkeypatch.setattr(waiting, "GRACE_S", 0.1)
+pytestmark = pytest.mark.jump_clock
 
 
 async def chunks(node: FakeNode, model: str = "m", **options: Any) -> list[Chunk]:

@@ -25,9 +25,9 @@ from aitorrentd.api import (
 )
 from aitorrentd.api.events import PluginChanged
 from aitorrentd.kernel.found import PluginSource
+from tests.support.clocks import FakeClock
 from tests.support.kernel_plugins import (
     FAST,
-    FakeClock,
     FakeWorker,
     Story,
     kernel,

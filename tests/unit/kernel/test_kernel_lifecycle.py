@@ -20,7 +20,8 @@ from aitorrentd.api import (
     Unavailable,
 )
 from aitorrentd.api.events import PluginChanged
-from tests.support.kernel_plugins import FakeClock, Story, kernel, made, states, until_state
+from tests.support.clocks import FakeClock
+from tests.support.kernel_plugins import Story, kernel, made, states, until_state
 
 
 async def test_provider_starts_before_and_stops_after_who_requires_it(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ from aitorrentd.api import (
 from aitorrentd.api.models.relay import json_object
 from aitorrentd.api.models.reported_errors import error_in_body
 from tests.support.canned import expected, read
+from tests.support.clocks import FakeClock
 from tests.support.http_server import HttpServer, Reply, Request
-from tests.support.inference_fakes import FakeClock
 from tests.support.ollama_server import FIGURES, FakeOllama
 from tests.support.relays import answer, closed_after, json_values, saying
 

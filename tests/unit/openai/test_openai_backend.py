@@ -35,8 +35,8 @@ from aitorrentd.api import (
     Unavailable,
 )
 from tests.support.canned import expected, read
+from tests.support.clocks import FakeClock
 from tests.support.http_server import HttpServer, Reply, Request
-from tests.support.inference_fakes import FakeClock
 from tests.support.openai_server import KEY, FakeOpenai
 from tests.support.relays import answer, closed_after, json_values, saying
 

@@ -27,7 +27,8 @@ from aitorrentd.api import (
 from aitorrentd.api.events import MessageReceived
 from aitorrentd.kernel.context.services import Services
 from aitorrentd.kernel.found import PluginSource
-from tests.support.kernel_plugins import FakeClock, kernel, made
+from tests.support.clocks import FakeClock
+from tests.support.kernel_plugins import kernel, made
 
 PEER = PeerCandidate(PeerId("12D3KooWpeer"), "/ip4/127.0.0.1/tcp/1", True, "aitorrentd/0.1.0")
 

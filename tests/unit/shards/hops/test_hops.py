@@ -12,7 +12,13 @@ from typing import Any, cast
 import pytest
 
 from aitorrent_shards.hops.receiver import MAX_AT_ONCE, HopReceiver
-from aitorrent_shards.hops.sender import HopMessage, HopSender, Journal
+from aitorrent_shards.hops.sender import (
+    STUCK_CHECK_S,
+    STUCK_WRITE_S,
+    HopMessage,
+    HopSender,
+    Journal,
+)
 from aitorrent_shards.protocol.messages import Link
 from aitorrent_shards.ring.answer_receiver import AnswerSink
 from aitorrent_shards.ring.ring import Ring
@@ -33,6 +39,8 @@ from aitorrentd.api.tasks import Tasks
 from tests.support.inference_fakes import node_id
 from tests.support.nodes import wait_for
 from tests.support.streams import MemoryStream, stream_pair
+
+pytestmark = pytest.mark.jump_clock
 
 TARGET = Link(node_id(1), (), b"s" * 16)
 
@@ -93,21 +101,20 @@ async def test_link_that_ends_while_nothing_is_written_is_noticed_once() -> None
         assert broken == ["the receiver ended it"]
 
 
-async def test_receiver_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aitorrent_shards.hops.sender.STUCK_WRITE_S", 0.2)
-    monkeypatch.setattr("aitorrent_shards.hops.sender.STUCK_CHECK_S", 0.05)
+async def test_receiver_that_takes_nothing_is_given_up() -> None:
     async with linked(0, max_bytes=200_000) as (sender, _, broken):
         sender.send(HopMessage(10, 1, {"p": 10}, bytes(100_000)))
-        await wait_for(lambda: broken)
+        await asyncio.sleep(STUCK_WRITE_S - 1)
+        assert broken == []
+        await asyncio.sleep(STUCK_CHECK_S + 2)
         assert broken == ["a write timed out"]
         assert sender.have < 11
 
 
-async def test_link_on_which_nothing_is_written_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aitorrent_shards.hops.sender.STUCK_CHECK_S", 0.001)
+async def test_link_on_which_nothing_is_written_is_kept() -> None:
     async with linked(10) as (sender, far, broken):
         for pos in (10, 11):
-            await asyncio.sleep(0.05)  # many looks at it
+            await asyncio.sleep(2 * STUCK_WRITE_S)  # many looks at it
             sender.send(HopMessage(pos, 1, {"p": pos}, b"x"))
             assert (await read_frame(far)).header["p"] == pos
         assert broken == []

@@ -13,7 +13,10 @@ from aitorrent_shards.ring.pipeline import Pipeline
 from aitorrent_shards.ring.remote_stage import StageControl
 from aitorrent_shards.ring.stalls import MAX_QUEUE, StallDetector
 from aitorrent_shards.serving.holder import allowed_s
-from aitorrentd.api import Clock, PeerId
+from aitorrentd.api import AitorrentError, Clock, PeerId
+from tests.support.clocks import FakeClock
+
+pytestmark = pytest.mark.jump_clock
 
 HOME = Link(PeerId("home"), (), b"home")
 CONFIG = ShardsConfig()
@@ -33,6 +36,7 @@ class FakeStage:
     end: int
     linked_to: bytes | None = None
     lost: str = ""
+    refusal: AitorrentError | None = None
     pong: tuple[int, int] | None = (0, 0)
     span: FakeSpan = field(default_factory=FakeSpan)
 
@@ -49,13 +53,6 @@ class FakeStage:
 
     def lose(self, reason: str, *, avoid_s: float) -> None:
         self.lost = reason
-
-
-class FakeClock:
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 def pipeline(*stages: FakeStage, layers: int = 6) -> Pipeline:
@@ -135,10 +132,10 @@ async def test_stage_that_computes_nothing_is_given_up_when_a_step_should_be_don
     clock = FakeClock()
     stalls = StallDetector(made, CONFIG, cast(Clock, clock))
     await stalls.look(5)
-    clock.now = LIMIT_S - 1
+    clock.now += LIMIT_S - 1
     await stalls.look(5)
     assert lost(made) == []
-    clock.now = LIMIT_S + 1
+    clock.now += 2
     await stalls.look(5)
     assert lost(made) == [2]
     assert last.lost == f"it computed nothing for {LIMIT_S + 1:.0f} s"
@@ -161,7 +158,7 @@ async def test_a_long_queue_buys_time_but_not_without_end() -> None:
     clock = FakeClock()
     stalls = StallDetector(made, CONFIG, cast(Clock, clock))
     await stalls.look(5)
-    clock.now = LIMIT_S * (MAX_QUEUE + 1) - 1
+    clock.now += LIMIT_S * (MAX_QUEUE + 1) - 1
     await stalls.look(5)
     assert lost(made) == []
     clock.now += 2
@@ -176,7 +173,7 @@ async def test_a_token_ends_what_was_remembered_of_a_stall() -> None:
     stalls = StallDetector(made, CONFIG, cast(Clock, clock))
     await stalls.look(5)
     stalls.settle()
-    clock.now = LIMIT_S + 1
+    clock.now += LIMIT_S + 1
     await stalls.look(5)
     assert lost(made) == []
 
@@ -187,6 +184,6 @@ async def test_when_all_have_what_was_sent_the_last_stage_is_to_blame() -> None:
     clock = FakeClock()
     stalls = StallDetector(made, CONFIG, cast(Clock, clock))
     await stalls.look(5)
-    clock.now = LIMIT_S + 1
+    clock.now += LIMIT_S + 1
     await stalls.look(5)
     assert lost(made) == [2]

@@ -22,6 +22,8 @@ from aitorrentd.api import (
 )
 from tests.support.shards_fakes import FakeNode, GatedStream, toy_answer, toy_network, until
 
+pytestmark = pytest.mark.jump_clock
+
 NEW = 12
 PROMPT = "hello"
 

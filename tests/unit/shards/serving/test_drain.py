@@ -13,6 +13,8 @@ from aitorrentd.api import GenerateRequest, SamplingParams, ShuttingDown
 from aitorrentd.kernel.context.drain import Drain
 from tests.support.shards_fakes import FakeNode, toy_answer, toy_network
 
+pytestmark = pytest.mark.jump_clock
+
 NEW = 8
 REQUEST = GenerateRequest(
     model="toy", prompt="hello", params=SamplingParams(max_tokens=NEW, temperature=0)

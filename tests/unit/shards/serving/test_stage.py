@@ -15,6 +15,8 @@ from aitorrent_shards.protocol.messages import PROTOCOL, Open, open_header
 from aitorrentd.api import Frame, PeerGone, Stream, encode_frame, read_frame
 from tests.support.shards_fakes import FakeNode, toy_network, until
 
+pytestmark = pytest.mark.jump_clock
+
 
 def opening(node: FakeNode, session: bytes = b"s" * 16, **changes: Any) -> dict[str, Any]:
     """A valid request to open all layers of `node` for itself."""

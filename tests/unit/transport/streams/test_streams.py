@@ -27,18 +27,13 @@ from aitorrentd.api import (
     TooLarge,
     Unavailable,
 )
+from tests.support.clocks import LoopClock
 from tests.support.nodes import wait_for
 from tests.support.transport_links import FakeLink, link_pair
 
+pytestmark = pytest.mark.jump_clock
+
 A, B = PeerId("12D3KooWaaaaaaaa"), PeerId("12D3KooWbbbbbbbb")
-
-
-class LoopClock:
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    def time(self) -> float:
-        return 1_700_000_000.0
 
 
 class Ends:
@@ -321,25 +316,24 @@ async def test_hung_peer_costs_bounded_memory_and_is_noticed() -> None:
         assert ends.closed[0][0] == "near"
 
 
-async def test_closed_stream_whose_rest_is_not_read_is_given_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("aitorrent_transport.streams.channel._LINGER_S", 0.1)
-    async with Ends(keepalive_s=0.2) as ends:
+async def test_closed_stream_whose_rest_is_not_read_is_given_up() -> None:
+    async with Ends() as ends:
         near, far = await ends.streams()
         filling = asyncio.create_task(near.write(bytes(SEND_QUEUE_BYTES + INITIAL_WINDOW)))
         await filling
         await near.close()
         assert len(ends.near.mux) == 1
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(55)
+        assert len(ends.near.mux) == 1
+        await asyncio.sleep(10)
         assert len(ends.near.mux) == 0
         with pytest.raises(PeerGone, match="the rest was not read"):
             await far.read()
 
 
 async def test_quiet_channel_stays_up_by_its_pings() -> None:
-    async with Ends(keepalive_s=0.1) as ends:
-        await asyncio.sleep(0.6)
+    async with Ends() as ends:
+        await asyncio.sleep(3600)
         assert ends.near.closed is None
         assert ends.near.srtt_s is not None
         assert ends.near.srtt_s < 0.1
