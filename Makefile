@@ -11,9 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt $(PIP_FLAGS)
 
-# One process per core, but not more than the memory of a usual machine has room for. An
-# `xdist_group` stays in one process, so that what its tests share is built once.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
+# One process per core, but not more than the memory of a usual machine has room for.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help demo quick unit test check fmt docs bench demo-model demo-picture lock wheelhouse deb apt-repo up down rebuild clean

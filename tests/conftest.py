@@ -6,9 +6,9 @@
   that uses them fails if it leaves an error in a log (unless marked `allow_error_log`), a task, a
   socket or an open file behind.
 - In CI a skipped test is a failure, unless its reason starts with "hardware:".
-- Tests may run in several processes (pytest-xdist); those that share something slow, or something
-  there is only one of, carry an `xdist_group`. Only this file is sure to be loaded by the process
-  that reports: what workers find out reaches it through the hooks here.
+- Tests may run in several processes (pytest-xdist); those of ONE_PROCESS stay together. Only this
+  file is sure to be loaded by the process that reports: what workers find out reaches it through
+  the hooks here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import uvloop
@@ -39,6 +39,14 @@ _LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "jumping": JumpLoop,
 }
+# Tests below such a path share what is slow to make (a package, a booted system, images), or what
+# there is only one of. The mark `xdist_group` would say so, were it not ignored with pytest 9.2
+# (pytest-xdist issue 1386).
+ONE_PROCESS: Final = (
+    "tests/packaging/debian/",
+    "tests/packaging/test_container_stack.py",
+    "tests/integration/test_third_party_plugin.py",
+)
 _unwanted_skips: list[tuple[str, str]] = []
 _figures: dict[str, str] = {}
 
@@ -59,6 +67,20 @@ def pytest_asyncio_loop_factories(
     is_jumping = item.get_closest_marker("jump_clock") is not None
     name = "jumping" if is_jumping else os.environ.get("AITORRENT_TEST_LOOP", "uvloop")
     return {name: _LOOPS[name]}
+
+
+def scope_of(nodeid: str) -> str:
+    """What is sent to a worker as a whole: the tests of a path above, or a single test."""
+    return next((path for path in ONE_PROCESS if nodeid.startswith(path)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = scope_of
+    return scheduler
 
 
 def _note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -19,9 +19,6 @@ from tests.support.nodes import REPOSITORY, Daemon, DaemonFactory
 EXAMPLE = REPOSITORY / "examples" / "aitorrent-hello"
 PIP_S = 120.0
 
-# One worker builds and installs the example for all of them.
-pytestmark = pytest.mark.xdist_group("third_party")
-
 
 def pip(*arguments: str | Path) -> None:
     """Run pip of this interpreter, without any index."""

@@ -27,13 +27,7 @@ from tests.support.container_engine import (
     until,
 )
 
-pytestmark = [
-    pytest.mark.docker,
-    pytest.mark.root,
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.xdist_group("docker"),
-]
+pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 IMAGE: Final = "aitorrentd:latest"
 TORCH_IMAGE: Final = "aitorrentd:torch"

@@ -19,7 +19,7 @@ from aitorrent_openai.config import ServerConfig
 from aitorrent_openai.connection import OpenaiClient
 from aitorrentd.api import AitorrentError, Backend, GenerateRequest, Message
 from aitorrentd.api.models.relay import Body
-from tests.support.inference_fakes import FakeClock
+from tests.support.clocks import FakeClock
 from tests.support.nodes import REPOSITORY
 
 CASES: Final = REPOSITORY / "tests" / "cases" / "inference"

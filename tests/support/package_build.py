@@ -22,7 +22,7 @@ MIGRATED: Final = "plugins/aitorrent_transport/peers/known_peers.py"
 BUILD_MARK: Final = "built-here"
 "Part of the name of every directory that a package is built in, so that it can be looked for."
 _BUILD_S: Final = 900.0
-_PARTS: Final = ("aitorrentd", "plugins", "packaging", "etc", "debian")
+_PARTS: Final = ("aitorrentd", "plugins", "packaging", "etc", "debian", "tools")
 _FILES: Final = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "constraints.txt")
 
 

@@ -14,12 +14,7 @@ import pytest
 
 from tests.support.package_machine import Done, Machine, until
 
-pytestmark = [
-    pytest.mark.systemd,
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.xdist_group("debian"),
-]
+pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # name: (code, what the caller is told)
 GREEDY: Final = {

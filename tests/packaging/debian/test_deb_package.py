@@ -15,11 +15,7 @@ from tests.support.nodes import REPOSITORY
 from tests.support.package_build import BUILD_MARK
 from tests.support.package_machine import run
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.xdist_group("debian"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 MAX_BYTES: Final = 45_000_000
 EXPOSURE: Final = {

@@ -32,12 +32,7 @@ os.kill(pid, 9)
 """
 SUBCOMMANDS = ("disable", "enable", "info", "install", "list", "new", "rebuild", "remove")
 
-pytestmark = [
-    pytest.mark.systemd,
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.xdist_group("debian"),
-]
+pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_installed_wheel_brings_its_command_and_its_methods(

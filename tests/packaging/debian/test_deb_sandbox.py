@@ -8,12 +8,7 @@ import pytest
 
 from tests.support.package_machine import Machine, until
 
-pytestmark = [
-    pytest.mark.systemd,
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.xdist_group("debian"),
-]
+pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 REFUSED = {"EACCES", "EPERM", "EROFS", "ENOENT", "EAFNOSUPPORT", "EINVAL"}
 EVERYWHERE = (

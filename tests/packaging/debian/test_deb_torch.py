@@ -12,12 +12,7 @@ import pytest
 from tests.support.nodes import REPOSITORY
 from tests.support.package_machine import Machine, run, until
 
-pytestmark = [
-    pytest.mark.systemd,
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.xdist_group("debian"),
-]
+pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 _DOWNLOAD_S: Final = 900.0
 _MODEL: Final = "plugins: {shards: {models: [{name: demo, layers: all}]}}\n"

@@ -18,12 +18,7 @@ from tests.support.nodes import REPOSITORY
 from tests.support.package_build import PREVIOUS
 from tests.support.package_machine import Machine, run, until
 
-pytestmark = [
-    pytest.mark.systemd,
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.xdist_group("debian"),
-]
+pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 _DATABASE: Final = "var/lib/aitorrent/transport/transport.sqlite"
 _OTHER: Final = """\

@@ -1,4 +1,4 @@
-"""A skipped test fails in CI, in however many processes the tests run."""
+"""A skipped test fails in CI, and what is slow to make is made once, in however many processes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ONE_PROCESS
 from tests.support.nodes import REPOSITORY
 
 PASSES = """
@@ -32,7 +33,13 @@ import pytest
 
 pytest.skip("no library here", allow_module_level=True)
 """
-IN_TWO = ("-n", "2", "--dist", "loadgroup")
+WHERE = """
+import os, pathlib, pytest
+
+@pytest.mark.parametrize("n", range(5))
+def test_it(n): pathlib.Path(os.environ["PYTEST_XDIST_WORKER"]).touch()
+"""
+IN_TWO = ("-n", "2")
 
 
 def run_tests(directory: Path, *options: str, ci: str) -> subprocess.CompletedProcess[str]:
@@ -73,3 +80,22 @@ def test_skip_in_ci_is_a_failure_unless_hardware_is_absent(
     assert done.stdout.splitlines()[-1].startswith("1 passed, ")
     # Measurements of a worker arrive, too.
     assert "speed: 9 m/s" in done.stdout
+
+
+def test_what_is_slow_to_make_is_made_by_one_worker(tmp_path: Path) -> None:
+    together = "tests/packaging/debian"
+    assert f"{together}/" in ONE_PROCESS
+    for name in ("test_one.py", "test_two.py"):
+        file = tmp_path / together / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(WHERE)
+    assert run_tests(tmp_path, *IN_TWO, ci="").returncode == 0
+    assert len(list(tmp_path.glob("gw*"))) == 1
+    (tmp_path / "test_other.py").write_text(WHERE)
+    assert run_tests(tmp_path, *IN_TWO, ci="").returncode == 0
+    assert len(list(tmp_path.glob("gw*"))) == 2
+
+
+@pytest.mark.parametrize("path", ONE_PROCESS)
+def test_path_of_tests_that_stay_together_exists(path: str) -> None:
+    assert (REPOSITORY / path).exists()
