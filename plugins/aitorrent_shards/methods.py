@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +16,12 @@ from aitorrentd.api import CallContext, Method, NoParams
 
 class _Row(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+Names = Annotated[
+    dict[str, str],
+    Field(description="what nodes call themselves, by peer id; claims, only ids are proven"),
+]
 
 
 class ModelRow(_Row):
@@ -68,6 +75,7 @@ class SpanRows(_Row):
     """Result of shards.spans."""
 
     spans: list[SpanRow]
+    names: Names = {}
 
 
 class SessionRow(_Row):
@@ -87,6 +95,7 @@ class SessionRows(_Row):
     """Result of shards.sessions."""
 
     sessions: list[SessionRow]
+    names: Names = {}
     answering: int = Field(description="answers that this node coordinates")
     overhead_us: int | None = Field(
         description="median time of a token in this node outside of the layers, lately"
@@ -142,7 +151,7 @@ def shards_methods(service: Callable[[], ShardsService]) -> Iterator[Method]:
             )
             for s in sorted(running.spans(), key=lambda s: (s.model, s.digest, s.start, s.peer))
         ]
-        return SpanRows(spans=rows)
+        return SpanRows(spans=rows, names=running.names(row.peer for row in rows))
 
     def sessions(call: CallContext, params: NoParams) -> SessionRows:
         running = service()
@@ -162,6 +171,7 @@ def shards_methods(service: Callable[[], ShardsService]) -> Iterator[Method]:
         measured = running.stage_server.overhead_us
         return SessionRows(
             sessions=rows,
+            names=running.names(peer for row in rows for peer in (row.coordinator, row.prev)),
             answering=running.backend.answering,
             overhead_us=int(statistics.median(measured)) if measured else None,
         )

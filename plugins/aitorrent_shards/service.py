@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -159,6 +159,11 @@ class ShardsService:
     def _name_of(self, peer: PeerId) -> str:
         view = self._ctx.service(TRANSPORT).peer(peer)
         return view.name if view is not None else ""
+
+    def names(self, peers: Iterable[str]) -> dict[str, str]:
+        """What these nodes call themselves, of those that say it and are connected."""
+        found = {peer: self._name_of(PeerId(peer)) for peer in peers if peer != self.node_id}
+        return {peer: name for peer, name in found.items() if name}
 
     def spans(self) -> list[Span]:
         """The valid spans in the directory now, and this node's own."""

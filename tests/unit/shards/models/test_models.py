@@ -141,7 +141,8 @@ async def test_methods_tell_models_spans_and_sessions(tmp_path: Path) -> None:
         spans: Any = methods["shards.spans"].handler(None, NoParams())  # type: ignore[arg-type]
         assert [(s.start, s.end, s.this_node) for s in spans.spans] == [(0, 3, True), (3, 6, False)]
         sessions: Any = methods["shards.sessions"].handler(None, NoParams())  # type: ignore[arg-type]
-        assert (sessions.sessions, sessions.answering) == ([], 0)
+        assert (sessions.sessions, sessions.answering, sessions.names) == ([], 0, {})
+        assert nodes[0].node_id not in spans.names
 
 
 async def test_model_that_does_not_load_is_reported_and_others_go_on(
