@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+from aitorrentd.display import bytes_text
 from aitorrentd.errors import InvalidParams
 from aitorrentd.system.files import read_regular
 
@@ -205,7 +206,7 @@ def _text(dist: metadata.Distribution, where: Path | None, name: str) -> str | N
     except OSError as e:
         raise DamagedError(f"{name} cannot be read ({e.strerror})") from None
     if len(raw) > _MAX_BYTES:
-        raise DamagedError(f"{name} is over {_MAX_BYTES // 1024} KiB")
+        raise DamagedError(f"{name} is over {bytes_text(_MAX_BYTES)}")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -18,12 +18,15 @@ from typing import Any, Final
 from aitorrentd.api import (
     InvalidParams,
     NotFound,
+    ProtocolError,
     replace_file,
 )
+from aitorrentd.api.fields import whole
 
 CONFIG: Final = "config.json"
 TOKENIZER: Final = "tokenizer.json"
 MAX_JSON_BYTES: Final = 64 * 2**20
+_MAX_COUNT: Final = 2**31 - 1
 _BLOCK: Final = 4 * 2**20
 
 
@@ -73,10 +76,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _count(settings: dict[str, Any], key: str, path: Path) -> int:
-    value = settings.get(key)
-    if type(value) is not int or value < 1:
-        raise InvalidParams(f"{path}: {key} is {value!r}; it must be a positive number")
-    return value
+    try:
+        return whole(settings, key, 1, _MAX_COUNT)
+    except ProtocolError as e:
+        raise InvalidParams(f"{path}: {e.message}, not {settings.get(key)!r}") from None
 
 
 def read_model(path: Path) -> ModelFiles:

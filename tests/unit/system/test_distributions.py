@@ -65,7 +65,7 @@ def test_reported_damage_is_named_and_left_out(
         (b"[other]\nx\n" + GOOD, "line 2 of entry_points.txt has no `=`"),
         (b"\xff\xfe" + GOOD, "entry_points.txt is not UTF-8"),
         (GOOD.decode().encode("utf-16"), "entry_points.txt is not UTF-8"),
-        (GOOD + b"# " + b"x" * 1024 * 1024, "entry_points.txt is over 1024 KiB"),
+        (GOOD + b"# " + b"x" * 1024 * 1024, "entry_points.txt is over 1.0 MiB"),
         (b"[aitorrentd.plugins\nx = y:Z\n", "entry_points.txt has no `=`"),
     ],
 )
@@ -85,7 +85,7 @@ def test_damaged_entry_points_are_named(site: Path, entry_points: bytes, why: st
         (b"Name:\nVersion: 1\n", "its METADATA names no distribution"),
         (b"Name: ../../etc\nVersion: 1\n", "its METADATA names no distribution"),
         (b"Name: aitorrentd\nVersion: 1\n", "its METADATA is that of aitorrentd"),
-        (b"Name: bad-one\nDescription: " + b"x" * 1024 * 1024, "METADATA is over 1024 KiB"),
+        (b"Name: bad-one\nDescription: " + b"x" * 1024 * 1024, "METADATA is over 1.0 MiB"),
     ],
 )
 def test_damaged_metadata_is_named(site: Path, content: bytes | None, why: str) -> None:

@@ -114,7 +114,7 @@ def test_changed_file_is_hashed_again_and_others_are_not(tmp_path: Path) -> None
         (lambda p: (p / "tokenizer.json").unlink(), NotFound, "a fast tokenizer is needed"),
         (lambda p: (p / "config.json").write_text("[]"), InvalidParams, "is not a JSON map"),
         (lambda p: (p / "config.json").write_text("{"), InvalidParams, "cannot be read"),
-        (lambda p: (p / "config.json").write_text("{}"), InvalidParams, "num_hidden_layers is"),
+        (lambda p: (p / "config.json").write_text("{}"), InvalidParams, "layers must be an int"),
     ],
 )  # fmt: skip
 def test_broken_folder_is_explained(
