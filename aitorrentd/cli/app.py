@@ -136,9 +136,30 @@ def _adapted(command: Any) -> Any:
             write_epilog(ctx, formatter)
 
     command.format_epilog = format_epilog
-    for inner in getattr(command, "commands", {}).values():
-        _adapted(inner)
+    if isinstance(command, TyperGroup):
+        command.suggest_commands = False  # by spelling alone
+        _suggest_by_meaning(command)
+        for inner in command.commands.values():
+            _adapted(inner)
     return command
+
+
+def _suggest_by_meaning(group: Any) -> None:
+    """Let a mistyped subcommand suggest one that is near in meaning or spelling, or none."""
+    resolve = group.resolve_command
+
+    def resolve_command(ctx: Any, args: list[str]) -> Any:
+        try:
+            return resolve(ctx, args)
+        except _ClickException as e:
+            if args and args[0] not in group.commands and not args[0].startswith("-"):
+                from aitorrentd.cli.suggestions import suggestion
+
+                if near := suggestion(args[0], group.commands, group=str(group.name)):
+                    e.message = f"{e.message.rstrip('.')}. Did you mean {near!r}?"
+            raise
+
+    group.resolve_command = resolve_command
 
 
 def _write_examples(epilog: str, formatter: Any) -> bool:
@@ -268,10 +289,11 @@ class RootGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As typer, with every command known to its "did you mean"."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            from difflib import get_close_matches
+            from aitorrentd.cli.suggestions import service_hint, suggestion
 
-            near = get_close_matches(args[0], self.list_commands(ctx), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"see {PROGRAM} --help"
+            near = suggestion(args[0], [*CORE, *_plugin_commands.names()])
+            hint = f"did you mean {near}?" if near else service_hint(args[0])
+            hint = hint or f"see {PROGRAM} --help"
             raise CommandFailed(
                 f"no such command: {toolkit.clean(args[0])}; {hint}", ExitCode.USAGE
             )

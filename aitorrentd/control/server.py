@@ -20,6 +20,7 @@ from aitorrentd.control.connection import Connection, too_few_descriptors, too_m
 from aitorrentd.control.polling import WakefulLoop
 from aitorrentd.errors import AitorrentError, ShuttingDown
 
+CHECK_S: Final = 5.0
 _CANCEL_WAIT_S: Final = 1.0
 _OPERATOR_DESCRIPTORS: Final = 8
 "The last file descriptors are for whoever can mend what uses up the others."
@@ -30,6 +31,7 @@ _ARRIVING_BYTES: Final = 64 * 1024 * 1024
 class ControlServer:
     """Serves the methods of a source to local callers. One per node; nothing is global.
 
+    Every `check_s` seconds it looks whether its sockets are still where clients look for them.
     `agent` names the daemon in the hello, as `aitorrentd/0.1.0`; members of `group` get the role
     OPERATE.
     """
@@ -42,6 +44,7 @@ class ControlServer:
         group: str = "aitorrent",
         max_connections: int = 64,
         log: logging.Logger | None = None,
+        check_s: float = CHECK_S,
     ) -> None:
         self.source = source
         self.agent = agent
@@ -55,6 +58,8 @@ class ControlServer:
         "Closed, with calls that have not ended yet."
         self._servers: list[asyncio.Server] = []
         self._bound: list[sockets.BoundSocket] = []
+        self._check_s = check_s
+        self._keeping: list[asyncio.Task[None]] = []
         self._arriving_left = _ARRIVING_BYTES
         self._operate_gid = group_id(group)
         self._own_uid = os.geteuid()
@@ -72,13 +77,42 @@ class ControlServer:
             Denied: no permission. InvalidParams: the path is too long.
             Unavailable: the system refuses otherwise.
         """
+        bound = await self._bind(path, mode)
+        if bound.remark:
+            self.log.info("%s", bound.remark)
+        server = await self._serve(bound.sock)
+        self._keeping.append(
+            asyncio.create_task(self._keep(bound, server, mode), name="control-socket")
+        )
+
+    async def _bind(self, path: Path, mode: int) -> sockets.BoundSocket:
         bound = await asyncio.to_thread(
             sockets.bind, path, mode=mode, gid=self._operate_gid, group=self.group
         )
         self._bound.append(bound)
-        if bound.remark:
-            self.log.info("%s", bound.remark)
-        await self._serve(bound.sock)
+        return bound
+
+    async def _keep(self, bound: sockets.BoundSocket, server: asyncio.Server, mode: int) -> None:
+        """Put the socket's file back when something, a cleaner of /tmp say, has removed it."""
+        told = ""
+        while True:
+            await asyncio.sleep(self._check_s)
+            if bound.is_there():
+                continue
+            try:
+                again = await self._bind(bound.path, mode)
+            except AitorrentError as e:
+                if e.message != told:
+                    told = e.message
+                    text = "the control socket %s is gone and cannot be restored: %s"
+                    self.log.warning(text, bound.path, told)
+                continue
+            # Nobody can reach the old one; its connections stay.
+            server.close()
+            self._servers.remove(server)
+            self._bound.remove(bound)
+            bound, server, told = again, await self._serve(again.sock), ""
+            self.log.warning("the control socket %s was removed; it is restored", bound.path)
 
     async def listen_on(self, sock: socket.socket) -> None:
         """Serve on a listening socket that the service manager made; its file stays when we close.
@@ -88,8 +122,18 @@ class ControlServer:
         """
         sockets.check_inherited(sock)
         await self._serve(sock)
+        if isinstance(path := sock.getsockname(), str) and path:
+            watching = self._watch_inherited(Path(path))
+            self._keeping.append(asyncio.create_task(watching, name="control-socket"))
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _watch_inherited(self, path: Path) -> None:
+        """Say once when the file is gone; only the service manager can make it again."""
+        while os.path.lexists(path):  # noqa: ASYNC110, ASYNC240 - nobody tells of it
+            await asyncio.sleep(self._check_s)
+        text = "the control socket %s was removed; run: systemctl restart aitorrentd.socket"
+        self.log.warning(text, path)
+
+    async def _serve(self, sock: socket.socket) -> asyncio.Server:
         loop = asyncio.get_running_loop()
         if self.awake is None and polling.has_processors():
             self.awake = WakefulLoop(loop)
@@ -97,10 +141,14 @@ class ControlServer:
             lambda: Connection(self), sock=sock, backlog=sockets.BACKLOG
         )
         self._servers.append(server)
+        return server
 
     async def close(self, *, grace_s: float = 5.0) -> None:
         """Stop listening, end streams, let other calls finish for `grace_s`, hang up."""
         self._is_closing = True
+        for task in self._keeping:
+            task.cancel()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
         for server in self._servers:
             server.close()
         for bound in self._bound:

@@ -13,7 +13,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,13 +37,18 @@ class BoundSocket:
     remark: str = ""
     "Something that the log should know."
 
+    def is_there(self) -> bool:
+        """Whether the file is still where clients look for it."""
+        try:
+            return _which(self.path) == self.file
+        except OSError:
+            return False
+
     def remove_file(self) -> None:
         """Delete the file, unless another daemon has put its own there since."""
-        try:
-            if _which(self.path) == self.file:
+        if self.is_there():
+            with suppress(FileNotFoundError):
                 self.path.unlink()
-        except FileNotFoundError:
-            pass
 
 
 def check_inherited(sock: socket.socket) -> None:
@@ -76,7 +81,10 @@ def bind(path: Path, *, mode: int, gid: int | None, group: str) -> BoundSocket:
         )
     try:
         # A person's own directory is nobody else's; the system's one must let the group through.
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if os.geteuid() == 0 else 0o700)
+        if not path.parent.is_dir():
+            mode_above = 0o755 if os.geteuid() == 0 else 0o700
+            path.parent.mkdir(parents=True, exist_ok=True, mode=mode_above)
+            path.parent.chmod(mode_above)  # whatever the umask
         with _only_one(path.parent):
             _clear(path)
             return _bind(path, mode, gid, group)

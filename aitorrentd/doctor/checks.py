@@ -31,6 +31,7 @@ from aitorrentd.errors import ConfigError
 from aitorrentd.kernel.found import ranked, unusable
 from aitorrentd.kernel.prepare import is_switched_off
 from aitorrentd.runtime.identity import load
+from aitorrentd.runtime.state_lock import holder
 from aitorrentd.system import unit
 from aitorrentd.system.streams import stdout_to_stderr
 
@@ -155,6 +156,9 @@ def _control(config: Config) -> _Finding:
         if path.is_socket():
             text = f"{path} is left over from a daemon that ended without cleaning up"
             return _Finding("warn", text, "start a daemon, which takes it over: aitorrentd")
+        if (pid := holder(config.directories.state)) is not None:
+            text = f"a daemon runs (pid {pid}), but its control socket {path} is gone"
+            return _Finding("fail", text, f"wait 10 s for it to be restored, else: kill {pid}")
         remedy = "systemctl start aitorrentd" if unit.serves(path) else "start one: aitorrentd"
         return _Finding("warn", f"no daemon answers at {path}", remedy)
     try:

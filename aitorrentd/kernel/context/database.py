@@ -21,6 +21,8 @@ from aitorrentd.errors import AitorrentError, Busy, Conflict, InvalidParams, Una
 
 BUSY_S: Final = 5.0
 "How long a connection waits for another one's write."
+_SHARED_MEMORY_BYTES: Final = 32 * 1024
+"What WAL mode needs beside the database, to open it at all (sqlite.org/walformat.html)."
 CHECKED_BYTES: Final = 64 * 1024 * 1024
 "Files up to this size are checked whole when they are opened; larger ones would delay the start."
 
@@ -67,8 +69,8 @@ async def open_database(
 
     Raises:
         Conflict: a newer program wrote the database. Busy: another process keeps it locked.
-        Unavailable: it is damaged or cannot be opened. InvalidParams: a script is wrong; the
-        database is as it was before that script.
+        Unavailable: it is damaged, cannot be opened, or the disk is full. InvalidParams: a script
+        is wrong; the database is as it was before that script.
     """
     latest = _latest(migrations)
     try:
@@ -103,8 +105,15 @@ def _is_full(path: Path, error: sqlite3.Error) -> bool:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return True
-    # SQLite reports an input/output error where there is no room for its shared memory.
-    return code == sqlite3.SQLITE_IOERR and os.statvfs(path.parent).f_bavail == 0
+    # SQLite reports another error where there is no room for its shared memory, or no inode.
+    if code not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return False
+    try:
+        room = os.statvfs(path.parent)
+    except OSError:
+        return False
+    has_no_inode = room.f_files > 0 and room.f_favail == 0
+    return has_no_inode or room.f_bavail * room.f_frsize < _SHARED_MEMORY_BYTES
 
 
 def _unusable(path: Path, error: sqlite3.Error) -> AitorrentError:

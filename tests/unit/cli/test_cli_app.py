@@ -189,7 +189,12 @@ def test_a_plugin_cannot_replace_a_core_command(
     [
         (["statsu"], "Error: no such command: statsu; did you mean status?"),
         (["qqq"], "Error: no such command: qqq; see aitorrentctl --help"),
+        (["peer"], "Error: no such command: peer; see aitorrentctl --help"),
+        (["log"], "Error: no such command: log; did you mean logs?"),
+        (["stop-daemon"], "Error: no such command: stop-daemon; stop it with: systemctl stop"),
         (["plugin", "lsit"], "Did you mean 'list'?"),
+        (["plugin", "uninstall"], "No such command 'uninstall'. Did you mean 'remove'?"),
+        (["plugin", "unistall"], "No such command 'unistall'.\n"),
         (["status", "--bogus"], "No such option: --bogus"),
         (["call"], "Missing argument"),
         (["plugin", "info"], "Missing argument"),

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import gc
 import random
+import shutil
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from aitorrentd.control.server import ControlServer
 from aitorrentd.errors import Busy, Conflict, ShuttingDown, VersionMismatch
 from tests.support.control_frames import random_frame
 from tests.support.control_server import Methods, RawPeer, eventually, settled
+from tests.support.nodes import wait_for
 
 
 class Blob(BaseModel):
@@ -415,3 +417,55 @@ async def test_ten_servers_live_in_one_process(tmp_path: Path) -> None:
             assert client.hello["server"] == f"aitorrentd/{n}"
     for server in servers:
         await server.close()
+
+
+async def removed_and_restored(path: Path, remove: Callable[[], object]) -> None:
+    remove()
+    await wait_for(path.exists)
+    await assert_answers(path)
+
+
+async def test_socket_that_a_cleaner_removed_is_restored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "run" / "control.sock"
+    server = ControlServer(Methods(*METHODS), agent="aitorrentd/0.1.0", check_s=0.01)
+    await server.listen(path, mode=0o640)
+    async with await AsyncClient.connect(path, 5.0) as before:
+        await removed_and_restored(path, path.unlink)
+        await removed_and_restored(path, lambda: shutil.rmtree(path.parent))
+        assert path.stat().st_mode & 0o777 == 0o640
+        assert await before.call("rpc.ping") == {"pong": True}
+    told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert told == [f"the control socket {path} was removed; it is restored"] * 2
+    await server.close(grace_s=0.1)
+    assert not path.exists()
+
+
+async def test_socket_that_cannot_be_restored_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "control.sock"
+    server = ControlServer(Methods(*METHODS), agent="aitorrentd/0.1.0", check_s=0.01)
+    await server.listen(path)
+    path.unlink()
+    path.write_text("somebody else's")
+    await wait_for(lambda: "cannot be restored" in caplog.text)
+    path.unlink()
+    await wait_for(lambda: path.is_socket())
+    assert caplog.text.count("cannot be restored") == 1
+    await server.close(grace_s=0.1)
+
+
+async def test_inherited_socket_that_is_gone_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "control.sock"
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(path))
+    sock.listen()
+    server = ControlServer(Methods(*METHODS), agent="aitorrentd/0.1.0", check_s=0.01)
+    await server.listen_on(sock)
+    path.unlink()
+    await wait_for(lambda: "was removed; run: systemctl restart aitorrentd.socket" in caplog.text)
+    await server.close(grace_s=0.1)

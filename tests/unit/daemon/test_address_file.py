@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,12 +56,29 @@ def test_daemon_that_never_ran_leaves_the_file_of_another_alone(tmp_path: Path) 
 def test_directory_that_takes_no_file_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    there = AddressFile(tmp_path / "missing" / NAME, lambda: [HERE], LOG)
+    (tmp_path / "file").touch()
+    there = AddressFile(tmp_path / "file" / NAME, lambda: [HERE], LOG)
     there.refresh()
     there.refresh()
     assert [r.getMessage() for r in caplog.records] == [
-        f"cannot write {tmp_path}/missing/{NAME}: No such file or directory"
+        f"cannot write {tmp_path}/file/{NAME}: {tmp_path}/file is not a directory; "
+        "move it away, or set node.runtime_dir"
     ]
+
+
+def test_file_that_a_cleaner_removed_is_written_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "run" / NAME
+    there = AddressFile(file, lambda: [HERE], LOG)
+    there.refresh()
+    for removed in (file, file.parent):
+        shutil.rmtree(removed) if removed.is_dir() else removed.unlink()
+        there.refresh()
+        assert file.read_text() == f"{HERE}\n"
+        there.refresh()
+    told = f"{file} was removed; it is written again"
+    assert [r.getMessage() for r in caplog.records] == [told, told]
 
 
 async def test_file_follows_the_transport(tmp_path: Path) -> None:
