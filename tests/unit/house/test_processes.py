@@ -55,6 +55,7 @@ def run_tests(directory: Path, *options: str, ci: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ci", "skips", "options"),
     [
@@ -82,6 +83,7 @@ def test_skip_in_ci_is_a_failure_unless_hardware_is_absent(
     assert "speed: 9 m/s" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_is_slow_to_make_is_made_by_one_worker(tmp_path: Path) -> None:
     together = "tests/packaging/debian"
     assert f"{together}/" in ONE_PROCESS

@@ -59,7 +59,14 @@ def _all_logits(choice: Choice) -> torch.Tensor:
     return logits
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+# One whole model of each kind of attention is enough while somebody types; `make test` has all.
+EVERY_VARIANT = [
+    name if name in ("llama", "qwen3 window") else pytest.param(name, marks=pytest.mark.slow)
+    for name in VARIANTS
+]
+
+
+@pytest.mark.parametrize("name", EVERY_VARIANT)
 def test_greedy_tokens_of_every_split_equal_generate(model: MakeModel, name: str) -> None:
     path = model(**VARIANTS[name])
     expected = {n: reference_tokens(path, random_prompt(n), NEW) for n in PROMPTS}
@@ -72,6 +79,7 @@ def test_greedy_tokens_of_every_split_equal_generate(model: MakeModel, name: str
     assert len({token for tokens in expected.values() for token in tokens}) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2], ids=["fast rows", "modules"])
 @pytest.mark.parametrize("name", ["llama", "qwen2 window", "qwen3", "mistral window"])
 def test_prompt_in_chunks_gives_the_same_tokens(model: MakeModel, name: str, threads: int) -> None:
