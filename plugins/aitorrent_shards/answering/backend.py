@@ -143,13 +143,19 @@ class ShardsBackend:
                 prompt=prompt,
                 sampling=self._sampling(params, tokenizer),
                 max_tokens=room_for(
-                    len(prompt), params.max_tokens, files.context, model=model.entry.name
+                    len(prompt),
+                    params.max_tokens,
+                    files.context,
+                    model=model.entry.name,
+                    settings=tokenizer.generation,
                 ),
+                rules=tokenizer.generation.rules,
                 stop_ids=tokenizer.end_ids,
                 vocab=files.vocab,
             )
             detokenizer = tokenizer.detokenizer(prompt)
-            answer = Coordinator(self._node, model, transcript, detokenizer, params.stop)
+            stops = (*params.stop, *tokenizer.generation.stop_texts)
+            answer = Coordinator(self._node, model, transcript, detokenizer, stops)
             async with aclosing(answer.chunks()) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -177,11 +183,12 @@ class ShardsBackend:
                 f"temperature is {params.temperature:g}; use 0 for the likeliest token, or at"
                 f" least {MIN_TEMPERATURE}"
             )
-        usual = tokenizer.defaults
+        usual = tokenizer.generation
         return Sampling(
             temperature=usual.temperature if params.temperature is None else params.temperature,
             top_k=usual.top_k if params.top_k is None else params.top_k,
             top_p=usual.top_p if params.top_p is None else params.top_p,
+            min_p=usual.min_p,
             seed=self._rng.getrandbits(63) if params.seed is None else params.seed,
         )
 

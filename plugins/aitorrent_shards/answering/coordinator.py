@@ -131,5 +131,9 @@ class Coordinator:
 
 async def _choose(candidates: Candidates, transcript: Transcript) -> int | None:
     if len(candidates.ids) <= THREAD_ABOVE:
-        return choose(candidates, transcript.sampling, vocab=transcript.vocab)
-    return await asyncio.to_thread(choose, candidates, transcript.sampling, vocab=transcript.vocab)
+        return choose(
+            candidates, transcript.sampling, vocab=transcript.vocab, edits=transcript.edits
+        )
+    return await asyncio.to_thread(
+        choose, candidates, transcript.sampling, vocab=transcript.vocab, edits=transcript.edits
+    )

@@ -9,8 +9,10 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from aitorrent_shards.answering.logit_edits import LogitEdits
 from aitorrent_shards.answering.sampler import Sampling
 from aitorrent_shards.hops.sender import HopMessage
+from aitorrent_shards.models.generation_config import GenerationSettings, LogitRules
 from aitorrent_shards.protocol.messages import Want
 from aitorrent_shards.routing.planner import prefill_chunks
 from aitorrentd.api import InvalidParams
@@ -27,8 +29,15 @@ class Transcript:
     max_tokens: int
     stop_ids: frozenset[int]
     vocab: int
+    rules: LogitRules = field(default_factory=LogitRules)
+    edits: LogitEdits | None = field(init=False)
+    "What the rules do to the logits of the next token; None where they do nothing."
     committed: list[int] = field(default_factory=list)
     "New tokens, the end token included."
+
+    def __post_init__(self) -> None:
+        is_neutral = self.rules.is_neutral
+        self.edits = None if is_neutral else LogitEdits(self.rules, self.prompt, self.stop_ids)
 
     @property
     def max_positions(self) -> int:
@@ -40,7 +49,7 @@ class Transcript:
         messages, pos = [], 0
         for n in prefill_chunks(len(self.prompt), chunk=chunk):
             last = pos + n == len(self.prompt)
-            want = self.sampling.want(self.vocab) if last else None
+            want = self._want() if last else None
             messages.append(ids_message(pos, self.prompt[pos : pos + n], want))
             pos += n
         return messages
@@ -48,11 +57,16 @@ class Transcript:
     def step(self) -> HopMessage:
         """The newest token as a hop message."""
         pos = len(self.prompt) + len(self.committed) - 1
-        return ids_message(pos, self.committed[-1:], self.sampling.want(self.vocab))
+        return ids_message(pos, self.committed[-1:], self._want())
+
+    def _want(self) -> Want:
+        return self.sampling.want(self.vocab, edited=self.edits is not None)
 
     def commit(self, token: int) -> str:
         """Note a decided token; returns why the answer ends here, or an empty text."""
         self.committed.append(token)
+        if self.edits is not None:
+            self.edits.commit(token)
         if token in self.stop_ids:
             return "stop"
         return "length" if len(self.committed) >= self.max_tokens else ""
@@ -66,14 +80,24 @@ def ids_message(pos: int, ids: Sequence[int], want: Want | None) -> HopMessage:
     return HopMessage(pos, len(ids), header, struct.pack(f"<{len(ids)}I", *ids))
 
 
-def room_for(prompt: int, max_tokens: int | None, context: int | None, *, model: str) -> int:
-    """How many new tokens an answer may have.
+def room_for(
+    prompt: int,
+    max_tokens: int | None,
+    context: int | None,
+    *,
+    model: str,
+    settings: GenerationSettings,
+) -> int:
+    """How many new tokens an answer may have; `settings` are the model's own.
 
     Raises:
         InvalidParams: prompt and new tokens do not fit the model's context together.
     """
+    usual = settings.max_new_tokens or DEFAULT_MAX_TOKENS
+    if settings.max_length is not None and settings.max_length > prompt:
+        usual = min(usual, settings.max_length - prompt)
     if context is None:
-        return max_tokens or DEFAULT_MAX_TOKENS
+        return max_tokens or usual
     if prompt >= context:
         raise InvalidParams(
             f"the prompt has {prompt} tokens and {model} takes {context}, the answer included; "
@@ -90,4 +114,4 @@ def room_for(prompt: int, max_tokens: int | None, context: int | None, *, model:
             max_tokens=wanted,
             context=context,
         )
-    return min(max_tokens or DEFAULT_MAX_TOKENS, context - prompt)
+    return min(max_tokens or usual, context - prompt)

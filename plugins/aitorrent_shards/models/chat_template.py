@@ -54,6 +54,7 @@ class ChatTemplate:
             InvalidParams: not a Jinja template.
         """
         self._tokens, self._model = dict(tokens), model
+        self._knows_developer = "developer" in source
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
         )
@@ -65,6 +66,12 @@ class ChatTemplate:
         except jinja2.TemplateError as e:
             raise InvalidParams(f"the chat template of {model} is damaged: {e}") from None
 
+    def _message(self, message: Mapping[str, str]) -> dict[str, str]:
+        """A developer's message is a system message where the template knows no such role."""
+        role = message.get("role", "")
+        known = role != "developer" or self._knows_developer
+        return {**message, "role": role if known else "system"}
+
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The conversation, ready for the assistant's next turn.
 
@@ -73,7 +80,11 @@ class ChatTemplate:
         """
         try:
             return self._template.render(
-                messages=[dict(m) for m in messages], add_generation_prompt=True, **self._tokens
+                messages=[self._message(m) for m in messages],
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self._tokens,
             )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as e:
             raise InvalidParams(f"the chat template of {self._model} refuses this: {e}") from None

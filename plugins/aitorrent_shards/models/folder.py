@@ -75,6 +75,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_optional_json(path: Path) -> dict[str, Any]:
+    """A JSON map from a file, or an empty one where there is no such file.
+
+    Raises:
+        InvalidParams: unreadable, too long, or not a JSON map.
+    """
+    try:
+        return read_json(path)
+    except NotFound:
+        return {}
+
+
 def _count(settings: dict[str, Any], key: str, path: Path) -> int:
     try:
         return whole(settings, key, 1, _MAX_COUNT)

@@ -7,7 +7,6 @@ config.json as `transformers` does. No torch. Loading and encoding are blocking.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,22 +14,14 @@ from tokenizers import Tokenizer
 
 from aitorrent_shards.models.chat_template import ChatTemplate
 from aitorrent_shards.models.detokenizer import Detokenizer
-from aitorrent_shards.models.folder import ModelFiles, read_json
-from aitorrentd.api import InvalidParams, NotFound
+from aitorrent_shards.models.folder import CONFIG, ModelFiles, read_optional_json
+from aitorrent_shards.models.generation_config import read_generation
+from aitorrent_shards.models.special_tokens import read_special_tokens
+from aitorrentd.api import InvalidParams
 
 THREAD_ABOVE_CHARS: Final = 2_000
 "Longer prompts are encoded in a thread."
-_ROLES: Final = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
 _MAX_TEMPLATE_BYTES: Final = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingDefaults:
-    """What the model's makers recommend, from generation_config.json."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
 
 
 class ModelTokenizer:
@@ -40,7 +31,7 @@ class ModelTokenizer:
         """Load everything; blocking.
 
         Raises:
-            InvalidParams: a file is damaged.
+            InvalidParams: a file is damaged, or asks for what is not supported.
         """
         path = files.path
         try:
@@ -51,18 +42,25 @@ class ModelTokenizer:
             raise InvalidParams(f"{path / 'tokenizer.json'} is damaged: {e}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        settings = _optional(path / "tokenizer_config.json")
-        generation = _optional(path / "generation_config.json")
+        settings = read_optional_json(path / "tokenizer_config.json")
         self._model, self._vocab = model, files.vocab
-        tokens = {role: t for role in _ROLES if (t := _token_text(settings.get(role)))}
-        self._bos = self._id(tokens.get("bos_token"))
-        self._eos = self._id(tokens.get("eos_token"))
+        special = read_special_tokens(path, settings)
+        special.complete(self._tokenizer)
+        self._bos = self._id(special.names.get("bos_token"))
+        self._eos = self._id(special.names.get("eos_token"))
         self._add_bos = settings.get("add_bos_token")
         template = _template_text(path, settings)
-        self._template = ChatTemplate(template, tokens, model=model) if template else None
-        ends = generation.get("eos_token_id", files.settings.get("eos_token_id"))
-        self._ends = frozenset(_ids(ends))
-        self.defaults = _defaults(generation)
+        self._template = ChatTemplate(template, special.names, model=model) if template else None
+        generation = path / "generation_config.json"
+        # A model without that file has such settings in config.json, if it has any.
+        stated = read_optional_json(generation)
+        self.generation = read_generation(
+            stated or files.settings, str(generation if stated else path / CONFIG)
+        )
+        if "eos_token_id" in stated or not stated:
+            self._ends = self.generation.end_ids
+        else:
+            self._ends = frozenset(_ids(files.settings.get("eos_token_id")))
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -127,20 +125,6 @@ class ModelTokenizer:
         return found
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except NotFound:
-        return {}
-
-
-def _token_text(value: object) -> str:
-    """A special token is a text, or a map with its text under `content`."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else ""
-
-
 def _template_text(path: Path, settings: Mapping[str, Any]) -> str:
     file = path / "chat_template.jinja"
     if file.is_file():
@@ -160,20 +144,3 @@ def _template_text(path: Path, settings: Mapping[str, Any]) -> str:
 def _ids(value: object) -> list[int]:
     values = value if isinstance(value, list) else [value]
     return [v for v in values if type(v) is int]
-
-
-def _defaults(generation: Mapping[str, Any]) -> SamplingDefaults:
-    if generation.get("do_sample") is not True:
-        return SamplingDefaults()
-
-    def number(key: str, default: float, low: float, high: float) -> float:
-        value = generation.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return default
-        return float(value) if low <= value <= high else default
-
-    return SamplingDefaults(
-        temperature=number("temperature", 1.0, 0.0, 100.0),
-        top_k=int(number("top_k", 50, 0, 2**31)),
-        top_p=number("top_p", 1.0, 1e-6, 1.0),
-    )

@@ -230,5 +230,5 @@ async def test_model_defaults_come_from_its_makers(tmp_path: Path) -> None:
     async with toy_network(tmp_path, "all") as nodes:
         tokenizer = nodes[0].shards.models["toy"].tokenizer
         assert tokenizer is not None
-        usual = tokenizer.defaults
+        usual = tokenizer.generation
         assert (usual.temperature, usual.top_k, usual.top_p) == (0.6, 20, 0.95)
