@@ -95,7 +95,8 @@ def test_all_that_can_be_applied_is_taken() -> None:
     assert found.rules.repetition_penalty == 1.05
     assert found.rules.bad_words == ((4,), (5, 6))  # an end is never a bad word
     assert found.rules.suppressed == {1, 2}
-    assert (found.end_ids, found.max_new_tokens, found.stop_texts) == ({7, 8}, 40, ("END",))
+    assert found.end_ids == {7, 8}
+    assert (found.max_new_tokens, found.stop_texts) == (40, ("END",))
 
 
 def test_without_do_sample_an_answer_is_greedy_but_the_rest_holds() -> None:

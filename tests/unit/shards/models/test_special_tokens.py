@@ -128,7 +128,7 @@ def test_tokens_are_those_of_transformers_wherever_they_are_named(
     for text in ("<s>a <|turn|> b<|x|>", "hi</s><|pad|>"):
         assert list(ours.encode(text, raw=True)) == theirs(text)["input_ids"]
         detokenizer = ours.detokenizer(())
-        ids = theirs(text)["input_ids"]
+        ids: Any = theirs(text)["input_ids"]
         pieces = [detokenizer.push(i) for i in ids] + [detokenizer.flush()]
         assert "".join(pieces) == theirs.decode(ids, skip_special_tokens=True)
     if theirs.eos_token_id is not None:
