@@ -72,14 +72,18 @@ class Chain:
     """A session over workers that hold consecutive layers. `cuts` are the layers between them."""
 
     def __init__(
-        self, workers: Sequence[ShardWorker], cuts: Sequence[int], max_positions: int = 400
+        self,
+        workers: Sequence[ShardWorker],
+        cuts: Sequence[int],
+        max_positions: int = 400,
+        prompt: int = 0,
     ) -> None:
         self.workers = list(workers)
         self.session = f"session {next(_names)}".encode()
         self.length = 0
         for worker, start, end in zip(workers, cuts, cuts[1:], strict=False):
             fields: dict[str, Any] = {"start": start, "end": end, "max_positions": max_positions}
-            ask(worker, "open", session=self.session, **fields)
+            ask(worker, "open", session=self.session, prompt=prompt, **fields)
 
     def feed(self, ids: Sequence[int], *, k: int = 1, temperature: float = 0.0) -> Choice:
         """Run new tokens through all stages; the candidates after the last one."""

@@ -1,7 +1,7 @@
 """Models in folders of this machine: which files they have, and the digests that name them.
 
 A digest is the SHA-256 over `name NUL sha256(file)` of the files in the order of their names:
-`digest` over config.json, tokenizer.json and every *.safetensors; `front` over the first two only,
+`digest` over config.json, tokenizer.json and the files of weights; `front` over the first two only,
 so that a node without the weights can tell which shards belong to its tokenizer.
 """
 
@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from aitorrent_shards.models.checkpoint_files import weight_files
+from aitorrent_shards.models.context_length import context_length
 from aitorrentd.api import (
     InvalidParams,
     NotFound,
@@ -95,10 +97,11 @@ def _count(settings: dict[str, Any], key: str, path: Path) -> int:
 
 
 def read_model(path: Path) -> ModelFiles:
-    """The model in a folder; reads config.json only.
+    """The model in a folder; reads config.json and the index of the weights only.
 
     Raises:
-        NotFound: no folder, config.json or tokenizer.json. InvalidParams: damaged config.json.
+        NotFound: no folder, config.json or tokenizer.json, or a part of the weights is missing.
+        InvalidParams: damaged config.json or index.
     """
     if not path.is_dir():
         raise NotFound(f"model folder {path} does not exist")
@@ -108,12 +111,17 @@ def read_model(path: Path) -> ModelFiles:
     text = whole.get("text_config")
     settings = text if isinstance(text, dict) else whole
     context = settings.get("max_position_embeddings")
-    weights = tuple(sorted(path.glob("*.safetensors")))
+    rope = settings.get("rope_parameters") or settings.get("rope_scaling")
+    weights = weight_files(path)
     return ModelFiles(
         path=path,
         layers=_count(settings, "num_hidden_layers", path / CONFIG),
         vocab=_count(settings, "vocab_size", path / CONFIG),
-        context=context if type(context) is int and context > 0 else None,
+        context=(
+            context_length(context, rope if isinstance(rope, dict) else None)
+            if type(context) is int and context > 0
+            else None
+        ),
         family=str(whole.get("model_type", ""))[:64],
         weights=weights,
         size_bytes=sum(p.stat().st_size for p in weights),

@@ -4,7 +4,7 @@ Two kinds of streams carry frames of `aitorrentd.wire`; the first frame says whi
 
 Control, coordinator to stage; it opens a session, and the session lives as long as the stream:
 
-    open {id, session, digest, dtype, start, end, max_positions, prev, last}   -> {id}
+    open {id, session, digest, dtype, start, end, max_positions, prev, last, prompt}  -> {id}
     link {id, peer, addresses, session}    send on to that session             -> {id, have}
     prev {id, peer}                        take activations from that peer     -> {id}
     ping {id}                                                                  -> {id, have, queue}
@@ -58,6 +58,8 @@ class Open:
     max_positions: int
     prev: PeerId
     last: bool
+    prompt: int = 0
+    "Positions of the whole prompt, whose length some models' position encoding depends on."
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ def _open(header: Mapping[str, Any]) -> Open:
         max_positions=whole(header, "max_positions", 1, MAX_POSITIONS),
         prev=_peer(header, "prev"),
         last=flag(header, "last"),
+        prompt=whole_or(header, "prompt", 0, 0, MAX_POSITIONS),
     )
 
 
@@ -194,6 +197,7 @@ def open_header(message: Open) -> dict[str, Any]:
         "max_positions": message.max_positions,
         "prev": message.prev,
         "last": message.last,
+        "prompt": message.prompt,
     }
 
 

@@ -63,7 +63,12 @@ class StageOpener:
         fresh = self._controls(legs)
         timeout_s = self._node.config.link_timeout_s
         opening = (
-            s.open(max_positions=self._demand.max_positions, timeout_s=timeout_s) for s in fresh
+            s.open(
+                max_positions=self._demand.max_positions,
+                prompt_positions=self._demand.prompt_positions,
+                timeout_s=timeout_s,
+            )
+            for s in fresh
         )
         try:
             results = await asyncio.gather(*opening, return_exceptions=True)

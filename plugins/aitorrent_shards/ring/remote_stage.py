@@ -91,7 +91,7 @@ class StageControl:
         """Who computes it."""
         return self.span.peer
 
-    async def open(self, *, max_positions: int, timeout_s: float) -> None:
+    async def open(self, *, max_positions: int, prompt_positions: int, timeout_s: float) -> None:
         """Open the session.
 
         Raises:
@@ -115,6 +115,7 @@ class StageControl:
                 max_positions=max_positions,
                 prev=self.prev,
                 last=self.end == span.layers,
+                prompt=prompt_positions,
             )
             await self.ask(open_header(opened), timeout_s=timeout_s)
         except AitorrentError as e:

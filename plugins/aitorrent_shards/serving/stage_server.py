@@ -143,6 +143,7 @@ class StageServer:
                         "start": opened.start,
                         "end": opened.end,
                         "max_positions": opened.max_positions,
+                        "prompt": opened.prompt,
                     },
                     timeout_s=allowed_s(self._config.step_timeout_s, MAX_CHUNK),
                 )

@@ -79,6 +79,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def _float_dtype(path: Path) -> torch.dtype:
+    with Checkpoint(path) as checkpoint:
+        return checkpoint.float_dtype()
+
+
 def _rss_bytes() -> int:
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -114,7 +119,7 @@ class Engine:
             anatomy,
             start,
             end,
-            dtype=pick_dtype(dtype, anatomy),
+            dtype=pick_dtype(dtype, anatomy, lambda: _float_dtype(path)),
             device=chosen_device,
             # vecdot runs on one thread; torch's linear is faster with several.
             fast_rows=threads == 1,
@@ -159,8 +164,11 @@ class Engine:
             "device": str(self.span.device),
         }
 
-    def open(self, ident: bytes, start: int, end: int, max_positions: int) -> None:
-        """Let a session in that uses layers [start, end) and at most `max_positions` positions.
+    def open(
+        self, ident: bytes, start: int, end: int, max_positions: int, *, prompt_positions: int = 0
+    ) -> None:
+        """Let a session in that uses layers [start, end) and at most `max_positions` positions, of
+        which the prompt takes `prompt_positions`.
 
         Raises:
             Conflict: it is open already. Busy: no room. InvalidParams: not such a range here, or
@@ -183,7 +191,9 @@ class Engine:
             raise Busy(f"{MAX_SESSIONS} sessions are open", free_positions=0)
         reserved = self.budget.reserve(max_positions, (end - start) * self._bytes_per_position)
         try:
-            cache = self.span.new_cache(start, end, max_positions)
+            cache = self.span.new_cache(
+                start, end, max_positions, prompt_positions=prompt_positions
+            )
         except RuntimeError:  # what torch raises when memory is short
             self.budget.release(reserved)
             raise Busy(f"no memory for {max_positions} positions", free_positions=0) from None

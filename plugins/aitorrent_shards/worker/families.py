@@ -8,7 +8,7 @@ built on the meta device (shapes, no memory). Code that a model directory brings
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -18,6 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from aitorrent_shards.models.context_length import context_length
 from aitorrentd.api import InvalidParams, NotFound
 
 Windows = Literal["none", "all", "by layer"]
@@ -139,7 +140,7 @@ def read_anatomy(directory: Path) -> Anatomy:
             layers=layers,
             hidden_size=config.hidden_size,
             vocab_size=config.vocab_size,
-            max_positions=config.max_position_embeddings,
+            max_positions=context_length(config.max_position_embeddings, config.rope_parameters),
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,
             head_dim=getattr(config, "head_dim", None)
@@ -190,14 +191,16 @@ def build_skeleton(anatomy: Anatomy, dtype: torch.dtype) -> Skeleton:
     return parts
 
 
-def pick_dtype(name: str, anatomy: Anatomy) -> torch.dtype:
-    """The dtype called `name`; "auto" is the one in config.json, else float32.
+def pick_dtype(name: str, anatomy: Anatomy, of_files: Callable[[], torch.dtype]) -> torch.dtype:
+    """The dtype called `name`; "auto" is the one in config.json, or else that of the files.
+
+    One that no layer is computed in becomes float32.
 
     Raises:
-        InvalidParams: no such dtype.
+        InvalidParams: no such dtype. Else as `of_files`.
     """
     if name == "auto":
-        stated: object = getattr(anatomy.config, "dtype", None)
+        stated = getattr(anatomy.config, "dtype", None) or of_files()
         return next((d for d in DTYPES.values() if d == stated), torch.float32)
     if name not in DTYPES:
         raise InvalidParams(f"dtype {name[:40]!r} is not one of auto, {', '.join(DTYPES)}")

@@ -67,12 +67,18 @@ class KvCache:
         max_positions: int,
         dtype: torch.dtype,
         device: torch.device,
+        prompt_positions: int = 0,
     ) -> None:
-        """`windows` has one entry for each layer from `first_layer` on, as in Anatomy."""
+        """`windows` has one entry for each layer from `first_layer` on, as in Anatomy.
+
+        `prompt_positions` is the length of the whole prompt, which may come in pieces; 0 when that
+        is not known.
+        """
         shape = (1, kv_heads, max_positions, head_dim)
         self.first_layer = first_layer
         self.windows = tuple(windows)
         self.max_positions = max_positions
+        self.prompt_positions = prompt_positions
         self.length = 0
         self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in windows]
         self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in windows]
@@ -98,6 +104,13 @@ class KvCache:
         self.values[i][:, :, self.length : end] = values
         start = self.visible_from(self.windows[i])
         return self.keys[i][:, :, start:end], self.values[i][:, :, start:end]
+
+    def sequence_length(self, end: int) -> int:
+        """Positions of the sequence that the ones before `end` are a part of, as far as is known.
+
+        The whole prompt counts from its first piece on.
+        """
+        return max(end, self.prompt_positions)
 
     def visible_from(self, window: int | None) -> int:
         """The first position that the query at position `length` sees through `window`."""

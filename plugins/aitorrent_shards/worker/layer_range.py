@@ -17,6 +17,7 @@ from torch import nn
 
 from aitorrent_shards.worker.families import Anatomy, Skeleton, build_skeleton
 from aitorrent_shards.worker.kvcache import KvCache
+from aitorrent_shards.worker.rotary import Rotary
 from aitorrent_shards.worker.rows import Row, RowLayer, RowScratch, can_run_rows, rotation
 from aitorrent_shards.worker.weights import Checkpoint
 from aitorrentd.api import InvalidParams
@@ -70,8 +71,7 @@ class LayerRange:
         "How many of them were read."
         self._skeleton: Skeleton | None = (skeleton := build_skeleton(anatomy, dtype))
         self.layers = list(skeleton.layers[start:end])
-        # Its buffers come from the configuration, not from the checkpoint.
-        self.rotary = type(skeleton.rotary)(anatomy.config).to(device)
+        self.rotary = Rotary(skeleton.rotary, anatomy, device)
         self.embed: nn.Embedding | None = None
         self.norm: nn.Module | None = None
         self.head: nn.Linear | None = None
@@ -93,7 +93,7 @@ class LayerRange:
         ]
         if self.start == 0:
             self.embed = skeleton.embed
-            parts.append((self.embed, _EMBED))
+            parts.append((self.embed, self._embed_name(checkpoint)))
         if self.end == self.anatomy.layers:
             self.norm, self.head = skeleton.norm, skeleton.head
             parts.append((self.norm, _NORM))
@@ -112,11 +112,20 @@ class LayerRange:
         """Whether single rows are computed by `aitorrent_shards.worker.rows`."""
         return self._rows is not None
 
+    def _embed_name(self, checkpoint: Checkpoint) -> str:
+        """Under which name the embedding's weights are: of tied weights, either may be saved."""
+        only_head = checkpoint.find(f"{_EMBED}.weight") is None
+        is_there = only_head and checkpoint.find(f"{_HEAD}.weight") is not None
+        return _HEAD if self.anatomy.tied and is_there else _EMBED
+
     def _head_name(self, checkpoint: Checkpoint) -> str | None:
         """Under which name the head's weights are; None when the loaded embedding serves as it."""
         # As transformers has it: a checkpoint's own lm_head counts, even if the config ties it.
-        if not self.anatomy.tied or checkpoint.find(f"{_HEAD}.weight") is not None:
+        if not self.anatomy.tied:
             return _HEAD
+        if checkpoint.find(f"{_HEAD}.weight") is not None:
+            is_shared = self.embed is not None and self._embed_name(checkpoint) == _HEAD
+            return None if is_shared else _HEAD
         return _EMBED if self.embed is None else None
 
     def _fill(self, module: nn.Module, prefix: str, checkpoint: Checkpoint) -> Iterator[None]:
@@ -143,7 +152,9 @@ class LayerRange:
         scratch = RowScratch(self.anatomy)
         return [RowLayer(layer, self.anatomy, scratch) for layer in self.layers]
 
-    def new_cache(self, start: int, end: int, max_positions: int) -> KvCache:
+    def new_cache(
+        self, start: int, end: int, max_positions: int, *, prompt_positions: int = 0
+    ) -> KvCache:
         """An empty cache for layers [start, end), which must lie in this span."""
         return KvCache(
             start,
@@ -151,6 +162,7 @@ class LayerRange:
             kv_heads=self.anatomy.kv_heads,
             head_dim=self.anatomy.head_dim,
             max_positions=max_positions,
+            prompt_positions=prompt_positions,
             dtype=self.dtype,
             device=self.device,
         )
@@ -173,10 +185,11 @@ class LayerRange:
         fails, the cache is as before.
         """
         before = cache.length
+        length = cache.sequence_length(before + len(hidden))
         try:
             pieces = []
             for rows in torch.split(hidden, _ROWS_AT_ONCE):
-                pieces.append(self._run_piece(rows.unsqueeze(0), cache).squeeze(0))
+                pieces.append(self._run_piece(rows.unsqueeze(0), cache, length).squeeze(0))
                 cache.length += len(rows)
             return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         except BaseException:
@@ -188,7 +201,8 @@ class LayerRange:
         assert self._rows is not None
         position = torch.tensor([[cache.length]])
         like = torch.from_numpy(x)  # says which dtype and device the angles are for
-        cos, sin = rotation(*self.rotary(like, position_ids=position))
+        length = cache.sequence_length(cache.length + 1)
+        cos, sin = rotation(*self.rotary(like, position, length))
         first = cache.first_layer - self.start
         with np.errstate(all="ignore"):  # inputs from peers may hold anything
             for i in range(len(cache.windows)):
@@ -196,10 +210,10 @@ class LayerRange:
         cache.length += 1
         return x
 
-    def _run_piece(self, hidden: torch.Tensor, cache: KvCache) -> torch.Tensor:
+    def _run_piece(self, hidden: torch.Tensor, cache: KvCache, length: int) -> torch.Tensor:
         n = hidden.shape[1]
         positions = torch.arange(cache.length, cache.length + n, device=self.device).unsqueeze(0)
-        rotary = self.rotary(hidden, position_ids=positions)
+        rotary = self.rotary(hidden, positions, length)
         masks = {window: self._mask(n, cache, window) for window in set(cache.windows)}
         first = cache.first_layer - self.start
         for i, window in enumerate(cache.windows):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aitorrent_shards.protocol.messages import MIN_TEMPERATURE
 from aitorrentd.api import Conflict, Frame, InvalidParams, MethodNotFound, ProtocolError
-from aitorrentd.api.fields import blob, number, text, whole
+from aitorrentd.api.fields import blob, number, text, whole, whole_or
 
 if TYPE_CHECKING:
     from aitorrent_shards.worker.engine import Engine
@@ -147,12 +147,14 @@ class ShardWorker:
         return engine.describe(), b""
 
     def _open(self, header: dict[str, Any], _tail: memoryview) -> Answer:
-        """{session, start, end, max_positions}: {}."""
+        """{session, start, end, max_positions}: {}. `prompt` may say how many positions the prompt
+        takes, which may come in pieces."""
         self._loaded().open(
             _session(header),
             whole(header, "start", 0, 1 << 16),
             whole(header, "end", 0, 1 << 16),
             whole(header, "max_positions", 1, _MAX_POSITIONS),
+            prompt_positions=whole_or(header, "prompt", 0, 0, _MAX_POSITIONS),
         )
         return {}, b""
 

@@ -1,12 +1,10 @@
 """Loads named tensors of a checkpoint into memory, reading their bytes and no others.
 
-A checkpoint is `model.safetensors`, or several files named by `model.safetensors.index.json`.
 Nothing is mapped, so a file that shrinks while it is read is an error and not a SIGBUS.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +12,11 @@ from typing import Final, Self
 
 import torch
 
+from aitorrent_shards.models.checkpoint_files import INDEX_FILE, SINGLE_FILE, read_index
 from aitorrent_shards.models.safetensors import Layout, TensorRange, layout_of, open_weights
 from aitorrentd.api import Busy, InvalidParams, NotFound
 
-SINGLE_FILE: Final = "model.safetensors"
-INDEX_FILE: Final = "model.safetensors.index.json"
-MAX_INDEX_BYTES: Final = 32 * 1024 * 1024
-
+_PREFIX: Final = "model."
 _CONVERT_BYTES: Final = 4 * 1024 * 1024
 _READ_BYTES: Final = 1 << 30  # read(2) transfers at most 0x7ffff000 bytes at once
 
@@ -32,27 +28,10 @@ _DTYPES: Final[Mapping[str, torch.dtype]] = {
 }
 
 
-def _read_index(directory: Path) -> dict[str, str]:
-    path = directory / INDEX_FILE
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_INDEX_BYTES + 1)
-        if len(raw) > MAX_INDEX_BYTES:
-            raise ValueError(f"longer than {MAX_INDEX_BYTES} bytes")
-        index = json.loads(raw.decode())
-        weight_map = index["weight_map"] if isinstance(index, dict) else None
-        if not isinstance(weight_map, dict) or not all(
-            isinstance(f, str) and f.endswith(".safetensors") and Path(f).name == f
-            for f in weight_map.values()
-        ):
-            raise ValueError("weight_map must map tensor names to safetensors files beside it")
-    except OSError as e:
-        raise InvalidParams(f"cannot read {path}: {e.strerror}") from None
-    except KeyError:
-        raise InvalidParams(f"{path} has no weight_map") from None
-    except (ValueError, RecursionError) as e:
-        raise InvalidParams(f"{path} is damaged: {e}") from None
-    return weight_map
+def _names(name: str) -> tuple[str, ...]:
+    """What a tensor may be called: a model saved without its head has no prefix."""
+    bare = name.removeprefix(_PREFIX)
+    return (name,) if bare == name else (name, bare)
 
 
 class Checkpoint:
@@ -70,10 +49,8 @@ class Checkpoint:
         self.read_bytes = 0
         self._directory = directory
         self._files: dict[str, tuple[int, Layout]] = {}
-        self._index: dict[str, str] | None = None
-        if (directory / INDEX_FILE).exists():
-            self._index = _read_index(directory)
-        elif not (directory / SINGLE_FILE).exists():
+        self._index = read_index(directory)
+        if self._index is None and not (directory / SINGLE_FILE).exists():
             raise NotFound(f"no {SINGLE_FILE} or {INDEX_FILE} in {directory}")
 
     def __enter__(self) -> Self:
@@ -108,8 +85,23 @@ class Checkpoint:
         Raises:
             InvalidParams: its file is damaged. NotFound: its file is missing.
         """
-        file = self._file_of(name)
-        return None if file is None else self._open(file)[1].tensors.get(name)
+        for known_as in _names(name):
+            file = self._file_of(known_as)
+            if file is not None and (place := self._open(file)[1].tensors.get(known_as)):
+                return place
+        return None
+
+    def float_dtype(self) -> torch.dtype:
+        """The dtype of the first tensor of floating point, which is that of a whole checkpoint
+        whose configuration names none.
+
+        Raises:
+            InvalidParams: a damaged file. NotFound: a missing one.
+        """
+        first = SINGLE_FILE if self._index is None else min(self._index.values())
+        tensors = self._open(first)[1].tensors
+        found = (_DTYPES[t.dtype] for _, t in sorted(tensors.items()) if t.dtype in _DTYPES)
+        return next(found, torch.float32)
 
     def load(
         self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
@@ -121,7 +113,8 @@ class Checkpoint:
             Busy: no memory for it.
         """
         place = self.find(name)
-        file = self._file_of(name)
+        files = (self._file_of(known_as) for known_as in _names(name))
+        file = next((f for f in files if f is not None), None)
         if place is None or file is None:
             raise InvalidParams(f"the checkpoint in {self._directory} has no tensor {name!r}")
         if place.shape != shape:

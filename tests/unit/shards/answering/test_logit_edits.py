@@ -132,7 +132,7 @@ def by_the_book(
     if sampling.temperature == 0:
         return int(scores.argmax())
     scores = scores.double().unsqueeze(0) / sampling.temperature
-    ids = torch.tensor([[0]])
+    ids: Any = torch.tensor([[0]])
     if sampling.top_k:
         scores = processors.TopKLogitsWarper(sampling.top_k)(ids, scores)
     if sampling.top_p < 1:
