@@ -26,6 +26,9 @@ _EMBED: Final = "model.embed_tokens"
 _NORM: Final = "model.norm"
 _HEAD: Final = "lm_head"
 
+_COMPARED_ROWS: Final = 4
+_TOLERANCE: Final = 1e-3
+"Of the largest value. Rounding stays far below, a different computation far above."
 _ROWS_AT_ONCE: Final = 1024
 "Longer inputs go through in pieces of this many rows, which bounds memory for activations."
 
@@ -150,7 +153,30 @@ class LayerRange:
         if not all(can_run_rows(layer, self.anatomy) for layer in self.layers):
             return None
         scratch = RowScratch(self.anatomy)
-        return [RowLayer(layer, self.anatomy, scratch) for layer in self.layers]
+        rows = [RowLayer(layer, self.anatomy, scratch) for layer in self.layers]
+        return rows if self._rows_agree(rows) else None
+
+    def _rows_agree(self, rows: list[RowLayer]) -> bool:
+        """Whether row layers give what transformers' modules give, for a position after others.
+
+        One layer of each window is compared: a release of transformers may compute differently
+        in a class of the same name.
+        """
+        first_of_its_kind = {self.anatomy.windows[self.start + i]: i for i in range(len(rows))}
+        draw = torch.Generator().manual_seed(0)
+        hidden = torch.randn(_COMPARED_ROWS, self.anatomy.hidden_size, generator=draw)
+        for i in first_of_its_kind.values():
+            at = self.start + i
+            by_modules, by_rows = (self.new_cache(at, at + 1, _COMPARED_ROWS) for _ in range(2))
+            with torch.inference_mode():
+                expected = self.run(hidden, by_modules)[-1]
+                self.run(hidden[:-1], by_rows)
+                found = torch.from_numpy(
+                    self._run_rows(rows[i : i + 1], hidden[-1].numpy().copy(), by_rows)
+                )
+            if not (found - expected).abs().max() <= _TOLERANCE * expected.abs().max():
+                return False
+        return True
 
     def new_cache(
         self, start: int, end: int, max_positions: int, *, prompt_positions: int = 0
@@ -199,14 +225,17 @@ class LayerRange:
     def run_row(self, x: Row, cache: KvCache) -> Row:
         """As `run` for one row x [hidden_size], which it overwrites; where `fast_rows` holds."""
         assert self._rows is not None
+        first = cache.first_layer - self.start
+        return self._run_rows(self._rows[first:], x, cache)
+
+    def _run_rows(self, layers: list[RowLayer], x: Row, cache: KvCache) -> Row:
         position = torch.tensor([[cache.length]])
         like = torch.from_numpy(x)  # says which dtype and device the angles are for
         length = cache.sequence_length(cache.length + 1)
         cos, sin = rotation(*self.rotary(like, position, length))
-        first = cache.first_layer - self.start
         with np.errstate(all="ignore"):  # inputs from peers may hold anything
             for i in range(len(cache.windows)):
-                self._rows[first + i](x, cos, sin, cache, i)
+                layers[i](x, cos, sin, cache, i)
         cache.length += 1
         return x
 

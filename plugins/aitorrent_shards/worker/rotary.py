@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
-from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from aitorrent_shards.worker.families import Anatomy
@@ -26,10 +25,14 @@ class Rotary:
         """`module` is transformers' own, on any device; its buffers come from the configuration."""
         config = anatomy.config
         self._config, self._device = config, device
-        self._module: nn.Module = type(module)(config).to(device)
+        own = type(module)(config)
         parameters = config.rope_parameters
         self._kind: str = parameters["rope_type"]
-        self._scaling: float = self._module.attention_scaling
+        self._scaling: float = own.attention_scaling
+        self._static: torch.Tensor | None = None
+        "The frequencies, where they are the same for every length."
+        if self._kind not in _BY_LENGTH:
+            self._static = own.inv_freq.float().to(device)
         self._switch: int = (
             parameters["original_max_position_embeddings"]
             if self._kind == "longrope"
@@ -43,15 +46,13 @@ class Rotary:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin [1, n, head_dim] of positions [1, n] in a sequence of `length` positions,
         in the dtype of `like`."""
-        if self._kind not in _BY_LENGTH:
-            cos, sin = self._module(like, position_ids=positions)
-            return cos, sin
-        angles = positions[..., None].float() * self._frequencies(length)
+        frequencies = self._frequencies(length) if self._static is None else self._static
+        angles = positions[..., None].float() * frequencies
         both = torch.cat((angles, angles), dim=-1)
-        return (
-            (both.cos() * self._scaling).to(like.dtype),
-            (both.sin() * self._scaling).to(like.dtype),
-        )
+        cos, sin = both.cos(), both.sin()
+        if self._scaling != 1.0:
+            cos, sin = cos * self._scaling, sin * self._scaling
+        return cos.to(like.dtype), sin.to(like.dtype)
 
     def _frequencies(self, length: int) -> torch.Tensor:
         beyond = length > self._switch

@@ -9,6 +9,7 @@ differ from transformers' modules by rounding only (about 1e-6 relative).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,30 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaDecoderLayer,
+    LlamaMLP,
+    LlamaRMSNorm,
+)
+from transformers.models.mistral.modeling_mistral import (
+    MistralAttention,
+    MistralDecoderLayer,
+    MistralMLP,
+    MistralRMSNorm,
+)
+from transformers.models.qwen2.modeling_qwen2 import (
+    Qwen2Attention,
+    Qwen2DecoderLayer,
+    Qwen2MLP,
+    Qwen2RMSNorm,
+)
+from transformers.models.qwen3.modeling_qwen3 import (
+    Qwen3Attention,
+    Qwen3DecoderLayer,
+    Qwen3MLP,
+    Qwen3RMSNorm,
+)
 
 from aitorrent_shards.worker.families import Anatomy
 from aitorrent_shards.worker.kvcache import KvCache
@@ -24,11 +49,33 @@ Row = NDArray[np.float32]
 
 _PROJECTIONS: Final = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP: Final = ("gate_proj", "up_proj", "down_proj")
+_NORMS: Final = ("input_layernorm", "post_attention_layernorm")
+_HEAD_NORMS: Final = ("q_norm", "k_norm")
+
+
+_KNOWN: Final[
+    Mapping[type[nn.Module], tuple[type[nn.Module], type[nn.Module], type[nn.Module]]]
+] = {
+    LlamaDecoderLayer: (LlamaAttention, LlamaMLP, LlamaRMSNorm),
+    MistralDecoderLayer: (MistralAttention, MistralMLP, MistralRMSNorm),
+    Qwen2DecoderLayer: (Qwen2Attention, Qwen2MLP, Qwen2RMSNorm),
+    Qwen3DecoderLayer: (Qwen3Attention, Qwen3MLP, Qwen3RMSNorm),
+}
+"""Layers that `RowLayer` computes, with the classes of their attention, MLP and norms. Others may
+have parts of the same names and do something else with them: SmolLM3 does not rotate in every
+layer, Gemma's norm adds 1 to its weight."""
 
 
 def can_run_rows(layer: nn.Module, anatomy: Anatomy) -> bool:
-    """Whether `layer` is made as `RowLayer` computes it, and this numpy has vecdot (2.0)."""
+    """Whether `layer` is one that `RowLayer` computes, and this numpy has vecdot (2.0)."""
     attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
+    norms = [getattr(layer, name, None) for name in _NORMS]
+    norms += [part for name in _HEAD_NORMS if (part := getattr(attention, name, None)) is not None]
+    known = _KNOWN.get(type(layer))
+    if known is None or (type(attention), type(mlp)) != known[:2]:
+        return False
+    if any(type(norm) is not known[2] for norm in norms):
+        return False
     linear = [getattr(attention, name, None) for name in _PROJECTIONS]
     linear += [getattr(mlp, name, None) for name in _MLP]
     parts = {name for name, _ in layer.named_children()}
@@ -37,7 +84,7 @@ def can_run_rows(layer: nn.Module, anatomy: Anatomy) -> bool:
         and anatomy.config.hidden_act == "silu"
         and anatomy.head_dim % 2 == 0
         and all(type(part) is nn.Linear for part in linear)
-        and parts == {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+        and parts == {"self_attn", "mlp", *_NORMS}
     )
 
 
