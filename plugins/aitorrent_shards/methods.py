@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from aitorrent_shards.answering.availability import covering, own_loading
+from aitorrent_shards.answering.availability import own_loading
 from aitorrent_shards.service import ShardsService
 from aitorrent_shards.serving.local_model import LocalModel
 from aitorrentd.api import CallContext, Method, NoParams
@@ -115,7 +115,7 @@ def _model_row(service: ShardsService, model: LocalModel) -> ModelRow:
         done_bytes=done,
         total_bytes=total,
         problem=model.problem or (holder.problem if holder else ""),
-        covered=covering(model, service.spans()) is not None,
+        covered=service.backend.covering(model, service.spans()) is not None,
         digest=model.digests.digest if model.digests else "",
         dtype=holder.span.dtype if holder and holder.span else "",
         weight_bytes=holder.weight_bytes if holder else 0,

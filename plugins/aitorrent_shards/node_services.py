@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.protocol.spans import Span
+from aitorrent_shards.routing.failed_links import FailedLinks
 from aitorrent_shards.serving.stage_server import StageServer
 from aitorrentd.api import Clock, Directory, Event, Transport
 
@@ -23,6 +24,7 @@ class NodeServices:
     clock: Clock
     log: logging.Logger
     publish: Callable[[Event], None]
+    links: FailedLinks
 
 
 @dataclass(frozen=True, slots=True)

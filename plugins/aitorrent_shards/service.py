@@ -15,6 +15,7 @@ from aitorrent_shards.protocol.loading import PREFIX as LOADING
 from aitorrent_shards.protocol.loading import Loading, parse_all
 from aitorrent_shards.protocol.loading_claims import Claims
 from aitorrent_shards.protocol.spans import PREFIX, Span, parse_spans, with_own
+from aitorrent_shards.routing.failed_links import FailedLinks
 from aitorrent_shards.serving.local_model import LocalModel
 from aitorrent_shards.serving.stage_server import StageServer
 from aitorrentd.api import (
@@ -46,6 +47,7 @@ class ShardsService:
             transport, config, ctx.log, work=lambda: ctx.work("session")
         )
         self.models = {entry.name: LocalModel(entry) for entry in config.models}
+        self.links = FailedLinks()
         node = NodeServices(
             transport=transport,
             directory=self.directory,
@@ -54,6 +56,7 @@ class ShardsService:
             clock=ctx.clock,
             log=ctx.log,
             publish=ctx.publish,
+            links=self.links,
         )
         self.backend = ShardsBackend(
             self.models,

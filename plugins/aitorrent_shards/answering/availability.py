@@ -8,6 +8,9 @@ from typing import Final
 
 from aitorrent_shards.protocol.loading import Loading
 from aitorrent_shards.protocol.spans import Span, alike, gaps
+from aitorrent_shards.routing.failed_links import FailedLinks
+from aitorrent_shards.routing.finder import links_problem
+from aitorrent_shards.routing.planner import Reaches, reaches_all, route
 from aitorrent_shards.serving.local_model import LocalModel
 from aitorrentd.api import HeldLayers, PeerId, PendingModel, Unavailable
 
@@ -15,17 +18,31 @@ BACKEND: Final = "shards"
 ELSEWHERE: Final = "peers"
 _UNDER_WAY: Final = ("reading", "starting", "loading", "restarting")
 
+_NO_PATH: Final = "its holders could not reach each other"
+
 Who = Callable[[PeerId], str]
 "How people call a node."
 
 
-def covering(model: LocalModel, spans: Iterable[Span]) -> list[Span] | None:
-    """The spans that together hold every layer of a model, or None."""
+def covering(
+    model: LocalModel,
+    spans: Iterable[Span],
+    *,
+    home: PeerId | None = None,
+    reaches: Reaches = reaches_all,
+) -> list[Span] | None:
+    """The spans that together hold every layer of a model, or None.
+
+    Some of them make a path from `home` and back on which everyone reaches the next.
+    """
     if model.files is None:
         return None
     layers = model.files.layers
     for group in alike(s for s in spans if model.accepts(s) and s.layers == layers):
-        if not gaps(group, 0, layers):
+        path = route(
+            group, 0, layers, rtt_us=lambda peer: 0.0, reaches=reaches, before=home, after=home
+        )
+        if path is not None:
             return sorted(group, key=lambda s: (s.start, s.end, s.peer))
     return None
 
@@ -60,13 +77,19 @@ def pending(
     *,
     node_id: PeerId,
     who: Who,
+    links: FailedLinks,
+    now: float,
     rss_bytes: Callable[[Span], int | None] = lambda span: None,
 ) -> PendingModel | None:
     """What is missing for a configured model; None when it can be answered with.
 
     `loading` is what peers say of this very model.
     """
-    if covering(model, spans) is not None:
+
+    def reaches(sender: PeerId, receiver: PeerId) -> bool:
+        return links.find(sender, receiver, now) is None
+
+    if covering(model, spans, home=node_id, reaches=reaches) is not None:
         return None
     name, own = model.entry.name, own_loading(model, node_id)
     try:
@@ -86,6 +109,9 @@ def pending(
     lost = _without(missing, [(c.start, c.end) for c in coming])
     reasons = [f"it cannot be held here: {model.problem}"] if model.problem else []
     reasons += [coming_text(c, node_id, who) for c in coming]
+    if best and not missing and (path := route(best, 0, layers, rtt_us=lambda peer: 0.0)):
+        stages = [(leg.span.peer, leg.start, leg.end) for leg in path]
+        reasons.append(links_problem(stages, links, node_id, now, who) or _NO_PATH)
     holder = model.holder
     if holder is not None and holder.state == "failed":
         mine = (holder.start, holder.end)

@@ -74,7 +74,7 @@ class ShardsBackend:
         spans = self._spans()
         views = []
         for model in self._models.values():
-            spread = covering(model, spans)
+            spread = self.covering(model, spans)
             if spread is None or model.files is None:
                 continue
             views.append(
@@ -92,6 +92,15 @@ class ShardsBackend:
             raise Unavailable("; ".join(p.detail for p in self.pending() if p.backend == BACKEND))
         return views
 
+    def covering(self, model: LocalModel, spans: Sequence[Span]) -> list[Span] | None:
+        """The spans with which a model can be answered now, as far as is known, or None."""
+
+        def reaches(sender: PeerId, receiver: PeerId) -> bool:
+            return self._node.links.find(sender, receiver, now) is None
+
+        now = self._node.clock.monotonic()
+        return covering(model, spans, home=self._node_id, reaches=reaches)
+
     def pending(self) -> Sequence[PendingModel]:
         """Configured models that lack layers, and models that only peers load."""
         spans, loading = self._spans(), self._loading()
@@ -102,6 +111,8 @@ class ShardsBackend:
                 [c for c in loading if c.model == name and c.peer != self._node_id],
                 node_id=self._node_id,
                 who=self.who,
+                links=self._node.links,
+                now=self._node.clock.monotonic(),
                 rss_bytes=self._rss_bytes,
             )
             for name, model in self._models.items()

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.hops.sender import HopSender
+from aitorrent_shards.node_services import NodeServices
 from aitorrent_shards.protocol.messages import Link
 from aitorrent_shards.ring.answer_receiver import AnswerSink
 from aitorrent_shards.ring.pipeline import Pipeline
@@ -25,10 +25,10 @@ class StageLinker:
         head: HopSender,
         sink: AnswerSink,
         tasks: Tasks,
-        config: ShardsConfig,
+        node: NodeServices,
     ) -> None:
         self._pipeline, self._head, self._sink = pipeline, head, sink
-        self._tasks, self._config = tasks, config
+        self._tasks, self._config, self._node = tasks, node.config, node
 
     async def connect(self) -> None:
         """Make every link that should be and is not. The pipeline has no holes.
@@ -84,14 +84,28 @@ class StageLinker:
         stage.linked_to = target.session  # before asking: "unlinked" may overtake our wake-up
         try:
             await _unless_gone(stage.ask(header, timeout_s=self._config.link_timeout_s + 1), after)
+            self._node.links.worked(stage.peer, target.peer)
         except AitorrentError as e:
             stage.linked_to = None
             # Either end may be at fault: one that does not even answer us, else the farther one.
             suspects = [s for s in (stage, after) if s is not None and not s.lost]
             await asyncio.gather(*(s.ping(timeout_s=self._config.ping_timeout_s) for s in suspects))
             if suspects and not any(s.lost for s in (stage, after) if s is not None):
-                suspects[-1].lose(f"no link to it: {e.message}", avoid_s=FOREVER)
+                self._blame(stage, target, suspects[-1], e)
             raise
+
+    def _blame(
+        self, stage: StageControl, target: Link, farther: StageControl, error: AitorrentError
+    ) -> None:
+        """Give up the farther of two stages that both answer. Where one cannot reach the other, it
+        is the link that plans avoid, and neither of the two."""
+        if not isinstance(error, (Unavailable, TimedOut)):
+            farther.lose(f"no link to it: {error.message}", avoid_s=FOREVER)
+            return
+        now = self._node.clock.monotonic()
+        self._node.links.failed(stage.peer, target.peer, error.message, now)
+        whom = "this node" if farther is stage else "it"
+        farther.lose(f"{stage.who} cannot reach {whom}: {error.message}", avoid_s=0.0)
 
 
 async def _all(*work: Coroutine[Any, Any, None]) -> None:

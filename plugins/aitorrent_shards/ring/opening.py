@@ -8,7 +8,7 @@ from typing import Final
 from aitorrent_shards.node_services import Demand, NodeServices
 from aitorrent_shards.ring.pipeline import Pipeline
 from aitorrent_shards.ring.remote_stage import StageControl, refuses_request
-from aitorrent_shards.routing.finder import HolderFinder
+from aitorrent_shards.routing.finder import HolderFinder, LinksFailed
 from aitorrent_shards.routing.planner import Leg
 from aitorrentd.api import AitorrentError, Busy, Unavailable, short
 from aitorrentd.api.tasks import Tasks
@@ -39,7 +39,8 @@ class StageOpener:
         """Open stages for all holes; those that opened stay, also when others did not.
 
         Raises:
-            Busy: holders without room. Unavailable: no holder. InvalidParams, TooLarge: a holder
+            Busy: holders without room. Unavailable: no holder. LinksFailed: holders that cannot
+            reach each other. InvalidParams, TooLarge: a holder
             refuses the request.
         """
         failure: AitorrentError | None = None
@@ -48,8 +49,10 @@ class StageOpener:
             if not holes:
                 return
             try:
-                sticky = {s.peer for s in self._pipeline.stages}
-                legs = await self._finder.plan(holes, sticky=sticky)
+                there = [(s.peer, s.start, s.end) for s in self._pipeline.stages]
+                legs = await self._finder.plan(holes, stages=there)
+            except LinksFailed:
+                raise
             except Unavailable as e:
                 raise failure or e from None
             failure = await self._open_all(legs) or failure

@@ -65,6 +65,14 @@ class Pipeline:
         """Why a stage refuses the request, if one does."""
         return next((s.refusal for s in self.stages if s.refusal is not None), None)
 
+    def clear(self) -> None:
+        """Close all stages, to be planned anew."""
+        for stage in self.stages:
+            stage.close()
+        self.stages.clear()
+        self.head_to = None
+        self.whole = False
+
     def lost(self) -> list[StageControl]:
         """The stages that were lost and not taken out yet."""
         return [s for s in self.stages if s.lost]

@@ -15,11 +15,14 @@ from aitorrent_shards.ring.linking import StageLinker
 from aitorrent_shards.ring.opening import StageOpener
 from aitorrent_shards.ring.pipeline import Pipeline
 from aitorrent_shards.ring.remote_stage import StageControl, refuses_request
+from aitorrent_shards.routing.finder import LinksFailed
 from aitorrentd.api import AitorrentError, Busy, StageLost, Unavailable, short
 
 OPEN_S: Final = 5.0
 "Stages that opened but do not link at the beginning are tried again for this long."
 RETRY_S: Final = 0.2
+MAX_RELINKS: Final = 8
+"Plans that avoid links which failed, in one try; each may take as long as a link may."
 
 
 class Waiting(Exception):
@@ -73,7 +76,7 @@ class Repair:
     async def _repair(self, deadline: float, *, patient: bool = True) -> None:
         """Fill and link until whole; past the deadline, or without holders if not patient, the
         try that is under way is the last."""
-        busy = False
+        busy, relinks, began = False, 0, self._node.clock.monotonic()
         while True:
             self._raise_refusal()
             self._drop_lost()
@@ -84,6 +87,9 @@ class Repair:
             except AitorrentError as e:
                 if refuses_request(e):
                     raise
+                if isinstance(e, LinksFailed) and self._pipeline.stages:
+                    self._pipeline.clear()  # other holders for all layers may reach each other
+                    continue
                 problem, hopeless = e, not patient
                 busy = busy or isinstance(e, Busy)
             if problem is None:
@@ -91,12 +97,16 @@ class Repair:
                     await self._linker.connect()
                 except AitorrentError as e:
                     problem = e
+                    if relinks < MAX_RELINKS and any(s.avoid_s == 0 for s in self._pipeline.lost()):
+                        relinks += 1
+                        continue  # a plan without that link, if there is one
             if problem is None and self._pipeline.check():
                 return
             self._raise_refusal()
             if hopeless or self._node.clock.monotonic() >= deadline:
                 self._drop_lost()
-                raise self._explained(problem, busy=busy)
+                waited_s = self._node.clock.monotonic() - (self._trouble_since or began)
+                raise self._explained(problem, busy=busy, waited_s=waited_s)
             await asyncio.wait({self._pipeline.news()}, timeout=RETRY_S if problem else 0)
 
     def _raise_refusal(self) -> None:
@@ -117,10 +127,12 @@ class Repair:
                 stage.lost,
             )
 
-    def _explained(self, problem: AitorrentError | None, *, busy: bool) -> AitorrentError:
+    def _explained(
+        self, problem: AitorrentError | None, *, busy: bool, waited_s: float
+    ) -> AitorrentError:
         """The error that ends the answer, in words that say what is missing."""
         model = self._pipeline.model
-        if not self._lost:
+        if not self._lost or isinstance(problem, LinksFailed):
             return problem or Unavailable(f"the stages of {model} cannot be linked")
         what = "; ".join(
             f"layers {s.start}-{s.end} of {model} were lost with {s.who} ({s.lost})"
@@ -128,8 +140,7 @@ class Repair:
         )
         if busy:
             return Unavailable(f"{what} and their other holders have no room")
-        waited_s = self._node.config.resume_timeout_s
-        return Unavailable(f"{what} and nobody else holds them (waited for {waited_s:g} s)")
+        return Unavailable(f"{what} and nobody else holds them (waited for {waited_s:.1f} s)")
 
     def _tell_waiting(self) -> None:
         lost = [f"layers {s.start}-{s.end} with {s.who}" for s in self._pipeline.lost()]

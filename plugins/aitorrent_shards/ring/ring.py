@@ -56,7 +56,7 @@ class Ring:
             node.transport, self._tasks, self._head_broke, max_bytes=4 * demand.max_positions
         )
         opener = StageOpener(self._pipeline, HolderFinder(node, demand), self._tasks, node, demand)
-        linker = StageLinker(self._pipeline, self._head, self.sink, self._tasks, node.config)
+        linker = StageLinker(self._pipeline, self._head, self.sink, self._tasks, node)
         self._repair = Repair(self._pipeline, opener, linker, node)
         self._stalls = StallDetector(self._pipeline, node.config, node.clock)
         node.stage_server.expect(self._return_session, self.sink)

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Final
 
 from aitorrent_shards.node_services import Demand, NodeServices
 from aitorrent_shards.protocol.spans import PREFIX, Span, alike, gaps, parse_spans, with_own
-from aitorrent_shards.routing.planner import Leg, route
-from aitorrentd.api import PeerId, Unavailable
+from aitorrent_shards.routing.failed_links import FailedLinks
+from aitorrent_shards.routing.planner import Leg, Reaches, reaches_all, route
+from aitorrentd.api import AitorrentError, InvalidParams, PeerId, Unavailable, called
 
 UNKNOWN_RTT_S: Final = 0.05
 FIND_S: Final = 2.0
+
+
+class LinksFailed(Unavailable):
+    """The layers are held, but holders could not reach each other when that was tried."""
+
+
+def links_problem(
+    path: Iterable[tuple[PeerId, int, int]],
+    links: FailedLinks,
+    home: PeerId,
+    now: float,
+    who: Callable[[PeerId], str],
+) -> str:
+    """Which neighbours in a path over all layers could not reach each other; empty if none.
+
+    `path` is who computes, first layer, end; `home` sends to the first and takes from the last.
+    """
+    stages = sorted(path, key=lambda stage: stage[1])
+    named = [(peer, f"{who(peer)} (layers {start}-{end})") for peer, start, end in stages]
+    ends = [(home, who(home))]
+    problems = []
+    for (sender, who_sends), (receiver, who_takes) in pairwise([*ends, *named, *ends]):
+        if (failed := links.find(sender, receiver, now)) is not None:
+            ago_s = now - failed.tried_at
+            problems.append(
+                f"{who_sends} cannot reach {who_takes}: {failed.cause} (tried {ago_s:.0f} s ago)"
+            )
+    return "; ".join(problems)
 
 
 class HolderFinder:
@@ -24,7 +54,7 @@ class HolderFinder:
         self._transport, self._directory, self._clock = node.transport, node.directory, node.clock
         self._own = node.stage_server.spans
         "This node's spans count even while they are not in the directory."
-        self._demand = demand
+        self._demand, self._links = demand, node.links
         self._kind: tuple[str, int, int, str] | None = None
         self._avoid: dict[tuple[PeerId, int], float] = {}
 
@@ -33,25 +63,66 @@ class HolderFinder:
         self._avoid[span.peer, span.run] = self._clock.monotonic() + seconds
 
     async def plan(
-        self, holes: Sequence[tuple[int, int]], *, sticky: Collection[PeerId]
+        self,
+        holes: Sequence[tuple[int, int]],
+        *,
+        stages: Sequence[tuple[PeerId, int, int]] = (),
     ) -> list[Leg]:
         """Legs over the holes, from what is known here, else from what the network knows.
 
+        `stages` are those that are there already: who computes them, first layer, end.
+
         Raises:
-            Unavailable: layers that nobody reachable holds.
+            LinksFailed: holders that cannot reach each other. InvalidParams: holders that take
+            fewer positions. Unavailable: layers that nobody reachable holds.
         """
         spans = with_own(parse_spans(self._directory.known(PREFIX)), self._own())
-        if legs := self._route(spans, holes, sticky):
+        if legs := self._route(spans, holes, stages):
             return legs
         for digest in sorted({s.digest for s in spans if self._demand.accepts(s)}):
             records = await self._directory.find(PREFIX + digest, timeout_s=FIND_S)
             found = with_own(parse_spans(records), self._own())
-            if legs := self._route(found, holes, sticky):
+            if legs := self._route(found, holes, stages):
                 return legs
+        raise self._problem(spans, holes, stages)
+
+    def _problem(
+        self,
+        spans: Sequence[Span],
+        holes: Sequence[tuple[int, int]],
+        stages: Sequence[tuple[PeerId, int, int]],
+    ) -> AitorrentError:
+        """Why there is no plan."""
+        demand, home = self._demand, self._transport.node_id
+        if legs := self._route(spans, holes, stages, reaches=reaches_all):
+            path = [(leg.span.peer, leg.start, leg.end) for leg in legs]
+            problem = links_problem([*path, *stages], self._links, home, self._now(), self._who)
+            if problem:
+                return LinksFailed(f"{demand.model} cannot be computed: {problem}")
         usable = self._usable(spans)
         missing = [gap for a, b in holes for gap in gaps(usable, a, b)] or list(holes)
+        short = [s for s in spans if demand.accepts(s) and s.max_positions < demand.max_positions]
+        if short and not any(gaps([*usable, *short], a, b) for a, b in missing):
+            most = min(s.max_positions for s in short)
+            return InvalidParams(
+                f"the answer needs {demand.max_positions} positions, and holders of"
+                f" {demand.model} take {most}; shorten the prompt or lower max_tokens",
+                max_positions=most,
+            )
         named = ", ".join(f"{a}-{b}" for a, b in missing)
-        raise Unavailable(f"nobody reachable holds layers {named} of {self._demand.model}")
+        return Unavailable(f"nobody reachable holds layers {named} of {demand.model}")
+
+    def _now(self) -> float:
+        return self._clock.monotonic()
+
+    def _reaches(self, sender: PeerId, receiver: PeerId) -> bool:
+        return self._links.find(sender, receiver, self._now()) is None
+
+    def _who(self, peer: PeerId) -> str:
+        if peer == self._transport.node_id:
+            return "this node"
+        view = self._transport.peer(peer)
+        return called(peer, view.name if view is not None else "")
 
     def _usable(self, spans: Sequence[Span]) -> list[Span]:
         now = self._clock.monotonic()
@@ -75,9 +146,14 @@ class HolderFinder:
         self,
         spans: Sequence[Span],
         holes: Sequence[tuple[int, int]],
-        sticky: Collection[PeerId],
+        stages: Sequence[tuple[PeerId, int, int]],
+        *,
+        reaches: Reaches | None = None,
     ) -> list[Leg]:
         """Legs over all holes by spans of one kind, or none."""
+        home = self._transport.node_id
+        senders = {end: peer for peer, _, end in stages}
+        receivers = {start: peer for peer, start, _ in stages}
         for group in alike(self._usable(spans)):
             routes = [
                 route(
@@ -86,11 +162,15 @@ class HolderFinder:
                     end,
                     rtt_us=self._rtt_us,
                     need_positions=self._demand.max_positions,
-                    sticky=sticky,
+                    sticky={peer for peer, _, _ in stages},
+                    reaches=reaches or self._reaches,
+                    before=senders.get(start, home),
+                    after=receivers.get(end, home),
                 )
                 for start, end in holes
             ]
             if all(routes):
-                self._kind = group[0].kind
+                if reaches is None:
+                    self._kind = group[0].kind
                 return [leg for legs in routes if legs for leg in legs]
         return []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from aitorrent_shards.protocol.spans import Span
 from aitorrentd.api import PeerId
@@ -19,6 +19,9 @@ MAX_SPANS: Final = 64
 UNKNOWN_LAYER_US: Final = 1000.0
 FULL_PENALTY_US: Final = 10_000_000.0
 STICKY_FACTOR: Final = 0.9
+
+Reaches = Callable[[PeerId, PeerId], bool]
+"Whether the first node can open a stream to the second."
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,11 @@ def leg_cost_us(
     return cost
 
 
+def reaches_all(sender: PeerId, receiver: PeerId) -> bool:
+    """No link is known to fail."""
+    return True
+
+
 def route(
     spans: Iterable[Span],
     start: int,
@@ -56,11 +64,15 @@ def route(
     rtt_us: Callable[[PeerId], float],
     need_positions: int = 1,
     sticky: Collection[PeerId] = (),
+    reaches: Reaches = reaches_all,
+    before: PeerId | None = None,
+    after: PeerId | None = None,
 ) -> tuple[Leg, ...] | None:
     """The best legs over the layers [start, end), or None when there is a gap.
 
     `spans` are alike (one digest, dtype and width). Shortest path over the layer boundaries at
-    which a span starts or ends.
+    which a span starts or ends. Each holder must reach the next; `before` is who sends to the
+    first, and `after` whom the last one sends to.
     """
     usable = [s for s in spans if s.start < end and s.end > start]
     usable.sort(key=lambda s: (s.start - s.end, s.peer, s.start))
@@ -70,33 +82,58 @@ def route(
         marks.update(m for m in (span.start, span.end) if start < m < end)
     bounds = sorted(marks)
     rtts = {s.peer: rtt_us(s.peer) for s in usable}
-    # per boundary: (stages, cost, holder of the last leg) and the leg that leads there
-    best: dict[int, tuple[int, float, str]] = {start: (0, 0.0, "")}
-    came: dict[int, Leg] = {}
+    # per boundary the best path for each holder that may have the last leg before it
+    paths: dict[int, dict[str, _Path]] = {start: {"": _Path(0, 0.0, before, None, None)}}
     for i, here in enumerate(bounds[:-1]):
-        if here not in best:
-            continue
-        stages, cost, _ = best[here]
+        known = sorted(paths.get(here, {}).values(), key=_Path.rank)
         for span in usable:
-            if not span.start <= here < span.end:
+            if not known or not span.start <= here < span.end:
+                continue
+            path = next((k for k in known if _joins(k.holder, span.peer, reaches)), None)
+            if path is None:
                 continue
             for there in bounds[i + 1 :]:
                 if there > span.end:
                     break
+                if there == end and not _joins(span.peer, after, reaches):
+                    continue
                 leg = Leg(span, here, there)
                 added = leg_cost_us(
                     leg, rtt_us=rtts[span.peer], need_positions=need_positions, sticky=sticky
                 )
-                score = (stages + 1, cost + added, span.peer)
-                if there not in best or score < best[there]:
-                    best[there], came[there] = score, leg
-    if end not in came:
+                longer = _Path(path.stages + 1, path.cost_us + added, span.peer, leg, path)
+                others = paths.setdefault(there, {})
+                if span.peer not in others or longer.rank() < others[span.peer].rank():
+                    others[span.peer] = longer
+    best = min(paths.get(end, {}).values(), key=_Path.rank, default=None)
+    if best is None:
         return None
-    legs, at = [], end
-    while at > start:
-        legs.append(came[at])
-        at = came[at].start
+    legs: list[Leg] = []
+    at: _Path | None = best
+    while at is not None and at.leg is not None:
+        legs.append(at.leg)
+        at = at.rest
     return tuple(reversed(legs))
+
+
+class _Path(NamedTuple):
+    """Legs from the first layer to a boundary."""
+
+    stages: int
+    cost_us: float
+    holder: PeerId | None
+    leg: Leg | None
+    rest: _Path | None
+
+    def rank(self) -> tuple[int, float, str]:
+        """Fewest stages first, then the least cost, then the order of ids."""
+        return self.stages, self.cost_us, self.holder or ""
+
+
+def _joins(sender: PeerId | None, receiver: PeerId | None, reaches: Reaches) -> bool:
+    if sender is None or receiver is None or sender == receiver:
+        return True
+    return reaches(sender, receiver)
 
 
 def prefill_chunks(n: int, *, chunk: int) -> list[int]:

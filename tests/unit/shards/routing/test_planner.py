@@ -61,6 +61,49 @@ def test_order_of_the_records_does_not_matter(spans: list[Span], rng: random.Ran
     assert route(spans, 0, LAYERS, rtt_us=no_rtt) == route(mixed, 0, LAYERS, rtt_us=no_rtt)
 
 
+FAILED = st.sets(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=24)
+
+
+@given(SPANS, FAILED)
+def test_neighbours_of_a_route_reach_each_other_and_no_shorter_route_does(
+    spans: list[Span], failed: set[tuple[int, int]]
+) -> None:
+    home = PEERS[7]
+    cut = {(PEERS[a], PEERS[b]) for a, b in failed}
+
+    def works(path: tuple[Span, ...]) -> bool:
+        peers = [home, *(s.peer for s in path), home]
+        return all(a == b or (a, b) not in cut for a, b in itertools.pairwise(peers))
+
+    def covers(path: tuple[Span, ...]) -> bool:
+        reached = 0
+        for each in path:
+            if not each.start <= reached < each.end:
+                return False
+            reached = each.end
+        return reached == LAYERS
+
+    legs = route(
+        spans,
+        0,
+        LAYERS,
+        rtt_us=no_rtt,
+        reaches=lambda a, b: (a, b) not in cut,
+        before=home,
+        after=home,
+    )
+    small = spans[:5]
+    paths = itertools.chain.from_iterable(
+        itertools.permutations(small, n) for n in range(1, len(small) + 1)
+    )
+    shortest = next((len(p) for p in paths if covers(p) and works(p)), None)
+    if legs is None:
+        assert shortest is None
+    else:
+        assert works(tuple(leg.span for leg in legs))
+        assert shortest is None or len(legs) <= shortest
+
+
 def test_nearer_holder_is_preferred() -> None:
     far, near = span(0, 8, 0), span(0, 8, 1)
     legs = route([far, near], 0, 8, rtt_us=lambda p: 50_000 if p == far.peer else 1000)
