@@ -6,16 +6,19 @@ how fast an answer is made, or what else `generate` returns, are left out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aitorrentd.api import InvalidParams
 
 DEFAULT_TOP_K: Final = 50
 "What transformers samples from where top_k is not set."
-_MAX_IDS: Final = 1 << 16
+_ONE_TOKEN: Final = 1e-9
+"A top_p that keeps the likeliest token only, as 0 does."
+T = TypeVar("T")
 
 _REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
     "num_beams": (1,),
@@ -82,65 +85,36 @@ class GenerationSettings:
     end_ids: frozenset[int] = frozenset()
 
 
-class _Reader:
-    """Takes checked values out of the settings; None counts as not set, as in transformers."""
+class _Stated(BaseModel):
+    """The settings that are applied, as the file has them; null counts as not set."""
 
-    def __init__(self, settings: Mapping[str, Any], where: str) -> None:
-        self._settings, self._where = settings, where
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
-    def refuse(self, key: str, expected: str) -> InvalidParams:
-        value = str(self._settings.get(key))[:80]
-        return InvalidParams(f"{self._where}: {key} is {value}; {expected}")
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_k: int | None = Field(None, ge=0)
+    top_p: float | None = Field(None, ge=0, le=1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, ge=1e-3, le=1e3)
+    no_repeat_ngram_size: int | None = Field(None, ge=0)
+    suppress_tokens: int | list[int] | None = None
+    begin_suppress_tokens: int | list[int] | None = None
+    bad_words_ids: list[Annotated[list[int], Field(min_length=1)]] | None = None
+    min_length: int | None = Field(None, ge=0)
+    min_new_tokens: int | None = Field(None, ge=0)
+    max_new_tokens: int | None = Field(None, ge=0)
+    max_length: int | None = Field(None, ge=0)
+    stop_strings: str | list[str] | None = None
+    eos_token_id: int | list[int] | None = None
 
-    def number(self, key: str, default: float, low: float, high: float) -> float:
-        value = self._settings.get(key)
-        if value is None:
-            return default
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not low <= value <= high or math.isnan(value):
-            raise self.refuse(key, f"it must be a number from {low:g} to {high:g}")
-        return float(value)
 
-    def count(self, key: str, default: int = 0) -> int:
-        value = self._settings.get(key)
-        if value is None:
-            return default
-        if type(value) is not int or value < 0:
-            raise self.refuse(key, "it must be a whole number, 0 or more")
-        return value
+def _several(value: T | list[T] | None) -> list[T]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
 
-    def ids(self, key: str) -> tuple[int, ...]:
-        """Token ids: one, several, or none."""
-        value = self._settings.get(key)
-        values = [] if value is None else value if isinstance(value, list) else [value]
-        if len(values) > _MAX_IDS or not all(type(i) is int for i in values):
-            raise self.refuse(key, "it must be token ids")
-        return tuple(values)
 
-    def bad_words(self, key: str) -> tuple[tuple[int, ...], ...]:
-        value = self._settings.get(key)
-        if value is None:
-            return ()
-        if not (
-            isinstance(value, list)
-            and len(value) <= _MAX_IDS
-            and all(isinstance(w, list) and w and all(type(i) is int for i in w) for w in value)
-        ):
-            raise self.refuse(key, "it must be a list of lists of token ids")
-        return tuple(tuple(word) for word in value)
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self._settings.get(key)
-        values = [] if value is None else value if isinstance(value, list) else [value]
-        if not all(isinstance(t, str) for t in values):
-            raise self.refuse(key, "it must be a text or a list of texts")
-        return tuple(values)
-
-    def refuse_others(self) -> None:
-        for key, neutral in _REFUSED.items():
-            value = self._settings.get(key)
-            if value is not None and value not in neutral:
-                raise self.refuse(key, "this setting is not supported; remove it from the file")
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def read_generation(settings: Mapping[str, Any], where: str) -> GenerationSettings:
@@ -149,31 +123,42 @@ def read_generation(settings: Mapping[str, Any], where: str) -> GenerationSettin
     Raises:
         InvalidParams: a setting that is not supported, or a value out of range.
     """
-    read = _Reader(settings, where)
-    read.refuse_others()
+    for name, neutral in _REFUSED.items():
+        value = settings.get(name)
+        if value is not None and value not in neutral:
+            raise InvalidParams(
+                f"{where}: {name} is {str(value)[:80]}; this setting is not supported, remove it"
+            )
+    try:
+        stated = _Stated.model_validate(settings)
+    except ValidationError as e:
+        first = e.errors()[0]
+        name = str(first["loc"][0])
+        raise InvalidParams(
+            f"{where}: {name} is {str(settings.get(name))[:80]}; {first['msg']}"
+        ) from None
     samples = settings.get("do_sample") is True
-    end_ids = frozenset(read.ids("eos_token_id"))
-    top_k = read.count("top_k", DEFAULT_TOP_K if samples else 0)
+    end_ids = frozenset(_several(stated.eos_token_id))
     return GenerationSettings(
-        temperature=read.number("temperature", 1.0, 0.0, 100.0) if samples else 0.0,
-        top_k=top_k,
-        top_p=read.number("top_p", 1.0, 0.0, 1.0) or 1e-9,
-        min_p=read.number("min_p", 0.0, 0.0, 1.0),
+        temperature=_or(stated.temperature, 1.0) if samples else 0.0,
+        top_k=_or(stated.top_k, DEFAULT_TOP_K if samples else 0),
+        top_p=_or(stated.top_p, 1.0) or _ONE_TOKEN,
+        min_p=_or(stated.min_p, 0.0),
         rules=LogitRules(
-            repetition_penalty=read.number("repetition_penalty", 1.0, 1e-3, 1e3),
-            no_repeat_ngram_size=read.count("no_repeat_ngram_size"),
-            suppressed=frozenset(read.ids("suppress_tokens")),
-            begin_suppressed=frozenset(read.ids("begin_suppress_tokens")),
+            repetition_penalty=_or(stated.repetition_penalty, 1.0),
+            no_repeat_ngram_size=_or(stated.no_repeat_ngram_size, 0),
+            suppressed=frozenset(_several(stated.suppress_tokens)),
+            begin_suppressed=frozenset(_several(stated.begin_suppress_tokens)),
             bad_words=tuple(
-                word
-                for word in read.bad_words("bad_words_ids")
+                tuple(word)
+                for word in stated.bad_words_ids or ()
                 if not (len(word) == 1 and word[0] in end_ids)
             ),
-            min_length=read.count("min_length"),
-            min_new_tokens=read.count("min_new_tokens"),
+            min_length=_or(stated.min_length, 0),
+            min_new_tokens=_or(stated.min_new_tokens, 0),
         ),
-        max_new_tokens=read.count("max_new_tokens") or None,
-        max_length=read.count("max_length") or None,
-        stop_texts=read.texts("stop_strings"),
+        max_new_tokens=stated.max_new_tokens or None,
+        max_length=stated.max_length or None,
+        stop_texts=tuple(_several(stated.stop_strings)),
         end_ids=end_ids,
     )

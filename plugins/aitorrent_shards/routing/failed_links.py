@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aitorrentd.api import PeerId
+from aitorrentd.api.backoff import full_jitter_s
 
 FIRST_S: Final = 30.0
 MOST_S: Final = 300.0
@@ -41,7 +42,7 @@ class FailedLinks:
         """A link was tried and could not be made."""
         before = self._failed.pop((sender, receiver), None)
         failures = before.failures + 1 if before else 1
-        pause_s = min(FIRST_S * 2 ** min(failures - 1, 10), MOST_S)
+        pause_s = full_jitter_s(failures - 1, base_s=FIRST_S, cap_s=MOST_S, draw=1.0)
         self._failed[sender, receiver] = FailedLink(
             sender, receiver, cause, now, now + pause_s, failures
         )
