@@ -5,7 +5,8 @@ Names here are stable: a field is only ever added, a service's version is in its
 Tools that only some plugins need are imported by themselves: `aitorrentd.api.tasks` (background
 tasks with an owner), `fields` (checked fields of a map that somebody else sent), `limits` (per
 peer), `backoff`, `network.addresses`, and for backends that relay to a server `models.relay` (a
-client that streams) and `models.served`.
+client that streams), `models.served`, `models.documents` (JSON in a body that is cut anywhere),
+`models.texts` and `models.reported_errors` (what servers say, in their dialects).
 """
 
 from aitorrentd.api.context import Clock, PluginContext, Signer

@@ -266,7 +266,7 @@ async def test_backend_of_another_plugin_serves_as_soon_as_it_is_registered(
 async def test_daemon_answers_on_the_command_line_and_notices_ollama(
     daemon_factory: DaemonFactory,
 ) -> None:
-    async with FakeOllama() as server:
+    async with FakeOllama(loaded_context=8192) as server:
         pass  # from here on its port is known, and nobody listens there
     daemon = await daemon_factory(
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from tests.support.streams import MemoryStream, stream_pair
 
 pytestmark = pytest.mark.jump_clock
 
+ASKED = GenerateRequest(model="m", prompt="hi")
 REQUEST = b'{"prompt":"hello","model":"m","params":{}}\n'
 
 
@@ -78,6 +80,25 @@ async def test_text_of_the_last_chunk_gets_its_own_line() -> None:
         ("", True),
     ]
     assert lines[-1]["done_reason"] == "length"
+
+
+async def test_thinking_reaches_a_peer_apart_from_the_answer() -> None:
+    class Thinker(FakeBackend):
+        async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+            yield Chunk("", thinking="let me ")
+            yield Chunk("one")
+            yield Chunk("", done=True, reason="stop", thinking="see")
+
+    net = Net()
+    asker, thinker = make_node(0, net), make_node(1, net)
+    with thinker.having(Thinker("a")):
+        lines = await exchange(thinker, REQUEST)
+        assert [line.get("thinking") for line in lines] == ["let me ", None, "see", None]
+        name = f"peer:{thinker.id}"
+        chunks = [c async for c in asker.router.generate(ASKED, backend=name)]
+    assert "".join(c.thinking for c in chunks) == "let me see"
+    assert "".join(c.text for c in chunks) == "one"
+    await net.close()
 
 
 async def test_request_without_a_model_gets_the_default_and_context_goes_through() -> None:
