@@ -28,6 +28,7 @@ from aitorrentd.cli.toolkit import clean
 from aitorrentd.system.streams import stdout_to_stderr
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+_FIRST_FUNCTION: Final = re.compile(r"^(?=@|def |async def |class )", re.M)
 _NO_MODULE: Final = "it has no COMMANDS, a map of text to text, or no function register"
 
 
@@ -236,8 +237,10 @@ def declared(point: Any) -> Mapping[str, str] | None:
         if (loaded := sys.modules.get(point.module)) is not None:
             found = getattr(loaded, "COMMANDS", None)
         else:
-            source = _source(point.module)
-            found = _literal(source) if source else None
+            source = _source(point.module) or ""
+            # Ours stand before the first function, and every command waits for them.
+            head = _FIRST_FUNCTION.split(source, 1)[0] if _is_built_in(point) else source
+            found = _literal(head)
     # Import hooks and source of somebody else; its import says better what is wrong.
     except Exception:
         return None
