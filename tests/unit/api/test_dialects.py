@@ -16,6 +16,7 @@ from aitorrentd.api.models.reported_errors import (
     reported_error,
 )
 from aitorrentd.api.models.texts import ENDS, TextJoiner, end_of, text_in
+from tests.support.nodes import REPOSITORY
 from tests.support.relays import json_values
 
 
@@ -106,6 +107,14 @@ def test_finish_reason_is_in_the_table_or_unknown(reason: str, end: str | None) 
 
 def test_every_reason_of_the_table_is_found() -> None:
     assert {reason: end_of(reason.upper()) for reason in ENDS} == dict(ENDS)
+
+
+def test_every_reason_of_the_table_is_documented() -> None:
+    page = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    for ours in ("stop", "length"):
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{ours}` | "))
+        theirs = {reason for reason, end in ENDS.items() if end == ours}
+        assert set(row.split("|")[2].replace("`", "").replace(" ", "").split(",")) == theirs
 
 
 @settings(max_examples=200, deadline=None)

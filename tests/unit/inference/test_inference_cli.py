@@ -144,6 +144,24 @@ def test_thinking_is_shown_beside_the_answer_where_it_is_asked_for(
     assert (talk.out, talk.err.startswith("let me see\n")) == ("one two\n", True)
 
 
+def test_prompt_in_the_c_locale_arrives_as_utf8(tmp_path: Path) -> None:
+    backend = FakeBackend("a")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = [sys.executable, "-m", "aitorrentd.cli.main", "ask"]
+    with serving(tmp_path / "s", backend):
+        for given, stdin in ((["grüße".encode()], b""), ([b"-"], "grüße\n".encode())):
+            ran = subprocess.run(
+                [*words, *given],
+                input=stdin,
+                capture_output=True,
+                env={**os.environ, **plain, "AITORRENT_SOCKET": str(tmp_path / "s")},
+                timeout=60,
+                check=False,
+            )
+            assert (ran.returncode, ran.stdout) == (0, b"one two\n"), ran.stderr
+    assert [request.prompt for request in backend.requests] == ["grüße", "grüße"]
+
+
 def test_answer_of_thinking_alone_says_why_it_is_empty(ctl: Any, tmp_path: Path) -> None:
     with serving(tmp_path / "s", Thinker("a", words=())):
         result = ctl("ask", "hi")

@@ -26,6 +26,7 @@ from aitorrentd.api import (
     Unavailable,
 )
 from aitorrentd.api.limits import Slots
+from tests.support.canned import read
 from tests.support.inference_fakes import (
     LACKING,
     FakeBackend,
@@ -123,6 +124,16 @@ async def test_answer_of_thinking_alone_says_so(last: Chunk, note: str) -> None:
         params = GenerateParams(prompt="hi")
         items = await collect(methods_of(node)["inference.generate"], params)
     assert note in items[-1].summary["note"]
+
+
+def test_requests_that_occur_are_taken_or_refused_by_name() -> None:
+    with pytest.raises(ValidationError) as refused:
+        GenerateParams.model_validate_json(read("requests", "unknown-params.json"))
+    assert [problem["loc"] for problem in refused.value.errors()] == [("params", "temprature")]
+    image = GenerateParams.model_validate_json(read("requests", "image-in-message.json"))
+    assert [m.images for m in image.messages or ()] == [("aGVsbG8=",)]
+    parts = GenerateParams.model_validate_json(read("requests", "content-parts.json"))
+    assert [m.content for m in parts.messages or ()] == ["one two"]
 
 
 def test_tokens_without_text_are_told_where_the_server_hides_its_thinking() -> None:
