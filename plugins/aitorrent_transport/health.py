@@ -21,6 +21,7 @@ def warnings(service: TransportService) -> Iterator[HealthWarning]:
     yield from _lonely(service)
     yield from _refusing(service)
     yield from _duplicated(service)
+    yield from _waiting(service)
 
 
 def _lonely(service: TransportService) -> Iterator[HealthWarning]:
@@ -56,3 +57,12 @@ def _refusing(service: TransportService) -> Iterator[HealthWarning]:
 def _duplicated(service: TransportService) -> Iterator[HealthWarning]:
     for sighting in service.table.duplicates.current(service.now()):
         yield HealthWarning("duplicate_key", f"{sighting.text}; {HOW_TO_END}")
+
+
+def _waiting(service: TransportService) -> Iterator[HealthWarning]:
+    for error in service.binding.waiting.values():
+        text = f"not listening yet, and trying again at most a minute apart: {error.message}"
+        yield HealthWarning("listen", text)
+    if service.store.problem:
+        text = f"known peers are not saved for now; tried again: {service.store.problem}"
+        yield HealthWarning("known_peers", text)

@@ -90,6 +90,9 @@ class TransportPlugin:
     async def _check_port(self) -> CheckResult:
         if self._service is None:
             return CheckResult("fail", "the transport does not run", "aitorrentctl plugin list")
+        if waiting := self._service.binding.waiting:
+            text = "; ".join(error.message for error in waiting.values())
+            return CheckResult("fail", text, "it is tried again by itself; see above for a remedy")
         for host, port in self._service.bound:
             ip = ipaddress.ip_address(host)
             loopback = "127.0.0.1" if ip.version == 4 else "::1"

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from aitorrent_transport.config import TransportConfig
+from aitorrent_transport.links.binding import Binding
 from aitorrent_transport.links.dial import DirectDialer
 from aitorrent_transport.links.listener import Listener
 from aitorrent_transport.peers.dialler import Dialler
 from aitorrent_transport.peers.interfaces import own_addresses
-from aitorrent_transport.peers.known_peers import MIGRATIONS, PeerStore
+from aitorrent_transport.peers.known_peers import PeerStore
+from aitorrent_transport.peers.store_opening import opened_store
 from aitorrent_transport.peers.stream_server import OPENS_BURST, OPENS_PER_S, StreamServer
 from aitorrent_transport.peers.table import MAX_TOLD_ADDRESSES, Peer, PeerTable
 from aitorrent_transport.protocols.broadcast import Messages
 from aitorrent_transport.protocols.directory import ChannelDirectory
 from aitorrent_transport.secure.certificate import Credentials
+from aitorrent_transport.secure.hello import HostPort
 from aitorrent_transport.streams.frames import is_protocol_id
 from aitorrentd.api import (
     Busy,
@@ -92,7 +95,9 @@ class TransportService:
             masking=config.masking,
         )
         self._listener = Listener(self._credentials, self.table.accept)
-        self._bound: list[tuple[str, int]] = []
+        self.binding = Binding(self._listener, config.listen, self._tasks, ctx.random.random)
+        self.binding.on_bound = self._on_bound
+        store.on_moved = self._keep_wanted
         self._own: list[str] = []
         self._own_at = 0.0
 
@@ -109,42 +114,34 @@ class TransportService:
         """Listen, and dial whom the configuration and the last run name.
 
         Raises:
-            Unavailable: an address cannot be listened on.
+            Unavailable: an address cannot be listened on, for a cause that does not pass.
         """
         await self._listen()
-        self._ctx.log.info("listening on %s", ", ".join(f"{h} port {p}" for h, p in self._bound))
         self._tasks.spawn(self._server.end_with_plugins(), "handlers of plugins")
         for text in self.config.bootstrap:
             if is_address_file(text):
                 self.dialler.keep_file(Path(text))
             elif (address := parse_address(text)).peer != self._me:
                 self.dialler.keep_forever(address)
+        await self._keep_wanted()
+
+    async def _listen(self) -> None:
+        # Peers come back to where they found this node.
+        last = await self.store.last_port() if not self.config.port else None
+        await self.binding.start(self.config.port, last)
+        if self.binding.bound:
+            where = ", ".join(f"{h} port {p}" for h, p in self.binding.bound)
+            self._ctx.log.info("listening on %s", where)
+
+    def _on_bound(self, where: HostPort) -> None:
+        self._own = []
+        if not self.config.port:
+            self._tasks.spawn(self.store.listened(where[1]), "save the port")
+
+    async def _keep_wanted(self) -> None:
         for known in await self.store.all():
             if known.wanted:
                 self.dialler.keep(known.peer, [parse_address(known.address)])
-
-    async def _listen(self) -> None:
-        if self.config.port:
-            await self._listen_at(self.config.port)
-            return
-        # Peers come back to where they found this node.
-        last = await self.store.last_port()
-        if last is not None:
-            try:
-                await self._listen_at(last)
-                return
-            except Unavailable as e:
-                self._ctx.log.info("another port than in the last run: %s", e.message)
-                await self._listener.unlisten()
-        await self._listen_at(0)
-        await self.store.listened(self._bound[0][1])
-
-    async def _listen_at(self, port: int) -> None:
-        bound = []
-        for host in self.config.listen:
-            bound.append(await self._listener.listen(host, port))
-            port = bound[0][1]  # the port that 0 found serves every address
-        self._bound = bound
 
     async def close(self) -> None:
         """End everything in order: no new peers, goodbye to those there are, then the tasks."""
@@ -178,7 +175,7 @@ class TransportService:
     @property
     def bound(self) -> Sequence[tuple[str, int]]:
         """IP addresses and ports that are listened on."""
-        return self._bound
+        return self.binding.bound
 
     def addresses(self) -> Sequence[str]:
         """Where this node listens, as multiaddrs with /p2p; ports are the real ones."""
@@ -191,7 +188,7 @@ class TransportService:
 
     def _own_addresses(self) -> list[str]:
         found: dict[Address, None] = {}
-        for host, port in self._bound:
+        for host, port in self.binding.bound:
             ip = ipaddress.ip_address(host)
             for each in own_addresses(ip.version) if ip.is_unspecified else [host]:
                 found.setdefault(address_of(each, port, self._me))
@@ -279,10 +276,10 @@ async def running(ctx: PluginContext) -> AsyncIterator[TransportService]:
     """The service, from listening to its orderly end.
 
     Raises:
-        Unavailable: an address cannot be listened on.
+        Unavailable: an address cannot be listened on, for a cause that does not pass.
     """
-    async with ctx.db(MIGRATIONS) as db:
-        service = TransportService(ctx, ctx.config, PeerStore(db))
+    async with opened_store(ctx) as store:
+        service = TransportService(ctx, ctx.config, store)
         direct = DirectDialer()
         with (
             service.dialers.added(direct.name, direct),

@@ -368,13 +368,6 @@ async def test_stream_that_is_not_read_leaves_the_others_fast(tmp_path: Path) ->
             await filling
 
 
-async def test_port_that_is_taken_fails_the_plugin_with_a_way_out(tmp_path: Path) -> None:
-    async with node(tmp_path, "a") as a:
-        with pytest.raises(Unavailable, match="transport"):
-            async with node(tmp_path, "b", port=a.port):
-                pass
-
-
 async def test_streams_opened_too_fast_are_refused_and_later_ones_are_not(tmp_path: Path) -> None:
     async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
         await a.transport.connect(b.address)

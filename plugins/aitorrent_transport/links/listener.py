@@ -132,13 +132,13 @@ class Listener:
         """Listen at one more address; returns it with its real port.
 
         Raises:
-            Unavailable: the address cannot be listened on.
+            CannotListen: now, or at all.
         """
         loop = asyncio.get_running_loop()
         try:
             server = await loop.create_server(lambda: _Doorman(self), host, port, backlog=BACKLOG)
         except OSError as e:
-            raise Unavailable(_why_not_listening(host, port, e)) from None
+            raise CannotListen(host, port, e) from None
         self._servers.append(server)
         name = server.sockets[0].getsockname()
         return str(name[0]), int(name[1])
@@ -232,6 +232,17 @@ class Listener:
         if doorman.deadline is not None:
             doorman.deadline.cancel()
             doorman.deadline = None
+
+
+class CannotListen(Unavailable):
+    """An address cannot be listened on, now or at all."""
+
+    def __init__(self, host: str, port: int, error: OSError) -> None:
+        super().__init__(_why_not_listening(host, port, error))
+        self.is_taken = error.errno == errno.EADDRINUSE
+        self.lacks_address = error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+        self.may_pass = error.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL)
+        "Whether it makes sense to try again."
 
 
 def _why_not_listening(host: str, port: int, error: OSError) -> str:

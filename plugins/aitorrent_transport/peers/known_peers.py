@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,8 +63,24 @@ class PeerStore:
     not depend on it.
     """
 
-    def __init__(self, db: aiosqlite.Connection) -> None:
+    def __init__(self, db: aiosqlite.Connection, *, problem: str = "") -> None:
+        self.problem = problem
+        "Why nothing is saved for now, or the empty string."
+        self.on_moved: Callable[[], Awaitable[None]] | None = None
+        "Called after `move_to`: what an earlier run saved is known now."
         self._db = db
+        self._is_temporary = bool(problem)
+
+    async def move_to(self, db: aiosqlite.Connection) -> None:
+        """Go over to another database, and take along what this one has."""
+        known, port = await self.all(), await self.last_port()
+        self._db, self.problem, self._is_temporary = db, "", False
+        for each in known:
+            await self.dialled(each.peer, each.address, wanted=each.wanted, now=each.last_seen)
+        if port is not None:
+            await self.listened(port)
+        if self.on_moved is not None:
+            await self.on_moved()
 
     async def _change(self, *statements: tuple[str, tuple[object, ...]]) -> None:
         try:
@@ -70,7 +88,15 @@ class PeerStore:
                 await self._db.execute(sql, values)
             await self._db.commit()
         except sqlite3.Error as e:
-            log.warning("known peers cannot be saved: %s", e)
+            if not self.problem:
+                log.warning("known peers cannot be saved: %s", e)
+            self.problem = f"known peers cannot be saved: {e}"
+            with suppress(sqlite3.Error):
+                await self._db.rollback()
+        else:
+            if self.problem and not self._is_temporary:
+                log.info("known peers are saved again")
+                self.problem = ""
 
     async def dialled(self, peer: PeerId, address: str, *, wanted: bool, now: float) -> None:
         """A dial succeeded; `wanted` is kept if it was set before."""

@@ -1,0 +1,111 @@
+"""Opening the database of known peers, which a node can live without.
+
+It is a cache: damaged, it is set aside and started empty; locked, or on a disk that is full or read
+only, it is kept in memory and taken up again when that is over. Neither stops the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import aiosqlite
+
+from aitorrent_transport.peers.known_peers import MIGRATIONS, PeerStore
+from aitorrentd.api import AitorrentError, Busy, PluginContext, Unavailable
+from aitorrentd.api.backoff import equal_jitter_s
+
+MAX_WAIT_S: Final = 60.0
+SUFFIX: Final = ".damaged"
+_DAMAGED: Final = (None, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"None: the check of the whole file found something."
+
+
+@asynccontextmanager
+async def opened_store(ctx: PluginContext) -> AsyncIterator[PeerStore]:
+    """The store, on disk or for now in memory.
+
+    Raises:
+        Conflict: a newer program wrote the database.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            store = PeerStore(await _open(ctx, stack))
+        except (Busy, Unavailable) as e:
+            ctx.log.warning("known peers are kept in memory for now: %s", e.message)
+            store = PeerStore(await stack.enter_async_context(_in_memory()), problem=e.message)
+            retrying = ctx.tasks.create_task(_take_up(ctx, stack, store), name="open known peers")
+            stack.push_async_callback(_end, retrying)
+        yield store
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def _open(ctx: PluginContext, stack: AsyncExitStack) -> aiosqlite.Connection:
+    try:
+        return await stack.enter_async_context(ctx.db(MIGRATIONS))
+    except Unavailable as e:
+        if not is_damage(e):
+            raise
+        try:
+            aside = set_aside(ctx.data_dir / "transport.sqlite")
+        except OSError as problem:
+            raise Unavailable(f"{e.message}; cannot set it aside: {problem.strerror}") from None
+        ctx.log.warning(
+            "the database of known peers was damaged; it is now %s, and a new one was started",
+            aside,
+        )
+    return await stack.enter_async_context(ctx.db(MIGRATIONS))
+
+
+def is_damage(error: AitorrentError) -> bool:
+    """Whether the file itself is bad, and not the disk or a lock."""
+    cause = error.__context__
+    if not isinstance(cause, sqlite3.DatabaseError):
+        return False
+    code = getattr(cause, "sqlite_errorcode", None)
+    return (None if code is None else code & 0xFF) in _DAMAGED
+
+
+def set_aside(path: Path) -> Path:
+    """Rename the database, in the place of one that was set aside before; returns its new name."""
+    aside = path.with_name(path.name + SUFFIX)
+    os.replace(path, aside)
+    for part in ("-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + part).unlink()
+    return aside
+
+
+@asynccontextmanager
+async def _in_memory() -> AsyncIterator[aiosqlite.Connection]:
+    async with aiosqlite.connect(":memory:") as db:
+        for script in MIGRATIONS.values():
+            await db.executescript(script)
+        yield db
+
+
+async def _take_up(ctx: PluginContext, stack: AsyncExitStack, store: PeerStore) -> None:
+    """Go over to the disk as soon as it can be used."""
+    attempt = 0
+    while True:
+        wait_s = equal_jitter_s(attempt, cap_s=MAX_WAIT_S, draw=ctx.random.random())
+        await asyncio.sleep(wait_s)
+        attempt += 1
+        try:
+            db = await _open(ctx, stack)
+        except (Busy, Unavailable) as e:
+            store.problem = e.message
+            continue
+        await store.move_to(db)
+        ctx.log.info("known peers are on disk again")
+        return
