@@ -20,8 +20,9 @@ class TransportConfig(PluginConfig):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    listen: tuple[str, ...] = ("0.0.0.0",)
-    "IP addresses to listen on; `::` for every IPv6 one. A single string is taken as a list."
+    listen: tuple[str, ...] = ("0.0.0.0", "::")
+    """IP addresses to listen on; `0.0.0.0` means every IPv4 one and `::` every IPv6 one. A single
+    string is taken as a list."""
     port: Annotated[int, Field(ge=0, le=65_535)] = DEFAULT_PORT
     "TCP port; 0 takes any free one, and keeps to it over restarts while it is free."
     announce: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Iterator
 from typing import Final
 
@@ -10,6 +11,7 @@ from aitorrent_transport.peers.duplicates import HOW_TO_END
 from aitorrent_transport.service import TransportService
 from aitorrentd.api import HealthWarning
 from aitorrentd.api.descriptors import limit
+from aitorrentd.api.network.addresses import is_loopback, parse_address
 
 RECENT_S: Final = 600.0
 "How long a refusal stays worth a warning."
@@ -22,6 +24,7 @@ def warnings(service: TransportService) -> Iterator[HealthWarning]:
     yield from _refusing(service)
     yield from _duplicated(service)
     yield from _waiting(service)
+    yield from _unreachable(service)
 
 
 def _lonely(service: TransportService) -> Iterator[HealthWarning]:
@@ -66,3 +69,15 @@ def _waiting(service: TransportService) -> Iterator[HealthWarning]:
     if service.store.problem:
         text = f"known peers are not saved for now; tried again: {service.store.problem}"
         yield HealthWarning("known_peers", text)
+
+
+def _unreachable(service: TransportService) -> Iterator[HealthWarning]:
+    everywhere = [host for host, _ in service.bound if ipaddress.ip_address(host).is_unspecified]
+    told = [parse_address(text).host for text in service.addresses()]
+    if everywhere and not service.config.announce and all(map(is_loopback, told)):
+        listened = " and ".join(everywhere)
+        text = (
+            f"no other machine can reach this node: it listens on {listened}, and this machine has"
+            " no such address but loopback; set plugins.transport.listen or announce"
+        )
+        yield HealthWarning("unreachable", text)

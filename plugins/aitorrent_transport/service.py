@@ -15,7 +15,7 @@ from aitorrent_transport.links.binding import Binding
 from aitorrent_transport.links.dial import DirectDialer
 from aitorrent_transport.links.listener import Listener
 from aitorrent_transport.peers.dialler import Dialler
-from aitorrent_transport.peers.interfaces import own_addresses
+from aitorrent_transport.peers.interfaces import by_usefulness, own_addresses
 from aitorrent_transport.peers.known_peers import PeerStore
 from aitorrent_transport.peers.store_opening import opened_store
 from aitorrent_transport.peers.stream_server import OPENS_BURST, OPENS_PER_S, StreamServer
@@ -39,7 +39,7 @@ from aitorrentd.api import (
     short,
 )
 from aitorrentd.api.limits import PerPeer, TokenBucket
-from aitorrentd.api.network.addresses import Address, address_of, is_address_file, parse_address
+from aitorrentd.api.network.addresses import address_of, is_address_file, parse_address
 from aitorrentd.api.network.directory import MergedDirectory
 from aitorrentd.api.tasks import Tasks
 
@@ -187,12 +187,14 @@ class TransportService:
         return self._own
 
     def _own_addresses(self) -> list[str]:
-        found: dict[Address, None] = {}
+        found: dict[str, int] = {}
         for host, port in self.binding.bound:
             ip = ipaddress.ip_address(host)
             for each in own_addresses(ip.version) if ip.is_unspecified else [host]:
-                found.setdefault(address_of(each, port, self._me))
-        return [str(address) for address in found]
+                found.setdefault(each, port)
+        # Of those with a zone, which is another one on each machine, nobody else can make use.
+        told = [each for each in by_usefulness(list(found)) if "%" not in each]
+        return list(dict.fromkeys(str(address_of(each, found[each], self._me)) for each in told))
 
     def peers(self) -> Sequence[PeerView]:
         """Connected peers, in order of connection."""

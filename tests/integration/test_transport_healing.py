@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.health import warnings
 from tests.support.nodes import wait_for
 from tests.support.transport_nodes import TestNode, node
@@ -90,3 +91,19 @@ async def test_full_disk_that_has_room_again_is_no_longer_a_warning(tmp_path: Pa
         await a.transport.connect(hub.address)
         assert "known_peers" not in codes(a)
         await asyncio.sleep(0)
+
+
+async def test_default_listens_on_both_families_and_tells_no_address_with_a_zone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(tmp_path, "a", listen=list(TransportConfig().listen)) as a:
+        hosts = {host for host, _ in a.transport.bound}
+        assert "0.0.0.0" in hosts
+        assert not any("%" in address or "/fe80" in address for address in a.transport.addresses())
+        assert len({port for _, port in a.transport.bound}) == 1
+        monkeypatch.setattr(
+            "aitorrent_transport.service.own_addresses",
+            lambda version: ["127.0.0.1"] if version == 4 else ["::1"],
+        )
+        a.transport._own = []
+        assert "no other machine can reach this node" in codes(a)["unreachable"]

@@ -80,6 +80,11 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether the host of an address is this very machine, whoever dials it."""
+    return host.startswith("127.") or host in ("::1", "localhost")
+
+
 def address_of(host: str, port: int, peer: PeerId | None = None) -> Address:
     """The address of an IP `host` and `port`, as sockets give them.
 

@@ -58,7 +58,8 @@ async def dial(
         Busy: the listener refuses connections for now, or this process has no descriptors left.
     """
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[Link] = loop.create_future()
+    # An error is its result and not its exception: raised, it would refer to this frame and back.
+    done: asyncio.Future[Link | AitorrentError] = loop.create_future()
 
     def on_link(link: Link) -> None:
         if done.done():
@@ -68,7 +69,7 @@ async def dial(
 
     def on_error(error: AitorrentError) -> None:
         if not done.done():
-            done.set_exception(error)
+            done.set_result(error)
 
     where = host_port(host, port)
     shake = HandshakeProtocol(credentials, on_link, on_error, dialer=True, expected=expected)
@@ -88,7 +89,10 @@ async def dial(
                     f" (its limit is {limit()}); raise it, for example with LimitNOFILE="
                 )
             async with asyncio.timeout(HANDSHAKE_S):
-                link = await done
+                outcome = await done
+            if isinstance(outcome, AitorrentError):
+                raise type(outcome)(outcome.message, **outcome.data)
+            link = outcome
         return link
     except TimeoutError:
         if transport is None:
@@ -103,8 +107,7 @@ async def dial(
     finally:
         if link is None and transport is not None:
             transport.abort()
-        if not done.cancel() and not done.cancelled():
-            done.exception()  # seen, even when a timeout came first
+        done.cancel()
 
 
 async def link_in_process(a: Credentials, b: Credentials) -> tuple[Link, Link]:

@@ -81,7 +81,9 @@ class HandshakeProtocol(asyncio.Protocol):
                 remote=remote_of(self._transport),
                 arrived=self._handshake.rest,
             )
-            self._on_link(link)
+            on_link = self._on_link
+            self._let_go()
+            on_link(link)
 
     def fail(self, error: AitorrentError) -> None:
         """Give up: cut the connection without a word to the other side."""
@@ -89,7 +91,15 @@ class HandshakeProtocol(asyncio.Protocol):
             self._over = True
             if self._transport is not None:
                 self._transport.abort()
-            self._on_error(error)
+            on_error = self._on_error
+            self._let_go()
+            on_error(error)
+
+    def _let_go(self) -> None:
+        """Drop what leads back here, so that no cycle keeps the connection in memory."""
+        self._on_link = lambda link: None
+        self._on_error = lambda error: None
+        self._handshake = None
 
     def refuse(self, refusal: Refusal) -> None:
         """End the handshake and tell the dialer why; `on_error` is not called."""
@@ -97,6 +107,7 @@ class HandshakeProtocol(asyncio.Protocol):
             self._over = True
             self._transport.write(refusal.encode())
             self._transport.close()
+            self._let_go()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The other side went away (asyncio.BaseProtocol)."""

@@ -233,7 +233,8 @@ class _Masked(asyncio.Protocol):
         self.inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.inner.connection_lost(exc)
+        inner, self.inner = self.inner, asyncio.BaseProtocol()  # it refers back to this one
+        inner.connection_lost(exc)
 
 
 class MaskedDialer(_Masked):
@@ -266,6 +267,11 @@ class MaskedDialer(_Masked):
         except AitorrentError as e:
             self._on_error(e)
             self.cut()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection ended (asyncio.BaseProtocol)."""
+        self._on_error = lambda error: None  # it refers back, by what the dial came to
+        super().connection_lost(exc)
 
     def on_event(self, event: Event) -> None:
         """The answer to the upgrade request."""

@@ -7,6 +7,7 @@ turn; the first that connects wins and the others are given up.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
@@ -46,8 +47,8 @@ async def connect_tcp(
 
 async def _race(found: Sequence[tuple[int, str]], port: int) -> socket.socket:
     waiting = list(found)
-    running: set[asyncio.Task[socket.socket]] = set()
-    error: OSError | None = None
+    running: set[asyncio.Task[socket.socket | OSError]] = set()
+    code: int | None = None
     try:
         while waiting or running:
             if waiting:
@@ -60,16 +61,13 @@ async def _race(found: Sequence[tuple[int, str]], port: int) -> socket.socket:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             won: socket.socket | None = None
-            for task in done:
-                failure = task.exception()
-                if failure is None and won is None:
-                    won = task.result()
-                elif failure is None:
-                    task.result().close()
-                elif isinstance(failure, OSError):
-                    error = error or failure
+            for outcome in [task.result() for task in done]:
+                if isinstance(outcome, OSError):
+                    code = code or outcome.errno
+                elif won is None:
+                    won = outcome
                 else:
-                    raise failure
+                    outcome.close()
             if won is not None:
                 return won
     finally:
@@ -78,14 +76,19 @@ async def _race(found: Sequence[tuple[int, str]], port: int) -> socket.socket:
         for late in await asyncio.gather(*running, return_exceptions=True):
             if isinstance(late, socket.socket):
                 late.close()
-    raise error or OSError("the name has no address")
+    # Made here: an error of a task would keep this frame, and this frame the task.
+    raise OSError(code, os.strerror(code)) if code else OSError("the name has no address")
 
 
-async def _connect(family: int, ip: str, port: int) -> socket.socket:
+async def _connect(family: int, ip: str, port: int) -> socket.socket | OSError:
+    """A connected socket, or why there is none."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, (ip, port))
+    except OSError as e:
+        sock.close()
+        return e.with_traceback(None)
     except BaseException:
         sock.close()
         raise

@@ -111,7 +111,10 @@ class Dialler:
             raise Unavailable("the transport is stopping")
         result = task.result()
         if isinstance(result, AitorrentError):
-            raise result
+            try:
+                raise result
+            finally:
+                del result, task, done  # else the error keeps this frame, and this frame the error
         return result
 
     async def _dial(self, address: Address) -> Peer | AitorrentError:
@@ -164,7 +167,10 @@ class Dialler:
                 failures.append(e)
                 self._ctx.log.debug("%s by %s: %s", address, dialer.name, e.message)
         if len(failures) == 1:
-            raise failures[0]
+            try:
+                raise failures[0]
+            finally:
+                failures.clear()  # else the error keeps this frame, and this frame the error
         told = "; ".join(e.message for e in failures) or "no dialer can try this address"
         raise Unavailable(f"{address.location}: {told}")
 
@@ -267,6 +273,7 @@ class Dialler:
             self._kept.remove(kept)
             if kept.task is not None:
                 kept.task.cancel()
+                kept.task = None  # it refers back
 
     @property
     def missing(self) -> int:

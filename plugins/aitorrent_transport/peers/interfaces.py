@@ -1,19 +1,60 @@
-"""The machine's own IP addresses, asked of the kernel (netdevice(7), /proc/net/if_inet6)."""
+"""The machine's own IP addresses, as the kernel lists them, the most useful ones first.
+
+/proc/net/fib_trie has every local IPv4 address of an interface that is up, secondary ones included;
+netdevice(7) is the fallback, which has one an interface. /proc/net/if_inet6 has those of IPv6.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import ipaddress
+import re
 import socket
 import struct
 from pathlib import Path
 from typing import Final
 
 _SIOCGIFADDR: Final = 0x8915
+_FIB_TRIE: Final = Path("/proc/net/fib_trie")
 _IF_INET6: Final = Path("/proc/net/if_inet6")
+_LOCAL4: Final = re.compile(r"\|-- ([0-9.]+)\n\s+/32 host LOCAL")
+# linux/if_addr.h
+_TEMPORARY: Final = 0x01
+_DAD_FAILED: Final = 0x08
+_DEPRECATED: Final = 0x20
+_TENTATIVE: Final = 0x40
+
+Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def parse_fib_trie(text: str) -> list[str]:
+    """Local IPv4 addresses in a fib_trie."""
+    return _LOCAL4.findall(text)
+
+
+def parse_if_inet6(text: str) -> list[str]:
+    """IPv6 addresses in an if_inet6 that others can use, those that soon change last.
+
+    Link-local ones mean nothing without a zone, which is another one on each machine.
+    """
+    lasting: list[str] = []
+    passing: list[str] = []
+    for line in text.splitlines():
+        raw, _, _, _, flags, *_ = line.split()
+        address = ipaddress.IPv6Address(bytes.fromhex(raw))
+        if address.is_link_local or int(flags, 16) & (_TENTATIVE | _DAD_FAILED):
+            continue
+        is_passing = int(flags, 16) & (_TEMPORARY | _DEPRECATED)
+        (passing if is_passing else lasting).append(str(address))
+    return lasting + passing
 
 
 def _ip4() -> list[str]:
+    try:
+        if found := parse_fib_trie(_FIB_TRIE.read_text()):
+            return found
+    except OSError:
+        pass
     found = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for _, name in socket.if_nameindex():
@@ -27,14 +68,31 @@ def _ip4() -> list[str]:
 
 def _ip6() -> list[str]:
     try:
-        lines = _IF_INET6.read_text().splitlines()
+        return parse_if_inet6(_IF_INET6.read_text())
     except OSError:
         return []
-    addresses = (ipaddress.IPv6Address(bytes.fromhex(line.split()[0])) for line in lines)
-    return [str(a) for a in addresses if not a.is_link_local]
+
+
+def usefulness(address: Ip) -> int:
+    """A rank, 0 for the best: global addresses, then those of a site, then loopback.
+
+    Carrier-grade NAT (RFC 6598) is where VPNs live; 169.254/16 is what a machine without DHCP has.
+    """
+    if address.is_loopback:
+        return 4
+    if address.is_link_local:
+        return 3
+    if address.is_global:
+        return 0
+    return 1 if address.is_private else 2
 
 
 def own_addresses(version: int) -> list[str]:
-    """IPv4 or IPv6 addresses of this machine (`version` 4 or 6), loopback last."""
-    found = _ip4() if version == 4 else _ip6()
-    return sorted(set(found), key=lambda a: (ipaddress.ip_address(a).is_loopback, a))
+    """IPv4 or IPv6 addresses of this machine (`version` 4 or 6), the most useful ones first."""
+    return by_usefulness(_ip4() if version == 4 else _ip6())
+
+
+def by_usefulness(addresses: list[str]) -> list[str]:
+    """Distinct addresses, the most useful first and otherwise in the order given."""
+    distinct = dict.fromkeys(addresses)
+    return sorted(distinct, key=lambda each: usefulness(ipaddress.ip_address(each)))

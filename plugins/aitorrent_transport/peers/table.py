@@ -37,7 +37,7 @@ from aitorrentd.api import (
     short,
 )
 from aitorrentd.api.limits import BanList
-from aitorrentd.api.network.addresses import Address, address_of, parse_address
+from aitorrentd.api.network.addresses import Address, address_of, is_loopback, parse_address
 from aitorrentd.api.tasks import Tasks
 
 GREETING_S: Final = 5.0
@@ -457,9 +457,8 @@ def told_addresses(listed: object, peer: PeerId, remote: str) -> tuple[Address, 
             seen = address_of(remote, address.port, peer)
         except InvalidParams:
             seen = None
-        if seen is not None:
+        if seen is not None and "%" not in remote:
             found.setdefault(seen)
-        loopback = address.host.startswith("127.") or address.host in ("::1", "localhost")
-        if here or not loopback:
+        if here or not is_loopback(address.host):
             found.setdefault(address.of(peer))
     return tuple(found)[:MAX_TOLD_ADDRESSES]

@@ -247,7 +247,9 @@ class ChannelDirectory:
                     return
                 self._take(peer, frame, unconfirmed)
         finally:
-            if self._reading.get(peer) is stream:
+            if self._reading.get(peer) is stream and peer not in self._tellers:
+                del self._reading[peer]  # the peer left, and its records with it
+            elif self._reading.get(peer) is stream:
                 self._tasks.spawn(self._forget_later(stream), f"forget {short(peer)}")
 
     async def _forget_later(self, stream: Stream) -> None:

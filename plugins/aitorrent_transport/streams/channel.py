@@ -33,6 +33,10 @@ _TURN_BYTES: Final = 256 * 1024  # sent before the loop turns to others, whose f
 _LINGER_S: Final = 60.0  # for a peer that does not read the rest of a stream closed here
 
 
+def ignore(*_: object) -> None:
+    """A callback of what is over."""
+
+
 class SecureLink(Protocol):
     """What a channel needs of a link after its handshake."""
 
@@ -134,7 +138,7 @@ class Channel:
         self._keepalive_s = keepalive_s
         self._loop = asyncio.get_running_loop()
         self._greeting = greeting
-        self._greeted: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
+        self._greeted: asyncio.Future[Mapping[str, Any] | Unavailable] = self._loop.create_future()
         self._pings: dict[bytes, tuple[float, asyncio.Future[float] | None]] = {}
         self._recent_rtts: deque[float] = deque(maxlen=_RECENT_PINGS)
         self._last_ping = self._heard = self._ticked = self.opened_at
@@ -172,10 +176,13 @@ class Channel:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                return await asyncio.shield(self._greeted)
+                greeting = await asyncio.shield(self._greeted)
         except TimeoutError:
             self.close("no greeting in time")
             raise TimedOut(f"{short(self.peer)} did not greet within {timeout_s:g} s") from None
+        if isinstance(greeting, Unavailable):
+            raise Unavailable(greeting.message)
+        return greeting
 
     def close(self, reason: str) -> None:
         """Say goodbye and close; what waits on the channel gets PeerGone."""
@@ -197,9 +204,15 @@ class Channel:
                 waiter.set_exception(PeerGone(f"{short(self.peer)}: {reason}"))
         self._pings.clear()
         if not self._greeted.done():
-            self._greeted.set_exception(Unavailable(f"{short(self.peer)}: {reason}"))
-            self._greeted.exception()  # it may be that nobody waits for it
+            self._greeted.set_result(Unavailable(f"{short(self.peer)}: {reason}"))
         self.on_closed(self, reason, self.fault)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Drop what leads back here, so that no cycle keeps a closed channel in memory."""
+        link, mux = self.link, self.mux
+        link.on_record = link.on_lost = link.on_writable = ignore
+        mux.on_open = mux.on_pong = mux.on_hello = mux.on_retire = mux.on_duplicate = ignore
 
     def _take_loss(self, reason: str) -> None:
         self._finish(reason or "the connection was lost")
@@ -321,6 +334,7 @@ class Channel:
             raise TimedOut(f"{short(self.peer)} did not answer a ping in {timeout_s:g} s") from None
         finally:
             self._pings.pop(nonce, None)
+            del answer  # its error keeps this frame
 
     def _ping(self, answer: asyncio.Future[float] | None) -> bytes:
         nonce = os.urandom(NONCE_BYTES)

@@ -36,6 +36,13 @@ class _LocalPair:
                     pass
         finally:
             self._moving = False
+        self._release(state)
+
+    def _release(self, state: StreamState) -> None:
+        other = self._other[id(state)]
+        if state.done and other.done:
+            state.release()
+            other.release()
 
     def _move(self, source: StreamState, target: StreamState) -> bool:
         sending, receiving = source.sending, target.receiving
@@ -57,6 +64,7 @@ class _LocalPair:
         if not state.done:
             self._other[id(state)].fail(f"reset by the peer: {reason or 'no reason given'}")
         state.fail(reason or "reset")
+        self._release(state)
 
     def stop(self, state: StreamState, reason: str) -> None:
         """Read no more at this end; the other end's writes fail."""
@@ -64,6 +72,7 @@ class _LocalPair:
             state.receiving.close()
             if not state.receiving.ended:
                 self._other[id(state)].sending.stop(f"the peer reads no more: {reason}")
+            self._release(state)
 
 
 def local_streams(

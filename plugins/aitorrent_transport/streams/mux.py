@@ -359,4 +359,4 @@ class Mux:
         if self._streams.pop(state.id, None) is not None:
             if state.id % 2 == self._inbound_parity:
                 self._inbound -= 1
-            state.receiving.release()
+            state.release()

@@ -215,6 +215,7 @@ class ReceivingHalf:
         self.buffered = self._at = self._scanned = self._ahead = 0
 
     def release(self) -> None:
-        """Give the growth of the window back; its multiplexer forgets the stream."""
+        """Give the growth of the window back, and let the reader go: the stream is over."""
+        self.on_readable = _nothing
         self._budget.give(self.window - INITIAL_WINDOW)
         self.window = INITIAL_WINDOW

@@ -14,8 +14,8 @@ SEND_QUEUE_BYTES: Final = 1024 * 1024
 _RESUME_BELOW: Final = SEND_QUEUE_BYTES // 2
 
 
-def _nothing() -> None:
-    return None
+def nothing() -> None:
+    """A callback that nobody set."""
 
 
 class SendingHalf:
@@ -35,7 +35,7 @@ class SendingHalf:
     )
 
     def __init__(self) -> None:
-        self.on_sendable: Callable[[], None] = _nothing
+        self.on_sendable: Callable[[], None] = nothing
         self.queued = 0
         "Bytes taken from the writer and not yet framed."
         self.credit = INITIAL_WINDOW

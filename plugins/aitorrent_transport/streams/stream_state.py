@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aitorrent_transport.streams.receiving import ReceivingHalf
-from aitorrent_transport.streams.sending import SendingHalf
+from aitorrent_transport.streams.sending import SendingHalf, nothing
 from aitorrent_transport.streams.windows import WindowBudget
 from aitorrentd.api import Priority
 
@@ -49,6 +49,11 @@ class StreamState:
         return self.failure is not None or (
             self.sending.over and (receiving.ended or receiving.closed)
         )
+
+    def release(self) -> None:
+        """The stream is over: let go of what it holds, so that no cycle keeps it in memory."""
+        self.receiving.release()
+        self.sending.on_sendable = nothing
 
     def fail(self, reason: str) -> None:
         """Both directions are over; later calls of reader and writer raise PeerGone."""

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.peers import known_peers as store_module
-from aitorrent_transport.peers.interfaces import own_addresses
 from aitorrent_transport.peers.known_peers import MIGRATIONS, PeerStore
 from aitorrent_transport.protocols.book import (
     MAX_RECORDS,
@@ -264,8 +263,3 @@ def test_single_values_are_taken_as_lists() -> None:
 def test_bad_setting_is_named(key: str, value: object, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TransportConfig.model_validate({key: value})
-
-
-def test_own_addresses_have_loopback_last() -> None:
-    found = own_addresses(4)
-    assert found[-1].startswith("127.")
