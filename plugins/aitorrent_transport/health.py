@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Final
 
+from aitorrent_transport.links.path import SMALL_SEGMENT_BYTES
 from aitorrent_transport.peers.duplicates import HOW_TO_END
 from aitorrent_transport.service import TransportService
 from aitorrentd.api import HealthWarning
@@ -25,6 +26,7 @@ def warnings(service: TransportService) -> Iterator[HealthWarning]:
     yield from _duplicated(service)
     yield from _waiting(service)
     yield from _unreachable(service)
+    yield from _stalling(service)
 
 
 def _lonely(service: TransportService) -> Iterator[HealthWarning]:
@@ -81,3 +83,12 @@ def _unreachable(service: TransportService) -> Iterator[HealthWarning]:
             " no such address but loopback; set plugins.transport.listen or announce"
         )
         yield HealthWarning("unreachable", text)
+
+
+def _stalling(service: TransportService) -> Iterator[HealthWarning]:
+    for host in service.paths.current(asyncio.get_running_loop().time())[:MAX_PLACES]:
+        text = (
+            f"the path to {host} seems to drop large packets; segments of {SMALL_SEGMENT_BYTES}"
+            " bytes are used there. Lower the MTU of the tunnel's interface, or let ICMP through"
+        )
+        yield HealthWarning("path", text)

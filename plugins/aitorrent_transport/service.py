@@ -14,6 +14,7 @@ from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.links.binding import Binding
 from aitorrent_transport.links.dial import DirectDialer
 from aitorrent_transport.links.listener import Listener
+from aitorrent_transport.links.path import StalledPaths
 from aitorrent_transport.peers.dialler import Dialler
 from aitorrent_transport.peers.interfaces import by_usefulness, own_addresses
 from aitorrent_transport.peers.known_peers import PeerStore
@@ -39,7 +40,7 @@ from aitorrentd.api import (
     short,
 )
 from aitorrentd.api.limits import PerPeer, TokenBucket
-from aitorrentd.api.network.addresses import address_of, is_address_file, parse_address
+from aitorrentd.api.network.addresses import address_of, host_port, is_address_file, parse_address
 from aitorrentd.api.network.directory import MergedDirectory
 from aitorrentd.api.tasks import Tasks
 
@@ -84,6 +85,8 @@ class TransportService:
         )
         self.table.on_up = lambda peer: self.channels.peer_up(peer.id)
         self.table.on_down = self._peer_down
+        self.paths = StalledPaths()
+        self.table.on_stalled = self._path_stalled
         self.table.on_moved = self.channels.peer_moved
         self.dialler = Dialler(
             ctx,
@@ -132,6 +135,14 @@ class TransportService:
         if self.binding.bound:
             where = ", ".join(f"{h} port {p}" for h, p in self.binding.bound)
             self._ctx.log.info("listening on %s", where)
+
+    def _path_stalled(self, host: str, port: int) -> None:
+        if self.paths.note(host, asyncio.get_running_loop().time()):
+            self._ctx.log.warning(
+                "the path to %s seems to drop large packets (a tunnel with a small MTU?); smaller"
+                " segments are used from now on",
+                host_port(host, port),
+            )
 
     def _on_bound(self, where: HostPort) -> None:
         self._own = []
@@ -282,7 +293,7 @@ async def running(ctx: PluginContext) -> AsyncIterator[TransportService]:
     """
     async with opened_store(ctx) as store:
         service = TransportService(ctx, ctx.config, store)
-        direct = DirectDialer()
+        direct = DirectDialer(service.paths)
         with (
             service.dialers.added(direct.name, direct),
             service.directory.sources.added("channels", service.channels),

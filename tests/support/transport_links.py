@@ -57,6 +57,9 @@ class FakeLink:
             self.other._queued += len(record)
             self.other._schedule()
 
+    def is_stalled(self) -> bool:
+        return False
+
     def flush(self) -> None:
         return None
 

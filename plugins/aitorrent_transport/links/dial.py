@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from aitorrent_transport.links.handshaking import HandshakeProtocol, why
 from aitorrent_transport.links.link import Link
 from aitorrent_transport.links.masking import MaskedDialer
+from aitorrent_transport.links.path import StalledPaths
 from aitorrent_transport.links.racing import connect_tcp
 from aitorrent_transport.links.resolver import Resolver
 from aitorrent_transport.secure.certificate import Credentials
@@ -24,8 +25,9 @@ class DirectDialer:
 
     name = "direct"
 
-    def __init__(self) -> None:
+    def __init__(self, paths: StalledPaths) -> None:
         self._resolver = Resolver()
+        self._paths = paths
 
     def can_try(self, address: Address) -> bool:
         """Always: only trying shows whether it works."""
@@ -33,7 +35,9 @@ class DirectDialer:
 
     async def connect(self, address: Address, make_protocol: MakeProtocol) -> asyncio.Transport:
         """As `aitorrentd.api.Dialer.connect`."""
-        return await connect_tcp(make_protocol, address.host, address.port, self._resolver)
+        return await connect_tcp(
+            make_protocol, address.host, address.port, self._resolver, self._paths
+        )
 
 
 async def dial(

@@ -18,6 +18,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
+from aitorrent_transport.links.path import is_stalled, tcp_info
 from aitorrent_transport.secure.handshake import HandshakeResult
 from aitorrent_transport.secure.hello import HostPort
 from aitorrent_transport.secure.records import (
@@ -177,6 +178,11 @@ class Link(asyncio.BufferedProtocol):
                 self._transport.resume_reading()
         else:
             self._transport.close()
+
+    def is_stalled(self) -> bool:
+        """Whether the silence of the peer looks like a path that drops large packets."""
+        sock = self._transport.get_extra_info("socket")
+        return sock is not None and is_stalled(tcp_info(sock))
 
     def abort(self) -> None:
         """End the link at once; unsent bytes are lost."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 from typing import Final
 
+from aitorrent_transport.links.path import StalledPaths
 from aitorrent_transport.links.resolver import Found, Resolver
 
 ATTEMPT_DELAY_S: Final = 0.25
@@ -27,7 +28,11 @@ def interleaved(found: Found) -> Found:
 
 
 async def connect_tcp(
-    make_protocol: Callable[[], asyncio.Protocol], host: str, port: int, resolver: Resolver
+    make_protocol: Callable[[], asyncio.Protocol],
+    host: str,
+    port: int,
+    resolver: Resolver,
+    paths: StalledPaths | None = None,
 ) -> asyncio.Transport:
     """A connection to `port` of whichever address of `host` answers first.
 
@@ -36,7 +41,7 @@ async def connect_tcp(
         `Resolver.resolve`.
     """
     loop = asyncio.get_running_loop()
-    sock = await _race(interleaved(await resolver.resolve(host)), port)
+    sock = await _race(interleaved(await resolver.resolve(host)), port, paths or StalledPaths())
     try:
         transport, _ = await loop.create_connection(make_protocol, sock=sock)
     except BaseException:
@@ -45,7 +50,7 @@ async def connect_tcp(
     return transport
 
 
-async def _race(found: Sequence[tuple[int, str]], port: int) -> socket.socket:
+async def _race(found: Sequence[tuple[int, str]], port: int, paths: StalledPaths) -> socket.socket:
     waiting = list(found)
     running: set[asyncio.Task[socket.socket | OSError]] = set()
     code: int | None = None
@@ -54,7 +59,7 @@ async def _race(found: Sequence[tuple[int, str]], port: int) -> socket.socket:
             if waiting:
                 family, ip = waiting.pop(0)
                 # Ended below, whatever happens: no group is needed to own them.
-                running.add(asyncio.ensure_future(_connect(family, ip, port)))
+                running.add(asyncio.ensure_future(_connect(family, ip, port, paths)))
             done, running = await asyncio.wait(
                 running,
                 timeout=ATTEMPT_DELAY_S if waiting else None,
@@ -80,11 +85,12 @@ async def _race(found: Sequence[tuple[int, str]], port: int) -> socket.socket:
     raise OSError(code, os.strerror(code)) if code else OSError("the name has no address")
 
 
-async def _connect(family: int, ip: str, port: int) -> socket.socket | OSError:
+async def _connect(family: int, ip: str, port: int, paths: StalledPaths) -> socket.socket | OSError:
     """A connected socket, or why there is none."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
+        paths.prepare(sock, ip, asyncio.get_running_loop().time())
         await asyncio.get_running_loop().sock_connect(sock, (ip, port))
     except OSError as e:
         sock.close()

@@ -7,7 +7,6 @@ only, it is kept in memory and taken up again when that is over. Neither stops t
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -79,7 +78,7 @@ def is_damage(error: AitorrentError) -> bool:
 def set_aside(path: Path) -> Path:
     """Rename the database, in the place of one that was set aside before; returns its new name."""
     aside = path.with_name(path.name + SUFFIX)
-    os.replace(path, aside)
+    path.rename(aside)
     for part in ("-wal", "-shm"):
         with suppress(FileNotFoundError):
             path.with_name(path.name + part).unlink()

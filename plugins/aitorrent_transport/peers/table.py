@@ -129,6 +129,7 @@ class PeerTable:
     ) -> None:
         self.bans = BanList()
         self.duplicates = Duplicates()
+        self.on_stalled: Callable[[str, int], None] = lambda host, port: None
         self.on_up: Callable[[Peer], None] = lambda peer: None
         self.on_down: Callable[[PeerId, str], None] = lambda peer, reason: None
         self.on_moved: Callable[[PeerId], None] = lambda peer: None
@@ -407,6 +408,8 @@ class PeerTable:
 
     def _on_closed(self, channel: Channel, reason: str, fault: ProtocolError | None) -> None:
         self._pending.pop(channel, None)
+        if channel.stalled and channel.link.outbound:
+            self.on_stalled(*channel.link.remote[:2])
         if fault is not None:
             self.bans.ban(channel.peer, fault.message, self._ctx.clock.monotonic())
             self._ctx.log.warning(

@@ -93,6 +93,9 @@ class SecureLink(Protocol):
     def flush(self) -> None:
         """Let what was sent leave now."""
 
+    def is_stalled(self) -> bool:
+        """Whether the silence of the peer looks like a path that drops large packets."""
+
     def close(self, reason: str = "") -> None:
         """Close after what was sent has left, and tell the peer why."""
 
@@ -132,6 +135,8 @@ class Channel:
         self.fault: ProtocolError | None = None
         self.retired_here = False
         self.retired_there = False
+        self.stalled = False
+        "Whether it was given up on a path that seems to drop large packets."
         self.suspect = False
         "Whether a newer channel to the same peer makes us doubt that this one still works."
         self._clock = clock
@@ -403,6 +408,7 @@ class Channel:
             self.mux.reset(state, "closed, and the rest was not read")
 
     def lose(self, reason: str) -> None:
-        """Give up a channel that does not work any more."""
+        """Give up a channel that no longer works."""
+        self.stalled = self.link.is_stalled()
         self.link.abort()
         self._finish(reason)

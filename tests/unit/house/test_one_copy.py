@@ -133,7 +133,10 @@ RULES = {
         "replace_file or create_file of aitorrentd.api",
         ("os.rename(a, b)", "temporary.replace(path)", "os.fsync(fd)"),
         ('text.replace("a", "b")', "replace(record, a=1)"),
-        {"aitorrentd/installing": "moves whole directories aside, which no file replacement does"},
+        {
+            "aitorrentd/installing": "moves whole directories aside; no file replacement does that",
+            "plugins/aitorrent_transport/peers/store_opening.py": "sets a damaged database aside",
+        },
     ),
     "opening files": Rule(
         opens_without_waiting,

@@ -1,0 +1,67 @@
+"""Paths that drop large packets: how they are recognised, and what is asked of the kernel then."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+
+import pytest
+
+from aitorrent_transport.links.path import (
+    MAX_HOSTS,
+    REMEMBER_S,
+    SMALL_SEGMENT_BYTES,
+    StalledPaths,
+    is_stalled,
+    tcp_info,
+)
+from aitorrent_transport.links.racing import connect_tcp
+from aitorrent_transport.links.resolver import Resolver
+
+
+def info(*, retransmits: int, snd_mss: int, unacked: int) -> bytes:
+    return struct.pack("=8B5I", 1, 0, retransmits, 0, 0, 0, 0, 0, 0, 0, snd_mss, 0, unacked)
+
+
+@pytest.mark.parametrize(
+    ("seen", "stalled"),
+    [
+        (info(retransmits=5, snd_mss=1448, unacked=10), True),
+        (info(retransmits=0, snd_mss=1448, unacked=0), True),
+        (info(retransmits=1, snd_mss=1448, unacked=1), False),
+        (info(retransmits=5, snd_mss=SMALL_SEGMENT_BYTES, unacked=10), False),
+        (b"", False),
+    ],
+    ids=["ours are lost", "theirs are lost", "just sent", "small already", "unknown"],
+)
+def test_stalled_path_is_recognised_by_what_the_kernel_says(seen: bytes, stalled: bool) -> None:
+    assert is_stalled(seen) is stalled
+
+
+def test_stall_is_news_once_an_hour_and_hosts_are_bounded() -> None:
+    paths = StalledPaths()
+    assert paths.note("192.0.2.1", 0.0)
+    assert not paths.note("192.0.2.1", 5.0)
+    assert paths.current(10.0) == ["192.0.2.1"]
+    assert paths.current(6.0 + REMEMBER_S) == []
+    assert paths.note("192.0.2.1", 6.0 + REMEMBER_S)
+    for i in range(2 * MAX_HOSTS):
+        paths.note(f"host {i}", 7.0 + REMEMBER_S)
+    assert len(paths.current(8.0 + REMEMBER_S)) == MAX_HOSTS
+
+
+async def test_next_connection_to_a_stalled_host_has_small_segments() -> None:
+    server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    paths = StalledPaths()
+    async with server:
+        sizes = []
+        for _ in range(2):
+            transport = await connect_tcp(asyncio.Protocol, "127.0.0.1", port, Resolver(), paths)
+            sock = transport.get_extra_info("socket")
+            sizes.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG))
+            assert tcp_info(sock)
+            transport.close()
+            paths.note("127.0.0.1", asyncio.get_running_loop().time())
+    assert sizes[1] <= SMALL_SEGMENT_BYTES < sizes[0]
