@@ -10,7 +10,7 @@ AitorrentError(code, message, **data)
 ├── Conflict             conflict            it exists already, or is in another state
 ├── Busy                 busy                a limit is reached; try again later
 ├── TimedOut             timeout             a deadline passed
-├── Cancelled            cancelled           the caller gave up
+├── Cancelled            cancelled           the caller cancelled
 ├── Unavailable          unavailable         a plugin, peer or backend that is needed is not there
 │   └── PeerGone                             a peer's channel ended while it was needed
 ├── PluginError          plugin_error        a bug: the log has the traceback under data["error_id"]

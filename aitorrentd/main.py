@@ -66,25 +66,25 @@ def parser() -> argparse.ArgumentParser:
     made = _Parser(
         prog="aitorrentd",
         description="Share model weights and run models over peers.",
-        epilog="Everything else is in the configuration file; see aitorrentctl config show.",
+        epilog="All other settings are in the configuration file; see aitorrentctl config show.",
         allow_abbrev=False,
     )
     add = made.add_argument
     add("--config", metavar="FILE", help="configuration file")
-    add("--state-dir", metavar="DIR", help="where identity and databases are")
-    add("--identity", metavar="FILE", help="key file, made if it is not there")
+    add("--state-dir", metavar="DIR", help="directory of the identity and databases")
+    add("--identity", metavar="FILE", help="key file; created if missing")
     add("--host", metavar="ADDRESS", help="listen for peers on this address")
-    add("--port", metavar="N", type=_port, help="listen for peers on this port; 0 = any free one")
+    add("--port", metavar="N", type=_port, help="listen for peers on this port; 0 = any free port")
     add("--bootstrap", metavar="ADDR", nargs="+", action="extend", help="peers to connect to")
     add(
         "--masking",
         action="store_true",
         default=None,
-        help="make peer traffic look like a web site",
+        help="disguise peer connections as WebSocket traffic",
     )
     levels = ("debug", "info", "warning", "error")
-    add("--log-level", choices=levels, help="log nothing that matters less; else info")
-    add("--verbose", action="store_true", help="the same as --log-level debug")
+    add("--log-level", choices=levels, help="minimum level to log (default: info)")
+    add("--verbose", action="store_true", help="same as --log-level debug")
     add("--check", action="store_true", help="check the configuration and exit")
     add("--version", action="version", version=f"aitorrentd {__version__}")
     # The first version opened a prompt unless told not to; there is none now (aitorrentctl shell).
@@ -138,7 +138,7 @@ def _told(text: str) -> bool:
         # What is still buffered must not raise again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(e, BrokenPipeError):
-            complain(f"the output cannot be written: {e.strerror}")
+            complain(f"cannot write the output: {e.strerror}")
             return False
     return True
 
@@ -214,7 +214,7 @@ def _check(config: Config) -> int:
 
     for text in beside(config):
         complain(f"warning: {text}", level=4)
-    files = ", ".join(str(file) for file in config.files) or "no files, the defaults hold"
+    files = ", ".join(str(file) for file in config.files) or "no files, defaults only"
     return EX_OK if _told(f"the configuration is valid: {files}\n") else EX_UNAVAILABLE
 
 

@@ -94,7 +94,7 @@ class Node(Runtime):
         return await self.service(TRANSPORT).connect(address, timeout_s=timeout_s)
 
     async def disconnect(self, peer: PeerId) -> None:
-        """End the channel to a peer."""
+        """Disconnect from a peer."""
         await self.service(TRANSPORT).disconnect(peer)
 
     async def ping(self, peer: PeerId, *, timeout_s: float = 10.0) -> float:

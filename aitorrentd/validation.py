@@ -22,7 +22,7 @@ M = TypeVar("M", bound=BaseModel)
 
 _MAPPINGS: Final = (dict, Mapping)
 _PHRASES: Final = {
-    "missing": "missing; it must be set",
+    "missing": "missing; set it",
     "model_type": "should be a table of settings",
     "dict_type": "should be a table of settings",
     "mapping_type": "should be a table of settings",

@@ -64,9 +64,9 @@ def unpack(raw: bytes | memoryview, *, max_items: int = 65_536) -> Any:
             max_ext_len=0,
         )
     except (ValueError, TypeError, RecursionError, MemoryError) as e:
-        raise ProtocolError(f"undecodable msgpack ({type(e).__name__})") from None
+        raise ProtocolError(f"invalid msgpack ({type(e).__name__})") from None
     except (msgpack.exceptions.UnpackException, msgpack.exceptions.ExtraData):
-        raise ProtocolError("undecodable msgpack") from None
+        raise ProtocolError("invalid msgpack") from None
 
 
 def unpack_map(raw: bytes | memoryview, *, max_items: int = 65_536) -> dict[str, Any]:

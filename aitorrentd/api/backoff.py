@@ -34,5 +34,5 @@ def equal_jitter_s(attempt: int, *, base_s: float = 1.0, cap_s: float = 60.0, dr
 
 def _full_s(attempt: int, base_s: float, cap_s: float) -> float:
     if attempt < 0:
-        raise ValueError(f"attempt is {attempt}; the first is 0")
+        raise ValueError(f"attempt must be 0 or more, got {attempt}")
     return min(cap_s, base_s * 2.0 ** min(attempt, _MAX_DOUBLINGS))

@@ -47,18 +47,18 @@ def absolute_path(value: Any) -> Any:
     if "\0" in text:
         raise ValueError("has a NUL character")
     if _VARIABLE.search(text):
-        raise ValueError(f"{text}: environment variables are not expanded; write the whole path")
+        raise ValueError(f"{text}: environment variables are not expanded; write an absolute path")
     try:
         path = Path(text).expanduser()
     except RuntimeError:
         whose = Path(text).parts[0].removeprefix("~")
         raise ValueError(
-            f"{text}: {whose or 'this user'} has no home directory; write the whole path"
+            f"{text}: {whose or 'this user'} has no home directory; write an absolute path"
         ) from None
     if not path.is_absolute():
         raise ValueError(
             f"{text} is relative, and would depend on where the daemon is started; "
-            "write the whole path"
+            "write an absolute path"
         )
     return path
 

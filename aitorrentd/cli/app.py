@@ -31,20 +31,20 @@ LEAVE: Final = ("exit", "quit")
 "What ends the shell, and so is no command."
 
 CORE: Final[dict[str, tuple[str, str]]] = {
-    "status": ("node", "Show the node on one screen."),
-    "id": ("node", "Show who this node is and where it listens."),
-    "version": ("node", "Show the versions of this program and of the daemon."),
+    "status": ("node", "Show the node's status."),
+    "id": ("node", "Show this node's id and listening addresses."),
+    "version": ("node", "Show the versions of this program and the daemon."),
     "wait": ("node", "Wait until the daemon, one of its plugins or a model is ready."),
-    "plugin": ("plugins", "List, install, switch on and off, restart plugins."),
-    "config": ("settings", "Show, check, read and change the configuration."),
-    "events": ("watching", "Follow what happens in the node."),
+    "plugin": ("plugins", "List, install, enable, disable and restart plugins."),
+    "config": ("settings", "Show, check and change the configuration."),
+    "events": ("watching", "Follow the node's events."),
     "logs": ("watching", "Show the daemon's log."),
     "rpc": ("calling", "List and describe the methods of the control API."),
     "call": ("calling", "Call any method of the control API."),
-    "drain": ("node", "Take no new work, and wait until what runs has ended."),
-    "doctor": ("checking", "Look for trouble and say what to do about it."),
-    "bugreport": ("reporting", "Write an archive for a bug report, without secrets."),
-    "shell": ("shell", "Type commands at a prompt."),
+    "drain": ("node", "Stop taking new work and wait for running work to finish."),
+    "doctor": ("checking", "Diagnose common problems and suggest fixes."),
+    "bugreport": ("reporting", "Write a bug report archive without secrets."),
+    "shell": ("shell", "Open an interactive prompt."),
 }
 "Command -> the module below aitorrentd.cli that registers it, and its line in --help."
 
@@ -57,14 +57,14 @@ _ClickException: Any = next(
 )
 
 GLOBAL_OPTIONS: Final = [
-    ("--json", "Print what the daemon answers, as JSON; streams and errors a line each."),
+    ("--json", "Print JSON; one line per item for streams and errors."),
     ("--socket PATH", "Control socket of the daemon.  [env: AITORRENT_SOCKET]"),
-    ("--timeout SECONDS", "Give up on an answer after so long.  [default: 30]"),
+    ("--timeout SECONDS", "Give up when no answer arrives in time.  [default: 30]"),
     ("--no-color", "No colours.  [env: NO_COLOR]"),
     ("-V, --version", "Show this program's version."),
-    ("-h, --help", "Show this message, or that of a command."),
+    ("-h, --help", "Show this help, or the help of a command."),
     ("--install-completion", "Install completion for the current shell."),
-    ("--show-completion", "Show completion for the current shell, to copy it."),
+    ("--show-completion", "Print the completion script of the current shell."),
 ]
 _COMPLETION_FLAGS: Final = ("--install-completion", "--show-completion")
 
@@ -191,7 +191,7 @@ def _wrong_usage() -> Iterator[None]:
         path = e.ctx.command_path if getattr(e, "ctx", None) is not None else PROGRAM
         # Without a command typer's message is the whole help.
         missing = type(e).__name__ == "NoArgsIsHelpError"
-        message = "no command was given" if missing else e.format_message()
+        message = "no command given" if missing else e.format_message()
         raise CommandFailed(message, e.exit_code, hint=f"see {path} --help") from None
 
 
@@ -378,7 +378,7 @@ def dispatch(group: Any, args: Sequence[str]) -> int:
     except OSError as e:
         if e.errno not in _DISK_TROUBLE:
             raise
-        text = f"the output cannot be written: {e.strerror}"
+        text = f"cannot write the output: {e.strerror}"
         toolkit.complain(CommandFailed(text, ExitCode.ERROR))
         return ExitCode.ERROR
     return ExitCode.OK

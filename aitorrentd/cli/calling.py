@@ -17,7 +17,7 @@ _MAX_STDIN_CHARS: Final = 16 * 1024 * 1024
 
 def list_(
     prefix: Annotated[
-        str, typer.Argument(help="Only names that start with this.", metavar="PREFIX")
+        str, typer.Argument(help="Only methods whose name starts with this.", metavar="PREFIX")
     ] = "",
 ) -> None:
     """List the methods."""
@@ -37,7 +37,7 @@ def list_(
 
 def describe(
     method: Annotated[
-        str, typer.Argument(help="A method, or the start of names.", metavar="METHOD")
+        str, typer.Argument(help="A method, or the start of its name.", metavar="METHOD")
     ] = "",
 ) -> None:
     """Describe methods with their parameters and results."""
@@ -102,10 +102,13 @@ def call(
     method: Annotated[str, typer.Argument(help="As in `rpc list`.", metavar="METHOD")],
     params: Annotated[
         list[str] | None,
-        typer.Argument(help="Parameters; a value is read as JSON, else as text.", metavar="K=V"),
+        typer.Argument(
+            help="Parameters; values are parsed as JSON, otherwise taken as text.", metavar="K=V"
+        ),
     ] = None,
     stdin: Annotated[
-        bool, typer.Option("--stdin", help="Also read parameters from stdin, a JSON object.")
+        bool,
+        typer.Option("--stdin", help="Also read parameters from standard input, as a JSON object."),
     ] = False,
 ) -> None:
     """Call any method of the control API and print its answer as JSON."""
@@ -144,9 +147,9 @@ def _from_stdin() -> dict[str, Any]:
     try:
         found = json.loads(toolkit.read_stdin(_MAX_STDIN_CHARS))
     except (ValueError, RecursionError) as e:
-        toolkit.fail(f"stdin is not JSON: {e}", ExitCode.USAGE)
+        toolkit.fail(f"standard input is not JSON: {e}", ExitCode.USAGE)
     if not isinstance(found, dict):
-        toolkit.fail('stdin holds no JSON object like {"key": 1}', ExitCode.USAGE)
+        toolkit.fail('standard input is not a JSON object such as {"key": 1}', ExitCode.USAGE)
     return found
 
 

@@ -16,12 +16,17 @@ _DOCTOR_TIMEOUT_S = 60.0
 
 
 def doctor(
-    plugin: Annotated[str, typer.Option(help="Only the checks of this one.", metavar="NAME")] = "",
+    plugin: Annotated[
+        str, typer.Option(help="Only run the checks of this plugin.", metavar="NAME")
+    ] = "",
     config: Annotated[
-        str, typer.Option(help="The configuration to check when no daemon runs.", metavar="FILE")
+        str,
+        typer.Option(
+            help="The configuration file to check when no daemon is running.", metavar="FILE"
+        ),
     ] = "",
 ) -> None:
-    """Look for trouble and say what to do about it; needs no daemon.
+    """Diagnose common problems and suggest fixes; needs no daemon.
 
     Exits with 1 when a check fails.
     """
@@ -53,7 +58,7 @@ def _checks(plugin: str, config: str) -> list[dict[str, Any]]:
     try:
         if not plugin and unit.sleeps(toolkit.socket_path()):
             # To look must not be to start it.
-            raise NoDaemon("the daemon does not run")
+            raise NoDaemon("the daemon is not running")
         with toolkit.connect(_DOCTOR_TIMEOUT_S) as client:
             reply = client.call("node.doctor", {"plugin": plugin} if plugin else {})
             found: list[dict[str, Any]] = reply["checks"]
@@ -100,7 +105,7 @@ def _reach(error: AitorrentError) -> dict[str, Any]:
         "summary": "this user may talk to the daemon",
         "status": "fail",
         "text": text,
-        "remedy": remedy or "see what it logged; else stop it and start it again",
+        "remedy": remedy or "check its log; if that does not help, restart it",
     }
 
 

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 
 _SYSTEMCTL_S = 90.0
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 NoRestart = Annotated[
-    bool, typer.Option("--no-restart", help="Leave the system's daemon as it runs.")
+    bool, typer.Option("--no-restart", help="Do not restart the system's daemon.")
 ]
 FindLinks = Annotated[
     list[str] | None,
-    typer.Option("--find-links", help="Look for wheels here, too.", metavar="DIR"),
+    typer.Option("--find-links", help="Also look for wheels here.", metavar="DIR"),
 ]
-NoIndex = Annotated[bool, typer.Option("--no-index", help="Use no index, only --find-links.")]
+NoIndex = Annotated[
+    bool, typer.Option("--no-index", help="Ignore package indexes; use only --find-links.")
+]
 
 
 def install(
@@ -38,12 +40,12 @@ def install(
     yes: Yes = False,
     no_restart: NoRestart = False,
     upgrade: Annotated[
-        bool, typer.Option("--upgrade", "-U", help="Replace an older version.")
+        bool, typer.Option("--upgrade", "-U", help="Replace the installed version.")
     ] = False,
     find_links: FindLinks = None,
     no_index: NoIndex = False,
 ) -> None:
-    """Install a plugin, or an extra of aitorrentd, by pip; needs no daemon.
+    """Install a plugin or an extra of aitorrentd with pip; needs no daemon.
 
     The plugin cannot replace a library of aitorrentd: where it needs another version, it is
     refused. It is used after a restart of the daemon.
@@ -55,7 +57,7 @@ def install(
         if plan.is_needed:
             if not toolkit.options.json:
                 toolkit.echo(_render_plan(reply))
-            _confirm("Install it?", yes)
+            _confirm("Install?", yes)
             installer.carry_out(plan, pip)
             told.bar.clear()
             reply["restarted"] = _restart(yes, no_restart, installer)
@@ -64,7 +66,8 @@ def install(
 
 def remove(
     name: Annotated[
-        str, typer.Argument(help="The plugin's name, or its distribution's.", metavar="NAME")
+        str,
+        typer.Argument(help="The plugin's name, or the name of its distribution.", metavar="NAME"),
     ],
     yes: Yes = False,
     no_restart: NoRestart = False,
@@ -89,9 +92,9 @@ def rebuild(
     find_links: FindLinks = None,
     no_index: NoIndex = False,
 ) -> None:
-    """Make the plugin layer anew: after an upgrade of Python, or to drop what nobody needs."""
+    """Rebuild the plugin layer, after an upgrade of Python or to drop what no plugin needs."""
     installer, told = _installer(find_links, no_index)
-    _confirm(f"Make {installer.target.title} anew?", yes)
+    _confirm(f"Rebuild {installer.target.title}?", yes)
     wanted = installer.rebuild()
     told.bar.clear()
     restarted = _restart(yes, no_restart, installer)
@@ -104,10 +107,11 @@ def new(
         str, typer.Argument(help="The plugin's name, such as weather.", metavar="NAME")
     ],
     directory: Annotated[
-        str, typer.Option("--dir", help="Where; else ./aitorrent-NAME.", metavar="DIR")
+        str,
+        typer.Option("--dir", help="Target directory (default: ./aitorrent-NAME).", metavar="DIR"),
     ] = "",
 ) -> None:
-    """Write a small plugin to start from, with tests that pass."""
+    """Generate a small plugin to start from, with passing tests."""
     from aitorrentd.installing.template import create
 
     root, files = create(name, directory or None)
@@ -144,7 +148,7 @@ def _installer(find_links: list[str] | None, no_index: bool) -> tuple[Installer,
         if e.code == "denied" and installer.target.layer is not None:
             words = sys.argv[1:] if "plugin" in sys.argv[1:] else ["plugin", "..."]
             toolkit.fail(
-                f"plugins are installed by root; run: sudo aitorrentctl {shlex.join(words)}",
+                f"installing plugins requires root; run: sudo aitorrentctl {shlex.join(words)}",
                 ExitCode.DENIED,
             )
         raise
@@ -182,7 +186,7 @@ def _render_plan(reply: Mapping[str, Any]) -> str:
 def _render_installed(reply: Mapping[str, Any]) -> str:
     what = clean(reply["requirement"])
     if not reply["changed"]:
-        return f"{what} is installed already"
+        return f"{what} is already installed"
     plugins = ", ".join(clean(name) for name in reply["plugins"])
     lines = [f"installed {what}" + (f": plugin {plugins}" if plugins else "")]
     return "\n".join([*lines, _next(reply)])
@@ -198,7 +202,7 @@ def _render_removed(reply: Mapping[str, Any]) -> str:
 
 def _render_rebuilt(reply: Mapping[str, Any]) -> str:
     held = ", ".join(clean(line) for line in reply["requirements"]) or "nothing"
-    return f"made {clean(reply['target'])} anew with {held}\n{_next(reply)}"
+    return f"rebuilt {clean(reply['target'])} with {held}\n{_next(reply)}"
 
 
 def _next(reply: Mapping[str, Any]) -> str:
@@ -207,7 +211,7 @@ def _next(reply: Mapping[str, Any]) -> str:
     from aitorrentd.system import unit
 
     how = unit.restart_remedy(toolkit.socket_path())
-    return f"a daemon that runs uses it after a restart: {how}"
+    return f"a running daemon picks it up after a restart: {how}"
 
 
 def _render_new(reply: Mapping[str, Any], name: str) -> str:
@@ -240,7 +244,7 @@ def _confirm(question: str, yes: bool) -> None:
 def _answer(question: str) -> bool:
     """What a person at the terminal says; elsewhere nobody can be asked."""
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()) or toolkit.options.json:
-        toolkit.fail("there is nobody to ask; add --yes", ExitCode.USAGE)
+        toolkit.fail("not a terminal; pass --yes to confirm", ExitCode.USAGE)
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -264,7 +268,7 @@ def register(group: typer.Typer) -> None:
     """Add the commands to `plugin`."""
     # The lists of commands have room for so much; each command's own help says the rest.
     group.command(
-        short_help="Install a plugin, or an extra of aitorrentd, by pip.",
+        short_help="Install a plugin or an extra of aitorrentd with pip.",
         epilog=toolkit.examples(
             "plugin install 'aitorrentd[torch]'",
             "plugin install ./aitorrent_hello-1.0.0-py3-none-any.whl",

@@ -27,9 +27,9 @@ _SEVERITY_STYLE = {"error": "red", "warning": "yellow", "info": "dim"}
 
 
 def status(
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew every 2 s.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh every 2 s.")] = False,
 ) -> None:
-    """Show the node on one screen: warnings first."""
+    """Show the node's status, warnings first."""
     with toolkit.connect() as client:
         toolkit.emit(client.call("node.status"), render_status)
         while watch:
@@ -56,7 +56,7 @@ def render_status(reply: Mapping[str, Any]) -> str:
     ]
     works = toolkit.clean(work_text(reply.get("under_way") or []))
     if reply.get("draining"):
-        lines.append(styled("draining: ", "yellow") + f"takes no new work; {works} under way")
+        lines.append(styled("draining: ", "yellow") + f"draining; {works} still running")
     # an error is often the cause of the warnings beside it
     for warning in sorted(reply.get("warnings", []), key=lambda w: w["severity"] != "error"):
         label = f"{toolkit.clean(warning['severity'])}: "
@@ -108,7 +108,7 @@ def work_text(works: Iterable[Mapping[str, Any]]) -> str:
 
 
 def show_id() -> None:
-    """Show who this node is and where it listens."""
+    """Show this node's id and listening addresses."""
     with toolkit.connect() as client:
         toolkit.emit(client.call("node.id"), _render_id)
 
@@ -126,7 +126,7 @@ def _render_id(reply: Mapping[str, Any]) -> str:
 
 
 def version() -> None:
-    """Show the versions of this program and of the daemon."""
+    """Show the versions of this program and the daemon."""
     from aitorrentd import __version__
 
     if not toolkit.options.json:
@@ -156,7 +156,7 @@ def wait(
 ) -> None:
     """Wait until the daemon, one of its plugins or a model is ready.
 
-    Waits for a daemon that is not there yet, too. Exits with 75 when --timeout (default 30 s)
+    Also waits for a daemon that is not running yet. Exits with 75 when --timeout (default 30 s)
     passes.
     """
     deadline = time.monotonic() + toolkit.timeout_s()
@@ -195,7 +195,7 @@ def _wait_for_model(
             why = "".join(f": {toolkit.clean(row['detail'])}" for row in pending[:1])
             toolkit.fail(f"no model {name!r} in time{why}{others}", ExitCode.TRY_LATER)
         for row in pending[:1]:
-            text = f"model {name} is being loaded" if row["state"] == "loading" else row["detail"]
+            text = f"model {name} is loading" if row["state"] == "loading" else row["detail"]
             done, total = row["done_bytes"], row["total_bytes"]
             bar({"text": text, "done": done or None, "total": total, "unit": "B"})
         select.select([], [], [], _RETRY_S)
@@ -212,9 +212,9 @@ def _may_come(error: AitorrentError) -> bool:
 def drain(
     undo: Annotated[bool, typer.Option("--undo", help="Take new work again.")] = False,
 ) -> None:
-    """Take no new work, and wait until what runs has ended.
+    """Stop taking new work and wait for running work to finish.
 
-    Waits for --timeout seconds, 300 if not said otherwise; exits with 75 when something still runs
+    Waits for --timeout seconds (default 300); exits with 75 when something still runs
     then. The daemon stays up and goes on draining until --undo or its end.
     """
     with toolkit.connect() as client:
@@ -237,10 +237,12 @@ def drain(
 def _render_drained(reply: Mapping[str, Any]) -> str:
     works = toolkit.clean(work_text(reply["under_way"]))
     if not reply["draining"]:
-        return f"the drain was called off; {works} under way"
+        return f"the drain was cancelled; {works} still running"
     if reply["under_way"]:
-        return f"still draining; {works} under way; see aitorrentctl status, or drain --undo"
-    return "drained: nothing is under way; stop the daemon now, or take it back: drain --undo"
+        return (
+            f"still draining: {works} running; see aitorrentctl status, or cancel with drain --undo"
+        )
+    return "drained: no work is running; stop the daemon now, or cancel with drain --undo"
 
 
 def register(app: typer.Typer) -> None:

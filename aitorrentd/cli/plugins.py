@@ -27,7 +27,7 @@ _DROP = ("tier", "provides", "version", "restarts")
 
 
 def list_() -> None:
-    """List the plugins and how they are."""
+    """List the plugins and their states."""
     with toolkit.connect() as client:
         reply = client.call("plugin.list")
     toolkit.emit(reply, lambda r: toolkit.table(r["plugins"], _COLUMNS, drop=_DROP))
@@ -40,17 +40,17 @@ def info(name: Name) -> None:
 
 
 def enable(name: Name) -> None:
-    """Switch a plugin on, now and after restarts."""
+    """Enable a plugin, now and across restarts."""
     _act("plugin.enable", name)
 
 
 def disable(name: Name) -> None:
-    """Switch a plugin off, now and after restarts."""
+    """Disable a plugin, now and across restarts."""
     _act("plugin.disable", name)
 
 
 def restart(name: Name) -> None:
-    """Stop a plugin and start it again."""
+    """Restart a plugin."""
     _act("plugin.restart", name)
 
 
@@ -87,7 +87,7 @@ def _render(row: Mapping[str, Any]) -> str:
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     group = typer.Typer(
-        help="List, install, switch on and off, restart plugins.",
+        help="List, install, enable, disable and restart plugins.",
         no_args_is_help=True,
         epilog=examples("plugin list", "plugin restart transport"),
     )

@@ -16,10 +16,13 @@ from aitorrentd.system.paths import expanded
 
 def bugreport(
     out: Annotated[
-        str, typer.Option("-o", "--output", help="The archive to write.", metavar="FILE")
+        str, typer.Option("-o", "--output", help="Where to write the archive.", metavar="FILE")
     ] = "",
     config: Annotated[
-        str, typer.Option(help="The daemon's configuration, to know its secrets.", metavar="FILE")
+        str,
+        typer.Option(
+            help="The daemon's configuration file, read to redact its secrets.", metavar="FILE"
+        ),
     ] = "",
 ) -> None:
     """Write an archive for a bug report, without secrets; needs no daemon.
@@ -45,13 +48,13 @@ def bugreport(
 
             files = gather(ask, doctor, config_path=config or None)
     except AitorrentError as e:
-        toolkit.warn(f"without the daemon's view: {e.message}")
+        toolkit.warn(f"the daemon's own data is missing: {e.message}")
         files = gather(None, doctor, config_path=config or None)
     write(path, files)
     reply = {
         "file": str(path),
         "files": [
-            {"name": n, "bytes": len(t.encode()), "about": ABOUT.get(n, "what is in it")}
+            {"name": n, "bytes": len(t.encode()), "about": ABOUT.get(n, "contents")}
             for n, t in files.items()
         ],
     }
@@ -68,7 +71,7 @@ def _render(reply: Mapping[str, Any]) -> str:
         [
             f"wrote {clean(reply['file'])}",
             toolkit.table(reply["files"], columns),
-            "without keys, secrets and prompts; look through it before you give it to somebody",
+            "contains no keys, secrets or prompts; review it before you share it",
         ]
     )
 

@@ -11,15 +11,17 @@ import typer
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import ExitCode, examples
 
-Key = Annotated[str, typer.Argument(help="A key, as plugins.transport.port.", metavar="KEY")]
+Key = Annotated[str, typer.Argument(help="A key, such as plugins.transport.port.", metavar="KEY")]
 
 
 def show(
-    origin: Annotated[bool, typer.Option("--origin", help="Say where each value is from.")] = False,
+    origin: Annotated[
+        bool, typer.Option("--origin", help="Also show where each value comes from.")
+    ] = False,
 ) -> None:
-    """Show the configuration that holds, secrets concealed.
+    """Show the effective configuration, secrets redacted.
 
-    Settings that nobody set are shown with their defaults, and marked.
+    Unset settings are shown with their defaults, and marked.
     """
     with toolkit.connect() as client:
         toolkit.emit(client.call("config.show", {"origin": origin}), _render)
@@ -50,10 +52,10 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def check(
     file: Annotated[
-        str, typer.Argument(help="A file to check; else the daemon's.", metavar="FILE")
+        str, typer.Argument(help="The file to check (default: the daemon's).", metavar="FILE")
     ] = "",
 ) -> None:
-    """Look for mistakes in the configuration files; needs no daemon.
+    """Check the configuration files; needs no daemon.
 
     Exits with 78 when there are any.
     """
@@ -116,16 +118,16 @@ def set_(
     key: Key,
     value: Annotated[
         str,
-        typer.Argument(help="The new value, read as YAML: 8468, true, [a, b].", metavar="VALUE"),
+        typer.Argument(help="The new value, parsed as YAML: 8468, true, [a, b].", metavar="VALUE"),
     ],
 ) -> None:
-    """Change a setting, in a drop-in beside the configuration file."""
+    """Change a setting in a drop-in beside the configuration file."""
     with toolkit.connect() as client:
         toolkit.emit(client.call("config.set", {"key": key, "value": value}), _render_change)
 
 
 def reload() -> None:
-    """Read the configuration files again, and put in force what can be."""
+    """Reload the configuration files and apply what can change live."""
     with toolkit.connect() as client:
         toolkit.emit(client.call("node.reload"), _render_reload)
 
@@ -147,7 +149,7 @@ def _in_force(reply: Mapping[str, Any]) -> list[str]:
         plugin, _, setting = rest.partition(".")
         is_restart = section == "plugins" and setting != "enabled"
         restarted = f"; plugin {toolkit.clean(plugin)} was restarted for it" if is_restart else ""
-        lines.append(f"in force now{restarted}: {toolkit.clean(applied)}")
+        lines.append(f"applied{restarted}: {toolkit.clean(applied)}")
     lines += [f"but {toolkit.clean(text)}" for text in reply.get("not_running") or []]
     if reply.get("restart"):
         from aitorrentd.system import unit
@@ -161,7 +163,7 @@ def _in_force(reply: Mapping[str, Any]) -> list[str]:
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     group = typer.Typer(
-        help="Show, check, read and change the configuration.",
+        help="Show, check and change the configuration.",
         no_args_is_help=True,
         epilog=examples("config show", "config set log.level debug"),
     )

@@ -21,9 +21,9 @@ _HISTORY_LINES: Final = 1000
 
 
 def shell() -> None:
-    """Type commands at a prompt: as on the command line, without `aitorrentctl`.
+    """Open an interactive prompt for commands, typed without `aitorrentctl`.
 
-    `help` lists them, `quit`, `exit` or Ctrl-D leave. Global options given before `shell` hold for
+    `help` lists them; `quit`, `exit` or Ctrl-D leaves. Global options given before `shell` hold for
     every command. Fed by a program, it exits with the code of the last command.
     """
     from aitorrentd.cli.app import LEAVE, dispatch, root
@@ -37,7 +37,7 @@ def shell() -> None:
                 words = shlex.split(line, comments=True)
             except ValueError as e:
                 toolkit.set_options(base)
-                toolkit.complain(CommandFailed(f"cannot read that: {e}", ExitCode.USAGE))
+                toolkit.complain(CommandFailed(f"cannot parse that: {e}", ExitCode.USAGE))
                 code = ExitCode.USAGE
                 continue
             if words and words[0] == PROGRAM:
@@ -47,7 +47,7 @@ def shell() -> None:
             if words[0] in LEAVE:
                 break
             if words[0] == "shell":
-                toolkit.warn("this is the shell")
+                toolkit.warn("already in the shell")
                 continue
             toolkit.set_options(base)
             code = dispatch(group, [*words[1:], "--help"] if words[0] == "help" else words)
@@ -141,7 +141,7 @@ def _line_editing(group: Any) -> Iterator[None]:
             readline.write_history_file(file)
             file.chmod(0o600)
         except OSError as e:
-            toolkit.warn(f"the history was not saved: {e.strerror}")
+            toolkit.warn(f"cannot save the history: {e.strerror}")
 
 
 def register(app: typer.Typer) -> None:

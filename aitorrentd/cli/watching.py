@@ -18,13 +18,13 @@ def events(
     topics: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Only these: peer.connected, or peer. for all of them.", metavar="TOPIC"
+            help="Only these topics: peer.connected, or peer. for all peer events.", metavar="TOPIC"
         ),
     ] = None,
 ) -> None:
-    """Follow what happens in the node, until Ctrl-C, or for --timeout seconds.
+    """Follow the node's events until Ctrl-C or for --timeout seconds.
 
-    Exits with 75 when nothing happened in that time.
+    Exits with 75 when no event arrives in that time.
     """
     summary = _follow("node.events", {"topics": list(topics or [])}, _render_event)
     if summary.get("dropped"):
@@ -45,7 +45,7 @@ def _follow(
             if e.code != "timeout" or limit_s is None:
                 raise
             if not stream.count:
-                toolkit.fail(f"nothing came within {limit_s:g} s", toolkit.ExitCode.TRY_LATER)
+                toolkit.fail(f"no event within {limit_s:g} s", toolkit.ExitCode.TRY_LATER)
             return stream.summary
 
 
@@ -62,19 +62,19 @@ def _short(value: Any) -> str:
 
 
 def logs(
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines.")] = False,
-    plugin: Annotated[str, typer.Option(help="Only of this plugin.", metavar="NAME")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow new lines.")] = False,
+    plugin: Annotated[str, typer.Option(help="Only lines from this plugin.", metavar="NAME")] = "",
     level: Annotated[
         str,
-        typer.Option(help="This and above: debug, info, warning or error.", metavar="LEVEL"),
+        typer.Option(help="Minimum level: debug, info, warning or error.", metavar="LEVEL"),
     ] = "info",
     lines: Annotated[
-        int, typer.Option("--lines", "-n", help="How many from before.", metavar="N")
+        int, typer.Option("--lines", "-n", help="Number of past lines to show.", metavar="N")
     ] = 200,
 ) -> None:
     """Show the daemon's log.
 
-    With --follow, until Ctrl-C, or for --timeout seconds; exits with 75 when there was no line.
+    With --follow, until Ctrl-C or for --timeout seconds; exits with 75 when there was no line.
     """
     params: dict[str, Any] = {"follow": follow, "level": level.lower(), "lines": lines}
     if plugin:

@@ -30,7 +30,7 @@ def plan_setting(config: Config, key: str, value: Any) -> tuple[Config, Path, st
     path = parse_key(key)
     file = config.set_file
     if file is None:
-        raise ConfigError("this node was configured in code: there is no file to write to")
+        raise ConfigError("this node was configured in code; there is no file to write to")
     try:
         tree = read_tree(file)
     except FileNotFoundError:

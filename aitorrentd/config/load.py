@@ -95,7 +95,7 @@ class Config:
             ConfigError: as `load`, or made in code.
         """
         if self.source.path is None:
-            raise ConfigError("this node was configured in code: it has no file to read again")
+            raise ConfigError("this node was configured in code; there is no file to reload")
         return load(self.source, replaced)
 
     @property

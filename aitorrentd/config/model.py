@@ -63,14 +63,16 @@ class NodeSettings(_Table):
     """Who this node is and where it keeps things."""
 
     name: str | None = Field(
-        None, min_length=1, max_length=64, description="shown to people here and, if set, at peers"
+        None, min_length=1, max_length=64, description="shown here and, if set, to peers"
     )
     network: str = Field(
         "main",
-        description="nodes of different networks never talk to each other",
+        description="nodes of different networks never connect to each other",
     )
-    state_dir: OptionalPath = Field(None, description="what must survive: identity, databases")
-    cache_dir: OptionalPath = Field(None, description="what may be deleted")
+    state_dir: OptionalPath = Field(None, description="persistent state: identity, databases")
+    cache_dir: OptionalPath = Field(
+        None, description="cache; safe to delete while the daemon is stopped"
+    )
     runtime_dir: OptionalPath = Field(None, description="sockets")
     identity: OptionalPath = Field(None, description="key file; default <state_dir>/identity.key")
 
@@ -85,7 +87,7 @@ class NodeSettings(_Table):
     @classmethod
     def _printable(cls, name: str | None) -> str | None:
         if name is not None and not name.isprintable():
-            raise ValueError("has characters that cannot be printed")
+            raise ValueError("contains unprintable characters")
         return name
 
 
@@ -97,9 +99,14 @@ class ControlSettings(_Table):
     )
     mode: str = Field("0660", description="permissions of the socket, octal")
     group: str = Field(
-        "aitorrent", min_length=1, max_length=32, description="its members may operate the daemon"
+        "aitorrent",
+        min_length=1,
+        max_length=32,
+        description="members of this group may operate the daemon",
     )
-    max_connections: int = Field(64, ge=1, le=4096, description="clients at one time")
+    max_connections: int = Field(
+        64, ge=1, le=4096, description="maximum number of simultaneous clients"
+    )
 
     @field_validator("mode", mode="before")
     @classmethod
@@ -119,9 +126,9 @@ class LogSettings(_Table):
     """What is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="the least severe records to write"
+        "info", description="minimum level to log"
     )
-    format: Literal["text", "json"] = Field("text", description="json: one object a line")
+    format: Literal["text", "json"] = Field("text", description="json: one object per line")
 
 
 class Settings(_Table):
@@ -129,29 +136,29 @@ class Settings(_Table):
 
     version: int = Field(1, description="of this format")
     node: Annotated[NodeSettings, BeforeValidator(_empty_is_default)] = Field(
-        NodeSettings(), description="who this node is and where it keeps things"
+        NodeSettings(), description="the node's identity and directories"
     )
     control: Annotated[ControlSettings, BeforeValidator(_empty_is_default)] = Field(
         ControlSettings(), description="the control socket"
     )
     log: Annotated[LogSettings, BeforeValidator(_empty_is_default)] = Field(
-        LogSettings(), description="what is written to standard error"
+        LogSettings(), description="logging to standard error"
     )
     required: Annotated[
         tuple[_PluginName, ...],
         BeforeValidator(lambda value: () if value is None else value),
-    ] = Field((), description="plugins without which the daemon must not run")
+    ] = Field((), description="plugins the daemon cannot run without")
     plugins: Annotated[
         dict[
             _PluginName,
             Annotated[dict[str, Any], BeforeValidator(_plugin_table)],
         ],
         BeforeValidator(_empty_is_default),
-    ] = Field(default={}, description="one table per plugin")
+    ] = Field(default={}, description="settings per plugin")
 
     @field_validator("version")
     @classmethod
     def _version(cls, version: int) -> int:
         if version != 1:
-            raise ValueError(f"this program reads version 1, the file says {version}")
+            raise ValueError(f"the file is version {version}; this program reads version 1")
         return version

@@ -56,7 +56,7 @@ async def plugin_problems(
         if source is None:
             near = nearest_plugin(name, by_name)
             hint = f"did you mean {near}?" if near else f"there are: {', '.join(sorted(by_name))}"
-            text = f"no plugin of that name is installed; {hint}"
+            text = f"no such plugin is installed; {hint}"
             wrong.append(Problem(("plugins", name), text))
             continue
         if table.get("enabled") is False:

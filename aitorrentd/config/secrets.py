@@ -139,7 +139,7 @@ def _fetch(kind: str, name: str, environ: Mapping[str, str]) -> str:
         directory = environ.get("CREDENTIALS_DIRECTORY", "")
         if not directory:
             raise ValueError(
-                "there are no credentials; the systemd unit needs "
+                "no credentials were passed; the systemd unit needs "
                 f"LoadCredential={name}:/path/to/it"
             )
         if "/" in name or name in ("", ".", ".."):

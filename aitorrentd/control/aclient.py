@@ -137,7 +137,7 @@ class _Waiter:
                 async with asyncio.timeout(timeout):
                     await self._arrived.wait()
             except TimeoutError:
-                raise TimedOut("no answer from the daemon in time") from None
+                raise TimedOut("the daemon did not answer in time") from None
         return self._messages.popleft()
 
 
@@ -180,7 +180,9 @@ class AsyncClient:
                 hello = await wire.hello
         except TimeoutError:
             wire.end(TimedOut("no hello"))
-            raise TimedOut(f"the daemon at {name} does not say hello") from None
+            raise TimedOut(
+                f"{name} did not answer with a hello; is it a control socket of aitorrentd?"
+            ) from None
         return cls(wire, hello, timeout)
 
     async def __aenter__(self) -> Self:

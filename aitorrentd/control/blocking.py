@@ -59,7 +59,7 @@ class BlockingConnection:
             connection ended. Other AitorrentErrors: why the daemon ended it.
         """
         if self._is_sending:
-            raise LostDaemon("this connection was interrupted in the middle of a frame")
+            raise LostDaemon("this connection was interrupted mid-frame")
         self._is_sending = True
         try:
             sent = self._sock.send(frame)
@@ -78,7 +78,7 @@ class BlockingConnection:
         room.register(self._sock, select.POLLOUT)
         while rest:
             if not _is_ready(room, deadline):
-                raise TimedOut("the daemon does not read; it may be hung")
+                raise TimedOut("the daemon has stopped reading; it may hang")
             try:
                 rest = rest[self._sock.send(rest) :]
             except BlockingIOError:
@@ -136,7 +136,7 @@ class BlockingConnection:
         eagerness = self.eagerness
         if eagerness is None:
             if not _is_ready(self._arrival, deadline):
-                raise TimedOut("no answer from the daemon in time")
+                raise TimedOut("the daemon did not answer in time")
             return
         now = start = time.monotonic()
         has_arrived = False
@@ -146,7 +146,7 @@ class BlockingConnection:
                 now = time.monotonic()
         if not has_arrived:
             if not _is_ready(self._arrival, deadline):
-                raise TimedOut("no answer from the daemon in time")
+                raise TimedOut("the daemon did not answer in time")
             now = time.monotonic()
         eagerness.note(now - start)
 

@@ -153,7 +153,7 @@ class Calls:
         """Serve `[6, id]`; a call that is not open is ignored, it may just have ended."""
         call = self._lookup(message)
         if call is not None:
-            call.stop(Cancelled("the caller gave up"))
+            call.stop(Cancelled("the caller cancelled"))
 
     def grant(self, message: list[Any]) -> None:
         """Serve `[8, id, n]`: the caller can take `n` more items."""
@@ -209,12 +209,12 @@ class Calls:
             who = f"uid={self._caller.uid} pid={self._caller.pid}"
             self._audit.warning("%s method=%s outcome=denied", who, method.name)
         if method.role >= Role.ADMIN:
-            remedy = "run it as root, or as the daemon's user"
+            remedy = "run the command as root or as the daemon's user"
         else:
             remedy = f"join the group: sudo adduser $USER {self._group}, then log in again"
         role, needed = self._role.name.lower(), method.role.name.lower()
         return Denied(
-            f"{method.name} needs the role {needed}, this caller has {role}; {remedy}",
+            f"{method.name} needs the role {needed}; this caller has {role}; {remedy}",
             needed=needed,
             role=role,
         )
@@ -271,7 +271,7 @@ class Calls:
     def _late(self, call: Call, limit: asyncio.Timeout) -> TimedOut | None:
         if not limit.expired():
             return None
-        return TimedOut(f"{call.method.name} was not done in {call.deadline_s:g} s")
+        return TimedOut(f"{call.method.name} did not finish within {call.deadline_s:g} s")
 
     def _bug(self, call: Call | None, name: object, error: BaseException) -> PluginError:
         error_id = secrets.token_hex(4)

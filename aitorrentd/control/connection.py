@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
         self._progress.clear()
         self._release()
         if self.calls is not None:
-            self.calls.stop(Cancelled("the caller hung up"))
+            self.calls.stop(Cancelled("the caller disconnected"))
         self._owner.forget(self)
         if not self.closed.done():
             self.closed.set_result(None)

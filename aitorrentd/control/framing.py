@@ -101,9 +101,9 @@ def _unpack_counted(body: bytes) -> Any:
             object_hook=count,
         )
     except (ValueError, TypeError, RecursionError, MemoryError) as e:
-        raise ProtocolError(f"undecodable msgpack ({type(e).__name__})") from None
+        raise ProtocolError(f"invalid msgpack ({type(e).__name__})") from None
     except (msgpack.exceptions.UnpackException, msgpack.exceptions.ExtraData):
-        raise ProtocolError("undecodable msgpack") from None
+        raise ProtocolError("invalid msgpack") from None
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

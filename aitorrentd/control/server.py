@@ -162,7 +162,7 @@ class ControlServer:
             self._stop_calls(reason)
         if not await self._wait(self._tasks(), _CANCEL_WAIT_S):
             names = ", ".join(task.get_name() for task in self._tasks())
-            self.log.warning("left behind, they ignore their cancellation: %s", names)
+            self.log.warning("abandoned, since they ignore cancellation: %s", names)
         leaving = [*self._connections, *self._refused]
         for connection in leaving:
             connection.close()

@@ -90,7 +90,7 @@ def bind(path: Path, *, mode: int, gid: int | None, group: str) -> BoundSocket:
             return _bind(path, mode, gid, group)
     except PermissionError:
         raise Denied(
-            f"no permission to listen at {path}; set control.socket to a place of your own"
+            f"no permission to listen at {path}; set control.socket to a path you may write to"
         ) from None
     except OSError as e:
         raise Unavailable(f"cannot listen at {path}: {os.strerror(e.errno or 0)}") from None
@@ -104,12 +104,12 @@ def _bind(path: Path, mode: int, gid: int | None, group: str) -> BoundSocket:
         os.chmod(path, 0o600)
         remark = ""
         if gid is None:
-            remark = f"there is no group {group}: only root and this user may change things"
+            remark = f"there is no group {group}; only root and this user may operate the daemon"
         else:
             try:
                 os.chown(path, -1, gid)
             except PermissionError:
-                remark = f"{path} keeps this user's group: only root may give it to {group}"
+                remark = f"{path} keeps this user's group; only root may change it to {group}"
         os.chmod(path, mode)
         sock.listen(BACKLOG)
         file = _which(path)
@@ -131,7 +131,7 @@ def _clear(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise Conflict(f"{path} is there and is not a socket; move it away or set control.socket")
+        raise Conflict(f"{path} exists and is not a socket; move it away or set control.socket")
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         probe.setblocking(False)
@@ -147,7 +147,8 @@ def _clear(path: Path) -> None:
     finally:
         probe.close()
     raise Conflict(
-        f"a daemon answers at {path}; stop it first, or set control.socket to another path"
+        f"another daemon is listening at {path}; stop it first, or set control.socket to "
+        "another path"
     )
 
 
@@ -164,7 +165,7 @@ def _only_one(directory: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise TimedOut(f"another process keeps {directory} locked") from None
+                    raise TimedOut(f"{directory} is locked by another process") from None
                 pause.wait(_LOCK_POLL_S)
         yield
     finally:

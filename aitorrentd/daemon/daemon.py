@@ -146,7 +146,7 @@ class Daemon:
         hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
         await asyncio.wait({stop, hurry}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.done():
-            self._node.log.warning("asked twice: not waiting for the plugins any longer")
+            self._node.log.warning("second signal: no longer waiting for the plugins")
             stop.cancel()
             await asyncio.wait({stop}, timeout=_HURRY_S)
             # A thread or a task that does not end would hold up the interpreter. Nothing is lost:
@@ -174,10 +174,10 @@ class Daemon:
         try:
             done = await reload(self._node)
         except AitorrentError as e:
-            self._node.log.error("the configuration stays as it was: %s", e.message)
+            self._node.log.error("the configuration was not reloaded: %s", e.message)
         else:
             changed = ", ".join(done.changed) or "nothing"
-            self._node.log.info("configuration read again; changed: %s", changed)
+            self._node.log.info("configuration reloaded; changed: %s", changed)
             if done.restart:
                 text = "these settings need a restart of the daemon: %s"
                 self._node.log.warning(text, ", ".join(done.restart))

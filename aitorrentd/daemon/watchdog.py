@@ -55,7 +55,9 @@ class Watchdog:
         """Whether the loop keeps up and the control socket answers."""
         lag_s = self._lag.worst_s(self._every_s)
         if lag_s > self._max_lag_s:
-            self._log.error("no sign of life: the event loop was late by %.1f s", lag_s)
+            self._log.error(
+                "withholding the watchdog ping: the event loop was late by %.1f s", lag_s
+            )
             return False
         try:
             await self._ask()
@@ -63,7 +65,9 @@ class Watchdog:
             return True  # every connection is taken, and the server says so: it is alive
         except AitorrentError as e:
             await self.close()
-            self._log.error("no sign of life: the control socket does not answer: %s", e.message)
+            self._log.error(
+                "withholding the watchdog ping: the control socket does not answer: %s", e.message
+            )
             return False
         return True
 

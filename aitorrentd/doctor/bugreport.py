@@ -37,17 +37,17 @@ A bug report of aitorrentd {version}, made on {day}.
 
 Left out: keys and other secrets, prompts and answers, log records below "info".
 Shortened: peers' ids and addresses, names of machines and home directories, long random texts.
-Look through it before you give it to somebody: tar -xzf ARCHIVE
+Review it before you share it: tar -xzf ARCHIVE
 """
 ABOUT: Final[Mapping[str, str]] = {
-    "versions.json": "versions of aitorrentd, its libraries, third parties' plugins, the system",
-    "doctor.json": "what `aitorrentctl doctor` found",
-    "status.json": "the node at a glance",
-    "plugins.json": "the plugins and how they are",
-    "config.json": "the configuration, secrets concealed",
-    "daemon.log": "the daemon's last log records",
-    "journal.log": "the unit's last lines in the system's journal",
-    "errors.txt": "what could not be had, and why",
+    "versions.json": "versions of aitorrentd, its libraries, third-party plugins and the system",
+    "doctor.json": "the results of `aitorrentctl doctor`",
+    "status.json": "the node's status",
+    "plugins.json": "the plugins and their states",
+    "config.json": "the configuration, secrets redacted",
+    "daemon.log": "the daemon's latest log records",
+    "journal.log": "the unit's latest lines in the system journal",
+    "errors.txt": "what could not be collected, and why",
 }
 
 
@@ -98,7 +98,7 @@ def versions() -> dict[str, Any]:
 
 def _journal() -> str:
     if not unit.properties(unit.DAEMON):
-        raise Unavailable("there is no systemd here")
+        raise Unavailable("systemd is not running")
     command = ["journalctl", "--unit", unit.DAEMON, "--lines", "1000", "--no-pager"]
     try:
         done = subprocess.run(
@@ -113,7 +113,7 @@ def _journal() -> str:
     except (OSError, subprocess.TimeoutExpired) as e:
         raise Unavailable(f"journalctl: {type(e).__name__}") from None
     if not done.stdout.strip():
-        raise Unavailable("there is nothing that this user may see; sudo helps")
+        raise Unavailable("this user may not read the journal; use sudo")
     return done.stdout
 
 
@@ -212,7 +212,7 @@ def write(path: Path, files: Mapping[str, str]) -> None:
         with open(fd, "wb") as out:
             out.write(buffer.getvalue())
     except FileExistsError:
-        raise Conflict(f"there is a file {path} already; choose another with -o") from None
+        raise Conflict(f"{path} already exists; choose another path with -o") from None
     except PermissionError:
         raise Denied(f"no permission to write {path}; choose another place with -o") from None
     except OSError as e:

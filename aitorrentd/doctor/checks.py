@@ -75,9 +75,11 @@ def _directories(config: Config) -> _Finding:
     if not state.exists():
         parent = next(p for p in state.parents if p.exists())
         if os.access(parent, os.W_OK | os.X_OK):
-            return _Finding("ok", f"{state} will be made at the first start")
+            return _Finding("ok", f"{state} is created at the first start")
         return _Finding(
-            "fail", f"{state} does not exist and cannot be made", "set node.state_dir, or make it"
+            "fail",
+            f"{state} does not exist and cannot be created",
+            "set node.state_dir, or create it",
         )
     if state.is_dir() and os.statvfs(state).f_flag & os.ST_RDONLY:
         mount = next(p for p in (state, *state.parents) if p.is_mount())
@@ -110,10 +112,10 @@ def _of_somebody_else(state: Path) -> str:
 def _secrecy(config: Config) -> _Finding:
     shown = repr(conceal(dict(config.merged.tree)))
     if f"'{HIDDEN}'" not in shown:
-        return _Finding("ok", "no secret stands in a file of the configuration")
+        return _Finding("ok", "the configuration files contain no secrets")
     for file in config.files:
         if file.stat().st_mode & stat.S_IROTH:
-            text = f"everybody may read {file}, and the configuration holds secrets"
+            text = f"{file} is world-readable and the configuration contains secrets"
             return _Finding("warn", text, f"chmod o-r {file}, or refer to it: {{file: /path}}")
     return _Finding("ok", "files with secrets are private")
 
@@ -126,7 +128,7 @@ def _identity(config: Config) -> _Finding:
         owner = state.stat().st_uid if os.geteuid() == 0 and state.exists() else None
         return _Finding("ok", f"{file} is the key of {load(file, owner=owner).peer_id}")
     except FileNotFoundError:
-        return _Finding("ok", f"{file} will be made at the first start")
+        return _Finding("ok", f"{file} is created at the first start")
     except ConfigError as e:
         text, _, remedy = e.message.partition("; ")
         return _Finding("fail", text, remedy.removeprefix("run: "))
@@ -148,10 +150,13 @@ def answers(path: Path) -> bool:
 def _control(config: Config) -> _Finding:
     path, group = config.socket, config.settings.control.group
     if path is None:
-        return _Finding("ok", "there is none: control.socket is null")
+        return _Finding("ok", "disabled: control.socket is null")
     if not answers(path):
         if unit.sleeps(path):
-            text = f"no daemon runs; systemd holds {path} and starts one for the next client"
+            text = (
+                f"no daemon is running; systemd listens at {path} and starts one for the "
+                "next client"
+            )
             return _Finding("warn", text, f"systemctl start {unit.DAEMON}")
         if path.is_socket():
             text = f"{path} is left over from a daemon that ended without cleaning up"
@@ -179,7 +184,7 @@ def _port(config: Config) -> _Finding:
     if port == 0:
         return _Finding("ok", "any free port")
     if config.socket is not None and answers(config.socket):
-        return _Finding("ok", f"{port}/tcp is for the daemon that runs")
+        return _Finding("ok", f"{port}/tcp is used by the running daemon")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -206,7 +211,9 @@ def _clock(config: Config) -> _Finding:
     shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     remedy = "timedatectl set-ntp true"
     if time.time() < _EARLIEST:
-        return _Finding("fail", f"the clock says {shown}; peers would refuse us", remedy)
+        return _Finding(
+            "fail", f"the clock says {shown}; peers will reject this node's certificate", remedy
+        )
     # A zeroed struct timex only asks; it is 208 bytes on 64-bit Linux.
     if ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)) == _TIME_ERROR:
         return _Finding("warn", f"{shown}; the kernel's clock is not synchronised", remedy)
@@ -254,7 +261,7 @@ def _versions(config: Config) -> _Finding:
 
     if missing := missing_libraries():
         text = f"aitorrentd {__version__} lacks {', '.join(missing)}"
-        return _Finding("fail", text, "install aitorrentd again")
+        return _Finding("fail", text, "reinstall aitorrentd")
     return _Finding("ok", f"aitorrentd {__version__} on Python {platform.python_version()}")
 
 
@@ -269,15 +276,15 @@ def _extras(config: Config) -> _Finding:
 
 
 _CORE: Final[Sequence[tuple[str, str, Callable[[Config], _Finding]]]] = (
-    ("directories", "the state directory is ours to write", _directories),
-    ("identity", "the node's key is whole and private", _identity),
+    ("directories", "the state directory is writable", _directories),
+    ("identity", "the node's key is intact and private", _identity),
     ("secrecy", "secrets are private", _secrecy),
     ("control-socket", "the daemon answers", _control),
-    ("port", "peers can be let in", _port),
-    ("disk", "there is room", _disk),
-    ("clock", "the time is right", _clock),
-    ("limits", "enough files may be open", _limits),
-    ("versions", "what runs", _versions),
+    ("port", "the peer port can be bound", _port),
+    ("disk", "enough free disk space", _disk),
+    ("clock", "the clock is right", _clock),
+    ("limits", "the open-file limit is high enough", _limits),
+    ("versions", "versions of what runs", _versions),
     ("extras", "optional parts", _extras),
 )
 
@@ -288,7 +295,7 @@ def _run_core(config: Config) -> list[Checked]:
         try:
             result = check(config)
         except OSError as e:
-            result = _Finding("fail", f"cannot check: {e.strerror}", "look at the permissions")
+            result = _Finding("fail", f"cannot check: {e.strerror}", "check the permissions")
         found.append(Checked(name, "core", summary, result.status, result.text, result.remedy))
     return found
 
@@ -297,7 +304,7 @@ async def _run_config(config: Config) -> Checked:
     files = ", ".join(str(file) for file in config.files) or "defaults only"
     wrong = await all_problems(config)
     if wrong:
-        remedy = "correct the setting, then: aitorrentctl config check"
+        remedy = "fix the setting, then run: aitorrentctl config check"
         return Checked("config", "core", "settings are valid", "fail", "; ".join(wrong), remedy)
     return Checked("config", "core", "settings are valid", "ok", files)
 
@@ -333,7 +340,7 @@ def run_offline(config_path: str | Path | None = None) -> list[dict[str, Any]]:
     try:
         config = Config.load(config_path, outside=True)
     except ConfigError as e:
-        remedy = "correct the file, then: aitorrentctl config check"
+        remedy = "fix the file, then run: aitorrentctl config check"
         with stdout_to_stderr():
             text = "; ".join(asyncio.run(all_problems(e)))
         return [asdict(Checked("config", "core", "settings are valid", "fail", text, remedy))]

@@ -18,7 +18,7 @@ def _unit(found: dict[str, str]) -> tuple[str, str, str]:
     if load == "masked":
         return "warn", f"{unit.DAEMON} is masked", f"systemctl unmask {unit.DAEMON}"
     if load != "loaded":
-        return "ok", f"there is no {unit.DAEMON} here", ""
+        return "ok", f"{unit.DAEMON} is not installed", ""
     if active == "failed":
         why = found.get("Result", "failed")
         again = f"systemctl reset-failed {unit.DAEMON} && systemctl start {unit.DAEMON}"
@@ -31,29 +31,33 @@ def _unit(found: dict[str, str]) -> tuple[str, str, str]:
         how = "enable --now" if boot == "disabled" else "start"
         return "warn", state, f"systemctl {how} {unit.DAEMON}"
     if boot == "disabled":
-        text = f"{unit.DAEMON} runs, and is not started at boot"
+        text = f"{unit.DAEMON} is running, but not enabled at boot"
         return "ok", text, f"systemctl enable {unit.DAEMON}"
-    return "ok", f"{unit.DAEMON} runs", ""
+    return "ok", f"{unit.DAEMON} is running", ""
 
 
 def _layer() -> tuple[str, str, str]:
     target = here()
     layer = target.layer
     if layer is None:
-        return "ok", "plugins are installed beside aitorrentd", ""
+        return "ok", "plugins are installed in aitorrentd's own environment", ""
     try:
         if not layer.is_dir():
-            return "ok", f"no plugin was installed yet; they go into {layer}", ""
+            return "ok", f"no plugins installed yet; they go into {layer}", ""
         if text := layers.problem(layer):
             what, _, remedy = text.partition("; run: ")
-            return "fail", f"{what}; no plugin in it is used", remedy
+            return "fail", f"{what}; none of its plugins is loaded", remedy
         rebuild = "sudo aitorrentctl plugin rebuild"
         if not target.site.is_dir():
-            return "fail", f"{layer} was made for another Python; no plugin in it is used", rebuild
+            return (
+                "fail",
+                f"{layer} was built for another Python; none of its plugins is loaded",
+                rebuild,
+            )
         core = core_distributions()
         found = target.distributions()
     except PermissionError as e:
-        return "warn", f"cannot look at {e.filename}", "run the doctor as root"
+        return "warn", f"cannot read {e.filename}", "run aitorrentctl doctor as root"
     if doubled := [f.name for f in found if normalized(f.name) in core]:
         text = (
             f"{layer} has its own {', '.join(doubled)}, and aitorrentd uses the one it comes with"
@@ -65,9 +69,9 @@ def _layer() -> tuple[str, str, str]:
 
 def machine_checks(*, with_unit: bool) -> list[Checked]:
     """The checks; `with_unit` only where the daemon in question is the system's."""
-    found = [("plugin-layer", "installed plugins can be used", _layer())]
+    found = [("plugin-layer", "installed plugins can be loaded", _layer())]
     if with_unit and (properties := unit.properties(unit.DAEMON)):
-        found.insert(0, ("unit", "the system's service is well", _unit(properties)))
+        found.insert(0, ("unit", "the system service is healthy", _unit(properties)))
     return [
         Checked(
             name,

@@ -39,11 +39,11 @@ def problem(of: Path) -> str:
         except FileNotFoundError:
             continue
         except OSError as e:
-            return f"{directory} cannot be looked at: {e.strerror}"
+            return f"cannot read {directory}: {e.strerror}"
         if status.st_uid != 0 or status.st_mode & 0o022:
             return (
-                f"{directory} is writable by others than root; "
-                f"run: chown -R root:root {of} && chmod -R go-w {of}"
+                f"{directory} is writable by users other than root; run: chown -R root:root "
+                f"{of} && chmod -R go-w {of}"
             )
     return ""
 
@@ -65,7 +65,7 @@ def activate() -> None:
         return
     if text := problem(at):
         # logging is not set up this early
-        print(f"aitorrentd: {text}; it is not used", file=sys.stderr)  # noqa: T201
+        print(f"aitorrentd: {text}; ignored", file=sys.stderr)  # noqa: T201
         return
     if str(directory) not in sys.path:
         site.addsitedir(str(directory))

@@ -77,7 +77,7 @@ class Pip:
         self._run(["wheel", "--no-deps", "--wheel-dir", str(into), *self._source.options, what])
         wheels = list(into.glob("*.whl"))
         if len(wheels) != 1:
-            raise InvalidParams(f"{what} is not one distribution")
+            raise InvalidParams(f"{what} does not name a single distribution")
         return wheels[0]
 
     def resolve(self, what: Sequence[str], report: Path) -> list[tuple[str, str]]:
@@ -133,7 +133,7 @@ class Pip:
             late.join()
         if is_late:
             raise TimedOut(
-                f"pip was not done within {self._deadline_s:g} s; give it longer with --timeout"
+                f"pip did not finish within {self._deadline_s:g} s; allow more time with --timeout"
             )
         if pip.returncode != 0:
             raise complaint(said)
@@ -157,19 +157,20 @@ class Pip:
 def complaint(said: str) -> Conflict | InvalidParams | Unavailable:
     """pip's last words as an error with the reason and a way out."""
     if reasons := conflicts(said):
-        return Conflict(f"it does not fit: {'; '.join(reasons)}; nothing was changed")
+        return Conflict(f"incompatible: {'; '.join(reasons)}; nothing was changed")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     for line in errors:
         if "not a supported wheel" in line:
-            return InvalidParams(f"made for another Python or machine: {line.rstrip('.')}")
+            return InvalidParams(f"built for another Python or platform: {line.rstrip('.')}")
         found = re.match(r"No matching distribution found for (.+)", line)
         if found:
             return Unavailable(
-                f"there is no {found[1]} that fits; check the name, the network, and the indexes "
+                f"no compatible version of {found[1]} was found; check the name, the network, "
+                "and the indexes "
                 "in pip's configuration (pip config list)"
             )
-    text = "; ".join(errors) or " / ".join(lines[-_LAST_LINES:]) or "no reason was given"
+    text = "; ".join(errors) or " / ".join(lines[-_LAST_LINES:]) or "no reason given"
     return Unavailable(f"pip failed: {text}")
 
 
@@ -193,5 +194,5 @@ def conflicts(said: str) -> list[str]:
     for who, wish in wishes:
         name = re.split(r"[\[<>=!~;@ (]", wish, maxsplit=1)[0]
         if (version := fixed.get(normalized(name))) is not None:
-            sentences.append(f"{who} needs {wish}, and aitorrentd comes with {name} {version}")
+            sentences.append(f"{who} needs {wish}, but aitorrentd ships {name} {version}")
     return sentences or [" and ".join(f"{who} needs {wish}" for who, wish in wishes)]

@@ -132,18 +132,19 @@ class Installer:
     def _of_extras(self, pip: Pip, room: Path, extras: str, version: str) -> Plan:
         installed = core_distributions().get(CORE)
         if installed is None:
-            raise Unavailable("aitorrentd itself is not installed, only its sources are here")
+            raise Unavailable("aitorrentd is not installed; only its source tree was found")
         core = of_installed(installed)
         offered = [extra for extra in core.extras if extra != "dev"]
         if not extras or version:
             raise InvalidParams(
-                f"aitorrentd {core.version} is here already, and is upgraded as it was installed; "
+                f"aitorrentd {core.version} is already installed; upgrade it the way you "
+                "installed it; "
                 f"its extras can be added, such as 'aitorrentd[{offered[0]}]'"
             )
         known = {normalized(extra) for extra in core.extras}
         if unknown := [e for e in extras.split(",") if normalized(e) not in known]:
             there_are = ", ".join(offered)
-            raise InvalidParams(f"there is no extra {unknown[0]} of aitorrentd, only: {there_are}")
+            raise InvalidParams(f"aitorrentd has no extra {unknown[0]}; there are: {there_are}")
         requirement = f"{CORE}[{extras}]"
         others = pip.resolve(self._all_with(requirement, CORE), room / "report.json")
         if any(normalized(name) == CORE for name, _ in others):
@@ -179,7 +180,7 @@ class Installer:
         """Raise unless it is a plugin whose names are free."""
         title = f"{facts.name} {facts.version}"
         if normalized(facts.name) in core_distributions():
-            raise Conflict(f"the library {facts.name} belongs to aitorrentd and comes with it")
+            raise Conflict(f"the library {facts.name} is part of aitorrentd")
         if not facts.is_plugin:
             raise InvalidParams(
                 f"not a plugin of aitorrentd: {title} has no entry point in aitorrentd.plugins or "
@@ -261,7 +262,7 @@ class Installer:
         if requirement_name(name) != CORE or "[" not in name:
             self.owner(name)
         elif name not in self.target.requirements():
-            raise NotFound(f"there is no {name} in the layer")
+            raise NotFound(f"the layer has no {name}")
 
     def remove(self, name: str) -> Facts | None:
         """Remove the distribution of a plugin, or the record of `aitorrentd[extra]` (then None).
@@ -285,7 +286,7 @@ class Installer:
             return facts
 
     def rebuild(self) -> list[str]:
-        """Make the layer anew from its record, for another Python, or to drop what nobody needs.
+        """Make the layer anew from its record, for another Python, or to drop what no plugin needs.
 
         Returns the requirements. When it fails, the layer is as it was.
 
@@ -294,14 +295,16 @@ class Installer:
         """
         layer = self.target.layer
         if layer is None:
-            raise NotFound("this aitorrentd has no plugin layer: plugins are beside it")
+            raise NotFound(
+                "this installation has no plugin layer; plugins are in aitorrentd's own environment"
+            )
         old = layer.with_name(layer.name + ".old")
         with self._pip() as (pip, _):
             if old.exists():  # an earlier attempt was killed in the middle
                 shutil.rmtree(layer, ignore_errors=True)
                 old.rename(layer)
             if not layer.exists():
-                raise NotFound(f"there is no layer at {layer} yet: no plugin was installed")
+                raise NotFound(f"there is no layer at {layer} yet; no plugin is installed")
             wanted = self.target.requirements()
             layer.rename(old)
             try:
@@ -326,10 +329,10 @@ def is_local(what: str) -> bool:
 
 def _existing(what: str) -> Path:
     if "://" in what:
-        raise InvalidParams(f"{what}: fetch it first, then install the file")
+        raise InvalidParams(f"{what}: download it first, then install the file")
     path = expanded(Path(what))
     if not path.exists():
         raise InvalidParams(f"there is no file or directory {path}")
     if path.is_dir() and not ((path / "pyproject.toml").exists() or (path / "setup.py").exists()):
-        raise InvalidParams(f"{path} is no Python project: it has no pyproject.toml")
+        raise InvalidParams(f"{path} is not a Python project: it has no pyproject.toml")
     return path

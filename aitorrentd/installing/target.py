@@ -71,7 +71,7 @@ class Target:
         """
         if self.layer is None:
             if not os.access(self.site, os.W_OK):
-                raise Denied(f"no permission to write {self.site}; run the command as its owner")
+                raise Denied(f"no permission to write to {self.site}; run the command as its owner")
             if (Path(sysconfig.get_path("stdlib")) / "EXTERNALLY-MANAGED").exists() and (
                 sys.prefix == sys.base_prefix
             ):
@@ -81,7 +81,7 @@ class Target:
                 )
             return
         if os.geteuid() != 0:
-            raise Denied("plugins are installed by root; run: sudo aitorrentctl plugin ...")
+            raise Denied("installing plugins requires root; run: sudo aitorrentctl plugin ...")
         if problem := layers.problem(self.layer):
             raise Conflict(f"{problem}; nothing was changed", layer=str(self.layer))
 
@@ -98,7 +98,7 @@ class Target:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Busy("another installation of plugins is at work; try again later") from None
+            raise Busy("another plugin installation is in progress; try again later") from None
         else:
             yield
         finally:
@@ -123,8 +123,8 @@ class Target:
                 umask=0o022,
             )
             if made.returncode != 0:
-                said = (made.stdout + made.stderr).strip() or "no reason was given"
-                raise Unavailable(f"cannot make the plugin layer {self.layer}: {said}")
+                said = (made.stdout + made.stderr).strip() or "no reason given"
+                raise Unavailable(f"cannot create the plugin layer {self.layer}: {said}")
         self._write(self.site / CORE_PATHS, "".join(f"{path}\n" for path in core_paths()))
 
     def _write(self, file: Path, text: str) -> None:

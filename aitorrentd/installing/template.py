@@ -32,9 +32,9 @@ def create(name: str, directory: str | None = None) -> tuple[Path, list[str]]:
         Denied, Unavailable: it cannot be written.
     """
     if not NAME.fullmatch(name) or re.search(r"[-_]{2}|[-_]$", name):
-        raise InvalidParams(f"{name!r} is no name for a plugin: {NAME.pattern}")
+        raise InvalidParams(f"{name!r} is not a valid plugin name: {NAME.pattern}")
     if name in RESERVED or name in builtin_plugins():
-        raise InvalidParams(f"the name {name} is taken by aitorrentd itself")
+        raise InvalidParams(f"the name {name} is reserved by aitorrentd")
     package = "aitorrent_" + name.replace("-", "_")
     words = {
         "NAME": name,
@@ -48,7 +48,9 @@ def create(name: str, directory: str | None = None) -> tuple[Path, list[str]]:
     written = []
     try:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise Conflict(f"{root} is there already and not empty; choose another with --dir")
+            raise Conflict(
+                f"{root} already exists and is not empty; choose another directory with --dir"
+            )
         for parts, text in _files(resources.files("aitorrentd.installing") / "template"):
             named = [rooms.get(part) or _filled(part, words) for part in parts]
             file = root.joinpath(*named)

@@ -107,5 +107,5 @@ def _entry_points(text: str, path: Path) -> dict[str, list[str]]:
     try:
         parser.read_string(text)
     except configparser.Error:
-        raise InvalidParams(f"damaged: the entry points of {path.name} cannot be read") from None
+        raise InvalidParams(f"damaged: cannot parse the entry points of {path.name}") from None
     return {section: list(parser[section]) for section in parser.sections()}

@@ -37,7 +37,7 @@ class Served:
         for protocol in added.protocols:
             if protocol.id in taken:
                 raise Misdeclared(
-                    f"protocol {protocol.id} is answered by plugin {taken[protocol.id]} already"
+                    f"protocol {protocol.id} is already handled by plugin {taken[protocol.id]}"
                 )
         plugin.contributions = added
         self._list_methods()

@@ -54,7 +54,7 @@ class Fleet:
             return
         old = self._abandoned.get(plugin.name)
         if old is not None and not old.done():
-            text = "an earlier run of it does not stop; restart the daemon"
+            text = "its previous run does not stop; restart the daemon"
             self.set_state(plugin, PluginState.FAILED, text)
             return
         plugin.gave_up = False

@@ -112,7 +112,9 @@ class Hooks:
                 raise Misdeclared(f"unknown hook {caller.name}" + suggestion(caller.name, HOOKS))
             for impl in caller.get_hookimpls():
                 if impl.plugin is plugin and (impl.wrapper or impl.hookwrapper):
-                    raise Misdeclared(f"{caller.name} is a wrapper; wrappers are not supported")
+                    raise Misdeclared(
+                        f"{caller.name} is a hook wrapper; wrappers are not supported"
+                    )
         unmarked = HOOKS.intersection(dir(plugin)) - {caller.name for caller in callers}
         if unmarked:
             raise Misdeclared(f"{', '.join(sorted(unmarked))} is not marked with @hookimpl")

@@ -153,7 +153,7 @@ class Kernel:
             Conflict: it was started before.
         """
         if self._started:
-            raise Conflict("this kernel was started before; make a new one")
+            raise Conflict("this kernel has already run; create a new one")
         self._started = self._fleet.starting = True
         found = ranked(self._sources)
         self._roster.fill(
@@ -170,7 +170,9 @@ class Kernel:
         for plugin in self._roster:
             self._fleet.launch(plugin)
         for wish in self._roster.plan.opened:
-            self.log.warning("plugins want each other in a loop, one goes first: %s", wish)
+            self.log.warning(
+                "plugins want each other in a cycle; starting one of them first: %s", wish
+            )
         for plugin in self._roster:
             await self._fleet.settled(plugin)
         self._fleet.starting = False
@@ -219,7 +221,7 @@ class Kernel:
         """
         plugin = self._at_work(name)
         if name in self._required.names:
-            raise Conflict(f"plugin {name} is listed in `required`; take it out there first")
+            raise Conflict(f"plugin {name} is listed in `required`; remove it there first")
         return await self._through(self._disable(plugin))
 
     async def _disable(self, plugin: Plugin) -> PluginRow:

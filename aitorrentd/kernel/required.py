@@ -44,7 +44,7 @@ class Required:
         elif failed and plugin.gave_up and not starting:
             for name in self.names:
                 if self._roster.needs(name, plugin.name):
-                    self._report(f"required plugin {name} cannot go on: {_about(plugin)}")
+                    self._report(f"required plugin {name} cannot continue: {_about(plugin)}")
 
     def look_at_all(self) -> None:
         """The start is over: each of them must be running."""

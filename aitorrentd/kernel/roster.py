@@ -90,7 +90,7 @@ class Roster:
         for key in sorted(plugin.provides()):
             holder = self.claimant(key)
             if holder is not None and holder is not plugin:
-                return Obstacle(f"plugin {holder.name} provides {key} already; disable one of them")
+                return Obstacle(f"plugin {holder.name} already provides {key}; disable one of them")
         waiting: Obstacle | None = None
         for key in sorted(plugin.requires()):
             if self._has(key):

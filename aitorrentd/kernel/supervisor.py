@@ -219,7 +219,7 @@ class Supervisor:
 
     async def _failed(self, late: str, error: BaseException | None) -> bool:
         plugin, kernel, limits = self.plugin, self._kernel, self._kernel.limits
-        text = late or (reason(error) if error else "it ended by itself")
+        text = late or (reason(error) if error else "it returned on its own")
         state = PluginState.FAILED if late or error is None else verdict(error)
         if state is not PluginState.FAILED:
             kernel.set_state(plugin, state, text)

@@ -93,21 +93,21 @@ def config_methods(runtime: Runtime) -> list[Method]:
         Method(
             "config.show",
             show,
-            "Show the configuration that holds, with secrets concealed.",
+            "Show the effective configuration, with secrets redacted.",
             params=shapes.ConfigShowParams,
             result=shapes.ConfigShown,
         ),
         Method(
             "config.get",
             get,
-            "Show one setting and where it is from.",
+            "Show one setting and where its value comes from.",
             params=shapes.ConfigKey,
             result=shapes.ConfigValue,
         ),
         Method(
             "config.set",
             set_,
-            "Change one setting: in a drop-in file, and live where possible.",
+            "Change one setting in a drop-in file, and apply it live where possible.",
             params=shapes.ConfigSetParams,
             result=shapes.ConfigSetResult,
             role=Role.ADMIN,
@@ -115,7 +115,7 @@ def config_methods(runtime: Runtime) -> list[Method]:
         Method(
             "config.check",
             check,
-            "Check the configuration files as they are now.",
+            "Check the configuration files on disk.",
             result=shapes.ConfigProblems,
         ),
     ]

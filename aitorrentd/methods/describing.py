@@ -56,7 +56,7 @@ def rpc_methods(owned_methods: Callable[[], list[tuple[str, Method]]]) -> list[M
         return listed(params, schemas=True)
 
     return [
-        Method("rpc.ping", ping, "Answer at once.", result=shapes.Pong),
+        Method("rpc.ping", ping, "Answer immediately.", result=shapes.Pong),
         Method(
             "rpc.list",
             list_,

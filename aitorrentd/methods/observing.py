@@ -138,7 +138,7 @@ async def _wait_for_plugin(
 
 async def _wait(runtime: Runtime, params: shapes.WaitParams) -> dict[str, Any]:
     if params.plugin is None and params.state != "running":
-        raise InvalidParams("without a plugin only the state running can be waited for")
+        raise InvalidParams("without a plugin, only the state `running` can be awaited")
     if params.state not in _WAITABLE:
         raise InvalidParams(
             f"there is no state {params.state!r}; there are: {', '.join(_WAITABLE)}"
@@ -152,8 +152,8 @@ async def _wait(runtime: Runtime, params: shapes.WaitParams) -> dict[str, Any]:
     except TimeoutError:
         present = runtime.kernel.row(params.plugin).state if params.plugin else runtime.state
         raise TimedOut(
-            f"{params.plugin or 'the node'} is not {params.state} after "
-            f"{params.timeout_s:g} s but {present}"
+            f"{params.plugin or 'the node'} is {present}, not {params.state}, after "
+            f"{params.timeout_s:g} s"
         ) from None
 
 
@@ -242,9 +242,14 @@ def observing_methods(runtime: Runtime) -> list[Method]:
         return _plugin_detail(runtime, params.name)
 
     return [
-        Method("node.status", node_status, "The node at a glance.", result=shapes.Status),
+        Method("node.status", node_status, "The node's status.", result=shapes.Status),
         Method("node.id", node_id, "The node's names and addresses.", result=shapes.NodeId),
-        Method("node.version", node_version, "What runs.", result=shapes.Version),
+        Method(
+            "node.version",
+            node_version,
+            "Versions of the daemon and its libraries.",
+            result=shapes.Version,
+        ),
         Method(
             "node.wait",
             node_wait,
@@ -255,7 +260,7 @@ def observing_methods(runtime: Runtime) -> list[Method]:
         Method(
             "node.events",
             node_events,
-            "Follow what happens in the node.",
+            "Follow the node's events.",
             params=shapes.EventsParams,
             result=shapes.EventItem,
             stream=True,
@@ -263,7 +268,7 @@ def observing_methods(runtime: Runtime) -> list[Method]:
         Method(
             "node.logs",
             node_logs,
-            "Read the last log records, and follow new ones.",
+            "Read recent log records, and follow new ones.",
             params=shapes.LogsParams,
             result=shapes.LogItem,
             stream=True,
@@ -271,7 +276,7 @@ def observing_methods(runtime: Runtime) -> list[Method]:
         Method(
             "node.doctor",
             node_doctor,
-            "Check what commonly goes wrong, with a remedy for each.",
+            "Diagnose common problems, with a remedy for each.",
             params=shapes.DoctorParams,
             result=shapes.CheckList,
         ),

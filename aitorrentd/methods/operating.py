@@ -20,7 +20,7 @@ def operating_methods(runtime: Runtime) -> list[Method]:
     """Methods that start, stop and restart things."""
 
     def node_stop(call: CallContext, params: NoParams) -> dict[str, Any]:
-        runtime.log.info("asked to stop by %s", call.trace)
+        runtime.log.info("stop requested by %s", call.trace)
         runtime.stop_requested.set()
         return {}
 
@@ -64,13 +64,13 @@ def operating_methods(runtime: Runtime) -> list[Method]:
         operate(
             "node.reload",
             node_reload,
-            "Read the configuration again and put in force what can be changed live.",
+            "Reload the configuration and apply what can change live.",
             result=shapes.ReloadResult,
         ),
         operate(
             "node.drain",
             node_drain,
-            "Take no new work, and wait until what is under way has ended.",
+            "Stop taking new work and wait for running work to finish.",
             params=shapes.DrainParams,
             result=shapes.Drained,
         ),
@@ -78,12 +78,12 @@ def operating_methods(runtime: Runtime) -> list[Method]:
         on_plugin(
             "plugin.enable",
             plugin_switch(True),
-            "Start a plugin, now and after a restart of the daemon.",
+            "Enable a plugin, now and across restarts of the daemon.",
         ),
         on_plugin(
             "plugin.disable",
             plugin_switch(False),
-            "Stop a plugin, now and after a restart of the daemon.",
+            "Disable a plugin, now and across restarts of the daemon.",
         ),
-        on_plugin("plugin.restart", plugin_restart, "Stop a plugin and start it again."),
+        on_plugin("plugin.restart", plugin_restart, "Restart a plugin."),
     ]

@@ -38,7 +38,7 @@ class MethodView(Result):
 
     name: str
     summary: str
-    plugin: str = Field(description="who offers it; core for the daemon itself")
+    plugin: str = Field(description="the plugin that provides it; core for the daemon itself")
     role: Literal["read", "operate", "admin"]
     stream: bool
     since: str
@@ -56,7 +56,7 @@ class PluginCount(Result):
     """How many plugins run, of those that are enabled."""
 
     running: int
-    skipped: int = Field(0, description="have nothing to do here")
+    skipped: int = Field(0, description="have nothing to do on this node")
     total: int
 
 
@@ -73,23 +73,21 @@ class WorkView(Result):
     """Pieces of one kind of work that are under way."""
 
     plugin: str
-    what: str = Field(description="in the singular, such as answer")
+    what: str = Field(description="kind of work, in the singular, such as answer")
     count: int
 
 
 class DrainParams(Params):
     """How long to wait."""
 
-    timeout_s: float = Field(
-        300.0, ge=0, le=86_400, description="the node goes on draining after it"
-    )
+    timeout_s: float = Field(300.0, ge=0, le=86_400, description="the node keeps draining after it")
 
 
 class Drained(Result):
     """What is left of a drain."""
 
-    draining: bool = Field(description="false when the drain was called off meanwhile")
-    under_way: list[WorkView] = Field(description="empty when everything ended")
+    draining: bool = Field(description="false when the drain was cancelled meanwhile")
+    under_way: list[WorkView] = Field(description="empty when all work has finished")
 
 
 class WorkerView(Result):
@@ -98,7 +96,7 @@ class WorkerView(Result):
     name: str
     pid: int | None
     rss_bytes: int | None = Field(
-        description="resident memory, as the worker last said; null until it has"
+        description="resident memory last reported by the worker; null before the first report"
     )
 
 
@@ -113,7 +111,7 @@ class Status(Result):
     uptime_s: float
     state: str = Field(description="starting, running or stopping")
     draining: bool = Field(False, description="the node takes no new work")
-    under_way: list[WorkView] = Field([], description="work that a drain waits for")
+    under_way: list[WorkView] = Field([], description="work a drain waits for")
     addresses: list[str]
     peers: int
     plugins: PluginCount
@@ -129,14 +127,14 @@ class NodeId(Result):
     """A node's names."""
 
     id: str = Field(description="libp2p peer id")
-    name: str = Field(description="what the node calls itself; no proof of who it is")
+    name: str = Field(description="the node's self-chosen name; not proof of identity")
     public_key: str = Field(description="Ed25519, hex")
     dht_id: str = Field(description="first 20 bytes of the SHA-256 of the public key, hex")
     addresses: list[str]
 
 
 class Version(Result):
-    """What runs."""
+    """Versions of the daemon and its libraries."""
 
     version: str
     proto: list[int] = Field(description="lowest and highest version of the control protocol")
@@ -178,10 +176,10 @@ class EventItem(Result):
 class LogsParams(Params):
     """Which log records."""
 
-    follow: bool = Field(False, description="go on with new ones")
+    follow: bool = Field(False, description="also follow new records")
     level: LevelName = Field("debug", description="this and above")
     plugin: str | None = Field(None, max_length=64, description="only of this plugin")
-    lines: int = Field(200, ge=0, le=2000, description="at most this many from before")
+    lines: int = Field(200, ge=0, le=2000, description="maximum number of past records")
 
 
 class LogItem(Result):
@@ -223,11 +221,11 @@ class Nothing(Result):
 class ReloadResult(Result):
     """What a reload did."""
 
-    changed: list[str] = Field(description="keys whose value is another one now")
-    applied: list[str] = Field(description="of these, what holds already")
-    restart: list[str] = Field(description="of these, what needs a restart of the daemon")
+    changed: list[str] = Field(description="keys whose value changed")
+    applied: list[str] = Field(description="of these, already in effect")
+    restart: list[str] = Field(description="of these, those that need a restart of the daemon")
     not_running: list[str] = Field(
-        description="of the plugins that were started again for it, those that do not run, and why"
+        description="of the plugins restarted for this, those that are not running, and why"
     )
 
 
@@ -266,13 +264,13 @@ class PluginDetail(PluginView):
 
     methods: list[str]
     protocols: list[str]
-    config: dict[str, Any] = Field(description="its table as configured, secrets concealed")
+    config: dict[str, Any] = Field(description="its configured table, secrets redacted")
 
 
 class ConfigShowParams(Params):
     """How to show the configuration."""
 
-    origin: bool = Field(False, description="also say where each value is from")
+    origin: bool = Field(False, description="also return where each value comes from")
 
 
 class ConfigShown(Result):
@@ -280,7 +278,7 @@ class ConfigShown(Result):
 
     config: dict[str, Any]
     origins: dict[str, str] = Field(description="by key; empty unless asked for")
-    unset: list[str] = Field(description="keys that have their default: nobody set them")
+    unset: list[str] = Field(description="keys left at their default")
     files: list[str]
 
 
@@ -302,14 +300,14 @@ class ConfigSetParams(Params):
     """A setting and its new value."""
 
     key: str = Field(max_length=512, description="such as plugins.transport.port")
-    value: Any = Field(description="a text is read as YAML: 8468, true, [a, b]")
+    value: Any = Field(description="text is parsed as YAML: 8468, true, [a, b]")
 
 
 class ConfigSetResult(ReloadResult):
     """What a change did."""
 
     key: str
-    file: str = Field(description="the drop-in that was written")
+    file: str = Field(description="the drop-in file written")
 
 
 class ConfigProblems(Result):

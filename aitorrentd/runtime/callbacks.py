@@ -79,7 +79,7 @@ class Callbacks:
         while True:
             async for event in events:
                 if isinstance(event, Lagged) and kind is not Lagged:
-                    text = "a callback on %s is too slow and lost %d events"
+                    text = "a callback on %s is too slow and missed %d events"
                     self._log.warning(text, kind.__name__, event.dropped)
                 else:
                     await self._call(callback, event)

@@ -152,15 +152,15 @@ def _decode(path: Path, raw: bytes) -> bytes:
     fields = raw.split()
     if fields[:1] != [_MAGIC.encode()]:
         newer = bool(fields) and fields[0].startswith(b"aitorrentd-ed25519-")
-        raise damaged("a version this program does not know" if newer else "not a key file")
+        raise damaged("an unknown key file version" if newer else "not a key file")
     if len(fields) != 3 or not raw.endswith(b"\n"):
-        raise damaged("it is cut short")
+        raise damaged("it is truncated")
     try:
         seed = base64.b64decode(fields[1], validate=True)
     except (binascii.Error, ValueError):
         raise damaged("not base64") from None
     if len(seed) != _SEED_BYTES or encode(seed) != raw:
-        raise damaged("its checksum does not fit")
+        raise damaged("its checksum does not match")
     return seed
 
 

@@ -85,7 +85,7 @@ def rendered(record: logging.LogRecord, redactor: Redactor) -> LogLine:
         text = redactor(_MESSAGE.format(record))
     except (TypeError, ValueError):
         # Its arguments are left out: nobody knows what they hold.
-        text = f"{redactor(str(record.msg))} [a log call with the wrong arguments]"
+        text = f"{redactor(str(record.msg))} [log call with wrong arguments]"
     if len(text) > _MAX_TEXT_CHARS:
         text = text[:_MAX_TEXT_CHARS] + " […]"
     return LogLine(record.created, record.levelname.lower(), record.name, text)

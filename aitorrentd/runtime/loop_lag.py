@@ -37,7 +37,7 @@ class LoopLag:
         self._lags.append((now, lag_s))
         if lag_s >= _WARN_S and now - self._warned_at >= _WARN_EVERY_S:
             self._warned_at = now
-            self._log.warning("the event loop was held up for %.1f s", lag_s)
+            self._log.warning("the event loop was blocked for %.1f s", lag_s)
 
     async def run(self) -> None:
         """Measure until cancelled."""

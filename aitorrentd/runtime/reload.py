@@ -91,7 +91,7 @@ async def switch_plugin(runtime: Runtime, name: str, *, enabled: bool) -> None:
     """
     runtime.kernel.row(name)
     if name in runtime.config.settings.required and not enabled:
-        raise Conflict(f"plugin {name} is listed in `required`; take it out there first")
+        raise Conflict(f"plugin {name} is listed in `required`; remove it there first")
     if runtime.config.set_file is not None:
         done = await change_setting(runtime, f"plugins.{name}.enabled", enabled)
         if done.changed:

@@ -119,19 +119,19 @@ class Runtime:
             has this state directory or this socket. ShuttingDown: `stop` was called meanwhile.
         """
         if self.state != "new":
-            raise Conflict(f"this node is {self.state}; a node is started once")
+            raise Conflict(f"this node is {self.state}; a node can be started only once")
         self.state = "starting"
         self._started_at = time.monotonic()
         try:
             await self._start()
             if self.state != "starting":
-                raise ShuttingDown("the node was stopped while it started")
+                raise ShuttingDown("the node was stopped during startup")
         except BaseException:
             await self._close()
             raise
         self.state = "running"
         self.settled.set()
-        self.log.info("node %s runs", short(self.id))
+        self.log.info("node %s is running", short(self.id))
 
     async def stop(self) -> None:
         """Stop everything in reverse order; safe to call at any time and more than once.
@@ -207,7 +207,7 @@ class Runtime:
         if not kernel.drain.active:
             kernel.drain.switch(True)
             kernel.bus.publish(Draining(True))
-            self.log.info("draining: %s under way", work_text(kernel.drain.under_way()))
+            self.log.info("draining: %s running", work_text(kernel.drain.under_way()))
         return await kernel.drain.ended(timeout_s, told)
 
     def undrain(self) -> None:
@@ -215,7 +215,7 @@ class Runtime:
         if self.kernel.drain.active:
             self.kernel.drain.switch(False)
             self.kernel.bus.publish(Draining(False))
-            self.log.info("not draining any more")
+            self.log.info("no longer draining")
 
     @property
     def identity(self) -> Identity:

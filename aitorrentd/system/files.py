@@ -148,7 +148,7 @@ def cannot_write(path: Path, error: OSError, *, setting: str) -> AitorrentError:
     """
     reason = (error.strerror or str(error)).lower()
     if error.errno in (errno.EACCES, errno.EPERM):
-        remedy = f"give the directory to uid {os.geteuid()}"
+        remedy = f"chown it to uid {os.geteuid()}"
         return Denied(f"cannot write in {path}: {reason}; set {setting}, or {remedy}")
     if error.errno == errno.EROFS:
         return Denied(f"cannot write in {path}: {reason}; set {setting}, or mount it writable")

@@ -43,7 +43,7 @@ def expanded(path: Path) -> Path:
     except RuntimeError:
         whose = path.parts[0].removeprefix("~")
         raise ConfigError(
-            f"{path}: {whose or 'this user'} has no home directory; write the whole path"
+            f"{path}: {whose or 'this user'} has no home directory; write an absolute path"
         ) from None
 
 

@@ -68,7 +68,7 @@ def restart_remedy(path: str | Path) -> str:
     """How a person restarts the daemon that listens on `path`."""
     if serves(path) and is_active(DAEMON):
         return "systemctl restart aitorrentd"
-    return "stop the daemon and start it again"
+    return "restart the daemon"
 
 
 def restart(unit: str, *, timeout_s: float) -> None:

@@ -81,7 +81,7 @@ class FrameReceiver(asyncio.BufferedProtocol):
             self._have += nbytes
             self._take_frames()
         except ProtocolError as e:
-            self._worker.lost(f"it sent nonsense: {e.message}")
+            self._worker.lost(f"it sent an invalid frame: {e.message}")
 
     def _take_frames(self) -> None:
         at, have, scratch = 0, self._have, self._scratch
@@ -219,7 +219,7 @@ class WorkerProcess:
 
         def done(given: Frame | AitorrentError) -> None:
             if answer.done():
-                return  # the caller gave up while the worker computed
+                return  # the caller cancelled while the worker computed
             if isinstance(given, AitorrentError):
                 answer.set_exception(given)
             else:
@@ -254,7 +254,7 @@ class WorkerProcess:
     def frame_received(self, frame: Frame) -> None:
         """Give an answer to the oldest request."""
         if not self._waiting or frame.header.get("id") != self._waiting[0].ident:
-            raise ProtocolError("an answer to no request")
+            raise ProtocolError("an answer without a request")
         request = self._waiting.popleft()
         error = frame.header.get("error")
         self._tell(request, frame if error is None else error_from_map(error))
@@ -296,9 +296,9 @@ class WorkerProcess:
 
     def _too_late(self, timeout_s: float) -> None:
         late = self._waiting.popleft()
-        text = f"worker {self.name} gave no answer in {timeout_s:g} s and was ended"
+        text = f"worker {self.name} did not answer within {timeout_s:g} s and was killed"
         self._tell(late, TimedOut(text))
-        self.lost(f"it gave no answer in {timeout_s:g} s")
+        self.lost(f"it did not answer within {timeout_s:g} s")
 
     def _gone(self) -> AitorrentError:
         reason = self._closed.result() if self._closed.done() else "it did not start"

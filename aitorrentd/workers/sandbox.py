@@ -87,7 +87,7 @@ def which_limit(error: Exception, limits: Limits) -> AitorrentError | None:
         case errno.EAGAIN:
             return TooLarge("the code started too many processes or threads", limit="processes")
         case code if code in _FORBIDDEN:
-            return Denied(f"the sandbox forbids that: {error}"[:500], limit="rights")
+            return Denied(f"the sandbox does not allow that: {error}"[:500], limit="rights")
     return None
 
 
@@ -122,7 +122,7 @@ def ending(status: int, used: resource.struct_rusage, limits: Limits) -> Aitorre
     if number:
         return Unavailable(f"the code crashed ({signal.Signals(number).name})", signal=number)
     code = os.WEXITSTATUS(status)
-    return Unavailable(f"the code ended its process (exit code {code})", exit_code=code)
+    return Unavailable(f"the code exited (exit code {code})", exit_code=code)
 
 
 class Warden:

@@ -293,7 +293,7 @@ def pull(ollama: Ollama, model: str, progress: Progress, pause: Pause) -> None:
 def main(argv: list[str] | None = None, pause: Pause | None = None) -> int:
     """Do it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--url", default="http://127.0.0.1:11434", help="where Ollama listens")
+    parser.add_argument("--url", default="http://127.0.0.1:11434", help="Ollama's base URL")
     parser.add_argument("--name", required=True, help="what the model is to be called")
     parser.add_argument("modelfile", type=Path)
     args = parser.parse_args(argv)

@@ -138,7 +138,7 @@ async def keep_connected(
                 catalogue.fixed[address] = (await dial.connect(address)).id
             except AitorrentError as e:
                 if address not in unreachable:
-                    log.warning("node %s: %s; trying again every %g s", address, e.message, every_s)
+                    log.warning("node %s: %s; retrying every %g s", address, e.message, every_s)
                 unreachable.add(address)
             else:
                 unreachable.discard(address)

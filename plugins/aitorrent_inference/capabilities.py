@@ -18,7 +18,7 @@ class Capability(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     v: int = Field(1, ge=1, le=1)
-    model: str = Field("", max_length=256, description="the node's own name of the model")
+    model: str = Field("", max_length=256, description="the node's own name for the model")
     size_bytes: int | None = Field(None, ge=0, lt=2**63)
     family: str = Field("", max_length=64)
     context_length: int | None = Field(None, ge=1, lt=2**31)

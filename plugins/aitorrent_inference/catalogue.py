@@ -135,7 +135,9 @@ class Catalogue:
                 found += backend.pending()
             except Exception:
                 # The fence around another plugin's code, as in _ask_backend.
-                self._log.exception("backend %s failed to list what it waits for", backend.name)
+                self._log.exception(
+                    "backend %s failed to list what it is waiting for", backend.name
+                )
         backends = self.backends.names()
         return [p for p in found if p.backend in backends or p.name not in offered_by_peers]
 
@@ -221,7 +223,7 @@ class Catalogue:
         remote = {view.name: view for view in self.peer_models()}
         name = model or self._default({**local, **remote})
         if not name:
-            raise Unavailable(f"no model can answer here{_failures(states)}")
+            raise Unavailable(f"this node has no model that can answer{_failures(states)}")
         found = self._local(self.config.capabilities.get(name, name))
         found += [Candidate(peer, name) for peer in await self._peers(name, ask=not found)]
         if not found:
@@ -251,11 +253,12 @@ class Catalogue:
         name = model or self._default(there)
         if not name:
             raise Unavailable(
-                "the directory knows no peer that answers; name a model to ask it for"
+                "the directory lists no peer that answers prompts; pass --model to search for a "
+                "model"
             )
         peers = [p for p in await self._peers(name, ask=True) if p.name not in fixed]
         if not peers:
-            raise NotFound(f"the directory knows nobody for model {name!r}{_there_are(there)}")
+            raise NotFound(f"the directory lists no peer with model {name!r}{_there_are(there)}")
         return [Candidate(peer, name) for peer in peers]
 
     def _fixed_peers(self) -> set[str]:
@@ -277,7 +280,7 @@ class Catalogue:
     def _peer_named(self, text: str) -> PeerBackend:
         transport = self._transport()
         if transport is None:
-            raise Unavailable("peers cannot be asked: the transport plugin is not running")
+            raise Unavailable("cannot ask peers: the transport plugin is not running")
         try:
             peer = parse_peer_id(text)
         except ValueError as e:

@@ -12,34 +12,46 @@ from aitorrent_inference.cli_answer import message, report, stream_answer
 from aitorrentd.cli import toolkit
 
 COMMANDS: Final = {
-    "models": "List the models that can answer now.",
-    "ask": "Ask a prompt and print the answer as it comes.",
-    "chat": "Talk to a model.",
+    "models": "List available models.",
+    "ask": "Send a prompt and stream the answer.",
+    "chat": "Chat with a model.",
 }
 _MAX_STDIN_CHARS: Final = 4 * 1024 * 1024
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="Which model; default: the node's.", metavar="NAME")
+    str, typer.Option("--model", "-m", help="Model to ask (default: the node's).", metavar="NAME")
 ]
-System = Annotated[str, typer.Option(help="What the model is told first.", metavar="TEXT")]
+System = Annotated[str, typer.Option(help="System prompt.", metavar="TEXT")]
 Temperature = Annotated[
-    float | None, typer.Option(min=0, max=100, help="0 = always the likeliest.")
+    float | None,
+    typer.Option(min=0, max=100, help="Sampling temperature; 0 = always the most likely token."),
 ]
-TopP = Annotated[float | None, typer.Option(min=0, max=1, help="Likeliest tokens up to this mass.")]
-TopK = Annotated[int | None, typer.Option(min=0, help="So many likeliest tokens; 0 = all.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Same seed, same answer.")]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="At most so many tokens.")]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Sample from the most likely tokens up to this total probability."
+    ),
+]
+TopK = Annotated[
+    int | None, typer.Option(min=0, help="Sample from this many most likely tokens; 0 = all.")
+]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="Random seed; the same seed gives the same answer.")
+]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Maximum number of new tokens.")]
 Stop = Annotated[
-    list[str] | None, typer.Option(help="End before this text; may be repeated.", metavar="TEXT")
+    list[str] | None, typer.Option(help="Stop before this text; repeatable.", metavar="TEXT")
 ]
-Backend = Annotated[str, typer.Option(help="Only this backend, or peer:PEERID.", metavar="NAME")]
+Backend = Annotated[
+    str, typer.Option(help="Use only this backend, or peer:PEERID.", metavar="NAME")
+]
 
 Wait = Annotated[
     float,
     typer.Option(
         min=0,
         max=86_400,
-        help="Wait so long for a model that is being loaded, here or at a peer; 0 = not at all.",
+        help="How long to wait for a model that is loading, here or on a peer; 0 = do not wait.",
         metavar="SECONDS",
     ),
 ]
@@ -76,11 +88,11 @@ def _render_models(reply: Mapping[str, Any]) -> str:
     rows += [{**row, "state": _state(row)} for row in reply.get("pending", [])]
     lines = []
     if any(row["state"] == "loading" for row in reply.get("pending", [])) and not reply["models"]:
-        lines.append("No model can answer yet; `ask` waits for one that is being loaded.")
+        lines.append("No model is ready yet; `ask` waits for one that is loading.")
     elif rows and not reply["models"]:
-        lines.append("No model can answer now:")
+        lines.append("No model is ready:")
     elif not rows:
-        lines.append("No model can answer now; `aitorrentctl doctor` says why.")
+        lines.append("No model is available; run `aitorrentctl doctor` to find out why.")
     if rows:
         drop = ("family", "context_length", "size_bytes")
         lines.append(toolkit.table(rows, _COLUMNS, drop=drop))
@@ -110,14 +122,17 @@ def ask(
     stop: Stop = None,
     backend: Backend = "",
     raw: Annotated[
-        bool, typer.Option("--raw", help="Send the prompt as it is, without the chat template.")
+        bool, typer.Option("--raw", help="Send the prompt verbatim, without the chat template.")
     ] = False,
     parallel: Annotated[
-        int, typer.Option(min=1, max=16, help="Ask so many at once; the first to speak answers.")
+        int,
+        typer.Option(
+            min=1, max=16, help="Ask this many backends at once; the first to respond answers."
+        ),
     ] = 1,
     discover: Annotated[
         bool,
-        typer.Option("--discover", help="Only peers found through the directory, nobody fixed."),
+        typer.Option("--discover", help="Use only peers found through the directory."),
     ] = False,
     wait: Wait = _WAIT_S,
     thinking: Thinking = False,
@@ -135,13 +150,13 @@ def ask(
         "thinking": thinking,
     }
     if backend and discover:
-        toolkit.fail("--backend and --discover exclude each other", toolkit.ExitCode.USAGE)
+        toolkit.fail("--backend and --discover are mutually exclusive", toolkit.ExitCode.USAGE)
     if backend:
         params["backend"] = backend
     if discover:
         params["discover"] = True
     if system and raw:
-        toolkit.fail("--system and --raw exclude each other", toolkit.ExitCode.USAGE)
+        toolkit.fail("--system and --raw are mutually exclusive", toolkit.ExitCode.USAGE)
     if system:
         params["messages"] = [message("system", system), message("user", text)]
     else:
@@ -158,10 +173,10 @@ def _prompt(words: list[str] | None) -> str:
             toolkit.fail("the prompt is empty", toolkit.ExitCode.USAGE)
         return given
     if not words and sys.stdin.isatty():
-        toolkit.fail("give a prompt, or - to read it from standard input", toolkit.ExitCode.USAGE)
+        toolkit.fail("pass a prompt, or - to read it from standard input", toolkit.ExitCode.USAGE)
     text = toolkit.read_stdin(_MAX_STDIN_CHARS)
     if not text.strip():
-        toolkit.fail("standard input has no prompt", toolkit.ExitCode.USAGE)
+        toolkit.fail("standard input is empty", toolkit.ExitCode.USAGE)
     return text.rstrip("\n")
 
 

@@ -112,7 +112,7 @@ def report(summary: Mapping[str, Any]) -> None:
         parts.append(f"{summary['tokens_per_s']:.1f} tokens/s")
     parts.append(f"first after {toolkit.duration_text(summary.get('ttft_s') or 0)}")
     if summary.get("reason") == "length":
-        parts.append("cut at the token limit")
+        parts.append("stopped at the token limit")
     names = summary.get("names", {})
     answered_by = _who(str(summary.get("backend", "")), names)
     parts.append(f"{toolkit.clean(summary.get('model', ''))} by {toolkit.clean(answered_by)}")

@@ -16,7 +16,7 @@ _START_OVER: Final = ("new", "/new", "/clear")
 _ASK_FOR_HELP: Final = ("/help", "/?")
 _HELP: Final = (
     "`new` starts over, `exit` or Ctrl-D ends, Ctrl-C stops an answer; "
-    "a line that ends with \\ goes on in the next."
+    "end a line with \\ to continue it."
 )
 
 
@@ -70,7 +70,7 @@ def talk(conversation: Conversation) -> None:
         elif word in _START_OVER:
             conversation.start_over()
             if is_terminal:
-                sys.stderr.write("A new conversation.\n")
+                sys.stderr.write("New conversation.\n")
         elif word:
             outcomes.append(_answer(conversation, text))
     if outcomes and not is_terminal and not any(outcomes):

@@ -15,29 +15,31 @@ class InferenceConfig(PluginConfig):
     """`plugins.inference` in the configuration file."""
 
     default_model: str = Field(
-        "", max_length=256, description="answers requests that name no model; empty = the first"
+        "", max_length=256, description="default model; empty = the first available"
     )
     max_concurrent: int = Field(
-        5, ge=0, le=1024, description="answers for peers at one time; 0 = peers are refused"
+        5, ge=0, le=1024, description="maximum concurrent answers for peers; 0 = refuse peers"
     )
-    max_local: int = Field(32, ge=1, le=4096, description="answers for this machine at one time")
+    max_local: int = Field(
+        32, ge=1, le=4096, description="maximum concurrent answers for this machine"
+    )
     announce: bool | tuple[ModelName, ...] = Field(
-        True, description="which models peers may use: true = all, false = none, or a list"
+        True, description="models that peers may use: true = all, false = none, or a list"
     )
     capabilities: dict[ModelName, ModelName] = Field(
-        {}, max_length=256, description="further names: {mistral-q4: mistral}"
+        {}, max_length=256, description="model aliases, such as {mistral-q4: mistral}"
     )
     nodes: tuple[str, ...] = Field(
-        (), max_length=64, description="addresses of nodes to ask, kept connected"
+        (), max_length=64, description="addresses of nodes to stay connected to and ask"
     )
     first_token_timeout_s: float = Field(
-        120, gt=0, le=3600, description="a peer that says nothing for so long has failed"
+        120, gt=0, le=3600, description="time to the first token after which a peer has failed"
     )
     token_timeout_s: float = Field(
-        60, gt=0, le=3600, description="a peer that falls silent for so long has failed"
+        60, gt=0, le=3600, description="silence between tokens after which a peer has failed"
     )
     refresh_s: float = Field(
-        30, gt=0, le=3600, description="how often backends are asked for their models"
+        30, gt=0, le=3600, description="how often to list the models of each backend"
     )
 
     @field_validator("capabilities")
@@ -45,5 +47,5 @@ class InferenceConfig(PluginConfig):
     def _no_chains(cls, names: dict[str, str]) -> dict[str, str]:
         for alias, model in names.items():
             if model in names and model != alias:
-                raise ValueError(f"{alias!r} leads to {model!r}, which is itself another name")
+                raise ValueError(f"{alias!r} leads to {model!r}, which is itself an alias")
         return names

@@ -12,7 +12,7 @@ _REMEDY: Final = "Start Ollama, configure plugins.openai or plugins.shards, or c
 
 
 def can_answer(router: Router) -> Check:
-    """The doctor check that some model can be answered."""
+    """The doctor check that a model is available."""
 
     async def run() -> CheckResult:
         models = await router.models()
@@ -22,9 +22,9 @@ def can_answer(router: Router) -> Check:
         if not models:
             return CheckResult("warn", _why(router.catalogue), _REMEDY)
         names = sorted({view.name for view in models})
-        return CheckResult("ok", f"{', '.join(names[:8])} can be answered")
+        return CheckResult("ok", f"available: {', '.join(names[:8])}")
 
-    return Check("models", "some model can be answered", run)
+    return Check("models", "a model is available", run)
 
 
 def warnings(catalogue: Catalogue) -> list[HealthWarning]:
@@ -42,10 +42,10 @@ def _loading(catalogue: Catalogue) -> list[str]:
 
 
 def _not_yet(names: list[str]) -> str:
-    return f"no model can be answered yet; being loaded: {', '.join(names[:8])}"
+    return f"no model is ready yet; loading: {', '.join(names[:8])}"
 
 
 def _why(catalogue: Catalogue) -> str:
     states = catalogue.states.values()
     reasons = "; ".join(f"{s.name}: {s.detail}" for s in states) or "no backend is running"
-    return f"no model can be answered: {reasons}"
+    return f"no model is available: {reasons}"

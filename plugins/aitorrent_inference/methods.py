@@ -32,9 +32,9 @@ class LayersRow(BaseModel):
 
     peer: str
     start: int
-    end: int = Field(description="one past the last layer")
+    end: int = Field(description="exclusive end: one past the last layer")
     rss_bytes: int | None = Field(
-        None, description="resident memory of the process that holds them; of this node's only"
+        None, description="resident memory of the process that holds them; only known for this node"
     )
 
 
@@ -47,25 +47,25 @@ class ModelRow(BaseModel):
     family: str = ""
     context_length: int | None = None
     detail: str = ""
-    layers: list[LayersRow] = Field([], description="who holds what, of a model that is spread")
+    layers: list[LayersRow] = Field([], description="who holds which layers of a split model")
 
 
 class PendingRow(BaseModel):
     """A model that cannot be answered now."""
 
     name: str
-    backend: str = Field(description="peers, when it is only being loaded there")
+    backend: str = Field(description="peers, when only they are loading it")
     state: Literal["loading", "incomplete", "failed"]
     detail: str = Field(description="what is missing, and why")
-    done_bytes: int = Field(description="what was read of it so far, here and at peers")
-    total_bytes: int = Field(description="what is to be read; 0 while not known")
-    layers: list[LayersRow] = Field(description="who holds what already")
-    missing: list[tuple[int, int]] = Field(description="ranges of layers that nobody holds")
+    done_bytes: int = Field(description="bytes read so far, here and on peers")
+    total_bytes: int = Field(description="bytes to read; 0 while unknown")
+    layers: list[LayersRow] = Field(description="who already holds which layers")
+    missing: list[tuple[int, int]] = Field(description="layer ranges that no node holds")
 
 
 Names = Annotated[
     dict[str, str],
-    Field(description="what nodes call themselves, by peer id; claims, only ids are proven"),
+    Field(description="self-chosen names by peer id; only ids are proven"),
 ]
 
 
@@ -97,12 +97,12 @@ class GenerateParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field("", max_length=256, description="empty = the node's default")
-    prompt: str | None = Field(None, description="what a user says; or give messages")
-    raw: bool = Field(False, description="the prompt as it is, without the chat template")
+    prompt: str | None = Field(None, description="the prompt; alternatively, pass messages")
+    raw: bool = Field(False, description="send the prompt verbatim, without the chat template")
     messages: tuple[Message, ...] | None = Field(None, max_length=4096)
     params: SamplingParams = SamplingParams()
     backend: str | None = Field(
-        None, max_length=256, description="only this backend, or peer:<peer id>"
+        None, max_length=256, description="use only this backend, or peer:<peer id>"
     )
     discover: bool = Field(
         False,
@@ -110,14 +110,14 @@ class GenerateParams(BaseModel):
         "the configured plugins.inference.nodes",
     )
     parallel: int = Field(
-        1, ge=1, le=16, description="ask so many at once; whoever speaks first answers"
+        1, ge=1, le=16, description="ask this many backends at once; the first to respond answers"
     )
     thinking: bool = Field(False, description="also stream what the model thinks before it answers")
     wait_s: float = Field(
         0,
         ge=0,
         le=86_400,
-        description="wait so long for a model that is being loaded, here or at a peer, and tell by"
+        description="wait so long for a model that is loading, here or at a peer, and tell by"
         " progress how far it is",
     )
 
@@ -139,7 +139,7 @@ class Piece(BaseModel):
     thinking: str = Field(
         "", description="what is thought before the answer, where it is asked for"
     )
-    token_ids: list[int] = Field([], description="ids behind the text, where they are known")
+    token_ids: list[int] = Field([], description="token ids of the text, where known")
 
 
 def _nobody(_ids: Iterable[str]) -> Mapping[str, str]:
@@ -157,7 +157,7 @@ def summary(
     names of those nodes that have one."""
     last = answer.last
     if last is None:
-        raise Unavailable("the answer ended without a reason")
+        raise Unavailable("the answer ended without a finish reason")
     first_s = answer.first_token_s if answer.first_token_s is not None else ended_s
     decode_s = ended_s - first_s
     # The first token belongs to the prompt's time; what follows shows the pace.
@@ -255,19 +255,19 @@ def inference_methods(
             "inference.models",
             models,
             "Models that can be answered now, by this node and by connected peers, and those that"
-            " are being loaded or lack layers.",
+            " are loading or lack layers.",
             result=Models,
         ),
         Method(
             "inference.backends",
             backends,
-            "Backends on this machine, and whether each works.",
+            "Backends on this machine and their health.",
             result=Backends,
         ),
         Method(
             "inference.generate",
             generate,
-            "Answer a prompt, piece by piece.",
+            "Answer a prompt as a stream.",
             params=GenerateParams,
             result=Piece,
             role=Role.OPERATE,

@@ -83,7 +83,7 @@ class PeerBackend:
             if finished:
                 await stream.close()
             else:
-                stream.reset("the answer is no longer wanted")
+                stream.reset("the answer is no longer needed")
 
     async def _lines(self, stream: Stream, request: bytes) -> AsyncGenerator[Chunk, None]:
         wait_s = self._first_token_timeout_s
@@ -92,7 +92,9 @@ class PeerBackend:
         while True:
             line = await self._timed(stream.read_line(MAX_LINE_BYTES), wait_s, "go on")
             if not line.endswith(b"\n"):
-                raise PeerGone(f"peer {short(self.peer)} closed the stream before its answer ended")
+                raise PeerGone(
+                    f"peer {short(self.peer)} closed the stream before its answer was complete"
+                )
             reply = decode_reply(line)
             if not isinstance(reply, Chunk):
                 raise type(reply)(f"peer {short(self.peer)}: {reply.message}")
@@ -111,4 +113,4 @@ class PeerBackend:
         except TimeoutError:
             raise TimedOut(f"peer {short(self.peer)} did not {what} within {limit_s:g} s") from None
         except TooLarge:
-            raise ProtocolError(f"peer {short(self.peer)} sent an endless line") from None
+            raise ProtocolError(f"peer {short(self.peer)} sent a line that is too long") from None

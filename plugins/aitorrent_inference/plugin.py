@@ -36,7 +36,7 @@ class InferencePlugin:
         """The manifest."""
         return PluginInfo(
             name="inference",
-            summary="answers prompts by local backends and by peers",
+            summary="answers prompts through local backends and peers",
             provides=(BACKENDS, INFERENCE),
             wants=(TRANSPORT, DIRECTORY),
             config=InferenceConfig,

@@ -100,7 +100,7 @@ async def _winner(first_words: Sequence[asyncio.Task[_FirstWord]]) -> _FirstWord
             else:
                 if chunk is not None:
                     return lane, chunk
-    raise failure or Unavailable("every answer ended without a word")
+    raise failure or Unavailable("every backend returned an empty answer")
 
 
 async def _end(first_words: Sequence[asyncio.Task[_FirstWord]], lanes: Sequence[Lane]) -> None:

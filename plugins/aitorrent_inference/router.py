@@ -103,7 +103,7 @@ class Router:
         """The answer for this machine by the best backend or peer, or by the named one.
 
         `discover` asks only peers that the directory knows. `parallel` asks that many at once and
-        takes whoever speaks first. A model that is being loaded is waited for at most `wait_s`
+        takes whoever speaks first. A model that is loading is waited for at most `wait_s`
         seconds, with a chunk that has a `notice` several times a second. `answer` is filled while
         the iterator runs. Errors as `Backend.generate`; Busy above `max_local`; ShuttingDown while
         the node drains; TimedOut after `wait_s`.
@@ -257,4 +257,4 @@ def _summary(errors: Sequence[AitorrentError], failures: Sequence[str]) -> Aitor
     if kinds == {Busy}:
         return Busy("Too many requests", asked=len(errors))
     kind = kinds.pop() if len(kinds) == 1 else Unavailable
-    return kind("nobody could answer: " + "; ".join(failures))
+    return kind("no backend could answer: " + "; ".join(failures))

@@ -67,11 +67,11 @@ class GenerateHandler:
             async with asyncio.timeout(_REQUEST_TIMEOUT_S):
                 line = await stream.read_line(MAX_LINE_BYTES)
         except TimeoutError:
-            raise TimedOut(f"no request within {_REQUEST_TIMEOUT_S:g} s") from None
+            raise TimedOut(f"no request arrived within {_REQUEST_TIMEOUT_S:g} s") from None
         except TooLarge:
             raise ProtocolError(f"a request has at most {MAX_LINE_BYTES} bytes") from None
         if not line:
-            raise PeerGone("closed without a request")
+            raise PeerGone("closed before sending a request")
         with self.slots.taken():
             await self._answer_until_gone(stream, line)
 
@@ -127,4 +127,4 @@ async def _write(stream: Stream, line: bytes) -> None:
         async with asyncio.timeout(_WRITE_TIMEOUT_S):
             await stream.write(line)
     except TimeoutError:
-        raise PeerGone(f"the client took nothing for {_WRITE_TIMEOUT_S:g} s") from None
+        raise PeerGone(f"the client read nothing for {_WRITE_TIMEOUT_S:g} s") from None

@@ -1,4 +1,4 @@
-"""Waiting for a model that is being loaded, here or at a peer, instead of failing at once."""
+"""Waiting for a model that is loading, here or at a peer, instead of failing at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def until_loaded(
 ) -> AsyncGenerator[Chunk, None]:
     """Notices, until `find` finds who can answer, which then is in `found`.
 
-    `loading` are the models that are meant and that are being loaded. When there are none, or
+    `loading` are the models that are meant and that are loading. When there are none, or
     `wait_s` is 0, the error of `find` is raised at once.
 
     Raises:
@@ -60,7 +60,7 @@ async def until_loaded(
 def _notice(coming: Sequence[PendingModel]) -> Chunk:
     first = coming[0]
     extra = {"done_bytes": first.done_bytes, "total_bytes": first.total_bytes}
-    return Chunk("", notice=f"model {first.name} is being loaded", extra=extra)
+    return Chunk("", notice=f"model {first.name} is loading", extra=extra)
 
 
 def _late_text(coming: Sequence[PendingModel], wait_s: float, error: str) -> str:
@@ -68,6 +68,6 @@ def _late_text(coming: Sequence[PendingModel], wait_s: float, error: str) -> str
         return f"waited {wait_s:g} s: {error}"
     first = coming[0]
     return (
-        f"model {first.name} is not there after {wait_s:g} s: {first.detail};"
+        f"model {first.name} is not ready after {wait_s:g} s: {first.detail};"
         " wait longer with ask --wait SECONDS"
     )

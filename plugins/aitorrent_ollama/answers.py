@@ -50,7 +50,7 @@ class AnswerReader:
             Unavailable: nothing said that the answer is complete.
         """
         if self._last is None:
-            raise Unavailable("Ollama closed the stream before its answer ended")
+            raise Unavailable("Ollama closed the stream before its answer was complete")
         return self._ended(self._last, self._text.rest(), self._thinking.rest())
 
     def _ended(self, line: dict[str, Any], text: str, thinking: str) -> Chunk:

@@ -108,7 +108,7 @@ class OllamaBackend:
                 async with asyncio.timeout(_SHOW_TIMEOUT_S):
                     self._shown[key] = Shown.of(await client.show(tag["name"]))
             except (AitorrentError, TimeoutError) as e:
-                self._log.debug("Ollama does not describe %s: %r", tag["name"], e)
+                self._log.debug("Ollama's /api/show failed for %s: %r", tag["name"], e)
                 return _UNKNOWN
         return self._shown[key]
 
@@ -135,8 +135,8 @@ class OllamaBackend:
                 _, writer = await asyncio.open_connection(parts.hostname, port)
         except (OSError, TimeoutError):
             raise Unavailable(
-                f"no Ollama at {self._config.url}; "
-                "start it with `ollama serve` or set plugins.ollama.url"
+                f"cannot connect to Ollama at {self._config.url}; start it with `ollama serve` "
+                "or set plugins.ollama.url"
             ) from None
         writer.close()
         with suppress(OSError):

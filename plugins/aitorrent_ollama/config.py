@@ -21,9 +21,9 @@ _DURATION: Final = re.compile(
 class OllamaConfig(PluginConfig):
     """`plugins.ollama` in the configuration file."""
 
-    url: str = Field("http://127.0.0.1:11434", description="where Ollama listens")
+    url: str = Field("http://127.0.0.1:11434", description="Ollama's base URL")
     models: tuple[str, ...] | None = Field(
-        None, max_length=1024, description="use only these models; default: all"
+        None, max_length=1024, description="use only these models (default: all)"
     )
     keep_alive: str | int | float | None = Field(
         None,
@@ -37,10 +37,8 @@ class OllamaConfig(PluginConfig):
         description="tokens of context that Ollama is to use; default: as Ollama or the model's "
         "Modelfile has it. Another number than before makes Ollama load the model again",
     )
-    poll_s: float = Field(
-        30, gt=0, le=3600, description="how often to look whether Ollama is there"
-    )
-    connect_timeout_s: float = Field(3, gt=0, le=60, description="for a connection")
+    poll_s: float = Field(30, gt=0, le=3600, description="how often to poll Ollama")
+    connect_timeout_s: float = Field(3, gt=0, le=60, description="timeout for connecting")
     read_timeout_s: float = Field(
         300, gt=0, le=3600, description="longest silence while a model loads or answers"
     )

@@ -30,7 +30,9 @@ _BLANK: Final = b"\xef\xbb\xbf \t\r"
 def not_running(url: str) -> Unavailable:
     """The error for an Ollama that is not there."""
     return Unavailable(
-        f"no Ollama at {url}; start it with `ollama serve` or set plugins.ollama.url", url=url
+        f"cannot connect to Ollama at {url}; start it with `ollama serve` or set "
+        "plugins.ollama.url",
+        url=url,
     )
 
 
@@ -131,7 +133,7 @@ def not_json(start: bytes, content_type: str) -> ProtocolError:
     """The error for an answer that is text or a web page; says how it begins."""
     text = " ".join(start[:200].decode("utf-8", "replace").split())
     kind = f" ({content_type})" if content_type else ""
-    return ProtocolError(f"Ollama sent something that is not JSON{kind}: {text}")
+    return ProtocolError(f"Ollama sent invalid JSON{kind}: {text}")
 
 
 def _checked(document: bytes, model: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class OllamaPlugin:
         """The manifest."""
         return PluginInfo(
             name="ollama",
-            summary="answers by a local Ollama",
+            summary="relays prompts to a local Ollama",
             requires=(BACKENDS,),
             config=OllamaConfig,
         )

@@ -41,7 +41,9 @@ class AnswerReader:
         if choices is None:
             return Chunk("")
         if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
-            raise ProtocolError(f"{self._server} sent choices that are no list of objects")
+            raise ProtocolError(
+                f"{self._server} sent a `choices` field that is not a list of objects"
+            )
         # One choice is asked for; a server that gives more numbers them.
         choice = next((c for c in choices if c.get("index") in (None, 0)), None)
         if choice is None:
@@ -98,7 +100,9 @@ class AnswerReader:
         if self._reason is None and not (said_done and self._has_answer):
             text = " ".join(stray.decode("utf-8", "replace").split())
             why = f": {text}" if text else ""
-            raise Unavailable(f"{self._server} closed the stream before its answer ended{why}")
+            raise Unavailable(
+                f"{self._server} closed the stream before its answer was complete{why}"
+            )
         extra = {"reasoning_tokens": self._reasoning_tokens} if self._reasoning_tokens else {}
         return Chunk(
             self._text.rest(),

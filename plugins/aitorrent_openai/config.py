@@ -16,18 +16,22 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 class ServerConfig(SettingsTable):
     """One server."""
 
-    name: str = Field(description="short name: the backend is called openai:<name>")
-    url: str = Field(description="the API's base, such as http://127.0.0.1:8080/v1")
-    api_key: SecretStr | None = Field(None, description="sent as a bearer token; never logged")
+    name: str = Field(description="short name; the backend is named openai:<name>")
+    url: str = Field(description="base URL of the API, such as http://127.0.0.1:8080/v1")
+    api_key: SecretStr | None = Field(
+        None, description="API key, sent as a bearer token; never logged"
+    )
     models: tuple[str, ...] | None = Field(
-        None, max_length=1024, description="use only these models; default: all the server lists"
+        None,
+        max_length=1024,
+        description="use only these models (default: all that the server lists)",
     )
     completions: bool = Field(
         False,
         description="send bare prompts to /completions, which goes on from them without the "
         "model's chat template; default: as a user's message",
     )
-    connect_timeout_s: float = Field(5, gt=0, le=60, description="for a connection")
+    connect_timeout_s: float = Field(5, gt=0, le=60, description="timeout for connecting")
     read_timeout_s: float = Field(
         300, gt=0, le=3600, description="longest silence while the server answers"
     )
@@ -78,5 +82,5 @@ class OpenaiConfig(PluginConfig):
         names = [server.name for server in servers]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two servers are called {name!r}")
+                raise ValueError(f"two servers are named {name!r}")
         return servers

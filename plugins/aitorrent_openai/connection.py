@@ -63,7 +63,7 @@ class OpenaiClient:
             name,
             config.url,
             refused=lambda status, answer, _request: refusal(name, status, error_in_body(answer)),
-            absent=lambda reason: Unavailable(f"{name}: nobody answers at {config.url} ({reason})"),
+            absent=lambda reason: Unavailable(f"{name}: cannot connect to {config.url} ({reason})"),
             connect_timeout_s=config.connect_timeout_s,
             read_timeout_s=config.read_timeout_s,
             headers=headers,

@@ -31,7 +31,7 @@ class OpenaiPlugin:
         """The manifest."""
         return PluginInfo(
             name="openai",
-            summary="answers by OpenAI-compatible servers",
+            summary="relays prompts to OpenAI-compatible servers",
             requires=(BACKENDS,),
             config=OpenaiConfig,
         )

@@ -63,7 +63,7 @@ class EventDecoder:
             self._take(bytes(self._line), events)
             self._line = bytearray(line)
         if self._size + len(self._line) > MAX_EVENT_BYTES:
-            raise ProtocolError(f"an event of over {MAX_EVENT_BYTES} bytes")
+            raise ProtocolError(f"an event larger than {MAX_EVENT_BYTES} bytes")
         return events
 
     def end(self) -> list[Event]:

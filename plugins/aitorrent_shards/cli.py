@@ -105,7 +105,7 @@ def _render_spans(reply: Mapping[str, Any]) -> str:
 
 
 def _layers(row: Mapping[str, Any]) -> str:
-    """`0-4`: the end is one past the last layer."""
+    """`0-4`: the end is exclusive end: one past the last layer."""
     return f"{row['start']}-{row['end']}"
 
 

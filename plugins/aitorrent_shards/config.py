@@ -63,19 +63,19 @@ def _check_layers(value: Any) -> Any:
 class ModelEntry(SettingsTable):
     """A model on this machine and which of its layers this node computes."""
 
-    name: str = Field(min_length=1, max_length=128, description="what clients ask for")
+    name: str = Field(min_length=1, max_length=128, description="model name that clients use")
     path: OptionalPath = Field(
-        None, description="folder in Hugging Face layout; the model `demo` comes with the package"
+        None, description="folder in Hugging Face layout; the model `demo` ships with the package"
     )
     layers: Annotated[str, BeforeValidator(_check_layers)] = Field(
         "all", description='"all", "none" (only ask others), or a half-open range such as "0-4"'
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="number format; auto takes that of the files"
+        "auto", description="number format; auto = as in the files"
     )
-    kv_budget: Size = Field(2**30, ge=2**20, description="memory for attention caches")
+    kv_budget: Size = Field(2**30, ge=2**20, description="memory for KV caches")
     digest: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="accept only exactly these weights"
+        None, pattern="^[0-9a-f]{64}$", description="accept only weights with this digest"
     )
 
     @model_validator(mode="after")
@@ -94,31 +94,37 @@ class ShardsConfig(PluginConfig):
     """`plugins.shards` in the configuration."""
 
     models: tuple[ModelEntry, ...] = Field(
-        (), max_length=64, description="models that this node computes layers of, or asks for"
+        (), max_length=64, description="models that this node serves layers of or requests"
     )
-    threads: int = Field(1, ge=1, le=256, description="torch threads of each worker")
+    threads: int = Field(1, ge=1, le=256, description="torch threads per worker")
     device: str = Field(
         "cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda, cuda:N, or auto"
     )
-    load_timeout_s: float = Field(900, gt=0, description="a worker must have loaded within this")
+    load_timeout_s: float = Field(900, gt=0, description="time limit for loading a worker's layers")
     step_timeout_s: float = Field(
-        20, gt=0, le=3600, description="a stage that computes nothing for so long is looked into"
+        20, gt=0, le=3600, description="idle time after which a stage is probed"
     )
-    ping_timeout_s: float = Field(2, gt=0, le=60, description="then it must answer within this")
+    ping_timeout_s: float = Field(
+        2, gt=0, le=60, description="time limit for the answer to that probe"
+    )
     resume_timeout_s: float = Field(
         30, ge=0, le=3600, description="how long an answer waits for another holder of lost layers"
     )
     link_timeout_s: float = Field(
-        10, gt=0, le=60, description="opening or linking a stage may take this long"
+        10, gt=0, le=60, description="time limit for opening or linking a stage"
     )
-    prefill_chunk: int = Field(128, ge=1, le=1024, description="prompt tokens sent at a time")
-    max_answers: int = Field(16, ge=1, le=1024, description="answers coordinated at a time")
-    max_sessions: int = Field(32, ge=1, le=4096, description="sessions served at a time")
+    prefill_chunk: int = Field(128, ge=1, le=1024, description="prompt tokens per chunk")
+    max_answers: int = Field(
+        16, ge=1, le=1024, description="maximum answers coordinated concurrently"
+    )
+    max_sessions: int = Field(32, ge=1, le=4096, description="maximum concurrent sessions served")
     max_sessions_per_peer: int = Field(
-        16, ge=1, le=4096, description="sessions served at a time for one peer"
+        16, ge=1, le=4096, description="maximum concurrent sessions served per peer"
     )
     journal_budget: Size = Field(
-        2**30, ge=2**20, description="memory for activations kept to replace lost stages"
+        2**30,
+        ge=2**20,
+        description="memory for activations kept to replay to replacements of lost stages",
     )
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ class _Row(BaseModel):
 
 Names = Annotated[
     dict[str, str],
-    Field(description="what nodes call themselves, by peer id; claims, only ids are proven"),
+    Field(description="self-chosen names by peer id; only ids are proven"),
 ]
 
 
@@ -29,22 +29,22 @@ class ModelRow(_Row):
 
     name: str
     path: str
-    layers: str = Field(description="which layers this node computes, as configured")
+    layers: str = Field(description="layers this node computes, as configured")
     state: str = Field(description="reading, starting, loading, ready, restarting or failed")
     progress: float | None = Field(
         description="share read so far: of the files while reading, of the weights while loading"
     )
-    done_bytes: int = Field(description="what was read so far, while reading or loading")
-    total_bytes: int = Field(description="what is to be read; 0 while not known")
+    done_bytes: int = Field(description="bytes read so far, while reading or loading")
+    total_bytes: int = Field(description="bytes to read; 0 while unknown")
     problem: str
-    covered: bool = Field(description="whether all layers are held somewhere now")
+    covered: bool = Field(description="whether every layer is held by some reachable node")
     digest: str
     dtype: str
     weight_bytes: int
     rss_bytes: int | None = Field(
-        description="resident memory of the worker, when a session last came or went"
+        description="resident memory of the worker when a session last opened or closed"
     )
-    step_us: int = Field(description="median time of one token through the layers here; 0 = none")
+    step_us: int = Field(description="median time per token in the layers held here; 0 = unknown")
     restarts: int
     pid: int | None
 
@@ -63,7 +63,7 @@ class SpanRow(_Row):
     model: str
     digest: str
     start: int
-    end: int = Field(description="one past the last layer")
+    end: int = Field(description="exclusive end: one past the last layer")
     layers: int
     dtype: str
     max_positions: int
@@ -98,7 +98,7 @@ class SessionRows(_Row):
     names: Names = {}
     answering: int = Field(description="answers that this node coordinates")
     overhead_us: int | None = Field(
-        description="median time of a token in this node outside of the layers, lately"
+        description="recent median time per token in this node outside the layers"
     )
 
 
@@ -176,13 +176,11 @@ def shards_methods(service: Callable[[], ShardsService]) -> Iterator[Method]:
             overhead_us=int(statistics.median(measured)) if measured else None,
         )
 
-    yield Method(
-        "shards.models", models, "The models of this node and their state.", result=ModelRows
-    )
+    yield Method("shards.models", models, "This node's models and their states.", result=ModelRows)
     yield Method("shards.spans", spans, "Which nodes hold which layers.", result=SpanRows)
     yield Method(
         "shards.sessions",
         sessions,
-        "Sessions that this node computes now, and answers that it coordinates.",
+        "Sessions that this node computes and answers that it coordinates.",
         result=SessionRows,
     )

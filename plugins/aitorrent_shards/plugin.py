@@ -43,7 +43,7 @@ class ShardsPlugin:
         """The manifest."""
         return PluginInfo(
             name="shards",
-            summary="runs models whose layers are spread over peers",
+            summary="runs models whose layers are split across peers",
             requires=(TRANSPORT, DIRECTORY, BACKENDS),
             config=ShardsConfig,
         )

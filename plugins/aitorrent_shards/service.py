@@ -104,7 +104,7 @@ class ShardsService:
     def _advertise(self) -> None:
         for holder in list(self.stage_server.holders.values()):
             holder.advertise()
-        self._begun.set()  # what is being loaded is told, or no longer told
+        self._begun.set()  # what is loading is told, or no longer told
 
     async def _tell_loading(self) -> None:
         """Say in the directory which models are being read and loaded, and how far that is."""

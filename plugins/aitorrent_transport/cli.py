@@ -10,15 +10,15 @@ import typer
 from aitorrentd.cli import toolkit
 
 COMMANDS = {
-    "peers": "Show connected peers, or with --known those that ever answered",
-    "connect": "Connect to a peer and keep the channel",
-    "disconnect": "End the channel to a peer",
+    "peers": "Show connected peers, or all known peers with --known",
+    "connect": "Connect to a peer and keep the channel open",
+    "disconnect": "Disconnect from a peer",
     "ping": "Measure the round-trip time to a peer",
     "broadcast": "Send a message to every connected peer",
 }
 _BY_ID = (
-    "A name is what a peer calls itself, and two may use the same one. Only the id is proof of who"
-    " it is, so commands take ids, never names."
+    "Peers choose their own names, and two may choose the same. Only the id proves identity,"
+    " so commands take ids, never names."
 )
 _AGAIN = "While it runs, this node does not dial it again; a peer that keeps the channel does.\n\n"
 _MORE = {"peers": _BY_ID, "disconnect": _AGAIN + _BY_ID, "ping": _BY_ID}
@@ -45,7 +45,9 @@ def register(app: typer.Typer) -> None:
 
 
 def peers(
-    known: Annotated[bool, typer.Option("--known", help="Peers that ever answered.")] = False,
+    known: Annotated[
+        bool, typer.Option("--known", help="Show peers that have ever answered.")
+    ] = False,
 ) -> None:
     """Show peers."""
     with toolkit.connect() as client:
@@ -77,7 +79,7 @@ def _peers_table(reply: Mapping[str, Any]) -> str:
 
 def _known_table(reply: Mapping[str, Any]) -> str:
     if not reply["known"]:
-        return "No peer has answered a dial of this node yet."
+        return "No peer has answered this node yet."
     return toolkit.table(
         reply["known"],
         [
@@ -92,7 +94,7 @@ def _known_table(reply: Mapping[str, Any]) -> str:
 
 
 def connect(
-    address: Annotated[str, typer.Argument(help="A multiaddr, or host:port.", metavar="ADDRESS")],
+    address: Annotated[str, typer.Argument(help="A multiaddr or HOST:PORT.", metavar="ADDRESS")],
 ) -> None:
     """Connect to a peer."""
     wait_s = toolkit.timeout_s(10.0)
@@ -104,9 +106,9 @@ def connect(
 
 
 def disconnect(
-    peer: Annotated[str, typer.Argument(help="A peer id, or its last characters.", metavar="PEER")],
+    peer: Annotated[str, typer.Argument(help="A peer id or its last characters.", metavar="PEER")],
 ) -> None:
-    """End the channel to a peer."""
+    """Disconnect from a peer."""
     with toolkit.connect() as client:
         reply = client.call("transport.disconnect", {"peer": peer})
     toolkit.emit(reply, lambda r: f"Disconnected from {r['id']}.")
@@ -142,7 +144,7 @@ def _ping_text(reply: Mapping[str, Any]) -> str:
             f"{len(times)} of {len(reply['rtt_ms'])} answered; least {min(times):.2f},"
             f" median {middle:.2f}, most {max(times):.2f} ms"
         )
-    return "\n".join(lines) if times or lost else "No pings."
+    return "\n".join(lines) if times or lost else "No pings sent."
 
 
 def broadcast(

@@ -67,7 +67,7 @@ class TransportConfig(PluginConfig):
     @classmethod
     def _psk_is_long(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < MIN_PSK_CHARS:
-            raise ValueError(f"a pre-shared key has at least {MIN_PSK_CHARS} characters")
+            raise ValueError(f"a pre-shared key must have at least {MIN_PSK_CHARS} characters")
         return value
 
     def psk_bytes(self) -> bytes | None:

@@ -107,7 +107,7 @@ class BroadcastResult(_Model):
 
 
 class AddressesResult(_Model):
-    """Where this node can be dialled."""
+    """Addresses at which peers can dial this node."""
 
     addresses: list[str]
 
@@ -166,15 +166,15 @@ def find_peer(service: TransportService, text: str) -> PeerId:
     if not found and (named := [view.id for view in service.peers() if view.name == text]):
         ids = ", ".join(map(short, named))
         raise NotFound(
-            f"peers are chosen by id, since any node may call itself {text!r}; now that is {ids}"
+            f"peers are chosen by id, since any node may call itself {text!r}; matches: {ids}"
         )
     if len(text) < _MIN_SUFFIX:
-        raise InvalidParams(f"give at least {_MIN_SUFFIX} characters of the end of a peer id")
+        raise InvalidParams(f"pass at least the last {_MIN_SUFFIX} characters of a peer id")
     if not found:
         hint = "an address is HOST:PORT" if "." in text else "see `aitorrentctl peers`"
         raise NotFound(f"no connected peer's id ends with {text!r}; {hint}")
     if len(found) > 1:
-        raise InvalidParams(f"{len(found)} peers end with {text!r}; give more characters")
+        raise InvalidParams(f"{len(found)} peers end with {text!r}; pass more characters")
     return found[0]
 
 
@@ -195,7 +195,7 @@ class TransportMethods:
             Method(
                 "transport.connect",
                 self.connect,
-                "Connect to an address and keep the channel.",
+                "Connect to an address and keep the channel open.",
                 params=ConnectParams,
                 result=ConnectResult,
                 role=Role.OPERATE,
@@ -203,7 +203,7 @@ class TransportMethods:
             Method(
                 "transport.disconnect",
                 self.disconnect,
-                "End the channel to a peer and keep none.",
+                "Disconnect from a peer and keep none.",
                 params=PeerParams,
                 result=DisconnectResult,
                 role=Role.OPERATE,
@@ -227,19 +227,19 @@ class TransportMethods:
             Method(
                 "transport.addresses",
                 self.addresses,
-                "Where this node can be dialled.",
+                "Addresses at which peers can dial this node.",
                 result=AddressesResult,
             ),
             Method(
                 "transport.known",
                 self.known,
-                "Peers that answered a dial, also in earlier runs.",
+                "Peers that have answered a dial, also in earlier runs.",
                 result=KnownResult,
             ),
             Method(
                 "transport.directory",
                 self.directory,
-                "What this node and its peers say under directory keys.",
+                "Directory records of this node and its peers.",
                 params=DirectoryParams,
                 result=DirectoryResult,
             ),

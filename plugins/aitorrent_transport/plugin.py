@@ -41,7 +41,7 @@ class TransportPlugin:
         """The manifest."""
         return PluginInfo(
             name="transport",
-            summary="secure channels to peers, and the directory of what they offer",
+            summary="encrypted channels to peers, and the directory of what they offer",
             provides=(TRANSPORT, DIALERS, DIRECTORY, DIRECTORY_SOURCES),
             config=TransportConfig,
         )
@@ -70,7 +70,7 @@ class TransportPlugin:
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
         """Whether the port can be reached from this machine, and whether the key is this node's."""
         return [
-            Check("port", "The port for peers answers locally.", self._check_port),
+            Check("port", "The peer port answers locally.", self._check_port),
             Check("key", "No other node uses this node's key.", self._check_key),
         ]
 
@@ -81,7 +81,7 @@ class TransportPlugin:
 
     async def _check_key(self) -> CheckResult:
         if self._service is None:
-            return CheckResult("fail", "the transport does not run", "aitorrentctl plugin list")
+            return CheckResult("fail", "the transport is not running", "aitorrentctl plugin list")
         seen = self._service.table.duplicates.current(self._service.now())
         if not seen:
             return CheckResult("ok", "no other node was seen with this key or a peer's")
@@ -89,7 +89,7 @@ class TransportPlugin:
 
     async def _check_port(self) -> CheckResult:
         if self._service is None:
-            return CheckResult("fail", "the transport does not run", "aitorrentctl plugin list")
+            return CheckResult("fail", "the transport is not running", "aitorrentctl plugin list")
         if waiting := self._service.binding.waiting:
             text = "; ".join(error.message for error in waiting.values())
             return CheckResult("fail", text, "it is tried again by itself; see above for a remedy")

@@ -263,7 +263,7 @@ class TransportService:
         pace = self._paces.of(peer)
         now = self._ctx.clock.monotonic()
         if pace.due_s(now) > timeout_s:
-            raise Busy(f"too many streams to {short(peer)} wait to be opened; try again later")
+            raise Busy(f"too many streams to {short(peer)} are waiting to open; try again later")
         if wait_s := pace.spend(now):
             await asyncio.sleep(wait_s)
 

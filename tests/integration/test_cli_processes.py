@@ -136,7 +136,7 @@ async def test_a_daemon_that_hangs_costs_the_timeout(daemon_factory: DaemonFacto
     code, _, err = await run(daemon, "--timeout", "0.3", "status")
     daemon.signal(signal.SIGCONT)
     assert code == 75
-    assert err == "Error: no answer from the daemon in time\n"
+    assert err == "Error: the daemon did not answer in time\n"
 
 
 async def test_wait_waits_for_a_daemon_that_starts_later(daemon_factory: DaemonFactory) -> None:

@@ -61,7 +61,7 @@ async def test_a_stream_and_calls_of_many_clients_go_on_together(
         for client in clients:
             lines = [line async for line in client.stream("node.logs", {"lines": 5})]
             assert len(lines) >= 1
-        with pytest.raises(TimedOut, match="transport is not stopped"):
+        with pytest.raises(TimedOut, match="transport is running, not stopped"):
             await clients[0].call(
                 "node.wait", {"plugin": "transport", "state": "stopped", "timeout_s": 0.05}
             )

@@ -276,7 +276,7 @@ async def test_start_tells_the_mistakes_of_the_core_and_of_the_plugins_at_once(
         "it (in environment variable PORT)",
         f"aitorrentd: log.levle: unknown key; did you mean level? (in {file}:1)",
         f"aitorrentd: plugins.odd.secnds: unknown key; did you mean seconds? (in {file}:2)",
-        "aitorrentd: plugins.inferense: no plugin of that name is installed; "
+        "aitorrentd: plugins.inferense: no such plugin is installed; "
         f"did you mean inference? (in {file}:2)",
     ]
     assert not state.exists()
@@ -305,7 +305,7 @@ async def test_check_validates_plugin_tables_without_starting(
     code, _, err = await run_to_end(*args, env=odd)
     assert code == 78
     assert "plugins.odd.secnds: unknown key; did you mean seconds?" in err
-    assert "plugins.inferense: no plugin of that name is installed; did you mean inference?" in err
+    assert "plugins.inferense: no such plugin is installed; did you mean inference?" in err
     file.write_text("plugins: {odd: {seconds: 1}}")
     code, out, _ = await run_to_end(*args, env=odd)
     assert (code, out) == (0, f"the configuration is valid: {file}\n")

@@ -193,7 +193,7 @@ async def test_setting_that_no_file_gives_is_shown_with_its_default(client: Asyn
     [
         ("plugins.odd.secnds", 1, r"plugins\.odd\.secnds: unknown key; did you mean seconds\?"),
         ("plugins.odd.seconds", "fast", r"plugins\.odd\.seconds: should be a number"),
-        ("plugins.ood.seconds", 1, r"plugins\.ood: no plugin of that name is installed"),
+        ("plugins.ood.seconds", 1, r"plugins\.ood: no such plugin is installed"),
         ("log.level", "[", "not YAML"),
         ("control.max_connections", 0, "should be greater than or equal to 1"),
     ],

@@ -105,7 +105,7 @@ async def test_drain_lets_the_running_answer_end_and_refuses_a_new_one(
         code, out, _ = await asking
         assert (code, out.strip().splitlines()[0]) == (0, "The sky is blue")
         code, out, _ = await draining
-        assert (code, out.startswith("drained: nothing is under way")) == (0, True)
+        assert (code, out.startswith("drained: no work is running")) == (0, True)
         assert (await ctl(daemon, "drain", "--undo"))[:2] == (0, "takes new work again\n")
         assert (await ctl(daemon, "ask", "And the sea?"))[0] == 0
 
@@ -209,7 +209,7 @@ async def test_doctor_shows_the_daemons_findings_and_the_machines(
     _, out, _ = await ctl(daemon, "--json", "doctor")
     found = {check["name"]: check for check in json.loads(out)["checks"]}
     assert set(found) >= {"config", "secrecy", "plugins", "plugin-layer", "models"}
-    assert found["control-socket"]["text"] == f"a daemon answers at {daemon.socket}" or (
+    assert found["control-socket"]["text"] == f"another daemon is listening at {daemon.socket}" or (
         "there is no group" in found["control-socket"]["text"]
     )
     _, out, _ = await ctl(daemon, "doctor", "--plugin", "inference")

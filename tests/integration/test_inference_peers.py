@@ -115,7 +115,7 @@ async def test_models_are_withdrawn_and_come_back_with_their_backend(
 
         await server.stop()
         await until(gone)
-        with pytest.raises(Unavailable, match="no model can answer here"):
+        with pytest.raises(Unavailable, match="this node has no model that can answer"):
             await here.ask("hi")
         await server.start()
         await until(lambda: offers(here))
@@ -295,7 +295,9 @@ async def test_daemon_answers_on_the_command_line_and_notices_ollama(
     assert plugin["state"] == "running"
     [row] = (await daemon.call("inference.backends"))["backends"]
     assert (row["name"], row["ok"]) == ("ollama", False)
-    assert row["detail"].startswith(f"no Ollama at {server.url}; start it with `ollama serve`")
+    assert row["detail"].startswith(
+        f"cannot connect to Ollama at {server.url}; start it with `ollama serve`"
+    )
 
     async def warnings() -> list[str]:
         found = (await daemon.call("node.status"))["warnings"]
@@ -306,7 +308,7 @@ async def test_daemon_answers_on_the_command_line_and_notices_ollama(
     assert f"ollama: no Ollama at {server.url}" in warning
     code, _, err = await ctl("ask", "hi")
     assert code == 1
-    assert "no Ollama at" in err
+    assert "cannot connect to Ollama at" in err
 
     async def is_well() -> bool:
         return not await warnings()

@@ -50,7 +50,7 @@ async def test_models_from_loading_to_an_answer_and_what_they_take(
     assert (code, "model demo cannot answer now: " in err) == (1, True), err
     assert "being loaded here" in err or "being read here" in err
     assert "info: shards: model demo: " in out
-    assert "layers 0-5 are being loaded here" in out or "files are being read here" in out
+    assert "layers 0-5 are loading here" in out or "files are being read here" in out
 
     stranger = await daemon_factory(configuration("fly", bootstrap=there))
     demo = {"name": "demo", "layers": f"5-{LAYERS}"}
@@ -61,10 +61,10 @@ async def test_models_from_loading_to_an_answer_and_what_they_take(
     shown, (code, out, err) = await asyncio.gather(
         terminal_output(a, 100, *words), run(stranger, *words)
     )
-    assert "model demo is being loaded" in shown
+    assert "model demo is loading" in shown
     assert f'layers 0-5  {ends[a]} "ant" (this node)' in shown
     assert f'layers 5-9  {ends[b]} "bee"' in shown
-    assert "[model demo is being loaded]" in err
+    assert "[model demo is loading]" in err
     assert (code, bool(out)) == (0, True), err
     assert "demo by peer …" in err
 
@@ -101,7 +101,7 @@ async def test_models_from_loading_to_an_answer_and_what_they_take(
     code, _, err = await run(a, "ask", "--model", "big", "hi")
     assert code == 1
     assert err.strip() == (
-        "Error: model big cannot answer now: nobody reachable holds layers 3-9 of big;"
+        "Error: model big cannot answer now: no reachable node holds layers 3-9 of big;"
         " held are 0-3 this node; complete models: demo"
     )
     (big_row,) = reply["pending"]

@@ -78,7 +78,7 @@ def test_plugin_goes_into_the_layer_and_can_be_read_by_the_daemons_user(
         os.umask(previous)
     assert done.code == 0, done.err
     assert "brings along  tinylib 1.0.0" in done.out
-    assert "after a restart: stop the daemon and start it again" in done.out
+    assert "after a restart: restart the daemon" in done.out
     assert installed(core) == {"aitorrent-tiny": "1.0.0", "tinylib": "1.0.0"}
     assert recorded(core) == ["aitorrent-tiny==1.0.0"]
     assert plugins_seen(core) == ["tiny"]
@@ -100,7 +100,7 @@ def test_plugin_that_wants_another_version_of_a_core_library_is_refused(
     wheel = plugin_wheel(tmp_path / "w", "tiny", requires=["pluggy<1.0"])
     said = refused(core, wheel, "--find-links", old.parent)
     assert said.startswith(
-        "it does not fit: aitorrent-tiny 1.0.0 needs pluggy<1.0, and aitorrentd comes with pluggy "
+        "incompatible: aitorrent-tiny 1.0.0 needs pluggy<1.0, but aitorrentd ships pluggy "
     )
     assert said.endswith("; nothing was changed")
     assert installed(core) == {}
@@ -264,7 +264,7 @@ def test_layer_that_others_can_write_is_neither_changed_nor_used(
     assert install(core, wheel).code == 0
     core.site.chmod(0o777)
     said = refused(core, wheel)
-    assert "is writable by others than root; run: chown -R root:root" in said
+    assert "is writable by users other than root; run: chown -R root:root" in said
     assert plugins_seen(core) == []
     core.site.chmod(0o755)
     os.chown(core.site, NOBODY, NOBODY)
@@ -276,7 +276,7 @@ def test_layer_that_others_can_write_is_neither_changed_nor_used(
 def test_only_root_installs_and_somebody_must_agree(core: Core, tmp_path: Path) -> None:
     wheel = plugin_wheel(tmp_path / "w", "tiny")
     done = core.ctl("plugin", "install", wheel)
-    assert (done.code, last_words(done)) == (2, "there is nobody to ask; add --yes")
+    assert (done.code, last_words(done)) == (2, "not a terminal; pass --yes to confirm")
     assert installed(core) == {}
     # Nobody is asked about what cannot be done.
     done = core.ctl("plugin", "remove", "tyny")
@@ -293,7 +293,9 @@ def test_only_root_installs_and_somebody_must_agree(core: Core, tmp_path: Path) 
     done = core.run("-c", code, "plugin", "install", wheel, "--yes")
     assert done.code == 77, done
     said = last_words(done)
-    assert said.startswith("plugins are installed by root; run: sudo aitorrentctl plugin install /")
+    assert said.startswith(
+        "installing plugins requires root; run: sudo aitorrentctl plugin install /"
+    )
     assert installed(core) == {}
 
 

@@ -80,7 +80,7 @@ BAD = {
     "frame of 9000 bytes": [(9000).to_bytes(4, "big")],
     "unknown directory operation": [encode_frame({"op": "steal"})],
     "printable characters": [encode_frame({"op": "del", "key": 7})],
-    "undecodable": [encode_frame({})[:4] + b"\x00\x01\xc1"],
+    "invalid msgpack": [encode_frame({})[:4] + b"\x00\x01\xc1"],
 }
 
 

@@ -98,5 +98,5 @@ async def test_bootstrap_address_with_an_id_refuses_a_new_key_and_status_says_wh
         async with node(tmp_path, "follower", bootstrap=[wrong]) as follower:
             await wait_for(lambda: "bootstrap" in codes(follower))
             text = codes(follower)["bootstrap"]
-            assert f"the peer there is {new.id}, not {Identity('old').peer_id}" in text
+            assert f"the peer at that address is {new.id}, not {Identity('old').peer_id}" in text
             assert not follower.transport.peers()

@@ -76,7 +76,7 @@ async def test_another_way_is_no_way_around_the_handshake(tmp_path: Path) -> Non
         forwarder = Forwarder(c.port)
         with (
             a.kernel.service(DIALERS).added(forwarder.name, forwarder),
-            pytest.raises(Unavailable, match=f"the peer there is {c.id}, not {b.id}"),
+            pytest.raises(Unavailable, match=f"the peer at that address is {c.id}, not {b.id}"),
         ):
             await a.transport.connect(f"{NOWHERE}/p2p/{b.id}")
         assert len(forwarder.tried) == 1

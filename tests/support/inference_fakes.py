@@ -144,12 +144,12 @@ class LoadingBackend(FakeBackend):
 
 
 def loading(name: str = "m", done: int = 30, backend: str = "shards") -> PendingModel:
-    text = "layers 0-3 are being loaded here (30%)"
+    text = "layers 0-3 are loading here (30%)"
     return PendingModel(name, backend, "loading", text, done, 100)
 
 
 LACKING = PendingModel(
-    "big", "shards", "incomplete", "nobody reachable holds layers 3-6 of big", missing=((3, 6),)
+    "big", "shards", "incomplete", "no reachable node holds layers 3-6 of big", missing=((3, 6),)
 )
 
 

@@ -225,7 +225,7 @@ class ToyWorker:
         if self.full:
             raise Busy("no room for the cache", free_positions=0)
         if header["session"] in self.sessions:
-            raise Conflict("the session exists")
+            raise Conflict("the session already exists")
         width = header["end"] - header["start"]
         self.sessions[header["session"]] = _ToySession(
             header["start"], header["end"], header["max_positions"], [b""] * width

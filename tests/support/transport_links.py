@@ -91,7 +91,7 @@ class FakeLink:
         self._end("aborted", f"closed by the peer: {reason}")
 
     def abort(self) -> None:
-        self._end("aborted", "the connection was cut")
+        self._end("aborted", "the connection was lost")
 
     def _end(self, mine: str, theirs: str) -> None:
         if self._lost:

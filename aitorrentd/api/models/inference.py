@@ -74,20 +74,22 @@ class SamplingParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float | None = Field(
-        None, ge=0, le=100, allow_inf_nan=False, description="0 = always the likeliest token"
+        None, ge=0, le=100, allow_inf_nan=False, description="0 = always the most likely token"
     )
     top_p: float | None = Field(
         None,
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="keep the likeliest tokens up to this mass",
+        description="sample from the most likely tokens up to this total probability",
     )
-    top_k: int | None = Field(None, ge=0, description="keep this many likeliest tokens; 0 = all")
+    top_k: int | None = Field(
+        None, ge=0, description="sample from this many most likely tokens; 0 = all"
+    )
     seed: int | None = Field(None, ge=0, lt=2**63, description="same seed, same answer")
-    stop: tuple[Text, ...] = Field((), max_length=16, description="end before any of these texts")
+    stop: tuple[Text, ...] = Field((), max_length=16, description="stop before any of these texts")
     max_tokens: int | None = Field(None, ge=1, description="at most this many new tokens")
-    context: tuple[int, ...] | None = Field(None, description="token ids that continue a session")
+    context: tuple[int, ...] | None = Field(None, description="token ids to continue from")
     num_ctx: int | None = Field(
         None, ge=1, lt=2**31, description="tokens of context that the server is to use (Ollama)"
     )
@@ -140,7 +142,7 @@ class GenerateRequest(BaseModel):
     prompt: Text | None = None
     messages: tuple[Message, ...] | None = Field(None, max_length=4096)
     params: SamplingParams = SamplingParams()
-    raw: bool = Field(False, description="send the prompt as it is, without the chat template")
+    raw: bool = Field(False, description="send the prompt verbatim, without the chat template")
 
     @model_validator(mode="after")
     def _one_of(self) -> GenerateRequest:

@@ -99,7 +99,9 @@ class HttpServer:
         except (httpx.HTTPError, httpx.InvalidURL) as e:
             # RemoteProtocolError (it closed in the middle), ReadError (reset) and the like.
             why = str(e) or type(e).__name__
-            raise Unavailable(f"{self.who} at {self.url} broke off: {why}") from None
+            raise Unavailable(
+                f"{self.who} at {self.url} closed the connection early: {why}"
+            ) from None
 
     async def fetch(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, max_bytes: int
@@ -145,7 +147,7 @@ def json_value(raw: bytes, who: str, content_type: str = "") -> Any:
         return json.loads(raw)
     except (ValueError, RecursionError):
         kind = f" ({content_type})" if content_type else ""
-        raise ProtocolError(f"{who} sent something that is not JSON{kind}{_start(raw)}") from None
+        raise ProtocolError(f"{who} sent invalid JSON{kind}{_start(raw)}") from None
 
 
 def json_object(raw: bytes, who: str) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def json_object(raw: bytes, who: str) -> dict[str, Any]:
     """
     value = json_value(raw, who)
     if not isinstance(value, dict):
-        raise ProtocolError(f"{who} sent something that is not a JSON object{_start(raw)}")
+        raise ProtocolError(f"{who} did not send a JSON object{_start(raw)}")
     return value
 
 

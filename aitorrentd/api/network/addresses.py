@@ -129,11 +129,11 @@ def _multiaddr(text: str) -> Address:
 def _host_port(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     if not colon or not port:
-        raise ValueError("it has no port; write HOST:PORT")
+        raise ValueError("the port is missing; write HOST:PORT")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         if ":" not in host:
-            raise ValueError("brackets are for IPv6")
+            raise ValueError("only IPv6 addresses take brackets")
     elif ":" in host:
         raise ValueError("write IPv6 in brackets: [HOST]:PORT")
     if ":" in host or _LIKE_IP4.match(host):
@@ -154,9 +154,9 @@ def _ip(text: str) -> tuple[Family, str]:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     if address.is_unspecified:
-        raise ValueError(f"{address} means every address; name one")
+        raise ValueError(f"{address} stands for every address; name a single one")
     if address.is_multicast or str(address) == "255.255.255.255":
-        raise ValueError(f"{address} is not the address of one machine")
+        raise ValueError(f"{address} is not a unicast address")
     return ("ip4" if address.version == 4 else "ip6"), str(address)
 
 

@@ -93,7 +93,7 @@ class EventBus:
         if not kinds or not all(isinstance(k, type) and issubclass(k, Event) for k in kinds):
             raise InvalidParams("subscribe to one or more event classes, such as PeerConnected")
         if not 1 <= max_queued <= MAX_QUEUED:
-            raise InvalidParams(f"max_queued is {max_queued}; allowed are 1 to {MAX_QUEUED:,}")
+            raise InvalidParams(f"max_queued is {max_queued}; it must be 1 to {MAX_QUEUED:,}")
         subscription: Subscription[E] = Subscription(kinds, max_queued)
         self._subscriptions[subscription] = None
         try:

@@ -199,7 +199,7 @@ class Context:
         return self._around.drain.active
 
     def work(self, what: str) -> AbstractContextManager[None]:
-        """Count work that a drain waits for; ShuttingDown while the node drains."""
+        """Count work a drain waits for; ShuttingDown while the node drains."""
         return self._around.drain.work(self._name, what)
 
     def protocols(self) -> Iterator[Any]:
@@ -231,7 +231,7 @@ class Context:
 
     def _check_running(self) -> None:
         if self._ended:
-            raise Unavailable(f"plugin {self._name} is not running any more", plugin=self._name)
+            raise Unavailable(f"plugin {self._name} is no longer running", plugin=self._name)
 
     def end(self) -> None:
         """Take back services and subscriptions; what is left of the plugin gets nothing new."""
@@ -259,4 +259,4 @@ class Context:
                 task.cancel()
         for error in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(error, BaseException):
-                self._log.warning("a worker did not close in order: %s", reason(error))
+                self._log.warning("a worker did not close cleanly: %s", reason(error))

@@ -118,12 +118,14 @@ def _is_full(path: Path, error: sqlite3.Error) -> bool:
 
 def _unusable(path: Path, error: sqlite3.Error) -> AitorrentError:
     if _is_busy(error):
-        return Busy(f"the database {path} is in use by somebody else for over {BUSY_S:g} s")
+        return Busy(
+            f"the database {path} has been locked by another process for more than {BUSY_S:g} s"
+        )
     if _is_full(path, error):
         return Unavailable(f"the disk is full: cannot write the database {path}; free some space")
     text = " ".join(str(error).split())
     return Unavailable(
-        f"the database {path} cannot be read ({text}); it was left as it is: restore a backup, or "
+        f"the database {path} is damaged ({text}) and was left untouched; restore a backup, or "
         "move it away to start with an empty one"
     )
 
@@ -132,14 +134,14 @@ async def _prepare(db: aiosqlite.Connection, path: Path, latest: int, *, check: 
     version = await _version(db)
     if version > latest:
         raise Conflict(
-            f"the database {path} is of version {version}, newer than this program knows "
-            f"({latest}); install the newer program again, or move the file away"
+            f"the database {path} has version {version}, but this program supports at most "
+            f"{latest}; install the newer program again, or move the file away"
         )
     if check:
         async with db.execute("PRAGMA quick_check(1)") as cursor:
             row = await cursor.fetchone()
         if row is None or row[0] != "ok":
-            raise sqlite3.DatabaseError(row[0] if row else "no answer from the check")
+            raise sqlite3.DatabaseError(row[0] if row else "the check returned nothing")
     await _use_wal(db)
     await db.execute("PRAGMA synchronous = FULL")
     await db.execute("PRAGMA foreign_keys = ON")

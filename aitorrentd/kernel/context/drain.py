@@ -41,7 +41,7 @@ class Drain:
             ShuttingDown: the node is draining.
         """
         if self.active:
-            raise ShuttingDown("the node is draining and takes no new work; ask another one")
+            raise ShuttingDown("the node is draining and takes no new work; ask another node")
         key = (plugin, what)
         self._counts[key] += 1
         self._tell()

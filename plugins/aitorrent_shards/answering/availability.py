@@ -107,7 +107,7 @@ def pending(
     there = {s.peer for s in usable}  # what they said before they had loaded is a little old
     coming = [*([own] if own else []), *(c for c in loading if c.peer not in there)]
     lost = _without(missing, [(c.start, c.end) for c in coming])
-    reasons = [f"it cannot be held here: {model.problem}"] if model.problem else []
+    reasons = [f"this node cannot hold it: {model.problem}"] if model.problem else []
     reasons += [coming_text(c, node_id, who) for c in coming]
     if best and not missing and (path := route(best, 0, layers, rtt_us=lambda peer: 0.0)):
         stages = [(leg.span.peer, leg.start, leg.end) for leg in path]
@@ -116,10 +116,10 @@ def pending(
     if holder is not None and holder.state == "failed":
         mine = (holder.start, holder.end)
         own_range = f"layers {holder.start}-{holder.end} of {name}"
-        reasons.append(f"{own_range} cannot be loaded here: {holder.problem}")
+        reasons.append(f"{own_range} cannot be loaded on this node: {holder.problem}")
         lost = _without(lost, [mine])
     if lost:
-        reasons.append(f"nobody reachable holds layers {_ranges(lost)} of {name}")
+        reasons.append(f"no reachable node holds layers {_ranges(lost)} of {name}")
     if best:
         reasons.append(f"held are {held_text(best, who)}")
     done, total = progress(coming)
@@ -163,10 +163,10 @@ def coming_text(coming: Loading, node_id: PeerId, who: Who) -> str:
     share = f" ({coming.done_bytes / coming.total_bytes:.0%})" if coming.total_bytes else ""
     where = "here" if coming.peer == node_id else f"by {who(coming.peer)}"
     if coming.start == coming.end and coming.peer != node_id:
-        return f"it is being made ready {where}{share}"
+        return f"it is being prepared {where}{share}"
     if coming.start == coming.end:
-        return f"the files are being read {where}{share}"
-    return f"layers {coming.start}-{coming.end} are being loaded {where}{share}"
+        return f"its files are being read {where}{share}"
+    return f"layers {coming.start}-{coming.end} are loading {where}{share}"
 
 
 def _total(ranges: Iterable[tuple[int, int]]) -> int:

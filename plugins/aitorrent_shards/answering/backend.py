@@ -145,7 +145,7 @@ class ShardsBackend:
         if tokenizer is None:  # `ready` means that it was loaded
             raise NotFound(f"model {model.entry.name} has no tokenizer")
         if self.answering >= self._node.config.max_answers:
-            raise Busy(f"{self.answering} answers are under way on this node; try again later")
+            raise Busy(f"{self.answering} answers are running on this node; try again later")
         self.answering += 1
         try:
             prompt = await _encode(tokenizer, request)

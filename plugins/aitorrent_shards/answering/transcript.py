@@ -100,8 +100,8 @@ def room_for(
         return max_tokens or usual
     if prompt >= context:
         raise InvalidParams(
-            f"the prompt has {prompt} tokens and {model} takes {context}, the answer included; "
-            "shorten the prompt",
+            f"the prompt has {prompt} tokens; {model} has a context of {context} tokens, "
+            "including the answer; shorten the prompt",
             prompt_tokens=prompt,
             context=context,
         )

@@ -67,7 +67,7 @@ class HopReceiver(ABC):
 
     async def run(self, stream: Stream) -> None:
         """Answer a hop and take its frames until the stream ends or a newer one comes."""
-        self.detach("another hop came for the session")
+        self.detach("replaced by another hop for this session")
         self._stream = stream
         try:
             while self._stream is stream and self._busy:

@@ -160,7 +160,7 @@ class HopSender:
         except TimeoutError:
             if stream is not None:
                 stream.reset("no answer to hop")
-            raise TimedOut(f"no answer to a hop in {timeout_s:g} s") from None
+            raise TimedOut(f"no answer to a hop within {timeout_s:g} s") from None
         except BaseException:
             if stream is not None:
                 stream.reset("hop failed")
@@ -177,7 +177,7 @@ class HopSender:
             try:
                 async with asyncio.timeout(STUCK_CHECK_S):
                     await stream.read(1)
-                reason = "the receiver ended it"  # it has nothing to say after its answer
+                reason = "the receiver closed it"  # it has nothing to say after its answer
             except PeerGone as e:
                 reason = e.message
             except TimeoutError:

@@ -87,4 +87,6 @@ class ChatTemplate:
                 **self._tokens,
             )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as e:
-            raise InvalidParams(f"the chat template of {self._model} refuses this: {e}") from None
+            raise InvalidParams(
+                f"the chat template of {self._model} rejects this conversation: {e}"
+            ) from None

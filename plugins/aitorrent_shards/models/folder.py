@@ -68,7 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise NotFound(
-            f"{path} does not exist; the folder must be in Hugging Face layout"
+            f"{path} does not exist; the folder must have the Hugging Face layout"
         ) from None
     except (OSError, ValueError, RecursionError) as e:
         raise InvalidParams(f"{path} cannot be read: {e}") from None

@@ -78,7 +78,7 @@ class Layout:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name occurs twice")
+        raise ValueError("duplicate tensor name")
     return found
 
 
@@ -98,7 +98,7 @@ def _tensor(name: str, entry: Any, data_start: int, data_bytes: int) -> TensorRa
         or len(shape) > _MAX_RANK
         or not all(_is_count(d, _MAX_DIM) for d in shape)
     ):
-        raise ValueError(f"tensor {name[:200]!r} has a bad shape")
+        raise ValueError(f"tensor {name[:200]!r} has an invalid shape")
     if (
         not isinstance(offsets, list)
         or len(offsets) != 2
@@ -182,7 +182,7 @@ def layout_of(fd: int, name: str) -> Layout:
     file_bytes = os.fstat(fd).st_size
     prefix = os.pread(fd, 8, 0)
     if len(prefix) < 8:
-        raise InvalidParams(f"{name} has {len(prefix)} bytes; that is no safetensors file")
+        raise InvalidParams(f"{name} has {len(prefix)} bytes; this is not a safetensors file")
     n = int.from_bytes(prefix, "little")
     if n > MAX_HEADER_BYTES or 8 + n > file_bytes:
         raise InvalidParams(

@@ -90,7 +90,7 @@ class ModelTokenizer:
             InvalidParams: messages without a chat template, unknown ids in `context`, or nothing.
         """
         if any(not 0 <= i < self._vocab for i in context):
-            raise InvalidParams(f"context has ids outside of the vocabulary of {self._vocab}")
+            raise InvalidParams(f"context has ids outside the vocabulary of {self._vocab}")
         if prompt is not None and self._template is not None and not raw:
             messages = [{"role": "user", "content": prompt}]
         if messages:
@@ -104,7 +104,9 @@ class ModelTokenizer:
         if context and ids[:1] == [self._bos]:
             ids = ids[1:]
         if any(i >= self._vocab for i in ids):
-            raise InvalidParams(f"the tokenizer of {self._model} has ids that the model lacks")
+            raise InvalidParams(
+                f"the tokenizer of {self._model} has ids that are outside the model's vocabulary"
+            )
         whole = (*context, *ids)
         if not whole:
             raise InvalidParams("the prompt is empty; say something")

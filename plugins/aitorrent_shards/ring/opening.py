@@ -58,7 +58,7 @@ class StageOpener:
             failure = await self._open_all(legs) or failure
             if failure is not None and refuses_request(failure):
                 raise failure
-        raise failure or Unavailable(f"the holders of {self._pipeline.model} change too fast")
+        raise failure or Unavailable(f"the holders of {self._pipeline.model} change too quickly")
 
     async def _open_all(self, legs: list[Leg]) -> AitorrentError | None:
         """Open legs at once; returns a failure, if there was one: a refusal of the request before
@@ -89,7 +89,7 @@ class StageOpener:
                     continue
                 self.avoid(stage)
                 self._node.log.info(
-                    "%s does not take layers %d-%d of %s: %s",
+                    "%s does not accept layers %d-%d of %s: %s",
                     short(stage.peer),
                     stage.start,
                     stage.end,

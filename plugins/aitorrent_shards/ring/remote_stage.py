@@ -141,7 +141,7 @@ class StageControl:
                 await self._stream.write(frame_head({**header, "id": ident}, 0))
                 return await answer
         except TimeoutError:
-            raise TimedOut(f"no answer to {header['op']} in {timeout_s:g} s") from None
+            raise TimedOut(f"no answer to {header['op']} within {timeout_s:g} s") from None
         finally:
             self._waiting.pop(ident, None)
             if not answer.cancel() and not answer.cancelled():
@@ -153,7 +153,7 @@ class StageControl:
             header = (await self.ask({"op": "ping"}, timeout_s=timeout_s)).header
             return parse_have(header), parse_queue(header)
         except TimedOut:
-            self.lose(f"it hangs: no answer to a ping in {timeout_s:g} s", avoid_s=FOREVER)
+            self.lose(f"it hangs: no answer to a ping within {timeout_s:g} s", avoid_s=FOREVER)
         except AitorrentError as e:
             self.lose(e.message, avoid_s=GONE_AVOID_S)
         return None
@@ -186,14 +186,14 @@ class StageControl:
                     self.refusal or Unavailable(self.lost or "the stage was closed")
                 )
         if self._stream is not None:
-            self._stream.reset("the session is over")
+            self._stream.reset("the session has ended")
 
     async def _read(self, stream: Stream) -> None:
         try:
             while True:
                 self._take(await read_frame(stream, max_bytes=self._max_bytes))
         except PeerGone as e:
-            self.lose(e.message or "its connection ended", avoid_s=GONE_AVOID_S)
+            self.lose(e.message or "its connection was closed", avoid_s=GONE_AVOID_S)
         except ProtocolError as e:
             self.lose(f"it broke the protocol: {e.message}", avoid_s=FOREVER)
 

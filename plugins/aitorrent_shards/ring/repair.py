@@ -139,8 +139,8 @@ class Repair:
             for s in self._lost[-3:]
         )
         if busy:
-            return Unavailable(f"{what} and their other holders have no room")
-        return Unavailable(f"{what} and nobody else holds them (waited for {waited_s:.1f} s)")
+            return Unavailable(f"{what} and their other holders have no free capacity")
+        return Unavailable(f"{what} and no other node holds them (waited for {waited_s:.1f} s)")
 
     def _tell_waiting(self) -> None:
         lost = [f"layers {s.start}-{s.end} with {s.who}" for s in self._pipeline.lost()]

@@ -157,8 +157,8 @@ class Ring:
         """Free every stage."""
         for stage in self._pipeline.stages:
             stage.close()
-        self._head.unlink("the answer is over")
-        self.sink.detach("the answer is over")
+        self._head.unlink("the answer has ended")
+        self.sink.detach("the answer has ended")
         self._node.stage_server.forget(self._return_session)
         await self._tasks.close()
 

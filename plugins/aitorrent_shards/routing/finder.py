@@ -110,7 +110,7 @@ class HolderFinder:
                 max_positions=most,
             )
         named = ", ".join(f"{a}-{b}" for a, b in missing)
-        return Unavailable(f"nobody reachable holds layers {named} of {demand.model}")
+        return Unavailable(f"no reachable node holds layers {named} of {demand.model}")
 
     def _now(self) -> float:
         return self._clock.monotonic()

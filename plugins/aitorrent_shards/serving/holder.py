@@ -129,7 +129,7 @@ class Holder:
             self.state, self.problem = "restarting", reason
             pause_s = equal_jitter_s(attempt, cap_s=BACKOFF_CAP_S, draw=self._ctx.random.random())
             self._log.warning(
-                "worker of %s ended (%s); next start in %.1f s", self._title(), reason, pause_s
+                "worker of %s ended (%s); restarting in %.1f s", self._title(), reason, pause_s
             )
             await asyncio.sleep(pause_s)
             attempt += 1
@@ -195,7 +195,7 @@ class Holder:
         """What the worker says it loaded; it is our own, but a mix-up must not be published."""
         try:
             if (header["start"], header["end"]) != (self.start, self.end):
-                raise ProtocolError("the worker loaded other layers than it was told to")
+                raise ProtocolError("the worker loaded other layers than requested")
             self.weight_bytes = int(header["weight_bytes"])
             span = Span(
                 peer=self._node_id,
@@ -293,7 +293,7 @@ class Holder:
         self._worker.submit(header, tail, done, timeout_s=timeout_s)
 
     def _absent(self) -> Unavailable:
-        return Unavailable(f"{self._title()} are not loaded now")
+        return Unavailable(f"{self._title()} are not loaded")
 
     def measured(self, took_us: object) -> None:
         """Note the compute time of a single-token step."""

@@ -101,7 +101,7 @@ class StageServer:
             else:
                 await self._open(stream, first.header)
         except TimeoutError:
-            stream.reset("nothing was said")
+            stream.reset("no request arrived in time")
         except PeerGone:
             return
         except AitorrentError as e:
@@ -111,7 +111,7 @@ class StageServer:
     async def _hop(self, stream: Stream, session: bytes) -> None:
         receiver = self._receivers.get(session)
         if receiver is None or receiver.prev != stream.peer:
-            error = NotFound("no such session, or it takes nothing from you")
+            error = NotFound("no such session, or it accepts no input from you")
             await _refuse(stream, {"error": error.as_map()})
             return
         await receiver.run(stream)
@@ -169,9 +169,9 @@ class StageServer:
                 f"{opened.start}-{opened.end} in {opened.dtype}"
             )
         if opened.last != (opened.end == span.layers):
-            raise InvalidParams(f"the model has {span.layers} layers; `last` does not fit")
+            raise InvalidParams(f"the model has {span.layers} layers; `last` does not match")
         if opened.session in self._receivers:
-            raise Conflict("the session exists")
+            raise Conflict("the session already exists")
         if len(self._sessions) >= self._config.max_sessions:
             raise Busy(f"{self._config.max_sessions} sessions are open here; try again later")
         if self._per_peer.of(stream.peer) >= self._config.max_sessions_per_peer:
@@ -187,7 +187,7 @@ class StageServer:
         )
         needed = 0 if opened.last else session.journal_bytes
         if self._journal_bytes + needed > self._config.journal_budget:
-            raise Busy("the memory for activations is taken; try again later")
+            raise Busy("the activation memory is full; try again later")
         self._journal_bytes += needed
         self._per_peer.take(stream.peer, self._config.max_sessions_per_peer)
         self._sessions[opened.session] = session

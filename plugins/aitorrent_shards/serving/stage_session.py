@@ -256,7 +256,7 @@ class StageSession(HopReceiver):
                 await self._say({"id": ident})
             case Link() | WantMore():
                 if self._slow_requests >= MAX_SLOW_REQUESTS:
-                    error = Busy("too many requests at once in this session")
+                    error = Busy("too many concurrent requests in this session")
                     await self._say({"id": ident, "error": error.as_map()})
                 else:
                     self._slow_requests += 1

@@ -75,7 +75,7 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise Unavailable(f"{name} is not there; set the device to cpu or auto")
+        raise Unavailable(f"{name} is not available; set the device to cpu or auto")
     return device
 
 

@@ -187,7 +187,9 @@ def build_skeleton(anatomy: Anatomy, dtype: torch.dtype) -> Skeleton:
         or not isinstance(parts.head, nn.Linear)
         or not isinstance(parts.embed, nn.Embedding)
     ):
-        raise InvalidParams(f"this transformers version builds {anatomy.family} in an unknown way")
+        raise InvalidParams(
+            f"this transformers version builds {anatomy.family} differently than expected"
+        )
     return parts
 
 

@@ -39,7 +39,7 @@ class KvBudget:
         if needed > self.free_bytes:
             free = self.free_bytes // bytes_per_position
             raise Busy(
-                f"room for {positions} positions was asked for; {free} are free",
+                f"{positions} positions requested; {free} are free",
                 free_positions=free,
             )
         self.used_bytes += needed

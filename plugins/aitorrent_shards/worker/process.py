@@ -105,7 +105,7 @@ class ShardWorker:
 
     def _loaded(self) -> Engine:
         if self._engine is None:
-            raise Conflict("nothing is loaded in this worker yet")
+            raise Conflict("this worker has not loaded a model yet")
         return self._engine
 
     def _load(self, header: dict[str, Any], _tail: memoryview) -> Answer:
@@ -115,7 +115,7 @@ class ShardWorker:
         true, done_bytes, total_bytes} when there is more to read. `loading` then goes on.
         """
         if self._engine is not None or self._unfinished is not None:
-            raise Conflict("this worker has its layers already; start another one")
+            raise Conflict("this worker already holds layers; start another one")
         from aitorrent_shards.worker.engine import Engine
 
         engine = Engine(
@@ -133,7 +133,7 @@ class ShardWorker:
     def _go_on(self, header: dict[str, Any], _tail: memoryview) -> Answer:
         """{slice_s}: as load, which must have been asked before."""
         if self._unfinished is None:
-            raise Conflict("nothing is being loaded in this worker")
+            raise Conflict("nothing is loading in this worker")
         engine, steps = self._unfinished
         slice_s = header.get("slice_s")
         until = time.monotonic() + slice_s if isinstance(slice_s, int | float) else None

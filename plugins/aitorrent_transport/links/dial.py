@@ -100,7 +100,7 @@ async def dial(
         return link
     except TimeoutError:
         if transport is None:
-            raise TimedOut(f"{where} does not answer in time") from None
+            raise TimedOut(f"{where} did not answer in time") from None
         raise TimedOut(
             f"{where} accepted the connection but did not finish the handshake in time"
         ) from None

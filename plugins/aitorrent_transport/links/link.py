@@ -6,7 +6,7 @@ from there, many per read, which is several times cheaper than streams (uvloop's
 Records that are sent together leave in one system call, as each call costs as much as encrypting
 its 64 KiB.
 
-A link ends once, for one reason: the peer closed it (and said why), the connection was cut, the
+A link ends once, for one reason: the peer closed it (and said why), the connection was lost, the
 peer broke the rules, or this side closed it.
 """
 
@@ -156,7 +156,7 @@ class Link(asyncio.BufferedProtocol):
             return
         self._transport.write(self._writer.take())
         if self._transport.get_write_buffer_size() > MAX_WRITE_BUFFER_BYTES:
-            self._end("the peer does not read what is sent to it")
+            self._end("the peer has stopped reading")
 
     def close(self, reason: str = "") -> None:
         """End the link in order: what was sent is delivered, then the peer learns `reason`.
@@ -304,7 +304,7 @@ class Link(asyncio.BufferedProtocol):
         self._lost = True
         if not self._ending:
             self._ending = True
-            self._reason = f"the connection was cut ({exc})" if exc else "the connection was cut"
+            self._reason = f"the connection was lost ({exc})" if exc else "the connection was lost"
         self._rekey_timer.cancel()
         if self._close_timer is not None:
             self._close_timer.cancel()

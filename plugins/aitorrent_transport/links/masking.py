@@ -141,7 +141,7 @@ class _Masked(asyncio.Protocol):
         """Let wsproto see the HTTP head; returns what comes after it."""
         head, end, rest = (self._head + chunk).partition(b"\r\n\r\n")
         if len(head) > MAX_HTTP_HEAD_BYTES:
-            raise ProtocolError("an HTTP head without an end")
+            raise ProtocolError("an unterminated HTTP header")
         if not end:
             self._head = head
             return b""
@@ -278,7 +278,7 @@ class MaskedDialer(_Masked):
         if isinstance(event, RejectConnection) and event.status_code == 503:
             raise Busy("what answers there is too busy for more connections (HTTP status 503)")
         if not isinstance(event, AcceptConnection):
-            raise Unavailable("what answers there is a web server without a peer behind it")
+            raise Unavailable("a web server answers there, not a peer")
         self.opened()
 
 

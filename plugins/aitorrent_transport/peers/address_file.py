@@ -25,7 +25,7 @@ def read_address_file(path: Path) -> list[Address]:
     lines = [line.strip() for line in raw.decode("utf-8", "replace").splitlines()]
     wanted = [line for line in lines if line and not line.startswith("#")]
     if len(raw) > MAX_BYTES or len(wanted) > MAX_LINES:
-        raise InvalidParams(f"{path} is longer than an address file can be")
+        raise InvalidParams(f"{path} is too long for an address file")
     if not wanted:
         raise Unavailable(f"{path} has no address")
     try:

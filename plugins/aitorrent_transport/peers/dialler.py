@@ -106,7 +106,7 @@ class Dialler:
         # Not awaited directly: its end by cancellation is the transport's, not the caller's.
         done, _ = await asyncio.wait({task}, timeout=timeout_s)
         if not done:
-            raise TimedOut(f"{address.location} did not answer in {timeout_s:g} s")
+            raise TimedOut(f"{address.location} did not answer within {timeout_s:g} s")
         if task.cancelled():
             raise Unavailable("the transport is stopping")
         result = task.result()
@@ -129,7 +129,7 @@ class Dialler:
             link = await self._link(address)
             connected = self._table.get(link.peer)
             if connected is not None and connected.has_live(link.instance):
-                link.close("this node is connected already")
+                link.close("this node is already connected")
                 peer = connected
             else:
                 peer = await self._table.adopt(link)
@@ -188,12 +188,12 @@ class Dialler:
             return connected
         candidates = await self._candidates(peer, extra)
         if not candidates:
-            raise Unavailable(f"{short(peer)} is not connected and no address of it is known")
+            raise Unavailable(f"{short(peer)} is not connected and has no known address")
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._race(peer, candidates, timeout_s)
         except TimeoutError:
-            raise TimedOut(f"{short(peer)} could not be reached in {timeout_s:g} s") from None
+            raise TimedOut(f"{short(peer)} could not be reached within {timeout_s:g} s") from None
 
     async def _candidates(self, peer: PeerId, extra: Iterable[str]) -> list[Address]:
         found: dict[str, Address] = {}
@@ -314,7 +314,7 @@ class Dialler:
             attempt += 1
         self._kept.remove(kept)
         if kept.peer is not None:
-            self._ctx.log.info("gave up on %s, lost for an hour", short(kept.peer))
+            self._ctx.log.info("gave up on %s after an hour", short(kept.peer))
             await self._store.unwant(kept.peer)
 
     async def _try(self, kept: Kept) -> bool:
@@ -327,7 +327,7 @@ class Dialler:
                 await self._dial_place(kept)
         except AitorrentError as e:
             kept.problem = e.message
-            self._ctx.log.debug("dialling again: %s", e.message)
+            self._ctx.log.debug("redialling: %s", e.message)
             return False
         kept.problem = ""
         return True
@@ -368,7 +368,7 @@ class Dialler:
         places: dict[PeerId | None, list[Address]] = {}
         for address in await asyncio.to_thread(read_address_file, path):
             places.setdefault(address.peer, []).append(address)
-        problem: AitorrentError = Unavailable(f"{path} names nobody but this node")
+        problem: AitorrentError = Unavailable(f"{path} lists only this node's own address")
         for peer, addresses in places.items():
             if peer == self._credentials.signer.peer_id:
                 continue

@@ -89,7 +89,7 @@ class PeerStore:
             await self._db.commit()
         except sqlite3.Error as e:
             if not self.problem:
-                log.warning("known peers cannot be saved: %s", e)
+                log.warning("cannot save known peers: %s", e)
             self.problem = f"known peers cannot be saved: {e}"
             with suppress(sqlite3.Error):
                 await self._db.rollback()

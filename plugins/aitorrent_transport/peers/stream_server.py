@@ -48,7 +48,7 @@ class StreamServer:
     def serve(self, channel: Channel, state: StreamState) -> None:
         """Answer a stream that a peer opened, or reset it with the reason."""
         if not self._opens.of(channel.peer).take(self._ctx.clock.monotonic()):
-            channel.reset(state, f"more than {OPENS_PER_S:.0f} streams a second")
+            channel.reset(state, f"more than {OPENS_PER_S:.0f} streams per second")
             return
         refusal = self._begin(channel.peer, ChannelStream(state, channel, channel.peer), state)
         if refusal:

@@ -207,7 +207,7 @@ class PeerTable:
             raise Busy("this node is shutting down")
         left_s = self.bans.left_s(link.peer, now)
         if left_s:
-            raise Denied(f"banned for {left_s:.0f} s more: {self.bans.reason(link.peer)}")
+            raise Denied(f"banned for another {left_s:.0f} s: {self.bans.reason(link.peer)}")
         known = link.peer in self._peers
         if not known:
             self._check_room()
@@ -220,7 +220,7 @@ class PeerTable:
 
     def _check_room(self) -> None:
         if len(self._peers) >= self._max_peers:
-            raise Busy(f"this node has its {self._max_peers} peers (max_peers); try again later")
+            raise Busy(f"this node has reached max_peers ({self._max_peers}); try again later")
 
     async def adopt(self, link: SecureLink, timeout_s: float = GREETING_S) -> Peer:
         """The peer at the other end of a link that this node dialled.
@@ -249,7 +249,7 @@ class PeerTable:
         if channel.closed is not None and peer is not None and channel not in peer.channels:
             raise Unavailable(f"{short(link.peer)} there: {channel.closed}")
         if peer is None:
-            raise Unavailable(f"{short(link.peer)} was connected and is gone again")
+            raise Unavailable(f"{short(link.peer)} connected and then disconnected")
         return peer
 
     def accept(self, link: SecureLink) -> None:
@@ -336,7 +336,7 @@ class PeerTable:
         try:
             await rival.ping(PROBE_S)
         except TimedOut:
-            rival.lose("no answer, and the peer connected anew")
+            rival.lose("no answer, and the peer reconnected")
         except (Unavailable, Busy):
             pass
         if rival.closed is None:
@@ -386,7 +386,7 @@ class PeerTable:
         try:
             await channel.ping(PROBE_S)
         except TimedOut:
-            channel.lose("no answer, and the peer connected anew")
+            channel.lose("no answer, and the peer reconnected")
             return
         except (Unavailable, Busy):
             return
@@ -413,7 +413,7 @@ class PeerTable:
         if fault is not None:
             self.bans.ban(channel.peer, fault.message, self._ctx.clock.monotonic())
             self._ctx.log.warning(
-                "%s broke the protocol and is banned for a time: %s",
+                "%s broke the protocol and is banned temporarily: %s",
                 short(channel.peer),
                 fault.message,
             )

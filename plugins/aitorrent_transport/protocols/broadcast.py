@@ -88,12 +88,12 @@ class Messages:
     async def _receive(self, stream: Stream) -> None:
         now = self._ctx.clock.monotonic()
         if not (self._minutes.of(stream.peer).take(now) and self._hours.of(stream.peer).take(now)):
-            raise Busy(f"more than {PER_MINUTE} messages a minute or {PER_HOUR} an hour")
+            raise Busy(f"more than {PER_MINUTE} messages per minute or {PER_HOUR} per hour")
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 raw = await _read_all(stream)
         except TimeoutError:
-            raise TimedOut(f"no whole message within {_TIMEOUT_S:g} s") from None
+            raise TimedOut(f"no complete message within {_TIMEOUT_S:g} s") from None
         self._ctx.publish(MessageReceived(stream.peer, read_text(raw)))
 
     async def broadcast(self, text: str, peers: list[PeerId]) -> int:

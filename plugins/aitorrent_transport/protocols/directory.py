@@ -199,7 +199,7 @@ class ChannelDirectory:
                     await self._tell(stream, teller)
                 finally:
                     watch.cancel()
-                    stream.reset("the directory stream is over")
+                    stream.reset("the directory stream has ended")
             except (AitorrentError, TimeoutError) as e:
                 self._ctx.log.debug("directory to %s: %s", short(peer), e)
             if not teller.ended and not teller.moved:
@@ -233,7 +233,7 @@ class ChannelDirectory:
     async def _listen(self, stream: Stream) -> None:
         peer = stream.peer
         if peer == self._me:
-            raise Busy("a node does not tell itself its records")
+            raise Busy("a node does not send records to itself")
         older = self._reading.get(peer)
         self._reading[peer] = stream
         if older is not None:

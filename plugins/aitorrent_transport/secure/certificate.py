@@ -75,7 +75,7 @@ class Certificate:
                 CLOCK_SKEW_S.
         """
         if not 0 <= self.not_before < self.expires < 2**63:
-            raise ProtocolError("the peer's key certificate has impossible dates")
+            raise ProtocolError("the peer's key certificate has invalid dates")
         if self.expires - self.not_before > MAX_LIFETIME_S:
             raise ProtocolError("the peer's key certificate is valid for more than 30 days")
         if now < self.not_before - CLOCK_SKEW_S:

@@ -274,7 +274,7 @@ class Handshake:
         hello = Hello.decode(received.payload)
         role = _ROLE_LISTENER if self._dialer else _ROLE_DIALER
         if not verify(hello.identity, _SIGNING_DOMAIN, role + received.transcript, hello.signature):
-            raise ProtocolError("the peer's identity did not sign this handshake")
+            raise ProtocolError("the peer did not sign this handshake with its identity key")
         credentials = self._credentials
         Certificate(noise.remote_static, hello.not_before, hello.expires, hello.certificate).check(
             hello.identity, credentials.network, credentials.clock()
@@ -282,14 +282,14 @@ class Handshake:
         name = peer_id(hello.identity)
         if self._expected is not None and name != self._expected:
             raise Unavailable(
-                f"the peer there is {name}, not {self._expected}",
+                f"the peer at that address is {name}, not {self._expected}",
                 peer=name,
                 expected=self._expected,
             )
         if hello.identity == credentials.signer.public_key:
             if hello.instance not in (b"", credentials.instance):
                 raise Conflict("another node with this node's own key answers there", peer=name)
-            raise Unavailable("the peer there is this node itself", peer=name)
+            raise Unavailable("the peer at that address is this node itself", peer=name)
         return hello
 
     def _finish(

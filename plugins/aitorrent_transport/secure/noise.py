@@ -88,7 +88,7 @@ class CipherState:
 
     def _next_nonce(self) -> bytes:
         if self.counter >= REKEY_NONCE:
-            raise ProtocolError("a cipher has used all of its message numbers")
+            raise ProtocolError("the cipher's nonces are exhausted")
         return nonce(self.counter)
 
     def encrypt(self, associated: bytes, plaintext: bytes) -> bytes:
@@ -110,7 +110,7 @@ class CipherState:
         try:
             plaintext = self._aead.decrypt(self._next_nonce(), ciphertext, associated)
         except InvalidTag:
-            raise ProtocolError("a handshake message does not authenticate") from None
+            raise ProtocolError("a handshake message fails authentication") from None
         self.counter += 1
         return plaintext
 

@@ -116,7 +116,7 @@ class RecordWriter:
             raise TooLarge(f"a record of {size - 1} bytes; the limit is {MAX_PLAINTEXT}")
         counter = self._counter
         if counter >= MAX_COUNTER:
-            raise ProtocolError("this direction of the channel has used up its record numbers")
+            raise ProtocolError("this direction of the channel has exhausted its record numbers")
         plain = self._plain
         plain[0] = kind
         at = 1
@@ -248,7 +248,7 @@ class RecordReader:
     def _open(self, start: int, length: int) -> memoryview:
         counter = self._counter
         if counter >= MAX_COUNTER:
-            raise ProtocolError("the peer has used up its record numbers")
+            raise ProtocolError("the peer has exhausted its record numbers")
         body = start + 4
         head = self._buffer[start:body]
         sealed = self._buffer[body : body + length]
@@ -260,13 +260,13 @@ class RecordReader:
                 plain = self._plain[: length - TAG_BYTES]
                 self._key.aead.decrypt_into(nonce, sealed, head, plain)
         except InvalidTag:
-            raise ProtocolError("a record does not authenticate") from None
+            raise ProtocolError("a record fails authentication") from None
         self._counter = counter + 1
         return plain
 
     def _rekey(self, length: int) -> None:
         now = self._now()
         if length != 1 or now - self._rekeyed_at < MIN_REKEY_INTERVAL_S:
-            raise ProtocolError("the peer changes its keys too often")
+            raise ProtocolError("the peer rekeys too often")
         self._rekeyed_at = now
         self._key.advance()

@@ -385,7 +385,7 @@ class Channel:
         self._ticked = now
         silent_s = now - max(self._heard, min(unanswered, default=now))
         if silent_s >= self._keepalive_s * 4 / 3:
-            self.lose(f"no sign of life for {silent_s:.0f} s")
+            self.lose(f"silent for {silent_s:.0f} s")
             return
         if len(unanswered) >= _MAX_UNANSWERED:
             self.lose(f"{len(unanswered)} pings unanswered")
@@ -405,7 +405,7 @@ class Channel:
         if state.closing_since is None:
             state.closing_since = now
         elif now - state.closing_since >= _LINGER_S:
-            self.mux.reset(state, "closed, and the rest was not read")
+            self.mux.reset(state, "closed with unread data")
 
     def lose(self, reason: str) -> None:
         """Give up a channel that no longer works."""

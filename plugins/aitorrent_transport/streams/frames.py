@@ -94,7 +94,7 @@ def read_credit(payload: memoryview) -> int:
         raise ProtocolError(f"window frame with {len(payload)} bytes of payload, not 4")
     credit = int(_CREDIT.unpack(payload)[0])
     if credit == 0:
-        raise ProtocolError("window frame that allows nothing")
+        raise ProtocolError("window frame of zero bytes")
     return credit
 
 

@@ -71,7 +71,7 @@ class _LocalPair:
         if not state.receiving.closed:
             state.receiving.close()
             if not state.receiving.ended:
-                self._other[id(state)].sending.stop(f"the peer reads no more: {reason}")
+                self._other[id(state)].sending.stop(f"the peer has stopped reading: {reason}")
             self._release(state)
 
 

@@ -122,9 +122,9 @@ class Mux:
         if self.outbound >= MAX_STREAMS:
             raise Busy(f"{MAX_STREAMS} streams are open to this peer; close some first")
         if len(self._urgent) > MAX_URGENT_FRAMES // 2:
-            raise Busy("this peer does not read what was sent to it")
+            raise Busy("this peer has stopped reading")
         if self._next_id >= 1 << 32:
-            raise PeerGone("the stream ids of this channel are used up; connect again")
+            raise PeerGone("this channel has run out of stream ids; reconnect")
         state = StreamState(self._next_id, protocol, priority, self._budget, now)
         self._next_id += 2
         self._streams[state.id] = state
@@ -272,7 +272,7 @@ class Mux:
                 self._take(kind, stream_id, record[at:stop], now)
             at = stop
         if len(self._urgent) > MAX_URGENT_FRAMES:
-            raise ProtocolError("the peer makes us answer more than it reads")
+            raise ProtocolError("the peer requests more answers than it reads")
 
     def _take(self, kind: int, stream_id: int, payload: memoryview, now: float) -> None:
         if not self._greeted:
@@ -340,7 +340,9 @@ class Mux:
             case Kind.END:
                 state.receiving.feed_end()
             case Kind.STOP:
-                state.sending.stop(f"the peer reads no more: {read_reason(payload) or 'closed'}")
+                state.sending.stop(
+                    f"the peer has stopped reading: {read_reason(payload) or 'closed'}"
+                )
             case _:
                 state.fail(f"reset by the peer: {read_reason(payload) or 'no reason given'}")
         if state.done:

@@ -40,19 +40,25 @@ GREEDY: Final = {
         "the code started too many processes or threads",
     ),
     "sleeps": ("import time; time.sleep(999)", "the code ran longer than its 30 s"),
-    "writes": ("open('/tmp/x', 'w')", "the sandbox forbids that: [Errno 30] Read-only file system"),
+    "writes": (
+        "open('/tmp/x', 'w')",
+        "the sandbox does not allow that: [Errno 30] Read-only file system",
+    ),
     "makes a file without a name": (
         "import os; os.write(os.memfd_create('x'), b'x')",
-        "the sandbox forbids that: [Errno 1]",
+        "the sandbox does not allow that: [Errno 1]",
     ),
-    "opens a socket": ("import socket; socket.socket()", "the sandbox forbids that: [Errno 1]"),
+    "opens a socket": (
+        "import socket; socket.socket()",
+        "the sandbox does not allow that: [Errno 1]",
+    ),
     "opens files": (
         "kept = [open('/dev/null') for _ in range(99)]",
         "the code had more than 32 files open",
     ),
     "runs a program": (
         "import subprocess; subprocess.run(['/usr/bin/id'])",
-        "the sandbox forbids that: [Errno 1]",
+        "the sandbox does not allow that: [Errno 1]",
     ),
     "reads the configuration": (
         "open('/etc/aitorrent.yaml')",

@@ -94,7 +94,7 @@ def test_reload_puts_a_changed_file_in_force(machine: Machine) -> None:
     after = machine.now()
     machine.run("systemctl", "reload", "aitorrentd")
     assert machine.call("config.get", "key=log.level")["value"] == "debug"
-    assert "in force now: log.level" in machine.journal(after)
+    assert "applied: log.level" in machine.journal(after)
     assert machine.unit("MainPID") == pid
 
 

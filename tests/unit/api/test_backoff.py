@@ -21,5 +21,5 @@ def test_equal_jitter_keeps_half_of_the_doubling_delay() -> None:
 
 def test_the_first_attempt_is_number_0() -> None:
     for wait in (full_jitter_s, equal_jitter_s):
-        with pytest.raises(ValueError, match="attempt is -1"):
+        with pytest.raises(ValueError, match="attempt must be 0 or more, got -1"):
             wait(-1, draw=0.0)

@@ -180,7 +180,7 @@ def test_a_plugin_cannot_replace_a_core_command(
     plugins(evil=module({"status": "Mine.", "mine": "Mine."}, lambda app: None))
     assert main(["--help"]) == ExitCode.OK
     told = capsys.readouterr()
-    assert "Show the node on one screen." in told.out
+    assert "Show the node's status." in told.out
     assert "command 'status' of plugin evil of fake-evil is left out" in told.err
 
 
@@ -247,8 +247,8 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> Any:
                 "hint": "see aitorrentctl plugin --help",
             },
         ),
-        (["plugin", "--json"], {"message": "no command was given", "hint": "see aitorrentctl plu"}),
-        (["--json"], {"message": "no command was given", "hint": "see aitorrentctl --help"}),
+        (["plugin", "--json"], {"message": "no command given", "hint": "see aitorrentctl plu"}),
+        (["--json"], {"message": "no command given", "hint": "see aitorrentctl --help"}),
         (["statsu", "--json"], {"message": "no such command: statsu; did you mean status?"}),
         (["--timeout", "x", "--json"], {"message": "--timeout takes seconds above 0, got 'x'"}),
         (
@@ -342,7 +342,7 @@ def test_a_bug_in_the_daemon_names_its_error_id(
 
 
 TOOL, DAEMON = "aitorrentd.cli.main", "aitorrentd.main"
-FULL = "the output cannot be written: No space left on device\n"
+FULL = "cannot write the output: No space left on device\n"
 
 
 @pytest.mark.parametrize("buffered", [True, False])

@@ -160,7 +160,7 @@ def test_standard_input_may_be_closed(node: NodeThread) -> None:
         check=False,
         text=True,
     )
-    assert (done.returncode, one_line(done.stderr)) == (2, "Error: standard input has no prompt")
+    assert (done.returncode, one_line(done.stderr)) == (2, "Error: standard input is empty")
 
 
 @pytest.mark.parametrize(

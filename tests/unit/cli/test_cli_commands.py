@@ -106,7 +106,7 @@ def test_wait_ends_when_the_plugin_is_ready(ctl: Ctl) -> None:
     assert ctl("wait", "--plugin", "count").out == "count is running\n"
     ran = ctl("wait", "--plugin", "count", "--state", "stopped", "--timeout", "0.1")
     assert ran.code == 75
-    assert "is not stopped" in ran.err
+    assert "is running, not stopped" in ran.err
     assert ctl("wait", "--plugin", "nonsense").code == 1
 
 
@@ -120,7 +120,7 @@ def test_drain_of_an_idle_node_shows_no_progress(ctl: Ctl, client: Client) -> No
     seen: list[Any] = []
     client.call("node.drain", {"timeout_s": 1.0}, progress=seen.append)
     assert seen == []
-    assert ctl("drain").out.startswith("drained: nothing is under way")
+    assert ctl("drain").out.startswith("drained: no work is running")
     assert ctl("drain", "--undo").out == "takes new work again\n"
 
 
@@ -149,8 +149,8 @@ def test_settings_are_shown_read_and_written(ctl: Ctl, node: NodeThread) -> None
     ran = ctl("config", "set", "plugins.count.port", "7")
     assert ran.code == 0
     assert "plugins.count.port written to" in ran.out
-    assert "in force now; plugin count was restarted for it: plugins.count.port\n" in ran.out
-    assert "in force now: log.level\n" in ctl("config", "set", "log.level", "warning").out
+    assert "applied; plugin count was restarted for it: plugins.count.port\n" in ran.out
+    assert "applied: log.level\n" in ctl("config", "set", "log.level", "warning").out
     drop_in = Path(f"{node.file}.d") / "90-set.yaml"
     assert yaml.safe_load(drop_in.read_text())["plugins"]["count"]["port"] == 7
     assert ctl("config", "get", "plugins.count.port").out == "7\n"
@@ -169,9 +169,7 @@ def test_restart_that_a_setting_needs_is_told_as_the_daemon_runs(
     with NodeThread(tmp_path) as node:
         monkeypatch.setenv("AITORRENT_SOCKET", str(node.socket))
         said = ctl("config", "set", "node.network", "other").out.splitlines()[1]
-        assert said == (
-            "takes effect after a restart (stop the daemon and start it again): node.network"
-        )
+        assert said == ("takes effect after a restart (restart the daemon): node.network")
         monkeypatch.setattr(unit, "serves", lambda path: path == str(node.socket))
         monkeypatch.setattr(unit, "is_active", lambda name: name == "aitorrentd.service")
         said = ctl("config", "set", "node.network", "third").out.splitlines()[1]
@@ -185,7 +183,7 @@ def test_plugin_that_a_setting_brought_down_is_told(
     with NodeThread(tmp_path) as node:
         monkeypatch.setenv("AITORRENT_SOCKET", str(node.socket))
         held, down = ctl("config", "set", "plugins.count.lame", "true").out.splitlines()[1:]
-        assert held == "in force now; plugin count was restarted for it: plugins.count.lame"
+        assert held == "applied; plugin count was restarted for it: plugins.count.lame"
         assert down.startswith("but plugin count is failed: it cannot count; restart 1 of 5 in ")
         drop_in = Path(f"{node.file}.d") / "90-set.yaml"
         drop_in.write_text("plugins: {count: {lame: true, port: 1}}")
@@ -210,7 +208,7 @@ def test_files_that_were_edited_are_read_again_on_request(ctl: Ctl, node: NodeTh
     drop_in = Path(f"{node.file}.d") / "95-mine.yaml"
     drop_in.parent.mkdir(exist_ok=True)
     drop_in.write_text("log: {level: error}\n")
-    assert ctl("config", "reload").out == "in force now: log.level\n"
+    assert ctl("config", "reload").out == "applied: log.level\n"
     drop_in.write_text("log: {level: loud}\n")
     ran = ctl("config", "reload")
     assert (ran.code, "95-mine.yaml" in ran.err) == (78, True)
@@ -340,7 +338,7 @@ def test_any_method_can_be_called(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_call_that_takes_too_long_exits_with_75(ctl: Ctl) -> None:
     ran = ctl("call", "count.on", "--timeout", "0.1")
     assert ran.code == 75
-    assert ran.err == "Error: no answer from the daemon in time\n"
+    assert ran.err == "Error: the daemon did not answer in time\n"
 
 
 def test_the_doctor_looks_at_a_running_daemon_and_its_plugins(ctl: Ctl) -> None:
@@ -402,8 +400,8 @@ def test_commands_at_the_prompt_are_those_of_the_command_line(
     assert '"value": "tester"' in ran.out
     assert "Usage: aitorrentctl call" in ran.out
     assert "Error: no such command: nonsense" in ran.err
-    assert "cannot read that: No closing quotation" in ran.err
-    assert "this is the shell" in ran.err
+    assert "cannot parse that: No closing quotation" in ran.err
+    assert "already in the shell" in ran.err
     assert "never.reached" not in ran.out + ran.err
     monkeypatch.setattr(sys, "stdin", io.StringIO("id\n"))
     assert ctl("shell").code == 0

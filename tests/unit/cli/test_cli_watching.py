@@ -24,7 +24,7 @@ def test_following_ends_after_the_timeout_with_75_when_nothing_came(
     ctl: Ctl, command: list[str]
 ) -> None:
     code, out, err = ctl(*command, "--timeout", "0.2")
-    assert (code, out, err) == (75, "", "Error: nothing came within 0.2 s\n")
+    assert (code, out, err) == (75, "", "Error: no event within 0.2 s\n")
 
 
 def test_following_ends_after_the_timeout_with_0_when_something_came(

@@ -63,10 +63,10 @@ def test_shipped_example_is_valid_and_says_only_defaults(tmp_path: Path) -> None
         ("log: {levle: info}", "log.levle: unknown key; did you mean level? (in FILE:1)"),
         ("log: {level: loud}", "log.level: should be 'debug', 'info', 'warning' or 'error'"),
         ("shards: {}", "shards: unknown key; did you mean plugins.shards?"),
-        ("version: 2", "version: this program reads version 1, the file says 2 (in FILE:1)"),
+        ("version: 2", "version: the file is version 2; this program reads version 1 (in FILE:1)"),
         ("node: {network: Main Net}", "node.network: must be 1 to 63 of a-z, 0-9"),
         ("node: {state_dir: ' '}", "node.state_dir: is empty; leave the key out"),
-        ('node: {name: "a\\u0007"}', "node.name: has characters that cannot be printed"),
+        ('node: {name: "a\\u0007"}', "node.name: contains unprintable characters"),
         ("control: {mode: 432}", "control.mode: must be an octal mode such as 0660 (in FILE:1)"),
         ("control: {max_connections: 0}", "control.max_connections: should be greater than"),
         ("plugins: {transport: 8468}", "plugins.transport: should be a table of settings"),
@@ -136,7 +136,9 @@ def test_user_without_a_home_gets_paths_that_are_not_there(
     assert Config.load(environ={"AITORRENT_STATE_DIR": str(tmp_path)}).socket == (
         tmp_path / "run" / "control.sock"
     )
-    with pytest.raises(ConfigError, match="~/s: this user has no home directory; write the whole"):
+    with pytest.raises(
+        ConfigError, match="~/s: this user has no home directory; write an absolute"
+    ):
         Config.load(environ={"AITORRENT_STATE_DIR": "~/s"})
 
 
@@ -183,7 +185,7 @@ ODD_SECONDS = "plugins.odd.seconds: should be a whole number, not text @"
             [
                 "log.level: should be 'debug', 'info', 'warning' or 'error', not the number 1 @",
                 ODD_SECONDS,
-                "plugins.odds: no plugin of that name is installed; did you mean odd?",
+                "plugins.odds: no such plugin is installed; did you mean odd?",
             ],
         ),
         # what one setting lacks is told once, not again by who reads it
@@ -197,8 +199,11 @@ ODD_SECONDS = "plugins.odd.seconds: should be a whole number, not text @"
                 "plugins.odd.names[1]: should be text, not the number 1; write it in quotes @",
             ],
         ),
-        ("plugins: {odd: 7}\nversion: 2", ["version: this program", "plugins.odd: should be a t"]),
-        ("plugins: 7\nversion: 2", ["version: this program", "plugins: should be a table"]),
+        (
+            "plugins: {odd: 7}\nversion: 2",
+            ["version: the file is version", "plugins.odd: should be a t"],
+        ),
+        ("plugins: 7\nversion: 2", ["version: the file is version", "plugins: should be a table"]),
         (f"control: {{socket: /{'x' * 200}}}\nplugins: {{odd: {{seconds: x}}}}", ["", ODD_SECONDS]),
         ("log: {level: 1}\nplugins: {odd: {seconds: [}", ["FILE"]),
     ],

@@ -219,8 +219,8 @@ def test_value_is_what_was_meant(key: str, text: str, value: Any, tmp_path: Path
         ("psk", "1234567890123456", "should be text, not a number; write it in quotes"),
         ("home", "ait", "ait is relative, and would depend on where the daemon is started"),
         ("home", "./ait", "./ait is relative"),
-        ("home", "$HOME/ait", "environment variables are not expanded; write the whole path"),
-        ("home", "/srv/${USER}", "environment variables are not expanded; write the whole path"),
+        ("home", "$HOME/ait", "environment variables are not expanded; write an absolute path"),
+        ("home", "/srv/${USER}", "environment variables are not expanded; write an absolute path"),
         ("home", "''", "is empty; leave the key out for the default"),
         ("home", "~nobody-here/x", "nobody-here has no home directory"),
     ],
@@ -254,7 +254,7 @@ def test_value_that_is_not_clear_is_refused(key: str, text: str, said: str, tmp_
         ("Log: {}", "Log: unknown key; did you mean log? (in FILE:1)"),
         ("plugin: {}", "plugin: unknown key; did you mean plugins?"),
         ("port: 8468", "port: unknown key (in FILE:1)"),
-        ("version: '2'", "version: this program reads version 1, the file says 2"),
+        ("version: '2'", "version: the file is version 2; this program reads version 1"),
         ("version: true", "version: should be a number, not true"),
         ("node: {state_dir: state}", "node.state_dir: state is relative"),
         ("node: {identity: key}", "node.identity: key is relative"),
@@ -353,7 +353,7 @@ def test_thousands_of_tables_are_checked_in_the_time_that_they_take_to_read(
     # Before, each problem searched all values for its place: two minutes.
     assert time.process_time() - started < 3
     assert len(wrong) == 5000
-    assert wrong[-1].startswith("plugins.p4999: no plugin of that name is installed")
+    assert wrong[-1].startswith("plugins.p4999: no such plugin is installed")
     assert wrong[-1].endswith("(in FILE:5001)")
 
 
@@ -393,7 +393,7 @@ def test_relative_state_is_refused_in_a_file() -> None:
     ("setting", "said"),
     [
         ("path: models/demo", "models[0].path: models/demo is relative"),
-        ("path: $HOME/models", "environment variables are not expanded; write the whole path"),
+        ("path: $HOME/models", "environment variables are not expanded; write an absolute path"),
         ("kv_budget: true", "models[0].kv_budget: should be a number, not true"),
         ("kv_budget: 1.5GiB", "is not a size; write 512MiB, 1GiB"),
         ("kv_budget: 1 G", "is not a size; write 512MiB, 1GiB"),

@@ -110,7 +110,7 @@ def test_each_role_may_do_what_is_its_own(open_path: Path) -> None:
             member = ask_as(open_path, STRANGER, gid, groups)
             assert [member[n] for n in ("hello", "a.read", "a.act")] == ["operate"] * 3
             assert member["a.rule"].startswith(f"{Denied.code}: a.rule needs the role admin")
-            assert "run it as root" in member["a.rule"]
+            assert "run the command as root" in member["a.rule"]
 
         stranger = ask_as(open_path, STRANGER, STRANGER, [])
         assert [stranger[n] for n in ("hello", "a.read")] == ["read"] * 2

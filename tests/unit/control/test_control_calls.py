@@ -374,7 +374,7 @@ async def test_a_deadline_ends_a_call(path: Path) -> None:
         serving(path, method("a.forever", forever)),
         await AsyncClient.connect(path) as client,
     ):
-        with pytest.raises(TimedOut, match=r"a\.forever was not done in 0\.05 s"):
+        with pytest.raises(TimedOut, match=r"a\.forever did not finish within 0\.05 s"):
             await client.call("a.forever", timeout=0.05)
 
 
@@ -573,5 +573,5 @@ async def test_a_daemon_that_talks_nonsense_is_a_protocol_error(path: Path) -> N
 
     server = await asyncio.start_unix_server(nonsense, str(path))
     async with server:
-        with pytest.raises(ProtocolError, match="undecodable|starts with its kind"):
+        with pytest.raises(ProtocolError, match="invalid msgpack|starts with its kind"):
             await AsyncClient.connect(path)

@@ -158,7 +158,7 @@ def test_a_call_of_a_stream_is_refused_and_cancelled(server: ServerThread, clien
 
 
 def test_a_call_ends_at_its_deadline(server: ServerThread, client: Client) -> None:
-    with pytest.raises(TimedOut, match=r"a\.forever was not done in 0\.05 s"):
+    with pytest.raises(TimedOut, match=r"a\.forever did not finish within 0\.05 s"):
         client.call("a.forever", timeout=0.05)
     assert client.call("a.double") == {"double": 6}
 
@@ -172,7 +172,7 @@ def test_silence_of_a_stream_has_a_limit(server: ServerThread, tmp_path: Path) -
     with (
         Client(server.path, 5.0) as client,
         client.stream("a.quiet", timeout=0.05) as stream,
-        pytest.raises(TimedOut, match="no answer from the daemon in time"),
+        pytest.raises(TimedOut, match="the daemon did not answer in time"),
     ):
         next(stream)
     wait_for_calls(server, 0)
@@ -238,7 +238,7 @@ def test_a_daemon_that_never_says_hello_is_given_up(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(path))
         mute.listen()
-        with pytest.raises(TimedOut, match="no answer from the daemon in time"):
+        with pytest.raises(TimedOut, match="the daemon did not answer in time"):
             Client(path, 0.05)
 
 
@@ -285,7 +285,7 @@ def _answer_with(path: Path, *answers: bytes) -> threading.Thread:
     [
         (framing.encode(framing.HELLO, {"proto": [7, 8]}), VersionMismatch, "another protocol"),
         (framing.encode(framing.HELLO, "x"), ProtocolError, "a hello is a map"),
-        (b"\0\0\0\x01\xc1", ProtocolError, "undecodable"),
+        (b"\0\0\0\x01\xc1", ProtocolError, "invalid msgpack"),
         (framing.encode(framing.ERROR, 0, {"code": "busy", "message": "full"}), Busy, "full"),
         (b"\0\0", LostDaemon, "closed the connection"),
     ],
@@ -321,7 +321,7 @@ async def test_an_answer_that_breaks_the_rules_is_a_protocol_error(
     hello = framing.encode(framing.HELLO, {"proto": [1, 1]})
     thread = _answer_with(path, hello, framing.encode(99, "future") + frame)
     try:
-        with pytest.raises(ProtocolError, match="map|call id|kind|empty frame|undecodable"):
+        with pytest.raises(ProtocolError, match="map|call id|kind|empty frame|invalid msgpack"):
             if is_async:
                 async with await AsyncClient.connect(path, 5.0) as client:
                     await client.call("a.b")
@@ -339,7 +339,7 @@ async def test_the_async_client_reports_the_same_errors(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(path))
         mute.listen()
-        with pytest.raises(TimedOut, match="does not say hello"):
+        with pytest.raises(TimedOut, match="did not answer with a hello"):
             await AsyncClient.connect(path, 0.05)
 
 

@@ -271,7 +271,7 @@ def test_an_eager_client_gives_up_in_time_and_sleeps_meanwhile(
             return is_ready(*given)
 
         monkeypatch.setattr(blocking, "_is_ready", sleep)
-        with pytest.raises(TimedOut, match="was not done in"):
+        with pytest.raises(TimedOut, match="did not finish within"):
             client.call("a.forever", timeout=0.05)
         assert slept
         assert not client._connection.eagerness.is_high

@@ -348,7 +348,7 @@ async def test_a_handler_that_ignores_its_cancellation_does_not_hold_up_the_end(
     peer.send(framing.CALL, 1, "a.stubborn", {}, {})
     await started.wait()
     await server.close(grace_s=0.05)
-    assert "ignore their cancellation: ctl:a.stubborn#1" in caplog.text
+    assert "ignore cancellation: ctl:a.stubborn#1" in caplog.text
     gate.set()
     await eventually(lambda: server.statistics()["calls_open"] == 0)
     await peer.close()
@@ -389,7 +389,7 @@ async def test_a_second_daemon_is_refused_and_the_first_goes_on(
     server: ControlServer, path: Path
 ) -> None:
     second = ControlServer(Methods(), agent="aitorrentd/0.1.0")
-    with pytest.raises(Conflict, match="a daemon answers at"):
+    with pytest.raises(Conflict, match="another daemon is listening at"):
         await second.listen(path)
     await second.close()
     await assert_answers(path)

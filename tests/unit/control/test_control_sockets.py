@@ -50,7 +50,9 @@ def test_a_live_daemon_keeps_its_socket(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     with bind(path).sock:
         inode = path.stat().st_ino
-        with pytest.raises(Conflict, match=r"a daemon answers at .*control\.sock; stop it first"):
+        with pytest.raises(
+            Conflict, match=r"another daemon is listening at .*control\.sock; stop it first"
+        ):
             bind(path)
         assert path.stat().st_ino == inode
 
@@ -70,7 +72,7 @@ def test_a_live_daemon_with_a_full_backlog_keeps_its_socket(tmp_path: Path) -> N
                     caller.connect(str(path))
                 except BlockingIOError:
                     break
-            with pytest.raises(Conflict, match="a daemon answers"):
+            with pytest.raises(Conflict, match="another daemon is listening"):
                 bind(path)
         finally:
             for caller in callers:
@@ -80,7 +82,7 @@ def test_a_live_daemon_with_a_full_backlog_keeps_its_socket(tmp_path: Path) -> N
 def test_a_file_that_is_no_socket_is_never_deleted(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     path.write_text("precious")
-    with pytest.raises(Conflict, match="is there and is not a socket"):
+    with pytest.raises(Conflict, match="exists and is not a socket"):
         bind(path)
     assert path.read_text() == "precious"
 
@@ -118,7 +120,7 @@ def test_a_directory_that_somebody_keeps_locked_is_an_error_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sockets, "_LOCK_WAIT_S", 0.05)
-    with sockets._only_one(tmp_path), pytest.raises(TimedOut, match="keeps .* locked"):
+    with sockets._only_one(tmp_path), pytest.raises(TimedOut, match="is locked by another process"):
         bind(tmp_path / "control.sock")
 
 

@@ -19,7 +19,7 @@ def checks(tmp_path: Path, text: str = "") -> dict[str, dict[str, Any]]:
 def test_all_is_well_on_a_new_machine(tmp_path: Path) -> None:
     found = checks(tmp_path, "plugins: {transport: {port: 0}}")
     assert {name for name, check in found.items() if check["status"] == "fail"} == set()
-    assert found["directories"]["text"] == f"{tmp_path}/state will be made at the first start"
+    assert found["directories"]["text"] == f"{tmp_path}/state is created at the first start"
     assert set(found["config"]) == {"name", "plugin", "summary", "status", "text", "remedy"}
     assert not (tmp_path / "state").exists()
 

@@ -134,7 +134,7 @@ def test_looking_at_a_socket_of_systemd_starts_nobody(
         with pytest.raises(BlockingIOError, match="unavailable"):
             systemd.accept()
     assert found["text"] == (
-        f"no daemon runs; systemd holds {path} and starts one for the next client"
+        f"no daemon is running; systemd listens at {path} and starts one for the next client"
     )
     assert found["remedy"] == "systemctl start aitorrentd.service"
 
@@ -185,7 +185,7 @@ def test_layer_is_judged_by_whether_it_can_be_used(layer: Path) -> None:
         check = machine()["plugin-layer"]
         return check.status, check.text, check.remedy
 
-    assert found()[:2] == ("ok", f"no plugin was installed yet; they go into {layer}")
+    assert found()[:2] == ("ok", f"no plugins installed yet; they go into {layer}")
     (layer / "lib" / "python2.7" / "site-packages").mkdir(parents=True)
     status, text, remedy = found()
     assert (status, "another Python" in text) == ("fail", True)
@@ -198,7 +198,7 @@ def test_layer_is_judged_by_whether_it_can_be_used(layer: Path) -> None:
     assert found()[::2] == ("warn", "sudo aitorrentctl plugin rebuild")
     site.chmod(0o777)
     status, text, remedy = found()
-    assert (status, "no plugin in it is used" in text) == ("fail", True)
+    assert (status, "none of its plugins is loaded" in text) == ("fail", True)
     assert remedy == f"chown -R root:root {layer} && chmod -R go-w {layer}"
 
 
@@ -222,7 +222,7 @@ def test_service_is_recommended_only_where_systemd_manages_it(
     def hint(path: str) -> str:
         return unreachable(path, FileNotFoundError(2, "No such file")).message.partition("? ")[2]
 
-    by_hand = ("start it: aitorrentd", "stop the daemon and start it again")
+    by_hand = ("start it: aitorrentd", "restart the daemon")
     assert (hint(unit.SOCKET), unit.restart_remedy(unit.SOCKET)) == by_hand
     booted.mkdir()
     assert (hint(unit.SOCKET), unit.restart_remedy(unit.SOCKET)) == by_hand

@@ -187,7 +187,7 @@ RULES = {
         "InUse or Slots of aitorrentd.api.limits",
         ("self._open[peer] -= 1",),
         ("self.used -= 1", "self._open[peer] -= size"),
-        {"aitorrentd/kernel/context": "counts work that a drain waits for, and limits nothing"},
+        {"aitorrentd/kernel/context": "counts work a drain waits for, and limits nothing"},
     ),
     "short ids": Rule(
         shortens_an_id,

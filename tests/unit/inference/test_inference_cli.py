@@ -214,7 +214,7 @@ def test_ask_without_a_daemon_or_a_model_says_so(ctl: Any, tmp_path: Path) -> No
     assert "is it running?" in result.err
     with serving(tmp_path / "s"):
         result = ctl("ask", "hi")
-        assert (result.code, result.err) == (1, "Error: no model can answer here\n")
+        assert (result.code, result.err) == (1, "Error: this node has no model that can answer\n")
     with serving(tmp_path / "s", FakeBackend("a")):
         result = ctl("ask", "hi", "-m", "zz")
         assert result.err == "Error: no model 'zz'; there are: m\n"
@@ -243,19 +243,19 @@ def test_model_that_is_being_loaded_is_a_bar_on_a_terminal(tmp_path: Path) -> No
     with serving(tmp_path / "s", shards):
         shown = asyncio.run(terminal_output(tmp_path / "s", 100, "ask", "-m", "m", "hi"))
     bar = "#" * 7 + "." * 17
-    assert f"model m is being loaded [{bar}]  30% 30 B of 100 B" in shown
+    assert f"model m is loading [{bar}]  30% 30 B of 100 B" in shown
     assert shown.rpartition("\x1b[K")[2].startswith("one two\n")  # the bar is gone before it
 
 
 def test_what_is_not_ready_is_listed_with_its_state(ctl: Any, tmp_path: Path) -> None:
     with serving(tmp_path / "s", LoadingBackend("shards", loading(), LACKING)):
         lines = [line.split(maxsplit=6) for line in ctl("models").out.splitlines()]
-        assert lines[0][:4] == ["No", "model", "can", "answer"]
+        assert lines[0][:4] == ["No", "model", "is", "ready:"]
         assert lines[2][:4] == ["m", "loading", "30%", "shards"]
         assert lines[3][:3] == ["big", "incomplete", "shards"]
         late = ctl("--timeout", "0.1", "wait", "--model", "m")
     assert late.code == 75
-    told = "Error: no model 'm' in time: layers 0-3 are being loaded here (30%)\n"
+    told = "Error: no model 'm' in time: layers 0-3 are loading here (30%)\n"
     assert late.err == told  # and no list of the models that there are, since there is none
 
 
@@ -278,15 +278,15 @@ def test_models_are_listed_as_a_table_or_as_json(ctl: Any, tmp_path: Path) -> No
     keys = {"name", "backend", "size_bytes", "family", "context_length", "detail", "layers"}
     assert set(rows[0]) == keys
     with serving(tmp_path / "s"):
-        assert ctl("models").out.startswith("No model can answer now")
+        assert ctl("models").out.startswith("No model is available")
     with serving(tmp_path / "s", LoadingBackend("shards", loading())):
         lines = ctl("models").out.splitlines()
-    assert lines[0] == "No model can answer yet; `ask` waits for one that is being loaded."
+    assert lines[0] == "No model is ready yet; `ask` waits for one that is loading."
     assert lines[2].startswith("m      loading 30%  shards")
     with serving(tmp_path / "s", LoadingBackend("shards", LACKING)):
         lines = ctl("models").out.splitlines()
-    assert lines[0] == "No model can answer now:"
-    assert lines[2].endswith("nobody reachable holds layers 3-6 of big")
+    assert lines[0] == "No model is ready:"
+    assert lines[2].endswith("no reachable node holds layers 3-6 of big")
 
 
 def test_chat_keeps_the_conversation_until_new(ctl: Any, tmp_path: Path) -> None:
@@ -406,6 +406,6 @@ def test_discover_leaves_the_local_backend_out(ctl: Any, tmp_path: Path) -> None
     with serving(tmp_path / "s", backend):
         result = ctl("ask", "hi", "--discover")
         assert (result.code, result.out) == (1, "")
-        assert "directory knows no peer that answers" in result.err
+        assert "directory lists no peer that answers" in result.err
         assert ctl("ask", "hi", "--discover", "--backend", "a").code == 2
     assert backend.requests == []

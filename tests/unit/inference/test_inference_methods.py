@@ -167,7 +167,7 @@ def test_backends_own_pace_and_stages_are_told() -> None:
 
 
 def test_answer_without_an_end_has_no_summary() -> None:
-    with pytest.raises(Unavailable, match="without a reason"):
+    with pytest.raises(Unavailable, match="without a finish reason"):
         summary(Answer(), ended_s=1.0, node="n")
 
 
@@ -213,10 +213,10 @@ async def test_warning_stands_while_nothing_can_answer() -> None:
     node = make_node()
     [warning] = warnings(node.catalogue)
     assert warning.code == "no_backend"
-    assert warning.text.startswith("no model can be answered: no backend is running. Start Ollama")
+    assert warning.text.startswith("no model is available: no backend is running. Start Ollama")
     with node.having(FakeBackend("a", down=Unavailable("off"))):
         await node.catalogue.ask_backends()
-        assert "answered: a: off. Start" in warnings(node.catalogue)[0].text
+        assert "is available: a: off. Start" in warnings(node.catalogue)[0].text
     with node.having(FakeBackend("b")):
         await node.catalogue.ask_backends()
         assert warnings(node.catalogue) == []
@@ -225,7 +225,7 @@ async def test_warning_stands_while_nothing_can_answer() -> None:
     with node.having(LoadingBackend("shards", loading("big"))):
         [told] = warnings(node.catalogue)
         assert (told.code, told.severity) == ("loading", "info")
-        assert told.text == "no model can be answered yet; being loaded: big"
+        assert told.text == "no model is ready yet; loading: big"
         check = await can_answer(node.router).run()
         assert check.text == told.text
         assert check.remedy == "Wait for it: aitorrentctl wait --model big"
@@ -242,7 +242,7 @@ async def test_doctor_names_the_models_or_the_reason() -> None:
     assert (await check.run()).status == "warn"
     with node.having(FakeBackend("a", ["x", "y"])):
         result = await check.run()
-    assert (result.status, result.text) == ("ok", "x, y can be answered")
+    assert (result.status, result.text) == ("ok", "available: x, y")
 
 
 def test_slots_never_queue() -> None:
@@ -257,7 +257,7 @@ def test_slots_never_queue() -> None:
 
 
 def test_further_names_may_not_lead_to_each_other() -> None:
-    with pytest.raises(ValidationError, match="itself another name"):
+    with pytest.raises(ValidationError, match="itself an alias"):
         InferenceConfig(capabilities={"a": "b", "b": "c"})
     assert InferenceConfig(announce=("a", "b")).announce == ("a", "b")
     assert InferenceConfig(announce=False).announce is False
@@ -279,7 +279,7 @@ def test_router_is_the_inference_service() -> None:
 async def test_discover_reaches_the_router_and_excludes_a_backend() -> None:
     node = make_node()
     method = methods_of(node)["inference.generate"]
-    with node.having(FakeBackend("a")), pytest.raises(Unavailable, match="directory knows no peer"):
+    with node.having(FakeBackend("a")), pytest.raises(Unavailable, match="directory lists no peer"):
         await collect(method, GenerateParams(prompt="hi", discover=True))
     with pytest.raises(ValidationError, match='"discover" and "backend" exclude each other'):
         GenerateParams(prompt="hi", discover=True, backend="a")

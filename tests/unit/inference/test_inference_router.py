@@ -87,7 +87,7 @@ async def test_unknown_model_names_those_there_are() -> None:
 
 async def test_no_backend_at_all_is_unavailable() -> None:
     node = make_node(alone=True)
-    with pytest.raises(Unavailable, match="no model can answer here"):
+    with pytest.raises(Unavailable, match="this node has no model that can answer"):
         await text_of(node.router.generate(ask("")))
 
 
@@ -145,7 +145,10 @@ async def test_peer_that_calls_a_request_invalid_does_not_keep_it_from_others() 
     with liar.having(strict):
         with honest.having(FakeBackend("y", words=["yes"])):
             assert await text_of(node.router.generate(ask())) == "yes"
-        with honest.having(strict), pytest.raises(InvalidParams, match="nobody could answer: peer"):
+        with (
+            honest.having(strict),
+            pytest.raises(InvalidParams, match="no backend could answer: peer"),
+        ):
             await text_of(node.router.generate(ask()))
     await net.close()
 
@@ -158,7 +161,7 @@ async def test_all_busy_is_busy_and_mixed_failures_are_told_apart() -> None:
     broken = FakeBackend("c", words=[], fails=Unavailable("gone"))
     with (
         node.having(*busy, broken),
-        pytest.raises(Unavailable, match=r"nobody could answer: a: Too many.*; b.*; c: gone"),
+        pytest.raises(Unavailable, match=r"no backend could answer: a: Too many.*; b.*; c: gone"),
     ):
         await text_of(node.router.generate(ask()))
 
@@ -399,8 +402,8 @@ async def test_discover_looks_further_than_what_is_known_and_says_when_nobody_is
     node.directory.elsewhere.append(Record(key, node_id(1), {"v": 1, "model": "far"}))
     with node.having(FakeBackend("a", ["m"])), other.having(FakeBackend("a", ["far"])):
         await text_of(node.router.generate(ask("far"), discover=True))
-        with pytest.raises(NotFound, match="the directory knows nobody for model 'm'"):
+        with pytest.raises(NotFound, match="the directory lists no peer with model 'm'"):
             await text_of(node.router.generate(ask("m"), discover=True))
-        with pytest.raises(Unavailable, match="the directory knows no peer that answers"):
+        with pytest.raises(Unavailable, match="the directory lists no peer that answers"):
             await text_of(node.router.generate(ask(""), discover=True))
     await net.close()

@@ -239,7 +239,7 @@ async def test_reader_that_takes_nothing_loses_its_slot() -> None:
             group.create_task(node.handler(theirs))
             await ours.write(REQUEST)
             await backend.stopped.wait()
-    assert theirs.reset_reason == "the client took nothing for 60 s"
+    assert theirs.reset_reason == "the client read nothing for 60 s"
     assert node.handler.slots.used == 0
 
 
@@ -247,7 +247,7 @@ async def test_client_that_never_asks_is_sent_away() -> None:
     node = make_node()
     ours, theirs = stream_pair()
     await node.handler(theirs)
-    assert json.loads(await ours.read_line())["error"] == "no request within 30 s"
+    assert json.loads(await ours.read_line())["error"] == "no request arrived within 30 s"
     assert theirs.closed
 
 
@@ -301,11 +301,11 @@ async def test_peers_answer_becomes_chunks() -> None:
 @pytest.mark.parametrize(
     ("lines", "error", "text"),
     [
-        (b"", PeerGone, "closed the stream before its answer ended"),
-        (TEXT, PeerGone, "closed the stream before its answer ended"),
-        (TEXT + DONE[:20], PeerGone, "closed the stream before its answer ended"),
+        (b"", PeerGone, "closed the stream before its answer was complete"),
+        (TEXT, PeerGone, "closed the stream before its answer was complete"),
+        (TEXT + DONE[:20], PeerGone, "closed the stream before its answer was complete"),
         (TEXT + b"{}{}\n", ProtocolError, "bad answer line"),
-        (b"x" * (MAX_LINE_BYTES + 2), ProtocolError, "endless line"),
+        (b"x" * (MAX_LINE_BYTES + 2), ProtocolError, "a line that is too long"),
         (b'{"error":"Too many requests"}\n', Busy, "peer ….{8}: Too many requests"),
         (b'{"error":"no","code":"not_found"}\n', NotFound, "peer ….{8}: no"),
     ],

@@ -1,4 +1,4 @@
-"""What is said of models that cannot answer yet, and waiting for those that are being loaded."""
+"""What is said of models that cannot answer yet, and waiting for those that are loading."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ async def test_model_that_is_loaded_soon_is_waited_for_and_answers(
         found = await chunks(node, model, wait_s=30, backend=backend)
     notices = [c for c in found if c.notice]
     assert "".join(c.text for c in found) == "one two"
-    assert {c.notice for c in notices} == {"model m is being loaded"}
+    assert {c.notice for c in notices} == {"model m is loading"}
     assert notices[0].extra == {"done_bytes": 30, "total_bytes": 100}
 
 
 async def test_without_patience_the_error_comes_at_once_and_says_what_is_missing() -> None:
     node = make_node()
     with node.having(LoadingBackend("shards", loading()), FakeBackend("ollama", ["x", "y"])):
-        text = r"^model m cannot answer now: layers 0-3 are being loaded here \(30%\);"
+        text = r"^model m cannot answer now: layers 0-3 are loading here \(30%\);"
         with pytest.raises(Unavailable, match=text + " complete models: x, y$"):
             await chunks(node)
 
@@ -68,7 +68,7 @@ async def test_without_patience_the_error_comes_at_once_and_says_what_is_missing
 async def test_patience_ends_with_how_far_it_was() -> None:
     node = make_node()
     with node.having(LoadingBackend("shards", loading())):
-        text = r"model m is not there after 0\.05 s: layers 0-3 are being .*; wait longer with"
+        text = r"model m is not ready after 0\.05 s: layers 0-3 are loading.*; wait longer with"
         with pytest.raises(TimedOut, match=text):
             await chunks(node, wait_s=0.05)
 
@@ -77,7 +77,9 @@ async def test_nobody_waits_for_what_is_not_being_loaded() -> None:
     node = make_node()
     shards = LoadingBackend("shards", LACKING, loading("other"), models=["small"])
     with node.having(shards):
-        text = "model big cannot answer now: nobody reachable holds layers 3-6 of big; complete mod"
+        text = (
+            "model big cannot answer now: no reachable node holds layers 3-6 of big; complete mod"
+        )
         for backend in (None, "shards"):
             with pytest.raises(Unavailable, match=text + "els: small"):
                 await asyncio.wait_for(chunks(node, "big", wait_s=3600, backend=backend), 5)
@@ -172,5 +174,5 @@ async def test_methods_tell_progress_names_and_what_is_pending() -> None:
         params = GenerateParams(prompt="hi", model="m", wait_s=30)
         items = [i async for i in methods["inference.generate"].handler(call, params)]  # type: ignore[arg-type, union-attr]
     assert isinstance(items[-1], End)
-    expected = ("model m is being loaded", {"done": 30, "total": 100, "unit": "B"})
+    expected = ("model m is loading", {"done": 30, "total": 100, "unit": "B"})
     assert set(map(str, call.told)) == {str(expected)}

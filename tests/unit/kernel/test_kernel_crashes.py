@@ -211,7 +211,7 @@ async def test_exit_that_never_ends_is_abandoned_and_not_started_again(tmp_path:
         row = await node.restart("bad")
         assert (row.state, row.detail) == (
             "failed",
-            "an earlier run of it does not stop; restart the daemon",
+            "its previous run does not stop; restart the daemon",
         )
         with pytest.raises(Unavailable, match=r"bad\.v1"):
             node.service(ServiceKey[str]("bad.v1"))

@@ -180,7 +180,7 @@ def boils(self: object, ctx: Any) -> Any:
         ),
         (
             spoilt(aitorrent_price=hookimpl(wrapper=True)(lambda self: (yield))),
-            "aitorrent_price is a wrapper; wrappers are not supported",
+            "aitorrent_price is a hook wrapper; wrappers are not supported",
         ),
     ],
 )

@@ -262,7 +262,10 @@ async def test_error_line_in_the_middle_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("how", "why"),
-    [({"breaks_after": 2}, "broke off"), ({"ends_after": 2}, "before its answer ended")],
+    [
+        ({"breaks_after": 2}, "closed the connection early"),
+        ({"ends_after": 2}, "before its answer was complete"),
+    ],
 )
 async def test_truncated_stream_is_an_error_and_never_a_stop(how: Any, why: str) -> None:
     async with FakeOllama(**how) as server, backend_of(server) as backend:
@@ -305,20 +308,23 @@ async def test_missing_ollama_is_told_with_a_remedy_and_noticed_when_it_comes() 
         pass  # from here on its port is known, and nobody listens there
     clock = FakeClock()
     backend = OllamaBackend(OllamaConfig(url=server.url), clock=clock, log=log)
-    remedy = f"no Ollama at {server.url}; start it with `ollama serve` or set plugins.ollama.url"
+    remedy = (
+        f"cannot connect to Ollama at {server.url}; start it with `ollama serve` or set "
+        "plugins.ollama.url"
+    )
     for _ in range(2):
         with pytest.raises(Unavailable) as caught:
             await backend.models()
         assert caught.value.message == remedy
-    with pytest.raises(Unavailable, match="no Ollama at"):
+    with pytest.raises(Unavailable, match="cannot connect to Ollama at"):
         await answer(backend, ask())
     async with server:
         clock.now += 5
         assert len(await backend.models()) == 1
     clock.now += 5
-    with pytest.raises(Unavailable, match="no Ollama at"):
+    with pytest.raises(Unavailable, match="cannot connect to Ollama at"):
         await backend.models()
-    with pytest.raises(Unavailable, match="no Ollama at"):
+    with pytest.raises(Unavailable, match="cannot connect to Ollama at"):
         await answer(backend, ask())
     await backend.close()
 
@@ -356,7 +362,7 @@ async def test_model_is_described_once_until_it_changes() -> None:
         (502, b"<html>bad gateway</html>", Unavailable, "bad gateway"),
         (500, b"", Unavailable, "HTTP status 500"),
         (500, b'{"error":{"message":"wrong"}}', Unavailable, "Ollama: wrong"),
-        (200, b"not json\n", ProtocolError, "not JSON"),
+        (200, b"not json\n", ProtocolError, "invalid JSON"),
         (200, b"[1]\n", ProtocolError, "not a JSON object"),
         (200, b'{"response":1}\n', ProtocolError, "not a string"),
     ],

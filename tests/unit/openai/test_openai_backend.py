@@ -98,7 +98,7 @@ async def test_list_of_models_that_occurs_is_read(name: str) -> None:
     ("body", "says"),
     [
         (b'{"error":{"message":"no credits"}}', "openai:test: no credits"),
-        (b"<html>Sign in</html>", r"not JSON \(application/json\): <html>Sign in"),
+        (b"<html>Sign in</html>", r"invalid JSON \(application/json\): <html>Sign in"),
         (b'{"object":"list"}', "did not list models"),
     ],
 )
@@ -330,8 +330,12 @@ async def test_missing_usage_counts_nothing() -> None:
 @pytest.mark.parametrize(
     ("how", "error", "why"),
     [
-        ({"breaks_after": 2}, Unavailable, "broke off"),
-        ({"finish_reason": None, "says_done": False}, Unavailable, "before its answer ended"),
+        ({"breaks_after": 2}, Unavailable, "closed the connection early"),
+        (
+            {"finish_reason": None, "says_done": False},
+            Unavailable,
+            "before its answer was complete",
+        ),
         ({"fails_after": 2}, Unavailable, "The server had an error"),
         ({"finish_reason": "content_filter"}, Unavailable, "cut the answer short: content_filter"),
     ],
@@ -370,9 +374,9 @@ async def test_missing_server_is_unavailable_until_it_comes() -> None:
     clock = FakeClock()
     config = ServerConfig(name="test", url=server.url)
     backend = OpenaiBackend(config, clock=clock, log=log)
-    with pytest.raises(Unavailable, match="nobody answers at http"):
+    with pytest.raises(Unavailable, match="cannot connect to http"):
         await backend.models()
-    with pytest.raises(Unavailable, match="nobody answers at http"):
+    with pytest.raises(Unavailable, match="cannot connect to http"):
         await answer(backend, chat())
     await server.start()
     clock.now += 5
@@ -397,11 +401,11 @@ async def test_missing_server_is_unavailable_until_it_comes() -> None:
         (408, b"", TimedOut, "HTTP status 408"),
         (500, b'{"error":"oops"}', Unavailable, "oops"),
         (503, b"<html>", Unavailable, "<html>"),
-        (200, b"data: nonsense\n\n", ProtocolError, "not JSON: nonsense"),
+        (200, b"data: nonsense\n\n", ProtocolError, "invalid JSON: nonsense"),
         (200, b"data: [1]\n\n", ProtocolError, "not a JSON object"),
         (200, b'data: {"choices":[{"delta":{"content":1}}]}\n\n', ProtocolError, "not a string"),
-        (200, b'data: {"choices":[1]}\n\n', ProtocolError, "no list of objects"),
-        (200, b"", Unavailable, "before its answer ended"),
+        (200, b'data: {"choices":[1]}\n\n', ProtocolError, "not a list of objects"),
+        (200, b"", Unavailable, "before its answer was complete"),
     ],
 )
 async def test_every_error_answer_becomes_the_right_error(
@@ -470,7 +474,7 @@ def test_line_that_is_no_field_is_kept_for_the_error() -> None:
 
 def test_endless_event_is_refused() -> None:
     decoder = EventDecoder()
-    with pytest.raises(ProtocolError, match="an event of over"):
+    with pytest.raises(ProtocolError, match="an event larger than"):
         for _ in range(5):
             decoder.feed(b"data: " + b"x" * (MAX_EVENT_BYTES // 4) + b"\n")
 

@@ -161,11 +161,19 @@ BODIES: Final = {
     "web page": (b"<!DOCTYPE html><html><title>Sign in</title></html>", "text/html", "Sign in"),
     "web page as a stream": (b"\n <html>busy</html>", SSE, "busy"),
     "text": (b"upstream connect error", "text/plain", "upstream connect error"),
-    "nothing": (b"", SSE, "before its answer ended"),
-    "only done": (DONE, SSE, "before its answer ended"),
-    "only counts": (event({"usage": {"prompt_tokens": 1}}) + DONE, SSE, "before its answer ended"),
-    "only comments": (b": wait\n\n: wait\n\n" + DONE, SSE, "before its answer ended"),
-    "foreign tokens": (event({"token": {"text": "Hello"}}) + DONE, SSE, "before its answer ended"),
+    "nothing": (b"", SSE, "before its answer was complete"),
+    "only done": (DONE, SSE, "before its answer was complete"),
+    "only counts": (
+        event({"usage": {"prompt_tokens": 1}}) + DONE,
+        SSE,
+        "before its answer was complete",
+    ),
+    "only comments": (b": wait\n\n: wait\n\n" + DONE, SSE, "before its answer was complete"),
+    "foreign tokens": (
+        event({"token": {"text": "Hello"}}) + DONE,
+        SSE,
+        "before its answer was complete",
+    ),
     "json error": (b'{"error":"no credits"}', "application/json", "no credits"),
     "json error over lines": (
         b'{\n "error": {\n  "message": "no credits"\n }\n}\n',
@@ -173,7 +181,7 @@ BODIES: Final = {
         "credits",
     ),
     "json list": (b'[{"error":{"message":"no credits"}}]', "application/json", "no credits"),
-    "json null": (b"null", "application/json", "before its answer ended"),
+    "json null": (b"null", "application/json", "before its answer was complete"),
     "json that is cut": (b'{"choices":[{"message":{"content":"Hel', "application/json", "JSON"),
     "torn line": (
         b'data: {"choices":[{"delta":{"con\ntent":"x"}}]}\n\n' + DONE,

@@ -58,14 +58,14 @@ def test_signatures_verify_only_for_their_domain(key_file: Path) -> None:
     [
         (b"", "it is empty"),
         (b"\0" * 100, "not a key file"),
-        (encode(SEED)[:-1], "it is cut short"),
-        (encode(SEED)[:40], "it is cut short"),
-        (encode(SEED).replace(b"AAEC", b"AAED"), "its checksum does not fit"),
+        (encode(SEED)[:-1], "it is truncated"),
+        (encode(SEED)[:40], "it is truncated"),
+        (encode(SEED).replace(b"AAEC", b"AAED"), "its checksum does not match"),
         (encode(SEED).replace(b"AAEC", b"A*EC"), "not base64"),
-        (encode(SEED).replace(b"-1 ", b"-9 "), "a version this program does not know"),
-        (encode(SEED) + encode(SEED), "it is cut short"),
+        (encode(SEED).replace(b"-1 ", b"-9 "), "an unknown key file version"),
+        (encode(SEED) + encode(SEED), "it is truncated"),
         (b"aitorrentd-ed25519-1 " + b"A" * 5000, "longer than 4096 bytes"),
-        (encode(SEED[:16]), "its checksum does not fit"),
+        (encode(SEED[:16]), "its checksum does not match"),
     ],
 )
 def test_damaged_key_is_an_error_with_a_way_out_and_is_left_alone(

@@ -90,7 +90,7 @@ def test_log_call_with_wrong_arguments_is_kept_without_them() -> None:
         wrong = {"name": "aitorrentd.x", "msg": "%d peers", "args": ("swordfish",)}
         ring.handle(logging.makeLogRecord(wrong))
     (line,) = ring.lines()
-    assert line.text == "%d peers [a log call with the wrong arguments]"
+    assert line.text == "%d peers [log call with wrong arguments]"
 
 
 async def test_follower_gets_records_of_every_thread_in_order() -> None:
@@ -140,8 +140,8 @@ def test_lag_is_remembered_for_a_minute_and_warned_of_at_most_every_half(
     assert lag.worst_s() == 0.0
     warned = [r.getMessage() for r in caplog.records]
     assert warned == [
-        "the event loop was held up for 2.0 s",
-        "the event loop was held up for 3.0 s",
+        "the event loop was blocked for 2.0 s",
+        "the event loop was blocked for 3.0 s",
     ]
 
 

@@ -171,7 +171,7 @@ async def test_slow_callback_loses_events_and_goes_on(node_factory: NodeFactory)
     for i in range(2000):
         node.kernel.bus.publish(PeerConnected(PEER, str(i), True))
     go.set()
-    await wait_for(lambda: any("is too slow and lost" in x.text for x in node.ring.lines()))
+    await wait_for(lambda: any("is too slow and missed" in x.text for x in node.ring.lines()))
     assert len(heard) < 1100
     node.kernel.bus.publish(PeerConnected(PEER, "last", True))
     await wait_for(lambda: heard[-1] == "last")
@@ -240,7 +240,7 @@ async def test_node_is_started_once_and_stopped_as_often_as_you_like(
     node_factory: NodeFactory,
 ) -> None:
     node = await node_factory(sources=[])
-    with pytest.raises(Conflict, match="this node is running; a node is started once"):
+    with pytest.raises(Conflict, match="this node is running; a node can be started only once"):
         await node.start()
     await node.stop()
     await node.stop()
@@ -301,7 +301,7 @@ async def test_node_that_is_stopped_while_it_starts_ends_clean(node_factory: Nod
     await wait_for(lambda: node.state == "starting" and node.uptime_s > 0.1)
     async with asyncio.timeout(10):
         await asyncio.gather(node.stop(), node.stop())
-        with pytest.raises(ShuttingDown, match="was stopped while it started"):
+        with pytest.raises(ShuttingDown, match="was stopped during startup"):
             await starting
     assert node.state == "stopped"
     state = node.config.directories.state

@@ -107,7 +107,7 @@ DEADLY = {
         None,
         "frame of 2147483647 bytes; allowed are 2 to 100000",
     ),
-    "exits": ("raise SystemExit", Unavailable, None, "ended its process"),
+    "exits": ("raise SystemExit", Unavailable, None, "the code exited"),
 }
 
 

@@ -78,7 +78,7 @@ async def test_what_is_no_event_is_refused() -> None:
     with pytest.raises(InvalidParams, match="one or more event classes"), bus.subscribe():
         pass
     with (
-        pytest.raises(InvalidParams, match="max_queued is 0; allowed are 1 to 65,536"),
+        pytest.raises(InvalidParams, match="max_queued is 0; it must be 1 to 65,536"),
         bus.subscribe(Tick, max_queued=0),
     ):
         pass

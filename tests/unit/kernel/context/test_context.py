@@ -97,7 +97,7 @@ async def test_stopped_plugin_gets_nothing_that_stays(tmp_path: Path) -> None:
     held = Held()
     async with kernel(tmp_path, made("dht", provides=("dht.v1",), start=held.start)) as node:
         await node.disable("dht")
-        with pytest.raises(Unavailable, match="plugin dht is not running any more"):
+        with pytest.raises(Unavailable, match="plugin dht is no longer running"):
             held.ctx.provide(ServiceKey[str]("dht.v1"), "x")
         with (
             pytest.raises(Unavailable, match="not running any more"),

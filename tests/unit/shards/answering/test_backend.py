@@ -138,7 +138,9 @@ async def test_bad_request_is_refused_with_a_way_out(
 async def test_layers_without_a_holder_are_named(tmp_path: Path) -> None:
     async with toy_network(tmp_path, "0-2", "4-6") as nodes:
         other = nodes[1].id[-8:]
-        expected = f"nobody reachable holds layers 2-4 of toy; held are 0-2 this node, 4-6 …{other}"
+        expected = (
+            f"no reachable node holds layers 2-4 of toy; held are 0-2 this node, 4-6 …{other}"
+        )
         with pytest.raises(Unavailable, match=f"^{expected}$"):
             await nodes[0].shards.backend.models()
         (pending,) = nodes[0].shards.backend.pending()
@@ -148,7 +150,7 @@ async def test_layers_without_a_holder_are_named(tmp_path: Path) -> None:
             (nodes[0].id, 0, 2),
             (nodes[1].id, 4, 6),
         ]
-        with pytest.raises(Unavailable, match="nobody reachable holds layers 2-4 of toy"):
+        with pytest.raises(Unavailable, match="no reachable node holds layers 2-4 of toy"):
             await chunks(nodes[0], request())
 
 

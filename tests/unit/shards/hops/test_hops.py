@@ -98,7 +98,7 @@ async def test_link_that_ends_while_nothing_is_written_is_noticed_once() -> None
     async with linked(0) as (_, far, broken):
         await far.close()
         await wait_for(lambda: broken)
-        assert broken == ["the receiver ended it"]
+        assert broken == ["the receiver closed it"]
 
 
 async def test_receiver_that_takes_nothing_is_given_up() -> None:

@@ -249,8 +249,8 @@ async def test_layers_that_the_model_does_not_have_are_told_where_people_look(
             (pending,) = other.shards.backend.pending()
             assert pending.state == "incomplete"
             assert pending.detail.startswith(
-                "it cannot be held here: layers 3-60 of toy: the model has 6 layers; "
-                "nobody reachable holds layers 3-6 of toy"
+                "this node cannot hold it: layers 3-60 of toy: the model has 6 layers; "
+                "no reachable node holds layers 3-6 of toy"
             )
 
 
@@ -269,7 +269,7 @@ async def test_loading_is_told_here_and_to_peers_and_ends_with_the_layers(tmp_pa
             (row,) = rows(other)
             assert (row["state"], row["done_bytes"], row["total_bytes"]) == ("loading", 30, 100)
             (warning,) = other.shards.health()
-            assert warning.text == "model toy: layers 3-6 are being loaded here (30%)"
+            assert warning.text == "model toy: layers 3-6 are loading here (30%)"
             assert warning.severity == "info"
             await until(lambda: here.shards.backend.pending()[0].done_bytes == 30)
             (pending,) = here.shards.backend.pending()
@@ -279,7 +279,7 @@ async def test_loading_is_told_here_and_to_peers_and_ends_with_the_layers(tmp_pa
                 ((3, 6),),
             )
             assert pending.detail == (
-                f"layers 3-6 are being loaded by …{short_id} (30%); held are 0-3 this node"
+                f"layers 3-6 are loading by …{short_id} (30%); held are 0-3 this node"
             )
             stranger = FakeNode(here.net, 8, here.folder, ShardsConfig())
             async with stranger.running():

@@ -87,12 +87,12 @@ def test_ranges_count_from_the_start_of_the_file() -> None:
         ({"x": {**_entry(0, 4), "more": 1}}, 4, "needs exactly"),
         ({"x": _entry(0, 4, dtype="F128")}, 4, "unknown dtype 'F128'"),
         ({"x": {**_entry(0, 4), "dtype": 7}}, 4, "unknown dtype '7'"),
-        ({"x": _entry(0, 4, [-1])}, 4, "bad shape"),
-        ({"x": _entry(0, 4, [1.0])}, 4, "bad shape"),  # type: ignore[list-item]
-        ({"x": _entry(0, 4, [True])}, 4, "bad shape"),
-        ({"x": _entry(0, 4, [2**41])}, 4, "bad shape"),
-        ({"x": _entry(0, 4, [1] * 9)}, 4, "bad shape"),
-        ({"x": {**_entry(0, 4), "shape": 1}}, 4, "bad shape"),
+        ({"x": _entry(0, 4, [-1])}, 4, "invalid shape"),
+        ({"x": _entry(0, 4, [1.0])}, 4, "invalid shape"),  # type: ignore[list-item]
+        ({"x": _entry(0, 4, [True])}, 4, "invalid shape"),
+        ({"x": _entry(0, 4, [2**41])}, 4, "invalid shape"),
+        ({"x": _entry(0, 4, [1] * 9)}, 4, "invalid shape"),
+        ({"x": {**_entry(0, 4), "shape": 1}}, 4, "invalid shape"),
         ({"x": _entry(0, 8)}, 7, "truncated or damaged"),
         ({"x": _entry(0, 2**70, [1])}, 4, "truncated or damaged"),
         ({"x": _entry(-4, 0, [1])}, 4, "truncated or damaged"),
@@ -123,7 +123,7 @@ def test_headers_that_break_the_format_are_refused(
         (b"", "damaged safetensors header"),
         (b"{", "damaged safetensors header"),
         (b"\xff\xfe{\0}\0", "damaged safetensors header"),
-        (b'{"x": 1, "x": 2}', "a name occurs twice"),
+        (b'{"x": 1, "x": 2}', "duplicate tensor name"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
         (b'{"x": ' + b"9" * 5000 + b"}", "damaged safetensors header"),
@@ -137,7 +137,7 @@ def test_headers_that_are_no_json_map_are_refused(header: bytes, says: str) -> N
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
-        (b"", "has 0 bytes; that is no safetensors file"),
+        (b"", "has 0 bytes; this is not a safetensors file"),
         (b"1234567", "has 7 bytes"),
         ((100).to_bytes(8, "little") + b"{}", "claims a header of 100 bytes in a file of 10"),
         (b"\xff" * 64, "claims a header of 18446744073709551615 bytes"),

@@ -120,10 +120,13 @@ def test_added_beginning_of_the_settings_is_kept(tmp_path: Path) -> None:
     ("template", "text"),
     [
         ("{% for", "chat template of m is damaged"),
-        ("{{ raise_exception('roles must alternate') }}", "refuses this: roles must alternate"),
-        ("{{ messages.__class__.__mro__ }}", "refuses this"),
-        ("{{ messages.append(1) }}", "refuses this"),
-        ("{{ 1 / 0 }}", "refuses this"),
+        (
+            "{{ raise_exception('roles must alternate') }}",
+            "rejects this conversation: roles must alternate",
+        ),
+        ("{{ messages.__class__.__mro__ }}", "rejects this conversation"),
+        ("{{ messages.append(1) }}", "rejects this conversation"),
+        ("{{ 1 / 0 }}", "rejects this conversation"),
     ],
 )
 def test_bad_template_is_an_error_with_its_reason(tmp_path: Path, template: str, text: str) -> None:

@@ -83,7 +83,7 @@ async def test_model_that_a_peer_only_claims_to_load_is_told_as_incomplete(tmp_p
         clock.now += STALL_S * 0.2
         (toy,) = here.shards.backend.pending()
         assert (toy.name, toy.state, toy.missing) == ("toy", "incomplete", ((3, 6),))
-        assert toy.detail.startswith("nobody reachable holds layers 3-6 of toy")
+        assert toy.detail.startswith("no reachable node holds layers 3-6 of toy")
         liar.publish("ait:loading:toy", replace(SAID, start=3, end=6, done_bytes=500).value())
         (toy,) = here.shards.backend.pending()
         assert (toy.state, toy.done_bytes) == ("loading", 500)

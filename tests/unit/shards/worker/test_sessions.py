@@ -65,7 +65,7 @@ def test_load_in_slices_says_how_far_it_is_and_ends_with_the_same_layers(model: 
     whole, sliced = ShardWorker(), ShardWorker()
     expected, _ = whole(Frame(load_request(path, 0, 6)))
     answers = [sliced(Frame(load_request(path, 0, 6, slice_s=0)))[0]]
-    with pytest.raises(Conflict, match="nothing is loaded"):
+    with pytest.raises(Conflict, match="has not loaded a model"):
         ask(sliced, "stats")
     while answers[-1].get("loading"):
         answers.append(ask(sliced, "loading", slice_s=0)[0])
@@ -74,7 +74,7 @@ def test_load_in_slices_says_how_far_it_is_and_ends_with_the_same_layers(model: 
     done = [answer["done_bytes"] for answer in told]
     assert done == sorted(set(done))
     assert {answer["total_bytes"] for answer in told} == {done[-1]} == {expected["weight_bytes"]}
-    with pytest.raises(Conflict, match="nothing is being loaded"):
+    with pytest.raises(Conflict, match="nothing is loading"):
         ask(sliced, "loading", slice_s=0)
     tokens = [Chain([worker], [0, 6]).generate([1, 2, 3], 5) for worker in (whole, sliced)]
     assert tokens[0] == tokens[1]
@@ -349,7 +349,7 @@ def test_unknown_sessions_are_not_found(whole: ShardWorker) -> None:
 
 def test_requests_before_load_and_a_second_load_are_conflicts(model: MakeModel) -> None:
     worker = ShardWorker()
-    with pytest.raises(Conflict, match="nothing is loaded"):
+    with pytest.raises(Conflict, match="has not loaded a model"):
         ask(worker, "stats")
     request = load_request(model(), 0, 2)
     worker(Frame(request))
@@ -386,7 +386,7 @@ def test_bad_load_fields_are_refused(model: MakeModel, changes: dict[str, Any], 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_unavailable(model: MakeModel) -> None:
-    with pytest.raises(Unavailable, match="cuda:3 is not there; set the device"):
+    with pytest.raises(Unavailable, match="cuda:3 is not available; set the device"):
         load_worker(model(), 0, 6, device="cuda:3")
 
 

@@ -124,7 +124,7 @@ async def test_cut_connection_is_not_taken_for_a_close() -> None:
     async with serving() as server, linked(server) as watch:
         await asyncio.wait_for(server.arrived.wait(), 5)
         server.watches[0].link.abort()
-        assert (await watch.lost()).startswith("the connection was cut")
+        assert (await watch.lost()).startswith("the connection was lost")
         assert await server.watches[0].lost() == "aborted by this node"
 
 
@@ -408,7 +408,7 @@ async def test_peer_that_reads_nothing_cannot_make_the_buffer_grow_without_end(
             watch.link.send(bytes(60_000))
             if watch.reasons:
                 break
-        assert await watch.lost() == "the peer does not read what is sent to it"
+        assert await watch.lost() == "the peer has stopped reading"
 
 
 async def test_close_towards_a_hung_peer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,7 +457,7 @@ async def test_garbage_after_the_handshake_ends_the_link() -> None:
     async with serving() as server, linked(server) as watch:
         await asyncio.wait_for(server.arrived.wait(), 5)
         watch.link._transport.write(b"\0\0\0\x20" + bytes(32))
-        assert await server.watches[0].lost() == "a record does not authenticate"
+        assert await server.watches[0].lost() == "a record fails authentication"
 
 
 async def test_dialling_a_closed_port_says_so() -> None:
@@ -487,11 +487,11 @@ async def test_listening_on_a_taken_port_says_what_to_do() -> None:
 async def test_wrong_peer_self_and_other_psk_are_told_apart(masked: bool) -> None:
     async with serving() as server:
         wanted = make_credentials().signer.peer_id
-        with pytest.raises(Unavailable, match=f"the peer there is 12D3.*, not {wanted}"):
+        with pytest.raises(Unavailable, match=f"the peer at that address is 12D3.*, not {wanted}"):
             await dial(server.host, server.port, make_credentials(), expected=wanted, masked=masked)
-        with pytest.raises(Unavailable, match="the peer there is this node itself"):
+        with pytest.raises(Unavailable, match="the peer at that address is this node itself"):
             await dial(server.host, server.port, server.credentials, masked=masked)
-        with pytest.raises(ProtocolError, match="does not authenticate"):
+        with pytest.raises(ProtocolError, match="fails authentication"):
             await dial(server.host, server.port, make_credentials("other"), masked=masked)
         with pytest.raises(Unavailable, match="another pre-shared key"):
             await dial(server.host, server.port, make_credentials(psk=b"p" * 32), masked=masked)
@@ -678,14 +678,14 @@ async def test_link_that_ends_before_its_owner_listens_still_says_so_once() -> N
     one._transport.abort()
     await asyncio.sleep(0.01)
     watch = Watch(one)
-    assert (await watch.lost()).startswith("the connection was cut")
+    assert (await watch.lost()).startswith("the connection was lost")
     one.start()
     await asyncio.sleep(0.01)
     assert len(watch.reasons) == 1
 
 
 async def test_link_in_process_fails_like_a_dial() -> None:
-    with pytest.raises(ProtocolError, match="authenticate"):
+    with pytest.raises(ProtocolError, match="authentication"):
         await link_in_process(make_credentials("one"), make_credentials("two"))
     await asyncio.sleep(0.01)
 

@@ -244,7 +244,7 @@ async def test_text_message_ends_the_connection() -> None:
             while True:
                 await browser.receive()
         browser.writer.close()
-        assert (await watches[0].lost()).startswith("the connection was cut")
+        assert (await watches[0].lost()).startswith("the connection was lost")
 
 
 async def test_unread_pongs_do_not_pile_up() -> None:

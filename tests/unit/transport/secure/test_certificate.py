@@ -48,7 +48,7 @@ def test_certificate_for_more_than_thirty_days_is_refused() -> None:
 
 
 def test_certificate_that_ends_before_it_begins_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="impossible dates"):
+    with pytest.raises(ProtocolError, match="invalid dates"):
         _issued(expires=NOW - 1).check(SIGNER.public_key, "net", NOW)
 
 

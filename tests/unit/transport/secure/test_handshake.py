@@ -108,7 +108,7 @@ def test_answer_of_another_responder_than_dialled_is_refused_before_we_say_who_w
     dialer, listener = stage.new_dialer(wanted), stage.new_listener()
     second = listener.receive(dialer.start())
     theirs = stage.listener.signer.peer_id
-    with pytest.raises(Unavailable, match=f"the peer there is {theirs}, not {wanted}"):
+    with pytest.raises(Unavailable, match=f"the peer at that address is {theirs}, not {wanted}"):
         dialer.receive(second)
     assert dialer.result is None
 
@@ -119,7 +119,7 @@ def test_second_message_of_another_connection_is_refused() -> None:
     theirs = stage.new_listener().receive(other.start())
     dialer = stage.new_dialer()
     dialer.start()
-    with pytest.raises(ProtocolError, match="authenticate"):
+    with pytest.raises(ProtocolError, match="authentication"):
         dialer.receive(theirs)
 
 
@@ -177,7 +177,7 @@ def test_certificate_of_somebody_else_is_refused() -> None:
 def test_nodes_of_other_networks_do_not_connect() -> None:
     stage = Stage(dialer=make_credentials("one"), listener=make_credentials("two"))
     dialer, listener = stage.new_dialer(), stage.new_listener()
-    with pytest.raises(ProtocolError, match="authenticate"):
+    with pytest.raises(ProtocolError, match="authentication"):
         dialer.receive(listener.receive(dialer.start()))
 
 
@@ -185,7 +185,7 @@ def test_other_pre_shared_key_is_refused_by_the_listener() -> None:
     stage = Stage(dialer=make_credentials(psk=b"a" * 32), listener=make_credentials(psk=b"b" * 32))
     dialer, listener = stage.new_dialer(), stage.new_listener()
     third = dialer.receive(listener.receive(dialer.start()))
-    with pytest.raises(ProtocolError, match="authenticate"):
+    with pytest.raises(ProtocolError, match="authentication"):
         listener.receive(third)
     assert dialer.result is None, "the dialer waits for the listener's confirmation"
 
@@ -195,7 +195,7 @@ def test_missing_pre_shared_key_is_refused(who: str) -> None:
     with_psk = make_credentials(psk=b"a" * 32)
     stage = Stage(dialer=with_psk) if who == "listener" else Stage(listener=with_psk)
     dialer, listener = stage.new_dialer(), stage.new_listener()
-    with pytest.raises(ProtocolError, match="authenticate|as with a psk"):
+    with pytest.raises(ProtocolError, match="authentication|as with a psk"):
         dialer.receive(listener.receive(dialer.start()))
 
 
@@ -217,7 +217,7 @@ def test_tampered_version_offer_breaks_the_handshake() -> None:
     dialer, listener = stage.new_dialer(), stage.new_listener()
     dialer.start()
     second = listener.receive(_start_with(encode_offer([1, 2]), stage))
-    with pytest.raises(ProtocolError, match="authenticate"):
+    with pytest.raises(ProtocolError, match="authentication"):
         dialer.receive(second)
 
 
@@ -228,7 +228,7 @@ def test_downgraded_version_offer_breaks_the_handshake() -> None:
     first = dialer.start()
     body = encode_offer([1]) + first[len(MAGIC) + 2 + 3 :]
     second = listener.receive(MAGIC + len(body).to_bytes(2, "big") + body)
-    with pytest.raises(ProtocolError, match="authenticate"):
+    with pytest.raises(ProtocolError, match="authentication"):
         dialer.receive(second)
 
 

@@ -275,7 +275,7 @@ def test_stop_fails_the_writer_but_not_the_reader() -> None:
     near.sending.end_queued = True
     a.mux.touch(near, 0.0)
     carry(a, b)
-    assert far.sending.stopped == "the peer reads no more: closed"
+    assert far.sending.stopped == "the peer has stopped reading: closed"
     assert far.failure is None
     assert far.receiving.take(3) == b"abc"
     assert far.receiving.take(99) == b"never arrives"
@@ -317,7 +317,7 @@ def test_flood_of_pings_is_answered_within_bounds() -> None:
 
 def test_peer_that_opens_beyond_limits_without_reading_is_cut_off() -> None:
     _, b = pair()
-    with pytest.raises(ProtocolError, match="answer more than it reads"):
+    with pytest.raises(ProtocolError, match="more answers than it reads"):
         for start in range(0, 20_000, 1000):
             record = b"".join(
                 frame(Kind.OPEN, 2 * i + 1, b"/s") for i in range(start, start + 1000)
@@ -342,7 +342,7 @@ BAD_FRAMES = {
     "for stream 98": frame(Kind.RESET, 98),
     "data frame of 0 bytes": frame(Kind.DATA, 1),
     "data frame of 61441": frame(Kind.DATA, 1, bytes(61_441)),
-    "allows nothing": HEADER.pack(Kind.WINDOW, 1, 4) + bytes(4),
+    "zero bytes": HEADER.pack(Kind.WINDOW, 1, 4) + bytes(4),
     "window frame with 3": frame(Kind.WINDOW, 1, b"123"),
     "the limit is 16777216": window_frame(1, 1 << 31),
     "second end": frame(Kind.END, 1) * 2,

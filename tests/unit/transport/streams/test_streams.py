@@ -173,7 +173,7 @@ async def test_close_fails_the_peers_writes_and_still_delivers(pair: Pair) -> No
     await near.close()
     assert await far.read_exactly(10) == b"last words"
     assert await far.read() == b""
-    with pytest.raises(PeerGone, match="reads no more"):
+    with pytest.raises(PeerGone, match="has stopped reading"):
         await far.write(b"too late")
     with pytest.raises(PeerGone, match="closed here"):
         await near.read()
@@ -310,7 +310,7 @@ async def test_hung_peer_costs_bounded_memory_and_is_noticed() -> None:
     async with Ends(keepalive_s=0.2) as ends:
         near, _ = await ends.streams()
         ends.links[1].hold = True
-        with pytest.raises(PeerGone, match="no sign of life"):
+        with pytest.raises(PeerGone, match="withholding the watchdog ping"):
             await asyncio.wait_for(near.write(bytes(100_000_000)), 5)
         assert ends.links[0].bytes_out < 2_000_000
         assert ends.closed[0][0] == "near"
@@ -327,7 +327,7 @@ async def test_closed_stream_whose_rest_is_not_read_is_given_up() -> None:
         assert len(ends.near.mux) == 1
         await asyncio.sleep(10)
         assert len(ends.near.mux) == 0
-        with pytest.raises(PeerGone, match="the rest was not read"):
+        with pytest.raises(PeerGone, match="with unread data"):
             await far.read()
 
 
@@ -365,9 +365,9 @@ async def test_lost_link_ends_streams_pings_and_is_told_once() -> None:
         reading = asyncio.create_task(near.read())
         await asyncio.sleep(0)
         ends.links[1].abort()
-        with pytest.raises(PeerGone, match="the connection was cut"):
+        with pytest.raises(PeerGone, match="the connection was lost"):
             await asyncio.wait_for(reading, 1)
-        with pytest.raises(PeerGone, match="the connection was cut"):
+        with pytest.raises(PeerGone, match="the connection was lost"):
             ends.near.open("/test/1", Priority.BULK)
         with pytest.raises(PeerGone, match="aborted"):
             await far.read()
