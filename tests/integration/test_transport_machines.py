@@ -1,0 +1,99 @@
+"""Nodes on several machines: small paths, silent neighbours, addresses that come later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.namespaces import CAN_MAKE, REASON, ip, machines, run_in
+from tests.support.nodes import REPOSITORY
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.slow,
+    pytest.mark.skipif(not CAN_MAKE, reason=REASON),
+]
+SILENT = REPOSITORY / "tests/cases/daemon/network/silent.py"
+# Prints its warnings once it knows six records of the node `wanted`, or is connected when none is.
+NODE = """
+import asyncio, sys
+from pathlib import Path
+from aitorrent_transport.health import warnings
+from tests.support.transport_nodes import node
+
+async def main(path, seed, host, port, wanted, *bootstrap):
+    config = {"listen": host, "port": int(port), "keepalive_s": 3, "bootstrap": list(bootstrap)}
+    async with node(Path(path), seed, **config) as it:
+        for i in range(6):
+            it.transport.directory.publish(f"ait:{seed}{i}", {"filler": "z" * 3000})
+        print("up", *[w.code for w in warnings(it.transport)], flush=True)
+        while len(it.transport.directory.known(f"ait:{wanted}")) < 6:
+            await asyncio.sleep(0.1)
+        print("done", *[w.code for w in warnings(it.transport)], flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@asynccontextmanager
+async def running(machine: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await run_in(machine, *arguments)
+    try:
+        yield process
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def said(process: asyncio.subprocess.Process, timeout_s: float) -> list[str]:
+    assert process.stdout is not None
+    return (await asyncio.wait_for(process.stdout.readline(), timeout_s)).decode().split()
+
+
+async def test_smaller_segments_are_tried_on_a_path_that_drops_large_packets(
+    tmp_path: Path,
+) -> None:
+    place = str(tmp_path)
+    with machines(2, mtu=1300) as (one, two):
+        hub = ("-c", NODE, place, "hub", "10.77.0.2", "9999", "dialer")
+        dialer = ("-c", NODE, place, "dialer", "10.77.0.1", "0", "hub", "10.77.0.2:9999")
+        async with running(two, *hub) as far:
+            assert await said(far, 30) == ["up"]
+            async with running(one, *dialer) as near:
+                assert (await said(near, 30))[0] == "up"
+                assert await said(near, 60) == ["done", "path"]
+                assert (await said(far, 30))[0] == "done"
+
+
+async def test_silent_neighbour_does_not_lock_its_network_out(tmp_path: Path) -> None:
+    place = str(tmp_path)
+    with machines(3) as (one, two, three):
+        hub = ("-c", NODE, place, "hub", "10.77.0.2", "9999", "dialer")
+        dialer = ("-c", NODE, place, "dialer", "10.77.0.3", "0", "hub", "10.77.0.2:9999")
+        async with running(two, *hub) as far:
+            assert await said(far, 30) == ["up"]
+            async with running(one, str(SILENT), "10.77.0.2", "9999", "40", "6"):
+                await asyncio.sleep(1)
+                async with running(three, *dialer) as near:
+                    assert (await said(near, 30))[0] == "up"
+                    assert (await said(near, 4))[0] == "done"
+                    assert await said(far, 10) == ["done", "crowded"]
+
+
+async def test_address_that_comes_later_is_listened_on_then(tmp_path: Path) -> None:
+    place = str(tmp_path)
+    with machines(2) as (one, two):
+        hub = ("-c", NODE, place, "hub", "10.77.0.9", "9999", "dialer")
+        dialer = ("-c", NODE, place, "dialer", "10.77.0.1", "0", "hub", "10.77.0.9:9999")
+        async with running(two, *hub) as far, running(one, *dialer) as near:
+            assert await said(far, 30) == ["up", "listen"]
+            assert (await said(near, 30))[0] == "up"
+            await asyncio.sleep(2)
+            ip("-n", two, "addr", "add", "10.77.0.9/24", "dev", "e0")
+            assert await said(far, 60) == ["done"]
+            assert (await said(near, 10))[0] == "done"
