@@ -162,7 +162,7 @@ def test_full_disk_is_said(machine: Machine) -> None:
     )
     said = start_fails(machine)
     assert any(STATE in line and "No space left" in line for line in said), said
-    assert findings(machine)["disk"].startswith("fail: 0 MiB free")
+    assert findings(machine)["disk"].startswith("fail: 0 B free")
     assert any("status=69/UNAVAILABLE" in line for line in machine.journal("-n", "50"))
 
 
@@ -202,11 +202,11 @@ def test_broken_plugin_of_a_third_party_shows_as_broken_and_all_else_runs(
     try:
         machine.run("systemctl", "restart", "aitorrentd")
         assert machine.plugins() == {**before, "broken": "broken"}
-        assert "broken is broken" in findings(machine)["plugins"]
+        assert "broken (of aitorrent-broken) is broken" in findings(machine)["plugins"]
         assert "I am broken" in json.dumps(machine.call("plugin.info", "name=broken"))
         done = machine.ctl("--help")
         assert done.code == 0
-        assert "the commands of plugin broken are unavailable" in done.err
+        assert "the commands of plugin broken of aitorrent-broken are unavailable" in done.err
     finally:
         machine.sh(f"rm -r /{LAYER}/aitorrent_broken*")
         machine.run("systemctl", "restart", "aitorrentd")
