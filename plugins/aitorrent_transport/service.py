@@ -99,7 +99,6 @@ class TransportService:
         )
         self._listener = Listener(self._credentials, self.table.accept)
         self.binding = Binding(self._listener, config.listen, self._tasks, ctx.random.random)
-        self.binding.on_bound = self._on_bound
         store.on_moved = self._keep_wanted
         self._own: list[str] = []
         self._own_at = 0.0
@@ -135,6 +134,9 @@ class TransportService:
         if self.binding.bound:
             where = ", ".join(f"{h} port {p}" for h, p in self.binding.bound)
             self._ctx.log.info("listening on %s", where)
+            if not self.config.port:
+                await self.store.listened(self.binding.bound[0][1])
+        self.binding.on_bound = self._on_bound_later
 
     def _path_stalled(self, host: str, port: int) -> None:
         if self.paths.note(host, asyncio.get_running_loop().time()):
@@ -144,7 +146,7 @@ class TransportService:
                 host_port(host, port),
             )
 
-    def _on_bound(self, where: HostPort) -> None:
+    def _on_bound_later(self, where: HostPort) -> None:
         self._own = []
         if not self.config.port:
             self._tasks.spawn(self.store.listened(where[1]), "save the port")
