@@ -234,3 +234,26 @@ async def test_model_defaults_come_from_its_makers(tmp_path: Path) -> None:
         assert tokenizer is not None
         usual = tokenizer.generation
         assert (usual.temperature, usual.top_k, usual.top_p) == (0.6, 20, 0.95)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+async def test_rules_of_the_model_hold_over_any_split_and_after_a_lost_stage(
+    tmp_path: Path, temperature: float
+) -> None:
+    wishes = {"temperature": temperature, "seed": 5, "max_tokens": 24}
+    answers = []
+    for name, layers in (
+        ("one", ["all"]),
+        ("two", ["0-3", "3-6"]),
+        ("lost", ["0-3", "3-6", "3-6"]),
+    ):
+        (tmp_path / name / "toy").mkdir(parents=True)
+        (tmp_path / name / "toy" / "generation_config.json").write_text(
+            json.dumps({"repetition_penalty": 4.0, "no_repeat_ngram_size": 1})
+        )
+        async with toy_network(tmp_path / name, *layers) as nodes:
+            if name == "lost":
+                min(nodes[1:], key=lambda n: n.id).workers[-1].kill_at_step = 9
+            answers.append(await nodes[0].tokens(request(**wishes)))
+    assert answers[0] == answers[1] == answers[2]
+    assert len(answers[0]) == len(set(answers[0])) == 24  # no token twice
