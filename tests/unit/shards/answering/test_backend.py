@@ -240,7 +240,7 @@ async def test_model_defaults_come_from_its_makers(tmp_path: Path) -> None:
 async def test_rules_of_the_model_hold_over_any_split_and_after_a_lost_stage(
     tmp_path: Path, temperature: float
 ) -> None:
-    wishes = {"temperature": temperature, "seed": 5, "max_tokens": 24}
+    wishes: dict[str, Any] = {"temperature": temperature, "seed": 5, "max_tokens": 24}
     answers = []
     for name, layers in (
         ("one", ["all"]),
