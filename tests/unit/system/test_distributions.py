@@ -50,7 +50,7 @@ def only_problem(found: Scan) -> str:
 def test_reported_damage_is_named_and_left_out(
     site: Path, monkeypatch: pytest.MonkeyPatch, case: str, named: str, why: str
 ) -> None:
-    monkeypatch.syspath_prepend(str(CASES / case))
+    monkeypatch.setattr(sys, "path", [str(CASES / case), *sys.path])
     text = only_problem(scanned())
     assert text.startswith(f"distribution {named} ({CASES / case}/")
     assert why in text
@@ -152,7 +152,7 @@ def test_first_on_the_path_counts_for_two_of_one_name(
 ) -> None:
     earlier = tmp_path / "earlier"
     distribution(earlier, "Good", version="2", plugins="good = good:Plugin")
-    monkeypatch.syspath_prepend(str(earlier))
+    monkeypatch.setattr(sys, "path", [str(earlier), *sys.path])
     found = scanned()
     assert [(p.name, p.version) for p in found.points] == [("good", "2")]
     assert found.problems == []
@@ -202,7 +202,7 @@ def test_installed_library_is_found_past_a_damaged_one(
 ) -> None:
     damaged = tmp_path / "damaged"
     distribution(damaged, "good", version="0", metadata=b"\xff")
-    monkeypatch.syspath_prepend(str(damaged))
+    monkeypatch.setattr(sys, "path", [str(damaged), *sys.path])
     found = distributions.installed("good")
     assert found is not None
     assert found.version == "1"
