@@ -227,7 +227,7 @@ def test_counter_never_passes_its_guard() -> None:
     assert _feed(reader, _seal(writer, b"last")) == [(DATA, b"last")]
     with pytest.raises(ProtocolError, match="exhausted its record numbers"):
         writer.seal((b"one too many",))
-    with pytest.raises(ProtocolError, match="peer has used up its record numbers"):
+    with pytest.raises(ProtocolError, match="peer has exhausted its record numbers"):
         _feed(reader, bytes.fromhex("00000011") + bytes(17))
 
 
