@@ -106,7 +106,7 @@ async def test_prompt_longer_than_the_context_is_named_with_its_numbers(tmp_path
             match="prompt has 60 tokens, which with max_tokens 8 exceeds the context of 64 tokens",
         ):
             await chunks(nodes[0], request("x" * 60))
-        with pytest.raises(InvalidParams, match="has 65 tokens and toy takes 64, the answer incl"):
+        with pytest.raises(InvalidParams, match="has 65 tokens; toy has a context of 64 tokens"):
             await chunks(nodes[0], request("x" * 65))
         assert len(await nodes[0].tokens(request("x" * 56, max_tokens=None))) == 8
 
@@ -118,7 +118,7 @@ async def test_prompt_longer_than_the_context_is_named_with_its_numbers(tmp_path
         (request(prompt=""), InvalidParams, "the prompt is empty"),
         (request(num_ctx=8, think=True), InvalidParams, "shards cannot apply num_ctx, think"),
         (request(format="json"), InvalidParams, "shards cannot apply format"),
-        (request(context=(1, 999)), InvalidParams, "outside of the vocabulary of 258"),
+        (request(context=(1, 999)), InvalidParams, "outside the vocabulary of 258"),
         (
             GenerateRequest.model_validate({"messages": [{"role": "user", "content": "hi"}]}),
             InvalidParams,
@@ -179,7 +179,7 @@ async def test_too_many_answers_are_busy(tmp_path: Path) -> None:
     async with toy_network(tmp_path, "all", max_answers=1) as nodes:
         running = nodes[0].shards.backend.generate(request())
         await anext(running)
-        with pytest.raises(Busy, match="1 answers are under way"):
+        with pytest.raises(Busy, match="1 answers are running"):
             await chunks(nodes[0], request())
         await running.aclose()
         assert len(await nodes[0].tokens(request())) == 8

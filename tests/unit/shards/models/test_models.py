@@ -286,7 +286,7 @@ async def test_loading_is_told_here_and_to_peers_and_ends_with_the_layers(tmp_pa
                 here.shards._begun.set()  # as the directory's event would
                 await until(lambda: len(here.known("ait:loading:")) == 2)
                 (pending,) = stranger.shards.backend.pending()
-                assert pending.detail.count("being") == 2  # by the one that loads and by the other
+                assert pending.detail.count(" by ") == 2  # by the one that loads and by the other
                 assert (pending.name, pending.backend, pending.state) == ("toy", "peers", "loading")
             for _ in range(4):
                 slow.steps.release()

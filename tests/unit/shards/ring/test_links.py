@@ -105,7 +105,7 @@ async def test_time_that_was_waited_is_told_as_it_was(tmp_path: Path) -> None:
         await anext(chunks)
         nodes[0].net.kill(nodes[2])
         began = time.monotonic()
-        with pytest.raises(Unavailable, match=r"nobody else holds them \(waited for (.*) s\)") as e:
+        with pytest.raises(Unavailable, match=r"no other node holds them \(waited for (.*) s\)") as e:
             async for _ in chunks:
                 pass
         told_s = float(e.value.message.rsplit("waited for ", 1)[1].split()[0])

@@ -283,7 +283,7 @@ async def test_worker_that_is_started_again_takes_its_layers_back(tmp_path: Path
 async def test_without_another_holder_the_answer_ends_with_an_error(tmp_path: Path) -> None:
     async with toy_network(tmp_path, "none", "0-3", "3-6", resume_timeout_s=0.3) as nodes:
         with pytest.raises(
-            Unavailable, match=r"layers 3-6 of toy were lost with ….{8} .*nobody else holds them"
+            Unavailable, match=r"layers 3-6 of toy were lost with ….{8} .*no other node holds them"
         ):
             notices = []
             async for chunk in nodes[0].shards.backend.generate(request()):

@@ -64,8 +64,8 @@ async def test_session_ends_with_its_control_stream(tmp_path: Path) -> None:
         ({"digest": "other"}, "not_found", "no layers of that model"),
         ({"dtype": "bfloat16"}, "not_found", "loaded here, not 0-6 in bfloat16"),
         ({"start": 3, "end": 9, "last": False}, "not_found", "layers 0-6 in float32 are loaded"),
-        ({"end": 3}, "invalid_params", "`last` does not fit"),
-        ({"last": False}, "invalid_params", "`last` does not fit"),
+        ({"end": 3}, "invalid_params", "`last` does not match"),
+        ({"last": False}, "invalid_params", "`last` does not match"),
     ],
 )
 async def test_wrong_opening_is_answered_with_what_is_wrong(
