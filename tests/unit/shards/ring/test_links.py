@@ -105,7 +105,8 @@ async def test_time_that_was_waited_is_told_as_it_was(tmp_path: Path) -> None:
         await anext(chunks)
         nodes[0].net.kill(nodes[2])
         began = time.monotonic()
-        with pytest.raises(Unavailable, match=r"no other node holds them \(waited for (.*) s\)") as e:
+        said = r"no other node holds them \(waited for (.*) s\)"
+        with pytest.raises(Unavailable, match=said) as e:
             async for _ in chunks:
                 pass
         told_s = float(e.value.message.rsplit("waited for ", 1)[1].split()[0])

@@ -115,7 +115,7 @@ async def test_memory_for_activations_is_admitted(tmp_path: Path) -> None:
         assert "error" not in answer.header
         _, answer = await ask(other, stage, opening(stage, b"y" * 16, **middle))
         assert answer.header["error"]["code"] == "busy"
-        assert "memory for activations" in answer.header["error"]["message"]
+        assert "activation memory is full" in answer.header["error"]["message"]
         first.reset()
         await until(lambda: not stage.shards.stage_server.sessions())
         _, answer = await ask(other, stage, opening(stage, b"y" * 16, **middle))
