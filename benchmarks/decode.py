@@ -26,7 +26,7 @@ import yaml
 from aitorrentd.control.client import Client
 from aitorrentd.errors import AitorrentError
 from benchmarks.report import finish, spread
-from tests.support.models import SMALL, make_model
+from tests.support.shards.models import SMALL, make_model
 
 SPLITS = ("0-5", "5-11", "11-16")
 READY_S = 120.0

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from benchmarks.report import finish, spread
-from tests.support.package_build import built
-from tests.support.package_machine import Machine, pause
+from tests.support.packaging.package_build import built
+from tests.support.packaging.package_machine import Machine, pause
 
 IDLE_S = 5.0
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")

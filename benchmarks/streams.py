@@ -44,7 +44,7 @@ from aitorrentd.api import (  # noqa: E402
     read_frame,
 )
 from benchmarks.report import finish, spread  # noqa: E402
-from tests.support import transport_nodes  # noqa: E402
+from tests.support.transport import transport_nodes  # noqa: E402
 
 TAIL_BYTES: Final = 8192
 RECORD_BYTES: Final = 60 * 1024

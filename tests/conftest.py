@@ -45,7 +45,7 @@ _LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 ONE_PROCESS: Final = (
     "tests/packaging/debian/",
     "tests/packaging/test_container_stack.py",
-    "tests/integration/test_third_party_plugin.py",
+    "tests/integration/programs/test_third_party_plugin.py",
 )
 _unwanted_skips: list[tuple[str, str]] = []
 _figures: dict[str, str] = {}

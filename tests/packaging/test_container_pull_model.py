@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.container_ollama import PullOllama
+from tests.support.packaging.container_ollama import PullOllama
 
 FOLDER = Path(__file__).parents[2] / "packaging" / "container"
 

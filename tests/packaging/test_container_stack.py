@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.support.container_engine import (
+from tests.support.packaging.container_engine import (
     KEEP_LAYERS,
     Engine,
     build_context,
@@ -343,7 +343,7 @@ def ollama_file(docker: Engine, context: Path) -> Iterator[Path]:
     probe = "import socket; socket.create_connection(('127.0.0.1', 11434), 3)"
     ollama |= {
         "image": IMAGE,
-        "entrypoint": ["python3", "-m", "tests.support.container_ollama"],
+        "entrypoint": ["python3", "-m", "tests.support.packaging.container_ollama"],
         "working_dir": "/fake",
         # Python as process 1 has no handler for SIGTERM.
         "stop_signal": "SIGKILL",

@@ -42,7 +42,7 @@ from aitorrentd.api import (
     peer_id,
 )
 from tests.support.clocks import FakeClock
-from tests.support.streams import MemoryStream, stream_pair
+from tests.support.transport.streams import MemoryStream, stream_pair
 
 log = logging.getLogger("test.inference")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.nodes import REPOSITORY
-from tests.support.package_build import PREVIOUS, built, wheel, with_older_schema
-from tests.support.package_machine import Machine, missing_tools
+from tests.support.packaging.package_build import PREVIOUS, built, wheel, with_older_schema
+from tests.support.packaging.package_machine import Machine, missing_tools
 
 _PROBE = Path(__file__).parent / "aitorrent-probe"
 _LOCAL_BUILD = {"DPKG_DEB_COMPRESSOR_TYPE": "gzip", "DPKG_DEB_COMPRESSOR_LEVEL": "1"}

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.package_machine import Done, Machine, until
+from tests.support.packaging.package_machine import Done, Machine, until
 
 pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 

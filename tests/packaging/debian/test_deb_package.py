@@ -12,8 +12,8 @@ from typing import Final
 import pytest
 
 from tests.support.nodes import REPOSITORY
-from tests.support.package_build import BUILD_MARK
-from tests.support.package_machine import run
+from tests.support.packaging.package_build import BUILD_MARK
+from tests.support.packaging.package_machine import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

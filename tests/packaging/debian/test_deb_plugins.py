@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.package_machine import Machine
+from tests.support.packaging.package_machine import Machine
 
 # Types into an interactive zsh, and prints what its completion shows.
 ZSH = r"""

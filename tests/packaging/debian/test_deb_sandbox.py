@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.support.package_machine import Machine, until
+from tests.support.packaging.package_machine import Machine, until
 
 pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 

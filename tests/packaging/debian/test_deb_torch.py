@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from tests.support.nodes import REPOSITORY
-from tests.support.package_machine import Machine, run, until
+from tests.support.packaging.package_machine import Machine, run, until
 
 pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 

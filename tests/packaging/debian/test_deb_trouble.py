@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.support.package_machine import SOCKET, Machine, pause, until
+from tests.support.packaging.package_machine import SOCKET, Machine, pause, until
 
 pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 

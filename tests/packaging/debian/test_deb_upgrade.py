@@ -15,8 +15,8 @@ import pytest
 from aitorrent_transport.peers.known_peers import MIGRATIONS
 from aitorrentd import __version__
 from tests.support.nodes import REPOSITORY
-from tests.support.package_build import PREVIOUS
-from tests.support.package_machine import Machine, run, until
+from tests.support.packaging.package_build import PREVIOUS
+from tests.support.packaging.package_machine import Machine, run, until
 
 pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -17,7 +17,7 @@ from aitorrentd.api.models.reported_errors import (
 )
 from aitorrentd.api.models.texts import ENDS, TextJoiner, end_of, text_in
 from tests.support.nodes import REPOSITORY
-from tests.support.relays import json_values
+from tests.support.servers.relays import json_values
 
 
 @pytest.mark.parametrize(

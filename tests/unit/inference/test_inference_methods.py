@@ -26,7 +26,6 @@ from aitorrentd.api import (
     Unavailable,
 )
 from aitorrentd.api.limits import Slots
-from tests.support.canned import read
 from tests.support.inference_fakes import (
     LACKING,
     FakeBackend,
@@ -36,6 +35,7 @@ from tests.support.inference_fakes import (
     make_node,
     node_id,
 )
+from tests.support.servers.canned import read
 
 CALL = cast(CallContext, None)
 

@@ -24,7 +24,7 @@ from aitorrentd.api import (
     StageView,
     Unavailable,
 )
-from tests.support.canned import read
+from tests.support.servers.canned import read
 
 TIME_S = 1_732_092_306.25
 

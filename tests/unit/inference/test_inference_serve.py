@@ -25,7 +25,7 @@ from aitorrentd.api import (
     Unavailable,
 )
 from tests.support.inference_fakes import FakeBackend, FakeNode, Net, make_node, node_id
-from tests.support.streams import MemoryStream, stream_pair
+from tests.support.transport.streams import MemoryStream, stream_pair
 
 pytestmark = pytest.mark.jump_clock
 

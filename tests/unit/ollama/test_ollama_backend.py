@@ -35,11 +35,11 @@ from aitorrentd.api import (
 )
 from aitorrentd.api.models.relay import json_object
 from aitorrentd.api.models.reported_errors import error_in_body
-from tests.support.canned import expected, read
 from tests.support.clocks import FakeClock
-from tests.support.http_server import HttpServer, Reply, Request
-from tests.support.ollama_server import FIGURES, FakeOllama
-from tests.support.relays import answer, closed_after, json_values, saying
+from tests.support.servers.canned import expected, read
+from tests.support.servers.http_server import HttpServer, Reply, Request
+from tests.support.servers.ollama_server import FIGURES, FakeOllama
+from tests.support.servers.relays import answer, closed_after, json_values, saying
 
 log = logging.getLogger("test.ollama")
 

@@ -34,11 +34,11 @@ from aitorrentd.api import (
     TimedOut,
     Unavailable,
 )
-from tests.support.canned import expected, read
 from tests.support.clocks import FakeClock
-from tests.support.http_server import HttpServer, Reply, Request
-from tests.support.openai_server import KEY, FakeOpenai
-from tests.support.relays import answer, closed_after, json_values, saying
+from tests.support.servers.canned import expected, read
+from tests.support.servers.http_server import HttpServer, Reply, Request
+from tests.support.servers.openai_server import KEY, FakeOpenai
+from tests.support.servers.relays import answer, closed_after, json_values, saying
 
 log = logging.getLogger("test.openai")
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from aitorrentd.api import Backend
-from tests.support.canned import (
+from tests.support.servers.canned import (
     Outcome,
     expected,
     ollama_backend,

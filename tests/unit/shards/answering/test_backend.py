@@ -19,7 +19,7 @@ from aitorrentd.api import (
     SamplingParams,
     Unavailable,
 )
-from tests.support.shards_fakes import EOS, FakeNode, toy_answer, toy_network, until
+from tests.support.shards.shards_fakes import EOS, FakeNode, toy_answer, toy_network, until
 
 
 def request(prompt: str = "hello", model: str = "toy", **params: Any) -> GenerateRequest:

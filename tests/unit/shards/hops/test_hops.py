@@ -38,7 +38,7 @@ from aitorrentd.api import (
 from aitorrentd.api.tasks import Tasks
 from tests.support.inference_fakes import node_id
 from tests.support.nodes import wait_for
-from tests.support.streams import MemoryStream, stream_pair
+from tests.support.transport.streams import MemoryStream, stream_pair
 
 pytestmark = pytest.mark.jump_clock
 

@@ -28,7 +28,13 @@ from aitorrentd.api import (
     PeerId,
     Record,
 )
-from tests.support.shards_fakes import FakeNode, ToyWorker, toy_network, until, write_toy_model
+from tests.support.shards.shards_fakes import (
+    FakeNode,
+    ToyWorker,
+    toy_network,
+    until,
+    write_toy_model,
+)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from aitorrent_shards.models.folder import read_model
 from aitorrent_shards.models.tokenizer import ModelTokenizer
 from aitorrentd.api import InvalidParams
-from tests.support.models import make_model
+from tests.support.shards.models import make_model
 
 CASES = Path(__file__).parents[3] / "cases" / "inference"
 TALK = [{"role": "user", "content": "hi"}]

@@ -16,7 +16,7 @@ from aitorrent_shards.protocol.loading_claims import (
 )
 from aitorrentd.api import PeerId
 from tests.support.clocks import FakeClock
-from tests.support.shards_fakes import FakeNode, toy_network
+from tests.support.shards.shards_fakes import FakeNode, toy_network
 
 SAID = Loading(PeerId("p"), "m", 0, 3, 0, 1000)
 

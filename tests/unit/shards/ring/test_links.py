@@ -10,7 +10,7 @@ import pytest
 
 from aitorrent_shards.routing.failed_links import FIRST_S, MOST_S, FailedLinks
 from aitorrentd.api import GenerateRequest, PeerId, SamplingParams, Unavailable, short
-from tests.support.shards_fakes import FakeNode, toy_answer, toy_network
+from tests.support.shards.shards_fakes import FakeNode, toy_answer, toy_network
 
 A, B = PeerId("a"), PeerId("b")
 

@@ -20,7 +20,7 @@ from aitorrentd.api import (
     Stream,
     Unavailable,
 )
-from tests.support.shards_fakes import FakeNode, GatedStream, toy_answer, toy_network, until
+from tests.support.shards.shards_fakes import FakeNode, GatedStream, toy_answer, toy_network, until
 
 pytestmark = pytest.mark.jump_clock
 

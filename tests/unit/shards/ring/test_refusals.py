@@ -16,7 +16,7 @@ from aitorrentd.api import (
     StageLost,
     TooLarge,
 )
-from tests.support.shards_fakes import FakeNode, ToyWorker, toy_answer, toy_network, until
+from tests.support.shards.shards_fakes import FakeNode, ToyWorker, toy_answer, toy_network, until
 
 PATIENCE_S = 60.0
 "How long an answer would wait for another holder."

@@ -11,7 +11,7 @@ import pytest
 from aitorrent_shards.protocol.spans import PREFIX
 from aitorrentd.api import GenerateRequest, SamplingParams, ShuttingDown
 from aitorrentd.kernel.context.drain import Drain
-from tests.support.shards_fakes import FakeNode, toy_answer, toy_network
+from tests.support.shards.shards_fakes import FakeNode, toy_answer, toy_network
 
 pytestmark = pytest.mark.jump_clock
 

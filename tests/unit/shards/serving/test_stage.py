@@ -13,7 +13,7 @@ import pytest
 
 from aitorrent_shards.protocol.messages import PROTOCOL, Open, open_header
 from aitorrentd.api import Frame, PeerGone, Stream, encode_frame, read_frame
-from tests.support.shards_fakes import FakeNode, toy_network, until
+from tests.support.shards.shards_fakes import FakeNode, toy_network, until
 
 pytestmark = pytest.mark.jump_clock
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.models import make_model
+from tests.support.shards.models import make_model
 
 MakeModel = Callable[..., Path]
 

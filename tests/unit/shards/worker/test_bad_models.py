@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from aitorrent_shards.worker.weights import Checkpoint
 from aitorrentd.errors import AitorrentError, InvalidParams, NotFound
-from tests.support.shards_worker import load_worker
+from tests.support.shards.shards_worker import load_worker
 
 MakeModel = Callable[..., Path]
 

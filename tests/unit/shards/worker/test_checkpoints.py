@@ -18,8 +18,8 @@ from aitorrent_shards.models.folder import hash_model, read_model
 from aitorrent_shards.worker.process import ShardWorker
 from aitorrentd.api import InvalidParams, NotFound
 from aitorrentd.wire import Frame
-from tests.support.models import make_model
-from tests.support.shards_worker import (
+from tests.support.shards.models import make_model
+from tests.support.shards.shards_worker import (
     Chain,
     load_request,
     load_worker,

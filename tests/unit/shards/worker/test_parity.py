@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.models import FAMILIES
-from tests.support.shards_worker import (
+from tests.support.shards.models import FAMILIES
+from tests.support.shards.shards_worker import (
     Chain,
     Choice,
     ask,

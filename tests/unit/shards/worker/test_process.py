@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from aitorrentd.wire import Frame, decode_frame, encode_frame
-from tests.support.shards_worker import (
+from tests.support.shards.shards_worker import (
     load_request,
     parse_choice,
     random_prompt,

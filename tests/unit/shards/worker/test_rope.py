@@ -12,7 +12,7 @@ import pytest
 from aitorrent_shards.models.context_length import context_length
 from aitorrent_shards.models.folder import read_model
 from aitorrent_shards.worker.families import read_anatomy
-from tests.support.shards_worker import (
+from tests.support.shards.shards_worker import (
     Chain,
     load_worker,
     random_prompt,

@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from aitorrent_shards.worker import families
 from aitorrent_shards.worker.families import build_skeleton, read_anatomy
 from aitorrent_shards.worker.rows import RowLayer, can_run_rows
-from tests.support.models import FAMILIES
-from tests.support.shards_worker import Chain, load_worker, random_prompt, reference_tokens
+from tests.support.shards.models import FAMILIES
+from tests.support.shards.shards_worker import Chain, load_worker, random_prompt, reference_tokens
 
 MakeModel = Callable[..., Path]
 

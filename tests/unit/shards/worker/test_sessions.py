@@ -28,7 +28,7 @@ from aitorrentd.errors import (
     Unavailable,
 )
 from aitorrentd.wire import Frame
-from tests.support.shards_worker import (
+from tests.support.shards.shards_worker import (
     Chain,
     ask,
     load_request,

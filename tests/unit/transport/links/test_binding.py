@@ -11,8 +11,8 @@ import pytest
 from aitorrent_transport.links.binding import Binding
 from aitorrent_transport.links.listener import CannotListen, Listener
 from aitorrentd.api.tasks import Tasks
-from tests.support.link_peers import make_credentials
 from tests.support.nodes import wait_for
+from tests.support.transport.link_peers import make_credentials
 
 
 class System(Listener):

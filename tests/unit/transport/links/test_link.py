@@ -25,7 +25,7 @@ from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import Handshake, Refusal
 from aitorrent_transport.secure.records import READ_BUFFER_BYTES, RecordReader
 from aitorrentd.api import Busy, ProtocolError, TimedOut, TooLarge, Unavailable
-from tests.support.link_peers import Watch, eventually, make_credentials, shake_hands
+from tests.support.transport.link_peers import Watch, eventually, make_credentials, shake_hands
 
 
 class Server:

@@ -15,7 +15,7 @@ from aitorrent_transport.links.listener import Listener
 from aitorrent_transport.secure.handshake import Handshake
 from aitorrent_transport.secure.records import RecordReader, RecordWriter
 from aitorrentd.api import ProtocolError, Unavailable
-from tests.support.link_peers import Watch, make_credentials
+from tests.support.transport.link_peers import Watch, make_credentials
 
 Relay = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

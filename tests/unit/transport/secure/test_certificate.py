@@ -16,7 +16,7 @@ from aitorrent_transport.secure.certificate import (
     Credentials,
 )
 from aitorrentd.api import ProtocolError
-from tests.support.link_peers import KeySigner, make_credentials
+from tests.support.transport.link_peers import KeySigner, make_credentials
 
 NOW = 1_800_000_000
 SIGNER = KeySigner()

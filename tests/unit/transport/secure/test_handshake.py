@@ -15,7 +15,7 @@ from aitorrent_transport.secure import handshake as module
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import MAGIC, MAX_MESSAGE_BYTES, Handshake, encode_offer
 from aitorrentd.api import AitorrentError, PeerId, ProtocolError, Unavailable
-from tests.support.link_peers import KeySigner, make_credentials, shake_hands
+from tests.support.transport.link_peers import KeySigner, make_credentials, shake_hands
 
 
 @dataclass

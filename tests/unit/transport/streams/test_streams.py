@@ -29,7 +29,7 @@ from aitorrentd.api import (
 )
 from tests.support.clocks import LoopClock
 from tests.support.nodes import wait_for
-from tests.support.transport_links import FakeLink, link_pair
+from tests.support.transport.transport_links import FakeLink, link_pair
 
 pytestmark = pytest.mark.jump_clock
 

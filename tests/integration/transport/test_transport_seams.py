@@ -21,7 +21,7 @@ from aitorrentd.api import (
 from aitorrentd.api.network.addresses import Address
 from aitorrentd.api.network.dialers import MakeProtocol
 from tests.support.nodes import wait_for
-from tests.support.transport_nodes import ECHO, node
+from tests.support.transport.transport_nodes import ECHO, node
 
 NOWHERE = "/dns/behind.nat.invalid/tcp/9"
 

@@ -17,10 +17,10 @@ from aitorrent_transport.streams.frames import HEADER, Kind, frame
 from aitorrentd.api import AitorrentError, TooLarge, pack
 from aitorrentd.control import framing
 from tests.support.control_server import RawPeer
-from tests.support.models import make_model
 from tests.support.nodes import Daemon, DaemonFactory, wait_for
-from tests.support.shards_nodes import READY_S, reference_ids, shards_config
-from tests.support.transport_nodes import Identity
+from tests.support.shards.models import make_model
+from tests.support.shards.shards_nodes import READY_S, reference_ids, shards_config
+from tests.support.transport.transport_nodes import Identity
 
 MIB = 2**20
 PROMPT = "WHICHNODEHOLDSWHICHLAYERS"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.support.nodes import NodeFactory
-from tests.support.shards_nodes import answer, greedy, shards_network
+from tests.support.shards.shards_nodes import answer, greedy, shards_network
 
-CASES = Path(__file__).parents[1] / "cases" / "inference" / "models"
+CASES = Path(__file__).parents[2] / "cases" / "inference" / "models"
 
 
 def case(tmp_path: Path, name: str) -> tuple[Path, dict[str, Any]]:

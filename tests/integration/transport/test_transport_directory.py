@@ -16,7 +16,7 @@ from aitorrentd.api import (
     encode_frame,
 )
 from tests.support.nodes import wait_for
-from tests.support.transport_nodes import TestNode, node
+from tests.support.transport.transport_nodes import TestNode, node
 
 
 def directory(here: TestNode) -> ChannelDirectory:

@@ -10,7 +10,7 @@ import pytest
 from aitorrent_transport.health import warnings
 from aitorrentd.api import Conflict, PeerConnected, PeerDisconnected
 from tests.support.nodes import wait_for
-from tests.support.transport_nodes import Identity, TestNode, node
+from tests.support.transport.transport_nodes import Identity, TestNode, node
 
 
 def codes(of: TestNode) -> dict[str, str]:

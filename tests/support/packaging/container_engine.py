@@ -25,7 +25,7 @@ from typing import IO, Any, Final
 
 import pytest
 
-REPOSITORY: Final = Path(__file__).parents[2]
+REPOSITORY: Final = Path(__file__).parents[3]
 CACHE: Final = Path("/var/cache/aitorrentd-ci")
 BASE: Final = "debian:bookworm-slim"
 SUITE: Final = "bookworm"

@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.http_server import Reply, Request
-from tests.support.ollama_server import FakeOllama
+from tests.support.servers.http_server import Reply, Request
+from tests.support.servers.ollama_server import FakeOllama
 
 MANIFEST_MISSING = "pull model manifest: file does not exist"
 LAYERS = (("sha256:dde5aa3fc5ff", 2_000_000_000), ("sha256:966de95ca8a6", 1_400))

@@ -53,7 +53,7 @@ from aitorrentd.api import (
 )
 from tests.support.clocks import LoopClock
 from tests.support.nodes import wait_for
-from tests.support.streams import MemoryStream, stream_pair
+from tests.support.transport.streams import MemoryStream, stream_pair
 
 VOCAB = 258
 EOS = 257

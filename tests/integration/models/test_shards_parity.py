@@ -11,9 +11,9 @@ import pytest
 from aitorrent_shards.protocol.spans import Span, parse_spans
 from aitorrentd.api import DIRECTORY, Busy, InvalidParams
 from aitorrentd.node import Node
-from tests.support.models import FAMILIES, make_model
 from tests.support.nodes import NodeFactory, wait_for
-from tests.support.shards_nodes import answer, greedy, reference_ids, shards_network
+from tests.support.shards.models import FAMILIES, make_model
+from tests.support.shards.shards_nodes import answer, greedy, reference_ids, shards_network
 
 SPLITS = {1: ["0-6"], 2: ["0-3", "3-6"], 3: ["0-2", "2-4", "4-6"]}
 

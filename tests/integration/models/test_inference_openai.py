@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aitorrentd.api import INFERENCE
 from tests.support.nodes import DaemonFactory, NodeFactory
-from tests.support.openai_server import KEY, FakeOpenai
+from tests.support.servers.openai_server import KEY, FakeOpenai
 
 QUIET = {"ollama": {"enabled": False}, "shards": {"enabled": False}}
 

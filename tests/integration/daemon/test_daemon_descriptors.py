@@ -13,7 +13,7 @@ from aitorrent_transport.streams.windows import WindowBudget
 from aitorrentd.api import Busy
 from aitorrentd.doctor.checks import run_offline
 from tests.support.nodes import DaemonFactory, short_dir, wait_for
-from tests.support.transport_nodes import Identity
+from tests.support.transport.transport_nodes import Identity
 
 
 async def join(port: int, seed: str) -> Channel | str:

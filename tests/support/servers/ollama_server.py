@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.http_server import HttpServer, Reply, Request
+from tests.support.servers.http_server import HttpServer, Reply, Request
 
 CREATED_AT = "2023-08-04T08:52:19.385406455-07:00"
 FIGURES = {

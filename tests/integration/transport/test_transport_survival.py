@@ -21,7 +21,7 @@ from aitorrentd.api import (
     Unavailable,
 )
 from tests.support.nodes import wait_for
-from tests.support.transport_nodes import (
+from tests.support.transport.transport_nodes import (
     ECHO,
     SINK,
     NodeProcess,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.nodes import REPOSITORY
-from tests.support.package_machine import CACHE, run
+from tests.support.packaging.package_machine import CACHE, run
 
 PREVIOUS: Final = "0.0.9"
 MIGRATED: Final = "plugins/aitorrent_transport/peers/known_peers.py"

@@ -17,7 +17,7 @@ from aitorrentd.doctor import bugreport
 from aitorrentd.errors import Unavailable
 from aitorrentd.system import unit
 from tests.support.nodes import REPOSITORY, Daemon, DaemonFactory
-from tests.support.ollama_server import FakeOllama
+from tests.support.servers.ollama_server import FakeOllama
 
 PSK = "correct-horse-battery-staple-0123456789"
 API_KEY = "k3y-that-nobody-may-see"

@@ -25,10 +25,10 @@ from aitorrentd.api import (
 from aitorrentd.daemon.daemon import Daemon as DaemonLife
 from aitorrentd.node import Node
 from aitorrentd.system.systemd import Notifier
-from tests.support.http_server import Reply, Request
 from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import REPOSITORY, Daemon, DaemonFactory, NodeFactory, wait_for
-from tests.support.ollama_server import FakeOllama
+from tests.support.servers.http_server import Reply, Request
+from tests.support.servers.ollama_server import FakeOllama
 
 ALONE = {"shards": {"enabled": False}, "openai": {"enabled": False}}
 

@@ -12,7 +12,7 @@ import pytest
 
 from aitorrentd.api import AitorrentError
 from tests.support.nodes import wait_for
-from tests.support.transport_nodes import ECHO, TestNode, node
+from tests.support.transport.transport_nodes import ECHO, TestNode, node
 
 Round = Callable[[TestNode, TestNode], Awaitable[None]]
 

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 from hypothesis import strategies as st
 
 from aitorrentd.api import Backend, Chunk, GenerateRequest
-from tests.support.http_server import HttpServer, Reply, Request
+from tests.support.servers.http_server import HttpServer, Reply, Request
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),

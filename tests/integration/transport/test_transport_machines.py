@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.namespaces import CAN_MAKE, REASON, ip, machines, run_in
 from tests.support.nodes import REPOSITORY
+from tests.support.transport.namespaces import CAN_MAKE, REASON, ip, machines, run_in
 
 pytestmark = [
     pytest.mark.root,
@@ -23,7 +23,7 @@ NODE = """
 import asyncio, sys
 from pathlib import Path
 from aitorrent_transport.health import warnings
-from tests.support.transport_nodes import node
+from tests.support.transport.transport_nodes import node
 
 async def main(path, seed, host, port, wanted, *bootstrap):
     config = {"listen": host, "port": int(port), "keepalive_s": 3, "bootstrap": list(bootstrap)}

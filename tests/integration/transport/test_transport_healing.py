@@ -12,7 +12,7 @@ import pytest
 from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.health import warnings
 from tests.support.nodes import wait_for
-from tests.support.transport_nodes import TestNode, node
+from tests.support.transport.transport_nodes import TestNode, node
 
 
 def codes(of: TestNode) -> dict[str, str]:

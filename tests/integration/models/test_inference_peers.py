@@ -29,7 +29,7 @@ from aitorrentd.control.aclient import AsyncClient
 from aitorrentd.node import Node
 from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import REPOSITORY, DaemonFactory, NodeFactory, wait_for
-from tests.support.ollama_server import FakeOllama
+from tests.support.servers.ollama_server import FakeOllama
 
 QUICK = {"refresh_s": 0.1}
 

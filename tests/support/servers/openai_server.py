@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.http_server import HttpServer, Reply, Request
+from tests.support.servers.http_server import HttpServer, Reply, Request
 
 KEY = "sk-test-secret"
 

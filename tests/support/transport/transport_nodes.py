@@ -1,7 +1,7 @@
 """Nodes that run only the transport plugin and a few test protocols, in this process or another.
 
-`python -m tests.support.transport_nodes DIR PORT [BOOTSTRAP]` runs one until its stdin ends and
-prints its address first.
+`python -m tests.support.transport.transport_nodes DIR PORT [BOOTSTRAP]` prints its address and runs
+one until its standard input ends.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ECHO = "/test/echo"
 SINK = "/test/sink"
 STUCK = "/test/stuck"
 BROKEN = "/test/broken"
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Identity:
@@ -207,7 +207,7 @@ async def start_process(path: Path, seed: str, port: int = 0, **config: Any) -> 
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.support.transport_nodes",
+        "tests.support.transport.transport_nodes",
         str(path),
         seed,
         json.dumps({"port": port, **config}),

@@ -26,7 +26,7 @@ from aitorrentd.api import (
     pack,
 )
 from tests.support.nodes import wait_for
-from tests.support.transport_nodes import (
+from tests.support.transport.transport_nodes import (
     BROKEN,
     ECHO,
     SINK,

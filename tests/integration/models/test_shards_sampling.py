@@ -11,10 +11,10 @@ import torch
 from scipy.stats import chisquare
 
 from aitorrentd.node import Node
-from tests.support.models import make_model
 from tests.support.nodes import NodeFactory
-from tests.support.shards_nodes import answer, shards_network
-from tests.support.shards_worker import reference_model
+from tests.support.shards.models import make_model
+from tests.support.shards.shards_nodes import answer, shards_network
+from tests.support.shards.shards_worker import reference_model
 
 PROMPT = "SEVERALNODESHOLDAMODEL"
 AT_ONCE = 8

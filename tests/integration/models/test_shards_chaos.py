@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from aitorrentd.errors import AitorrentError
-from tests.support.models import make_model
 from tests.support.nodes import REPOSITORY, Daemon, DaemonFactory, wait_for
-from tests.support.shards_nodes import READY_S, reference_ids, shards_config
+from tests.support.shards.models import make_model
+from tests.support.shards.shards_nodes import READY_S, reference_ids, shards_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.allow_error_log]
 
