@@ -195,7 +195,9 @@ def test_wrong_configuration_ends_with_78_and_one_line(docker: Engine, container
     )
     assert done.returncode == 78
     assert done.stderr.strip().splitlines() == [
-        "aitorrentd: plugins.transport.port: 'many' is not a port (0 to 65535)"
+        "aitorrentd: plugins.transport.port: 'many' is not a port (0 to 65535); correct or "
+        "unset it "
+        "(in environment variable PORT)"
     ]
 
 

@@ -117,7 +117,7 @@ def test_report_without_a_daemon_says_what_is_missing(tmp_path: Path) -> None:
         "--socket", tmp_path / "none", "--json", "bugreport", "--config", config, cwd=tmp_path
     )
     assert code == 0, err
-    assert "without the daemon's view" in err
+    assert "the daemon's own data is missing" in err
     reply = json.loads(out)
     archive = Path(reply["file"])
     assert archive.parent == tmp_path
@@ -133,7 +133,7 @@ def test_journal_that_this_user_may_not_read_is_told(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(unit, "properties", lambda name: {"ActiveState": "active"})
     empty = subprocess.CompletedProcess([], 0, stdout="\n", stderr="")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: empty)
-    with pytest.raises(Unavailable, match="nothing that this user may see; sudo helps"):
+    with pytest.raises(Unavailable, match="this user may not read the journal; use sudo"):
         bugreport._journal()
 
 
@@ -153,7 +153,7 @@ def test_archive_is_never_overwritten(tmp_path: Path) -> None:
     archive.write_text("mine")
     code, _, err = ctl("--socket", tmp_path / "none", "bugreport", "-o", archive)
     assert code == 1
-    assert "already; choose another with -o" in err
+    assert "already exists; choose another path with -o" in err
     assert archive.read_text() == "mine"
     code, _, err = ctl("--socket", tmp_path / "none", "bugreport", "-o", tmp_path / "no" / "r")
     assert code == 1

@@ -163,7 +163,7 @@ async def test_reload_of_a_broken_file_changes_nothing(daemon_factory: DaemonFac
     (daemon.directory / "aitorrent.yaml").write_text("log: {level: [}")
     daemon.signal(signal.SIGHUP)
     await wait_for(lambda: daemon.notify.count("READY=1") == 2)
-    assert "the configuration stays as it was" in daemon.log()
+    assert "the configuration was not reloaded" in daemon.log()
     assert (await daemon.call("config.get", {"key": "log.level"}))["value"] == "info"
     problems = (await daemon.call("config.check"))["problems"]
     assert len(problems) == 1
@@ -182,7 +182,7 @@ async def test_reload_with_a_plugins_table_that_does_not_fit_leaves_the_plugin_r
         await daemon.call("node.reload")
     daemon.signal(signal.SIGHUP)
     await wait_for(lambda: daemon.notify.count("READY=1") == 2)
-    assert "the configuration stays as it was: plugins.odd.secnds: unknown key" in daemon.log()
+    assert "the configuration was not reloaded: plugins.odd.secnds: unknown key" in daemon.log()
     assert (await daemon.call("plugin.info", {"name": "odd"}))["state"] == "running"
     assert (await daemon.call("odd.shown"))["seconds"] == 1.0
     config.write_text(text.replace("seconds: 1.0", "seconds: 3.0"))

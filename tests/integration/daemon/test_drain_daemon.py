@@ -93,7 +93,8 @@ async def test_drain_lets_the_running_answer_end_and_refuses_a_new_one(
         code, out, _ = await ctl(daemon, "drain", "--timeout", "0.2")
         assert (code, out) == (
             75,
-            "still draining; 1 answer under way; see aitorrentctl status, or drain --undo\n",
+            "still draining: 1 answer running; see aitorrentctl status, or cancel with drain "
+            "--undo\n",
         )
         code, _, err = await ctl(daemon, "ask", "And the sea?")
         assert code != 0

@@ -305,7 +305,7 @@ async def test_daemon_answers_on_the_command_line_and_notices_ollama(
 
     await until(warnings)
     [warning] = await warnings()
-    assert f"ollama: no Ollama at {server.url}" in warning
+    assert f"ollama: cannot connect to Ollama at {server.url}" in warning
     code, _, err = await ctl("ask", "hi")
     assert code == 1
     assert "cannot connect to Ollama at" in err

@@ -30,4 +30,4 @@ async def test_prompt_from_standard_input_is_read_once(daemon_factory: DaemonFac
         check=False,
     )
     assert ran.returncode == 1
-    assert b"no model can answer" in ran.stderr
+    assert b"has no model that can answer" in ran.stderr

@@ -59,7 +59,7 @@ def recorded(core: Core) -> list[str]:
 def plugins_seen(core: Core) -> list[str]:
     """What a daemon or a command of this core would find."""
     code = (
-        "from aitorrentd import layers; layers.activate()\n"
+        "from aitorrentd.installing import layer; layer.activate()\n"
         "from aitorrentd.kernel.found import installed\n"
         "print(' '.join(s.name for s in installed() if s.tier == 'third-party'))"
     )
@@ -112,14 +112,14 @@ def test_what_is_no_plugin_is_refused(core: Core, tmp_path: Path) -> None:
         core, make_wheel(room, "justlib", files={"justlib.py": ""})
     )
     assert "there is no file or directory" in refused(core, room / "none.whl").lower()
-    assert "is no Python project" in refused(core, f"{tmp_path}/")
-    assert "fetch it first" in refused(core, "https://example.invalid/x.whl")
+    assert "is not a Python project" in refused(core, f"{tmp_path}/")
+    assert "download it first" in refused(core, "https://example.invalid/x.whl")
     assert "is neither a distribution's name" in refused(core, "x; rm -rf")
-    assert "there is no nosuch that fits; check the name" in refused(core, "nosuch")
+    assert "no compatible version of nosuch was found; check the name" in refused(core, "nosuch")
     bad_name = make_wheel(room, "badname", plugins={"Bad Name": "m:C"})
     assert "is called 'Bad Name', which is not allowed" in refused(core, bad_name)
     other = make_wheel(room, "alien", plugins={"alien": "m:C"}, tag="cp27-cp27m-win32")
-    assert "made for another Python or machine" in refused(core, other)
+    assert "built for another Python or platform" in refused(core, other)
     assert installed(core) == {}
 
 
@@ -145,21 +145,21 @@ def test_names_that_are_taken_are_refused(core: Core, tmp_path: Path) -> None:
     twin = make_wheel(room, "twin", plugins={"tiny": "m:C"})
     assert "as that of aitorrent-tiny is; remove it first" in refused(core, twin)
     fake = make_wheel(room, "pluggy", "99.0", plugins={"x": "m:C"})
-    assert "the library pluggy belongs to aitorrentd" in refused(core, fake).lower()
+    assert "the library pluggy is part of aitorrentd" in refused(core, fake).lower()
 
 
 def test_aitorrentd_itself_is_never_installed_but_its_extras_are(
     core: Core, tmp_path: Path
 ) -> None:
-    assert "is here already" in refused(core, "aitorrentd")
-    assert "is here already" in refused(core, "aitorrentd==9.9")
-    assert "there is no extra nosuch of aitorrentd, only: all, torch" in refused(
+    assert "is already installed" in refused(core, "aitorrentd")
+    assert "is already installed" in refused(core, "aitorrentd==9.9")
+    assert "aitorrentd has no extra nosuch; there are: all, torch" in refused(
         core, "AItorrentd[nosuch]"
     )
     fake = make_wheel(tmp_path / "w", "aitorrentd", "0.0.9", plugins={"x": "m:C"})
-    assert "belongs to aitorrentd" in refused(core, fake)
+    assert "is part of aitorrentd" in refused(core, fake)
     done = install(core, "aitorrentd[torch]")
-    assert (done.code, done.out) == (0, "aitorrentd[torch] is installed already\n")
+    assert (done.code, done.out) == (0, "aitorrentd[torch] is already installed\n")
     assert installed(core) == {}
 
 
@@ -172,7 +172,7 @@ def test_extra_of_aitorrentd_brings_its_requirements_only(tmp_path: Path) -> Non
         make_wheel(room, name, version, files={f"{name}.py": ""}, requires=requires)
     make_wheel(room, "aitorrentd", "9.9", files={"aitorrentd.py": ""})  # one that must stay away
     said = refused(core, "aitorrentd[torch]")
-    assert "(from aitorrentd[torch]) that fits" in said
+    assert "(from aitorrentd[torch]) was found" in said
     assert "check the name, the network" in said
     done = install(core, "aitorrentd[torch]", "--find-links", room)
     assert done.code == 0, done.err
@@ -180,7 +180,7 @@ def test_extra_of_aitorrentd_brings_its_requirements_only(tmp_path: Path) -> Non
     expected = {**brought, "safetensors": "0.8.0", "networkx": "3.5"}
     assert installed(core) == expected
     assert recorded(core) == ["aitorrentd[torch]"]
-    seen = core.run("-c", "from aitorrentd import layers; layers.activate(); import torch")
+    seen = core.run("-c", "from aitorrentd.installing import layer; layer.activate(); import torch")
     assert seen.code == 0, seen.err
     assert install(core, plugin_wheel(room, "tiny")).code == 0
     assert recorded(core) == ["aitorrent-tiny==1.0.0", "aitorrentd[torch]"]
@@ -196,7 +196,7 @@ def test_upgrade_is_asked_for_and_a_local_file_always_replaces(core: Core, tmp_p
     first = plugin_wheel(room, "tiny", "1.0.0")
     assert install(core, first).code == 0
     again = install(core, "aitorrent-tiny", "--find-links", room)
-    assert again.out == "aitorrent-tiny==1.0.0 is installed already\n"
+    assert again.out == "aitorrent-tiny==1.0.0 is already installed\n"
     plugin_wheel(room, "tiny", "1.1.0")
     said = refused(core, "aitorrent-tiny", "--find-links", room)
     assert said == "version 1.0.0 of aitorrent-tiny is installed; --upgrade replaces it by 1.1.0"
@@ -268,7 +268,7 @@ def test_layer_that_others_can_write_is_neither_changed_nor_used(
     assert plugins_seen(core) == []
     core.site.chmod(0o755)
     os.chown(core.site, NOBODY, NOBODY)
-    assert "is writable by others than root" in refused(core, wheel)
+    assert "is writable by users other than root" in refused(core, wheel)
     os.chown(core.site, 0, 0)
     assert plugins_seen(core) == ["tiny"]
 
@@ -323,7 +323,7 @@ def test_second_installation_at_the_same_time_is_told_to_wait(core: Core, tmp_pa
     finally:
         os.close(fd)
     assert done.code == 75
-    assert "another installation of plugins is at work" in done.err.lower()
+    assert "another plugin installation is in progress" in done.err.lower()
 
 
 def test_beside_a_developers_core_plugins_are_installed_and_removed(tmp_path: Path) -> None:

@@ -52,10 +52,10 @@ def test_names_that_cannot_be_and_places_that_are_taken_are_refused(tmp_path: Pa
         assert (done.code, "is not a valid plugin name" in done.err) == (1, True), name
     for name in ("transport", "node"):
         done = core.ctl("plugin", "new", name, "--dir", tmp_path / "p")
-        assert "is taken by aitorrentd itself" in done.err
+        assert "is reserved by aitorrentd" in done.err
     assert not (tmp_path / "p").exists()
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "mine").touch()
     done = core.ctl("plugin", "new", "weather", "--dir", tmp_path / "p")
-    assert "is there already and not empty" in done.err
+    assert "already exists and is not empty" in done.err
     assert [f.name for f in (tmp_path / "p").iterdir()] == ["mine"]

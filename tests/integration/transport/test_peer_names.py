@@ -44,7 +44,7 @@ async def test_names_are_shown_beside_ids_and_never_taken_for_one(
     code, _, err = await run(a, "disconnect", "bee")
     assert code != 0
     assert len((await a.call("transport.peers"))["peers"]) == 2
-    assert "Only the id is proof" in " ".join((await run(a, "peers", "--help"))[1].split())
+    assert "Only the id proves identity" in " ".join((await run(a, "peers", "--help"))[1].split())
 
 
 async def test_peers_fit_the_terminal(daemon_factory: DaemonFactory) -> None:

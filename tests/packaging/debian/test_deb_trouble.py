@@ -74,8 +74,8 @@ def test_doctor_looks_at_a_stopped_daemon_without_starting_it(machine: Machine) 
     found.pop("clock", "")
     assert found == {
         "control-socket": (
-            f"warn: no daemon runs; systemd holds {SOCKET} and starts one for the next client"
-            " -> systemctl start aitorrentd.service"
+            f"warn: no daemon is running; systemd listens at {SOCKET} and starts one for the next"
+            " client -> systemctl start aitorrentd.service"
         ),
         "unit": "warn: aitorrentd.service is inactive -> systemctl start aitorrentd.service",
     }

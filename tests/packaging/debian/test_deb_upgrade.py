@@ -88,7 +88,7 @@ def refuses_newer_database(machine: Machine, previous: Path, versions: tuple[int
     machine.run(*back, timeout_s=300)
     assert machine.call("node.version")["version"] == PREVIOUS
     said = (
-        f"the database /{_DATABASE} is of version {newer}, newer than this program knows ({older})"
+        f"the database /{_DATABASE} has version {newer}, but this program supports at most {older}"
     )
     until(lambda: said in machine.call("plugin.info", "name=transport")["detail"])
     assert machine.plugins()["transport"] != "running"

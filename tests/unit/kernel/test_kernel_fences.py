@@ -312,7 +312,7 @@ async def test_protocol_of_another_plugin_is_refused(tmp_path: Path) -> None:
             return PluginInfo("second", "too", wants=(ServiceKey[Any]("first.v1"),))
 
     async with kernel(tmp_path, PluginSource.of(First), PluginSource.of(Second)) as node:
-        assert node.row("second").detail == "protocol /a/1 is answered by plugin first already"
+        assert node.row("second").detail == "protocol /a/1 is already handled by plugin first"
         assert [(name, each.id) for name, each in node.protocols()] == [("first", "/a/1")]
 
 

@@ -274,7 +274,7 @@ async def test_two_plugins_for_one_service_leave_the_second_as_a_spare(tmp_path:
     ) as node:
         assert states(node) == {"app": "running", "first": "running", "second": "blocked"}
         assert node.row("second").detail == (
-            "plugin first provides link.v1 already; disable one of them"
+            "plugin first already provides link.v1; disable one of them"
         )
         await node.disable("first")
         await until_state(node, "second", "running")

@@ -84,7 +84,7 @@ async def test_database_locked_by_somebody_else_is_busy_and_not_damaged(
     other = sqlite3.connect(path)
     try:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(Busy, match="is in use by somebody else"):
+        with pytest.raises(Busy, match="has been locked by another process"):
             await rows(path, {1: ONE, 2: TWO}, "SELECT 1")
     finally:
         other.close()
@@ -101,7 +101,7 @@ async def test_uncommitted_work_is_not_kept(path: Path) -> None:
 async def test_newer_database_is_refused_and_left_alone(path: Path) -> None:
     await rows(path, {1: ONE, 2: TWO}, "SELECT 1")
     before = path.read_bytes()
-    with pytest.raises(Conflict, match=r"is of version 2, newer than this program knows \(1\)"):
+    with pytest.raises(Conflict, match=r"has version 2, but this program supports at most 1"):
         await rows(path, {1: ONE}, "SELECT 1")
     assert path.read_bytes() == before
 
@@ -118,7 +118,7 @@ async def test_damaged_database_is_refused_and_left_alone(path: Path, damage: st
         "cut": good[: len(good) // 2],
     }[damage]
     path.write_bytes(bad)
-    with pytest.raises(Unavailable, match=r"cannot be read \(.*\); it was left as it is"):
+    with pytest.raises(Unavailable, match=r"is damaged \(.*\) and was left untouched"):
         await rows(path, {1: ONE}, "SELECT 1")
     assert path.read_bytes() == bad
 

@@ -353,7 +353,7 @@ def test_requests_before_load_and_a_second_load_are_conflicts(model: MakeModel) 
         ask(worker, "stats")
     request = load_request(model(), 0, 2)
     worker(Frame(request))
-    with pytest.raises(Conflict, match="has its layers already"):
+    with pytest.raises(Conflict, match="already holds layers"):
         worker(Frame(request))
 
 
