@@ -1,17 +1,17 @@
-# make demo    three nodes on this machine answer a prompt together (KEEP=1 leaves them running)
+# make demo    three nodes on this machine answer a prompt together (KEEP=1 keeps them running)
 # make quick   lint, types and unit tests, in under 2 minutes on two cores
 # make test    every test; make check: lint and types; make fmt, make bench, make docs
 # make up      three nodes in containers (STACK=ollama: one with Ollama on a GPU); make down, rebuild
 # make deb     the Debian package in dist/; make apt-repo: a signed repository that apt can use
 #
-# PYTHON=python3.12 chooses the interpreter for a new .venv; PIP_FLAGS is passed to pip.
+# PYTHON=python3.12 selects the interpreter for a new .venv; PIP_FLAGS is passed to pip.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt $(PIP_FLAGS)
 
-# One process per core, but not more than the memory of a usual machine has room for.
+# One process per core, limited to what fits the memory of a typical machine.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
@@ -37,7 +37,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.run
 	@$(BIN)/python tools/demo.py $(if $(KEEP),--keep)
 
-# Types are checked beside the tests: mypy has only one process.
+# Checks run in parallel with the tests: mypy uses only one process.
 quick: $(VENV)/.dev
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check unit
 
@@ -69,7 +69,7 @@ demo-model: $(VENV)/.run
 demo-picture: $(VENV)/.run
 	@$(BIN)/python tools/demo_picture.py --record
 
-# The exact files, by hash, that the Debian package carries and that build it.
+# The exact files, by hash, that the Debian package contains and that build it.
 lock: $(VENV)/.dev
 	for part in pyproject.toml:requirements packaging/debian/build.in:build; do \
 		$(BIN)/uv pip compile --quiet $${part%:*} -c constraints.txt --generate-hashes \
@@ -77,7 +77,7 @@ lock: $(VENV)/.dev
 			--no-emit-find-links -o packaging/debian/$${part#*:}.lock || exit 1; \
 	done
 
-# Wheels for the package, fetched once; the package is then built from them without a network.
+# Wheels for the package, fetched once; the package is then built from them offline.
 wheelhouse:
 	@packaging/wheelhouse dist/wheelhouse
 

@@ -1,7 +1,7 @@
-"""Files that complete `aitorrentctl` in bash, zsh and fish: `completions.py SHARE`.
+"""Completion files for `aitorrentctl` in bash, zsh and fish: `completions.py SHARE`.
 
-The shells ask the program itself, so that commands of plugins are completed as well. The variables
-are those of typer's completion protocol.
+The shells query the program itself, so that plugin commands are completed too. The variables belong
+to typer's completion protocol.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Print the requirements of extras, one per line: extras.py PYPROJECT EXTRA...
 
-The Dockerfile installs them before it has the project, so that its sources may change without the
-libraries being installed again.
+The Dockerfile installs them before it copies the project, so that source changes do not reinstall
+the libraries.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def main(pyproject: str, extras: list[str]) -> str | None:
-    """Print them; returns what is wrong, or None."""
+    """Print them; returns an error message, or None."""
     known = tomllib.loads(Path(pyproject).read_text())["project"]["optional-dependencies"]
     for extra in extras:
         if extra not in known:

@@ -1,10 +1,10 @@
-"""Pull the model that a Modelfile names into Ollama, with progress, and create one of it.
+"""Pull the model that a Modelfile names into Ollama, with progress, and create a model from it.
 
     pull_model.py [--url URL] --name NAME MODELFILE
 
-Follows docs/api.md of Ollama 0.5.5 or newer: POST /api/pull and /api/create. Uses the standard
-library only. A pull that breaks off is taken up again, and Ollama goes on where it was. Exits with
-0 when the model is there, 1 when not, 64 on wrong usage or a wrong Modelfile.
+Follows docs/api.md of Ollama 0.5.5 or newer: POST /api/pull and /api/create. Uses only the standard
+library. An interrupted pull is retried, and Ollama resumes it. Exits with 0 if the model is
+available, 1 if not, 64 on wrong usage or an invalid Modelfile.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from typing import Any, Final, TextIO
 
 EX_USAGE: Final = 64
 START_S: Final = 120.0
-# Ollama says nothing while it verifies what it pulled, which takes minutes for a large model.
+# Ollama is silent while it verifies a pull, which takes minutes for a large model.
 SILENCE_S: Final = 900.0
 ANSWER_S: Final = 30.0
 ATTEMPTS: Final = 6
 MAX_LINE_BYTES: Final = 1 << 20
 MAX_BODY_BYTES: Final = 32 << 20
 BAR: Final = 30
-# A terminal shows every change; a log gets a line per 5 % and one in 15 s in between.
+# A terminal shows every change; a log gets a line per 5 %, and one every 15 s in between.
 STEP_PERCENT: Final = 5
 QUIET_S: Final = 15.0
 _SAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class PullError(Exception):
-    """Something that a person must know, in one line."""
+    """An error to show to the user, in one line."""
 
 
 class BrokenOff(PullError):
-    """The connection ended; trying again may help."""
+    """The connection broke; a retry may help."""
 
 
 class ModelfileError(PullError):
-    """The Modelfile is wrong."""
+    """The Modelfile is invalid."""
 
 
 def parse_modelfile(text: str) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _set_parameter(parameters: dict[str, Any], name: str, value: Any) -> None:
 
 
 def size_text(size_bytes: float) -> str:
-    """A size for people."""
+    """A human-readable size."""
     for unit in ("B", "KB", "MB"):
         if size_bytes < 1000:
             return f"{size_bytes:.0f} {unit}"
@@ -119,7 +119,7 @@ def size_text(size_bytes: float) -> str:
 
 
 class Progress:
-    """Shows how far a pull is: a bar that moves on a terminal, lines now and then in a log."""
+    """Shows the progress of a pull: a bar on a terminal, occasional lines in a log."""
 
     def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
@@ -133,7 +133,7 @@ class Progress:
         self._is_open = False
 
     def line(self, text: str) -> None:
-        """Write a line of its own."""
+        """Write a separate line."""
         if self._is_open:
             self._out.write("\n")
             self._is_open = False
@@ -141,7 +141,7 @@ class Progress:
         self._out.flush()
 
     def update(self, message: dict[str, Any]) -> None:
-        """Take in a line of /api/pull."""
+        """Process a line from /api/pull."""
         total, done = message.get("total"), message.get("completed", 0)
         if isinstance(total, int) and isinstance(done, int) and total > 0:
             self._layers[str(message.get("digest", ""))] = (max(0, min(done, total)), total)
@@ -155,7 +155,7 @@ class Progress:
         total = sum(whole for _, whole in self._layers.values())
         now = self._clock()
         if self._began_with < 0:
-            # What was there from an earlier attempt says nothing about the speed.
+            # Bytes from an earlier attempt do not count towards the speed.
             self._began_with, self._started_at = done, now
         percent = done * 100 // total
         step = percent - percent % STEP_PERCENT
@@ -176,11 +176,11 @@ class Progress:
 
 
 class Ollama:
-    """The few requests that are needed."""
+    """The few Ollama requests needed here."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        # Ollama is near and named on purpose: never by a proxy from the environment.
+        # The Ollama server is given explicitly: ignore proxies from the environment.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def _open(self, path: str, body: dict[str, Any] | None, timeout_s: float) -> Any:
@@ -198,7 +198,7 @@ class Ollama:
             raise BrokenOff(f"no answer from Ollama at {self.url}: {reason}") from None
 
     def models(self) -> set[str]:
-        """Names of the models that it has.
+        """Names of the models on the server.
 
         Raises:
             BrokenOff: it does not answer. PullError: with nonsense.
@@ -213,7 +213,7 @@ class Ollama:
             raise PullError(f"what answers at {self.url} is no Ollama") from None
 
     def lines(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """What it streams for a request, up to and with `success`.
+        """The streamed responses to a request, up to and including `success`.
 
         Raises:
             PullError: it reports an error. BrokenOff: the stream ended before success.
@@ -251,7 +251,7 @@ Pause = Callable[[float], object]
 
 
 def wait_for_server(ollama: Ollama, progress: Progress, pause: Pause) -> set[str]:
-    """The models of the server, once it answers.
+    """The server's models, once it answers.
 
     Raises:
         PullError: it does not within two minutes.
@@ -271,7 +271,7 @@ def wait_for_server(ollama: Ollama, progress: Progress, pause: Pause) -> set[str
 
 
 def pull(ollama: Ollama, model: str, progress: Progress, pause: Pause) -> None:
-    """Pull `model`, going on after a broken connection.
+    """Pull `model`, resuming after a broken connection.
 
     Raises:
         PullError: Ollama says why not, or it broke off too often.
@@ -291,7 +291,7 @@ def pull(ollama: Ollama, model: str, progress: Progress, pause: Pause) -> None:
 
 
 def main(argv: list[str] | None = None, pause: Pause | None = None) -> int:
-    """Do it; returns the exit code."""
+    """Run the program; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--url", default="http://127.0.0.1:11434", help="Ollama's base URL")
     parser.add_argument("--name", required=True, help="what the model is to be called")
@@ -306,7 +306,7 @@ def main(argv: list[str] | None = None, pause: Pause | None = None) -> int:
             raise ModelfileError(f"cannot read {args.modelfile}: {e}") from None
         base = fields["from"]
         ollama = Ollama(args.url)
-        # Ollama calls a model without a tag `:latest`.
+        # Ollama adds the tag `:latest` to a model without one.
         if (base if ":" in base else f"{base}:latest") in wait_for_server(ollama, progress, pause):
             progress.line(f"{base} is already there")
         else:

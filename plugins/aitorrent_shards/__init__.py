@@ -1,1 +1,1 @@
-"""Run layer ranges of a model and chain them over peers into whole answers."""
+"""Run layer ranges of a model and chain them across peers to produce complete answers."""

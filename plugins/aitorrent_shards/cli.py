@@ -1,4 +1,4 @@
-"""`sessions`, `spans`: who computes what, from the command line."""
+"""`sessions` and `spans`: which node computes what, on the command line."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _render_spans(reply: Mapping[str, Any]) -> str:
 
 
 def _layers(row: Mapping[str, Any]) -> str:
-    """`0-4`: the end is exclusive end: one past the last layer."""
+    """`0-4`; the end is exclusive."""
     return f"{row['start']}-{row['end']}"
 
 
@@ -114,6 +114,6 @@ def _step(microseconds: float) -> str:
 
 
 def _called(peer: str, names: Mapping[str, str]) -> str:
-    """The end of a node's id, with what it calls itself in quotes, which no name contains."""
+    """The end of a node's id, with its name in quotes; names contain no quotes."""
     name = str(names.get(peer, "")).replace('"', "'")
     return f'{toolkit.short(peer)} "{name}"' if name else toolkit.short(peer)

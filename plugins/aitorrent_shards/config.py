@@ -18,7 +18,7 @@ _RANGE: Final = re.compile(r"(\d{1,5})-(\d{1,5})")
 
 
 def parse_size(value: Any) -> Any:
-    """Bytes from `1GiB`, `512 MiB`, `2GB` or a plain number; anything else is left to pydantic.
+    """Bytes from `1GiB`, `512 MiB`, `2GB` or a plain number; other types are left to pydantic.
 
     Raises:
         ValueError: text that is not a size.
@@ -37,10 +37,10 @@ Size = Annotated[int, BeforeValidator(parse_size)]
 
 
 def parse_layers(text: str) -> tuple[int, int] | None:
-    """(start, end) of `4-8`, which is half-open; None for `all` and `none`.
+    """(start, end) of the half-open range `4-8`; None for `all` and `none`.
 
     Raises:
-        ValueError: neither.
+        ValueError: any other text.
     """
     if text in ("all", "none"):
         return None
@@ -61,7 +61,7 @@ def _check_layers(value: Any) -> Any:
 
 
 class ModelEntry(SettingsTable):
-    """A model on this machine and which of its layers this node computes."""
+    """A model on this machine, and the layers of it that this node computes."""
 
     name: str = Field(min_length=1, max_length=128, description="model name that clients use")
     path: OptionalPath = Field(
@@ -86,7 +86,7 @@ class ModelEntry(SettingsTable):
 
     @property
     def folder(self) -> Path:
-        """Where the model's files are."""
+        """The directory with the model's files."""
         return self.path or Path(__file__).parent / DEMO
 
 

@@ -1,4 +1,4 @@
-"""Control methods of the shards plugin: models here, spans everywhere, sessions under way."""
+"""Control methods of the shards plugin: local models, all known spans, open sessions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an answer needs from the node that coordinates it, and which model it is for."""
+"""What an answer needs from its coordinating node, and the model it runs on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aitorrentd.api import Clock, Directory, Event, Transport
 
 @dataclass(frozen=True, slots=True)
 class NodeServices:
-    """The parts of a node that all its answers share."""
+    """Node services shared by all answers."""
 
     transport: Transport
     directory: Directory
@@ -29,7 +29,7 @@ class NodeServices:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one answer asks of its stages."""
+    """What one answer requires of its stages."""
 
     model: str
     layers: int
@@ -37,6 +37,6 @@ class Demand:
     max_positions: int
     "Positions that each stage must have room for."
     prompt_positions: int
-    "How many of them the prompt takes."
+    "How many of them belong to the prompt."
     accepts: Callable[[Span], bool]
-    "Whether a span belongs to this very model."
+    "Whether a span belongs to exactly this model."

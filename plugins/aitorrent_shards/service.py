@@ -1,4 +1,4 @@
-"""Puts the plugin together: models, stages, coordinator and backend of one node."""
+"""Assembles the plugin: models, stages, coordinator and backend of one node."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from aitorrentd.api import (
 from aitorrentd.api.tasks import Tasks
 
 TELL_S: Final = 0.5
-"How often a node that loads looks whether peers should know how far it is."
+"How often a loading node checks whether to publish its progress."
 
 
 class ShardsService:
-    """All that runs in the plugin."""
+    """The plugin's running service."""
 
     def __init__(self, ctx: PluginContext) -> None:
         config: ShardsConfig = ctx.config
@@ -104,10 +104,10 @@ class ShardsService:
     def _advertise(self) -> None:
         for holder in list(self.stage_server.holders.values()):
             holder.advertise()
-        self._begun.set()  # what is loading is told, or no longer told
+        self._begun.set()  # publish what is loading, or withdraw it
 
     async def _tell_loading(self) -> None:
-        """Say in the directory which models are being read and loaded, and how far that is."""
+        """Publish in the directory which models are being read and loaded, and their progress."""
         said: dict[str, Loading] = {}
         try:
             while True:
@@ -129,13 +129,13 @@ class ShardsService:
                 self.directory.withdraw(LOADING + name)
 
     def loading(self) -> dict[str, Loading]:
-        """What this node reads or loads now, by model."""
+        """What this node is reading or loading now, by model."""
         found = ((n, own_loading(m, self.node_id)) for n, m in self.models.items())
         return {name: loading for name, loading in found if loading is not None}
 
     def _coming(self) -> dict[str, Loading]:
-        """What peers should know: what this node loads, and what it will be able to answer with
-        once others have loaded, for those who do not see these."""
+        """The records to publish: what this node is loading, and the models it can answer with once
+        other nodes have loaded, for peers that cannot see those nodes."""
         found = {
             pending.name: Loading(
                 self.node_id, pending.name, 0, 0, pending.done_bytes, pending.total_bytes
@@ -146,7 +146,7 @@ class ShardsService:
         return found | self.loading()
 
     async def _follow_peers(self) -> None:
-        """Look again when a peer begins or ends to load something."""
+        """Check again when a peer starts or stops loading something."""
         while True:
             with self._ctx.subscribe(DirectoryChanged) as events:
                 self._begun.set()
@@ -155,7 +155,7 @@ class ShardsService:
                         self._begun.set()
 
     def _loading_elsewhere(self) -> list[Loading]:
-        """What peers say they load, as far as they get further with it."""
+        """The peers' loading claims that make progress."""
         said = parse_all(self.directory.known(LOADING))
         return self._claims.advancing(said, self._ctx.clock.monotonic())
 
@@ -164,12 +164,12 @@ class ShardsService:
         return view.name if view is not None else ""
 
     def names(self, peers: Iterable[str]) -> dict[str, str]:
-        """What these nodes call themselves, of those that say it and are connected."""
+        """The names of those nodes that have one and are connected."""
         found = {peer: self._name_of(PeerId(peer)) for peer in peers if peer != self.node_id}
         return {peer: name for peer, name in found.items() if name}
 
     def spans(self) -> list[Span]:
-        """The valid spans in the directory now, and this node's own."""
+        """The valid spans in the directory now, plus this node's own."""
         return with_own(parse_spans(self.directory.known(PREFIX)), self.stage_server.spans())
 
     def health(self) -> Iterator[HealthWarning]:

@@ -1,4 +1,4 @@
-"""A real node in a thread of its own, for tests that run `aitorrentctl` in this process."""
+"""A real node in its own thread, for tests that run `aitorrentctl` in this process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Ran(NamedTuple):
-    """What a command line did."""
+    """The result of a command line."""
 
     code: int
     out: str
@@ -51,7 +51,7 @@ class CountConfig(PluginConfig):
 
 
 class CountPlugin:
-    """A plugin with a stream, a call that never ends, and something to complain about."""
+    """A plugin with a stream, a call that never ends, and a failing doctor check."""
 
     @hookimpl
     def aitorrent_info(self) -> PluginInfo:
@@ -87,7 +87,7 @@ class CountPlugin:
 
 
 class NodeThread:
-    """A node that runs while its `with` block does; `config` is merged over a private one."""
+    """A node that runs for its `with` block; `config` is merged over a private one."""
 
     def __init__(self, directory: Path, plugins: Mapping[str, Any] | None = None) -> None:
         self.socket = directory / "control.sock"
@@ -118,14 +118,14 @@ class NodeThread:
         self.stop()
 
     def stop(self) -> None:
-        """End the node, if it has not ended yet."""
+        """Stop the node unless it has stopped already."""
         if self._loop is not None and self._stop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(30)
         assert not self._thread.is_alive()
 
     def do(self, work: Callable[[Node], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine about the node in its loop."""
+        """Run a coroutine on the node's loop."""
         assert self._loop is not None
         assert self.node is not None
         return asyncio.run_coroutine_threadsafe(work(self.node), self._loop).result(20)

@@ -1,4 +1,4 @@
-"""`aitorrentctl` as a process of its own, read through pipes or on a terminal."""
+"""`aitorrentctl` as a separate process, read through pipes or a terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUN_S: Final = 90.0
 
 
 def command(daemon: Daemon | Path, *args: str) -> list[str]:
-    """The command line that talks to `daemon`, or to a socket."""
+    """The command line that connects to `daemon` or to a socket."""
     socket = daemon if isinstance(daemon, Path) else daemon.socket
     return [sys.executable, "-m", "aitorrentd.cli.main", "--socket", str(socket), *args]
 
@@ -40,8 +40,7 @@ async def run(daemon: Daemon | Path, *args: str, **options: Any) -> tuple[int, s
 
 
 async def terminal_output(daemon: Daemon | Path, columns: int, *args: str) -> str:
-    """What the command writes, stdout and stderr, on a terminal of so many columns; without
-    colours."""
+    """The command's stdout and stderr on a terminal with this many columns, without colours."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environ = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
@@ -60,7 +59,7 @@ async def terminal_output(daemon: Daemon | Path, columns: int, *args: str) -> st
         try:
             while part := os.read(ours, 65_536):
                 found += part
-        except OSError:  # Linux says EIO when the last writer closed the terminal
+        except OSError:  # Linux returns EIO when the last writer closes the terminal
             pass
         finally:
             os.close(ours)

@@ -1,10 +1,10 @@
-"""Clocks for tests: one that is told the time, and an event loop's that jumps.
+"""Clocks for tests: a manual one, and an event loop's clock that jumps.
 
-When all that is left on a `JumpLoop` is to wait for a time, it is that time, as with the autojump
-clock of trio: what would take an hour of sleeping takes none, and comes in the same order. It is
-for code that meets nothing outside its thread but the clock. Sockets and pipes are refused, since
-nobody could say whether bytes are still on their way; while the loop's executor works, time stands
-still. Threads that the loop does not know of (aiosqlite's) need another loop.
+When a `JumpLoop` has nothing to do but wait for a timer, its clock jumps to that time, like trio's
+autojump clock: an hour of sleeping takes no time, and the order of events stays the same. It is for
+code that depends on nothing outside its thread but the clock. Sockets and pipes are refused,
+because the loop cannot know whether bytes are in flight; while the loop's executor is busy, time
+stands still. Code with threads unknown to the loop (such as aiosqlite's) needs another loop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 class FakeClock:
-    """Time that only moves when told to."""
+    """A clock that moves only when the test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -31,7 +31,7 @@ class FakeClock:
 
 
 class _JumpSelector(selectors.SelectSelector):
-    """Waits by moving `now`, unless a thread is at work."""
+    """Waits by advancing `now`, unless an executor thread is busy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _JumpSelector(selectors.SelectSelector):
         self.working = 0
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        if self.get_map():  # the first is the loop's own, by which threads wake it
+        if self.get_map():  # the first is the loop's own wake-up socket
             raise RuntimeError("the clock of this loop jumps: it takes no sockets and no pipes")
         return super().register(fileobj, events, data)
 
@@ -61,13 +61,13 @@ class JumpLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jumps)
 
     def time(self) -> float:
-        """Seconds since the loop was made, as its tasks see them."""
+        """Seconds since the loop was created, as its tasks see them."""
         return self._jumps.now
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
-        """Run `func` in a thread; time goes on when it has returned."""
+        """Run `func` in a thread; time stands still until it returns."""
         work = super().run_in_executor(executor, func, *args)
         self._jumps.working += 1
         work.add_done_callback(self._worked)
@@ -78,7 +78,7 @@ class JumpLoop(asyncio.SelectorEventLoop):
 
 
 class LoopClock:
-    """The clock of the loop that runs, for code that is given one."""
+    """The clock of the running loop, for code that takes a clock."""
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()

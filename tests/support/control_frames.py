@@ -1,4 +1,4 @@
-"""Frames for the control socket that are broken in many ways."""
+"""Malformed frames for the control socket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aitorrentd.control import framing
 
 
 def random_frame(rng: random.Random) -> bytes:
-    """A frame that is broken in one of many ways, or not at all."""
+    """A frame that is malformed in one of many ways, or valid."""
     shape = rng.randrange(6)
     if shape == 0:
         return rng.randbytes(rng.randrange(1, 200))

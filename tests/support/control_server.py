@@ -1,4 +1,4 @@
-"""Control servers for tests: methods by name, in a loop of their own thread."""
+"""Control servers for tests: methods by name, on a loop in a separate thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Methods:
-    """A source of methods, as the kernel is one."""
+    """A source of methods, like the kernel."""
 
     def __init__(self, *methods: Method) -> None:
         self.by_name = {m.name: m for m in methods}
@@ -33,7 +33,7 @@ class Methods:
 
 
 class ServerThread:
-    """A control server in a thread, for blocking clients; ends with its `with` block."""
+    """A control server in a thread, for blocking clients; stops with its `with` block."""
 
     def __init__(self, path: Path, *methods: Method, **options: Any) -> None:
         self.path = path
@@ -61,7 +61,7 @@ class ServerThread:
         assert not self._thread.is_alive()
 
     def do(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine in the server's loop."""
+        """Run a coroutine on the server's loop."""
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(work(), self._loop).result(20)
 
@@ -88,12 +88,12 @@ class ServerThread:
 async def eventually(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
     """Wait until `condition()` holds, or fail."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - what is watched has no event
+        while not condition():  # noqa: ASYNC110 - the condition has no event
             await asyncio.sleep(0.005)
 
 
 async def settled(count: Callable[[], int], still_s: float = 0.05) -> int:
-    """What `count()` says once it has not changed for `still_s`."""
+    """The value of `count()` once it has been stable for `still_s`."""
     before, now = -1, count()
     while before != now:
         await asyncio.sleep(still_s)
@@ -107,7 +107,7 @@ async def within(awaitable: Awaitable[T], timeout_s: float = 5.0) -> T:
 
 
 class RawPeer:
-    """A caller who writes whatever bytes the test wants."""
+    """A client that writes arbitrary bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -139,7 +139,7 @@ class RawPeer:
             return framing.decode(await self._reader.readexactly(int.from_bytes(head, "big")))
 
     async def until_closed(self, timeout_s: float = 5.0) -> list[list[Any]]:
-        """What still comes until the server hangs up."""
+        """Everything received until the server closes the connection."""
         found = []
         try:
             while True:
@@ -149,5 +149,5 @@ class RawPeer:
 
     async def close(self) -> None:
         self.writer.close()
-        with contextlib.suppress(OSError):  # the server may have hung up first
+        with contextlib.suppress(OSError):  # the server may have closed it first
             await self.writer.wait_closed()

@@ -1,4 +1,4 @@
-"""Distributions made by hand, whole and damaged, for a directory of the module path."""
+"""Handmade distributions, intact and damaged, for a directory on the module path."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def distribution(
     entry_points: bytes | None = None,
     module: str = "",
 ) -> Path:
-    """Make `name` in `site`; returns its `.dist-info`.
+    """Create `name` in `site`; returns its `.dist-info`.
 
-    `metadata` None leaves the file out and empty bytes write a good one; `entry_points` replaces
-    the lines for the two groups; `module` is the source of a module named as the distribution.
+    With `metadata` None the file is omitted, with empty bytes a valid one is written;
+    `entry_points` replaces the lines for the two groups; `module` is the source of a module named
+    like the distribution.
     """
     site.mkdir(parents=True, exist_ok=True)
     folded = name.replace("-", "_")

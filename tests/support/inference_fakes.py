@@ -53,7 +53,7 @@ def node_id(n: int) -> PeerId:
 
 
 class FakeBackend:
-    """Answers with fixed words, then does what it is told: end, fail, hang or stop mid-way."""
+    """Answers with fixed words, then ends, fails, hangs or stops midway, as configured."""
 
     def __init__(
         self,
@@ -77,12 +77,12 @@ class FakeBackend:
         self.last = last
         self.requests: list[GenerateRequest] = []
         self.asked = asyncio.Event()
-        "Set when the first request came."
+        "Set when the first request arrived."
         self.running = 0
         self.stopped = asyncio.Event()
-        "Set when an answer was closed before its end."
+        "Set when an answer was closed early."
         self.gate: asyncio.Event | None = None
-        "When given, every answer waits for it before its first word."
+        "If given, every answer waits for it before its first word."
 
     @property
     def name(self) -> str:
@@ -126,14 +126,14 @@ class FakeBackend:
 
 
 class LoadingBackend(FakeBackend):
-    """Has models that it cannot answer with yet."""
+    """Has models that are not ready yet."""
 
     def __init__(self, name: str, *pending: PendingModel, models: Sequence[str] = ()) -> None:
         super().__init__(name, models)
         self.waiting = list(pending)
         self.looked = 0
         self.ready_after: int | None = None
-        "Looks after which everything is loaded."
+        "The number of queries after which everything is loaded."
 
     def pending(self) -> Sequence[PendingModel]:
         self.looked += 1
@@ -160,7 +160,7 @@ class FakeDirectory:
         self.me = me
         self.records = records
         self.elsewhere: list[Record] = []
-        "What only `find` finds."
+        "Records that only `find` returns."
 
     def publish(self, key: str, value: Mapping[str, Any]) -> None:
         self.records[key, self.me] = Record(key, self.me, dict(value))
@@ -187,9 +187,9 @@ class Net:
     records: dict[tuple[str, PeerId], Record] = field(default_factory=dict)
     rtts: dict[PeerId, float | None] = field(default_factory=dict)
     opened: list[PeerId] = field(default_factory=list)
-    "Who was asked, in order."
+    "The peers asked, in order."
     streams: list[MemoryStream] = field(default_factory=list)
-    "The askers' ends."
+    "The askers' stream ends."
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def serve(self, handler: Handler, stream: MemoryStream) -> None:
@@ -263,7 +263,7 @@ class FakeTransport:
 
 @dataclass
 class FakeNode:
-    """A router with its surroundings."""
+    """A router with its environment."""
 
     id: PeerId
     backends: Registry[Backend]
@@ -314,7 +314,7 @@ def make_node(
 
 
 async def text_of(chunks: AsyncIterator[Chunk]) -> str:
-    """The whole answer; fails when it did not end with `done`."""
+    """The complete answer; fails if it did not end with `done`."""
     out, done = "", False
     async for chunk in chunks:
         out += chunk.text

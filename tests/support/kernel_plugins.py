@@ -37,7 +37,7 @@ FAST = Limits(
 
 
 class Identity:
-    """A signer that signs nothing of worth."""
+    """A signer with worthless signatures."""
 
     peer_id = PeerId("12D3KooWtest")
     public_key = bytes(32)
@@ -110,7 +110,7 @@ def kernel(
 
 @dataclass
 class Story:
-    """What plugins did, in order."""
+    """The actions of plugins, in order."""
 
     lines: list[str] = field(default_factory=list)
 
@@ -142,7 +142,7 @@ def made(
     dist: str = "aitorrentd",
     provides_itself: bool = True,
 ) -> PluginSource:
-    """A plugin that provides what it declares, unless its `start` does so.
+    """A plugin that provides its declared services, unless its `start` does so.
 
     `start` and `stop` may be async functions.
     """

@@ -1,4 +1,4 @@
-"""Nodes for tests: in this process, or as real daemons."""
+"""Nodes for tests: in this process, or real daemons."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def _source(condition: Callable[[], object]) -> str:
 
 
 def short_dir() -> Path:
-    """A new temporary directory with a path short enough for a socket in it."""
+    """A new temporary directory whose path is short enough for a socket in it."""
     return Path(tempfile.mkdtemp(prefix="ait-", dir="/tmp"))
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Two configuration trees as one; `over` wins."""
+    """Two configuration trees merged; `over` wins."""
     tree = dict(base)
     for key, value in over.items():
         below = tree.get(key)
@@ -74,14 +74,14 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Leaks:
-    """Tasks, sockets and files that are there after a test and were not before."""
+    """Finds tasks, sockets and files that a test leaves behind."""
 
     def __init__(self) -> None:
         self._tasks = asyncio.all_tasks()
         self._sockets, self._files = self._open_files()
 
     async def check(self, timeout_s: float = 5.0) -> None:
-        """Fail unless everything new is gone within `timeout_s`."""
+        """Fail unless everything new disappears within `timeout_s`."""
         with contextlib.suppress(AssertionError):
             await wait_for(lambda: not self._found(), timeout_s)
         found = self._found()
@@ -90,7 +90,7 @@ class Leaks:
     def _found(self) -> list[str]:
         tasks = asyncio.all_tasks() - self._tasks - {asyncio.current_task()}
         sockets, files = self._open_files()
-        # By number, because uvloop makes its own pair of sockets anew for each run of the loop.
+        # By number, because uvloop recreates its socket pair for each run of the loop.
         extra = [f"sockets: {sockets} (there were {self._sockets})"] * (sockets > self._sockets)
         return [f"task {t.get_name()}" for t in tasks] + extra + sorted(files - self._files)
 
@@ -121,13 +121,14 @@ class NodeFactory:
         sources: Sequence[PluginSource] | None = None,
         state_dir: Path | None = None,
     ) -> Node:
-        """A started node: loopback, free port, its own state, no control socket unless asked."""
+        """A started node: loopback, free port, its own state, no control socket unless
+        requested."""
         node = self.make(config, name=name, sources=sources, state_dir=state_dir)
         await node.start()
         return node
 
     async def get(self, n: int, config: Mapping[str, Any] | None = None) -> list[Node]:
-        """`n` started nodes of the same configuration."""
+        """`n` started nodes with the same configuration."""
         return [await self(config, name=f"n{i + 1}") for i in range(n)]
 
     def make(
@@ -138,7 +139,7 @@ class NodeFactory:
         sources: Sequence[PluginSource] | None = None,
         state_dir: Path | None = None,
     ) -> Node:
-        """A node that is not started yet; arguments as for a call."""
+        """A node that is not started yet; same arguments as a call."""
         if state_dir is None:
             state_dir = short_dir()
             self._directories.append(state_dir)
@@ -159,7 +160,7 @@ class NodeFactory:
 
 
 class Daemon:
-    """A real daemon, a process of its own; its service manager is this test."""
+    """A real daemon in its own process; the test is its service manager."""
 
     def __init__(self, directory: Path, process: subprocess.Popen[bytes], notify: Notify) -> None:
         self.directory = directory
@@ -175,11 +176,11 @@ class Daemon:
         return self.process.pid
 
     def log(self) -> str:
-        """What it wrote to standard error until now, over all its starts."""
+        """Its standard error so far, over all its starts."""
         return self.log_file.read_text(encoding="utf-8", errors="replace")
 
     async def ready(self, timeout_s: float = READY_S) -> None:
-        """Wait until it says READY=1; fails with its log when it ends or takes too long."""
+        """Wait until it sends READY=1; fails with its log if it exits or takes too long."""
         try:
             await wait_for(
                 lambda: self.notify.has("READY=1") or self.process.poll() is not None, timeout_s
@@ -189,7 +190,7 @@ class Daemon:
         assert self.notify.has("READY=1"), f"ended with {self.process.returncode}:\n{self.log()}"
 
     async def ended(self, timeout_s: float = STOP_S) -> int:
-        """Wait for its end; returns the exit code, negative for a signal."""
+        """Wait for its exit; returns the exit code, negative for a signal."""
         await wait_for(lambda: self.process.poll() is not None, timeout_s)
         return self.process.returncode
 
@@ -215,7 +216,7 @@ class Daemon:
     async def call(
         self, method: str, params: Mapping[str, Any] | None = None, *, timeout_s: float = 30.0
     ) -> dict[str, Any]:
-        """Call a control method on a connection of its own."""
+        """Call a control method on a new connection."""
         async with await self.client(timeout_s) as client:
             return await client.call(method, params)
 
@@ -226,7 +227,7 @@ class Daemon:
 
 
 class Notify:
-    """The service manager's end of sd_notify: every datagram that came, in order."""
+    """The service manager's end of sd_notify: every datagram received, in order."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -235,7 +236,7 @@ class Notify:
         self._sock.bind(str(path))
 
     def receive(self) -> None:
-        """Take what has come since."""
+        """Receive the datagrams that arrived since."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 self.messages.append((time.monotonic(), self._sock.recv(65_536).decode()))
@@ -246,15 +247,15 @@ class Notify:
         return [line for _, message in self.messages for line in message.split("\n")]
 
     def has(self, line: str) -> bool:
-        """Whether `line` came."""
+        """Whether `line` was received."""
         return line in self.lines()
 
     def count(self, line: str) -> int:
-        """How often `line` came."""
+        """How often `line` was received."""
         return self.lines().count(line)
 
     def forget(self) -> None:
-        """Start over, for the next start of the daemon."""
+        """Reset for the next start of the daemon."""
         self.receive()
         self.messages.clear()
 
@@ -284,8 +285,8 @@ class DaemonFactory:
         """A daemon that is ready, unless `ready` is false.
 
         `config` is a tree or the text of a file, in `<directory>/aitorrent.yaml`; `loopback` binds
-        its transport to a free loopback port; it may have `files` descriptors open. Give the
-        directory of a daemon that has ended to start it again.
+        its transport to a free loopback port; `files` limits its open descriptors. Pass the
+        directory of a stopped daemon to start it again.
         """
         directory = directory or short_dir()
         before = next((d for d in self._daemons if d.directory == directory), None)
@@ -330,7 +331,7 @@ class DaemonFactory:
             )
 
     async def close(self) -> list[str]:
-        """Stop every daemon; returns the errors in their logs. One that does not stop fails."""
+        """Stop every daemon; returns the errors in their logs. Fails if one does not stop."""
         for daemon in self._daemons:
             daemon.signal(signal.SIGCONT)
             daemon.signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Cores to install plugins for: packaged ones with a layer, and tiny distributions to install."""
+"""Cores to install plugins into: packaged ones with a layer, and tiny distributions to install."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ OFFLINE: Final = {
     "PIP_NO_BUILD_ISOLATION": "0",
     "NO_COLOR": "1",
 }
-"""Nothing of these tests needs a network. `PIP_NO_BUILD_ISOLATION=0` does switch isolation off: pip
-reads the value as that of its option `--no-build-isolation`."""
+"""None of these tests needs a network. `PIP_NO_BUILD_ISOLATION=0` does disable isolation: pip reads
+it as the value of `--no-build-isolation`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -42,7 +42,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """An environment with aitorrentd; `layer` is None beside a developer's."""
+    """An environment with aitorrentd; `layer` is None for a developer's environment."""
 
     prefix: Path
     layer: Path | None
@@ -53,7 +53,7 @@ class Core:
 
     @property
     def site(self) -> Path:
-        """Where its plugins go."""
+        """The directory for its plugins."""
         base = self.layer or self.prefix
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         return base / "lib" / version / "site-packages"
@@ -92,7 +92,7 @@ class Core:
 def make_core(directory: Path, *, packaged: bool, lean: bool = False) -> Core:
     """An environment with this repository's aitorrentd.
 
-    It sees the libraries of the tests, too, or with `lean` only what aitorrentd itself needs.
+    It also sees the libraries of the tests, or with `lean` only the dependencies of aitorrentd.
     """
     prefix = directory / "core"
     venv.create(prefix, with_pip=False, symlinks=True)
@@ -113,7 +113,7 @@ def make_core(directory: Path, *, packaged: bool, lean: bool = False) -> Core:
 
 
 def _tops(dist: Distribution) -> set[str]:
-    """The entries of site-packages that a distribution consists of."""
+    """The entries of a distribution in site-packages."""
     return {f.parts[0] for f in dist.files or () if f.parts[0] not in ("..", "__pycache__")}
 
 
@@ -128,7 +128,7 @@ def make_wheel(
     requires: Sequence[str] = (),
     tag: str = "py3-none-any",
 ) -> Path:
-    """A wheel made by hand (PEP 427)."""
+    """A handmade wheel (PEP 427)."""
     stem = f"{name.replace('-', '_')}-{version}"
     info = f"{stem}.dist-info"
     metadata = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}"]

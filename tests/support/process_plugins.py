@@ -1,4 +1,4 @@
-"""A third-party distribution with odd plugins, for daemons that tests start.
+"""A third-party distribution with misbehaving plugins, for daemons that tests start.
 
 `install(directory)` writes it there; put the directory on PYTHONPATH.
 """
@@ -77,7 +77,7 @@ _ENTRY_POINTS: Final = "[aitorrentd.plugins]\nodd = odd_plugin:Odd\n"
 
 
 def install(directory: Path) -> dict[str, str]:
-    """Write the distribution into `directory`; returns the environment that finds it."""
+    """Write the distribution to `directory`; returns the environment variables to find it."""
     info = directory / "odd_plugin-1.0.dist-info"
     info.mkdir(parents=True)
     (directory / "odd_plugin.py").write_text(_MODULE, encoding="utf-8")

@@ -17,7 +17,7 @@ SAYS = os.environ.get("AITORRENT_TEST_SAYS")
 
 
 def echo() -> Handler:
-    """A worker that gives back what it gets, and misbehaves when asked to."""
+    """A worker that echoes its input, and misbehaves on request."""
 
     def handle(request: Frame) -> tuple[dict[str, Any], Any]:
         match request.header["op"]:
@@ -44,12 +44,12 @@ def echo() -> Handler:
 
 
 def environment() -> Handler:
-    """A worker that tells an environment variable as it was when this module was imported."""
+    """A worker that reports an environment variable as it was when this module was imported."""
     return lambda request: ({"says": SAYS}, b"")
 
 
 def foreign() -> Handler:
-    """A worker that runs whatever Python it is sent; what that leaves in `result` is the answer."""
+    """A worker that runs any Python it is sent and answers with the value of `result`."""
 
     def handle(request: Frame) -> tuple[dict[str, Any], Any]:
         names: dict[str, Any] = {}

@@ -1,1 +1,1 @@
-"""The coordinator's side of one answer: a prompt is journalled, sampled and streamed out."""
+"""The coordinator's side of an answer: the transcript, sampling and streaming to the caller."""

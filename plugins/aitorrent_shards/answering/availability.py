@@ -1,4 +1,4 @@
-"""Why a model cannot be answered with now, and whether it soon can. No I/O."""
+"""Why a model cannot answer now, and whether it soon can. No I/O."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNDER_WAY: Final = ("reading", "starting", "loading", "restarting")
 _NO_PATH: Final = "its holders could not reach each other"
 
 Who = Callable[[PeerId], str]
-"How people call a node."
+"The display name of a node."
 
 
 def covering(
@@ -31,9 +31,9 @@ def covering(
     home: PeerId | None = None,
     reaches: Reaches = reaches_all,
 ) -> list[Span] | None:
-    """The spans that together hold every layer of a model, or None.
+    """A set of spans that together hold every layer of a model, or None.
 
-    Some of them make a path from `home` and back on which everyone reaches the next.
+    They include a route from `home` and back on which each node can reach the next.
     """
     if model.files is None:
         return None
@@ -48,7 +48,7 @@ def covering(
 
 
 def held(spans: Iterable[Span], rss_bytes: Callable[[Span], int | None]) -> tuple[HeldLayers, ...]:
-    """The spans as people see them."""
+    """The spans, formatted for display."""
     return tuple(HeldLayers(s.peer, s.start, s.end, rss_bytes(s)) for s in spans)
 
 
@@ -58,7 +58,7 @@ def held_text(spans: Iterable[Span], who: Who) -> str:
 
 
 def own_loading(model: LocalModel, node_id: PeerId) -> Loading | None:
-    """What this node says of a model that it reads or whose layers it loads."""
+    """This node's own status line for a model it is reading or loading."""
     if model.state not in _UNDER_WAY:
         return None
     holder = model.holder
@@ -81,9 +81,9 @@ def pending(
     now: float,
     rss_bytes: Callable[[Span], int | None] = lambda span: None,
 ) -> PendingModel | None:
-    """What is missing for a configured model; None when it can be answered with.
+    """What a configured model lacks; None when it can answer.
 
-    `loading` is what peers say of this very model.
+    `loading` holds the peers' records for exactly this model.
     """
 
     def reaches(sender: PeerId, receiver: PeerId) -> bool:
@@ -104,7 +104,7 @@ def pending(
     best = min(alike(usable), key=lambda g: _total(gaps(g, 0, layers)), default=[])
     best = sorted(best, key=lambda s: (s.start, s.end, s.peer))
     missing = gaps(best, 0, layers)
-    there = {s.peer for s in usable}  # what they said before they had loaded is a little old
+    there = {s.peer for s in usable}  # their loading records are out of date
     coming = [*([own] if own else []), *(c for c in loading if c.peer not in there)]
     lost = _without(missing, [(c.start, c.end) for c in coming])
     reasons = [f"this node cannot hold it: {model.problem}"] if model.problem else []
@@ -138,7 +138,8 @@ def pending(
 def elsewhere(
     loading: Iterable[Loading], configured: Collection[str], who: Who, node_id: PeerId
 ) -> list[PendingModel]:
-    """Models that peers load and that are not configured here: whoever loads them may answer."""
+    """Models that peers are loading and that are not configured here: those peers may answer
+    later."""
     by_name: dict[str, list[Loading]] = {}
     for each in loading:
         if each.model not in configured and each.peer != node_id:
@@ -152,14 +153,14 @@ def elsewhere(
 
 
 def progress(coming: Sequence[Loading]) -> tuple[int, int]:
-    """Bytes read and to be read by all of them; (0, 0) while one does not know."""
+    """Bytes read and bytes to read, summed; (0, 0) while any total is unknown."""
     if not all(c.total_bytes for c in coming):
         return 0, 0
     return sum(c.done_bytes for c in coming), sum(c.total_bytes for c in coming)
 
 
 def coming_text(coming: Loading, node_id: PeerId, who: Who) -> str:
-    """Who is about to have which layers."""
+    """Which node is about to hold which layers."""
     share = f" ({coming.done_bytes / coming.total_bytes:.0%})" if coming.total_bytes else ""
     where = "here" if coming.peer == node_id else f"by {who(coming.peer)}"
     if coming.start == coming.end and coming.peer != node_id:
@@ -180,7 +181,7 @@ def _ranges(ranges: Iterable[tuple[int, int]]) -> str:
 def _without(
     ranges: Sequence[tuple[int, int]], taken: Iterable[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """The parts of `ranges` that are in none of `taken`."""
+    """The parts of `ranges` that `taken` does not cover."""
     left = list(ranges)
     for start, end in taken:
         cut = [

@@ -1,4 +1,4 @@
-"""The `shards` backend: answers prompts with models that are spread over peers."""
+"""The `shards` backend: answers prompts with models spread across peers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from aitorrentd.api.models.inference import refuse_images, refuse_params
 
 
 class ShardsBackend:
-    """Answers with any configured model whose layers are all held somewhere."""
+    """Answers with any configured model whose layers all have a holder."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class ShardsBackend:
         name_of: Callable[[PeerId], str] = lambda peer: "",
     ) -> None:
         self.answering = 0
-        "Answers under way."
+        "Answers in progress."
         self._models, self._node, self._rng, self._spans = models, node, rng, spans
         self._node_id = node.transport.node_id
         self._loading, self._name_of = loading, name_of
@@ -69,7 +69,7 @@ class ShardsBackend:
         """The configured models whose layers are all held by reachable nodes.
 
         Raises:
-            Unavailable: models are configured and none can answer; says for each of them why.
+            Unavailable: models are configured but none can answer; gives the reason for each.
         """
         spans = self._spans()
         views = []
@@ -93,7 +93,7 @@ class ShardsBackend:
         return views
 
     def covering(self, model: LocalModel, spans: Sequence[Span]) -> list[Span] | None:
-        """The spans with which a model can be answered now, as far as is known, or None."""
+        """The known spans with which a model can answer now, or None."""
 
         def reaches(sender: PeerId, receiver: PeerId) -> bool:
             return self._node.links.find(sender, receiver, now) is None
@@ -121,7 +121,7 @@ class ShardsBackend:
         return [*own, *elsewhere(loading, self._models, self.who, self._node_id)]
 
     def who(self, peer: PeerId) -> str:
-        """How people here call a node."""
+        """The display name of a node."""
         return "this node" if peer == self._node_id else called(peer, self._name_of(peer))
 
     def _rss_bytes(self, span: Span) -> int | None:
@@ -133,16 +133,16 @@ class ShardsBackend:
         """The answer; closing the iterator frees every stage.
 
         Raises:
-            NotFound: no such model here. InvalidParams: the prompt does not fit, or a parameter
-            cannot be applied. Busy: too many answers, or no room at a stage. Unavailable: layers
-            without a holder.
+            NotFound: no such model here. InvalidParams: the prompt does not fit, or a parameter is
+            not supported. Busy: too many answers in progress, or a stage has no room. Unavailable:
+            layers without a holder.
         """
         refuse_params(request.params, "shards", num_ctx="", format="", think="")
         refuse_images(request, "shards")
         model = self._pick(request.model)
         files, _ = model.ready()
         tokenizer = model.tokenizer
-        if tokenizer is None:  # `ready` means that it was loaded
+        if tokenizer is None:  # `ready` implies a loaded tokenizer
             raise NotFound(f"model {model.entry.name} has no tokenizer")
         if self.answering >= self._node.config.max_answers:
             raise Busy(f"{self.answering} answers are running on this node; try again later")
@@ -184,10 +184,10 @@ class ShardsBackend:
         return self._models[name]
 
     def _sampling(self, params: SamplingParams, tokenizer: ModelTokenizer) -> Sampling:
-        """The request's wishes over the model's recommendations.
+        """The request's sampling parameters, with the model's recommendations as defaults.
 
         Raises:
-            InvalidParams: a temperature that no stage takes.
+            InvalidParams: a temperature that no stage accepts.
         """
         if params.temperature and params.temperature < MIN_TEMPERATURE:
             raise InvalidParams(

@@ -1,4 +1,4 @@
-"""One answer: prefill, then token by token through the ring, each chosen here."""
+"""One answer: prefill, then decoding through the ring; every token is chosen here."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from aitorrent_shards.serving.local_model import LocalModel
 from aitorrentd.api import Chunk, ProtocolError
 
 MORE_K: Final = (1024, 0)
-"Candidates asked for when the first ones do not decide; 0 = all."
+"Candidate counts to request when the first ones are not enough; 0 = all."
 
 
 class Coordinator:
-    """Makes one answer: owns its transcript, and the ring that computes it."""
+    """Produces one answer: owns its transcript and the ring that computes it."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Coordinator:
         detokenizer: Detokenizer,
         stops: Sequence[str],
     ) -> None:
-        """Raises Unavailable while the model's files are still being read."""
+        """Raise Unavailable while the model's files are still being read."""
         files, _ = model.ready()
         self._node, self._transcript, self._detokenizer = node, transcript, detokenizer
         self._texts = StopTexts(stops)
@@ -46,10 +46,10 @@ class Coordinator:
         self._ring = Ring(node, demand)
 
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
-        """The answer's chunks; closes the ring at its end, or when it is closed itself.
+        """The answer's chunks; closes the ring at the end, or when this iterator is closed.
 
         Raises:
-            Busy, Unavailable: no stages, or layers were lost for good.
+            Busy, Unavailable: no stages, or layers were lost permanently.
         """
         ring, transcript, clock, texts = self._ring, self._transcript, self._node.clock, self._texts
         began = clock.monotonic()
@@ -84,10 +84,10 @@ class Coordinator:
             await ring.close()
 
     async def _next(self) -> int:
-        """The next token, decided for good.
+        """The next token; the choice is final.
 
         Raises:
-            Waiting: as Ring.answer; ask again.
+            Waiting: as Ring.answer; call again.
         """
         ring, transcript = self._ring, self._transcript
         length = len(transcript.prompt) + len(transcript.committed)

@@ -1,8 +1,8 @@
-"""Changes of logits by what was said so far: repetition penalty and forbidden tokens. No I/O.
+"""Logit edits based on earlier tokens: repetition penalty and forbidden tokens. No I/O.
 
-As the logits processors of transformers do it, in float32, so that greedy answers are the same. A
-stage returns only the likeliest candidates; `bound` says how likely any other token can become by
-an edit, which tells the sampler whether those candidates decide.
+Follows the logits processors of transformers, in float32, so that greedy answers are the same. A
+stage returns only the likeliest candidates; `bound` limits how likely an edit can make any other
+token, so the sampler knows whether those candidates are enough.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ _F32 = struct.Struct("<f")
 
 
 def _f32(value: float) -> float:
-    """The float32 nearest to `value`; products and quotients of two float32 come out exact."""
+    """The float32 nearest to `value`; correctly rounded for products and quotients of two
+    float32."""
     try:
         rounded: float = _F32.unpack(_F32.pack(value))[0]
     except OverflowError:
@@ -26,7 +27,7 @@ def _f32(value: float) -> float:
 
 
 class LogitEdits:
-    """The edits of one answer; `commit` every token that is decided."""
+    """The edits for one answer; `commit` every chosen token."""
 
     def __init__(self, rules: LogitRules, prompt: Sequence[int], end_ids: frozenset[int]) -> None:
         self._rules, self._end_ids = rules, end_ids
@@ -35,12 +36,12 @@ class LogitEdits:
         self._prompt_length = len(prompt)
         self._seen: set[int] = set()
         self._followers: dict[tuple[int, ...], set[int]] = {}
-        "By the tokens of an n-gram but its last: the last ones that occurred."
+        "Maps an n-gram without its last token to the last tokens seen after it."
         for token in prompt:
             self._add(token)
 
     def commit(self, token: int) -> None:
-        """Note a decided token."""
+        """Record a chosen token."""
         self._add(token)
 
     def _add(self, token: int) -> None:
@@ -53,7 +54,7 @@ class LogitEdits:
             self._followers.setdefault(before, set()).add(token)
 
     def banned(self) -> frozenset[int]:
-        """The tokens that cannot come next."""
+        """The tokens that must not come next."""
         rules, ids = self._rules, self._ids
         banned = set(rules.suppressed)
         if len(ids) == self._prompt_length:
@@ -83,7 +84,7 @@ class LogitEdits:
         ]
 
     def bound(self, logit: float) -> float:
-        """The most that an edit makes of a logit of at most `logit`."""
+        """The highest value that edits can give a logit of at most `logit`."""
         return max(logit, self._penalise(logit)) if self._seen else logit
 
     def _penalise(self, logit: float) -> float:

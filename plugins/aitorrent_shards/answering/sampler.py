@@ -1,11 +1,11 @@
-"""Choosing the next token from the likeliest candidates. No I/O, no state.
+"""Chooses the next token from the likeliest candidates. No I/O, no state.
 
 A stage returns the best k logits and the log-sum-exp over its whole vocabulary, so probabilities
-are those of the full softmax. The draw is the inverse of the cumulative distribution at a number
-that depends only on (seed, position): the same seed gives the same answer on any route. When the
-draw, or the nucleus of top_p, reaches beyond the k candidates, more are asked for, so the
-distribution is exact. Where a model's rules edit the logits, what the edits may do to the tokens
-beyond the candidates is bounded, and more are asked for when those bounds do not decide.
+are those of the full softmax. The draw inverts the cumulative distribution at a number that depends
+only on (seed, position): the same seed gives the same answer on any route. When the draw or the
+top_p nucleus reaches beyond the k candidates, more are requested, so the distribution is exact.
+Where a model's rules edit the logits, the effect on tokens beyond the candidates is bounded, and
+more are requested when those bounds leave the choice open.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _EXCESS: Final = 1e-3  # float32 rounding of a sum over a large vocabulary stays
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose: temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 keep all."""
+    """Sampling parameters: temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 keep all
+    tokens."""
 
     temperature: float
     top_k: int
@@ -37,7 +38,8 @@ class Sampling:
     min_p: float = 0.0
 
     def want(self, vocab: int, *, edited: bool = False) -> Want:
-        """What to ask the last stage for with each token; more where logits are `edited`."""
+        """The candidates to request from the last stage for each token; more where logits are
+        `edited`."""
         if self.temperature == 0:
             return Want(min(SAMPLE_K if edited else GREEDY_K, vocab), 0.0)
         k = min(2 * self.top_k if edited else self.top_k, 1024)
@@ -45,7 +47,7 @@ class Sampling:
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) with 53 random bits, fixed by seed (63 bits) and position."""
+    """A number in [0, 1) with 53 random bits, determined by seed (63 bits) and position."""
     raw = seed.to_bytes(8, "big") + position.to_bytes(8, "big")
     digest = hashlib.blake2b(raw, digest_size=8, person=b"ait-sample").digest()
     return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
@@ -54,10 +56,10 @@ def uniform(seed: int, position: int) -> float:
 def choose(
     candidates: Candidates, sampling: Sampling, *, vocab: int, edits: LogitEdits | None = None
 ) -> int | None:
-    """The next token, or None when these candidates do not decide it and more are needed.
+    """The next token, or None when these candidates are not enough to choose it.
 
-    Of equal logits the smallest id comes first. top_k is applied before top_p and min_p, as
-    transformers does; top_p keeps the smallest set whose mass reaches it.
+    Ties in logits are broken by the smallest id. top_k is applied before top_p and min_p, as in
+    transformers; top_p keeps the smallest set whose mass reaches it.
 
     Raises:
         ProtocolError: the log-sum-exp contradicts the logits.
@@ -93,9 +95,9 @@ def choose(
 
 @dataclass(frozen=True, slots=True)
 class _Ranked:
-    """The tokens that are certainly the likeliest after the edits, and the mass of the others.
+    """The tokens certain to be the likeliest after the edits, and the mass of the others.
 
-    Masses are relative to the whole mass before the edits.
+    Masses are relative to the total mass before the edits.
     """
 
     ids: list[int]
@@ -103,7 +105,7 @@ class _Ranked:
     rest_low: float
     rest_high: float
     complete: bool
-    "Whether every token of the vocabulary is in `ids`."
+    "Whether `ids` covers the whole vocabulary."
 
 
 def _rank(
@@ -144,7 +146,7 @@ def _weight(logit: float, sampling: Sampling, candidates: Candidates) -> float:
 def _choose_edited(
     candidates: Candidates, sampling: Sampling, vocab: int, edits: LogitEdits | None
 ) -> int | None:
-    """As `choose`, for edited logits or min_p."""
+    """Like `choose`, for edited logits or min_p."""
     ranked = _rank(candidates, sampling, vocab, edits)
     ids = ranked.ids
     if sampling.temperature == 0 or not ids:
@@ -154,9 +156,9 @@ def _choose_edited(
     if sampling.top_k and len(ids) < limit and not ranked.complete:
         return None
     kept = min(limit, len(ids))
-    "How many tokens can be drawn, as far as is known."
+    "How many tokens are known to be drawable."
     whole = ranked.complete or kept == limit
-    "Whether no token beyond those can be drawn."
+    "Whether no other token can be drawn."
     low = high = cumulative[kept - 1]
     if kept < limit:
         low, high = low + ranked.rest_low, high + ranked.rest_high

@@ -1,6 +1,6 @@
-"""The transcript of an answer: its prompt, the tokens decided so far, how they are sent. No I/O.
+"""The transcript of an answer: its prompt, the tokens chosen so far, and their messages. No I/O.
 
-Together with the seed it fixes the answer: committed tokens are facts that no later event changes.
+Together with the seed it determines the answer: a committed token never changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULT_MAX_TOKENS = 256
 
 @dataclass(slots=True)
 class Transcript:
-    """Prompt, choices so far, and the rules by which the next ones are made."""
+    """The prompt, the tokens so far, and the rules for choosing the next ones."""
 
     prompt: tuple[int, ...]
     sampling: Sampling
@@ -31,9 +31,9 @@ class Transcript:
     vocab: int
     rules: LogitRules = field(default_factory=LogitRules)
     edits: LogitEdits | None = field(init=False)
-    "What the rules do to the logits of the next token; None where they do nothing."
+    "The edits to the next token's logits; None where the rules change nothing."
     committed: list[int] = field(default_factory=list)
-    "New tokens, the end token included."
+    "New tokens, including the end token."
 
     def __post_init__(self) -> None:
         is_neutral = self.rules.is_neutral
@@ -45,7 +45,7 @@ class Transcript:
         return len(self.prompt) + self.max_tokens
 
     def prefill(self, *, chunk: int) -> list[HopMessage]:
-        """The prompt as hop messages; only the last one wants candidates."""
+        """The prompt as hop messages; only the last one requests candidates."""
         messages, pos = [], 0
         for n in prefill_chunks(len(self.prompt), chunk=chunk):
             last = pos + n == len(self.prompt)
@@ -63,7 +63,7 @@ class Transcript:
         return self.sampling.want(self.vocab, edited=self.edits is not None)
 
     def commit(self, token: int) -> str:
-        """Note a decided token; returns why the answer ends here, or an empty text."""
+        """Record a chosen token; returns why the answer ends here, or an empty string."""
         self.committed.append(token)
         if self.edits is not None:
             self.edits.commit(token)
@@ -88,10 +88,10 @@ def room_for(
     model: str,
     settings: GenerationSettings,
 ) -> int:
-    """How many new tokens an answer may have; `settings` are the model's own.
+    """The maximum number of new tokens for an answer; `settings` are the model's own.
 
     Raises:
-        InvalidParams: prompt and new tokens do not fit the model's context together.
+        InvalidParams: prompt and new tokens together exceed the model's context.
     """
     usual = settings.max_new_tokens or DEFAULT_MAX_TOKENS
     if settings.max_length is not None and settings.max_length > prompt:

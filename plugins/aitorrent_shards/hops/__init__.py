@@ -1,1 +1,1 @@
-"""Activations between two neighbouring stages: the sending and the receiving end."""
+"""Activations between adjacent stages: the sending and the receiving end."""

@@ -1,7 +1,7 @@
-"""The receiving end of an edge of the ring: it says what it has, and takes one frame at a time.
+"""The receiving end of a ring edge: reports its position and takes one frame at a time.
 
-A token waits at every stage for this code, so frames are taken where their bytes arrive, without a
-task that would first have to be woken.
+Every token waits for this code at every stage, so frames are handled where their bytes arrive,
+without waking a task.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from aitorrentd.api import (
 
 FAILED: Final = "the stage failed; its log has the details"
 MAX_AT_ONCE: Final = 64
-"Frames that need no time, such as those of positions that are done, before others have a turn."
+"Frames handled at once (such as those for finished positions) before yielding to the event loop."
 
 
 class HopReceiver(ABC):
-    """The receiving end of an edge: at most one stream at a time feeds it, from `prev` only."""
+    """The receiving end of an edge: at most one stream feeds it at a time, and only from `prev`."""
 
     def __init__(self, prev: PeerId, *, max_tail_bytes: int) -> None:
         self.prev = prev
@@ -38,25 +38,26 @@ class HopReceiver(ABC):
         self._stream: Stream | None = None
         self._busy = False
         self._idle = asyncio.Event()
-        "For who waits until it is not busy."
+        "Wakes whoever waits until the receiver is idle."
         self._over: asyncio.Future[None] | None = None
 
     @abstractmethod
     def receive(self, frame: Frame) -> bool:
-        """Take a frame; False when it needs time, at whose end `received` is called.
+        """Take a frame; False when it is still being processed, then `received` is called at the
+        end.
 
         Raises:
-            AitorrentError: it breaks the rules, or cannot be taken; the stream is reset.
+            AitorrentError: the frame is invalid or cannot be taken; the stream is reset.
         """
 
     @abstractmethod
     def broke(self, error: AitorrentError) -> None:
-        """The stream was ended because of this error; the session cannot go on."""
+        """The stream was ended because of this error; the session cannot continue."""
 
     def received(self, error: AitorrentError | None = None) -> None:
-        """The frame that needed time is done, or failed: on with the next.
+        """The pending frame is done or has failed; take the next.
 
-        Call it also before a bug's exception goes on to whoever logs it: others wait.
+        Call it also before re-raising an unexpected exception: others wait for it.
         """
         self._busy = False
         self._idle.set()
@@ -66,13 +67,13 @@ class HopReceiver(ABC):
             self._go_on(self._stream)
 
     async def run(self, stream: Stream) -> None:
-        """Answer a hop and take its frames until the stream ends or a newer one comes."""
+        """Answer a hop and take its frames until the stream ends or a newer one replaces it."""
         self.detach("replaced by another hop for this session")
         self._stream = stream
         try:
             while self._stream is stream and self._busy:
                 self._idle.clear()
-                await self._idle.wait()  # the frame that is being computed comes first
+                await self._idle.wait()  # the current frame is finished first
             if self._stream is stream:
                 await stream.write(encode_frame({"have": self.have}))
             if self._stream is stream:
@@ -86,7 +87,7 @@ class HopReceiver(ABC):
                 self._stream = self._over = None
 
     def _go_on(self, stream: Stream | None) -> None:
-        """Take what is there, one frame at a time, and be called again for what comes later."""
+        """Take the frames that have arrived, one at a time; called again when more arrive."""
         if stream is None or stream is not self._stream or self._over is None:
             return
         try:
@@ -120,7 +121,7 @@ class HopReceiver(ABC):
         return stream
 
     def detach(self, reason: str) -> None:
-        """End the stream that feeds this receiver, if there is one."""
+        """End the stream that feeds this receiver, if any."""
         stream = self._leave()
         if stream is not None:
             stream.reset(reason)

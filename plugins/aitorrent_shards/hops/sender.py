@@ -1,9 +1,9 @@
-"""The sending end of an edge of the ring, which remembers what it sent; `receiver` is the other.
+"""The sending end of a ring edge, which keeps what it sent; `receiver` is the other end.
 
-Because every sender keeps its messages for the life of the session, a lost stage is replaced by
-linking its neighbours to another holder: the newcomer says it has 0 positions and is sent all of
-them, in the same messages as before, so that its results are bit for bit the same; the stage behind
-it says it has m and gets only what is new.
+Every sender keeps its messages for the life of the session, so a lost stage is replaced by linking
+its neighbours to another holder. The new stage reports 0 positions and receives all of them in the
+same messages as before, so its results are bit for bit the same; the stage after it reports m
+positions and receives only the new ones.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from aitorrentd.api import (
 from aitorrentd.api.tasks import Tasks
 
 JOIN_BELOW: Final = 32 * 1024
-"Shorter tails are copied behind their header, which costs less than a second write."
+"Tails shorter than this are appended to the header, which costs less than a second write."
 STUCK_WRITE_S: Final = 600.0
-"A receiver that takes no byte for this long is given up; the coordinator notices far earlier."
+"A receiver that accepts no byte for this long is dropped; the coordinator notices far earlier."
 STUCK_CHECK_S: Final = 60.0
 
 
 class HopMessage(NamedTuple):
-    """Positions [pos, pos + n) on their way to the next stage."""
+    """Positions [pos, pos + n), sent to the next stage."""
 
     pos: int
     n: int
@@ -57,7 +57,7 @@ class HopMessage(NamedTuple):
 
 
 class Journal:
-    """The messages that a sender produced in a session, in order, for replay.
+    """The messages that a sender produced in a session, in order, kept for replay.
 
     `last_only` keeps just the newest: enough for the last stage, whose messages are answers.
     """
@@ -69,7 +69,7 @@ class Journal:
         self._last_only = last_only
 
     def append(self, message: HopMessage) -> None:
-        """Remember a message.
+        """Append a message.
 
         Raises:
             TooLarge: more than was admitted for the session.
@@ -83,7 +83,7 @@ class Journal:
         self.size_bytes += len(message.tail)
 
     def check(self, have: int) -> None:
-        """Refuse a receiver's claim that cuts a message in two.
+        """Reject a position that splits a message.
 
         Raises:
             ProtocolError: `have` lies inside a message.
@@ -98,11 +98,11 @@ class Journal:
 
 
 class HopSender:
-    """Sends a session's messages onwards; can be linked to another receiver at any time.
+    """Sends a session's messages to the next stage; can be linked to another receiver at any time.
 
-    A message that cannot be sent now stays in the journal and goes out with the next link.
-    `on_broken(reason)` is called when a link ends by itself, whether or not anything was being
-    written: what was under way may be lost, and nobody else would notice.
+    A message that cannot be sent now stays in the journal and is sent over the next link.
+    `on_broken(reason)` is called when a link ends unexpectedly, even if nothing was being written:
+    data in flight may be lost, and nothing else would notice.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class HopSender:
         max_bytes: int,
         last_only: bool = False,
     ) -> None:
-        """`max_bytes` and `last_only` are for the journal; see `Journal`."""
+        """`max_bytes` and `last_only` are passed to `Journal`."""
         self.journal = Journal(max_bytes=max_bytes, last_only=last_only)
         self.have = 0
-        "Positions that the receiver said it has, or that were written to it."
+        "Positions that the receiver reported, or that were written to it."
         self._transport = transport
         self._tasks = tasks
         self._on_broken = on_broken
@@ -133,8 +133,8 @@ class HopSender:
         Nothing is sent before `flush` or the next `send`.
 
         Raises:
-            Unavailable, Busy: not reachable. TimedOut: it does not answer. Conflict: another link
-            came in between. Other AitorrentErrors: the peer refused.
+            Unavailable, Busy: not reachable. TimedOut: no answer. Conflict: superseded by another
+            link. Other AitorrentErrors: the peer refused.
         """
         self.unlink("linked to another peer")
         self._links += 1
@@ -170,14 +170,14 @@ class HopSender:
         return have
 
     async def _watch(self, stream: Stream) -> None:
-        """Notice the end of a link, and a write that makes no progress, however long nothing is
-        written; a deadline for each write would cost every token a timer."""
+        """Detect the end of a link, even while idle, and a write that makes no progress; a deadline
+        for each write would cost a timer per token."""
         loop = asyncio.get_running_loop()
         while True:
             try:
                 async with asyncio.timeout(STUCK_CHECK_S):
                     await stream.read(1)
-                reason = "the receiver closed it"  # it has nothing to say after its answer
+                reason = "the receiver closed it"  # it sends nothing after its answer
             except PeerGone as e:
                 reason = e.message
             except TimeoutError:
@@ -195,15 +195,15 @@ class HopSender:
             self._on_broken(reason)
 
     def unlink(self, reason: str) -> None:
-        """Leave the receiver; messages are kept."""
+        """Disconnect from the receiver; messages are kept."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.reset(reason)
 
     def send(self, message: HopMessage) -> None:
-        """Remember a message, and write it if the hop is linked; a broken link is no error.
+        """Append a message, and write it if the hop is linked; a broken link is not an error.
 
-        It leaves at once, or in the background when others wait before it or there is no room.
+        It is written at once, or in the background when others are queued or the window is full.
 
         Raises:
             TooLarge: more than was admitted for the session.
@@ -215,7 +215,7 @@ class HopSender:
         if messages[0] is message:
             self._cursor = 0
         if self._flushing is stream:
-            return  # what writes now comes to it
+            return  # the running writer will get to it
         try:
             if (
                 self._cursor == len(messages) - 1
@@ -231,7 +231,7 @@ class HopSender:
         self._tasks.spawn(self.flush(), "shards-flush")
 
     async def flush(self) -> None:
-        """Write what the receiver does not have yet; returns at once if that is under way."""
+        """Write what the receiver does not have yet; returns at once if a write is in progress."""
         stream = self._stream
         if stream is None or self._flushing is stream:
             return

@@ -1,8 +1,8 @@
 """Chat templates of Hugging Face models: Jinja, in a sandbox.
 
-Follows what `transformers` gives templates: trim_blocks, lstrip_blocks, loop controls, `tojson`
-without HTML escapes, `raise_exception`, `strftime_now` and `{% generation %}` (which marks answers
-for training and means nothing here). Blocking; the template is the model's, not a peer's.
+Provides what `transformers` provides to templates: trim_blocks, lstrip_blocks, loop controls,
+`tojson` without HTML escapes, `raise_exception`, `strftime_now` and `{% generation %}` (which marks
+answers for training and means nothing here). Blocking; the template is the model's, not a peer's.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from aitorrentd.api import InvalidParams
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}...{% endgeneration %}` is its content."""
+    """Renders the content of `{% generation %}...{% endgeneration %}`."""
 
-    tags = {"generation"}  # noqa: RUF012  jinja2 declares it so
+    tags = {"generation"}  # noqa: RUF012  declared this way by jinja2
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         """The nodes inside the block."""
@@ -45,7 +45,7 @@ def _now(pattern: str) -> str:
 
 
 class ChatTemplate:
-    """A model's way to write a conversation as one text."""
+    """Renders a conversation as a single text, in the model's format."""
 
     def __init__(self, source: str, tokens: Mapping[str, str], *, model: str) -> None:
         """`tokens` are special tokens by role, such as bos_token.
@@ -67,16 +67,16 @@ class ChatTemplate:
             raise InvalidParams(f"the chat template of {model} is damaged: {e}") from None
 
     def _message(self, message: Mapping[str, str]) -> dict[str, str]:
-        """A developer's message is a system message where the template knows no such role."""
+        """Treat a developer message as a system message where the template lacks that role."""
         role = message.get("role", "")
         known = role != "developer" or self._knows_developer
         return {**message, "role": role if known else "system"}
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The conversation, ready for the assistant's next turn.
+        """The rendered conversation, ready for the assistant's next turn.
 
         Raises:
-            InvalidParams: the template refuses these messages.
+            InvalidParams: the template rejects these messages.
         """
         try:
             return self._template.render(

@@ -1,7 +1,7 @@
 """Which files of a model's folder hold its weights.
 
-As transformers has it: `model.safetensors`, whatever else is there; without it, the files that
-`model.safetensors.index.json` names. Files of other formats beside them do not count.
+As in transformers: `model.safetensors` if it exists, else the files named by
+`model.safetensors.index.json`. Files in other formats are ignored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_INDEX_BYTES: Final = 32 * 1024 * 1024
 
 
 def read_index(directory: Path) -> dict[str, str] | None:
-    """The file of each tensor, where the weights are in several; else None.
+    """The file of each tensor if the weights are split over several files, else None.
 
     Raises:
         InvalidParams: the index is damaged.
@@ -48,7 +48,7 @@ def read_index(directory: Path) -> dict[str, str] | None:
 
 
 def weight_files(directory: Path) -> tuple[Path, ...]:
-    """The files that hold the weights, by name; empty where there are none.
+    """The files that hold the weights, sorted by name; empty if there are none.
 
     Raises:
         NotFound: some of them are missing. InvalidParams: a damaged index.

@@ -1,7 +1,7 @@
-"""How many positions a model takes: max_position_embeddings, scaled once by its rotary embedding.
+"""A model's context length: max_position_embeddings, scaled once by its rotary embedding.
 
-Some configurations give the scaled length there, others the one before scaling; both occur with the
-same `rope_type`, so what tells them apart is `original_max_position_embeddings`.
+Some configurations store the scaled length there, others the original one; both occur with the same
+`rope_type`, so only `original_max_position_embeddings` distinguishes them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ _MAX_FACTOR = 1 << 16
 
 
 def context_length(positions: int, rope: Mapping[str, Any] | None) -> int:
-    """Positions that a model takes, of which max_position_embeddings says `positions`.
+    """The context length of a model whose max_position_embeddings is `positions`.
 
-    `rope` is `rope_parameters` of config.json, or `rope_scaling`, its older name.
+    `rope` is `rope_parameters` from config.json, or `rope_scaling`, its older name.
     """
     rope = rope or {}
     kind = rope.get("rope_type", rope.get("type"))
@@ -29,7 +29,7 @@ def context_length(positions: int, rope: Mapping[str, Any] | None) -> int:
     if kind == "yarn":
         return max(positions, round(original * factor))
     if kind == "dynamic":
-        # The scaled length, where the original one is given and differs.
+        # Already scaled if the original length is given and differs.
         return positions if original < positions else round(positions * factor)
     if kind == "longrope" and original == positions:
         return round(positions * factor)

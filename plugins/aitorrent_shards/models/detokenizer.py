@@ -1,4 +1,4 @@
-"""From tokens to text as it streams: whole characters, and nothing after a stop text. No I/O."""
+"""Streaming detokenizer: whole characters only, and nothing after a stop text. No I/O."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Final, Protocol
 
 _BROKEN: Final = "\ufffd"
 _MAX_HELD: Final = 8
-"A character has at most 4 bytes, so at most 4 byte tokens; more held tokens are real nonsense."
+"A character has at most 4 bytes, so at most 4 byte tokens; more held tokens are invalid text."
 
 
 class Decoder(Protocol):
-    """The part of a tokenizer that is needed here."""
+    """The part of a tokenizer used here."""
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = ...) -> str:
         """The text of token ids."""
 
 
 class Detokenizer:
-    """Text of a growing list of tokens, piece by piece.
+    """Decodes a growing list of tokens piece by piece.
 
     The pieces add up to the text of all tokens after `before`. A token is decoded together with the
-    ones before it, since what it reads as depends on them (leading spaces, bytes of one
-    character); a piece that ends inside a character is held back until the rest comes.
+    ones before it, because its text depends on them (leading spaces, bytes of one character); a
+    piece that ends inside a character is held back until the rest arrives.
     """
 
     def __init__(self, decoder: Decoder, before: Sequence[int] = ()) -> None:
         self._decoder = decoder
         self._ids = list(before[-_MAX_HELD:])
         self._read = len(self._ids)
-        "Tokens whose text is out."
+        "Tokens whose text was returned."
 
     def push(self, token: int) -> str:
         """The new text, which may be empty."""
@@ -45,7 +45,7 @@ class Detokenizer:
         return text[len(known) :]
 
     def flush(self) -> str:
-        """What is still held, without the beginning of a character that never came whole."""
+        """The text still held back, without an incomplete character at the end."""
         known, text = self._texts()
         self._ids, self._read = [], 0
         return text[len(known) :].rstrip(_BROKEN)
@@ -59,7 +59,7 @@ class Detokenizer:
 
 
 class StopTexts:
-    """Lets text through up to the first of some texts, which may come in pieces."""
+    """Passes text through up to the first stop text, which may arrive in pieces."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [s for s in stops if s]
@@ -67,7 +67,7 @@ class StopTexts:
         self.stopped = False
 
     def push(self, text: str) -> str:
-        """The text that is certainly before any stop text."""
+        """The text that is known to precede any stop text."""
         if self.stopped:
             return ""
         if not self._stops:
@@ -82,13 +82,13 @@ class StopTexts:
         return held[: len(held) - keep]
 
     def flush(self) -> str:
-        """What was held back for a stop text that did not come."""
+        """The text held back for a stop text that did not arrive."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that `stop` begins with."""
+    """Length of the longest suffix of `text` that is a prefix of `stop`."""
     for n in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:n]):
             return n

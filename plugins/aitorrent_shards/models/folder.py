@@ -1,8 +1,8 @@
-"""Models in folders of this machine: which files they have, and the digests that name them.
+"""Model folders on this machine: their files, and the digests that identify them.
 
-A digest is the SHA-256 over `name NUL sha256(file)` of the files in the order of their names:
-`digest` over config.json, tokenizer.json and the files of weights; `front` over the first two only,
-so that a node without the weights can tell which shards belong to its tokenizer.
+A digest is the SHA-256 over `name NUL sha256(file)` of the files, sorted by name: `digest` covers
+config.json, tokenizer.json and the weight files; `front` covers the first two only, so that a node
+without the weights can tell which shards match its tokenizer.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _BLOCK: Final = 4 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A model folder whose configuration could be read."""
+    """A model folder with a readable configuration."""
 
     path: Path
     layers: int
     vocab: int
     context: int | None
-    "Positions the model was made for, if its configuration says so."
+    "The model's context length in positions, if its configuration gives one."
     family: str
     weights: tuple[Path, ...]
     size_bytes: int
@@ -50,7 +50,7 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """Names of a model's content; `digest` is empty while there are no weights here."""
+    """Digests of a model's content; `digest` is empty if there are no weights here."""
 
     front: str
     digest: str
@@ -78,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_optional_json(path: Path) -> dict[str, Any]:
-    """A JSON map from a file, or an empty one where there is no such file.
+    """A JSON map from a file, or an empty one if the file does not exist.
 
     Raises:
         InvalidParams: unreadable, too long, or not a JSON map.
@@ -138,7 +138,7 @@ def _load_cache(path: Path) -> dict[str, str]:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return {}  # a cache: hashing again is always right
+        return {}  # only a cache: hashing again is always correct
     if not isinstance(value, dict):
         return {}
     return {str(k): str(v) for k, v in value.items()}
@@ -154,7 +154,7 @@ def _hash_file(path: Path, advance: Callable[[int], None]) -> str:
 
 
 def combine(hashes: Iterable[tuple[str, str]]) -> str:
-    """The digest of (file name, sha256 hex) pairs, in the order of the names."""
+    """The digest of (file name, sha256 hex) pairs, sorted by name."""
     digest = hashlib.sha256()
     for name, value in sorted(hashes):
         digest.update(name.encode() + b"\0" + bytes.fromhex(value))
@@ -164,8 +164,8 @@ def combine(hashes: Iterable[tuple[str, str]]) -> str:
 def hash_model(files: ModelFiles, cache: Path, advance: Callable[[int], None]) -> Digests:
     """Digests of a model's files; blocking, so run it in a thread.
 
-    Hashes of files that did not change since (path, size, mtime in ns) come from the JSON file
-    `cache`. `advance` is told of the bytes read, from this thread.
+    Hashes of unchanged files (same path, size, mtime in ns) come from the JSON file `cache`.
+    `advance` is called in this thread with the bytes read.
 
     Raises:
         InvalidParams: a file cannot be read.

@@ -1,7 +1,7 @@
-"""What a model's generation_config.json asks for: each setting is applied, or refused by its name.
+"""A model's generation_config.json: each setting is applied, or refused by name.
 
-Meanings and neutral values are those of transformers' GenerationConfig. Settings that change only
-how fast an answer is made, or what else `generate` returns, are left out.
+Meanings and neutral values follow transformers' GenerationConfig. Settings that affect only speed
+or the extra output of `generate` are ignored.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from aitorrentd.api import InvalidParams
 
 DEFAULT_TOP_K: Final = 50
-"What transformers samples from where top_k is not set."
+"The top_k that transformers uses when it is not set."
 _ONE_TOKEN: Final = 1e-9
-"A top_p that keeps the likeliest token only, as 0 does."
+"A top_p that keeps only the likeliest token, as 0 does."
 T = TypeVar("T")
 
 _REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
@@ -44,23 +44,23 @@ _REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
     "token_healing": (False,),
     "max_time": (),
 }
-"Settings that change the answer and are not applied, with the values that change nothing."
+"Unsupported settings that change the answer, with their neutral values."
 
 
 @dataclass(frozen=True, slots=True)
 class LogitRules:
-    """How logits are changed before a token is chosen, greedy or sampled."""
+    """Logit edits before a token is chosen, greedily or by sampling."""
 
     repetition_penalty: float = 1.0
-    "Divides positive logits of tokens that occurred, prompt included; multiplies negative ones."
+    "Divides positive logits of earlier tokens, including the prompt's; multiplies negative ones."
     no_repeat_ngram_size: int = 0
-    "Sequences of so many tokens occur once at most; 0 = no rule."
+    "Sequences of this many tokens occur at most once; 0 = no limit."
     suppressed: frozenset[int] = frozenset()
     begin_suppressed: frozenset[int] = frozenset()
-    "Never the first token of an answer."
+    "Never allowed as the first token of an answer."
     bad_words: tuple[tuple[int, ...], ...] = ()
     min_length: int = 0
-    "Positions, prompt included, before which no answer ends."
+    "Minimum length in positions, including the prompt."
     min_new_tokens: int = 0
 
     @property
@@ -71,7 +71,7 @@ class LogitRules:
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
-    """A model's own way to be sampled."""
+    """A model's own sampling settings."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -86,7 +86,7 @@ class GenerationSettings:
 
 
 class _Stated(BaseModel):
-    """The settings that are applied, as the file has them; null counts as not set."""
+    """The supported settings as the file gives them; null means not set."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -121,7 +121,7 @@ def read_generation(settings: Mapping[str, Any], where: str) -> GenerationSettin
     """The settings in a generation_config.json; `where` names it in errors.
 
     Raises:
-        InvalidParams: a setting that is not supported, or a value out of range.
+        InvalidParams: an unsupported setting, or a value out of range.
     """
     for name, neutral in _REFUSED.items():
         value = settings.get(name)

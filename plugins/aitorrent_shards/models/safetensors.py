@@ -1,9 +1,9 @@
-"""Where the tensors of a safetensors file lie: its header, read without torch.
+"""Reads the header of a safetensors file without torch: where its tensors are.
 
-The format (safetensors README, "Format"): 8 bytes, the header's length N as u64 little-endian;
-N bytes of JSON that map a tensor's name to its dtype, shape and [begin, end) offsets in the rest
-of the file; then the tensors, without holes. Files come from strangers: every length is checked
-before anything is read or allocated by it.
+The format (safetensors README, "Format"): 8 bytes, the header's length N as u64 little-endian; N
+bytes of JSON that map a tensor's name to its dtype, shape and [begin, end) offsets in the rest of
+the file; then the tensors, without gaps. Files are untrusted: every length is checked before it is
+used to read or allocate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aitorrentd.api import (
 )
 
 MAX_HEADER_BYTES: Final = 16 * 1024 * 1024
-"The format allows 100 MB; real headers stay under 1 MB, and JSON in memory is many times larger."
+"The format allows 100 MB; real headers stay under 1 MB, and parsed JSON is many times larger."
 
 _MAX_RANK: Final = 8
 _MAX_DIM: Final = 2**40
@@ -48,12 +48,12 @@ BITS: Final[Mapping[str, int]] = {
     "F64": 64,
     "C64": 64,
 }
-"Bits of one element, by the format's name of the dtype."
+"Bits per element, by the format's dtype name."
 
 
 @dataclass(frozen=True, slots=True)
 class TensorRange:
-    """One tensor: its dtype as the format names it, its shape, and its bytes [start, end) in the
+    """One tensor: its dtype (the format's name), its shape, and its bytes [start, end) in the
     file."""
 
     dtype: str
@@ -63,13 +63,13 @@ class TensorRange:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the tensor in the file."""
+        """Size of the tensor in the file, in bytes."""
         return self.end - self.start
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """All tensors of one file, and how many bytes lie before the first of them."""
+    """All tensors of one file, and the number of bytes before the first."""
 
     tensors: Mapping[str, TensorRange]
     header_bytes: int
@@ -87,7 +87,7 @@ def _is_count(value: object, limit: int) -> bool:
 
 
 def _tensor(name: str, entry: Any, data_start: int, data_bytes: int) -> TensorRange:
-    """The range that one header entry describes; ValueError says what is wrong with it."""
+    """The range that a header entry describes; raises ValueError with the reason if invalid."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"tensor {name[:200]!r} needs exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -177,7 +177,7 @@ def layout_of(fd: int, name: str) -> Layout:
     """The layout of an open file; `name` is for messages.
 
     Raises:
-        InvalidParams: not a whole safetensors file.
+        InvalidParams: not a complete safetensors file.
     """
     file_bytes = os.fstat(fd).st_size
     prefix = os.pread(fd, 8, 0)

@@ -1,8 +1,8 @@
-"""A model's special tokens: which there are, and how chat templates call them.
+"""A model's special tokens, and their names in chat templates.
 
-Named in tokenizer_config.json or special_tokens_map.json and listed there, in added_tokens.json or
-in tokenizer.json. Which file counts when follows `PreTrainedTokenizerBase._from_pretrained` of
-transformers 5.
+They are named in tokenizer_config.json or special_tokens_map.json, and listed there, in
+added_tokens.json or in tokenizer.json. Precedence follows
+`PreTrainedTokenizerBase._from_pretrained` of transformers 5.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _MAX_ADDED: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """What the files beside tokenizer.json say of special tokens."""
+    """Special tokens from the files next to tokenizer.json."""
 
     names: Mapping[str, str]
-    "Texts by name, such as `bos_token`, as templates use them."
+    "Texts by template name, such as `bos_token`."
     added: tuple[AddedToken, ...]
-    "Tokens that tokenizer.json may lack, in the order in which they get their ids."
+    "Tokens that tokenizer.json may lack, in order of their ids."
     unnamed: tuple[AddedToken, ...]
     "Further special tokens."
 
     def complete(self, tokenizer: Tokenizer) -> None:
-        """Add the tokens that the tokenizer lacks, or has in another way."""
+        """Add the tokens that the tokenizer lacks or defines differently."""
         present = tokenizer.get_added_tokens_decoder().values()
         as_they_are = {repr(token) for token in present}
         missing = [token for token in self.added if repr(token) not in as_they_are]
@@ -91,7 +91,7 @@ def read_special_tokens(folder: Path, settings: Mapping[str, Any]) -> SpecialTok
 
 
 def _text(value: object) -> str:
-    """A special token is a text, or a map with its text under `content`."""
+    """The text of a special token: a string, or a map with the string under `content`."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""A model's tokenizer: text and conversations to ids, which ids end an answer, defaults.
+"""A model's tokenizer: encodes text and conversations, knows the end tokens and defaults.
 
 Reads tokenizer.json, tokenizer_config.json, chat_template.jinja, generation_config.json and
 config.json as `transformers` does. No torch. Loading and encoding are blocking.
@@ -25,19 +25,19 @@ _MAX_TEMPLATE_BYTES: Final = 2**20
 
 
 class ModelTokenizer:
-    """Text in, ids out, and back."""
+    """Converts text to ids and back."""
 
     def __init__(self, files: ModelFiles, *, model: str) -> None:
         """Load everything; blocking.
 
         Raises:
-            InvalidParams: a file is damaged, or asks for what is not supported.
+            InvalidParams: a file is damaged, or needs an unsupported feature.
         """
         path = files.path
         try:
             self._tokenizer: Tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
         except Exception as e:
-            if type(e) is not Exception:  # the Rust library raises the bare class
+            if type(e) is not Exception:  # the Rust library raises plain Exception
                 raise
             raise InvalidParams(f"{path / 'tokenizer.json'} is damaged: {e}") from None
         self._tokenizer.no_truncation()
@@ -52,7 +52,7 @@ class ModelTokenizer:
         template = _template_text(path, settings)
         self._template = ChatTemplate(template, special.names, model=model) if template else None
         generation = path / "generation_config.json"
-        # A model without that file has such settings in config.json, if it has any.
+        # Without that file, such settings may be in config.json.
         stated = read_optional_json(generation)
         self.generation = read_generation(
             stated or files.settings, str(generation if stated else path / CONFIG)
@@ -64,7 +64,7 @@ class ModelTokenizer:
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """Tokens that end an answer; the end of a turn too, where there are turns."""
+        """Tokens that end an answer, including the end-of-turn token of chat models."""
         if self._template is not None and self._eos is not None:
             return self._ends | {self._eos}
         return self._ends
@@ -81,10 +81,10 @@ class ModelTokenizer:
         *,
         raw: bool = False,
     ) -> tuple[int, ...]:
-        """The ids to start from: `context` first, then a prompt or a conversation.
+        """The initial ids: `context`, then a prompt or a conversation.
 
-        A prompt is a user's turn where the model has a chat template, and the text itself where it
-        has none or the prompt is `raw`.
+        A prompt is a user turn if the model has a chat template, and plain text if it has none or
+        the prompt is `raw`.
 
         Raises:
             InvalidParams: messages without a chat template, unknown ids in `context`, or nothing.
@@ -117,7 +117,7 @@ class ModelTokenizer:
         return ids
 
     def _with_bos(self, ids: list[int]) -> list[int]:
-        """Some tokenizer.json leave the first token to add_bos_token of tokenizer_config.json."""
+        """Some tokenizer.json files leave BOS to add_bos_token in tokenizer_config.json."""
         if self._add_bos is True and self._bos is not None and ids[:1] != [self._bos]:
             return [self._bos, *ids]
         return ids

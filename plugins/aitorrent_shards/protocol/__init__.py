@@ -1,1 +1,1 @@
-"""What nodes say to each other about layers and sessions: messages, spans, loading. No I/O."""
+"""The protocol between nodes for layers and sessions: messages, spans, loading. No I/O."""

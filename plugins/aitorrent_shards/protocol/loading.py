@@ -1,8 +1,9 @@
-"""Layers on their way: what nodes say while they read a model, so that others can wait for it.
+"""Loading records: what nodes publish while they load a model, so that others can wait for it.
 
-A record `ait:loading:<model>` is there while a node reads the files of a model, while its worker
-loads layers, and while it waits for layers that others load to answer with. Records come from
-strangers: `parse_loading` believes only their form, and `claims` only those that change. No I/O.
+A node publishes a record `ait:loading:<model>` while it reads the files of a model, while its
+worker loads layers, and while it waits for other nodes to load the layers it needs to answer.
+Records are untrusted: `parse_loading` checks only their form, and `claims` believes only those that
+make progress. No I/O.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ VERSION: Final = 1
 MAX_NAME_CHARS: Final = 128
 _MAX_BYTES: Final = 2**53
 _STEP: Final = 0.01
-"A record follows when so much more of the whole was read."
+"Publish again after this share of the total was read."
 
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """A node that is about to have the layers [start, end) of a model.
+    """A node that is about to hold the layers [start, end) of a model.
 
-    The range is empty for a node that only reads the files, or that waits for the layers of others.
+    The range is empty for a node that only reads the files, or that waits for other nodes' layers.
     """
 
     peer: PeerId
@@ -35,12 +36,12 @@ class Loading:
     start: int
     end: int
     done_bytes: int = 0
-    "What was read so far."
+    "Bytes read so far."
     total_bytes: int = 0
-    "What is to be read; 0 while that is not known."
+    "Bytes to read in total; 0 while unknown."
 
     def value(self) -> dict[str, Any]:
-        """What its node says in the directory."""
+        """The value that its node publishes in the directory."""
         return {
             "v": VERSION,
             "start": self.start,
@@ -50,7 +51,7 @@ class Loading:
         }
 
     def is_news(self, said: Loading | None) -> bool:
-        """Whether it should be said after `said`."""
+        """Whether to publish it, given that `said` was published last."""
         if said is None or (said.start, said.end, said.total_bytes) != (
             self.start,
             self.end,
@@ -61,7 +62,7 @@ class Loading:
 
 
 def parse_loading(record: Record) -> Loading | None:
-    """What a record says, or None when it is not such a record."""
+    """The parsed record, or None if it is invalid."""
     model = record.key.removeprefix(PREFIX)
     value = record.value
     if not 1 <= len(model) <= MAX_NAME_CHARS or not model.isprintable():
@@ -78,6 +79,6 @@ def parse_loading(record: Record) -> Loading | None:
 
 
 def parse_all(records: Iterable[Record]) -> list[Loading]:
-    """What the records say that are such."""
+    """The valid ones of these records, parsed."""
     found = (parse_loading(record) for record in records)
     return [loading for loading in found if loading is not None]

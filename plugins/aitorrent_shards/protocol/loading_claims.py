@@ -1,8 +1,7 @@
-"""Which nodes that say they load layers are worth waiting for: those that get further. No I/O.
+"""Which loading nodes are worth waiting for: those that make progress. No I/O.
 
-To say so costs a stranger nothing, and whoever asks for the model would wait as long as it has
-patience for. So a claim that stands still is no longer believed, and saying it anew, or something
-else, buys little time.
+A false claim costs a malicious node nothing, and callers would wait for it until their timeout. So
+a claim without progress is no longer believed, and repeating or changing it gains little time.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from aitorrent_shards.protocol.loading import Loading
 from aitorrentd.api import PeerId
 
 STALL_S: Final = 60.0
-"Nodes tell each hundredth; meanwhile a worker may import torch and has nothing to tell."
+"Nodes report every hundredth; a worker that imports torch has nothing to report meanwhile."
 FORGET_S: Final = 600.0
-"A claim that is not made for so long begins anew when it comes again."
+"A claim that was absent for this long starts over when it returns."
 BEGINNINGS: Final = 5
-"Honest ones: files found, files read, worker started, weights counted, worker started again."
+"Legitimate ones: files found, files read, worker started, weights counted, worker restarted."
 MAX_CLAIMS: Final = 4096
 _STEP: Final = 0.01
 
@@ -27,7 +26,7 @@ _STEP: Final = 0.01
 @dataclass(slots=True)
 class _Claim:
     what: tuple[int, int, int]
-    "First layer, end, bytes in all."
+    "First layer, end, total bytes."
     done_bytes: int
     advanced_at: float
     said_at: float
@@ -35,7 +34,7 @@ class _Claim:
 
 
 class Claims:
-    """What peers said of their loading, for as long as it may matter; callers pass `now`."""
+    """Tracks the peers' loading claims while they may matter; callers pass `now`."""
 
     def __init__(self) -> None:
         self._claims: dict[tuple[PeerId, str], _Claim] = {}
@@ -44,16 +43,16 @@ class Claims:
         return len(self._claims)
 
     def advancing(self, said: Sequence[Loading], now: float) -> list[Loading]:
-        """Those in `said`, which is all that is said now, that got further not long ago."""
+        """The claims in `said`, the complete current set, that made progress recently."""
         believed = [each for each in said if now - self._look(each, now) < STALL_S]
         self._forget(now)
         return believed
 
     def _look(self, each: Loading, now: float) -> float:
-        """When this one last got further."""
+        """When this claim last made progress."""
         key = each.peer, each.model
         what = each.start, each.end, each.total_bytes
-        # The least recently made claim comes first, for `_forget`.
+        # The least recently seen claim comes first, for `_forget`.
         claim = self._claims.pop(key, None) or _Claim(what, each.done_bytes, now, now)
         self._claims[key] = claim
         claim.said_at = now

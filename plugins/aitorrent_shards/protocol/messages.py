@@ -5,7 +5,7 @@ Two kinds of streams carry frames of `aitorrentd.wire`; the first frame says whi
 Control, coordinator to stage; it opens a session, and the session lives as long as the stream:
 
     open {id, session, digest, dtype, start, end, max_positions, prev, last, prompt}  -> {id}
-    link {id, peer, addresses, session}    send on to that session             -> {id, have}
+    link {id, peer, addresses, session}    send output to that session       -> {id, have}
     prev {id, peer}                        take activations from that peer     -> {id}
     ping {id}                                                                  -> {id, have, queue}
     candidates {id, k, temperature}        the last position's best k (0: all) -> {id, p, n, k, lse}
@@ -34,13 +34,13 @@ MAX_HEADER_BYTES: Final = 1024
 MAX_POSITIONS: Final = 1 << 24
 MAX_LAYERS: Final = 4096
 MAX_CHUNK: Final = 1024
-"Positions in one hop frame; bounds what a receiver must hold."
+"Positions in one hop frame; bounds a receiver's memory."
 MAX_TAIL_BYTES: Final = 64 * 2**20
-"Most bytes of hidden states in one hop frame, whatever the model's width."
+"Maximum bytes of hidden states in one hop frame, for any model width."
 MAX_HIDDEN: Final = 1 << 17
 MAX_VOCAB: Final = 1 << 22
 MIN_TEMPERATURE: Final = 1e-4
-"Below it logits divided by it lose their meaning; 0 means greedy."
+"Dividing logits by less loses all precision; 0 means greedy."
 MAX_ADDRESSES: Final = 16
 MAX_ADDRESS_CHARS: Final = 256
 DTYPE_BYTES: Final[Mapping[str, int]] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -48,7 +48,7 @@ DTYPE_BYTES: Final[Mapping[str, int]] = {"float32": 4, "bfloat16": 2, "float16":
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A coordinator asks for a session over the layers [start, end)."""
+    """A coordinator asks for a session for the layers [start, end)."""
 
     session: bytes
     digest: str
@@ -59,12 +59,12 @@ class Open:
     prev: PeerId
     last: bool
     prompt: int = 0
-    "Positions of the whole prompt, whose length some models' position encoding depends on."
+    "Positions of the whole prompt; some models' position encoding depends on it."
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where a stage sends what it computed."""
+    """Tells a stage where to send its output."""
 
     peer: PeerId
     addresses: tuple[str, ...]
@@ -73,18 +73,18 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Prev:
-    """From whom a stage takes its input, from now on."""
+    """Tells a stage which peer to take its input from, from now on."""
 
     peer: PeerId
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Is the stage there, and how far is it?"""
+    """Asks whether the stage is alive, and for its position."""
 
 
 class Want(NamedTuple):
-    """What the last stage returns for the last position of a frame: the best `k` of the softmax at
+    """Candidates to return for the last position of a frame: the best `k` of the softmax at
     `temperature` (0 counts as 1)."""
 
     k: int
@@ -93,7 +93,7 @@ class Want(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WantMore:
-    """More candidates of the position that was computed last; k = 0 means all."""
+    """More candidates for the newest position; k = 0 means all."""
 
     want: Want
 
@@ -106,7 +106,7 @@ class Candidates:
     """The likeliest tokens after a position, best first, ties by id."""
 
     length: int
-    "Positions computed, the one these follow included."
+    "Positions computed, including the one these candidates follow."
     ids: tuple[int, ...]
     logits: tuple[float, ...]
     lse: float
@@ -125,7 +125,7 @@ def _session(header: Mapping[str, Any]) -> bytes:
 
 
 def parse_addresses(value: object) -> tuple[str, ...]:
-    """At most MAX_ADDRESSES texts.
+    """A list of at most MAX_ADDRESSES strings.
 
     Raises:
         ProtocolError: anything else.
@@ -134,7 +134,7 @@ def parse_addresses(value: object) -> tuple[str, ...]:
 
 
 def request_id(header: Mapping[str, Any]) -> int:
-    """The number that a control answer repeats.
+    """The request number, repeated in the answer.
 
     Raises:
         ProtocolError: none, or out of range.
@@ -165,7 +165,7 @@ def _want(header: Mapping[str, Any]) -> Want:
 
 
 def parse_request(header: Mapping[str, Any]) -> Request:
-    """A control request of a coordinator.
+    """The control request of a coordinator.
 
     Raises:
         ProtocolError: unknown, or a field is missing or out of range.
@@ -186,7 +186,7 @@ def parse_request(header: Mapping[str, Any]) -> Request:
 
 
 def open_header(message: Open) -> dict[str, Any]:
-    """The header of an open request; `id` is added by whoever sends it."""
+    """The header of an open request; the sender adds `id`."""
     return {
         "op": "open",
         "session": message.session,
@@ -202,10 +202,10 @@ def open_header(message: Open) -> dict[str, Any]:
 
 
 def parse_hop(header: Mapping[str, Any]) -> bytes:
-    """The session that a hop stream is for.
+    """The target session of a hop stream.
 
     Raises:
-        ProtocolError: not a hop's first frame.
+        ProtocolError: not the first frame of a hop.
     """
     if header.get("op") != "hop":
         raise ProtocolError("expected a hop")
@@ -213,7 +213,7 @@ def parse_hop(header: Mapping[str, Any]) -> bytes:
 
 
 def parse_have(header: Mapping[str, Any]) -> int:
-    """How many positions the answering side already has.
+    """The number of positions that the answering side already has.
 
     Raises:
         ProtocolError: missing or out of range.
@@ -222,7 +222,7 @@ def parse_have(header: Mapping[str, Any]) -> int:
 
 
 def parse_queue(header: Mapping[str, Any]) -> int:
-    """How many steps wait in the stage that answered a ping.
+    """The number of queued steps in the stage that answered a ping.
 
     Raises:
         ProtocolError: missing or out of range.
@@ -231,7 +231,7 @@ def parse_queue(header: Mapping[str, Any]) -> int:
 
 
 def parse_step(header: Mapping[str, Any]) -> tuple[int, int, Want | None]:
-    """Position, count and wish of a hop frame that carries ids or activations.
+    """Position, count and `want` of a hop frame that carries ids or activations.
 
     Raises:
         ProtocolError: missing or out of range.
@@ -247,7 +247,7 @@ def parse_step(header: Mapping[str, Any]) -> tuple[int, int, Want | None]:
 
 
 def layers_us(header: Mapping[str, Any]) -> int:
-    """Microseconds that layers took so far, as the stages before say; 0 where they do not."""
+    """Microseconds spent in layers so far, reported by the stages before; 0 if not reported."""
     return whole_or(header, "us", 0, high=2**40)
 
 
@@ -257,8 +257,8 @@ def parse_candidates(
     """The candidates in a frame: `k` u32 ids, then `k` float32 logits, little-endian.
 
     Raises:
-        ProtocolError: wrong size, an id outside the vocabulary, a number that is not finite, or
-        not sorted by falling logit and rising id.
+        ProtocolError: wrong size, an id outside the vocabulary, a number that is not finite, or not
+        sorted by descending logit and ascending id.
     """
     pos = whole(header, "p", 0, MAX_POSITIONS)
     n = whole(header, "n", 1, MAX_CHUNK)

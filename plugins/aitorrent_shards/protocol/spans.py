@@ -1,6 +1,6 @@
-"""Spans: which node holds which layers of which model, as read from the directory.
+"""Spans: which node holds which layers of which model, from directory records.
 
-Records come from strangers; `parse_span` believes only their form. No I/O.
+Records are untrusted; `parse_span` checks only their form. No I/O.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Span:
     peer: PeerId
     model: str
     digest: str
-    "Names the exact weights, configuration and tokenizer."
+    "Identifies the exact weights, configuration and tokenizer."
     front: str
-    "Names configuration and tokenizer only; what a node without weights can check."
+    "Identifies only configuration and tokenizer, which a node without weights can check."
     start: int
     end: int
     layers: int
@@ -40,16 +40,16 @@ class Span:
     hidden: int
     max_positions: int
     free_positions: int
-    "Positions of the whole span for which there is cache memory now."
+    "Positions for which cache memory is free now, over the whole span."
     step_us: int
     "Median time of one token through the whole span, in microseconds; 0 = not measured."
     run: int
-    "Changes when the holder loads anew."
+    "Changes when the holder reloads."
     addresses: tuple[str, ...] = ()
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one position's hidden state."""
+        """Size of one position's hidden state, in bytes."""
         return self.hidden * DTYPE_BYTES[self.dtype]
 
     @property
@@ -113,18 +113,18 @@ def parse_span(record: Record) -> Span:
 
 
 def parse_spans(records: Iterable[Record]) -> list[Span]:
-    """The valid spans among records; the others are left out."""
+    """The valid spans among the records; invalid ones are skipped."""
     spans = []
     for record in records:
         try:
             spans.append(parse_span(record))
         except ProtocolError:
-            continue  # a stranger's bad record must not hide the good ones
+            continue  # one bad record must not hide the good ones
     return spans
 
 
 def with_own(spans: Iterable[Span], own: Iterable[Span]) -> list[Span]:
-    """Spans with those of `own` that are not among them, by peer and digest."""
+    """`spans`, plus the spans of `own` that they lack, by peer and digest."""
     found = list(spans)
     there = {(s.peer, s.digest) for s in found}
     return found + [s for s in own if (s.peer, s.digest) not in there]

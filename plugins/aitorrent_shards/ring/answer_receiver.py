@@ -16,7 +16,7 @@ _KEPT: Final = 512
 
 
 class AnswerSink(HopReceiver):
-    """Takes the last stage's candidates; `have` is the length of what was decided on them."""
+    """Takes the last stage's candidates; `have` is the number of positions already decided."""
 
     def __init__(
         self, prev: PeerId, vocab: int, on_answer: Callable[[], None], on_bad: Callable[[str], None]
@@ -29,17 +29,17 @@ class AnswerSink(HopReceiver):
         self._beside_us: deque[int] = deque(maxlen=_KEPT)
 
     def expect(self, length: int) -> None:
-        """Wait for the answer after `length` positions; it may come before anyone asks for it."""
+        """Wait for the answer after `length` positions; it may arrive before this call."""
         if self.expected != length:
             self.expected, self.answer = length, None
             self._asked_ns = time.perf_counter_ns()
 
     def beside_layers_us(self) -> float:
-        """Median time of a token on its way around the ring without what the layers took."""
+        """Median time of a token around the ring, without the time in the layers."""
         return statistics.median(self._beside_us) if self._beside_us else 0.0
 
     def receive(self, frame: Frame) -> bool:
-        """Keep the answer that is waited for; earlier ones come again after a replacement."""
+        """Keep the expected answer; earlier ones may be repeated after a replacement."""
         answer = parse_candidates(frame.header, frame.tail, vocab=self._vocab)
         if answer.length > self.expected:
             raise ProtocolError(f"an answer for {answer.length} of {self.expected} positions")
@@ -52,5 +52,5 @@ class AnswerSink(HopReceiver):
         return True
 
     def broke(self, error: AitorrentError) -> None:
-        """The last stage sent nonsense."""
+        """The last stage sent invalid data."""
         self._on_bad(error.message)

@@ -1,4 +1,4 @@
-"""Makes the stages of an answer take from and send to their neighbours."""
+"""Links the stages of an answer to their neighbours."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class StageLinker:
         self._tasks, self._config, self._node = tasks, node.config, node
 
     async def connect(self) -> None:
-        """Make every link that should be and is not. The pipeline has no holes.
+        """Make every missing link. The pipeline must have no holes.
 
         Raises:
-            AitorrentError: a link failed; who is to blame is given up.
+            AitorrentError: a link failed; the stage at fault is given up.
         """
         stages = list(self._pipeline.stages)
         prevs, targets = self._pipeline.prevs(), self._pipeline.targets()
@@ -81,13 +81,13 @@ class StageLinker:
             "addresses": target.addresses,
             "session": target.session,
         }
-        stage.linked_to = target.session  # before asking: "unlinked" may overtake our wake-up
+        stage.linked_to = target.session  # before the request: "unlinked" may overtake our wake-up
         try:
             await _unless_gone(stage.ask(header, timeout_s=self._config.link_timeout_s + 1), after)
             self._node.links.worked(stage.peer, target.peer)
         except AitorrentError as e:
             stage.linked_to = None
-            # Either end may be at fault: one that does not even answer us, else the farther one.
+            # Either end may be at fault: one that does not answer us, else the later one.
             suspects = [s for s in (stage, after) if s is not None and not s.lost]
             await asyncio.gather(*(s.ping(timeout_s=self._config.ping_timeout_s) for s in suspects))
             if suspects and not any(s.lost for s in (stage, after) if s is not None):
@@ -97,8 +97,8 @@ class StageLinker:
     def _blame(
         self, stage: StageControl, target: Link, farther: StageControl, error: AitorrentError
     ) -> None:
-        """Give up the farther of two stages that both answer. Where one cannot reach the other, it
-        is the link that plans avoid, and neither of the two."""
+        """Give up the later of two stages that both answer. If one cannot reach the other, plans
+        avoid the link instead, and neither stage."""
         if not isinstance(error, (Unavailable, TimedOut)):
             farther.lose(f"no link to it: {error.message}", avoid_s=FOREVER)
             return
@@ -109,7 +109,7 @@ class StageLinker:
 
 
 async def _all(*work: Coroutine[Any, Any, None]) -> None:
-    """Do all of it, to the end, then raise the first error."""
+    """Run all of it to the end, then raise the first error."""
     results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:
         if result is not None:
@@ -117,10 +117,10 @@ async def _all(*work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _unless_gone(work: Coroutine[Any, Any, Any], other: StageControl | None) -> None:
-    """Wait for `work`, but not any longer once the stage that it reaches for is lost.
+    """Wait for `work`, but only until the stage it depends on is lost.
 
     Raises:
-        Unavailable: it was lost meanwhile. Else as `work`.
+        Unavailable: the stage was lost meanwhile. Else as `work`.
     """
     if other is None:
         await work

@@ -1,4 +1,4 @@
-"""Opens stages for the layers of an answer that have none."""
+"""Opens stages for the layers of an answer that lack one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from aitorrentd.api import AitorrentError, Busy, Unavailable, short
 from aitorrentd.api.tasks import Tasks
 
 MAX_TRIES: Final = 8
-"Holders that refuse are left out of the next plan; this many plans are enough."
+"The number of plans to try; each leaves out the holders that refused before."
 
 
 class StageOpener:
-    """Fills the holes of a pipeline with stages at the holders that `finder` plans."""
+    """Fills the holes of a pipeline with stages at the holders chosen by `finder`."""
 
     def __init__(
         self,
@@ -32,16 +32,15 @@ class StageOpener:
         self._node, self._demand = node, demand
 
     def avoid(self, stage: StageControl) -> None:
-        """Leave the holder of a lost stage out for as long as the stage says."""
+        """Avoid the holder of a lost stage for the time that the stage gives."""
         self._finder.avoid(stage.span, stage.avoid_s)
 
     async def fill(self) -> None:
-        """Open stages for all holes; those that opened stay, also when others did not.
+        """Open stages for all holes; opened stages stay open even if others fail.
 
         Raises:
             Busy: holders without room. Unavailable: no holder. LinksFailed: holders that cannot
-            reach each other. InvalidParams, TooLarge: a holder
-            refuses the request.
+            reach each other. InvalidParams, TooLarge: a holder refuses the request.
         """
         failure: AitorrentError | None = None
         for _ in range(MAX_TRIES):
@@ -61,8 +60,8 @@ class StageOpener:
         raise failure or Unavailable(f"the holders of {self._pipeline.model} change too quickly")
 
     async def _open_all(self, legs: list[Leg]) -> AitorrentError | None:
-        """Open legs at once; returns a failure, if there was one: a refusal of the request before
-        Busy, and Busy before others."""
+        """Open legs concurrently; returns a failure, if any: a refusal of the request first, then
+        Busy, then others."""
         fresh = self._controls(legs)
         timeout_s = self._node.config.link_timeout_s
         opening = (
@@ -103,7 +102,7 @@ class StageOpener:
         return failures[0] if failures else None
 
     def _controls(self, legs: list[Leg]) -> list[StageControl]:
-        """A control for each leg, not opened yet, that takes from whoever ends where it starts."""
+        """A control for each leg, not opened yet, that takes its input from the stage before."""
         stages = self._pipeline.stages
         ends = {leg.end: leg.span.peer for leg in legs} | {s.end: s.peer for s in stages}
         return [

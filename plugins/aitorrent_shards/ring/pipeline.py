@@ -1,7 +1,7 @@
-"""The stages of one answer in the order of their layers, and what each should be linked to.
+"""The stages of one answer in layer order, and what each should be linked to.
 
-State only: who opens, links or repairs stages asks here what is missing, and is woken from here
-when something happened to one of them.
+State only: opening, linking and repair look up here what is missing, and are woken here when a
+stage changes.
 """
 
 from __future__ import annotations
@@ -15,45 +15,44 @@ from aitorrentd.api import AitorrentError, PeerId
 
 
 class Pipeline:
-    """From the coordinator through the stages of all layers back to the coordinator."""
+    """The path from the coordinator through the stages of all layers and back."""
 
     def __init__(self, model: str, layers: int, home: Callable[[], Link]) -> None:
-        """`home` is where the last stage should send: the coordinator's own end of the answer."""
+        """`home` is where the last stage should send its output: the coordinator."""
         self.model, self.layers = model, layers
         self.stages: list[StageControl] = []
         self.head_to: bytes | None = None
         "The session that the coordinator sends to."
         self.whole = False
-        "As `check` said last, until something happens to a stage or hop."
+        "The last result of `check`, until a stage or hop changes."
         self._home = home
         self._waiter: asyncio.Future[None] | None = None
 
     def news(self) -> asyncio.Future[None]:
-        """Done when something happens to a stage or hop, or an answer is there; one waits at a
-        time."""
+        """Done when a stage or hop changes, or an answer arrives; for one waiter at a time."""
         self._waiter = asyncio.get_running_loop().create_future()
         return self._waiter
 
     def wake(self) -> None:
-        """Something happened; who waits for `news` looks again."""
+        """Wake the waiter for `news`."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def changed(self) -> None:
-        """Something happened to a stage or hop: it may be broken."""
+        """A stage or hop changed: the pipeline may be broken."""
         self.whole = False
         self.wake()
 
     def targets(self) -> list[Link]:
-        """Where each stage should send."""
+        """Where each stage should send its output."""
         return [*(Link(s.peer, s.span.addresses, s.session) for s in self.stages[1:]), self._home()]
 
     def prevs(self) -> list[PeerId]:
-        """From whom each stage should take."""
+        """Which peer each stage should take its input from."""
         return [self._home().peer, *(s.peer for s in self.stages[:-1])]
 
     def holes(self) -> list[tuple[int, int]]:
-        """The layers [start, end) that have no stage."""
+        """The layers [start, end) without a stage."""
         holes, reached = [], 0
         for stage in self.stages:
             if stage.start > reached:
@@ -62,11 +61,11 @@ class Pipeline:
         return [*holes, (reached, self.layers)] if reached < self.layers else holes
 
     def refusal(self) -> AitorrentError | None:
-        """Why a stage refuses the request, if one does."""
+        """The reason why a stage refuses the request, if one does."""
         return next((s.refusal for s in self.stages if s.refusal is not None), None)
 
     def clear(self) -> None:
-        """Close all stages, to be planned anew."""
+        """Close all stages, so that a new plan replaces them."""
         for stage in self.stages:
             stage.close()
         self.stages.clear()
@@ -74,11 +73,11 @@ class Pipeline:
         self.whole = False
 
     def lost(self) -> list[StageControl]:
-        """The stages that were lost and not taken out yet."""
+        """Lost stages that are still in the pipeline."""
         return [s for s in self.stages if s.lost]
 
     def check(self) -> bool:
-        """Whether every layer has a live stage that sends where it should."""
+        """Whether every layer has a live, correctly linked stage."""
         self.whole = (
             bool(self.stages)
             and self.head_to == self.stages[0].session

@@ -40,19 +40,20 @@ from aitorrentd.api import (
 from aitorrentd.api.tasks import Tasks
 
 GONE_AVOID_S: Final = 3.0
-"A peer whose stream merely ended may be used again after this; it may have reconnected."
+"A peer whose stream just ended may be used again after this; it may have reconnected."
 FOREVER: Final = math.inf
 
 
 def refuses_request(error: AitorrentError) -> bool:
-    """Whether a stage's error is about the request, so that any other holder would say the same."""
+    """Whether a stage's error concerns the request, so that any other holder would refuse it
+    too."""
     return isinstance(error, (InvalidParams, TooLarge))
 
 
 class StageControl:
-    """A stage of an answer. It is lost once, with a reason, and never comes back.
+    """A stage of an answer. Once lost, with a reason, it never comes back.
 
-    A stage that refuses the request is not lost: it did nothing wrong, and the answer ends.
+    A stage that refuses the request is not lost: it works, but the answer ends.
     """
 
     def __init__(
@@ -69,15 +70,15 @@ class StageControl:
         self.session = secrets.token_bytes(SESSION_BYTES)
         self.prev = prev
         self.linked_to: bytes | None = None
-        "The session that it sends to."
+        "The session that it sends its output to."
         self.lost = ""
-        "Why it is lost; empty while it is not."
+        "Why it is lost; empty until then."
         self.refusal: AitorrentError | None = None
         "Why the stage refuses the request."
         self.who = short(self.peer)
-        "The peer as people are shown it: with its name, once that is known, also when it is gone."
+        "The peer for display: with its name once known, even after it is gone."
         self.avoid_s = 0.0
-        "How long its holder should not be asked again."
+        "How long to avoid its holder."
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         "Done once the stage is lost or closed."
         self._transport, self._tasks, self._on_change = transport, tasks, on_change
@@ -88,15 +89,15 @@ class StageControl:
 
     @property
     def peer(self) -> PeerId:
-        """Who computes it."""
+        """The node that computes it."""
         return self.span.peer
 
     async def open(self, *, max_positions: int, prompt_positions: int, timeout_s: float) -> None:
         """Open the session.
 
         Raises:
-            Busy: no room there now. NotFound: the layers are not there (any more). Unavailable:
-            not reachable. TimedOut: no answer.
+            Busy: no room there now. NotFound: the holder lacks the layers (or dropped them).
+            Unavailable: not reachable. TimedOut: no answer.
         """
         span = self.span
         try:
@@ -127,7 +128,7 @@ class StageControl:
         """Send a request and wait for its answer.
 
         Raises:
-            Unavailable: the stage is lost. TimedOut: no answer. Other AitorrentErrors: its answer.
+            Unavailable: the stage is lost. TimedOut: no answer. Other AitorrentErrors: as answered.
         """
         if self.refusal is not None:
             raise self.refusal
@@ -148,7 +149,7 @@ class StageControl:
                 answer.exception()  # it may have been lost before anyone waited
 
     async def ping(self, *, timeout_s: float) -> tuple[int, int] | None:
-        """(positions it has, steps it has queued), or None, and it is lost, without an answer."""
+        """(positions computed, steps queued); None without an answer, and the stage is lost."""
         try:
             header = (await self.ask({"op": "ping"}, timeout_s=timeout_s)).header
             return parse_have(header), parse_queue(header)

@@ -1,8 +1,8 @@
-"""Repairs the stages of an answer towards what should be, and says what was lost meanwhile.
+"""Repairs the stages of an answer, and reports what was lost meanwhile.
 
-Every layer has a live stage, every stage takes from the one before it and sends to the one behind
-it, the last one to the coordinator. Opening an answer and healing it after a loss are the same
-work; survivors keep their caches, and the senders' journals fill the newcomers.
+The target: every layer has a live stage, and every stage takes from the one before it and sends to
+the one after it, the last one to the coordinator. Opening an answer and repairing it after a loss
+are the same work; survivors keep their caches, and the senders' journals replay to the new stages.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from aitorrent_shards.routing.finder import LinksFailed
 from aitorrentd.api import AitorrentError, Busy, StageLost, Unavailable, short
 
 OPEN_S: Final = 5.0
-"Stages that opened but do not link at the beginning are tried again for this long."
+"Initial links between open stages are retried for this long."
 RETRY_S: Final = 0.2
 MAX_RELINKS: Final = 8
-"Plans that avoid links which failed, in one try; each may take as long as a link may."
+"Plans around failed links in one attempt; each may take a full link timeout."
 
 
 class Waiting(Exception):
-    """Stages were lost; asking again waits for others. Raised once for each loss, with its text."""
+    """Stages were lost; the next call waits for others. Raised once per loss, with its text."""
 
 
 class Repair:
-    """Keeps a pipeline whole, as long as there are holders and time."""
+    """Keeps a pipeline complete while holders and time allow."""
 
     def __init__(
         self, pipeline: Pipeline, opener: StageOpener, linker: StageLinker, node: NodeServices
@@ -44,17 +44,17 @@ class Repair:
         """Find, open and link stages for all layers.
 
         Raises:
-            Busy: the layers are held, but no holder has room. Unavailable: layers without a
-            reachable holder. InvalidParams, TooLarge: a stage refuses the request.
+            Busy: no holder of the layers has room. Unavailable: layers without a reachable holder.
+            InvalidParams, TooLarge: a stage refuses the request.
         """
         await self._repair(self._node.clock.monotonic() + OPEN_S, patient=False)
 
     async def recover(self) -> None:
-        """Repair within the time that is left since the last token.
+        """Repair within the time limit, counted from the last token.
 
         Raises:
-            Waiting: there is a loss that was not told yet; nothing was repaired. Unavailable: the
-            time was not enough. InvalidParams, TooLarge: a stage refuses the request.
+            Waiting: a loss was not reported yet; nothing was repaired. Unavailable: time ran out.
+            InvalidParams, TooLarge: a stage refuses the request.
         """
         self._raise_refusal()
         self._tell_waiting()
@@ -69,13 +69,13 @@ class Repair:
         self._tell_lost(tuple(self._pipeline.stages))
 
     def settle(self) -> None:
-        """There was a token: the next loss is a new one, with time of its own."""
+        """A token arrived: the next loss is a new one with a new time limit."""
         self._trouble_since = None
         self._told = False
 
     async def _repair(self, deadline: float, *, patient: bool = True) -> None:
-        """Fill and link until whole; past the deadline, or without holders if not patient, the
-        try that is under way is the last."""
+        """Fill and link until complete; the current attempt is the last past the deadline, or
+        without holders unless patient."""
         busy, relinks, began = False, 0, self._node.clock.monotonic()
         while True:
             self._raise_refusal()
@@ -88,7 +88,7 @@ class Repair:
                 if refuses_request(e):
                     raise
                 if isinstance(e, LinksFailed) and self._pipeline.stages:
-                    self._pipeline.clear()  # other holders for all layers may reach each other
+                    self._pipeline.clear()  # a different set of holders may be connected
                     continue
                 problem, hopeless = e, not patient
                 busy = busy or isinstance(e, Busy)
@@ -99,7 +99,7 @@ class Repair:
                     problem = e
                     if relinks < MAX_RELINKS and any(s.avoid_s == 0 for s in self._pipeline.lost()):
                         relinks += 1
-                        continue  # a plan without that link, if there is one
+                        continue  # plan again without that link, if possible
             if problem is None and self._pipeline.check():
                 return
             self._raise_refusal()
@@ -130,7 +130,7 @@ class Repair:
     def _explained(
         self, problem: AitorrentError | None, *, busy: bool, waited_s: float
     ) -> AitorrentError:
-        """The error that ends the answer, in words that say what is missing."""
+        """The error that ends the answer, with the missing layers in its message."""
         model = self._pipeline.model
         if not self._lost or isinstance(problem, LinksFailed):
             return problem or Unavailable(f"the stages of {model} cannot be linked")

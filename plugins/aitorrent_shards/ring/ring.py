@@ -1,7 +1,7 @@
-"""One answer's way around the ring: token ids into the first stage, candidates out of the last.
+"""One answer's ring: token ids into the first stage, candidates out of the last.
 
-The ring is a pipeline of stages that begins and ends at the coordinator. What is lost on the way
-is repaired before the answer goes on; see `repair`.
+The ring is a pipeline of stages that begins and ends at the coordinator. Losses are repaired before
+the answer continues; see `repair`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from aitorrentd.api import (
 from aitorrentd.api.tasks import Tasks
 
 THREAD_ABOVE: Final = 16_384
-"Candidates beyond which decoding would hold up the event loop."
+"Decoding more candidates than this would block the event loop."
 
 
 class Ring:
-    """The stages of one answer, kept whole until it is closed."""
+    """The stages of one answer, kept complete until it is closed."""
 
     def __init__(self, node: NodeServices, demand: Demand) -> None:
         self._node, self._demand = node, demand
@@ -62,13 +62,13 @@ class Ring:
         node.stage_server.expect(self._return_session, self.sink)
 
     def views(self) -> tuple[StageView, ...]:
-        """Who computes which layers now."""
+        """Which node computes which layers now."""
         return tuple(StageView(s.peer, s.start, s.end) for s in self._pipeline.stages)
 
     def hop_us(self) -> float:
-        """Median time of a hop: network, ciphers and worker pipe, without the layers' own time.
+        """Median time of a hop: network, ciphers and worker pipe, without the time in the layers.
 
-        A token makes one hop more than there are stages: the last one is back to the coordinator.
+        A token makes one hop more than there are stages: the last one returns to the coordinator.
         """
         return self.sink.beside_layers_us() / (len(self._pipeline.stages) + 1)
 
@@ -76,21 +76,20 @@ class Ring:
         """Find, open and link stages for all layers.
 
         Raises:
-            Busy: the layers are held, but no holder has room. Unavailable: layers without a
-            reachable holder.
+            Busy: no holder of the layers has room. Unavailable: layers without a reachable holder.
         """
         await self._repair.open()
 
     def send(self, message: HopMessage) -> None:
-        """Send token ids into the first stage; after a loss they are sent again by themselves.
+        """Send token ids into the first stage; after a loss they are resent automatically.
 
-        A first stage on this node has begun with them when this returns.
+        A first stage on this node has started on them when this returns.
         """
         self.sink.expect(message.end)
         self._head.send(message)
 
     async def answer(self, length: int) -> Candidates:
-        """The candidates after the `length` positions that were sent, whatever is lost on the way.
+        """The candidates after the `length` positions sent, with losses repaired on the way.
 
         Raises:
             Waiting: stages were just lost. Unavailable: no other holder was found in time.
@@ -110,7 +109,7 @@ class Ring:
                 await self._stalls.look(length)
 
     async def more(self, length: int, want: Want) -> Candidates:
-        """More candidates after `length` positions (k = 0: all), asked for until `commit`.
+        """More candidates after `length` positions (k = 0: all), available until `commit`.
 
         Raises:
             Waiting, Unavailable: as `answer`.
@@ -138,7 +137,8 @@ class Ring:
                 await self.answer(length)
 
     async def reject(self, length: int, reason: str) -> Candidates:
-        """Replace the last stage, which sent nonsense; the new one's answer after `length`.
+        """Replace the last stage, which sent invalid data; returns the new one's answer after
+        `length`.
 
         Raises:
             Waiting, Unavailable: as `answer`.
@@ -148,7 +148,7 @@ class Ring:
         return await self.answer(length)
 
     def commit(self, length: int) -> None:
-        """The token after `length` positions is decided; its candidates are not needed again."""
+        """The token after `length` positions is chosen; its candidates are no longer needed."""
         self.sink.have = length
         self._repair.settle()
         self._stalls.settle()
@@ -170,7 +170,7 @@ class Ring:
         )
 
     def _home(self) -> Link:
-        """Where the last stage should send."""
+        """Where the last stage should send its output."""
         addresses = tuple(self._node.transport.addresses())[:16]
         return Link(self._node.transport.node_id, addresses, self._return_session)
 

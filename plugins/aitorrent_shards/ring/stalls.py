@@ -1,4 +1,4 @@
-"""Detects the stage that holds up an answer: one that hangs, or that computes nothing."""
+"""Detects a stage that stalls an answer: one that hangs or makes no progress."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from aitorrent_shards.serving.holder import allowed_s
 from aitorrentd.api import Clock
 
 MAX_QUEUE: Final = 8
-"What a stage says about its queue may lengthen the wait for it by this factor at most."
+"A stage's reported queue may extend the wait for it by at most this factor."
 
 
 class StallDetector:
-    """Remembers how far the stages were, and since when they have not moved."""
+    """Remembers the stages' positions, and how long they have not moved."""
 
     def __init__(self, pipeline: Pipeline, config: ShardsConfig, clock: Clock) -> None:
         self._pipeline, self._config, self._clock = pipeline, config, clock
         self._stall: tuple[tuple[int, ...], float] | None = None
-        "The positions that the stages had, and when they said so first."
+        "The stages' positions, and when they were first reported."
 
     def settle(self) -> None:
-        """There was a token: the stages moved."""
+        """A token arrived: the stages moved."""
         self._stall = None
 
     async def look(self, length: int) -> None:
-        """Ask every stage how far it is; give up those that do not answer, and the first that has
-        less than `length` positions when none has moved for longer than a step may take."""
+        """Ping every stage; give up those that do not answer, and, if none has moved for longer
+        than a step may take, the first with fewer than `length` positions."""
         stages = list(self._pipeline.stages)
         pongs = await asyncio.gather(
             *(s.ping(timeout_s=self._config.ping_timeout_s) for s in stages)

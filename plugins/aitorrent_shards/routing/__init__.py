@@ -1,1 +1,1 @@
-"""Which nodes compute which layers: what is on offer, and the plan."""
+"""Which nodes compute which layers: the available spans, and the plan."""

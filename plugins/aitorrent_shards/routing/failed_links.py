@@ -1,7 +1,7 @@
-"""Which nodes could not reach which others when an answer tried. No I/O; callers pass `now`.
+"""Links between nodes that failed when an answer tried them. No I/O; callers pass `now`.
 
-A failed link is left out of plans for a while, longer each time it fails in a row, and then tried
-again by the next answer that needs it. Every answer of a node uses the same memory.
+Plans avoid a failed link for a while, longer after each consecutive failure; then the next answer
+that needs it tries it again. All answers of a node share this memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_LINKS: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class FailedLink:
-    """A link from `sender` to `receiver` that could not be made."""
+    """A link from `sender` to `receiver` that failed."""
 
     sender: PeerId
     receiver: PeerId
@@ -30,7 +30,7 @@ class FailedLink:
 
 
 class FailedLinks:
-    """The links that failed last when they were tried."""
+    """The links whose last attempt failed."""
 
     def __init__(self) -> None:
         self._failed: dict[tuple[PeerId, PeerId], FailedLink] = {}
@@ -39,7 +39,7 @@ class FailedLinks:
         return len(self._failed)
 
     def failed(self, sender: PeerId, receiver: PeerId, cause: str, now: float) -> None:
-        """A link was tried and could not be made."""
+        """Record that a link failed."""
         before = self._failed.pop((sender, receiver), None)
         failures = before.failures + 1 if before else 1
         pause_s = full_jitter_s(failures - 1, base_s=FIRST_S, cap_s=MOST_S, draw=1.0)
@@ -50,10 +50,10 @@ class FailedLinks:
             del self._failed[next(iter(self._failed))]
 
     def worked(self, sender: PeerId, receiver: PeerId) -> None:
-        """A link was made."""
+        """Record that a link succeeded."""
         self._failed.pop((sender, receiver), None)
 
     def find(self, sender: PeerId, receiver: PeerId, now: float) -> FailedLink | None:
-        """The failure for which this link is left out now, if there is one."""
+        """The failure that excludes this link now, if any."""
         found = self._failed.get((sender, receiver))
         return found if found is not None and now < found.until else None

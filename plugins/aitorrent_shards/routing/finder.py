@@ -1,4 +1,4 @@
-"""Finding holders for the layers of one answer, and remembering whom to avoid."""
+"""Finds holders for the layers of one answer, and remembers which to avoid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIND_S: Final = 2.0
 
 
 class LinksFailed(Unavailable):
-    """The layers are held, but holders could not reach each other when that was tried."""
+    """The layers have holders, but these could not reach each other when tried."""
 
 
 def links_problem(
@@ -27,9 +27,9 @@ def links_problem(
     now: float,
     who: Callable[[PeerId], str],
 ) -> str:
-    """Which neighbours in a path over all layers could not reach each other; empty if none.
+    """The adjacent nodes in a path over all layers that could not reach each other; empty if none.
 
-    `path` is who computes, first layer, end; `home` sends to the first and takes from the last.
+    `path` lists (node, first layer, end); `home` sends to the first and takes from the last.
     """
     stages = sorted(path, key=lambda stage: stage[1])
     named = [(peer, f"{who(peer)} (layers {start}-{end})") for peer, start, end in stages]
@@ -45,7 +45,7 @@ def links_problem(
 
 
 class HolderFinder:
-    """Plans legs over the layers of a model out of the directory.
+    """Plans legs over the layers of a model from the directory.
 
     The first legs fix the kind of spans (exact weights and dtype) for the rest of the answer.
     """
@@ -59,7 +59,7 @@ class HolderFinder:
         self._avoid: dict[tuple[PeerId, int], float] = {}
 
     def avoid(self, span: Span, seconds: float) -> None:
-        """Leave this holder out for a while, unless it loads anew."""
+        """Avoid this holder for a while, unless it reloads."""
         self._avoid[span.peer, span.run] = self._clock.monotonic() + seconds
 
     async def plan(
@@ -68,13 +68,13 @@ class HolderFinder:
         *,
         stages: Sequence[tuple[PeerId, int, int]] = (),
     ) -> list[Leg]:
-        """Legs over the holes, from what is known here, else from what the network knows.
+        """Legs over the holes, from locally known spans, else from a network lookup.
 
-        `stages` are those that are there already: who computes them, first layer, end.
+        `stages` are the existing ones: (node, first layer, end).
 
         Raises:
-            LinksFailed: holders that cannot reach each other. InvalidParams: holders that take
-            fewer positions. Unavailable: layers that nobody reachable holds.
+            LinksFailed: holders that cannot reach each other. InvalidParams: the holders take fewer
+            positions. Unavailable: layers without a reachable holder.
         """
         spans = with_own(parse_spans(self._directory.known(PREFIX)), self._own())
         if legs := self._route(spans, holes, stages):

@@ -1,8 +1,8 @@
-"""Which holders compute which layers of an answer. Pure functions, no I/O.
+"""Plans which holders compute which layers of an answer. Pure functions, no I/O.
 
-A route covers the wanted layers exactly and in order; a holder may be used for a part of its span.
-Fewest stages win, since each costs a trip over the network per token; then the lowest estimated
-time per token; then the order of the holders' ids, so that equal input gives equal routes.
+A route covers the wanted layers exactly and in order; a holder may be used for part of its span.
+Fewest stages win, because each costs a network trip per token; then the lowest estimated time per
+token; then the order of the holders' ids, so that equal input gives equal routes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aitorrent_shards.protocol.spans import Span
 from aitorrentd.api import PeerId
 
 MAX_SPANS: Final = 64
-"A flood of records must not make planning slow; the widest spans are kept."
+"Limits planning time under a flood of records; the widest spans are kept."
 UNKNOWN_LAYER_US: Final = 1000.0
 FULL_PENALTY_US: Final = 10_000_000.0
 STICKY_FACTOR: Final = 0.9
@@ -36,10 +36,10 @@ class Leg:
 def leg_cost_us(
     leg: Leg, *, rtt_us: float, need_positions: int, sticky: Collection[PeerId]
 ) -> float:
-    """Estimated microseconds per token: half a round trip to get there, then its layers.
+    """Estimated microseconds per token: half a round trip to the holder, plus its layers.
 
-    A holder that says it is full is used only when nobody else is there. One in `sticky` (already
-    part of the answer) counts a little less, so that near-equal routes do not flap.
+    A holder that reports it is full is used only as a last resort. One in `sticky` (already part of
+    the answer) costs a little less, so that near-equal routes do not flap.
     """
     span, width = leg.span, leg.end - leg.start
     layer_us = span.step_us / (span.end - span.start) if span.step_us else UNKNOWN_LAYER_US
@@ -68,11 +68,11 @@ def route(
     before: PeerId | None = None,
     after: PeerId | None = None,
 ) -> tuple[Leg, ...] | None:
-    """The best legs over the layers [start, end), or None when there is a gap.
+    """The best legs over the layers [start, end), or None if there is a gap.
 
-    `spans` are alike (one digest, dtype and width). Shortest path over the layer boundaries at
-    which a span starts or ends. Each holder must reach the next; `before` is who sends to the
-    first, and `after` whom the last one sends to.
+    `spans` are of one kind (same digest, dtype and width). Shortest path over the layer boundaries
+    at which a span starts or ends. Each holder must reach the next; `before` sends to the first,
+    and the last one sends to `after`.
     """
     usable = [s for s in spans if s.start < end and s.end > start]
     usable.sort(key=lambda s: (s.start - s.end, s.peer, s.start))
@@ -82,7 +82,7 @@ def route(
         marks.update(m for m in (span.start, span.end) if start < m < end)
     bounds = sorted(marks)
     rtts = {s.peer: rtt_us(s.peer) for s in usable}
-    # per boundary the best path for each holder that may have the last leg before it
+    # for each boundary, the best path per holder of the last leg before it
     paths: dict[int, dict[str, _Path]] = {start: {"": _Path(0, 0.0, before, None, None)}}
     for i, here in enumerate(bounds[:-1]):
         known = sorted(paths.get(here, {}).values(), key=_Path.rank)
@@ -126,7 +126,7 @@ class _Path(NamedTuple):
     rest: _Path | None
 
     def rank(self) -> tuple[int, float, str]:
-        """Fewest stages first, then the least cost, then the order of ids."""
+        """Fewest stages first, then lowest cost, then the order of ids."""
         return self.stages, self.cost_us, self.holder or ""
 
 
@@ -137,11 +137,11 @@ def _joins(sender: PeerId | None, receiver: PeerId | None, reaches: Reaches) -> 
 
 
 def prefill_chunks(n: int, *, chunk: int) -> list[int]:
-    """How a prompt of `n` tokens is cut, so that the stages work on different pieces at once.
+    """Split a prompt of `n` tokens, so that the stages work on different pieces concurrently.
 
-    Up to twice `chunk` goes in one piece; more is cut evenly into pieces of at most `chunk`. It
-    depends on nothing else: the same prompt is cut the same way whatever the route, which keeps
-    answers bit for bit the same.
+    Up to twice `chunk` stays in one piece; more is split evenly into pieces of at most `chunk`.
+    Nothing else matters: the same prompt is split the same way on any route, which keeps answers
+    bit for bit the same.
     """
     if n <= 2 * chunk:
         return [n]

@@ -1,1 +1,1 @@
-"""This node's layers, held in a worker and served to whoever coordinates."""
+"""This node's layers, held in a worker and served to coordinators."""

@@ -1,8 +1,8 @@
-"""A holder: one worker process that has the layers of one model entry, and its directory record.
+"""A holder: one worker process with the layers of one model entry, and its directory record.
 
-A worker loads in slices, so that it can say between them how far it is. The record appears once the
-layers are loaded, never before, follows the free cache memory, and is withdrawn when the worker
-ends; the worker is then started again with backoff.
+A worker loads in slices, so that it can report progress between them. The record is published only
+once the layers are loaded, follows the free cache memory, and is withdrawn when the worker ends;
+the worker is then restarted with backoff.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ ENTRY: Final = "aitorrent_shards.worker.process:main"
 REPUBLISH_S: Final = 1.0
 CHANGE: Final = 0.1
 LOAD_SLICE_S: Final = 0.25
-"How often a worker that loads says how far it is."
+"How often a loading worker reports its progress."
 BACKOFF_CAP_S: Final = 60.0
 STABLE_S: Final = 60.0
-_TOKENS_PER_TIMEOUT: Final = 32  # prefill computes at least this many tokens in one step's time
+_TOKENS_PER_TIMEOUT: Final = 32  # prefill of this many tokens takes at most one step's time
 
 State = Literal["starting", "loading", "ready", "failed", "restarting"]
 
 
 def allowed_s(step_timeout_s: float, n: int) -> float:
-    """How long a step over `n` positions may take before its worker counts as hung."""
+    """Time limit of a step over `n` positions; after it the worker counts as hung."""
     return step_timeout_s * max(1.0, n / _TOKENS_PER_TIMEOUT)
 
 
@@ -80,14 +80,14 @@ class Holder:
         self.done_bytes = 0
         "Bytes of weights that the worker has read, while it loads."
         self.total_bytes = 0
-        "How many it will have read; 0 until it knows."
+        "Bytes to read in total; 0 until known."
         self.rss_bytes: int | None = None
-        "The worker's resident memory when a session last came or went; None while there is none."
+        "The worker's resident memory when a session last opened or closed; None without a worker."
         self.span: Span | None = None
         self.row_bytes = 0
         self.on_gone: Callable[[Holder, str], None] = lambda holder, reason: None
         self.on_loading: Callable[[], None] = lambda: None
-        "Called when its worker begins to load."
+        "Called when its worker starts to load."
         self._ctx, self._config = ctx, config
         self._node_id, self._directory = node_id, directory
         self._log: logging.Logger = ctx.log
@@ -97,7 +97,7 @@ class Holder:
 
     @property
     def pid(self) -> int | None:
-        """The worker's process id, while there is one."""
+        """The worker's process id, while one runs."""
         return self._worker.pid if self._worker else None
 
     @property
@@ -111,7 +111,7 @@ class Holder:
         return int(statistics.median(self._steps_us)) if self._steps_us else 0
 
     async def run(self, digests: Digests) -> None:
-        """Keep a worker loaded until cancelled, or until loading fails for a lasting reason."""
+        """Keep a worker loaded until cancelled, or until loading fails permanently."""
         attempt = 0
         while True:
             started = self._ctx.clock.monotonic()
@@ -156,7 +156,7 @@ class Holder:
             tasks = Tasks(self._log)
             tasks.spawn(self._follow(), f"shards-{self.entry.name}-follow")
             try:
-                return await asyncio.shield(worker.closed)  # our end is not the worker's
+                return await asyncio.shield(worker.closed)  # cancelling us must not cancel it
             finally:
                 await tasks.close()
         finally:
@@ -166,7 +166,7 @@ class Holder:
             worker.kill()
 
     async def _load(self, worker: Worker) -> dict[str, Any]:
-        """Let the worker load, slice by slice; returns what it says of the layers."""
+        """Make the worker load, slice by slice; returns its description of the layers."""
         deadline = self._ctx.clock.monotonic() + self._config.load_timeout_s
         request: dict[str, Any] = {
             "op": "load",
@@ -192,7 +192,7 @@ class Holder:
             request = {"op": "loading", "slice_s": LOAD_SLICE_S}
 
     def _loaded(self, header: dict[str, Any], digests: Digests) -> Span:
-        """What the worker says it loaded; it is our own, but a mix-up must not be published."""
+        """Validate the worker's description: it is trusted, but a mix-up must not be published."""
         try:
             if (header["start"], header["end"]) != (self.start, self.end):
                 raise ProtocolError("the worker loaded other layers than requested")
@@ -225,7 +225,7 @@ class Holder:
         self.on_gone(self, f"the worker of {self._title()} ended")
 
     async def _follow(self) -> None:
-        """Republish when the free memory changed much; at most once in REPUBLISH_S."""
+        """Republish when the free memory changed significantly; at most once per REPUBLISH_S."""
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -250,7 +250,7 @@ class Holder:
         self.advertise()
 
     def advertise(self) -> None:
-        """Bring the directory record up to date; there is none while the node drains."""
+        """Update the directory record; it is withdrawn while the node drains."""
         if self.span is None:
             return
         if self._ctx.draining:
@@ -259,17 +259,17 @@ class Holder:
             self._directory.publish(PREFIX + self.span.digest, self.span.value())
 
     def changed(self) -> None:
-        """A session came or went: the record may have to follow."""
+        """A session opened or closed: the record may need an update."""
         self._changed.set()
 
     async def request(
         self, header: dict[str, Any], tail: bytes | memoryview = b"", *, timeout_s: float
     ) -> Frame:
-        """One request to the worker, whose `timeout_s` begins when those before it are answered.
+        """One request to the worker; `timeout_s` starts once earlier requests are answered.
 
         Raises:
-            Unavailable: the worker is not there, or ended. TimedOut: it hung, and was ended.
-            Other AitorrentErrors: its answer.
+            Unavailable: no worker runs, or it ended. TimedOut: it hung and was killed. Other
+            AitorrentErrors: as answered.
         """
         if self._worker is None:
             raise self._absent()
@@ -283,10 +283,10 @@ class Holder:
         *,
         timeout_s: float,
     ) -> None:
-        """As `request`, with a callback for the answer or the error; see `Worker.submit`.
+        """Like `request`, with a callback for the answer or the error; see `Worker.submit`.
 
         Raises:
-            Unavailable: the worker is not there.
+            Unavailable: no worker runs.
         """
         if self._worker is None:
             raise self._absent()
@@ -296,6 +296,6 @@ class Holder:
         return Unavailable(f"{self._title()} are not loaded")
 
     def measured(self, took_us: object) -> None:
-        """Note the compute time of a single-token step."""
+        """Record the compute time of a single-token step."""
         if type(took_us) is int and took_us >= 0:
             self._steps_us.append(took_us)

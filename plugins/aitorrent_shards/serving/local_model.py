@@ -1,4 +1,4 @@
-"""A configured model on this node: its files, tokenizer, digests, and the holder of its layers."""
+"""A configured model on this node: files, tokenizer, digests, and the holder of its layers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_LAYERS: Final = "none"
 
 
 class LocalModel:
-    """What this node knows of a model, from the first look at its folder on."""
+    """What this node knows of a model once it has inspected the folder."""
 
     def __init__(self, entry: ModelEntry) -> None:
         self.entry = entry
@@ -38,14 +38,15 @@ class LocalModel:
         self.holder: Holder | None = None
         self.problem = ""
         self.hashed_bytes = 0
-        "How much of the files was read for their digest."
+        "Progress of reading the files for their digest."
         self.on_loading: Callable[[], None] = lambda: None
-        "Called when the model begins to be read or loaded."
+        "Called when reading or loading of the model starts."
         self._ended = False
 
     @property
     def state(self) -> str:
-        """`reading`, `failed`, `ready` for one without layers here, else the holder's state."""
+        """`reading`, `failed`, `ready` (for a model without layers here), else the holder's
+        state."""
         if self.problem:
             return "failed"
         if self.holder is not None:
@@ -54,7 +55,7 @@ class LocalModel:
 
     @property
     def progress(self) -> float | None:
-        """Share of the files that was read, while they are read."""
+        """Share of the files read so far, while they are being read."""
         if self.files is None or self.digests is not None:
             return None
         return min(self.hashed_bytes / max(self.files.size_bytes, 1), 1.0)
@@ -68,7 +69,7 @@ class LocalModel:
         node_id: PeerId,
         directory: Directory,
     ) -> None:
-        """Read the model, then hold its layers until cancelled; problems end up in `state`."""
+        """Read the model, then hold its layers until cancelled; problems show in `state`."""
         self.on_loading()
         try:
             await self._read(ctx.cache_dir)
@@ -98,7 +99,7 @@ class LocalModel:
         entry = self.entry
         self.files = files = await asyncio.to_thread(read_model, entry.folder)
         self.tokenizer = await asyncio.to_thread(ModelTokenizer, files, model=entry.name)
-        # one cache file per folder, so that models hashed at the same time do not overwrite
+        # one cache file per folder, so that models hashed concurrently do not overwrite
         name = hashlib.sha256(str(files.path).encode()).hexdigest()[:16]
         cache = cache_dir / f"digests-{name}.json"
         try:
@@ -113,22 +114,22 @@ class LocalModel:
         self.digests = digests
 
     def _advance(self, n: int) -> None:
-        """Called by the hashing thread, which cannot be cancelled in any other way."""
+        """Called by the hashing thread; the only way to cancel it."""
         if self._ended:
             raise Cancelled("the plugin stops")
         self.hashed_bytes += n
 
     def wanted(self) -> tuple[int, int]:
-        """The layers that this node is to hold; (0, 0) when none, or while that is not known."""
+        """The layers that this node is to hold; (0, 0) if none, or while unknown."""
         if self.entry.layers == NO_LAYERS or self.files is None:
             return 0, 0
         return parse_layers(self.entry.layers) or (0, self.files.layers)
 
     def ready(self) -> tuple[ModelFiles, Digests]:
-        """Files and digests.
+        """The model's files and digests.
 
         Raises:
-            Unavailable: still being read, or it failed.
+            Unavailable: still being read, or reading failed.
         """
         if self.files is None or self.digests is None:
             share = f" ({self.progress:.0%})" if self.progress else ""
@@ -140,10 +141,10 @@ class LocalModel:
         return self.files, self.digests
 
     def accepts(self, span: Span) -> bool:
-        """Whether a stage is of this very model.
+        """Whether a stage belongs to exactly this model.
 
-        With the weights here, or a configured digest, exactly those; else the same name,
-        configuration and tokenizer.
+        With local weights or a configured digest, the digest must match; else name, configuration
+        and tokenizer must.
         """
         if self.digests is None:
             return False

@@ -1,7 +1,7 @@
-"""Who may open a session here, and where the streams of peers go.
+"""Admits sessions, and routes the streams of peers.
 
-A stream is either the control stream of a session, which is admitted or refused with a reason, or
-a hop, which goes to the session that expects it from this very peer.
+A stream is either the control stream of a session, which is admitted or refused with a reason, or a
+hop, which is handed to the session that expects it from this peer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FIRST_FRAME_S: Final = 10.0
 
 
 class StageServer:
-    """Answers `/ai-torrent/1/shards`: opens sessions, and hands hops to whoever expects them."""
+    """Serves `/ai-torrent/1/shards`: opens sessions, and hands hops to the expecting receivers."""
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class StageServer:
         *,
         work: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`work` is entered for each session of a peer; what it raises refuses the session."""
+        """`work` is entered for each session of a peer; an error it raises refuses the session."""
         self.holders: dict[str, Holder] = {}
-        "By digest."
+        "Holders by digest."
         self.overhead_us: deque[int] = deque(maxlen=512)
-        "Microseconds that single-token steps spent here outside of the layers."
+        "Microseconds that single-token steps spent here outside the layers."
         self._transport, self._config, self._log = transport, config, log
         self._sessions: dict[bytes, StageSession] = {}
         self._receivers: dict[bytes, HopReceiver] = {}
@@ -70,7 +70,7 @@ class StageServer:
         self._work = work
 
     def spans(self) -> list[Span]:
-        """What this node's holders have loaded."""
+        """The spans that this node's holders have loaded."""
         return [h.span for h in self.holders.values() if h.span is not None]
 
     def sessions(self) -> list[SessionView]:
@@ -82,7 +82,7 @@ class StageServer:
         self._receivers[session] = receiver
 
     def forget(self, session: bytes) -> None:
-        """Expect no more hops for `session`."""
+        """Accept no more hops for `session`."""
         self._receivers.pop(session, None)
 
     def holder_gone(self, holder: Holder, reason: str) -> None:
@@ -122,7 +122,7 @@ class StageServer:
             raise ProtocolError("a control stream begins with open")
         with ExitStack() as counted:
             try:
-                # A session of this node itself is a part of an answer that was let in.
+                # This node's own sessions belong to an answer that was already admitted.
                 if stream.peer != self._transport.node_id:
                     counted.enter_context(self._work())
                 session = self._admit(stream, opened)
@@ -158,7 +158,8 @@ class StageServer:
             await self._release(session)
 
     def _admit(self, stream: Stream, opened: Open) -> StageSession:
-        """A session within every limit, counted at once so that no other can take its place."""
+        """Admit a session within all limits, counted at once so that no other can take its
+        place."""
         holder = self.holders.get(opened.digest)
         span = holder.span if holder else None
         if holder is None or span is None:

@@ -1,7 +1,7 @@
-"""A session that this node computes for a coordinator, which may be this node itself.
+"""A session that this node computes for a coordinator, possibly itself.
 
-It lives as long as its control stream. Its input comes over hop streams from one named peer, goes
-through the worker, and on over a hop stream to the next stage; what was sent is kept, so that the
+It lives as long as its control stream. Its input arrives over hop streams from one given peer, goes
+through the worker, and over a hop stream to the next stage; sent messages are kept, so that the
 next stage can be replaced at any time.
 """
 
@@ -55,7 +55,7 @@ MAX_SLOW_REQUESTS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class SessionView:
-    """A session as it stands now."""
+    """A snapshot of a session."""
 
     coordinator: PeerId
     prev: PeerId
@@ -68,18 +68,18 @@ class SessionView:
 
 
 class _UnderWay(NamedTuple):
-    """The frame that the worker computes."""
+    """The frame that the worker is computing."""
 
     began: int
-    "time.perf_counter_ns() when it came."
+    "time.perf_counter_ns() at its arrival."
     header: dict[str, Any]
-    "Of the frame that goes on; what the layers take is still to be added."
+    "Header of the outgoing frame, without the time of these layers."
     wanted: bool
-    "Whether one goes on."
+    "Whether a frame is sent on."
 
 
 class StageSession(HopReceiver):
-    """One answer's way through the layers of this node."""
+    """One answer's path through the layers of this node."""
 
     def __init__(
         self,
@@ -96,10 +96,10 @@ class StageSession(HopReceiver):
         super().__init__(opened.prev, max_tail_bytes=MAX_CHUNK * self._row_in)
         self.opened, self.holder = opened, holder
         self.journal_bytes = 8 * MAX_VOCAB if opened.last else opened.max_positions * row
-        "The most that the journal may take; a last stage keeps a single answer only."
+        "Maximum size of the journal; a last stage keeps only a single answer."
         self._config, self._control, self._log = config, control, log
         self.said_all = False
-        "The control stream was closed in order; a reset would overtake the last words."
+        "The control stream was closed cleanly; a reset would overtake the last message."
         self._tasks = Tasks(log)
         self._saying = asyncio.Lock()
         self._slow_requests = 0
@@ -115,7 +115,7 @@ class StageSession(HopReceiver):
         )
 
     def view(self) -> SessionView:
-        """The session for people and tests."""
+        """The session for display and tests."""
         return SessionView(
             self._control.peer,
             self.prev,
@@ -128,7 +128,7 @@ class StageSession(HopReceiver):
         )
 
     def receive(self, frame: Frame) -> bool:
-        """Compute a frame's positions, to be sent on; what is done already is skipped."""
+        """Compute a frame's positions and send them on; positions already computed are skipped."""
         began = time.perf_counter_ns()
         pos, n, want = parse_step(frame.header)
         end, last = pos + n, self.opened.last
@@ -153,7 +153,7 @@ class StageSession(HopReceiver):
             self._computed,
             timeout_s=allowed_s(self._config.step_timeout_s, n),
         )
-        # The layers run: what is done from here on keeps nobody waiting.
+        # The layers are running: nothing waits for the work from here on.
         header: dict[str, Any] = {"p": pos, "n": n, "us": layers_us(frame.header)}
         if want is not None and not last:
             header["w"] = (want.k, want.temperature)
@@ -161,7 +161,7 @@ class StageSession(HopReceiver):
         return False
 
     def _computed(self, answer: Frame | AitorrentError) -> None:
-        """Send the worker's answer on, if it is wanted, and take the next frame."""
+        """Send the worker's answer on, if required, and take the next frame."""
         try:
             if isinstance(answer, AitorrentError):
                 raise answer
@@ -190,7 +190,7 @@ class StageSession(HopReceiver):
                 self._overhead_us.append((time.perf_counter_ns() - began) // 1000 - took_us)
 
     def broke(self, error: AitorrentError) -> None:
-        """The input failed: so does the session."""
+        """The input failed, so the session fails."""
         self.fail(error)
 
     def fail(self, error: AitorrentError) -> None:
@@ -203,7 +203,7 @@ class StageSession(HopReceiver):
         self._tasks.spawn(self._say(event), "shards-unlinked")
 
     async def serve(self) -> None:
-        """Answer control requests until the coordinator closes or the session fails."""
+        """Answer control requests until the coordinator closes the stream or the session fails."""
         reader = self._tasks.spawn(self._read(), "shards-control")
         ends: set[asyncio.Future[Any]] = {reader, self._failed}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -217,7 +217,7 @@ class StageSession(HopReceiver):
                 self._log.debug("a coordinator does not read why its session failed")
 
     async def close(self) -> None:
-        """Free all that the session holds."""
+        """Free everything that the session holds."""
         self.detach("the session is closed")
         self.sender.unlink("the session is closed")
         self._failed.cancel()
@@ -265,7 +265,7 @@ class StageSession(HopReceiver):
                 raise ProtocolError("the session is open already")
 
     async def _slow(self, ident: int, request: Link | WantMore) -> None:
-        """Requests that wait for others; pings go on meanwhile."""
+        """Requests that wait for others; pings are answered meanwhile."""
         try:
             if isinstance(request, Link):
                 have = await self.sender.link(request, timeout_s=self._config.link_timeout_s)

@@ -1,1 +1,1 @@
-"""The worker process; the only room that imports torch."""
+"""The worker process; the only package that imports torch."""

@@ -1,4 +1,4 @@
-"""A loaded layer range with its sessions: the torch side of the worker, without its wire format."""
+"""A loaded layer range and its sessions: the torch side of the worker, without the wire format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from aitorrent_shards.worker.weights import Checkpoint
 from aitorrentd.api import Busy, Conflict, InvalidParams, NotFound, Unavailable
 
 MAX_SESSIONS: Final = 256
-"Bounds what sessions take beside their caches: the last logits, up to 600 kB each."
+"Bounds session memory besides the caches: the last logits, up to 600 kB each."
 
 _DEVICE: Final = re.compile(r"cpu|auto|cuda(:\d{1,2})?")
 
@@ -38,33 +38,33 @@ class KvSession:
     cache: KvCache
     reserved_bytes: int
     last_hidden: torch.Tensor | None = None
-    "[1, hidden_size] of the newest position, in a session that ends with the last layer."
+    "[1, hidden_size] of the newest position, in a session that includes the last layer."
     logits: torch.Tensor | None = None
-    "float32 [vocab_size] of the newest position, once they were asked for."
+    "float32 [vocab_size] of the newest position, once requested."
 
 
 class Step(NamedTuple):
-    """What a step gave: candidates where they were wanted, hidden states where layers follow."""
+    """The result of a step: candidates if requested, hidden states if more layers follow."""
 
     candidates: TopTokens | None
     hidden: torch.Tensor | Row | None
-    "[n, hidden_size], or [hidden_size] of a single row."
+    "[n, hidden_size], or [hidden_size] for a single row."
     took_s: float
 
     def tail(self) -> memoryview:
-        """The hidden states, row after row."""
+        """The hidden states in row order."""
         assert self.hidden is not None
         if isinstance(self.hidden, np.ndarray):
             return self.hidden.data
         try:
             rows = self.hidden.numpy()
-        except TypeError:  # bfloat16, which numpy does not know, or not in this memory
+        except TypeError:  # bfloat16, which numpy lacks, or not in CPU memory
             rows = self.hidden.cpu().contiguous().view(torch.uint8).numpy()
         return np.ascontiguousarray(rows).data.cast("B")
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`: cpu, cuda, cuda:N, or auto (a GPU if there is one).
+    """The device called `name`: cpu, cuda, cuda:N, or auto (a GPU if available).
 
     Raises:
         InvalidParams: no such name. Unavailable: no such GPU.
@@ -110,7 +110,7 @@ class Engine:
             wrong with the configuration or with the arguments.
         """
         torch.set_num_threads(threads)
-        with contextlib.suppress(RuntimeError):  # it can be set once, before its first use
+        with contextlib.suppress(RuntimeError):  # can be set only once, before its first use
             torch.set_num_interop_threads(1)
         transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         chosen_device = pick_device(device)
@@ -134,7 +134,7 @@ class Engine:
         self._bytes_per_position = anatomy.kv_bytes_per_position(self.span.dtype)
 
     def load(self) -> Iterator[None]:
-        """Read the weights; comes back after each tensor. The engine can be used after the end.
+        """Read the weights; yields after each tensor. The engine is usable once this finishes.
 
         Raises:
             NotFound: no weights. Busy: not enough memory. InvalidParams: whatever else is wrong
@@ -148,7 +148,7 @@ class Engine:
             self._head = Head(self.span)
 
     def describe(self) -> dict[str, Any]:
-        """What was loaded; the answer to `load`."""
+        """A description of what was loaded; the answer to `load`."""
         return {
             "layers": self.anatomy.layers,
             "start": self.span.start,
@@ -167,12 +167,12 @@ class Engine:
     def open(
         self, ident: bytes, start: int, end: int, max_positions: int, *, prompt_positions: int = 0
     ) -> None:
-        """Let a session in that uses layers [start, end) and at most `max_positions` positions, of
+        """Admit a session that uses layers [start, end) and at most `max_positions` positions, of
         which the prompt takes `prompt_positions`.
 
         Raises:
-            Conflict: it is open already. Busy: no room. InvalidParams: not such a range here, or
-            more positions than the model can take.
+            Conflict: it is open already. Busy: no room. InvalidParams: no such range here, or more
+            positions than the model supports.
         """
         if ident in self.sessions:
             raise Conflict(f"session {ident.hex()} is open already")
@@ -194,7 +194,7 @@ class Engine:
             cache = self.span.new_cache(
                 start, end, max_positions, prompt_positions=prompt_positions
             )
-        except RuntimeError:  # what torch raises when memory is short
+        except RuntimeError:  # raised by torch when out of memory
             self.budget.release(reserved)
             raise Busy(f"no memory for {max_positions} positions", free_positions=0) from None
         self.sessions[ident] = KvSession(start, end, cache, reserved)
@@ -203,7 +203,7 @@ class Engine:
         """The open session.
 
         Raises:
-            NotFound: there is none of that name.
+            NotFound: no session with that name.
         """
         session = self.sessions.get(ident)
         if session is None:
@@ -213,14 +213,14 @@ class Engine:
     def step(
         self, ident: bytes, pos: int, n: int, tail: memoryview, want: tuple[int, float] | None
     ) -> Step:
-        """Run `n` new positions, from `pos` on, through the session's layers.
+        """Run `n` new positions, starting at `pos`, through the session's layers.
 
-        `tail` holds n u32 token ids in a session from layer 0 on, else n * hidden_size values of
-        the span's dtype. `want` = (k, temperature) asks for candidates after the last position; it
-        has no meaning before the last layer.
+        `tail` holds n u32 token ids in a session that starts at layer 0, else n * hidden_size
+        values of the span's dtype. `want` = (k, temperature) requests candidates after the last
+        position; it is ignored before the last layer.
 
         Raises:
-            NotFound: no such session. Conflict: `pos` is not its length, which data["have"] says.
+            NotFound: no such session. Conflict: `pos` is not its length (given in data["have"]).
             InvalidParams: a bad tail, or more positions than the session was opened for.
         """
         session = self.session(ident)
@@ -247,8 +247,8 @@ class Engine:
         return Step(candidates, hidden, time.perf_counter() - begun)
 
     def _run(self, session: KvSession, n: int, tail: memoryview) -> torch.Tensor | Row:
-        """The input through the session's layers: [n, hidden_size], or [hidden_size] of a single
-        row, which stays in numpy where it can."""
+        """Run the input through the session's layers: [n, hidden_size], or [hidden_size] for a
+        single row, which stays in numpy where possible."""
         if n > 1 or not self.span.fast_rows:
             return self.span.run(self._input(session, n, tail), session.cache)
         if session.start == 0:
@@ -262,7 +262,7 @@ class Engine:
         from_ids = session.start == 0
         dtype = torch.uint32 if from_ids else self.span.dtype
         self._check_size(session, n, tail)
-        # The copy is writable, which torch asks for, and aligned.
+        # The copy is writable, as torch requires, and aligned.
         values = torch.frombuffer(bytearray(tail), dtype=dtype)
         if not from_ids:
             return values.view(n, self.anatomy.hidden_size).to(self.span.device)
@@ -291,24 +291,24 @@ class Engine:
         return pick_candidates(session.logits, k, temperature)
 
     def candidates(self, ident: bytes, k: int, temperature: float) -> tuple[int, TopTokens]:
-        """The session's length, and the `k` likeliest tokens (0 = all) to come next.
+        """The session's length, and the `k` likeliest next tokens (0 = all).
 
         Raises:
-            NotFound: no such session. Conflict: it does not end with the model's last layer, or
-            has no position yet.
+            NotFound: no such session. Conflict: it does not include the model's last layer, or has
+            no position yet.
         """
         session = self.session(ident)
         with torch.inference_mode():
             return session.cache.length, self._candidates(session, k, temperature)
 
     def close(self, ident: bytes) -> None:
-        """End a session and free its room; nothing happens when there is none."""
+        """End a session and free its room; a no-op if there is none."""
         session = self.sessions.pop(ident, None)
         if session is not None:
             self.budget.release(session.reserved_bytes)
 
     def statistics(self) -> dict[str, int]:
-        """Numbers for operators; `free_positions` counts for all loaded layers together."""
+        """Statistics for operators; `free_positions` applies to all loaded layers together."""
         per_position = self._bytes_per_position * (self.span.end - self.span.start)
         return {
             "sessions": len(self.sessions),

@@ -1,8 +1,8 @@
-"""Which model families work, and what the worker must know of a model before it loads weights.
+"""Supported model families, and what the worker must know about a model before loading weights.
 
-A family is listed once its parity test passes: greedy tokens of chained layer ranges equal those
-of transformers' generate(). Everything else is read from the transformers model itself, which is
-built on the meta device (shapes, no memory). Code that a model directory brings is never run.
+A family is listed once its parity test passes: greedy tokens of chained layer ranges equal those of
+transformers' generate(). Everything else is read from the transformers model itself, which is built
+on the meta device (shapes, no memory). Code in a model directory is never run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aitorrent_shards.models.context_length import context_length
 from aitorrentd.api import InvalidParams, NotFound
 
 Windows = Literal["none", "all", "by layer"]
-"Which layers use config.sliding_window: none, all (when it is set), or those in layer_types."
+"Which layers use config.sliding_window: none, all (if it is set), or those in layer_types."
 
 FAMILIES: Final[Mapping[str, Windows]] = {
     "llama": "none",
@@ -47,12 +47,12 @@ _LIMITS: Final[Mapping[str, int]] = {
     "vocab_size": 1 << 22,
     "max_position_embeddings": 1 << 24,
 }
-"Far above any known model; beyond them a config.json is damaged or hostile."
+"Far above any known model; a config.json that exceeds them is damaged or hostile."
 
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """The facts of a model that config.json gives."""
+    """The properties of a model, from config.json."""
 
     family: str
     config: Any
@@ -65,12 +65,12 @@ class Anatomy:
     kv_heads: int
     head_dim: int
     tied: bool
-    "lm_head may be the embedding matrix."
+    "lm_head may share the embedding matrix."
     windows: tuple[int | None, ...]
-    "For each layer: how many positions it sees, itself included; None = all."
+    "For each layer: how many positions a query sees, including itself; None = all."
 
     def kv_bytes_per_position(self, dtype: torch.dtype) -> int:
-        """Bytes that one layer's cache takes for one position."""
+        """Cache bytes per layer and position."""
         return 2 * self.kv_heads * self.head_dim * dtype.itemsize
 
 
@@ -112,7 +112,7 @@ def _windows(family: str, config: Any, layers: int) -> tuple[int | None, ...]:
 
 
 def read_anatomy(directory: Path) -> Anatomy:
-    """What `directory`/config.json says, as transformers understands it.
+    """The contents of `directory`/config.json, as interpreted by transformers.
 
     Raises:
         NotFound: no config.json. InvalidParams: damaged, or not a supported family.
@@ -164,10 +164,10 @@ class Skeleton:
 
 
 def build_skeleton(anatomy: Anatomy, dtype: torch.dtype) -> Skeleton:
-    """The transformers model of `anatomy` without weights, taken apart.
+    """The transformers model of `anatomy` without weights, split into its parts.
 
     Raises:
-        InvalidParams: transformers cannot build it, or it is not made as expected.
+        InvalidParams: transformers cannot build it, or its structure is not the expected one.
     """
     try:
         with torch.device("meta"):
@@ -194,9 +194,9 @@ def build_skeleton(anatomy: Anatomy, dtype: torch.dtype) -> Skeleton:
 
 
 def pick_dtype(name: str, anatomy: Anatomy, of_files: Callable[[], torch.dtype]) -> torch.dtype:
-    """The dtype called `name`; "auto" is the one in config.json, or else that of the files.
+    """The dtype called `name`; "auto" is the one in config.json, else that of the files.
 
-    One that no layer is computed in becomes float32.
+    A dtype unsupported for computation becomes float32.
 
     Raises:
         InvalidParams: no such dtype. Else as `of_files`.

@@ -1,4 +1,4 @@
-"""From the last hidden state to what a sampler needs: logits, and the likeliest of them."""
+"""From the last hidden state to the sampler's input: logits and the top candidates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TopTokens:
     "log(sum(exp(logit / temperature))) over the whole vocabulary."
 
     def tail(self) -> bytes:
-        """The wire's form: ids as u32, then logits as float32, little-endian."""
+        """Wire format: ids as u32, then logits as float32, little-endian."""
         return self.ids.astype("<u4").tobytes() + self.logits.astype("<f4").tobytes()
 
 
@@ -40,7 +40,7 @@ class Head:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 logits [vocab_size], on the CPU, of one hidden state [1, hidden_size]."""
         if self._row is not None:
-            with np.errstate(all="ignore"):  # activations from peers may hold anything
+            with np.errstate(all="ignore"):  # activations from peers are untrusted
                 return torch.from_numpy(self._row(hidden[0].numpy()))
         logits: torch.Tensor = self._head(self._norm(hidden))[0].float().cpu()
         return logits
@@ -49,10 +49,10 @@ class Head:
 def pick_candidates(logits: torch.Tensor, k: int, temperature: float) -> TopTokens:
     """The `k` likeliest tokens (0 = all) of float32 `logits` [vocab_size].
 
-    A temperature of 0 counts as 1 in `lse`. Equal logits stand in the order of their ids.
+    A temperature of 0 counts as 1 in `lse`. Ties in logits are ordered by id.
 
     Raises:
-        InvalidParams: the logits are not numbers; the hidden states that led to them were not.
+        InvalidParams: the logits are not finite numbers: damaged hidden states or weights.
     """
     lse = torch.logsumexp(logits.double() / (temperature or 1.0), 0).item()
     if not math.isfinite(lse):

@@ -1,7 +1,7 @@
 """The attention keys and values of one session, and the budget that all sessions share.
 
-Room is reserved when a session opens, so a session that was let in never fails for lack of it.
-Memory itself is taken by the kernel page by page as positions are written.
+Room is reserved when a session opens, so an admitted session never runs out of it. The kernel
+allocates the memory page by page as positions are written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aitorrentd.api import Busy
 
 
 class KvBudget:
-    """Counts reserved bytes against a fixed budget."""
+    """Tracks reserved bytes against a fixed budget."""
 
     def __init__(self, total_bytes: int) -> None:
         self.total_bytes = total_bytes
@@ -26,14 +26,14 @@ class KvBudget:
 
     @property
     def free_bytes(self) -> int:
-        """Bytes that nobody has reserved."""
+        """Unreserved bytes."""
         return self.total_bytes - self.used_bytes
 
     def reserve(self, positions: int, bytes_per_position: int) -> int:
-        """Reserve room for `positions`; returns the bytes to give back to `release`.
+        """Reserve room for `positions`; returns the bytes to pass to `release`.
 
         Raises:
-            Busy: it does not fit; data has `free_positions` of this size.
+            Busy: it does not fit; data has `free_positions` for this size.
         """
         needed = positions * bytes_per_position
         if needed > self.free_bytes:
@@ -46,7 +46,7 @@ class KvBudget:
         return needed
 
     def release(self, reserved: int) -> None:
-        """Give back what `reserve` returned."""
+        """Release the bytes that `reserve` returned."""
         self.used_bytes -= reserved
 
 
@@ -71,8 +71,8 @@ class KvCache:
     ) -> None:
         """`windows` has one entry for each layer from `first_layer` on, as in Anatomy.
 
-        `prompt_positions` is the length of the whole prompt, which may come in pieces; 0 when that
-        is not known.
+        `prompt_positions` is the length of the whole prompt, which may arrive in pieces; 0 if
+        unknown.
         """
         shape = (1, kv_heads, max_positions, head_dim)
         self.first_layer = first_layer
@@ -85,18 +85,18 @@ class KvCache:
 
     @cached_property
     def arrays(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """For each layer its keys and values [kv_heads, max_positions, head_dim], as numpy sees the
-        same memory; for float32 on a CPU."""
+        """The keys and values of each layer [kv_heads, max_positions, head_dim], as numpy views of
+        the same memory; only for float32 on a CPU."""
         pairs = zip(self.keys, self.values, strict=True)
         return [(keys[0].numpy(), values[0].numpy()) for keys, values in pairs]
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store a layer's new keys and values; returns all that its queries may look at.
+        """Store a layer's new keys and values; returns all those its queries may attend to.
 
         keys, values: [1, kv_heads, n, head_dim], for positions `length` to `length` + n - 1.
-        `length` itself moves when every layer is done.
+        `length` itself advances once every layer is done.
         """
         i = layer_idx - self.first_layer
         end = self.length + keys.shape[2]
@@ -106,16 +106,16 @@ class KvCache:
         return self.keys[i][:, :, start:end], self.values[i][:, :, start:end]
 
     def sequence_length(self, end: int) -> int:
-        """Positions of the sequence that the ones before `end` are a part of, as far as is known.
+        """The known length of the sequence that contains the positions before `end`.
 
-        The whole prompt counts from its first piece on.
+        The whole prompt counts, starting with its first piece.
         """
         return max(end, self.prompt_positions)
 
     def visible_from(self, window: int | None) -> int:
-        """The first position that the query at position `length` sees through `window`."""
+        """The first position within `window` of the query at position `length`."""
         return 0 if window is None else max(0, self.length - window + 1)
 
     def trim(self, length: int) -> None:
-        """Forget the positions from `length` on; nothing happens when there are none."""
+        """Truncate to `length` positions; a no-op if there are no more."""
         self.length = min(self.length, length)

@@ -1,9 +1,9 @@
-"""A range of a model's layers as something to call: hidden states in, hidden states out.
+"""A callable range of a model's layers: hidden states in, hidden states out.
 
 The decoder layers, the embedding, the norm and the rotary embedding are transformers' own modules,
-filled from byte ranges of the checkpoint. Masks are those that transformers builds for SDPA (none
-where the kernel's own causal masking does), made here because their helpers' signatures change
-between releases; the parity tests compare the outcome.
+filled from byte ranges of the checkpoint. Masks equal those that transformers builds for SDPA (none
+where the kernel's own causal masking suffices). They are built here because transformers' helpers
+change signature between releases; the parity tests compare the results.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _HEAD: Final = "lm_head"
 
 _COMPARED_ROWS: Final = 4
 _TOLERANCE: Final = 1e-3
-"Of the largest value. Rounding stays far below, a different computation far above."
+"Relative to the largest value. Rounding stays far below it, a different computation exceeds it."
 _ROWS_AT_ONCE: Final = 1024
-"Longer inputs go through in pieces of this many rows, which bounds memory for activations."
+"Longer inputs are processed in pieces of this many rows, which bounds activation memory."
 
 
 class LayerRange:
-    """Layers [start, end) of a model, in memory once `load` has run to its end.
+    """Layers [start, end) of a model, in memory once `load` has finished.
 
-    `embed` is there when start is 0, `norm` and `head` when end is the number of layers.
+    `embed` is set if start is 0, `norm` and `head` if end is the number of layers.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class LayerRange:
     ) -> None:
         """Build the modules, without weights.
 
-        `fast_rows`: compute single rows by the module `rows` where that can be done, which is the
-        fastest way for one thread; else by transformers' modules.
+        `fast_rows`: compute single rows with the module `rows` where possible, which is fastest on
+        one thread; else with transformers' modules.
 
         Raises:
             InvalidParams: the range is not inside the model.
@@ -69,9 +69,9 @@ class LayerRange:
         self.device = device
         self.weight_bytes = 0
         self.wanted_bytes = 0
-        "Bytes of its tensors in the checkpoint, once `load` has begun."
+        "Bytes of its tensors in the checkpoint, once `load` has started."
         self.done_bytes = 0
-        "How many of them were read."
+        "How many of those bytes were read."
         self._skeleton: Skeleton | None = (skeleton := build_skeleton(anatomy, dtype))
         self.layers = list(skeleton.layers[start:end])
         self.rotary = Rotary(skeleton.rotary, anatomy, device)
@@ -82,11 +82,11 @@ class LayerRange:
         self._wants_rows = fast_rows
 
     def load(self, checkpoint: Checkpoint) -> Iterator[None]:
-        """Read the weights; comes back after each tensor, so that the caller can say how far it is.
+        """Read the weights; yields after each tensor, so that the caller can report progress.
 
         Raises:
-            InvalidParams: the checkpoint does not fit. NotFound: a file of it is missing. Busy: not
-            enough memory.
+            InvalidParams: the checkpoint does not match. NotFound: one of its files is missing.
+            Busy: not enough memory.
         """
         skeleton, self._skeleton = self._skeleton, None
         if skeleton is None:
@@ -116,14 +116,14 @@ class LayerRange:
         return self._rows is not None
 
     def _embed_name(self, checkpoint: Checkpoint) -> str:
-        """Under which name the embedding's weights are: of tied weights, either may be saved."""
+        """The name of the embedding's weights; with tied weights, either may be saved."""
         only_head = checkpoint.find(f"{_EMBED}.weight") is None
         is_there = only_head and checkpoint.find(f"{_HEAD}.weight") is not None
         return _HEAD if self.anatomy.tied and is_there else _EMBED
 
     def _head_name(self, checkpoint: Checkpoint) -> str | None:
-        """Under which name the head's weights are; None when the loaded embedding serves as it."""
-        # As transformers has it: a checkpoint's own lm_head counts, even if the config ties it.
+        """The name of the head's weights; None if the loaded embedding serves as the head."""
+        # As in transformers: a checkpoint's own lm_head wins, even if the config ties it.
         if not self.anatomy.tied:
             return _HEAD
         if checkpoint.find(f"{_HEAD}.weight") is not None:
@@ -157,10 +157,10 @@ class LayerRange:
         return rows if self._rows_agree(rows) else None
 
     def _rows_agree(self, rows: list[RowLayer]) -> bool:
-        """Whether row layers give what transformers' modules give, for a position after others.
+        """Whether row layers match transformers' modules at a position that follows others.
 
-        One layer of each window is compared: a release of transformers may compute differently
-        in a class of the same name.
+        One layer per window is compared: a transformers release may change the computation of a
+        class without renaming it.
         """
         first_of_its_kind = {self.anatomy.windows[self.start + i]: i for i in range(len(rows))}
         draw = torch.Generator().manual_seed(0)
@@ -181,7 +181,7 @@ class LayerRange:
     def new_cache(
         self, start: int, end: int, max_positions: int, *, prompt_positions: int = 0
     ) -> KvCache:
-        """An empty cache for layers [start, end), which must lie in this span."""
+        """An empty cache for layers [start, end), which must be within this span."""
         return KvCache(
             start,
             self.anatomy.windows[start:end],
@@ -207,8 +207,8 @@ class LayerRange:
     def run(self, hidden: torch.Tensor, cache: KvCache) -> torch.Tensor:
         """Hidden states [n, hidden_size] after the layers that `cache` covers.
 
-        Row i of the input is position `cache.length` + i; the cache moves on by n. When this
-        fails, the cache is as before.
+        Row i of the input is position `cache.length` + i; the cache advances by n. On failure the
+        cache is unchanged.
         """
         before = cache.length
         length = cache.sequence_length(before + len(hidden))
@@ -223,17 +223,17 @@ class LayerRange:
             raise
 
     def run_row(self, x: Row, cache: KvCache) -> Row:
-        """As `run` for one row x [hidden_size], which it overwrites; where `fast_rows` holds."""
+        """Like `run` for one row x [hidden_size], which it overwrites; requires `fast_rows`."""
         assert self._rows is not None
         first = cache.first_layer - self.start
         return self._run_rows(self._rows[first:], x, cache)
 
     def _run_rows(self, layers: list[RowLayer], x: Row, cache: KvCache) -> Row:
         position = torch.tensor([[cache.length]])
-        like = torch.from_numpy(x)  # says which dtype and device the angles are for
+        like = torch.from_numpy(x)  # sets the dtype and device of the angles
         length = cache.sequence_length(cache.length + 1)
         cos, sin = rotation(*self.rotary(like, position, length))
-        with np.errstate(all="ignore"):  # inputs from peers may hold anything
+        with np.errstate(all="ignore"):  # inputs from peers are untrusted
             for i in range(len(cache.windows)):
                 layers[i](x, cos, sin, cache, i)
         cache.length += 1
@@ -257,8 +257,8 @@ class LayerRange:
         return hidden
 
     def _mask(self, n: int, cache: KvCache, window: int | None) -> torch.Tensor | None:
-        """Which positions n new rows may look at: bool [1, 1, n, visible]; None = what SDPA does
-        by itself."""
+        """Which positions n new rows may attend to: bool [1, 1, n, visible]; None = SDPA's own
+        masking."""
         start, end = cache.visible_from(window), cache.length + n
         narrow = window is not None and end - start >= window
         if n == 1 or (cache.length == 0 and not narrow):

@@ -1,9 +1,9 @@
-"""The worker process that holds a layer range: answers load, loading, open, step, candidates, close
+"""The worker process that holds a layer range: handles load, loading, open, step, candidates, close
 and stats.
 
-Runs under `aitorrentd.workers.worker` as `aitorrent_shards.worker.process:main`. The daemon passes
-on what peers sent, so every field is checked before it is used. torch is imported by `load`; a
-worker that waits for one is small.
+Runs under `aitorrentd.workers.worker` as `aitorrent_shards.worker.process:main`. The daemon
+forwards data from peers, so every field is checked before use. `load` imports torch; until then the
+worker is small.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _ENVIRONMENT: Final[Mapping[str, str]] = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
-    # numpy is used on one thread; its BLAS would start one for each core beside torch's.
+    # numpy runs on one thread; its BLAS would start one per core in addition to torch's.
     "OPENBLAS_NUM_THREADS": "1",
 }
 
 _M_TRIM_THRESHOLD: Final = -1  # mallopt(3)
 _M_MMAP_THRESHOLD: Final = -3
-_MMAP_FROM_BYTES: Final = 32 * 1024 * 1024  # the largest value that glibc takes
+_MMAP_FROM_BYTES: Final = 32 * 1024 * 1024  # the largest value that glibc accepts
 _KEEP_FREE_BYTES: Final = 128 * 1024 * 1024
 
 _MAX_TEXT_CHARS: Final = 4096
@@ -56,7 +56,7 @@ def _session(header: Mapping[str, Any]) -> bytes:
 
 
 def _wanted(header: Mapping[str, Any]) -> tuple[int, float]:
-    """k (0 = all) and temperature, which may be left out."""
+    """k (0 = all) and temperature, which is optional."""
     k = whole(header, "k", 0, _MAX_VOCAB)
     if header.get("temperature") is None:
         return k, 0.0
@@ -76,7 +76,7 @@ class ShardWorker:
     def __init__(self) -> None:
         self._engine: Engine | None = None
         self._unfinished: tuple[Engine, Iterator[None]] | None = None
-        "The engine that loads, and what goes on with it."
+        "The engine being loaded, and the iterator that continues it."
         self._operations: dict[str, Callable[[dict[str, Any], memoryview], Answer]] = {
             "load": self._load,
             "loading": self._go_on,
@@ -91,7 +91,7 @@ class ShardWorker:
         """The answer to a request, whose header names its operation in `op`.
 
         Raises:
-            AitorrentError: what travels to the caller.
+            AitorrentError: passed to the caller.
         """
         name = request.header.get("op")
         operation = self._operations.get(name) if isinstance(name, str) else None
@@ -111,8 +111,8 @@ class ShardWorker:
     def _load(self, header: dict[str, Any], _tail: memoryview) -> Answer:
         """{path, start, end, dtype, kv_budget_bytes, threads, device, slice_s}: as Engine.describe.
 
-        With `slice_s` the answer comes after that many seconds at about the latest, as {loading:
-        true, done_bytes, total_bytes} when there is more to read. `loading` then goes on.
+        With `slice_s` the answer comes after about that many seconds at most, as {loading: true,
+        done_bytes, total_bytes} if there is more to read. `loading` then continues.
         """
         if self._engine is not None or self._unfinished is not None:
             raise Conflict("this worker already holds layers; start another one")
@@ -131,13 +131,13 @@ class ShardWorker:
         return self._go_on(header, _tail)
 
     def _go_on(self, header: dict[str, Any], _tail: memoryview) -> Answer:
-        """{slice_s}: as load, which must have been asked before."""
+        """{slice_s}: as load, which must precede it."""
         if self._unfinished is None:
             raise Conflict("nothing is loading in this worker")
         engine, steps = self._unfinished
         slice_s = header.get("slice_s")
         until = time.monotonic() + slice_s if isinstance(slice_s, int | float) else None
-        self._unfinished = None  # a load that fails is over
+        self._unfinished = None  # a failed load does not continue
         for _ in steps:
             if until is not None and time.monotonic() >= until:
                 self._unfinished = engine, steps
@@ -147,8 +147,8 @@ class ShardWorker:
         return engine.describe(), b""
 
     def _open(self, header: dict[str, Any], _tail: memoryview) -> Answer:
-        """{session, start, end, max_positions}: {}. `prompt` may say how many positions the prompt
-        takes, which may come in pieces."""
+        """{session, start, end, max_positions}: {}. `prompt` may give the length of the whole
+        prompt, which may arrive in pieces."""
         self._loaded().open(
             _session(header),
             whole(header, "start", 0, 1 << 16),
@@ -179,7 +179,7 @@ class ShardWorker:
         return answer, result
 
     def _candidates(self, header: dict[str, Any], _tail: memoryview) -> Answer:
-        """{session, k, temperature}: as a step that wants them, for the newest position."""
+        """{session, k, temperature}: as a step that requests them, for the newest position."""
         length, found = self._loaded().candidates(_session(header), *_wanted(header))
         return _chosen(length - 1, 1, found)
 
@@ -194,8 +194,8 @@ class ShardWorker:
 
 
 def _tune_malloc() -> None:
-    """Keep freed memory for the next step: giving each layer's activations back to the kernel and
-    taking them again costs prefill about 5 %."""
+    """Keep freed memory for the next step: returning each layer's activations to the kernel and
+    allocating them again costs prefill about 5 %."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _MMAP_FROM_BYTES)
@@ -203,7 +203,7 @@ def _tune_malloc() -> None:
 
 
 def main() -> ShardWorker:
-    """The worker's handler. Call it before torch or numpy are imported."""
+    """The worker's handler. Call it before importing torch or numpy."""
     os.environ.update(_ENVIRONMENT)
     _tune_malloc()
     return ShardWorker()

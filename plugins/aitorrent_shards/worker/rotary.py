@@ -1,9 +1,9 @@
-"""Angles of the rotary embedding, from a position and the length of the sequence it is in.
+"""Angles of the rotary embedding, from a position and the length of its sequence.
 
-`dynamic` and `longrope` choose their frequencies by that length. The modules of transformers take
-it from the positions of one call and remember it for the next; a prompt that comes in pieces, or
-sessions that share a module, would get other angles. So the frequencies are made here, by
-transformers' own functions, for a length that the caller gives: nothing is remembered.
+`dynamic` and `longrope` choose their frequencies by that length. The modules of transformers derive
+it from the positions of one call and keep it for the next; a prompt in pieces, or sessions that
+share a module, would get wrong angles. So the frequencies are computed here, with transformers' own
+functions, for a length given by the caller: there is no state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Rotary:
     """The rotary embedding of a model, without state."""
 
     def __init__(self, module: Any, anatomy: Anatomy, device: torch.device) -> None:
-        """`module` is transformers' own, on any device; its buffers come from the configuration."""
+        """`module` is transformers' own, on any device; its buffers are computed from the
+        configuration."""
         config = anatomy.config
         self._config, self._device = config, device
         own = type(module)(config)
@@ -30,7 +31,7 @@ class Rotary:
         self._kind: str = parameters["rope_type"]
         self._scaling: float = own.attention_scaling
         self._static: torch.Tensor | None = None
-        "The frequencies, where they are the same for every length."
+        "The frequencies, if they are the same for every length."
         if self._kind not in _BY_LENGTH:
             self._static = own.inv_freq.float().to(device)
         self._switch: int = (
@@ -39,7 +40,7 @@ class Rotary:
             else config.max_position_embeddings
         )
         self._known: dict[bool, torch.Tensor] = {}
-        "Frequencies up to the switch, and for longrope beyond it, where they are always the same."
+        "The constant frequencies: up to the switch, and for longrope beyond it."
 
     def __call__(
         self, like: torch.Tensor, positions: torch.Tensor, length: int
@@ -58,7 +59,7 @@ class Rotary:
         beyond = length > self._switch
         if (known := self._known.get(beyond)) is not None:
             return known
-        # A tensor, as transformers has it: dynamic scaling is computed in its float32.
+        # A tensor, as in transformers: dynamic scaling is computed in its float32.
         seq_len = torch.tensor(length) if beyond else None
         frequencies, _ = ROPE_INIT_FUNCTIONS[self._kind](
             self._config, self._device, seq_len=seq_len

@@ -1,10 +1,10 @@
-"""Decoder layers for one row in float32 on one CPU thread: what decoding spends its time in.
+"""Decoder layers for one row in float32 on one CPU thread: the hot path of decoding.
 
-At batch 1 a layer reads each weight once, so the time is the time to read them. torch's linear (MKL
-sgemv) reaches about two thirds of what one core can read here; numpy's vecdot, one BLAS dot product
-for each row of the matrix, comes near the limit, needs no compiler and works on torch's memory.
-The small steps between are numpy's too, which spares some fifty torch dispatches a layer. Results
-differ from transformers' modules by rounding only (about 1e-6 relative).
+At batch size 1 a layer reads each weight once, so reading them determines the time. torch's linear
+(MKL sgemv) reaches about two thirds of one core's read bandwidth here; numpy's vecdot, one BLAS dot
+product for each row of the matrix, comes near the limit, needs no compiler and works on torch's
+memory. The small steps in between use numpy too, which saves about fifty torch dispatches per
+layer. Results differ from transformers' modules only by rounding (about 1e-6 relative).
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ _KNOWN: Final[
     Qwen2DecoderLayer: (Qwen2Attention, Qwen2MLP, Qwen2RMSNorm),
     Qwen3DecoderLayer: (Qwen3Attention, Qwen3MLP, Qwen3RMSNorm),
 }
-"""Layers that `RowLayer` computes, with the classes of their attention, MLP and norms. Others may
-have parts of the same names and do something else with them: SmolLM3 does not rotate in every
-layer, Gemma's norm adds 1 to its weight."""
+"""Layers that `RowLayer` supports, with the classes of their attention, MLP and norms. Others may
+use the same part names for a different computation: SmolLM3 does not rotate in every layer, Gemma's
+norm adds 1 to its weight."""
 
 
 def can_run_rows(layer: nn.Module, anatomy: Anatomy) -> bool:
-    """Whether `layer` is one that `RowLayer` computes, and this numpy has vecdot (2.0)."""
+    """Whether `RowLayer` supports `layer`, and this numpy has vecdot (2.0)."""
     attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
     norms = [getattr(layer, name, None) for name in _NORMS]
     norms += [part for name in _HEAD_NORMS if (part := getattr(attention, name, None)) is not None]
@@ -93,7 +93,7 @@ def _array(parameter: torch.Tensor | None) -> Row | None:
 
 
 class _Linear:
-    """weight @ x + bias, into `out` or, without one, into fresh memory."""
+    """weight @ x + bias, into `out` or a new array."""
 
     def __init__(self, linear: nn.Linear, out: Row | None) -> None:
         self.weight: Row = linear.weight.detach().numpy()
@@ -123,7 +123,7 @@ class _Norm:
 
 
 class RowScratch:
-    """Buffers that all layers of a span share, since they run one after the other."""
+    """Buffers shared by all layers of a span, since they run one after another."""
 
     def __init__(self, anatomy: Anatomy) -> None:
         a = anatomy
@@ -139,7 +139,7 @@ class RowScratch:
 
 
 def rotation(cos: torch.Tensor, sin: torch.Tensor) -> tuple[Row, Row]:
-    """What a transformers rotary module gives for one position, as [2, head_dim / 2] with the
+    """The output of a transformers rotary module for one position, as [2, head_dim / 2] with the
     first half of sin negated."""
     halves = sin.numpy().reshape(2, -1).copy()
     np.negative(halves[0], out=halves[0])
@@ -147,7 +147,7 @@ def rotation(cos: torch.Tensor, sin: torch.Tensor) -> tuple[Row, Row]:
 
 
 class RowLayer:
-    """A decoder layer of the Llama kind, for one row."""
+    """A Llama-style decoder layer for one row."""
 
     def __init__(self, layer: Any, anatomy: Anatomy, scratch: RowScratch) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -169,7 +169,7 @@ class RowLayer:
         self.down = _Linear(mlp.down_proj, scratch.hidden)
 
     def __call__(self, x: Row, cos: Row, sin: Row, cache: KvCache, i: int) -> None:
-        """Replace x [hidden_size], at position `cache.length`, by the layer's output.
+        """Replace x [hidden_size], at position `cache.length`, with the layer's output.
 
         cos, sin: as `rotation` makes them; `i` is the layer's place in `cache`.
         """
@@ -186,8 +186,8 @@ class RowLayer:
         if self.norm_q is not None and self.norm_k is not None:
             q[:] = self.norm_q(q.reshape(-1, d)).reshape(-1)
             k[:] = self.norm_k(k.reshape(-1, d)).reshape(-1)
-        # Rotation takes halves (a, b) of each head to (a cos - b sin, b cos + a sin); queries and
-        # keys lie side by side and turn together.
+        # Rotation maps the halves (a, b) of each head to (a cos - b sin, b cos + a sin); queries
+        # and keys are adjacent in memory and rotate together.
         halves = scratch.qkv[: len(q) + len(k)].reshape(-1, 2, d // 2)
         turned = halves * cos + halves[:, ::-1] * sin
         queries = turned[: len(q) // d].reshape(self.kv_heads, self.groups, d)
@@ -197,7 +197,7 @@ class RowLayer:
         keys[:, at] = turned[len(q) // d :].reshape(self.kv_heads, d)
         values[:, at] = v.reshape(self.kv_heads, d)
         start = cache.visible_from(cache.windows[i])
-        # [kv_heads, positions, groups]: this order is the fastest for BLAS, by measurement.
+        # [kv_heads, positions, groups]: this order measured fastest for BLAS.
         scores = np.matmul(keys[:, start : at + 1], queries.transpose(0, 2, 1))
         weights = torch.softmax(torch.from_numpy(scores), dim=1).numpy()
         mixed = np.matmul(weights.transpose(0, 2, 1), values[:, start : at + 1])

@@ -1,6 +1,6 @@
 """Loads named tensors of a checkpoint into memory, reading their bytes and no others.
 
-Nothing is mapped, so a file that shrinks while it is read is an error and not a SIGBUS.
+Nothing is memory-mapped, so a file that shrinks while it is read causes an error, not a SIGBUS.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DTYPES: Final[Mapping[str, torch.dtype]] = {
 
 
 def _names(name: str) -> tuple[str, ...]:
-    """What a tensor may be called: a model saved without its head has no prefix."""
+    """Possible names of a tensor: a model saved without its head has no prefix."""
     bare = name.removeprefix(_PREFIX)
     return (name,) if bare == name else (name, bare)
 
@@ -37,14 +37,14 @@ def _names(name: str) -> tuple[str, ...]:
 class Checkpoint:
     """The tensors of a model directory. Use it in a `with` block, which closes its files.
 
-    `read_bytes` counts what was read from disk, headers included.
+    `read_bytes` counts the bytes read from disk, including headers.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Find the files; headers are read when one of their tensors is asked for.
+        """Find the files; a header is read when one of its tensors is first requested.
 
         Raises:
-            NotFound: neither of the two file names is there. InvalidParams: a damaged index.
+            NotFound: neither of the two files exists. InvalidParams: a damaged index.
         """
         self.read_bytes = 0
         self._directory = directory
@@ -80,7 +80,7 @@ class Checkpoint:
         return self._files[file]
 
     def find(self, name: str) -> TensorRange | None:
-        """The tensor's place, or None when the checkpoint has no such tensor.
+        """The tensor's location, or None if the checkpoint has no such tensor.
 
         Raises:
             InvalidParams: its file is damaged. NotFound: its file is missing.
@@ -92,8 +92,8 @@ class Checkpoint:
         return None
 
     def float_dtype(self) -> torch.dtype:
-        """The dtype of the first tensor of floating point, which is that of a whole checkpoint
-        whose configuration names none.
+        """The dtype of the first floating-point tensor, taken as the checkpoint's dtype if its
+        configuration names none.
 
         Raises:
             InvalidParams: a damaged file. NotFound: a missing one.
@@ -110,7 +110,7 @@ class Checkpoint:
 
         Raises:
             InvalidParams: no such tensor, not of this shape, or not of a float dtype.
-            Busy: no memory for it.
+            Busy: not enough memory.
         """
         place = self.find(name)
         files = (self._file_of(known_as) for known_as in _names(name))
@@ -128,7 +128,7 @@ class Checkpoint:
             )
         try:
             tensor = torch.empty(shape, dtype=dtype, device=device)
-        except RuntimeError:  # what torch raises when memory is short, on a CPU and on a GPU
+        except RuntimeError:  # raised by torch when out of memory, on a CPU or a GPU
             raise Busy(f"no memory for tensor {name!r} of shape {list(shape)}") from None
         fd = self._files[file][0]
         flat = tensor.view(-1)

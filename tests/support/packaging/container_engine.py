@@ -1,8 +1,8 @@
 """A real Docker Engine for tests: private, with its own directories, socket and network namespace.
 
-Images are built by an engine on the machine's network, because packages are fetched; containers run
-on one in a network namespace of its own, which leads nowhere. Both use the same data directory
-below CACHE, so that a second run finds its layers again.
+An engine on the machine's network builds the images, because packages are fetched; containers run
+on an engine in an isolated network namespace. Both use the same data directory below CACHE, so that
+a second run reuses the layers.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ START_S: Final = 30.0
 STOP_S: Final = 30.0
 LOCK_S: Final = 900.0
 KEEP_LAYERS: Final = "4GB"
-# Debian's own tools, where a machine has others as well.
+# Debian's own tools, even where a machine has others.
 PATH: Final = f"/usr/sbin:/usr/bin:/sbin:/bin:{os.environ.get('PATH', '')}"
 
 
 def require_docker() -> None:
-    """Skip unless this is root on a machine with Debian's Docker."""
+    """Skip unless running as root on a machine with Debian's Docker."""
     missing = [name for name in COMMANDS if shutil.which(name, path=PATH) is None]
     if os.geteuid() != 0 or missing:
         pytest.skip(f"needs root and: apt install --no-install-recommends {PACKAGES}")
@@ -50,7 +50,7 @@ def require_docker() -> None:
 def run(
     *command: str | Path, timeout_s: float = 60.0, check: bool = True, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command; what it wrote, and a failure that shows it."""
+    """Run a command; returns its output, which a failure shows."""
     done = subprocess.run(
         [str(word) for word in command],
         capture_output=True,
@@ -66,7 +66,7 @@ def run(
 
 
 def until(condition: Callable[[], bool], timeout_s: float) -> bool:
-    """Whether `condition` came true in time."""
+    """Whether `condition` became true in time."""
     pause = threading.Event()
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -77,7 +77,7 @@ def until(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 
 class Engine:
-    """dockerd and its containers; everything it made is gone after `stop`, but for the cache."""
+    """dockerd and its containers; `stop` removes everything but the cache."""
 
     def __init__(self, data_root: Path, home: Path) -> None:
         self.data_root = data_root
@@ -87,7 +87,7 @@ class Engine:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment in which docker and docker-compose talk to this engine."""
+        """The environment in which docker and docker-compose use this engine."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("DOCKER_", "COMPOSE_"))}
         return {
             **kept,
@@ -98,7 +98,8 @@ class Engine:
         }
 
     def start(self, *, isolated: bool) -> None:
-        """Start it: on the machine's network without bridges, or isolated with Docker's own."""
+        """Start it: on the machine's network without bridges, or isolated with Docker's own
+        bridge."""
         command = ["dockerd", "--data-root", str(self.data_root), "--storage-driver", "overlay2"]
         command += ["-H", f"unix://{self.home}/docker.sock", "--exec-root", f"{self.home}/exec"]
         command += ["--pidfile", f"{self.home}/pid", "--cgroup-parent", f"/{self.home.name}"]
@@ -110,7 +111,7 @@ class Engine:
             command = ["nsenter", f"--net=/run/netns/{namespace}", *command]
         else:
             command += ["--bridge", "none", "--iptables=false", "--ip-forward=false"]
-        # It ends with this process, even when that is killed.
+        # It ends with this process, even if that is killed.
         command = ["setpriv", "--pdeathsig", "TERM", *command]
         self._log = (self.home / "dockerd.log").open("wb")
         self._process = subprocess.Popen(
@@ -137,12 +138,12 @@ class Engine:
         return self.docker("inspect", "--format", template, name).stdout.strip()
 
     def logs(self, name: str) -> str:
-        """What a container wrote."""
+        """The output of a container."""
         done = self.docker("logs", name)
         return done.stdout + done.stderr
 
     def stop(self) -> None:
-        """Remove its containers, end it, and take away what would stay behind."""
+        """Remove its containers, stop it, and clean up."""
         try:
             self._end()
         finally:
@@ -165,7 +166,7 @@ class Engine:
             process.wait(STOP_S)
 
     def _remove(self) -> None:
-        # An engine that was killed leaves containers, containerd and its shims.
+        # A killed engine leaves containers, containerd and its shims.
         for pid in self._left():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -182,7 +183,7 @@ class Engine:
         shutil.rmtree(self.home, ignore_errors=True)
 
     def _cgroups(self) -> list[Path]:
-        """Its cgroups, the innermost first."""
+        """Its cgroups, innermost first."""
         root = Path("/sys/fs/cgroup")
         tops = [top for top in root.glob(f"*/{self.home.name}") if top.is_dir()]
         if (root / self.home.name).is_dir():
@@ -191,7 +192,7 @@ class Engine:
         return sorted([*tops, *below], reverse=True)
 
     def _left(self) -> set[int]:
-        """Processes of its containers, and those whose command line names its directory."""
+        """The processes of its containers, and those with its directory in their command line."""
         found: set[int] = set()
         for group in self._cgroups():
             with contextlib.suppress(OSError):
@@ -213,16 +214,16 @@ def _is_locked(lock: IO[str]) -> bool:
 
 @contextlib.contextmanager
 def engine(*, isolated: bool) -> Iterator[Engine]:
-    """An engine while the block runs; one at a time on a machine, as they share the layers."""
+    """An engine while the block runs; one at a time per machine, as engines share the layers."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "docker.lock").open("w") as lock:
         assert until(lambda: _is_locked(lock), LOCK_S), "another test run keeps the engine"
         data_root = CACHE / "docker"
-        # What a test run that was killed left behind: with the lock held it is nobody's.
+        # Remains of a killed test run: with the lock held, nobody else can own them.
         for home in Path("/tmp").glob(f"{HOME_PREFIX}*"):
             if home.stat().st_uid == os.geteuid():
                 Engine(data_root, home).stop()
-        # In /tmp, because paths of sockets must be short.
+        # In /tmp, because socket paths must be short.
         made = Engine(data_root, Path(tempfile.mkdtemp(prefix=HOME_PREFIX, dir="/tmp")))
         try:
             made.start(isolated=isolated)
@@ -232,7 +233,7 @@ def engine(*, isolated: bool) -> Iterator[Engine]:
 
 
 def import_base(of: Engine) -> None:
-    """Give the engine a Debian as BASE, as no registry is asked; made once by debootstrap."""
+    """Import a Debian image as BASE, since no registry is used; made once by debootstrap."""
     if of.docker("image", "inspect", BASE, check=False).returncode == 0:
         return
     archive = CACHE / f"container-base-{SUITE}.tar"
@@ -251,14 +252,14 @@ def import_base(of: Engine) -> None:
 
 
 def mirror() -> list[str]:
-    """Where this machine gets Debian's packages, if apt says so."""
+    """The Debian mirror of this machine, if apt reports it."""
     targets = run("apt-get", "indextargets", "--format", "$(ORIGIN) $(CODENAME) $(REPO_URI)")
     rows = [line.split() for line in targets.stdout.splitlines()]
     return next(([row[2]] for row in rows if row[:2] == ["Debian", SUITE]), [])
 
 
 def wheels() -> Path:
-    """A directory with every wheel of both images, fetched once with this machine's pip."""
+    """A directory with every wheel for both images, fetched once with this machine's pip."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     torch = project["optional-dependencies"]["torch"]
     locks = [REPOSITORY / "packaging/debian" / f"{n}.lock" for n in ("requirements", "build")]
@@ -282,7 +283,7 @@ def wheels() -> Path:
 
 
 def build_context(at: Path) -> Path:
-    """A copy of the working tree in `at`, with wheels, so that the build asks no package index."""
+    """A copy of the working tree in `at`, with wheels, so that the build needs no package index."""
     listed = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=REPOSITORY).stdout
     for name in filter(None, listed.split("\0")):
         source = REPOSITORY / name

@@ -1,4 +1,4 @@
-"""A fake Ollama that takes pulls and creations; `python3 -m` runs it on port 11434."""
+"""A fake Ollama that accepts pulls and creations; `python3 -m` runs it on port 11434."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LAYERS = (("sha256:dde5aa3fc5ff", 2_000_000_000), ("sha256:966de95ca8a6", 1_400)
 
 @dataclass
 class PullOllama(FakeOllama):
-    """Has nothing at first. What goes wrong is set on it."""
+    """Starts without models. Tests set its faults as attributes."""
 
     names: list[str] = field(default_factory=list)
     known: tuple[str, ...] = ("llama3.2:3b",)
     "Models that can be pulled."
     breaks: int = 0
-    "So many pulls end in the middle, each a quarter further than the one before."
+    "This many pulls break off, each a quarter further than the one before."
     says: bytes | None = None
     "The only line of every pull."
     created: list[dict[str, Any]] = field(default_factory=list)
@@ -78,7 +78,7 @@ class PullOllama(FakeOllama):
 
 
 async def _serve() -> None:
-    # Other containers reach it by its name.
+    # Other containers reach it by name.
     fake = PullOllama()
     server = await asyncio.start_server(fake._connected, "0.0.0.0", 11434)
     async with server:

@@ -1,4 +1,4 @@
-"""Packages built from the working tree, kept while the tree stays the same."""
+"""Packages built from the working tree, cached while the tree is unchanged."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PREVIOUS: Final = "0.0.9"
 MIGRATED: Final = "plugins/aitorrent_transport/peers/known_peers.py"
 "A module of the product with MIGRATIONS."
 BUILD_MARK: Final = "built-here"
-"Part of the name of every directory that a package is built in, so that it can be looked for."
+"Part of the name of every directory that a package is built in, so that tests can search for it."
 _BUILD_S: Final = 900.0
 _PARTS: Final = ("aitorrentd", "plugins", "packaging", "etc", "debian", "tools")
 _FILES: Final = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "constraints.txt")
 
 
 def sources(to: Path) -> Path:
-    """The files of the working tree that make the package, in a directory of their own."""
+    """A copy of the working-tree files that make up the package."""
     listed = run("git", "-C", REPOSITORY, "ls-files", "-z", "-c", "-o", "--exclude-standard").out
     for name in listed.split("\0"):
         source = REPOSITORY / name
@@ -40,7 +40,7 @@ def sources(to: Path) -> Path:
 
 
 def as_version(tree: Path, version: str) -> None:
-    """Make the sources those of another version."""
+    """Change the version of the sources."""
     module, log = tree / "aitorrentd/__init__.py", tree / "packaging/debian/changelog"
     for file, pattern in ((module, r'(__version__ = ")[^"]+'), (log, r"(aitorrentd \()[^)]+")):
         text, count = re.subn(pattern, rf"\g<1>{version}", file.read_text(), count=1)
@@ -49,7 +49,7 @@ def as_version(tree: Path, version: str) -> None:
 
 
 def with_older_schema(tree: Path) -> None:
-    """Take the last migration away from the database of known peers, as if it were to come."""
+    """Remove the last migration of the database of known peers, as if it did not exist yet."""
     module = tree / MIGRATED
     text = module.read_text()
     (steps,) = (
@@ -75,7 +75,7 @@ def _digest(tree: Path) -> str:
 
 
 def wheelhouse() -> Path:
-    """The wheels that packages are made of; fetched only when the lock files changed."""
+    """The wheels that packages are made of; fetched only if the lock files changed."""
     directory = CACHE / "wheelhouse"
     run(REPOSITORY / "packaging/wheelhouse", directory, timeout_s=_BUILD_S)
     return directory
@@ -89,7 +89,7 @@ def built(
 ) -> Path:
     """The package of the working tree, as it is or as another version; built without a network.
 
-    `change` edits the sources before that.
+    `change` edits the sources first.
     """
     work = Path(tempfile.mkdtemp(prefix=f"{BUILD_MARK}-"))
     try:

@@ -1,7 +1,7 @@
 """A booted Debian to install the package in: systemd as process 1, in a systemd-nspawn container.
 
-The container has no network but its own loopback, so its daemon meets nobody. Its root file system
-is made once by debootstrap, from the package sources of the machine that runs the tests, and kept.
+The container has no network but its own loopback, so its daemon has no peers. debootstrap makes its
+root file system once, from the package sources of the test machine, and it is cached.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _ENVIRONMENT: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A command that ended."""
+    """A finished command."""
 
     code: int
     out: str
@@ -62,7 +62,7 @@ class Done:
 
 
 def run(*command: str | Path, timeout_s: float = 120.0, check: bool = True, **more: Any) -> Done:
-    """Run a command; a failure shows what it said."""
+    """Run a command; a failure shows its output."""
     started = time.monotonic()
     done = subprocess.run(
         list(map(str, command)),
@@ -82,7 +82,7 @@ def run(*command: str | Path, timeout_s: float = 120.0, check: bool = True, **mo
 
 
 def pause(seconds: float) -> None:
-    """Let time pass between two looks at another system."""
+    """Wait between two polls of another system."""
     select.select([], [], [], seconds)
 
 
@@ -96,7 +96,7 @@ def until(condition: Callable[[], T], timeout_s: float = 30.0, *, every_s: float
 
 
 def missing_tools() -> list[str]:
-    """Debian packages that have to be installed before any of this works."""
+    """Debian packages that these tests need and the machine lacks."""
     needs = {
         "systemd-nspawn": "systemd-container",
         "systemd-analyze": "systemd",
@@ -112,7 +112,7 @@ def missing_tools() -> list[str]:
 
 
 def _mirror() -> str:
-    """Where this machine gets its own packages; never written down anywhere."""
+    """The package sources of this machine; never stored."""
     places = [*sorted(Path("/etc/apt/sources.list.d").glob("*.sources"))]
     for file in places:
         for stanza in re.split(r"\n\s*\n", file.read_text()):
@@ -136,7 +136,7 @@ def _scratch() -> Path:
 
 
 def root_archive() -> Path:
-    """The packed root file system, made when it is not there (about two minutes)."""
+    """The packed root file system, made if missing (about two minutes)."""
     if _ARCHIVE.exists():
         return _ARCHIVE
     _ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
@@ -161,9 +161,10 @@ def root_archive() -> Path:
 
 
 def _own_cgroups(name: str) -> list[Path]:
-    """New control groups for a container, so that what its systemd limits is held by the kernel.
+    """New control groups for a container, so that the kernel enforces the limits set by its
+    systemd.
 
-    With version 2 alone none are needed: systemd-nspawn hands that one over by itself.
+    With only version 2 none are needed: systemd-nspawn delegates that hierarchy itself.
     """
     made = []
     for hierarchy in (*_CONTROLLERS, "systemd", "unified"):
@@ -174,12 +175,12 @@ def _own_cgroups(name: str) -> list[Path]:
 
 
 class Machine:
-    """A container that is booted by `with` and thrown away after it."""
+    """A container that `with` boots and then discards."""
 
     def __init__(self) -> None:
         self._work = _scratch()
         self.root = self._work / "root"
-        "Its file system, seen from here; not for /run and /tmp, which are its own."
+        "Its file system as seen from the host; not for its private /run and /tmp."
         self._share = self._work / "share"
         self._container: subprocess.Popen[bytes] | None = None
         self._leader = 0
@@ -214,7 +215,7 @@ class Machine:
                     *("sh", "-ec", join, "sh", *map(str, self._cgroups), "--"),
                     *("systemd-nspawn", "--quiet", "--boot", "--directory", str(self.root)),
                     *("--machine", self._name),
-                    # There need not be a systemd out here that could keep a register.
+                    # The host may lack a systemd to register with.
                     *("--register=no", "--keep-unit", "--console=read-only"),
                     *("--private-network", f"--bind={self._share}:/mnt/share"),
                 ],
@@ -255,37 +256,37 @@ class Machine:
                 container.wait(_OFF_S)
         for group in self._cgroups:
             for below in (*sorted(group.rglob("*/"), reverse=True), group):
-                with contextlib.suppress(OSError):  # the kernel may still be at it
+                with contextlib.suppress(OSError):  # the kernel may still be cleaning up
                     below.rmdir()
         shutil.rmtree(self._work, ignore_errors=True)
 
     def run(
         self, *command: str, timeout_s: float = 120.0, check: bool = True, user: str = ""
     ) -> Done:
-        """Run a command in there, as root or as `user`."""
+        """Run a command in the container, as root or as `user`."""
         inside = (*("runuser", "-u", user, "--"), *command) if user else command
         enter = ("nsenter", "-t", str(self._leader), *_NAMESPACES)
         clean = ("env", "-i", *(f"{name}={value}" for name, value in _ENVIRONMENT.items()))
         return run(*enter, "--", *clean, *inside, timeout_s=timeout_s, check=check)
 
     def sh(self, script: str, *, timeout_s: float = 120.0, check: bool = True) -> Done:
-        """Run a shell script in there."""
+        """Run a shell script in the container."""
         return self.run("sh", "-ec", script, timeout_s=timeout_s, check=check)
 
     def ctl(self, *arguments: str, user: str = "", timeout_s: float = 60.0) -> Done:
-        """Run `aitorrentctl`; its exit code is the caller's to judge."""
+        """Run `aitorrentctl`; the caller checks the exit code."""
         return self.run("aitorrentctl", *arguments, check=False, user=user, timeout_s=timeout_s)
 
     def answer(self, *arguments: str) -> Any:
-        """What `aitorrentctl --json` prints."""
+        """The output of `aitorrentctl --json`."""
         return json.loads(self.run("aitorrentctl", "--json", *arguments).out)
 
     def call(self, method: str, *params: str) -> Any:
-        """What a method of the control API answers."""
+        """The result of a control API method."""
         return json.loads(self.run("aitorrentctl", "call", method, *params).out)
 
     def drop_in(self, text: str) -> None:
-        """Add settings to the daemon's unit, in force from its next start."""
+        """Add settings to the daemon's unit, effective at its next start."""
         directory = self.root / "etc/systemd/system/aitorrentd.service.d"
         directory.mkdir(exist_ok=True)
         (directory / "test.conf").write_text(text)
@@ -296,16 +297,16 @@ class Machine:
         return {row["name"]: row["state"] for row in self.call("plugin.list")["plugins"]}
 
     def install_plugin(self, wheel: Path) -> None:
-        """Install a plugin of a third party; takes effect with the daemon's next start."""
+        """Install a third-party plugin; takes effect at the daemon's next start."""
         self.run("aitorrentctl", "plugin", "install", "--yes", self.share(wheel), timeout_s=300)
 
     def share(self, file: Path) -> str:
-        """Make a file visible in there; returns its path there."""
+        """Make a file visible in the container; returns its path there."""
         shutil.copy(file, self._share)
         return f"/mnt/share/{file.name}"
 
     def unit(self, name: str, unit: str = "aitorrentd.service") -> str:
-        """A property of a unit, as systemd shows it."""
+        """A property of a unit, as shown by systemd."""
         return self.run("systemctl", "show", "-P", name, unit).out.strip()
 
     def journal(self, *more: str, own: bool = False) -> list[str]:
@@ -317,9 +318,9 @@ class Machine:
         ).out.splitlines()
 
     def now(self) -> str:
-        """The option that shows what the journal gets from now on.
+        """The journalctl option that selects entries from now on.
 
-        A time and no cursor: with a filter `--after-cursor` loses the first entry (systemd 252).
+        A time, not a cursor: with a filter, `--after-cursor` loses the first entry (systemd 252).
         """
         return f"--since=@{time.time():.6f}"
 

@@ -1,4 +1,4 @@
-"""An HTTP client of the relays that answers with given bytes, cut anywhere, without a network."""
+"""An HTTP client for the relays that returns given bytes, split anywhere, without a network."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ log = logging.getLogger("test.canned")
 
 
 class Outcome(NamedTuple):
-    """What became of an answer."""
+    """The outcome of an answer."""
 
     text: str = ""
     thinking: str = ""
     reason: str = ""
-    "Empty when it ended with an error."
+    "Empty if it ended with an error."
     counts: tuple[int, int] = (0, 0)
     error: str = ""
 
 
 class CannedHttp:
-    """Stands for `HttpServer`."""
+    """Stands in for `HttpServer`."""
 
     def __init__(self, parts: Iterable[bytes], content_type: str) -> None:
         self._parts, self._content_type = list(parts), content_type
@@ -92,7 +92,7 @@ REQUEST: Final = GenerateRequest(model="m", messages=(Message(role="user", conte
 
 
 async def outcome(backend: Backend) -> Outcome:
-    """The answer of `backend`, or its error; an answer without an end is a fault."""
+    """The answer of `backend`, or its error; fails if the answer has no end."""
     text, thinking = "", ""
     try:
         async for chunk in backend.generate(REQUEST):

@@ -1,6 +1,6 @@
-"""A small HTTP/1.1 server on loopback for fake model servers: exact bytes, breaks on command.
+"""A small HTTP/1.1 server on loopback for fake model servers: exact bytes, failures on demand.
 
-A handler is cancelled when its client goes away, as the servers that it stands for do.
+A handler is cancelled when its client disconnects, as in the real servers.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class HttpServer:
     port: int = 0
     requests: list[Request] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-    "Set when a client went away before its response ended."
+    "Set when a client disconnected before its response ended."
 
     def __post_init__(self) -> None:
         self._server: asyncio.Server | None = None
@@ -97,7 +97,7 @@ class HttpServer:
         await self.stop()
 
     async def asked(self, path: str) -> None:
-        """Wait until a request for `path` has come."""
+        """Wait until a request for `path` has arrived."""
         async with self._more:
             await self._more.wait_for(lambda: any(r.path == path for r in self.requests))
 
@@ -134,7 +134,7 @@ class HttpServer:
     async def _answer(
         self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """Whether the connection goes on after the response."""
+        """Whether the connection stays open after the response."""
         answering = asyncio.ensure_future(self.handler(request, Reply(writer)))
         watching = asyncio.ensure_future(reader.read(1))
         try:

@@ -1,4 +1,4 @@
-"""A fake Ollama that follows docs/api.md byte for byte, error answers included."""
+"""A fake Ollama that follows docs/api.md byte for byte, including error responses."""
 
 from __future__ import annotations
 
@@ -40,29 +40,29 @@ def tag(name: str, digest: str = "9f438cb9cd58", size: int = 3825819519) -> dict
 
 @dataclass
 class FakeOllama(HttpServer):
-    """Answers every prompt with `words`. What it does wrong is set on it."""
+    """Answers every prompt with `words`. Tests set its faults as attributes."""
 
     handler: Any = None
     names: list[str] = field(default_factory=lambda: ["llama3.2:latest"])
     words: list[str] = field(default_factory=lambda: ["The", " sky", " is blue"])
     done_reason: str | None = "stop"
     breaks_after: int | None = None
-    "Words after which the connection ends in the middle."
+    "Words after which the connection breaks off."
     ends_after: int | None = None
-    "Words after which the stream ends in order, but without `done`."
+    "Words after which the stream ends cleanly, but without `done`."
     fails_after: int | None = None
     "Words after which an error line ends the stream."
     hangs_after: int | None = None
-    "Words after which nothing more comes."
+    "Words after which the stream hangs."
     is_busy: bool = False
     parameters: str = "num_keep                       24"
     "The model's Modelfile."
     capabilities: list[str] | None = field(default_factory=lambda: ["completion"])
-    "None as of servers before 0.6.4."
+    "None for servers before 0.6.4."
     loaded_context: int | None = None
-    "The context of the models in memory; None while none is."
+    "The context of the models in memory; None if none is loaded."
     thoughts: list[str] = field(default_factory=list)
-    "What is thought before the words."
+    "The thinking text before the words."
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,7 +99,7 @@ class FakeOllama(HttpServer):
         return full if full in self.names else None
 
     async def _body(self, request: Request, reply: Reply) -> dict[str, Any] | None:
-        """The request's body; an answer with an error when it is none, or for no model here."""
+        """The request's body; responds with an error if it is invalid or the model is unknown."""
         if not request.body:
             await reply.json({"error": "missing request body"}, 400)
             return None
@@ -172,7 +172,7 @@ class FakeOllama(HttpServer):
 
     async def _line(self, reply: Reply, value: dict[str, Any]) -> None:
         line = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-        # In two parts, as a network may cut it.
+        # In two parts, as a network may split it.
         await reply.part(line[: len(line) // 2])
         await reply.part(line[len(line) // 2 :])
 

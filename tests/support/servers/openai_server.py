@@ -1,4 +1,4 @@
-"""A fake OpenAI-compatible server that answers as the API reference says, errors included."""
+"""A fake OpenAI-compatible server that follows the API reference, including errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def error(message: str, kind: str, param: str | None = None, code: str | None = 
 
 @dataclass
 class FakeOpenai(HttpServer):
-    """Answers every prompt with `words`. What it does wrong is set on it."""
+    """Answers every prompt with `words`. Tests set its faults as attributes."""
 
     handler: Any = None
     ids: list[str] = field(default_factory=lambda: ["gpt-4o-mini", "text-model"])
@@ -29,9 +29,9 @@ class FakeOpenai(HttpServer):
     needs_key: bool = False
     has_models: bool = True
     completions: str = "yes"
-    "yes, no (404 by the router), or chat-only (404 for the model, as OpenAI says)."
+    "yes, no (404 from the router), or chat-only (404 for the model, as OpenAI responds)."
     refuses: tuple[str, ...] = ()
-    "Parameters answered with 400."
+    "Parameters rejected with 400."
     breaks_after: int | None = None
     fails_after: int | None = None
     hangs_after: int | None = None

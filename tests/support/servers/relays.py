@@ -1,4 +1,4 @@
-"""What the tests of backends that relay to an HTTP server share."""
+"""Helpers for tests of backends that relay to an HTTP server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ json_values = st.recursive(
 
 
 class Closable(Protocol):
-    """Something that has connections."""
+    """A backend with connections."""
 
     async def close(self) -> None: ...
 
@@ -30,7 +30,7 @@ C = TypeVar("C", bound=Closable)
 
 @asynccontextmanager
 async def closed_after(backend: C) -> AsyncIterator[C]:
-    """The backend, whose connections end with the block."""
+    """The backend; its connections close with the block."""
     try:
         yield backend
     finally:
@@ -38,13 +38,13 @@ async def closed_after(backend: C) -> AsyncIterator[C]:
 
 
 async def answer(backend: Backend, request: GenerateRequest) -> list[Chunk]:
-    """The whole answer, within 10 s."""
+    """The complete answer, within 10 s."""
     async with asyncio.timeout(10):
         return [c async for c in backend.generate(request)]
 
 
 def saying(status: int, body: bytes) -> HttpServer:
-    """A server that says this to everything."""
+    """A server that gives this response to every request."""
 
     async def handler(request: Request, reply: Reply) -> None:
         await reply.send(status, body, "application/json")

@@ -1,9 +1,9 @@
 """Makes small random-weight models in Hugging Face layout on disk, one for each family.
 
-A model directory has what one on the Hub has: config.json, generation_config.json, tokenizer.json,
-tokenizer_config.json and safetensors, in one file or in several with an index. Same arguments, same
-bytes. Weights are scaled by 1/sqrt(fan_in), so that greedy answers wander through the vocabulary
-instead of repeating one token.
+A model directory has the same files as one on the Hub: config.json, generation_config.json,
+tokenizer.json, tokenizer_config.json and safetensors, in one file or in several with an index. The
+same arguments give the same bytes. Weights are scaled by 1/sqrt(fan_in), so that greedy answers
+vary instead of repeating one token.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ARCHITECTURES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What to make. Defaults give a model of some 200 kB that answers in milliseconds."""
+    """The model to make. The defaults give a model of about 200 kB that answers in milliseconds."""
 
     family: str = "llama"
     layers: int = 6
@@ -50,7 +50,7 @@ class Spec:
     sliding_window: int | None = None
     "Mistral: every layer; Qwen: every second layer; Llama has none."
     shards: int = 1
-    "More than 1: that many files with an index, tensors dealt out in turn."
+    "More than 1: that many files with an index, tensors distributed round-robin."
     dtype: torch.dtype = torch.float32
     seed: int = 0
     rope: dict[str, Any] | None = None
@@ -106,7 +106,7 @@ def model_config(spec: Spec) -> dict[str, Any]:
 
 
 def tensor_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all weights, as they stand in the checkpoint."""
+    """Names and shapes of all weights, as in the checkpoint."""
     h, i, d = spec.hidden, spec.intermediate, spec.head_dim
     q, kv = spec.heads * d, spec.kv_heads * d
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (spec.vocab, h)}
@@ -171,7 +171,7 @@ def _byte_letters() -> list[str]:
 
 
 def make_tokenizer(vocab: int) -> Tokenizer:
-    """A byte-level BPE tokenizer in which each id below `vocab` is a token.
+    """A byte-level BPE tokenizer in which every id below `vocab` is a token.
 
     Any text can be encoded: ids 0 to 255 are the bytes, then come <s> and </s>, then merges of
     letters.
@@ -196,9 +196,9 @@ def make_tokenizer(vocab: int) -> Tokenizer:
 
 
 def make_model(directory: Path, spec: Spec | None = None, **changes: Any) -> Path:
-    """Write a model into `directory` and return it; `changes` are fields of Spec.
+    """Write a model to `directory` and return the directory; `changes` are fields of Spec.
 
-    With `shards` above 1 the weights are in several files, as big checkpoints on the Hub are.
+    With `shards` above 1 the weights are split over several files, like big checkpoints on the Hub.
     """
     spec = Spec(**{**_fields(spec or Spec()), **changes})
     directory.mkdir(parents=True, exist_ok=True)

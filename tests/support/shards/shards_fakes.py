@@ -1,8 +1,8 @@
 """Nodes of the shards plugin without network, torch or processes.
 
-Everything is real but the transport (streams in memory), the directory (one dict for all) and the
-worker, which computes a toy model in Python. The toy's results depend on every earlier position,
-on the layer, and on how the input was cut, so that a cache that was lost, skipped, repeated or
+Everything is real except the transport (in-memory streams), the directory (one shared dict) and the
+worker, which computes a toy model in Python. The toy's results depend on every earlier position, on
+the layer, and on how the input was split, so that a cache that was lost, skipped, repeated or
 refilled in other pieces changes the answer.
 """
 
@@ -64,7 +64,7 @@ ROW = 8
 def write_toy_model(
     folder: Path, *, layers: int = 6, context: int = 512, weights: str = "w"
 ) -> Path:
-    """A model folder that the real catalogue and tokenizer read; its weights are a dummy."""
+    """A model folder that the real catalogue and tokenizer can read; its weights are dummies."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "model_type": "toy",
@@ -134,7 +134,7 @@ class ToyWorker:
         self.full = False
         self.lies = False
         self.refuses: dict[str, AitorrentError] = {}
-        "What each operation answers instead of computing."
+        "Errors that operations raise instead of computing, by operation."
         self._layers = (0, 0, 0)
         self._turn = asyncio.Lock()
         self._answering: set[asyncio.Task[None]] = set()
@@ -277,7 +277,7 @@ class ToyWorker:
 
 
 class FakeNet:
-    """Nodes that reach each other, until the test says otherwise."""
+    """Nodes that can reach each other until the test cuts them off."""
 
     def __init__(self) -> None:
         self.nodes: dict[PeerId, FakeNode] = {}
@@ -288,7 +288,7 @@ class FakeNet:
         self._streams: list[tuple[PeerId, PeerId, MemoryStream]] = []
 
     def connect(self, here: FakeNode, peer: PeerId, protocol: str) -> Stream:
-        """A stream to `peer`, whose handler starts."""
+        """Open a stream to `peer`, starting its handler."""
         there = self.nodes.get(peer)
         if there is None or there.dead or frozenset((here.id, peer)) in self.cut:
             raise Unavailable(f"{peer} cannot be reached")
@@ -325,7 +325,7 @@ class FakeNet:
 
 
 class GatedStream:
-    """A stream end that stands still while its node hangs."""
+    """A stream end that blocks while its node hangs."""
 
     def __init__(self, inner: MemoryStream, node: FakeNode) -> None:
         self._inner, self._node = inner, node
@@ -387,7 +387,7 @@ class GatedStream:
 
 @dataclass
 class FakeNode:
-    """A node: its own service, transport and directory face."""
+    """A node: its own service, transport and directory view."""
 
     net: FakeNet
     number: int
@@ -412,11 +412,11 @@ class FakeNode:
 
     # the plugin's context
     def service(self, key: ServiceKey[Any]) -> Any:
-        """Itself as transport and directory."""
+        """This object is both the transport and the directory."""
         return {TRANSPORT: self, DIRECTORY: self, BACKENDS: self.backends}[key]
 
     def publish(self, *args: Any) -> None:
-        """Event of the context, or record of the directory: the two share a name."""
+        """An event on the context or a record in the directory: both use this name."""
         if len(args) == 1:
             self.events.append(args[0])
         else:
@@ -449,11 +449,11 @@ class FakeNode:
 
     # the transport
     def addresses(self) -> Sequence[str]:
-        """None of interest."""
+        """Tests need none."""
         return ("/ip4/127.0.0.1/tcp/1",)
 
     def peer(self, peer: PeerId) -> PeerView | None:
-        """Nobody's latency is known."""
+        """No latency is known."""
         return None
 
     async def open_stream(
@@ -505,7 +505,7 @@ class FakeNode:
         return all(m.state == "ready" for m in self.shards.models.values())
 
     async def tokens(self, request: GenerateRequest) -> list[int]:
-        """The answer's token ids, the end token included."""
+        """The answer's token ids, including the end token."""
         ids: list[int] = []
         async for chunk in self.shards.backend.generate(request):
             ids += chunk.token_ids
@@ -513,7 +513,7 @@ class FakeNode:
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
-    """Wait until something holds; fails if it does not in time."""
+    """Wait until a condition holds; fails if it does not in time."""
     await wait_for(condition, timeout_s, every_s=0.005)
 
 
@@ -521,7 +521,7 @@ async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None
 async def toy_network(
     folder: Path, *layers: str, model: Mapping[str, Any] | None = None, **settings: Any
 ) -> AsyncIterator[list[FakeNode]]:
-    """One node for each entry of `layers`, all ready; fails on an error of a stream handler."""
+    """One node for each entry of `layers`, all ready; fails if a stream handler failed."""
     write_toy_model(folder / "toy", **(model or {}))
     net = FakeNet()
     nodes = []

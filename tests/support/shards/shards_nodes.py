@@ -1,4 +1,4 @@
-"""Networks of real nodes with real workers, and the answers they must give."""
+"""Networks of real nodes with real workers, and their expected answers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def spans_seen(node: Node) -> int:
 async def shards_network(
     factory: NodeFactory, path: Path, layers: Sequence[str], **settings: Any
 ) -> list[Node]:
-    """One node for each entry of `layers`, all connected, all spans known to all."""
+    """One node for each entry of `layers`, all connected, with all spans known to all."""
     nodes = [await factory(shards_config(path, wanted, **settings)) for wanted in layers]
     for i, node in enumerate(nodes):
         for other in nodes[:i]:
@@ -48,7 +48,7 @@ async def shards_network(
 
 
 def reference_ids(path: Path, prompt: Sequence[int], new: int) -> list[int]:
-    """New token ids by transformers' generate(), greedy, float32, in this process."""
+    """New token ids from transformers' generate(), greedy, float32, in this process."""
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     ids = torch.tensor([list(prompt)])
     out = model.generate(
@@ -58,7 +58,7 @@ def reference_ids(path: Path, prompt: Sequence[int], new: int) -> list[int]:
 
 
 async def answer(node: Node, prompt: str, **params: Any) -> dict[str, Any]:
-    """A whole answer: its ids, text, and last chunk."""
+    """A complete answer: its ids, text, and last chunk."""
     ids: list[int] = []
     text = ""
     chunk = None
@@ -69,5 +69,5 @@ async def answer(node: Node, prompt: str, **params: Any) -> dict[str, Any]:
 
 
 def greedy(new: int, **more: Any) -> Mapping[str, Any]:
-    """Parameters of a greedy answer."""
+    """Parameters for a greedy answer."""
     return {"temperature": 0.0, "max_tokens": new} | more

@@ -19,7 +19,7 @@ _names = itertools.count()
 
 
 class Choice(NamedTuple):
-    """Candidates as an answer brings them."""
+    """Candidates from an answer."""
 
     ids: list[int]
     logits: list[float]
@@ -27,7 +27,7 @@ class Choice(NamedTuple):
 
 
 def parse_choice(header: dict[str, Any], tail: Any) -> Choice:
-    """The candidates in the answer to a step or to candidates."""
+    """The candidates in the answer to `step` or `candidates`."""
     raw, k = bytes(tail), header["k"]
     assert len(raw) == 8 * k
     ids = np.frombuffer(raw, "<u4", k).tolist()
@@ -69,7 +69,8 @@ def token_tail(ids: Sequence[int]) -> bytes:
 
 
 class Chain:
-    """A session over workers that hold consecutive layers. `cuts` are the layers between them."""
+    """A session across workers that hold consecutive layers. `cuts` are the boundaries between
+    them."""
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class Chain:
             ask(worker, "open", session=self.session, prompt=prompt, **fields)
 
     def feed(self, ids: Sequence[int], *, k: int = 1, temperature: float = 0.0) -> Choice:
-        """Run new tokens through all stages; the candidates after the last one."""
+        """Run new tokens through all stages; returns the candidates after the last one."""
         tail: Any = token_tail(ids)
         header: dict[str, Any] = {}
         for worker in self.workers:
@@ -117,14 +118,14 @@ def reference_model(path: Path) -> Any:
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     for parameter in model.parameters():
-        # Mapped from the file, weights are not aligned, and BLAS then rounds in another order.
+        # Weights mapped from the file are unaligned, which makes BLAS round in another order.
         parameter.data = parameter.data.clone()
     model.eval()  # type: ignore[no-untyped-call]
     return model
 
 
 def reference_tokens(path: Path, prompt: Sequence[int], count: int) -> list[int]:
-    """Greedy tokens by transformers' generate(), which goes on after an end token."""
+    """Greedy tokens from transformers' generate(), which continues past an end token."""
     model = reference_model(path)
     model.generation_config.eos_token_id = None
     ids = torch.tensor([list(prompt)])

@@ -18,7 +18,7 @@ from aitorrentd.api.signing import signed_bytes
 
 
 class KeySigner:
-    """A node's identity with a key in memory."""
+    """A node's identity with an in-memory key."""
 
     def __init__(self, seed: bytes | None = None) -> None:
         self._key = SigningKey(seed) if seed else SigningKey.generate()
@@ -51,7 +51,7 @@ def shake_hands(dialer: Handshake, listener: Handshake) -> list[bytes]:
 
 @dataclass
 class Watch:
-    """Collects what a link delivers, and starts it."""
+    """Starts a link and collects what it delivers."""
 
     link: Link
     echo: bool = False
@@ -86,7 +86,7 @@ class Watch:
 
 
 async def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
-    """Waits for what tells nobody when it happens."""
+    """Polls for a condition that has no event."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)

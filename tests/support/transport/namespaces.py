@@ -1,4 +1,4 @@
-"""Machines on one wire: network namespaces behind a bridge. Needs root and iproute2."""
+"""Machines on one network: network namespaces behind a bridge. Needs root and iproute2."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ip(*words: str) -> None:
 
 @contextmanager
 def machines(count: int, *, mtu: int = 1500) -> Iterator[list[str]]:
-    """Namespaces with 10.77.0.1, .2 …; packets over `mtu` bytes vanish between them."""
+    """Namespaces with 10.77.0.1, .2 …; packets over `mtu` bytes are dropped between them."""
     between = f"ait{os.getpid()}w"
     names = [f"ait{os.getpid()}m{i}" for i in range(count)]
     try:
@@ -45,7 +45,7 @@ def machines(count: int, *, mtu: int = 1500) -> Iterator[list[str]]:
 
 
 async def run_in(namespace: str, *arguments: str) -> asyncio.subprocess.Process:
-    """This Python with `arguments` on a machine, able to import the project; its input is open."""
+    """This Python with `arguments` on a machine, able to import the project, with stdin open."""
     pipe = asyncio.subprocess.PIPE
     command = ["ip", "netns", "exec", namespace, sys.executable, *arguments]
     environ = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'plugins'}"}

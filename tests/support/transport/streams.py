@@ -1,4 +1,4 @@
-"""Two ends of a peer stream in memory, with a window, as `aitorrentd.api.Stream` says."""
+"""Two ends of an in-memory peer stream with a window, as specified by `aitorrentd.api.Stream`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SERVER = PeerId("12D3KooWSERVER")
 
 
 class _Pipe:
-    """One direction: at most `window` bytes wait in it."""
+    """One direction: holds at most `window` bytes."""
 
     def __init__(self, window: int) -> None:
         self.window = window

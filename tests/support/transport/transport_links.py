@@ -10,7 +10,7 @@ from aitorrentd.api import PeerId
 
 
 class FakeLink:
-    """Half of a pair. `hold` stops delivery to this half, as a peer that hangs would."""
+    """Half of a pair. `hold` stops delivery to this half, like a peer that hangs."""
 
     def __init__(self, me: PeerId, peer: PeerId, *, outbound: bool, shaken: bytes = b"h") -> None:
         self.me = me

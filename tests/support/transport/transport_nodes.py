@@ -1,4 +1,4 @@
-"""Nodes that run only the transport plugin and a few test protocols, in this process or another.
+"""Nodes with only the transport plugin and a few test protocols, in this process or another.
 
 `python -m tests.support.transport.transport_nodes DIR PORT [BOOTSTRAP]` prints its address and runs
 one until its standard input ends.
@@ -46,7 +46,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Identity:
-    """A signer whose key comes from a seed."""
+    """A signer with a key derived from a seed."""
 
     def __init__(self, seed: str) -> None:
         self._key = SigningKey(hashlib.sha256(seed.encode()).digest())
@@ -58,13 +58,13 @@ class Identity:
 
 
 async def echo(stream: Stream) -> None:
-    """Sends everything back, then ends."""
+    """Echoes everything, then ends."""
     while part := await stream.read():
         await stream.write(part)
 
 
 async def sink(stream: Stream) -> None:
-    """Reads everything, then says how much."""
+    """Reads everything, then reports how much."""
     total = 0
     while part := await stream.read(1 << 20):
         total += len(part)
@@ -82,7 +82,7 @@ async def broken(stream: Stream) -> None:
 
 
 class ProtocolsPlugin:
-    """Test protocols, and a policy that admits all but `refused`."""
+    """Test protocols, and a policy that admits all peers but `refused`."""
 
     def __init__(self) -> None:
         self.refused: set[str] = set()
@@ -112,7 +112,7 @@ class ProtocolsPlugin:
 
 @dataclass
 class TestNode:
-    """A kernel with its transport, and the events that it published."""
+    """A kernel with its transport, and the events it published."""
 
     __test__ = False
 
@@ -141,7 +141,7 @@ class TestNode:
 async def node(
     path: Path, seed: str, *, network: str = "test", name: str = "", **config: Any
 ) -> AsyncIterator[TestNode]:
-    """A running node; its id follows from `seed`, its state is in `path`."""
+    """A running node; its id derives from `seed`, its state is in `path`."""
 
     async def no_worker(entry: str, *, name: str, env: Any = None) -> Any:
         raise AssertionError("no worker is expected")
@@ -183,7 +183,7 @@ async def _record(happened: AsyncIterator[Event], events: list[Event]) -> None:
 
 
 class NodeProcess:
-    """A node in a process of its own."""
+    """A node in its own process."""
 
     def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:
         self.process = process
@@ -223,7 +223,7 @@ async def start_process(path: Path, seed: str, port: int = 0, **config: Any) -> 
 
 @contextmanager
 def stopped(other: NodeProcess) -> Any:
-    """The process hangs while the block runs."""
+    """Suspend the process while the block runs."""
     other.signal(signal.SIGSTOP)
     try:
         yield
