@@ -51,7 +51,7 @@ class CountConfig(PluginConfig):
 
 
 class CountPlugin:
-    """A plugin with a stream, a call that never ends, and a failing doctor check."""
+    """A plugin with a stream, a call that never ends, and a health warning."""
 
     @hookimpl
     def aitorrent_info(self) -> PluginInfo:
