@@ -1,4 +1,4 @@
-"""Keeps this node's `ait:cap:<model>` records true while backends and models come and go."""
+"""Keeps this node's `ait:cap:<model>` records current as backends and models come and go."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from aitorrentd.api import (
 )
 
 _SETTLE_S: Final = 0.2
-# A directory takes 256 records from a peer; the rest is left for other plugins.
+# A directory accepts 256 records per peer; the rest is for other plugins.
 _MAX_RECORDS: Final = 128
 
 
 class Announcer:
-    """Says in the directory what peers may ask for."""
+    """Publishes in the directory the models that peers may use."""
 
     def __init__(
         self,
@@ -45,10 +45,9 @@ class Announcer:
         self._refused: set[str] = set()
 
     async def refresh(self) -> None:
-        """Ask the backends what they can answer and bring the records up to date; a node that
-        drains says nothing."""
+        """Query the backends and update the records; a draining node publishes none."""
         offer = {} if self._draining() else await self._catalogue.offer()
-        if self._draining():  # it may have begun while the backends were asked
+        if self._draining():  # draining may have begun during the query
             offer = {}
         directory = self._directory()
         if directory is not self._said_to:
@@ -80,7 +79,7 @@ class Announcer:
         self._said[key] = value
 
     def withdraw(self) -> None:
-        """Take every record back."""
+        """Withdraw all records."""
         directory = self._directory()
         if directory is not None and directory is self._said_to:
             for key in self._said:
@@ -88,8 +87,8 @@ class Announcer:
         self._said = {}
 
     async def run(self, ctx: PluginContext, *, refresh_s: float) -> None:
-        """Refresh every `refresh_s` seconds and when a plugin, a peer or a record that is not
-        about models changed; ends when cancelled."""
+        """Refresh every `refresh_s` seconds and whenever a plugin, a peer or a non-model record
+        changes; runs until cancelled."""
         changed = asyncio.Event()
 
         async def listen() -> None:
@@ -100,7 +99,7 @@ class Announcer:
                         if isinstance(event, DirectoryChanged) and event.key.startswith(PREFIX):
                             continue
                         changed.set()
-                # The subscription ends when it was too slow; what it lost may have mattered.
+                # A subscription that lags ends; the events it missed may have mattered.
                 changed.set()
 
         try:
@@ -126,8 +125,8 @@ async def keep_connected(
     every_s: float,
     log: logging.Logger,
 ) -> None:
-    """Stay connected to the configured nodes; an open channel is reused, so this costs nothing
-    while all is well."""
+    """Stay connected to the configured nodes; open channels are reused, so this costs nothing
+    while they are up."""
     unreachable: set[str] = set()
     while True:
         for address in catalogue.config.nodes:

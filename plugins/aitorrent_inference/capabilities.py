@@ -1,4 +1,4 @@
-"""`ait:cap:<model>` records: who answers for which model. No I/O."""
+"""`ait:cap:<model>` records: which node serves which model. No I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PREFIX: Final = "ait:cap:"
 
 
 class Capability(BaseModel):
-    """What a node says about a model that it answers for."""
+    """A node's description of a model that it serves."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -35,10 +35,10 @@ def offered(
     announce: bool | tuple[str, ...],
     aliases: Mapping[str, str],
 ) -> dict[str, ModelView]:
-    """What peers may use, by the name they ask for: models and their further names.
+    """The models that peers may use, by requested name, including aliases.
 
     `announce` is true for all, false for none, or the list of allowed names. The first view of a
-    name wins; a further name exists while its model does.
+    name wins; an alias exists as long as its model does.
     """
     by_name: dict[str, ModelView] = {}
     for view in views:
@@ -62,7 +62,7 @@ def match(model: str, by_name: Mapping[str, ModelView]) -> ModelView | None:
 
 
 def record_value(view: ModelView) -> dict[str, Any]:
-    """What this node says about a model."""
+    """The record value that this node publishes for a model."""
     value = Capability(
         model=view.name,
         size_bytes=view.size_bytes,
@@ -73,9 +73,9 @@ def record_value(view: ModelView) -> dict[str, Any]:
 
 
 def read_record(record: Record, name_of: Callable[[PeerId], str] | None = None) -> ModelView | None:
-    """The model in a record that a stranger wrote, or None when it is not such a record.
+    """The model in an untrusted record, or None if the record is not a valid one.
 
-    `name_of` gives what a peer calls itself.
+    `name_of` returns the name that a peer claims.
     """
     name = record.key.removeprefix(PREFIX)
     if name == record.key or not 1 <= len(name) <= 256 or not name.isprintable():

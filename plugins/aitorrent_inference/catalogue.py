@@ -1,4 +1,4 @@
-"""Who could answer: the models of this machine's backends and those that peers offer."""
+"""Available models: those of this machine's backends and those that peers offer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from aitorrentd.api import (
 _MODELS_TIMEOUT_S: Final = 10.0
 _FIND_TIMEOUT_S: Final = 5.0
 _PING_TIMEOUT_S: Final = 2.0
-# A peer that failed is asked after the others for so long.
+# How long a peer that failed is tried only after the others.
 _DISTRUST_S: Final = 30.0
 _MAX_DISTRUSTED: Final = 1024
 _NAMES_SHOWN: Final = 12
@@ -41,7 +41,7 @@ _NAMES_SHOWN: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class BackendState:
-    """What a backend said when it was last asked for its models."""
+    """The result of the last model query to a backend."""
 
     name: str
     ok: bool
@@ -51,17 +51,17 @@ class BackendState:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Somebody who could answer a request."""
+    """A backend or peer that could answer a request."""
 
     backend: Backend
     model: str
-    "The model as this backend calls it."
+    "The model's name on this backend."
 
 
 class Catalogue:
-    """What can be answered, and by whom.
+    """Which models are available, and from whom.
 
-    `transport` and `directory` are asked for at each use: their plugin may come and go.
+    `transport` and `directory` are looked up at each use, since their plugin may come and go.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class Catalogue:
         self._directory = directory
         self._failed_at: dict[PeerId, float] = {}
         self.fixed: dict[str, PeerId] = {}
-        "Who answered at the addresses in `nodes`."
+        "The peers that answered at the addresses in `nodes`."
 
     async def ask_backends(self) -> list[BackendState]:
-        """Every local backend's models now, in order of registration; never raises for one."""
+        """Query all local backends for their models, in registration order; errors are captured."""
         backends = list(self.backends)
         states = await asyncio.gather(*(self._ask_backend(b) for b in backends))
         self.states = {state.name: state for state in states}
@@ -101,7 +101,7 @@ class Catalogue:
         except TimeoutError:
             return BackendState(backend.name, False, f"no answer within {_MODELS_TIMEOUT_S:g} s")
         except Exception as e:
-            # The fence around another plugin's code: its bug must not hide the other backends.
+            # Fence around another plugin's code: its bug must not hide the other backends.
             self._log.exception("backend %s failed to list its models", backend.name)
             return BackendState(backend.name, False, f"failed: {type(e).__name__}; see the log")
         count = len(models)
@@ -113,19 +113,19 @@ class Catalogue:
         return [*local, *self.peer_models()]
 
     def peer_models(self) -> list[ModelView]:
-        """What peers say they can answer, as far as it is known here."""
+        """Models that peers announce, as far as known locally."""
         views = (read_record(record, self.name_of) for record in self._records(PREFIX))
         return [view for view in views if view is not None]
 
     def name_of(self, peer: str) -> str:
-        """What a connected peer calls itself, a claim; empty when it says none or is not there."""
+        """The name that a connected peer claims; empty if it has none or is not connected."""
         transport = self._transport()
         view = transport.peer(PeerId(peer)) if transport is not None else None
         return view.name if view is not None else ""
 
     def pending(self) -> list[PendingModel]:
-        """Models that cannot be answered with yet, by what is known already; of those that only
-        peers load, the ones that nobody offers."""
+        """Models that are not available yet, from current knowledge; of those that only peers
+        load, the ones that no peer offers."""
         offered_by_peers = {view.name for view in self.peer_models()}
         found: list[PendingModel] = []
         for backend in self.backends:
@@ -134,7 +134,7 @@ class Catalogue:
             try:
                 found += backend.pending()
             except Exception:
-                # The fence around another plugin's code, as in _ask_backend.
+                # Fence around another plugin's code, as in _ask_backend.
                 self._log.exception(
                     "backend %s failed to list what it is waiting for", backend.name
                 )
@@ -144,7 +144,7 @@ class Catalogue:
     def loading(
         self, model: str, backend: str | None, *, discover: bool = False
     ) -> list[PendingModel]:
-        """Those of `pending` that get ready by themselves and may be meant; arguments as for
+        """Models of `pending` that match and become ready without intervention; arguments as for
         `candidates`."""
         name = self.config.capabilities.get(model, model) or self.config.default_model
         only_peers = discover or (backend or "").startswith("peer:")
@@ -164,12 +164,12 @@ class Catalogue:
         return [r for r in directory.known(prefix) if r.peer != transport.node_id]
 
     async def offer(self) -> dict[str, ModelView]:
-        """What peers may use here, by the name they ask for."""
+        """The models that peers may use here, by requested name."""
         views = [view for state in await self.ask_backends() for view in state.models]
         return offered(views, announce=self.config.announce, aliases=self.config.capabilities)
 
     def distrust(self, peer: PeerId) -> None:
-        """Ask this peer after the others for a while: it has just failed."""
+        """Try this peer only after the others for a while, because it just failed."""
         if len(self._failed_at) >= _MAX_DISTRUSTED:
             self._failed_at.clear()
         self._failed_at[peer] = self._clock.monotonic()
@@ -178,7 +178,7 @@ class Catalogue:
         """Local backends that may answer a peer; an empty model means the default.
 
         Raises:
-            NotFound: the model is not here or not offered.
+            NotFound: the model is not available here or not offered.
         """
         offer = await self.offer()
         name = model or self._default(offer)
@@ -203,14 +203,14 @@ class Catalogue:
     async def candidates(
         self, model: str, backend: str | None, *, discover: bool = False
     ) -> list[Candidate]:
-        """Who may answer this machine, in the order to ask: local backends, then peers by latency.
+        """Candidates for this machine's requests, in order: local backends, then peers by latency.
 
-        An empty model means the default; `backend` narrows it to one backend or `peer:<id>`, and
-        `discover` to peers that are known by nothing but the directory.
+        An empty model means the default; `backend` restricts the result to one backend or
+        `peer:<id>`, and `discover` to peers known only from the directory.
 
         Raises:
-            NotFound: nobody has the model, or there is no such backend. InvalidParams: not a peer
-            id. Unavailable: no model at all can be answered.
+            NotFound: no one has the model, or no such backend. InvalidParams: not a peer id.
+            Unavailable: no model is available at all.
         """
         if backend is not None and backend.startswith("peer:"):
             return [Candidate(self._peer_named(backend.removeprefix("peer:")), model)]
@@ -229,14 +229,14 @@ class Catalogue:
         if not found:
             self._check_pending(self.config.capabilities.get(name, name), {**local, **remote})
             there = _there_are({**local, **remote})
-            # a backend that knows the name has the better reason
+            # a backend that knows the name gives the better reason
             states.sort(key=lambda s: name not in s.detail)
             raise NotFound(f"no model {name!r}{there}{_failures(states)}")
         return found
 
     def _check_pending(self, model: str, names: Iterable[str], backend: str | None = None) -> None:
-        """Say what an unfinished model lacks, and which others could be asked; an empty name means
-        the first.
+        """Report what a pending model lacks and which other models are available; an empty name
+        means the first.
 
         Raises:
             Unavailable: the model is one of `pending`.
@@ -298,7 +298,7 @@ class Catalogue:
         )
 
     async def _peers(self, model: str, *, ask: bool) -> list[PeerBackend]:
-        """Peers that offer the model, the nearest first; `ask` looks further than what is known."""
+        """Peers that offer the model, nearest first; `ask` searches beyond what is known."""
         transport, directory = self._transport(), self._directory()
         if transport is None or directory is None:
             return []
@@ -322,8 +322,8 @@ class Catalogue:
         return [self._peer(p, transport, usable[p].addresses) for p in sorted(usable, key=rank)]
 
     async def _measured(self, transport: Transport, peers: Sequence[PeerId]) -> dict[PeerId, float]:
-        """Round-trip times in seconds; unmeasured connected peers are pinged when there is a
-        choice to make."""
+        """Round-trip times in seconds; pings unmeasured connected peers if there is a
+        choice."""
 
         async def rtt(peer: PeerId) -> float:
             view = transport.peer(peer)

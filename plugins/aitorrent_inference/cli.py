@@ -100,7 +100,7 @@ def _render_models(reply: Mapping[str, Any]) -> str:
 
 
 def _state(row: Mapping[str, Any]) -> str:
-    """`loading 43%` where it is known how far that is."""
+    """The state, as `loading 43%` if the progress is known."""
     total = row.get("total_bytes")
     if row["state"] != "loading" or not total:
         return str(row["state"])
@@ -188,7 +188,7 @@ def sampling(
     max_tokens: int | None,
     stop: list[str] | None,
 ) -> dict[str, Any]:
-    """The parameters that were given."""
+    """The parameters that are set."""
     named = {
         "temperature": temperature,
         "top_p": top_p or None,
@@ -231,7 +231,7 @@ def chat(
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
+    """Add this module's commands."""
     app.command("models", epilog=toolkit.examples("models", "models --json"))(models)
     app.command(
         "ask",

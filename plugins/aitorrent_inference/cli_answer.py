@@ -1,4 +1,4 @@
-"""An answer as the command line shows it: its text as it comes, its cost, and who gave it."""
+"""Command-line output of an answer: streamed text, cost, and the nodes that produced it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from aitorrentd.cli import toolkit
 
-# Control characters and those that turn the direction of writing; tab and newline may pass.
+# Control characters and those that change text direction; tab and newline are allowed.
 _UNSAFE: Final = dict.fromkeys(
     [*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)],
     "\N{REPLACEMENT CHARACTER}",
@@ -21,10 +21,10 @@ def message(role: str, content: str) -> dict[str, str]:
 
 
 def stream_answer(params: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
-    """Print the answer as it comes and return its summary.
+    """Print the answer as it streams and return its summary.
 
-    `pieces` gets the text, so that what came before an error or Ctrl-C is known. With --json each
-    piece is a line, and the summary is the last one.
+    `pieces` collects the text, so that partial output survives an error or Ctrl-C. With --json each
+    piece is a line and the summary is the last one.
     """
     is_terminal = sys.stdout.isatty()
     with toolkit.connect_when_up() as client, _Told(pieces) as told:
@@ -56,8 +56,8 @@ def stream_answer(params: dict[str, Any], pieces: list[str]) -> dict[str, Any]:
 
 
 class _Told:
-    """Shows what the daemon tells meanwhile, on stderr: how far a model is loaded, as a bar on a
-    terminal and elsewhere once; all else as a line of its own."""
+    """Shows notices from the daemon on stderr: load progress as a bar on a terminal, elsewhere
+    once; everything else on separate lines."""
 
     def __init__(self, pieces: list[str]) -> None:
         self.bar = toolkit.Progress()
@@ -73,13 +73,13 @@ class _Told:
         self.end_thinking()
 
     def think(self, text: str) -> None:
-        """Show a piece of what the model thinks, on stderr."""
+        """Show a piece of the model's reasoning on stderr."""
         self._thought = text
         sys.stderr.write(text.translate(_UNSAFE) if sys.stderr.isatty() else text)
         sys.stderr.flush()
 
     def end_thinking(self) -> None:
-        """End its last line, before something else is written."""
+        """End the last line of reasoning before other output."""
         if self._thought and not self._thought.endswith("\n"):
             sys.stderr.write("\n")
             sys.stderr.flush()
@@ -103,7 +103,7 @@ class _Told:
 
 
 def report(summary: Mapping[str, Any]) -> None:
-    """What an answer cost and who gave it, on stderr."""
+    """Print the cost and origin of an answer on stderr."""
     if toolkit.options.json:
         return
     tokens = summary.get("completion_tokens") or 0
@@ -127,7 +127,7 @@ def report(summary: Mapping[str, Any]) -> None:
 def stage_lines(summary: Mapping[str, Any]) -> list[str]:
     """Which node held which layers, aligned; the end of a range is one past its last layer.
 
-    Its name is in quotes, which no name contains, so that it cannot pass for anything else here.
+    Names are in quotes, which no name contains, so a name cannot imitate other output.
     """
     rows = [(f"{s['start']}-{s['end']}", str(s["peer"])) for s in summary.get("stages", [])]
     width = max((len(layers) for layers, _ in rows), default=0)

@@ -21,7 +21,7 @@ _HELP: Final = (
 
 
 class Conversation:
-    """The turns so far. A turn that got no answer is not kept."""
+    """The turns so far. Unanswered turns are not kept."""
 
     def __init__(self, params: dict[str, Any], system: str = "") -> None:
         self._params = params
@@ -30,13 +30,13 @@ class Conversation:
         self.start_over()
 
     def start_over(self) -> None:
-        """Forget all turns but what the model is told first."""
+        """Forget all turns except the system message."""
         self.turns = [message("system", self._system)] if self._system else []
 
     def say(self, text: str) -> dict[str, Any]:
-        """Ask the next turn, print the answer and keep both; returns the answer's summary.
+        """Send the next turn, print the answer and keep both; return the answer's summary.
 
-        What was printed before Ctrl-C or an error stays part of the conversation.
+        Text printed before Ctrl-C or an error stays in the conversation.
         """
         asked = [*self.turns, message("user", text)]
         pieces: list[str] = []
@@ -48,13 +48,13 @@ class Conversation:
 
 
 def talk(conversation: Conversation) -> None:
-    """Read turns and answer them until the end of the input.
+    """Read and answer turns until the end of input.
 
     Raises:
-        CommandFailed: a program wrote the turns, and none of them was answered.
+        CommandFailed: the input is not a terminal, and no turn was answered.
     """
     with toolkit.connect_when_up():
-        pass  # whoever cannot reach the daemon should hear so before typing
+        pass  # report an unreachable daemon before the user types
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         import readline  # noqa: F401  (line editing for input())
@@ -78,7 +78,7 @@ def talk(conversation: Conversation) -> None:
 
 
 def _answer(conversation: Conversation, text: str) -> bool:
-    """Whether it went without an error; who stops an answer has had enough of it."""
+    """Answer one turn; return whether it succeeded. Ctrl-C counts as success."""
     try:
         report(conversation.say(text))
     except KeyboardInterrupt:
@@ -91,7 +91,7 @@ def _answer(conversation: Conversation, text: str) -> bool:
 
 
 def _read(is_terminal: bool) -> str | None:
-    """One turn: lines as long as they end with a backslash; None at the end of the input."""
+    """Read one turn; a trailing backslash continues it on the next line. None at EOF."""
     lines: list[str] = []
     while True:
         try:

@@ -1,11 +1,10 @@
 """`/ai-torrent/1/generate`: the lines that peers exchange for an answer. No I/O.
 
-The request is one JSON line `{"prompt"|"messages", "model", "params"}`. A field or a parameter
-that this node does not know is refused by its name, since without it the answer would be another.
-The answer is NDJSON as Ollama's `/api/generate` streams it (Ollama, docs/api.md, "Generate a
-completion"): lines with `response`, or with `thinking` for what comes before the answer, then one
-with `done` true and the figures. An error is `{"error", "code"}` and the end. Unknown fields of an
-answer are ignored.
+The request is one JSON line `{"prompt"|"messages", "model", "params"}`. An unknown field or
+parameter is rejected by name, since ignoring it would change the answer. The answer is NDJSON as
+streamed by Ollama's `/api/generate` (Ollama, docs/api.md, "Generate a completion"): lines with
+`response`, or with `thinking` for reasoning before the answer, then one with `done` true and the
+statistics. An error is a final line `{"error", "code"}`. Unknown answer fields are ignored.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ MAX_LINE_BYTES: Final = 1024 * 1024
 MAX_ANSWER_CHARS: Final = 16 * 1024 * 1024
 _MAX_ERROR_CHARS: Final = 2048
 _MAX_PROBLEMS: Final = 8
-# Codes of a peer's error that mean the same here; any other one only says that the peer failed.
+# Peer error codes that keep their meaning here; any other only means that the peer failed.
 _CODES_KEPT: Final = frozenset({"busy", "not_found", "invalid_params"})
 
 _DURATIONS: Final = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
-# "load" and "unload" answer an empty prompt; old servers send none.
+# "load" and "unload" answer an empty prompt; old servers send no reason.
 _REASONS: Final = (None, "stop", "length", "load", "unload")
 
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -95,7 +94,7 @@ class Timing:
 
 
 def _problems(error: ValidationError) -> str:
-    """The first few; every unknown field and parameter is among them, by its name."""
+    """The first few problems, plus every unknown field and parameter by name."""
     found = []
     for item in error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]:
         where = ".".join(str(part) for part in item["loc"])
@@ -112,11 +111,11 @@ def _line(value: Mapping[str, Any]) -> bytes:
 def sampling_params(raw: Mapping[str, Any]) -> SamplingParams:
     """Parameters under our names or Ollama's: `num_predict` is `max_tokens`.
 
-    Ollama's ways to say "unset" are understood: a negative `num_predict` or `seed`, `top_p` of 0,
-    one `stop` text without a list.
+    Ollama's forms of "unset" are accepted: a negative `num_predict` or `seed`, `top_p` of 0,
+    a single `stop` string instead of a list.
 
     Raises:
-        ValidationError: a value is out of its range.
+        ValidationError: a value is out of range.
     """
     params = {k: v for k, v in raw.items() if v is not None}
     if "num_predict" in params:
@@ -132,7 +131,7 @@ def sampling_params(raw: Mapping[str, Any]) -> SamplingParams:
 
 
 def encode_request(request: GenerateRequest) -> bytes:
-    """The request as its one line."""
+    """Encode the request as one line."""
     value: dict[str, Any] = {}
     if request.prompt is not None:
         value["prompt"] = request.prompt
@@ -147,10 +146,10 @@ def encode_request(request: GenerateRequest) -> bytes:
 
 
 def decode_request(line: bytes) -> GenerateRequest:
-    """The request in a line that a stranger wrote.
+    """Decode a request from an untrusted line.
 
     Raises:
-        ProtocolError: not JSON. InvalidParams: not a request, or one with something unknown.
+        ProtocolError: not JSON. InvalidParams: not a valid request, or unknown fields.
     """
     try:
         wire = _Request.model_validate_json(line)
@@ -173,7 +172,7 @@ def created_at(time_s: float) -> str:
 
 
 def text_line(model: str, time_s: float, text: str, thinking: str = "") -> bytes:
-    """A line that carries a piece of the answer, or of what the model thinks before it."""
+    """A line that carries a piece of the answer or of the reasoning before it."""
     value = {"model": model, "created_at": created_at(time_s), "response": text, "done": False}
     return _line({**value, "thinking": thinking} if thinking else value)
 
@@ -181,7 +180,7 @@ def text_line(model: str, time_s: float, text: str, thinking: str = "") -> bytes
 def last_line(model: str, time_s: float, chunk: Chunk, timing: Timing) -> bytes:
     """The line that ends an answer; `chunk` is the backend's last one, its text already sent.
 
-    The session's context is left out when the line would be too long with it.
+    The session's context is omitted if it would make the line too long.
     """
     value: dict[str, Any] = {
         "model": model,
@@ -210,15 +209,15 @@ def last_line(model: str, time_s: float, chunk: Chunk, timing: Timing) -> bytes:
 
 
 def error_line(error: AitorrentError) -> bytes:
-    """The line that says why there is no (further) answer."""
+    """The line that reports why the answer failed or stopped."""
     return _line({"error": error.message[:_MAX_ERROR_CHARS] or error.code, "code": error.code})
 
 
 def decode_reply(line: bytes) -> Chunk | AitorrentError:
-    """A line of the answer as a chunk, or the error that the peer reports.
+    """Decode an answer line into a chunk, or the error that the peer reports.
 
     Raises:
-        ProtocolError: not such a line.
+        ProtocolError: malformed.
     """
     try:
         reply = _Reply.model_validate_json(line)
@@ -228,7 +227,7 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
         text = reply.error[:_MAX_ERROR_CHARS]
         if reply.code in _CODES_KEPT:
             return error_from_map({"code": reply.code, "message": text})
-        # A node of the first ai-torrent sends no code, but this text.
+        # Nodes of the original ai-torrent send this text and no code.
         if text == "Too many requests":
             return error_from_map({"code": "busy", "message": text})
         return Unavailable(text)

@@ -1,4 +1,4 @@
-"""What the plugin says when nothing can answer."""
+"""Health reports when nothing can answer a prompt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def can_answer(router: Router) -> Check:
 
 
 def warnings(catalogue: Catalogue) -> list[HealthWarning]:
-    """A warning while nothing here or on connected peers can answer, by what is known already."""
+    """A warning while nothing here or on connected peers can answer, from current knowledge."""
     if any(s.ok and s.models for s in catalogue.states.values()) or catalogue.peer_models():
         return []
     if coming := _loading(catalogue):
@@ -37,7 +37,7 @@ def warnings(catalogue: Catalogue) -> list[HealthWarning]:
 
 
 def _loading(catalogue: Catalogue) -> list[str]:
-    """Models that get ready by themselves: nobody needs to do anything about them."""
+    """Models that become ready without intervention."""
     return sorted({p.name for p in catalogue.pending() if p.state == "loading"})
 
 

@@ -153,14 +153,14 @@ def summary(
     node: str,
     names: Callable[[Iterable[str]], Mapping[str, str]] = _nobody,
 ) -> dict[str, Any]:
-    """What the End of an answer says; `ended_s` is on the clock of `answer`, and `names` gives the
-    names of those nodes that have one."""
+    """The summary in the End of an answer; `ended_s` is on the clock of `answer`, and `names` maps
+    nodes to their names, if they have one."""
     last = answer.last
     if last is None:
         raise Unavailable("the answer ended without a finish reason")
     first_s = answer.first_token_s if answer.first_token_s is not None else ended_s
     decode_s = ended_s - first_s
-    # The first token belongs to the prompt's time; what follows shows the pace.
+    # The first token counts as prompt time; the rest give the rate.
     paced = last.completion_tokens - 1
     rate = last.extra.get("tokens_per_s")
     if not isinstance(rate, int | float):
@@ -186,7 +186,7 @@ def summary(
 
 
 def _piece(chunk: Chunk, *, thinking: bool) -> dict[str, Any]:
-    """The chunk as an item of the stream; empty when it has nothing for this caller."""
+    """The chunk as a stream item; empty if it has nothing for this caller."""
     piece: dict[str, Any] = {"text": chunk.text}
     if thinking and chunk.thinking:
         piece["thinking"] = chunk.thinking

@@ -1,4 +1,4 @@
-"""A peer as a backend: asks it through `/ai-torrent/1/generate`."""
+"""A peer as a backend, queried over `/ai-torrent/1/generate`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class PeerBackend:
-    """Answers prompts by asking one peer. Made anew for each answer; holds no connection."""
+    """Answers prompts by asking one peer. Created per answer; holds no connection."""
 
     def __init__(
         self,
@@ -58,12 +58,12 @@ class PeerBackend:
         return f"peer:{self.peer}"
 
     async def models(self) -> Sequence[ModelView]:
-        """What the peer said it can answer."""
+        """The models that the peer announced."""
         return self._models()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        """The peer's answer, each line checked. Closing the iterator resets the stream, which
-        stops the peer's work."""
+        """Stream the peer's answer, validating each line. Closing the iterator resets the stream,
+        which stops the peer's work."""
         line = encode_request(request)
         if len(line) > MAX_LINE_BYTES:
             raise InvalidParams(

@@ -1,4 +1,4 @@
-"""The inference plugin: what it declares and what runs."""
+"""The inference plugin: hooks and lifespan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from aitorrentd.api import (
 
 
 class InferencePlugin:
-    """Routes prompts to backends and peers, and answers those of peers."""
+    """Routes prompts to backends and peers, and answers peers' prompts."""
 
     def __init__(self) -> None:
         self._service: InferenceService | None = None
@@ -45,7 +45,7 @@ class InferencePlugin:
     @hookimpl
     @asynccontextmanager
     async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
-        """Answers while it runs."""
+        """Answer prompts while the plugin runs."""
         async with running(ctx) as self._service:
             yield
 
@@ -67,13 +67,13 @@ class InferencePlugin:
         if self._service is None:
             return []
         handler = self._service.handler
-        # More streams than answers, so that one too many hears "Too many requests".
+        # More streams than answers, so that excess requests get "Too many requests".
         spare = handler.slots.limit + 27
         return [WireProtocol(PROTOCOL, handler, max_streams=spare)]
 
     @hookimpl
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
-        """Whether something can answer a prompt."""
+        """Check that something can answer a prompt."""
         return [can_answer(self._service.router)] if self._service is not None else []
 
     @hookimpl

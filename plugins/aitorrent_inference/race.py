@@ -1,4 +1,4 @@
-"""Several answers at once: the first to say something wins, the others are closed."""
+"""Concurrent answers: the first to produce output wins, the others are closed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _AHEAD: Final = 16  # chunks that a lane may be ahead of its reader
 
 
 class Lane:
-    """One answer, read by a task of its own into a bounded queue."""
+    """One answer, read by its own task into a bounded queue."""
 
     def __init__(self, name: str, chunks: AsyncIterator[Chunk]) -> None:
         self.name = name
@@ -28,7 +28,7 @@ class Lane:
                 await chunks.aclose()
 
     async def next(self) -> Chunk | None:
-        """The next chunk, or None at the end; the answer's error is raised here."""
+        """The next chunk, or None at the end; raises the answer's error."""
         if self._queue.empty():
             getting = asyncio.ensure_future(self._queue.get())
             try:
@@ -54,7 +54,7 @@ class Lane:
 
 
 def speaks(chunk: Chunk) -> bool:
-    """Whether the chunk is more than an empty sign of life."""
+    """Whether the chunk is more than an empty keepalive."""
     return bool(chunk.text or chunk.thinking or chunk.token_ids or chunk.done)
 
 
@@ -70,10 +70,10 @@ async def _first_word(lane: Lane) -> _FirstWord:
 async def race(
     answers: Sequence[tuple[str, AsyncIterator[Chunk]]],
 ) -> AsyncGenerator[tuple[str, Chunk], None]:
-    """The answer that speaks first, as (its name, chunk).
+    """Yield the first answer to produce output, as (its name, chunk).
 
-    An answer that fails or ends without a word is out of the race; when all are, the first error
-    is raised. After the first word the winner's error is raised as it is.
+    An answer that fails or ends without output is out of the race; if all are, the first error is
+    raised. After the first output the winner's error is raised unchanged.
     """
     lanes = [Lane(name, chunks) for name, chunks in answers]
     first_words = [asyncio.create_task(_first_word(lane)) for lane in lanes]
@@ -111,6 +111,6 @@ async def _end(first_words: Sequence[asyncio.Task[_FirstWord]], lanes: Sequence[
     await asyncio.wait(first_words)
     for task in first_words:
         if not task.cancelled():
-            task.exception()  # looked at: an error of a loser concerns nobody
+            task.exception()  # retrieved and dropped: errors of losers are irrelevant
     for lane in lanes:
         await lane.ended()

@@ -1,7 +1,7 @@
-"""The router: an answer by the first who can give it.
+"""The router: an answer from the first candidate that can give one.
 
-A candidate that fails before its first word is followed by the next; after the first word its
-error ends the answer. An answer never ends as if it were complete when it is not.
+If a candidate fails before its first output, the next one is tried; after that its error ends the
+answer. An incomplete answer never ends as if it were complete.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from aitorrentd.api.limits import Slots
 
 @dataclass(slots=True)
 class Answer:
-    """What is known about an answer while it is given, for its summary."""
+    """State of an answer in progress, for its summary."""
 
     model: str = ""
     backend: str = ""
     began_s: float = 0.0
     first_token_s: float | None = None
-    "Clock time of the first token."
+    "Time of the first token, on the answer's clock."
     last: Chunk | None = None
     "The chunk that ended it."
     failures: list[str] = field(default_factory=list)
-    "Who was asked in vain, with the reason."
+    "Candidates that failed, with reasons."
     text_chars: int = 0
     thinking_chars: int = 0
 
     @property
     def note(self) -> str:
-        """Why the answer is empty; itself empty when it is not."""
+        """Why the answer is empty; an empty string if it is not."""
         if self.last is None or self.text_chars:
             return ""
         tokens = self.last.completion_tokens
@@ -78,7 +78,7 @@ class Router:
         log: logging.Logger,
         work: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`work` is entered for each answer; what it raises keeps the answer from beginning."""
+        """`work` is entered for each answer; if it raises, the answer does not start."""
         self.catalogue = catalogue
         self.local_slots = Slots(max_local)
         self._clock = clock
@@ -100,13 +100,13 @@ class Router:
         wait_s: float = 0,
         answer: Answer | None = None,
     ) -> AsyncGenerator[Chunk, None]:
-        """The answer for this machine by the best backend or peer, or by the named one.
+        """Answer this machine from the best backend or peer, or from the named one.
 
-        `discover` asks only peers that the directory knows. `parallel` asks that many at once and
-        takes whoever speaks first. A model that is loading is waited for at most `wait_s`
-        seconds, with a chunk that has a `notice` several times a second. `answer` is filled while
-        the iterator runs. Errors as `Backend.generate`; Busy above `max_local`; ShuttingDown while
-        the node drains; TimedOut after `wait_s`.
+        `discover` restricts candidates to peers in the directory. `parallel` queries that many at
+        once and takes the first to produce output. Waits at most `wait_s` seconds for a loading
+        model, yielding a chunk with a `notice` several times per second. `answer` is filled while
+        the iterator runs. Errors as in `Backend.generate`; Busy above `max_local`; ShuttingDown
+        while the node drains; TimedOut after `wait_s`.
         """
         meant = partial(self.catalogue.loading, request.model, backend, discover=discover)
         return self._generate(
@@ -122,8 +122,8 @@ class Router:
     def generate_for_peer(
         self, request: GenerateRequest, answer: Answer
     ) -> AsyncGenerator[Chunk, None]:
-        """The answer for a peer: by local backends only, so that a prompt never travels in a
-        circle, and only with offered models. The caller counts its slots."""
+        """Answer a peer: only from local backends, so that a prompt never loops, and only with
+        offered models. The caller enforces its slots."""
         return self._generate(
             request, lambda: self.catalogue.offered_candidates(request.model), answer, 1, None
         )
@@ -144,7 +144,7 @@ class Router:
         candidates: list[Candidate] = []
         try:
             with self._work():
-                pass  # a node that drains says so at once; one that waits for layers may stop
+                pass  # refuse at once while draining; waiting for a model must not delay shutdown
             async with aclosing(until_loaded(find, loading, wait_s, candidates)) as notices:
                 async for notice in notices:
                     yield notice
@@ -204,7 +204,7 @@ class Router:
             except AitorrentError as e:
                 self._note_failure(group, answer, e, spoke=spoke)
                 if spoke or (isinstance(e, InvalidParams) and not _is_peer(group[0])):
-                    raise  # what a peer calls invalid, another may well answer
+                    raise  # a request that one peer rejects as invalid may suit another
                 errors.append(e)
         raise _summary(errors, answer.failures)
 
@@ -250,7 +250,7 @@ def _who(candidate: Candidate) -> str:
 
 
 def _summary(errors: Sequence[AitorrentError], failures: Sequence[str]) -> AitorrentError:
-    """One error for several who failed before their first word; of their kind if they agree."""
+    """One error for several failures before any output; of their type if they agree."""
     if len(errors) == 1:
         return errors[0]
     kinds = {type(e) for e in errors}

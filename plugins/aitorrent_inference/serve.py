@@ -30,7 +30,7 @@ from aitorrentd.api.limits import Slots
 from aitorrentd.api.tasks import beside
 
 _REQUEST_TIMEOUT_S: Final = 30.0
-# A reader that takes nothing for so long does not keep its slot.
+# A client that reads nothing for this long loses its slot.
 _WRITE_TIMEOUT_S: Final = 60.0
 # After the client has closed its sending side, a reset no longer wakes a read.
 _GONE_POLL_S: Final = 1.0
@@ -38,7 +38,7 @@ _NS: Final = 1_000_000_000
 
 
 class GenerateHandler:
-    """Serves one stream per call; at most `max_concurrent` answers run at one time."""
+    """Serves one stream per call; at most `max_concurrent` answers run concurrently."""
 
     def __init__(
         self, router: Router, *, max_concurrent: int, clock: Clock, log: logging.Logger
@@ -49,7 +49,7 @@ class GenerateHandler:
         self._log = log
 
     async def __call__(self, stream: Stream) -> None:
-        """Answer the request that a peer sends on `stream`, then close it."""
+        """Answer a peer's request on `stream`, then close it."""
         try:
             try:
                 await self._serve(stream)
@@ -76,7 +76,7 @@ class GenerateHandler:
             await self._answer_until_gone(stream, line)
 
     async def _answer_until_gone(self, stream: Stream, line: bytes) -> None:
-        """Answer; a client that goes away ends the work behind the answer at once."""
+        """Answer the request; a client disconnect cancels the work immediately."""
         async with (
             beside(self._answer(stream, line), "answer for a peer") as answering,
             beside(_until_gone(stream), "watch a peer's stream") as watching,
@@ -110,7 +110,7 @@ class GenerateHandler:
 
 
 async def _until_gone(stream: Stream) -> None:
-    """Return when the stream is reset, or its peer sends more than a request."""
+    """Return when the stream is reset or the peer sends more than the request."""
     excess = 0
     while excess <= MAX_LINE_BYTES:
         try:

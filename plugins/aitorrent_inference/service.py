@@ -1,4 +1,4 @@
-"""The parts of the plugin put together: catalogue, router, handler, and what runs beside them."""
+"""Assembles the plugin: catalogue, router, handler and background tasks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from aitorrentd.api.tasks import Tasks
 
 @dataclass(frozen=True, slots=True)
 class InferenceService:
-    """What answers prompts of this machine and of peers."""
+    """The parts that answer prompts from this machine and from peers."""
 
     router: Router
     handler: GenerateHandler
@@ -33,8 +33,8 @@ class InferenceService:
 
 @asynccontextmanager
 async def running(ctx: PluginContext) -> AsyncIterator[InferenceService]:
-    """Offers the registry and the router, keeps the directory records true and the configured
-    nodes connected."""
+    """Provide the registry and the router, and keep the directory records current and the
+    configured nodes connected."""
     config: InferenceConfig = ctx.config
     backends: Registry[Backend] = Registry("backend")
     catalogue = Catalogue(

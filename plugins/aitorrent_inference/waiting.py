@@ -10,10 +10,10 @@ from aitorrent_inference.catalogue import Candidate
 from aitorrentd.api import Chunk, NotFound, PendingModel, TimedOut, Unavailable
 
 TICK_S: Final = 0.25
-"How often the caller hears how far it is."
+"Interval between progress notices."
 GRACE_S: Final = 3.0
-"""Between the end of loading and the first offer: a peer loads, then its layers are seen, then it
-offers the model."""
+"""Allowance between the end of loading and the first offer: a peer loads, its layers are
+discovered, then it offers the model."""
 
 
 async def until_loaded(
@@ -22,13 +22,13 @@ async def until_loaded(
     wait_s: float,
     found: list[Candidate],
 ) -> AsyncGenerator[Chunk, None]:
-    """Notices, until `find` finds who can answer, which then is in `found`.
+    """Yield notices until `find` returns candidates, which are then in `found`.
 
-    `loading` are the models that are meant and that are loading. When there are none, or
-    `wait_s` is 0, the error of `find` is raised at once.
+    `loading` returns the matching models that are loading. If there are none, or `wait_s` is 0,
+    the error of `find` is raised at once.
 
     Raises:
-        NotFound, Unavailable: of `find`. TimedOut: still being loaded after `wait_s` seconds.
+        NotFound, Unavailable: from `find`. TimedOut: still loading after `wait_s` seconds.
     """
     loop = asyncio.get_running_loop()
     began = seen = loop.time()

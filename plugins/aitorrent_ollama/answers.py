@@ -1,4 +1,4 @@
-"""Answers of Ollama's API as our chunks. No I/O."""
+"""Converts Ollama API answers to chunks. No I/O."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from aitorrentd.api.models.inference import DoneReason
 from aitorrentd.api.models.texts import TextJoiner, end_of, text_in
 
 _DURATIONS: Final = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
-# They answer an empty prompt, which only loads or unloads the model.
+# Reasons for an empty prompt, which only loads or unloads the model.
 _EMPTY: Final = ("load", "unload")
 
 
 class AnswerReader:
-    """Turns the documents of one answer into chunks; `max_tokens` is what was asked for."""
+    """Turns the documents of one answer into chunks; `max_tokens` is the requested limit."""
 
     def __init__(self, max_tokens: int | None) -> None:
         self._max_tokens = max_tokens
@@ -23,10 +23,10 @@ class AnswerReader:
         self._last: dict[str, Any] | None = None
 
     def read(self, line: dict[str, Any]) -> Chunk:
-        """A line of `/api/generate` or `/api/chat`, which may add nothing.
+        """Convert a line of `/api/generate` or `/api/chat`; the chunk may be empty.
 
         Raises:
-            ProtocolError: neither of the two. Unavailable: the answer was cut short.
+            ProtocolError: not a line of either. Unavailable: the answer was cut short.
         """
         message = line.get("message")
         said = message if isinstance(message, dict) else line
@@ -43,11 +43,11 @@ class AnswerReader:
         return self._ended(line, text + self._text.rest(), thinking + self._thinking.rest())
 
     def finish(self) -> Chunk:
-        """The last chunk of an answer that has none with `done`: some of Ollama's runners give a
-        reason only.
+        """The last chunk of an answer without a `done` line: some of Ollama's runners send only a
+        reason.
 
         Raises:
-            Unavailable: nothing said that the answer is complete.
+            Unavailable: nothing indicated that the answer is complete.
         """
         if self._last is None:
             raise Unavailable("Ollama closed the stream before its answer was complete")
@@ -72,7 +72,7 @@ class AnswerReader:
 
     def _reason(self, reason: object, tokens: int) -> DoneReason:
         if reason in (None, ""):
-            # Servers before 0.3 give no reason; then the count tells.
+            # Servers before 0.3 give no reason; then the token count decides.
             is_cut = self._max_tokens is not None and tokens >= self._max_tokens
             return "length" if is_cut else "stop"
         end = end_of(reason) if isinstance(reason, str) else None

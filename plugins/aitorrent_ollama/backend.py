@@ -28,7 +28,7 @@ from aitorrentd.api.models.served import ServedModels
 if TYPE_CHECKING:
     from aitorrent_ollama.connection import OllamaClient
 
-# Requests that come together share one look at the model list.
+# Simultaneous requests share one query of the model list.
 _FRESH_S: Final = 2.0
 _SHOW_TIMEOUT_S: Final = 5.0
 _MAX_SHOWN: Final = 256
@@ -36,7 +36,7 @@ _UNKNOWN: Final = Shown()
 
 
 class OllamaBackend:
-    """Answers by Ollama. It works as soon as Ollama does, and says so when it does not."""
+    """Answers from Ollama; usable whenever Ollama is, and reports when it is not."""
 
     def __init__(self, config: OllamaConfig, *, clock: Clock, log: logging.Logger) -> None:
         self._config = config
@@ -59,16 +59,16 @@ class OllamaBackend:
 
     @property
     def failure(self) -> AitorrentError | None:
-        """Why the last look at Ollama failed, or None."""
+        """Why the last query to Ollama failed, or None."""
         return self._models.failure
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         if self._client is not None:
             await self._client.close()
 
     async def models(self) -> Sequence[ModelView]:
-        """Models that Ollama has now, as far as the configuration allows them."""
+        """Ollama's current models, restricted to those that the configuration allows."""
         return await self._models.views()
 
     async def _look(self) -> Sequence[ModelView]:
@@ -84,7 +84,7 @@ class OllamaBackend:
         return views
 
     async def _loaded(self, client: OllamaClient) -> dict[str, int]:
-        """The context of each model in memory; Ollama before 0.5.13 does not tell it."""
+        """The context of each model in memory; Ollama before 0.5.13 does not report it."""
         try:
             async with asyncio.timeout(_SHOW_TIMEOUT_S):
                 rows = await client.loaded()
@@ -99,7 +99,7 @@ class OllamaBackend:
         return allowed is None or model in allowed or model.removesuffix(":latest") in allowed
 
     async def _describe(self, client: OllamaClient, tag: dict[str, Any]) -> Shown:
-        # A model's digest changes with its content, so it need be asked about only once.
+        # A model's digest changes with its content, so one query per digest suffices.
         key = f"{tag['name']}@{tag.get('digest', '')}"
         if key not in self._shown:
             if len(self._shown) >= _MAX_SHOWN:
@@ -113,11 +113,11 @@ class OllamaBackend:
         return self._shown[key]
 
     async def _connected(self) -> OllamaClient:
-        """The client, made once somebody listens: httpx costs memory that a node without Ollama
-        should not pay."""
+        """The client, created once Ollama is reachable: a node without Ollama should not pay for
+        its memory."""
         if self._client is None:
             await self._probe()
-            # Importing takes longer than the event loop may block.
+            # The import takes longer than the event loop may block.
             module = await asyncio.to_thread(importlib.import_module, "aitorrent_ollama.connection")
             made: OllamaClient = module.OllamaClient(
                 self._config.url,
@@ -143,7 +143,7 @@ class OllamaBackend:
             await writer.wait_closed()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        """Ollama's answer. Closing the iterator closes the connection, which stops Ollama."""
+        """Stream Ollama's answer. Closing the iterator disconnects, which stops Ollama."""
         if not self._is_allowed(request.model):
             raise NotFound(f"the model {request.model!r} is not in plugins.ollama.models")
         client = await self._connected()

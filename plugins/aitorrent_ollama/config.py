@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from aitorrentd.api import PluginConfig
 
 _NUMBER: Final = re.compile(r"[-+]?\d{1,9}(\.\d{1,9})?", re.ASCII)
-# As Go's time.ParseDuration has it.
+# The syntax of Go's time.ParseDuration.
 _DURATION: Final = re.compile(
     r"[-+]?((\d{1,9}(\.\d{0,9})?|\.\d{1,9})(ns|us|µs|μs|ms|s|m|h))+", re.ASCII
 )
@@ -47,7 +47,7 @@ class OllamaConfig(PluginConfig):
     @classmethod
     def _is_duration(cls, value: object) -> object:
         if isinstance(value, str):
-            # Ollama takes a text with a unit, and a number of seconds only as a number.
+            # Ollama accepts strings only with a unit; plain seconds must be a number.
             text = value.strip()
             if _NUMBER.fullmatch(text):
                 return int(text) if "." not in text else float(text)

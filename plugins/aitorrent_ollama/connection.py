@@ -1,6 +1,6 @@
 """A client of Ollama's HTTP API (Ollama, docs/api.md).
 
-The plugin imports this module when an Ollama was seen, so that a node without one stays small.
+The plugin imports this module only once it finds an Ollama server, to save memory without one.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from aitorrentd.api.models.documents import JsonDocuments, Lines
 from aitorrentd.api.models.relay import HttpServer, json_value
 from aitorrentd.api.models.reported_errors import MAX_ERROR_CHARS, error_in_body, reported_error
 
-# The last line of an answer carries the session's token ids, some hundred thousand at most.
+# The last line of an answer carries the session's token ids, up to some hundred thousand.
 _MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 _MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 _BLANK: Final = b"\xef\xbb\xbf \t\r"
 
 
 def not_running(url: str) -> Unavailable:
-    """The error for an Ollama that is not there."""
+    """The error for an unreachable Ollama."""
     return Unavailable(
         f"cannot connect to Ollama at {url}; start it with `ollama serve` or set "
         "plugins.ollama.url",
@@ -63,30 +63,30 @@ class OllamaClient:
             absent=lambda reason: not_running(url),
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
-            # Ollama is on this machine or named on purpose: never by a proxy from the environment.
+            # Ollama is local or configured explicitly: never use a proxy from the environment.
             use_proxy=False,
         )
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         await self._http.close()
 
     async def tags(self) -> list[dict[str, Any]]:
-        """The models that Ollama has (`GET /api/tags`), as it describes them."""
+        """Ollama's models (`GET /api/tags`), as it describes them."""
         models = (await self._fetch("GET", "/api/tags")).get("models", False)
-        if models is None:  # an empty list, as Go writes it
+        if models is None:  # an empty list, as Go encodes it
             return []
         if not isinstance(models, list):
             raise ProtocolError("Ollama's /api/tags has no list of models")
         return [m for m in models if isinstance(m, dict) and isinstance(m.get("name"), str)]
 
     async def loaded(self) -> list[dict[str, Any]]:
-        """The models that are in memory (`GET /api/ps`), with the context that each has."""
+        """The models in memory (`GET /api/ps`), with the context of each."""
         models = (await self._fetch("GET", "/api/ps")).get("models")
         return [m for m in models if isinstance(m, dict)] if isinstance(models, list) else []
 
     async def show(self, model: str) -> dict[str, Any]:
-        """What Ollama knows about a model (`POST /api/show`)."""
+        """Ollama's description of a model (`POST /api/show`)."""
         return await self._fetch("POST", "/api/show", {"model": model})
 
     async def _fetch(
@@ -102,9 +102,9 @@ class OllamaClient:
     async def lines(
         self, path: str, body: Mapping[str, Any]
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The JSON documents that Ollama streams for a request, one for each line.
+        """The JSON documents that Ollama streams for a request, one per line.
 
-        Closing the iterator closes the connection, upon which Ollama stops its work.
+        Closing the iterator closes the connection, which stops Ollama's work.
 
         Raises:
             AitorrentError: an error status, an error line, a line too long, or no connection.
@@ -121,7 +121,7 @@ class OllamaClient:
                         yield _checked(document, model)
                 if len(lines) + len(documents) > _MAX_LINE_BYTES:
                     raise ProtocolError(f"Ollama sent a line of over {_MAX_LINE_BYTES} bytes")
-            # The last line counts without its line feed, too.
+            # The last line counts even without a line feed.
             rest = (documents.add(lines.end()) or documents.end()).strip()
             if rest:
                 if not rest.lstrip(_BLANK).startswith((b"{", b"[")):
@@ -130,7 +130,7 @@ class OllamaClient:
 
 
 def not_json(start: bytes, content_type: str) -> ProtocolError:
-    """The error for an answer that is text or a web page; says how it begins."""
+    """The error for an answer that is text or a web page; quotes its beginning."""
     text = " ".join(start[:200].decode("utf-8", "replace").split())
     kind = f" ({content_type})" if content_type else ""
     return ProtocolError(f"Ollama sent invalid JSON{kind}: {text}")

@@ -14,20 +14,20 @@ _NUM_CTX: Final = re.compile(r"^num_ctx[ \t]+(\d{1,9})[ \t]*$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What `/api/show` says about a model."""
+    """The relevant part of an `/api/show` response."""
 
     trained_context: int | None = None
-    "Tokens that the model was made for; Ollama uses fewer unless told otherwise."
+    "Tokens that the model was trained for; Ollama uses fewer by default."
     num_ctx: int | None = None
-    "What the model's Modelfile sets."
+    "The value in the model's Modelfile."
     can_answer: bool = True
-    "Whether it answers prompts; a model for embeddings does not."
+    "Whether it answers prompts; embedding models do not."
 
     @classmethod
     def of(cls, shown: dict[str, Any]) -> Shown:
-        """From an answer of `/api/show`.
+        """Parse an `/api/show` response.
 
-        Servers before 0.6.4 list no capabilities: of theirs nothing is left out.
+        Servers before 0.6.4 list no capabilities; none of their models are excluded.
         """
         able = shown.get("capabilities")
         parameters = shown.get("parameters")
@@ -47,20 +47,20 @@ def _trained_context(facts: object) -> int | None:
 
 
 def context_in_use(shown: Shown, loaded: int | None, configured: int | None) -> int | None:
-    """Tokens of context with which Ollama answers a request of ours, or None when only Ollama knows
-    because neither we nor the Modelfile say so and the model is not in memory.
+    """Tokens of context that Ollama uses for our requests, or None if only Ollama knows, because
+    neither we nor the Modelfile set it and the model is not in memory.
 
-    `loaded` is what `/api/ps` says, `configured` what each request asks for.
+    `loaded` comes from `/api/ps`; `configured` is the value sent with each request.
     """
     wanted = configured or shown.num_ctx
     if wanted is None:
         return loaded
-    # Ollama cuts what is more than the model was made for.
+    # Ollama caps the context at what the model was trained for.
     return min(wanted, shown.trained_context or wanted)
 
 
 def view(tag: dict[str, Any], shown: Shown, context: int | None) -> ModelView:
-    """A model of `/api/tags`."""
+    """The view of a model from `/api/tags`."""
     details = tag.get("details")
     details = details if isinstance(details, dict) else {}
     parts = [details.get("parameter_size"), details.get("quantization_level")]

@@ -1,4 +1,4 @@
-"""The Ollama plugin: what it declares and what runs."""
+"""The Ollama plugin: hooks and lifespan."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class OllamaPlugin:
     @hookimpl
     @asynccontextmanager
     async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
-        """Keeps the backend registered and notices Ollama coming and going."""
+        """Keep the backend registered and detect when Ollama starts or stops."""
         config: OllamaConfig = ctx.config
         backend = self._backend = OllamaBackend(config, clock=ctx.clock, log=ctx.log)
         with ctx.service(BACKENDS).added(backend.name, backend):
@@ -51,7 +51,7 @@ class OllamaPlugin:
 
     @hookimpl
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
-        """Whether Ollama answers."""
+        """Check that Ollama answers."""
         backend = self._backend
         if backend is None:
             return []

@@ -1,4 +1,4 @@
-"""Requests in the terms of Ollama's API (docs/api.md). No I/O."""
+"""Converts requests to Ollama's API (docs/api.md). No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aitorrentd.api.models.inference import refuse_params
 
 def options(params: SamplingParams, num_ctx: int | None = None) -> dict[str, Any]:
     """Sampling parameters under Ollama's names (docs/modelfile.md); `num_ctx` is the configured
-    one, for a request without its own."""
+    default for requests without their own."""
     named = {
         "temperature": params.temperature,
         "top_p": params.top_p,
@@ -26,7 +26,7 @@ def options(params: SamplingParams, num_ctx: int | None = None) -> dict[str, Any
 def request_body(
     request: GenerateRequest, keep_alive: str | int | float | None, num_ctx: int | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """The path and the body that ask for a streamed answer.
+    """The path and body of a request for a streamed answer.
 
     Raises:
         InvalidParams: a parameter or an image that Ollama would drop.

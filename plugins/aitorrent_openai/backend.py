@@ -29,19 +29,19 @@ from aitorrentd.api.models.served import ServedModels
 if TYPE_CHECKING:
     from aitorrent_openai.connection import OpenaiClient
 
-# A paid service's list is not asked for with every prompt.
+# Avoids querying a paid service's list with every prompt.
 _FRESH_S: Final = 30.0
 _RETRY_S: Final = 2.0
-# Parameters that `without` can take back, one per attempt.
+# Parameters that `without` can remove, one per attempt.
 _MAX_ATTEMPTS: Final = 3
 _MAX_REFUSED: Final = 8
-# What may still come after an answer's end: its counts.
+# Time for token counts that may follow the end of an answer.
 _REST_S: Final = 5.0
 _END: Final[dict[str, Any]] = {}
 
 
 class OpenaiBackend:
-    """Answers by one server."""
+    """Answers from one server."""
 
     def __init__(self, config: ServerConfig, *, clock: Clock, log: logging.Logger) -> None:
         self._config = config
@@ -54,7 +54,7 @@ class OpenaiBackend:
             clock=clock,
             log=log,
         )
-        # Learnt from refusals: that /completions is missing, and which parameters to leave out.
+        # Learned from rejections: that /completions is missing, and which parameters to omit.
         self._has_completions = config.completions
         self._refused: list[tuple[str, str]] = []
 
@@ -64,13 +64,13 @@ class OpenaiBackend:
         return f"openai:{self._config.name}"
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         if self._client is not None:
             await self._client.close()
 
     async def _connected(self) -> OpenaiClient:
         if self._client is None:
-            # Importing httpx takes longer than the event loop may block.
+            # The import of httpx takes longer than the event loop may block.
             module = await asyncio.to_thread(importlib.import_module, "aitorrent_openai.connection")
             made: OpenaiClient = module.OpenaiClient(self._config)
             if self._client is None:
@@ -78,7 +78,7 @@ class OpenaiBackend:
         return self._client
 
     async def models(self) -> Sequence[ModelView]:
-        """Models that the server lists, as far as the configuration allows them."""
+        """The server's models, restricted to those that the configuration allows."""
         return await self._models.views()
 
     async def _look(self) -> Sequence[ModelView]:
@@ -86,7 +86,7 @@ class OpenaiBackend:
         try:
             rows = await (await self._connected()).models()
         except NotFound:
-            # Some servers have no /models; then the configuration says what they have.
+            # Some servers have no /models; then the configured models are used.
             if allowed is None:
                 raise
             return [ModelView(name, self.name) for name in allowed]
@@ -96,9 +96,9 @@ class OpenaiBackend:
         ]
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        """The server's answer. A prompt becomes a user's message; it goes to `/completions` when it
-        is raw, or when the configuration wants that and the server has it for the model. Closing
-        the iterator closes the connection."""
+        """Stream the server's answer. A prompt becomes a user message, or goes to `/completions` if
+        it is raw, or if the configuration says so and the server supports it for the model.
+        Closing the iterator closes the connection."""
         if self._config.models is not None and request.model not in self._config.models:
             raise NotFound(f"the model {request.model!r} is not in the models of {self.name}")
         client = await self._connected()
@@ -124,7 +124,7 @@ class OpenaiBackend:
         if status in (405, 501) or (status == 404 and not error.data.get("param") and not code):
             self._has_completions = False
             return True
-        # A chat model on a server that has both: "This is a chat model", with param "model".
+        # A chat model on a server with both endpoints: "This is a chat model", with param "model".
         return status == 404 and "chat model" in error.message
 
     async def _answer(
@@ -162,7 +162,7 @@ class OpenaiBackend:
                     async with asyncio.timeout(_REST_S if reader.is_finished else None):
                         event = await anext(events, _END)
                 except (Unavailable, TimedOut, ProtocolError, TimeoutError) as e:
-                    # A finished answer lacks nothing but counts, unless this is a reported error.
+                    # A finished answer lacks only counts, unless this is a reported error.
                     if not reader.is_finished or "status" in getattr(e, "data", {}):
                         raise
                     break

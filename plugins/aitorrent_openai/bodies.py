@@ -1,8 +1,7 @@
-"""The body of an answer as events, whichever way a server frames it. No I/O.
+"""Decodes an answer body into events, whatever the framing. No I/O.
 
-A server that is asked for a stream of events may send a whole JSON document all the same, a JSON
-document for each line, or a web page. What it says of the type is not always true, so that the
-first bytes decide.
+A server asked for an event stream may instead send a single JSON document, one JSON document per
+line, or a web page. Content types are unreliable, so the first bytes decide.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class _Decoder(Protocol):
 
 
 class JsonDecoder:
-    """Turns JSON documents, one for each line or one over many lines, into events."""
+    """Turns JSON documents, one per line or one across many lines, into events."""
 
     def __init__(self) -> None:
         self.stray = b""
@@ -37,7 +36,7 @@ class JsonDecoder:
         """The documents that `more` completes.
 
         Raises:
-            ProtocolError: a document is over `MAX_EVENT_BYTES` long.
+            ProtocolError: a document exceeds `MAX_EVENT_BYTES`.
         """
         events: list[Event] = []
         for line in self._lines.feed(more):
@@ -47,7 +46,7 @@ class JsonDecoder:
         return events
 
     def end(self) -> list[Event]:
-        """The documents that the end of the body completes, be they whole or not."""
+        """The documents that the end of the body completes, valid or not."""
         events: list[Event] = []
         self._take(self._lines.end(), events)
         self._flush(events)
@@ -55,7 +54,7 @@ class JsonDecoder:
 
     def _take(self, line: bytes, events: list[Event]) -> None:
         name, is_field, value = line.partition(b":")
-        if is_field and name in (b"data", b"error"):  # a document in a stream of events
+        if is_field and name in (b"data", b"error"):  # a document in an event stream
             self._flush(events)
             events.append(Event("error" if name == b"error" else "", value))
         elif is_field and name in (b"", b"event", b"id", b"retry") and not self._documents:
@@ -69,7 +68,7 @@ class JsonDecoder:
 
 
 class BodyDecoder:
-    """Turns a body, cut anywhere, into events."""
+    """Turns a body, split anywhere, into events."""
 
     def __init__(self, content_type: str) -> None:
         self._content_type = content_type
@@ -78,14 +77,14 @@ class BodyDecoder:
 
     @property
     def stray(self) -> bytes:
-        """What is no event, of a body that may have its error there."""
+        """Non-event content of the body, which may contain its error."""
         return self._decoder.stray if self._decoder is not None else b""
 
     def feed(self, more: bytes) -> list[Event]:
         """The events that `more` completes.
 
         Raises:
-            ProtocolError: the body is no answer, or one of its events is too long.
+            ProtocolError: the body is not an answer, or an event is too long.
         """
         if self._decoder is None:
             self._start += more
@@ -104,7 +103,7 @@ class BodyDecoder:
         return self._decoder.end()
 
     def _is_clear(self) -> bool:
-        """Whether the first byte that tells has come; a web page is shown with more of it."""
+        """Whether the decisive first byte has arrived; a web page needs more, to quote it."""
         start = self._start.removeprefix(_BOM).lstrip()
         return bool(start) and not _BOM.startswith(start) and not start.startswith(b"<")
 

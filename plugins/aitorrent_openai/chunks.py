@@ -1,4 +1,4 @@
-"""Events of the OpenAI API as our chunks, and its list of models as ours. No I/O."""
+"""Converts OpenAI API events to chunks, and its model list to model views. No I/O."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class AnswerReader:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the server said why the answer ends; only counts can follow."""
+        """Whether the server sent a finish reason; only counts can follow."""
         return self._reason is not None
 
     def read(self, event: dict[str, Any]) -> Chunk:
-        """What an event adds, which may be nothing.
+        """Convert an event; the chunk may be empty.
 
         Raises:
-            ProtocolError: not such an event. Unavailable: the server ended the answer for another
-            reason than its end or its limit.
+            ProtocolError: malformed. Unavailable: the server ended the answer for a reason other
+            than completion or the token limit.
         """
         self._note_usage(event.get("usage"))
         choices = event.get("choices")
@@ -44,7 +44,7 @@ class AnswerReader:
             raise ProtocolError(
                 f"{self._server} sent a `choices` field that is not a list of objects"
             )
-        # One choice is asked for; a server that gives more numbers them.
+        # One choice is requested; a server that sends more numbers them.
         choice = next((c for c in choices if c.get("index") in (None, 0)), None)
         if choice is None:
             return Chunk("")
@@ -64,7 +64,7 @@ class AnswerReader:
         ):
             return _pieces_of(delta)
         if isinstance(message, dict):
-            # A whole answer; some servers repeat theirs at the end of the stream.
+            # A complete answer; some servers repeat it at the end of the stream.
             text, thinking = _pieces_of(message)
             said = "".join(self._said)
             return (text.removeprefix(said), thinking if not said else "")
@@ -91,11 +91,11 @@ class AnswerReader:
         self._reason = end
 
     def finish(self, *, said_done: bool, stray: bytes = b"") -> Chunk:
-        """The last chunk; `said_done` is whether the stream ended with `[DONE]`, and `stray` what
-        came in the place of an event.
+        """The last chunk; `said_done` is whether the stream ended with `[DONE]`, and `stray` is
+        non-event content.
 
         Raises:
-            Unavailable: nothing said that the answer is complete.
+            Unavailable: nothing indicated that the answer is complete.
         """
         if self._reason is None and not (said_done and self._has_answer):
             text = " ".join(stray.decode("utf-8", "replace").split())
@@ -115,14 +115,14 @@ class AnswerReader:
         )
 
 
-# DeepSeek, vLLM and llama.cpp have the first, OpenRouter, Ollama and newer vLLM the second.
+# DeepSeek, vLLM and llama.cpp use the first; OpenRouter, Ollama and newer vLLM the second.
 _THINKING: Final = ("reasoning_content", "reasoning", "reasoning_details")
 
 
 def _pieces_of(message: dict[str, Any]) -> tuple[str, str]:
     """(text, thinking) of a delta or a message."""
     text, thinking = text_in(message.get("content"))
-    # Instead of an answer, OpenAI's models may say why they give none.
+    # OpenAI's models may send a refusal instead of an answer.
     refusal = message.get("refusal")
     if isinstance(refusal, str):
         text += refusal
@@ -134,7 +134,7 @@ def _pieces_of(message: dict[str, Any]) -> tuple[str, str]:
     return text, thinking
 
 
-# Words of models that turn text into something else; as parts of a name.
+# Name parts of models that turn text into something other than an answer.
 _NO_CHAT_NAME: Final = re.compile(
     r"(^|[-_/.:\s])(embed|embedding|embeddings|rerank|reranker|whisper|tts|dall-e|moderation)"
     r"([-_/.:\s]|$)"
@@ -145,7 +145,7 @@ _NO_CHAT_KINDS: Final = frozenset(
 
 
 def can_chat(row: dict[str, Any]) -> bool:
-    """Whether a model of the list may answer prompts, by what the list says, else by its name."""
+    """Whether a listed model may answer prompts, judged by its entry, else by its name."""
     kind = row.get("type") or row.get("task") or row.get("model_type")
     if isinstance(kind, str) and kind.lower() in _NO_CHAT_KINDS:
         return False
@@ -164,13 +164,13 @@ def can_chat(row: dict[str, Any]) -> bool:
 
 
 def rows_of(listed: object) -> list[dict[str, Any]] | None:
-    """The models in an answer of `/models`, each with its `id`; None when it is no list of them.
+    """The models in a `/models` response, each with its `id`; None if it is not a model list.
 
-    It is `{"data": [...]}`; some servers send `models` instead, or the list alone, or names.
+    The format is `{"data": [...]}`; some servers send `models` instead, a bare list, or names.
     """
     if isinstance(listed, dict):
         listed = next((listed[k] for k in ("data", "models") if k in listed), False)
-        if listed is None:  # an empty list of a server in Go
+        if listed is None:  # an empty list from a server in Go
             return []
     if not isinstance(listed, list):
         return None
@@ -190,8 +190,8 @@ _LENGTHS: Final = ("max_model_len", "context_length", "context_window", "max_con
 
 
 def view(row: dict[str, Any], backend: str) -> ModelView:
-    """A model of `/models`; `max_model_len` is vLLM's, `meta` llama.cpp's, which has the context
-    in use (`n_ctx`) and the trained one."""
+    """The view of a model from `/models`; `max_model_len` is from vLLM, `meta` from llama.cpp, with
+    the context in use (`n_ctx`) and the trained one."""
     meta = row.get("meta")
     meta = meta if isinstance(meta, dict) else {}
     lengths = [*((row, k) for k in _LENGTHS), (meta, "n_ctx"), (meta, "n_ctx_train")]

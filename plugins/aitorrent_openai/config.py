@@ -48,7 +48,7 @@ class ServerConfig(SettingsTable):
     def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
         if key is None:
             return None
-        text = key.get_secret_value().strip()  # a file ends with a line feed
+        text = key.get_secret_value().strip()  # files usually end with a line feed
         if not text.isascii() or not text.isprintable() or not text:
             raise ValueError("is empty or has characters that no HTTP header can carry")
         return SecretStr(text)
@@ -61,7 +61,7 @@ class ServerConfig(SettingsTable):
             raise ValueError(f"{url!r} is not of the form http://host:port/v1")
         if not 0 < (parts.port or 80) < 65_536:
             raise ValueError(f"{url!r} has no usable port")
-        # Both ways of writing the base are common.
+        # Both forms of the base URL are common.
         base = url.rstrip("/")
         return base if base.endswith("/v1") or parts.path.strip("/") else f"{base}/v1"
 

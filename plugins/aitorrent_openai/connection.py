@@ -1,6 +1,6 @@
 """A client of the OpenAI HTTP API: models, chat completions, completions.
 
-The plugin imports this module when a server is configured.
+The plugin imports this module only if a server is configured.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from aitorrentd.api.models.reported_errors import ReportedError, error_in_body, 
 
 _MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 _DONE: Final = object()
-"The end of a stream, among JSON values."
+"End-of-stream marker among JSON values."
 
 
 def refusal(server: str, status: int, error: ReportedError) -> AitorrentError:
-    """The error for an HTTP status and what came with it."""
+    """The error for an HTTP status and its reported error."""
     message, code = error.message, error.code
     text = f"{server}: {message or f'HTTP status {status}'}"
     facts = {"status": status, "error_code": code, "param": error.param}
@@ -70,7 +70,7 @@ class OpenaiClient:
         )
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         await self._http.close()
 
     async def models(self) -> list[dict[str, Any]]:
@@ -88,11 +88,11 @@ class OpenaiClient:
     ) -> AsyncGenerator[dict[str, Any] | None, None]:
         """The chunks that the server streams for a request; None for the final `[DONE]`.
 
-        A whole answer comes as one chunk. `stray` gets what came in the place of events. Closing
-        the iterator closes the connection, upon which the server stops its work.
+        A non-streamed answer arrives as one chunk. `stray` collects non-event content. Closing the
+        iterator closes the connection, which stops the server's work.
 
         Raises:
-            AitorrentError: an error status, an error in whatever shape, or no connection.
+            AitorrentError: an error status, an error in any form, or no connection.
         """
         async with self._http.opened("POST", path, body) as answer:
             decoder = BodyDecoder(answer.content_type)
@@ -129,7 +129,7 @@ class OpenaiClient:
         if not data:
             return
         for value in self._values(data):
-            if value is None:  # of servers that keep a line open with it
+            if value is None:  # some servers send null as a keepalive
                 continue
             if value is _DONE:
                 yield None
@@ -149,6 +149,6 @@ class OpenaiClient:
                 raise
         else:
             return
-        # Several events without the blank lines between them.
+        # Several events without separating blank lines.
         for line in filter(None, map(bytes.strip, lines)):
             yield _DONE if line == b"[DONE]" else json_value(line, self.name)

@@ -1,4 +1,4 @@
-"""The OpenAI plugin: what it declares and what runs."""
+"""The OpenAI plugin: hooks and lifespan."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class OpenaiPlugin:
     @hookimpl
     @asynccontextmanager
     async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
-        """Keeps a backend for each server registered."""
+        """Keep a backend registered for each server."""
         config: OpenaiConfig = ctx.config
         if not config.servers:
             raise SkipPlugin("no servers in plugins.openai.servers")
@@ -59,7 +59,7 @@ class OpenaiPlugin:
 
     @hookimpl
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
-        """Whether each server answers."""
+        """Check that each server answers."""
         return [_check(backend) for backend in self._backends]
 
 

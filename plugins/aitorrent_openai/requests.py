@@ -1,4 +1,4 @@
-"""Requests in the OpenAI API's terms. No I/O."""
+"""Converts requests to the OpenAI API. No I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
     named = {
         "temperature": params.temperature,
         "top_p": params.top_p,
-        # Not OpenAI's own; vLLM, llama.cpp and others take it.
+        # Not part of OpenAI's API; vLLM, llama.cpp and others accept it.
         "top_k": params.top_k,
         "seed": params.seed,
         "max_tokens": params.max_tokens,
@@ -27,7 +27,7 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
 
 
 def chat_body(request: GenerateRequest) -> dict[str, Any]:
-    """The body for `/chat/completions`; a bare prompt becomes the user's message.
+    """The body for `/chat/completions`; a bare prompt becomes the user message.
 
     Raises:
         InvalidParams: a parameter that this API does not have.
@@ -62,7 +62,7 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
 
 
 def completion_body(request: GenerateRequest) -> dict[str, Any]:
-    """The body for `/completions`, which goes on from a bare prompt.
+    """The body for `/completions`, which continues a bare prompt.
 
     Raises:
         InvalidParams: a parameter that this API does not have.
@@ -86,9 +86,9 @@ def completion_body(request: GenerateRequest) -> dict[str, Any]:
 
 
 def without(body: dict[str, Any], param: str, message: str) -> dict[str, Any] | None:
-    """The body for a server that refused `param`, or None when that cannot be helped.
+    """The body for a server that rejected `param`, or None if there is no alternative.
 
-    Older servers do not know `stream_options`; OpenAI's newer models want `max_completion_tokens`.
+    Older servers lack `stream_options`; OpenAI's newer models require `max_completion_tokens`.
     """
     if "stream_options" in body and "stream_options" in f"{param} {message}":
         return {k: v for k, v in body.items() if k != "stream_options"}

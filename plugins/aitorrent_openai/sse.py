@@ -1,14 +1,14 @@
-"""Server-sent events (WHATWG HTML, section 9.2.6), as servers of the OpenAI API send them. No I/O.
+"""Server-sent events (WHATWG HTML, section 9.2.6), as OpenAI API servers send them. No I/O.
 
-What differs from the standard, so that nothing a server says is lost:
+Deviations from the standard, so that no server output is lost:
 
-- the last event counts also without its blank line;
-- a field `error` is an event of that name: llama.cpp reports errors so;
-- a line that is bare JSON is an event: servers and proxies add errors so;
-- any other unknown field that carries an object is refused, where the standard ignores it.
+- the last event counts even without its blank line;
+- a field `error` is an event of that name: llama.cpp reports errors this way;
+- a line of bare JSON is an event: servers and proxies add errors this way;
+- any other unknown field that carries an object is rejected, where the standard ignores it.
 
-httpx-sse 0.4.3 was measured beside it. It follows the standard in the first three, drops a first
-event behind a byte order mark, has no bound on an event's length, and takes more time.
+httpx-sse 0.4.3, measured for comparison, follows the standard in the first three points, drops a
+first event after a byte order mark, does not limit event length, and is slower.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Event(NamedTuple):
     """One event."""
 
     kind: str
-    "What `event:` says; usually empty."
+    "The `event:` field; usually empty."
     data: bytes
 
 
 class EventDecoder:
-    """Turns bytes, cut anywhere, into events."""
+    """Turns bytes, split anywhere, into events."""
 
     def __init__(self) -> None:
         self.stray = b""
-        "The first line that is no field; an answer that did not end may have its reason there."
+        "The first line that is not a field; for a truncated answer it may state the reason."
         self._line = bytearray()
         self._after_cr = False
         self._kind = ""
@@ -46,8 +46,8 @@ class EventDecoder:
         """The events that `more` completes.
 
         Raises:
-            ProtocolError: an event is over `MAX_EVENT_BYTES` long, or a line holds an object and
-            is no field.
+            ProtocolError: an event exceeds `MAX_EVENT_BYTES`, or a line holds an object and is not
+            a field.
         """
         if not more:
             return []
@@ -76,13 +76,13 @@ class EventDecoder:
         return events
 
     def _dispatch(self, events: list[Event]) -> None:
-        # The standard drops an event without data; one that is called an error is told.
+        # The standard drops events without data; report those named "error" anyway.
         if self._data or self._kind == "error":
             events.append(Event(self._kind, b"\n".join(self._data)))
         self._kind, self._data, self._size = "", [], 0
 
     def _take(self, line: bytes, events: list[Event]) -> None:
-        # The standard knows a byte order mark at the start only; proxies join streams.
+        # The standard allows a byte order mark only at the start, but proxies join streams.
         line = line.removeprefix(_BOM)
         if not line:
             self._dispatch(events)
@@ -91,12 +91,12 @@ class EventDecoder:
             self._dispatch(events)
             events.append(Event("", line))
             return
-        # A line that starts with a colon is a comment: servers send such to keep a line open.
+        # A line that starts with a colon is a comment: servers send these as keepalives.
         name, _, value = line.partition(b":")
         name = name.strip().lower()
         value = value.removeprefix(b" ")
         if name == b"data":
-            while value.startswith(b"data:"):  # of a proxy that frames what is framed
+            while value.startswith(b"data:"):  # from a proxy that frames twice
                 value = value[5:].removeprefix(b" ")
             self._data.append(value)
             self._size += len(value) + 1

@@ -1,1 +1,1 @@
-"""Transport: authenticated, encrypted channels to peers, and streams on them."""
+"""Transport: authenticated, encrypted channels to peers, with multiplexed streams."""

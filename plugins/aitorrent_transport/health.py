@@ -1,4 +1,4 @@
-"""What people should know about the transport while it runs: warnings for `status` and `doctor`."""
+"""Health of the running transport: warnings for `status` and `doctor`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from aitorrentd.api.descriptors import limit
 from aitorrentd.api.network.addresses import is_loopback, parse_address
 
 RECENT_S: Final = 600.0
-"How long a refusal stays worth a warning."
+"How long a refusal keeps its warning active."
 MAX_PLACES: Final = 4
 
 
 def warnings(service: TransportService) -> Iterator[HealthWarning]:
-    """What is wrong now, each with what to do."""
+    """Yield each current problem with its remedy."""
     yield from _lonely(service)
     yield from _refusing(service)
     yield from _duplicated(service)

@@ -152,10 +152,10 @@ class DirectoryResult(_Model):
 
 
 def find_peer(service: TransportService, text: str) -> PeerId:
-    """The connected peer that a person means by an id or by its last characters.
+    """The connected peer that `text`, an id or its last characters, identifies.
 
     Raises:
-        NotFound: none. InvalidParams: several, or too few characters.
+        NotFound: no match. InvalidParams: several matches, or too few characters.
     """
     text = text.removeprefix("…")
     try:
@@ -189,7 +189,7 @@ class TransportMethods:
         self._service = service
 
     def methods(self) -> Iterable[Method]:
-        """All of them."""
+        """All methods."""
         return (
             Method("transport.peers", self.peers, "Connected peers.", result=PeersResult),
             Method(

@@ -1,4 +1,4 @@
-"""The transport plugin: what it declares and what runs."""
+"""The transport plugin: hooks and lifespan."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TransportPlugin:
     @hookimpl
     @asynccontextmanager
     async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
-        """Listens and keeps channels while it runs."""
+        """Listen and maintain channels while the plugin runs."""
         async with running(ctx) as service:
             self._service = service
             ctx.provide(TRANSPORT, service)
@@ -68,7 +68,7 @@ class TransportPlugin:
 
     @hookimpl
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
-        """Whether the port can be reached from this machine, and whether the key is this node's."""
+        """Check that the port answers locally and that no other node uses this node's key."""
         return [
             Check("port", "The peer port answers locally.", self._check_port),
             Check("key", "No other node uses this node's key.", self._check_key),
@@ -76,7 +76,7 @@ class TransportPlugin:
 
     @hookimpl
     def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:
-        """What keeps peers away, now or a short time ago."""
+        """Current and recent problems that keep peers from connecting."""
         return list(health.warnings(self._service)) if self._service else []
 
     async def _check_key(self) -> CheckResult:

@@ -1,4 +1,4 @@
-"""The transport service: one object that puts listener, peers, dialling and protocols together."""
+"""The transport service, which ties together listener, peers, dialling and protocols."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ from aitorrentd.api.network.addresses import address_of, host_port, is_address_f
 from aitorrentd.api.network.directory import MergedDirectory
 from aitorrentd.api.tasks import Tasks
 
-_INTERFACES_S: Final = 10.0  # the kernel is asked for its addresses at most this often
+_INTERFACES_S: Final = 10.0  # minimum interval between queries for the interface addresses
 
 
 def agent() -> str:
-    """What this node says it runs."""
+    """The software that this node advertises."""
     try:
         return f"aitorrentd/{version('aitorrentd')}"
     except PackageNotFoundError:
@@ -56,7 +56,7 @@ def agent() -> str:
 
 
 class TransportService:
-    """Implements `aitorrentd.api.Transport`; made by `running`."""
+    """Implements `aitorrentd.api.Transport`; created by `running`."""
 
     def __init__(self, ctx: PluginContext, config: TransportConfig, store: PeerStore) -> None:
         self.config = config
@@ -69,9 +69,9 @@ class TransportService:
         self.dialers: Registry[Dialer] = Registry("dialer")
         self.directory = MergedDirectory(ctx.log)
         self.channels = ChannelDirectory(ctx, self._tasks, self.open_stream, self.addresses_of)
-        "The source of the directory that asks and tells connected peers."
+        "The directory source that exchanges records with connected peers."
         now = ctx.clock.monotonic
-        # A little below what a peer allows, whose clock and ours differ.
+        # Slightly below the peer's limit, since its clock and ours differ.
         self._paces = PerPeer(lambda: TokenBucket(0.9 * OPENS_PER_S, 0.9 * OPENS_BURST, now()))
         own = (self._messages.protocol(), self.channels.protocol())
         self._server = StreamServer(ctx, self._tasks, own)
@@ -109,14 +109,14 @@ class TransportService:
 
     @property
     def listener(self) -> Listener:
-        """Where peers come in."""
+        """The listener for incoming connections."""
         return self._listener
 
     async def start(self) -> None:
-        """Listen, and dial whom the configuration and the last run name.
+        """Listen, then dial the configured peers and those of the last run.
 
         Raises:
-            Unavailable: an address cannot be listened on, for a cause that does not pass.
+            Unavailable: an address cannot be bound, for a permanent cause.
         """
         await self._listen()
         self._tasks.spawn(self._server.end_with_plugins(), "handlers of plugins")
@@ -128,7 +128,7 @@ class TransportService:
         await self._keep_wanted()
 
     async def _listen(self) -> None:
-        # Peers come back to where they found this node.
+        # Peers reconnect to the port where they last reached this node.
         last = await self.store.last_port() if not self.config.port else None
         await self.binding.start(self.config.port, last)
         if self.binding.bound:
@@ -157,7 +157,7 @@ class TransportService:
                 self.dialler.keep(known.peer, [parse_address(known.address)])
 
     async def close(self) -> None:
-        """End everything in order: no new peers, goodbye to those there are, then the tasks."""
+        """Shut down in order: stop accepting, disconnect peers, then end the tasks."""
         await self._listener.close()
         for peer in self.table:
             await self.store.seen(peer.id, self._ctx.clock.time())
@@ -173,7 +173,7 @@ class TransportService:
         self._tasks.spawn(self.store.seen(peer, self._ctx.clock.time()), f"saw {short(peer)}")
 
     def addresses_of(self, peer: PeerId) -> Sequence[str]:
-        """Where a node can be dialled, as multiaddrs with /p2p."""
+        """The addresses at which a node can be dialled, as multiaddrs with /p2p."""
         if peer == self._me:
             return self.addresses()
         return [str(address) for address in self.table.told(peer)]
@@ -187,11 +187,11 @@ class TransportService:
 
     @property
     def bound(self) -> Sequence[tuple[str, int]]:
-        """IP addresses and ports that are listened on."""
+        """Bound IP addresses and ports."""
         return self.binding.bound
 
     def addresses(self) -> Sequence[str]:
-        """Where this node listens, as multiaddrs with /p2p; ports are the real ones."""
+        """Where this node listens, as multiaddrs with /p2p; with actual ports."""
         if self.config.announce:
             return [str(parse_address(text).of(self._me)) for text in self.config.announce]
         now = self._ctx.clock.monotonic()
@@ -205,7 +205,7 @@ class TransportService:
             ip = ipaddress.ip_address(host)
             for each in own_addresses(ip.version) if ip.is_unspecified else [host]:
                 found.setdefault(each, port)
-        # Of those with a zone, which is another one on each machine, nobody else can make use.
+        # Zones differ on each machine, so addresses with one are useless to others.
         told = [each for each in by_usefulness(list(found)) if "%" not in each]
         return list(dict.fromkeys(str(address_of(each, found[each], self._me)) for each in told))
 
@@ -215,12 +215,12 @@ class TransportService:
         return [peer.view(now) for peer in self.table]
 
     def peer(self, peer: PeerId) -> PeerView | None:
-        """The peer, or None while it is not connected."""
+        """The peer, or None if it is not connected."""
         found = self.table.get(peer)
         return found.view(self._ctx.clock.monotonic()) if found else None
 
     async def connect(self, address: str, *, timeout_s: float = 10.0) -> PeerView:
-        """A channel to `address`, kept until `disconnect` or an hour without an answer."""
+        """Connect to `address`; maintain the channel until `disconnect` or an hour unreachable."""
         target = parse_address(address)
         peer = await self.dialler.dial(target, timeout_s)
         await self.store.dialled(peer.id, target.location, wanted=True, now=self._ctx.clock.time())
@@ -228,12 +228,12 @@ class TransportService:
         return peer.view(self._ctx.clock.monotonic())
 
     async def dial_once(self, address: str, *, timeout_s: float = 10.0) -> PeerView:
-        """Like `connect`, without keeping the channel when it is lost."""
+        """Like `connect`, but do not redial when the channel is lost."""
         peer = await self.dialler.dial(parse_address(address), timeout_s)
         return peer.view(self._ctx.clock.monotonic())
 
     async def disconnect(self, peer: PeerId) -> None:
-        """End the channel to `peer` and keep none; nothing happens when there is none."""
+        """Close the channel to `peer` and do not redial; a no-op if there is none."""
         self.dialler.release(peer)
         await self.store.unwant(peer)
         self.table.disconnect(peer, "disconnected by its operator")
@@ -247,7 +247,7 @@ class TransportService:
         priority: Priority = Priority.CONTROL,
         addresses: Sequence[str] = (),
     ) -> Stream:
-        """A stream to `peer`, dialling its known addresses and `addresses` if need be."""
+        """Open a stream to `peer`, dialling its known addresses and `addresses` if necessary."""
         if not is_protocol_id(protocol):
             raise InvalidParams("a protocol id has 1 to 128 visible ASCII characters")
         if peer == self._me:
@@ -257,10 +257,10 @@ class TransportService:
         return found.best.open(protocol, priority)
 
     async def _pace(self, peer: PeerId, timeout_s: float) -> None:
-        """Wait rather than open streams faster than the peer takes them.
+        """Delay so that streams open no faster than the peer accepts them.
 
         Raises:
-            Busy: that would take longer than `timeout_s`.
+            Busy: the delay would exceed `timeout_s`.
         """
         pace = self._paces.of(peer)
         now = self._ctx.clock.monotonic()
@@ -270,13 +270,13 @@ class TransportService:
             await asyncio.sleep(wait_s)
 
     async def ping(self, peer: PeerId, *, timeout_s: float = 10.0) -> float:
-        """Measured round-trip time in seconds; 0 to the node itself."""
+        """Measured round-trip time in seconds; 0 for the node itself."""
         if peer == self._me:
             return 0.0
         return await self._connected(peer).best.ping(timeout_s)
 
     async def broadcast(self, text: str) -> int:
-        """Send a message of at most 4096 characters to every connected peer; how many took it."""
+        """Send at most 4096 characters to every connected peer; return how many accepted it."""
         return await self._messages.broadcast(text, [peer.id for peer in self.table])
 
     def _connected(self, peer: PeerId) -> Peer:
@@ -288,10 +288,10 @@ class TransportService:
 
 @asynccontextmanager
 async def running(ctx: PluginContext) -> AsyncIterator[TransportService]:
-    """The service, from listening to its orderly end.
+    """Run the service, from listening to orderly shutdown.
 
     Raises:
-        Unavailable: an address cannot be listened on, for a cause that does not pass.
+        Unavailable: an address cannot be bound, for a permanent cause.
     """
     async with opened_store(ctx) as store:
         service = TransportService(ctx, ctx.config, store)

@@ -1,1 +1,1 @@
-"""A socket becomes a secure link: dialling, listening, the handshake on the wire, masking."""
+"""From socket to secure link: dialling, listening, the handshake on the wire, masking."""

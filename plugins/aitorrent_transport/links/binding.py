@@ -1,8 +1,8 @@
 """Listening at every configured address, for as long as the node runs.
 
-An address that the machine does not have yet (a VPN, DHCP, a floating address), or a port that
-somebody else holds, may be free in a minute: it is tried again with growing, jittered waits and
-without an end. What waiting cannot mend, such as a missing permission, fails at once.
+An address that the machine does not have yet (VPN, DHCP, floating address) or a port in use may
+become available later, so binding is retried indefinitely with growing, jittered delays. Errors
+that waiting cannot fix, such as a missing permission, fail at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger("aitorrentd.transport")
 
 
 class Binding:
-    """The addresses of one listener. `draw` gives random numbers in [0, 1)."""
+    """The addresses of one listener. `draw` returns random numbers in [0, 1)."""
 
     def __init__(
         self,
@@ -37,9 +37,9 @@ class Binding:
         first_wait_s: float = 1.0,
     ) -> None:
         self.bound: list[HostPort] = []
-        "Where the node listens, with real ports."
+        "Bound addresses, with actual ports."
         self.waiting: dict[str, CannotListen] = {}
-        "Hosts that cannot be listened on yet, each with the last error."
+        "Hosts not bound yet, each with its last error."
         self.on_bound: Callable[[HostPort], None] = lambda where: None
         self._listener = listener
         self._hosts = hosts
@@ -49,10 +49,10 @@ class Binding:
         self._port = 0
 
     async def start(self, port: int, last: int | None = None) -> None:
-        """Listen at `port`; 0 means `last`, or any free one when somebody else has that.
+        """Listen on `port`; 0 means `last`, or any free port if `last` is in use.
 
         Raises:
-            CannotListen: for a cause that does not go away by itself.
+            CannotListen: the cause is permanent.
         """
         if not port and last is not None:
             await self._try_all(last)
@@ -82,7 +82,7 @@ class Binding:
 
     async def _try(self, host: str) -> None:
         where = await self._listener.listen(host, self._port)
-        self._port = where[1]  # the port that 0 found serves every address
+        self._port = where[1]  # port 0 resolves once; every address uses the result
         self.bound.append(where)
         self.waiting.pop(host, None)
         self.on_bound(where)
@@ -109,5 +109,5 @@ class Binding:
 
 
 def _lacks_family(host: str, error: CannotListen) -> bool:
-    """Whether `host` means every IPv6 address of a machine that has none."""
+    """Whether `host` is the IPv6 wildcard on a machine without IPv6."""
     return error.lacks_address and host == str(ipaddress.IPv6Address(0))

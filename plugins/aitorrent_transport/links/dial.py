@@ -1,4 +1,4 @@
-"""Dialling a peer, and a pair of links inside the process. The listening side is in `listener`."""
+"""Dialling a peer, and in-process link pairs. The listening side is in `listener`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aitorrentd.api.network.dialers import MakeProtocol
 
 
 class DirectDialer:
-    """Implements `aitorrentd.api.Dialer`: TCP to the address, or to those of its name."""
+    """Implements `aitorrentd.api.Dialer`: TCP to the address, or to the addresses of its name."""
 
     name = "direct"
 
@@ -30,11 +30,11 @@ class DirectDialer:
         self._paths = paths
 
     def can_try(self, address: Address) -> bool:
-        """Always: only trying shows whether it works."""
+        """Always true: only an attempt shows whether it works."""
         return True
 
     async def connect(self, address: Address, make_protocol: MakeProtocol) -> asyncio.Transport:
-        """As `aitorrentd.api.Dialer.connect`."""
+        """See `aitorrentd.api.Dialer.connect`."""
         return await connect_tcp(
             make_protocol, address.host, address.port, self._resolver, self._paths
         )
@@ -50,19 +50,20 @@ async def dial(
     timeout_s: float = 10.0,
     connect: Callable[[MakeProtocol], Awaitable[asyncio.Transport]] | None = None,
 ) -> Link:
-    """A link to the peer that listens at `host` and `port`.
+    """Open a link to the peer that listens on `host` and `port`.
 
-    `expected` refuses every other peer. With `masked` the connection looks like a WebSocket.
-    `connect` opens the connection; by default that is TCP, and a name's addresses are raced. The
-    link is not started.
+    `expected` rejects every other peer. With `masked` the connection looks like a WebSocket.
+    `connect` opens the connection; the default is TCP, racing all addresses of a name. The link
+    is returned unstarted.
 
     Raises:
-        Unavailable: nobody answers there, or not the expected peer. TimedOut: not done within
-        `timeout_s`. ProtocolError: what answers breaks the protocol, or is of another network.
-        Busy: the listener refuses connections for now, or this process has no descriptors left.
+        Unavailable: nothing answers there, or an unexpected peer does. TimedOut: not complete
+        within `timeout_s`. ProtocolError: the other side breaks the protocol or belongs to another
+        network. Busy: the listener temporarily refuses connections, or this process is out of file
+        descriptors.
     """
     loop = asyncio.get_running_loop()
-    # An error is its result and not its exception: raised, it would refer to this frame and back.
+    # Errors are results, not exceptions: a raised one would form a reference cycle with this frame.
     done: asyncio.Future[Link | AitorrentError] = loop.create_future()
 
     def on_link(link: Link) -> None:
@@ -115,10 +116,10 @@ async def dial(
 
 
 async def link_in_process(a: Credentials, b: Credentials) -> tuple[Link, Link]:
-    """Two ends of one link over a socket pair, the first as the dialer.
+    """Both ends of a link over a socket pair, dialer first.
 
     Raises:
-        ProtocolError, Unavailable: as `dial`.
+        ProtocolError, Unavailable: see `dial`.
     """
     loop = asyncio.get_running_loop()
     ends: list[asyncio.Future[Link]] = [loop.create_future(), loop.create_future()]

@@ -1,8 +1,8 @@
-"""Connections that have not authenticated yet: how many, of whom, and which one has to go.
+"""Unauthenticated connections: their limits per source, and which one to evict.
 
-No I/O. A newcomer is always let in; when its address, its network or the whole table is over its
-share, the one that goes is of whoever holds most of that share, silent ones before others, the
-oldest first. So a host that floods cuts its own connections, and its neighbours get in.
+No I/O. A new connection is always admitted. If that puts its address, its network or the whole
+table over the limit, the largest holder within that scope loses a connection: silent ones first,
+then the oldest. A flooding host thus evicts its own connections, and its neighbours get in.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Final, Generic, TypeVar
 
 MAX_HALF_OPEN: Final = 64
 MAX_PER_NET: Final = 16
-"Of one IPv4 /24 or IPv6 /56."
+"Per IPv4 /24 or IPv6 /56."
 MAX_PER_HOST: Final = 4
-"Of one IPv4 address or IPv6 /64. Loopback has no share of its own: proxies come from there."
+"Per IPv4 address or IPv6 /64. Loopback has no such limit: local proxies connect from it."
 
 C = TypeVar("C")
 
@@ -30,7 +30,7 @@ class _Entry:
 
 
 class HalfOpen(Generic[C]):
-    """The table, in order of arrival."""
+    """Half-open connections in order of arrival."""
 
     def __init__(self, limit: int = MAX_HALF_OPEN) -> None:
         self._limit = limit
@@ -46,7 +46,7 @@ class HalfOpen(Generic[C]):
         return iter(list(self._entries))
 
     def add(self, connection: C, address: str) -> C | None:
-        """Let `connection` in, which comes from `address`; returns the one that has to go."""
+        """Admit `connection` from `address`; return the connection evicted for it, or None."""
         host, net = shares(address)
         self._entries[connection] = entry = _Entry(host, net)
         rivals = [(c, e) for c, e in self._entries.items() if c is not connection]
@@ -61,30 +61,30 @@ class HalfOpen(Generic[C]):
         return None
 
     def _evict(self, among: list[tuple[C, _Entry]]) -> C:
-        # min() takes the first of equals, which is the oldest.
+        # min() returns the first of equals, which is the oldest.
         victim = min(among, key=lambda pair: pair[1].has_spoken)[0]
         del self._entries[victim]
         return victim
 
     def spoke(self, connection: C) -> None:
-        """`connection` began a handshake, so that silent ones go before it."""
+        """Note that `connection` began a handshake: silent ones are evicted before it."""
         if connection in self._entries:
             self._entries[connection].has_spoken = True
 
     def remove(self, connection: C) -> bool:
-        """Forget `connection`; whether it was there."""
+        """Forget `connection`; return whether it was present."""
         return self._entries.pop(connection, None) is not None
 
 
 def _largest(among: list[tuple[C, _Entry]], *, by_net: bool) -> list[tuple[C, _Entry]]:
-    """Those of the network, or host, with most of them."""
+    """The entries of the network or host that has the most."""
     counts = Counter(e.net if by_net else e.host for _, e in among)
     largest = counts.most_common(1)[0][0]
     return [(c, e) for c, e in among if (e.net if by_net else e.host) == largest]
 
 
 def shares(address: str) -> tuple[str, str]:
-    """The host and the network whose shares count; "" for loopback and nameless sockets."""
+    """The host and network that limits apply to; "" for loopback and unnamed sockets."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""The beginning of every link: the handshake on an asyncio connection, for either side."""
+"""The start of every link: the handshake on an asyncio connection, for either side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aitorrentd.api import AitorrentError, PeerId, Unavailable
 
 
 def remote_of(transport: asyncio.BaseTransport) -> HostPort:
-    """Host and port of the other end; an empty host when it has none."""
+    """Host and port of the other end; the host is empty for unnamed sockets."""
     peer = transport.get_extra_info("peername")
     return (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else ("", 0)
 
@@ -47,8 +47,8 @@ class HandshakeProtocol(asyncio.Protocol):
         self._over = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The byte stream is there (asyncio.BaseProtocol)."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        """The connection is open (asyncio.BaseProtocol)."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
         remote = remote_of(self._transport)
         self._handshake = Handshake(
             self._credentials,
@@ -60,7 +60,7 @@ class HandshakeProtocol(asyncio.Protocol):
             self._transport.write(self._handshake.start())
 
     def data_received(self, data: bytes) -> None:
-        """Some of the other side's bytes (asyncio.Protocol)."""
+        """Bytes arrived from the other side (asyncio.Protocol)."""
         if self._over or self._handshake is None or self._transport is None:
             return
         try:
@@ -86,7 +86,7 @@ class HandshakeProtocol(asyncio.Protocol):
             on_link(link)
 
     def fail(self, error: AitorrentError) -> None:
-        """Give up: cut the connection without a word to the other side."""
+        """Give up: abort the connection without telling the other side."""
         if not self._over:
             self._over = True
             if self._transport is not None:
@@ -96,13 +96,13 @@ class HandshakeProtocol(asyncio.Protocol):
             on_error(error)
 
     def _let_go(self) -> None:
-        """Drop what leads back here, so that no cycle keeps the connection in memory."""
+        """Drop back references, so that no cycle keeps the connection in memory."""
         self._on_link = lambda link: None
         self._on_error = lambda error: None
         self._handshake = None
 
     def refuse(self, refusal: Refusal) -> None:
-        """End the handshake and tell the dialer why; `on_error` is not called."""
+        """End the handshake and send the dialer the reason; `on_error` is not called."""
         if not self._over and self._transport is not None:
             self._over = True
             self._transport.write(refusal.encode())
@@ -110,7 +110,7 @@ class HandshakeProtocol(asyncio.Protocol):
             self._let_go()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The other side went away (asyncio.BaseProtocol)."""
+        """The other side disconnected (asyncio.BaseProtocol)."""
         self.fail(
             Unavailable(
                 "the connection was closed during the handshake; the other side may be of another"
@@ -120,7 +120,7 @@ class HandshakeProtocol(asyncio.Protocol):
 
 
 def why(error: OSError) -> str:
-    """An operating system error for people: `connection refused (ECONNREFUSED)`."""
+    """A readable operating system error: `connection refused (ECONNREFUSED)`."""
     if isinstance(error, socket.gaierror):
         return f"the name does not resolve ({error.strerror})"
     if error.errno is None:

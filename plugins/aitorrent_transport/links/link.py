@@ -1,13 +1,13 @@
 """A link: an authenticated, encrypted connection to one peer that carries records.
 
-The owner sets the three callbacks, calls `start` and `send`s. Reading goes through
-`asyncio.BufferedProtocol`: the socket writes into the record reader's buffer and records are opened
-from there, many per read, which is several times cheaper than streams (uvloop's most of all).
-Records that are sent together leave in one system call, as each call costs as much as encrypting
-its 64 KiB.
+The owner sets the three callbacks, then calls `start` and `send`. Reading uses
+`asyncio.BufferedProtocol`: the socket writes into the record reader's buffer, and records are
+decrypted in place, many per read. This is several times cheaper than asyncio streams, especially
+with uvloop. Records sent together share one system call, since a call costs as much as encrypting
+64 KiB.
 
-A link ends once, for one reason: the peer closed it (and said why), the connection was lost, the
-peer broke the rules, or this side closed it.
+A link ends once, for one reason: the peer closed it (and gave a reason), the connection was lost,
+the peer violated the protocol, or this side closed it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from aitorrentd.api import AitorrentError, PeerId, ProtocolError
 REKEY_INTERVAL_S: Final = 3600.0
 CLOSE_TIMEOUT_S: Final = 5.0
 HIGH_WATER_BYTES: Final = 0
-"""What the kernel does not take stops the sender, who can still choose what comes first then.
-Older versions of uvloop also write at once only what goes above the mark."""
+"""Whatever the kernel does not accept pauses the sender, who can then still choose what to send
+next. Older versions of uvloop also write immediately only above this mark."""
 BATCH_BYTES: Final = 256 * 1024
-"Sealed records that leave together at most; larger batches fall out of the cache."
+"Maximum size of a batch of sealed records; larger batches do not fit the CPU cache."
 SMALL_BYTES: Final = 16 * 1024
-"Records below this do not wait for others."
+"Smaller records are sent without batching."
 UNSENT_BYTES: Final = 64 * 1024
-"What the kernel takes beyond what is under way: everything later waits behind it."
+"Unsent bytes the kernel accepts beyond those in flight: everything later queues behind them."
 MAX_WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
 MAX_REASON_CHARS: Final = 200
 DRAIN_BYTES: Final = 4096
@@ -49,19 +49,19 @@ log = logging.getLogger("aitorrentd.transport")
 
 
 def _nobody(*_: Any) -> None:
-    """A callback that the owner did not set."""
+    """Default for a callback that the owner did not set."""
 
 
 class Link(asyncio.BufferedProtocol):
     """A connection to `peer` after a completed handshake.
 
-    `remote` is the other end of the connection, `observed` how the peer sees this end; `instance`
-    tells the peer's process from another one with the same identity. Counters are of bytes on the
-    wire and of data records.
+    `remote` is the address of the other end, `observed` this end's address as the peer sees it;
+    `instance` distinguishes the peer's process from another one with the same identity. Counters
+    cover bytes on the wire and data records.
 
-    `on_record(view)` gets each record; the view is valid during the call only. An AitorrentError
-    that it raises ends the link. `on_lost(reason)` is called once, whoever ended the link.
-    `on_writable()` comes after the write buffer drained below the low-water mark.
+    `on_record(view)` receives each record; the view is valid only during the call. If it raises an
+    AitorrentError, the link ends. `on_lost(reason)` is called once, whichever side ended the link.
+    `on_writable()` is called when the write buffer drains below the low-water mark.
     """
 
     def __init__(
@@ -111,22 +111,22 @@ class Link(asyncio.BufferedProtocol):
         self._close_timer: asyncio.TimerHandle | None = None
         self._drain = memoryview(bytearray(DRAIN_BYTES))
         self._rekey_timer = loop.call_later(REKEY_INTERVAL_S, self._rekey)
-        # From here on: the limits pause the link at once while bytes of the handshake are unsent.
+        # Only now: while handshake bytes are unsent, the limits pause the link immediately.
         transport.set_protocol(self)
         _tune(transport)
 
     def start(self) -> None:
-        """Begin to deliver records; until then the connection is not read."""
+        """Start delivering records; until then the connection is not read."""
         if self._lost:
-            self._loop.call_soon(self._tell)  # it ended before the owner could hear of it
+            self._loop.call_soon(self._tell)  # it ended before the owner could be notified
         self.resume_reading()
 
     def send(self, *parts: bytes | memoryview) -> None:
-        """Send one record out of the concatenated parts; nothing happens after the link ended.
+        """Send the concatenated parts as one record; a no-op after the link has ended.
 
-        A small one leaves at once, a large one with `flush` or in the next pass of the loop. It
-        never waits: look at `writable`. A peer that lets MAX_WRITE_BUFFER_BYTES pile up loses the
-        link.
+        Small records are sent immediately, large ones on `flush` or in the next event loop
+        iteration. Never blocks: check `writable`. The link ends if the peer lets
+        MAX_WRITE_BUFFER_BYTES accumulate.
 
         Raises:
             TooLarge: more than MAX_PLAINTEXT bytes.
@@ -148,7 +148,7 @@ class Link(asyncio.BufferedProtocol):
             self._flush_handle = self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Let what was sent leave now."""
+        """Write batched records to the socket now."""
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             self._flush_handle = None
@@ -159,9 +159,9 @@ class Link(asyncio.BufferedProtocol):
             self._end("the peer has stopped reading")
 
     def close(self, reason: str = "") -> None:
-        """End the link in order: what was sent is delivered, then the peer learns `reason`.
+        """Close gracefully: deliver pending records, then send the peer `reason`.
 
-        A peer that takes nothing for CLOSE_TIMEOUT_S is cut off.
+        A peer that accepts nothing for CLOSE_TIMEOUT_S is disconnected.
         """
         if self._ending:
             return
@@ -171,8 +171,8 @@ class Link(asyncio.BufferedProtocol):
         self.flush()
         self._close_timer = self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
         if self._transport.can_write_eof():
-            # Closing a socket with unread bytes resets it, and the peer would lose what is on its
-            # way. So only this direction ends; the other is drained until the peer closes.
+            # Closing a socket with unread bytes resets it, and the peer would lose data in flight.
+            # So only this direction ends; the other is drained until the peer closes.
             self._transport.write_eof()
             if self._paused:
                 self._transport.resume_reading()
@@ -180,7 +180,7 @@ class Link(asyncio.BufferedProtocol):
             self._transport.close()
 
     def is_stalled(self) -> bool:
-        """Whether the silence of the peer looks like a path that drops large packets."""
+        """Whether the peer's silence suggests a path that drops large packets."""
         sock = self._transport.get_extra_info("socket")
         return sock is not None and is_stalled(tcp_info(sock))
 
@@ -189,13 +189,13 @@ class Link(asyncio.BufferedProtocol):
         self._end("aborted by this node")
 
     def pause_reading(self) -> None:
-        """Deliver no more records, and read no more, until `resume_reading`."""
+        """Stop reading and delivering records until `resume_reading`."""
         if not self._paused:
             self._paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Go on after `pause_reading`, beginning with records that already arrived."""
+        """Resume after `pause_reading`, starting with records already received."""
         if self._paused and not self._ending:
             self._paused = False
             self._deliver()
@@ -203,7 +203,7 @@ class Link(asyncio.BufferedProtocol):
                 self._transport.resume_reading()
 
     def statistics(self) -> dict[str, int]:
-        """Counters for people."""
+        """Counters for diagnostics."""
         return {
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
@@ -231,7 +231,7 @@ class Link(asyncio.BufferedProtocol):
 
     def _deliver(self) -> None:
         if self._delivering:
-            return  # called from within on_record: the loop below goes on
+            return  # called from within on_record: the loop below continues
         self._delivering = True
         try:
             while not self._paused and not self._ending:
@@ -269,14 +269,14 @@ class Link(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """The socket wrote `nbytes` (asyncio.BufferedProtocol)."""
         if self._ending:
-            return  # draining: the space is written over
+            return  # draining: the buffer is overwritten
         self.bytes_in += nbytes
         self._reader.feed(nbytes)
         more = not self._reader.space_left
         self._deliver()
         if more and not self._paused and not self._ending:
-            # libuv reads on while the buffer gets full, up to 32 times, and whoever was woken by
-            # these records would wait for the rest.
+            # libuv keeps reading while reads fill the buffer, up to 32 times, which would delay the
+            # tasks that these records woke.
             self._transport.pause_reading()
             self._loop.call_soon(self._read_on)
 
@@ -295,7 +295,7 @@ class Link(asyncio.BufferedProtocol):
             self.on_writable()
 
     def eof_received(self) -> None:
-        """The peer sends no more: the connection is over (asyncio.BufferedProtocol)."""
+        """The peer sent EOF: the connection is over (asyncio.BufferedProtocol)."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection ended (asyncio.BaseProtocol)."""

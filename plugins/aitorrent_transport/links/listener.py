@@ -1,8 +1,8 @@
 """Listening for peers.
 
-A listener takes plain and masked connections on the same port and tells them apart by their first
-four bytes. Connections that have not authenticated are bounded (see `half_open`), each under a
-deadline; who had begun properly is told why it has to go.
+A listener accepts plain and masked connections on the same port and distinguishes them by their
+first four bytes. Unauthenticated connections are limited in number (see `half_open`) and each has a
+deadline. A dialer that began a valid handshake is told why it is rejected.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from aitorrentd.api.tally import Tally
 
 BACKLOG: Final = 256
 MAX_REFUSED: Final = 8
-"Connections that are to be refused and have not said yet in which protocol."
+"Connections awaiting refusal whose protocol is not known yet."
 REFUSED_S: Final = 1.0
 
 log = logging.getLogger("aitorrentd.transport")
 
 
 class _Doorman(asyncio.Protocol):
-    """Holds a new connection until its first four bytes say what it speaks."""
+    """Holds a new connection until its first four bytes identify the protocol."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -44,10 +44,10 @@ class _Doorman(asyncio.Protocol):
         self.host = ""
         self.deadline: asyncio.TimerHandle | None = None
         self.refusal: Refusal | None = None
-        "Why it is to be refused as soon as it says in which protocol."
+        "Reason to refuse the connection once its protocol is known."
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
         self.host = remote_of(self._transport)[0]
         sock = self._transport.get_extra_info("socket")
         if not self._listener.admit(self, sock.fileno() if sock is not None else -1):
@@ -79,7 +79,7 @@ class _Doorman(asyncio.Protocol):
         protocol.data_received(first)
 
     def refuse(self, refusal: Refusal) -> None:
-        """Cut the connection; who began a handshake is told why."""
+        """Close the connection; a dialer that began a handshake is told why."""
         self._listener.forget(self)
         if isinstance(self._inner, MaskedListener) and not self._inner.is_open:
             self._inner.refuse()
@@ -89,7 +89,7 @@ class _Doorman(asyncio.Protocol):
             self._transport.abort()
 
     def end(self, error: AitorrentError) -> None:
-        """Cut the connection, which has not authenticated."""
+        """Abort the connection, which has not authenticated."""
         self._listener.dismiss(self, error)
         if self._transport is not None:
             self._transport.abort()
@@ -99,11 +99,11 @@ class _Doorman(asyncio.Protocol):
 
 
 class Listener:
-    """Accepts peers. `on_link` gets each link after its handshake, not yet started.
+    """Accepts peers. `on_link` receives each link after its handshake, unstarted.
 
-    Masked and plain connections are both accepted. Each has `deadline_s` to authenticate, and
-    `half_open` bounds how many may be about it. When the process runs out of file descriptors,
-    newcomers are refused while there is still a reserve for everything else.
+    Accepts masked and plain connections. Each has `deadline_s` to authenticate, and `half_open`
+    limits how many may be authenticating. When file descriptors run short, new connections are
+    refused while a reserve remains for everything else.
     """
 
     def __init__(
@@ -122,17 +122,17 @@ class Listener:
         self._refused: set[_Doorman] = set()
         self._closed = False
         self.refusals = Tally()
-        "Connections that were refused or cut for want of room, and of which hosts."
+        "Connections refused or closed for lack of capacity, by host."
         self.scarce_at: float | None = None
-        "When a connection was last refused for want of file descriptors, by the loop's clock."
+        "Loop time of the last refusal for lack of file descriptors."
         self.accepted = 0
         self.failed = 0
 
     async def listen(self, host: str, port: int) -> HostPort:
-        """Listen at one more address; returns it with its real port.
+        """Listen on one more address; return it with its actual port.
 
         Raises:
-            CannotListen: now, or at all.
+            CannotListen: the address cannot be bound, for now or permanently.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -144,22 +144,22 @@ class Listener:
         return str(name[0]), int(name[1])
 
     async def close(self) -> None:
-        """Stop accepting and cut unfinished handshakes; links live on with their owner."""
+        """Stop accepting and abort unfinished handshakes; established links stay open."""
         self._closed = True
         await self.unlisten()
 
     async def unlisten(self) -> None:
-        """Give all addresses up, with the unfinished handshakes there; others may follow."""
+        """Release all addresses and abort their unfinished handshakes; `listen` may follow."""
         for server in self._servers:
             server.close()
         for doorman in [*self._half_open, *self._refused]:
             doorman.refuse(Refusal.CLOSING)
         self._servers.clear()
-        # uvloop closes listening sockets on its next pass.
+        # uvloop closes listening sockets in its next iteration.
         await asyncio.sleep(0)
 
     def statistics(self) -> dict[str, int]:
-        """Counters for people: links made, connections refused unread, handshakes that failed."""
+        """Counters: links established, connections refused unread, failed handshakes."""
         return {
             "accepted": self.accepted,
             "refused": self.refusals.total,
@@ -183,7 +183,7 @@ class Listener:
         )
 
     def admit(self, doorman: _Doorman, descriptor: int) -> bool:
-        """Whether a new connection may stay, to begin its handshake or to be refused in words."""
+        """Whether a new connection may stay, to handshake or to be refused with a reason."""
         loop = asyncio.get_running_loop()
         if self._closed:
             return False
@@ -235,14 +235,14 @@ class Listener:
 
 
 class CannotListen(Unavailable):
-    """An address cannot be listened on, now or at all."""
+    """An address cannot be bound, for now or permanently."""
 
     def __init__(self, host: str, port: int, error: OSError) -> None:
         super().__init__(_why_not_listening(host, port, error))
         self.is_taken = error.errno == errno.EADDRINUSE
         self.lacks_address = error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
         self.may_pass = error.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL)
-        "Whether it makes sense to try again."
+        "Whether a retry may succeed."
 
 
 def _why_not_listening(host: str, port: int, error: OSError) -> str:

@@ -1,14 +1,13 @@
 """Masking: a channel that looks like a WebSocket, so that it passes HTTP proxies and firewalls.
 
 The dialer sends a real upgrade request for `/` (RFC 6455), the listener accepts it, and from then
-on the channel's bytes travel as binary messages. Whoever asks the port for a page gets a small
-HTTP answer. Handshake and records inside are the same as without masking, which adds no secrecy.
+on the channel's bytes travel as binary messages. A plain HTTP request gets a small HTTP response.
+The handshake and records inside are the same as without masking, which adds no secrecy.
 
-wsproto speaks for the upgrade; the frames are ours (`websocket`), since copying them took the most
-of the time.
+wsproto performs the upgrade; framing is our own (`websocket`), because copying dominated the cost.
 
-Two asyncio protocols sit on the socket and show the inner protocol a transport of its own, so that
-nothing of this is in the way of plain connections.
+Two asyncio protocols sit on the socket and give the inner protocol its own transport, so plain
+connections bear none of this cost.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _PAGE: Final = b"<!doctype html><title>%s</title><h1>%s</h1>\n"
 
 
 class _MaskedTransport(asyncio.Transport):
-    """What the inner protocol sees."""
+    """The transport that the inner protocol sees."""
 
     def __init__(self, outer: _Masked, raw: asyncio.Transport) -> None:
         super().__init__()
@@ -93,7 +92,7 @@ class _MaskedTransport(asyncio.Transport):
 
 
 class _Masked(asyncio.Protocol):
-    """What both sides share once the upgrade is done."""
+    """The part common to both sides after the upgrade."""
 
     def __init__(self, inner: asyncio.BaseProtocol, side: ConnectionType) -> None:
         self.inner = inner
@@ -108,23 +107,23 @@ class _Masked(asyncio.Protocol):
         self._held = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._raw = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._raw = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
 
     def on_event(self, event: Event) -> None:
-        """An event before the upgrade is done."""
+        """Handle an event that precedes the end of the upgrade."""
         raise ProtocolError(f"{type(event).__name__} before the WebSocket upgrade")
 
     def opened(self) -> None:
-        """The upgrade is done: the inner protocol begins."""
+        """The upgrade is complete: start the inner protocol."""
         if self._raw is not None:
             self._open = True
             self.inner.connection_made(_MaskedTransport(self, self._raw))
 
     def receive(self, chunk: bytes) -> None:
-        """Bytes of the other side, and what follows from them.
+        """Process bytes from the other side.
 
         Raises:
-            ProtocolError: not HTTP or not WebSocket as the RFCs have it.
+            ProtocolError: not valid HTTP or WebSocket.
         """
         while chunk and not self._open:
             chunk = self._take_head(chunk)
@@ -138,7 +137,7 @@ class _Masked(asyncio.Protocol):
                 return
 
     def _take_head(self, chunk: bytes) -> bytes:
-        """Let wsproto see the HTTP head; returns what comes after it."""
+        """Feed the HTTP head to wsproto; return the bytes after it."""
         head, end, rest = (self._head + chunk).partition(b"\r\n\r\n")
         if len(head) > MAX_HTTP_HEAD_BYTES:
             raise ProtocolError("an unterminated HTTP header")
@@ -156,7 +155,7 @@ class _Masked(asyncio.Protocol):
             self._ws.receive_data(chunk)
             while (event := next(events, None)) is not None:
                 yield event
-        # wsproto lets the UnicodeError of an odd Host header through, which is a ValueError.
+        # wsproto does not catch the UnicodeError (a ValueError) of a malformed Host header.
         except (RemoteProtocolError, LocalProtocolError, ValueError) as e:
             raise ProtocolError(f"broken WebSocket: {e}") from None
 
@@ -176,16 +175,16 @@ class _Masked(asyncio.Protocol):
             self.cut()
 
     def cut(self) -> None:
-        """End the connection without a word."""
+        """Abort the connection without a close message."""
         if self._raw is not None:
             self._raw.abort()
 
     def send(self, payload: Payload) -> None:
-        """One binary message."""
+        """Send one binary message."""
         self._say(BINARY, payload)
 
     def finish(self) -> None:
-        """Say that no more is sent; the other side closes in answer."""
+        """Signal the end of sending; the other side closes in response."""
         self._say(CLOSE, NORMAL_CLOSURE)
         self._said_close = True
 
@@ -196,13 +195,13 @@ class _Masked(asyncio.Protocol):
             self._raw.close()
 
     def pause(self) -> None:
-        """Deliver nothing until `resume`; what wsproto already holds is kept, at most one read."""
+        """Deliver nothing until `resume`; at most one read stays buffered in wsproto."""
         self._paused = True
         if self._raw is not None:
             self._raw.pause_reading()
 
     def resume(self) -> None:
-        """Go on delivering."""
+        """Resume delivery."""
         self._paused = False
         held, self._held = self._held, bytearray()
         if held:
@@ -233,14 +232,14 @@ class _Masked(asyncio.Protocol):
         self.inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        inner, self.inner = self.inner, asyncio.BaseProtocol()  # it refers back to this one
+        inner, self.inner = self.inner, asyncio.BaseProtocol()  # it refers back to this object
         inner.connection_lost(exc)
 
 
 class MaskedDialer(_Masked):
-    """Asks for the upgrade, then runs `inner` inside of it.
+    """Requests the upgrade, then runs `inner` inside it.
 
-    `host` and `port` are what the request names.
+    `host` and `port` appear in the request.
     """
 
     def __init__(
@@ -255,13 +254,13 @@ class MaskedDialer(_Masked):
         self._on_error = on_error
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The byte stream is there (asyncio.BaseProtocol)."""
+        """The connection is open (asyncio.BaseProtocol)."""
         super().connection_made(transport)
         if self._raw is not None:
             self._raw.write(self._ws.send(Request(host=self._authority, target="/")))
 
     def data_received(self, data: bytes) -> None:
-        """Some of the other side's bytes (asyncio.Protocol)."""
+        """Bytes arrived from the other side (asyncio.Protocol)."""
         try:
             self.receive(data)
         except AitorrentError as e:
@@ -270,11 +269,11 @@ class MaskedDialer(_Masked):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection ended (asyncio.BaseProtocol)."""
-        self._on_error = lambda error: None  # it refers back, by what the dial came to
+        self._on_error = lambda error: None  # it refers back through the outcome of the dial
         super().connection_lost(exc)
 
     def on_event(self, event: Event) -> None:
-        """The answer to the upgrade request."""
+        """Handle the response to the upgrade request."""
         if isinstance(event, RejectConnection) and event.status_code == 503:
             raise Busy("what answers there is too busy for more connections (HTTP status 503)")
         if not isinstance(event, AcceptConnection):
@@ -283,13 +282,13 @@ class MaskedDialer(_Masked):
 
 
 class MaskedListener(_Masked):
-    """Answers the upgrade and runs `inner` inside of it; answers a browser like a web server."""
+    """Accepts the upgrade and runs `inner` inside it; answers browsers like a web server."""
 
     def __init__(self, inner: asyncio.BaseProtocol) -> None:
         super().__init__(inner, ConnectionType.SERVER)
 
     def data_received(self, data: bytes) -> None:
-        """Some of the other side's bytes (asyncio.Protocol)."""
+        """Bytes arrived from the other side (asyncio.Protocol)."""
         if self._open:
             super().data_received(data)
             return
@@ -313,11 +312,11 @@ class MaskedListener(_Masked):
 
     @property
     def is_open(self) -> bool:
-        """Whether the upgrade is done."""
+        """Whether the upgrade is complete."""
         return self._open
 
     def refuse(self) -> None:
-        """Answer like a web server that is overloaded; only before the upgrade."""
+        """Answer like an overloaded web server; only before the upgrade."""
         self._answer_page(b"503 Service Unavailable")
 
     def _answer_page(self, status: bytes, header: bytes = b"") -> None:
@@ -331,7 +330,7 @@ class MaskedListener(_Masked):
         self._raw.close()
 
     def on_event(self, event: Event) -> None:
-        """The upgrade request."""
+        """Handle the upgrade request."""
         if not isinstance(event, Request) or self._raw is None:
             raise ProtocolError(f"{type(event).__name__} instead of an upgrade")
         self._raw.write(self._ws.send(AcceptConnection()))

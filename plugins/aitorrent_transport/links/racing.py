@@ -1,7 +1,7 @@
-"""Connecting to a host whose addresses may be dead: Happy Eyeballs (RFC 8305).
+"""Connecting to a host, some of whose addresses may be dead: Happy Eyeballs (RFC 8305).
 
-All A and AAAA addresses of a name are tried, a quarter of a second apart and with the families in
-turn; the first that connects wins and the others are given up.
+All A and AAAA addresses of a name are tried, a quarter of a second apart and with alternating
+families; the first to connect wins and the other attempts are cancelled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ATTEMPT_DELAY_S: Final = 0.25
 
 
 def interleaved(found: Found) -> Found:
-    """The addresses with the families in turn, beginning with the preferred one (section 4)."""
+    """Addresses with alternating families, starting with the preferred one (section 4)."""
     first = [each for each in found if each[0] == found[0][0]]
     other = [each for each in found if each[0] != found[0][0]]
     return [each for each in chain(*zip_longest(first, other)) if each is not None]
@@ -34,10 +34,10 @@ async def connect_tcp(
     resolver: Resolver,
     paths: StalledPaths | None = None,
 ) -> asyncio.Transport:
-    """A connection to `port` of whichever address of `host` answers first.
+    """Connect to `port` on whichever address of `host` answers first.
 
     Raises:
-        OSError: none does; the error of the one tried first. TimedOut, Unavailable: see
+        OSError: none answers; the error of the first attempt. TimedOut, Unavailable: see
         `Resolver.resolve`.
     """
     loop = asyncio.get_running_loop()
@@ -58,7 +58,7 @@ async def _race(found: Sequence[tuple[int, str]], port: int, paths: StalledPaths
         while waiting or running:
             if waiting:
                 family, ip = waiting.pop(0)
-                # Ended below, whatever happens: no group is needed to own them.
+                # Always ended below, so no task group needs to own them.
                 running.add(asyncio.ensure_future(_connect(family, ip, port, paths)))
             done, running = await asyncio.wait(
                 running,
@@ -81,12 +81,12 @@ async def _race(found: Sequence[tuple[int, str]], port: int, paths: StalledPaths
         for late in await asyncio.gather(*running, return_exceptions=True):
             if isinstance(late, socket.socket):
                 late.close()
-    # Made here: an error of a task would keep this frame, and this frame the task.
+    # Created here: an error from a task would form a cycle of frame and task.
     raise OSError(code, os.strerror(code)) if code else OSError("the name has no address")
 
 
 async def _connect(family: int, ip: str, port: int, paths: StalledPaths) -> socket.socket | OSError:
-    """A connected socket, or why there is none."""
+    """A connected socket, or the error."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)

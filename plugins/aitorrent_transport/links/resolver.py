@@ -1,9 +1,9 @@
-"""Looking host names up without letting a slow name server hold anything else up.
+"""Host name lookups in which a slow name server delays nothing else.
 
-getaddrinfo(3) blocks for as long as the name server pleases and cannot be cancelled. Each lookup
-therefore runs in a daemon thread of its own, which neither the event loop's thread pool nor the end
-of the process waits for. A name has one thread at a time, however many ask for it, and there are at
-most MAX_LOOKUPS, so that one silent server costs its own names and no more.
+getaddrinfo(3) blocks for as long as the name server takes and cannot be cancelled. Each lookup
+therefore runs in its own daemon thread, outside the event loop's thread pool and without delaying
+process exit. Concurrent lookups of a name share one thread, and at most MAX_LOOKUPS threads run, so
+a silent server affects only its own names.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from aitorrentd.api import TimedOut, Unavailable
 MAX_LOOKUPS: Final = 16
 LOOKUP_S: Final = 5.0
 MAX_ADDRESSES: Final = 8
-"Of one name; more would take longer to try than a dial may."
+"Per name; trying more would exceed the dial timeout."
 
 Found = list[tuple[int, str]]
-"(address family, IP address) in the order of the system's preference (RFC 6724)."
+"(address family, IP address) in the system's order of preference (RFC 6724)."
 Lookup = Callable[[str], Found]
 
 
 def system_lookup(host: str) -> Found:
-    """The addresses of `host` as getaddrinfo(3) has them.
+    """The addresses of `host` from getaddrinfo(3).
 
     Raises:
-        OSError: there are none, or the name server did not answer.
+        OSError: no address, or no answer from the name server.
     """
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(
@@ -43,7 +43,7 @@ def system_lookup(host: str) -> Found:
 
 
 class Resolver:
-    """Lookups of one node. Nothing is cached: who asks again wants to know what holds now."""
+    """Lookups of one node. Nothing is cached: a repeated lookup needs current results."""
 
     def __init__(self, lookup: Lookup = system_lookup, *, max_lookups: int = MAX_LOOKUPS) -> None:
         self._lookup = lookup
@@ -51,11 +51,11 @@ class Resolver:
         self._running: dict[str, asyncio.Future[Found]] = {}
 
     async def resolve(self, host: str, timeout_s: float = LOOKUP_S) -> Found:
-        """The addresses of a name, at most MAX_ADDRESSES; an IP address is its own.
+        """The addresses of a name, at most MAX_ADDRESSES; an IP address resolves to itself.
 
         Raises:
-            OSError: it does not resolve. TimedOut: no answer in time; the next call may find one.
-            Unavailable: too many names wait for an answer.
+            OSError: it does not resolve. TimedOut: no answer in time; the next call may succeed.
+            Unavailable: too many lookups are pending.
         """
         for family in (socket.AF_INET, socket.AF_INET6):
             try:
@@ -84,7 +84,7 @@ class Resolver:
             self._running.pop(host, None)
             if isinstance(found, OSError):
                 answer.set_exception(found)
-                answer.exception()  # it may be that nobody waits any more
+                answer.exception()  # possibly nothing awaits it any longer
             else:
                 answer.set_result(found)
 
@@ -98,7 +98,7 @@ class Resolver:
             try:
                 loop.call_soon_threadsafe(settle, found)
             except RuntimeError:
-                return  # the loop is closed: the node stopped in the meantime
+                return  # the loop is closed: the node has stopped
 
         threading.Thread(target=work, name=f"resolve {host}", daemon=True).start()
         return answer

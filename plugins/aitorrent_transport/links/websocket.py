@@ -1,6 +1,6 @@
 """WebSocket frames after the upgrade (RFC 6455, section 5): binary messages as one stream of bytes.
 
-No I/O. Payloads are passed on as they come, whole or not, so nothing but a control frame is kept.
+No I/O. Payloads pass through as they arrive, complete or not; only control frames are buffered.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _table(byte: int) -> bytes:
 
 def xor(payload: Payload, key: bytes) -> bytearray:
     """`payload` masked or unmasked with the 4 bytes of `key` (5.3)."""
-    # Of all that Python has for this without numpy, which the daemon does not load, the fastest.
+    # The fastest way in Python without numpy, which the daemon does not load.
     out = bytearray(payload)
     for i in range(KEY_BYTES):
         out[i::KEY_BYTES] = out[i::KEY_BYTES].translate(_table(key[i]))
@@ -43,7 +43,7 @@ def xor(payload: Payload, key: bytes) -> bytearray:
 
 
 def websocket_frame(opcode: int, payload: Payload, *, masked: bool) -> tuple[bytes, Payload]:
-    """Head and payload of a whole message, which a client masks with a fresh key."""
+    """Header and payload of a complete message; a client masks it with a fresh key."""
     size = len(payload)
     bit = _MASKED if masked else 0
     if size < 126:
@@ -59,7 +59,7 @@ def websocket_frame(opcode: int, payload: Payload, *, masked: bool) -> tuple[byt
 
 
 class WebSocketReader:
-    """Frames of one direction; those of a client are `masked`, those of a server are not."""
+    """Frames in one direction; `masked` is true for frames from a client."""
 
     def __init__(self, *, masked: bool) -> None:
         self._masked = masked
@@ -71,10 +71,10 @@ class WebSocketReader:
         self._control: bytes | None = None
 
     def feed(self, chunk: bytes) -> Iterator[tuple[int, Payload]]:
-        """(opcode, payload) of what is in `chunk`: pieces of binary messages, control frames.
+        """Yield (opcode, payload) from `chunk`: pieces of binary messages, control frames.
 
         Raises:
-            ProtocolError: the other side breaks RFC 6455, or sends a text message.
+            ProtocolError: the other side violates RFC 6455 or sends a text message.
         """
         rest = memoryview(chunk)
         while len(rest):
@@ -102,7 +102,7 @@ class WebSocketReader:
         return payload
 
     def _take_head(self, chunk: memoryview) -> memoryview:
-        """The rest of `chunk` after the next frame's head, or after what there is of it."""
+        """Consume the next frame's header, or the available part; return the rest of `chunk`."""
         before = len(self._head)
         head = self._head + bytes(chunk[: 14 - before])
         long = {126: 2, 127: 8}.get(head[1] & 0x7F, 0) if len(head) > 1 else 0

@@ -1,1 +1,1 @@
-"""Who is connected: the table, keeping channels, known peers, answering their streams."""
+"""Connected peers: the table, channel upkeep, known peers, and serving their streams."""

@@ -1,4 +1,4 @@
-"""Address files: where another node can be dialled, as its daemon writes it into `daemon.addr`."""
+"""Address files: a node's dial addresses, as its daemon writes them to `daemon.addr`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MAX_LINES: Final = 64
 
 
 def read_address_file(path: Path) -> list[Address]:
-    """The addresses in the file at `path`, one a line; empty lines and `#` lines do not count.
+    """The addresses in the file at `path`, one per line; empty lines and `#` lines are skipped.
 
     Raises:
-        Unavailable: it cannot be read, or says no address. InvalidParams: it says something else.
+        Unavailable: unreadable, or no address in it. InvalidParams: it has other content.
     """
     try:
         raw = read_regular(path, MAX_BYTES)

@@ -1,4 +1,4 @@
-"""Getting and keeping channels: dialling, racing addresses, dialling again after a loss."""
+"""Opening and keeping channels: dialling, racing addresses, redialling after a loss."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ STAGGER_S: Final = 0.25  # RFC 8305, section 5: connection attempt delay
 MAX_CANDIDATES: Final = 12
 GIVE_UP_S: Final = 3600.0
 MAX_WAIT_S: Final = 60.0
-STEADY_S: Final = 30.0  # a channel that lived this long was no mistake
+STEADY_S: Final = 30.0  # a channel that lived this long counts as working
 MAX_KEPT: Final = 256
 
 
 @dataclass(slots=True)
 class Kept:
-    """A peer to which the node keeps a channel."""
+    """A peer to which the node maintains a channel."""
 
     addresses: tuple[Address, ...]
     peer: PeerId | None
-    "Who answered last; None until a bootstrap address without a peer id answered."
+    "The last peer to answer; None until a bootstrap address without a peer id answers."
     forever: bool
     is_pinned: bool = True
-    "Whether only `peer` will do; an address without a peer id means whoever answers there."
+    "Whether only `peer` is accepted; an address without a peer id accepts any peer."
     file: Path | None = None
-    "Says where to dial, anew at each try."
+    "Address file, re-read at each attempt."
     task: asyncio.Task[None] | None = None
     problem: str = ""
     "Why the last attempt failed; empty while connected."
 
     @property
     def place(self) -> str:
-        """What the configuration names."""
+        """The place as configured."""
         return str(self.file or self.addresses[0])
 
 
 class Dialler:
-    """Dials peers, each place at most once at a time, and keeps the channels that are wanted."""
+    """Dials peers, one dial per place at a time, and maintains the wanted channels."""
 
     def __init__(
         self,
@@ -90,11 +90,11 @@ class Dialler:
     # Dialling
 
     async def dial(self, address: Address, timeout_s: float = DIAL_S) -> Peer:
-        """The peer at `address`, dialled unless it is connected.
+        """The peer at `address`, dialled unless connected.
 
         Raises:
-            Unavailable, ProtocolError: nobody answers there, or not the right one. TimedOut.
-            Busy, Denied: the limits of this node. InvalidParams: it is this node's own address.
+            Unavailable, ProtocolError: nothing answers there, or the wrong peer does. TimedOut.
+            Busy, Denied: this node's limits. InvalidParams: it is this node's own address.
         """
         if address.peer == self._credentials.signer.peer_id:
             raise InvalidParams(f"{address} is this node itself")
@@ -103,7 +103,7 @@ class Dialler:
             task = self._tasks.spawn(self._dial(address), f"dial {address}")
             self._dials[str(address)] = task
             task.add_done_callback(lambda _: self._dials.pop(str(address), None))
-        # Not awaited directly: its end by cancellation is the transport's, not the caller's.
+        # Not awaited directly: if it is cancelled, that concerns the transport, not the caller.
         done, _ = await asyncio.wait({task}, timeout=timeout_s)
         if not done:
             raise TimedOut(f"{address.location} did not answer within {timeout_s:g} s")
@@ -114,7 +114,7 @@ class Dialler:
             try:
                 raise result
             finally:
-                del result, task, done  # else the error keeps this frame, and this frame the error
+                del result, task, done  # otherwise error and frame form a reference cycle
         return result
 
     async def _dial(self, address: Address) -> Peer | AitorrentError:
@@ -143,10 +143,10 @@ class Dialler:
         return peer
 
     async def _link(self, address: Address) -> Link:
-        """A link to `address` by the first dialer that gets one; they share the time there is.
+        """A link to `address` from the first dialer that succeeds; dialers share the time limit.
 
         Raises:
-            Unavailable, TimedOut: none did. ProtocolError: the peer was reached and is not one.
+            Unavailable, TimedOut: none succeeded. ProtocolError: what answered is not a valid peer.
         """
         dialers = [dialer for dialer in self._dialers if dialer.can_try(address)]
         now = self._ctx.clock.monotonic
@@ -170,7 +170,7 @@ class Dialler:
             try:
                 raise failures[0]
             finally:
-                failures.clear()  # else the error keeps this frame, and this frame the error
+                failures.clear()  # otherwise error and frame form a reference cycle
         told = "; ".join(e.message for e in failures) or "no dialer can try this address"
         raise Unavailable(f"{address.location}: {told}")
 
@@ -178,10 +178,10 @@ class Dialler:
         await self._store.dialled(peer, address.location, wanted=False, now=self._ctx.clock.time())
 
     async def connect(self, peer: PeerId, extra: Iterable[str], timeout_s: float = DIAL_S) -> Peer:
-        """A channel to `peer` by any address that is known or given.
+        """A channel to `peer` through any known or given address.
 
         Raises:
-            Unavailable: none answers; the message says what each said. TimedOut.
+            Unavailable: none answers; the message lists the error of each. TimedOut.
         """
         connected = self._table.get(peer)
         if connected is not None:
@@ -211,7 +211,7 @@ class Dialler:
         return list(found.values())[:MAX_CANDIDATES]
 
     async def _race(self, peer: PeerId, candidates: Sequence[Address], timeout_s: float) -> Peer:
-        """Dial one address after the other without waiting long for each; the first wins."""
+        """Dial the addresses in staggered succession; the first to connect wins."""
         running: dict[asyncio.Task[Peer | AitorrentError], Address] = {}
         errors: list[str] = []
 
@@ -248,16 +248,16 @@ class Dialler:
     # Keeping
 
     def keep_forever(self, address: Address) -> None:
-        """Dial a bootstrap address now, and again whenever it is not connected."""
+        """Dial a bootstrap address now and redial it whenever it is not connected."""
         pinned = address.peer is not None
         self._keep(Kept((address,), address.peer, forever=True, is_pinned=pinned))
 
     def keep_file(self, path: Path) -> None:
-        """Like `keep_forever`, for the node whose addresses stand in the file at `path`."""
+        """Like `keep_forever`, for the node whose addresses are in the file at `path`."""
         self._keep(Kept((), None, forever=True, is_pinned=False, file=path))
 
     def keep(self, peer: PeerId, addresses: Iterable[Address]) -> None:
-        """Keep a channel to `peer` until it could not be reached for an hour."""
+        """Maintain a channel to `peer` until it has been unreachable for an hour."""
         if all(kept.peer != peer for kept in self._kept) and len(self._kept) < MAX_KEPT:
             self._keep(Kept(tuple(addresses), peer, forever=False))
 
@@ -268,7 +268,7 @@ class Dialler:
         )
 
     def release(self, peer: PeerId) -> None:
-        """Keep no channel to `peer` any more."""
+        """Stop maintaining a channel to `peer`."""
         for kept in [k for k in self._kept if k.peer == peer]:
             self._kept.remove(kept)
             if kept.task is not None:
@@ -277,14 +277,14 @@ class Dialler:
 
     @property
     def missing(self) -> int:
-        """Bootstrap addresses that are not connected now."""
+        """Number of bootstrap addresses not connected now."""
         return sum(
             kept.forever and (kept.peer is None or self._table.get(kept.peer) is None)
             for kept in self._kept
         )
 
     def waiting(self) -> list[tuple[str, str]]:
-        """Bootstrap addresses that are not connected, each with what the last attempt met."""
+        """Bootstrap addresses that are not connected, each with its last error."""
         return [
             (kept.place, kept.problem)
             for kept in self._kept
@@ -298,9 +298,7 @@ class Dialler:
         while True:
             peer = self._table.get(kept.peer) if kept.peer else None
             if peer is None and await self._try(kept) and kept.peer:
-                peer = self._table.get(
-                    kept.peer
-                )  # None: it left at once, which is no reason to spin
+                peer = self._table.get(kept.peer)  # None: it left at once; wait rather than spin
             if peer is not None:
                 await asyncio.shield(peer.gone)
                 lost_at = clock.monotonic()
@@ -333,10 +331,10 @@ class Dialler:
         return True
 
     async def _dial_place(self, kept: Kept) -> None:
-        """Whoever answers at a bootstrap address without a peer id; else who did, elsewhere.
+        """Dial a bootstrap address without a peer id; if that fails, its last peer elsewhere.
 
         Raises:
-            AitorrentError: nobody answers there, and the last one not at its other addresses.
+            AitorrentError: nothing answers there, nor the last peer at its other addresses.
         """
         before = kept.peer
         try:
@@ -360,10 +358,10 @@ class Dialler:
             )
 
     async def _dial_file(self, path: Path) -> PeerId:
-        """Whoever answers first at the addresses in the file.
+        """The first peer to answer at the addresses in the file.
 
         Raises:
-            AitorrentError: the file is not there or not good, or nobody answers.
+            AitorrentError: the file is missing or invalid, or nothing answers.
         """
         places: dict[PeerId | None, list[Address]] = {}
         for address in await asyncio.to_thread(read_address_file, path):

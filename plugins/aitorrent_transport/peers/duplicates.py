@@ -1,8 +1,8 @@
-"""One key on two machines: where that was seen, of peers and of this node itself. No I/O.
+"""One key on two machines: sightings, for peers and for this node itself. No I/O.
 
-A copied state directory makes two nodes that claim to be one. Both answer, so the channels of one
-would replace those of the other, in turn and for ever; the table keeps the channel that it has, and
-this remembers what people must be told.
+A copied state directory makes two nodes claim the same identity. Both answer, so their channels
+would replace each other endlessly; the table keeps its existing channel, and this module remembers
+what to report.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from aitorrentd.api import PeerId, short
 
 RECENT_S: Final = 600.0
-"How long a sighting counts as current; the rejected node tries again every minute or so."
+"How long a sighting stays current; the rejected node retries about once a minute."
 MAX_SIGHTINGS: Final = 64
 HOW_TO_END: Final = (
     "stop one of them, or give it a key of its own (stop it, move its identity.key away, start it)"
@@ -26,17 +26,17 @@ class Sighting:
     """Two live nodes with one key."""
 
     peer: PeerId
-    "Whose key it is."
+    "The peer whose key it is."
     first: str
-    "Where the one is that was there before."
+    "Location of the node that connected first."
     second: str
     reporter: PeerId | None
-    "Which peer says so; None when this node saw it itself."
+    "The reporting peer; None if this node saw it itself."
     at: float
 
     @property
     def text(self) -> str:
-        """What people should know."""
+        """The report for users."""
         if self.reporter is None:
             return f"two nodes use the key of {short(self.peer)}: {self.first} and {self.second}"
         return (
@@ -46,13 +46,13 @@ class Sighting:
 
 
 class Duplicates:
-    """Recent sightings, one for each key and reporter. Callers pass `now` in monotonic seconds."""
+    """Recent sightings, one per key and reporter. Callers pass `now` in monotonic seconds."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[tuple[PeerId, PeerId | None], Sighting] = OrderedDict()
 
     def note(self, sighting: Sighting) -> bool:
-        """Remember a sighting; whether it is news, so that it is logged once."""
+        """Record a sighting; return whether it is new, so that it is logged once."""
         key = sighting.peer, sighting.reporter
         before = self._seen.pop(key, None)
         self._seen[key] = sighting

@@ -1,7 +1,7 @@
-"""The machine's own IP addresses, as the kernel lists them, the most useful ones first.
+"""The machine's own IP addresses, as the kernel lists them, most useful first.
 
-/proc/net/fib_trie has every local IPv4 address of an interface that is up, secondary ones included;
-netdevice(7) is the fallback, which has one an interface. /proc/net/if_inet6 has those of IPv6.
+/proc/net/fib_trie lists every local IPv4 address of interfaces that are up, including secondary
+ones; the fallback, netdevice(7), has one per interface. /proc/net/if_inet6 lists IPv6 addresses.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def parse_fib_trie(text: str) -> list[str]:
-    """Local IPv4 addresses in a fib_trie."""
+    """Local IPv4 addresses in the text of fib_trie."""
     return _LOCAL4.findall(text)
 
 
 def parse_if_inet6(text: str) -> list[str]:
-    """IPv6 addresses in an if_inet6 that others can use, those that soon change last.
+    """IPv6 addresses in the text of if_inet6 that others can use, short-lived ones last.
 
-    Link-local ones mean nothing without a zone, which is another one on each machine.
+    Link-local addresses mean nothing without a zone, which differs on each machine.
     """
     lasting: list[str] = []
     passing: list[str] = []
@@ -74,9 +74,9 @@ def _ip6() -> list[str]:
 
 
 def usefulness(address: Ip) -> int:
-    """A rank, 0 for the best: global addresses, then those of a site, then loopback.
+    """Rank, 0 is best: global addresses, then site-local ones, then loopback.
 
-    Carrier-grade NAT (RFC 6598) is where VPNs live; 169.254/16 is what a machine without DHCP has.
+    Carrier-grade NAT (RFC 6598) is where VPNs live; machines without DHCP use 169.254/16.
     """
     if address.is_loopback:
         return 4
@@ -88,11 +88,11 @@ def usefulness(address: Ip) -> int:
 
 
 def own_addresses(version: int) -> list[str]:
-    """IPv4 or IPv6 addresses of this machine (`version` 4 or 6), the most useful ones first."""
+    """IPv4 or IPv6 addresses of this machine (`version` 4 or 6), most useful first."""
     return by_usefulness(_ip4() if version == 4 else _ip6())
 
 
 def by_usefulness(addresses: list[str]) -> list[str]:
-    """Distinct addresses, the most useful first and otherwise in the order given."""
+    """Distinct addresses, most useful first, otherwise in the given order."""
     distinct = dict.fromkeys(addresses)
     return sorted(distinct, key=lambda each: usefulness(ipaddress.ip_address(each)))

@@ -1,8 +1,8 @@
-"""Known peers, in the plugin's database: only places where a dial by this node succeeded; and the
+"""Known peers in the plugin's database: only places that this node dialled successfully, plus the
 port on which this node was reached.
 
-What strangers say about addresses is never kept, so that nobody can poison what a node dials after
-a restart.
+Addresses that others claim are never stored, so nobody can poison what a node dials after a
+restart.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MIGRATIONS: Final = {
         PRIMARY KEY (peer, address)
     ) WITHOUT ROWID;
     """,
-    # Once a part of 1: databases of then have it.
+    # Formerly part of 1: older databases already have it.
     2: "CREATE INDEX IF NOT EXISTS known_last_seen ON known (last_seen);",
     3: "CREATE TABLE listened (only INTEGER PRIMARY KEY CHECK (only = 1), port INTEGER NOT NULL);",
 }
@@ -51,28 +51,28 @@ class KnownPeer:
     last_seen: float
     "Seconds since the epoch."
     fails: int
-    "Dials that failed there since."
+    "Failed dials there since then."
     wanted: bool
-    "Whether the node keeps a channel to this peer."
+    "Whether the node maintains a channel to this peer."
 
 
 class PeerStore:
     """The tables; every change is on disk when its method returns.
 
-    A change that the database refuses, for want of space say, is logged and left out: channels must
-    not depend on it.
+    A change that the database rejects, for example for lack of space, is logged and skipped:
+    channels must not depend on it.
     """
 
     def __init__(self, db: aiosqlite.Connection, *, problem: str = "") -> None:
         self.problem = problem
-        "Why nothing is saved for now, or the empty string."
+        "Why saving is currently impossible, or the empty string."
         self.on_moved: Callable[[], Awaitable[None]] | None = None
-        "Called after `move_to`: what an earlier run saved is known now."
+        "Called after `move_to`, when data from earlier runs is available."
         self._db = db
         self._is_temporary = bool(problem)
 
     async def move_to(self, db: aiosqlite.Connection) -> None:
-        """Go over to another database, and take along what this one has."""
+        """Switch to another database and copy this one's rows into it."""
         known, port = await self.all(), await self.last_port()
         self._db, self.problem, self._is_temporary = db, "", False
         for each in known:
@@ -99,7 +99,7 @@ class PeerStore:
                 self.problem = ""
 
     async def dialled(self, peer: PeerId, address: str, *, wanted: bool, now: float) -> None:
-        """A dial succeeded; `wanted` is kept if it was set before."""
+        """Record a successful dial; `wanted` stays set if it was set before."""
         await self._change(
             (
                 "INSERT INTO known (peer, address, last_seen, wanted) VALUES (?, ?, ?, ?)"
@@ -120,25 +120,25 @@ class PeerStore:
         )
 
     async def seen(self, peer: PeerId, now: float) -> None:
-        """A channel to a known peer was up until now."""
+        """Record that a channel to a known peer was up until `now`."""
         await self._change(("UPDATE known SET last_seen = ? WHERE peer = ?", (now, peer)))
 
     async def failed(self, peer: PeerId, address: str) -> None:
-        """A dial to a known place failed."""
+        """Record a failed dial to a known place."""
         sql = "UPDATE known SET fails = fails + 1 WHERE peer = ? AND address = ?"
         await self._change((sql, (peer, address)))
 
     async def unwant(self, peer: PeerId) -> None:
-        """Keep no channel to `peer` any more."""
+        """Record that no channel to `peer` is to be maintained."""
         await self._change(("UPDATE known SET wanted = 0 WHERE peer = ?", (peer,)))
 
     async def last_port(self) -> int | None:
-        """The port that `port: 0` found in the last run, or None before the first."""
+        """The port that `port: 0` got in the last run, or None before the first."""
         rows = list(await self._db.execute_fetchall("SELECT port FROM listened"))
         return int(rows[0][0]) if rows else None
 
     async def listened(self, port: int) -> None:
-        """Peers know this node by `port` now."""
+        """Record `port`, under which peers now know this node."""
         await self._change(("INSERT OR REPLACE INTO listened VALUES (1, ?)", (port,)))
 
     async def addresses(self, peer: PeerId) -> list[str]:
@@ -149,7 +149,7 @@ class PeerStore:
         return [str(row[0]) for row in rows]
 
     async def all(self) -> list[KnownPeer]:
-        """Every known place, last seen first."""
+        """Every known place, most recently seen first."""
         rows = await self._db.execute_fetchall(
             "SELECT peer, address, last_seen, fails, wanted FROM known ORDER BY last_seen DESC"
         )

@@ -1,8 +1,7 @@
-"""What a peer calls itself, made harmless: a name is a claim, shown to people and never believed.
+"""Sanitised peer names: a name is a claim, displayed but never trusted.
 
-Only letters, digits, marks, symbols and a few others stay, so that a name can leave no line, table
-or pair of quotes that it is shown in, turn the direction of writing, or look like the `…` of a
-shortened id.
+Only letters, digits, marks, symbols and a few other characters are kept, so a name cannot break out
+of its line, table cell or quotes, change the text direction, or imitate the `…` of a shortened id.
 """
 
 from __future__ import annotations
@@ -11,23 +10,23 @@ import unicodedata
 from typing import Final
 
 MAX_NAME_CHARS: Final = 64
-"As many as `node.name` takes."
+"Same limit as `node.name`."
 _MAX_RAW_CHARS: Final = 4 * MAX_NAME_CHARS
 _ALSO: Final = frozenset(" -_.@+")
 _BLANK: Final = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-"Letters, marks and a symbol that show nothing: a name of them would look like none."
+"Letters, marks and a symbol that render blank: a name made of them would look empty."
 _MARKS_IN_A_ROW: Final = 2
 
 
 def told_name(told: object) -> str:
-    """The name in a peer's greeting, at most 64 characters; empty when it says none.
+    """The name in a peer's greeting, at most 64 characters; empty if it has none.
 
-    What may not stay shows as the replacement character.
+    Disallowed characters become the replacement character.
     """
     if not isinstance(told, str):
         return ""
     kept: list[str] = []
-    marks = _MARKS_IN_A_ROW  # at the beginning, they would sit on the quote before the name
+    marks = _MARKS_IN_A_ROW  # leading marks would combine with the opening quote
     for char in unicodedata.normalize("NFC", told[:_MAX_RAW_CHARS]):
         kind = unicodedata.category(char)
         marks = marks + 1 if kind[0] == "M" else _MARKS_IN_A_ROW * char.isspace()

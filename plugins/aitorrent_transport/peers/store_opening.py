@@ -1,7 +1,7 @@
-"""Opening the database of known peers, which a node can live without.
+"""Opening the database of known peers, which a node can do without.
 
-It is a cache: damaged, it is set aside and started empty; locked, or on a disk that is full or read
-only, it is kept in memory and taken up again when that is over. Neither stops the node.
+It is a cache: if damaged, it is set aside and recreated empty; if it is locked, or the disk is full
+or read-only, the data stays in memory until the file is usable again. Neither stops the node.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from aitorrentd.api.backoff import equal_jitter_s
 MAX_WAIT_S: Final = 60.0
 SUFFIX: Final = ".damaged"
 _DAMAGED: Final = (None, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-"None: the check of the whole file found something."
+"None: the full integrity check found a problem."
 
 
 @asynccontextmanager
 async def opened_store(ctx: PluginContext) -> AsyncIterator[PeerStore]:
-    """The store, on disk or for now in memory.
+    """The store, on disk or temporarily in memory.
 
     Raises:
-        Conflict: a newer program wrote the database.
+        Conflict: a newer version wrote the database.
     """
     async with AsyncExitStack() as stack:
         try:
@@ -67,7 +67,7 @@ async def _open(ctx: PluginContext, stack: AsyncExitStack) -> aiosqlite.Connecti
 
 
 def is_damage(error: AitorrentError) -> bool:
-    """Whether the file itself is bad, and not the disk or a lock."""
+    """Whether the file itself is damaged, as opposed to a disk or lock problem."""
     cause = error.__context__
     if not isinstance(cause, sqlite3.DatabaseError):
         return False
@@ -76,7 +76,7 @@ def is_damage(error: AitorrentError) -> bool:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename the database, in the place of one that was set aside before; returns its new name."""
+    """Rename the database, replacing any earlier set-aside copy; return the new path."""
     aside = path.with_name(path.name + SUFFIX)
     path.rename(aside)
     for part in ("-wal", "-shm"):
@@ -94,7 +94,7 @@ async def _in_memory() -> AsyncIterator[aiosqlite.Connection]:
 
 
 async def _take_up(ctx: PluginContext, stack: AsyncExitStack, store: PeerStore) -> None:
-    """Go over to the disk as soon as it can be used."""
+    """Switch to the disk as soon as it is usable."""
     attempt = 0
     while True:
         wait_s = equal_jitter_s(attempt, cap_s=MAX_WAIT_S, draw=ctx.random.random())

@@ -1,4 +1,4 @@
-"""Answering streams that peers open: who handles a protocol, within which limits."""
+"""Serving streams that peers open: protocol handlers and their limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPENS_BURST: Final = 400.0
 
 
 class StreamServer:
-    """Runs the handlers of wire protocols: the transport's own and those of other plugins."""
+    """Runs the handlers of wire protocols: the transport's own and other plugins'."""
 
     def __init__(self, ctx: PluginContext, tasks: Tasks, own: Iterable[WireProtocol]) -> None:
         self._ctx = ctx
@@ -40,13 +40,13 @@ class StreamServer:
         self._opens = PerPeer(lambda: TokenBucket(OPENS_PER_S, OPENS_BURST, now()))
 
     def find(self, protocol: str) -> WireProtocol | None:
-        """Who answers `protocol` now, or None."""
+        """The current handler of `protocol`, or None."""
         if protocol in self._own:
             return self._own[protocol]
         return next((p for p in self._ctx.protocols() if p.id == protocol), None)
 
     def serve(self, channel: Channel, state: StreamState) -> None:
-        """Answer a stream that a peer opened, or reset it with the reason."""
+        """Serve a stream that a peer opened, or reset it with the reason."""
         if not self._opens.of(channel.peer).take(self._ctx.clock.monotonic()):
             channel.reset(state, f"more than {OPENS_PER_S:.0f} streams per second")
             return
@@ -55,7 +55,7 @@ class StreamServer:
             channel.reset(state, refusal)
 
     def open_local(self, protocol: str, priority: Priority) -> ChannelStream:
-        """A stream to this node itself; a refusal shows on the first read."""
+        """A stream to this node itself; a refusal surfaces on the first read."""
         me = self._ctx.identity.peer_id
         near, far = local_streams(me, protocol, priority, self._ctx.clock.monotonic)
         refusal = self._begin(me, far, None)
@@ -64,7 +64,7 @@ class StreamServer:
         return near
 
     def _begin(self, peer: PeerId, stream: ChannelStream, state: StreamState | None) -> str:
-        """Start the handler; returns why not, or the empty string."""
+        """Start the handler; return the reason for refusal, or the empty string."""
         protocol = self.find(stream.protocol)
         if protocol is None:
             return f"no such protocol {stream.protocol}"
@@ -92,12 +92,12 @@ class StreamServer:
             self._ctx.log.debug("%s of %s: %s", protocol.id, short(stream.peer), e.message)
             stream.reset(e.message)
         except Exception:
-            # A fence: a handler's bug costs its stream, never the channel.
+            # Fence: a bug in a handler ends its stream, never the channel.
             self._ctx.log.exception("the handler of %s failed", protocol.id)
             stream.reset("the handler failed")
 
     async def end_with_plugins(self) -> None:
-        """Stop handlers whose plugin stopped; runs until cancelled."""
+        """Stop handlers whose plugin has stopped; runs until cancelled."""
         while True:
             with self._ctx.subscribe(PluginChanged) as changes:
                 async for change in changes:

@@ -1,10 +1,10 @@
-"""The table of connected peers: admission, channels, and what to do with two to the same peer.
+"""The table of connected peers: admission, channels, and resolving duplicate channels to a peer.
 
-Two nodes that dial each other at the same time get two channels. Both keep the one whose dialer
-has the smaller peer id (between two of one dialer: the smaller handshake hash), so that they agree
-without talking about it; on the other one no new streams are opened, and it closes when its last
-stream has ended. An older channel may be dead without our knowing, so it is pinged before anything
-is decided, and until it answers the newer one is used.
+Two nodes that dial each other at the same time get two channels. Both keep the one whose dialer has
+the smaller peer id (for the same dialer: the smaller handshake hash), so they agree without
+negotiation. The other channel opens no new streams and closes when its last stream ends. An older
+channel may be dead unnoticed, so it is pinged before the decision; until it answers, the newer one
+is used.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Peer:
         self.id = peer
         self.since = now
         self.name = ""
-        "What it calls itself."
+        "The name it claims."
         self.channels: list[Channel] = []
         self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         "Resolves, with the reason, when the last channel ended."
@@ -66,13 +66,13 @@ class Peer:
         return channel.suspect, dialer, channel.link.handshake_hash
 
     def of_other_instance(self, channel: Channel) -> Channel | None:
-        """A channel to another process than `channel` goes to, or None."""
+        """A channel to a different process than that of `channel`, or None."""
         told = channel.link.instance
         others = (c for c in self.channels if b"" != c.link.instance != told != b"")
         return next(others, None)
 
     def has_live(self, instance: bytes) -> bool:
-        """Whether an undoubted channel goes to this process of the peer."""
+        """Whether a channel not under suspicion goes to this process of the peer."""
         return any(not c.suspect and c.link.instance == instance for c in self.channels)
 
     @property
@@ -80,7 +80,7 @@ class Peer:
         """The channel on which to open streams.
 
         Raises:
-            PeerGone: the last one ended.
+            PeerGone: the last channel ended.
         """
         if not self.channels:
             raise PeerGone(
@@ -89,7 +89,7 @@ class Peer:
         return min(self.channels, key=self._rank)
 
     def view(self, now: float) -> PeerView:
-        """The peer as it stands now."""
+        """A snapshot of the peer."""
         best = self.best
         return PeerView(
             id=self.id,
@@ -106,14 +106,14 @@ class Peer:
 
 
 def location(link: SecureLink) -> str:
-    """Where a link goes, as a multiaddr without /p2p."""
+    """The remote address of a link, as a multiaddr without /p2p."""
     return address_of(*link.remote[:2]).location
 
 
 class PeerTable:
-    """Who is connected. `on_up(peer)` and `on_down(peer, reason)` are called at each change.
+    """Connected peers. `on_up(peer)` and `on_down(peer, reason)` are called at each change.
 
-    `on_moved(peer)` asks to open long streams to the peer anew: they may be on a channel that is to
+    `on_moved(peer)` asks to reopen long-lived streams to the peer: their channel may be about to
     close.
     """
 
@@ -154,27 +154,27 @@ class PeerTable:
         return iter(list(self._peers.values()))
 
     def get(self, peer: PeerId) -> Peer | None:
-        """The peer, or None while it is not connected."""
+        """The peer, or None if it is not connected."""
         return self._peers.get(peer)
 
     def dialled_at(self, where: str) -> Peer | None:
-        """The peer to whose address `where` (a multiaddr without /p2p) this node has a channel."""
+        """The connected peer that this node dialled at `where` (a multiaddr without /p2p)."""
         for peer in self._peers.values():
             if any(c.link.outbound and location(c.link) == where for c in peer.channels):
                 return peer
         return None
 
     def told(self, peer: PeerId) -> Sequence[Address]:
-        """Where the peer said that it can be dialled; kept for the last thousand peers."""
+        """The dial addresses that the peer announced; kept for the last thousand peers."""
         return self._told.get(peer, ())
 
-    # Coming
+    # Joining
 
     def admit(self, link: SecureLink) -> Channel:
-        """Begin a channel on a link; the peer is connected once it has greeted.
+        """Start a channel on a link; the peer is connected once it has greeted.
 
         Raises:
-            Denied, Busy: the peer may not stay; the link is closed and the peer told why.
+            Denied, Busy: the peer is refused; the link is closed with the reason.
         """
         try:
             self._check(link)
@@ -196,7 +196,7 @@ class PeerTable:
         self._pending[channel] = None
         inbound = [c for c in self._pending if not c.link.outbound]
         if len(inbound) > MAX_PENDING:
-            # An honest peer greets at once, so whoever has waited longest is the one to drop.
+            # An honest peer greets at once, so drop the one that has been silent longest.
             inbound[0].close("no greeting, and others wait")
         channel.start()
         return channel
@@ -226,7 +226,7 @@ class PeerTable:
         """The peer at the other end of a link that this node dialled.
 
         Raises:
-            Unavailable: the peer did not want the channel. Denied, Busy: this node does not.
+            Unavailable: the peer refused the channel. Denied, Busy: this node refused it.
         """
         channel = self.admit(link)
         try:
@@ -253,7 +253,7 @@ class PeerTable:
         return peer
 
     def accept(self, link: SecureLink) -> None:
-        """A link that a peer dialled; it gets its time to greet."""
+        """Accept a link that a peer dialled; the peer has a limited time to greet."""
         try:
             channel = self.admit(link)
         except (Denied, Busy) as e:
@@ -281,7 +281,7 @@ class PeerTable:
             self._add(channel, name)
 
     def _add(self, channel: Channel, name: str) -> None:
-        """Let a channel that greeted count as one of its peer's."""
+        """Add a channel that has greeted to its peer."""
         peer = self._peers.get(channel.peer)
         if peer is not None:
             peer.name = name
@@ -317,7 +317,7 @@ class PeerTable:
         """Another process of a connected peer greeted: does the first one still answer?
 
         Until that is known, the newer channel is not used and its streams wait: a restarted node
-        waits for as long as a ping may take, and a copy of a live node changes nothing.
+        waits at most one ping timeout, and a copy of a live node changes nothing.
         """
         if sum(c.peer == channel.peer for c in self._contested) >= MAX_CHANNELS:
             channel.close("too many channels between two nodes")
@@ -358,7 +358,7 @@ class PeerTable:
         channel.close(f"another node with this key is connected from {first}")
 
     def note_own_key(self, where: str) -> None:
-        """A dial met another process with this node's own key."""
+        """Record that a dial reached another process with this node's own key."""
         sighting = Sighting(self._me, "this node", where, None, self._ctx.clock.monotonic())
         if self.duplicates.note(sighting):
             self._ctx.log.warning("%s; %s", sighting.text, HOW_TO_END)
@@ -397,7 +397,7 @@ class PeerTable:
                 other.retire()
                 self.on_moved(peer.id)
 
-    # Going
+    # Leaving
 
     def disconnect(self, peer: PeerId, reason: str) -> None:
         """End every channel to `peer`."""
@@ -433,7 +433,7 @@ class PeerTable:
             self.on_down(peer.id, reason)
 
     def close(self) -> None:
-        """End every channel; nobody is admitted any more."""
+        """End every channel and admit no more peers."""
         self._closed = True
         for channel in [*self._pending, *self._contested]:
             channel.close("the node is shutting down")
@@ -442,10 +442,10 @@ class PeerTable:
 
 
 def told_addresses(listed: object, peer: PeerId, remote: str) -> tuple[Address, ...]:
-    """Where a peer may be dialled, from what it listed and from where its channel comes.
+    """Dial addresses of a peer, from its own list and the remote address of its channel.
 
-    The list is a stranger's: entries that are not addresses of this very peer are left out, and so
-    are loopback addresses from another machine.
+    The list is untrusted: entries that are not addresses of this peer are dropped, as are loopback
+    addresses from another machine.
     """
     found: dict[Address, None] = {}
     here = remote.startswith("127.") or remote == "::1"

@@ -1,1 +1,1 @@
-"""What the transport itself says on streams: the directory and broadcasts."""
+"""The transport's own stream protocols: the directory and broadcasts."""

@@ -1,4 +1,4 @@
-"""Directory records: what may be in one, how it travels, and the book that holds them. No I/O."""
+"""Directory records: valid content, wire format, and the book that holds them. No I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aitorrentd.api import (
 MAX_VALUE_BYTES: Final = 4096
 MAX_KEY_CHARS: Final = 256
 MAX_RECORDS: Final = 256
-"Records of one node."
+"Per node."
 MAX_FRAME_BYTES: Final = 8192
 _MAX_VALUE_ITEMS: Final = 512
 _MAX_DEPTH: Final = 8
@@ -27,10 +27,10 @@ Value = Mapping[str, Any]
 
 
 def check_key(key: object) -> str:
-    """`key` if it can be a directory key: 1 to 256 printable characters.
+    """Return `key` if it is a valid directory key: 1 to 256 printable characters.
 
     Raises:
-        ProtocolError: it cannot.
+        ProtocolError: it is not.
     """
     if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_CHARS or not key.isprintable():
         raise ProtocolError(f"a directory key has 1 to {MAX_KEY_CHARS} printable characters")
@@ -38,16 +38,16 @@ def check_key(key: object) -> str:
 
 
 class Book:
-    """Records by peer and key. No I/O; whoever changes it tells about the change."""
+    """Records by peer and key. No I/O; the caller announces changes."""
 
     def __init__(self) -> None:
         self._by_peer: dict[PeerId, dict[str, Value]] = {}
 
     def put(self, peer: PeerId, key: str, value: Value) -> bool:
-        """Keep a record; whether that changed anything.
+        """Store a record; return whether anything changed.
 
         Raises:
-            ProtocolError: the peer has 256 records.
+            ProtocolError: the peer already has 256 records.
         """
         entries = self._by_peer.setdefault(peer, {})
         if key not in entries and len(entries) >= MAX_RECORDS:
@@ -57,11 +57,11 @@ class Book:
         return changed
 
     def drop(self, peer: PeerId, key: str) -> bool:
-        """Forget a record; whether it was there."""
+        """Remove a record; return whether it existed."""
         return self._by_peer.get(peer, {}).pop(key, None) is not None
 
     def forget(self, peer: PeerId) -> list[str]:
-        """Forget all of a peer; returns its keys."""
+        """Remove all records of a peer; return their keys."""
         return list(self._by_peer.pop(peer, {}))
 
     def of(self, peer: PeerId) -> dict[str, Value]:
@@ -91,7 +91,7 @@ def is_shallow(value: object, depth: int) -> bool:
 
 
 def put_frame(key: str, value: Value) -> bytes:
-    """A record as it travels.
+    """A record in wire format.
 
     Raises:
         InvalidParams: not msgpack. TooLarge: more than 4 KiB packed.
@@ -108,12 +108,12 @@ def put_frame(key: str, value: Value) -> bytes:
 
 
 def del_frame(key: str) -> bytes:
-    """The word that a record went away, as it travels."""
+    """The frame that withdraws a record."""
     return encode_frame({"op": "del", "key": key})
 
 
 def synced_frame() -> bytes:
-    """The word that every record was told, as it travels."""
+    """The frame that marks the end of the initial records."""
     return encode_frame({"op": "synced"})
 
 
@@ -121,7 +121,7 @@ def read_put(frame: Frame) -> tuple[str, Value]:
     """Key and value of a put.
 
     Raises:
-        ProtocolError: not a proper one.
+        ProtocolError: malformed.
     """
     key = check_key(frame.header.get("key"))
     value = frame.header.get("value")

@@ -1,4 +1,4 @@
-"""Broadcast messages: one short stream for each, `/ai-torrent/1/message`, UTF-8 text."""
+"""Broadcast messages: UTF-8 text on one short `/ai-torrent/1/message` stream each."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_text(text: str) -> bytes:
 
 
 def read_text(raw: bytes) -> str:
-    """The message in bytes from a peer.
+    """Decode a message from a peer.
 
     Raises:
         ProtocolError: not UTF-8, empty or too long.
@@ -72,7 +72,7 @@ async def _read_all(stream: Stream) -> bytes:
 
 
 class Messages:
-    """Sends messages to peers and publishes those that come in, within rates for each peer."""
+    """Sends messages to peers and publishes received ones, rate-limited per peer."""
 
     def __init__(self, ctx: PluginContext, open_stream: Open) -> None:
         self._ctx = ctx
@@ -82,7 +82,7 @@ class Messages:
         self._hours = PerPeer(lambda: TokenBucket(PER_HOUR / 3600, PER_HOUR, now()))
 
     def protocol(self) -> WireProtocol:
-        """How peers reach this."""
+        """The wire protocol on which peers send messages."""
         return WireProtocol(PROTOCOL, self._receive, max_streams=8, priority=Priority.CONTROL)
 
     async def _receive(self, stream: Stream) -> None:
@@ -97,10 +97,10 @@ class Messages:
         self._ctx.publish(MessageReceived(stream.peer, read_text(raw)))
 
     async def broadcast(self, text: str, peers: list[PeerId]) -> int:
-        """Send `text` to each of `peers`; how many took it.
+        """Send `text` to each of `peers`; return how many accepted it.
 
         Raises:
-            InvalidParams: not a message.
+            InvalidParams: not a valid message.
         """
         raw = check_text(text)
         gate = asyncio.Semaphore(_AT_ONCE)
@@ -120,7 +120,7 @@ class Messages:
                 try:
                     await stream.write(raw)
                     await stream.close_write()
-                    # The peer ends its side when it took the message, or resets with a reason.
+                    # The peer closes its side on acceptance, or resets with a reason.
                     await stream.read(1)
                     await stream.close()
                 except BaseException:

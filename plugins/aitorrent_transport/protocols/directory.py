@@ -1,8 +1,8 @@
-"""The directory by channel: each node tells its records to the peers that it is connected to.
+"""The directory over channels: each node sends its records to its connected peers.
 
-Every node opens one stream `/ai-torrent/1/directory` to each peer and writes frames on it: `put`
-with key and value, `del` with key, and once, after the first round of puts, `synced`. What a peer
-said is forgotten when it leaves. Values are msgpack maps of at most 4 KiB.
+Every node opens one `/ai-torrent/1/directory` stream to each peer and writes frames on it: `put`
+with key and value, `del` with key, and once, after the first round of puts, `synced`. A peer's
+records are removed when it leaves. Values are msgpack maps of at most 4 KiB.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _GRACE_S: Final = 5.0
 
 
 class Teller:
-    """What one peer is still to be told: keys, so that it never grows past this node's records."""
+    """Keys still to send to one peer; keys only, so it never outgrows this node's records."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.ended = False
@@ -62,42 +62,42 @@ class Teller:
         self.cut = False
         "The stream ended."
         self.moved = False
-        "The stream is to be opened anew."
+        "The stream must be reopened."
         self._keys = set(keys)
         self._news = asyncio.Event()
 
     def begin(self, keys: Iterable[str]) -> None:
-        """Start over with all keys, on a new stream."""
+        """Start over with all keys on a new stream."""
         self.cut = self.moved = False
         self._keys = set(keys)
 
     def tell(self, key: str) -> None:
-        """The record under `key` changed or went away."""
+        """Note that the record under `key` changed or was withdrawn."""
         self._keys.add(key)
         self._news.set()
 
     def cut_off(self) -> None:
-        """The stream ended."""
+        """Note that the stream ended."""
         self.cut = True
         self._news.set()
 
     def move(self) -> None:
-        """Open the stream anew: another channel is preferred now."""
+        """Request a new stream: another channel is now preferred."""
         self.moved = True
         self.cut_off()
 
     def end(self) -> None:
-        """The peer left."""
+        """Note that the peer left."""
         self.ended = True
         self._news.set()
 
     async def wait(self) -> None:
-        """Wait until there is something to tell, or the stream or the peer is gone."""
+        """Wait for keys to send, or for the end of the stream or peer."""
         if not self.ended and not self.cut:
             await self._news.wait()
 
     def take(self) -> list[str]:
-        """The keys to tell now."""
+        """Return and clear the keys to send."""
         self._news.clear()
         keys, self._keys = self._keys, set()
         return sorted(keys)
@@ -110,7 +110,7 @@ async def _until_end(stream: Stream, teller: Teller) -> None:
 
 
 class ChannelDirectory:
-    """Implements `aitorrentd.api.Directory` with what connected peers say."""
+    """Implements `aitorrentd.api.Directory` over the records of connected peers."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class ChannelDirectory:
     # aitorrentd.api.Directory
 
     def publish(self, key: str, value: Value) -> None:
-        """Say `value` (at most 4 KiB packed) under `key`, replacing this node's earlier record."""
+        """Publish `value` (at most 4 KiB packed) under `key`, replacing any earlier record."""
         try:
             check_key(key)
             put_frame(key, value)
@@ -144,16 +144,16 @@ class ChannelDirectory:
             self._changed(self._me, key)
 
     def withdraw(self, key: str) -> None:
-        """Stop saying anything under `key`."""
+        """Withdraw this node's record under `key`."""
         if self._book.drop(self._me, key):
             self._changed(self._me, key)
 
     def known(self, prefix: str) -> Sequence[Record]:
-        """Records already here whose key starts with `prefix`, this node's own included."""
+        """Records held locally whose key starts with `prefix`, including this node's own."""
         return self._records(lambda key: key.startswith(prefix))
 
     async def find(self, key: str, *, timeout_s: float = 5.0) -> Sequence[Record]:
-        """Records under exactly `key`; peers told theirs when they connected."""
+        """Records under exactly `key`; peers sent theirs when they connected."""
         return self._records(lambda other: other == key)
 
     def _records(self, wanted: Callable[[str], bool]) -> list[Record]:
@@ -168,15 +168,15 @@ class ChannelDirectory:
             for teller in self._tellers.values():
                 teller.tell(key)
 
-    # Telling
+    # Sending
 
     def peer_up(self, peer: PeerId) -> None:
-        """A peer connected: tell it everything, then what changes."""
+        """Handle a new peer: send it all records, then the changes."""
         teller = self._tellers[peer] = Teller(self._book.of(self._me))
         self._tasks.spawn(self._keep_telling(peer, teller), f"directory to {short(peer)}")
 
     def peer_down(self, peer: PeerId) -> None:
-        """A peer left: what it said no longer holds."""
+        """Handle a peer that left: its records are no longer valid."""
         teller = self._tellers.pop(peer, None)
         if teller is not None:
             teller.end()
@@ -184,7 +184,7 @@ class ChannelDirectory:
             self._changed(peer, key)
 
     def peer_moved(self, peer: PeerId) -> None:
-        """The channel that the stream is on is to close."""
+        """Handle the pending close of the channel that carries the stream."""
         if peer in self._tellers:
             self._tellers[peer].move()
 
@@ -224,10 +224,10 @@ class ChannelDirectory:
             if teller.ended or teller.cut:
                 return
 
-    # Listening
+    # Receiving
 
     def protocol(self) -> WireProtocol:
-        """How peers tell their records."""
+        """The wire protocol on which peers send their records."""
         return WireProtocol(PROTOCOL, self._listen, max_streams=4, priority=Priority.CONTROL)
 
     async def _listen(self, stream: Stream) -> None:
@@ -253,7 +253,7 @@ class ChannelDirectory:
                 self._tasks.spawn(self._forget_later(stream), f"forget {short(peer)}")
 
     async def _forget_later(self, stream: Stream) -> None:
-        """Give a connected peer time to open its stream anew before its records go."""
+        """Give a connected peer time to reopen its stream before its records are removed."""
         await asyncio.sleep(_GRACE_S)
         if self._reading.get(stream.peer) is stream:
             del self._reading[stream.peer]

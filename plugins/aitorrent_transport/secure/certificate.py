@@ -1,12 +1,12 @@
 """Who a node is on its network: its identity, and the X25519 key that the identity vouches for.
 
-Channels are set up with an X25519 key that is not the identity: it is made in memory, certified
-for a few days by the Ed25519 identity, and replaced every day. So the identity key is used only to
-sign, and never leaves its Signer.
+Channels are set up with an X25519 key separate from the identity: it is generated in memory,
+certified for a few days by the Ed25519 identity, and replaced daily. The identity key only signs
+and never leaves its Signer.
 
-A certificate counts from an hour before it was made and is replaced days before it ends, so that
-peers whose clocks are up to an hour wrong still connect; beyond its own dates a certificate is
-tolerated for `CLOCK_SKEW_S` and then refused.
+A certificate is valid from an hour before its creation and is replaced days before it expires, so
+peers whose clocks are off by up to an hour still connect. Outside its dates a certificate is
+tolerated for `CLOCK_SKEW_S` and then rejected.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _DATES: Final = struct.Struct(">QQ")
 
 
 def network_bytes(network: str) -> bytes:
-    """The network id with its length before it, so that it can stand inside longer messages."""
+    """The length-prefixed network id, for embedding in longer messages."""
     raw = network.encode()
     return len(raw).to_bytes(2, "big") + raw
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """An identity's word that an X25519 key (32 bytes) is its own, between two times.
+    """An identity's statement that an X25519 key (32 bytes) is its own, between two times.
 
     Times are whole seconds since the epoch.
     """
@@ -56,22 +56,22 @@ class Certificate:
 
     @staticmethod
     def signed_part(network: str, key: bytes, not_before: int, expires: int) -> bytes:
-        """What the identity signs."""
+        """The bytes that the identity signs."""
         return network_bytes(network) + key + _DATES.pack(not_before, expires)
 
     @classmethod
     def issue(
         cls, signer: Signer, network: str, key: bytes, *, not_before: int, expires: int
     ) -> Certificate:
-        """A certificate by `signer`."""
+        """Issue a certificate signed by `signer`."""
         part = cls.signed_part(network, key, not_before, expires)
         return cls(key, not_before, expires, signer.sign(DOMAIN, part))
 
     def check(self, identity: bytes, network: str, now: float) -> None:
-        """Refuse a certificate that `identity` did not give for now and this network.
+        """Verify that `identity` issued this for `network` and that it is valid at `now`.
 
         Raises:
-            ProtocolError: a wrong signature, or `now` is outside of its dates by more than
+            ProtocolError: wrong signature, or `now` is outside its dates by more than
                 CLOCK_SKEW_S.
         """
         if not 0 <= self.not_before < self.expires < 2**63:
@@ -95,7 +95,7 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class StaticKey:
-    """The X25519 key that this node uses now, and its certificate."""
+    """This node's current X25519 key and its certificate."""
 
     private: X25519PrivateKey
     certificate: Certificate
@@ -103,10 +103,10 @@ class StaticKey:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who we are on this network; makes and rotates the certified X25519 key.
+    """This node's identity on its network; generates and rotates the certified X25519 key.
 
-    `agent` is what we say we run, at most 64 printable characters. With `psk` (32 bytes) only
-    nodes that know it can connect. `clock` gives seconds since the epoch.
+    `agent` is the advertised software, at most 64 printable characters. With `psk` (32 bytes) only
+    nodes that know it can connect. `clock` returns seconds since the epoch.
     """
 
     signer: Signer
@@ -117,7 +117,7 @@ class Credentials:
     instance: bytes = field(
         default_factory=lambda: os.urandom(INSTANCE_BYTES), repr=False, compare=False
     )
-    "Tells this process from another one that has the same identity."
+    "Distinguishes this process from another one with the same identity."
     _keys: list[StaticKey] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -129,11 +129,11 @@ class Credentials:
             raise ValueError(f"a pre-shared key has {KEY_BYTES} bytes, got {len(self.psk)}")
 
     def static_key(self) -> StaticKey:
-        """The key for a handshake that begins now."""
+        """The key for a handshake that starts now."""
         now = int(self.clock())
         if self._keys:
             made = self._keys[0].certificate.not_before + BACKDATE_S
-            # A clock that was set back also makes a new key: the old one could look unborn.
+            # A clock set back also triggers a new key: the old one could look not yet valid.
             if made - CLOCK_SKEW_S <= now < made + ROTATE_S:
                 return self._keys[0]
         private = X25519PrivateKey.generate()

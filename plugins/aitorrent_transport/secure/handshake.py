@@ -1,24 +1,24 @@
 """The handshake of a channel: Noise XX with certified identities, as bytes in and bytes out.
 
 On the wire, first the dialer's `AIT1`, then in both directions `u16 length | body`, at most 4096
-bytes a body:
+bytes per body:
 
     dialer    versions offered (u8 count, that many u8, ascending) | e
     listener  e, ee, s, es     payload: Hello
     dialer    s, se[, psk]     payload: Hello
-    listener  empty transport message, so that the dialer knows that it was let in
+    listener  empty transport message, which confirms acceptance to the dialer
 
-The prologue binds protocol, network and offer: who changes the offer, or lives in another network,
-breaks the handshake. Each Hello is signed by the node's identity over its role and the transcript,
-so a stolen or replayed one is worth nothing. The listener's identity is shown to who can complete
-an exchange of keys with it; the dialer's only to the listener it wanted.
+The prologue binds protocol, network and offer: a modified offer or a different network fails the
+handshake. The node's identity signs each Hello over its role and the transcript, so a stolen or
+replayed Hello is worthless. The listener reveals its identity to anyone who completes the key
+exchange; the dialer reveals its own only to the expected listener.
 
-A listener that has no room, or no time left, for a dialer who began properly may say so instead of
-its next message: `u16 0 | AITR | u8 reason` (see `Refusal`). Anybody on the path can forge that, as
-they can cut the connection.
+A listener without capacity or time left may reject a valid dialer by sending, instead of its next
+message, `u16 0 | AITR | u8 reason` (see `Refusal`). Anyone on the path can forge this, just as they
+can cut the connection.
 
-Every other failure is a ProtocolError (or Unavailable, when an honest peer is not the wanted one);
-the caller closes the connection without a word.
+Every other failure is a ProtocolError (or Unavailable, when an honest peer is not the expected
+one); the caller closes the connection silently.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from aitorrentd.api import (
 MAGIC: Final = b"AIT1"
 MAX_MESSAGE_BYTES: Final = 4096
 HANDSHAKE_S: Final = 5.0
-"The time that both sides give a handshake."
+"Time limit of a handshake, on both sides."
 VERSIONS: Final = (1,)
 MAX_VERSIONS: Final = 16
 
@@ -61,7 +61,7 @@ _ROLE_LISTENER: Final = b"\x02"
 
 @dataclass(frozen=True, slots=True)
 class HandshakeResult:
-    """What a completed handshake agreed on. `sending` and `receiving` go on as record keys."""
+    """The outcome of a completed handshake. `sending` and `receiving` become record keys."""
 
     peer: PeerId
     agent: str
@@ -72,11 +72,11 @@ class HandshakeResult:
     receiving: CipherState
     suite: Suite = CHACHA
     instance: bytes = b""
-    "Tells the peer's process from another one with the same identity; empty when not told."
+    "Distinguishes the peer's process from another one with the same identity; empty if not sent."
 
 
 class Refusal(IntEnum):
-    """Why a listener ends a handshake that broke no rule."""
+    """Why a listener rejects a valid handshake."""
 
     CROWDED = 1
     LATE = 2
@@ -85,11 +85,11 @@ class Refusal(IntEnum):
 
     @property
     def text(self) -> str:
-        """The reason, about the listener."""
+        """The reason, with the listener as the subject."""
         return _REFUSALS[self]
 
     def encode(self) -> bytes:
-        """The reason as it travels."""
+        """The refusal in wire format."""
         return _REFUSED + bytes([self])
 
 
@@ -107,10 +107,10 @@ def encode_offer(versions: Sequence[int]) -> bytes:
 
 
 def split_offer(body: bytes) -> tuple[bytes, bytes]:
-    """The offer at the start of the dialer's first body, and what follows it.
+    """Split the dialer's first body into the version offer and the rest.
 
     Raises:
-        ProtocolError: no, too many, or unsorted versions.
+        ProtocolError: no versions, too many, or unsorted.
     """
     count = body[0] if body else 0
     offer = body[: 1 + count]
@@ -123,16 +123,16 @@ def split_offer(body: bytes) -> tuple[bytes, bytes]:
 
 
 def prologue(network: str, offer: bytes) -> bytes:
-    """What both sides must agree on before the first message."""
+    """The data that both sides must agree on before the first message."""
     return _PROTOCOL + network_bytes(network) + len(offer).to_bytes(2, "big") + offer
 
 
 class Handshake:
     """One side of the handshake of one connection.
 
-    The dialer sends `start()`; both feed what arrives to `receive()` and send what it returns,
-    until `result` is there; `rest` is what arrived beyond the handshake. `expected` pins the
-    peer. `remote` is where this side sees the other. `ephemeral` is for tests only.
+    The dialer sends `start()`; both sides pass received bytes to `receive()` and send what it
+    returns, until `result` is set; `rest` then holds bytes beyond the handshake. `expected` pins
+    the peer. `remote` is the other side's address as seen here. `ephemeral` is for tests only.
     """
 
     def __init__(
@@ -170,13 +170,13 @@ class Handshake:
         return MAGIC + _framed(offer + noise.write(lambda _: b""))
 
     def receive(self, chunk: bytes) -> bytes:
-        """What to send in answer to `chunk`, which may be any part of the other side's bytes.
+        """Process `chunk`, any part of the other side's bytes; return the bytes to send.
 
         Raises:
-            ProtocolError: broken rules, a forged or damaged message, another network or
-                pre-shared key. Unavailable: the peer is not the expected one, or this node itself.
-                Conflict: another process that has this node's own identity. Busy: the listener
-                refuses connections for now.
+            ProtocolError: a protocol violation, a forged or damaged message, another network or
+                pre-shared key. Unavailable: the peer is not the expected one, or is this node.
+                Conflict: another process with this node's own identity. Busy: the listener
+                temporarily refuses connections.
         """
         answer = b""
         buffer = self._buffer + chunk

@@ -1,10 +1,10 @@
-"""What the two sides tell each other inside the encrypted handshake payloads.
+"""The introductions that both sides exchange in the encrypted handshake payloads.
 
 A msgpack map: `id` Ed25519 identity (32 bytes), `nbf`, `exp`, `cert` the certificate of the X25519
 key, `sig` the identity's signature over role and transcript, `v` the chosen version, `agent`,
-`seen` the address at which the sender sees the receiver, `caps` capabilities, `inst` 8 random bytes
-of the sender's process, which tell two machines with one identity apart. Keys and capabilities
-that the reader does not know are ignored.
+`seen` the receiver's address as the sender sees it, `caps` capabilities, `inst` 8 random bytes
+of the sender's process, which distinguish two machines with one identity. Unknown keys and
+capabilities are ignored.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Hello:
     seen: HostPort | None = None
     capabilities: tuple[str, ...] = ()
     instance: bytes = b""
-    "Empty when the sender does not say."
+    "Empty if the sender does not send it."
 
     def encode(self) -> bytes:
-        """The payload."""
+        """Encode the payload."""
         return pack(
             {
                 "id": self.identity,
@@ -62,10 +62,10 @@ class Hello:
 
     @classmethod
     def decode(cls, payload: bytes) -> Hello:
-        """The introduction in `payload`.
+        """Decode the introduction in `payload`.
 
         Raises:
-            ProtocolError: not a well-formed one.
+            ProtocolError: malformed.
         """
         fields = unpack_map(payload, max_items=MAX_ENTRIES)
         try:

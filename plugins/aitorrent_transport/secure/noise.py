@@ -30,7 +30,7 @@ _XX: Final = (("e",), ("e", "ee", "s", "es"), ("s", "se"))
 _XX_PSK3: Final = (("e",), ("e", "ee", "s", "es"), ("s", "se", "psk"))
 
 PayloadMaker = Callable[[bytes], bytes]
-"Makes a payload from the transcript hash as it stands just before the payload."
+"Builds a payload from the transcript hash just before the payload."
 
 
 class Received(NamedTuple):
@@ -57,8 +57,8 @@ def public_bytes(key: X25519PrivateKey) -> bytes:
 
 
 def _exchange(private: X25519PrivateKey, public: bytes) -> bytes:
-    # 12.1 leaves rejection of all-zero outputs to us: a low-order point would make a secret that
-    # everybody knows. `cryptography` refuses such outputs with ValueError.
+    # 12.1 leaves rejection of all-zero outputs to us: a low-order point would make the secret
+    # public. `cryptography` rejects such outputs with ValueError.
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
@@ -92,7 +92,7 @@ class CipherState:
         return nonce(self.counter)
 
     def encrypt(self, associated: bytes, plaintext: bytes) -> bytes:
-        """Ciphertext and tag; the counter moves on."""
+        """Ciphertext and tag; increments the counter."""
         if self._aead is None:
             return plaintext
         sealed = self._aead.encrypt(self._next_nonce(), plaintext, associated)
@@ -100,7 +100,7 @@ class CipherState:
         return sealed
 
     def decrypt(self, associated: bytes, ciphertext: bytes) -> bytes:
-        """The plaintext; the counter moves on only when the tag was right.
+        """The plaintext; increments the counter only if the tag is valid.
 
         Raises:
             ProtocolError: the message does not authenticate.
@@ -115,7 +115,7 @@ class CipherState:
         return plaintext
 
     def rekey(self) -> None:
-        """Go on with the next key; the counter stays (4.2)."""
+        """Switch to the next key; the counter stays (4.2)."""
         if self.key is None:
             raise RuntimeError("a cipher without a key cannot be rekeyed")
         self.key = rekeyed(self.key)
@@ -145,7 +145,7 @@ class _SymmetricState:
 
     @property
     def overhead(self) -> int:
-        """Bytes that encryption adds now."""
+        """Bytes that encryption currently adds."""
         return 0 if self._cipher.key is None else TAG_BYTES
 
     def encrypt_and_hash(self, plaintext: bytes) -> bytes:
@@ -166,8 +166,8 @@ class _SymmetricState:
 class HandshakeState:
     """5.3: one side of an XX handshake, or of XXpsk3 when `psk` (32 bytes) is given.
 
-    Call `write` and `read` in turn, the initiator writing first; after the third message `split`
-    gives the ciphers. After any error the state is of no more use. `ephemeral` is for test vectors
+    Alternate `write` and `read`, the initiator writing first; after the third message `split`
+    returns the ciphers. After any error the state is unusable. `ephemeral` is for test vectors
     only.
     """
 
@@ -195,12 +195,12 @@ class HandshakeState:
 
     @property
     def finished(self) -> bool:
-        """Whether all three messages went through."""
+        """Whether all three messages have been processed."""
         return self._step == len(self._pattern)
 
     @property
     def hash(self) -> bytes:
-        """The transcript hash, 32 bytes; after the last message the same on both sides only."""
+        """The transcript hash, 32 bytes; after the last message only both sides share it."""
         return self._symmetric.hash
 
     def _take_turn(self, *, writing: bool) -> tuple[str, ...]:
@@ -226,7 +226,7 @@ class HandshakeState:
         self._symmetric.mix_key(_exchange(private, public))
 
     def write(self, make_payload: PayloadMaker) -> bytes:
-        """The next message of this side."""
+        """Build this side's next message."""
         message = bytearray()
         for token in self._take_turn(writing=True):
             if token == "e":
@@ -241,10 +241,10 @@ class HandshakeState:
         return bytes(message)
 
     def read(self, message: bytes) -> Received:
-        """The payload of the other side's next message.
+        """Process the other side's next message; return its payload.
 
         Raises:
-            ProtocolError: too short, not authentic, or a low-order key.
+            ProtocolError: truncated, not authentic, or a low-order key.
         """
         rest = message
         for token in self._take_turn(writing=False):
@@ -267,7 +267,7 @@ class HandshakeState:
         return message[:n], message[n:]
 
     def split(self) -> tuple[CipherState, CipherState]:
-        """The ciphers for sending and for receiving, in this order."""
+        """The ciphers for sending and receiving, in this order."""
         if not self.finished:
             raise RuntimeError("the handshake is not finished")
         first, second = self._symmetric.split()

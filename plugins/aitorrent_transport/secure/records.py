@@ -1,13 +1,13 @@
 """Records: the encrypted unit of a channel after its handshake.
 
-On the wire `u32 length | ciphertext and tag`; the length is associated data and `suites` says which
-cipher. Inside: one byte kind, then the payload (at most 64 KiB). The nonce is a 64-bit counter per
-direction that never travels, so a replayed, swapped, dropped or damaged record does not
-authenticate, and nothing follows it.
+On the wire: `u32 length | ciphertext and tag`; the length is associated data and `suites` selects
+the cipher. Inside: a one-byte kind, then the payload (at most 64 KiB). The nonce is a 64-bit
+counter per direction that is never transmitted, so a replayed, reordered, dropped or damaged record
+fails authentication and ends the channel.
 
-A REKEY record is the last under its key; the next key follows by Noise's REKEY (rev. 34, 4.2) and
-the counter goes on. A sender does so after 2^20 records and whenever its owner asks (once an hour);
-a reader takes it at most once a second, since each costs a key set-up.
+A REKEY record is the last under its key; the next key comes from Noise's REKEY (rev. 34, 4.2) and
+the counter continues. A sender rekeys after 2^20 records and whenever its owner asks (once an
+hour); a reader accepts at most one per second, since each costs a key set-up.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ _MAX_PLAIN: Final = 1 + MAX_PLAINTEXT
 _MAX_SEALED: Final = _MAX_PLAIN + TAG_BYTES
 _MIN_SEALED: Final = 1 + TAG_BYTES
 _U32: Final = struct.Struct(">I")
-# These came late to `cryptography`; without them each record costs an allocation.
+# Older versions of `cryptography` lack these; then each record costs an allocation.
 _HAS_INTO: Final = hasattr(ChaCha20Poly1305, "decrypt_into")
 
 
 class Record(NamedTuple):
-    """A record that arrived; `payload` is overwritten by the next one."""
+    """A received record; the next one overwrites `payload`."""
 
     kind: int
     payload: memoryview
 
 
 class _RecordKey:
-    """The key of one direction, as it changes."""
+    """The changing key of one direction."""
 
     __slots__ = ("_key", "_suite", "aead")
 
@@ -67,10 +67,10 @@ class _RecordKey:
 
 
 class RecordWriter:
-    """Seals records of one direction, side by side in memory from which they leave together.
+    """Seals records of one direction, contiguous in memory so that they can be sent together.
 
-    `take()` gives the bytes sealed since the last time; they stay as they are until `reuse()` says
-    that all of them have left. `rekey_after` records, a REKEY goes out by itself.
+    `take()` returns the bytes sealed since the last call; they stay unchanged until `reuse()`
+    declares all of them sent. A REKEY is sent automatically every `rekey_after` records.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class RecordWriter:
         self._rekey_after = rekey_after
         self._rekey_at = self._counter + rekey_after
         self._in_place = in_place
-        # Anonymous maps take memory only as far as they were written: little for quiet channels.
+        # Anonymous maps use memory only for pages written to: little for quiet channels.
         self._buffer = memoryview(mmap(-1, buffer_bytes))
         self._plain = memoryview(mmap(-1, _MAX_PLAIN))
         self._start = 0
@@ -97,19 +97,19 @@ class RecordWriter:
 
     @property
     def rekey_due(self) -> bool:
-        """Whether so many records went out that `rekey` should come before the next."""
+        """Whether enough records were sent that `rekey` is due before the next."""
         return self._counter >= self._rekey_at
 
     @property
     def gathered(self) -> int:
-        """Bytes that were sealed and not yet taken."""
+        """Bytes sealed and not yet taken."""
         return self._end - self._start
 
     def seal(self, parts: tuple[bytes | memoryview, ...], kind: int = DATA) -> int:
-        """Seal a record out of the concatenated parts; returns its bytes on the wire.
+        """Seal the concatenated parts as one record; return its size on the wire in bytes.
 
         Raises:
-            TooLarge: more than MAX_PLAINTEXT bytes. ProtocolError: the counter is used up.
+            TooLarge: more than MAX_PLAINTEXT bytes. ProtocolError: the counter is exhausted.
         """
         size = 1 + sum(map(len, parts))
         if size > _MAX_PLAIN:
@@ -138,9 +138,9 @@ class RecordWriter:
         return end - body + 4
 
     def _room_for(self, size: int) -> int:
-        """Where a record of `size` bytes goes."""
+        """Reserve space for a record of `size` bytes; return its offset."""
         if self._end + size > len(self._buffer):
-            # What was taken and has not left keeps the old map alive.
+            # Bytes taken and not yet sent keep the old map alive.
             gathered = self._buffer[self._start : self._end]
             self._end -= self._start
             self._start = 0
@@ -154,12 +154,12 @@ class RecordWriter:
         return self._buffer[start : self._end]
 
     def reuse(self) -> None:
-        """Everything that was taken has left, and its memory may be written over."""
+        """All taken bytes have been sent; allow overwriting their memory."""
         if self._start == self._end:
             self._start = self._end = 0
 
     def rekey(self) -> int:
-        """Seal a REKEY record, after which the next key begins; returns its bytes on the wire."""
+        """Seal a REKEY record and switch to the next key; return its size on the wire."""
         size = self.seal((), REKEY)
         self._key.advance()
         self._rekey_at = self._counter + self._rekey_after
@@ -168,10 +168,10 @@ class RecordWriter:
 
 
 class RecordReader:
-    """Opens records of one direction, in one buffer that the socket writes into.
+    """Opens records of one direction, in a buffer that the socket writes into.
 
-    `space()` is where the next bytes go, `feed(n)` says that n came, `next()` gives record after
-    record. `now` is a monotonic clock in seconds.
+    `space()` is where the next bytes go, `feed(n)` reports that n arrived, `next()` returns one
+    record at a time. `now` is a monotonic clock in seconds.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class RecordReader:
         self._counter = cipher.counter
         self._now = now
         self._rekeyed_at = float("-inf")
-        # Anonymous maps take memory only as far as they were written: little for quiet channels.
+        # Anonymous maps use memory only for pages written to: little for quiet channels.
         self._buffer = memoryview(mmap(-1, max(buffer_bytes, 2 * (4 + _MAX_SEALED))))
         self._plain = memoryview(mmap(-1, _MAX_SEALED)) if in_place else None
         self._start = 0
@@ -196,16 +196,16 @@ class RecordReader:
 
     @property
     def buffered(self) -> int:
-        """Bytes that arrived and were not yet opened."""
+        """Bytes received and not yet opened."""
         return self._end - self._start
 
     @property
     def space_left(self) -> int:
-        """Bytes that may still come before `next()` has to make room."""
+        """Bytes that fit before `next()` has to make room."""
         return len(self._buffer) - self._end
 
     def space(self) -> memoryview:
-        """Where the next bytes go; never empty while `next()` was called until None."""
+        """Where the next bytes go; never empty if `next()` has been called until None."""
         start, end = self._start, self._end
         if start == end:
             self._start = self._end = 0
@@ -215,15 +215,15 @@ class RecordReader:
         return self._buffer[self._end :]
 
     def feed(self, n: int) -> None:
-        """`n` bytes were written at the beginning of `space()`."""
+        """Report that `n` bytes were written at the start of `space()`."""
         self._end += n
 
     def next(self) -> Record | None:
-        """The next whole record, or None until more bytes arrive.
+        """The next complete record, or None until more bytes arrive.
 
         Raises:
-            ProtocolError: an impossible length, a record that does not authenticate, an unknown
-                kind, a counter at its end, or keys changed too fast.
+            ProtocolError: an invalid length, failed authentication, an unknown kind, an exhausted
+                counter, or rekeying too often.
         """
         while True:
             start = self._start

@@ -1,10 +1,10 @@
-"""The ciphers of records, and which of them two nodes use.
+"""Record ciphers and their negotiation.
 
-The handshake is always ChaCha20-Poly1305, and so are records unless both nodes say that their
-processors have AES instructions: then AES-256-GCM, which is about three times faster there (and
-several times slower, and harder to make free of timing leaks, without them). What each node says
-is inside the handshake's encrypted payload, so nobody in between can change the choice. AES keys
-are derived, so that no key serves two ciphers.
+The handshake always uses ChaCha20-Poly1305, and so do records unless both nodes report AES
+instructions: then records use AES-256-GCM, which is about three times faster with them (without
+them it is several times slower and harder to protect against timing leaks). The capabilities are
+inside the handshake's encrypted payload, so a third party cannot change the choice. AES keys are
+derived, so no key serves two ciphers.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ Aead = ChaCha20Poly1305 | AESGCM
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A cipher for records; `nonce` packs (0, counter) as Noise has it for this cipher (12.3,
-    12.4)."""
+    """A record cipher; `nonce` packs (0, counter) as Noise specifies (12.3, 12.4)."""
 
     name: str
     aead: type[ChaCha20Poly1305] | type[AESGCM]
@@ -35,7 +34,7 @@ class Suite:
     label: bytes = b""
 
     def first_key(self, handshake_key: bytes) -> bytes:
-        """The key of the first record, from the key that the handshake split off."""
+        """The first record key, from the key that the handshake's split returned."""
         if not self.label:
             return handshake_key
         return hmac.digest(handshake_key, self.label, "sha256")
@@ -52,7 +51,7 @@ AES: Final = Suite("aes256gcm", AESGCM, struct.Struct(">IQ"), b"aitorrentd/1 rec
 
 @functools.cache
 def aes_in_hardware() -> bool:
-    """Whether this processor has AES instructions, as Linux tells it."""
+    """Whether this processor has AES instructions, according to Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -64,10 +63,10 @@ def aes_in_hardware() -> bool:
 
 
 def own_capabilities() -> tuple[str, ...]:
-    """What this node says in its handshake."""
+    """The capabilities that this node sends in its handshake."""
     return (AES.name,) if aes_in_hardware() else ()
 
 
 def choose(ours: Collection[str], theirs: Collection[str]) -> Suite:
-    """The cipher that both nodes come to."""
+    """The cipher that both nodes select."""
     return AES if AES.name in ours and AES.name in theirs else CHACHA

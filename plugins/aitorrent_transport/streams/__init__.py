@@ -1,1 +1,1 @@
-"""Many streams on one link: frames, the state of a stream, the multiplexer, the channel."""
+"""Multiplexed streams on one link: frames, stream state, the multiplexer, the channel."""

@@ -1,4 +1,4 @@
-"""A channel: one secure link, its multiplexer, its keepalive."""
+"""A channel: one secure link with its multiplexer and keepalive."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from aitorrentd.api import (
 _MAX_PINGS: Final = 64
 _MAX_UNANSWERED: Final = 8
 _RECENT_PINGS: Final = 7
-_FIRST_PINGS: Final = 5  # one after the other, since windows grow by the round-trip time
-_TURN_BYTES: Final = 256 * 1024  # sent before the loop turns to others, whose frames go first
-_LINGER_S: Final = 60.0  # for a peer that does not read the rest of a stream closed here
+_FIRST_PINGS: Final = 5  # in succession, since window growth needs the round-trip time
+_TURN_BYTES: Final = 256 * 1024  # sent before yielding; frames from other tasks go first
+_LINGER_S: Final = 60.0  # grace for a peer that does not read the rest of a stream closed here
 
 
 def ignore(*_: object) -> None:
-    """A callback of what is over."""
+    """Placeholder for callbacks of a closed channel."""
 
 
 class SecureLink(Protocol):
-    """What a channel needs of a link after its handshake."""
+    """The interface a channel needs from a link after its handshake."""
 
     on_record: Callable[[memoryview], None]
     on_lost: Callable[[str], None]
@@ -46,11 +46,11 @@ class SecureLink(Protocol):
 
     @property
     def peer(self) -> PeerId:
-        """Who is at the other end, proven by the handshake."""
+        """The peer at the other end, authenticated by the handshake."""
 
     @property
     def agent(self) -> str:
-        """What the peer says it runs."""
+        """The software that the peer claims to run."""
 
     @property
     def outbound(self) -> bool:
@@ -62,15 +62,15 @@ class SecureLink(Protocol):
 
     @property
     def instance(self) -> bytes:
-        """Tells the peer's process from another one with the same identity; empty: not told."""
+        """Distinguishes the peer's process from another with its identity; empty if not sent."""
 
     @property
     def observed(self) -> tuple[str, int] | None:
-        """The address and port at which the peer sees this end, or None."""
+        """This end's address and port as the peer sees them, or None."""
 
     @property
     def handshake_hash(self) -> bytes:
-        """The same on both sides, different for each handshake."""
+        """Identical on both sides, unique per handshake."""
 
     @property
     def writable(self) -> bool:
@@ -85,22 +85,22 @@ class SecureLink(Protocol):
         """Bytes sent."""
 
     def start(self) -> None:
-        """Begin to deliver records."""
+        """Start delivering records."""
 
     def send(self, *parts: bytes | memoryview) -> None:
-        """Send one record, which may wait for others until `flush`."""
+        """Send one record, which may be batched until `flush`."""
 
     def flush(self) -> None:
-        """Let what was sent leave now."""
+        """Write batched records to the socket now."""
 
     def is_stalled(self) -> bool:
-        """Whether the silence of the peer looks like a path that drops large packets."""
+        """Whether the peer's silence suggests a path that drops large packets."""
 
     def close(self, reason: str = "") -> None:
-        """Close after what was sent has left, and tell the peer why."""
+        """Close once pending records are sent, giving the peer the reason."""
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close immediately."""
 
 
 class Channel:
@@ -108,7 +108,8 @@ class Channel:
 
     Set `on_greeted(channel, greeting)`, `on_stream(channel, state)`, `on_duplicate(channel, where)`
     and `on_closed(channel, reason, fault)` before `start`; `fault` is the ProtocolError of a peer
-    that broke the rules, else None. `where` is the place of another node with this node's key.
+    that violated the protocol, else None. `where` is the address of another node with this node's
+    key.
     """
 
     def __init__(
@@ -129,16 +130,16 @@ class Channel:
         self.on_duplicate: Callable[[Channel, str], None] = lambda channel, where: None
         self.opened_at = clock.monotonic()
         self.srtt_s: float | None = None
-        "Median of the last round-trip times, which one late answer does not move."
+        "Median of recent round-trip times, robust against a single late reply."
         self.closed: str | None = None
         "Why the channel ended, or None."
         self.fault: ProtocolError | None = None
         self.retired_here = False
         self.retired_there = False
         self.stalled = False
-        "Whether it was given up on a path that seems to drop large packets."
+        "Whether the channel was abandoned because its path seems to drop large packets."
         self.suspect = False
-        "Whether a newer channel to the same peer makes us doubt that this one still works."
+        "Whether a newer channel to the same peer casts doubt on this one."
         self._clock = clock
         self._keepalive_s = keepalive_s
         self._loop = asyncio.get_running_loop()
@@ -163,7 +164,7 @@ class Channel:
     # Life
 
     def start(self) -> None:
-        """Greet the peer and begin to receive."""
+        """Greet the peer and start receiving."""
         self.link.on_record = self._take_record
         self.link.on_lost = self._take_loss
         self.link.on_writable = self._flush
@@ -174,7 +175,7 @@ class Channel:
             self._tick_handle = self._loop.call_later(self._tick_s, self._tick)
 
     async def greeted(self, timeout_s: float) -> Mapping[str, Any]:
-        """The peer's greeting, with which the channel is up.
+        """Wait for the peer's greeting, which brings the channel up.
 
         Raises:
             Unavailable: the peer closed the channel, with its reason if it gave one. TimedOut.
@@ -190,7 +191,7 @@ class Channel:
         return greeting
 
     def close(self, reason: str) -> None:
-        """Say goodbye and close; what waits on the channel gets PeerGone."""
+        """Close gracefully; pending calls on the channel raise PeerGone."""
         if self.closed is None:
             self._send_ready()
             self.link.close(reason)
@@ -214,7 +215,7 @@ class Channel:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Drop what leads back here, so that no cycle keeps a closed channel in memory."""
+        """Drop back references, so that no cycle keeps a closed channel in memory."""
         link, mux = self.link, self.mux
         link.on_record = link.on_lost = link.on_writable = ignore
         mux.on_open = mux.on_pong = mux.on_hello = mux.on_retire = mux.on_duplicate = ignore
@@ -237,7 +238,7 @@ class Channel:
                 self._flush_soon()
 
     def _flush_soon(self) -> None:
-        # One pass of the loop gathers the small frames of everybody who is about to write.
+        # One loop iteration gathers the small frames of all tasks about to write.
         if self._flush_handle is None and self.closed is None:
             self._flush_handle = self._loop.call_soon(self._flush)
 
@@ -266,10 +267,10 @@ class Channel:
         self.on_greeted(self, greeting)
         self._ping(None)
 
-    # Streams; what follows up to the next headline is a `stream.Carrier`
+    # Streams; the methods of this section implement `stream.Carrier`
 
     def open(self, protocol: str, priority: Priority) -> ChannelStream:
-        """A stream to the peer; returns as soon as the request is queued.
+        """Open a stream to the peer; returns as soon as the request is queued.
 
         Raises:
             Busy: too many are open. PeerGone: the channel is closed.
@@ -281,28 +282,28 @@ class Channel:
         return ChannelStream(state, self, self.peer)
 
     def pump(self, state: StreamState) -> None:
-        """Let bytes of a stream, or credit for it, leave soon."""
+        """Send a stream's queued bytes or credit soon."""
         if self.mux.touch(state, self._clock.monotonic()):
-            # A token waits for a tensor: not even the end of this pass of the loop is awaited.
+            # A token depends on a tensor: do not wait even for the end of this loop iteration.
             if state.priority == Priority.TENSOR or state.sending.sendable() >= MAX_DATA_BYTES:
                 self._flush()
             else:
                 self._flush_soon()
 
     def reset(self, state: StreamState, reason: str) -> None:
-        """End both directions of a stream at once."""
+        """End both directions of a stream immediately."""
         self.mux.reset(state, reason)
         self._flush_soon()
 
     def stop(self, state: StreamState, reason: str) -> None:
-        """Read no more from a stream."""
+        """Stop reading from a stream."""
         self.mux.stop(state, reason)
         self._flush_soon()
 
     # Two channels to one peer
 
     def retire(self) -> None:
-        """Prefer another channel: open no more streams, close when both sides are done here."""
+        """Prefer another channel: open no more streams, close when both sides are done."""
         if not self.retired_here and self.closed is None:
             self.retired_here = True
             self.mux.retire()
@@ -324,7 +325,7 @@ class Channel:
         """Measured round-trip time in seconds.
 
         Raises:
-            TimedOut: no answer. PeerGone: the channel ended. Busy: too many pings are under way.
+            TimedOut: no reply. PeerGone: the channel ended. Busy: too many pings in flight.
         """
         if self.closed is not None:
             raise PeerGone(f"{short(self.peer)}: {self.closed}")
@@ -339,7 +340,7 @@ class Channel:
             raise TimedOut(f"{short(self.peer)} did not answer a ping in {timeout_s:g} s") from None
         finally:
             self._pings.pop(nonce, None)
-            del answer  # its error keeps this frame
+            del answer  # its error would keep this frame alive
 
     def _ping(self, answer: asyncio.Future[float] | None) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
@@ -359,7 +360,7 @@ class Channel:
         self._recent_rtts.append(took)
         ranked = sorted(self._recent_rtts)
         self.srtt_s = ranked[len(ranked) // 2]
-        # Under load a ping waits behind the load; windows must not grow by the delay they cause.
+        # Under load a ping queues behind data; windows must not grow from the delay they cause.
         self.mux.rtt_s = ranked[0]
         if answer is not None and not answer.done():
             answer.set_result(took)
@@ -368,7 +369,7 @@ class Channel:
 
     @property
     def rtt_known(self) -> bool:
-        """Whether enough pings were answered to go by their times."""
+        """Whether enough pings were answered for a reliable estimate."""
         return len(self._recent_rtts) >= _FIRST_PINGS
 
     @property
@@ -379,7 +380,7 @@ class Channel:
         now = self._clock.monotonic()
         unanswered = [sent for sent, answer in self._pings.values() if answer is None]
         if self.link.bytes_in != self._bytes_seen or now - self._ticked > self._keepalive_s:
-            # Bytes came, or this process itself stood still and cannot blame the peer.
+            # Bytes arrived, or this process itself stalled, which is not the peer's fault.
             self._bytes_seen = self.link.bytes_in
             self._heard = now
         self._ticked = now
@@ -408,7 +409,7 @@ class Channel:
             self.mux.reset(state, "closed with unread data")
 
     def lose(self, reason: str) -> None:
-        """Give up a channel that no longer works."""
+        """Abandon a channel that no longer works."""
         self.stalled = self.link.is_stalled()
         self.link.abort()
         self._finish(reason)

@@ -1,12 +1,12 @@
-"""Frames: what a record of a channel is made of.
+"""Frames: the units inside a channel's records.
 
     u8      kind
     u32 BE  stream id; 0 for the channel itself
     u16 BE  length of the payload
     payload
 
-A record holds one or several whole frames. The dialer opens streams with odd ids, the listener
-with even ones, each in rising order; an id is never used twice.
+A record holds one or more complete frames. The dialer opens streams with odd ids, the listener with
+even ones, each in ascending order; ids are never reused.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Final
 from aitorrentd.api import ProtocolError
 
 MAX_RECORD_BYTES: Final = 65_536
-"Plaintext of one record of the secure channel."
+"Maximum plaintext of one record of the secure channel."
 MAX_DATA_BYTES: Final = 60 * 1024
-"Payload of one data frame; leaves room in a record for the small frames that go with it."
+"Maximum payload of one data frame; leaves room in the record for accompanying small frames."
 MAX_PROTOCOL_CHARS: Final = 128
 MAX_REASON_BYTES: Final = 256
 NONCE_BYTES: Final = 8
@@ -31,7 +31,7 @@ _CREDIT: Final = struct.Struct(">I")
 
 
 class Kind(IntEnum):
-    """What a frame says."""
+    """Frame types."""
 
     HELLO = 0
     "First frame of each side; payload is a msgpack map."
@@ -44,21 +44,21 @@ class Kind(IntEnum):
     END = 4
     "No more bytes follow on this stream."
     STOP = 5
-    "The sender reads no more from this stream; payload is a reason."
+    "The sender stops reading from this stream; payload is a reason."
     RESET = 6
     "Both directions of the stream are over; payload is a reason."
     PING = 7
-    "Payload is a nonce of 8 bytes, to be echoed."
+    "Payload is an 8-byte nonce to echo."
     PONG = 8
-    "The echo."
+    "Echoes the nonce."
     RETIRE = 9
     "The sender has another channel to this node and opens no more streams here."
     DUPLICATE = 10
-    "Another node with the receiver's key is connected to the sender; payload is where it is."
+    "Another node with the receiver's key is connected to the sender; payload is its address."
 
 
 def frame(kind: Kind, stream: int, payload: bytes = b"") -> bytes:
-    """A whole frame; `payload` must fit the rules of its kind."""
+    """A complete frame; `payload` must be valid for its kind."""
     return HEADER.pack(kind, stream, len(payload)) + payload
 
 
@@ -68,12 +68,12 @@ def window_frame(stream: int, credit: int) -> bytes:
 
 
 def reason_bytes(reason: str) -> bytes:
-    """`reason` as it travels: UTF-8, at most 256 bytes."""
+    """`reason` in wire format: UTF-8, at most 256 bytes."""
     return reason.encode("utf-8", "replace")[:MAX_REASON_BYTES]
 
 
 def read_reason(payload: memoryview) -> str:
-    """A reason that a peer gave, made harmless for logs and terminals.
+    """A peer's reason, sanitised for logs and terminals.
 
     Raises:
         ProtocolError: too long.
@@ -85,7 +85,7 @@ def read_reason(payload: memoryview) -> str:
 
 
 def read_credit(payload: memoryview) -> int:
-    """How many more bytes a WINDOW frame allows.
+    """The number of additional bytes that a WINDOW frame grants.
 
     Raises:
         ProtocolError: not a positive u32.
@@ -110,7 +110,7 @@ def read_nonce(payload: memoryview) -> bytes:
 
 
 def is_protocol_id(text: str) -> bool:
-    """Whether `text` can be a protocol id: 1 to 128 visible ASCII characters."""
+    """Whether `text` is a valid protocol id: 1 to 128 visible ASCII characters."""
     return 0 < len(text) <= MAX_PROTOCOL_CHARS and all("!" <= c <= "~" for c in text)
 
 

@@ -1,4 +1,4 @@
-"""Streams from a node to itself: the same back-pressure and endings, without a channel."""
+"""Streams from a node to itself: same back-pressure and close semantics, no channel."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class _LocalPair:
         self._moving = self._again = False
 
     def pump(self, state: StreamState) -> None:
-        """Move what can move both ways; bytes that move may earn credit for more.
+        """Move all possible bytes in both directions; moved bytes may earn credit for more.
 
-        Who reads them may do so at once, and write: that moves when what moves now has arrived.
+        A reader may react at once and write: those bytes move after the current ones have arrived.
         """
         self._again = True
         if self._moving:
@@ -52,7 +52,7 @@ class _LocalPair:
         parts: list[bytes | memoryview] = []
         moved = sending.gather(MAX_DATA_BYTES, parts)
         for part in parts:
-            if target.failure is None:  # its reader may reset the stream at any part
+            if target.failure is None:  # its reader may reset the stream after any part
                 receiving.feed(bytes(part))
         if sending.has_work() and not sending.queued:
             sending.end_sent = True
@@ -67,7 +67,7 @@ class _LocalPair:
         self._release(state)
 
     def stop(self, state: StreamState, reason: str) -> None:
-        """Read no more at this end; the other end's writes fail."""
+        """Stop reading at this end; the other end's writes fail."""
         if not state.receiving.closed:
             state.receiving.close()
             if not state.receiving.ended:

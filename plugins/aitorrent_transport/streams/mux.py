@@ -1,8 +1,8 @@
-"""Many streams on one channel: records in, records out. No I/O and no clock: callers pass `now`.
+"""Stream multiplexer: records in, records out. No I/O and no clock: callers pass `now`.
 
-Credit per stream after yamux; classes of priority (control, tensor, bulk) are strict, except that
-each lower class that waits gets about a twentieth of the bytes; streams of one class take turns.
-Whatever a peer can make us keep is bounded: streams, queued control frames, receive windows.
+Per-stream credit follows yamux. Priority classes (control, tensor, bulk) are strict, except that
+each waiting lower class gets about a twentieth of the bytes; streams within a class take turns. All
+state that a peer can make us hold is bounded: streams, queued control frames, receive windows.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from aitorrent_transport.streams.windows import WindowBudget
 from aitorrentd.api import Busy, PeerGone, Priority, ProtocolError, pack, unpack_map
 
 MAX_STREAMS: Final = 256
-"Open streams per direction of opening."
+"Open streams per opening side."
 MAX_URGENT_FRAMES: Final = 2048
 MAX_PONGS: Final = 16
 MAX_HELLO_BYTES: Final = 8192
-_FLOOR_SHARE: Final = 19  # a waiting class is owed 1 byte for 19 of the others: 5 %
-_FLOOR_BYTES: Final = 16 * 1024  # paid in frames small enough not to delay the class above
-_LEAST_DATA: Final = 8192  # with less room left in a record, data waits for the next
+_FLOOR_SHARE: Final = 19  # a waiting class is owed 1 byte per 19 of the others: 5 %
+_FLOOR_BYTES: Final = 16 * 1024  # paid in frames small enough not to delay the higher class
+_LEAST_DATA: Final = 8192  # with less space left in a record, data waits for the next
 _CLASSES: Final = (0, 1, 2)  # Priority, as plain numbers: this is the hot path
 _DATA: Final = int(Kind.DATA)
 _RTT_UNKNOWN_S: Final = 0.05
-_LEAST_RTT_S: Final = 0.00025  # what waking both processes takes, whatever the network
+_LEAST_RTT_S: Final = 0.00025  # time to wake both processes, on any network
 
 Part = bytes | memoryview
 
@@ -49,9 +49,9 @@ class Mux:
     """The streams of one channel.
 
     The owner sets the callbacks, feeds records and sends what `next_record` returns whenever the
-    link takes more. `on_open(state)` gets a stream that the peer opened (it may `reset` it at
-    once), `on_pong(nonce)`, `on_hello(map)`, `on_retire()` and `on_duplicate(where)` what their
-    frames say.
+    link is writable. `on_open(state)` receives a stream that the peer opened (and may `reset` it at
+    once); `on_pong(nonce)`, `on_hello(map)`, `on_retire()` and `on_duplicate(where)` receive the
+    contents of their frames.
     """
 
     def __init__(self, *, dialer: bool, budget: WindowBudget) -> None:
@@ -61,7 +61,7 @@ class Mux:
         self.on_retire: Callable[[], None] = lambda: None
         self.on_duplicate: Callable[[str], None] = lambda where: None
         self.rtt_s = _RTT_UNKNOWN_S
-        "Round-trip time without load, for the growth of windows; the owner keeps it current."
+        "Unloaded round-trip time, for window growth; the owner keeps it current."
         self._streams: dict[int, StreamState] = {}
         self._next_id = 1 if dialer else 2
         self._last_inbound = 0
@@ -80,20 +80,20 @@ class Mux:
 
     @property
     def outbound(self) -> int:
-        """Open streams that this side opened."""
+        """Number of open streams that this side opened."""
         return len(self._streams) - self._inbound
 
     def states(self) -> list[StreamState]:
         """Open streams."""
         return list(self._streams.values())
 
-    # What the owner asks for
+    # Requests from the owner
 
     def hello(self, greeting: Mapping[str, Any]) -> None:
         """Queue the greeting that must be the first frame.
 
         Raises:
-            ProtocolError: it is too long.
+            ProtocolError: too long.
         """
         packed = pack(dict(greeting))
         if len(packed) > MAX_HELLO_BYTES:
@@ -105,19 +105,19 @@ class Mux:
         self._say(frame(Kind.PING, 0, nonce))
 
     def retire(self) -> None:
-        """Queue the word that another channel is preferred."""
+        """Queue the notice that another channel is preferred."""
         self._say(frame(Kind.RETIRE, 0))
 
     def duplicate(self, where: str) -> None:
-        """Queue the word that another node with the peer's key is connected from `where`."""
+        """Queue the notice that another node with the peer's key is connected from `where`."""
         self._say(frame(Kind.DUPLICATE, 0, reason_bytes(where)))
 
     def open(self, protocol: str, priority: Priority, now: float) -> StreamState:
-        """A new stream.
+        """Open a stream.
 
         Raises:
-            Busy: 256 streams of ours are open, or the peer does not read. PeerGone: no stream id
-            is left, after 2^31 streams.
+            Busy: 256 of our streams are open, or the peer does not read. PeerGone: stream ids are
+            exhausted, after 2^31 streams.
         """
         if self.outbound >= MAX_STREAMS:
             raise Busy(f"{MAX_STREAMS} streams are open to this peer; close some first")
@@ -139,7 +139,7 @@ class Mux:
             self._forget(state)
 
     def stop(self, state: StreamState, reason: str) -> None:
-        """Read no more from a stream and tell the peer."""
+        """Stop reading from a stream and tell the peer."""
         receiving = state.receiving
         if state.id in self._streams and not receiving.closed:
             receiving.close()
@@ -148,7 +148,7 @@ class Mux:
             self._forget_if_done(state)
 
     def touch(self, state: StreamState, now: float) -> bool:
-        """Take note that bytes were queued or read; whether something can leave now."""
+        """Note that bytes were queued or read; return whether anything can be sent now."""
         if state.id not in self._streams:
             return False
         due = state.receiving.credit_due(now, max(self.rtt_s, _LEAST_RTT_S))
@@ -160,7 +160,7 @@ class Mux:
         return bool(due) or state.in_ready
 
     def fail(self, reason: str) -> None:
-        """The channel is over: end every stream."""
+        """End every stream because the channel ended."""
         self._urgent.clear()
         self._credits.clear()
         for state in self.states():
@@ -175,7 +175,7 @@ class Mux:
         return bool(self._urgent or self._credits or any(self._ready))
 
     def next_record(self) -> list[Part] | None:
-        """The parts of the next record, or None when nothing can leave."""
+        """The parts of the next record, or None when nothing can be sent."""
         parts: list[Part] = []
         room = MAX_RECORD_BYTES
         while self._urgent and len(self._urgent[0]) <= room:
@@ -216,7 +216,7 @@ class Mux:
         return self._ready[chosen].popleft(), limit
 
     def _emit(self, state: StreamState, limit: int, room: int, parts: list[Part]) -> int:
-        """Add the stream's next frames to a record; returns their bytes."""
+        """Add the stream's next frames to a record; return their size in bytes."""
         state.in_ready = False
         sending = state.sending
         used = size = 0
@@ -237,17 +237,17 @@ class Mux:
         elif sending.has_work():
             state.in_ready = True
             queue = self._ready[state.priority]
-            # A turn that the end of a record cut short goes on in the next one.
+            # A turn cut short by the end of a record continues in the next one.
             (queue.appendleft if room <= size < limit else queue.append)(state)
         return used
 
     # Records in
 
     def receive(self, record: memoryview, now: float) -> None:
-        """Take one record; its bytes are copied where they are kept.
+        """Process one record; bytes that are kept are copied.
 
         Raises:
-            ProtocolError: the peer broke the rules; the channel must be closed.
+            ProtocolError: the peer violated the protocol; close the channel.
         """
         at, end = 0, len(record)
         if not end:
@@ -294,7 +294,7 @@ class Mux:
 
     def _take_channel(self, kind: int, payload: memoryview) -> None:
         if kind == Kind.PING:
-            # Whoever pings faster than we can answer gets fewer answers, not our memory.
+            # A peer that pings faster than we can reply gets fewer replies, not more memory.
             nonce = read_nonce(payload)
             if self._pongs < MAX_PONGS:
                 self._pongs += 1
@@ -326,7 +326,7 @@ class Mux:
     def _take_stream(self, kind: int, stream_id: int, payload: memoryview, now: float) -> None:
         state = self._streams.get(stream_id)
         if state is None:
-            # Frames of a stream that we forgot may still be under way; of one that never was, not.
+            # Frames of a forgotten stream may still be in flight; those of an unopened one may not.
             newest = (
                 self._last_inbound if stream_id % 2 == self._inbound_parity else self._next_id - 2
             )

@@ -1,4 +1,4 @@
-"""The receiving half of a stream, without I/O: a buffer, what its reader waits for, its window."""
+"""The receiving half of a stream, without I/O: its buffer, pending read and window."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def _nothing() -> None:
 
 
 class ReceivingHalf:
-    """Bytes that the peer sent on one stream and nobody has read yet.
+    """Bytes received on one stream and not yet read.
 
-    `on_readable` is called when the bytes that the reader wants are there or can come no more.
-    `stream_id` is for messages. Callers pass `now` in seconds of a monotonic clock.
+    `on_readable` is called when the wanted bytes are buffered or can no longer arrive. `stream_id`
+    is for messages. Callers pass `now` in seconds of a monotonic clock.
     """
 
     __slots__ = (
@@ -48,9 +48,9 @@ class ReceivingHalf:
         "Bytes that the peer may still send."
         self.window = INITIAL_WINDOW
         self.ended = False
-        "The peer sends no more."
+        "The peer ended its direction."
         self.closed = False
-        "Nobody reads here any more; what still comes is dropped."
+        "Closed for reading; further bytes are dropped."
         self._stream_id = stream_id
         self._chunks: deque[bytes] = deque()
         self._at = 0
@@ -63,7 +63,7 @@ class ReceivingHalf:
         self._budget = budget
 
     def feed(self, chunk: bytes) -> None:
-        """Bytes from the peer.
+        """Buffer bytes from the peer.
 
         Raises:
             ProtocolError: more than the window allows, or after the end.
@@ -87,10 +87,10 @@ class ReceivingHalf:
             self.on_readable()
 
     def feed_end(self) -> None:
-        """The peer sends no more.
+        """Note that the peer ended its direction.
 
         Raises:
-            ProtocolError: it said so before.
+            ProtocolError: it had already ended.
         """
         if self.ended:
             raise ProtocolError(f"second end of stream {self._stream_id}")
@@ -98,17 +98,17 @@ class ReceivingHalf:
         self.on_readable()
 
     def want(self, wanted: int, ahead: int) -> None:
-        """A reader waits until `wanted` bytes are buffered; `ahead` bytes are meant to be read.
+        """Register a reader that waits for `wanted` bytes and intends to read `ahead` bytes.
 
-        What a reader is waiting for is credited as if it had been read, or a read that is longer
-        than the window would wait for ever.
+        Bytes that a reader waits for are credited as if read; otherwise a read longer than the
+        window would never finish.
         """
         self._wanted = wanted
         self._ahead_limit = ahead
         self._credit_ahead()
 
     def unwant(self) -> None:
-        """Nobody waits any more."""
+        """Unregister the waiting reader."""
         self._wanted = 0
         self._ahead_limit = 0
 
@@ -120,11 +120,11 @@ class ReceivingHalf:
 
     @property
     def front(self) -> int:
-        """Bytes that `take` gives without joining pieces."""
+        """Bytes that `take` returns without joining pieces."""
         return len(self._chunks[0]) - self._at if self._chunks else 0
 
     def peek(self, size: int) -> bytes:
-        """The next `size` bytes, which must be buffered, without taking them."""
+        """The next `size` bytes, which must be buffered, without consuming them."""
         found = self._chunks[0][self._at : self._at + size]
         for chunk in islice(self._chunks, 1, None):
             if len(found) == size:
@@ -133,7 +133,7 @@ class ReceivingHalf:
         return found
 
     def take(self, size: int) -> bytes:
-        """The next `size` bytes, or all that are buffered when those are fewer."""
+        """Consume and return the next `size` bytes, or all buffered bytes if fewer."""
         size = min(size, self.buffered)
         if size == 0:
             return b""
@@ -175,7 +175,7 @@ class ReceivingHalf:
         return b"".join(parts)
 
     def line_length(self, limit: int) -> int:
-        """Length of the buffered line with its newline; 0 when none is complete within `limit`."""
+        """Length of the buffered line with its newline; 0 if none is complete within `limit`."""
         before = -self._at
         for i, chunk in enumerate(self._chunks):
             if before + len(chunk) > self._scanned:
@@ -191,11 +191,11 @@ class ReceivingHalf:
 
     @property
     def earned_credit(self) -> bool:
-        """Whether so much was read that `credit_due` gives the peer more, if it still sends."""
+        """Whether enough was read that `credit_due` grants more, if the peer still sends."""
         return self._consumed * 2 >= self.window
 
     def credit_due(self, now: float, rtt_s: float) -> int:
-        """Credit to grant now, 0 for none yet; the caller sends it."""
+        """Credit to grant now, or 0; the caller sends it."""
         if self._consumed * 2 < self.window or self.ended or self.closed:
             return 0
         growth = 0
@@ -209,13 +209,13 @@ class ReceivingHalf:
         return granted
 
     def close(self) -> None:
-        """Drop what is buffered and whatever still comes."""
+        """Drop buffered bytes and any that still arrive."""
         self.closed = True
         self._chunks.clear()
         self.buffered = self._at = self._scanned = self._ahead = 0
 
     def release(self) -> None:
-        """Give the growth of the window back, and let the reader go: the stream is over."""
+        """Return the window growth to the budget and drop the reader: the stream is over."""
         self.on_readable = _nothing
         self._budget.give(self.window - INITIAL_WINDOW)
         self.window = INITIAL_WINDOW

@@ -1,4 +1,4 @@
-"""The sending half of a stream, without I/O: a queue, and the peer's credit for it."""
+"""The sending half of a stream, without I/O: its queue and the peer's credit."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from aitorrent_transport.streams.windows import INITIAL_WINDOW, MAX_WINDOW
 from aitorrentd.api import ProtocolError
 
 SEND_QUEUE_BYTES: Final = 1024 * 1024
-"Bytes that a stream takes from its writer before the writer has to wait."
+"Bytes that a stream queues before its writer has to wait."
 _RESUME_BELOW: Final = SEND_QUEUE_BYTES // 2
 
 
 def nothing() -> None:
-    """A callback that nobody set."""
+    """Default for a callback that is not set."""
 
 
 class SendingHalf:
-    """Bytes that a writer queued on one stream and that have not left yet.
+    """Bytes that a writer queued on one stream and that are not sent yet.
 
-    `on_sendable` is called when a full queue has room again or nothing can leave any more.
+    `on_sendable` is called when a full queue has space again or nothing more can be sent.
     """
 
     __slots__ = (
@@ -37,48 +37,48 @@ class SendingHalf:
     def __init__(self) -> None:
         self.on_sendable: Callable[[], None] = nothing
         self.queued = 0
-        "Bytes taken from the writer and not yet framed."
+        "Bytes accepted from the writer and not yet framed."
         self.credit = INITIAL_WINDOW
         "Bytes that may still be sent."
         self.end_queued = False
-        "The writer is done."
+        "The writer has finished."
         self.end_sent = False
         self.stopped: str | None = None
-        "Why nothing can leave any more, or None."
+        "Why nothing more can be sent, or None."
         self._pieces: deque[bytes | memoryview] = deque()
 
     @property
     def over(self) -> bool:
-        """Whether nothing more can leave."""
+        """Whether nothing more can be sent."""
         return self.end_sent or self.stopped is not None
 
     def push(self, piece: bytes | memoryview) -> None:
-        """Queue bytes that nobody will change."""
+        """Queue bytes that the caller will not modify."""
         self._pieces.append(piece)
         self.queued += len(piece)
 
     def grant(self, credit: int) -> None:
-        """The peer allows more.
+        """Add credit from the peer.
 
         Raises:
-            ProtocolError: more than any window is.
+            ProtocolError: the total exceeds the maximum window.
         """
         self.credit += credit
         if self.credit > MAX_WINDOW:
             raise ProtocolError(f"window of {self.credit} bytes; the limit is {MAX_WINDOW}")
 
     def sendable(self) -> int:
-        """Bytes that could leave now."""
+        """Bytes that could be sent now."""
         return min(self.queued, self.credit)
 
     def has_work(self) -> bool:
-        """Whether a data or end frame could leave now."""
+        """Whether a data or end frame could be sent now."""
         return self.stopped is None and (
             self.sendable() > 0 or (self.end_queued and not self.end_sent and not self.queued)
         )
 
     def gather(self, limit: int, into: list[bytes | memoryview]) -> int:
-        """Move at most `limit` sendable bytes to the end of `into`; returns how many."""
+        """Move at most `limit` sendable bytes to the end of `into`; return how many."""
         left = size = min(limit, self.queued, self.credit)
         while left:
             piece = self._pieces[0]
@@ -99,7 +99,7 @@ class SendingHalf:
         return size
 
     def stop(self, reason: str) -> None:
-        """Nobody reads what is queued: drop it, and take no more."""
+        """Drop queued bytes and accept no more, because the peer stopped reading."""
         if self.stopped is None:
             self.stopped = reason
             self._pieces.clear()

@@ -20,7 +20,7 @@ from aitorrentd.api import (
     short,
 )
 
-_YIELD_BYTES: Final = 1024 * 1024  # a long write lets others run after this much
+_YIELD_BYTES: Final = 1024 * 1024  # a long write yields to other tasks after this much
 _WHOLE_BYTES: Final = 16 * 1024
 _LENGTH_BYTES: Final = 4
 
@@ -28,23 +28,23 @@ log = logging.getLogger("aitorrentd.transport")
 
 
 class Carrier(Protocol):
-    """What moves bytes between stream ends: a channel, or the pair of a local stream."""
+    """Moves bytes between stream ends: a channel, or a local pair."""
 
     def pump(self, state: StreamState) -> None:
-        """Bytes were queued or read: move what can move, soon."""
+        """Bytes were queued or read: move all possible bytes soon."""
 
     def reset(self, state: StreamState, reason: str) -> None:
-        """End both directions at once."""
+        """End both directions immediately."""
 
     def stop(self, state: StreamState, reason: str) -> None:
-        """Read no more."""
+        """Stop reading."""
 
 
 class ChannelStream:
     """Implements `aitorrentd.api.Stream`; one reader at a time, writes never interleave.
 
-    A cancelled read loses nothing. A cancelled write may have sent a part of its bytes: reset the
-    stream then.
+    A cancelled read loses nothing. A cancelled write may have sent part of its bytes: reset the
+    stream in that case.
     """
 
     __slots__ = (
@@ -92,7 +92,7 @@ class ChannelStream:
             try:
                 wake()
             except Exception:
-                # A fence: the reader's bug costs its stream, never the channel.
+                # Fence: a bug in the reader ends its stream, never the channel.
                 log.exception("the reader of %r failed", self)
                 self.reset("the reader failed")
         elif self._reader is not None and not self._reader.done():
@@ -108,7 +108,7 @@ class ChannelStream:
     # Reading
 
     async def _readable(self, wanted: int, ahead: int) -> bool:
-        """Wait until `wanted` bytes are buffered; False when the stream ends before."""
+        """Wait until `wanted` bytes are buffered; False if the stream ends first."""
         receiving = self._receiving
         while receiving.buffered < wanted:
             self._check_readable()
@@ -118,7 +118,7 @@ class ChannelStream:
             self._reader = asyncio.get_running_loop().create_future()
             receiving.want(wanted, ahead)
             try:
-                # Credit for what is already here may be what the peer waits for.
+                # The peer may be waiting for credit for bytes already buffered.
                 self._carrier.pump(self._state)
                 await self._reader
             finally:
@@ -144,21 +144,21 @@ class ChannelStream:
         return taken
 
     async def read(self, max_bytes: int = 65_536) -> bytes:
-        """Between 1 and `max_bytes` bytes as soon as there are any; b"" after the peer closed."""
+        """Between 1 and `max_bytes` bytes as soon as any arrive; b"" after the peer closed."""
         if not await self._readable(1, 1):
             return b""
-        # What came in one piece is handed over as it is, without joining it to the next.
+        # Return one piece as received, without joining it to the next.
         front = self._receiving.front
         return self._take(front if _WHOLE_BYTES <= front <= max_bytes else max_bytes)
 
     async def read_exactly(self, n: int) -> bytes:
-        """Exactly `n` bytes; PeerGone when the stream ends before."""
+        """Exactly `n` bytes; PeerGone if the stream ends first."""
         if self._receiving.buffered < n and not await self._readable(n, n):
             raise self._gone(f"ended after {self._receiving.buffered} of {n} bytes")
         return self._take(n)
 
     def take_frame(self, *, max_bytes: int) -> Frame | None:
-        """The next frame, or None while a part of it is still missing; as `api.Stream` says."""
+        """The next frame, or None while it is incomplete; see `api.Stream`."""
         receiving = self._receiving
         wanted = _LENGTH_BYTES
         if receiving.buffered >= wanted:
@@ -173,7 +173,7 @@ class ChannelStream:
         return None
 
     def when_frame(self, wake: Callable[[], None]) -> None:
-        """Call `wake` once, when `take_frame` has a frame or raises; as `api.Stream` says."""
+        """Call `wake` once, when `take_frame` has a frame or raises; see `api.Stream`."""
         self._check_alone()
         self._on_frame = wake
         receiving = self._receiving
@@ -185,9 +185,9 @@ class ChannelStream:
             self._carrier.pump(self._state)
 
     async def read_line(self, max_bytes: int = 65_536) -> bytes:
-        """Bytes up to and with the next newline; b"" at the end; TooLarge beyond `max_bytes`.
+        """Bytes up to and including the next newline; b"" at the end; TooLarge beyond `max_bytes`.
 
-        A last line without a newline is returned as it is.
+        A last line without a newline is returned as is.
         """
         receiving = self._receiving
         while not (length := receiving.line_length(max_bytes)):
@@ -220,7 +220,7 @@ class ChannelStream:
             self._carrier.pump(self._state)
 
     def write_now(self, *parts: bytes | memoryview) -> bool:
-        """Queue all of `parts` unless that would have to wait; whether it did."""
+        """Queue all of `parts` unless that would block; return whether they were queued."""
         sending = self._sending
         size = sum(map(len, parts))
         if self._write_lock.locked() or sending.queued + size > SEND_QUEUE_BYTES:
@@ -265,7 +265,7 @@ class ChannelStream:
     # Ending
 
     async def close_write(self) -> None:
-        """Say that no more bytes follow; reading goes on."""
+        """End the writing direction; reading continues."""
         async with self._write_lock:
             self._end()
 
@@ -276,12 +276,12 @@ class ChannelStream:
             self._carrier.pump(self._state)
 
     async def close(self) -> None:
-        """End both directions in order; bytes already written are still delivered."""
+        """Close both directions gracefully; bytes already written are still delivered."""
         self._carrier.stop(self._state, "closed")
         self._wake_reader()
         await self.close_write()
 
     def reset(self, reason: str = "") -> None:
-        """End both directions at once; the peer's calls raise PeerGone."""
+        """End both directions immediately; the peer's calls raise PeerGone."""
         self._carrier.reset(self._state, reason)
         self._state.fail(reason or "reset")

@@ -1,4 +1,4 @@
-"""One end of a stream, without I/O: its receiving and its sending half, and how both end."""
+"""One end of a stream, without I/O: its receiving and sending halves and how they end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aitorrentd.api import Priority
 
 
 class StreamState:
-    """State of one stream end. Bytes go through its halves, which end one by one or together."""
+    """State of one stream end. Bytes pass through its halves, which end separately or together."""
 
     __slots__ = (
         "closing_since",
@@ -31,15 +31,15 @@ class StreamState:
         self.receiving = ReceivingHalf(stream_id, budget, now)
         self.sending = SendingHalf()
         self.failure: str | None = None
-        "Why both directions are over, or None."
+        "Why both directions ended, or None."
         self.closing_since: float | None = None
         "When both directions were first seen closed here, or None."
         self.in_ready = False
-        "Whether it waits for its turn in the multiplexer."
+        "Whether it is queued for its turn in the multiplexer."
 
     @property
     def closed_here(self) -> bool:
-        """Whether this end neither reads nor writes any more."""
+        """Whether this end no longer reads or writes."""
         return self.sending.end_queued and self.receiving.closed
 
     @property
@@ -51,12 +51,12 @@ class StreamState:
         )
 
     def release(self) -> None:
-        """The stream is over: let go of what it holds, so that no cycle keeps it in memory."""
+        """Drop references after the stream ended, so that no cycle keeps it in memory."""
         self.receiving.release()
         self.sending.on_sendable = nothing
 
     def fail(self, reason: str) -> None:
-        """Both directions are over; later calls of reader and writer raise PeerGone."""
+        """End both directions; later calls of reader and writer raise PeerGone."""
         if self.failure is None:
             self.failure = reason
             self.receiving.close()

@@ -1,9 +1,9 @@
-"""Flow-control windows: their sizes, and the budget out of which they grow.
+"""Flow-control windows: their sizes and the budget for their growth.
 
-The receiver grants credit; the sender never has more unacknowledged bytes under way than that.
-A window starts at 256 KiB and doubles, up to 16 MiB, while the reader consumes half of it within
-two round trips, since then the window and not the reader limits the speed (the rule of QUIC
-implementations). Growth comes out of a budget that all channels of the node share.
+The receiver grants credit, which bounds the sender's unacknowledged bytes in flight. A window
+starts at 256 KiB and doubles, up to 16 MiB, while the reader consumes half of it within two round
+trips, because then the window, not the reader, limits throughput (as in QUIC implementations).
+Growth is drawn from a budget that all channels of the node share.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class WindowBudget:
         self.left = limit
 
     def take(self, wanted: int) -> int:
-        """`wanted`, or 0 when that much is not left."""
+        """Take and return `wanted`, or 0 if less than that remains."""
         if wanted > self.left:
             return 0
         self.left -= wanted
         return wanted
 
     def give(self, amount: int) -> None:
-        """Return what was taken."""
+        """Return bytes to the budget."""
         self.left += amount
