@@ -128,7 +128,7 @@ class GenerateParams(BaseModel):
         if self.raw and self.messages:
             raise ValueError('"raw" goes with "prompt", not with "messages"')
         if self.discover and self.backend is not None:
-            raise ValueError('"discover" and "backend" exclude each other')
+            raise ValueError('"discover" and "backend" are mutually exclusive')
         return self
 
 

@@ -90,7 +90,7 @@ class PeerBackend:
         chars = 0
         await self._timed(stream.write(request), wait_s, "take the request")
         while True:
-            line = await self._timed(stream.read_line(MAX_LINE_BYTES), wait_s, "go on")
+            line = await self._timed(stream.read_line(MAX_LINE_BYTES), wait_s, "continue")
             if not line.endswith(b"\n"):
                 raise PeerGone(
                     f"peer {short(self.peer)} closed the stream before its answer was complete"

@@ -58,7 +58,7 @@ class Answer:
         tokens = self.last.completion_tokens
         count = f"{tokens} token{'' if tokens == 1 else 's'}"
         if not self.thinking_chars and not self.last.extra.get("reasoning_tokens"):
-            return f"no answer: {count} came, none with text" if tokens else ""
+            return f"no answer: {count} received, none with text" if tokens else ""
         if self.last.reason == "length":
             spent = f"all {count} went" if tokens else "all tokens went"
             return f"no answer: {spent} into thinking; raise max_tokens, or ask for the thinking"

@@ -89,7 +89,7 @@ class OllamaBackend:
             async with asyncio.timeout(_SHOW_TIMEOUT_S):
                 rows = await client.loaded()
         except (AitorrentError, TimeoutError) as e:
-            self._log.debug("Ollama does not say what is loaded: %r", e)
+            self._log.debug("Ollama does not report loaded models: %r", e)
             return {}
         lengths = ((row.get("name"), row.get("context_length")) for row in rows)
         return {n: size for n, size in lengths if isinstance(n, str) and type(size) is int}

@@ -52,10 +52,10 @@ class OllamaConfig(PluginConfig):
             if _NUMBER.fullmatch(text):
                 return int(text) if "." not in text else float(text)
             if not _DURATION.fullmatch(text):
-                raise ValueError('is no duration such as "5m", "1h30m" or "-1"')
+                raise ValueError('is not a duration such as "5m", "1h30m" or "-1"')
             return text
         if isinstance(value, bool) or (isinstance(value, float) and not isfinite(value)):
-            raise ValueError('is no duration such as "5m", "1h30m" or -1')
+            raise ValueError('is not a duration such as "5m", "1h30m" or -1')
         return value
 
     @field_validator("url")

@@ -112,5 +112,5 @@ class BodyDecoder:
         if text.startswith(b"<"):
             shown = " ".join(text[:_SHOWN_BYTES].decode("utf-8", "replace").split())
             kind = self._content_type or "a web page"
-            raise ProtocolError(f"{kind} in the place of an answer: {shown}")
+            raise ProtocolError(f"{kind} instead of an answer: {shown}")
         return JsonDecoder() if text.startswith((b"{", b"[")) else EventDecoder()

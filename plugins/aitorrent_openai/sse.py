@@ -112,5 +112,5 @@ class EventDecoder:
         shown = line[:_MAX_STRAY]
         if b"{" in line:
             text = shown.decode("utf-8", "replace")
-            raise ProtocolError(f"a line that is no field of an event: {text}")
+            raise ProtocolError(f"a line that is not an event field: {text}")
         self.stray = self.stray or shown

@@ -31,7 +31,7 @@ def warnings(service: TransportService) -> Iterator[HealthWarning]:
 
 def _lonely(service: TransportService) -> Iterator[HealthWarning]:
     for place, problem in service.dialler.waiting()[:MAX_PLACES]:
-        text = f"bootstrap address {place} is not connected and is tried again: {problem}"
+        text = f"bootstrap address {place} is not connected; retrying: {problem}"
         yield HealthWarning("bootstrap", text)
     count = len(service.config.bootstrap)
     if not count or len(service.table):
@@ -53,8 +53,8 @@ def _refusing(service: TransportService) -> Iterator[HealthWarning]:
     refusals = listener.refusals
     if refusals.last_at is not None and now - refusals.last_at < RECENT_S:
         text = (
-            f"{refusals.total} connections were cut before they authenticated, since their hosts"
-            " opened too many; the log names them"
+            f"{refusals.total} connections were closed before they authenticated because their"
+            " hosts opened too many; the log names them"
         )
         yield HealthWarning("crowded", text)
 
@@ -66,10 +66,10 @@ def _duplicated(service: TransportService) -> Iterator[HealthWarning]:
 
 def _waiting(service: TransportService) -> Iterator[HealthWarning]:
     for error in service.binding.waiting.values():
-        text = f"not listening yet, and trying again at most a minute apart: {error.message}"
+        text = f"not listening yet; retrying at least once a minute: {error.message}"
         yield HealthWarning("listen", text)
     if service.store.problem:
-        text = f"known peers are not saved for now; tried again: {service.store.problem}"
+        text = f"known peers are currently not saved; retrying: {service.store.problem}"
         yield HealthWarning("known_peers", text)
 
 

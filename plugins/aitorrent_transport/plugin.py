@@ -92,7 +92,7 @@ class TransportPlugin:
             return CheckResult("fail", "the transport is not running", "aitorrentctl plugin list")
         if waiting := self._service.binding.waiting:
             text = "; ".join(error.message for error in waiting.values())
-            return CheckResult("fail", text, "it is tried again by itself; see above for a remedy")
+            return CheckResult("fail", text, "it is retried automatically; see above for a remedy")
         for host, port in self._service.bound:
             ip = ipaddress.ip_address(host)
             loopback = "127.0.0.1" if ip.version == 4 else "::1"

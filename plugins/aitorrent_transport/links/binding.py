@@ -59,7 +59,7 @@ class Binding:
             if not any(error.is_taken for error in self.waiting.values()):
                 self._keep_trying()
                 return
-            log.info("another port than in the last run: %d/tcp is taken", last)
+            log.info("using a different port than in the last run: %d/tcp is taken", last)
             await self._listener.unlisten()
         await self._try_all(port)
         self._keep_trying()
@@ -89,7 +89,7 @@ class Binding:
 
     def _keep_trying(self) -> None:
         for host, error in self.waiting.items():
-            log.warning("%s; trying again until it works", error.message)
+            log.warning("%s; retrying until it succeeds", error.message)
             self._tasks.spawn(self._retry(host), f"listen on {host}")
 
     async def _retry(self, host: str) -> None:
@@ -105,7 +105,7 @@ class Binding:
             except CannotListen as e:
                 self.waiting[host] = e
             else:
-                log.info("listening on %s at last", host_port(*self.bound[-1]))
+                log.info("now listening on %s", host_port(*self.bound[-1]))
 
 
 def _lacks_family(host: str, error: CannotListen) -> bool:

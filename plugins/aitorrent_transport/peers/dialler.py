@@ -350,7 +350,7 @@ class Dialler:
         if before not in (None, kept.peer):
             self._ctx.log.warning(
                 "another node answers at %s: %s; it was %s before. Add /p2p/%s to this bootstrap"
-                " address to accept nobody else there",
+                " address to accept no other node there",
                 kept.place,
                 kept.peer,
                 before,

@@ -36,7 +36,7 @@ async def opened_store(ctx: PluginContext) -> AsyncIterator[PeerStore]:
         try:
             store = PeerStore(await _open(ctx, stack))
         except (Busy, Unavailable) as e:
-            ctx.log.warning("known peers are kept in memory for now: %s", e.message)
+            ctx.log.warning("known peers are temporarily kept in memory: %s", e.message)
             store = PeerStore(await stack.enter_async_context(_in_memory()), problem=e.message)
             retrying = ctx.tasks.create_task(_take_up(ctx, stack, store), name="open known peers")
             stack.push_async_callback(_end, retrying)

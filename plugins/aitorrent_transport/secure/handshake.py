@@ -313,7 +313,7 @@ def _refused(answer: bytes) -> AitorrentError:
     if code not in _REFUSALS:
         return ProtocolError("a handshake message of 0 bytes")
     reason = Refusal(code).text
-    return Busy(f"the node there refuses connections for now: {reason}")
+    return Busy(f"the node there temporarily refuses connections: {reason}")
 
 
 def _framed(body: bytes) -> bytes:

@@ -138,7 +138,7 @@ def test_requests_that_occur_are_taken_or_refused_by_name() -> None:
 
 def test_tokens_without_text_are_told_where_the_server_hides_its_thinking() -> None:
     hidden = Chunk("", done=True, reason="length", completion_tokens=9)
-    assert Answer(last=hidden).note == "no answer: 9 tokens came, none with text"
+    assert Answer(last=hidden).note == "no answer: 9 tokens received, none with text"
     told = Chunk("", done=True, completion_tokens=9, extra={"reasoning_tokens": 9}, reason="length")
     assert "all 9 tokens went into thinking" in Answer(last=told).note
     assert Answer(last=Chunk("", done=True, reason="stop")).note == ""
@@ -281,5 +281,5 @@ async def test_discover_reaches_the_router_and_excludes_a_backend() -> None:
     method = methods_of(node)["inference.generate"]
     with node.having(FakeBackend("a")), pytest.raises(Unavailable, match="directory lists no peer"):
         await collect(method, GenerateParams(prompt="hi", discover=True))
-    with pytest.raises(ValidationError, match='"discover" and "backend" exclude each other'):
+    with pytest.raises(ValidationError, match='"discover" and "backend" are mutually exclusive'):
         GenerateParams(prompt="hi", discover=True, backend="a")

@@ -318,9 +318,9 @@ async def test_bad_answer_of_a_peer_is_an_error(
 
 
 async def test_peer_that_falls_silent_is_given_up() -> None:
-    with pytest.raises(TimedOut, match=r"did not go on within 0\.2 s"):
+    with pytest.raises(TimedOut, match=r"did not continue within 0\.2 s"):
         await replies(b"", end=False)
-    with pytest.raises(TimedOut, match=r"did not go on within 0\.1 s"):
+    with pytest.raises(TimedOut, match=r"did not continue within 0\.1 s"):
         await replies(TEXT, end=False)
 
 

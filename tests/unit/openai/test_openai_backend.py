@@ -468,7 +468,7 @@ def test_line_that_is_no_field_is_kept_for_the_error() -> None:
     decoder = EventDecoder()
     assert decoder.feed(b"no healthy upstream\n\n") == []
     assert decoder.stray == b"no healthy upstream"
-    with pytest.raises(ProtocolError, match="no field of an event: dota:"):
+    with pytest.raises(ProtocolError, match="not an event field: dota:"):
         decoder.feed(b'dota: {"choices":[]}\n')
 
 

@@ -188,7 +188,7 @@ BODIES: Final = {
         SSE,
         "openai:case",
     ),
-    "unknown field": (b'dbta: {"choices":[]}\n\n' + said("lo", "stop"), SSE, "no field"),
+    "unknown field": (b'dbta: {"choices":[]}\n\n' + said("lo", "stop"), SSE, "not an event field"),
     "not UTF-8": (b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n' + DONE, SSE, "JSON"),
     "no text": (event({"choices": [{"delta": {"content": {"type": "audio"}}}]}), SSE, "'audio'"),
 }

@@ -577,7 +577,7 @@ def test_dialer_names_the_reason_for_which_it_is_refused(refusal: Refusal) -> No
     *parts, last = refusal.encode()
     for part in parts:
         assert dialer.receive(bytes([part])) == b""
-    with pytest.raises(Busy, match=f"refuses connections for now: {refusal.text}"):
+    with pytest.raises(Busy, match=f"temporarily refuses connections: {refusal.text}"):
         dialer.receive(bytes([last]))
 
 
