@@ -1,1 +1,1 @@
-"""The inference plugin: who answers a prompt, here and for peers."""
+"""The inference plugin: routes prompts from this node and from peers."""

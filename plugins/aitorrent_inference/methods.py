@@ -39,7 +39,7 @@ class LayersRow(BaseModel):
 
 
 class ModelRow(BaseModel):
-    """A model that can be answered now."""
+    """A model that can answer now."""
 
     name: str
     backend: str
@@ -51,7 +51,7 @@ class ModelRow(BaseModel):
 
 
 class PendingRow(BaseModel):
-    """A model that cannot be answered now."""
+    """A model that cannot answer now."""
 
     name: str
     backend: str = Field(description="peers, when only they are loading it")
@@ -70,7 +70,7 @@ Names = Annotated[
 
 
 class Models(BaseModel):
-    """What can be answered now, here and by peers, and what cannot yet."""
+    """Models that can answer now, here and on peers, and those that cannot yet."""
 
     models: list[ModelRow]
     pending: list[PendingRow] = []

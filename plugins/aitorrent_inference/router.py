@@ -204,7 +204,7 @@ class Router:
             except AitorrentError as e:
                 self._note_failure(group, answer, e, spoke=spoke)
                 if spoke or (isinstance(e, InvalidParams) and not _is_peer(group[0])):
-                    raise  # a request that one peer rejects as invalid may suit another
+                    raise  # peers are exempt: another may accept what one calls invalid
                 errors.append(e)
         raise _summary(errors, answer.failures)
 

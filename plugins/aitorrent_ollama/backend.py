@@ -114,7 +114,7 @@ class OllamaBackend:
 
     async def _connected(self) -> OllamaClient:
         """The client, created once Ollama is reachable: a node without Ollama should not pay for
-        its memory."""
+        the memory of the HTTP library."""
         if self._client is None:
             await self._probe()
             # The import takes longer than the event loop may block.

@@ -54,7 +54,7 @@ class PeersResult(_Model):
 
 
 class ConnectParams(_Model):
-    """Whom to connect to."""
+    """The peer to connect to."""
 
     address: Annotated[str, Field(description="multiaddr or host:port", max_length=400)]
     timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
@@ -73,13 +73,13 @@ class PeerParams(_Model):
 
 
 class DisconnectResult(_Model):
-    """Whose channel ended."""
+    """The peer whose channel ended."""
 
     id: str
 
 
 class PingParams(_Model):
-    """Whom to ping, and how often."""
+    """The peer to ping, and how often."""
 
     peer: Annotated[str, Field(description="peer id, its unique end, or address", max_length=400)]
     count: Annotated[int, Field(ge=1, le=100)] = 4
@@ -95,13 +95,13 @@ class PingResult(_Model):
 
 
 class BroadcastParams(_Model):
-    """What to tell every connected peer."""
+    """The message for every connected peer."""
 
     text: Annotated[str, Field(min_length=1, max_length=MAX_CHARS)]
 
 
 class BroadcastResult(_Model):
-    """How many peers took the message."""
+    """How many peers accepted the message."""
 
     sent: int
 
@@ -125,19 +125,19 @@ class KnownRow(_Model):
 
 
 class KnownResult(_Model):
-    """Known peers, last seen first."""
+    """Known peers, most recently seen first."""
 
     known: list[KnownRow]
 
 
 class DirectoryParams(_Model):
-    """Which keys."""
+    """Which keys to list."""
 
     prefix: Annotated[str, Field(max_length=256)] = ""
 
 
 class RecordRow(_Model):
-    """What one node says under a key."""
+    """One node's record under a key."""
 
     key: str
     peer: str
@@ -146,7 +146,7 @@ class RecordRow(_Model):
 
 
 class DirectoryResult(_Model):
-    """Records of connected peers and this node's own."""
+    """Records of this node and of connected peers."""
 
     records: list[RecordRow]
 

@@ -138,7 +138,7 @@ class RecordWriter:
         return end - body + 4
 
     def _room_for(self, size: int) -> int:
-        """Reserve space for a record of `size` bytes; return its offset."""
+        """Make room for a record of `size` bytes; return its offset."""
         if self._end + size > len(self._buffer):
             # Bytes taken and not yet sent keep the old map alive.
             gathered = self._buffer[self._start : self._end]
@@ -149,7 +149,7 @@ class RecordWriter:
         return self._end
 
     def take(self) -> memoryview:
-        """The records since the last `take`."""
+        """The records sealed since the last `take`."""
         start, self._start = self._start, self._end
         return self._buffer[start : self._end]
 
