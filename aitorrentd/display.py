@@ -1,4 +1,4 @@
-"""How sizes and node ids are shown to people.
+"""How sizes and node ids are displayed.
 
 Standard library only: the command line starts with it.
 """
@@ -17,11 +17,11 @@ def bytes_text(n: float) -> str:
 
 
 def short(peer: str) -> str:
-    """The last eight characters of a peer id, enough to tell the nodes of one network apart."""
+    """The last eight characters of a peer id, enough to tell one network's nodes apart."""
     return "…" + peer[-8:]
 
 
 def called(peer: str, name: str) -> str:
-    """A node as lists show it: its shortened id, then in quotes what it calls itself."""
+    """A node as shown in lists: its shortened id, then its self-chosen name in quotes."""
     name = name.replace('"', "'")
     return f'{short(peer)} "{name}"' if name else short(peer)

@@ -18,7 +18,7 @@ AitorrentError(code, message, **data)
 ├── ShuttingDown         shutting_down       the daemon is stopping
 └── ProtocolError        protocol            bytes from a peer or worker broke the rules
 
-The codes are a closed list: clients switch on them. Messages say what happened, with values, and
+The set of codes is closed: clients switch on them. Messages say what happened, with values, and
 what to do. Tracebacks never leave the daemon.
 """
 
@@ -41,12 +41,12 @@ class AitorrentError(Exception):
         self.data = data
 
     def as_map(self) -> dict[str, Any]:
-        """The error as it travels: code, message, data."""
+        """The error as sent: code, message, data."""
         return {"code": self.code, "message": self.message, "data": self.data}
 
 
 class InvalidParams(AitorrentError):
-    """The caller sent something that does not fit the schema."""
+    """The caller sent something that does not match the schema."""
 
     code = "invalid_params"
 
@@ -72,7 +72,7 @@ class VersionMismatch(AitorrentError):
 
 
 class Denied(AitorrentError):
-    """The caller's role does not suffice."""
+    """The caller's role is not sufficient."""
 
     code = "denied"
 
@@ -84,7 +84,7 @@ class NotFound(AitorrentError):
 
 
 class Conflict(AitorrentError):
-    """It exists already, or is in a state that forbids this."""
+    """It already exists, or is in a state that forbids this."""
 
     code = "conflict"
 
@@ -102,13 +102,13 @@ class TimedOut(AitorrentError):
 
 
 class Cancelled(AitorrentError):
-    """The caller gave up."""
+    """The caller cancelled."""
 
     code = "cancelled"
 
 
 class Unavailable(AitorrentError):
-    """A plugin, peer or backend that is needed is not there."""
+    """A required plugin, peer or backend is unavailable."""
 
     code = "unavailable"
 
@@ -124,19 +124,19 @@ class PluginError(AitorrentError):
 
 
 class TooLarge(AitorrentError):
-    """A length limit was passed."""
+    """A length limit was exceeded."""
 
     code = "too_large"
 
 
 class ShuttingDown(AitorrentError):
-    """The daemon is stopping and takes no new work."""
+    """The daemon is stopping and refuses new work."""
 
     code = "shutting_down"
 
 
 class ProtocolError(AitorrentError):
-    """Bytes from a peer or a worker broke the rules of their protocol."""
+    """Bytes from a peer or a worker violated their protocol."""
 
     code = "protocol"
 
@@ -146,7 +146,7 @@ def _tree(root: type[AitorrentError]) -> list[type[AitorrentError]]:
 
 
 def error_from_map(value: object) -> AitorrentError:
-    """The error that `as_map` described, as its class; an unknown code becomes the base class."""
+    """The error that `as_map` encoded, as its class; an unknown code becomes the base class."""
     if not isinstance(value, dict):
         return ProtocolError("the other side sent an error that is not a map")
     code = str(value.get("code", "plugin_error"))

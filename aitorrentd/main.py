@@ -1,8 +1,8 @@
 """aitorrentd: the daemon's command line.
 
-Exit codes are those of sysexits.h, which systemd shows by name: 0 stopped as asked, 64 wrong
-usage, 69 something it needs is taken or the disk is full, 70 a required plugin failed, 77 no
-permission, 78 wrong configuration.
+Exit codes are those of sysexits.h, which systemd shows by name: 0 stopped on request, 64 usage
+error, 69 a resource is in use or the disk is full, 70 a required plugin failed, 77 no permission,
+78 invalid configuration.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from aitorrentd.config import Config
 
 _LAST_LINES_S: Final = 2.0
-"How long the end waits for somebody to read why; a pipe that nobody reads must not stop it."
+"How long exit waits for the log's reader; a pipe that is never read must not block it."
 EX_OK: Final = 0
 EX_USAGE: Final = 64
 EX_UNAVAILABLE: Final = 69
@@ -50,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(EX_USAGE)
 
     def _print_message(self, message: str, file: object = None) -> None:
-        # argparse is silent about a full disk. `error` is ours, so this is all for stdout.
+        # argparse ignores a full disk. `error` is ours, so this only affects stdout.
         if not _told(message):
             sys.exit(EX_UNAVAILABLE)
 
@@ -87,13 +87,13 @@ def parser() -> argparse.ArgumentParser:
     add("--verbose", action="store_true", help="same as --log-level debug")
     add("--check", action="store_true", help="check the configuration and exit")
     add("--version", action="version", version=f"aitorrentd {__version__}")
-    # The first version opened a prompt unless told not to; there is none now (aitorrentctl shell).
+    # The first version opened a prompt unless told not to; now there is none (aitorrentctl shell).
     add("--no-shell", action="store_true", help=argparse.SUPPRESS)
     return made
 
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """What the command line sets, in the shape of the configuration."""
+    """The settings from the command line, in the form of the configuration."""
     level = args.log_level or ("debug" if args.verbose else None)
     tables: dict[str, dict[str, Any]] = {
         "node": {"state_dir": args.state_dir, "identity": args.identity},
@@ -117,25 +117,25 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def complain(message: str, *, level: int = 3) -> None:
-    """Say on standard error, in lines that stand for themselves, why it does not go on.
+    """Report on standard error, in self-contained lines, why the daemon exits.
 
     `level` is that of syslog(3), for the journal: 3 = error, 4 = warning.
     """
     prefix = f"<{level}>" if is_journal(2) else "aitorrentd: "
     text = "".join(f"{prefix}{line}\n" for line in message.splitlines())
-    if sys.stderr is not None:  # closed by who started us
+    if sys.stderr is not None:  # closed by our parent process
         write_within(sys.stderr, text, timeout_s=_LAST_LINES_S)
 
 
 def _told(text: str) -> bool:
-    """Write to standard output; False when that is not possible, which was said then."""
+    """Write to standard output; False if that failed, which was then reported."""
     if sys.stdout is None:
-        return True  # closed by who started us, and so not missed
+        return True  # closed by our parent process, and so not missed
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as e:
-        # What is still buffered must not raise again at the exit.
+        # Buffered output must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(e, BrokenPipeError):
             complain(f"cannot write the output: {e.strerror}")
@@ -144,7 +144,7 @@ def _told(text: str) -> bool:
 
 
 def exit_code(error: AitorrentError) -> int:
-    """The exit code that says what kind of error ended the daemon."""
+    """The exit code for the kind of error that ended the daemon."""
     from aitorrentd.config.drop_ins import UnreadableConfig
 
     if isinstance(error, UnreadableConfig):
@@ -159,7 +159,7 @@ def exit_code(error: AitorrentError) -> int:
 
 
 def _words(argv: Sequence[str]) -> list[str]:
-    """The arguments, each of which is text and may be a file's name here; else the process ends."""
+    """The arguments, each valid text that may be a file name here; otherwise exit."""
     try:
         words = readable(argv)
         for word in words:
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     args = parser().parse_args(_words(sys.argv[1:] if argv is None else argv))
-    # Databases and sockets are private unless their own code says otherwise.
+    # Databases and sockets are private unless their own code sets another mode.
     os.umask(0o077)
     layers.activate()
     disable_pydantic_plugins()
@@ -219,7 +219,7 @@ def _check(config: Config) -> int:
 
 
 def _refuse(config: Config | ConfigError) -> int:
-    """Say all that is wrong with it; nothing is when this returns EX_OK."""
+    """Report every problem in the configuration; EX_OK means there are none."""
     from aitorrentd.config.plugin_tables import all_problems
 
     with stdout_to_stderr():

@@ -46,13 +46,13 @@ E = TypeVar("E", bound=Event)
 _LOOK_AGAIN_S: Final = 1.0
 
 Prompt = str | Sequence[Message | Mapping[str, str]]
-"A text, or the turns of a conversation, each with its role and its content."
+"A text, or the turns of a conversation, each with its role and content."
 
 
 class Node(Runtime):
-    """A node as programs use it; arguments as Runtime's.
+    """A node for embedding programs; arguments as in Runtime.
 
-    Methods that need a plugin raise Unavailable while that plugin does not run.
+    Methods that need a plugin raise Unavailable while that plugin is not running.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class Node(Runtime):
         name: str | None = None,
         sources: Sequence[PluginSource] | None = None,
     ) -> Self:
-        """A node whose state is thrown away when it stops, without a control socket.
+        """A node whose state is deleted when it stops, without a control socket.
 
-        For tests and examples. Its transport takes any free port of the loopback interface,
-        unless `config` says otherwise.
+        For tests and examples. Its transport uses a free port on the loopback interface, unless
+        `config` overrides it.
         """
         directory = Path(tempfile.gettempdir()) / f"aitorrent-{secrets.token_hex(8)}"
         tree = dict(config or {})
@@ -90,7 +90,7 @@ class Node(Runtime):
         return node
 
     async def connect(self, address: str, *, timeout_s: float = 10.0) -> PeerView:
-        """Connect to a peer by multiaddr or host:port; errors as Transport.connect."""
+        """Connect to a peer by multiaddr or host:port; errors as in Transport.connect."""
         return await self.service(TRANSPORT).connect(address, timeout_s=timeout_s)
 
     async def disconnect(self, peer: PeerId) -> None:
@@ -102,11 +102,11 @@ class Node(Runtime):
         return await self.service(TRANSPORT).ping(peer, timeout_s=timeout_s)
 
     async def broadcast(self, text: str) -> int:
-        """Send a message to every connected peer; returns how many."""
+        """Send a message to every connected peer; returns their number."""
         return await self.service(TRANSPORT).broadcast(text)
 
     async def models(self) -> Sequence[ModelView]:
-        """Models that can be answered now, by this node and by connected peers."""
+        """Models that this node and its connected peers can answer with now."""
         return await self.service(INFERENCE).models()
 
     async def wait_for_model(self, name: str, *, timeout_s: float = 60.0) -> ModelView:
@@ -136,14 +136,15 @@ class Node(Runtime):
         raw: bool = False,
         **params: Any,
     ) -> AsyncIterator[Chunk]:
-        """The answer to a prompt, or to a conversation, piece by piece.
+        """The answer to a prompt or a conversation, piece by piece.
 
-        A prompt is put into the model's chat template, unless `raw` is set.
+        The model's chat template is applied to a prompt, unless `raw` is set.
 
         `params` are those of SamplingParams: temperature, top_p, top_k, seed, stop, max_tokens.
 
         Raises:
-            InvalidParams: a parameter is unknown or out of range; else as Inference.generate.
+            InvalidParams: a parameter is unknown or out of range; otherwise as in
+            Inference.generate.
         """
         request = _request(prompt, model, raw, params)
         chunks = self.service(INFERENCE).generate(request, backend=backend)
@@ -151,7 +152,7 @@ class Node(Runtime):
             async for chunk in chunks:
                 yield chunk
         finally:
-            # Ends the work behind an answer that is not read to its end.
+            # Stops the work behind an answer that is not read to its end.
             if isinstance(chunks, AsyncGenerator):
                 await chunks.aclose()
 
@@ -163,14 +164,15 @@ class Node(Runtime):
         backend: str | None = None,
         **params: Any,
     ) -> str:
-        """The whole answer as text; arguments and errors as `generate`."""
+        """The whole answer as text; arguments and errors as in `generate`."""
         answer = self.generate(prompt, model=model, backend=backend, **params)
         return "".join([chunk.text async for chunk in answer])
 
     def on(
         self, kind: type[E], callback: Callable[[E], Awaitable[None] | None]
     ) -> Callable[[], None]:
-        """Call `callback`, plain or async, with each event of `kind`; returns what ends that.
+        """Call `callback`, plain or async, with each event of `kind`; returns a function that ends
+        that.
 
         May be called before the node is started, so that no event is missed. A callback that
         raises is logged and called again with the next event.

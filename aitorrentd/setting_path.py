@@ -1,4 +1,4 @@
-"""How a setting is named: `plugins.shards.models[0].path`, as text and as the path of its parts."""
+"""Names of settings: `plugins.shards.models[0].path`, as text and as a path of parts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECRET: Final = re.compile(r"(?:^|_)(?:psk|token|password|passphrase|secret|api
 
 
 def key_text(path: SettingPath) -> str:
-    """A path as people write it; parts with dots are in quotes."""
+    """A path as users write it; parts with dots are quoted."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -43,7 +43,7 @@ def looked_up(tree: Any, key: str) -> Any:
     """The value of `key` in `tree`.
 
     Raises:
-        NotFound: there is none. ConfigError: not a key.
+        NotFound: no such setting. ConfigError: not a key.
     """
     path = parse_key(key)
     for i, part in enumerate(path):
@@ -57,13 +57,13 @@ def looked_up(tree: Any, key: str) -> Any:
 
 
 def leaves(tree: Any, path: SettingPath = ()) -> list[SettingPath]:
-    """The paths of all that is not a table, and of empty tables."""
+    """The paths of everything that is not a table, and of empty tables."""
     if isinstance(tree, dict) and tree:
         return [leaf for key, inner in tree.items() for leaf in leaves(inner, (*path, key))]
     return [path]
 
 
 def names_secret(path: SettingPath) -> bool:
-    """Whether the last key of `path` says that what it holds is a secret."""
+    """Whether the last key of `path` marks its value as a secret."""
     named = [part for part in path if isinstance(part, str)]
     return bool(named) and _SECRET.search(named[-1]) is not None

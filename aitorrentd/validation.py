@@ -1,7 +1,7 @@
-"""From a raw settings table to a validated model, with messages that a person can act on.
+"""Validates a raw settings table into a model, with messages that users can act on.
 
-`plugins.dht.prot: unknown key; did you mean port?` instead of pydantic's own wording. A text never
-appears in a message, because any of them may be a secret; a number does.
+`plugins.dht.prot: unknown key; did you mean port?` instead of pydantic's own wording. Messages
+quote numbers but never text values, because any of them may be a secret.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _SAYS_FOUND: Final = frozenset(
     {*_PHRASES, "literal_error", "enum", "none_required"}
     | {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 ) - {"missing", "finite_number"}
-"Kinds of errors whose line ends with what stands there instead."
+"Kinds of errors whose message ends with the actual type."
 _UNIT: Final = re.compile(r"\s*[-+]?[\d.]+\s*[a-zµ]+\s*", re.I)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with one setting."""
+    """A problem with one setting."""
 
     path: SettingPath
     text: str
@@ -53,15 +53,15 @@ class Problem:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """`; did you mean port?` when one of `known` is close to `word`, else nothing."""
+    """`; did you mean port?` if one of `known` is close to `word`, else an empty string."""
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def nearest_plugin(word: str, names: Iterable[str]) -> str:
-    """The one of `names` that `word` is a slip of, or the beginning of; empty when there is none.
+    """The one of `names` that `word` misspells or abbreviates; empty if there is none.
 
-    Stricter than `suggestion`: the names of plugins are few, so that one is always nearest.
+    Stricter than `suggestion`: plugin names are few, so one is always nearest.
     """
     known = list(names)
     begun = [name for name in known if len(word) > 2 and name.startswith(word)]
@@ -70,10 +70,10 @@ def nearest_plugin(word: str, names: Iterable[str]) -> str:
 
 
 def validated(prefix: SettingPath, model: type[M], table: object) -> M:
-    """`table`, which stands at `prefix`, as an instance of `model`.
+    """`table`, located at `prefix`, as an instance of `model`.
 
     Raises:
-        ConfigError: it does not fit; `problems` has one line for each setting that is wrong.
+        ConfigError: it is invalid; `problems` has one line for each invalid setting.
     """
     try:
         return model.model_validate(table)
@@ -85,9 +85,9 @@ def validated(prefix: SettingPath, model: type[M], table: object) -> M:
 def problems(
     prefix: SettingPath, error: ValidationError, model: type[BaseModel]
 ) -> tuple[Problem, ...]:
-    """What `error` says about a table of `model` at `prefix`, once for each wrong setting.
+    """What `error` says about a table of `model` at `prefix`, once for each invalid setting.
 
-    The members of a union that all refused a value share one text.
+    The members of a union that all rejected a value share one message.
     """
     texts: dict[SettingPath, list[str]] = {}
     ends: dict[SettingPath, str] = {}
@@ -107,7 +107,7 @@ def problems(
 
 
 def _found(path: SettingPath, value: object, told: list[str]) -> str:
-    """`, not text`: what stands there instead, and what to do about it."""
+    """`, not text`: the actual type, and the remedy."""
     kind = kind_text(value)
     if names_secret(path) and isinstance(value, int | float):
         kind = "a number"
@@ -124,7 +124,7 @@ def _found(path: SettingPath, value: object, told: list[str]) -> str:
 
 
 def kind_text(value: object) -> str:
-    """What a value is, in a word for people; the number itself, but never the text."""
+    """The type of a value in plain words; numbers themselves, but never text."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -150,10 +150,10 @@ def _plain(message: str) -> str:
 def _path(
     prefix: SettingPath, loc: tuple[int | str, ...], model: type[BaseModel], *, ends_unknown: bool
 ) -> tuple[SettingPath, tuple[str, ...]]:
-    """The path of `loc` in the file, and the keys known in the table that it ends in.
+    """The path of `loc` in the file, and the known keys of the table where it ends.
 
-    pydantic puts the names of union members into `loc`; they are no part of the file, so the
-    walk follows the annotations and leaves out what is neither field, key nor index.
+    pydantic puts the names of union members into `loc`. They are not part of the file, so the walk
+    follows the annotations and skips what is neither field, key nor index.
     """
     path = prefix
     here: tuple[Any, ...] = (model,)
@@ -173,7 +173,7 @@ def _path(
 
 
 def _step(here: tuple[Any, ...], part: str) -> tuple[Any, ...] | None:
-    """The types below key `part` of any of `here`; None when none of them has such a key."""
+    """The types below key `part` of any of `here`; None if none of them has such a key."""
     for kind in here:
         if part in _keys(kind):
             field = kind.model_fields.get(part) or next(
@@ -193,7 +193,7 @@ def _keys(kind: Any) -> tuple[str, ...]:
 
 
 def _members(kinds: Iterable[Any]) -> tuple[Any, ...]:
-    """`kinds` with unions and annotations taken apart."""
+    """`kinds` with unions and annotations unwrapped."""
     flat: list[Any] = []
     for kind in kinds:
         origin = get_origin(kind)

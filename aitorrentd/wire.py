@@ -22,7 +22,7 @@ from aitorrentd.errors import ProtocolError, TooLarge
 MAX_HEADER_BYTES: Final = 65_535
 DEFAULT_MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
 _LENGTHS: Final = struct.Struct(">IH")
-# Made once, since making one costs as much as packing with it. One thread packs heads.
+# Created once, since creating one costs as much as packing with it. One thread packs heads.
 _pack_head = msgpack.Packer(use_bin_type=True).pack
 
 
@@ -37,7 +37,7 @@ class ByteReader(Protocol):
     """What `read_frame` reads from: a peer stream, or asyncio's StreamReader wrapped."""
 
     async def read_exactly(self, n: int) -> bytes:
-        """Exactly `n` bytes, or PeerGone when the other side ended before."""
+        """Exactly `n` bytes, or PeerGone if the other side ends first."""
 
 
 def pack(value: object) -> bytes:
@@ -47,7 +47,7 @@ def pack(value: object) -> bytes:
 
 
 def unpack(raw: bytes | memoryview, *, max_items: int = 65_536) -> Any:
-    """One msgpack value from bytes that a stranger may have written.
+    """One msgpack value from untrusted bytes.
 
     Strings and blobs cannot be longer than `raw`; lists and maps have at most `max_items` entries.
 
@@ -73,7 +73,7 @@ def unpack_map(raw: bytes | memoryview, *, max_items: int = 65_536) -> dict[str,
     """Like `unpack`, for a map whose keys are all text.
 
     Raises:
-        ProtocolError: as `unpack`, or not such a map.
+        ProtocolError: as in `unpack`, or not such a map.
     """
     value = unpack(raw, max_items=max_items)
     if not isinstance(value, dict):
@@ -104,7 +104,7 @@ def encode_frame(header: dict[str, Any], tail: bytes | memoryview = b"") -> byte
 
 
 def check_length(length: int, max_bytes: int) -> None:
-    """Refuse a frame by its length field, before a byte of it is read.
+    """Reject a frame by its length field, before any of it is read.
 
     Raises:
         ProtocolError: shorter than its own fields or longer than `max_bytes`.
@@ -114,7 +114,7 @@ def check_length(length: int, max_bytes: int) -> None:
 
 
 def decode_frame(body: bytes | bytearray | memoryview, start: int = 0) -> Frame:
-    """The frame whose bytes after the length field are `body`, from `start` on.
+    """The frame whose bytes after the length field are `body[start:]`.
 
     Raises:
         ProtocolError: a header length beyond the frame, or a header that is not a map.
@@ -134,7 +134,7 @@ async def read_frame(reader: ByteReader, *, max_bytes: int = DEFAULT_MAX_FRAME_B
     """The next frame of a stream.
 
     Raises:
-        ProtocolError: broken rules. PeerGone: the stream ended.
+        ProtocolError: an invalid frame. PeerGone: the stream ended.
     """
     length = int.from_bytes(await reader.read_exactly(4), "big")
     check_length(length, max_bytes)

@@ -1,7 +1,7 @@
 """Run every benchmark, one after the other, and keep what they print: `make bench`.
 
 Each writes `benchmarks/results/NAME.json` with the machine, the commit and the load before it. Run
-it on a quiet machine: the ratios hold on a busy one, the figures do not.
+it on an idle machine: on a busy one only the ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = {  # and how each is called; the last option takes the file
+BENCHMARKS = {  # and how each is invoked; the last option takes the file
     "control": ("control", "--json"),
     "daemon": ("daemon", "--json"),
     "records": ("records", "--out"),
@@ -23,7 +23,7 @@ BENCHMARKS = {  # and how each is called; the last option takes the file
 
 
 def main() -> int:
-    """Run those that are named, or all."""
+    """Run the named benchmarks, or all."""
     wanted = sys.argv[1:] or list(BENCHMARKS)
     failed = []
     for name in wanted:

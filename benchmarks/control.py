@@ -1,12 +1,12 @@
-"""How fast the control API and `aitorrentctl` are.
+"""Measures the speed of the control API and of `aitorrentctl`.
 
     python -m benchmarks.control [--seconds 1.0] [--runs 5] [--json FILE]
 
-Calls per second between two processes on one Unix socket, with the real server under uvloop and
-the blocking client, and with a whole daemon; next to two baselines in the same run: a bare echo of
-the same bytes over blocking sockets (what the kernel allows) and over asyncio streams (what a usual
-asyncio server reaches). All of it twice, in turn: placed by the kernel on every processor there is,
-and all on one, where nobody waits for another processor to wake up. Then the wall time of whole
+Calls per second between two processes on one Unix socket, with the real server under uvloop and the
+blocking client, and with a whole daemon; next to two baselines in the same run: a bare echo of the
+same bytes over blocking sockets (the kernel's limit) and over asyncio streams (a typical asyncio
+server). Everything runs twice, in turn: scheduled by the kernel on all processors, and pinned to
+one, where no process waits for another processor to wake up. Then the wall time of whole
 `aitorrentctl` processes, next to that of a bare Python. Prints medians over the runs.
 """
 
@@ -68,7 +68,7 @@ async def count(call: CallContext, params: NoParams) -> Any:
 
 
 class Source:
-    """The methods that are measured."""
+    """The measured methods."""
 
     def __init__(self) -> None:
         found = [
@@ -178,7 +178,7 @@ def connect_rate(path: str, seconds: float) -> float:
 
 
 def pipelined_rate(path: str, seconds: float) -> float:
-    """Calls per second when 64 are under way on one connection."""
+    """Calls per second with 64 in flight on one connection."""
 
     async def run() -> float:
         async with await AsyncClient.connect(path) as client:
@@ -203,7 +203,7 @@ def ctl(*args: str) -> list[str]:
 
 @contextmanager
 def running_daemon(folder: str) -> Iterator[str]:
-    """A daemon with its plugins on a free loopback port; gives its control socket."""
+    """A daemon with its plugins on a free loopback port; yields its control socket."""
     config, state = Path(folder, "aitorrent.yaml"), Path(folder, "state")
     config.write_text('{"plugins": {"transport": {"listen": "127.0.0.1", "port": 0}}}')
     command = [sys.executable, "-m", "aitorrentd.main", "--config", str(config)]
@@ -258,7 +258,7 @@ def placed(cpus: set[int]) -> Iterator[None]:
 
 
 def placements() -> dict[str, set[int]]:
-    """Where the processes may run, by what the figures are called."""
+    """The processor sets to run on, by label."""
     cpus = os.sched_getaffinity(0)
     found = {f"placed by the kernel on {len(cpus)} processors": cpus} if len(cpus) > 1 else {}
     return {**found, "on one processor": {min(cpus)}}
@@ -266,7 +266,7 @@ def placements() -> dict[str, set[int]]:
 
 @contextmanager
 def servers(folder: str) -> Iterator[dict[str, str]]:
-    """A daemon and the servers alone; gives their sockets by name."""
+    """A daemon and the servers alone; yields their sockets by name."""
     targets = {"control": serve_control, "streams": serve_streams, "blocking": serve_blocking}
     paths = {name: f"{folder}/{name}" for name in targets}
     with running_daemon(folder) as daemon:
@@ -308,7 +308,7 @@ Rates = dict[str, dict[str, list[float]]]
 
 
 def measure(seconds: float, runs: int) -> tuple[Rates, dict[str, list[float]]]:
-    """Every rate and start, `runs` times, interleaved so that noise hits all of them alike."""
+    """Every rate and start, `runs` times, interleaved so that noise affects all of them alike."""
     with ExitStack() as stack:
         figures, daemons = {}, []
         for place, cpus in placements().items():
@@ -327,7 +327,7 @@ def measure(seconds: float, runs: int) -> tuple[Rates, dict[str, list[float]]]:
 
 
 def with_ratios(found: dict[str, list[float]]) -> dict[str, Any]:
-    """Each rate's spread, how many times the baseline's median its median is, and its runs."""
+    """Each rate's spread, the ratio of its median to the baseline's, and its runs."""
     base = statistics.median(found[BASE])
     return {
         name: {

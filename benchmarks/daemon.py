@@ -1,10 +1,10 @@
-"""How soon the daemon is ready, and how much memory it takes while it has nothing to do.
+"""How soon the daemon is ready, and how much memory it uses while idle.
 
     python -m benchmarks.daemon [--runs 7] [--json FILE]
 
-Each run starts a daemon with every built-in plugin on loopback, its state new or kept from a run
-before, waits for READY=1 as a service manager does, and reads VmRSS after two idle seconds. Next
-to it, in the same run, a Python process that only imports asyncio. Prints medians.
+Each run starts a daemon with every built-in plugin on loopback, with new state or state from an
+earlier run, waits for READY=1 as a service manager does, and reads VmRSS after two idle seconds.
+The baseline, in the same run, is a Python process that only imports asyncio. Prints medians.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ READY_LIMIT_S = 60.0
 
 
 def rss_mb(pid: int) -> float:
-    """Resident memory in megabytes (10^6 bytes), as proc(5) has it."""
+    """Resident memory in megabytes (10^6 bytes), as in proc(5)."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6
 
 
 def cpu_s(pid: int) -> float:
-    """Processor seconds that the process has used, in user and system mode."""
+    """CPU seconds used by the process, in user and system mode."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -44,7 +44,7 @@ def has_torch(pid: int) -> bool:
 
 
 def start_once(state: Path) -> tuple[float, float, float]:
-    """Seconds to READY=1, processor seconds until then, and idle memory in MB, of one daemon."""
+    """Seconds to READY=1, CPU seconds until then, and idle memory in MB, of one daemon."""
     with (
         tempfile.TemporaryDirectory(prefix="ait-", dir="/tmp") as directory,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify,
@@ -70,7 +70,7 @@ def start_once(state: Path) -> tuple[float, float, float]:
 
 
 def bare_once() -> tuple[float, float, float]:
-    """The same of a Python that imports asyncio and says so."""
+    """The same for a Python that imports asyncio and reports that."""
     code = "import asyncio, sys; print('up', flush=True); sys.stdin.read()"
     pipe = subprocess.PIPE
     began = time.perf_counter()
@@ -84,10 +84,10 @@ def bare_once() -> tuple[float, float, float]:
 
 
 def measure(runs: int) -> dict[str, list[tuple[float, float, float]]]:
-    """(seconds, processor seconds, megabytes) of each run, by what was started."""
+    """(seconds, CPU seconds, megabytes) of each run, by program."""
     found: dict[str, list[tuple[float, float, float]]] = {}
     kept = Path(tempfile.mkdtemp(prefix="ait-", dir="/tmp"))
-    start_once(kept)  # fills the page cache and the byte code
+    start_once(kept)  # fills the page cache and the bytecode cache
     for _ in range(runs):
         fresh = Path(tempfile.mkdtemp(prefix="ait-", dir="/tmp"))
         found.setdefault("daemon, first start", []).append(start_once(fresh))

@@ -2,10 +2,10 @@
 
     python -m benchmarks.decode [--rounds 5] [--prompt 512] [--new 64] [--json FILE] [--apart]
 
-A random Llama of 197 M parameters in float32, one torch thread a process, greedy, batch 1. Ours:
-three daemons, each with a third of the layers, asked through the control socket. Both run in the
-same rounds, so that their ratio holds on a noisy machine. The tokens of both must be equal.
-With --apart a fourth daemon without layers is asked, so that all four hops cross the network.
+A random Llama of 197 M parameters in float32, one torch thread per process, greedy, batch 1. Ours:
+three daemons, each with a third of the layers, called through the control socket. Both run in the
+same rounds, so that their ratio is valid on a noisy machine. The tokens of both must be equal. With
+--apart a fourth daemon without layers takes the requests, so that all four hops cross the network.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ READY_S = 120.0
 
 
 class Daemons:
-    """Three daemons with a third of the model each; the first one is asked.
+    """Three daemons with a third of the model each; the first one takes the requests.
 
-    `apart`: the one that is asked is another one, without layers.
+    `apart`: a separate daemon without layers takes the requests.
     """
 
     def __init__(self, home: Path, model: Path, *, apart: bool = False) -> None:
@@ -48,7 +48,7 @@ class Daemons:
         return Client(self.home / f"{n}.sock", timeout=300)
 
     def start(self) -> None:
-        """Start them, connect them, and wait until the first knows holders of all layers."""
+        """Start and connect them, and wait until the first knows holders of all layers."""
         for n, layers in enumerate(self.splits):
             directory = self.home / str(n)
             directory.mkdir()
@@ -80,7 +80,7 @@ class Daemons:
             return client.call(method, params or {})
 
     def wait(self, ready: Any) -> Any:
-        """What `ready` returns, as soon as it does."""
+        """Poll `ready` until it returns a value."""
         deadline = time.monotonic() + READY_S
         while True:
             try:
@@ -116,12 +116,12 @@ class Daemons:
         }
 
     def step_us(self) -> list[int]:
-        """The median time that each stage's layers took for a token."""
+        """The median time per token of each stage's layers."""
         holders = [n for n, layers in enumerate(self.splits) if layers != "none"]
         return [self.call(n, "shards.models")["models"][0]["step_us"] for n in holders]
 
     def stop(self) -> None:
-        """End them all."""
+        """Stop them all."""
         for process in self.processes:
             process.terminate()
         for process in self.processes:
@@ -166,10 +166,11 @@ def measure(rounds: int, prompt: int, new: int, *, apart: bool) -> dict[str, Any
 
 
 def stage_to_stage_ms(ours: list[dict[str, Any]]) -> dict[str, float]:
-    """What lies between two stages' layers: a worker's answer, ciphers, network, the next worker.
+    """The overhead between two stages' layers: a worker's answer, ciphers, network, the next
+    worker.
 
-    With the first stage inside the node that is asked, a token goes over the network as often as
-    through a worker's pipe: once for each stage.
+    With the first stage inside the node that takes the request, a token crosses the network as
+    often as a worker's pipe: once per stage.
     """
     stages = len(SPLITS)
     return spread([o["summary"]["hop_us"] * (stages + 1) / stages / 1000 for o in ours])
@@ -203,7 +204,7 @@ def figures(
             [o["first_s"] / t["first_s"] for o, t in zip(ours, theirs, strict=True)]
         ),
         "layers_ms_per_token": round(layers_ms, 3),
-        # Network, ciphers and worker pipe, measured token by token around the ring: four hops.
+        # Network, ciphers and worker pipe, measured per token around the ring: four hops.
         "hop_ms": spread([o["summary"]["hop_us"] / 1000 for o in ours]),
     }
 

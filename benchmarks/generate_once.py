@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorL
 
 
 class Clock(LogitsProcessor):  # type: ignore[misc, unused-ignore]
-    """Notes when each token's logits are ready; changes nothing."""
+    """Records when each token's logits are ready; changes nothing."""
 
     def __init__(self) -> None:
         self.times: list[float] = []

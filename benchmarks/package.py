@@ -1,8 +1,8 @@
 """What the Debian package costs on a booted Debian 12: `python -m benchmarks.package [--rounds 3]`.
 
-Each round boots a fresh system with systemd as process 1 and installs the package by apt. Cold
-means that the page cache was emptied before. The start of a bare Python stands beside that of
-`aitorrentctl`. Needs root and what the tests of the package need.
+Each round boots a fresh system with systemd as process 1 and installs the package with apt. Cold
+means that the page cache was dropped before. The start of a bare Python is the baseline for that of
+`aitorrentctl`. Needs root and the requirements of the package tests.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
 def seconds_cold(machine: Machine, *command: str) -> float:
-    """The time of a command whose files are all read from the disk."""
+    """The time of a command whose files are all read from disk."""
     machine.run("sync")
     DROP_CACHES.write_text("3")
     return machine.run(*command, check=False).took_s
 
 
 def one_round(package: Path) -> dict[str, float]:
-    """The figures of one fresh system."""
+    """The figures from one fresh system."""
     with Machine() as machine:
         began = time.perf_counter()
         machine.run("apt-get", "install", "-y", machine.share(package), timeout_s=300)

@@ -1,13 +1,14 @@
-"""Records of a link against TLS 1.3, all under uvloop on loopback, in the same run.
+"""Compares a link's records with TLS 1.3, all under uvloop on loopback, in the same run.
 
-For each round, a link and two TLS connections carry the same bytes from one process to another, in
-64 KiB pieces; measured are bytes per CPU-second of both ends together (user and system, from the
+In each round, a link and two TLS connections carry the same bytes from one process to another, in
+64 KiB pieces. Measured are bytes per CPU-second of both ends together (user and system, from the
 first byte to the acknowledgement) and megabytes per second of wall time. Then 1 KiB messages go
 back and forth. `tls` is TLS as most programs use it, through asyncio's streams; `tls-protocol` is
-TLS as fast as uvloop can, with the same kind of receiver (BufferedProtocol) as the link. `masked`
-is the link inside of a WebSocket; its sender masks, as the dialer does. `plain` is TCP without any
-encryption, with writes and reads as large as the link's: together with what AES-256-GCM costs by
-itself, measured in each round, it is the `ceiling` of any encrypted channel in this setting.
+the fastest TLS under uvloop, with the same kind of receiver (BufferedProtocol) as the link.
+`masked` is the link inside a WebSocket; its sender masks, as the dialer does. `plain` is TCP
+without encryption, with writes and reads as large as the link's: together with the cost of
+AES-256-GCM alone, measured in each round, it gives the `ceiling` of any encrypted channel in this
+setup.
 
     python benchmarks/records.py --out benchmarks/results/records.json
 """
@@ -58,7 +59,7 @@ MB: Final = 1e6
 
 
 class Identity:
-    """A throw-away signer."""
+    """A throwaway signer."""
 
     def __init__(self) -> None:
         self._key = SigningKey.generate()
@@ -74,17 +75,17 @@ class Identity:
         return peer_id(self.public_key)
 
     def sign(self, domain: str, message: bytes) -> bytes:
-        """As the node's identity does."""
+        """Like the node's identity."""
         return self._key.sign(signed_bytes(domain, message)).signature
 
 
 def credentials() -> Credentials:
-    """Fresh ones."""
+    """New keys."""
     return Credentials(Identity(), "benchmark", "records/1")
 
 
 class Pipe(Protocol):
-    """What the measurement drives: a link or a TLS connection."""
+    """The interface that the measurement drives: a link or a TLS connection."""
 
     on_bytes: Callable[[int], None]
 
@@ -95,7 +96,7 @@ class Pipe(Protocol):
         """Wait while the write buffer is full."""
 
     def close(self) -> None:
-        """End it."""
+        """Close it."""
 
 
 class LinkPipe:
@@ -114,13 +115,13 @@ class LinkPipe:
         self._link.send(piece)
 
     async def drain(self) -> None:
-        """As the link says."""
+        """As in the link."""
         while not self._link.writable:
             self._drained.clear()
             await self._drained.wait()
 
     def close(self) -> None:
-        """At once."""
+        """Close at once."""
         self._link.abort()
 
 
@@ -141,44 +142,44 @@ class TlsPipe(asyncio.BufferedProtocol):
         self._on_open(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where plaintext goes."""
+        """The buffer for plaintext."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Plaintext came."""
+        """Plaintext arrived."""
         self.on_bytes(nbytes)
 
     def pause_writing(self) -> None:
-        """Full."""
+        """The write buffer is full."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Drained."""
+        """The write buffer drained."""
         self._writable.set()
 
     def send(self, piece: bytes) -> None:
-        """Queue."""
+        """Queue a piece."""
         self._transport.write(piece)
 
     async def drain(self) -> None:
-        """As the transport says."""
+        """As in the transport."""
         if not self._writable.is_set():
             await self._writable.wait()
 
     def close(self) -> None:
-        """At once."""
+        """Close at once."""
         self._transport.abort()
 
 
 class PlainPipe(TlsPipe):
-    """A connection without TLS, whose pieces leave together as the link's do."""
+    """A connection without TLS, whose pieces are written together as the link's are."""
 
     def __init__(self, on_open: Callable[[TlsPipe], None] = lambda pipe: None) -> None:
         super().__init__(on_open)
         self._pieces: list[bytes] = []
 
     def send(self, piece: bytes) -> None:
-        """Queue."""
+        """Queue a piece."""
         if len(piece) < PIECE_BYTES:
             self._transport.write(piece)
             return
@@ -198,20 +199,20 @@ class StreamPipe:
         self._task = asyncio.ensure_future(self.read())
 
     async def read(self) -> None:
-        """Until the end."""
+        """Serve until the end."""
         while piece := await self._reader.read(RECEIVE_BUFFER_BYTES):
             self.on_bytes(len(piece))
 
     def send(self, piece: bytes) -> None:
-        """Queue."""
+        """Queue a piece."""
         self._writer.write(piece)
 
     async def drain(self) -> None:
-        """As the writer says."""
+        """As in the writer."""
         await self._writer.drain()
 
     def close(self) -> None:
-        """At once."""
+        """Close at once."""
         self._task.cancel()
         self._writer.transport.abort()
 
@@ -234,7 +235,7 @@ def self_signed(folder: Path) -> None:
 
 
 def cpu_s() -> float:
-    """User and system time of this process."""
+    """User and system CPU time of this process."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
@@ -286,7 +287,7 @@ async def serve(kind: str, total: int, messages: int, pem: str) -> None:
     print(port, flush=True)
     async with asyncio.timeout(300):
         await done.wait()
-    await asyncio.sleep(0.2)  # the last answer is on its way
+    await asyncio.sleep(0.2)  # the last answer is still in transit
 
 
 async def connect(kind: str, port: int) -> Pipe:
@@ -306,7 +307,7 @@ async def connect(kind: str, port: int) -> Pipe:
 
 
 def cipher_mb_per_cpu_s(total: int) -> float:
-    """AES-256-GCM by OpenSSL: megabytes encrypted and decrypted again per CPU-second."""
+    """AES-256-GCM by OpenSSL: megabytes encrypted and decrypted per CPU-second."""
     aead, nonce = AESGCM(os.urandom(32)), bytes(12)
     piece, opened = os.urandom(PIECE_BYTES), bytearray(PIECE_BYTES)
     sealed = bytearray(PIECE_BYTES + 16)
@@ -403,7 +404,7 @@ async def run(rounds: int, total: int, messages: int) -> dict[str, Any]:
 
 
 def libraries() -> dict[str, str]:
-    """What does the work here."""
+    """The versions of the software involved."""
     return {
         "uvloop": importlib.metadata.version("uvloop"),
         "cryptography": cryptography.__version__,

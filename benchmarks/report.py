@@ -1,4 +1,4 @@
-"""What every benchmark prints around its figures: the machine, the commit and the load."""
+"""What every benchmark reports with its figures: the machine, the commit and the load."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
     )
     memory_kib = int(Path("/proc/meminfo").read_text().split()[1])
     commit = _git("rev-parse", "--short", "HEAD")
-    # Results written by this run are no change of what is measured.
+    # Results written by this run do not change what is measured.
     if _git("status", "--porcelain", "--", ".", ":!benchmarks/results"):
         commit += "-dirty"
     return {
@@ -55,7 +55,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def finish(figures: dict[str, Any], out: Path | None) -> None:
-    """Print the figures as JSON with the machine, and write them to `out` if it is given."""
+    """Print the figures as JSON with the machine, and write them to `out` if given."""
     text = json.dumps({"machine": machine(), **figures}, indent=2)
     print(text)
     if out:

@@ -1,9 +1,9 @@
 """Streams between two nodes on loopback, against the bare link in the same run.
 
-Measured are: the round trip of a frame with an 8 KiB tail on an open stream (one hop of a pipeline
-there and back), the same while a bulk stream fills the channel, and megabytes per second of one
-bulk stream; for the link the round trip of an 8 KiB record and its megabytes per second. Bytes per
-CPU-second count both ends, user and system; on a busy machine they are the figures to go by.
+Measured are the round trip of a frame with an 8 KiB tail on an open stream (one pipeline hop there
+and back), the same while a bulk stream fills the channel, and megabytes per second of one bulk
+stream; for the link, the round trip of an 8 KiB record and its megabytes per second. Bytes per
+CPU-second count both ends, user and system; on a busy machine rely on these figures.
 
     python benchmarks/streams.py --out benchmarks/results/streams.json
 """
@@ -62,7 +62,7 @@ async def hop(stream: Stream) -> None:
 
 
 async def sink(stream: Stream) -> None:
-    """Reads everything, then says so."""
+    """Reads everything, then confirms."""
     while await stream.read():
         pass
     await stream.write(b"all")
@@ -79,12 +79,12 @@ class BenchmarkPlugin:
     @hookimpl
     @asynccontextmanager
     async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
-        """Nothing runs."""
+        """An empty lifespan."""
         yield
 
     @hookimpl
     def aitorrent_protocols(self, ctx: PluginContext) -> Iterable[WireProtocol]:
-        """Hop and sink."""
+        """The hop and sink protocols."""
         return [
             WireProtocol(HOP, hop, priority=Priority.TENSOR),
             WireProtocol(SINK, sink, priority=Priority.BULK),
@@ -129,7 +129,7 @@ def cpu_s(pid: int) -> float:
 
 
 class Bulk:
-    """Speeds of bulk transfers, in megabytes."""
+    """Bulk transfer speeds, in megabytes."""
 
     def __init__(self, pid: int) -> None:
         self.per_s: list[float] = []
@@ -145,7 +145,7 @@ class Bulk:
 
 
 async def bare_link(port: int, rounds: int, size: int, bulk: Bulk) -> list[float]:
-    """Round trips of a link by itself, in milliseconds; its bulk speeds go to `bulk`."""
+    """Round trips of a bare link, in milliseconds; its bulk speeds go to `bulk`."""
     identity = transport_nodes.Identity("near link")
     link = await dial("127.0.0.1", port, Credentials(identity, "test", "benchmark"))
     came, writable = asyncio.Event(), asyncio.Event()
@@ -168,7 +168,7 @@ async def bare_link(port: int, rounds: int, size: int, bulk: Bulk) -> list[float
                 writable.clear()
                 await writable.wait()
             link.send(record)
-        await once()  # the answer comes after everything before it was opened
+        await once()  # the answer follows everything sent before it was opened
 
     await bulk.measure(size, transfer)
     link.close()

@@ -1,4 +1,4 @@
-"""Three nodes in one Python program hold a third of the demo model each and answer together.
+"""Three nodes in one Python program each hold a third of the demo model and answer together.
 
 python examples/three_nodes.py ["a question"]
 """

@@ -29,11 +29,11 @@ QUESTION: Final = "How does a split model work?"
 
 
 class DemoError(Exception):
-    """Something that a person must know, in one line."""
+    """A problem that the user must know about, in one line."""
 
 
 class Node:
-    """One daemon of the demo, with everything it owns below one directory."""
+    """One daemon of the demo, with all its files below one directory."""
 
     def __init__(self, home: Path, name: str, layers: str) -> None:
         self.home, self.name, self.layers = home / name, name, layers
@@ -84,12 +84,12 @@ class Node:
         return json.loads(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
 
     def address(self) -> str | None:
-        """Where peers reach it, or None while it does not listen yet."""
+        """The address where peers reach it, or None until it listens."""
         told = self.call("id")
         return told["addresses"][0] if told and told["addresses"] else None
 
     def stop(self) -> None:
-        """End the daemon in order, or after 10 s by force."""
+        """Stop the daemon gracefully, or after 10 s by force."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -100,7 +100,7 @@ class Node:
 
 
 def until(what: str, ready: Any, log: Path) -> Any:
-    """Ask `ready` again and again until it gives something."""
+    """Poll `ready` until it returns a value."""
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         if found := ready():
@@ -141,7 +141,7 @@ def run(home: Path, prompt: str, *, keep: bool) -> int:
 
 
 def leave(nodes: list[Node], home: Path) -> None:
-    """Say how to go on with the nodes that stay up."""
+    """Explain how to use the nodes that stay up."""
     pids = [str(n.process.pid) for n in nodes if n.process]
     print(
         f"\nThe nodes stay up. Let aitorrentctl talk to {nodes[0].name}:\n"

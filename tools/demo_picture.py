@@ -1,7 +1,7 @@
 """Draws the picture of the README: `demo_picture.py [--record]`.
 
-`--record` runs `make demo` in a terminal of its own and keeps what it shows in
-`docs/pictures/demo.txt`. Without it only `docs/pictures/demo.svg` is drawn, from that recording.
+`--record` runs `make demo` in its own terminal and saves the output to `docs/pictures/demo.txt`.
+Without it only `docs/pictures/demo.svg` is drawn, from that recording.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COLUMNS: Final = 92
 FONT_PX: Final = 14
 LINE_PX: Final = 20
 CELL_PX: Final = 8.5
-"A little more than a cell of the widest common monospace font (0.602 em)."
+"Slightly more than a cell of the widest common monospace font (0.602 em)."
 BORDER_PX: Final = 20
 BAR_PX: Final = 36
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*([A-Za-z])|[\x00-\x08\x0b-\x1f]")
@@ -50,7 +50,7 @@ STYLE: Final = """
 
 
 def record() -> str:
-    """What a terminal shows after `make demo`, with the command in front.
+    """Terminal output of `make demo`, preceded by the command.
 
     Raises:
         SystemExit: the demo failed.
@@ -70,7 +70,7 @@ def record() -> str:
 
 
 def shown(output: str) -> Iterator[str]:
-    """The lines that remain on a terminal, after carriage returns and erasures."""
+    """The lines that remain on a terminal after carriage returns and erasures."""
     for line in output.replace("\r\n", "\n").split("\n"):
         kept = ""
         for piece in line.split("\r"):
@@ -82,7 +82,7 @@ def shown(output: str) -> Iterator[str]:
 
 
 def wrapped(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Each row of the picture, broken between words, with its style."""
+    """Each row of the picture, wrapped at words, with its style."""
     for line in lines:
         style = "command" if line.startswith("$ ") else "detail" if _DETAIL.match(line) else ""
         for row in textwrap.wrap(line, COLUMNS, drop_whitespace=False) or [""]:
@@ -90,7 +90,7 @@ def wrapped(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def draw(recording: str) -> str:
-    """The recording as a terminal window in SVG, light or dark as the reader's system is."""
+    """The recording as a terminal window in SVG, light or dark like the reader's system."""
     rows = list(wrapped(recording.splitlines()))
     width = round(COLUMNS * CELL_PX) + 2 * BORDER_PX
     height = BAR_PX + len(rows) * LINE_PX + 2 * BORDER_PX - (LINE_PX - FONT_PX)
@@ -114,7 +114,7 @@ def draw(recording: str) -> str:
 
 
 def main() -> int:
-    """Record if asked to, then draw."""
+    """Record if requested, then draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--record", action="store_true", help="run the demo first")
     if parser.parse_args().record:

@@ -1,7 +1,7 @@
 """Write `docs/reference/` from the code: `python -m tools.reference [--check]`.
 
-Commands, settings, control methods, hooks, events and errors, each from the place that defines it,
-so that no page can say something else than the program.
+Commands, settings, control methods, hooks, events and errors, each from its definition, so that no
+page can contradict the program.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def properties(schema: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 def described(model: type[BaseModel]) -> str:
-    """A model and those below it as tables."""
+    """A model and its nested models as tables."""
     schema = model.model_json_schema()
     header = ("key", "type", "default", "meaning")
     parts = [rows(header, properties(schema))]
@@ -85,7 +85,7 @@ def described(model: type[BaseModel]) -> str:
 
 
 def command_line(*words: str) -> str:
-    """What a command line prints."""
+    """The output of a command line."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         code = aitorrentctl([*words, "--help"])
@@ -205,7 +205,7 @@ def pages() -> dict[Path, str]:
 
 
 def main() -> int:
-    """Write the pages, or with --check name those that are not fresh."""
+    """Write the pages, or with --check list the stale ones."""
     stale = [p for p, text in pages().items() if not p.exists() or p.read_text() != text]
     if "--check" in sys.argv[1:]:
         for path in stale:

@@ -1,12 +1,12 @@
-"""All that a plugin may import from aitorrentd.
+"""Everything that a plugin may import from aitorrentd.
 
-Names here are stable: a field is only ever added, a service's version is in its key's name.
+Names here are stable: fields are only ever added, and a service's key carries its version.
 
-Tools that only some plugins need are imported by themselves: `aitorrentd.api.tasks` (background
-tasks with an owner), `fields` (checked fields of a map that somebody else sent), `limits` (per
-peer), `backoff`, `network.addresses`, and for backends that relay to a server `models.relay` (a
-client that streams), `models.served`, `models.documents` (JSON in a body that is cut anywhere),
-`models.texts` and `models.reported_errors` (what servers say, in their dialects).
+Tools that only some plugins need have their own modules: `aitorrentd.api.tasks` (background tasks
+with an owner), `fields` (checked fields of an untrusted map), `limits` (per peer), `backoff`,
+`network.addresses`, and, for backends that relay to a server, `models.relay` (a streaming client),
+`models.served`, `models.documents` (JSON from a body split at arbitrary points), `models.texts` and
+`models.reported_errors` (server dialects for text and errors).
 """
 
 from aitorrentd.api.context import Clock, PluginContext, Signer

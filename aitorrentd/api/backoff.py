@@ -12,10 +12,10 @@ _MAX_DOUBLINGS: Final = 60
 
 
 def full_jitter_s(attempt: int, *, base_s: float = 1.0, cap_s: float = 60.0, draw: float) -> float:
-    """Seconds to wait before retry number `attempt` (0 = first): anything up to the full delay.
+    """Seconds to wait before retry number `attempt` (0 = first): between 0 and the full delay.
 
-    Spreads many callers that failed together. `draw` in [0, 1) comes from the caller's random
-    source, so that tests are exact.
+    Spreads out callers that failed together. `draw` in [0, 1) comes from the caller's random
+    source, so that tests are deterministic.
 
     Raises:
         ValueError: attempt < 0.
@@ -24,7 +24,8 @@ def full_jitter_s(attempt: int, *, base_s: float = 1.0, cap_s: float = 60.0, dra
 
 
 def equal_jitter_s(attempt: int, *, base_s: float = 1.0, cap_s: float = 60.0, draw: float) -> float:
-    """As `full_jitter_s`, but at least half of the full delay: what fails at once never spins.
+    """Like `full_jitter_s`, but at least half the full delay, so that an instant failure never
+    spins.
 
     Raises:
         ValueError: attempt < 0.

@@ -1,4 +1,4 @@
-"""PluginContext: all that a plugin gets from its node."""
+"""PluginContext: everything that a plugin gets from its node."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Clock(Protocol):
     """Time, replaceable in tests."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Monotonic time in seconds."""
 
     def time(self) -> float:
         """Seconds since the epoch."""
 
 
 class Signer(Protocol):
-    """The node's identity. It signs; the key never leaves it."""
+    """The node's identity. It signs; the private key never leaves it."""
 
     @property
     def peer_id(self) -> PeerId:
@@ -45,13 +45,13 @@ class Signer(Protocol):
     def sign(self, domain: str, message: bytes) -> bytes:
         """Ed25519 signature (64 bytes) over the domain-separated message.
 
-        `domain` names the use (`aitd/dhcert/1`), so that a signature for one can never serve
-        another. Verify with `aitorrentd.api.verify`.
+        `domain` names the purpose (`aitd/dhcert/1`), so that a signature for one purpose is never
+        valid for another. Verify with `aitorrentd.api.verify`.
         """
 
 
 class PluginContext(Protocol):
-    """The narrow door between a plugin and its node. There is no way from here to the kernel."""
+    """The narrow interface between a plugin and its node. It gives no access to the kernel."""
 
     @property
     def name(self) -> str:
@@ -63,27 +63,27 @@ class PluginContext(Protocol):
 
     @property
     def log(self) -> logging.Logger:
-        """`aitorrentd.<name>`; INFO is for changes of state."""
+        """The logger `aitorrentd.<name>`; INFO is for state changes."""
 
     @property
     def data_dir(self) -> Path:
-        """The plugin's own directory for what must survive; made 0700 on first use."""
+        """The plugin's own directory for persistent data; created 0700 on first use."""
 
     @property
     def cache_dir(self) -> Path:
-        """The plugin's own directory for what may be deleted; made 0700 on first use."""
+        """The plugin's own directory for data that may be deleted; created 0700 on first use."""
 
     @property
     def runtime_dir(self) -> Path:
-        """The plugin's own directory until the daemon stops; made 0700 on first use."""
+        """The plugin's own directory, kept until the daemon stops; created 0700 on first use."""
 
     @property
     def identity(self) -> Signer:
-        """Signs for the node."""
+        """The node's signer."""
 
     @property
     def clock(self) -> Clock:
-        """Time."""
+        """The clock."""
 
     @property
     def random(self) -> random.Random:
@@ -91,74 +91,77 @@ class PluginContext(Protocol):
 
     @property
     def tasks(self) -> asyncio.TaskGroup:
-        """The plugin's task group; a task that fails fails the plugin, which is then restarted."""
+        """The plugin's task group; a failing task fails the plugin, which is then restarted."""
 
     @property
     def network(self) -> str:
-        """The network id from `node.network`; nodes of different networks never talk."""
+        """The network id from `node.network`; nodes on different networks never communicate."""
 
     @property
     def node_name(self) -> str:
-        """The name that its operator gave this node, or the empty string."""
+        """The name that the operator gave this node, or the empty string."""
 
     def provide(self, key: ServiceKey[T], service: T) -> None:
-        """Offer a service until the plugin stops; only keys in PluginInfo.provides are allowed."""
+        """Provide a service until the plugin stops; only keys in PluginInfo.provides may be
+        used."""
 
     def service(self, key: ServiceKey[T]) -> T:
         """A service of another plugin.
 
         Raises:
-            Unavailable: nobody provides it now.
+            Unavailable: no plugin provides it now.
         """
 
     def optional(self, key: ServiceKey[T]) -> T | None:
         """A service of another plugin, or None."""
 
     def publish(self, event: Event) -> None:
-        """Tell every subscriber; never waits."""
+        """Deliver the event to every subscriber; never waits."""
 
     def subscribe(
         self, *kinds: type[E], max_queued: int = 1024
     ) -> AbstractContextManager[AsyncIterator[E | Event]]:
-        """Events of these kinds from now on.
+        """Subscribe to events of these kinds.
 
-        `with ctx.subscribe(PeerConnected) as events:` then `async for event in events:`.
-        The subscription starts when the block is entered and ends with it, or after a final
+        `with ctx.subscribe(PeerConnected) as events:` then `async for event in events:`. The
+        subscription starts when the block is entered. It ends with the block, or after a final
         `Lagged`.
         """
 
     @property
     def draining(self) -> bool:
-        """Whether the node takes no new work; a change is told by `Draining`."""
+        """Whether the node is draining and refuses new work; `Draining` announces each change."""
 
     def work(self, what: str) -> AbstractContextManager[None]:
-        """Work that somebody waits for, as `with ctx.work("answer"):`; `what` in the singular.
+        """Count work that a caller waits for: `with ctx.work("answer"):`; `what` is singular.
 
-        A node that drains, or stops in order, waits for it. Leave out work that is a part of other
-        counted work.
+        A node that drains or shuts down cleanly waits for it. Do not count work that is part of
+        other counted work.
 
         Raises:
             ShuttingDown: on entering the block, while the node is draining.
         """
 
     def protocols(self) -> Iterator[Any]:
-        """Wire protocols that running plugins declare now; for the transport."""
+        """Wire protocols that running plugins declare; for the transport."""
 
     def decide(self, hook: str, **arguments: Any) -> Any:
-        """The first opinion of the plugins' policy hooks, or None; a failing hook has none."""
+        """The first opinion of the plugins' policy hooks, or None; a hook that fails has no
+        opinion."""
 
     def db(
         self, migrations: Mapping[int, str]
     ) -> AbstractAsyncContextManager[aiosqlite.Connection]:
-        """The plugin's own SQLite database (WAL), brought up by the numbered SQL scripts not yet
-        applied."""
+        """The plugin's own SQLite database (WAL), after applying any pending numbered SQL
+        scripts."""
 
     async def spawn_worker(
         self, entry: str, *, name: str, env: Mapping[str, str] | None = None, sandbox: bool = False
     ) -> Worker:
-        """Start a worker process whose entry point is `module:function`; it ends with the plugin.
+        """Start a worker process with the entry point `module:function`; it ends with the plugin.
 
-        With `sandbox` it may run strangers' code: it lives 30 s, has 10 s of processor time and
-        384 MiB, and when a limit ends it the error's `data["limit"]` says which. Under systemd it
-        also has no files, no network and no rights; elsewhere it is limited, but not fenced in.
+        With `sandbox` it may run untrusted code: it gets 30 s of wall-clock time, 10 s of CPU time
+        and 384 MiB. When a limit ends it, the error's `data["limit"]` says which one. Under systemd
+        it also has no files, no network and no privileges; elsewhere it is limited but not
+        isolated.
         """

@@ -1,7 +1,7 @@
-"""File descriptors of this process: how many may be open, and a reserve that peers never take.
+"""File descriptors of this process: how many may be open, and a reserve kept from peers.
 
-Descriptors are numbered from the lowest free one (POSIX, `open`), so the number of a new one says
-whether the table is nearly full without counting: see `is_scarce`.
+A new descriptor gets the lowest free number (POSIX, `open`), so that number shows whether the table
+is nearly full, without counting: see `is_scarce`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MOST_RESERVE: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """Open descriptors of one process, and its limit."""
+    """Open descriptors of a process, and its limit."""
 
     used: int
     limit: int
@@ -33,7 +33,7 @@ def limit() -> int:
 
 
 def reserve(allowed: int) -> int:
-    """Descriptors out of `allowed` that are kept for control connections, databases and workers."""
+    """Descriptors out of `allowed` reserved for control connections, databases and workers."""
     return max(_LEAST_RESERVE, min(_MOST_RESERVE, allowed // 4))
 
 
@@ -44,14 +44,14 @@ def is_scarce(descriptor: int, *, reserved: int | None = None) -> bool:
 
 
 def raise_limit() -> None:
-    """Allow this process as many descriptors as its hard limit does.
+    """Raise this process's descriptor limit to its hard limit.
 
-    The soft limit is low for programs that use select(2), which this one does not.
+    The soft limit is low for the sake of programs that use select(2); this one does not.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(ValueError, OSError):  # a container may forbid it, which costs peers only
+        with suppress(ValueError, OSError):  # a container may forbid it, which only costs peers
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
@@ -59,7 +59,7 @@ def of_process(pid: int) -> Descriptors:
     """The descriptors of process `pid`.
 
     Raises:
-        OSError: there is no such process, or it is not for this user to see.
+        OSError: the process does not exist, or this user may not inspect it.
     """
     soft = resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
     used = len(os.listdir(f"/proc/{pid}/fd"))

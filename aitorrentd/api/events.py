@@ -1,7 +1,7 @@
-"""Events: what happened, told to whoever cares.
+"""Events: what happened, delivered to subscribers.
 
-An event is a frozen dataclass. The publisher never waits; a subscriber that falls behind its
-bounded queue gets one final `Lagged` and its subscription ends.
+An event is a frozen dataclass. The publisher never waits. A subscriber that overflows its bounded
+queue gets one final `Lagged`, and its subscription ends.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Lagged(Event):
-    """The last event of a subscription that was too slow."""
+    """The last event of a subscription that fell behind."""
 
     topic = "lagged"
 
     dropped: int
-    "Events that this subscriber lost."
+    "Number of events that this subscriber lost."
 
 
 @dataclass(frozen=True, slots=True)
 class PluginChanged(Event):
-    """A plugin entered another state."""
+    """A plugin changed state."""
 
     topic = "plugin.changed"
 
@@ -42,7 +42,7 @@ class PluginChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class Draining(Event):
-    """The node stopped taking new work, or takes it again: withdraw, or repeat, what you offer."""
+    """The node started or stopped draining: withdraw, or renew, what you offer."""
 
     topic = "node.draining"
 
@@ -62,7 +62,7 @@ class PeerConnected(Event):
 
 @dataclass(frozen=True, slots=True)
 class PeerDisconnected(Event):
-    """The last channel to a peer ended."""
+    """The last channel to a peer closed."""
 
     topic = "peer.disconnected"
 
@@ -72,8 +72,7 @@ class PeerDisconnected(Event):
 
 @dataclass(frozen=True, slots=True)
 class MessageReceived(Event):
-    """A peer sent a broadcast message; `text` is at most 4096 characters and is not to be
-    trusted."""
+    """A peer sent a broadcast message; `text` has at most 4096 characters and is untrusted."""
 
     topic = "peer.message"
 
@@ -83,7 +82,7 @@ class MessageReceived(Event):
 
 @dataclass(frozen=True, slots=True)
 class DirectoryChanged(Event):
-    """Somebody's record for a directory topic appeared, changed or went away."""
+    """A record for a directory topic appeared, changed or disappeared."""
 
     topic = "directory.changed"
 
@@ -93,8 +92,8 @@ class DirectoryChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class StageLost(Event):
-    """A stage of a running answer was lost; `replacement` is empty when the answer could not go
-    on."""
+    """A stage of a running answer was lost; `replacement` is empty when the answer could not
+    continue."""
 
     topic = "shards.stage_lost"
 

@@ -1,9 +1,9 @@
-"""Fields of a map that somebody else sent, checked one by one.
+"""Validates the fields of an untrusted map one by one.
 
     start = whole(header, "start", 0, MAX_LAYERS)
 
 Each function returns the value of one field, or raises ProtocolError with a message that names the
-field and what it must be. A missing field is a wrong one, and `true` is not a number.
+field and its requirement. A missing field is an error, and `true` is not a number.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from aitorrentd.errors import ProtocolError
 T = TypeVar("T")
 
 MAX_EXACT: Final = 2**53 - 1
-"The largest integer that JSON carries exactly between all programs (RFC 8259, section 6)."
+"The largest integer that every JSON implementation represents exactly (RFC 8259, section 6)."
 
 
 def whole(fields: Mapping[str, Any], name: str, low: int, high: int) -> int:
     """An integer from `low` to `high`.
 
     Raises:
-        ProtocolError: missing, of another type, or out of range.
+        ProtocolError: missing, of the wrong type, or out of range.
     """
     value = fields.get(name)
     if type(value) is not int or not low <= value <= high:
@@ -34,16 +34,16 @@ def whole(fields: Mapping[str, Any], name: str, low: int, high: int) -> int:
 def whole_or(
     fields: Mapping[str, Any], name: str, default: T, low: int = 0, high: int = MAX_EXACT
 ) -> int | T:
-    """An integer from `low` to `high`, or `default`: for figures that nothing depends on."""
+    """An integer from `low` to `high`, else `default`; for informational values only."""
     value = fields.get(name)
     return value if type(value) is int and low <= value <= high else default
 
 
 def number(fields: Mapping[str, Any], name: str, low: float, high: float) -> float:
-    """A number from `low` to `high`; with finite bounds also finite.
+    """A number from `low` to `high`; finite bounds exclude infinities.
 
     Raises:
-        ProtocolError: missing, of another type, or out of range.
+        ProtocolError: missing, of the wrong type, or out of range.
     """
     value = fields.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
@@ -52,7 +52,7 @@ def number(fields: Mapping[str, Any], name: str, low: float, high: float) -> flo
 
 
 def flag(fields: Mapping[str, Any], name: str) -> bool:
-    """True or false.
+    """A boolean.
 
     Raises:
         ProtocolError: anything else.
@@ -71,10 +71,10 @@ def text(
     min_chars: int = 1,
     printable: bool = False,
 ) -> str:
-    """A string of `min_chars` to `max_chars` characters, all of them printable if asked for.
+    """A string of `min_chars` to `max_chars` characters; with `printable`, all printable.
 
     Raises:
-        ProtocolError: missing, of another type, of another length, or with other characters.
+        ProtocolError: missing, of the wrong type or length, or with forbidden characters.
     """
     value = fields.get(name)
     if not isinstance(value, str) or not min_chars <= len(value) <= max_chars:
@@ -88,7 +88,7 @@ def blob(fields: Mapping[str, Any], name: str, low: int, high: int) -> bytes:
     """Binary data of `low` to `high` bytes.
 
     Raises:
-        ProtocolError: missing, of another type, or of another length.
+        ProtocolError: missing, or of the wrong type or length.
     """
     value = fields.get(name)
     if not isinstance(value, bytes) or not low <= len(value) <= high:

@@ -1,7 +1,8 @@
 """The hooks of aitorrentd: what a plugin may declare.
 
-Hooks are synchronous, cheap and without I/O: they describe. What runs is the async context manager
-that `aitorrent_lifespan` returns. An implementation may leave out arguments that it does not use.
+Hooks are synchronous, cheap and free of I/O: they only describe. The async context manager that
+`aitorrent_lifespan` returns does the running. An implementation may omit arguments that it does not
+use.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec(firstresult=True)
 def aitorrent_info() -> PluginInfo:
-    """The plugin's manifest. Called once, right after the plugin object was made."""
+    """The plugin's manifest. Called once, right after the plugin object is created."""
     raise NotImplementedError
 
 
 @hookspec
 def aitorrent_lifespan(ctx: PluginContext) -> AbstractAsyncContextManager[None]:
-    """What runs: entered to start the plugin, left to stop it.
+    """The plugin's lifespan: entered to start the plugin, left to stop it.
 
-    It may raise SkipPlugin to say that the plugin has nothing to do here.
+    It may raise SkipPlugin when the plugin does not apply here.
     """
     raise NotImplementedError
 
@@ -59,7 +60,7 @@ def aitorrent_routes(ctx: PluginContext) -> Iterable[Any]:
 
 @hookspec
 def aitorrent_protocols(ctx: PluginContext) -> Iterable[WireProtocol]:
-    """Peer protocols, answered while the plugin runs."""
+    """Peer protocols, served while the plugin runs."""
     raise NotImplementedError
 
 
@@ -71,7 +72,7 @@ def aitorrent_checks(ctx: PluginContext) -> Iterable[Check]:
 
 @hookspec
 def aitorrent_health(ctx: PluginContext) -> Iterable[HealthWarning]:
-    """What is wrong now; asked by `status`."""
+    """Current problems; `status` calls this."""
     raise NotImplementedError
 
 
@@ -83,5 +84,5 @@ def aitorrent_admit_peer(peer: PeerCandidate) -> Verdict | None:
 
 @hookspec(firstresult=True)
 def aitorrent_price(offer: OfferView) -> Price | None:
-    """What work costs a peer; None = no opinion. Under 1 ms."""
+    """The price of work for a peer; None = no opinion. Under 1 ms."""
     raise NotImplementedError

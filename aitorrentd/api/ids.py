@@ -1,8 +1,8 @@
 """Names of nodes: the libp2p peer id of an Ed25519 key.
 
 A peer id is the identity multihash (code 0x00) of the protobuf-encoded public key, in base58btc,
-which for Ed25519 always reads `12D3KooW…` (libp2p specs, "Peer Ids and Keys"). The key is inside
-the name, so nothing has to be looked up to verify a signature.
+which for Ed25519 always reads `12D3KooW…` (libp2p specs, "Peer Ids and Keys"). The name contains
+the key, so verifying a signature needs no lookup.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _base58_decode(text: str) -> bytes:
 
 
 def peer_id(public_key: bytes) -> PeerId:
-    """The name of the node whose Ed25519 public key (32 bytes) this is.
+    """The name of the node with this Ed25519 public key (32 bytes).
 
     Raises:
         ValueError: the key is not 32 bytes.
@@ -64,7 +64,7 @@ def public_key(peer: str) -> bytes:
 
 
 def parse_peer_id(text: str) -> PeerId:
-    """`text` as a peer id.
+    """`text` as a validated peer id.
 
     Raises:
         ValueError: not the peer id of an Ed25519 key.

@@ -1,4 +1,4 @@
-"""Limits on what peers may do: how often, how many at a time, and bans; all tables are bounded."""
+"""Limits on peers: rates, concurrency and bans; all tables are bounded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_ENTRIES: Final = 4096
 
 
 class TokenBucket:
-    """`burst` things at once, `rate` a second in the long run."""
+    """A token bucket: up to `burst` at once, `rate` per second on average."""
 
     __slots__ = ("_at", "_level", "burst", "rate")
 
@@ -28,7 +28,7 @@ class TokenBucket:
         self._at = now
 
     def take(self, now: float) -> bool:
-        """Whether one more is allowed now."""
+        """Take one if it is available; whether it was."""
         self._level = min(self.burst, self._level + (now - self._at) * self.rate)
         self._at = now
         if self._level < 1:
@@ -37,12 +37,12 @@ class TokenBucket:
         return True
 
     def due_s(self, now: float) -> float:
-        """Seconds until one more is allowed, if nobody takes it before."""
+        """Seconds until one becomes available, if no other caller takes it first."""
         level = min(self.burst, self._level + (now - self._at) * self.rate)
         return max(0.0, (1 - level) / self.rate)
 
     def spend(self, now: float) -> float:
-        """Take one in any case; returns the seconds to wait before acting on it."""
+        """Take one unconditionally; returns the seconds to wait before acting on it."""
         if self.take(now):
             return 0.0
         self._level -= 1
@@ -50,7 +50,7 @@ class TokenBucket:
 
 
 class PerPeer(Generic[T]):
-    """Something kept for each of the last few thousand peers; the longest unused goes first."""
+    """A value for each of the last few thousand peers; the least recently used is evicted first."""
 
     def __init__(self, make: Callable[[], T], *, max_entries: int = MAX_ENTRIES) -> None:
         self._make = make
@@ -58,7 +58,7 @@ class PerPeer(Generic[T]):
         self._entries: OrderedDict[str, T] = OrderedDict()
 
     def of(self, peer: str) -> T:
-        """The peer's entry, made when there was none."""
+        """The peer's entry, created if missing."""
         entry = self._entries.get(peer)
         if entry is None:
             entry = self._entries[peer] = self._make()
@@ -73,23 +73,23 @@ class PerPeer(Generic[T]):
 
 
 class InUse(Generic[K]):
-    """How many of something each of those who hold any has now. What does not fit is refused."""
+    """Current count per holder. Requests over the limit are refused."""
 
     def __init__(self) -> None:
         self._held: Counter[K] = Counter()
 
     def take(self, who: K, limit: int) -> bool:
-        """Give `who` one more, unless that one has `limit` already; whether it did."""
+        """Give `who` one more unless it already has `limit`; whether it did."""
         if self._held[who] >= limit:
             return False
         self._held[who] += 1
         return True
 
     def release(self, who: K) -> None:
-        """Take back one that `who` took."""
+        """Release one that `who` took."""
         self._held[who] -= 1
         if self._held[who] <= 0:
-            del self._held[who]  # strangers come and go: none leaves an entry behind
+            del self._held[who]  # holders are untrusted and transient: none leaves an entry behind
 
     def of(self, who: K) -> int:
         """How many `who` has now."""
@@ -100,7 +100,7 @@ class InUse(Generic[K]):
 
 
 class Slots:
-    """How many of something run at one time. Nobody queues: what does not fit is refused."""
+    """A concurrency limit without a queue: requests over the limit are refused."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -123,7 +123,7 @@ class Slots:
 
 
 class BanList:
-    """Peers that broke the rules, each for a time."""
+    """Peers that broke the rules, each banned for a limited time."""
 
     def __init__(self, *, ban_s: float = BAN_S, max_entries: int = MAX_ENTRIES) -> None:
         self.count = 0
@@ -133,7 +133,7 @@ class BanList:
         self._until: OrderedDict[str, tuple[float, str]] = OrderedDict()
 
     def ban(self, peer: str, reason: str, now: float) -> None:
-        """Refuse `peer` from now on, for the usual time."""
+        """Refuse `peer` from now on, for the standard time."""
         self.count += 1
         self._until[peer] = (now + self._ban_s, reason)
         self._until.move_to_end(peer)
@@ -141,7 +141,7 @@ class BanList:
             self._until.popitem(last=False)
 
     def left_s(self, peer: str, now: float) -> float:
-        """Seconds for which `peer` is still refused, or 0."""
+        """Seconds until `peer` is no longer refused, or 0."""
         until, _ = self._until.get(peer, (0.0, ""))
         if until and until <= now:
             del self._until[peer]

@@ -21,27 +21,27 @@ class PluginConfig(SettingsTable):
 
 
 class SkipPlugin(Exception):
-    """Raised by a lifespan to say "not here", with the reason a person reads; it is not a
+    """Raised by a lifespan when the plugin does not apply here, with a reason for the user; not a
     failure."""
 
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """A plugin's manifest, read before any of its code runs further."""
+    """A plugin's manifest, read before any more of its code runs."""
 
     name: str
     summary: str
     provides: tuple[ServiceKey[Any], ...] = ()
     requires: tuple[ServiceKey[Any], ...] = ()
-    "Services without which it cannot run: it starts after them and stops with them."
+    "Services that the plugin requires: it starts after them and stops with them."
     wants: tuple[ServiceKey[Any], ...] = ()
-    "Services it uses when they are there: it starts after them, and runs without them."
+    "Services that the plugin uses if present: it starts after them, and runs without them."
     config: type[PluginConfig] = PluginConfig
     start_timeout_s: float = 30.0
 
 
 class Role(IntEnum):
-    """Who may call a method; each role includes those below it."""
+    """Who may call a method; each role includes the lower ones."""
 
     READ = 0
     OPERATE = 1
@@ -57,16 +57,16 @@ class CallContext(Protocol):
 
     @property
     def trace(self) -> str:
-        """The causal chain of the call, for logs: `ctl:models.pull#3/hub:fetch#1`."""
+        """The call chain, for logs: `ctl:models.pull#3/hub:fetch#1`."""
 
     def progress(
         self, text: str, *, done: float | None = None, total: float | None = None, unit: str = ""
     ) -> None:
-        """Tell the caller how far the work is; never waits."""
+        """Report progress to the caller; never waits."""
 
 
 class NoParams(BaseModel):
-    """A method without parameters."""
+    """Parameters of a method that takes none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,8 +75,8 @@ class NoParams(BaseModel):
 class Method:
     """A method of the control API. Its name starts with the plugin's name and a dot.
 
-    `handler(call, params)` returns a `result` (instance, or a dict of that shape); it may be a
-    plain function, a coroutine function, or with `stream=True` an async generator of results,
+    `handler(call, params)` returns a `result` (an instance, or a dict of that shape). It may be a
+    plain function, a coroutine function or, with `stream=True`, an async generator of results,
     whose last value may be an `End`.
     """
 
@@ -92,14 +92,14 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What a stream handler yields last to give the stream a summary."""
+    """Yielded last by a stream handler to give the stream a summary."""
 
     summary: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a doctor check found."""
+    """The outcome of a doctor check."""
 
     status: Literal["ok", "warn", "fail"]
     text: str
@@ -108,17 +108,17 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A doctor check. `run` has 10 s."""
+    """A doctor check. `run` has a limit of 10 s."""
 
     name: str
-    "Without the plugin's, which the doctor puts before it: `port` is shown as `transport.port`."
+    "Without the plugin prefix, which the doctor adds: `port` is shown as `transport.port`."
     summary: str
     run: Callable[[], Awaitable[CheckResult]]
 
 
 @dataclass(frozen=True, slots=True)
 class HealthWarning:
-    """Something that is wrong now."""
+    """A current problem."""
 
     code: str
     text: str
@@ -127,7 +127,7 @@ class HealthWarning:
 
 @dataclass(frozen=True, slots=True)
 class PeerCandidate:
-    """A peer that completed its handshake and asks to stay; for the policy hook."""
+    """A peer that completed its handshake and wants to stay; for the policy hook."""
 
     id: PeerId
     address: str
@@ -145,7 +145,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class OfferView:
-    """Work that a peer asks for, to be priced."""
+    """Work that a peer requests, to be priced."""
 
     peer: PeerId
     service: str
@@ -155,6 +155,6 @@ class OfferView:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a unit of work costs."""
+    """The price of a unit of work."""
 
     credits: float

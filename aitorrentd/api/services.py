@@ -1,4 +1,4 @@
-"""Services: how a plugin offers one capability and another finds it, without importing each other.
+"""Services: how plugins offer and find capabilities without importing each other.
 
 The Protocol of a service lives in `aitorrentd.api`; its key carries the version: `transport.v1`.
 """
@@ -33,7 +33,7 @@ class ServiceKey(Generic[T]):
 
 
 class Registry(Generic[T]):
-    """A service that holds many of a kind; each entry lives as long as the `with` that added it."""
+    """A service with many named entries; each lives as long as the `with` block that added it."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -58,7 +58,7 @@ class Registry(Generic[T]):
         """The entry called `name`.
 
         Raises:
-            NotFound: there is none; the message names those there are.
+            NotFound: no such entry; the message lists the existing names.
         """
         if name not in self._entries:
             known = ", ".join(sorted(self._entries)) or "none"

@@ -1,4 +1,4 @@
-"""What a model of settings is made of, so that every setting is read, and refused, alike."""
+"""Base types for settings models, so that every setting is parsed and rejected the same way."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def _members(kind: Any) -> set[Any]:
 
 
 def absolute_path(value: Any) -> Any:
-    """A path from the text of a setting, with `~` replaced; what is no text is left to pydantic.
+    """A path from a setting's text, with `~` expanded; other types are left to pydantic.
 
     Raises:
-        ValueError: it is empty, or means something else in each directory or environment.
+        ValueError: it is empty, or its meaning depends on the working directory or environment.
     """
     if not isinstance(value, str | Path):
         return value
@@ -64,4 +64,4 @@ def absolute_path(value: Any) -> Any:
 
 
 OptionalPath = Annotated[Path | None, BeforeValidator(absolute_path)]
-"A path that means the same wherever the daemon is started; `~` stands for a home directory."
+"A path that means the same wherever the daemon starts; `~` stands for a home directory."

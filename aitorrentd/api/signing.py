@@ -1,7 +1,7 @@
 """Domain-separated Ed25519 signatures.
 
-What is signed is `aitorrentd-sig/1 NUL domain NUL message`, so that a signature made for one
-purpose can never be shown for another.
+The signed bytes are `aitorrentd-sig/1 NUL domain NUL message`, so a signature made for one purpose
+is never valid for another.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def signed_bytes(domain: str, message: bytes) -> bytes:
 
 
 def verify(public_key: bytes, domain: str, message: bytes, signature: bytes) -> bool:
-    """Whether `signature` (64 bytes) is by `public_key` for domain and message; never raises."""
+    """Whether `signature` (64 bytes) by `public_key` covers domain and message; never raises."""
     try:
         VerifyKey(public_key).verify(signed_bytes(domain, message), signature)
     except (BadSignatureError, ValueError, TypeError):

@@ -1,4 +1,5 @@
-"""Things that strangers can make happen at any rate, logged once a minute. No I/O and no clock."""
+"""Counts events that strangers can trigger at any rate, for one log line a minute. No I/O, no
+clock."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ _MOST_NAMES: Final = 256
 class Tally:
     """Counts events by cause and by source, and says when a summary is due.
 
-    The first event is told at once, later ones at most every `every_s` seconds. Callers pass `now`
-    in seconds of a monotonic clock.
+    The first event is reported at once, later ones at most every `every_s` seconds. Callers pass
+    `now` in seconds of a monotonic clock.
     """
 
     def __init__(self, *, every_s: float = EVERY_S) -> None:
@@ -42,7 +43,8 @@ class Tally:
         return text
 
     def summary(self) -> str:
-        """What is counted and not yet told: `12 (9 from 203.0.113.7): no handshake within 5 s`."""
+        """Events counted since the last summary: `12 (9 from 203.0.113.7): no handshake within 5
+        s`."""
         count = sum(self._causes.values())
         source, most = next(iter(self._sources.most_common(1)), ("", 0))
         origin = "" if not source else f"{source}" if most == count else f"{most} from {source}"

@@ -1,4 +1,4 @@
-"""Background tasks with an owner: each has a name, none fails silently, and all end together."""
+"""Background tasks with an owner: each is named, none fails silently, and all end together."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ CLOSE_S: Final = 5.0
 
 
 class Tasks:
-    """The tasks of one owner, which closes them before it goes.
+    """The tasks of one owner, which closes them before it ends.
 
-    What an unexpected error does is the owner's choice. In a task group (a plugin's is
-    `ctx.tasks`) it fails the group; with a logger it is logged with its traceback, and the other
-    tasks go on.
+    The owner decides what an unexpected error does. In a task group (a plugin's is `ctx.tasks`) it
+    fails the group; with a logger it is logged with its traceback, and the other tasks continue.
     """
 
     def __init__(self, on_error: asyncio.TaskGroup | logging.Logger) -> None:
@@ -46,13 +45,13 @@ class Tasks:
         return len(self._tasks)
 
     def cancel(self) -> None:
-        """Cancel what runs; what is spawned later is cancelled at once."""
+        """Cancel running tasks; tasks spawned later are cancelled at once."""
         self._closed = True
         for task in list(self._tasks):
             task.cancel()
 
     async def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Cancel as `cancel` does, and wait for the tasks to end, at most `timeout_s`."""
+        """Like `cancel`, but wait at most `timeout_s` for the tasks to end."""
         self.cancel()
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout_s)
@@ -62,7 +61,7 @@ class Tasks:
 async def beside(work: Coroutine[Any, Any, T], name: str) -> AsyncIterator[asyncio.Task[T]]:
     """Run `work` while the block runs, then cancel it and wait for its end.
 
-    For work that the block races against something: it looks at the outcome, and nobody else does.
+    For work that the block races against something else: only the block looks at the outcome.
     """
     task = asyncio.create_task(work, name=name)
     try:

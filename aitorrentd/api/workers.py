@@ -1,7 +1,7 @@
-"""Worker processes: where torch and strangers' code run, never in the daemon.
+"""Worker processes: torch and untrusted code run here, never in the daemon.
 
-A worker's entry point is `module:function`; the function gets nothing and returns a `Handler`,
-which is called once per request, one at a time, in the worker's main thread (see
+A worker's entry point is `module:function`; the function takes no arguments and returns a
+`Handler`, which is called once per request, one at a time, in the worker's main thread (see
 `aitorrentd.workers.worker`).
 """
 
@@ -16,7 +16,7 @@ from aitorrentd.wire import Frame
 
 
 class Worker(Protocol):
-    """A running worker process, seen from the daemon. Requests are answered in order."""
+    """A running worker process, as the daemon sees it. Requests are answered in order."""
 
     @property
     def pid(self) -> int | None:
@@ -24,19 +24,19 @@ class Worker(Protocol):
 
     @property
     def closed(self) -> asyncio.Future[str]:
-        """Resolves, with the reason, when the worker is gone."""
+        """Resolves, with the reason, when the worker has gone."""
 
     @property
     def unanswered(self) -> int:
-        """Requests that it has not answered yet."""
+        """Number of unanswered requests."""
 
     async def request(
         self, header: Mapping[str, Any], tail: bytes | memoryview = b"", *, timeout_s: float = 60.0
     ) -> Frame:
         """Send one request and wait for its answer.
 
-        `timeout_s` begins when the requests before it are answered. A request that passes its
-        deadline kills the worker: a hung worker answers nobody.
+        `timeout_s` starts once all earlier requests are answered. A request that exceeds it kills
+        the worker: a hung worker cannot serve anyone.
 
         Raises:
             AitorrentError: the worker answered with that error. Unavailable: the worker is gone.
@@ -51,18 +51,18 @@ class Worker(Protocol):
         *,
         timeout_s: float = 60.0,
     ) -> None:
-        """As `request`, but `done` is called with the answer, or with what `request` would raise.
+        """Like `request`, but call `done` with the answer, or with what `request` would raise.
 
-        The call comes from where the answer arrives, without a pass of the event loop in between,
-        never from within `submit`; it should do what is urgent and return.
+        The call comes directly from the receive path, without a pass of the event loop, and never
+        from within `submit`: do only urgent work and return.
 
         Raises:
-            Unavailable: the worker is gone already. TooLarge: the header. In both cases `done` will
-            not be called.
+            Unavailable: the worker is already gone. TooLarge: the header. In both cases `done` is
+            not called.
         """
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
 
     async def close(self) -> None:
-        """Ask it to end, then kill it after 5 s."""
+        """Ask it to exit, then kill it after 5 s."""

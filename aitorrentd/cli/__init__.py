@@ -1,1 +1,1 @@
-"""`aitorrentctl`. Plugin commands use `aitorrentd.cli.toolkit` and nothing else from here."""
+"""`aitorrentctl`. Plugin commands may use only `aitorrentd.cli.toolkit` from this package."""

@@ -1,7 +1,7 @@
-"""The command tree of `aitorrentctl`, each command loaded when it is used.
+"""The command tree of `aitorrentctl`; each command is loaded on first use.
 
-Core commands are found by a static table; only for other names, and for --help, are the entry
-points of group `aitorrentd.cli` scanned; see `aitorrentd.cli.plugin_commands`.
+A static table lists the core commands; the entry points of group `aitorrentd.cli` are scanned only
+for other names and for --help; see `aitorrentd.cli.plugin_commands`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from aitorrentd.system.streams import stdout_to_stderr
 from aitorrentd.system.words import readable, unreadable
 
 LEAVE: Final = ("exit", "quit")
-"What ends the shell, and so is no command."
+"Words that end the shell, and so are not commands."
 
 CORE: Final[dict[str, tuple[str, str]]] = {
     "status": ("node", "Show the node's status."),
@@ -49,9 +49,9 @@ CORE: Final[dict[str, tuple[str, str]]] = {
 "Command -> the module below aitorrentd.cli that registers it, and its line in --help."
 
 _DISK_TROUBLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-"What ends a command that writes, and is no bug of it."
+"What ends a command while it writes, without being a bug in it."
 
-# Of click, or of the copy of it that newer typers bring along.
+# From click, or from the copy of it that newer typers bundle.
 _ClickException: Any = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
@@ -70,10 +70,10 @@ _COMPLETION_FLAGS: Final = ("--install-completion", "--show-completion")
 
 
 def split_globals(args: Sequence[str], base: Options) -> tuple[Options, list[str]]:
-    """Take the global options out of a command line, wherever they stand before a `--`.
+    """Extract the global options from a command line; they may appear anywhere before a `--`.
 
     Raises:
-        CommandFailed: an option lacks its value, or the value is none.
+        CommandFailed: an option's value is missing or invalid.
     """
     rest: list[str] = []
     found = base
@@ -110,7 +110,7 @@ def _seconds(text: str) -> float:
 
 
 RESERVED: Final = (*CORE, "help", *LEAVE)
-"Names that no plugin's command can have."
+"Names that no plugin command may have."
 _plugin_commands = PluginCommands(RESERVED)
 
 
@@ -119,14 +119,14 @@ def _sentence(text: object) -> str:
 
 
 def _quick_flag(option: Any) -> Any:
-    """typer imports pydantic to turn an absent --help into None; False needs no turning."""
+    """typer imports pydantic to turn a missing --help into None; False needs no conversion."""
     if option is not None and option.default is None:
         option.default = False
     return option
 
 
 def _adapted(command: Any) -> Any:
-    """`command` and those below it, with a quick --help that ends with examples."""
+    """`command` and its subcommands, with a quick --help that ends with examples."""
     make_help = command.get_help_option
     command.get_help_option = lambda ctx: _quick_flag(make_help(ctx))
     write_epilog = command.format_epilog
@@ -137,7 +137,7 @@ def _adapted(command: Any) -> Any:
 
     command.format_epilog = format_epilog
     if isinstance(command, TyperGroup):
-        command.suggest_commands = False  # by spelling alone
+        command.suggest_commands = False  # by spelling only
         _suggest_by_meaning(command)
         for inner in command.commands.values():
             _adapted(inner)
@@ -145,7 +145,7 @@ def _adapted(command: Any) -> Any:
 
 
 def _suggest_by_meaning(group: Any) -> None:
-    """Let a mistyped subcommand suggest one that is near in meaning or spelling, or none."""
+    """Suggest for a mistyped subcommand one that is close in meaning or spelling, or none."""
     resolve = group.resolve_command
 
     def resolve_command(ctx: Any, args: list[str]) -> Any:
@@ -163,7 +163,7 @@ def _suggest_by_meaning(group: Any) -> None:
 
 
 def _write_examples(epilog: str, formatter: Any) -> bool:
-    """Write command lines as they stand, never wrapped; False for any other text."""
+    """Write command lines verbatim, never wrapped; False for any other text."""
     lines = epilog.splitlines()
     if not lines or not all(f"{PROGRAM} " in line for line in lines):
         return False
@@ -182,14 +182,14 @@ def _built(module: Any) -> dict[str, Any]:
 
 @contextmanager
 def _wrong_usage() -> Iterator[None]:
-    """With --json, typer's complaints about a command line become errors like any other."""
+    """With --json, turn typer's usage errors into errors like any other."""
     try:
         yield
     except _ClickException as e:
         if not toolkit.options.json:
             raise
         path = e.ctx.command_path if getattr(e, "ctx", None) is not None else PROGRAM
-        # Without a command typer's message is the whole help.
+        # Without a command, typer's message is the whole help.
         missing = type(e).__name__ == "NoArgsIsHelpError"
         message = "no command given" if missing else e.format_message()
         raise CommandFailed(message, e.exit_code, hint=f"see {path} --help") from None
@@ -199,7 +199,7 @@ class RootGroup(TyperGroup):
     """The top level: knows every command by name and builds it on first use."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the global options first; they may stand anywhere."""
+        """Extract the global options first; they may appear anywhere."""
         try:
             found, rest = split_globals(args, toolkit.options)
         except CommandFailed:
@@ -218,7 +218,7 @@ class RootGroup(TyperGroup):
             return super().parse_args(ctx, rest)
 
     def get_help_option(self, ctx: Any) -> Any:
-        """As typer's, without its price."""
+        """Like typer's, without its import cost."""
         return _quick_flag(super().get_help_option(ctx))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -231,7 +231,7 @@ class RootGroup(TyperGroup):
         return self.commands.get(cmd_name)
 
     def _add_plugin_commands(self, cmd_name: str) -> None:
-        """Build the commands of the plugin that has `cmd_name`, if one has."""
+        """Build the commands of the plugin that has `cmd_name`, if any."""
         if (module := _plugin_commands.find(cmd_name)) is None:
             return
         try:
@@ -241,7 +241,7 @@ class RootGroup(TyperGroup):
                 raise LookupError(f"it does not register {cmd_name!r}, which it declares")
         except KeyboardInterrupt:
             raise
-        except BaseException as e:  # somebody else's register(), which may call sys.exit()
+        except BaseException as e:  # a third-party register(), which may call sys.exit()
             _plugin_commands.has_failed(cmd_name, e)
             return
         for name, command in built.items():
@@ -257,14 +257,14 @@ class RootGroup(TyperGroup):
         return [(name, line) for name, (_, line) in CORE.items()]
 
     def help_lines(self) -> list[tuple[str, str]]:
-        """Every command that can be used with its line of help, without building them."""
+        """Every usable command with its help line, without building it."""
         plugins = _plugin_commands.lines(verified=True)
         return [*self._core_lines(), *((name, _sentence(line)) for name, line in plugins.items())]
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """The commands that begin with `incomplete`, without building any."""
         _plugin_commands.is_silent = True
-        # Of the same click as above.
+        # From the same click as above.
         package = _ClickException.__module__.rpartition(".")[0]
         completion_item = import_module(f"{package}.shell_completion").CompletionItem
         if incomplete.startswith("-"):
@@ -287,7 +287,7 @@ class RootGroup(TyperGroup):
         _write_examples(self.epilog or "", formatter)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As typer, with every command known to its "did you mean"."""
+        """Like typer, but its "did you mean" knows every command."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             from aitorrentd.cli.suggestions import service_hint, suggestion
 
@@ -300,7 +300,7 @@ class RootGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; Ctrl-C and a closed pipe end it with their own codes."""
+        """Run the command; Ctrl-C and a closed pipe have their own exit codes."""
         try:
             with _wrong_usage():
                 return super().invoke(ctx)
@@ -311,14 +311,14 @@ class RootGroup(TyperGroup):
 
 
 def root(args: Sequence[str] = ()) -> Any:
-    """The command tree; `args` only says whether shell completion is asked for."""
+    """The command tree; `args` only tells whether shell completion is requested."""
     wants_completion = any(a in _COMPLETION_FLAGS for a in args) or any(
         name.endswith("_COMPLETE") for name in os.environ
     )
     app = typer.Typer(
         cls=RootGroup,
         name=PROGRAM,
-        # Commands take it from the context that they run in.
+        # Commands take it from their running context.
         context_settings={"help_option_names": ["--help", "-h"]},
         help="Talk to the aitorrentd daemon.",
         epilog=toolkit.examples("status", 'ask "What is a torrent?"', "plugin list --json"),
@@ -385,7 +385,7 @@ def dispatch(group: Any, args: Sequence[str]) -> int:
 
 
 def _has_started() -> bool:
-    """Wait for a node whose plugins are just being started, at most --timeout seconds."""
+    """Wait for a node whose plugins are still starting, at most --timeout seconds."""
     limit_s = toolkit.timeout_s()
     try:
         with toolkit.connect(limit_s + 1) as client:
@@ -396,7 +396,7 @@ def _has_started() -> bool:
 
 
 def _interrupted() -> int:
-    """Leave the line on which the terminal wrote ^C."""
+    """End the line on which the terminal wrote ^C."""
     if sys.stderr.isatty():
         sys.stderr.write("\n")
     return ExitCode.INTERRUPTED
@@ -407,24 +407,26 @@ def _nowhere(mode: str = "w") -> TextIO:
 
 
 def _prepare_streams() -> None:
-    """Standard streams that take and give any text: what a parent closed (`>&-`) is nothing."""
+    """Make the standard streams accept and return any text; one closed by the parent (`>&-`) is
+    empty."""
     sys.stdin = sys.stdin or _nowhere("r")
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            # A terminal that cannot show a character shows an escape, and the command goes on.
-            with suppress(OSError):  # of what is buffered, which the command meets again
+            # A terminal that cannot show a character shows an escape, and the command continues.
+            with suppress(OSError):  # flushing buffered text; the command meets the same error
                 stream.reconfigure(errors="backslashreplace")
     if isinstance(sys.stdin, TextIOWrapper):
-        # The C locale says ASCII and means nothing by it. Bytes that do not fit are an error, and
-        # no surrogates, which nothing can send.
+        # The C locale claims ASCII by default, not by intent. Undecodable bytes are an error rather
+        # than surrogates, which cannot be sent.
         is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"
         sys.stdin.reconfigure(encoding="utf-8" if is_ascii else None, errors="strict")
 
 
 def run(args: Sequence[str]) -> int:
-    """Run a command line and leave the streams so that the interpreter ends quietly."""
+    """Run a command line and leave the streams in a state that lets the interpreter exit
+    quietly."""
     set_options(Options())
     toolkit.forget_stdin()
     _prepare_streams()
@@ -438,6 +440,6 @@ def run(args: Sequence[str]) -> int:
     try:
         sys.stdout.flush()
     except OSError:
-        # The reader left or the disk is full; what is still buffered must not raise again at exit.
+        # The reader left or the disk is full; buffered output must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code

@@ -119,7 +119,7 @@ def call(
             raise typer.BadParameter(f"{word!r} is not of the form key=value")
         values[key] = _value(text)
     with toolkit.connect() as client, Progress() as bar:
-        # Whether it is a stream shows in the answer, so that one round trip is enough.
+        # The answer shows whether it is a stream, so one round trip is enough.
         try:
             called = client.stream(method, values, timeout=toolkit.options.timeout, progress=bar)
         except UnicodeError as e:
@@ -154,7 +154,7 @@ def _from_stdin() -> dict[str, Any]:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
+    """Add this module's commands."""
     group = typer.Typer(
         help="List and describe the methods of the control API.",
         no_args_is_help=True,

@@ -1,4 +1,4 @@
-"""`doctor`: what commonly goes wrong, with a remedy for each, also while no daemon runs."""
+"""`doctor`: checks for common problems, with a remedy for each, even while no daemon runs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _checks(plugin: str, config: str) -> list[dict[str, Any]]:
     reach: list[dict[str, Any]] = []
     try:
         if not plugin and unit.sleeps(toolkit.socket_path()):
-            # To look must not be to start it.
+            # Checking must not start it.
             raise NoDaemon("the daemon is not running")
         with toolkit.connect(_DOCTOR_TIMEOUT_S) as client:
             reply = client.call("node.doctor", {"plugin": plugin} if plugin else {})
@@ -69,7 +69,7 @@ def _checks(plugin: str, config: str) -> list[dict[str, Any]]:
         if not isinstance(e, NoDaemon):
             reach = [_reach(e)]
         if isinstance(e, NoAccess) and not config:
-            # A node of this user's own, which the other checks would be about, is not meant.
+            # A user's own node, which the other checks would inspect, is not the one meant.
             return reach
     from aitorrentd.doctor.checks import run_offline
 
@@ -77,7 +77,7 @@ def _checks(plugin: str, config: str) -> list[dict[str, Any]]:
 
 
 def _commands() -> dict[str, Any]:
-    """A check of what plugins add to this program."""
+    """A check of the commands that plugins add to this program."""
     from aitorrentd.cli.app import RESERVED
     from aitorrentd.cli.plugin_commands import PluginCommands
 
@@ -93,7 +93,7 @@ def _commands() -> dict[str, Any]:
 
 
 def _reach(error: AitorrentError) -> dict[str, Any]:
-    """A check that says why the daemon was not asked."""
+    """A check that reports why the daemon was not asked."""
     from aitorrentd.system import unit
 
     text, _, remedy = error.message.partition("; ")
@@ -118,7 +118,7 @@ def _render(reply: Mapping[str, Any]) -> str:
         first, *more = tables.wrapped(f"{mark}  {clean(name)}: {clean(check['text'])}", indent=6)
         lines += [styled(mark, _STYLE.get(status, "bold")) + first.removeprefix(mark), *more]
         if check.get("remedy") and status != "ok":
-            # Never broken: it is there to be copied.
+            # Never broken: it is meant to be copied.
             lines.append(f"      -> {clean(check['remedy'])}")
     failed = sum(check["status"] == "fail" for check in reply["checks"])
     warned = sum(check["status"] == "warn" for check in reply["checks"])
@@ -129,5 +129,5 @@ def _render(reply: Mapping[str, Any]) -> str:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
+    """Add this module's command."""
     app.command("doctor", epilog=toolkit.examples("doctor", "doctor --plugin transport"))(doctor)

@@ -1,4 +1,4 @@
-"""`plugin install`, `remove`, `rebuild`, `new`: what needs no daemon."""
+"""`plugin install`, `remove`, `rebuild`, `new`: the commands that need no daemon."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def new(
 
 
 class _Told:
-    """Hears from pip: a bar on a terminal, else a line for each step."""
+    """Shows pip's progress: a bar on a terminal, else one line per step."""
 
     def __init__(self) -> None:
         self.bar = toolkit.Progress()
@@ -224,7 +224,7 @@ def _render_new(reply: Mapping[str, Any], name: str) -> str:
         f"or:   {install}",
     ]
     if layers.layer() is not None:
-        # The environment of a packaged aitorrentd is the package manager's: no place to develop in.
+        # A packaged aitorrentd's environment belongs to the package manager: not for development.
         steps = [
             f"next: sudo {install}",
             "test: in a virtual environment with aitorrentd in it, as its README.md says",
@@ -242,7 +242,7 @@ def _confirm(question: str, yes: bool) -> None:
 
 
 def _answer(question: str) -> bool:
-    """What a person at the terminal says; elsewhere nobody can be asked."""
+    """The user's answer at a terminal; elsewhere there is no one to ask."""
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()) or toolkit.options.json:
         toolkit.fail("not a terminal; pass --yes to confirm", ExitCode.USAGE)
     sys.stderr.write(f"{question} [y/N] ")
@@ -251,7 +251,7 @@ def _answer(question: str) -> bool:
 
 
 def _restart(yes: bool, no_restart: bool, installer: Installer) -> bool:
-    """Restart the system's daemon, where it runs and uses what was changed."""
+    """Restart the system's daemon if it is running and uses what was changed."""
     if no_restart or installer.target.layer is None:
         return False
     from aitorrentd.system import unit
@@ -266,7 +266,7 @@ def _restart(yes: bool, no_restart: bool, installer: Installer) -> bool:
 
 def register(group: typer.Typer) -> None:
     """Add the commands to `plugin`."""
-    # The lists of commands have room for so much; each command's own help says the rest.
+    # Command lists have limited room; each command's own help gives the details.
     group.command(
         short_help="Install a plugin or an extra of aitorrentd with pip.",
         epilog=toolkit.examples(

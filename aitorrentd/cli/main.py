@@ -12,7 +12,7 @@ def main(argv: list[str] | None = None) -> int:
     if args in (["--version"], ["-V"]) and sys.stdout is not None:
         from aitorrentd import __version__
 
-        # Where nobody can read it, `run` meets the same error and says so.
+        # If it cannot be written, `run` meets the same error and reports it.
         with suppress(OSError):
             sys.stdout.write(f"aitorrentctl {__version__}\n")
             sys.stdout.flush()

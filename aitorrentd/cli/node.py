@@ -33,7 +33,7 @@ def status(
     with toolkit.connect() as client:
         toolkit.emit(client.call("node.status"), render_status)
         while watch:
-            # The socket turns readable only when the daemon hangs up; then the call says so.
+            # The socket becomes readable only when the daemon hangs up; the call then reports that.
             select.select([client], [], [], _WATCH_S)
             reply = client.call("node.status")
             if toolkit.options.json:
@@ -48,7 +48,7 @@ def _plugins_text(plugins: Mapping[str, Any]) -> str:
 
 
 def render_status(reply: Mapping[str, Any]) -> str:
-    """The answer of node.status for people."""
+    """The answer of node.status for display."""
     plugins = reply.get("plugins", {})
     lines = [
         styled(f"aitorrentd {toolkit.clean(reply.get('version', ''))}", "bold")
@@ -84,7 +84,7 @@ def render_status(reply: Mapping[str, Any]) -> str:
 
 
 def _memory(reply: Mapping[str, Any]) -> list[str]:
-    """The daemon's memory, its workers' each, and the sum when there are any."""
+    """The daemon's memory, each worker's, and the sum if there are workers."""
     own, workers = reply.get("rss_bytes", 0), reply.get("workers") or []
     if not workers:
         return [toolkit.bytes_text(own)]
@@ -102,7 +102,7 @@ def _memory(reply: Mapping[str, Any]) -> list[str]:
 
 
 def work_text(works: Iterable[Mapping[str, Any]]) -> str:
-    """`2 answers, 1 session`; `nothing` when there is none."""
+    """`2 answers, 1 session`; `nothing` for no work."""
     parts = [f"{w['count']} {w['what']}{'s' * (w['count'] != 1)}" for w in works]
     return ", ".join(parts) or "nothing"
 
@@ -202,7 +202,7 @@ def _wait_for_model(
 
 
 def _may_come(error: AitorrentError) -> bool:
-    """Whether trying again later may help: the daemon is starting, or restarting."""
+    """Whether retrying later may help: the daemon is starting or restarting."""
     from aitorrentd.control.client import LostDaemon, NoDaemon
 
     is_between = error.code == "shutting_down" or bool(error.data.get("starting"))
@@ -246,7 +246,7 @@ def _render_drained(reply: Mapping[str, Any]) -> str:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
+    """Add this module's commands."""
     app.command("drain", epilog=examples("drain --timeout 60", "drain --undo"))(drain)
     app.command("status", epilog=examples("status", "status --watch"))(status)
     app.command("id", epilog=examples("id", "id --json"))(show_id)

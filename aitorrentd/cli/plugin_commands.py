@@ -5,10 +5,10 @@ An entry point of group `aitorrentd.cli` names a module with
     COMMANDS: dict[str, str] = {"hello": "Greet somebody."}     command name -> one line of help
     def register(app: typer.Typer) -> None: ...                 adds those commands
 
-`COMMANDS` is read from the module's source where it is a plain dictionary at the top level, so a
-command costs the import of its own module only, and completing a word costs none. A module that
-computes `COMMANDS` is imported for a name that nobody else has. The whole help imports all, so that
-it lists no command that cannot run.
+`COMMANDS` is read from the module's source if it is a plain dictionary at the top level, so a
+command only costs the import of its own module, and completion imports nothing. A module that
+computes `COMMANDS` is imported for a name that no other module has. The full help imports all
+modules, so that it lists no command that cannot run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NO_MODULE: Final = "it has no COMMANDS, a map of text to text, or no function r
 
 
 class CommandModule(Protocol):
-    """What an entry point of group `aitorrentd.cli` leads to."""
+    """The module that an entry point of group `aitorrentd.cli` names."""
 
     COMMANDS: Mapping[str, str]
 
@@ -43,7 +43,7 @@ class CommandModule(Protocol):
 
 @dataclass(slots=True)
 class _Entry:
-    """An entry point, what it declares, and its module once that was imported."""
+    """An entry point, its declaration, and its module once imported."""
 
     point: Any
     "aitorrentd.system.distributions.Point"
@@ -61,8 +61,8 @@ class _Entry:
 class PluginCommands:
     """The commands of entry points, found at most once for each process.
 
-    `reserved` are the names of the core's commands. Whatever is wrong with a distribution is told
-    in one line, once, and costs no other command anything.
+    `reserved` are the names of the core's commands. A broken distribution is reported once, in one
+    line, and affects no other command.
     """
 
     def __init__(self, reserved: Collection[str]) -> None:
@@ -70,13 +70,13 @@ class PluginCommands:
         self._entries: list[_Entry] | None = None
         self._owners: dict[str, _Entry] = {}
         self._disputes: dict[str, str] = {}
-        "Command -> why somebody's claim of it does not count."
+        "Command -> why a claim to it is ignored."
         self._told: set[str] = set()
         self.is_silent = False
-        "While words are completed, where a warning would spoil the line that is being typed."
+        "True during completion, where a warning would spoil the line being typed."
 
     def names(self) -> list[str]:
-        """Every command, by what is known without an import."""
+        """Every command known without an import."""
         self._scan()
         return sorted(self._owners)
 
@@ -93,7 +93,7 @@ class PluginCommands:
     def lines(self, *, verified: bool = False) -> dict[str, str]:
         """Each command in order of its name, with its line of help.
 
-        `verified` leaves out, and names, what cannot be imported.
+        `verified` omits, and reports, what cannot be imported.
         """
         self._scan()
         self._import_unknown()
@@ -107,18 +107,18 @@ class PluginCommands:
         return {name: (self._owners[name].commands or {})[name] for name in sorted(self._owners)}
 
     def problems(self) -> list[str]:
-        """What is wrong with the commands of distributions, a sentence each; imports them all."""
+        """Problems with the commands of distributions, one sentence each; imports them all."""
         self.is_silent = True
         self.lines(verified=True)
         return sorted(self._told)
 
     def has_failed(self, command: str, error: BaseException) -> None:
-        """Say that the register() of the owner of `command` failed."""
+        """Report that the register() of the owner of `command` failed."""
         entry = self._owners[command]
         self._fail(entry, error)
 
     def owns(self, module: object, command: str) -> bool:
-        """Whether a command that `module` registered is its own to register."""
+        """Whether `module` may register `command`."""
         entry = self._owners.get(command)
         return entry is not None and entry.module is module
 
@@ -127,7 +127,7 @@ class PluginCommands:
             return
         from aitorrentd.system import distributions
 
-        # Whoever lacks a plugin's methods wants to know as well as who lacks its commands.
+        # Users who miss a plugin's methods need to know too, not only those who miss its commands.
         found = distributions.scan(distributions.COMMANDS, distributions.PLUGINS)
         for problem in found.problems:
             self._warn(problem.text)
@@ -140,7 +140,7 @@ class PluginCommands:
         self._share_out()
 
     def _import_unknown(self) -> None:
-        """Import the modules whose commands can be known in no other way."""
+        """Import the modules whose commands cannot be known otherwise."""
         unknown = [e for e in self._entries or () if e.commands is None and not e.is_broken]
         for entry in unknown:
             self._load(entry)
@@ -150,8 +150,8 @@ class PluginCommands:
     def _share_out(self) -> None:
         """Give each command to the one that may have it.
 
-        The core and its plugins keep theirs. Of several others with one command none gets it:
-        which one was meant is for a person to say.
+        The core and its plugins keep theirs. If several others claim the same command, none gets
+        it: the user has to choose.
         """
         claims: dict[str, list[_Entry]] = {}
         for entry in self._entries or ():
@@ -184,7 +184,7 @@ class PluginCommands:
                 self._owners[command] = first
 
     def _load(self, entry: _Entry) -> CommandModule | None:
-        """Import a module; one that fails in whatever way is told and forgotten."""
+        """Import a module; one that fails in any way is reported and dropped."""
         if entry.module is not None or entry.is_broken:
             return entry.module
         try:
@@ -194,7 +194,7 @@ class PluginCommands:
                 raise TypeError(_NO_MODULE)
         except KeyboardInterrupt:
             raise
-        except BaseException as e:  # somebody else's module, which may even call sys.exit()
+        except BaseException as e:  # a third-party module, which may even call sys.exit()
             self._fail(entry, e)
             return None
         entry.module, entry.commands = module, module.COMMANDS
@@ -231,24 +231,24 @@ def _is_map_of_text(value: object) -> bool:
 
 
 def declared(point: Any) -> Mapping[str, str] | None:
-    """`COMMANDS` of the module that an entry point names, read without running any of its code;
-    None where that is not possible."""
+    """`COMMANDS` of the module that an entry point names, read without running its code; None where
+    that is impossible."""
     try:
         if (loaded := sys.modules.get(point.module)) is not None:
             found = getattr(loaded, "COMMANDS", None)
         else:
             source = _source(point.module) or ""
-            # Ours stand before the first function, and every command waits for them.
+            # Ours come before the first function, and every command waits for them.
             head = _FIRST_FUNCTION.split(source, 1)[0] if _is_built_in(point) else source
             found = _literal(head)
-    # Import hooks and source of somebody else; its import says better what is wrong.
+    # Third-party import hooks and source; the import reports the error better.
     except Exception:
         return None
     return cast("Mapping[str, str]", found) if _is_map_of_text(found) else None
 
 
 def _source(module: str) -> str | None:
-    """The source of a module, found without importing the packages that it is in."""
+    """The source of a module, found without importing its parent packages."""
     path, spec = None, None
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
@@ -263,7 +263,7 @@ def _source(module: str) -> str | None:
 
 
 def _literal(source: str) -> object:
-    """The value of `COMMANDS = {...}`, where the top level does nothing else with it."""
+    """The value of `COMMANDS = {...}`, if the top level does nothing else with it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tree = ast.parse(source)

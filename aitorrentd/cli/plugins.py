@@ -1,4 +1,4 @@
-"""`plugin`: list, inspect, switch and restart plugins; `installing` has the rest."""
+"""`plugin`: lists, inspects, switches and restarts plugins; `installing` has the rest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COLUMNS: list[toolkit.Column] = [
     ("detail", "DETAIL"),
 ]
 _DROP = ("tier", "provides", "version", "restarts")
-"Columns that a narrow terminal goes without, the first one first."
+"Columns that a narrow terminal omits, the first one first."
 
 
 def list_() -> None:
@@ -85,7 +85,7 @@ def _render(row: Mapping[str, Any]) -> str:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
+    """Add this module's commands."""
     group = typer.Typer(
         help="List, install, enable, disable and restart plugins.",
         no_args_is_help=True,

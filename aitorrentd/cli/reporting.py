@@ -1,4 +1,4 @@
-"""`bugreport`: an archive for people who help, without secrets."""
+"""`bugreport`: an archive for maintainers, without secrets."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _render(reply: Mapping[str, Any]) -> str:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
+    """Add this module's command."""
     app.command(
         "bugreport", epilog=toolkit.examples("bugreport", "bugreport --output report.tar.gz")
     )(bugreport)

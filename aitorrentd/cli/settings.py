@@ -1,4 +1,4 @@
-"""`config`: show, check, read and change the configuration."""
+"""`config`: shows, checks, reads and changes the configuration."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _render_change(reply: Mapping[str, Any]) -> str:
 
 
 def _in_force(reply: Mapping[str, Any]) -> list[str]:
-    """Lines that say what holds now and what after a restart."""
+    """Lines that say what takes effect now and what after a restart."""
     lines = []
     for applied in reply.get("applied") or []:
         section, _, rest = str(applied).partition(".")
@@ -161,7 +161,7 @@ def _in_force(reply: Mapping[str, Any]) -> list[str]:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
+    """Add this module's commands."""
     group = typer.Typer(
         help="Show, check and change the configuration.",
         no_args_is_help=True,

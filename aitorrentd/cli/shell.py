@@ -94,7 +94,7 @@ def completer(group: Any) -> Callable[[str, int], str | None]:
 
 
 def next_words(group: Any, before: list[str]) -> list[str]:
-    """What may follow the words `before`: commands, or the options of a command."""
+    """Completions for the words `before`: commands, or the options of a command."""
     from aitorrentd.cli.app import LEAVE
 
     context = typer.Context(group, info_name="aitorrentctl", resilient_parsing=True)
@@ -117,7 +117,7 @@ def next_words(group: Any, before: list[str]) -> list[str]:
 
 @contextmanager
 def _line_editing(group: Any) -> Iterator[None]:
-    """readline with history and completion, when somebody types."""
+    """Set up readline with history and completion for interactive use."""
     if not sys.stdin.isatty():
         yield
         return
@@ -145,7 +145,7 @@ def _line_editing(group: Any) -> Iterator[None]:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
+    """Add this module's command."""
     app.command(
         "shell",
         epilog=toolkit.examples("shell", "--socket ./control.sock shell"),

@@ -1,7 +1,7 @@
-"""A daemon that was started a moment ago: its control socket is waited for, not for ever.
+"""Waits for the control socket of a daemon that has just been started, with a limit.
 
-A process that has just begun to run `aitorrentd` is waited for until it listens. Where none can be
-seen (it may be about to begin, or stand in another container) the wait is short.
+If a young `aitorrentd` process is running, wait until it listens. If none is visible (it may be
+about to start, or be in another container), the wait is short.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from aitorrentd.control.client import Client
 
 SHORT_S: Final = 1.5
-"Where nothing shows that a daemon starts."
+"When nothing shows that a daemon is starting."
 LONG_S: Final = 10.0
-"Where a process of it was seen that is younger than this."
+"When a daemon process younger than this is visible."
 _TELL_AFTER_S: Final = 0.5
 _RETRY_S: Final = 0.1
 _PROC: Final = Path("/proc")
 
 
 def daemon_is_starting(proc: Path = _PROC, *, young_s: float = LONG_S) -> bool:
-    """Whether a process of the daemon runs that began less than `young_s` seconds ago."""
+    """Whether a daemon process is running that started less than `young_s` seconds ago."""
     try:
         up_s = float((proc / "uptime").read_text().split()[0])
         processes = [entry for entry in os.listdir(proc) if entry.isdecimal()]
@@ -40,9 +40,9 @@ def daemon_is_starting(proc: Path = _PROC, *, young_s: float = LONG_S) -> bool:
 def _is_daemon(process: Path) -> bool:
     try:
         words = (process / "cmdline").read_bytes().split(b"\0")
-    except OSError:  # it has just ended, or is not ours to see
+    except OSError:  # it has just ended, or is not visible to us
         return False
-    # `aitorrentd …`, a script of Python's, or `python -m aitorrentd.main`
+    # `aitorrentd …`, a Python script, or `python -m aitorrentd.main`
     names = [word.rpartition(b"/")[2] for word in words[:3]]
     return b"aitorrentd" in names[:2] or names[1:] == [b"-m", b"aitorrentd.main"]
 
@@ -50,7 +50,7 @@ def _is_daemon(process: Path) -> bool:
 def _began_s(process: Path) -> float:
     """Seconds from the machine's start to the process's (proc_pid_stat(5), field 22)."""
     try:
-        # The second field is a name in parentheses, which may itself have some.
+        # The second field is a name in parentheses, which may itself contain parentheses.
         fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
         return int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
@@ -65,10 +65,10 @@ def connect_when_up(
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Client:
-    """What `connect` gives, once the daemon listens; `limit_s` is the user's own --timeout.
+    """The result of `connect`, once the daemon listens; `limit_s` is the user's own --timeout.
 
     Raises:
-        AitorrentError: of the last try.
+        AitorrentError: from the last attempt.
     """
     from aitorrentd.control.client import NoDaemon
 

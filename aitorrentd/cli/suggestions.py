@@ -1,7 +1,7 @@
-"""What a mistyped command may have meant: one that is near in meaning or in spelling, or none.
+"""Suggests a command for a mistyped one: close in meaning or in spelling, or none.
 
-A suggestion is copied and run, so a command that ends something is suggested only for a slip of
-the fingers in its own name, or for another word for it.
+A suggestion gets copied and run, so a command that stops or removes something is suggested only for
+a typo in its own name, or for a synonym.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ MEANINGS: Final[dict[str, tuple[str, ...]]] = {
     "version": ("versions", "ver"),
     "wait": ("wait-for", "ready"),
 }
-"Command -> words by which people look for it; words of two are a command of a group."
+"Command -> words that users try instead; two-word entries are subcommands of a group."
 
 ENDINGS: Final = frozenset({"drain", "disconnect", "remove", "disable", "restart", "rebuild"})
-"Commands that end or remove something."
+"Commands that stop or remove something."
 
 _SUBCOMMANDS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "plugin": {
@@ -77,12 +77,12 @@ _SERVICE: Final[dict[str, str]] = {
     "stop": "stop it with: systemctl stop aitorrentd, or Ctrl-C where it runs",
     "restart": "restart it with: systemctl restart aitorrentd",
 }
-"What the service manager does, and no command here."
+"Actions of the service manager, for which there is no command here."
 
 
 def suggestion(typed: str, commands: Iterable[str], *, group: str = "") -> str:
-    """The command of `commands` that `typed` stands for, with its subcommand where that is meant;
-    empty when none is near. `group` is the command whose subcommands these are."""
+    """The command of `commands` that `typed` stands for, with its subcommand if that is meant;
+    empty if none is close. `group` is the command whose subcommands these are."""
     known = list(commands)
     word = re.sub(r"[\s_]+", "-", typed.strip().lower())
     if word in known:
@@ -97,7 +97,7 @@ def suggestion(typed: str, commands: Iterable[str], *, group: str = "") -> str:
     others = {w for words in meanings.values() for w in words}
     near = [(distance(word, name), name) for name in known if _may_be(word, name)]
     best = min(near, default=(9, ""))
-    # A word that is as near to a word for something else stands for nothing in particular.
+    # A word equally close to a synonym of something else stands for nothing in particular.
     rival = min((distance(word, other) for other in others), default=9)
     return best[1] if best[0] <= rival else ""
 
@@ -111,7 +111,7 @@ def service_hint(typed: str) -> str:
 
 
 def _may_be(typed: str, name: str) -> bool:
-    """Whether `typed` is near enough to `name` in spelling to suggest it."""
+    """Whether `typed` is close enough to `name` in spelling to suggest it."""
     is_swap = typed[:2] == name[1::-1]
     if len(typed) < 2 or (typed[0] != name[0] and not is_swap):
         return False
@@ -121,9 +121,9 @@ def _may_be(typed: str, name: str) -> bool:
 
 
 def distance(a: str, b: str) -> int:
-    """Insertions, deletions, replacements and swaps of neighbours from `a` to `b`.
+    """Insertions, deletions, replacements and transpositions from `a` to `b`.
 
-    Source: Damerau (1964), in the form without overlapping swaps (optimal string alignment).
+    Source: Damerau (1964), without overlapping transpositions (optimal string alignment).
     """
     before: list[int] = []
     row = list(range(len(b) + 1))

@@ -1,7 +1,7 @@
-"""Lays out tables for people: aligned columns that fit the terminal they are shown on.
+"""Lays out tables for display: aligned columns that fit the terminal.
 
-A terminal that is too narrow gets fewer columns and a last one that is wrapped; whoever reads from
-a pipe gets everything, one line for each row.
+A terminal that is too narrow gets fewer columns and a wrapped last column; a pipe gets everything,
+one line per row.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final
 
 _GAP: Final = "  "
 _LEAST_LAST: Final = 36
-"The last column is not wrapped narrower than this."
+"The last column is never wrapped narrower than this."
 
 
 def terminal_columns() -> int | None:
-    """How wide the terminal behind stdout is; None when it is no terminal."""
+    """The width of the terminal behind stdout; None if it is not a terminal."""
     if not sys.stdout.isatty():
         return None
     said = os.environ.get("COLUMNS", "")
@@ -27,7 +27,7 @@ def terminal_columns() -> int | None:
 
 
 def shown_width(text: str) -> int:
-    """Columns that a terminal takes for `text`: two for wide characters, none for marks."""
+    """Terminal columns that `text` occupies: two for wide characters, none for combining marks."""
     if text.isascii():
         return len(text)
     return sum(
@@ -37,7 +37,8 @@ def shown_width(text: str) -> int:
 
 
 def wrapped(text: str, *, indent: int = 2) -> list[str]:
-    """The lines of a sentence; on a terminal broken between words and set in from the second on."""
+    """The lines of a sentence; on a terminal wrapped at words and indented from the second line
+    on."""
     width = terminal_columns()
     if width is None:
         return [text]
@@ -54,8 +55,8 @@ def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
 
 
 def fitting(lines: Sequence[Sequence[str]], drop: Sequence[int], width: int | None) -> list[int]:
-    """Which columns to show: all, but for those in `drop`, first one first, as long as the rest
-    with a last column of 36 does not fit into `width`."""
+    """Which columns to show: drop those in `drop`, first one first, until the rest with a last
+    column of 36 fits into `width`."""
     shown = list(range(len(lines[0])))
     widths = _widths(lines)
     for column in drop if width is not None else ():
@@ -69,7 +70,7 @@ def fitting(lines: Sequence[Sequence[str]], drop: Sequence[int], width: int | No
 def aligned(
     lines: Sequence[Sequence[str]], is_right: Sequence[bool], width: int | None
 ) -> list[str]:
-    """The lines of a table; a last column of text that passes `width` goes on in further lines."""
+    """The lines of a table; a last text column that exceeds `width` continues on further lines."""
     widths = _widths(lines)
     before = sum(widths[:-1]) + len(_GAP) * (len(widths) - 1)
     room = max((width or 0) - before, _LEAST_LAST)

@@ -1,4 +1,4 @@
-"""What a command of `aitorrentctl` is made with; the stable module for plugins' commands.
+"""The building blocks of `aitorrentctl` commands; the stable module for plugins' commands.
 
     def peers() -> None:
         with toolkit.connect() as client:
@@ -8,10 +8,10 @@
     def render(reply: Mapping[str, Any]) -> str:
         return toolkit.table(reply["peers"], [("id", "PEER"), ("rtt_s", "RTT", toolkit.ms_text)])
 
-Results go to stdout: a table for people, or with --json exactly what the daemon answered. All else
-goes to stderr, where with --json an error is a JSON object in one line. The options --json,
---socket, --timeout and --no-color are taken anywhere on the command line before a command sees its
-arguments, so no command defines them.
+Results go to stdout: a table for people, or with --json exactly what the daemon answered.
+Everything else goes to stderr, where with --json an error is a JSON object on one line. The options
+--json, --socket, --timeout and --no-color may appear anywhere on the command line and are extracted
+before a command sees its arguments, so no command defines them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from aitorrentd.cli import tables
 from aitorrentd.display import bytes_text as bytes_text
 from aitorrentd.display import called as called
 from aitorrentd.display import short as short
-from aitorrentd.errors import AitorrentError as AitorrentError  # for commands that go on after one
+from aitorrentd.errors import AitorrentError as AitorrentError  # for commands that survive one
 
 if TYPE_CHECKING:
     from aitorrentd.control.client import Client, ClientStream
@@ -39,11 +39,11 @@ SYSTEM_SOCKET: Final = "/run/aitorrent/control.sock"
 DEFAULT_TIMEOUT_S: Final = 30.0
 
 Column = tuple[str, str] | tuple[str, str, Callable[[Any], str]]
-"A key of the row, the heading, and what turns the value into text."
+"A key of the row, the heading, and a function that turns the value into text."
 
 
 class ExitCode(IntEnum):
-    """What `aitorrentctl` exits with (above 63 as in sysexits.h)."""
+    """Exit codes of `aitorrentctl` (above 63 as in sysexits.h)."""
 
     OK = 0
     ERROR = 1
@@ -58,8 +58,8 @@ class ExitCode(IntEnum):
 
 
 class CommandFailed(Exception):
-    """A command ends with a message on stderr and an exit code; `hint` is for programs, whose
-    message has no place for it."""
+    """Ends a command with a message on stderr and an exit code; `hint` is for programs and not part
+    of the message."""
 
     def __init__(self, message: str, code: int, *, hint: str = "") -> None:
         super().__init__(message)
@@ -92,7 +92,7 @@ def set_options(value: Options) -> None:
 
 
 def forget_stdin() -> None:
-    """Another command line begins; only `aitorrentctl` itself calls this."""
+    """Reset for another command line; only `aitorrentctl` itself calls this."""
     global _stdin
     _stdin = None
 
@@ -114,9 +114,9 @@ def timeout_s(default: float = DEFAULT_TIMEOUT_S) -> float:
 
 
 def connect(timeout: float | None = None) -> Client:
-    """A connection to the daemon that the global options name.
+    """Connect to the daemon that the global options name.
 
-    `timeout` in seconds holds for each call, unless the user gave --timeout.
+    `timeout` in seconds applies to each call, unless the user gave --timeout.
 
     Raises:
         AitorrentError: not reachable; `aitorrentctl` turns it into a message and an exit code.
@@ -129,7 +129,7 @@ def connect(timeout: float | None = None) -> Client:
 
 
 def connect_when_up(timeout: float | None = None) -> Client:
-    """As `connect`, of a daemon that was perhaps started a moment ago: waits for its socket for a
+    """Like `connect`, for a daemon that may have just been started: waits for its socket for a
     short time, or while it is known to be starting."""
     from aitorrentd.cli import starting
 
@@ -147,7 +147,7 @@ def _warn_of_skew(server: str) -> None:
 
 
 def echo(text: str = "", *, end: str = "\n") -> None:
-    """Write to stdout, at once: whoever reads a stream sees each line when it happens."""
+    """Write to stdout and flush: readers of a stream see each line as it happens."""
     sys.stdout.write(text + end)
     sys.stdout.flush()
 
@@ -159,7 +159,7 @@ def read_stdin(max_chars: int) -> str:
         CommandFailed: over `max_chars` characters, or not UTF-8.
     """
     global _stdin
-    if _stdin is not None:  # a command that runs again, since the node was just starting
+    if _stdin is not None:  # a command that runs again, since the node was still starting
         return _stdin
     try:
         text = sys.stdin.read(max_chars + 1)
@@ -174,10 +174,11 @@ def read_stdin(max_chars: int) -> str:
 
 
 def read_line(prompt: str = "") -> str:
-    """A line of standard input, as `input` gives it.
+    """A line of standard input, as `input` returns it.
 
     Raises:
-        CommandFailed: it is not UTF-8; a terminal may give a better one. EOFError: there is none.
+        CommandFailed: it is not UTF-8; on a terminal the user may try again. EOFError: no more
+        input.
     """
     try:
         return input(prompt)
@@ -188,12 +189,12 @@ def read_line(prompt: str = "") -> str:
 
 
 def redraw(text: str) -> None:
-    """Show `text` in the place of what was shown before, on a terminal; elsewhere below it."""
+    """Show `text` in place of the previous text on a terminal; elsewhere below it."""
     echo(f"\x1b[H\x1b[2J{text}" if sys.stdout.isatty() else f"\n{text}")
 
 
 def warn(message: str) -> None:
-    """A line on stderr that begins with `warning:`."""
+    """Write a line on stderr that starts with `warning:`."""
     sys.stderr.write(f"warning: {message}\n")
     sys.stderr.flush()
 
@@ -204,9 +205,9 @@ def fail(message: str, code: int = ExitCode.ERROR) -> NoReturn:
 
 
 def complain(error: AitorrentError | CommandFailed) -> None:
-    """An error on stderr: `Error: ` and what happened, with --json an object in one line."""
+    """Report an error on stderr: `Error: ` and the message, with --json an object on one line."""
     if options.json:
-        # In ASCII whatever the terminal can show: what it cannot would be written as no JSON.
+        # ASCII on every terminal: escapes for unsupported characters would break the JSON.
         text = json.dumps({"error": _error_map(error)}, default=_json_fallback)
     else:
         lines = _error_text(error).splitlines()
@@ -223,7 +224,7 @@ def _error_text(error: AitorrentError | CommandFailed) -> str:
 
 
 def _error_map(error: AitorrentError | CommandFailed) -> dict[str, Any]:
-    """`code`, `message`, and `data` or `hint` where there is one."""
+    """`code`, `message`, and `data` or `hint` if present."""
     if isinstance(error, CommandFailed):
         known = {int(code): code.name.lower() for code in ExitCode}
         found = {"code": known.get(error.code, "error"), "message": error.message}
@@ -233,7 +234,7 @@ def _error_map(error: AitorrentError | CommandFailed) -> dict[str, Any]:
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """`value` as JSON; bytes as hexadecimal."""
+    """`value` as JSON; bytes in hexadecimal."""
     is_unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
     return json.dumps(value, ensure_ascii=not is_unicode, indent=indent, default=_json_fallback)
 
@@ -243,16 +244,16 @@ def _json_fallback(value: Any) -> Any:
 
 
 def examples(*lines: str) -> str:
-    """The `epilog=` of a command: one or two command lines that work as they stand.
+    """The `epilog=` of a command: one or two command lines that work as written.
 
-    Each is written without the program's name, which help puts in front of it. In a pipeline the
-    name is written out: `git diff | aitorrentctl ask "Review this"`.
+    Each is written without the program's name, which help adds in front. In a pipeline the name is
+    written out: `git diff | aitorrentctl ask "Review this"`.
     """
     return "\n".join(line if f"{PROGRAM} " in line else f"{PROGRAM} {line}" for line in lines)
 
 
 def emit(value: Mapping[str, Any], render: Callable[[Any], str | None]) -> None:
-    """Show a result: with --json unchanged, else what `render` returns or writes itself."""
+    """Show a result: with --json unchanged, otherwise what `render` returns or writes itself."""
     if options.json:
         echo(json_text(value, indent=2))
         return
@@ -264,7 +265,7 @@ def emit(value: Mapping[str, Any], render: Callable[[Any], str | None]) -> None:
 def emit_stream(
     stream: ClientStream, render: Callable[[dict[str, Any]], str | None]
 ) -> dict[str, Any]:
-    """Show each item of a stream as it comes, with --json one line each; returns the summary."""
+    """Show each stream item as it arrives, with --json one line each; returns the summary."""
     with stream:
         for item in stream:
             if options.json:
@@ -277,12 +278,12 @@ def emit_stream(
 
 
 def clean(text: object) -> str:
-    """Text that strangers may have written, without what a terminal would obey."""
+    """Untrusted text without terminal control characters."""
     return "".join(c if c.isprintable() else "�" for c in str(text))
 
 
 def styled(text: str, style: str) -> str:
-    """`text` in `bold`, `dim`, `red`, `green` or `yellow`, when stdout is a terminal."""
+    """`text` in `bold`, `dim`, `red`, `green` or `yellow`, if stdout is a terminal."""
     codes = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33}
     is_plain = not options.color or "NO_COLOR" in os.environ or not sys.stdout.isatty()
     return text if is_plain else f"\x1b[{codes[style]}m{text}\x1b[0m"
@@ -303,11 +304,11 @@ def _cell(value: Any) -> str:
 def table(
     rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], *, drop: Sequence[str] = ()
 ) -> str:
-    """An aligned table as text: headings, then a line for each row; numbers to the right.
+    """An aligned table as text: headings, then one line per row; numbers right-aligned.
 
-    None and a missing key show as `-`, True as `yes`, a list as its parts. On a terminal that is
-    too narrow the columns of the keys in `drop` are left out, the first one first, and the text of
-    the last column is wrapped.
+    None and missing keys show as `-`, True as `yes`, a list as its parts. On a terminal that is too
+    narrow, the columns of the keys in `drop` are omitted, the first one first, and the text of the
+    last column is wrapped.
     """
     rows = list(rows)
     lines = [[column[1] for column in columns]]
@@ -332,7 +333,7 @@ def table(
 
 
 def fields(pairs: Iterable[tuple[str, Any]]) -> str:
-    """Lines of `name  value`, aligned; a list takes a line for each of its parts."""
+    """Lines of `name value`, aligned; a list takes one line per part."""
     pairs = list(pairs)
     width = max((len(name) for name, _ in pairs), default=0)
     lines = []
@@ -372,9 +373,9 @@ def time_text(at: float) -> str:
 
 
 class Progress:
-    """A line on stderr that shows how far a call is, drawn only on a terminal.
+    """A progress line on stderr, drawn only on a terminal.
 
-    Give the object itself as `progress=` to `Client.call` or `Client.stream`.
+    Pass the object itself as `progress=` to `Client.call` or `Client.stream`.
     """
 
     def __init__(self) -> None:
@@ -403,7 +404,7 @@ class Progress:
         self._draw(text[: os.get_terminal_size(2).columns - 1])
 
     def clear(self) -> None:
-        """Remove the line, before something else is written to the terminal."""
+        """Remove the line before other output goes to the terminal."""
         if self._drawn:
             self._draw("")
 

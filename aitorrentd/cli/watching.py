@@ -1,4 +1,4 @@
-"""`events`, `logs`: what happens in the node."""
+"""`events`, `logs`: follow what happens in the node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import clean, styled, time_text
 
-_GRACE_S = 1.0  # the daemon ends the stream in time; this is for one that hangs
+_GRACE_S = 1.0  # the daemon ends the stream in time; this is for a hanging one
 _LEVEL_STYLE = {"error": "red", "critical": "red", "warning": "yellow", "debug": "dim"}
 
 
@@ -95,7 +95,7 @@ def _render_line(item: Mapping[str, Any]) -> str:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
+    """Add this module's commands."""
     app.command("events", epilog=toolkit.examples("events", "events peer. --timeout 60"))(events)
     app.command(
         "logs", epilog=toolkit.examples("logs --follow", "logs --plugin transport --level warning")

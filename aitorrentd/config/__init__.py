@@ -1,7 +1,8 @@
 """Configuration: files, drop-ins, environment and command line, merged and validated.
 
-`load` is the way of a setting: read → merge → resolve secrets → validate → freeze, a module each.
-Later wins: defaults, the file, its drop-ins by name, the environment, the command line.
+`load` is the whole path of a setting: read → merge → resolve secrets → validate → freeze, one
+module each. Later layers win: defaults, the file, its drop-ins by name, the environment, the
+command line.
 """
 
 from aitorrentd.config.edit import plan_setting, write_setting

@@ -1,9 +1,9 @@
-"""YAML text as a tree of settings, with the line of each; errors say where and what to write.
+"""Parses YAML text into a tree of settings, with line numbers; errors give the place and the fix.
 
 A tree is a table with text keys whose leaves are text, numbers, true, false and null: what the
-control API can carry. Scalars are read as YAML 1.2 does (core schema, section 10.3.2), where 1.1
-would guess: `no`, `1:30`, `08468`, `0660` and `2026-01-01` are text, which each setting's own type
-then reads as it was meant. A key that is given twice is an error.
+control API can carry. Scalars follow YAML 1.2 (core schema, section 10.3.2), where 1.1 would guess:
+`no`, `1:30`, `08468`, `0660` and `2026-01-01` are text, which the setting's own type then parses as
+intended. Duplicate keys are errors.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _RESOLVERS: Final = (
 
 
 def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    """The table above in PyYAML's shape: by first character."""
+    """The table above in PyYAML's form: by first character."""
     table: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
     for name, pattern, firsts in _RESOLVERS:
         for first in firsts:
@@ -54,7 +54,7 @@ class _Loader(yaml.CSafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what YAML 1.1 or 1.2 would take for something else than text."""
+    """Quotes text that YAML 1.1 or 1.2 would read as another type."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - the shape that PyYAML reads
         first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) + _resolvers().get(first, [])
@@ -65,7 +65,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_str(self, data: str) -> ScalarNode:
-        """Characters that YAML takes for line breaks, or drops, are written as escapes."""
+        """Characters that YAML treats as line breaks, or drops, are written as escapes."""
         style = '"' if re.search("[\r\x85\u2028\u2029\ufeff]", data) else None
         return self.represent_scalar(_TAG + "str", data, style)
 
@@ -75,14 +75,14 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a YAML text says, and the line (from 1) of each of its settings."""
+    """The contents of a YAML text, and the line (from 1) of each of its settings."""
 
     tree: Any
     lines: Mapping[SettingPath, int]
 
 
 def parse(text: str, source: str) -> Document:
-    """The YAML document `text`; `source` is how errors name it.
+    """Parse the YAML document `text`; errors call it `source`.
 
     Raises:
         ConfigError: not YAML, or a value that configuration cannot hold; with line and column.
@@ -101,7 +101,7 @@ def parse(text: str, source: str) -> Document:
             "remove it"
         ) from None
     except UnicodeEncodeError as e:
-        # half of a surrogate pair, from an argument that was not UTF-8
+        # a lone surrogate, from an argument that was not UTF-8
         raise ConfigError(f"{source}{position(text, e.start)}: not valid Unicode text") from None
     if node is None:
         return Document(None, {})
@@ -110,7 +110,7 @@ def parse(text: str, source: str) -> Document:
 
 
 def dump(tree: Mapping[str, Any]) -> str:
-    """The tree as YAML in the order of its keys; `parse` reads the same tree from it."""
+    """The tree as YAML in the order of its keys; `parse` returns the same tree from it."""
     text: str = yaml.dump(
         tree,
         Dumper=_Dumper,
@@ -129,7 +129,7 @@ def position(text: str, offset: int) -> str:
 
 
 class _Builder:
-    """Makes a tree of composed nodes; bounded, whatever aliases and merge keys multiply."""
+    """Builds a tree from composed nodes; bounded, however much aliases and merge keys multiply."""
 
     def __init__(self, source: str) -> None:
         self.lines: dict[SettingPath, int] = {}
@@ -153,7 +153,8 @@ class _Builder:
         return tree
 
     def _pairs(self, node: MappingNode, path: SettingPath, merges: int) -> dict[str, Any]:
-        """(key node, value node) by key; own keys win over merged ones, earlier merged ones too."""
+        """(key node, value node) by key; own keys override merged ones, and earlier merges later
+        ones."""
         own: dict[str, tuple[Node, Node]] = {}
         merged: dict[str, tuple[Node, Node]] = {}
         has_merge = False
@@ -236,7 +237,7 @@ def _text(text: str) -> str:
 def _integer(text: str) -> int:
     try:
         number = int(text, 16 if text.startswith("0x") else 10)
-    except ValueError:  # also: over 4,300 digits
+    except ValueError:  # also raised for over 4,300 digits
         raise ValueError("not a whole number; write text in quotes") from None
     if number not in _INT_RANGE:
         raise ValueError("the number has more than 64 bits; if it is text, write it in quotes")
@@ -270,7 +271,7 @@ _SCALARS: Final[Mapping[str, Callable[[str], Any]]] = {
 
 
 def _check_depth(text: str, source: str) -> None:
-    # libyaml composes by recursion in C: thousands of brackets would end the process.
+    # libyaml composes by recursion in C: thousands of brackets would crash the process.
     depth = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         depth += isinstance(event, CollectionStartEvent)

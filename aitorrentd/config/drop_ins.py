@@ -1,9 +1,8 @@
-"""Which files a configuration is made of; a file that people meant and we would not read is an
-error.
+"""Which files make up a configuration. A file that looks intended but would be ignored is an error.
 
-`aitorrent.yaml`, then `aitorrent.yaml.d/*.yaml` in the order of their names. Left out are hidden
-files, what editors and package managers leave behind, `*.disabled`, and files that are no
-configuration by their names.
+`aitorrent.yaml`, then `aitorrent.yaml.d/*.yaml` in the order of their names. Skipped are hidden
+files, leftovers of editors and package managers, `*.disabled`, and files whose names show that they
+are not configuration.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ _CONFIGURATION: Final = re.compile(r"\.ya?ml\b|\.(?:json|toml|ini|conf|cfg)$", r
 
 
 class UnreadableConfig(ConfigError):
-    """A file of the configuration cannot be read now, whatever it says.
+    """A configuration file cannot be read now, whatever its contents.
 
-    `is_denied`: for lack of permission; otherwise the machine failed (an input/output error).
+    `is_denied`: permission was denied; otherwise the machine failed (an input/output error).
     """
 
     def __init__(self, message: str, *, is_denied: bool = False) -> None:
@@ -39,12 +38,12 @@ class UnreadableConfig(ConfigError):
 
 
 def drop_in_dir(path: Path) -> Path:
-    """The directory of the drop-ins of a configuration file: `aitorrent.yaml.d`."""
+    """The drop-in directory of a configuration file: `aitorrent.yaml.d`."""
     return path.with_name(path.name + ".d")
 
 
 def drop_ins(path: Path) -> tuple[list[Path], list[ConfigError]]:
-    """The drop-ins of `path` in the order of their names, and what is wrong with the others."""
+    """The drop-ins of `path` in the order of their names, and the problems with the others."""
     directory = drop_in_dir(path)
     try:
         names = sorted(os.listdir(directory))
@@ -75,8 +74,7 @@ def drop_ins(path: Path) -> tuple[list[Path], list[ConfigError]]:
 
 
 def mistaken_name(path: Path) -> ConfigError | None:
-    """What is wrong when the default file, or its drop-ins, are there under a name like the right
-    one."""
+    """Problems where the default file, or its drop-ins, exist under a similar but wrong name."""
     near = [path.with_suffix(suffix) for suffix in (".yml", ".YML", ".YAML", ".json")]
     for file in near:
         if os.path.lexists(file):
@@ -90,7 +88,7 @@ def mistaken_name(path: Path) -> ConfigError | None:
 
 
 def link_problem(path: Path) -> str:
-    """Says that a link points to nothing."""
+    """Report a link that points to nothing."""
     return (
         f"{path} is a link to {os.readlink(path)}, which does not exist; "
         "create that file, or remove the link"
@@ -98,7 +96,7 @@ def link_problem(path: Path) -> str:
 
 
 def unreadable(error: OSError, path: Path) -> ConfigError:
-    """Why `path` cannot be read; an UnreadableConfig where its content is not to blame."""
+    """Why `path` cannot be read; an UnreadableConfig if its contents are not to blame."""
     if isinstance(error, PermissionError):
         return UnreadableConfig(
             f"{path}: permission denied; the user that runs the daemon must be able to read it",

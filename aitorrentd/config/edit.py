@@ -1,4 +1,4 @@
-"""Changing settings: always in the drop-in `90-set.yaml`, never in a file that a person wrote."""
+"""Changes settings: always in the drop-in `90-set.yaml`, never in a hand-written file."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _NOT_ALLOWED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def plan_setting(config: Config, key: str, value: Any) -> tuple[Config, Path, str]:
-    """What `write_setting` would do: the configuration as it would be, the file and its text.
+    """What `write_setting` would do: the resulting configuration, the file and its text.
 
     Raises:
-        ConfigError: the result would not be valid or would not hold, or there is no file to write.
+        ConfigError: the result would be invalid or overridden, or there is no file to write.
     """
     path = parse_key(key)
     file = config.set_file
@@ -40,7 +40,7 @@ def plan_setting(config: Config, key: str, value: Any) -> tuple[Config, Path, st
     try:
         changed = config.reloaded({file: text})
     except ConfigError as e:
-        # It would be in that file, where nobody finds it now.
+        # Without the location: that file does not contain the setting yet.
         place = re.compile(rf" \(in {re.escape(str(file))}(?::\d+)?\)$")
         told = tuple(place.sub("", problem) for problem in e.problems)
         raise ConfigError("; ".join(told), problems=told) from None
@@ -51,10 +51,10 @@ def plan_setting(config: Config, key: str, value: Any) -> tuple[Config, Path, st
 
 
 def write_setting(config: Config, key: str, value: Any) -> Config:
-    """Set `key` (`plugins.transport.port`) in the drop-in and return the configuration with it.
+    """Set `key` (`plugins.transport.port`) in the drop-in and return the resulting configuration.
 
-    The file is replaced in one step, so a crash leaves the old or the new one, and only after the
-    whole configuration was validated with it. Where it is a link, what it points to is replaced.
+    The file is replaced atomically, so a crash leaves the old or the new one, and only after the
+    whole configuration was validated with it. If it is a link, the link's target is replaced.
 
     Raises:
         ConfigError: as `plan_setting`. Denied: the directory is not writable.
@@ -63,7 +63,7 @@ def write_setting(config: Config, key: str, value: Any) -> Config:
     try:
         target = Path(os.path.realpath(file))
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        # For the owner alone: a value may be a secret that somebody did not pass by reference.
+        # For the owner alone: a value may be a secret that was not passed by reference.
         mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o600
         replace_file(target, text.encode(), mode=mode)
     except OSError as e:
@@ -77,7 +77,7 @@ def write_setting(config: Config, key: str, value: Any) -> Config:
 
 
 def _written(tree: dict[str, Any], file: Path, key: str) -> str:
-    """The text of the drop-in, from which the same settings are read again."""
+    """The text of the drop-in, which parses back to the same settings."""
     text = _HEADER + dump(tree)
     if len(text.encode(errors="replace")) > MAX_FILE_BYTES:
         raise ConfigError(f"{key}: {file} would be longer than {MAX_FILE_BYTES} bytes")

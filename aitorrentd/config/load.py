@@ -1,4 +1,4 @@
-"""One configuration, from its files to a frozen Config: `load` is the whole way, step by step."""
+"""Loads one configuration, from its files to a frozen Config, step by step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def load(source: Source, replaced: Mapping[Path, str] | None = None) -> Config:
     """The configuration in `source`; `replaced` is the text of files about to be written.
 
     Raises:
-        ConfigError: a file cannot be read. WrongSettings: all can, and what they say is wrong.
+        ConfigError: a file cannot be read. WrongSettings: all are readable, but their settings are
+        invalid.
     """
     layers = read(source, replaced)
     merged = merge(layers)
@@ -44,7 +45,7 @@ class Config:
     """A configuration that was read, merged, resolved and validated."""
 
     settings: Settings
-    "With secrets in place; never show it, use `shown`."
+    "With secrets in place; never display it, use `shown`."
     directories: Directories
     merged: Merged
     secrets: frozenset[str]
@@ -59,14 +60,14 @@ class Config:
         overrides: Mapping[str, Any] | None = None,
         outside: bool = False,
     ) -> Config:
-        """The configuration in `path`, else in $AITORRENT_CONFIG, else in the default place.
+        """The configuration in `path`, else in $AITORRENT_CONFIG, else in the default location.
 
-        Only a default file may be missing; then the defaults hold. `outside` is for looking at the
-        configuration of a service that is not this process: secrets that its manager hands to it
-        alone are left out.
+        Only a default file may be missing; then the defaults apply. `outside` is for inspecting the
+        configuration of a service from another process: secrets that the service manager gives only
+        to the service are omitted.
 
         Raises:
-            ConfigError: something is wrong; the message says where and what to do.
+            ConfigError: the configuration is invalid; the message says where and how to fix it.
         """
         named = path or environ.get("AITORRENT_CONFIG", "")
         return load(
@@ -81,18 +82,18 @@ class Config:
 
     @classmethod
     def of(cls, tree: Mapping[str, Any], *, environ: Mapping[str, str] = os.environ) -> Config:
-        """A configuration made in code; no file and no environment variable changes it.
+        """A configuration from code; no file and no environment variable changes it.
 
         Raises:
-            ConfigError: as `load`.
+            ConfigError: as in `load`.
         """
         return load(Source(path=None, environ=environ, overrides=tree))
 
     def reloaded(self, replaced: Mapping[Path, str] | None = None) -> Config:
-        """The same sources read again; `replaced` is the text of files about to be written.
+        """Read the same sources again; `replaced` is the text of files about to be written.
 
         Raises:
-            ConfigError: as `load`, or made in code.
+            ConfigError: as in `load`, or the configuration came from code.
         """
         if self.source.path is None:
             raise ConfigError("this node was configured in code; there is no file to reload")
@@ -105,12 +106,12 @@ class Config:
 
     @property
     def set_file(self) -> Path | None:
-        """The drop-in that `config set` writes; None for a configuration made in code."""
+        """The drop-in that `config set` writes; None for a configuration from code."""
         return None if self.source.path is None else drop_in_dir(self.source.path) / SET_FILE
 
     @property
     def socket(self) -> Path | None:
-        """Where the control socket is; None = none."""
+        """The path of the control socket; None = none."""
         chosen = self.settings.control.socket
         return self.directories.runtime / SOCKET_NAME if chosen == Path("auto") else chosen
 
@@ -120,13 +121,14 @@ class Config:
         return self.settings.node.identity or self.directories.state / IDENTITY_NAME
 
     def shown(self) -> dict[str, Any]:
-        """What holds now, defaults included and secrets concealed; plugin tables as given."""
+        """The effective settings, defaults included and secrets concealed; plugin tables as
+        given."""
         tree: dict[str, Any] = self.settings.model_dump(mode="json", exclude={"plugins"})
         tree["plugins"] = conceal(dict(self.merged.tree.get("plugins") or {}), ("plugins",))
         return tree
 
     def get(self, key: str) -> tuple[Any, str]:
-        """The shown value of a key and its origin, which a table has none of.
+        """The displayed value of a key, and its origin (none for a table).
 
         Raises:
             NotFound: no such key is set. ConfigError: not a key.
@@ -139,9 +141,9 @@ class Config:
 
 
 class WrongSettings(ConfigError):
-    """The files can be read, and what they say is wrong.
+    """The files are readable, but their settings are invalid.
 
-    `tables` are those of the plugins, secrets in place, of which nothing was checked yet.
+    `tables` are the plugins' tables, with secrets in place and not yet validated.
     """
 
     def __init__(
@@ -156,7 +158,7 @@ class WrongSettings(ConfigError):
 
 
 def located(found: Iterable[Problem], merged: Merged) -> tuple[str, ...]:
-    """Each problem in a line, with the place where its setting is written."""
+    """One line per problem, with the place where its setting is written."""
     return tuple(_with_place(problem, merged.place(problem.path)) for problem in found)
 
 
@@ -168,5 +170,6 @@ def _plugin_tables(tree: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     plugins = tree.get("plugins")
     if not isinstance(plugins, Mapping):
         return {}
-    # `transport:` with nothing below it is an empty table; what is no table is told already.
+    # An empty `transport:` is an empty table; anything else that is not a table was already
+    # reported.
     return {n: table or {} for n, table in plugins.items() if isinstance(table, Mapping | None)}

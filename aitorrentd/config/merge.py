@@ -1,4 +1,4 @@
-"""Step 2, merge: layers become one tree that knows which layer each of its values is from."""
+"""Step 2, merge: layers become one tree that records the origin of each value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT: Final = "default"
 
 @dataclass(slots=True)
 class _Entry:
-    """Who wrote a value or, last, into a table."""
+    """Which layer set a value or last wrote into a table."""
 
     layer: Layer
     inside: dict[str, _Entry] = field(default_factory=dict)
@@ -25,14 +25,14 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """The tree, with references in the place of secrets, and where its values are from."""
+    """The tree, with references in place of secrets, and the origin of its values."""
 
     tree: Mapping[str, Any]
     files: tuple[Path, ...]
     _entries: Mapping[str, _Entry]
 
     def place(self, path: SettingPath) -> str:
-        """Where `path`, or the innermost table around it, is set; empty when it nowhere is."""
+        """Where `path`, or the innermost table around it, is set; empty if nowhere."""
         layer, entries = None, self._entries
         for part in path:
             if (entry := entries.get(str(part))) is None:
@@ -41,7 +41,7 @@ class Merged:
         return layer.place(path) if layer else ""
 
     def origin(self, path: SettingPath) -> str:
-        """Where the value of `path` is from; `default` for one that no layer sets."""
+        """Where the value of `path` comes from; `default` if no layer sets it."""
         entries = self._entries
         for part in path[:-1]:
             if (entry := entries.get(str(part))) is None:
@@ -52,8 +52,8 @@ class Merged:
 
 
 def merge(layers: Iterable[Layer]) -> Merged:
-    """One tree: tables merge key by key; anything else, lists and references to secrets included,
-    is replaced by what a later layer says."""
+    """Merge the layers into one tree: tables merge key by key; everything else, including lists and
+    references to secrets, is replaced by the later layer."""
     layers = list(layers)
     tree: dict[str, Any] = {}
     entries: dict[str, _Entry] = {}
@@ -77,6 +77,6 @@ def _merge_into(
             entries[key].layer = layer
             _merge_into(target[key], entries[key].inside, value, layer)
         elif value is not None or not _is_table(target.get(key)):
-            # `plugins:` with nothing below it leaves what earlier layers said.
+            # An empty `plugins:` leaves what earlier layers set.
             target[key] = value
             entries[key] = _Entry(layer)

@@ -30,7 +30,7 @@ class _Table(SettingsTable):
 
 
 def _empty_is_default(value: Any) -> Any:
-    # `node:` with nothing below it reads as null; a person means an empty table.
+    # An empty `node:` reads as null; the user means an empty table.
     return {} if value is None else value
 
 
@@ -39,7 +39,7 @@ def _socket(value: Any) -> Any:
 
 
 def _plugin_table(value: Any) -> Any:
-    # The kernel asks for this one before any plugin's own model reads the table.
+    # The kernel reads this one before any plugin's own model reads the table.
     if value is None:
         return {}
     if not isinstance(value, dict) or "enabled" not in value:
@@ -47,7 +47,7 @@ def _plugin_table(value: Any) -> Any:
     try:
         return {**value, "enabled": _BOOLEAN.validate_python(value["enabled"])}
     except ValidationError:
-        return value  # which the plugin's model refuses
+        return value  # which the plugin's model rejects
 
 
 def _plugin_name(name: str) -> str:

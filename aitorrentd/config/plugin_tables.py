@@ -1,5 +1,5 @@
-"""Whether the tables under `plugins:` fit their plugins' models, without starting any plugin, and
-all that is wrong with a configuration, told at once."""
+"""Validates the tables under `plugins:` against their plugins' models without starting any plugin,
+and collects every problem of a configuration."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ _IMPORT_TIMEOUT_S: Final = 30.0
 async def all_problems(
     config: Config | ConfigError, sources: Sequence[PluginSource] | None = None
 ) -> list[str]:
-    """What is wrong with a configuration, or with that which could not be loaded: the core's
-    settings, and every plugin's as far as its table can be read. One line each.
-    """
+    """Every problem of a configuration, loaded or not: the core's settings, and each plugin's as
+    far as its table can be read. One line each."""
     said: Sequence[Problem] = ()
     tables: Mapping[str, Mapping[str, Any]]
     if isinstance(config, WrongSettings):
@@ -41,11 +40,11 @@ async def all_problems(
 async def plugin_problems(
     plugins: Mapping[str, Mapping[str, Any]], sources: Sequence[PluginSource] | None = None
 ) -> list[Problem]:
-    """What is wrong with these tables; `sources` None = the installed plugins.
+    """Problems in these tables; `sources` None = the installed plugins.
 
-    A plugin that cannot be imported has its own state for that, and is no problem here.
+    A plugin that cannot be imported has its own state for that, and is not a problem here.
     """
-    # Imported here: entry points are looked at only when somebody asks.
+    # Imported here: entry points are read only when needed.
     from aitorrentd.api.plugin import PluginInfo
     from aitorrentd.kernel.found import load, ranked
 
@@ -64,7 +63,7 @@ async def plugin_problems(
         try:
             made: Any = await load(source, timeout_s=_IMPORT_TIMEOUT_S)
             info = made().aitorrent_info()
-        except (Exception, SystemExit):  # the plugin fence: the kernel says what is broken
+        except (Exception, SystemExit):  # the plugin fence: the kernel reports what is broken
             continue
         if isinstance(info, PluginInfo):
             wrong += _table_problems(name, info, table)

@@ -1,6 +1,6 @@
-"""Step 1, read: all sources of a configuration as layers, of which the last wins.
+"""Step 1, read: all sources of a configuration as layers; the last one wins.
 
-The file, its drop-ins, the environment, the command line. Or one mapping, made in code.
+The file, its drop-ins, the environment, the command line. Or one mapping from code.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ _PATHS: Final = (
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Source:
-    """Where a configuration is read from, so that it can be read again."""
+    """Where a configuration comes from, so that it can be read again."""
 
     path: Path | None
-    "None for a configuration made in code, which is all in `overrides`."
+    "None for a configuration from code, which is all in `overrides`."
     environ: Mapping[str, str] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    "What the command line says; wins over everything."
+    "Command-line settings; they override everything."
     must_exist: bool = True
-    "Somebody asked for exactly this file; the default one may be missing."
+    "This exact file was requested; the default one may be missing."
     is_outside: bool = False
-    "Not read by the service itself: what its manager hands to it alone is missing here."
+    "Read from outside the service: what its manager gives only to the service is missing here."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,10 @@ class Layer:
     lines: Mapping[SettingPath, int] = field(default_factory=dict)
     "In the file, from 1."
     variables: Mapping[SettingPath, str] = field(default_factory=dict)
-    "The environment variables that settings are from."
+    "The environment variables that the settings come from."
     file: Path | None = None
     problems: tuple[Problem, ...] = ()
-    "What can be read and is wrong."
+    "Text that can be read but is invalid."
 
     def place(self, path: SettingPath) -> str:
         """Where the setting `path`, or the innermost table around it, is written."""
@@ -77,8 +77,8 @@ def read(source: Source, replaced: Mapping[Path, str] | None = None) -> list[Lay
     """The layers of `source`; `replaced` is the text of files that are about to be written.
 
     Raises:
-        ConfigError: some cannot be read; it names each of them. UnreadableConfig: and for none
-            of them its content is to blame.
+        ConfigError: some files cannot be read; the message names each. UnreadableConfig: the same,
+        and no file's contents are to blame.
     """
     if source.path is None:
         return [Layer("code", _absolute(source.overrides))]
@@ -94,7 +94,7 @@ def read_tree(path: Path) -> dict[str, Any]:
     """The settings in one file.
 
     Raises:
-        FileNotFoundError: there is no such file. ConfigError: anything else that is wrong.
+        FileNotFoundError: the file does not exist. ConfigError: any other problem.
     """
     return dict(_parsed(_text(path), path).tree)
 
@@ -120,7 +120,7 @@ def _files(
 
 def _text(path: Path) -> str:
     try:
-        # People mask a drop-in by a link to /dev/null, as systemd.unit(5) does.
+        # A link to /dev/null masks a drop-in, as in systemd.unit(5).
         is_masked = path.exists() and path.samefile(os.devnull)
         raw = b"" if is_masked else read_regular(path, MAX_FILE_BYTES)
     except FileNotFoundError:
@@ -149,7 +149,7 @@ def _parsed(text: str, path: Path) -> Layer:
 
 
 def _environment(environ: Mapping[str, str]) -> Layer:
-    """What the environment sets, under the names that the first ai-torrent used."""
+    """Settings from the environment, under the names that the first ai-torrent used."""
     transport: dict[str, Any] = {}
     variables: dict[SettingPath, str] = {}
     wrong: tuple[Problem, ...] = ()
@@ -174,8 +174,8 @@ def _environment(environ: Mapping[str, str]) -> Layer:
 
 
 def _absolute(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`tree` with relative paths resolved once: who writes them elsewhere than in a file means
-    those of the current directory."""
+    """`tree` with relative paths resolved once: outside files, they are relative to the current
+    directory."""
     changed = dict(tree)
     for table, key in _PATHS:
         value = (tree.get(table) or {}).get(key) if isinstance(tree.get(table), Mapping) else None

@@ -1,6 +1,7 @@
-"""Step 3, resolve secrets: `{file: PATH}`, `{env: NAME}`, `{credential: NAME}` become texts.
+"""Step 3, resolve secrets: replaces `{file: PATH}`, `{env: NAME}`, `{credential: NAME}` by their
+texts.
 
-A reference may stand wherever a text may stand. Everything that shows a configuration shows the
+A reference may stand wherever text may. Everything that displays a configuration shows the
 reference, never the secret.
 """
 
@@ -24,17 +25,17 @@ _VARIABLE: Final = re.compile(
     r"\$\{(?P<braced>[A-Z_][A-Z0-9_]*)(?::?[-?+=][^}]*)?\}|\$(?P<bare>[A-Z_][A-Z0-9_]*)"
 )
 _TEMPLATE: Final = re.compile(r"\$\{[^}]*\}|\$\([^)]*\)|\{\{.*\}\}|<[^<>]*>|%\([^)]*\)s")
-"What a deployment tool, or a person, was to replace by a secret."
+"A placeholder that a deployment tool, or a person, was to replace with a secret."
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Resolved:
-    """A tree with secrets in the place of the references to them; never show it."""
+    """A tree with secrets in place of references; never display it."""
 
     tree: Mapping[str, Any]
     secrets: frozenset[str]
     problems: tuple[Problem, ...]
-    "References to what is not there; their secrets are empty texts in the tree."
+    "References whose target is missing; their secrets are empty strings in the tree."
 
 
 def resolve(
@@ -42,8 +43,8 @@ def resolve(
 ) -> Resolved:
     """`tree` with its references replaced.
 
-    `is_outside` is for looking at the configuration of a service that is not this process: what
-    its manager hands to it alone is left out.
+    `is_outside` is for inspecting the configuration of a service from another process: what the
+    service manager gives only to the service is omitted.
     """
     resolving = _Resolving(environ)
     kept = _without_handed(tree, environ) if is_outside else tree
@@ -52,7 +53,7 @@ def resolve(
 
 
 def reference(value: Any) -> tuple[str, str] | None:
-    """Kind and name when `value` is a reference to a secret."""
+    """Kind and name if `value` is a reference to a secret."""
     if isinstance(value, dict) and len(value) == 1:
         (kind, name), *_ = value.items()
         if kind in _KINDS and isinstance(name, str):
@@ -61,7 +62,7 @@ def reference(value: Any) -> tuple[str, str] | None:
 
 
 def conceal(tree: Any, path: SettingPath = ()) -> Any:
-    """`tree` for people: references as `••• (file /path)`, secrets written in full as `•••`."""
+    """`tree` for display: references as `••• (file /path)`, secrets written in full as `•••`."""
     if (ref := reference(tree)) is not None:
         return f"{HIDDEN} ({ref[0]} {ref[1]})"
     if isinstance(tree, dict):
@@ -130,7 +131,7 @@ class _Resolving:
 
 
 def _fetch(kind: str, name: str, environ: Mapping[str, str]) -> str:
-    """The secret; ValueError says why it cannot be had."""
+    """The secret; ValueError says why it is unavailable."""
     if kind == "env":
         if not environ.get(name):
             raise ValueError(f"the environment variable {name} is not set, or empty")
@@ -154,7 +155,7 @@ def _fetch(kind: str, name: str, environ: Mapping[str, str]) -> str:
 def _read(file: Path) -> str:
     try:
         raw = read_regular(file, _MAX_SECRET_BYTES)
-        # An editor's byte order mark is no part of the secret.
+        # An editor's byte order mark is not part of the secret.
         secret = raw.decode("utf-8-sig").strip("\r\n")
     except OSError as e:
         raise ValueError(f"cannot read the secret in {file}: {e.strerror}") from None

@@ -1,4 +1,4 @@
-"""Step 4, validate: a resolved tree as Settings, or everything that is wrong with it.
+"""Step 4, validate: a resolved tree as Settings, or every problem in it.
 
 The tables of plugins stay raw here; see `aitorrentd.config.plugin_tables`.
 """
@@ -18,7 +18,7 @@ from aitorrentd.validation import Problem, problems
 
 
 def validate(tree: Mapping[str, Any]) -> tuple[Settings | None, tuple[Problem, ...]]:
-    """The settings, or None and why not."""
+    """The settings, or None and the problems."""
     try:
         return Settings.model_validate(tree), ()
     except ValidationError as e:
@@ -28,7 +28,7 @@ def validate(tree: Mapping[str, Any]) -> tuple[Settings | None, tuple[Problem, .
 def placed(
     settings: Settings, environ: Mapping[str, str]
 ) -> tuple[Directories, tuple[Problem, ...]]:
-    """The directories of a node with these settings, and what is wrong with its control socket."""
+    """The directories of a node with these settings, and the problems with its control socket."""
     node, socket = settings.node, settings.control.socket
     found = directories(
         environ, state=node.state_dir, cache=node.cache_dir, runtime=node.runtime_dir
@@ -45,7 +45,7 @@ def placed(
 
 
 def unsaid(found: Iterable[Problem], said: Iterable[Problem]) -> list[Problem]:
-    """Those of `found` whose setting none of `said` is about."""
+    """The entries of `found` whose setting no entry of `said` is about."""
     known = {problem.path for problem in said}
     return [problem for problem in found if problem.path not in known]
 
@@ -54,7 +54,7 @@ def _with_hint(problem: Problem) -> Problem:
     """`transport: unknown key; did you mean plugins.transport?`"""
     if len(problem.path) != 1 or problem.text != "unknown key":
         return problem
-    # Imported here: entry points are looked at only when something is wrong.
+    # Imported here: entry points are read only after an error.
     from aitorrentd.kernel.found import ranked
 
     (name,) = problem.path

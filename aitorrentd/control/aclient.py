@@ -1,4 +1,4 @@
-"""An asyncio client of the control API: calls may overlap, and are sent without waiting.
+"""An asyncio client of the control API: calls may overlap and are sent without waiting.
 
 async with await AsyncClient.connect(path) as client:
     status = await client.call("node.status")
@@ -30,7 +30,7 @@ from aitorrentd.errors import (
 
 
 class _Wire(asyncio.Protocol):
-    """Frames in and out; hands each message to whoever waits for its id."""
+    """Frames in and out; delivers each message to the waiter for its id."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -83,7 +83,7 @@ class _Wire(asyncio.Protocol):
             self.transport.write(frame)
 
     def end(self, error: AitorrentError) -> None:
-        """Hang up; whoever waits gets `error`."""
+        """Close the connection; every waiter gets `error`."""
         if self.error is None:
             self.error = error
         if not self.hello.done():
@@ -142,11 +142,11 @@ class _Waiter:
 
 
 class AsyncClient:
-    """A connection to a daemon; made by `connect`."""
+    """A connection to a daemon; created by `connect`."""
 
     def __init__(self, wire: _Wire, hello: Mapping[str, Any], timeout: float | None) -> None:
         self.hello = hello
-        "What the daemon said of itself."
+        "The daemon's hello."
         self.timeout = timeout
         self._wire = wire
         self._next_id = 0
@@ -159,19 +159,19 @@ class AsyncClient:
         *,
         agent: str = f"aitorrentd-client/{__version__}",
     ) -> Self:
-        """Connect and say hello.
+        """Connect and exchange hellos.
 
-        `timeout` in seconds is for the hello, and for each call unless the call says otherwise.
+        `timeout` in seconds applies to the hello, and to each call unless the call overrides it.
 
         Raises:
-            NoDaemon, NoAccess: as they say. VersionMismatch, Busy, TimedOut: no usable hello.
+            NoDaemon, NoAccess: cannot connect. VersionMismatch, Busy, TimedOut: no usable hello.
         """
         loop = asyncio.get_running_loop()
         name = os.fspath(path)
         try:
             async with asyncio.timeout(timeout):
                 _, wire = await loop.create_unix_connection(_Wire, name)
-        except OSError as e:  # TimeoutError is one
+        except OSError as e:  # TimeoutError is an OSError
             raise unreachable(name, e) from None
         try:
             offer = {"proto": list(framing.PROTO), "client": agent, "features": []}
@@ -197,7 +197,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Hang up; the daemon cancels what is still open."""
+        """Close the connection; the daemon cancels what is still open."""
         self._wire.end(LostDaemon("this client was closed"))
         await self._wire.closed
 
@@ -212,7 +212,7 @@ class AsyncClient:
         """Call a method and wait for its result; cancelling the task cancels the call.
 
         Raises:
-            AitorrentError: the daemon's answer, as its class. TimedOut: none in time.
+            AitorrentError: the daemon's error, as its class. TimedOut: none in time.
         """
         timeout = self.timeout if timeout is None else timeout
         meta = {} if timeout is None else {"deadline_s": min(timeout, framing.MAX_DEADLINE_S)}
@@ -248,10 +248,10 @@ class AsyncClient:
         progress: OnProgress | None = None,
         summary: dict[str, Any] | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
-        """The items of a method that answers with a stream.
+        """The items of a streaming method.
 
-        The daemon sends at most `credit` items that were not yet taken. `timeout` in seconds is
-        the longest silence. The stream's summary is put into `summary`.
+        The daemon sends at most `credit` items ahead of the reader. `timeout` in seconds is the
+        longest silence allowed. The stream's summary is stored in `summary`.
         """
         ident, waiter = self._open()
         taken, is_over = 0, False

@@ -1,6 +1,6 @@
-"""What every client makes of a daemon that cannot be reached, that is lost, or that answers.
+"""What all clients share: an unreachable daemon, a lost one, and its answers.
 
-It imports no asyncio and no pydantic.
+It imports neither asyncio nor pydantic.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from typing import Any, Final
 from aitorrentd.errors import AitorrentError, Denied, ProtocolError, TimedOut, Unavailable
 
 OnProgress = Callable[[Mapping[str, Any]], None]
-"Gets {text, done, total, unit}; done and total may be None."
+"Receives {text, done, total, unit}; done and total may be None."
 
 GRACE_S: Final = 1.0
-"The daemon knows the deadline too, and its answer says more than the client's own."
+"The daemon knows the deadline too, and its error says more than the client's own."
 
 
 class NoDaemon(Unavailable):
-    """Nobody listens on the control socket."""
+    """No process listens on the control socket."""
 
 
 class NoAccess(Denied):
-    """The control socket is there, and this user may not connect."""
+    """The control socket exists, but this user may not connect."""
 
 
 class LostDaemon(Unavailable):
-    """The connection ended in the middle."""
+    """The connection ended before the answer."""
 
 
 def unreachable(path: str, error: OSError) -> AitorrentError:
-    """Why connecting to the control socket at `path` failed, and what to do."""
+    """Why connecting to the control socket at `path` failed, and the remedy."""
     if isinstance(error, PermissionError):
         return NoAccess(
             f"cannot reach {path}: permission denied; "
@@ -50,7 +50,7 @@ def as_map(value: Any) -> dict[str, Any]:
     """A part of an answer that is always a map.
 
     Raises:
-        ProtocolError: it is none.
+        ProtocolError: it is not a map.
     """
     if not isinstance(value, dict):
         raise ProtocolError(f"expected a map from the daemon, got {type(value).__name__}")

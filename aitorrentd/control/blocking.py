@@ -1,6 +1,7 @@
 """A blocking connection to a control socket: frames out and messages in, each with a deadline.
 
-Deadlines are times of `time.monotonic`, None is never. It imports no asyncio and no pydantic.
+Deadlines are readings of `time.monotonic`; None means no deadline. It imports neither asyncio nor
+pydantic.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from aitorrentd.control import framing, polling
 from aitorrentd.control.answers import LostDaemon, unreachable
 from aitorrentd.errors import TimedOut, error_from_map
 
-_CHUNK_BYTES: Final = 64 * 1024  # more would be a mapping of its own for each recv: malloc(3)
+_CHUNK_BYTES: Final = 64 * 1024  # more would need its own mapping for each recv: malloc(3)
 _LAST_WORDS_S: Final = 1.0
-_LONGEST_POLL_S: Final = 86_400.0  # poll(2) takes milliseconds in an int
+_LONGEST_POLL_S: Final = 86_400.0  # poll(2) takes milliseconds as an int
 
 
 def deadline_in(timeout: float | None, grace_s: float = 0.0) -> float | None:
@@ -26,16 +27,16 @@ def deadline_in(timeout: float | None, grace_s: float = 0.0) -> float | None:
 
 
 class BlockingConnection:
-    """A connected socket; knows frames, and nothing of calls."""
+    """A connected socket; handles frames, not calls."""
 
     def __init__(self, path: str, timeout: float | None) -> None:
         """Connect within `timeout` seconds.
 
         Raises:
-            NoDaemon, NoAccess: as they say. TimedOut: the daemon does not accept.
+            NoDaemon, NoAccess: cannot connect. TimedOut: the daemon does not accept.
         """
         self.eagerness = polling.Eagerness() if polling.has_processors() else None
-        "Whether to look again instead of sleeping; None where there is one processor."
+        "Whether to poll again instead of sleeping; None on a single processor."
         self._splitter = framing.FrameSplitter(framing.MAX_FRAME_BYTES)
         self._is_sending = False
         self._sock = _connect(path, timeout)
@@ -48,15 +49,15 @@ class BlockingConnection:
         return self._sock.fileno()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._sock.close()
 
     def send(self, frame: bytes, deadline: float | None) -> None:
         """Send a whole frame.
 
         Raises:
-            TimedOut: the daemon does not read; the connection is of no more use. LostDaemon: the
-            connection ended. Other AitorrentErrors: why the daemon ended it.
+            TimedOut: the daemon does not read; the connection is unusable from then on. LostDaemon:
+            the connection ended. Other AitorrentErrors: why the daemon ended it.
         """
         if self._is_sending:
             raise LostDaemon("this connection was interrupted mid-frame")
@@ -66,7 +67,7 @@ class BlockingConnection:
         except BlockingIOError:
             sent = 0
         except OSError as e:
-            # The daemon may have said why before it hung up (too many connections, for one).
+            # The daemon may have said why before it hung up (too many connections, for instance).
             self._is_sending = False
             self._explain_loss(e)
         if sent < len(frame):
@@ -97,11 +98,11 @@ class BlockingConnection:
             raise LostDaemon(f"the daemon closed the connection: {error.strerror}") from None
 
     def receive(self, deadline: float | None) -> list[Any]:
-        """The next hello or answer; what a client does not know is passed over.
+        """The next hello or answer; unknown kinds are skipped.
 
         Raises:
-            TimedOut: none in time. LostDaemon: the connection ended. ProtocolError, TooLarge: what
-            came is no frame.
+            TimedOut: none in time. LostDaemon: the connection ended. ProtocolError, TooLarge: not a
+            valid frame.
         """
         while True:
             body = self._splitter.take()
@@ -130,7 +131,7 @@ class BlockingConnection:
                 return message
 
     def _await_arrival(self, deadline: float | None) -> None:
-        """Return when something can be received: without sleep, if the last answers came soon."""
+        """Return when data can be received: without sleeping, if recent answers came quickly."""
         if self._sock.fileno() < 0:
             raise LostDaemon("this connection is closed")
         eagerness = self.eagerness
@@ -163,7 +164,7 @@ def _connect(path: str, timeout: float | None) -> socket.socket:
 
 
 def _is_ready(events: select.poll, deadline: float | None) -> bool:
-    """Wait for one of `events` until `deadline`; False when it has passed."""
+    """Wait for one of `events` until `deadline`; False if it passes first."""
     while True:
         if deadline is None:
             wait_ms = None

@@ -1,4 +1,4 @@
-"""One call of a control connection: what its handler sees, and how its errors travel."""
+"""One call of a control connection: what its handler sees, and how its errors are encoded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Outbox(Protocol):
         """Write a progress frame, or keep only the newest of each call while the peer is slow."""
 
     def ended(self, ident: int) -> None:
-        """The call ended; its last frame is sent next."""
+        """The call ended; its last frame follows."""
 
     async def writable(self) -> None:
         """Wait while too much is unsent."""
@@ -67,15 +67,15 @@ class Call:
 
     @property
     def trace(self) -> str:
-        """The causal chain of the call, for logs."""
+        """The call chain, for logs."""
         own = f"ctl:{self.method.name}#{self.ident}"
         return f"{self._trace}/{own}" if self._trace else own
 
     def apply(self, meta: dict[str, Any]) -> None:
-        """Take what the caller said about the call: trace, deadline_s, credit.
+        """Parse the call's metadata: trace, deadline_s, credit.
 
         Raises:
-            InvalidParams: a value that is not allowed.
+            InvalidParams: an invalid value.
         """
         trace = meta.get("trace", "")
         if type(trace) is not str or len(trace) > _MAX_TRACE_CHARS or not trace.isprintable():
@@ -98,7 +98,7 @@ class Call:
     def progress(
         self, text: str, *, done: float | None = None, total: float | None = None, unit: str = ""
     ) -> None:
-        """Tell the caller how far the work is; never waits."""
+        """Report progress to the caller; never waits."""
         if self.is_open:
             state = {"text": text, "done": done, "total": total, "unit": unit}
             frame = framing.encode(framing.PROGRESS, self.ident, state)
@@ -112,7 +112,7 @@ class Call:
 
 
 def error_map(error: AitorrentError) -> dict[str, Any]:
-    """The error as it travels, with bounds, and with the problems of a configuration."""
+    """The error as sent: bounded, and with the problems of a configuration."""
     value = error.as_map()
     value["message"] = error.message[:_MAX_MESSAGE_CHARS]
     if isinstance(error, ConfigError):
@@ -121,7 +121,7 @@ def error_map(error: AitorrentError) -> dict[str, Any]:
 
 
 def encode_error(ident: int, error: AitorrentError) -> bytes:
-    """An error frame; detail that cannot travel is left out."""
+    """An error frame; detail that cannot be encoded is omitted."""
     try:
         return framing.encode(framing.ERROR, ident, error_map(error))
     except (AitorrentError, TypeError, ValueError, OverflowError):

@@ -1,8 +1,8 @@
 """The calls of one control connection: checks, runs, streams, cancels and answers them.
 
-A plain function is answered at once. A coroutine or an async generator runs in a task of its own,
-which ends with the connection. Whatever a handler raises stops here: the caller gets a code and a
-message, the log gets the traceback.
+A plain function is answered at once. A coroutine or an async generator runs in its own task, which
+ends with the connection. A handler's exceptions stop here: the caller gets a code and a message,
+the log gets the traceback.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ MAX_OPEN_CALLS: Final = 128
 
 
 class MethodSource(Protocol):
-    """Where methods come from; they may come and go with their plugins."""
+    """Where methods come from; they appear and disappear with their plugins."""
 
     def method(self, name: str) -> tuple[str, Method]:
         """The plugin and the method called `name`.
 
         Raises:
-            MethodNotFound: nobody has it. Unavailable: its plugin is not running.
+            MethodNotFound: no such method. Unavailable: its plugin is not running.
         """
 
 
 @dataclass(slots=True)
 class Counters:
-    """What a server counts."""
+    """A server's counters."""
 
     connections: int = 0
     refused: int = 0
@@ -123,7 +123,7 @@ class Calls:
         """Serve `[1, id, method, params, meta]`.
 
         Raises:
-            ProtocolError: no usable id; there is no call that could be answered.
+            ProtocolError: no usable id, so there is no call to answer.
         """
         ident: Any = message[1] if len(message) > 1 else None
         if not framing.is_id(ident):
@@ -150,7 +150,7 @@ class Calls:
             self._fail(ident, call, self._bug(call, message[2], e))
 
     def cancel(self, message: list[Any]) -> None:
-        """Serve `[6, id]`; a call that is not open is ignored, it may just have ended."""
+        """Serve `[6, id]`; ignored if the call is not open: it may just have ended."""
         call = self._lookup(message)
         if call is not None:
             call.stop(Cancelled("the caller cancelled"))
@@ -204,7 +204,7 @@ class Calls:
 
     def _denial(self, method: Method) -> Denied:
         if method.name not in self._denied:
-            # Once for each method: a caller who insists must not fill the log.
+            # Once per method: a persistent caller must not fill the log.
             self._denied.add(method.name)
             who = f"uid={self._caller.uid} pid={self._caller.pid}"
             self._audit.warning("%s method=%s outcome=denied", who, method.name)
@@ -293,7 +293,7 @@ class Calls:
             self._finish(call, frame, error.code)
 
     def _finish(self, call: Call, frame: bytes, outcome: str) -> None:
-        # The id is free again for whoever reads this frame, so the call is closed first.
+        # The caller may reuse the id as soon as it reads this frame, so the call is closed first.
         self._end(call, outcome)
         self._outbox.send(frame)
 

@@ -5,7 +5,7 @@
         for event in client.stream("node.events", {"topics": ["peer.connected"]}):
             ...
 
-It imports no asyncio and no pydantic. One thread uses one client.
+It imports neither asyncio nor pydantic. Each client belongs to one thread.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ class Client:
         *,
         agent: str = f"aitorrentctl/{__version__}",
     ) -> None:
-        """Connect and say hello.
+        """Connect and exchange hellos.
 
-        `timeout` is in seconds, for the hello and for each call unless the call says otherwise;
-        None waits for ever.
+        `timeout` in seconds applies to the hello, and to each call unless the call overrides it;
+        None waits forever.
 
         Raises:
-            NoDaemon, NoAccess: as they say. VersionMismatch: no common protocol version.
+            NoDaemon, NoAccess: cannot connect. VersionMismatch: no common protocol version.
             TimedOut: no hello. Busy: the daemon has too many connections.
         """
         self.path = os.fspath(path)
         self.timeout = timeout
         self.hello: Mapping[str, Any] = {}
-        "What the daemon said of itself: server, proto, role, max_frame, features."
+        "The daemon's hello: server, proto, role, max_frame, features."
         self._next_id = 0
         self._streams: dict[int, ClientStream] = {}
         self._connection = BlockingConnection(self.path, timeout)
@@ -97,11 +97,11 @@ class Client:
         self.close()
 
     def fileno(self) -> int:
-        """The socket's descriptor; it is readable when the daemon closed the connection."""
+        """The socket's descriptor; it becomes readable when the daemon closes the connection."""
         return self._connection.fileno()
 
     def close(self) -> None:
-        """Hang up; the daemon cancels what is still open."""
+        """Close the connection; the daemon cancels what is still open."""
         self._connection.close()
 
     def call(
@@ -117,7 +117,7 @@ class Client:
         `timeout` in seconds replaces the client's. Ctrl-C cancels the call in the daemon.
 
         Raises:
-            AitorrentError: the daemon's answer, as its class. TimedOut: none in time.
+            AitorrentError: the daemon's error, as its class. TimedOut: none in time.
             LostDaemon: the connection ended.
         """
         timeout = self.timeout if timeout is None else timeout
@@ -159,9 +159,9 @@ class Client:
     ) -> ClientStream:
         """Call a method that answers with a stream of maps.
 
-        The daemon sends at most `credit` items that were not yet taken. `timeout` in seconds is
-        the longest silence; None, the default, waits for ever. After `limit_s` seconds the daemon
-        ends the stream with TimedOut.
+        The daemon sends at most `credit` items ahead of the reader. `timeout` in seconds is the
+        longest silence allowed; None, the default, waits forever. After `limit_s` seconds the
+        daemon ends the stream with TimedOut.
         """
         ident = self._new_id()
         stream = ClientStream(self, ident, method, credit, timeout, progress)
@@ -178,7 +178,7 @@ class Client:
         return self._next_id
 
     def _route(self, message: list[Any]) -> None:
-        """Hand a message to the stream that it is for; answers to abandoned calls are dropped."""
+        """Pass a message to its stream; answers to abandoned calls are dropped."""
         if message[1] == 0 and message[0] == framing.ERROR:
             self.close()
             raise error_from_map(message[2])
@@ -187,7 +187,7 @@ class Client:
             stream._arrived.append(message)
 
     def _cancel(self, ident: int) -> None:
-        """Tell the daemon to stop; whatever it still answers to `ident` will be dropped."""
+        """Tell the daemon to stop; its remaining messages for `ident` are dropped."""
         self._streams.pop(ident, None)
         try:
             cancel = framing.encode(framing.CANCEL, ident)
@@ -209,9 +209,9 @@ class ClientStream(Iterator[dict[str, Any]]):
         progress: OnProgress | None,
     ) -> None:
         self.summary: dict[str, Any] = {}
-        "What the daemon said at the end."
+        "The daemon's summary at the end."
         self.result: dict[str, Any] | None = None
-        "The result, when the method turned out to answer once instead of with a stream."
+        "The result, if the method turned out to answer once instead of streaming."
         self._client, self._connection = client, client._connection
         self._ident = ident
         self._method = method
@@ -260,7 +260,7 @@ class ClientStream(Iterator[dict[str, Any]]):
         raise StopIteration
 
     def close(self) -> None:
-        """Cancel the stream, if it still runs, and wait a moment until the daemon confirms."""
+        """Cancel the stream if it is still running, and wait briefly for the daemon to confirm."""
         if not self._is_open:
             return
         self._is_open = False

@@ -1,6 +1,6 @@
 """One control connection: bytes in, frames to its calls, frames out, with every buffer bounded.
 
-A protocol, not asyncio streams: a call that is answered at once costs no task and no wake-up.
+A protocol rather than asyncio streams: a call answered at once costs no task and no wake-up.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LARGE_FRAME_BYTES: Final = 64 * 1024
 
 
 class ConnectionOwner(Protocol):
-    """What a connection needs of its server."""
+    """What a connection needs from its server."""
 
     source: MethodSource
     counters: Counters
@@ -55,16 +55,16 @@ class ConnectionOwner(Protocol):
         """The role of a caller."""
 
     def admit(self, connection: Connection) -> AitorrentError | None:
-        """Count a connection in, or say why not."""
+        """Admit a connection, or say why not."""
 
     def forget(self, connection: Connection) -> None:
-        """Count a connection out."""
+        """Release an admitted connection."""
 
     def reserve(self, size_bytes: int) -> bool:
-        """Set memory aside for a large frame that is still arriving; False when there is none."""
+        """Reserve memory for a large frame that is still arriving; False if there is none."""
 
     def release(self, size_bytes: int) -> None:
-        """Give reserved memory back."""
+        """Release reserved memory."""
 
 
 class Connection(asyncio.Protocol):
@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
         self._answered_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Find out who calls; start the wait for the hello."""
+        """Identify the caller; start waiting for the hello."""
         self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
         try:
@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
             self._refuse(e)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel what is open."""
+        """Cancel whatever is open."""
         self._is_closing = True
         self._can_write.set()
         for timer in self._timers.values():
@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol):
             self.closed.set_result(None)
 
     def pause_writing(self) -> None:
-        """The caller does not read: take no more of its frames."""
+        """The caller does not read: stop accepting its frames."""
         self._can_write.clear()
         self._timer("stall", STALL_TIMEOUT_S, self._abort)
         if self._transport is not None and not self._is_closing:
@@ -174,7 +174,7 @@ class Connection(asyncio.Protocol):
             self._refuse(e)
 
     def send(self, frame: bytes) -> None:
-        """Write a frame; dropped when the connection is closing."""
+        """Write a frame; dropped if the connection is closing."""
         if self._transport is not None and not self._is_closing:
             self._transport.write(frame)
 
@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
             self._progress[ident] = frame
 
     def ended(self, ident: int) -> None:
-        """Forget a kept progress frame; a caller that calls again at once is waited for awake."""
+        """Drop a pending progress frame; poll for a caller that calls again at once."""
         self._progress.pop(ident, None)
         if not self.calls:
             self._answered_at = now = time.monotonic()
@@ -202,7 +202,7 @@ class Connection(asyncio.Protocol):
         await self._can_write.wait()
 
     def close(self) -> None:
-        """Send what is written, then hang up; a caller that does not read is cut off."""
+        """Send pending data, then close; a caller that does not read is cut off."""
         if self._transport is None or self._is_closing:
             return
         self._is_closing = True
@@ -266,7 +266,7 @@ class Connection(asyncio.Protocol):
             self.calls.cancel(message)
         elif kind == framing.CREDIT:
             self.calls.grant(message)
-        # Other kinds are of newer callers, who must not rely on them before a hello says so.
+        # Other kinds come from newer callers, who must not rely on them until a hello allows it.
 
     def _greet(self, message: list[Any]) -> None:
         if message[0] != framing.HELLO:
@@ -303,7 +303,7 @@ def too_few_descriptors(limit: int) -> Busy:
 
 
 def too_many(limit: int) -> Busy:
-    """The answer to a connection too many."""
+    """The answer to a connection over the limit."""
     return Busy(
         f"{limit} control connections are open; close one, or raise control.max_connections"
     )

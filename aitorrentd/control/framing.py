@@ -8,9 +8,9 @@ A frame is a u32 big-endian length and one msgpack array whose first element is 
     [3 error, id, {code, message, data}] [8 credit, id, n]
     [4 item, id, seq, value]
 
-Ids are chosen by the client, 1 to 2^32-1, unique while open; an error with id 0 speaks of the
-connection, which then closes. Unknown kinds and further elements are ignored, so that either side
-may be newer. The length is checked before a byte of the body is parsed, then depth and sizes.
+The client chooses ids, 1 to 2^32-1, unique while open; an error with id 0 concerns the connection,
+which then closes. Unknown kinds and extra elements are ignored, so that either side may be newer.
+The length is checked before any of the body is parsed, then depth and sizes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_CREDIT: Final = 65_536
 MAX_DEADLINE_S: Final = 30 * 86_400.0
 
 # An empty list costs 1 byte on the wire, 64 in memory, and time on the event loop. Below this size
-# that is harmless; above, parts are counted while they are built.
+# that is harmless; above it, elements are counted while they are decoded.
 _COUNTED_ABOVE_BYTES: Final = 64 * 1024
 _MAX_PARTS: Final = 524_288
 _LENGTH: Final = struct.Struct(">I")
@@ -53,7 +53,7 @@ _pack_length = _LENGTH.pack
 
 
 def _packable(value: Any) -> Any:
-    """What msgpack cannot say by itself, as something that it can."""
+    """A value that msgpack cannot encode, as one that it can."""
     dump = getattr(value, "model_dump", None)
     if dump is not None:
         return dump(mode="json")
@@ -71,8 +71,8 @@ def encode(*fields: Any) -> bytes:
     """One frame; pydantic models, dataclasses, sets and paths become maps, lists and text.
 
     Raises:
-        TooLarge: beyond 16 MiB. TypeError, ValueError, OverflowError: a value that msgpack
-        cannot carry.
+        TooLarge: beyond 16 MiB. TypeError, ValueError, OverflowError: a value that msgpack cannot
+        encode.
     """
     body: bytes = msgpack.packb(fields, default=_packable)
     if len(body) > MAX_FRAME_BYTES:
@@ -124,7 +124,8 @@ def decode(body: bytes) -> list[Any]:
     """The array in a frame's body; element 0 is an integer, the rest is unchecked.
 
     Raises:
-        ProtocolError: not one msgpack array that starts with a kind, too deep, too many parts.
+        ProtocolError: not a single msgpack array that starts with a kind, too deep, or too many
+        elements.
     """
     message = unpack(body) if len(body) <= _COUNTED_ABOVE_BYTES else _unpack_counted(body)
     if type(message) is not list or not message or type(message[0]) is not int:
@@ -138,7 +139,7 @@ def is_answer(message: list[Any]) -> bool:
     """Whether a frame from a daemon has the shape of an answer: a kind, an id and a value.
 
     Raises:
-        ProtocolError: the id is no number.
+        ProtocolError: the id is not a number.
     """
     if len(message) < 3:
         return False
@@ -148,7 +149,7 @@ def is_answer(message: list[Any]) -> bool:
 
 
 class FrameSplitter:
-    """Cuts a byte stream into frame bodies; keeps at most one unfinished frame.
+    """Splits a byte stream into frame bodies; keeps at most one incomplete frame.
 
     `max_bytes` may be raised between frames, as after the hello.
     """
@@ -162,18 +163,18 @@ class FrameSplitter:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no byte waits."""
+        """Whether no bytes are pending."""
         return self._start == len(self._buffer)
 
     def feed(self, chunk: bytes) -> None:
-        """Add received bytes. Take every frame that there is before feeding more."""
+        """Add received bytes. Take every complete frame before feeding more."""
         if self._start:
             del self._buffer[: self._start]
             self._start = 0
         self._buffer += chunk
 
     def announced(self) -> int | None:
-        """The length of the next frame's body, or None before its 4 bytes are here.
+        """The length of the next frame's body, or None until its 4 bytes have arrived.
 
         Raises:
             TooLarge: beyond `max_bytes`. ProtocolError: an empty frame.
@@ -183,10 +184,10 @@ class FrameSplitter:
         return check_length(_length_at(self._buffer, self._start)[0], self.max_bytes)
 
     def take(self) -> bytes | None:
-        """The next frame's body, or None until all of it is here.
+        """The next frame's body, or None until it is complete.
 
         Raises:
-            TooLarge, ProtocolError: as `announced`.
+            TooLarge, ProtocolError: as in `announced`.
         """
         length = self.announced()
         if length is None or len(self._buffer) - self._start < 4 + length:
@@ -201,10 +202,10 @@ class FrameSplitter:
 
 
 def whole_frame(chunk: bytes, max_bytes: int) -> bytes | None:
-    """The body, when `chunk` is exactly one frame: the usual case of a caller that waits.
+    """The body, if `chunk` is exactly one frame: the usual case for a waiting caller.
 
     Raises:
-        TooLarge, ProtocolError: a length that is not allowed.
+        TooLarge, ProtocolError: an invalid length.
     """
     if len(chunk) < 4:
         return None
@@ -236,7 +237,7 @@ def is_number(value: object) -> bool:
 
 
 def common_proto(hello: object) -> int | None:
-    """The highest framing version that the other side's hello and this code share, or None.
+    """The highest framing version shared by the other side's hello and this code, or None.
 
     Raises:
         ProtocolError: not a hello.

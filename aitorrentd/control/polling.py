@@ -1,9 +1,9 @@
-"""Busy polling with bounds: when to look again at once for what will come, instead of sleeping.
+"""Bounded busy polling: when to poll again for an imminent message instead of sleeping.
 
-Whoever sleeps until a byte arrives pays for the wakeup, which between two processors of a virtual
-machine takes longer than a whole call. So both ends of a connection look again for SPIN_S at most,
-and only while the last waits on it were short: nothing is spent on a connection that is idle, on
-one whose answers take their time, or on a machine with one processor.
+Sleeping until a byte arrives costs a wakeup, which between two processors of a virtual machine
+takes longer than a whole call. So both ends of a connection poll for at most SPIN_S, and only while
+recent waits on it were short: an idle connection, one with slow answers, or a machine with one
+processor costs nothing.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     import asyncio  # aitorrentctl starts without it
 
 SPIN_S: Final = 80e-6
-"The longest time without sleep: about two wakeups, so that in vain it costs what it could save."
+"The longest time to poll: about two wakeups, so a fruitless poll costs what a hit could save."
 QUICK_S: Final = 200e-6
 "A wait that might have fit into SPIN_S if neither end had slept."
 _QUICK_FIRST: Final = 4
 _QUICK_AFTER_MISS: Final = 32
-"Wakefulness in vain costs at most one SPIN_S in this many waits."
+"Fruitless polling costs at most one SPIN_S in this many waits."
 
 
 class Eagerness:
-    """Whether the next wait on a connection is worth staying awake, told by the waits before it."""
+    """Whether the next wait on a connection is worth polling, judged by earlier waits."""
 
     __slots__ = ("_quick_wanted",)
 
@@ -35,11 +35,11 @@ class Eagerness:
 
     @property
     def is_high(self) -> bool:
-        """Whether the last waits were short."""
+        """Whether recent waits were short."""
         return not self._quick_wanted
 
     def note(self, waited_s: float) -> None:
-        """Take in how long a wait was, with or without sleep."""
+        """Record how long a wait took, with or without sleep."""
         if not self._quick_wanted:
             if waited_s > SPIN_S:
                 self._quick_wanted = _QUICK_AFTER_MISS
@@ -50,12 +50,14 @@ class Eagerness:
 
 
 def has_processors() -> bool:
-    """Whether this process may run on more than one: on a single one, looking delays the sender."""
+    """Whether this process may use several processors: on a single one, polling delays the
+    sender."""
     return len(os.sched_getaffinity(0)) > 1
 
 
 class WakefulLoop:
-    """Keeps an event loop from sleeping for SPIN_S after each request; other events go on.
+    """Keeps an event loop from sleeping for SPIN_S after each request; other events are still
+    served.
 
     A callback that schedules itself makes the loop poll without waiting, in uvloop and in asyncio,
     and every turn serves whatever else is ready.
@@ -65,7 +67,7 @@ class WakefulLoop:
         self, loop: asyncio.AbstractEventLoop, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.turns = 0
-        "Turns of the loop that this has caused, since the start."
+        "Loop iterations that this has caused since the start."
         self.is_awake = False
         self._until = 0.0
         self._clock = clock

@@ -1,4 +1,4 @@
-"""The control server: listens, admits, counts and closes control connections."""
+"""The control server: listens, and admits, counts and closes control connections."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from aitorrentd.errors import AitorrentError, ShuttingDown
 CHECK_S: Final = 5.0
 _CANCEL_WAIT_S: Final = 1.0
 _OPERATOR_DESCRIPTORS: Final = 8
-"The last file descriptors are for whoever can mend what uses up the others."
+"The last file descriptors are for those who can fix what uses up the others."
 _ARRIVING_BYTES: Final = 64 * 1024 * 1024
-"Large frames that are still arriving take at most this much memory, over all connections."
+"Large frames that are still arriving use at most this much memory, over all connections."
 
 
 class ControlServer:
     """Serves the methods of a source to local callers. One per node; nothing is global.
 
-    Every `check_s` seconds it looks whether its sockets are still where clients look for them.
-    `agent` names the daemon in the hello, as `aitorrentd/0.1.0`; members of `group` get the role
+    Every `check_s` seconds it checks that its sockets are still where clients expect them. `agent`
+    names the daemon in the hello, such as `aitorrentd/0.1.0`; members of `group` get the role
     OPERATE.
     """
 
@@ -55,7 +55,7 @@ class ControlServer:
         self._connections: set[Connection] = set()
         self._refused: set[Connection] = set()
         self._leaving: set[Connection] = set()
-        "Closed, with calls that have not ended yet."
+        "Closed, but with calls that have not ended."
         self._servers: list[asyncio.Server] = []
         self._bound: list[sockets.BoundSocket] = []
         self._check_s = check_s
@@ -70,12 +70,12 @@ class ControlServer:
     async def listen(self, path: Path, *, mode: int = 0o660) -> None:
         """Serve at `path`, which belongs to this server until it closes.
 
-        A socket file that a dead daemon left is replaced.
+        A dead daemon's socket file is replaced.
 
         Raises:
-            Conflict: a live daemon answers there, or something is there that is not a socket.
+            Conflict: a live daemon answers there, or the path exists and is not a socket.
             Denied: no permission. InvalidParams: the path is too long.
-            Unavailable: the system refuses otherwise.
+            Unavailable: any other system error.
         """
         bound = await self._bind(path, mode)
         if bound.remark:
@@ -93,7 +93,7 @@ class ControlServer:
         return bound
 
     async def _keep(self, bound: sockets.BoundSocket, server: asyncio.Server, mode: int) -> None:
-        """Put the socket's file back when something, a cleaner of /tmp say, has removed it."""
+        """Restore the socket file after something, such as a cleaner of /tmp, removed it."""
         told = ""
         while True:
             await asyncio.sleep(self._check_s)
@@ -107,7 +107,7 @@ class ControlServer:
                     text = "the control socket %s is gone and cannot be restored: %s"
                     self.log.warning(text, bound.path, told)
                 continue
-            # Nobody can reach the old one; its connections stay.
+            # The old one is unreachable; its connections stay.
             server.close()
             self._servers.remove(server)
             self._bound.remove(bound)
@@ -115,7 +115,7 @@ class ControlServer:
             self.log.warning("the control socket %s was removed; it is restored", bound.path)
 
     async def listen_on(self, sock: socket.socket) -> None:
-        """Serve on a listening socket that the service manager made; its file stays when we close.
+        """Serve on a listening socket from the service manager; its file stays when we close.
 
         Raises:
             InvalidParams: not a listening Unix stream socket.
@@ -127,8 +127,8 @@ class ControlServer:
             self._keeping.append(asyncio.create_task(watching, name="control-socket"))
 
     async def _watch_inherited(self, path: Path) -> None:
-        """Say once when the file is gone; only the service manager can make it again."""
-        while os.path.lexists(path):  # noqa: ASYNC110, ASYNC240 - nobody tells of it
+        """Report once when the file is gone; only the service manager can recreate it."""
+        while os.path.lexists(path):  # noqa: ASYNC110, ASYNC240 - there is no notification
             await asyncio.sleep(self._check_s)
         text = "the control socket %s was removed; run: systemctl restart aitorrentd.socket"
         self.log.warning(text, path)
@@ -144,7 +144,7 @@ class ControlServer:
         return server
 
     async def close(self, *, grace_s: float = 5.0) -> None:
-        """Stop listening, end streams, let other calls finish for `grace_s`, hang up."""
+        """Stop listening, end streams, let other calls finish for `grace_s`, then disconnect."""
         self._is_closing = True
         for task in self._keeping:
             task.cancel()
@@ -189,7 +189,7 @@ class ControlServer:
 
     @staticmethod
     async def _wait(futures: Iterable[asyncio.Future[Any]], timeout_s: float) -> bool:
-        """Whether all of them are done within `timeout_s`."""
+        """Whether all of them finish within `timeout_s`."""
         current = asyncio.current_task()
         waiting = {f for f in futures if f is not current}
         if not waiting:
@@ -216,7 +216,7 @@ class ControlServer:
         return role_of(caller, own_uid=self._own_uid, operate_gid=self._operate_gid)
 
     def admit(self, connection: Connection) -> AitorrentError | None:
-        """Count a connection in, or say why not."""
+        """Admit a connection, or say why not."""
         if self._is_closing:
             self._refused.add(connection)
             return ShuttingDown("the daemon is stopping")
@@ -224,7 +224,7 @@ class ControlServer:
         if len(self._connections) + len(self._leaving) >= self._max_connections:
             return self._refuse(connection, too_many(self._max_connections))
         if connection.role is Role.READ and self._readers() >= max(1, self._max_connections // 2):
-            # Whoever may only read must not be able to lock the operators out.
+            # Read-only callers must not be able to lock out operators.
             return self._refuse(connection, too_many(self._max_connections // 2))
         if connection.role is Role.READ and is_scarce(
             connection.descriptor, reserved=_OPERATOR_DESCRIPTORS
@@ -246,19 +246,19 @@ class ControlServer:
         return sum(c.role is Role.READ for c in self._connections)
 
     def forget(self, connection: Connection) -> None:
-        """Count a connection out."""
+        """Release an admitted connection."""
         self._connections.discard(connection)
         self._refused.discard(connection)
         if connection.calls:
             self._leaving.add(connection)
 
     def reserve(self, size_bytes: int) -> bool:
-        """Set memory aside for a large frame that is still arriving; False when there is none."""
+        """Reserve memory for a large frame that is still arriving; False if there is none."""
         if size_bytes > self._arriving_left:
             return False
         self._arriving_left -= size_bytes
         return True
 
     def release(self, size_bytes: int) -> None:
-        """Give reserved memory back."""
+        """Release reserved memory."""
         self._arriving_left += size_bytes

@@ -1,6 +1,6 @@
-"""Making the control socket's file: without a race for its mode, and never over a live daemon.
+"""Creates the control socket's file: without a race on its mode, and never over a live daemon.
 
-bind(2) leaves the file of a dead daemon in the way. Whether it is dead shows only by connecting.
+A dead daemon's file blocks bind(2). Only connecting shows whether the daemon is dead.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class BoundSocket:
     sock: socket.socket
     path: Path
     file: tuple[int, int, int]
-    "Device, inode and birth of the file: inode numbers are used again."
+    "Device, inode and birth time of the file: inode numbers are reused."
     remark: str = ""
-    "Something that the log should know."
+    "A warning for the log."
 
     def is_there(self) -> bool:
         """Whether the file is still where clients look for it."""
@@ -45,14 +45,14 @@ class BoundSocket:
             return False
 
     def remove_file(self) -> None:
-        """Delete the file, unless another daemon has put its own there since."""
+        """Delete the file, unless another daemon has since put its own there."""
         if self.is_there():
             with suppress(FileNotFoundError):
                 self.path.unlink()
 
 
 def check_inherited(sock: socket.socket) -> None:
-    """See that a socket from the service manager is what we can serve.
+    """Check that a socket from the service manager can be served.
 
     Raises:
         InvalidParams: not a listening Unix stream socket.
@@ -69,7 +69,7 @@ def check_inherited(sock: socket.socket) -> None:
 def bind(path: Path, *, mode: int, gid: int | None, group: str) -> BoundSocket:
     """A listening socket at `path` with this mode and group. Blocks up to 2 s.
 
-    Nobody can connect before the mode is right: the socket listens last.
+    No client can connect before the mode is set: listen(2) comes last.
 
     Raises:
         Conflict, Denied, InvalidParams, TimedOut, Unavailable: each with what to do.
@@ -80,11 +80,11 @@ def bind(path: Path, *, mode: int, gid: int | None, group: str) -> BoundSocket:
             "set control.socket to a shorter one"
         )
     try:
-        # A person's own directory is nobody else's; the system's one must let the group through.
+        # A user's own directory is private; the system's must admit the group.
         if not path.parent.is_dir():
             mode_above = 0o755 if os.geteuid() == 0 else 0o700
             path.parent.mkdir(parents=True, exist_ok=True, mode=mode_above)
-            path.parent.chmod(mode_above)  # whatever the umask
+            path.parent.chmod(mode_above)  # regardless of the umask
         with _only_one(path.parent):
             _clear(path)
             return _bind(path, mode, gid, group)
@@ -142,7 +142,7 @@ def _clear(path: Path) -> None:
             return
         if e.errno == errno.ENOENT:
             return
-        if e.errno != errno.EAGAIN:  # EAGAIN: it listens, and its backlog is full
+        if e.errno != errno.EAGAIN:  # EAGAIN: it is listening, and its backlog is full
             raise
     finally:
         probe.close()

@@ -1,1 +1,2 @@
-"""The life of the system service: signals, the service manager, the watchdog, the address file."""
+"""The lifecycle of the system service: signals, the service manager, the watchdog, the address
+file."""

@@ -1,8 +1,8 @@
-"""The address file: where this node can be dialled, for other programs on the machine.
+"""The address file: tells other programs on the machine where to dial this node.
 
-One multiaddr a line, in `<runtime directory>/daemon.addr`. It is there while the daemon runs and
-its transport listens; readers find it whole, as it is replaced and never written over. Another
-daemon takes its path as a bootstrap address.
+One multiaddr per line, in `<runtime directory>/daemon.addr`. It exists while the daemon runs and
+its transport listens. It is replaced atomically, so readers never see a partial file. Another
+daemon accepts its path as a bootstrap address.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from aitorrentd.system.paths import is_system
 
 NAME: Final = f"daemon{SUFFIX}"
 REFRESH_S: Final = 10.0
-"Interfaces come and go without telling anybody, and so do files."
+"Interfaces, and files, come and go without notification."
 
 
 class AddressFile:
-    """Keeps one file true."""
+    """Keeps one address file up to date."""
 
     def __init__(
         self, path: Path, addresses: Callable[[], Sequence[str]], log: logging.Logger
     ) -> None:
-        """`addresses` says where the node listens now; none means that there is no file."""
+        """`addresses` returns the current listening addresses; none means no file."""
         self._path = path
         self._addresses = addresses
         self._log = log
         self._text: str | None = None
-        "What the file says; None before the first `refresh`."
+        "The file's contents; None before the first `refresh`."
         self._trouble = ""
-        "Why it could not be written; empty when it could."
+        "Why it could not be written; empty on success."
 
     def refresh(self) -> None:
-        """Make the file say what is true now; a disk that takes nothing is logged once."""
+        """Bring the file up to date; a write failure is logged once."""
         text = "".join(f"{address}\n" for address in self._addresses())
         if text == self._text and (not text or self._path.exists()):
             return
@@ -61,17 +61,17 @@ class AddressFile:
         self._text = text
 
     def remove(self) -> None:
-        """Take the file away; nothing happens when `refresh` was never called."""
+        """Remove the file; does nothing if `refresh` was never called."""
         if self._text is not None:
             self._text = ""
             with contextlib.suppress(OSError):
                 self._path.unlink()
 
     async def follow(self, bus: EventBus) -> None:
-        """Refresh when a plugin changed, and every 10 s; ends when cancelled."""
+        """Refresh when a plugin changes state, and every 10 s, until cancelled."""
         while True:
             with bus.subscribe(PluginChanged) as changes:
-                self.refresh()  # in the subscription, so that no change falls between two rounds
+                self.refresh()  # inside the subscription, so no change is lost between rounds
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(REFRESH_S):
                         await anext(changes)
@@ -80,9 +80,9 @@ class AddressFile:
         if not text:
             self._path.unlink(missing_ok=True)
             return
-        # A cleaner of temporary files may take the whole directory.
+        # A cleaner of temporary files may remove the whole directory.
         make_directory(
             self._path.parent, setting="node.runtime_dir", mode=0o755 if is_system() else 0o700
         )
-        # Anybody on the machine may know where the node listens.
+        # Any local user may know where the node listens.
         replace_file(self._path, text.encode("ascii"), mode=0o644, durable=False)

@@ -1,4 +1,4 @@
-"""The daemon's life: signals, the service manager, and what ends it."""
+"""The daemon's lifecycle: signals, the service manager, and what ends it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EXTEND_BY_S: Final = 30.0
 _HURRY_S: Final = 2.0
 _LAST_LINES_S: Final = 0.5
 DRAIN_S: Final = 20.0
-"Of the 45 s that systemd gives to a stop (TimeoutStopSec); the plugins get the rest."
+"Out of the 45 s that systemd allows for a stop (TimeoutStopSec); the plugins get the rest."
 _SOCKET_NAMES: Final = ("control", "aitorrentd.socket")
 
 
@@ -57,7 +57,7 @@ class Daemon:
         *,
         finish_log: Callable[[float], None] = lambda timeout_s: None,
     ) -> None:
-        """`finish_log` waits until the log is written, at most as many seconds as it is given."""
+        """`finish_log` waits until the log is written, at most the given number of seconds."""
         self._node = node
         self._notifier = notifier
         self._finish_log = finish_log
@@ -68,7 +68,7 @@ class Daemon:
         self._address_file = AddressFile(path, node.addresses, node.log)
 
     async def run(self) -> None:
-        """Start, live, stop."""
+        """Start, run, stop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop, number)
@@ -83,7 +83,7 @@ class Daemon:
             await self._stop()
 
     async def _start(self) -> bool:
-        """Whether the node runs now; False when it was asked to stop meanwhile."""
+        """Whether the node is running now; False if it was asked to stop meanwhile."""
         start = asyncio.create_task(self._node.start(), name="start")
         asked = self._tasks.spawn(self._node.stop_requested.wait(), "asked-while-starting")
         while not start.done() and not asked.done():
@@ -92,7 +92,7 @@ class Daemon:
                 {start, asked}, timeout=_EXTEND_EVERY_S, return_when=asyncio.FIRST_COMPLETED
             )
         if not start.done():
-            # What runs already is stopped in order by the cancelled start itself.
+            # The cancelled start itself cleanly stops what is already running.
             start.cancel()
             await asyncio.wait({start})
         if start.cancelled():
@@ -125,7 +125,7 @@ class Daemon:
             raise PluginError(node.kernel.fatal.result())
 
     async def _drain(self) -> None:
-        """Let what is under way end, at most `DRAIN_S`; another signal cuts that short."""
+        """Let work in progress finish, at most `DRAIN_S`; another signal cuts that short."""
         node = self._node
         if works := node.kernel.drain.under_way():
             node.log.info("finishing %s, for at most %g s", work_text(works), DRAIN_S)
@@ -149,8 +149,8 @@ class Daemon:
             self._node.log.warning("second signal: no longer waiting for the plugins")
             stop.cancel()
             await asyncio.wait({stop}, timeout=_HURRY_S)
-            # A thread or a task that does not end would hold up the interpreter. Nothing is lost:
-            # whatever was acknowledged is on disk, as it must be for SIGKILL.
+            # A thread or a task that does not end would block the interpreter's exit. Nothing is
+            # lost: whatever was acknowledged is on disk, as SIGKILL requires anyway.
             self._finish_log(_LAST_LINES_S)
             os._exit(128 + self._signals)
         hurry.cancel()
@@ -189,7 +189,7 @@ class Daemon:
             self._notifier.status(self._status())
 
     async def _tell_drain(self) -> None:
-        """A drain is told at once: whoever started it looks at the status next."""
+        """Report a drain at once: the operator who started it checks the status next."""
         with self._node.kernel.bus.subscribe(Draining) as changes:
             async for _ in changes:
                 self._notifier.status(self._status())

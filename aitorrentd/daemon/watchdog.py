@@ -1,4 +1,4 @@
-"""Signs of life for the service manager, given only while the daemon really works."""
+"""Watchdog pings for the service manager, sent only while the daemon really works."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _ANSWER_S: Final = 2.0
 class Watchdog:
     """Pings the service manager twice per interval.
 
-    A ping is left out when the event loop was late by more than 5 s since the last one, or when
-    the control socket does not answer; two in a row and the manager restarts the daemon.
+    A ping is skipped if the event loop was late by more than 5 s since the last one, or if the
+    control socket does not answer. After two missed pings in a row the manager restarts the daemon.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Watchdog:
         if self._socket is None:
             return
         if self._client is None:
-            # Kept open, so that others cannot take the last connection.
+            # Kept open, so that other callers cannot take the last connection.
             self._client = await AsyncClient.connect(self._socket, _ANSWER_S)
         await self._client.call("rpc.ping", timeout=_ANSWER_S)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()

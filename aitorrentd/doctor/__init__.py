@@ -1,1 +1,1 @@
-"""What is wrong with this machine or node, and the report that a user sends."""
+"""Diagnoses this machine or node, and builds the report that a user sends."""

@@ -1,6 +1,6 @@
-"""`aitorrentctl bugreport`: what a maintainer needs to see, in one archive, without secrets.
+"""`aitorrentctl bugreport`: what a maintainer needs, in one archive, without secrets.
 
-Keys are never read into it. Everything passes the `Anonymizer`, and what is large is cut.
+Keys are never read. Everything passes through the `Anonymizer`, and large items are truncated.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ABOUT: Final[Mapping[str, str]] = {
 
 
 def known_secrets(path: str | None) -> set[str]:
-    """Every secret of the configuration that this user can read, and the node's seed."""
+    """Every configuration secret that this user can read, and the node's seed."""
     try:
         config = Config.load(path, outside=True)
     except ConfigError:
@@ -71,7 +71,7 @@ def _read(file: Path) -> str:
 
 
 def versions() -> dict[str, Any]:
-    """What runs here, as far as it can be seen from outside of the daemon."""
+    """What runs here, as seen from outside the daemon."""
     from aitorrentd.installing.target import core_distributions, here
 
     system = ""
@@ -128,7 +128,7 @@ def _log(ask: Ask) -> str:
 def gather(
     ask: Ask | None, doctor: Callable[[], Any], *, config_path: str | None = None
 ) -> dict[str, str]:
-    """The files of a report, by name, redacted; `ask` is None while no daemon answers."""
+    """The redacted files of a report, by name; `ask` is None if no daemon answers."""
     hide = Anonymizer(known_secrets(config_path or _config_of(ask)))
     missing: list[str] = []
 
@@ -136,7 +136,7 @@ def gather(
         return json.dumps(hide.tree(value), ensure_ascii=False, indent=2) + "\n"
 
     def cut(text: str) -> str:
-        # From the end: what happened last matters most.
+        # From the end: the latest events matter most.
         return hide.text(text[-_MAX_LOG_CHARS:]) + "\n"
 
     def config() -> Any:
@@ -178,7 +178,7 @@ def gather(
 
 
 def _config_of(ask: Ask | None) -> str | None:
-    """The daemon's configuration file, drop-ins left out; None = where it is by default."""
+    """The daemon's configuration file, without drop-ins; None = the default one."""
     if ask is None:
         return None
     try:
@@ -193,7 +193,7 @@ def _daemon_version(ask: Ask | None) -> Any:
 
 
 def write(path: Path, files: Mapping[str, str]) -> None:
-    """Write the archive, for this user's eyes only.
+    """Write the archive, readable by this user only.
 
     Raises:
         Conflict: the file exists. Denied, Unavailable: it cannot be written.

@@ -1,6 +1,6 @@
-"""The doctor: checks what commonly goes wrong, each with one remedy.
+"""The doctor: checks for common problems, each with one remedy.
 
-The core's checks need no daemon: `aitorrentctl doctor` runs them by itself when none answers.
+The core's checks need no daemon: `aitorrentctl doctor` runs them itself when none answers.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _LOW_DISK_BYTES: Final = 1024 * _MIB
 _NO_DISK_BYTES: Final = 100 * _MIB
 _MIN_FILES: Final = 1024
 _PEERCRED: Final = struct.Struct("iII")
-_EARLIEST: Final = 1_767_225_600  # 2026-01-01: this program did not exist before
+_EARLIEST: Final = 1_767_225_600  # 2026-01-01: this program did not exist earlier
 _TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
 _TRANSPORT_PORT: Final = 8468
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What one check found."""
+    """The result of one check."""
 
     name: str
     plugin: str
@@ -100,7 +100,7 @@ def _directories(config: Config) -> _Finding:
 
 
 def _of_somebody_else(state: Path) -> str:
-    """A file of the state that the directory's owner does not own, or nothing."""
+    """A file in the state directory that the directory's owner does not own, or None."""
     owner = state.stat().st_uid
     with os.scandir(state) as entries:
         for entry in entries:
@@ -123,7 +123,7 @@ def _secrecy(config: Config) -> _Finding:
 def _identity(config: Config) -> _Finding:
     file = config.identity_file
     try:
-        # Root looks after a daemon that is another user's.
+        # Root is inspecting a daemon that runs as another user.
         state = config.directories.state
         owner = state.stat().st_uid if os.geteuid() == 0 and state.exists() else None
         return _Finding("ok", f"{file} is the key of {load(file, owner=owner).peer_id}")
@@ -135,7 +135,7 @@ def _identity(config: Config) -> _Finding:
 
 
 def answers(path: Path) -> bool:
-    """Whether somebody accepts connections on the Unix socket `path`; starts nobody."""
+    """Whether the Unix socket `path` accepts connections; starts no daemon."""
     if unit.sleeps(path):
         return False
     try:
@@ -214,21 +214,21 @@ def _clock(config: Config) -> _Finding:
         return _Finding(
             "fail", f"the clock says {shown}; peers will reject this node's certificate", remedy
         )
-    # A zeroed struct timex only asks; it is 208 bytes on 64-bit Linux.
+    # A zeroed struct timex only queries; it is 208 bytes on 64-bit Linux.
     if ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)) == _TIME_ERROR:
         return _Finding("warn", f"{shown}; the kernel's clock is not synchronised", remedy)
     return _Finding("ok", shown)
 
 
 def _daemon_pid(path: Path | None) -> int | None:
-    """The process that listens at `path`; None when none does, or the service manager."""
+    """The process that listens at `path`; None if there is none, or it is the service manager."""
     if path is None or unit.sleeps(path):
         return None
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(2.0)
             probe.connect(str(path))
-            # Set by listen(2), so that it is known even when the daemon can accept nobody.
+            # Set by listen(2), so it is known even when the daemon can accept no connection.
             raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
     except OSError:
         return None
@@ -310,10 +310,9 @@ async def _run_config(config: Config) -> Checked:
 
 
 def beside(config: Config) -> list[str]:
-    """What a start would say of the distributions beside aitorrentd, a sentence each.
+    """What a start would report about distributions other than aitorrentd, one sentence each.
 
-    Imports the plugins of others that are not switched off. Must not be called from a running
-    event loop.
+    Imports enabled third-party plugins. Must not be called from a running event loop.
     """
     tables = config.settings.plugins
 
@@ -333,7 +332,7 @@ def _distributions(wrong: Sequence[str]) -> Checked:
 
 
 def run_offline(config_path: str | Path | None = None) -> list[dict[str, Any]]:
-    """The core's checks without a daemon, in the shape of node.doctor's `checks`.
+    """The core's checks without a daemon, in the form of node.doctor's `checks`.
 
     Must not be called from a running event loop.
     """
@@ -350,10 +349,10 @@ def run_offline(config_path: str | Path | None = None) -> list[dict[str, Any]]:
 
 
 def _run_plugins(runtime: Runtime) -> Checked:
-    # Values of PluginState; what is merely skipped or switched off is as it should be.
+    # Values of PluginState; a plugin that is only skipped or disabled is fine.
     ill = ("broken", "invalid", "failed", "blocked")
     rows = [row for row in runtime.kernel.rows() if row.state in ill]
-    # what is blocked waits for one of the others
+    # a blocked plugin waits for one of the others
     rows.sort(key=lambda row: row.state == "blocked")
     summary = "plugins run"
     if rows:
@@ -369,7 +368,7 @@ def _title(row: PluginRow) -> str:
 
 
 async def run_checks(runtime: Runtime, plugin: str | None = None) -> list[Checked]:
-    """The checks of a running node: the core's and its plugins', or those of one of them."""
+    """The checks of a running node: the core's and its plugins', or those of one plugin."""
     found: list[Checked] = []
     if plugin in (None, "core"):
         found.append(await _run_config(runtime.config))
@@ -386,7 +385,7 @@ async def run_checks(runtime: Runtime, plugin: str | None = None) -> list[Checke
             status, text, remedy = result.status, result.text, result.remedy
         except TimeoutError:
             status, text, remedy = "fail", f"no result within {CHECK_TIMEOUT_S:g} s", "see the log"
-        except Exception as e:  # the fence of method calls: checks are plugins' code
+        except Exception as e:  # the fence of method calls: checks are plugin code
             runtime.log.exception("the check %s of plugin %s failed", check.name, owner)
             status, text = "fail", f"the check itself failed: {type(e).__name__}"
             remedy = "see the log"

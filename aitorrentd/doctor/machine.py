@@ -1,6 +1,6 @@
-"""Doctor checks of what the daemon cannot see from inside its sandbox: its unit, its plugin layer.
+"""Doctor checks of what the daemon's sandbox hides from it: its unit and its plugin layer.
 
-`aitorrentctl doctor` runs them by itself, whether a daemon answers or not.
+`aitorrentctl doctor` runs them itself, whether a daemon answers or not.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _layer() -> tuple[str, str, str]:
 
 
 def machine_checks(*, with_unit: bool) -> list[Checked]:
-    """The checks; `with_unit` only where the daemon in question is the system's."""
+    """The checks; `with_unit` only if the daemon in question is the system's."""
     found = [("plugin-layer", "installed plugins can be loaded", _layer())]
     if with_unit and (properties := unit.properties(unit.DAEMON)):
         found.insert(0, ("unit", "the system service is healthy", _unit(properties)))

@@ -1,7 +1,7 @@
-"""Takes out of text what must not leave the machine: secrets, prompts, who the peers are.
+"""Removes from text what must not leave the machine: secrets, prompts, peer identities.
 
-Known secrets are blotted out wherever they stand. The rest is recognised by its form, which errs on
-the side of taking too much: a bug report without an address is still a bug report.
+Known secrets are redacted wherever they occur. The rest is recognised by its form, which errs on
+the side of redacting too much: a bug report without an address is still a bug report.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FORMS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
         _VALUE,
     ),
     (re.compile(r"(\w://)[^\s/@]+@"), rf"\g<1>{HIDDEN}@"),
-    # What people said to a model, and what it answered.
+    # Prompts and answers.
     (
         re.compile(
             r"(?i)\b((?:prompt|content|message|messages|response|text)[\"']?\s*[:=]\s*)"
@@ -47,14 +47,14 @@ _FORMS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"\b12D3Koo\w{37}(\w{8})\b"), r"…\1"),
     (re.compile(r"(/dns(?:4|6|addr)?/)[^/\s]+"), r"\1…"),
     (re.compile(r"(/home/)[^/\s\"']+"), r"\1…"),
-    # Seeds, digests, session ids: long runs that no word is.
+    # Seeds, digests, session ids: runs longer than any word.
     (re.compile(r"\b(?=[\w+=-]*\d)([0-9A-Za-z+]{6})[0-9A-Za-z+=_-]{34,}"), r"\1…"),
 )
 _IPV4: Final = re.compile(r"\b(\d{1,3}\.\d{1,3})\.\d{1,3}\.\d{1,3}\b")
 _IPV6: Final = re.compile(r"(?<![\w:.])[0-9A-Fa-f]*(?::[0-9A-Fa-f]*){2,7}(?![\w:])")
 _HOST_PORT: Final = re.compile(r"(?P<host>[^:/\s]+):(?P<port>\d{1,5})")
 _PEER_KEYS: Final = ("bootstrap", "nodes", "announce")
-"Settings whose texts are peers' addresses."
+"Settings whose text contains peers' addresses."
 
 
 def _ipv4(found: re.Match[str]) -> str:
@@ -66,14 +66,14 @@ def _ipv6(found: re.Match[str]) -> str:
     try:
         address = ipaddress.IPv6Address(found[0])
     except ValueError:
-        return found[0]  # a time of day, or something else with colons
+        return found[0]  # a time of day, or other text with colons
     if address.is_loopback or address.is_unspecified:
         return found[0]
     return ":".join(address.exploded.split(":")[:2]) + ":…"
 
 
 class Anonymizer:
-    """Redacts texts and trees; `secrets` are blotted out wherever they stand."""
+    """Redacts texts and trees; `secrets` are redacted wherever they occur."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._redact: Callable[[str], str] = Redactor(secrets)
@@ -89,7 +89,7 @@ class Anonymizer:
         return self._host.sub("this-host", text) if self._host else text
 
     def tree(self, value: Any) -> Any:
-        """The same for what JSON can hold; values whose key names a secret are concealed."""
+        """The same for JSON values; values whose key names a secret are concealed."""
         return self._inside(conceal(value), "")
 
     def _inside(self, value: Any, key: str) -> Any:
@@ -105,7 +105,7 @@ class Anonymizer:
 
 
 def secrets_in(text: str) -> set[str]:
-    """What looks like a secret of a configuration that cannot be read as one."""
+    """Likely secrets in a configuration file that cannot be parsed."""
     pattern = re.compile(
         r"(?im)^[^#\n]*?(?:psk|token|password|passphrase|secret|api[_-]?key)s?[\"']?\s*:\s*(.+)$"
     )

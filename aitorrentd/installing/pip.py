@@ -1,4 +1,4 @@
-"""Runs pip, within the core's constraints, and turns its complaints into sentences."""
+"""Runs pip under the core's constraints and turns its errors into sentences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aitorrentd.errors import Conflict, InvalidParams, TimedOut, Unavailable
 from aitorrentd.installing.target import Target
 from aitorrentd.system.distributions import normalized
 
-# What a user's pip may be told by its environment that would install somewhere else.
+# Environment variables of pip that would make it install somewhere else.
 _DROPPED: Final = (
     *(f"PIP_{name}" for name in ("TARGET", "PREFIX", "ROOT", "USER", "PYTHON", "CONSTRAINT")),
     *(f"PIP_{name}" for name in ("REQUIREMENT", "DRY_RUN", "IGNORE_INSTALLED", "FORCE_REINSTALL")),
@@ -34,7 +34,7 @@ Told = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where pip looks for distributions, besides what its own configuration says."""
+    """Where pip looks for distributions, besides its own configuration."""
 
     find_links: tuple[str, ...] = ()
     "Directories with wheels, or pages with links."
@@ -42,7 +42,7 @@ class Source:
 
     @property
     def options(self) -> list[str]:
-        """As options of pip."""
+        """As pip options."""
         links = [option for link in self.find_links for option in ("--find-links", link)]
         return links if self.has_index else [*links, "--no-index"]
 
@@ -50,7 +50,7 @@ class Source:
 class Pip:
     """pip for one target. `deadline_s` bounds each run, in seconds.
 
-    `told` hears what pip does, in the form of the control API's progress: text, done, total, unit.
+    `told` receives pip's progress in the form of the control API's: text, done, total, unit.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class Pip:
         self._told = told
 
     def wheel(self, what: str, into: Path) -> Path:
-        """Fetch, or build, the wheel of one distribution, without those that it needs.
+        """Download, or build, the wheel of one distribution, without its dependencies.
 
         Raises:
-            InvalidParams, Unavailable: as pip says.
+            InvalidParams, Unavailable: as pip reports.
         """
         self._run(["wheel", "--no-deps", "--wheel-dir", str(into), *self._source.options, what])
         wheels = list(into.glob("*.whl"))
@@ -84,7 +84,7 @@ class Pip:
         """(name, version) of what an installation would add or replace; installs nothing.
 
         Raises:
-            Conflict: it does not get along with the core, or with other plugins.
+            Conflict: it is incompatible with the core or with other plugins.
         """
         command = ["install", "--dry-run", "--report", str(report)]
         self._run([*command, *self._common(), *what], for_target=True)
@@ -108,7 +108,7 @@ class Pip:
         if for_target and self._target.layer is not None:
             command += ["--python", str(self._target.python)]
         environ = {k: v for k, v in os.environ.items() if k not in _DROPPED}
-        # "raw" tells the progress of downloads in lines, whoever reads them.
+        # "raw" prints download progress in lines, whatever the output is.
         environ["PIP_PROGRESS_BAR"] = "raw"
         pip = subprocess.Popen(
             [*command, *arguments],
@@ -118,7 +118,7 @@ class Pip:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            # The daemon's user must be able to read what root's pip writes.
+            # The daemon's user must be able to read files that root's pip writes.
             umask=0o022,
         )
         late = threading.Timer(self._deadline_s, pip.kill)
@@ -139,7 +139,7 @@ class Pip:
             raise complaint(said)
 
     def _listen(self, pip: subprocess.Popen[str]) -> str:
-        """Tell what pip does until it ends; returns its last words."""
+        """Report pip's progress until it ends; returns its last output."""
         said: deque[str] = deque(maxlen=_KEPT_LINES)
         at = ""
         for line in pip.stdout or ():
@@ -155,7 +155,7 @@ class Pip:
 
 
 def complaint(said: str) -> Conflict | InvalidParams | Unavailable:
-    """pip's last words as an error with the reason and a way out."""
+    """pip's last output as an error with the reason and a remedy."""
     if reasons := conflicts(said):
         return Conflict(f"incompatible: {'; '.join(reasons)}; nothing was changed")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
@@ -175,7 +175,7 @@ def complaint(said: str) -> Conflict | InvalidParams | Unavailable:
 
 
 def conflicts(said: str) -> list[str]:
-    """Sentences about requirements that cannot both be met; empty when there is no conflict."""
+    """Sentences about conflicting requirements; empty if there is no conflict."""
     _, found, rest = said.partition("The conflict is caused by:")
     if not found:
         return []

@@ -1,7 +1,7 @@
-"""Plugins installed, removed, and their layer made anew.
+"""Installs and removes plugins, and rebuilds their layer.
 
-An installation is planned first (its wheel is at hand, pip has found what else is needed) and
-carried out after somebody agreed; what was shown is what is installed.
+An installation is planned first (its wheel is available, pip has resolved its dependencies) and
+carried out after the user agrees; exactly what was shown is installed.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ _REQUIREMENT: Final = re.compile(
     r"(?:\[(?P<extras>[A-Za-z0-9._, -]*)\])?\s*(?P<version>[<>=!~][^;@]*)?"
 )
 DEADLINE_S: Final = 6 * 3600.0
-"torch and what it brings are gigabytes; a slow line needs hours."
+"torch and its dependencies take gigabytes; a slow connection needs hours."
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an installation would do."""
+    """The effects of an installation."""
 
     target: Target
     requirement: str
     "As it will be recorded."
     facts: Facts | None
-    "The plugin; None when an extra of aitorrentd is installed."
+    "The plugin; None for an extra of aitorrentd."
     wheel: Path | None
     extras: str
-    "Of the plugin, with brackets, or empty."
+    "The plugin's extras, with brackets, or empty."
     others: tuple[tuple[str, str], ...]
-    "(name, version) of what comes along."
+    "(name, version) of its dependencies to install."
     replaces: str = ""
-    "The version that is installed now."
+    "The version installed now."
 
     @property
     def is_needed(self) -> bool:
@@ -62,14 +62,14 @@ class Plan:
 
 
 def builtin_plugins() -> frozenset[str]:
-    """Names of the plugins that come with aitorrentd."""
+    """Names of the built-in plugins."""
     dist = core_distributions().get(CORE)
     points = described(dist)[2] if dist else ()
     return frozenset(name for group, name, _ in points if group == PLUGINS)
 
 
 class Installer:
-    """Installs into one target. `deadline_s` and `told` as for Pip."""
+    """Installs into one target. `deadline_s` and `told` as in Pip."""
 
     def __init__(
         self,
@@ -106,8 +106,9 @@ class Installer:
         """Plan the installation of a name, a wheel, a directory, or `aitorrentd[extra]`.
 
         Raises:
-            InvalidParams: it is no plugin, damaged, or no such thing. Conflict: it does not get
-            along with what is installed. Denied, Unavailable, TimedOut, Busy: as they say.
+            InvalidParams: not a plugin, damaged, or nonexistent. Conflict: it is incompatible with
+            an installed distribution. Denied, Unavailable, TimedOut, Busy: it cannot be installed
+            now.
         """
         with self._pip() as (pip, room):
             self.target.make()
@@ -155,7 +156,7 @@ class Installer:
         self, pip: Pip, room: Path, what: str, extras: str, *, local: bool, upgrade: bool = False
     ) -> Plan:
         if local and what.endswith(".whl"):
-            of_wheel(Path(what))  # what is damaged is told before pip stumbles over it
+            of_wheel(Path(what))  # report damage before pip stumbles over it
         fetched = pip.wheel(what, room / "wheel")
         facts = of_wheel(fetched)
         self._check_plugin(facts)
@@ -209,7 +210,7 @@ class Installer:
                 )
 
     def _all_with(self, requirement: str, name: str) -> list[str]:
-        """A requirement and those that the layer holds already, which must go on to be met."""
+        """A requirement plus those already in the layer, which must remain satisfied."""
         kept = [
             line
             for line in self.target.requirements()
@@ -218,7 +219,7 @@ class Installer:
         return [requirement, *kept]
 
     def carry_out(self, plan: Plan, pip: Pip) -> None:
-        """Install what was planned."""
+        """Install according to a plan."""
         if not plan.is_needed:
             return
         target = self.target
@@ -227,17 +228,17 @@ class Installer:
         else:
             name = plan.facts.name
             if plan.replaces == plan.facts.version:
-                pip.uninstall(name)  # pip takes the same version for the same code
+                pip.uninstall(name)  # pip assumes that the same version is the same code
             target.forget_wheels(name)
             wanted = f"{target.keep_wheel(plan.wheel)}{plan.extras}"
         pip.install(self._all_with(wanted, name))
         target.remember(sorted(self._all_with(plan.requirement, name)))
 
     def owner(self, name: str) -> Facts:
-        """The distribution that a plugin's, or a distribution's, name stands for.
+        """The distribution that the name of a plugin, or of a distribution, stands for.
 
         Raises:
-            Conflict: it is a part of aitorrentd. NotFound: no such plugin is installed.
+            Conflict: it is part of aitorrentd. NotFound: no such plugin is installed.
         """
         for facts in self.target.distributions():
             if name in facts.plugins or (
@@ -254,10 +255,10 @@ class Installer:
         raise NotFound(f"no plugin {name} is installed; {there}")
 
     def check_removable(self, name: str) -> None:
-        """Find out what `remove` would say, before anybody is asked.
+        """Run the checks of `remove` before asking the user.
 
         Raises:
-            NotFound, Conflict: as `remove`.
+            NotFound, Conflict: as in `remove`.
         """
         if requirement_name(name) != CORE or "[" not in name:
             self.owner(name)
@@ -267,10 +268,10 @@ class Installer:
     def remove(self, name: str) -> Facts | None:
         """Remove the distribution of a plugin, or the record of `aitorrentd[extra]` (then None).
 
-        What came along stays, since other plugins may use it.
+        Its dependencies stay, since other plugins may use them.
 
         Raises:
-            NotFound, Conflict: as `owner`.
+            NotFound, Conflict: as in `owner`.
         """
         with self._pip() as (pip, _):
             self.check_removable(name)
@@ -286,9 +287,9 @@ class Installer:
             return facts
 
     def rebuild(self) -> list[str]:
-        """Make the layer anew from its record, for another Python, or to drop what no plugin needs.
+        """Rebuild the layer from its record, for another Python, or to drop unneeded packages.
 
-        Returns the requirements. When it fails, the layer is as it was.
+        Returns the requirements. On failure the layer is unchanged.
 
         Raises:
             NotFound: there is no layer.
@@ -300,7 +301,7 @@ class Installer:
             )
         old = layer.with_name(layer.name + ".old")
         with self._pip() as (pip, _):
-            if old.exists():  # an earlier attempt was killed in the middle
+            if old.exists():  # an earlier attempt was killed midway
                 shutil.rmtree(layer, ignore_errors=True)
                 old.rename(layer)
             if not layer.exists():
@@ -323,7 +324,7 @@ class Installer:
 
 
 def is_local(what: str) -> bool:
-    """Whether it names a file or a directory, by the rules of pip: a bare name never does."""
+    """Whether it names a file or a directory, by pip's rules: a bare name never does."""
     return "/" in what or what in (".", "..") or what.endswith((".whl", ".tar.gz", ".zip"))
 
 

@@ -1,4 +1,4 @@
-"""Where plugins are installed: a packaged core's layer, or beside a core that no package owns."""
+"""Where plugins are installed: a packaged core's layer, or beside an unpackaged core."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from aitorrentd.system.files import replace_file
 
 CORE: Final = "aitorrentd"
 CORE_PATHS: Final = "_aitorrentd_core.pth"
-"In the layer; it lets pip see what the core has, so that nothing is installed twice."
+"In the layer; it shows pip the core's packages, so that nothing is installed twice."
 _MAKE_S: Final = 120.0
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
@@ -50,12 +50,12 @@ class Target:
 
     @property
     def title(self) -> str:
-        """What people read."""
+        """The name shown to users."""
         return str(self.layer) if self.layer else f"{self.site} (beside aitorrentd)"
 
     @property
     def wheels(self) -> Path | None:
-        """Where a layer keeps its plugins' wheels, so that it can be made anew."""
+        """Where a layer keeps its plugins' wheels, so that it can be rebuilt."""
         return self.layer / "wheels" if self.layer else None
 
     @property
@@ -64,10 +64,10 @@ class Target:
         return self.layer / "requirements.txt" if self.layer else None
 
     def check(self) -> None:
-        """Make sure that this user may change it, and nobody else could.
+        """Check that this user may change it, and that no other user can.
 
         Raises:
-            Denied: not the right user. Conflict: the layer is somebody else's to write.
+            Denied: the wrong user. Conflict: another user can write to the layer.
         """
         if self.layer is None:
             if not os.access(self.site, os.W_OK):
@@ -87,10 +87,10 @@ class Target:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other installations out while the block runs.
+        """Exclude other installations while the block runs.
 
         Raises:
-            Busy: another one is at work.
+            Busy: another one is running.
         """
         place = self.layer.parent if self.layer else self.site
         _make_readable(place)
@@ -105,10 +105,10 @@ class Target:
             os.close(fd)
 
     def make(self) -> None:
-        """Make the layer, if there is one to make; a good one is left as it is.
+        """Create the layer, if this target has one; a valid one is left alone.
 
         Raises:
-            Unavailable: it cannot be made.
+            Unavailable: it cannot be created.
         """
         if self.layer is None:
             return
@@ -131,13 +131,13 @@ class Target:
         replace_file(file, text.encode(), mode=0o644)
 
     def distributions(self) -> list[Facts]:
-        """What is installed in the target itself; the core and its libraries are left out."""
+        """Distributions installed in the target itself, without the core and its libraries."""
         if not self.site.is_dir():
             return []
         core = core_distributions()
         found = []
         for dist in metadata.distributions(path=[str(self.site)]):
-            with contextlib.suppress(DamagedError):  # `doctor` names it
+            with contextlib.suppress(DamagedError):  # `doctor` reports it
                 found.append(of_installed(dist))
         return sorted(
             (facts for facts in found if self.layer or normalized(facts.name) not in core),
@@ -145,27 +145,27 @@ class Target:
         )
 
     def requirements(self) -> list[str]:
-        """What was asked for and is recorded in the layer."""
+        """The requested distributions, as recorded in the layer."""
         if self.record is None or not self.record.exists():
             return []
         lines = self.record.read_text(encoding="utf-8").splitlines()
         return [line for line in lines if line and not line.startswith("#")]
 
     def remember(self, requirements: list[str]) -> None:
-        """Record what the layer shall hold."""
+        """Record what the layer should contain."""
         if self.record is not None:
             head = "# Written by `aitorrentctl plugin`; `plugin rebuild` makes the layer from it.\n"
             self._write(self.record, head + "".join(f"{line}\n" for line in requirements))
 
     def forget_wheels(self, name: str) -> None:
-        """Delete the kept wheels of a distribution."""
+        """Delete a distribution's stored wheels."""
         if self.wheels is not None and self.wheels.is_dir():
             for wheel in self.wheels.glob("*.whl"):
                 if normalized(wheel.name.split("-")[0]) == normalized(name):
                     wheel.unlink()
 
     def keep_wheel(self, wheel: Path) -> Path:
-        """Keep a copy of a plugin's wheel in the layer; returns what to install."""
+        """Store a copy of a plugin's wheel in the layer; returns what to install."""
         if self.wheels is None:
             return wheel
         _make_readable(self.wheels)
@@ -176,7 +176,7 @@ class Target:
 
 
 def _make_readable(directory: Path) -> None:
-    """Make a directory, and those above it, that everybody may read, whatever the umask is."""
+    """Create a directory and its parents, readable by everyone regardless of the umask."""
     if not directory.is_dir():
         _make_readable(directory.parent)
         directory.mkdir(exist_ok=True)
@@ -195,7 +195,7 @@ def requirement_name(requirement: str) -> str:
 
 
 def core_distributions() -> dict[str, metadata.Distribution]:
-    """aitorrentd and all that it needs, its extras left out, by normalized name."""
+    """aitorrentd and all its dependencies, without its extras, by normalized name."""
     found: dict[str, metadata.Distribution] = {}
     wanted = [CORE, "pip"]
     while wanted:
@@ -203,7 +203,7 @@ def core_distributions() -> dict[str, metadata.Distribution]:
         if name in found:
             continue
         if (dist := installed(name)) is None:
-            continue  # a requirement of another platform or Python version
+            continue  # a requirement for another platform or Python version
         found[name] = dist
         wanted += [
             requirement_name(line)
@@ -214,7 +214,7 @@ def core_distributions() -> dict[str, metadata.Distribution]:
 
 
 def missing_libraries() -> list[str]:
-    """What aitorrentd itself needs and is not installed."""
+    """Missing dependencies of aitorrentd itself."""
     there = core_distributions()
     dist = there.get(CORE)
     needed = dist.requires or () if dist else ()
@@ -223,14 +223,14 @@ def missing_libraries() -> list[str]:
 
 
 def core_paths() -> list[str]:
-    """The directories in which the core's distributions are."""
+    """The directories that contain the core's distributions."""
     return sorted({str(dist.locate_file("")) for dist in core_distributions().values()})
 
 
 def constraints() -> list[str]:
-    """What a plugin must get along with: the exact versions of the core and its libraries.
+    """The constraints for plugins: the exact versions of the core and its libraries.
 
-    The file `constraints.txt` of a packaged core adds versions for what is not installed yet.
+    The file `constraints.txt` of a packaged core adds versions for packages not yet installed.
     """
     lines = {name: f"{name}=={dist.version}" for name, dist in core_distributions().items()}
     try:
@@ -244,6 +244,6 @@ def constraints() -> list[str]:
 
 
 def activate(target: Target) -> None:
-    """Make what was just installed visible to this process."""
+    """Make newly installed packages visible to this process."""
     if target.layer is not None and target.site.is_dir():
         site.addsitedir(str(target.site))

@@ -1,4 +1,4 @@
-"""`aitorrentctl plugin new`: a project to start a plugin from.
+"""`aitorrentctl plugin new`: generates a starter project for a plugin.
 
 The files below `template/` end in `.in`; `@NAME@` and the like in their text and in their names are
 replaced.
@@ -21,14 +21,14 @@ from aitorrentd.system.paths import expanded
 
 _SUFFIX: Final = ".in"
 _ROOMS: Final = ("package", "suite")
-"Directories with other names in the project. None is called `tests`: packagers strip those."
+"Directories renamed in the project. None is called `tests`: packagers strip those."
 
 
 def create(name: str, directory: str | None = None) -> tuple[Path, list[str]]:
-    """Write a project for a plugin called `name`; returns where, and its files.
+    """Write a project for a plugin called `name`; returns its path and its files.
 
     Raises:
-        InvalidParams: no name for a plugin. Conflict: the directory is there and not empty.
+        InvalidParams: not a valid plugin name. Conflict: the directory exists and is not empty.
         Denied, Unavailable: it cannot be written.
     """
     if not NAME.fullmatch(name) or re.search(r"[-_]{2}|[-_]$", name):

@@ -36,7 +36,7 @@ class Facts:
 
     @property
     def is_plugin(self) -> bool:
-        """Whether it brings a plugin or commands."""
+        """Whether it provides a plugin or commands."""
         return bool(self.plugins or self.commands)
 
 
@@ -60,7 +60,7 @@ def of_wheel(path: Path) -> Facts:
     """The facts about the distribution in a wheel.
 
     Raises:
-        InvalidParams: it is damaged, or no wheel.
+        InvalidParams: it is damaged, or not a wheel.
     """
     try:
         with zipfile.ZipFile(path) as wheel:

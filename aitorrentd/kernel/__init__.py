@@ -1,7 +1,7 @@
 """The kernel: finds, configures, orders, starts, watches and stops plugins.
 
-Names are loaded on first use: commands that need `aitorrentd.validation` and no daemon shall
-not pay for the rest.
+Names are loaded on first use, so that commands that only need `aitorrentd.validation` do not pay
+for the rest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What running plugins add to the node: methods, routes, protocols, checks and health warnings."""
+"""What running plugins contribute: methods, routes, protocols, checks and health warnings."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from aitorrentd.kernel.roster import Roster
 from aitorrentd.kernel.states import Plugin, PluginState
 
 WRONG: Final = frozenset({PluginState.BROKEN, PluginState.INVALID, PluginState.FAILED})
-"States that call for somebody's attention."
+"States that need the operator's attention."
 
 
 class Served:
-    """The contributions of the plugins that run now."""
+    """The contributions of the running plugins."""
 
     def __init__(self, roster: Roster, hooks: Hooks) -> None:
         self._roster = roster
@@ -27,10 +27,10 @@ class Served:
         self._methods: dict[str, tuple[str, Method]] = {}
 
     def add(self, plugin: Plugin, context: Context) -> None:
-        """Ask a plugin that has just started what it adds, and serve it from now on.
+        """Collect the contributions of a plugin that has just started, and serve them from now on.
 
         Raises:
-            Misdeclared: it breaks the rules, or another plugin answers the same protocol.
+            Misdeclared: it breaks the rules, or another plugin serves the same protocol.
         """
         added = self._hooks.contributions(plugin.name, context)
         taken = {protocol.id: name for name, protocol in self.protocols()}
@@ -43,7 +43,7 @@ class Served:
         self._list_methods()
 
     def remove(self, plugin: Plugin) -> None:
-        """Serve nothing of `plugin` any more."""
+        """Stop serving anything of `plugin`."""
         plugin.contributions = None
         self._list_methods()
 
@@ -96,7 +96,7 @@ class Served:
         return [(p.name, each) for p, _, added in self._running() for each in added.checks]
 
     def health(self) -> list[tuple[str, HealthWarning]]:
-        """(plugin, warning): what is to be said of plugins, then what they say themselves."""
+        """(plugin, warning): warnings about plugins, then the plugins' own."""
         found: list[tuple[str, HealthWarning]] = []
         for plugin in self._roster:
             text = f"plugin {plugin.name} is {plugin.state.value}: {plugin.detail}"

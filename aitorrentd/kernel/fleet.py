@@ -1,6 +1,6 @@
-"""The plugins of a node that are at work: each with its supervisor, its runs and its state.
+"""The active plugins of a node: each with its supervisor, its runs and its state.
 
-What supervisors need of the kernel (`KernelEvents`), and what the kernel does to supervisors.
+Implements what supervisors need from the kernel (`KernelEvents`), and controls the supervisors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aitorrentd.kernel.supervisor import Changes, Limits, Obstacle, Supervisor
 
 
 class Fleet:
-    """Starts, follows and stops the plugins of a roster."""
+    """Starts, supervises and stops the plugins of a roster."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Fleet:
         self.limits, self.clock, self.random = limits, around.clock, around.random
         self.log, self.changed = log, changed
         self.starting = False
-        "The kernel starts: a required plugin's first failure counts."
+        "The kernel is starting: a required plugin's first failure counts."
         self.stopping = False
         self._roster, self._hooks = roster, hooks
         self._served, self._required = served, required
@@ -46,10 +46,10 @@ class Fleet:
         self._supervisors: dict[str, tuple[Supervisor, asyncio.Task[None]]] = {}
         self._abandoned: dict[str, asyncio.Task[None]] = {}
 
-    # What the kernel uses
+    # Used by the kernel
 
     def launch(self, plugin: Plugin) -> None:
-        """Give a configured plugin a supervisor, which starts it when it can."""
+        """Give a configured plugin a supervisor, which starts it as soon as possible."""
         if plugin.state is not PluginState.CONFIGURED or self.stopping:
             return
         old = self._abandoned.get(plugin.name)
@@ -64,7 +64,7 @@ class Fleet:
         self._supervisors[plugin.name] = (supervisor, task)
 
     def _supervised(self, plugin: Plugin, task: asyncio.Task[None]) -> None:
-        """A supervisor ended; by an error only if the kernel itself is at fault."""
+        """A supervisor ended; with an error only if the kernel itself is at fault."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self.log.critical("supervising %s failed", plugin.name, exc_info=error)
             plugin.gave_up = True
@@ -72,12 +72,13 @@ class Fleet:
         self.changed.tell()
 
     async def settled(self, plugin: Plugin) -> None:
-        """Until `plugin` stands; bounded by its start timeout and those it waits for."""
+        """Wait until `plugin` settles; bounded by its start timeout and those of its
+        dependencies."""
         while plugin.state not in SETTLED and not self.stopping:
             await self.changed.wait()
 
     async def halt(self, name: str) -> None:
-        """Stop a plugin, after those that need it, and take its supervisor away."""
+        """Stop a plugin, after its dependents, and remove its supervisor."""
         entry = self._supervisors.get(name)
         if entry is not None:
             supervisor, task = entry
@@ -86,7 +87,7 @@ class Fleet:
             del self._supervisors[name]
 
     async def stop(self, commands: Collection[asyncio.Task[object]]) -> None:
-        """Stop every plugin, each after those that use it; `commands` under way end with them."""
+        """Stop every plugin, each after its dependents; `commands` in progress end with them."""
         self.stopping = True
         for supervisor, _ in self._supervisors.values():
             supervisor.ask_to_stop()
@@ -97,10 +98,10 @@ class Fleet:
             if plugin.state not in SETTLED or plugin.state is PluginState.BLOCKED:
                 self.set_state(plugin, PluginState.STOPPED)
 
-    # What supervisors use
+    # Used by supervisors
 
     def set_state(self, plugin: Plugin, state: PluginState, detail: str = "") -> None:
-        """Enter a state and tell everybody; nothing happens when it is the present one."""
+        """Enter a state and notify everyone; does nothing if it is the current state."""
         if (plugin.state, plugin.detail) == (state, detail):
             return
         now = self.clock.monotonic()
@@ -115,7 +116,7 @@ class Fleet:
             _log_level(plugin, entered=entered),
             "plugin %s%s is %s%s",
             plugin.name,
-            # What cannot be imported is looked for by the name of its distribution.
+            # A package that cannot be imported is looked up by the name of its distribution.
             f" of {plugin.source.dist}" if state is PluginState.BROKEN else "",
             state.value,
             f": {detail}" if detail else "",
@@ -130,11 +131,11 @@ class Fleet:
         return self._roster.obstacle(plugin)
 
     def lost(self, plugin: Plugin) -> str:
-        """What `plugin` requires and has no more."""
+        """Services that `plugin` requires and has lost."""
         return self._roster.lost(plugin)
 
     def in_use(self, plugin: Plugin) -> bool:
-        """Whether plugins that stop before `plugin` still work."""
+        """Whether plugins that stop before `plugin` are still running."""
         return self._roster.in_use(plugin, stopping=self._is_stopping)
 
     def _is_stopping(self, plugin: Plugin) -> bool:
@@ -142,7 +143,7 @@ class Fleet:
         return supervisor is not None and supervisor.stop_requested
 
     def begin(self, plugin: Plugin) -> Run:
-        """Start a run of `plugin` with a context of its own."""
+        """Start a run of `plugin` with its own context."""
         tasks = PluginTasks(plugin.name)
         context = Context(plugin.name, plugin.config, plugin.provides(), tasks, self._around)
         run = Run(
@@ -158,11 +159,11 @@ class Fleet:
         return run
 
     def retire(self, plugin: Plugin) -> None:
-        """Serve nothing of `plugin` any more."""
+        """Stop serving anything of `plugin`."""
         self._served.remove(plugin)
 
     def abandon(self, plugin: Plugin, run: Run) -> None:
-        """Leave a run to itself that does not end, without services and workers."""
+        """Abandon a run that does not end, without services and workers."""
         self.log.error("plugin %s does not stop even when cancelled", plugin.name)
         run.context.end()
         run.context.kill_workers()
@@ -171,9 +172,9 @@ class Fleet:
 
 
 def _log_level(plugin: Plugin, *, entered: bool) -> int:
-    """How loud a state is told; INFO is for a plugin that stands in a new one."""
+    """The log level for a state; INFO for a plugin that settled in a new one."""
     if plugin.state is PluginState.FAILED:
-        # each failure was logged with its traceback already
+        # each failure was already logged with its traceback
         return logging.ERROR if plugin.gave_up else logging.INFO
     if plugin.state in WRONG:
         return logging.ERROR

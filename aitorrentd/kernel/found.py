@@ -1,9 +1,9 @@
-"""Which plugins are installed: entry points of the group `aitorrentd.plugins`.
+"""Finds the installed plugins: entry points of the group `aitorrentd.plugins`.
 
-A distribution that is damaged, or that claims a name of another one, costs a sentence and a plugin
-of its own, never anything of others. Finding reads metadata only, so a disabled plugin is never
-imported. Loading imports one plugin in a thread of its own, so that an import that hangs delays the
-others and stops nobody.
+A distribution that is damaged, or that claims another one's name, costs a message and its own
+plugin, never anyone else's. Discovery reads metadata only, so a disabled plugin is never imported.
+Each plugin is imported in its own thread, so that a hanging import delays the others but blocks
+none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aitorrentd.system.distributions import CORE as BUILTIN_DIST
 from aitorrentd.system.distributions import normalized, shown
 
 NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,39}")
-"A plugin's name is also a directory, a logger, a table in the settings and a method prefix."
+"A plugin's name is also a directory, a logger, a settings table and a method prefix."
 RESERVED: Final = frozenset(
     {"api", "cli", "config", "control", "core", "kernel", "node", "plugin", "rpc", "worker"}
 )
@@ -40,7 +40,7 @@ class PluginSource:
     tier: Literal["builtin", "third-party"]
     load: Callable[[], object]
     extras: tuple[str, ...] = ()
-    "Extras of `dist` without which the plugin cannot be imported."
+    "Extras of `dist` that the plugin needs in order to be imported."
     package: str = ""
     "Top-level package that holds the plugin's class."
 
@@ -54,7 +54,7 @@ class PluginSource:
         version: str = "0",
         extras: tuple[str, ...] = (),
     ) -> PluginSource:
-        """A plugin class that is at hand; `HelloWorldPlugin` is called `hello_world`."""
+        """A source for a plugin class in memory; `HelloWorldPlugin` becomes `hello_world`."""
         title = getattr(plugin, "__name__", "plugin").removesuffix("Plugin")
         return cls(
             name=name or re.sub(r"(?<!^)(?=[A-Z])", "_", title).lower(),
@@ -69,22 +69,22 @@ class PluginSource:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The plugins to use, in order of rank, and what was wrong with others."""
+    """The plugins to use, by rank, and the problems with others."""
 
     sources: tuple[PluginSource, ...]
     problems: tuple[tuple[str, str], ...] = ()
-    "(name, sentence) of each plugin that cannot be used under its name."
+    "(name, sentence) for each plugin that cannot be used under its name."
 
 
 def tier_of(dist: str) -> Literal["builtin", "third-party"]:
-    """Whose plugin one of this distribution is."""
+    """Whether a distribution's plugins are built-in or third-party."""
     return "builtin" if normalized(dist) == BUILTIN_DIST else "third-party"
 
 
 def installed() -> Found:
-    """One source for each entry point of every distribution on the path; imports nothing.
+    """One source per entry point of every distribution on the path; imports nothing.
 
-    The problems are those of damaged distributions, whatever they were meant to bring.
+    The problems are those of damaged distributions, whatever they were meant to provide.
     """
     scan = distributions.scan(distributions.PLUGINS, distributions.COMMANDS)
     plugins = [point for point in scan.points if point.group == distributions.PLUGINS]
@@ -98,7 +98,7 @@ def _from_entry_point(point: distributions.Point) -> PluginSource:
     try:
         module, extras = point.module, point.extras
     except InvalidParams:
-        module, extras = "", ()  # `load` says what is wrong
+        module, extras = "", ()  # `load` reports the error
     return PluginSource(
         name=point.name,
         dist=point.dist,
@@ -113,8 +113,8 @@ def _from_entry_point(point: distributions.Point) -> PluginSource:
 def select(sources: Iterable[PluginSource]) -> Found:
     """One source for each name: built-in plugins first, then by name and distribution.
 
-    A built-in plugin keeps its name. Of several others with one name none is used: which one was
-    meant is for a person to say, and a row that is broken says so.
+    A built-in plugin keeps its name. If several others share a name, none is used: the operator has
+    to choose, and a row in state `broken` says so.
     """
     claims: dict[str, list[PluginSource]] = {}
     wrong: list[tuple[str, str]] = []
@@ -150,7 +150,7 @@ def _disputed(name: str, rivals: Sequence[PluginSource], text: str) -> PluginSou
 
 
 def missing_extra(source: PluginSource, error: ModuleNotFoundError) -> str:
-    """How to install what the import of `source` lacked; empty when no extra explains it."""
+    """How to install what the import of `source` lacked; empty if no extra explains it."""
     module = (error.name or "").partition(".")[0]
     if not source.extras or not module or module == source.package:
         return ""
@@ -158,10 +158,10 @@ def missing_extra(source: PluginSource, error: ModuleNotFoundError) -> str:
 
 
 async def load(source: PluginSource, *, timeout_s: float) -> object:
-    """The plugin's class, imported in a thread.
+    """Import the plugin's class in a thread.
 
     Raises:
-        TimedOut: the import is not through after `timeout_s`; its thread is left to itself.
+        TimedOut: the import takes longer than `timeout_s`; its thread is abandoned.
         Exception, SystemExit, KeyboardInterrupt: whatever the import raised.
     """
     loop = asyncio.get_running_loop()
@@ -189,13 +189,13 @@ async def load(source: PluginSource, *, timeout_s: float) -> object:
     if isinstance(error, (Exception, SystemExit, KeyboardInterrupt)):
         raise error
     if error is not None:
-        # A CancelledError, say, must not pass for the cancellation of who waits here.
+        # A CancelledError, say, must not look like the cancellation of the waiting task.
         raise ImportError(f"it raised {type(error).__name__}")
     return value
 
 
 def ranked(sources: Sequence[PluginSource] | None) -> Found:
-    """`select` over the given sources, or over those installed when None."""
+    """`select` over the given sources, or over the installed ones if None."""
     there = installed() if sources is None else Found(tuple(sources))
     found = select(there.sources)
     return Found(found.sources, (*there.problems, *found.problems))
@@ -207,9 +207,9 @@ async def unusable(
     left_out: Callable[[str], bool] = lambda name: False,
     timeout_s: float,
 ) -> list[str]:
-    """What a start would say of distributions beside this one, a sentence each.
+    """What a start would report about distributions other than this one, one sentence each.
 
-    Plugins of others are imported to find out, unless `left_out` says that they are switched off.
+    Third-party plugins are imported to find out, unless `left_out` lists them as disabled.
     """
     found = ranked(sources)
     said = [text for _, text in found.problems]

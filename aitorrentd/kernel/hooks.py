@@ -1,7 +1,8 @@
-"""Asking plugins: every hook call goes through a fence.
+"""Calls plugin hooks; every call goes through a fence.
 
-pluggy aborts a call when one implementation raises and lets a misspelt hook pass, so the kernel
-asks one plugin at a time, checks the answer's type, and refuses unknown hooks at registration.
+pluggy aborts a call when one implementation raises, and it accepts misspelt hooks. So the kernel
+calls one plugin at a time, checks the type of the result, and rejects unknown hooks at
+registration.
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ POLICIES: Final[Mapping[str, type]] = {
 }
 POLICY_BUDGET_S: Final = 0.001
 MAX_ITEMS: Final = 1000
-"A hook that lists more is taken for a loop."
+"A hook that returns more is assumed to loop."
 _METHOD_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z0-9_]+)+")
 
 
 class Misdeclared(PluginError):
-    """What a plugin declares breaks the rules; starting it again would not help."""
+    """A plugin's declaration breaks the rules; restarting it would not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contributions:
-    """What a plugin adds to the node while it runs."""
+    """What a plugin contributes while it runs."""
 
     methods: tuple[Method, ...] = ()
     routes: tuple[Any, ...] = ()
@@ -64,7 +65,7 @@ class Contributions:
 
 
 def contained(call: Callable[[], T], what: str) -> T:
-    """`call()`, with SystemExit and its like turned into PluginError: they are not for us."""
+    """Run `call()`, turning SystemExit and the like into PluginError: they must not reach us."""
     try:
         return call()
     except Exception:
@@ -84,11 +85,11 @@ class Hooks:
         self._slow: set[str] = set()
 
     def register(self, name: str, plugin: object) -> None:
-        """Take in a plugin object.
+        """Register a plugin object.
 
         Raises:
-            Misdeclared: an unknown hook, arguments that a hook does not have, a wrapper, or a hook
-            without its `@hookimpl`.
+            Misdeclared: an unknown hook, unknown arguments, a wrapper, or a hook without its
+            `@hookimpl`.
         """
         try:
             contained(lambda: self._manager.register(plugin, name=name), "registration")
@@ -101,7 +102,7 @@ class Hooks:
             raise Misdeclared(reason(e)) from e
 
     def forget(self, name: str) -> None:
-        """Let a plugin object go; nothing happens when it is unknown."""
+        """Unregister a plugin object; does nothing if it is unknown."""
         if self._manager.has_plugin(name):
             self._manager.unregister(name=name)
 
@@ -120,7 +121,7 @@ class Hooks:
             raise Misdeclared(f"{', '.join(sorted(unmarked))} is not marked with @hookimpl")
 
     def _ask(self, name: str, hook: str, arguments: Mapping[str, Any]) -> Any:
-        """What plugin `name` answers to `hook`; None when it has no such hook."""
+        """The result of `hook` for plugin `name`; None if it has no such hook."""
         for impl in getattr(self._manager.hook, hook).get_hookimpls():
             if impl.plugin_name == name:
                 return _call(impl, hook, arguments)
@@ -130,7 +131,7 @@ class Hooks:
         """The plugin's manifest.
 
         Raises:
-            Misdeclared: there is none, or it is not one.
+            Misdeclared: it is missing, or of the wrong type.
         """
         info = self._ask(name, "aitorrent_info", {})
         if info is None:
@@ -155,7 +156,7 @@ class Hooks:
         return info
 
     def lifespan(self, name: str, ctx: PluginContext) -> AbstractAsyncContextManager[None]:
-        """What runs; an empty one for a plugin that only declares.
+        """The plugin's lifespan; an empty one for a plugin that only declares.
 
         Raises:
             Misdeclared: not an async context manager.
@@ -172,7 +173,7 @@ class Hooks:
         return manager
 
     def contributions(self, name: str, ctx: PluginContext) -> Contributions:
-        """What the plugin adds, checked one by one.
+        """The plugin's contributions, checked one by one.
 
         Raises:
             Misdeclared: one of them breaks the rules.
@@ -191,7 +192,7 @@ class Hooks:
         return Contributions(methods, routes, protocols, checks)
 
     def health(self, name: str, ctx: PluginContext) -> list[HealthWarning]:
-        """What the plugin says is wrong now; a hook that fails is itself such a thing."""
+        """Problems that the plugin reports; a failing hook is itself a problem."""
         try:
             return list(self._items(name, "aitorrent_health", ctx, HealthWarning))
         except Exception as e:
@@ -201,10 +202,10 @@ class Hooks:
     def decide(
         self, hook: str, arguments: Mapping[str, Any], *, asked: Callable[[str], bool]
     ) -> Any:
-        """The first opinion on a policy question, of the plugins for which `asked` says yes.
+        """The first opinion on a policy question, among the plugins for which `asked` is true.
 
-        Later registered plugins go first, as everywhere in pluggy. A plugin that fails or answers
-        with a wrong type has no opinion.
+        Plugins registered later come first, as everywhere in pluggy. A plugin that fails or returns
+        the wrong type has no opinion.
 
         Raises:
             InvalidParams: not a policy hook, or an argument is missing.
@@ -305,6 +306,6 @@ def _kind(value: object) -> str:
 
 
 def _close(value: object) -> None:
-    # an async def hook hands out a coroutine that nobody will await
+    # an async def hook returns a coroutine that nothing would await
     if inspect.iscoroutine(value):
         value.close()

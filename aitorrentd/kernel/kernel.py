@@ -1,8 +1,8 @@
-"""The kernel of a node: one set of plugins, from their discovery to their end.
+"""The kernel of a node: one set of plugins, from discovery to shutdown.
 
-A broken, slow, crashing, misconfigured or wrongly declared plugin never takes another one or the
-daemon down. What it can do is become a row in `plugin list` that says why. The one exception is a
-plugin named in `required:`, whose loss resolves `Kernel.fatal`; what follows is the node's affair.
+A broken, slow, crashing, misconfigured or wrongly declared plugin never takes down another plugin
+or the daemon. It only becomes a row in `plugin list` that says why. The one exception is a plugin
+named in `required:`: its loss resolves `Kernel.fatal`, and the node decides what follows.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class KernelSettings:
-    """What the node tells its kernel."""
+    """What the node passes to its kernel."""
 
     plugins: Mapping[str, Mapping[str, Any]]
     "The raw settings table of each plugin; validated by the plugin's own model."
     required: tuple[str, ...]
-    "Plugins without which the daemon shall not run."
+    "Plugins without which the daemon must not run."
     network: str
     data_dir: Path
     cache_dir: Path
@@ -54,13 +54,13 @@ class KernelSettings:
     spawn_worker: Callable[..., Awaitable[Worker]]
     "`(entry, *, name, env) -> Worker`."
     node_name: str = ""
-    "As its operator called it; empty = without a name."
+    "The operator's name for the node; empty = none."
 
 
 class Kernel:
     """Finds, configures, starts, watches and stops the plugins of one node.
 
-    Made and used inside one event loop; several kernels in one process do not know each other.
+    Created and used inside one event loop; several kernels in one process are independent.
     """
 
     def __init__(
@@ -123,10 +123,10 @@ class Kernel:
 
     @property
     def fatal(self) -> asyncio.Future[str]:
-        """Resolves, with a sentence, when a required plugin is lost for good."""
+        """Resolves, with a sentence, when a required plugin is permanently lost."""
         return self._required.fatal
 
-    # Life
+    # Lifecycle
 
     async def __aenter__(self) -> Kernel:
         try:
@@ -150,7 +150,7 @@ class Kernel:
         A plugin that failed and will be restarted counts as settled.
 
         Raises:
-            Conflict: it was started before.
+            Conflict: it was already started.
         """
         if self._started:
             raise Conflict("this kernel has already run; create a new one")
@@ -166,7 +166,7 @@ class Kernel:
         for plugin in self._roster:
             if not self._fleet.stopping:
                 await self._prepare(plugin)
-        # all are configured before the first starts, so that each can see whom to wait for
+        # all are configured before the first starts, so that each knows its dependencies
         for plugin in self._roster:
             self._fleet.launch(plugin)
         for wish in self._roster.plan.opened:
@@ -180,11 +180,11 @@ class Kernel:
             self._required.look_at_all()
 
     async def stop(self) -> None:
-        """Stop every plugin, each after those that use it. May be called more than once."""
+        """Stop every plugin, each after its dependents. May be called more than once."""
         await self._fleet.stop(self._commands)
 
     async def _prepare(self, plugin: Plugin) -> None:
-        """Bring `plugin` as far as it gets without running: CONFIGURED when all is well."""
+        """Take `plugin` as far as it gets without running: CONFIGURED if all goes well."""
         table = self._tables.get(plugin.name)
         if is_switched_off(table):
             self._fleet.set_state(plugin, PluginState.DISABLED)
@@ -199,7 +199,7 @@ class Kernel:
     # Commands
 
     async def enable(self, name: str) -> PluginRow:
-        """Load and start a plugin that is disabled; one that runs stays as it is.
+        """Load and start a disabled plugin; a running one is left alone.
 
         Raises:
             NotFound: no such plugin. ShuttingDown: the daemon is stopping.
@@ -214,10 +214,11 @@ class Kernel:
             return self.row(plugin.name)
 
     async def disable(self, name: str) -> PluginRow:
-        """Stop a plugin, after those that need it, and leave it out.
+        """Stop a plugin, after its dependents, and disable it.
 
         Raises:
-            NotFound: no such plugin. Conflict: it is required. ShuttingDown: as it says.
+            NotFound: no such plugin. Conflict: it is required. ShuttingDown: the daemon is
+            stopping.
         """
         plugin = self._at_work(name)
         if name in self._required.names:
@@ -232,10 +233,11 @@ class Kernel:
             return self.row(plugin.name)
 
     async def restart(self, name: str) -> PluginRow:
-        """Stop a plugin, after those that need it, and start it afresh; they come back after it.
+        """Restart a plugin: its dependents stop before it and start after it.
 
         Raises:
-            NotFound: no such plugin. Conflict: it is disabled. ShuttingDown: as it says.
+            NotFound: no such plugin. Conflict: it is disabled. ShuttingDown: the daemon is
+            stopping.
         """
         plugin = self._at_work(name)
         if plugin.state is PluginState.DISABLED:
@@ -249,7 +251,7 @@ class Kernel:
             return self.row(plugin.name)
 
     async def _through(self, command: Coroutine[Any, Any, PluginRow]) -> PluginRow:
-        """Carry a command out to its end, even when who gave it goes away in the middle."""
+        """Run a command to its end, even if its caller goes away in the middle."""
         task = asyncio.create_task(command, name="plugin command")
         self._commands.add(task)
         task.add_done_callback(self._commands.discard)
@@ -261,7 +263,7 @@ class Kernel:
             self._tables[name] = {**(table or {}), "enabled": on}
 
     def configure(self, name: str, table: Mapping[str, Any]) -> None:
-        """Replace a plugin's raw settings; they count from its next start.
+        """Replace a plugin's raw settings; they take effect at its next start.
 
         Raises:
             NotFound: no such plugin.
@@ -285,20 +287,21 @@ class Kernel:
     # Views
 
     def service(self, key: ServiceKey[T]) -> T:
-        """A service of a plugin; Unavailable when nobody provides it."""
+        """A service of a plugin; Unavailable if none provides it now."""
         return self._services.service(key)
 
     def rows(self) -> list[PluginRow]:
-        """Every plugin that was found, in order of rank."""
+        """Every plugin found, by rank."""
         now = self.clock.monotonic()
         return [plugin.row(now) for plugin in self._roster]
 
     def row(self, name: str) -> PluginRow:
-        """One plugin; NotFound when none of that name is installed."""
+        """One plugin; NotFound if none of that name is installed."""
         return self._roster.get(name).row(self.clock.monotonic())
 
     def config(self, name: str) -> Any:
-        """The validated settings of a plugin, None before it was configured; NotFound as `row`."""
+        """The validated settings of a plugin, None before it is configured; NotFound as in
+        `row`."""
         return self._roster.get(name).config
 
     def methods(self) -> list[tuple[str, Method]]:
@@ -326,7 +329,7 @@ class Kernel:
         return self._served.checks()
 
     def health(self) -> list[tuple[str, HealthWarning]]:
-        """(plugin, warning) of what is wrong now: in the settings, of plugins, and by plugins."""
+        """(plugin, warning) of current problems: in the settings, of plugins, and by plugins."""
         unusable = [(name, HealthWarning("plugin_unusable", text)) for name, text in self._problems]
         return unusable + self._served.health()
 

@@ -1,7 +1,7 @@
-"""In which order plugins start: a graph without loops over what they require and want.
+"""The start order of plugins: an acyclic graph of what they require and want.
 
-Pure functions over names. A loop of requirements can never start, so its members are named; a loop
-that goes through a wish is opened there, because a wish may stay unfulfilled.
+Pure functions over names. Plugins in a cycle of requirements can never start, so they are reported.
+A cycle that includes a wish is broken there, because a wish may stay unfulfilled.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from itertools import pairwise
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who starts after whom."""
+    """Which plugin starts after which."""
 
     after: Mapping[str, frozenset[str]]
-    "For each plugin those that start before it and stop after it; free of loops."
+    "For each plugin, those that start before it and stop after it; acyclic."
     loops: Mapping[str, str]
-    "Plugins that cannot start, each with its loop: `a needs b needs a`."
+    "Plugins that cannot start, each with its cycle: `a needs b needs a`."
     opened: tuple[str, ...]
-    "Wishes left out because they closed a loop: `a wants b wants a`."
+    "Wishes dropped because they closed a cycle: `a wants b wants a`."
 
 
 def plan(requires: Mapping[str, AbstractSet[str]], wants: Mapping[str, AbstractSet[str]]) -> Plan:
-    """The plan for plugins whose requirements and wishes are met by the plugins named.
+    """The plan for plugins, given which plugins meet their requirements and wishes.
 
-    Both mappings have the same keys; names that are no key are left out.
+    Both mappings have the same keys; names that are not keys are ignored.
     """
     hard = {name: {n for n in needs if n in requires} for name, needs in requires.items()}
     soft = {name: {n for n in wants[name] if n in requires} - hard[name] for name in requires}
@@ -47,7 +47,7 @@ def plan(requires: Mapping[str, AbstractSet[str]], wants: Mapping[str, AbstractS
 
 
 def _cycle(graph: Mapping[str, AbstractSet[str]]) -> list[str] | None:
-    """One loop as `[a, b, a]`, each depending on the next; None when there is none."""
+    """One cycle as `[a, b, a]`, each depending on the next; None if there is none."""
     known = {name: {n for n in needs if n in graph} for name, needs in graph.items()}
     try:
         TopologicalSorter(known).prepare()

@@ -1,6 +1,6 @@
-"""From a plugin that was found to one that may be started: load, ask for its manifest, configure.
+"""Prepares a found plugin for its start: load, read the manifest, configure.
 
-Each step ends in a state and a sentence; nothing that a plugin does here reaches anybody else.
+Each step ends in a state and a sentence; nothing that a plugin does here affects any other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aitorrentd.kernel.states import Plugin, PluginState
 from aitorrentd.validation import nearest_plugin, validated
 
 Step = tuple[PluginState, str]
-"The state that a step leads to, and why."
+"The state that a step leads to, and the reason."
 
 _BLANK: Final[Mapping[str, Any]] = {}
 
@@ -28,7 +28,7 @@ def is_switched_off(table: object) -> bool:
 
 
 async def load_plugin(plugin: Plugin, hooks: Hooks, *, timeout_s: float) -> Step:
-    """Import the plugin's class, make its one instance and read its manifest."""
+    """Import the plugin's class, create its only instance and read its manifest."""
     source = plugin.source
     try:
         made = await load(source, timeout_s=timeout_s)
@@ -69,7 +69,7 @@ def configure(plugin: Plugin, table: object) -> Step:
     except ConfigError as e:
         return PluginState.INVALID, "; ".join(e.problems)
     except Exception as e:
-        # a validator of the plugin's own may raise anything
+        # a plugin's own validator may raise anything
         return PluginState.INVALID, f"its settings model failed: {reason(e)}"
     if not plugin.config.enabled:
         return PluginState.DISABLED, ""

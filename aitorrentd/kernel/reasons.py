@@ -1,4 +1,4 @@
-"""Why something failed, in one line for people."""
+"""The reason for a failure, in one line for people."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def leaves(error: BaseException) -> list[BaseException]:
 
 
 def is_explained(error: BaseException) -> bool:
-    """Whether messages for people say it all, so that a stack in the log would only be noise."""
+    """Whether the errors' messages suffice, so that a traceback in the log would only be noise."""
     return all(isinstance(leaf, AitorrentError) for leaf in leaves(error))
 
 
 def reason(error: BaseException) -> str:
-    """The first error of a group and how many more there are, on one line of bounded length."""
+    """The first error of a group and the number of others, on one line of bounded length."""
     first, *more = leaves(error)
     text = " ".join(_text(first).split())[:MAX_CHARS]
     if not isinstance(first, (AitorrentError, SkipPlugin)) or not text:
@@ -35,5 +35,5 @@ def _text(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:
-        # a plugin's own exception class may fail to describe itself
+        # a plugin's own exception class may fail to format itself
         return "no description"

@@ -1,4 +1,4 @@
-"""Plugins that the daemon cannot do without: when one is lost for good, somebody must know."""
+"""Plugins that the daemon cannot do without: reports when one is permanently lost."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from aitorrentd.kernel.states import Plugin, PluginState
 NEVER: Final = frozenset(
     {PluginState.BROKEN, PluginState.INVALID, PluginState.SKIPPED, PluginState.DISABLED}
 )
-"A plugin does not leave these by itself."
+"States that a plugin does not leave without intervention."
 
 
 class Required:
-    """Watches over the plugins named in `required:`."""
+    """Watches the plugins named in `required:`."""
 
     def __init__(self, names: tuple[str, ...], roster: Roster, log: logging.Logger) -> None:
         self.names = names
@@ -26,7 +26,7 @@ class Required:
 
     @property
     def fatal(self) -> asyncio.Future[str]:
-        """Resolves, with a sentence, when one of them is lost for good."""
+        """Resolves, with a sentence, when one of them is permanently lost."""
         if self._fatal is None:
             self._fatal = asyncio.get_running_loop().create_future()
         return self._fatal
@@ -34,8 +34,8 @@ class Required:
     def look(self, plugin: Plugin, *, starting: bool) -> None:
         """`plugin` entered a state.
 
-        While the daemon is `starting`, a required plugin's first failure counts: whoever started
-        the daemon wants to know at once that a port is taken.
+        While the daemon is `starting`, a required plugin's first failure counts: the operator wants
+        to know at once that a port is taken.
         """
         failed = plugin.state is PluginState.FAILED
         if plugin.name in self.names:
@@ -47,7 +47,7 @@ class Required:
                     self._report(f"required plugin {name} cannot continue: {_about(plugin)}")
 
     def look_at_all(self) -> None:
-        """The start is over: each of them must be running."""
+        """The start is over: every required plugin must be running."""
         for name in self.names:
             plugin = self._roster.find(name)
             if plugin is None:

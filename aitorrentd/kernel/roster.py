@@ -1,4 +1,5 @@
-"""Who is there and who waits for whom: questions about a node's plugins, without any action."""
+"""Which plugins exist and what they wait for: questions about a node's plugins, without side
+effects."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from aitorrentd.validation import nearest_plugin
 
 
 class Roster:
-    """The plugins of a node in order of rank, and what follows from their states."""
+    """The plugins of a node by rank, and what follows from their states."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -24,16 +25,16 @@ class Roster:
         return iter(self._plugins.values())
 
     def names(self) -> list[str]:
-        """In order of rank."""
+        """By rank."""
         return list(self._plugins)
 
     def fill(self, plugins: Iterable[Plugin]) -> None:
-        """Take in the plugins that were found."""
+        """Add the plugins that were found."""
         self._plugins = {plugin.name: plugin for plugin in plugins}
         self.stale()
 
     def stale(self) -> None:
-        """A state changed: work out the plan again when it is asked for next."""
+        """A state changed: recompute the plan at its next use."""
         self._plan = None
 
     def find(self, name: str) -> Plugin | None:
@@ -53,14 +54,14 @@ class Roster:
         raise NotFound(f"no plugin {str(name)[:80]!r} is installed; {hint}")
 
     def claimant(self, key: str) -> Plugin | None:
-        """The plugin that provides, or would provide, service `key`: one that is at work keeps it,
+        """The plugin that provides, or would provide, service `key`: an active one keeps it,
         otherwise the one of lowest rank."""
         able = [p for p in self if key in p.provides() and p.state not in OUT]
         return next((p for p in able if p.state in ACTIVE), able[0] if able else None)
 
     @property
     def plan(self) -> Plan:
-        """Who starts after whom, by the present states."""
+        """Which plugin starts after which, by the current states."""
         if self._plan is None:
             self._plan = plan(self._edges(Plugin.requires), self._edges(Plugin.wants))
         return self._plan
@@ -74,7 +75,7 @@ class Roster:
         return edges
 
     def needs(self, name: str, other: str) -> bool:
-        """Whether plugin `name` requires `other`, directly or through others."""
+        """Whether plugin `name` requires `other`, directly or transitively."""
         edges = self._edges(Plugin.requires)
         reached, todo = set[str](), [name]
         while todo:
@@ -108,7 +109,7 @@ class Roster:
         return waiting
 
     def lost(self, plugin: Plugin) -> str:
-        """What `plugin` requires and is not there; empty when it has all."""
+        """What `plugin` requires and lacks; empty if it has everything."""
         for key in sorted(plugin.requires()):
             if not self._has(key):
                 return _missing(key, self.claimant(key)).text
@@ -119,9 +120,9 @@ class Roster:
         return provider is not None and provider.state is PluginState.RUNNING
 
     def in_use(self, plugin: Plugin, *, stopping: Callable[[Plugin], bool]) -> bool:
-        """Whether somebody still works who has to stop before `plugin` does.
+        """Whether any plugin that must stop before `plugin` is still active.
 
-        That is who requires it, and of those that only want it who is `stopping` too.
+        These are the plugins that require it, and those `stopping` that only want it.
         """
         edges = self._edges(Plugin.requires)
         return any(

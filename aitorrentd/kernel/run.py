@@ -1,8 +1,8 @@
-"""One run of a plugin: from entering its lifespan to having left it.
+"""One run of a plugin: from entering its lifespan to leaving it.
 
-Everything that the plugin starts lives in one task and its TaskGroup. Nothing that is raised there
-gets further than `Run.error`, SystemExit and KeyboardInterrupt included: asyncio would let those
-two end the event loop, and with it every other plugin.
+Everything that the plugin starts lives in one task and its TaskGroup. No exception raised there
+gets past `Run.error`, SystemExit and KeyboardInterrupt included: asyncio would let those two end
+the event loop, and with it every other plugin.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class PluginTasks(asyncio.TaskGroup):
-    """A TaskGroup whose tasks cannot end the event loop, and which can be told to end."""
+    """A TaskGroup whose tasks cannot end the event loop, and which can be told to stop."""
 
     def __init__(self, owner: str) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class PluginTasks(asyncio.TaskGroup):
         name: str | None = None,
         context: contextvars.Context | None = None,
     ) -> asyncio.Task[T]:
-        """As asyncio's; the name is prefixed with the plugin's."""
+        """As in asyncio; the name is prefixed with the plugin's."""
         if not isinstance(coro, Coroutine):
             raise TypeError(f"a coroutine was expected, got {type(coro).__name__}")
         label = f"{self._owner}:{name or getattr(coro, '__name__', 'task')}"
@@ -51,12 +51,12 @@ class PluginTasks(asyncio.TaskGroup):
             raise
         self._alive.add(task)
         task.add_done_callback(self._alive.discard)
-        # a task cancelled before its first step never reaches `coro`, which then has to be closed
+        # a task cancelled before its first step never reaches `coro`, which must then be closed
         task.add_done_callback(lambda _: coro.close())
         return task
 
     def cancel_rest(self) -> None:
-        """Cancel the tasks that are still there."""
+        """Cancel the remaining tasks."""
         for task in list(self._alive):
             task.cancel()
 
@@ -83,7 +83,7 @@ class Run:
         declare: Callable[[], None],
         changed: Callable[[], None],
     ) -> None:
-        """`declare` is called once the lifespan was entered; `changed` after every change."""
+        """`declare` is called once the lifespan is entered; `changed` after every change."""
         self.context = context
         self.started = False
         self.error: BaseException | None = None
@@ -96,7 +96,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Nothing of the plugin runs any more."""
+        """Nothing of the plugin is running any more."""
         return self.task is not None and self.task.done()
 
     def begin(self) -> asyncio.Task[None]:
@@ -106,13 +106,13 @@ class Run:
         return self.task
 
     def ask_to_stop(self) -> None:
-        """Leave the lifespan; one that is still being entered is cancelled."""
+        """Leave the lifespan; if it is still being entered, cancel it."""
         self._stop.set()
         if not self.started:
             self.cancel()
 
     def cancel(self) -> None:
-        """Cancel whatever runs; may be repeated when the plugin swallows it."""
+        """Cancel whatever runs; may be repeated if the plugin swallows it."""
         if self.task is not None:
             self.task.cancel()
         self._tasks.cancel_rest()
@@ -135,7 +135,7 @@ class Run:
 
     async def _live(self) -> None:
         async with self._enter():
-            # a lifespan that swallowed the cancellation of its start arrives here all the same
+            # a lifespan that swallowed the cancellation of its start still arrives here
             if self._stop.is_set():
                 return
             self._declare()
@@ -145,7 +145,7 @@ class Run:
 
 
 def verdict(error: BaseException) -> PluginState:
-    """The state that an error which ended a run leads to: FAILED is the one worth a retry."""
+    """The state for an error that ended a run: only FAILED is worth a retry."""
     found = leaves(error)
     for kind, state in (
         (Misdeclared, PluginState.BROKEN),

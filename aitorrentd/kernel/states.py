@@ -1,4 +1,4 @@
-"""What the kernel knows of a plugin: its states, and the row that `plugin list` shows.
+"""What the kernel knows about a plugin: its states, and its row in `plugin list`.
 
 ```
 found → loaded → configured → starting → running → stopping → stopped
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class PluginState(StrEnum):
-    """Where a plugin stands."""
+    """A plugin's state."""
 
     FOUND = "found"
     LOADED = "loaded"
@@ -40,9 +40,9 @@ class PluginState(StrEnum):
 
 
 ACTIVE: Final = frozenset({PluginState.STARTING, PluginState.RUNNING, PluginState.STOPPING})
-"Code of the plugin runs."
+"The plugin's code is running."
 COMING: Final = frozenset({PluginState.CONFIGURED, PluginState.STARTING})
-"On its way up: who wants its services waits for it."
+"Starting up: plugins that need its services wait for it."
 SETTLED: Final = frozenset(PluginState) - {
     PluginState.FOUND,
     PluginState.LOADED,
@@ -50,7 +50,7 @@ SETTLED: Final = frozenset(PluginState) - {
     PluginState.STARTING,
     PluginState.STOPPING,
 }
-"Nothing changes from here without a new cause."
+"Settled: nothing changes without a new cause."
 OUT: Final = frozenset(
     {
         PluginState.FOUND,
@@ -61,12 +61,12 @@ OUT: Final = frozenset(
         PluginState.DISABLED,
     }
 )
-"Takes no part: another plugin may provide what this one would have."
+"Inactive: another plugin may provide its services."
 
 
 @dataclass(frozen=True, slots=True)
 class PluginRow:
-    """A plugin as people see it."""
+    """A plugin, for display."""
 
     name: str
     summary: str
@@ -76,7 +76,7 @@ class PluginRow:
     version: str
     state: str
     detail: str
-    "Why it is in that state; empty when there is nothing to say."
+    "Why it is in that state; empty if there is nothing to say."
     since_s: float
     "Seconds in that state."
     restarts: int
@@ -90,26 +90,26 @@ class PluginRow:
 
 @dataclass(slots=True, eq=False)
 class Plugin:
-    """A plugin's record in the kernel; everything but `source` and `rank` changes."""
+    """The kernel's record of a plugin; everything but `source` and `rank` changes."""
 
     source: PluginSource
     rank: int
-    "Lower goes first where two plugins claim one thing: built-in ones, then by name."
+    "The lower rank wins when two plugins claim the same thing: built-in ones first, then by name."
     state: PluginState = PluginState.FOUND
     detail: str = ""
     since: float = 0.0
-    "Clock reading of the last change of state."
+    "Clock reading of the last state change."
     instance: object | None = None
     info: PluginInfo | None = None
     config: PluginConfig | None = None
     context: Context | None = None
-    "Of the present run."
+    "Of the current run."
     contributions: Contributions | None = None
-    "Of the present run, while it is running."
+    "Of the current run, while it is running."
     restarts: int = 0
     start_s: float | None = None
     gave_up: bool = False
-    "Failed, and will not be restarted by itself."
+    "Failed, and will not be restarted automatically."
 
     @property
     def name(self) -> str:
@@ -125,11 +125,11 @@ class Plugin:
         return frozenset(k.name for k in self.info.requires) if self.info else frozenset()
 
     def wants(self) -> frozenset[str]:
-        """Names of the services that it uses when they are there."""
+        """Names of the services that it uses if present."""
         return frozenset(k.name for k in self.info.wants) if self.info else frozenset()
 
     def row(self, now: float) -> PluginRow:
-        """The record as people see it; `now` is the clock's monotonic reading."""
+        """The record for display; `now` is the clock's monotonic reading."""
         return PluginRow(
             name=self.name,
             summary=self.info.summary if self.info else "",

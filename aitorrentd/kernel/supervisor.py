@@ -1,8 +1,8 @@
-"""Keeps one plugin running: waits for what it needs, starts it, stops it, restarts it.
+"""Keeps one plugin running: waits for its dependencies, starts, stops and restarts it.
 
-A supervisor is a task that looks at the state of the whole each time anything changed. It never
-raises because of a plugin, and every wait in it ends: a start at the plugin's own timeout, a stop
-at `Limits.stop_s` and the cancellations after it.
+A supervisor is a task that re-evaluates the overall state after every change. It never raises
+because of a plugin, and every wait in it is bounded: a start by the plugin's own timeout, a stop by
+`Limits.stop_s` and the cancellations after it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from aitorrentd.kernel.states import Plugin, PluginState
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How patient the kernel is; seconds."""
+    """The kernel's timeouts; seconds."""
 
     load_s: float = 10.0
     "For one import. The slowest sensible plugin module takes about 2 s on a small machine."
     slow_start_s: float = 5.0
-    "A start that takes longer is worth a line in the log."
+    "A start that takes longer gets a log line."
     stop_s: float = 10.0
     "For leaving a lifespan. The sum over a chain of plugins stays below systemd's 90 s."
     cancel_s: float = 1.0
@@ -41,7 +41,7 @@ class Limits:
 
 
 class Changes:
-    """Wakes everybody who waits whenever anything changed."""
+    """Wakes all waiters on every change."""
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Future[None]] = set()
@@ -53,7 +53,7 @@ class Changes:
                 waiter.set_result(None)
 
     async def wait(self, timeout_s: float | None = None) -> None:
-        """Until the next change, at most `timeout_s`."""
+        """Wait for the next change, at most `timeout_s`."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(waiter)
         try:
@@ -68,11 +68,11 @@ class Obstacle:
 
     text: str
     passing: bool = False
-    "It goes away by itself: what the plugin waits for is about to start."
+    "It will clear without intervention: the dependency is about to start."
 
 
 class KernelEvents(Protocol):
-    """What a supervisor needs of the kernel."""
+    """What a supervisor needs from the kernel."""
 
     limits: Limits
     clock: Clock
@@ -81,29 +81,29 @@ class KernelEvents(Protocol):
     changed: Changes
 
     def set_state(self, plugin: Plugin, state: PluginState, detail: str = "") -> None:
-        """Enter a state and tell everybody."""
+        """Enter a state and notify everyone."""
 
     def obstacle(self, plugin: Plugin) -> Obstacle | None:
         """Why `plugin` cannot start now."""
 
     def lost(self, plugin: Plugin) -> str:
-        """What a running plugin requires and has no more; empty when it has all."""
+        """What a running plugin requires and has lost; empty if it has everything."""
 
     def in_use(self, plugin: Plugin) -> bool:
-        """Whether plugins that stop before this one are still there."""
+        """Whether plugins that stop before this one are still active."""
 
     def begin(self, plugin: Plugin) -> Run:
         """Start a run of `plugin`."""
 
     def retire(self, plugin: Plugin) -> None:
-        """Serve nothing of `plugin` any more: methods, routes, protocols."""
+        """Stop serving anything of `plugin`: methods, routes, protocols."""
 
     def abandon(self, plugin: Plugin, run: Run) -> None:
-        """Keep the task of a run that does not end, so that it is not forgotten."""
+        """Keep a reference to the task of a run that does not end."""
 
 
 class Supervisor:
-    """Runs one plugin until it is asked to stop or there is no sense in going on."""
+    """Runs one plugin until it is asked to stop or a retry is pointless."""
 
     def __init__(self, plugin: Plugin, kernel: KernelEvents) -> None:
         self.plugin = plugin
@@ -113,7 +113,7 @@ class Supervisor:
         "Clock readings of the last restarts."
 
     def ask_to_stop(self) -> None:
-        """Stop the plugin, after those that need it."""
+        """Stop the plugin, after its dependents."""
         self.stop_requested = True
         self._kernel.changed.tell()
 
@@ -131,7 +131,7 @@ class Supervisor:
         self._kernel.set_state(self.plugin, PluginState.STOPPED)
 
     async def _may_start(self) -> bool:
-        """Wait until nothing is in the way; False when asked to stop before."""
+        """Wait until nothing blocks the start; False if asked to stop first."""
         while not self.stop_requested:
             obstacle = self._kernel.obstacle(self.plugin)
             if obstacle is None:
@@ -142,7 +142,7 @@ class Supervisor:
         return False
 
     async def _watch(self, run: Run) -> str:
-        """Until the run is over; returns why it was ended as a failure, or an empty text."""
+        """Wait for the run to end; returns why it was ended as a failure, or an empty string."""
         plugin, kernel = self.plugin, self._kernel
         now = asyncio.get_running_loop().time
         patience_s = plugin.info.start_timeout_s if plugin.info else 0.0
@@ -167,7 +167,7 @@ class Supervisor:
         return ""
 
     async def _halt(self, run: Run) -> None:
-        """Stop the run: those that need it first, then in order, then by force."""
+        """Stop the run: its dependents first, then gracefully, then by force."""
         kernel, limits = self._kernel, self._kernel.limits
         kernel.set_state(self.plugin, PluginState.STOPPING)
         while not run.done and kernel.in_use(self.plugin):
@@ -185,7 +185,7 @@ class Supervisor:
             kernel.abandon(self.plugin, run)
 
     async def _goes_on(self, run: Run, late: str) -> bool:
-        """Settle the plugin's state after a run; True when it should be tried again."""
+        """Settle the plugin's state after a run; True if it should be retried."""
         plugin, kernel = self.plugin, self._kernel
         kernel.retire(plugin)
         lost = kernel.lost(plugin)
@@ -203,14 +203,14 @@ class Supervisor:
             kernel.set_state(plugin, PluginState.BLOCKED, lost)
             return True
         if lost and error is not None and verdict(error) is PluginState.FAILED:
-            # it fell over something that is gone: it comes back with it
+            # it failed because a dependency is gone: it restarts with it
             kernel.log.warning("plugin %s ended, %s: %s", plugin.name, lost, reason(error))
             kernel.set_state(plugin, PluginState.BLOCKED, lost)
             return True
         return await self._failed(late, error)
 
     def _stop_error(self, error: BaseException | None) -> str:
-        """What to say of an error that came while stopping; our own cancellation is none."""
+        """What to say about an error raised while stopping; our own cancellation is not one."""
         if error is None or isinstance(error, asyncio.CancelledError):
             return ""
         text = f"failed while stopping: {reason(error)}"
@@ -224,7 +224,7 @@ class Supervisor:
         if state is not PluginState.FAILED:
             kernel.set_state(plugin, state, text)
             return False
-        # an error that explains itself needs no stack: a taken port is no bug
+        # a self-explanatory error needs no traceback: a taken port is not a bug
         told = late or error is None or is_explained(error)
         kernel.log.error(
             "plugin %s failed: %s", plugin.name, text, exc_info=None if told else error
@@ -256,7 +256,7 @@ class Supervisor:
         return True
 
     async def _pause(self, delay_s: float) -> bool:
-        """Wait; False when asked to stop meanwhile."""
+        """Wait; False if asked to stop meanwhile."""
         now = asyncio.get_running_loop().time
         until = now() + delay_s
         while not self.stop_requested and (left_s := until - now()) > 0:

@@ -1,4 +1,4 @@
-"""`config.*`: what is configured, and changing it."""
+"""`config.*`: shows and changes the configuration."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ async def _problems(runtime: Runtime) -> dict[str, Any]:
 
 
 def _with_defaults(runtime: Runtime) -> dict[str, Any]:
-    """The configuration that holds, with every setting of every plugin that is installed."""
+    """The effective configuration, with every setting of every installed plugin."""
     tree = runtime.config.shown()
     installed = {row.name: plugin_config(runtime, row.name) for row in runtime.kernel.rows()}
     return {**tree, "plugins": {**tree["plugins"], **installed}}
 
 
 async def _change(runtime: Runtime, key: str, value: Any) -> Reloaded:
-    """Set `key`; a text is read as YAML, and as itself where the setting takes nothing but text."""
+    """Set `key`; text is parsed as YAML, or taken literally where the setting accepts only text."""
     if not isinstance(value, str):
         return await change_setting(runtime, key, value)
     read = parse(value, key).tree
@@ -78,7 +78,7 @@ def config_methods(runtime: Runtime) -> list[Method]:
         except NotFound:
             path = parse_key(params.key)
             if path[0] == "plugins" and len(path) > 1:
-                runtime.kernel.row(path[1])  # says which plugins there are
+                runtime.kernel.row(path[1])  # lists the existing plugins
             value, origin = looked_up(_with_defaults(runtime), params.key), DEFAULT
         return {"key": params.key, "value": value, "origin": origin}
 

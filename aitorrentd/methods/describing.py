@@ -1,4 +1,4 @@
-"""`rpc.*`: what the control API offers, described by itself."""
+"""`rpc.*`: the control API's description of itself."""
 
 from __future__ import annotations
 

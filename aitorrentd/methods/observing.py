@@ -1,4 +1,4 @@
-"""`node.*` and `plugin.*` methods that only look."""
+"""`node.*` and `plugin.*` methods that only read."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 _LIBRARIES: Final = ("cryptography", "httpx", "msgpack", "pluggy", "pydantic", "pynacl", "uvloop")
 _HOPELESS: Final = ("broken", "invalid", "skipped", "disabled")
-"States that a plugin does not leave by itself."
+"States that a plugin does not leave without intervention."
 _WAITABLE: Final = ("running", "stopping", "stopped", "failed", "blocked", *_HOPELESS)
 
 
 async def status(runtime: Runtime) -> dict[str, Any]:
-    """The answer of node.status."""
+    """The result of node.status."""
     workers = await runtime.workers.look()
     rows = runtime.kernel.rows()
     config = runtime.config
@@ -166,7 +166,7 @@ def _libraries() -> dict[str, str]:
 
 
 def plugin_config(runtime: Runtime, name: str) -> Any:
-    """The plugin's settings with their defaults, without a secret in any form."""
+    """The plugin's settings with their defaults, without any secret."""
     model = runtime.kernel.config(name)
     defaults = model.model_dump(mode="json", by_alias=True) if model is not None else {}
     given = (runtime.config.merged.tree.get("plugins") or {}).get(name) or {}

@@ -1,4 +1,4 @@
-"""The control socket in front of a node: its server, with the core's and the plugins' methods."""
+"""A node's control socket: its server, with the methods of the core and the plugins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTROL_GRACE_S: Final = 2.0
 
 
 async def serve_control(runtime: Runtime, stack: contextlib.AsyncExitStack) -> Path:
-    """Listen on `control.socket`, or on the sockets that the node was given; returns the path.
+    """Listen on `control.socket`, or on the sockets that the node received; returns the path.
 
     `stack` closes the server. Raises as `ControlServer.listen`.
     """
@@ -37,7 +37,7 @@ async def serve_control(runtime: Runtime, stack: contextlib.AsyncExitStack) -> P
             await server.listen_on(sock)
         return Path(runtime.sockets[0].getsockname())
     path = runtime.config.socket
-    assert path is not None  # the caller serves only when there is something to listen on
+    assert path is not None  # the caller serves only if there is something to listen on
     make_directory(path.parent, setting="control.socket")
     await server.listen(path, mode=control.mode_bits)
     return path

@@ -10,7 +10,7 @@ LevelName = Literal["debug", "info", "warning", "error"]
 
 
 class Params(BaseModel):
-    """Base of parameters: an unknown one is an error."""
+    """Base of parameters: unknown ones are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,7 +22,7 @@ class Result(BaseModel):
 
 
 class Pong(Result):
-    """An answer without work behind it."""
+    """A reply without content."""
 
     pong: bool
 
@@ -53,7 +53,7 @@ class MethodList(Result):
 
 
 class PluginCount(Result):
-    """How many plugins run, of those that are enabled."""
+    """Counts of running and enabled plugins."""
 
     running: int
     skipped: int = Field(0, description="have nothing to do on this node")
@@ -61,7 +61,7 @@ class PluginCount(Result):
 
 
 class WarningView(Result):
-    """Something that is wrong now."""
+    """A current problem."""
 
     plugin: str
     code: str
@@ -70,7 +70,7 @@ class WarningView(Result):
 
 
 class WorkView(Result):
-    """Pieces of one kind of work that are under way."""
+    """Work items of one kind in progress."""
 
     plugin: str
     what: str = Field(description="kind of work, in the singular, such as answer")
@@ -84,7 +84,7 @@ class DrainParams(Params):
 
 
 class Drained(Result):
-    """What is left of a drain."""
+    """Work that a drain still waits for."""
 
     draining: bool = Field(description="false when the drain was cancelled meanwhile")
     under_way: list[WorkView] = Field(description="empty when all work has finished")
@@ -166,7 +166,7 @@ class EventsParams(Params):
 
 
 class EventItem(Result):
-    """Something that happened."""
+    """An event."""
 
     topic: str
     at: float = Field(description="seconds since the epoch")
@@ -198,7 +198,7 @@ class DoctorParams(Params):
 
 
 class CheckView(Result):
-    """What a check found."""
+    """The outcome of a check."""
 
     name: str
     plugin: str
@@ -209,7 +209,7 @@ class CheckView(Result):
 
 
 class CheckList(Result):
-    """What the checks found."""
+    """The results of the checks."""
 
     checks: list[CheckView]
 
@@ -219,7 +219,7 @@ class Nothing(Result):
 
 
 class ReloadResult(Result):
-    """What a reload did."""
+    """What a reload changed."""
 
     changed: list[str] = Field(description="keys whose value changed")
     applied: list[str] = Field(description="of these, already in effect")
@@ -236,7 +236,7 @@ class PluginName(Params):
 
 
 class PluginView(Result):
-    """A plugin as it stands now."""
+    """The current state of a plugin."""
 
     name: str
     summary: str
@@ -260,7 +260,7 @@ class PluginList(Result):
 
 
 class PluginDetail(PluginView):
-    """A plugin with what it adds."""
+    """A plugin with its contributions."""
 
     methods: list[str]
     protocols: list[str]
@@ -274,7 +274,7 @@ class ConfigShowParams(Params):
 
 
 class ConfigShown(Result):
-    """The configuration that holds, defaults included, secrets concealed."""
+    """The effective configuration, defaults included, secrets concealed."""
 
     config: dict[str, Any]
     origins: dict[str, str] = Field(description="by key; empty unless asked for")
@@ -304,14 +304,14 @@ class ConfigSetParams(Params):
 
 
 class ConfigSetResult(ReloadResult):
-    """What a change did."""
+    """The effect of a change."""
 
     key: str
     file: str = Field(description="the drop-in file written")
 
 
 class ConfigProblems(Result):
-    """What is wrong with the configuration files; nothing when the list is empty."""
+    """Problems in the configuration files; an empty list means none."""
 
     files: list[str]
     problems: list[str]

@@ -1,4 +1,4 @@
-"""Methods: where the control server finds a method, the core's own first."""
+"""Where the control server looks up a method: the core's own come first."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Methods:
         """The owner and the method called `name`.
 
         Raises:
-            MethodNotFound: nobody has it. Unavailable: its plugin is not running, or (with
-            `starting` in its data) may not be up yet: `node.wait` tells when all are.
+            MethodNotFound: no such method. Unavailable: its plugin is not running or, with
+            `starting` in its data, may still be starting; `node.wait` waits for that.
         """
         try:
             return self._core.get(name) or self._runtime.kernel.method(name)

@@ -19,9 +19,10 @@ Callback = Callable[[Any], Awaitable[None] | None]
 
 
 class Callbacks:
-    """Calls back on events, each callback in a task of its own, in the order of the events.
+    """Calls back on events, each callback in its own task, in event order.
 
-    A callback that raises is logged and stays; one that is too slow loses events, with a warning.
+    A callback that raises is logged and stays registered; one that falls behind loses events, with
+    a warning.
     """
 
     def __init__(self, log: logging.Logger) -> None:
@@ -32,7 +33,8 @@ class Callbacks:
         self._running: dict[int, asyncio.Task[None]] = {}
 
     def add(self, kind: type[Event], callback: Callback) -> Callable[[], None]:
-        """Call `callback` with each event of `kind` from now on; returns what ends that."""
+        """Call `callback` with each event of `kind` from now on; returns a function that ends
+        that."""
         wanted = (kind, callback)
         self._wanted.append(wanted)
         if self._bus is not None:
@@ -47,13 +49,13 @@ class Callbacks:
         return remove
 
     def start(self, bus: EventBus) -> None:
-        """Begin to call back."""
+        """Start calling back."""
         self._bus, self._tasks = bus, Tasks(self._log)
         for wanted in self._wanted:
             self._start(bus, wanted)
 
     async def stop(self) -> None:
-        """End every task; callbacks stay registered for the next start."""
+        """Stop all tasks; callbacks stay registered for the next start."""
         self._bus = None
         self._running.clear()
         await self._tasks.close()

@@ -1,9 +1,9 @@
-"""The node's identity: one Ed25519 key in one file, made once and never overwritten.
+"""The node's identity: one Ed25519 key in one file, created once and never overwritten.
 
 The file is a single line, `aitorrentd-ed25519-1 <base64 seed> <first 16 hex digits of the seed's
-SHA-256>`. The checksum tells a damaged file from a key. A file that is there but is not a good key
-is an error for a person to solve: a new key would be a new node, and whatever the old one owned
-would be lost.
+SHA-256>`. The checksum detects a damaged file. A file without a valid key is an error for the
+operator to resolve: a new key would be a new node, and everything that the old one owned would be
+lost.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LEFTOVER_AFTER_S: Final = 60.0
 
 
 class Identity:
-    """Signs for the node. Implements `aitorrentd.api.Signer`; the key has no way out."""
+    """Signs for the node. Implements `aitorrentd.api.Signer`; the key cannot be read from it."""
 
     __slots__ = ("_key", "_peer_id", "_public_key")
 
@@ -44,7 +44,7 @@ class Identity:
 
     @classmethod
     def generate(cls) -> Identity:
-        """A new identity that is nowhere but in memory."""
+        """A new identity that exists only in memory."""
         return cls(secrets.token_bytes(_SEED_BYTES))
 
     @property
@@ -74,9 +74,9 @@ class Identity:
 
 
 def load_or_create(path: Path) -> Identity:
-    """The identity in `path`, made there first if there is no such file.
+    """The identity in `path`, created if the file is missing.
 
-    Several processes that call this at once for one path all get the same identity.
+    Processes that call this concurrently for the same path all get the same identity.
 
     Raises:
         ConfigError: the file is damaged, readable by others, or cannot be read.
@@ -95,10 +95,10 @@ def load_or_create(path: Path) -> Identity:
 
 
 def load(path: Path, *, owner: int | None = None) -> Identity:
-    """The identity in `path`; a key of the user `owner` is as good as one of this process's user.
+    """The identity in `path`; the key file may belong to this process's user or to `owner`.
 
     Raises:
-        FileNotFoundError: there is no such file. ConfigError: as `load_or_create`.
+        FileNotFoundError: the file does not exist. ConfigError: as `load_or_create`.
     """
     try:
         fd = open_regular(path)
@@ -125,7 +125,7 @@ def encode(seed: bytes) -> bytes:
 def _check_ownership(path: Path, found: os.stat_result, owner: int | None) -> None:
     us = os.geteuid()
     if found.st_uid not in (us, 0, owner):
-        # Root may read it, but a key that root took for itself would be lost to its daemon.
+        # Root can read it, but a key file owned by root would be lost to its daemon.
         or_take_it = f", or: chown {us} {path}" if us else ""
         raise ConfigError(
             f"the identity key {path} belongs to uid {found.st_uid}, this process runs as uid "
@@ -165,7 +165,7 @@ def _decode(path: Path, raw: bytes) -> bytes:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Drop temporary files of processes that were killed while they made a key."""
+    """Remove temporary files of processes killed while creating a key."""
     for leftover in path.parent.glob(f".{path.name}.*"):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _LEFTOVER_AFTER_S:

@@ -1,7 +1,6 @@
-"""Logging: lines for people, JSON or the journal, and a ring that the control API reads.
+"""Logging: lines for people, JSON or the journal, and a ring buffer for the control API.
 
-Every record is rendered once, with the secrets of the configuration blotted out, before it goes
-anywhere.
+Every record is rendered once, with the configuration's secrets redacted, before it goes anywhere.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ RING_RECORDS: Final = 2000
 _MAX_TEXT_CHARS: Final = 16_384
 _MAX_QUEUED: Final = 1024
 _MIN_SECRET_CHARS: Final = 4
-"Shorter secrets would blot out parts of ordinary words."
+"Redacting shorter secrets would damage ordinary words."
 
 _LAST_LINES_S: Final = 2.0
-"How long the end of the process waits for somebody to read the last lines."
+"How long process exit waits for a reader to take the last lines."
 
 ROOT: Final = "aitorrentd"
 
@@ -43,28 +42,28 @@ class LogLine:
     "debug, info, warning, error or critical."
     logger: str
     text: str
-    "Message, with the traceback if there is one."
+    "Message, with the traceback if any."
 
     @property
     def level_number(self) -> int:
-        """The level as the logging module counts."""
+        """The level as a number of the logging module."""
         return level_number(self.level)
 
 
 def level_number(name: str) -> int:
-    """`info` as 20, and so on; unknown names as debug."""
+    """`info` is 20, and so on; unknown names count as debug."""
     return logging.getLevelNamesMapping().get(name.upper(), logging.DEBUG)
 
 
 class Redactor:
-    """Blots out secrets in text."""
+    """Redacts secrets in text."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: list[str] = []
         self.add(secrets)
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Blot out these too from now on."""
+        """Redact these as well from now on."""
         known = {*self._secrets, *(s for s in secrets if len(s) >= _MIN_SECRET_CHARS)}
         self._secrets = sorted(known, key=len, reverse=True)
 
@@ -80,11 +79,11 @@ _MESSAGE: Final = logging.Formatter("%(message)s")
 
 
 def rendered(record: logging.LogRecord, redactor: Redactor) -> LogLine:
-    """The record as it is kept and shown."""
+    """The record as stored and shown."""
     try:
         text = redactor(_MESSAGE.format(record))
     except (TypeError, ValueError):
-        # Its arguments are left out: nobody knows what they hold.
+        # Its arguments are left out: they may contain anything.
         text = f"{redactor(str(record.msg))} [log call with wrong arguments]"
     if len(text) > _MAX_TEXT_CHARS:
         text = text[:_MAX_TEXT_CHARS] + " […]"
@@ -92,7 +91,7 @@ def rendered(record: logging.LogRecord, redactor: Redactor) -> LogLine:
 
 
 class LogRing(logging.Handler):
-    """Keeps the last records and hands new ones to followers; may be called from any thread."""
+    """Keeps the last records and passes new ones to followers; thread-safe."""
 
     def __init__(self, redactor: Redactor) -> None:
         super().__init__()
@@ -108,12 +107,13 @@ class LogRing(logging.Handler):
             follower.offer(line)
 
     def lines(self) -> list[LogLine]:
-        """What is kept, oldest first."""
+        """Stored records, oldest first."""
         return list(self._lines)
 
     @contextlib.contextmanager
     def followed(self) -> Iterator[AsyncIterator[LogLine]]:
-        """New records while the block runs; one that falls far behind is told what it lost."""
+        """New records while the block runs; a follower that falls far behind gets a notice of its
+        losses."""
         follower = _Follower(asyncio.get_running_loop())
         self._followers.append(follower)
         try:
@@ -133,7 +133,7 @@ class _Follower:
         if len(self._queued) == _MAX_QUEUED:
             self._lost += 1
         self._queued.append(line)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: there are no readers left
             self._loop.call_soon_threadsafe(self._wake.set)
 
     async def lines(self) -> AsyncIterator[LogLine]:
@@ -149,9 +149,9 @@ class _Follower:
 
 
 class Output(logging.Handler):
-    """Writes rendered lines to a stream without ever waiting for whoever reads it.
+    """Writes rendered lines to a stream without ever waiting for its reader.
 
-    Records that nobody takes are dropped and counted. A stream that is gone is not an error.
+    Records that the reader does not take are dropped and counted. A closed stream is not an error.
     """
 
     def __init__(self, redactor: Redactor, stream: TextIO, style: str) -> None:
@@ -164,7 +164,7 @@ class Output(logging.Handler):
         try:
             self.writer: LineWriter | None = LineWriter(stream.fileno(), resumed=self._resumed)
         except OSError:
-            self.writer = None  # a stream in memory
+            self.writer = None  # an in-memory stream
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a record."""
@@ -185,7 +185,7 @@ class Output(logging.Handler):
         self._log.warning(text, dropped)
 
     def finish(self, timeout_s: float) -> None:
-        """Wait until what is queued is written, at most `timeout_s`."""
+        """Wait until the queue is written, at most `timeout_s`."""
         if self.writer is not None:
             self.writer.flush(timeout_s)
 
@@ -218,7 +218,7 @@ def _source(line: LogLine) -> str:
 
 @contextlib.contextmanager
 def capture(redactor: Redactor, logger: logging.Logger) -> Iterator[LogRing]:
-    """A ring that keeps what `logger` and those below it log while the block runs."""
+    """A ring buffer that keeps the records of `logger` and its children while the block runs."""
     ring = LogRing(redactor)
     logger.addHandler(ring)
     try:
@@ -238,8 +238,8 @@ def output(
 ) -> Iterator[Output]:
     """Write the whole process's records to `stream` (standard error) while the block runs.
 
-    Libraries in `quiet` speak only from warnings on. The journal gets priority prefixes. What is
-    printed meanwhile, by a plugin say, waits for nobody either.
+    Libraries in `quiet` log only warnings and errors. The journal gets priority prefixes. Output
+    printed meanwhile, by a plugin for instance, never blocks either.
     """
     target = stream or sys.stderr
     journal = style == "text" and target is sys.stderr and is_journal(2)
@@ -263,9 +263,9 @@ def output(
 
 
 def _queue_prints(stack: contextlib.ExitStack, errors: LineWriter) -> None:
-    """Send what is printed through queues until `stack` closes."""
+    """Queue printed output until `stack` closes."""
     stack.enter_context(contextlib.redirect_stderr(QueuedStream(errors, sys.stderr)))
-    if sys.stdout is None:  # closed by who started us
+    if sys.stdout is None:  # closed by our parent process
         return
     try:
         printed = LineWriter(sys.stdout.fileno())
@@ -276,5 +276,5 @@ def _queue_prints(stack: contextlib.ExitStack, errors: LineWriter) -> None:
 
 
 def set_level(level: str) -> None:
-    """Which records of aitorrentd are made at all: `debug`, `info`, `warning` or `error`."""
+    """The minimum level of aitorrentd's records: `debug`, `info`, `warning` or `error`."""
     logging.getLogger(ROOT).setLevel(level_number(level))

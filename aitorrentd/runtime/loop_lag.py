@@ -27,12 +27,12 @@ class LoopLag:
         self._warned_at = float("-inf")
 
     def worst_s(self, within_s: float = _KEEP_S) -> float:
-        """The longest delay in seconds among those that ended in the last `within_s` seconds."""
+        """The longest delay in seconds that ended in the last `within_s` seconds."""
         since = self._monotonic() - within_s
         return max((lag for at, lag in self._lags if at >= since), default=0.0)
 
     def record(self, lag_s: float) -> None:
-        """Note a delay that ended now; a long one is logged, at most every 30 s."""
+        """Record a delay that ended now; a long one is logged, at most every 30 s."""
         now = self._monotonic()
         self._lags.append((now, lag_s))
         if lag_s >= _WARN_S and now - self._warned_at >= _WARN_EVERY_S:

@@ -1,7 +1,7 @@
-"""Putting a changed configuration into force while the node runs.
+"""Applies a changed configuration while the node runs.
 
-The log level and everything about plugins changes live; the rest is read once, at the start, and
-is reported as needing a restart of the daemon.
+The log level and everything about plugins change live; the rest is read once at startup, and
+changes to it are reported as needing a daemon restart.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What a reload did; keys as people write them."""
+    """What a reload changed; keys as users write them."""
 
     changed: tuple[str, ...]
     applied: tuple[str, ...]
@@ -35,7 +35,7 @@ class Reloaded:
 
 
 def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Paths of the values that differ between two trees; a missing table is an empty one."""
+    """Paths of the values that differ between two trees; a missing table counts as empty."""
     if isinstance(old, Mapping | None) and isinstance(new, Mapping | None) and old != new:
         old, new = old or {}, new or {}
         keys = [*old, *(k for k in new if k not in old)]
@@ -44,10 +44,10 @@ def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> list[tuple[st
 
 
 async def reload(runtime: Runtime) -> Reloaded:
-    """Read the configuration files again and put in force what can be changed live.
+    """Read the configuration files again and apply what can change live.
 
     Raises:
-        ConfigError: they are not valid, or a plugin's changed table is not; then nothing changed.
+        ConfigError: the files, or a plugin's changed table, are invalid; then nothing changes.
     """
     async with runtime.changing:
         try:
@@ -61,30 +61,30 @@ async def reload(runtime: Runtime) -> Reloaded:
 
 
 async def change_setting(runtime: Runtime, key: str, value: Any) -> Reloaded:
-    """Write one setting to the drop-in file and put it in force.
+    """Write one setting to the drop-in file and apply it.
 
     Raises:
-        ConfigError: the configuration would not be valid. Denied: the file is not writable.
+        ConfigError: the configuration would be invalid. Denied: the file is not writable.
     """
     async with runtime.changing:
         planned, _, _ = await asyncio.to_thread(plan_setting, runtime.config, key, value)
         if wrong := await _plugin_problems(runtime, planned):
-            # Without the place: it would be in the drop-in, where nobody finds it now.
+            # Without the location: the drop-in does not contain the setting yet.
             raise ConfigError("; ".join(map(str, wrong)), problems=tuple(map(str, wrong)))
         written = await asyncio.to_thread(write_setting, runtime.config, key, value)
         return await put_in_force(runtime, written)
 
 
 async def _plugin_problems(runtime: Runtime, new: Config) -> list[Problem]:
-    """What is wrong with the plugins' tables that changed; those must fit, so that what runs goes
-    on running."""
+    """Problems in the plugins' changed tables; these must be valid so that running plugins keep
+    running."""
     held = runtime.config.settings.plugins
     touched = {n: table for n, table in new.settings.plugins.items() if table != held.get(n)}
     return await plugin_problems(touched, runtime.sources)
 
 
 async def switch_plugin(runtime: Runtime, name: str, *, enabled: bool) -> None:
-    """Start or stop a plugin, now and, where there is a file, after a restart too.
+    """Start or stop a plugin now and, if there is a file, persistently.
 
     Raises:
         NotFound: no such plugin. Conflict: it is required. Denied: the file is not writable.
@@ -100,10 +100,10 @@ async def switch_plugin(runtime: Runtime, name: str, *, enabled: bool) -> None:
 
 
 async def put_in_force(runtime: Runtime, new: Config) -> Reloaded:
-    """Make `new` the configuration of the running node, as far as that goes without a restart.
+    """Make `new` the configuration of the running node, as far as possible without a restart.
 
-    Plugins whose table changed are restarted, enabled or disabled; what goes wrong with one of
-    them shows in its state.
+    Plugins whose table changed are restarted, enabled or disabled; a plugin's failure shows in its
+    state.
     """
     old = runtime.config
     changed = [d for d in differences(_whole(old), _whole(new)) if d]

@@ -1,8 +1,8 @@
 """Runtime: the parts of a node, started in order and stopped in reverse.
 
-Identity and locks first, then the control socket, then the plugins; a failure on the way stops
-what was started. What is served on the control socket is handed in, so that nothing here knows a
-control method. `aitorrentd.node` puts the programmer's interface on top.
+Identity and locks come first, then the control socket, then the plugins; a failure stops what was
+started. The control socket's service is injected, so nothing here knows a control method.
+`aitorrentd.node` adds the programming interface on top.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ServeControl = Callable[["Runtime", contextlib.AsyncExitStack], Awaitable[Path]]
-"Opens the control socket of a node and returns its path; the stack closes it again."
+"Opens a node's control socket and returns its path; the stack closes it."
 State = Literal["new", "starting", "running", "stopping", "stopped"]
 DRAIN_S: Final = 300.0
 
@@ -52,8 +52,8 @@ class Runtime:
     """A node's identity, its plugins and, unless `control.socket` is null, its socket.
 
     `config` is a path, a mapping as in the file, a Config, or None for the file that the daemon
-    would read. `serve` puts the control socket in front of the node. `name` replaces `node.name`.
-    `sources` replaces the installed plugins, and `sockets` are control sockets that listen already.
+    would read. `serve` opens the control socket. `name` replaces `node.name`. `sources` replaces
+    the installed plugins, and `sockets` are control sockets that already listen.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class Runtime:
         self.settled = asyncio.Event()
         "Set while the node runs and its plugins have settled."
         self.stop_requested = asyncio.Event()
-        "Set when somebody asks, over the control API, that the owner of this node stop it."
+        "Set when a control API client asks the owner of this node to stop it."
         self._closed = asyncio.Event()
         self._name = name
         self.started_as = config.settings.node
-        "The table `node:` that holds: a reload changes it only for the next start."
+        "The effective `node:` table: a reload changes it only for the next start."
         self._serve = serve
         self.control_path: Path | None = None
-        "The path of the control socket that is served, or None."
+        "The path of the control socket in service, or None."
         self.sources = sources
         self.changing = asyncio.Lock()
         "Held while the configuration changes; see `aitorrentd.runtime.reload`."
@@ -112,11 +112,11 @@ class Runtime:
         await self.stop()
 
     async def start(self) -> None:
-        """Start everything; returns when every plugin has settled, in whatever state.
+        """Start everything; returns once every plugin has settled, in whatever state.
 
         Raises:
-            ConfigError, Denied: identity or directories cannot be used. Conflict: another daemon
-            has this state directory or this socket. ShuttingDown: `stop` was called meanwhile.
+            ConfigError, Denied: identity or directories are unusable. Conflict: another daemon uses
+            this state directory or this socket. ShuttingDown: `stop` was called meanwhile.
         """
         if self.state != "new":
             raise Conflict(f"this node is {self.state}; a node can be started only once")
@@ -136,7 +136,7 @@ class Runtime:
     async def stop(self) -> None:
         """Stop everything in reverse order; safe to call at any time and more than once.
 
-        A start that is under way ends with ShuttingDown.
+        A start in progress ends with ShuttingDown.
         """
         if self.state not in ("stopping", "stopped"):
             await self._close()
@@ -158,7 +158,7 @@ class Runtime:
             stack.callback(shutil.rmtree, self._throw_away, ignore_errors=True)
         make_directory(directories.state, setting="node.state_dir")
         make_directory(directories.cache, setting="node.cache_dir")
-        # Members of the control group must get through to the socket of a system service.
+        # Members of the control group must be able to reach the socket of a system service.
         runtime_mode = 0o755 if is_system() else 0o700
         make_directory(directories.runtime, setting="node.runtime_dir", mode=runtime_mode)
         stack.enter_context(state_lock(directories.state))
@@ -174,7 +174,7 @@ class Runtime:
         self._callbacks.start(self._kernel.bus)
         stack.push_async_callback(self._callbacks.stop)
         stack.push_async_callback(self._kernel.stop)
-        # Served before the plugins start, so that people can watch; closed before they stop.
+        # Served before the plugins start, so that clients can watch; closed before they stop.
         if config.socket is not None or self.sockets:
             self.control_path = await self._serve(self, stack)
         await self._kernel.start()
@@ -184,7 +184,7 @@ class Runtime:
             plugins=config.settings.plugins,
             required=config.settings.required,
             network=config.settings.node.network,
-            # The host's name, by which the node goes here without one, is nobody else's business.
+            # The hostname, which stands in for a missing name, must not be disclosed.
             node_name=self._name or config.settings.node.name or "",
             data_dir=config.directories.state,
             cache_dir=config.directories.cache,
@@ -198,10 +198,10 @@ class Runtime:
         timeout_s: float = DRAIN_S,
         told: Callable[[tuple[Work, ...]], None] = lambda _: None,
     ) -> bool:
-        """Take no new work, and wait until what is under way has ended; True when it has.
+        """Refuse new work and wait for running work to end; True if it all ended.
 
-        The node goes on draining after `timeout_s` seconds, until `undrain`. `told` hears what is
-        left, at once and after every change.
+        The node keeps draining after `timeout_s` seconds, until `undrain`. `told` receives the
+        remaining work, at once and after every change.
         """
         kernel = self.kernel
         if not kernel.drain.active:
@@ -211,7 +211,7 @@ class Runtime:
         return await kernel.drain.ended(timeout_s, told)
 
     def undrain(self) -> None:
-        """Take new work again."""
+        """Accept new work again."""
         if self.kernel.drain.active:
             self.kernel.drain.switch(False)
             self.kernel.bus.publish(Draining(False))
@@ -219,7 +219,7 @@ class Runtime:
 
     @property
     def identity(self) -> Identity:
-        """Signs for this node."""
+        """The node's signer."""
         if self._identity is None:
             raise Unavailable("the node has not been started")
         return self._identity
@@ -245,7 +245,7 @@ class Runtime:
 
     @property
     def name(self) -> str:
-        """What people call this node: as configured, else the host's name."""
+        """This node's display name: as configured, else the hostname."""
         return self._name or self.started_as.name or socket.gethostname()
 
     @property
@@ -254,18 +254,18 @@ class Runtime:
         return time.monotonic() - self._started_at if self._started_at else 0.0
 
     def service(self, key: ServiceKey[T]) -> T:
-        """A service of a plugin; Unavailable when nobody provides it now."""
+        """A service of a plugin; Unavailable if none provides it now."""
         return self.kernel.service(key)
 
     def addresses(self) -> list[str]:
-        """Where peers can dial this node; empty while there is no transport."""
+        """Addresses where peers can dial this node; empty without a transport."""
         try:
             return list(self.service(TRANSPORT).addresses())
         except Unavailable:
             return []
 
     def peers(self) -> list[PeerView]:
-        """Connected peers; empty while there is no transport."""
+        """Connected peers; empty without a transport."""
         try:
             return list(self.service(TRANSPORT).peers())
         except Unavailable:

@@ -1,4 +1,4 @@
-"""One daemon per state directory: a lock that ends with its process, however that ends."""
+"""One daemon per state directory: a lock that ends with its process, however the process ends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def state_lock(state_dir: Path) -> Iterator[None]:
                 "stop it, or set node.state_dir"
             ) from None
         _write_holder(fd, path)
-        # The file stays: unlinking it would let two daemons lock two files of one name.
+        # The file stays: unlinking it would let two daemons lock two files of the same name.
         yield
     finally:
         os.close(fd)
@@ -49,7 +49,7 @@ def _write_holder(fd: int, path: Path) -> None:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     except OSError as e:
-        # The first thing that is written, so this is where a full disk shows.
+        # This is the first write, so a full disk shows here.
         raise cannot_write(path, e, setting="node.state_dir") from None
 
 
@@ -59,7 +59,8 @@ def _holder(fd: int) -> str:
 
 
 def holder(state_dir: Path) -> int | None:
-    """The process that holds the state directory, or None; takes no lock, so it disturbs nobody.
+    """The process that holds the state directory, or None; takes no lock, so it has no side
+    effects.
 
     Format: proc_locks(5).
     """

@@ -1,1 +1,1 @@
-"""The operating system, asked in one place: paths, files, memory, systemd."""
+"""The interface to the operating system: paths, files, memory, systemd."""

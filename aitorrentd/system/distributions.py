@@ -1,8 +1,8 @@
-"""What is installed on the module path, read so that a damaged distribution costs one sentence.
+"""Reads what is installed on the module path; a damaged distribution costs one sentence.
 
 `importlib.metadata.entry_points` raises at the first distribution that it cannot read, for every
-caller and whatever group was asked for. Here each distribution is read by itself, and one that is
-damaged is named and left out. Nothing is imported.
+caller and every group. Here each distribution is read separately, and a damaged one is reported and
+skipped. Nothing is imported.
 
 Format: "Entry points specification" and "Recording installed projects", packaging.python.org.
 """
@@ -28,7 +28,7 @@ PLUGINS: Final = "aitorrentd.plugins"
 COMMANDS: Final = "aitorrentd.cli"
 CORE: Final = "aitorrentd"
 _MAX_BYTES: Final = 1024 * 1024
-"Of entry_points.txt and of METADATA; the largest on PyPI have about 300 KiB."
+"Limit for entry_points.txt and METADATA; the largest on PyPI have about 300 KiB."
 _VALUE: Final = re.compile(
     r"(?P<module>[\w.]+)\s*(:\s*(?P<attr>[\w.]+))?\s*(\[(?P<extras>[^\]]*)\])?\s*"
 )
@@ -59,44 +59,45 @@ class Point:
 
     @property
     def module(self) -> str:
-        """The module that it names; InvalidParams when it names none."""
+        """The module that it names; InvalidParams if it names none."""
         return self._parts["module"]
 
     @property
     def extras(self) -> tuple[str, ...]:
-        """Extras of `dist` that it needs; InvalidParams as `module`."""
+        """Extras of `dist` that it needs; InvalidParams as in `module`."""
         listed = (self._parts["extras"] or "").split(",")
         return tuple(extra.strip() for extra in listed if extra.strip())
 
     def load(self) -> Any:
-        """Import what it names. Raises InvalidParams as `module`, and whatever the import does."""
+        """Import the object that it names. Raises InvalidParams as in `module`, and whatever the
+        import raises."""
         return metadata.EntryPoint(self._parts[0], self.value, self.group).load()
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A distribution that cannot be used, or not as it stands."""
+    """A distribution that cannot be used, or not without a fix."""
 
     dist: str
     text: str
-    "One sentence that names the distribution and says what to do."
+    "One sentence that names the distribution and the remedy."
 
 
 @dataclass(slots=True)
 class Scan:
-    """The entry points that were asked for, and what is wrong with distributions."""
+    """The requested entry points, and the problems with distributions."""
 
     points: list[Point] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
 
 def normalized(name: str) -> str:
-    """A distribution's name in the one form in which names are compared (PEP 503)."""
+    """A distribution's name in the normalized form used for comparison (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def shown(text: str) -> str:
-    """A stranger's text without what a terminal would obey, in a bounded length."""
+    """Untrusted text without terminal control characters, bounded in length."""
     clean = "".join(c if c.isprintable() else "�" for c in text)
     return clean if len(clean) <= 100 else f"{clean[:99]}…"
 
@@ -104,8 +105,8 @@ def shown(text: str) -> str:
 def scan(*groups: str) -> Scan:
     """The entry points in `groups` of every distribution on the module path.
 
-    Of two distributions of one name the first on the path counts, as for `import`; of two in one
-    directory (an upgrade that broke off) the newer one.
+    Of two distributions with the same name, the first on the path counts, as for `import`; of two
+    in one directory (an interrupted upgrade), the newer one.
     """
     found = Scan()
     chosen: dict[str, tuple[Path | None, list[Point]]] = {}
@@ -113,7 +114,8 @@ def scan(*groups: str) -> Scan:
     for dist in _distributions(found):
         where = _folder(dist)
         if where is not None:
-            # pip renames what it is about to remove to `~…`, and may not come to the removal.
+            # pip renames a distribution to `~…` before removing it, and may be interrupted in
+            # between.
             if where.name.startswith("~") or (real := os.path.realpath(where)) in seen:
                 continue
             seen.add(real)
@@ -155,7 +157,7 @@ def described(dist: metadata.Distribution) -> tuple[str, str, list[tuple[str, st
 
 
 def installed(name: str) -> metadata.Distribution | None:
-    """The distribution of that name which can be read, the first on the module path."""
+    """The readable distribution of that name, the first on the module path."""
     for dist in metadata.distributions(name=name):
         try:
             _name_and_version(dist, _folder(dist))
@@ -166,14 +168,15 @@ def installed(name: str) -> metadata.Distribution | None:
 
 
 def _distributions(found: Scan) -> Iterator[metadata.Distribution]:
-    """As `importlib.metadata.distributions`, but a finder that raises spoils nobody else's."""
+    """Like `importlib.metadata.distributions`, but a finder that raises does not break the
+    others."""
     context = metadata.DistributionFinder.Context()
     for finder in sys.meta_path:
         if (find := getattr(finder, "find_distributions", None)) is None:
             continue
         try:
             yield from find(context)
-        except Exception as e:  # somebody else's import hook may raise anything
+        except Exception as e:  # a third-party import hook may raise anything
             kind = type(finder).__name__ if not isinstance(finder, type) else finder.__name__
             text = f"the import hook {shown(kind)} cannot list distributions: {shown(repr(e))}"
             found.problems.append(Problem(kind, text))
@@ -193,7 +196,7 @@ def _folder(dist: metadata.Distribution) -> Path | None:
 
 
 def _text(dist: metadata.Distribution, where: Path | None, name: str) -> str | None:
-    """A metadata file, or None where there is none."""
+    """A metadata file, or None if missing."""
     if where is None:
         try:
             return dist.read_text(name)
@@ -245,7 +248,7 @@ def _name_and_version(dist: metadata.Distribution, where: Path | None) -> tuple[
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
         raise DamagedError(f"its METADATA names no distribution (Name: {shown(name)})")
     if where is not None and normalized(_name_in(where)) != normalized(name):
-        # Else any package could pass for another one, aitorrentd itself included.
+        # Otherwise any package could pass for another one, aitorrentd itself included.
         raise DamagedError(f"its METADATA is that of {name}")
     return name, shown(str(head.get("Version") or "unknown").strip())
 

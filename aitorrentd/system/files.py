@@ -1,6 +1,6 @@
-"""Files: opened without waiting, replaced or created in one step, and directories to write in.
+"""Files: opened without blocking, replaced or created atomically, and writable directories.
 
-A reader of a file that `replace_file` or `create_file` writes finds the old content or the new one,
+A reader of a file that `replace_file` or `create_file` writes sees the old content or the new,
 never a part: the content is written beside it under another name and renamed or linked into place.
 """
 
@@ -28,7 +28,7 @@ _NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLI
 def open_regular(path: Path) -> int:
     """A descriptor for reading the regular file at `path`; the caller closes it.
 
-    Never waits: a FIFO of that name is refused like every other file that is not regular.
+    Never blocks: a FIFO of that name is refused like every other file that is not regular.
 
     Raises:
         OSError: it cannot be opened, or is not a regular file.
@@ -44,19 +44,19 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     """The content of the regular file at `path`; one byte more than `max_bytes` if it is longer.
 
     Raises:
-        OSError: as `open_regular`, or it cannot be read.
+        OSError: as in `open_regular`, or it cannot be read.
     """
     with open(open_regular(path), "rb") as file:
         return file.read(max_bytes + 1)
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
-    """Put `content` into the file at `path`, whether or not there is one, with exactly `mode`.
+    """Write `content` to the file at `path`, existing or not, with exactly `mode`.
 
-    With `durable` it survives a power cut; without, nothing waits for the disk.
+    With `durable` it survives a power cut; without, the call does not wait for the disk.
 
     Raises:
-        OSError: it cannot be written; the file is as it was.
+        OSError: it cannot be written; the file is unchanged.
     """
     with _beside(path, content, mode=mode, durable=durable) as temporary:
         os.rename(temporary, path)
@@ -65,9 +65,9 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600, durable: bool
 
 
 def create_file(path: Path, content: bytes, *, mode: int = 0o600) -> bool:
-    """Put `content` into a new file at `path`; False if there is one already, which stays.
+    """Write `content` to a new file at `path`; False if the file exists, which is left alone.
 
-    Of several processes that create one file, exactly one succeeds.
+    If several processes create the same file, exactly one succeeds.
 
     Raises:
         OSError: it cannot be written.
@@ -86,7 +86,8 @@ def _link(temporary: Path, path: Path) -> bool:
     except OSError as e:
         if e.errno not in _NO_HARD_LINKS:
             raise
-        # A file system without hard links; the lock on the state directory keeps others away.
+        # A file system without hard links; the lock on the state directory keeps other daemons
+        # away.
         if path.exists():
             return False
         os.rename(temporary, path)
@@ -95,14 +96,14 @@ def _link(temporary: Path, path: Path) -> bool:
 
 @contextlib.contextmanager
 def _beside(path: Path, content: bytes, *, mode: int, durable: bool) -> Iterator[Path]:
-    """A file with `content` in the directory of `path`, gone after the block unless renamed."""
+    """A file with `content` in the directory of `path`, deleted after the block unless renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(fd, "wb") as file:
             file.write(content)
             file.flush()
-            os.fchmod(fd, mode)  # whatever the umask
+            os.fchmod(fd, mode)  # regardless of the umask
             if durable:
                 os.fsync(fd)
         yield temporary
@@ -112,7 +113,7 @@ def _beside(path: Path, content: bytes, *, mode: int, durable: bool) -> Iterator
 
 
 def fsync_directory(directory: Path) -> None:
-    """Make names that were added to `directory` survive a power cut."""
+    """Make names added to `directory` survive a power cut."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -121,15 +122,15 @@ def fsync_directory(directory: Path) -> None:
 
 
 def make_directory(path: Path, *, setting: str, mode: int = 0o700) -> None:
-    """Make sure that `path` is a directory in which this process can write.
+    """Ensure that `path` is a directory that this process can write to.
 
     Raises:
-        Denied, Unavailable, ConfigError: as `cannot_write` says.
+        Denied, Unavailable, ConfigError: as in `cannot_write`.
     """
     try:
         if not path.is_dir():
             path.mkdir(mode=mode, parents=True, exist_ok=True)
-            path.chmod(mode)  # whatever the umask
+            path.chmod(mode)  # regardless of the umask
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"{path} is not a directory; move it away, or set {setting}") from None
     except OSError as e:
@@ -141,10 +142,10 @@ def make_directory(path: Path, *, setting: str, mode: int = 0o700) -> None:
 
 
 def cannot_write(path: Path, error: OSError, *, setting: str) -> AitorrentError:
-    """The error for a place of the daemon's own that cannot be written to, with the ways out.
+    """The error for a path of the daemon's own that cannot be written, with remedies.
 
-    Denied: this user may not. ConfigError: there can be no such file, so that `setting`, which
-    chooses the place, is wrong. Unavailable: the disk is full or fails, which may pass.
+    Denied: no permission. ConfigError: no such file can exist, so `setting`, which chooses the
+    path, is wrong. Unavailable: the disk is full or failing, which may be temporary.
     """
     reason = (error.strerror or str(error)).lower()
     if error.errno in (errno.EACCES, errno.EPERM):

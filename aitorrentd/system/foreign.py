@@ -1,6 +1,6 @@
-"""Libraries of ours look at every installed distribution; a damaged one must not break them.
+"""Our libraries look at every installed distribution; a damaged one must not break them.
 
-pydantic, torch and transformers ask for entry points of their own while they are imported, and
+pydantic, torch and transformers query their entry points while they are imported, and
 `importlib.metadata` raises for all of them at the first distribution that it cannot read.
 """
 
@@ -13,17 +13,18 @@ _ENTRY_POINTS: Final = "entry_points"
 
 
 def disable_pydantic_plugins() -> None:
-    """Keep pydantic from loading plugins of distributions beside ours; before it is imported.
+    """Keep pydantic from loading plugins of third-party distributions; call before importing
+    pydantic.
 
-    Costs nothing, so that every command can afford it.
+    It is cheap enough for every command.
     """
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def tolerate_damaged_distributions() -> None:
-    """In this process, let a distribution whose entry points cannot be read have none.
+    """In this process, treat a distribution with unreadable entry points as having none.
 
-    For the daemon and its workers. `aitorrentd.system.distributions` names what is damaged.
+    For the daemon and its workers. `aitorrentd.system.distributions` reports the damaged ones.
     """
     from importlib import metadata
 
@@ -34,7 +35,7 @@ def tolerate_damaged_distributions() -> None:
     def entry_points(dist: metadata.Distribution) -> object:
         try:
             return read(dist)
-        except Exception:  # somebody else's file, or class of distribution
+        except Exception:  # a foreign file, or a foreign class of distribution
             return metadata.EntryPoints(())
 
     setattr(metadata.Distribution, _ENTRY_POINTS, property(entry_points))

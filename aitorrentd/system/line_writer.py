@@ -1,8 +1,8 @@
-"""Output that never makes its writer wait: a bounded queue and a thread that empties it.
+"""Output that never blocks its writer: a bounded queue and a thread that drains it.
 
-A pipe that nobody reads, a terminal stopped with Ctrl-S or a stopped journal blocks write(2) for as
-long as it likes. Here it blocks a thread of its own; what does not fit into the queue is dropped
-and counted.
+An unread pipe, a terminal stopped with Ctrl-S or a stopped journal can block write(2) indefinitely.
+Here it only blocks a dedicated thread; lines that do not fit into the queue are dropped and
+counted.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _WRITE_BYTES: Final = 64 * 1024
 
 
 class LineWriter:
-    """Writes to a descriptor, which stays its owner's, in the order of `put`.
+    """Writes to a descriptor, which it does not own, in the order of `put`.
 
-    `resumed` is called from the thread with the number of lines that were dropped, once the queue
-    is empty again. A descriptor whose other end is gone takes everything silently.
+    `resumed` is called on the thread with the number of dropped lines, once the queue is empty
+    again. If the descriptor's other end is gone, lines are silently discarded.
     """
 
     def __init__(self, fd: int, *, resumed: Callable[[int], None] = lambda count: None) -> None:
@@ -32,16 +32,16 @@ class LineWriter:
         self._resumed = resumed
         self._queued: deque[bytes] = deque()
         self._queued_bytes = 0
-        "What is being written included."
+        "Includes the line being written."
         self._dropped = 0
         self._is_closing = False
         self._changed = threading.Condition()
-        # A daemon thread: the process can end while it waits in write(2).
+        # A daemon thread: the process can exit while it waits in write(2).
         self._thread = threading.Thread(target=self._run, name="line-writer", daemon=True)
         self._thread.start()
 
     def put(self, line: bytes) -> bool:
-        """Queue `line`; False when it was dropped. Never waits."""
+        """Queue `line`; False if it was dropped. Never waits."""
         with self._changed:
             if self._is_closing or self._queued_bytes + len(line) > QUEUE_BYTES:
                 self._dropped += 1
@@ -52,14 +52,14 @@ class LineWriter:
         return True
 
     def flush(self, timeout_s: float) -> bool:
-        """Whether everything was written within `timeout_s`."""
+        """Wait for the queue to empty; whether it did within `timeout_s`."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._queued_bytes, timeout_s)
 
     def close(self, timeout_s: float) -> bool:
-        """Take nothing more; whether everything was written within `timeout_s`.
+        """Accept no more lines; whether everything was written within `timeout_s`.
 
-        What was not is lost when the process ends.
+        Unwritten lines are lost when the process exits.
         """
         until = time.monotonic() + timeout_s
         is_written = self.flush(timeout_s)
@@ -97,12 +97,12 @@ class LineWriter:
             try:
                 rest = rest[os.write(self._fd, rest) :]
             except BlockingIOError:
-                # Somebody who shares the open file made it non-blocking.
+                # Another holder of the open file made it non-blocking.
                 ready = select.poll()
                 ready.register(self._fd, select.POLLOUT)
                 ready.poll()
             except OSError:
-                return  # the reader is gone, or the terminal is
+                return  # the reader or the terminal is gone
 
 
 class QueuedStream(io.TextIOBase):
@@ -132,10 +132,10 @@ class QueuedStream(io.TextIOBase):
 
 
 def write_within(stream: TextIO, text: str, *, timeout_s: float) -> bool:
-    """Write `text` to a stream that may be blocked; False when it was not taken in `timeout_s`."""
+    """Write `text` to a stream that may be blocked; False if not written within `timeout_s`."""
     try:
         fd = stream.fileno()
-    except OSError:  # it has none
+    except OSError:  # it has no descriptor
         stream.write(text)
         stream.flush()
         return True

@@ -1,4 +1,4 @@
-"""How much memory processes of a node have."""
+"""Memory use of a node's processes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Where files live: the system's directories for a service, the XDG ones for a person.
+"""Where files live: system directories for a service, XDG directories for a user.
 
-Root and a service started by systemd use /etc, /var/lib, /var/cache and /run; everybody else uses
-the XDG base directories. Import-light: `aitorrentctl` loads this on every start.
+Root and a service started by systemd use /etc, /var/lib, /var/cache and /run; everyone else uses
+the XDG base directories. Keep the imports light: `aitorrentctl` loads this on every start.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ MAX_SOCKET_BYTES: Final = 107
 
 
 def is_system(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is the system's service, or root, and not a person's own daemon."""
+    """Whether this process is the system's service, or root, rather than a user's own daemon."""
     return os.geteuid() == 0 or environ.get("STATE_DIRECTORY", "").startswith("/var/lib/")
 
 
 def home(environ: Mapping[str, str] = os.environ) -> Path:
-    """The home directory; for a user who has none one that is never there."""
+    """The home directory; for a user without one, a path that never exists."""
     found = environ.get("HOME") or os.path.expanduser("~")
     return Path(found if found.startswith("/") else "/nonexistent")
 
 
 def expanded(path: Path) -> Path:
-    """`path` with `~` replaced, made absolute.
+    """`path` with `~` expanded, made absolute.
 
     Raises:
-        ConfigError: it begins with the home of a user who has none.
+        ConfigError: it begins with the home of a user without one.
     """
     try:
         return path.expanduser().absolute()
@@ -68,11 +68,11 @@ class Directories:
     """The three directories of a node."""
 
     state: Path
-    "What must survive: identity, databases, sessions."
+    "Persistent data: identity, databases, sessions."
     cache: Path
-    "What may be deleted at any time."
+    "Data that may be deleted at any time."
     runtime: Path
-    "What lives until the daemon stops: sockets."
+    "Data kept until the daemon stops: sockets."
 
 
 def directories(
@@ -82,14 +82,13 @@ def directories(
     cache: Path | None = None,
     runtime: Path | None = None,
 ) -> Directories:
-    """The directories of a node, where those given, absolute, win over the environment and the
-    defaults.
+    """The directories of a node; absolute arguments override the environment and the defaults.
 
-    A state directory that is not the default one brings its cache and runtime directories along,
-    so that two nodes with different state share nothing.
+    A non-default state directory contains its own cache and runtime directories, so that two nodes
+    with different state share nothing.
 
     Raises:
-        ConfigError: $AITORRENT_STATE_DIR is wrong, as `expanded`.
+        ConfigError: $AITORRENT_STATE_DIR is invalid, as in `expanded`.
     """
     chosen = environ.get("AITORRENT_STATE_DIR", "")
     if state is None and chosen:
@@ -127,17 +126,17 @@ def _runtime_dir(environ: Mapping[str, str], state: Path) -> Path:
     if is_system(environ):
         return Path("/run/aitorrent")
     base = environ.get("XDG_RUNTIME_DIR", "")
-    # Never below /tmp: another user could take the name first.
+    # Never below /tmp: another user could claim the name first.
     return Path(base) / "aitorrent" if base.startswith("/") else state / "run"
 
 
 def config_file(environ: Mapping[str, str] = os.environ) -> Path:
-    """The configuration file that is read when none is named; it need not exist."""
+    """The default configuration file; it need not exist."""
     if is_system(environ):
         return SYSTEM_CONFIG
     return _xdg(environ, "XDG_CONFIG_HOME", ".config") / "aitorrent" / "aitorrent.yaml"
 
 
 def default_socket(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where a daemon of this user listens for control connections when nothing else is said."""
+    """The default control socket of this user's daemon."""
     return directories(environ).runtime / SOCKET_NAME

@@ -1,4 +1,4 @@
-"""Standard output belongs to the result of a command; whatever else speaks goes to stderr."""
+"""Standard output belongs to the result of a command; all other output goes to stderr."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from contextlib import contextmanager, redirect_stdout, suppress
 
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Send to standard error what the block writes to standard output, child processes included.
+    """Redirect to standard error what the block writes to standard output, child processes
+    included.
 
-    For importing other people's code: with --json, standard output must hold JSON alone. Not for
-    use beside other threads that write results.
+    For importing third-party code: with --json, standard output must contain only JSON. Not safe
+    while other threads write results.
     """
     _flush()
     try:
@@ -26,12 +27,12 @@ def stdout_to_stderr() -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        _flush()  # what was written through a reference to it
+        _flush()  # what was written through a saved reference
         os.dup2(saved, own)
         os.close(saved)
 
 
 def _flush() -> None:
-    if sys.stdout is not None:  # closed by who started us
+    if sys.stdout is not None:  # closed by our parent process
         with suppress(OSError, ValueError):
             sys.stdout.flush()

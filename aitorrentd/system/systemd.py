@@ -1,6 +1,6 @@
 """The service manager's side of the daemon: sd_notify(3), sd_listen_fds(3), the watchdog.
 
-Every function does nothing where there is no systemd, so callers need no special case.
+Without systemd every function does nothing, so callers need no special case.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Notifier:
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
-        # "@" stands for the NUL of an abstract socket; anything else but a path is not for us.
+        # "@" stands for the NUL of an abstract socket; any other non-path address is unsupported.
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._usable = address.startswith(("/", "@"))
 
@@ -30,7 +30,7 @@ class Notifier:
         return self._usable
 
     def send(self, *assignments: str) -> bool:
-        """Send `KEY=value` lines in one datagram; False when nobody took it."""
+        """Send `KEY=value` lines in one datagram; False if it was not delivered."""
         if not self._usable:
             return False
         try:
@@ -39,7 +39,7 @@ class Notifier:
                 sock.connect(self._address)
                 sock.sendall("\n".join(assignments).encode())
         except OSError:
-            # The manager is gone or its queue is full; the next ping says the same again.
+            # The manager is gone or its queue is full; the next ping repeats the message.
             return False
         return True
 
@@ -64,7 +64,7 @@ class Notifier:
         return self.send(*self._status(text))
 
     def extend_timeout(self, seconds: float) -> bool:
-        """Starting or stopping needs up to `seconds` from now."""
+        """Starting or stopping takes up to `seconds` more from now."""
         return self.send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
     @staticmethod
@@ -77,7 +77,7 @@ def listen_fds(
 ) -> dict[str, list[socket.socket]]:
     """Sockets that the service manager opened for this process, by their FileDescriptorName.
 
-    The variables are removed, so that worker processes do not take the sockets for theirs.
+    The variables are removed, so that worker processes do not claim the sockets.
     """
     for_pid = environ.pop("LISTEN_PID", "")
     count = environ.pop("LISTEN_FDS", "")
@@ -96,7 +96,7 @@ def listen_fds(
 def watchdog_interval_s(
     environ: Mapping[str, str] = os.environ, *, pid: int | None = None
 ) -> float | None:
-    """Seconds within which the manager expects a sign of life, or None where it expects none."""
+    """Seconds within which the manager expects a ping, or None if it expects none."""
     usec = environ.get("WATCHDOG_USEC", "")
     for_pid = environ.get("WATCHDOG_PID", "")
     if not usec.isdecimal() or int(usec) == 0:
@@ -109,10 +109,10 @@ def watchdog_interval_s(
 def unit_socket(
     name: str, environ: Mapping[str, str] = os.environ, *, runtime: str = _RUNTIME
 ) -> Path | None:
-    """The socket `name`.sock, whose connections become processes in units of their own.
+    """The socket `name`.sock, whose connections start processes in their own units.
 
-    None unless systemd runs this process as the system's service and the socket unit is up: then
-    they are child processes.
+    None unless systemd runs this process as the system's service and the socket unit is up; with
+    None they are child processes.
     """
     if not environ.get("INVOCATION_ID") or environ.get("RUNTIME_DIRECTORY") != runtime:
         return None

@@ -1,5 +1,5 @@
-"""The system's service, as far as the tools care: whether it runs, how it is, its restart, and what
-to tell people who need one where there may be no such service."""
+"""The system's service from the tools' view: whether it runs, its state, its restart, and advice
+for users who may not have such a service."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _systemctl(*arguments: str, timeout_s: float) -> subprocess.CompletedProcess
 
 
 def properties(unit: str, names: Sequence[str] = _PROPERTIES) -> dict[str, str]:
-    """Properties of a unit; empty where no systemd runs or it does not answer."""
+    """Properties of a unit; empty if systemd does not run or does not answer."""
     if not _BOOTED.is_dir():
         return {}
     try:
@@ -48,7 +48,7 @@ def is_active(unit: str) -> bool:
 
 
 def sleeps(path: str | Path) -> bool:
-    """Whether systemd holds the socket `path`, and whoever connects makes it start the daemon."""
+    """Whether systemd holds the socket `path`, so that connecting starts the daemon."""
     if str(path) != SOCKET:
         return False
     state = properties(DAEMON).get("ActiveState", "")
@@ -56,7 +56,7 @@ def sleeps(path: str | Path) -> bool:
 
 
 def serves(path: str | Path) -> bool:
-    """Whether the control socket `path` is the one of a service that systemd manages here."""
+    """Whether the control socket `path` belongs to a service that systemd manages here."""
     return (
         str(path) == SOCKET
         and _BOOTED.is_dir()
@@ -65,20 +65,20 @@ def serves(path: str | Path) -> bool:
 
 
 def restart_remedy(path: str | Path) -> str:
-    """How a person restarts the daemon that listens on `path`."""
+    """How to restart the daemon that listens on `path`."""
     if serves(path) and is_active(DAEMON):
         return "systemctl restart aitorrentd"
     return "restart the daemon"
 
 
 def restart(unit: str, *, timeout_s: float) -> None:
-    """Restart the unit, however often that was done before.
+    """Restart the unit, however many times it was restarted before.
 
     Raises:
-        Unavailable, TimedOut: it did not come up again; its journal says why.
+        Unavailable, TimedOut: it did not start again; its journal says why.
     """
     try:
-        # Several in a few minutes are no crash loop, which is what StartLimitBurst= is about.
+        # Several restarts in a few minutes are not the crash loop that StartLimitBurst= is about.
         _systemctl("reset-failed", unit, timeout_s=timeout_s)
         done = _systemctl("restart", unit, timeout_s=timeout_s)
     except subprocess.TimeoutExpired:

@@ -1,7 +1,7 @@
-"""Text that people give: arguments as the kernel hands them over, which may be any bytes.
+"""Text from users: arguments as the kernel passes them, which may be any bytes.
 
-Python decodes them by the locale and puts bytes that do not fit into lone surrogates (PEP 383),
-which nothing that sends UTF-8 can take.
+Python decodes them by the locale and maps undecodable bytes to lone surrogates (PEP 383), which
+cannot be encoded as UTF-8.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from aitorrentd.errors import InvalidParams
 
 
 def readable(args: Sequence[str]) -> list[str]:
-    """The arguments as text: UTF-8, whatever the locale, where the locale cannot read them.
+    """The arguments as text: decoded as UTF-8 where the locale cannot decode them.
 
     Raises:
-        InvalidParams: one of them is not UTF-8; says which.
+        InvalidParams: one of them is not UTF-8; the message says which.
     """
     return [arg if _is_text(arg) else _decoded(arg, number) for number, arg in enumerate(args, 1)]
 
@@ -28,7 +28,7 @@ def _is_text(arg: str) -> bool:
 def _decoded(arg: str, number: int) -> str:
     try:
         raw = os.fsencode(arg)
-    except UnicodeEncodeError:  # a caller's own surrogates, not the kernel's bytes
+    except UnicodeEncodeError:  # the caller's own surrogates, not the kernel's bytes
         raw = arg.encode("utf-8", "surrogatepass")
     try:
         return raw.decode()
@@ -40,7 +40,7 @@ def _decoded(arg: str, number: int) -> str:
 
 
 def unreadable(error: UnicodeError) -> str:
-    """What is wrong with text that was read or is to be written, in words for people."""
+    """What is wrong with text to be read or written, in plain words."""
     if isinstance(error, UnicodeDecodeError):
         byte = error.object[error.start]
         return f"it is not {_name(error.encoding)}: byte 0x{byte:02x} at position {error.start}"

@@ -1,1 +1,1 @@
-"""Processes of their own for heavy or untrusted work."""
+"""Separate processes for heavy or untrusted work."""

@@ -1,11 +1,11 @@
-"""Worker processes, from the daemon's side: start one, talk to it, see it die.
+"""Worker processes from the daemon's side: starts one, talks to it, notices its death.
 
-Under systemd a connection to a socket unit is a worker, in a unit of its own; elsewhere the daemon
-starts `python -m aitorrentd.workers.worker` on one end of a socket pair. From there on it is the
-same. Workers for strangers' code are `aitorrentd.workers.sandbox`, started in the same two ways.
+Under systemd each connection to a socket unit is a worker in its own unit; elsewhere the daemon
+starts `python -m aitorrentd.workers.worker` on one end of a socket pair. From there on both behave
+the same. Workers for untrusted code are `aitorrentd.workers.sandbox`, started in the same two ways.
 
-Requests are answered in order, so the deadline of a request runs from the moment it is the oldest
-one: a request that waits behind others is not late.
+Requests are answered in order, so a request's deadline runs from the moment it becomes the oldest:
+a request queued behind others is not late.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _CONNECT_S: Final = 5.0
 # Importing torch from a cold disk takes long.
 _START_S: Final = 180.0
 _MAX_LOG_LINE: Final = 64 * 1024
-# Shorter tails are copied behind their header, which costs less than a second write.
+# Shorter tails are copied behind their header, which is cheaper than a second write.
 _JOIN_BELOW: Final = 32 * 1024
 
 Done = Callable[[Frame | AitorrentError], None]
-"Gets the answer to a request, or why there is none."
+"Receives the answer to a request, or why there is none."
 
 
 class FrameReceiver(asyncio.BufferedProtocol):
@@ -59,8 +59,8 @@ class FrameReceiver(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport for writing."""
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        # Older versions of uvloop write at once only what goes above the mark.
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
+        # Older uvloop versions write at once only what exceeds the high-water mark.
         self.transport.set_write_buffer_limits(high=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -70,7 +70,7 @@ class FrameReceiver(asyncio.BufferedProtocol):
         return memoryview(self._scratch)[self._have :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Hand out every frame that is complete."""
+        """Deliver every complete frame."""
         try:
             if self._body is not None:
                 self._filled += nbytes
@@ -113,7 +113,7 @@ class _Request:
     done: Done
     timeout_s: float
     due: float = 0.0
-    "On the loop's clock; set when it becomes the oldest."
+    "On the loop's clock; set when the request becomes the oldest."
 
 
 class WorkerProcess:
@@ -135,28 +135,29 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id; None until a worker of another service manager told it."""
+        """The process id; None until a worker of another service manager reports it."""
         return self._process.pid if self._process else self._unit_pid
 
     @property
     def closed(self) -> asyncio.Future[str]:
-        """Resolves, with the reason, when the worker is gone."""
+        """Resolves, with the reason, when the worker has gone."""
         return self._closed
 
     @property
     def unanswered(self) -> int:
-        """Requests that it has not answered yet."""
+        """Number of unanswered requests."""
         return len(self._waiting)
 
     @property
     def ended_text(self) -> str:
-        """What is known when the connection just ends; how a child ended is told by its parent."""
+        """The reason when the connection just ends; the parent reports how a child ended."""
         if self._process is not None:
             return "its process ended"
         return f"its process ended; see: journalctl -u 'aitorrent-{self._kind}@*' -n 20"
 
     async def start(self, entry: str, env: Mapping[str, str], unit_socket: Path | None) -> None:
-        """Start or reach the process, and tell it what to run; does not wait for its imports."""
+        """Start or connect to the process and tell it what to run; does not wait for its
+        imports."""
         ours = await self._connect(unit_socket) if unit_socket else await self._spawn()
         try:
             transport, _ = await self._loop.create_connection(
@@ -168,7 +169,7 @@ class WorkerProcess:
             raise
         self._transport = transport
         start = {"entry": entry, "env": dict(env)}
-        if not self._closed.done():  # it may have ended already
+        if not self._closed.done():  # it may already have ended
             self.submit(start, b"", self._started, timeout_s=_START_S)
 
     async def _connect(self, unit_socket: Path) -> socket.socket:
@@ -188,7 +189,7 @@ class WorkerProcess:
     async def _spawn(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        # An isolated daemon (-I) has an isolated worker: no PYTHONPATH, no current directory.
+        # An isolated daemon (-I) has isolated workers: no PYTHONPATH, no current directory.
         isolated = ("-I",) if sys.flags.isolated else ()
         try:
             with theirs:
@@ -206,7 +207,7 @@ class WorkerProcess:
 
     def _started(self, answer: Frame | AitorrentError) -> None:
         if isinstance(answer, AitorrentError):
-            self.lost(answer.message)  # at once: what follows the failed start says less
+            self.lost(answer.message)  # at once: what follows a failed start is less informative
         elif self._process is None:
             pid = answer.header.get("pid")
             self._unit_pid = pid if isinstance(pid, int) else None
@@ -236,7 +237,7 @@ class WorkerProcess:
         *,
         timeout_s: float = 60.0,
     ) -> None:
-        """Send one request, whose answer `done` gets; see `aitorrentd.api.Worker`."""
+        """Send one request and pass its answer to `done`; see `aitorrentd.api.Worker`."""
         if self._closed.done() or self._transport is None:
             raise self._gone()
         request = _Request(self._next + 1, done, timeout_s)
@@ -252,7 +253,7 @@ class WorkerProcess:
             self._watch_oldest()
 
     def frame_received(self, frame: Frame) -> None:
-        """Give an answer to the oldest request."""
+        """Pass an answer to the oldest request."""
         if not self._waiting or frame.header.get("id") != self._waiting[0].ident:
             raise ProtocolError("an answer without a request")
         request = self._waiting.popleft()
@@ -264,14 +265,14 @@ class WorkerProcess:
         try:
             request.done(answer)
         except Exception:
-            # A fence: what a plugin does with its answer must not cost the worker.
+            # A fence: a plugin's handling of its answer must not cost the worker.
             self._log.exception("the answer of worker %s was not taken", self.name)
 
     def _watch_oldest(self) -> None:
-        """Have the timer come in time for the oldest request.
+        """Set the timer for the oldest request's deadline.
 
-        It is moved only to come earlier; one that comes too early looks again. So steps that follow
-        each other quickly cost no timers.
+        The timer is only moved earlier; one that fires too early checks again. So steps in quick
+        succession cost no timers.
         """
         if not self._waiting:
             return
@@ -305,7 +306,7 @@ class WorkerProcess:
         return Unavailable(f"worker {self.name} is gone: {reason}")
 
     def lost(self, reason: str) -> None:
-        """The worker cannot be used any more; every waiting request fails."""
+        """The worker is unusable; every waiting request fails."""
         if self._closed.done():
             return
         self._closed.set_result(reason)
@@ -318,13 +319,13 @@ class WorkerProcess:
         self.kill()
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         if self._process and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
     async def close(self) -> None:
-        """Close our end, which ends the worker when it is idle; kill it after 5 s."""
+        """Close our end, which ends an idle worker; kill it after 5 s."""
         if self._transport:
             self._transport.close()
         try:
@@ -337,13 +338,13 @@ class WorkerProcess:
         self.lost("closed")
 
     async def _reap(self) -> None:
-        """Pass the worker's standard error to the log, then say how the process ended."""
+        """Forward the worker's standard error to the log, then report how the process ended."""
         process = self._process
         assert process is not None and process.stderr is not None
         while True:
             try:
                 line = await process.stderr.readline()
-            except ValueError:  # a line beyond the limit; the reader dropped it
+            except ValueError:  # a line over the limit; the reader dropped it
                 continue
             if not line:
                 break
@@ -361,15 +362,14 @@ async def spawn_worker(
     sandbox: bool = False,
     unit_socket: Path | None = None,
 ) -> WorkerProcess:
-    """Start a worker whose entry point is `module:function`; `sandbox`: one for strangers' code.
+    """Start a worker with the entry point `module:function`; `sandbox`: one for untrusted code.
 
-    `unit_socket` is the socket of a service manager that starts a worker for each connection; by
-    default that of our own socket unit. Without any the worker is a child process. Its imports
-    go on in the background: an entry point that cannot be loaded shows as a worker that is gone,
-    with the reason.
+    `unit_socket` is the socket of a service manager that starts a worker for each connection, by
+    default that of our own socket unit. Without one the worker is a child process. Its imports run
+    in the background: if the entry point cannot be loaded, the worker is gone, with the reason.
 
     Raises:
-        Unavailable: nobody answers at `unit_socket`.
+        Unavailable: no answer at `unit_socket`.
     """
     worker = WorkerProcess(name, logging.getLogger(f"aitorrentd.worker.{name}"), sandbox=sandbox)
     found = unit_socket or find_unit_socket("sandbox" if sandbox else "worker")

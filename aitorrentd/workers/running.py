@@ -1,8 +1,8 @@
-"""The worker processes of a node, and how much memory each has.
+"""The worker processes of a node, and the memory that each uses.
 
-The daemon of a hardened service cannot look into /proc of a worker, which is another user's, so the
-worker tells. It answers in order: one that computes answers late, and until then counts what it
-said before.
+The daemon of a hardened service cannot read /proc for a worker, which runs as another user, so the
+worker reports its own memory. Workers answer in order: one that is computing answers late, and
+until then its previous report counts.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from aitorrentd.workers.process import spawn_worker
 from aitorrentd.workers.worker import MEMORY
 
 LOOK_S: Final = 0.05
-"`status` waits so long: an idle worker, or one between two tokens, answers sooner."
+"How long `status` waits: a worker that is idle, or between two tokens, answers sooner."
 _MAX_BYTES: Final = 1 << 50
 PATIENCE_S: Final = 180.0
-"""A worker has nothing else to do when it comes to a look, so one that does not answer hangs. It is
-ended for that, as requests behind the look are not yet late."""
+"""Once a worker reaches the query it has nothing else to do, so one that does not answer hangs. It
+is killed for that, because requests behind the query do not become late."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerMemory:
-    """A worker as it was last heard of."""
+    """A worker as of its last report."""
 
     name: str
     pid: int | None
     rss_bytes: int | None
-    "Resident memory; None while it has not said."
+    "Resident memory; None until reported."
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class Workers:
             entry.asking.cancel()
 
     async def look(self) -> list[WorkerMemory]:
-        """The workers that run now, after LOOK_S at most."""
+        """The workers running now, after LOOK_S at most."""
         for worker, entry in self._entries.items():
             if entry.asking is None:
                 entry.asking = asyncio.create_task(
@@ -84,5 +84,5 @@ class Workers:
             return  # it is gone, and soon forgotten
         finally:
             entry.asking = None
-        # A sandbox runs strangers' code, which may say anything.
+        # A sandbox runs untrusted code, which may report anything.
         entry.rss_bytes = whole_or(answer.header, "rss_bytes", None, high=_MAX_BYTES)

@@ -1,9 +1,9 @@
-"""Sandboxes, workers for strangers' code with a warden: `python -m aitorrentd.workers.sandbox`.
+"""Sandboxes: workers for untrusted code with a warden: `python -m aitorrentd.workers.sandbox`.
 
 The warden reads frames from its standard input as a worker does (`aitorrentd.workers.worker`),
-hands each to a child that runs the code, and hands its answer back. The child holds no way to the
-daemon; when a limit ends it, the warden is there to say which. A sandbox lives for one piece of
-work: its time runs from its start.
+passes each to a child that runs the code, and returns the child's answer. The child has no
+connection to the daemon; when a limit ends it, the warden reports which one. A sandbox serves one
+piece of work: its time runs from its start.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _FORBIDDEN: Final = (errno.EPERM, errno.EACCES, errno.EROFS, errno.EAFNOSUPPORT)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one sandbox may use."""
+    """The resource limits of one sandbox."""
 
     time_s: float = 30.0
     processor_s: int = 10
@@ -55,20 +55,20 @@ class Limits:
 
 
 def confine(limits: Limits) -> None:
-    """Give this process, and all that it starts, no more than `limits`."""
-    # A signal that can be caught comes first; what ignores it is killed a second later.
+    """Limit this process, and everything that it starts, to `limits`."""
+    # A catchable signal comes first; a process that ignores it is killed a second later.
     resource.setrlimit(resource.RLIMIT_CPU, (limits.processor_s, limits.processor_s + 1))
     resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (limits.open_files, limits.open_files))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Where the memory of all ends first, the kernel shall not choose the warden.
+    # If the system runs out of memory first, the kernel must not choose the warden.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
 
 def which_limit(error: Exception, limits: Limits) -> AitorrentError | None:
-    """What to tell of an error that the code met at one of its limits; None when it met none."""
+    """What to report about an error at one of the limits; None if no limit was involved."""
     if isinstance(error, MemoryError):
         return _too_much("memory", bytes_text(limits.memory_bytes))
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
@@ -96,7 +96,8 @@ def _too_much(limit: str, most: str) -> TooLarge:
 
 
 def confined(handler: Handler, limits: Limits) -> Handler:
-    """A handler that tells the caller what the code did wrong, as it is the caller's to know."""
+    """A handler that tells the caller about the code's own errors, which are the caller's
+    concern."""
 
     def handle(request: Frame) -> Frame | tuple[dict[str, Any], Any]:
         try:
@@ -112,12 +113,13 @@ def confined(handler: Handler, limits: Limits) -> Handler:
 
 
 def ending(status: int, used: resource.struct_rusage, limits: Limits) -> AitorrentError:
-    """Why a child ended, from what wait4(2) says of it."""
+    """Why a child ended, from its wait4(2) result."""
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     if number == signal.SIGXCPU or used.ru_utime + used.ru_stime >= limits.processor_s:
         return _too_much("processor time", f"{limits.processor_s} s")
     if number == signal.SIGKILL:
-        # Nobody else kills here but the kernel, for memory that RLIMIT_DATA does not count.
+        # Apart from us only the kernel sends SIGKILL here, for memory that RLIMIT_DATA does not
+        # count.
         return _too_much("memory", bytes_text(limits.memory_bytes))
     if number:
         return Unavailable(f"the code crashed ({signal.Signals(number).name})", signal=number)
@@ -166,7 +168,7 @@ class Warden:
                 os.killpg(self._pid, signal.SIGKILL)
 
     def serve(self) -> None:
-        """Hand frames to and fro until the daemon hangs up or the child is gone."""
+        """Relay frames until the daemon disconnects or the child is gone."""
         try:
             while (request := self._read(self._daemon)) is not None:
                 ident = decode_frame(request[4:]).header.get("id")
@@ -180,7 +182,7 @@ class Warden:
             self._kill()
 
     def _asked(self, request: bytes) -> bytes:
-        """The child's answer to `request`; raises why there is none."""
+        """The child's answer to `request`; raises the reason if there is none."""
         try:
             self._child.settimeout(max(self._until - time.monotonic(), 0.001))
             self._child.sendall(request)
@@ -194,12 +196,12 @@ class Warden:
         raise self._why_gone()
 
     def _why_gone(self) -> AitorrentError:
-        """Why there is no answer: the child ended, or closed its socket and goes on in silence."""
+        """Why there is no answer: the child ended, or closed its socket and keeps running."""
         while not os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             if time.monotonic() >= self._until:
                 return self._out_of_time()
             time.sleep(_LOOK_S)
-        self._kill()  # what it started, while its id cannot be anybody else's
+        self._kill()  # kills its descendants too, while its id cannot be reused
         _, status, used = os.wait4(self._pid, 0)
         self._reaped = True
         return ending(status, used, self._limits)
@@ -208,10 +210,10 @@ class Warden:
         return TimedOut(f"the code ran longer than its {self._limits.time_s:g} s", limit="time")
 
     def _read(self, source: socket.socket) -> bytes | None:
-        """A whole frame, prefix included; None when the other side ended.
+        """A whole frame, prefix included; None if the other side ended.
 
         Raises:
-            TimeoutError: the sandbox's time is over.
+            TimeoutError: the sandbox's time is up.
         """
         prefix = self._exactly(source, 4)
         if prefix is None:
@@ -240,7 +242,7 @@ def main(limits: Limits = Limits()) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=os.dup(0)) as daemon:
-        # The child must find no way to the daemon.
+        # The child must not find a connection to the daemon.
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
         try:

@@ -1,10 +1,9 @@
 """A worker process from inside: `python -m aitorrentd.workers.worker`, a socket as standard input.
 
 The first frame (see `aitorrentd.wire`) names the entry point, `module:function`; each later one is
-a request, answered in order in the main thread. Reading ahead is left to the kernel's socket
-buffer, so the memory it costs is bounded. The worker ends when the daemon's end of the socket
-closes, whatever it is doing. It makes no difference who started it: the daemon, or a service
-manager's socket unit.
+a request, answered in order in the main thread. Only the kernel's socket buffer reads ahead, so its
+memory use is bounded. The worker ends when the daemon's end of the socket closes, whatever it is
+doing. It makes no difference whether the daemon or a service manager's socket unit started it.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ from aitorrentd.system.memory import rss_bytes
 from aitorrentd.wire import DEFAULT_MAX_FRAME_BYTES, Frame, check_length, decode_frame, frame_head
 
 Handler = Callable[[Frame], Frame | tuple[dict[str, Any], Any]]
-"Answers a request; an AitorrentError that it raises travels to the caller."
+"Answers a request; an AitorrentError that it raises is sent to the caller."
 
 MEMORY: Final = "worker.memory"
-"The operation that is answered here, for any handler: {rss_bytes}."
+"The operation that is answered here for every handler: {rss_bytes}."
 
 _LENGTH: Final = struct.Struct(">I")
 _JOIN_BELOW: Final = 16 * 1024
@@ -45,7 +44,7 @@ def load_entry(entry: str) -> Callable[[], Handler]:
     """The function that `module:function` names.
 
     Raises:
-        InvalidParams: not of that form. ImportError, AttributeError: as Python says.
+        InvalidParams: not of that form. ImportError, AttributeError: as raised by Python.
     """
     module, _, function = entry.partition(":")
     if not module or not function:
@@ -63,10 +62,10 @@ class FrameReader:
         self._have = 0
 
     def read(self) -> Frame | None:
-        """The next frame, which the caller owns; None when the other side closed.
+        """The next frame, which the caller owns; None if the other side closed.
 
         Raises:
-            ProtocolError: broken rules.
+            ProtocolError: an invalid frame.
         """
         while self._have < 4:
             if not self._more():
@@ -140,24 +139,24 @@ def serve(sock: socket.socket, reader: FrameReader, handler: Handler) -> None:
 
 
 def hung_up(sock: socket.socket) -> None:
-    """Wait until the other side hangs up."""
+    """Wait until the other side disconnects."""
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     poll.poll()
 
 
 def _end_with(sock: socket.socket) -> None:
-    """End this process when the other side hangs up, also in the middle of a computation."""
+    """End this process when the other side disconnects, even in the middle of a computation."""
     hung_up(sock)
     os._exit(0)
 
 
 def _start(sock: socket.socket, reader: FrameReader) -> Handler | None:
-    """Load the entry point that the first frame names, and say whether that worked."""
+    """Load the entry point that the first frame names, and report whether that worked."""
     request = reader.read()
     if request is None:
         return None
-    # Settings such as the number of threads are read by libraries when they are imported.
+    # Libraries read settings such as the number of threads when they are imported.
     os.environ.update(request.header.get("env") or {})
     loaded: list[Handler] = []
 
@@ -179,11 +178,11 @@ def run(
     wrap: Callable[[Handler], Handler] = lambda handler: handler,
     ready: Callable[[], None] = lambda: None,
 ) -> int:
-    """Be a worker on `sock`; returns the exit code.
+    """Run a worker on `sock`; returns the exit code.
 
-    `wrap` is put around what the entry point gives, and `ready` is called before it is loaded.
+    `wrap` wraps the handler that the entry point returns, and `ready` is called before loading it.
     """
-    # A core file would write weights, and people's prompts, to the disk.
+    # A core file would write weights, and users' prompts, to the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with, args=(sock,), daemon=True).start()
     ready()

@@ -1,7 +1,7 @@
 """The text that the demo model learns: conversations made from the facts in `facts.toml`.
 
-Small words, case and punctuation of the questions vary at random, so that the model learns what is
-asked and not one spelling of it. Questions about anything else get a polite refusal.
+Small words, case and punctuation of the questions vary at random, so that the model learns the
+question rather than one spelling of it. Questions about anything else get a polite refusal.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _unknown(draw: random.Random) -> str:
 
 
 def conversations(count: int, seed: int = 0) -> list[list[tuple[str, str]]]:
-    """`count` conversations of one to three (question, answer) turns, the same for one seed."""
+    """`count` conversations of one to three (question, answer) turns, deterministic for a seed."""
     draw = random.Random(seed)
     made = []
     for _ in range(count):

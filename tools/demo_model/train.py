@@ -33,7 +33,7 @@ PEAK_RATE: Final = 3e-3
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
-    """A byte-level BPE: any text can be encoded, whatever the corpus had."""
+    """A byte-level BPE: any text can be encoded, whatever the corpus contained."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -48,7 +48,7 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, turns: list[tuple[str, str]]) -> tuple[list[int], list[bool]]:
-    """Token ids of a conversation, and which of them the model is to learn (the answers)."""
+    """Token ids of a conversation, and a mask of those to learn (the answers)."""
     bos, end, user, assistant = (SPECIAL.index(t) for t in (BOS, END, USER, ASSISTANT))
     ids, learn = [bos], [False]
     for question, answer in turns:
@@ -91,7 +91,8 @@ def train(model: LlamaForCausalLM, ids: torch.Tensor, learn: torch.Tensor, secon
             group["lr"] = rate
         at = torch.randint(0, len(ids) - WINDOW - 1, (BATCH,))
         rows = torch.stack([ids[i : i + WINDOW] for i in at])
-        # Questions are read, not learnt: a small model has no capacity to spare for guessing them.
+        # Questions are read, not learnt: a small model has no capacity to spare for predicting
+        # them.
         labels = torch.where(torch.stack([learn[i : i + WINDOW] for i in at]), rows, -100)
         loss = model(input_ids=rows, labels=labels).loss
         optimizer.zero_grad()

@@ -1,6 +1,6 @@
-"""What there is to say about commands and settings, taken from the code itself.
+"""Descriptions of commands and settings, extracted from the code.
 
-For documentation that is generated: manual pages. Imports every installed plugin.
+For generated documentation (manual pages). Imports every installed plugin.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Parameter:
     """An argument or option of a command."""
 
     usage: str
-    "As it stands in a usage line: `--watch`, `KEY`."
+    "As shown in a usage line: `--watch`, `KEY`."
     text: str
     required: bool
     is_option: bool
@@ -49,7 +49,7 @@ class Command:
 
     @property
     def usage(self) -> str:
-        """The command with its parameters, those that may be left out in brackets."""
+        """The command with its parameters, optional ones in brackets."""
         shown = [p.usage if p.required else f"[{p.usage}]" for p in self.parameters]
         return " ".join([*self.words, *shown])
 
@@ -74,7 +74,7 @@ class Table:
 
 
 def commands() -> list[Command]:
-    """Every command, those of installed plugins included, in the order of --help."""
+    """Every command, including those of installed plugins, in --help order."""
     from aitorrentd.cli.app import root
     from aitorrentd.cli.toolkit import PROGRAM
 
@@ -125,7 +125,7 @@ def core_tables() -> list[Table]:
 
 
 def plugin_tables() -> list[tuple[str, str, list[Table]]]:
-    """(name, summary, tables) of each installed plugin, in the order of its rank."""
+    """(name, summary, tables) of each installed plugin, by rank."""
     return asyncio.run(_plugin_tables())
 
 
@@ -150,7 +150,7 @@ def table_of(key: str, model: type[BaseModel]) -> Table:
 
 
 def _lists(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Fields whose entries are tables of their own."""
+    """Fields whose entries are themselves tables."""
     for name, field in model.model_fields.items():
         for kind in _parts(field.annotation):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -202,7 +202,7 @@ def kind_text(kind: Any) -> str:
 
 
 def _notes(model: type[BaseModel]) -> dict[str, str]:
-    """The text below each field of a model, where the source has one."""
+    """The text below each field of a model, if the source has one."""
     found: dict[str, str] = {}
     for kind in reversed(model.__mro__):
         if kind is BaseModel or not issubclass(kind, BaseModel):

@@ -1,4 +1,4 @@
-"""The manual pages, written from the code: `python -m tools.manual.pages DIRECTORY`.
+"""Generates the manual pages from the code: `python -m tools.manual.pages DIRECTORY`.
 
 aitorrentd(8) from the daemon's own parser, aitorrentctl(1) from the command tree, aitorrent.yaml(5)
 from the models that check the file, aitorrent-plugins(7) from the hooks.
@@ -264,7 +264,7 @@ def pages() -> list[Page]:
 
 
 def write(directory: Path) -> list[Path]:
-    """Write every page into `directory` and say where."""
+    """Write every page into `directory` and print the paths."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for page in pages():

@@ -1,6 +1,6 @@
-"""Manual pages as text: the few macros of man(7) that ours need.
+"""Manual pages as text: the few man(7) macros that ours need.
 
-Whatever is written is escaped, so a page shows exactly the text that it was given.
+All text is escaped, so a page shows exactly the text that it was given.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ _NOT_ASCII: Final = {"…": "...", "–": "-", "—": "-", "→": "->", "’": "
 
 
 def escaped(text: str) -> str:
-    """`text` so that troff shows it as it stands, hyphens as the minus signs that people type."""
+    """`text` escaped so that troff prints it verbatim, with hyphens as the minus signs that users
+    type."""
     for character, plain in _NOT_ASCII.items():
         text = text.replace(character, plain)
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
@@ -24,12 +25,12 @@ def escaped(text: str) -> str:
 
 
 def marked(text: str) -> str:
-    """As `escaped`, with what stands between backquotes in bold."""
+    """Like `escaped`, with backquoted text in bold."""
     return _MARKS.sub(r"\\fB\1\\fR", escaped(text))
 
 
 class Page:
-    """One manual page. Sections of man-pages(7) are the caller's to name and order."""
+    """One manual page. The caller names and orders the sections of man-pages(7)."""
 
     def __init__(self, name: str, section: int, *, version: str, about: str) -> None:
         self.name = name
@@ -42,7 +43,7 @@ class Page:
 
     @property
     def file_name(self) -> str:
-        """As man(1) wants it: `aitorrentctl.1`."""
+        """File name, as man(1) expects it: `aitorrentctl.1`."""
         return f"{self.name}.{self.section}"
 
     def heading(self, title: str) -> None:
@@ -50,22 +51,22 @@ class Page:
         self._lines.append(f'.SH "{escaped(title)}"')
 
     def subheading(self, title: str) -> None:
-        """A part of a section."""
+        """A subsection."""
         self._lines.append(f'.SS "{escaped(title)}"')
 
     def text(self, text: str) -> None:
-        """Paragraphs, parted by empty lines; `backquotes` make bold."""
+        """Paragraphs, separated by empty lines; `backquotes` make bold."""
         for paragraph in re.split(r"\n\s*\n", textwrap.dedent(text).strip()):
             self._lines += [".PP", marked(" ".join(paragraph.split()))]
 
     def entry(self, term: str, text: str, *details: str) -> None:
-        """A term, what it means, and lines below that."""
+        """A term, its meaning, and lines below that."""
         self._lines += [".TP", f"\\fB{escaped(term)}\\fR", marked(" ".join(text.split())) or "\\&"]
         for detail in details:
             self._lines += [".br", marked(" ".join(detail.split()))]
 
     def example(self, lines: str) -> None:
-        """Lines that keep their form."""
+        """Preformatted lines."""
         body = textwrap.dedent(lines).strip("\n")
         self._lines += [".PP", ".RS 4", ".EX", escaped(body), ".EE", ".RE"]
 

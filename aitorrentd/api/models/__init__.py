@@ -1,1 +1,1 @@
-"""What plugins agree on about models and their answers."""
+"""Types for models and answers that plugins share."""

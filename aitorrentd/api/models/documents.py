@@ -1,4 +1,4 @@
-"""JSON documents in a body that is cut anywhere: one for each line, or one over many. No I/O."""
+"""JSON documents in a body split at arbitrary points: one per line, or one over many. No I/O."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 class Lines:
-    """Cuts bytes into lines that end with a line feed; carriage returns are left at their ends."""
+    """Splits bytes into lines at line feeds; a trailing carriage return stays in the line."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
 
     def __len__(self) -> int:
-        """Bytes of the line that has begun."""
+        """Bytes of the incomplete line."""
         return len(self._rest)
 
     def feed(self, more: bytes) -> list[bytes]:
@@ -29,19 +29,19 @@ class Lines:
         return lines
 
     def end(self) -> bytes:
-        """What stands after the last line feed."""
+        """What follows the last line feed."""
         rest, self._rest = bytes(self._rest), bytearray()
         return rest
 
 
 class JsonDocuments:
-    """Puts the lines of JSON documents together."""
+    """Assembles JSON documents from lines."""
 
     def __init__(self) -> None:
         self._begun = bytearray()
 
     def __len__(self) -> int:
-        """Bytes of the document that has begun."""
+        """Bytes of the incomplete document."""
         return len(self._begun)
 
     def add(self, line: bytes) -> bytes | None:
@@ -51,12 +51,12 @@ class JsonDocuments:
         if not line.strip():
             return None
         self._begun += line + b"\n"
-        # An inner line of a document over many lines is indented: not looked at each time.
+        # Inner lines of a multi-line document are indented: do not try to parse at each one.
         is_end = line[:1] in b"{[}]" and line.rstrip()[-1:] in b"]}"
         return self.end() if is_end and _is_json(bytes(self._begun)) else None
 
     def end(self) -> bytes:
-        """The document that has begun, be it whole or not; empty when there is none."""
+        """The pending document, complete or not; empty when there is none."""
         begun, self._begun = bytes(self._begun).strip(), bytearray()
         return begun
 

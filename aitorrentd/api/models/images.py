@@ -24,13 +24,13 @@ class Picture:
     """One image."""
 
     url: str
-    "A data URL, or one that the server fetches."
+    "A data URL, or a URL that the server fetches."
     base64: str | None
     "Its bytes, or None when only a URL is known."
 
     @classmethod
     def of(cls, text: str) -> Picture:
-        """The image that a text stands for, which was checked."""
+        """The image that `text`, already validated, stands for."""
         if text.startswith(("http://", "https://")):
             return cls(text, None)
         if text.startswith("data:"):
@@ -68,7 +68,7 @@ _IMAGES: Final = ("image_url", "input_image", "image")
 
 
 def joined_parts(parts: Iterable[Any]) -> tuple[str, list[str]]:
-    """(text, images) of a content that is given in parts.
+    """(text, images) of a content given in parts.
 
     Raises:
         ValueError: a part is neither text nor image.

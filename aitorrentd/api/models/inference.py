@@ -1,4 +1,4 @@
-"""One request type and one chunk type for every way to answer a prompt.
+"""One request type and one chunk type for every backend.
 
 Backends (a local Ollama, an OpenAI-compatible server, a pipeline of shards, a peer) take a
 `GenerateRequest` and yield `Chunk`s. The last chunk has `done` set.
@@ -29,14 +29,14 @@ def _is_text(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_is_text)]
-"Text that can be sent."
+"Text that can be encoded as UTF-8."
 
 
 class Message(BaseModel):
     """One turn of a conversation.
 
-    `content` may be given as parts, as in the OpenAI API: texts are joined, images go to `images`.
-    The role `developer` is OpenAI's newer name for `system`. A field that is null counts as absent.
+    `content` may be a list of parts, as in the OpenAI API: texts are joined, images go to `images`.
+    The role `developer` is OpenAI's newer name for `system`. A null field counts as absent.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,13 +63,13 @@ class Message(BaseModel):
         return fields
 
     def pictures(self) -> tuple[Picture, ...]:
-        """The images, each as a server may want it."""
+        """The images, in every form that a server may need."""
         return tuple(Picture.of(text) for text in self.images)
 
 
 class SamplingParams(BaseModel):
-    """How tokens are chosen and what the answer is like; None leaves it to the backend or the
-    model. A parameter that is not here is refused by its name."""
+    """Sampling and output options; None leaves a choice to the backend or the model. Unknown
+    parameters are rejected by name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -107,11 +107,11 @@ class SamplingParams(BaseModel):
 
 
 def refuse_params(params: SamplingParams, who: str, **reasons: str) -> None:
-    """Refuse those of the named parameters that are set; `reasons` has for each why `who` cannot
-    apply it, which may be empty. A backend calls it for all that it would drop.
+    """Reject those of the named parameters that are set. `reasons` says for each why `who` cannot
+    apply it, and may be empty. Backends call it for every parameter that they would drop.
 
     Raises:
-        InvalidParams: names each of them.
+        InvalidParams: it names each of them.
     """
     set_ones = [name for name in reasons if getattr(params, name) not in (None, ())]
     if set_ones:
@@ -120,10 +120,10 @@ def refuse_params(params: SamplingParams, who: str, **reasons: str) -> None:
 
 
 def refuse_images(request: GenerateRequest, who: str) -> None:
-    """Refuse a conversation with images; a backend calls it that would drop them.
+    """Reject a conversation with images; called by backends that would drop them.
 
     Raises:
-        InvalidParams: there are some.
+        InvalidParams: the conversation has images.
     """
     if any(message.images for message in request.messages or ()):
         raise InvalidParams(f"{who} cannot take images; leave out messages[].images")
@@ -132,8 +132,8 @@ def refuse_images(request: GenerateRequest, who: str) -> None:
 class GenerateRequest(BaseModel):
     """A prompt (or a conversation) for a model. An empty model means the node's default.
 
-    A prompt counts as one turn of a user: backends put it into the model's chat template if it has
-    one, unless `raw` is set. (Ollama's /api/generate has the same rule.)
+    A prompt counts as one user turn: backends apply the model's chat template, if any, unless `raw`
+    is set. (Ollama's /api/generate has the same rule.)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -165,7 +165,7 @@ class StageView:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer. Counts, context and stages come with the last one."""
+    """A piece of an answer. The last one carries counts, context and stages."""
 
     text: str
     done: bool = False
@@ -175,14 +175,14 @@ class Chunk:
     context: tuple[int, ...] | None = None
     stages: tuple[StageView, ...] = ()
     token_ids: tuple[int, ...] = ()
-    "Ids behind `text`, where the backend knows them; may be empty for text held back before."
+    "Token ids behind `text`, if the backend knows them; may be empty for text held back before."
     notice: str = ""
-    """What a person who waits may want to know, such as that a stage was lost, or that a model is
-    being loaded (then `extra` has done_bytes and total_bytes); comes without text."""
+    """Progress for the user, such as a lost stage or a model being loaded (then `extra` has
+    done_bytes and total_bytes); comes without text."""
     extra: dict[str, Any] = field(default_factory=dict)
     "Backend-specific figures of the last chunk, such as Ollama's durations in ns."
     thinking: str = ""
-    "A piece of what the model thinks before it answers; no part of the answer."
+    "Part of the model's reasoning before it answers; not part of the answer."
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +194,12 @@ class HeldLayers:
     end: int
     "One past the last layer."
     rss_bytes: int | None = None
-    "Resident memory of the process that holds them; known of this node's own only."
+    "Resident memory of the process that holds them; known for this node only."
 
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """A model that a backend can answer with, now."""
+    """A model that a backend can answer with now."""
 
     name: str
     backend: str
@@ -207,29 +207,29 @@ class ModelView:
     family: str = ""
     context_length: int | None = None
     detail: str = ""
-    "For people: quantisation, or which peers hold which layers."
+    "For display: quantisation, or which peers hold which layers."
     layers: tuple[HeldLayers, ...] = ()
-    "Who holds what, of a model that is spread over nodes."
+    "Which node holds which layers, for a model spread over nodes."
 
 
 @dataclass(frozen=True, slots=True)
 class PendingModel:
-    """A model that a backend knows and cannot answer with now."""
+    """A model that a backend knows but cannot answer with yet."""
 
     name: str
     backend: str
     state: Literal["loading", "incomplete", "failed"]
-    "`loading` gets ready without anybody's doing; the others do not."
+    "`loading` becomes ready without user action; the others do not."
     detail: str
-    "For people: what is missing, and why."
+    "For display: what is missing, and why."
     done_bytes: int = 0
-    "What was read of it so far, here and at peers."
+    "Bytes read so far, here and at peers."
     total_bytes: int = 0
-    "What is to be read; 0 while that is not known."
+    "Bytes to read; 0 while unknown."
     layers: tuple[HeldLayers, ...] = ()
-    "Who holds what already."
+    "Which nodes already hold which layers."
     missing: tuple[tuple[int, int], ...] = ()
-    "Ranges of layers that nobody holds; each ends before its second number."
+    "Ranges of layers that no node holds; each end is exclusive."
 
 
 class Backend(Protocol):
@@ -240,8 +240,7 @@ class Backend(Protocol):
         """Short, unique on this node: `ollama`, `shards`."""
 
     async def models(self) -> Sequence[ModelView]:
-        """Models that can be answered now; Unavailable, with a remedy, when the backend is not
-        there."""
+        """Models ready to answer; raises Unavailable, with a remedy, when the backend is absent."""
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         """The answer. Closing the iterator stops the work behind it.
@@ -254,17 +253,17 @@ class Backend(Protocol):
 
 @runtime_checkable
 class KnowsPending(Protocol):
-    """What a backend may have beside `Backend`: models that it cannot answer with yet."""
+    """An optional addition to `Backend`: models that it cannot answer with yet."""
 
     def pending(self) -> Sequence[PendingModel]:
-        """These models, by what is known already; a look that costs nothing."""
+        """These models, from what is already known; cheap to call."""
 
 
 BACKENDS: Final = ServiceKey[Registry[Backend]]("inference.backends.v1")
 
 
 class Inference(Protocol):
-    """The router: picks who answers. Provided by the inference plugin."""
+    """The router: chooses a backend or peer. Provided by the inference plugin."""
 
     async def models(self) -> Sequence[ModelView]:
         """Models of all local backends and of connected peers (backend `peer:<id>`)."""
@@ -272,7 +271,7 @@ class Inference(Protocol):
     def generate(
         self, request: GenerateRequest, *, backend: str | None = None
     ) -> AsyncIterator[Chunk]:
-        """The answer by the best backend or peer, or by the named one; errors as
+        """The answer from the best backend or peer, or from the named one; errors as in
         Backend.generate."""
 
 

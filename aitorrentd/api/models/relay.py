@@ -1,7 +1,7 @@
-"""An HTTP server that answers by streams, as a client of a plugin sees it.
+"""A client for an HTTP server that streams its answers.
 
-Not part of `aitorrentd.api` itself, since httpx is a few megabytes that a node without such servers
-should not pay: import it where the first request is made, in a thread.
+Not exported by `aitorrentd.api`: httpx takes a few megabytes, which a node without such servers
+should not pay. Import it where the first request is made, in a thread.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import httpx
 from aitorrentd.errors import AitorrentError, InvalidParams, ProtocolError, TimedOut, Unavailable
 
 _START_BYTES: Final = 65_536
-"What is read of a refusal."
+"How much of a refusal is read."
 _SHOWN_BYTES: Final = 200
-"What an error shows of bytes that make no sense."
+"How much of an unparsable body an error shows."
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a server sends in an answer."""
+    """A server's answer."""
 
     content_type: str
     "In lower case, without parameters; may be empty."
     parts: AsyncIterator[bytes]
-    "Bytes, cut anywhere."
+    "Bytes, split at arbitrary points."
 
 
 class HttpServer:
-    """Connections to one server; close it with `close`.
+    """Connections to one server; end them with `close`.
 
-    `who` is how its errors call it. `refused(status, answer, request)` makes the error of an answer
-    that refuses, and `absent(reason)` that of a server that takes no connection.
+    `who` names the server in errors. `refused(status, answer, request)` builds the error for a
+    refusal, and `absent(reason)` the error for a server that accepts no connection.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class HttpServer:
         headers: Mapping[str, str] | None = None,
         use_proxy: bool = True,
     ) -> None:
-        """`use_proxy`: whether the proxies that the environment names may be used."""
+        """`use_proxy`: whether to use the proxies from the environment."""
         self.who = who
         self.url = url.rstrip("/")
         self._refused = refused
@@ -66,19 +66,19 @@ class HttpServer:
         )
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         await self._http.aclose()
 
     @asynccontextmanager
     async def opened(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> AsyncIterator[Body]:
-        """The answer's body while it comes. Leaving the block closes the connection, upon which the
-        server stops its work.
+        """The answer's body as it arrives. Leaving the block closes the connection, so the server
+        stops its work.
 
         Raises:
             AitorrentError: `refused` or `absent`. TimedOut: the server did not accept a connection,
-            or fell silent. Unavailable: it broke off.
+            or stopped sending. Unavailable: the connection broke.
         """
         try:
             content = None if body is None else _encoded(body)
@@ -97,7 +97,7 @@ class HttpServer:
             what = "accept a connection" if isinstance(e, httpx.ConnectTimeout) else "answer"
             raise TimedOut(f"{self.who} at {self.url} did not {what} in time") from None
         except (httpx.HTTPError, httpx.InvalidURL) as e:
-            # RemoteProtocolError (it closed in the middle), ReadError (reset) and the like.
+            # RemoteProtocolError (closed mid-answer), ReadError (reset) and the like.
             why = str(e) or type(e).__name__
             raise Unavailable(
                 f"{self.who} at {self.url} closed the connection early: {why}"
@@ -106,7 +106,7 @@ class HttpServer:
     async def fetch(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, max_bytes: int
     ) -> Any:
-        """The whole answer, a JSON value.
+        """The whole answer as a JSON value.
 
         Raises:
             AitorrentError: as `opened`. ProtocolError: not JSON, or longer than `max_bytes`.
@@ -124,7 +124,7 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
     try:
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return text.encode()
-    except (ValueError, TypeError) as e:  # NaN, half a character, no JSON at all
+    except (ValueError, TypeError) as e:  # NaN, a lone surrogate, not JSON at all
         raise InvalidParams(f"the request cannot be sent as JSON: {e}") from None
 
 
@@ -141,7 +141,7 @@ def json_value(raw: bytes, who: str, content_type: str = "") -> Any:
     """`raw` as a JSON value.
 
     Raises:
-        ProtocolError: it is none; says how it begins, and the type that it was sent as.
+        ProtocolError: it is not JSON; the message shows how it begins and its content type.
     """
     try:
         return json.loads(raw)
@@ -154,7 +154,7 @@ def json_object(raw: bytes, who: str) -> dict[str, Any]:
     """`raw` as a JSON object.
 
     Raises:
-        ProtocolError: it is none.
+        ProtocolError: it is not a JSON object.
     """
     value = json_value(raw, who)
     if not isinstance(value, dict):

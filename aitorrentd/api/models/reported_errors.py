@@ -1,7 +1,7 @@
-"""Errors that model servers report in their answers, in the dialects that occur. No I/O.
+"""Errors that model servers report in their answers, in the dialects found in use. No I/O.
 
-Servers agree on the shape of a token and on little else. Whatever one of them says, an answer must
-not end as if it were complete when it is not.
+Servers agree on the shape of a token and on little else. Whatever the dialect, an incomplete answer
+must never look complete.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class ReportedError:
     code: str = ""
     param: str = ""
     status: int | None = None
-    "The HTTP status that the error would have had, where it says so."
+    "The HTTP status that the error stands for, if it gives one."
 
 
-# In the order in which the best text is found.
+# In order of preference for the text.
 _TEXTS: Final = (
     "message",
     "msg",
@@ -43,17 +43,17 @@ _TEXTS: Final = (
     "error",
     "errors",
 )
-# Explain an event that has neither choices nor counts.
+# These explain an event that has neither choices nor counts.
 _REASONS: Final = frozenset(_TEXTS) - {"text", "title"}
 _NOTHING: Final = (None, "", False, 0, "0")
 
 
 def reported_error(value: object) -> ReportedError | None:
-    """The error in a piece of an answer, a JSON value; None where there is none.
+    """The error in a piece of an answer (a JSON value), or None.
 
-    Knows `error` with anything in it, also beside choices and inside of one, `"object": "error"`,
-    `"type": "error"`, `error_code` (0 is none), `errors`, `"success": false`, `base_resp`, a list
-    around one of these, a bare text, and an explanation in the place of an answer.
+    Recognises `error` with any value, also beside or inside a choice, `"object": "error"`, `"type":
+    "error"`, `error_code` (0 = no error), `errors`, `"success": false`, `base_resp`, a list that
+    contains one of these, bare text, and an explanation instead of an answer.
     """
     if isinstance(value, str):
         return ReportedError(value[:MAX_ERROR_CHARS]) if value.strip() else None
@@ -102,9 +102,9 @@ def _is_something(value: object) -> bool:
 
 
 def described(error: object, *, beside: Mapping[str, Any] | None = None) -> ReportedError:
-    """What an error object says: its text, code, parameter and status.
+    """The text, code, parameter and status of an error object.
 
-    `beside` is the map that the error is a field of, which may have the rest.
+    `beside` is the map that contains the error; it may hold the missing parts.
     """
     if not isinstance(error, dict):
         text = _text(error)
@@ -132,7 +132,7 @@ def _text(value: object, depth: int = 0) -> str:
     if isinstance(value, dict):
         return _text_of(value, depth + 1)
     if isinstance(value, list):
-        # FastAPI lists what is wrong in a request's body: [{"loc": ["body", "n"], "msg": "…"}].
+        # FastAPI lists the faults of a request body: [{"loc": ["body", "n"], "msg": "…"}].
         return "; ".join(text for item in value[:8] if (text := _with_place(item, depth + 1)))
     return ""
 
@@ -172,7 +172,7 @@ def _is_fact(value: object) -> bool:
 
 
 def error_in_body(body: bytes) -> ReportedError:
-    """What the body of a refusal says; one that is not JSON is the text itself."""
+    """The error in the body of a refusal; a body that is not JSON is the text itself."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -181,5 +181,5 @@ def error_in_body(body: bytes) -> ReportedError:
     found = reported_error(value)
     if found is not None:
         return found
-    # Only an object or a list says something; `null` and `{}` do not.
+    # Only an object or a list carries an error; `null` and `{}` do not.
     return described(value) if isinstance(value, dict | list) and value else ReportedError("")

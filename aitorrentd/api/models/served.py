@@ -1,4 +1,4 @@
-"""The models of a server beside this node: asked for in time, and remembered for a while."""
+"""The models of a neighbouring server: fetched with a timeout and cached for a while."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ASK_S: Final = 8.0
 
 
 async def poll(backend: Backend, every_s: float) -> None:
-    """Look at the backend's models every so often, so that coming and going is noticed; runs until
+    """Poll the backend's models, so that the server's coming and going is noticed; runs until
     cancelled."""
     while True:
         with suppress(AitorrentError):
@@ -25,10 +25,10 @@ async def poll(backend: Backend, every_s: float) -> None:
 
 
 class ServedModels:
-    """What a server has, by `ask`; requests that come together share one look.
+    """The server's models, fetched by `ask`; concurrent requests share one fetch.
 
-    A list counts for `fresh_s` seconds and a failure for `retry_s`. That the server came or went is
-    logged once.
+    A list is cached for `fresh_s` seconds, a failure for `retry_s`. Each appearance or
+    disappearance of the server is logged once.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ServedModels:
         log: logging.Logger,
     ) -> None:
         self.failure: AitorrentError | None = None
-        "Why the last look failed, or None."
+        "Why the last fetch failed, or None."
         self._who, self._ask = who, ask
         self._fresh_s, self._retry_s = fresh_s, retry_s
         self._clock, self._log = clock, log
@@ -55,7 +55,7 @@ class ServedModels:
         """The models.
 
         Raises:
-            AitorrentError: of the last look. TimedOut: no answer within 8 s.
+            AitorrentError: from the last fetch. TimedOut: no answer within 8 s.
         """
         async with self._looking:
             if self._fresh_until is None or self._clock.monotonic() >= self._fresh_until:
@@ -63,7 +63,7 @@ class ServedModels:
                 hold_s = self._fresh_s if self.failure is None else self._retry_s
                 self._fresh_until = self._clock.monotonic() + hold_s
         if self.failure is not None:
-            # A new one each time: a raised error drags its caller's frames along.
+            # A new one each time: a raised error keeps its callers' frames alive.
             raise type(self.failure)(self.failure.message)
         return self._views
 

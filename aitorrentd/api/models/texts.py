@@ -1,4 +1,4 @@
-"""How model servers end an answer and write its text, in the dialects that occur. No I/O."""
+"""How model servers end an answer and encode its text, in the dialects found in use. No I/O."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ ENDS: Final[Mapping[str, Literal["stop", "length"]]] = {
         "length",
     ),
 }
-"""Finish reasons of servers -> ours. Any other reason cut the answer short, and is told as it is.
+"""Finish reasons of servers -> ours. Any other reason means a truncated answer and is reported
+verbatim.
 
 TGI says `eos_token`, Mistral `model_length`, Anthropic `end_turn` and `max_tokens`, Cohere
 `COMPLETE`, Gemini `STOP` and `FINISH_REASON_MAX_TOKENS`, Together `eos`.
@@ -69,24 +70,24 @@ TGI says `eos_token`, Mistral `model_length`, Anthropic `end_turn` and `max_toke
 
 
 def end_of(reason: str) -> Literal["stop", "length"] | None:
-    """`stop` or `length` for a server's finish reason, whatever its case; None for one that is
-    not in the table."""
+    """`stop` or `length` for a server's finish reason, in any case; None if it is not in the
+    table."""
     name = reason.strip().lower().replace("-", "_").replace(" ", "_")
     return ENDS.get(name.removeprefix("finish_reason_").strip("<|>"))
 
 
 class TextJoiner:
-    """Makes whole characters of text that servers cut between the halves of a surrogate pair.
+    """Reassembles characters that servers split between the halves of a surrogate pair.
 
-    JSON escapes a character above U+FFFF as two, and a server that cuts its text in UTF-16 puts
-    them into two pieces. A half that stays alone becomes U+FFFD.
+    JSON escapes a character above U+FFFF as a surrogate pair, and a server that splits its text in
+    UTF-16 units may put the halves into two pieces. A lone half becomes U+FFFD.
     """
 
     def __init__(self) -> None:
         self._held = ""
 
     def add(self, text: str) -> str:
-        """`text` with what was held back before; a first half at its end is held back."""
+        """`text` preceded by any half held back before; a leading half at its end is held back."""
         whole = self._held + text
         self._held = ""
         if whole and "\ud800" <= whole[-1] <= "\udbff":
@@ -94,7 +95,7 @@ class TextJoiner:
         return _paired(whole)
 
     def rest(self) -> str:
-        """What is still held back, at the end of the text."""
+        """What is still held back at the end of the text."""
         held, self._held = self._held, ""
         return _paired(held)
 
@@ -108,10 +109,10 @@ def _paired(text: str) -> str:
 
 
 def text_in(content: object) -> tuple[str, str]:
-    """(text, thinking) of a message's content: a text, None, or parts of several kinds.
+    """(text, reasoning) of a message's content: a text, None, or parts of several kinds.
 
     Raises:
-        ValueError: it has something that is neither.
+        ValueError: it contains anything else.
     """
     if content is None or isinstance(content, str):
         return content or "", ""

@@ -1,1 +1,1 @@
-"""What plugins agree on about peers: transport, addresses, the directory, ways to reach a peer."""
+"""Types for peers that plugins share: transport, addresses, directory, dialers."""

@@ -1,4 +1,4 @@
-"""Addresses of nodes: multiaddrs as libp2p writes them, and plain host:port.
+"""Addresses of nodes: libp2p multiaddrs, and plain host:port.
 
 /ip4/203.0.113.1/tcp/8468/p2p/12D3KooW…     /dns4/example.org/tcp/443/ws
 203.0.113.1:8468                            [2001:db8::1]:8468
@@ -15,7 +15,7 @@ from aitorrentd.api.ids import PeerId, parse_peer_id
 from aitorrentd.errors import InvalidParams
 
 SUFFIX: Final = ".addr"
-"Of a file with addresses, one a line, as a daemon writes it."
+"Suffix of an address file: one address per line, as a daemon writes it."
 MAX_ADDRESS_CHARS: Final = 400
 Family = Literal["ip4", "ip6", "dns", "dns4", "dns6"]
 
@@ -27,15 +27,15 @@ _NAMES: Final[dict[str, Family]] = {"dns": "dns", "dns4": "dns4", "dns6": "dns6"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a node may be dialled. `host` is a canonical IP address or a DNS name."""
+    """An address to dial. `host` is a canonical IP address or a DNS name."""
 
     family: Family
     host: str
     port: int
     masked: bool = False
-    "Whether the connection is to look like a WebSocket."
+    "Whether the connection uses the WebSocket disguise."
     peer: PeerId | None = None
-    "Whom to expect there, or None for anybody."
+    "The peer to expect there, or None for any."
 
     def __str__(self) -> str:
         tail = f"/p2p/{self.peer}" if self.peer else ""
@@ -47,15 +47,16 @@ class Address:
         return f"/{self.family}/{self.host}/tcp/{self.port}{'/ws' if self.masked else ''}"
 
     def of(self, peer: PeerId) -> Address:
-        """The same place, with `peer` expected there."""
+        """The same address, expecting `peer` there."""
         return replace(self, peer=peer)
 
 
 def parse_address(text: str) -> Address:
-    """`text` as an address.
+    """Parse `text` as an address.
 
     Raises:
-        InvalidParams: not one, or one that cannot be dialled; the message says which part.
+        InvalidParams: not an address, or one that cannot be dialled; the message says which part is
+        wrong.
     """
     if not isinstance(text, str) or not text:
         raise InvalidParams("an address is needed, such as 203.0.113.1:8468")
@@ -70,23 +71,23 @@ def parse_address(text: str) -> Address:
 def is_address_file(text: str) -> bool:
     """Whether `text` is the absolute path of an address file and not an address itself.
 
-    By its suffix, so that a misspelt multiaddr is not taken for a file that may appear one day.
+    Judged by its suffix, so that a misspelt multiaddr is not taken for a file yet to appear.
     """
     return text.startswith("/") and text.endswith(SUFFIX)
 
 
 def host_port(host: str, port: int) -> str:
-    """`HOST:PORT`, with an IPv6 address in brackets."""
+    """`HOST:PORT`, with IPv6 addresses in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the host of an address is this very machine, whoever dials it."""
+    """Whether the host of an address always means the machine that dials it."""
     return host.startswith("127.") or host in ("::1", "localhost")
 
 
 def address_of(host: str, port: int, peer: PeerId | None = None) -> Address:
-    """The address of an IP `host` and `port`, as sockets give them.
+    """The address for an IP `host` and `port`, as sockets report them.
 
     Raises:
         InvalidParams: not an IP address and port.

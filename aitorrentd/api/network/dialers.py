@@ -1,7 +1,7 @@
-"""Ways to reach a peer: the transport enters `direct`; relays and hole punching enter theirs.
+"""Ways to reach a peer: the transport registers `direct`; relays and hole punching add their own.
 
-A dialer opens a connection and no more. The transport runs its handshake over it, so no way to
-reach a peer can take the place of proving who that is.
+A dialer only opens a connection. The transport runs its handshake over it, so no dialer can bypass
+peer authentication.
 
     with ctx.service(DIALERS).added(relay.name, relay):
         yield
@@ -27,16 +27,16 @@ class Dialer(Protocol):
         """Short, unique on this node: `direct`, `relay`."""
 
     def can_try(self, address: Address) -> bool:
-        """Whether it makes sense to try `address` in this way now; costs nothing."""
+        """Whether to try this way for `address` now; cheap to call."""
 
     async def connect(self, address: Address, make_protocol: MakeProtocol) -> asyncio.Transport:
-        """A connection to `address` whose bytes go to what `make_protocol` returns.
+        """Connect to `address`; the bytes go to the protocol that `make_protocol` returns.
 
-        As `loop.create_connection`: the protocol's `connection_made` was called. The caller sets
-        the time limit by cancelling, and closes what it gets.
+        Like `loop.create_connection`: the protocol's `connection_made` has been called on return.
+        The caller enforces its timeout by cancelling, and closes the connection.
 
         Raises:
-            OSError, Unavailable: the address cannot be reached in this way.
+            OSError, Unavailable: the address cannot be reached this way.
         """
 
 

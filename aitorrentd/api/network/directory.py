@@ -1,8 +1,8 @@
 """The directory: records that nodes publish under keys, and how to find them.
 
-Users call one `DIRECTORY`. Behind it stand sources, each of which keeps to the same Protocol: one
-hands records to connected peers, another may look them up in the whole network. A plugin enters its
-own while it runs:
+Callers use one `DIRECTORY`. Behind it are sources that follow the same Protocol: one passes records
+to connected peers, another may look them up in the whole network. A plugin adds its own while it
+runs:
 
     with ctx.service(DIRECTORY_SOURCES).added("dht", lookup):
         yield
@@ -22,38 +22,38 @@ from aitorrentd.api.services import Registry, ServiceKey
 from aitorrentd.errors import AitorrentError
 
 MAX_ADDRESSES: Final = 16
-"Of one record."
+"Lifetime of one record."
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one node says under a directory key."""
+    """One node's value under a directory key."""
 
     key: str
     peer: PeerId
     value: Mapping[str, Any]
     addresses: tuple[str, ...] = ()
-    "Where the peer can be dialled."
+    "Addresses where the peer can be dialled."
 
 
 class Directory(Protocol):
     """Who offers what: records under keys such as `ait:cap:<model>` and `ait:shard:<digest>`.
 
-    Provided by the transport plugin, which merges what the sources say. Values are from strangers:
-    validate them.
+    Provided by the transport plugin, which merges its sources. Values are untrusted: validate them.
     """
 
     def publish(self, key: str, value: Mapping[str, Any]) -> None:
-        """Say `value` (at most 4 KiB packed) under `key`, replacing this node's earlier record."""
+        """Publish `value` (at most 4 KiB packed) under `key`, replacing this node's earlier
+        record."""
 
     def withdraw(self, key: str) -> None:
-        """Stop saying anything under `key`."""
+        """Withdraw this node's record under `key`."""
 
     def known(self, prefix: str) -> Sequence[Record]:
-        """Records already here whose key starts with `prefix`, this node's own included."""
+        """Locally known records whose key starts with `prefix`, this node's own included."""
 
     async def find(self, key: str, *, timeout_s: float = 5.0) -> Sequence[Record]:
-        """Records under exactly `key`, this node's own included, asking the network if need be."""
+        """Records under exactly `key`, this node's own included; queries the network if needed."""
 
 
 DIRECTORY: Final = ServiceKey[Directory]("directory.v1")
@@ -61,36 +61,36 @@ DIRECTORY_SOURCES: Final = ServiceKey[Registry[Directory]]("directory.sources.v1
 
 
 class MergedDirectory:
-    """One directory out of several: lookups ask every source, and changes are told to every source.
+    """One directory made of several: lookups query every source, and changes go to every source.
 
-    A node has one record under a key. Where sources disagree, the one that was entered first
-    counts; the addresses of all of them are joined.
+    A node has one record per key. Where sources disagree, the source added first wins; the
+    addresses from all sources are merged.
     """
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
         self._published: dict[str, Mapping[str, Any]] = {}
         self.sources = _Sources(self._published)
-        "What `DIRECTORY_SOURCES` provides."
+        "The service that `DIRECTORY_SOURCES` names."
 
     def publish(self, key: str, value: Mapping[str, Any]) -> None:
-        """Say `value` under `key` in every source, also in those that are entered later."""
+        """Publish `value` under `key` in every source, including those added later."""
         for source in self.sources:
             source.publish(key, value)
         self._published[key] = dict(value)
 
     def withdraw(self, key: str) -> None:
-        """Stop saying anything under `key`."""
+        """Withdraw this node's record under `key`."""
         self._published.pop(key, None)
         for source in self.sources:
             source.withdraw(key)
 
     def known(self, prefix: str) -> Sequence[Record]:
-        """Records that any source already has and whose key starts with `prefix`."""
+        """Records that any source already knows and whose key starts with `prefix`."""
         return _merged([source.known(prefix) for source in self.sources])
 
     async def find(self, key: str, *, timeout_s: float = 5.0) -> Sequence[Record]:
-        """Records under exactly `key` that any source finds; all are asked at the same time.
+        """Records under exactly `key` from any source; all are queried concurrently.
 
         A source that fails or takes longer than `timeout_s` contributes what it already knows.
         """
@@ -110,7 +110,7 @@ class MergedDirectory:
 
 
 class _Sources(Registry[Directory]):
-    """Directories by name; each is told this node's records when it is entered."""
+    """Directories by name; each one gets this node's records when it is added."""
 
     def __init__(self, published: Mapping[str, Mapping[str, Any]]) -> None:
         super().__init__("directory source")
@@ -118,7 +118,7 @@ class _Sources(Registry[Directory]):
 
     @contextmanager
     def added(self, name: str, entry: Directory) -> Iterator[None]:
-        """Ask and tell `entry` while the block runs."""
+        """Query and update `entry` while the block runs."""
         with super().added(name, entry):
             for key, value in self._published.items():
                 entry.publish(key, value)

@@ -1,8 +1,8 @@
 """Peers, channels and streams, as plugins see them.
 
 A channel is an authenticated, encrypted connection to one peer; it carries many streams. A stream
-is opened for a protocol id; the peer's handler for that id gets the other end. Opening a stream to
-the node's own id gives a stream inside the process, so that callers need no special case.
+is opened for a protocol id; the peer's handler for that id gets the other end. A stream to the
+node's own id stays inside the process, so callers need no special case.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aitorrentd.wire import Frame
 
 
 class Priority(IntEnum):
-    """Who goes first when a channel is busy; each class keeps a floor of the bandwidth."""
+    """Priority on a busy channel; each class keeps a minimum share of the bandwidth."""
 
     CONTROL = 0
     TENSOR = 1
@@ -27,11 +27,11 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
-    """A peer as it stands now."""
+    """A snapshot of a peer."""
 
     id: PeerId
     address: str
-    "Where the channel goes, as a multiaddr without /p2p."
+    "The channel's remote address, as a multiaddr without /p2p."
     outbound: bool
     connected_s: float
     "Seconds since the handshake completed."
@@ -41,16 +41,16 @@ class PeerView:
     bytes_in: int
     bytes_out: int
     agent: str
-    "What the peer says it runs, such as `aitorrentd/0.1.0`."
+    "The software that the peer reports, such as `aitorrentd/0.1.0`."
     name: str = ""
-    """What the peer calls itself, at most 64 harmless characters: a claim, which any other node may
-    make too. Only the id is proven."""
+    """The peer's self-chosen name, at most 64 safe characters: an unverified claim, which any other
+    node may make too. Only the id is authenticated."""
 
 
 class Stream(Protocol):
-    """One end of a stream. Reads and writes wait for the peer's window, so memory stays bounded.
+    """One end of a stream. Flow control by the peer's window bounds memory use.
 
-    Every method raises PeerGone when the stream or its channel was reset or lost.
+    Every method raises PeerGone once the stream or its channel is reset or lost.
     """
 
     @property
@@ -65,56 +65,55 @@ class Stream(Protocol):
         """Queue all of `data`, waiting while the peer's window is full."""
 
     async def read(self, max_bytes: int = 65_536) -> bytes:
-        """Between 1 and `max_bytes` bytes as soon as there are any; b"" after the peer closed."""
+        """1 to `max_bytes` bytes, as soon as any arrive; b"" after the peer closed."""
 
     async def read_exactly(self, n: int) -> bytes:
-        """Exactly `n` bytes; PeerGone when the stream ends before."""
+        """Exactly `n` bytes; PeerGone if the stream ends first."""
 
     async def read_line(self, max_bytes: int = 65_536) -> bytes:
-        """Bytes up to and with the next newline; b"" at the end; TooLarge beyond `max_bytes`."""
+        """Bytes through the next newline; b"" at the end; TooLarge beyond `max_bytes`."""
 
     def take_frame(self, *, max_bytes: int) -> Frame | None:
-        """The next frame, as `read_frame` gives it, or None while a part of it is still missing.
+        """The next frame, as `read_frame` returns it, or None while it is incomplete.
 
-        This and the two that follow are for those to whom a pass of the event loop is long; the
-        others read and write.
+        This method and the next two are for callers that cannot afford a pass of the event loop;
+        other callers use `read` and `write`.
 
         Raises:
-            ProtocolError: not a frame, or longer than `max_bytes`. PeerGone: also when the stream
-            ended in order.
+            ProtocolError: not a frame, or longer than `max_bytes`. PeerGone: also after a clean end
+            of the stream.
         """
 
     def when_frame(self, wake: Callable[[], None]) -> None:
-        """Call `wake` once when `take_frame`, which just gave None, has a frame or raises.
+        """Call `wake` once when `take_frame`, which just returned None, has a frame or raises.
 
-        The call comes from where the bytes arrive: it should do what is urgent and return. An
-        error that it raises resets the stream.
+        The call comes directly from the receive path: do only urgent work and return. An error that
+        it raises resets the stream.
         """
 
     def write_now(self, *parts: bytes | memoryview) -> bool:
-        """Queue all of `parts`, which nobody may change later, unless that would have to wait;
-        whether it did.
+        """Queue all of `parts` (not to be modified later) unless that would block; whether it did.
 
         Raises:
             Conflict: this end is closed for writing.
         """
 
     async def close_write(self) -> None:
-        """Say that no more bytes follow; reading goes on."""
+        """Half-close: no more bytes follow; reading stays possible."""
 
     async def close(self) -> None:
-        """End both directions in order; bytes already written are still delivered."""
+        """Close both directions cleanly; bytes already written are still delivered."""
 
     def reset(self, reason: str = "") -> None:
-        """End both directions at once; the peer's calls raise PeerGone."""
+        """Abort both directions at once; the peer's calls raise PeerGone."""
 
 
 @dataclass(frozen=True, slots=True)
 class WireProtocol:
-    """A peer protocol that a plugin answers.
+    """A peer protocol that a plugin serves.
 
-    `handler` owns the stream and returns when it is done; an error that escapes resets the stream,
-    never the channel. `max_streams` bounds the handler's concurrent streams of one peer.
+    `handler` owns the stream and returns when done; an escaping error resets the stream, never the
+    channel. `max_streams` limits one peer's concurrent streams to the handler.
     """
 
     id: str
@@ -131,7 +130,7 @@ class Transport(Protocol):
         """This node's own id."""
 
     def addresses(self) -> Sequence[str]:
-        """Where this node listens, as multiaddrs with /p2p; ports are the real ones."""
+        """Listening addresses of this node as multiaddrs with /p2p; ports are the actual ones."""
 
     def peers(self) -> Sequence[PeerView]:
         """Connected peers, in order of connection."""
@@ -140,15 +139,16 @@ class Transport(Protocol):
         """The peer, or None while it is not connected."""
 
     async def connect(self, address: str, *, timeout_s: float = 10.0) -> PeerView:
-        """A channel to `address` (multiaddr or host:port); an open one to the same peer is reused.
+        """Open a channel to `address` (multiaddr or host:port); an open one to the same peer is
+        reused.
 
         Raises:
-            InvalidParams: not an address. Unavailable: nobody answers there, or the handshake
-            failed. TimedOut: not within `timeout_s`.
+            InvalidParams: not an address. Unavailable: no answer, or the handshake failed.
+            TimedOut: not within `timeout_s`.
         """
 
     async def disconnect(self, peer: PeerId) -> None:
-        """End the channel to `peer`; nothing happens when there is none."""
+        """Close the channel to `peer`, if there is one."""
 
     async def open_stream(
         self,
@@ -159,24 +159,24 @@ class Transport(Protocol):
         priority: Priority = Priority.CONTROL,
         addresses: Sequence[str] = (),
     ) -> Stream:
-        """A stream to `peer`, dialling its known addresses and `addresses` if it is not connected.
+        """Open a stream to `peer`, dialling its known addresses and `addresses` if not connected.
 
-        Returns as soon as the open request is queued; a refusal shows as PeerGone on the first
-        read.
+        Returns as soon as the open request is queued; a refusal raises PeerGone on the first read.
 
         Raises:
             Unavailable: the peer cannot be reached. Busy: too many streams are open to it.
         """
 
     async def ping(self, peer: PeerId, *, timeout_s: float = 10.0) -> float:
-        """Measured round-trip time in seconds.
+        """Measure the round-trip time in seconds.
 
         Raises:
             Unavailable: not connected. TimedOut: no answer.
         """
 
     async def broadcast(self, text: str) -> int:
-        """Send a message of at most 4096 characters to every connected peer; returns how many."""
+        """Send a message of at most 4096 characters to every connected peer; returns their
+        number."""
 
 
 TRANSPORT: Final = ServiceKey[Transport]("transport.v1")

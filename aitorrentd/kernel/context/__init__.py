@@ -1,1 +1,1 @@
-"""What one plugin is handed while it runs: context, event bus, services, database, drain."""
+"""What a plugin receives while it runs: context, event bus, services, database, drain."""

@@ -1,7 +1,7 @@
-"""The event bus: what happened, told to whoever subscribed.
+"""The event bus: delivers events to subscribers.
 
-The publisher never waits. Each subscription has a bounded queue; one that overflows loses what
-follows, delivers what it holds, then one `Lagged` with the number of lost events, and ends.
+The publisher never waits. Each subscription has a bounded queue. One that overflows drops later
+events, delivers those queued, then one `Lagged` with the number of lost events, and ends.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Subscription(Generic[E]):
         self._filled.set()
 
     def end(self) -> None:
-        """Deliver nothing more; a waiting reader ends at once."""
+        """Deliver nothing more; a waiting reader stops at once."""
         self._ended = True
         self._queue.clear()
         self._filled.set()
@@ -64,15 +64,15 @@ class Subscription(Generic[E]):
 
 
 class EventBus:
-    """Publish and subscribe within one node, in its event loop's thread."""
+    """Publish and subscribe within one node, on its event loop's thread."""
 
     def __init__(self) -> None:
-        # a dict keeps the order of subscription and forgets in constant time
+        # a dict keeps the order of subscription and removes in constant time
         self._subscriptions: dict[Subscription[Any], None] = {}
         self.published = 0
 
     def publish(self, event: Event) -> None:
-        """Tell every subscriber of the event's kind; never waits.
+        """Deliver to every subscriber of the event's kind; never waits.
 
         Raises:
             InvalidParams: not an Event.
@@ -85,10 +85,10 @@ class EventBus:
 
     @contextmanager
     def subscribe(self, *kinds: type[E], max_queued: int = 1024) -> Iterator[Subscription[E]]:
-        """Events of these kinds (and kinds derived from them) while the block runs.
+        """Events of these kinds (and of derived kinds) while the block runs.
 
         Raises:
-            InvalidParams: no kinds, not event classes, or `max_queued` not in 1 to 65,536.
+            InvalidParams: no kinds, not event classes, or `max_queued` outside 1 to 65,536.
         """
         if not kinds or not all(isinstance(k, type) and issubclass(k, Event) for k in kinds):
             raise InvalidParams("subscribe to one or more event classes, such as PeerConnected")

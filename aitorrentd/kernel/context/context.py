@@ -1,4 +1,4 @@
-"""The PluginContext of one run of a plugin."""
+"""The PluginContext of one plugin run."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ T = TypeVar("T")
 E = TypeVar("E", bound=Event)
 
 WORKER_CLOSE_S: Final = 7.0
-"A worker gets 5 s to end by itself (Worker.close); the rest is for the kill."
+"A worker gets 5 s to exit (Worker.close); the rest is for the kill."
 
 
 class SystemClock:
-    """The machine's time."""
+    """The system clock."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Monotonic time in seconds."""
         return time.monotonic()
 
     def time(self) -> float:
@@ -48,7 +48,7 @@ class SystemClock:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What every plugin of a node shares."""
+    """What all plugins of a node share."""
 
     identity: Signer
     clock: Clock
@@ -64,12 +64,12 @@ class Surroundings:
     protocols: Callable[[], Iterator[Any]]
     decide: Callable[..., Any]
     changed: Callable[[], None]
-    "Called after a service appeared."
+    "Called after a service appears."
     drain: Drain
 
 
 class Context:
-    """See `aitorrentd.api.PluginContext`. After `end()` it hands out nothing that would stay."""
+    """See `aitorrentd.api.PluginContext`. After `end()` it grants nothing that would persist."""
 
     def __init__(
         self,
@@ -101,22 +101,22 @@ class Context:
 
     @property
     def log(self) -> logging.Logger:
-        """`aitorrentd.<name>`."""
+        """The logger `aitorrentd.<name>`."""
         return self._log
 
     @property
     def data_dir(self) -> Path:
-        """For what must survive."""
+        """For persistent data."""
         return self._own(self._around.data_dir)
 
     @property
     def cache_dir(self) -> Path:
-        """For what may be deleted."""
+        """For data that may be deleted."""
         return self._own(self._around.cache_dir)
 
     @property
     def runtime_dir(self) -> Path:
-        """For what lives as long as the daemon."""
+        """For data kept until the daemon stops."""
         return self._own(self._around.runtime_dir)
 
     def _own(self, base: Path) -> Path:
@@ -126,17 +126,17 @@ class Context:
 
     @property
     def identity(self) -> Signer:
-        """Signs for the node."""
+        """The node's signer."""
         return self._around.identity
 
     @property
     def clock(self) -> Clock:
-        """Time."""
+        """The clock."""
         return self._around.clock
 
     @property
     def random(self) -> random.Random:
-        """Jitter and choices; never keys."""
+        """For jitter and choices; never for keys."""
         return self._around.random
 
     @property
@@ -155,10 +155,10 @@ class Context:
         return self._around.node_name
 
     def provide(self, key: ServiceKey[T], service: T) -> None:
-        """Offer a declared service until the plugin stops.
+        """Provide a declared service until the plugin stops.
 
         Raises:
-            Misdeclared: not in PluginInfo.provides. Conflict: somebody else provides it.
+            Misdeclared: not in PluginInfo.provides. Conflict: another plugin provides it.
         """
         self._check_running()
         if key.name not in self._declared:
@@ -177,14 +177,14 @@ class Context:
         return self._around.services.optional(key)
 
     def publish(self, event: Event) -> None:
-        """Tell every subscriber; never waits."""
+        """Deliver to every subscriber; never waits."""
         self._around.bus.publish(event)
 
     @contextmanager
     def subscribe(
         self, *kinds: type[E], max_queued: int = 1024
     ) -> Iterator[AsyncIterator[E | Event]]:
-        """Events of these kinds while the block runs, at longest until the plugin stopped."""
+        """Events of these kinds while the block runs, or until the plugin stops."""
         self._check_running()
         with self._around.bus.subscribe(*kinds, max_queued=max_queued) as events:
             self._subscriptions.add(events)
@@ -195,11 +195,11 @@ class Context:
 
     @property
     def draining(self) -> bool:
-        """Whether the node takes no new work."""
+        """Whether the node is draining and refuses new work."""
         return self._around.drain.active
 
     def work(self, what: str) -> AbstractContextManager[None]:
-        """Count work a drain waits for; ShuttingDown while the node drains."""
+        """Count work that a drain waits for; ShuttingDown while the node drains."""
         return self._around.drain.work(self._name, what)
 
     def protocols(self) -> Iterator[Any]:
@@ -234,7 +234,7 @@ class Context:
             raise Unavailable(f"plugin {self._name} is no longer running", plugin=self._name)
 
     def end(self) -> None:
-        """Take back services and subscriptions; what is left of the plugin gets nothing new."""
+        """Withdraw services and subscriptions; what remains of the plugin gets nothing new."""
         self._ended = True
         self._around.services.withdraw(self._name)
         for subscription in self._subscriptions:
@@ -242,12 +242,12 @@ class Context:
         self._around.changed()
 
     def kill_workers(self) -> None:
-        """End the plugin's worker processes at once."""
+        """Kill the plugin's worker processes at once."""
         for worker in list(self._workers):
             worker.kill()
 
     async def close_workers(self) -> None:
-        """End the plugin's worker processes in order, then by force."""
+        """Stop the plugin's worker processes gracefully, then by force."""
         closing = [asyncio.ensure_future(worker.close()) for worker in list(self._workers)]
         if not closing:
             return

@@ -1,8 +1,8 @@
-"""A plugin's SQLite database: opened safely, brought up to date, never overwritten.
+"""A plugin's SQLite database: opened safely, migrated, never overwritten.
 
-Every connection uses WAL, foreign keys and full synchronisation, so that what was committed is
-there after a SIGKILL or a power cut. The number of the last applied script is `PRAGMA
-user_version`; a script and its number are committed together.
+Every connection uses WAL, foreign keys and full synchronisation, so that commits survive a SIGKILL
+or a power cut. `PRAGMA user_version` is the number of the last applied script; a script and its
+number are committed together.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import aiosqlite
 from aitorrentd.errors import AitorrentError, Busy, Conflict, InvalidParams, Unavailable
 
 BUSY_S: Final = 5.0
-"How long a connection waits for another one's write."
+"How long a connection waits for another one's write lock."
 _SHARED_MEMORY_BYTES: Final = 32 * 1024
-"What WAL mode needs beside the database, to open it at all (sqlite.org/walformat.html)."
+"Files that WAL mode needs beside the database even to open it (sqlite.org/walformat.html)."
 CHECKED_BYTES: Final = 64 * 1024 * 1024
-"Files up to this size are checked whole when they are opened; larger ones would delay the start."
+"Files up to this size are checked in full on opening; checking larger ones would delay the start."
 
 
 def statements(script: str) -> Iterator[str]:
-    """The SQL statements of `script`, one by one; semicolons in texts and triggers do not split.
+    """The SQL statements of `script`, one by one; semicolons in strings and triggers do not split.
 
     Raises:
         InvalidParams: the script ends in the middle of a statement.
@@ -61,16 +61,16 @@ def _latest(migrations: Mapping[int, str]) -> int:
 async def open_database(
     path: Path, migrations: Mapping[int, str]
 ) -> AsyncIterator[aiosqlite.Connection]:
-    """A connection to the database at `path`, made 0600 on first use.
+    """A connection to the database at `path`, created 0600 on first use.
 
-    `migrations` maps 1, 2, 3 … to SQL scripts; those not yet applied are, each in a transaction of
-    its own, so that a crash leaves a whole version behind. What the block leaves uncommitted is
-    rolled back.
+    `migrations` maps 1, 2, 3 … to SQL scripts. Pending ones are applied, each in its own
+    transaction, so that a crash leaves a complete version behind. Uncommitted changes are rolled
+    back when the block ends.
 
     Raises:
-        Conflict: a newer program wrote the database. Busy: another process keeps it locked.
+        Conflict: a newer program wrote the database. Busy: another process holds its lock.
         Unavailable: it is damaged, cannot be opened, or the disk is full. InvalidParams: a script
-        is wrong; the database is as it was before that script.
+        is wrong; the database stays as it was before that script.
     """
     latest = _latest(migrations)
     try:
@@ -88,7 +88,7 @@ async def open_database(
 
 
 def _touch(path: Path) -> int:
-    """Make the file unless it is there, readable by its owner alone; returns its size in bytes."""
+    """Create the file if missing, readable by its owner alone; returns its size in bytes."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         return os.fstat(fd).st_size
@@ -105,7 +105,7 @@ def _is_full(path: Path, error: sqlite3.Error) -> bool:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return True
-    # SQLite reports another error where there is no room for its shared memory, or no inode.
+    # SQLite reports a different error when there is no room for its shared memory, or no inode.
     if code not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
         return False
     try:
@@ -148,7 +148,7 @@ async def _prepare(db: aiosqlite.Connection, path: Path, latest: int, *, check: 
 
 
 async def _use_wal(db: aiosqlite.Connection) -> None:
-    """Switch to WAL; SQLite does not wait by itself for other connections that open the file."""
+    """Switch to WAL; SQLite does not itself wait for other connections that open the file."""
     until = asyncio.get_running_loop().time() + BUSY_S
     while True:
         try:
@@ -167,7 +167,8 @@ async def _version(db: aiosqlite.Connection) -> int:
 
 
 async def _apply(db: aiosqlite.Connection, path: Path, number: int, script: str) -> None:
-    """Apply script `number` unless it was; safe against another connection doing the same."""
+    """Apply script `number` unless already applied; safe against another connection doing the
+    same."""
     if await _version(db) >= number:
         return
     try:
@@ -178,7 +179,7 @@ async def _apply(db: aiosqlite.Connection, path: Path, number: int, script: str)
             await db.execute(f"PRAGMA user_version = {number}")
         await db.commit()
     except sqlite3.Error as e:
-        with suppress(sqlite3.Error):  # the disk may be too full for that as well
+        with suppress(sqlite3.Error):  # the disk may be too full even for that
             await db.rollback()
         if _is_busy(e) or _is_full(path, e):
             raise _unusable(path, e) from None

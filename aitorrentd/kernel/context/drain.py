@@ -1,7 +1,7 @@
-"""Drain: what is under way, and whether anything new may begin.
+"""Drain: counts work in progress and decides whether new work may start.
 
-A plugin wraps each piece of work that somebody waits for in `ctx.work("answer")`. While the node
-drains that raises ShuttingDown; what began before is left to end.
+A plugin wraps each piece of work that a caller waits for in `ctx.work("answer")`. While the node
+drains that raises ShuttingDown; earlier work runs to its end.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from aitorrentd.errors import ShuttingDown
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Pieces of one kind of work that are under way."""
+    """Work items of one kind in progress."""
 
     plugin: str
     what: str
-    "In the singular, such as `answer`."
+    "Singular, such as `answer`."
     count: int
 
 
 class Drain:
-    """Counts work under way and keeps new work out while `active`."""
+    """Counts work in progress and refuses new work while `active`."""
 
     def __init__(self) -> None:
         self.active = False
@@ -35,7 +35,7 @@ class Drain:
 
     @contextmanager
     def work(self, plugin: str, what: str) -> Iterator[None]:
-        """Count a piece of work while the block runs.
+        """Count a work item while the block runs.
 
         Raises:
             ShuttingDown: the node is draining.
@@ -54,16 +54,16 @@ class Drain:
             self._tell()
 
     def under_way(self) -> tuple[Work, ...]:
-        """What is under way now, by plugin and kind."""
+        """Work in progress, by plugin and kind."""
         return tuple(Work(*key, count) for key, count in sorted(self._counts.items()))
 
     async def ended(
         self, timeout_s: float, told: Callable[[tuple[Work, ...]], None] = lambda _: None
     ) -> bool:
-        """Wait until nothing is under way or the drain is called off, at most `timeout_s` seconds.
+        """Wait until no work is in progress or the drain is called off, at most `timeout_s`
+        seconds.
 
-        `told` hears what is left, first at once and then after every change. True when nothing
-        is under way.
+        `told` receives the remaining work, at once and after every change. True when none remains.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -77,7 +77,7 @@ class Drain:
         return not self._counts
 
     def switch(self, active: bool) -> None:
-        """Keep new work out, or let it in again."""
+        """Refuse new work, or accept it again."""
         self.active = active
         self._tell()
 
@@ -96,6 +96,6 @@ class Drain:
 
 
 def work_text(works: tuple[Work, ...]) -> str:
-    """`2 answers, 1 session`; `nothing` when there is none."""
+    """`2 answers, 1 session`; `nothing` for no work."""
     parts = [f"{w.count} {w.what}{'s' * (w.count != 1)}" for w in works]
     return ", ".join(parts) or "nothing"

@@ -1,4 +1,4 @@
-"""Which plugin provides which service now."""
+"""Which plugin currently provides which service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Services:
         self._provided: dict[str, tuple[str, Any]] = {}
 
     def provide(self, owner: str, key: ServiceKey[T], service: T) -> None:
-        """Offer `service` under `key` in the name of plugin `owner`.
+        """Register `service` under `key` for plugin `owner`.
 
         Raises:
             Conflict: the key is taken. InvalidParams: the service is None.
@@ -29,14 +29,14 @@ class Services:
         self._provided[key.name] = (owner, service)
 
     def withdraw(self, owner: str) -> tuple[str, ...]:
-        """Take back everything that `owner` provides; returns the names of the keys."""
+        """Withdraw everything that `owner` provides; returns the names of the keys."""
         names = tuple(name for name, (who, _) in self._provided.items() if who == owner)
         for name in names:
             del self._provided[name]
         return names
 
     def provider(self, key_name: str) -> str | None:
-        """The plugin that provides `key_name` now."""
+        """The plugin that currently provides `key_name`."""
         entry = self._provided.get(key_name)
         return entry[0] if entry else None
 
@@ -49,7 +49,7 @@ class Services:
         """The service.
 
         Raises:
-            Unavailable: nobody provides it now.
+            Unavailable: no plugin provides it now.
         """
         entry = self._provided.get(key.name)
         if entry is None:

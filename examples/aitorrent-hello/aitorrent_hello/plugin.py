@@ -1,4 +1,4 @@
-"""The plugin: what it declares, and what runs."""
+"""The plugin: its declarations and its lifespan."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Greeted(Event):
 
 
 class HelloPlugin:
-    """One instance for each node; what belongs to a run is made in the lifespan."""
+    """One instance per node; everything that belongs to a run is created in the lifespan."""
 
     @hookimpl
     def aitorrent_info(self) -> PluginInfo:
@@ -111,7 +111,7 @@ async def greet(ctx: PluginContext, call: CallContext, params: GreetParams) -> G
 async def meet(ctx: PluginContext) -> None:
     """Ask every peer that connects for a greeting."""
     while True:
-        # a subscription that fell behind ends; what was missed is not worth more than a new one
+        # a subscription that falls behind ends; subscribe again, missed events do not matter
         with ctx.subscribe(PeerConnected) as events:
             async for event in events:
                 if isinstance(event, PeerConnected):
@@ -119,7 +119,7 @@ async def meet(ctx: PluginContext) -> None:
 
 
 async def hear(ctx: PluginContext, peer: PeerId) -> None:
-    """Hear what one peer says; many have no such plugin, which is no reason to worry."""
+    """Ask one peer for its greeting; many lack the plugin, which is not an error."""
     transport = ctx.optional(TRANSPORT)
     if transport is None:
         return

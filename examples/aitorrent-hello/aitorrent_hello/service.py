@@ -1,4 +1,4 @@
-"""The greeter: what this plugin offers to other plugins."""
+"""The greeter: the service that this plugin provides to others."""
 
 from __future__ import annotations
 

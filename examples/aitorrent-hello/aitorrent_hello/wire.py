@@ -1,8 +1,8 @@
 """How two nodes greet each other: `/aitorrent-hello/1`.
 
-The one that opens the stream sends a name and a newline, the other one answers with a greeting and
-a newline; both in UTF-8, at most 256 bytes. Whatever a peer sends is a stranger's: bound it, give
-it a time, check it, and raise ProtocolError when it breaks the rules.
+The opener of the stream sends a name and a newline, the other end answers with a greeting and a
+newline; both in UTF-8, at most 256 bytes. Whatever a peer sends is untrusted: limit its size and
+time, validate it, and raise ProtocolError if it is invalid.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ async def read_text(stream: Stream) -> str:
     """The next line of a stream, without its newline.
 
     Raises:
-        ProtocolError: not a line of printable UTF-8. TooLarge, PeerGone, TimedOut: as they say.
+        ProtocolError: not a line of printable UTF-8. TooLarge, PeerGone, TimedOut: as in Stream.
     """
     try:
         async with asyncio.timeout(ANSWER_S):
@@ -49,7 +49,7 @@ async def ask(transport: Transport, peer: PeerId, name: str) -> str:
     """Ask a peer to greet `name`.
 
     Raises:
-        AitorrentError: the peer cannot be reached, is not willing, or breaks the rules.
+        AitorrentError: the peer is unreachable, refuses, or violates the protocol.
     """
     stream = await transport.open_stream(peer, PROTOCOL, timeout_s=ANSWER_S)
     try:
