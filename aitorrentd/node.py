@@ -171,8 +171,8 @@ class Node(Runtime):
     def on(
         self, kind: type[E], callback: Callable[[E], Awaitable[None] | None]
     ) -> Callable[[], None]:
-        """Call `callback`, plain or async, with each event of `kind`; returns a function that ends
-        that.
+        """Call `callback`, plain or async, with each event of `kind`; returns an unsubscribe
+        function.
 
         May be called before the node is started, so that no event is missed. A callback that
         raises is logged and called again with the next event.

@@ -166,8 +166,7 @@ def measure(rounds: int, prompt: int, new: int, *, apart: bool) -> dict[str, Any
 
 
 def stage_to_stage_ms(ours: list[dict[str, Any]]) -> dict[str, float]:
-    """The overhead between two stages' layers: a worker's answer, ciphers, network, the next
-    worker.
+    """The time between two stages' layers: a worker's answer, ciphers, network, the next worker.
 
     With the first stage inside the node that takes the request, a token crosses the network as
     often as a worker's pipe: once per stage.

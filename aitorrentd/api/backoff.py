@@ -24,8 +24,7 @@ def full_jitter_s(attempt: int, *, base_s: float = 1.0, cap_s: float = 60.0, dra
 
 
 def equal_jitter_s(attempt: int, *, base_s: float = 1.0, cap_s: float = 60.0, draw: float) -> float:
-    """Like `full_jitter_s`, but at least half the full delay, so that an instant failure never
-    spins.
+    """Like `full_jitter_s`, but at least half the full delay, so an instant failure never spins.
 
     Raises:
         ValueError: attempt < 0.

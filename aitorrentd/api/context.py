@@ -102,8 +102,7 @@ class PluginContext(Protocol):
         """The name that the operator gave this node, or the empty string."""
 
     def provide(self, key: ServiceKey[T], service: T) -> None:
-        """Provide a service until the plugin stops; only keys in PluginInfo.provides may be
-        used."""
+        """Provide a service until the plugin stops; its key must be in PluginInfo.provides."""
 
     def service(self, key: ServiceKey[T]) -> T:
         """A service of another plugin.
@@ -146,14 +145,12 @@ class PluginContext(Protocol):
         """Wire protocols that running plugins declare; for the transport."""
 
     def decide(self, hook: str, **arguments: Any) -> Any:
-        """The first opinion of the plugins' policy hooks, or None; a hook that fails has no
-        opinion."""
+        """The first opinion of the plugins' policy hooks, or None; a failing hook has none."""
 
     def db(
         self, migrations: Mapping[int, str]
     ) -> AbstractAsyncContextManager[aiosqlite.Connection]:
-        """The plugin's own SQLite database (WAL), after applying any pending numbered SQL
-        scripts."""
+        """The plugin's own SQLite database (WAL), with pending numbered SQL scripts applied."""
 
     async def spawn_worker(
         self, entry: str, *, name: str, env: Mapping[str, str] | None = None, sandbox: bool = False

@@ -92,7 +92,7 @@ class DirectoryChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class StageLost(Event):
-    """A stage of a running answer was lost; `replacement` is empty when the answer could not
+    """A stage of a running answer was lost; `replacement` is empty if the answer cannot
     continue."""
 
     topic = "shards.stage_lost"

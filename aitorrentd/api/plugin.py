@@ -21,8 +21,7 @@ class PluginConfig(SettingsTable):
 
 
 class SkipPlugin(Exception):
-    """Raised by a lifespan when the plugin does not apply here, with a reason for the user; not a
-    failure."""
+    """Raised by a lifespan when the plugin does not apply here, with the reason; not a failure."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,4 @@
-"""Counts events that strangers can trigger at any rate, for one log line a minute. No I/O, no
-clock."""
+"""Counts events that peers can trigger at any rate, for one log line a minute. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -43,8 +42,7 @@ class Tally:
         return text
 
     def summary(self) -> str:
-        """Events counted since the last summary: `12 (9 from 203.0.113.7): no handshake within 5
-        s`."""
+        """Events since the last summary: `12 (9 from 203.0.113.7): no handshake within 5 s`."""
         count = sum(self._causes.values())
         source, most = next(iter(self._sources.most_common(1)), ("", 0))
         origin = "" if not source else f"{source}" if most == count else f"{most} from {source}"

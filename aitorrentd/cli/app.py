@@ -407,8 +407,7 @@ def _nowhere(mode: str = "w") -> TextIO:
 
 
 def _prepare_streams() -> None:
-    """Make the standard streams accept and return any text; one closed by the parent (`>&-`) is
-    empty."""
+    """Make the standard streams accept any text; one closed by the parent (`>&-`) is empty."""
     sys.stdin = sys.stdin or _nowhere("r")
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
@@ -425,8 +424,7 @@ def _prepare_streams() -> None:
 
 
 def run(args: Sequence[str]) -> int:
-    """Run a command line and leave the streams in a state that lets the interpreter exit
-    quietly."""
+    """Run a command line and leave the streams so that the interpreter exits quietly."""
     set_options(Options())
     toolkit.forget_stdin()
     _prepare_streams()

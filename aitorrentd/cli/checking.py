@@ -88,7 +88,7 @@ def _commands() -> dict[str, Any]:
         "summary": "commands of plugins can be used",
         "status": "warn" if wrong else "ok",
         "text": "; ".join(wrong) or "commands of plugins can be used",
-        "remedy": "as it says; `pip list` shows what is installed" if wrong else "",
+        "remedy": "follow the message; `pip list` shows the installed packages" if wrong else "",
     }
 
 

@@ -37,8 +37,7 @@ def shown_width(text: str) -> int:
 
 
 def wrapped(text: str, *, indent: int = 2) -> list[str]:
-    """The lines of a sentence; on a terminal wrapped at words and indented from the second line
-    on."""
+    """The lines of a sentence; on a terminal wrapped at words, with a hanging indent."""
     width = terminal_columns()
     if width is None:
         return [text]

@@ -58,8 +58,8 @@ class ExitCode(IntEnum):
 
 
 class CommandFailed(Exception):
-    """Ends a command with a message on stderr and an exit code; `hint` is for programs and not part
-    of the message."""
+    """Ends a command with a message on stderr and an exit code; `hint` appears only in JSON
+    errors."""
 
     def __init__(self, message: str, code: int, *, hint: str = "") -> None:
         super().__init__(message)

@@ -153,7 +153,7 @@ class _Builder:
         return tree
 
     def _pairs(self, node: MappingNode, path: SettingPath, merges: int) -> dict[str, Any]:
-        """(key node, value node) by key; own keys override merged ones, and earlier merges later
+        """(key node, value node) by key; own keys override merged ones, earlier merges later
         ones."""
         own: dict[str, tuple[Node, Node]] = {}
         merged: dict[str, tuple[Node, Node]] = {}

@@ -121,8 +121,7 @@ class Config:
         return self.settings.node.identity or self.directories.state / IDENTITY_NAME
 
     def shown(self) -> dict[str, Any]:
-        """The effective settings, defaults included and secrets concealed; plugin tables as
-        given."""
+        """The effective settings, with defaults, secrets concealed; plugin tables as given."""
         tree: dict[str, Any] = self.settings.model_dump(mode="json", exclude={"plugins"})
         tree["plugins"] = conceal(dict(self.merged.tree.get("plugins") or {}), ("plugins",))
         return tree

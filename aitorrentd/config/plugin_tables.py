@@ -1,5 +1,5 @@
-"""Validates the tables under `plugins:` against their plugins' models without starting any plugin,
-and collects every problem of a configuration."""
+"""Validates the tables under `plugins:` without starting plugins; collects all configuration
+errors."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def _environment(environ: Mapping[str, str]) -> Layer:
 
 
 def _absolute(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`tree` with relative paths resolved once: outside files, they are relative to the current
+    """`tree` with relative paths from other sources than files resolved against the current
     directory."""
     changed = dict(tree)
     for table, key in _PATHS:

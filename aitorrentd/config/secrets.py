@@ -1,5 +1,4 @@
-"""Step 3, resolve secrets: replaces `{file: PATH}`, `{env: NAME}`, `{credential: NAME}` by their
-texts.
+"""Step 3, resolve secrets: `{file: PATH}`, `{env: NAME}` and `{credential: NAME}` become text.
 
 A reference may stand wherever text may. Everything that displays a configuration shows the
 reference, never the secret.

@@ -50,14 +50,12 @@ class Eagerness:
 
 
 def has_processors() -> bool:
-    """Whether this process may use several processors: on a single one, polling delays the
-    sender."""
+    """Whether this process may use several processors: on one, polling delays the sender."""
     return len(os.sched_getaffinity(0)) > 1
 
 
 class WakefulLoop:
-    """Keeps an event loop from sleeping for SPIN_S after each request; other events are still
-    served.
+    """Keeps an event loop awake for SPIN_S after each request; other events are still served.
 
     A callback that schedules itself makes the loop poll without waiting, in uvloop and in asyncio,
     and every turn serves whatever else is ready.

@@ -1,2 +1,1 @@
-"""The lifecycle of the system service: signals, the service manager, the watchdog, the address
-file."""
+"""The life of the system service: signals, the service manager, the watchdog, the address file."""

@@ -326,7 +326,7 @@ def beside(config: Config) -> list[str]:
 def _distributions(wrong: Sequence[str]) -> Checked:
     name, summary = "distributions", "what is installed beside aitorrentd can be used"
     if wrong:
-        remedy = "as it says; `pip list` shows what is installed"
+        remedy = "follow the message; `pip list` shows the installed packages"
         return Checked(name, "core", summary, "warn", "; ".join(wrong), remedy)
     return Checked(name, "core", summary, "ok", "all of them can be read")
 

@@ -72,8 +72,7 @@ class Fleet:
         self.changed.tell()
 
     async def settled(self, plugin: Plugin) -> None:
-        """Wait until `plugin` settles; bounded by its start timeout and those of its
-        dependencies."""
+        """Wait until `plugin` settles; bounded by the start timeouts of it and its dependencies."""
         while plugin.state not in SETTLED and not self.stopping:
             await self.changed.wait()
 
@@ -116,7 +115,7 @@ class Fleet:
             _log_level(plugin, entered=entered),
             "plugin %s%s is %s%s",
             plugin.name,
-            # A package that cannot be imported is looked up by the name of its distribution.
+            # Users look up a plugin that cannot be imported by its distribution.
             f" of {plugin.source.dist}" if state is PluginState.BROKEN else "",
             state.value,
             f": {detail}" if detail else "",

@@ -209,7 +209,7 @@ async def unusable(
 ) -> list[str]:
     """What a start would report about distributions other than this one, one sentence each.
 
-    Third-party plugins are imported to find out, unless `left_out` lists them as disabled.
+    Third-party plugins are imported to find out, unless `left_out` says that they are off.
     """
     found = ranked(sources)
     said = [text for _, text in found.problems]

@@ -300,8 +300,7 @@ class Kernel:
         return self._roster.get(name).row(self.clock.monotonic())
 
     def config(self, name: str) -> Any:
-        """The validated settings of a plugin, None before it is configured; NotFound as in
-        `row`."""
+        """A plugin's validated settings, None before it is configured; NotFound as in `row`."""
         return self._roster.get(name).config
 
     def methods(self) -> list[tuple[str, Method]]:

@@ -1,5 +1,4 @@
-"""Which plugins exist and what they wait for: questions about a node's plugins, without side
-effects."""
+"""Which plugins exist and what they wait for: queries on a node's plugins, without side effects."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ class Roster:
         return list(self._plugins)
 
     def fill(self, plugins: Iterable[Plugin]) -> None:
-        """Add the plugins that were found."""
+        """Set the plugins that were found."""
         self._plugins = {plugin.name: plugin for plugin in plugins}
         self.stale()
 

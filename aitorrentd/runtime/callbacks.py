@@ -33,8 +33,8 @@ class Callbacks:
         self._running: dict[int, asyncio.Task[None]] = {}
 
     def add(self, kind: type[Event], callback: Callback) -> Callable[[], None]:
-        """Call `callback` with each event of `kind` from now on; returns a function that ends
-        that."""
+        """Call `callback` with each event of `kind` from now on; returns an unsubscribe
+        function."""
         wanted = (kind, callback)
         self._wanted.append(wanted)
         if self._bus is not None:

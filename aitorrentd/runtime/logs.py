@@ -112,8 +112,7 @@ class LogRing(logging.Handler):
 
     @contextlib.contextmanager
     def followed(self) -> Iterator[AsyncIterator[LogLine]]:
-        """New records while the block runs; a follower that falls far behind gets a notice of its
-        losses."""
+        """New records while the block runs; a follower that falls far behind is told its losses."""
         follower = _Follower(asyncio.get_running_loop())
         self._followers.append(follower)
         try:
@@ -177,11 +176,11 @@ class Output(logging.Handler):
         if not is_taken and not self._is_behind:
             self._is_behind = True
             # For `aitorrentctl logs`, where the records still arrive.
-            self._log.warning("nobody reads the log output; records are dropped from it")
+            self._log.warning("the log output is not being read; dropping records from it")
 
     def _resumed(self, dropped: int) -> None:
         self._is_behind = False
-        text = "%d log records were dropped from the log output, which nobody read"
+        text = "%d log records were dropped because the log output was not read"
         self._log.warning(text, dropped)
 
     def finish(self, timeout_s: float) -> None:

@@ -76,8 +76,7 @@ async def change_setting(runtime: Runtime, key: str, value: Any) -> Reloaded:
 
 
 async def _plugin_problems(runtime: Runtime, new: Config) -> list[Problem]:
-    """Problems in the plugins' changed tables; these must be valid so that running plugins keep
-    running."""
+    """Problems in the plugins' changed tables; errors there would stop running plugins."""
     held = runtime.config.settings.plugins
     touched = {n: table for n, table in new.settings.plugins.items() if table != held.get(n)}
     return await plugin_problems(touched, runtime.sources)

@@ -59,8 +59,7 @@ def _holder(fd: int) -> str:
 
 
 def holder(state_dir: Path) -> int | None:
-    """The process that holds the state directory, or None; takes no lock, so it has no side
-    effects.
+    """The process that holds the state directory, or None; takes no lock, so it disturbs nothing.
 
     Format: proc_locks(5).
     """

@@ -69,8 +69,8 @@ class Point:
         return tuple(extra.strip() for extra in listed if extra.strip())
 
     def load(self) -> Any:
-        """Import the object that it names. Raises InvalidParams as in `module`, and whatever the
-        import raises."""
+        """Import the object that it names. Raises InvalidParams as in `module`, and import
+        errors."""
         return metadata.EntryPoint(self._parts[0], self.value, self.group).load()
 
 
@@ -168,8 +168,7 @@ def installed(name: str) -> metadata.Distribution | None:
 
 
 def _distributions(found: Scan) -> Iterator[metadata.Distribution]:
-    """Like `importlib.metadata.distributions`, but a finder that raises does not break the
-    others."""
+    """Like `importlib.metadata.distributions`, but a raising finder does not break the others."""
     context = metadata.DistributionFinder.Context()
     for finder in sys.meta_path:
         if (find := getattr(finder, "find_distributions", None)) is None:

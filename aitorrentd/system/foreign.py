@@ -13,8 +13,7 @@ _ENTRY_POINTS: Final = "entry_points"
 
 
 def disable_pydantic_plugins() -> None:
-    """Keep pydantic from loading plugins of third-party distributions; call before importing
-    pydantic.
+    """Keep pydantic from loading third-party plugins; call before importing pydantic.
 
     It is cheap enough for every command.
     """

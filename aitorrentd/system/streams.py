@@ -10,8 +10,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Redirect to standard error what the block writes to standard output, child processes
-    included.
+    """Redirect the block's standard output to standard error, child processes included.
 
     For importing third-party code: with --json, standard output must contain only JSON. Not safe
     while other threads write results.

@@ -1,5 +1,5 @@
-"""The system's service from the tools' view: whether it runs, its state, its restart, and advice
-for users who may not have such a service."""
+"""The system's service from the tools' view: its state, its restart, and advice where it is
+absent."""
 
 from __future__ import annotations
 

@@ -156,8 +156,7 @@ class WorkerProcess:
         return f"its process ended; see: journalctl -u 'aitorrent-{self._kind}@*' -n 20"
 
     async def start(self, entry: str, env: Mapping[str, str], unit_socket: Path | None) -> None:
-        """Start or connect to the process and tell it what to run; does not wait for its
-        imports."""
+        """Start or reach the process and tell it what to run; does not wait for its imports."""
         ours = await self._connect(unit_socket) if unit_socket else await self._spawn()
         try:
             transport, _ = await self._loop.create_connection(

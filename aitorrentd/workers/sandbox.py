@@ -96,8 +96,7 @@ def _too_much(limit: str, most: str) -> TooLarge:
 
 
 def confined(handler: Handler, limits: Limits) -> Handler:
-    """A handler that tells the caller about the code's own errors, which are the caller's
-    concern."""
+    """A handler that reports the code's own errors to the caller, whose concern they are."""
 
     def handle(request: Frame) -> Frame | tuple[dict[str, Any], Any]:
         try:

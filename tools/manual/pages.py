@@ -174,8 +174,8 @@ def config_page() -> Page:
         `/etc/aitorrent.yaml.d/*.yaml` in the order of their names, the environment, the command
         line. A person's own daemon reads `$XDG_CONFIG_HOME/aitorrent/aitorrent.yaml` instead.
 
-        Check with `aitorrentctl config check`; put in force with `systemctl reload aitorrentd`;
-        `aitorrentctl config show --origin` says what holds and where it is from.
+        Check with `aitorrentctl config check`; apply with `systemctl reload aitorrentd`;
+        `aitorrentctl config show --origin` shows the effective settings and their origins.
 
         A secret is better given by reference: {file: /path}, {env: NAME}, or {credential: NAME} for
         one of systemd's LoadCredential.

@@ -15,8 +15,7 @@ _NOT_ASCII: Final = {"…": "...", "–": "-", "—": "-", "→": "->", "’": "
 
 
 def escaped(text: str) -> str:
-    """`text` escaped so that troff prints it verbatim, with hyphens as the minus signs that users
-    type."""
+    """`text` escaped so that troff prints it verbatim, hyphens as typed minus signs."""
     for character, plain in _NOT_ASCII.items():
         text = text.replace(character, plain)
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")

@@ -271,8 +271,7 @@ class Inference(Protocol):
     def generate(
         self, request: GenerateRequest, *, backend: str | None = None
     ) -> AsyncIterator[Chunk]:
-        """The answer from the best backend or peer, or from the named one; errors as in
-        Backend.generate."""
+        """The answer from the best or the named backend or peer; errors as in Backend.generate."""
 
 
 INFERENCE: Final = ServiceKey[Inference]("inference.v1")

@@ -73,8 +73,8 @@ class HttpServer:
     async def opened(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> AsyncIterator[Body]:
-        """The answer's body as it arrives. Leaving the block closes the connection, so the server
-        stops its work.
+        """The answer's body as it arrives. Leaving the block closes the connection and so stops the
+        server's work.
 
         Raises:
             AitorrentError: `refused` or `absent`. TimedOut: the server did not accept a connection,

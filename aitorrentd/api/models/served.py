@@ -16,8 +16,7 @@ _ASK_S: Final = 8.0
 
 
 async def poll(backend: Backend, every_s: float) -> None:
-    """Poll the backend's models, so that the server's coming and going is noticed; runs until
-    cancelled."""
+    """Poll the backend's models until cancelled, to notice when the server comes or goes."""
     while True:
         with suppress(AitorrentError):
             await backend.models()

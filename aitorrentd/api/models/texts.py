@@ -70,8 +70,7 @@ TGI says `eos_token`, Mistral `model_length`, Anthropic `end_turn` and `max_toke
 
 
 def end_of(reason: str) -> Literal["stop", "length"] | None:
-    """`stop` or `length` for a server's finish reason, in any case; None if it is not in the
-    table."""
+    """`stop` or `length` for a server's finish reason, in any case; None if not in the table."""
     name = reason.strip().lower().replace("-", "_").replace(" ", "_")
     return ENDS.get(name.removeprefix("finish_reason_").strip("<|>"))
 

@@ -43,7 +43,7 @@ class Directory(Protocol):
     """
 
     def publish(self, key: str, value: Mapping[str, Any]) -> None:
-        """Publish `value` (at most 4 KiB packed) under `key`, replacing this node's earlier
+        """Publish `value` (at most 4 KiB packed) under `key`; replaces this node's earlier
         record."""
 
     def withdraw(self, key: str) -> None:

@@ -139,8 +139,7 @@ class Transport(Protocol):
         """The peer, or None while it is not connected."""
 
     async def connect(self, address: str, *, timeout_s: float = 10.0) -> PeerView:
-        """Open a channel to `address` (multiaddr or host:port); an open one to the same peer is
-        reused.
+        """Open a channel to `address` (multiaddr or host:port), or reuse one to the same peer.
 
         Raises:
             InvalidParams: not an address. Unavailable: no answer, or the handshake failed.
@@ -175,8 +174,7 @@ class Transport(Protocol):
         """
 
     async def broadcast(self, text: str) -> int:
-        """Send a message of at most 4096 characters to every connected peer; returns their
-        number."""
+        """Send at most 4096 characters to every connected peer; returns the number of peers."""
 
 
 TRANSPORT: Final = ServiceKey[Transport]("transport.v1")

@@ -167,8 +167,7 @@ async def _version(db: aiosqlite.Connection) -> int:
 
 
 async def _apply(db: aiosqlite.Connection, path: Path, number: int, script: str) -> None:
-    """Apply script `number` unless already applied; safe against another connection doing the
-    same."""
+    """Apply script `number` unless already applied; safe against concurrent connections."""
     if await _version(db) >= number:
         return
     try:

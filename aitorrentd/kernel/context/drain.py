@@ -60,8 +60,7 @@ class Drain:
     async def ended(
         self, timeout_s: float, told: Callable[[tuple[Work, ...]], None] = lambda _: None
     ) -> bool:
-        """Wait until no work is in progress or the drain is called off, at most `timeout_s`
-        seconds.
+        """Wait at most `timeout_s` seconds until all work has ended or the drain is called off.
 
         `told` receives the remaining work, at once and after every change. True when none remains.
         """
