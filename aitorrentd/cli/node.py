@@ -56,7 +56,9 @@ def render_status(reply: Mapping[str, Any]) -> str:
     ]
     works = toolkit.clean(work_text(reply.get("under_way") or []))
     if reply.get("draining"):
-        lines.append(styled("draining: ", "yellow") + f"draining; {works} still running")
+        lines.append(
+            styled("draining: ", "yellow") + f"no new work is accepted; {works} still running"
+        )
     # an error is often the cause of the warnings beside it
     for warning in sorted(reply.get("warnings", []), key=lambda w: w["severity"] != "error"):
         label = f"{toolkit.clean(warning['severity'])}: "

@@ -100,7 +100,7 @@ async def test_drain_lets_the_running_answer_end_and_refuses_a_new_one(
         assert code != 0
         assert "is draining and takes no new work" in err
         _, out, _ = await ctl(daemon, "status")
-        assert "draining: takes no new work; 1 answer under way" in out
+        assert "draining: no new work is accepted; 1 answer still running" in out
         draining = asyncio.create_task(ctl(daemon, "drain"))
         server.gate.set()
         code, out, _ = await asking

@@ -54,7 +54,7 @@ async def test_killed_peer_is_noticed_and_found_again_after_its_restart(
         await a.transport.connect(b.address)
         stream = await a.transport.open_stream(b.id, ECHO)
         await b.kill()
-        with pytest.raises(PeerGone, match="cut|closed"):
+        with pytest.raises(PeerGone, match="lost|closed"):
             await asyncio.wait_for(stream.read(), 5)
         await wait_for(lambda: a.count(PeerDisconnected) == 1)
         assert a.transport.peer(b.id) is None
@@ -91,7 +91,7 @@ async def test_hung_peer_costs_bounded_memory_and_time(tmp_path: Path, processes
         link = entry.best.link
         with stopped(b):
             before = link.bytes_out
-            with pytest.raises(PeerGone, match="withholding the watchdog ping"):
+            with pytest.raises(PeerGone, match="silent for"):
                 await asyncio.wait_for(stream.write(bytes(200_000_000)), 10)
             await wait_for(lambda: a.count(PeerDisconnected))
             assert link.bytes_out - before < 1_000_000
@@ -255,7 +255,7 @@ async def test_control_methods_do_what_they_say(tmp_path: Path) -> None:
         await wait_for(lambda: not a.transport.peers())
         with pytest.raises(NotFound, match="no connected peer"):
             find_peer(a.transport, "zzzz")
-        with pytest.raises(InvalidParams, match="at least 4"):
+        with pytest.raises(InvalidParams, match="at least the last 4"):
             find_peer(a.transport, "zz")
         with pytest.raises(Unavailable, match="is not connected"):
             await call(a, "transport.ping", peer=b.id)

@@ -161,7 +161,7 @@ def test_full_disk_is_said(machine: Machine) -> None:
         """
     )
     said = start_fails(machine)
-    assert any(STATE in line and "No space left" in line for line in said), said
+    assert any(STATE in line and "the disk is full" in line for line in said), said
     assert findings(machine)["disk"].startswith("fail: 0 B free")
     assert any("status=69/UNAVAILABLE" in line for line in machine.journal("-n", "50"))
 
@@ -175,12 +175,12 @@ def test_port_in_use_is_said_and_all_else_runs(machine: Machine) -> None:
         machine.run("systemctl", "start", "aitorrentd.service")
         status = machine.answer("status")
         assert "8468" in json.dumps(status["warnings"]), status["warnings"]
-        assert "transport is failed" in findings(machine)["plugins"]
-        assert "8468" in findings(machine)["plugins"]
+        # The node dials its peers meanwhile, and listens as soon as the port is free.
+        assert machine.plugins()["transport"] == "running"
         assert machine.plugins()["ollama"] in ("running", "skipped")
     finally:
         machine.run("systemctl", "stop", "taken.service")
-    until(lambda: machine.plugins()["transport"] == "running", 60)
+    until(lambda: "8468" not in json.dumps(machine.answer("status")["warnings"]), 60)
 
 
 def test_broken_plugin_of_a_third_party_shows_as_broken_and_all_else_runs(
@@ -217,7 +217,7 @@ def test_layer_that_others_can_write_is_not_used(machine: Machine) -> None:
     try:
         after = machine.now()
         machine.run("systemctl", "restart", "aitorrentd")
-        assert any("is not used" in line for line in machine.journal(after, own=True))
+        assert any("ignored" in line for line in machine.journal(after, own=True))
         assert not {"probe", "hello"} & set(machine.plugins())
     finally:
         machine.run("chmod", "o-w", f"/{LAYER}")

@@ -7,6 +7,7 @@ root file system once, from the package sources of the test machine, and it is c
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -36,6 +37,8 @@ _BOOT_S: Final = 60.0
 _OFF_S: Final = 15.0
 _CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_numbers = itertools.count()
+"A name is never used again: the kernel may still be cleaning up after an earlier machine."
 _NAMESPACES: Final = ("-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w")
 _PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 _ENVIRONMENT: Final[Mapping[str, str]] = {
@@ -184,7 +187,7 @@ class Machine:
         self._share = self._work / "share"
         self._container: subprocess.Popen[bytes] | None = None
         self._leader = 0
-        self._name = f"aitorrent-{os.getpid()}-{id(self) % 10_000}"
+        self._name = f"aitorrent-{os.getpid()}-{next(_numbers)}"
         self._cgroups: list[Path] = []
 
     def __enter__(self) -> Self:

@@ -250,7 +250,7 @@ def test_model_that_is_being_loaded_is_a_bar_on_a_terminal(tmp_path: Path) -> No
 def test_what_is_not_ready_is_listed_with_its_state(ctl: Any, tmp_path: Path) -> None:
     with serving(tmp_path / "s", LoadingBackend("shards", loading(), LACKING)):
         lines = [line.split(maxsplit=6) for line in ctl("models").out.splitlines()]
-        assert lines[0][:4] == ["No", "model", "is", "ready:"]
+        assert lines[0][:4] == ["No", "model", "is", "ready"]
         assert lines[2][:4] == ["m", "loading", "30%", "shards"]
         assert lines[3][:3] == ["big", "incomplete", "shards"]
         late = ctl("--timeout", "0.1", "wait", "--model", "m")

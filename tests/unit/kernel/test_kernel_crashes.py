@@ -371,7 +371,7 @@ async def test_required_plugin_is_lost_with_what_it_needs(tmp_path: Path) -> Non
         assert not node.fatal.done()
         bomb.explode()
         text = await asyncio.wait_for(node.fatal, 5)
-        assert text.startswith("required plugin app cannot go on: plugin net is failed: ")
+        assert text.startswith("required plugin app cannot continue: plugin net is failed: ")
 
 
 async def test_stopping_is_not_fatal(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ async def test_commands_name_what_is_wrong(tmp_path: Path) -> None:
             await node.restart("off")
         with pytest.raises(MethodNotFound, match="no method 'core.nothing'"):
             node.method("core.nothing")
-        with pytest.raises(Conflict, match="was started before"):
+        with pytest.raises(Conflict, match="has already run"):
             await node.start()
     with pytest.raises(ShuttingDown, match="the daemon is stopping"):
         await node.enable("off")

@@ -93,8 +93,6 @@ async def test_look_does_not_keep_a_hung_worker_alive(monkeypatch: pytest.Monkey
     await worker.request({"op": "echo"})
     os.kill(worker.pid, signal.SIGSTOP)
     await workers.look()
-    with pytest.raises(
-        Unavailable, match=r"worker echo is gone: it gave did not answer within 0\.3 s"
-    ):
+    with pytest.raises(Unavailable, match=r"worker echo is gone: it did not answer within 0\.3 s"):
         await asyncio.wait_for(worker.request({"op": "echo"}, timeout_s=3600), 20)
     await worker.close()
