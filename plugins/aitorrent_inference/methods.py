@@ -117,8 +117,8 @@ class GenerateParams(BaseModel):
         0,
         ge=0,
         le=86_400,
-        description="wait so long for a model that is loading, here or at a peer, and tell by"
-        " progress how far it is",
+        description="how long to wait for a model that is loading, here or on a peer; the call "
+        "reports progress meanwhile",
     )
 
     @model_validator(mode="after")

@@ -27,15 +27,15 @@ class OllamaConfig(PluginConfig):
     )
     keep_alive: str | int | float | None = Field(
         None,
-        description='how long Ollama keeps a model loaded: seconds, or such as "1h30m"; '
-        "-1 = for ever",
+        description="how long Ollama keeps a model loaded after an answer: seconds, or a duration "
+        'such as "1h30m"; -1 = indefinitely',
     )
     num_ctx: int | None = Field(
         None,
         ge=1,
         lt=2**31,
-        description="tokens of context that Ollama is to use; default: as Ollama or the model's "
-        "Modelfile has it. Another number than before makes Ollama load the model again",
+        description="context length in tokens that Ollama uses (default: set by the model's "
+        "Modelfile, else by Ollama); a change makes Ollama reload the model",
     )
     poll_s: float = Field(30, gt=0, le=3600, description="how often to poll Ollama")
     connect_timeout_s: float = Field(3, gt=0, le=60, description="timeout for connecting")

@@ -28,8 +28,8 @@ class ServerConfig(SettingsTable):
     )
     completions: bool = Field(
         False,
-        description="send bare prompts to /completions, which goes on from them without the "
-        "model's chat template; default: as a user's message",
+        description="send bare prompts to /completions, which continues their text without the "
+        "model's chat template (default: send them to /chat/completions as a user message)",
     )
     connect_timeout_s: float = Field(5, gt=0, le=60, description="timeout for connecting")
     read_timeout_s: float = Field(
