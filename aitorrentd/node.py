@@ -140,7 +140,7 @@ class Node(Runtime):
 
         The model's chat template is applied to a prompt, unless `raw` is set.
 
-        `params` are those of SamplingParams: temperature, top_p, top_k, seed, stop, max_tokens.
+        `params` are those of SamplingParams, such as temperature, seed, stop and max_tokens.
 
         Raises:
             InvalidParams: a parameter is unknown or out of range; otherwise as in

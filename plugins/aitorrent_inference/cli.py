@@ -9,6 +9,24 @@ from typing import Annotated, Any, Final
 import typer
 
 from aitorrent_inference.cli_answer import message, report, stream_answer
+from aitorrent_inference.cli_options import (
+    Backend,
+    FrequencyPenalty,
+    MaxTokens,
+    MinP,
+    Model,
+    NumCtx,
+    PresencePenalty,
+    RepeatPenalty,
+    Seed,
+    Stop,
+    System,
+    Temperature,
+    Thinking,
+    TopK,
+    TopP,
+    Wait,
+)
 from aitorrentd.cli import toolkit
 
 COMMANDS: Final = {
@@ -18,48 +36,7 @@ COMMANDS: Final = {
 }
 _MAX_STDIN_CHARS: Final = 4 * 1024 * 1024
 
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="Model to ask (default: the node's).", metavar="NAME")
-]
-System = Annotated[str, typer.Option(help="System prompt.", metavar="TEXT")]
-Temperature = Annotated[
-    float | None,
-    typer.Option(min=0, max=100, help="Sampling temperature; 0 = always the most likely token."),
-]
-TopP = Annotated[
-    float | None,
-    typer.Option(
-        min=0, max=1, help="Sample from the most likely tokens up to this total probability."
-    ),
-]
-TopK = Annotated[
-    int | None, typer.Option(min=0, help="Sample from this many most likely tokens; 0 = all.")
-]
-Seed = Annotated[
-    int | None, typer.Option(min=0, help="Random seed; the same seed gives the same answer.")
-]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="Maximum number of new tokens.")]
-Stop = Annotated[
-    list[str] | None, typer.Option(help="Stop before this text; repeatable.", metavar="TEXT")
-]
-Backend = Annotated[
-    str, typer.Option(help="Use only this backend, or peer:PEERID.", metavar="NAME")
-]
-
-Wait = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        max=86_400,
-        help="How long to wait for a model that is loading, here or on a peer; 0 = do not wait.",
-        metavar="SECONDS",
-    ),
-]
 _WAIT_S: Final = 120.0
-Thinking = Annotated[
-    bool,
-    typer.Option("--thinking", help="Show on stderr what the model thinks before it answers."),
-]
 
 _COLUMNS: Final[list[toolkit.Column]] = [
     ("name", "MODEL"),
@@ -117,8 +94,13 @@ def ask(
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
+    min_p: MinP = None,
+    repeat_penalty: RepeatPenalty = None,
+    presence_penalty: PresencePenalty = None,
+    frequency_penalty: FrequencyPenalty = None,
     seed: Seed = None,
     max_tokens: MaxTokens = None,
+    num_ctx: NumCtx = None,
     stop: Stop = None,
     backend: Backend = "",
     raw: Annotated[
@@ -144,7 +126,19 @@ def ask(
     text = _prompt(prompt)
     params: dict[str, Any] = {
         "model": model,
-        "params": sampling(temperature, top_p, top_k, seed, max_tokens, stop),
+        "params": given(
+            temperature=temperature,
+            top_p=top_p or None,
+            top_k=top_k,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            seed=seed,
+            max_tokens=max_tokens,
+            num_ctx=num_ctx,
+            stop=stop or None,
+        ),
         "parallel": parallel,
         "wait_s": wait,
         "thinking": thinking,
@@ -180,24 +174,9 @@ def _prompt(words: list[str] | None) -> str:
     return text.rstrip("\n")
 
 
-def sampling(
-    temperature: float | None,
-    top_p: float | None,
-    top_k: int | None,
-    seed: int | None,
-    max_tokens: int | None,
-    stop: list[str] | None,
-) -> dict[str, Any]:
+def given(**params: Any) -> dict[str, Any]:
     """The parameters that are set."""
-    named = {
-        "temperature": temperature,
-        "top_p": top_p or None,
-        "top_k": top_k,
-        "seed": seed,
-        "max_tokens": max_tokens,
-        "stop": list(stop) if stop else None,
-    }
-    return {name: value for name, value in named.items() if value is not None}
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def chat(
@@ -206,8 +185,13 @@ def chat(
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
+    min_p: MinP = None,
+    repeat_penalty: RepeatPenalty = None,
+    presence_penalty: PresencePenalty = None,
+    frequency_penalty: FrequencyPenalty = None,
     seed: Seed = None,
     max_tokens: MaxTokens = None,
+    num_ctx: NumCtx = None,
     stop: Stop = None,
     backend: Backend = "",
     wait: Wait = _WAIT_S,
@@ -221,7 +205,19 @@ def chat(
 
     params: dict[str, Any] = {
         "model": model,
-        "params": sampling(temperature, top_p, top_k, seed, max_tokens, stop),
+        "params": given(
+            temperature=temperature,
+            top_p=top_p or None,
+            top_k=top_k,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            seed=seed,
+            max_tokens=max_tokens,
+            num_ctx=num_ctx,
+            stop=stop or None,
+        ),
         "wait_s": wait,
         "thinking": thinking,
     }

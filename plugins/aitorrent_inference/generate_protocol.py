@@ -38,6 +38,7 @@ _MAX_PROBLEMS: Final = 8
 # Peer error codes that keep their meaning here; any other only means that the peer failed.
 _CODES_KEPT: Final = frozenset({"busy", "not_found", "invalid_params"})
 
+_ALIASES: Final = {"num_predict": "max_tokens", "repetition_penalty": "repeat_penalty"}
 _DURATIONS: Final = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 # "load" and "unload" answer an empty prompt; old servers send no reason.
 _REASONS: Final = (None, "stop", "length", "load", "unload")
@@ -109,7 +110,8 @@ def _line(value: Mapping[str, Any]) -> bytes:
 
 
 def sampling_params(raw: Mapping[str, Any]) -> SamplingParams:
-    """Parameters under our names or Ollama's: `num_predict` is `max_tokens`.
+    """Parameters under our names, Ollama's (`num_predict` is `max_tokens`) or vLLM's
+    (`repetition_penalty` is `repeat_penalty`).
 
     Ollama's forms of "unset" are accepted: a negative `num_predict` or `seed`, `top_p` of 0,
     a single `stop` string instead of a list.
@@ -118,9 +120,10 @@ def sampling_params(raw: Mapping[str, Any]) -> SamplingParams:
         ValidationError: a value is out of range.
     """
     params = {k: v for k, v in raw.items() if v is not None}
-    if "num_predict" in params:
-        predict = params.pop("num_predict")
-        params.setdefault("max_tokens", predict)
+    for theirs, ours in _ALIASES.items():
+        if theirs in params:
+            value = params.pop(theirs)
+            params.setdefault(ours, value)
     for name, unset_below in (("max_tokens", 0), ("seed", 0), ("top_k", 0)):
         value = params.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value < unset_below:

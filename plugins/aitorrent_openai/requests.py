@@ -17,8 +17,15 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
     named = {
         "temperature": params.temperature,
         "top_p": params.top_p,
-        # Not part of OpenAI's API; vLLM, llama.cpp and others accept it.
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        # Not part of OpenAI's API, which rejects them by name; vLLM, llama.cpp and others apply
+        # them. vLLM, SGLang and OpenRouter use the first name of the penalty, llama.cpp and LM
+        # Studio the second, and both ignore the other.
         "top_k": params.top_k,
+        "min_p": params.min_p,
+        "repetition_penalty": params.repeat_penalty,
+        "repeat_penalty": params.repeat_penalty,
         "seed": params.seed,
         "max_tokens": params.max_tokens,
         "stop": list(params.stop) or None,
@@ -33,7 +40,7 @@ def chat_body(request: GenerateRequest) -> dict[str, Any]:
         InvalidParams: a parameter that this API does not have.
     """
     params = request.params
-    refuse_params(params, "an OpenAI-compatible server", context="", num_ctx="")
+    refuse_params(params, "an OpenAI-compatible server", context="", num_ctx="", repeat_last_n="")
     messages = request.messages or (Message(role="user", content=request.prompt or ""),)
     body = {
         "model": request.model,
@@ -73,6 +80,7 @@ def completion_body(request: GenerateRequest) -> dict[str, Any]:
         "an OpenAI-compatible server",
         context="",
         num_ctx="",
+        repeat_last_n="",
         format=why,
         think=why,
     )

@@ -86,6 +86,40 @@ class SamplingParams(BaseModel):
     top_k: int | None = Field(
         None, ge=0, description="sample from this many most likely tokens; 0 = all"
     )
+    min_p: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="sample only from tokens at least this fraction as likely as the likeliest",
+    )
+    repeat_penalty: float | None = Field(
+        None,
+        ge=0.01,
+        le=100,
+        allow_inf_nan=False,
+        description="penalise tokens that already occurred, also in the prompt; 1 = off",
+    )
+    repeat_last_n: int | None = Field(
+        None,
+        ge=-1,
+        lt=2**31,
+        description="how many of the latest tokens repeat_penalty covers; -1 = all (Ollama)",
+    )
+    presence_penalty: float | None = Field(
+        None,
+        ge=-2,
+        le=2,
+        allow_inf_nan=False,
+        description="penalise tokens that the answer already has; 0 = off (Ollama, OpenAI)",
+    )
+    frequency_penalty: float | None = Field(
+        None,
+        ge=-2,
+        le=2,
+        allow_inf_nan=False,
+        description="penalise tokens by their count in the answer; 0 = off (Ollama, OpenAI)",
+    )
     seed: int | None = Field(None, ge=0, lt=2**63, description="same seed, same answer")
     stop: tuple[Text, ...] = Field((), max_length=16, description="stop before any of these texts")
     max_tokens: int | None = Field(None, ge=1, description="at most this many new tokens")

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 
 from aitorrent_shards.answering.availability import (
@@ -19,6 +20,7 @@ from aitorrent_shards.answering.availability import (
 from aitorrent_shards.answering.coordinator import Coordinator
 from aitorrent_shards.answering.sampler import Sampling
 from aitorrent_shards.answering.transcript import Transcript, room_for
+from aitorrent_shards.models.generation_config import LogitRules
 from aitorrent_shards.models.tokenizer import THREAD_ABOVE_CHARS, ModelTokenizer
 from aitorrent_shards.node_services import NodeServices
 from aitorrent_shards.protocol.loading import Loading
@@ -137,7 +139,16 @@ class ShardsBackend:
             not supported. Busy: too many answers in progress, or a stage has no room. Unavailable:
             layers without a holder.
         """
-        refuse_params(request.params, "shards", num_ctx="", format="", think="")
+        refuse_params(
+            request.params,
+            "shards",
+            num_ctx="",
+            format="",
+            think="",
+            repeat_last_n="repeat_penalty covers all tokens",
+            presence_penalty="use repeat_penalty",
+            frequency_penalty="use repeat_penalty",
+        )
         refuse_images(request, "shards")
         model = self._pick(request.model)
         files, _ = model.ready()
@@ -160,7 +171,7 @@ class ShardsBackend:
                     model=model.entry.name,
                     settings=tokenizer.generation,
                 ),
-                rules=tokenizer.generation.rules,
+                rules=_rules(params, tokenizer.generation.rules),
                 stop_ids=tokenizer.end_ids,
                 vocab=files.vocab,
             )
@@ -199,9 +210,16 @@ class ShardsBackend:
             temperature=usual.temperature if params.temperature is None else params.temperature,
             top_k=usual.top_k if params.top_k is None else params.top_k,
             top_p=usual.top_p if params.top_p is None else params.top_p,
-            min_p=usual.min_p,
+            min_p=usual.min_p if params.min_p is None else params.min_p,
             seed=self._rng.getrandbits(63) if params.seed is None else params.seed,
         )
+
+
+def _rules(params: SamplingParams, usual: LogitRules) -> LogitRules:
+    """The model's rules, with the request's repetition penalty if it has one."""
+    if params.repeat_penalty is None:
+        return usual
+    return replace(usual, repetition_penalty=params.repeat_penalty)
 
 
 async def _encode(tokenizer: ModelTokenizer, request: GenerateRequest) -> tuple[int, ...]:

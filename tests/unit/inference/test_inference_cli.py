@@ -95,10 +95,20 @@ def test_ask_gives_its_options_to_the_backend(ctl: Any, tmp_path: Path) -> None:
             "0.5",
             "--top-k",
             "3",
+            "--min-p",
+            "0.1",
+            "--repeat-penalty",
+            "1.2",
+            "--presence-penalty",
+            "-0.5",
+            "--frequency-penalty",
+            "0.5",
             "--seed",
             "7",
             "--max-tokens",
             "9",
+            "--num-ctx",
+            "512",
         ]
         stops = ["--stop", "A", "--stop", "B"]
         assert (
@@ -113,8 +123,13 @@ def test_ask_gives_its_options_to_the_backend(ctl: Any, tmp_path: Path) -> None:
         "temperature": 0,
         "top_p": 0.5,
         "top_k": 3,
+        "min_p": 0.1,
+        "repeat_penalty": 1.2,
+        "presence_penalty": -0.5,
+        "frequency_penalty": 0.5,
         "seed": 7,
         "max_tokens": 9,
+        "num_ctx": 512,
         "stop": ("A", "B"),
     }
 

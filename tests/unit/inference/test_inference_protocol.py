@@ -56,7 +56,18 @@ def test_requests_survive_the_wire() -> None:
     request = GenerateRequest(
         model="m",
         messages=(Message(role="system", content="be brief"), Message(role="user", content="\n")),
-        params=SamplingParams(temperature=0.5, top_p=0.9, top_k=3, seed=7, stop=("a", "b")),
+        params=SamplingParams(
+            temperature=0.5,
+            top_p=0.9,
+            top_k=3,
+            min_p=0.1,
+            repeat_penalty=1.1,
+            repeat_last_n=64,
+            presence_penalty=-1,
+            frequency_penalty=2,
+            seed=7,
+            stop=("a", "b"),
+        ),
     )
     assert wire.decode_request(wire.encode_request(request)) == request
 
@@ -67,6 +78,9 @@ def test_requests_survive_the_wire() -> None:
         ({"num_predict": 7}, {"max_tokens": 7}),
         ({"num_predict": 7, "max_tokens": 3}, {"max_tokens": 3}),
         ({"num_predict": -1}, {}),
+        ({"repetition_penalty": 1.1}, {"repeat_penalty": 1.1}),
+        ({"repetition_penalty": 1.1, "repeat_penalty": 1.2}, {"repeat_penalty": 1.2}),
+        ({"min_p": 0.1, "repeat_last_n": -1}, {"min_p": 0.1, "repeat_last_n": -1}),
         ({"num_predict": -2, "seed": -1, "top_k": -1, "top_p": 0.0}, {}),
         ({"stop": "END"}, {"stop": ("END",)}),
         ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),

@@ -154,7 +154,14 @@ async def test_image_format_and_effort_go_to_the_server() -> None:
 
 
 @pytest.mark.parametrize(
-    "params", [{"num_ctx": 8192}, {"context": (1,)}, {"think": True}, {"think": False}]
+    "params",
+    [
+        {"num_ctx": 8192},
+        {"context": (1,)},
+        {"repeat_last_n": 64},
+        {"think": True},
+        {"think": False},
+    ],
 )
 def test_parameter_that_the_api_lacks_is_refused_by_name(params: dict[str, Any]) -> None:
     with pytest.raises(InvalidParams, match=f"cannot apply {next(iter(params))}"):
@@ -210,7 +217,18 @@ async def test_server_without_a_list_has_the_configured_models() -> None:
 async def test_conversation_goes_to_the_chat() -> None:
     async with FakeOpenai() as server, backend_of(server) as backend:
         chunks = await answer(
-            backend, chat(temperature=0.5, top_p=0.9, seed=7, stop=("END",), max_tokens=9)
+            backend,
+            chat(
+                temperature=0.5,
+                top_p=0.9,
+                min_p=0.1,
+                repeat_penalty=1.2,
+                presence_penalty=1,
+                frequency_penalty=-1,
+                seed=7,
+                stop=("END",),
+                max_tokens=9,
+            ),
         )
     assert chunks == [
         Chunk("Hel"),
@@ -226,6 +244,11 @@ async def test_conversation_goes_to_the_chat() -> None:
         "stream_options": {"include_usage": True},
         "temperature": 0.5,
         "top_p": 0.9,
+        "presence_penalty": 1,
+        "frequency_penalty": -1,
+        "min_p": 0.1,
+        "repetition_penalty": 1.2,
+        "repeat_penalty": 1.2,
         "seed": 7,
         "max_tokens": 9,
         "stop": ["END"],
@@ -292,10 +315,11 @@ async def test_refused_parameters_are_taken_back_once_and_for_all() -> None:
     assert bodies[-1]["max_completion_tokens"] == 5
 
 
-async def test_other_refused_parameter_is_an_error() -> None:
-    async with FakeOpenai(refuses=("seed",)) as server, backend_of(server) as backend:
-        with pytest.raises(InvalidParams, match="Unsupported parameter: 'seed'"):
-            await answer(backend, chat(seed=1))
+@pytest.mark.parametrize("name", ["seed", "min_p", "repeat_penalty"])
+async def test_other_refused_parameter_is_an_error(name: str) -> None:
+    async with FakeOpenai(refuses=(name,)) as server, backend_of(server) as backend:
+        with pytest.raises(InvalidParams, match=f"Unsupported parameter: '{name}'"):
+            await answer(backend, chat(**{name: 1}))
 
 
 async def test_key_is_sent_and_never_shown(caplog: pytest.LogCaptureFixture) -> None:

@@ -117,6 +117,11 @@ async def test_prompt_longer_than_the_context_is_named_with_its_numbers(tmp_path
         (request(model="other"), NotFound, "no model 'other' here; there are: toy"),
         (request(prompt=""), InvalidParams, "the prompt is empty"),
         (request(num_ctx=8, think=True), InvalidParams, "shards cannot apply num_ctx, think"),
+        (
+            request(presence_penalty=1, repeat_last_n=64),
+            InvalidParams,
+            "repeat_last_n: repeat_penalty covers all tokens, presence_penalty: use repeat_penalty",
+        ),
         (request(format="json"), InvalidParams, "shards cannot apply format"),
         (request(context=(1, 999)), InvalidParams, "outside the vocabulary of 258"),
         (
@@ -234,6 +239,27 @@ async def test_model_defaults_come_from_its_makers(tmp_path: Path) -> None:
         assert tokenizer is not None
         usual = tokenizer.generation
         assert (usual.temperature, usual.top_k, usual.top_p) == (0.6, 20, 0.95)
+
+
+async def test_penalty_and_min_p_of_the_request_replace_those_of_the_model(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    made = {"do_sample": True, "min_p": 0.2, "repetition_penalty": 4.0}
+    (folder / "generation_config.json").write_text(json.dumps(made))
+    async with toy_network(tmp_path, "all") as nodes:
+        greedy = await nodes[0].tokens(request(max_tokens=24, repeat_penalty=1))
+        penalised = await nodes[0].tokens(request(max_tokens=24))
+        assert await nodes[0].tokens(request(max_tokens=24, repeat_penalty=4)) == penalised
+        wishes: dict[str, Any] = {
+            "temperature": 2,
+            "seed": 1,
+            "repeat_penalty": 1,
+            "max_tokens": 24,
+        }
+        likeliest = await nodes[0].tokens(request(min_p=1, **wishes))
+        usual = await nodes[0].tokens(request(**wishes))
+    assert greedy != penalised
+    assert likeliest == greedy != usual
 
 
 @pytest.mark.parametrize("temperature", [0, 0.8])

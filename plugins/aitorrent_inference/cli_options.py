@@ -1,0 +1,76 @@
+"""The options that `ask` and `chat` share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Model to ask (default: the node's).", metavar="NAME")
+]
+System = Annotated[str, typer.Option(help="System prompt.", metavar="TEXT")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0, max=100, help="Sampling temperature; 0 = always the most likely token."),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Sample from the most likely tokens up to this total probability."
+    ),
+]
+TopK = Annotated[
+    int | None, typer.Option(min=0, help="Sample from this many most likely tokens; 0 = all.")
+]
+MinP = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Sample only from tokens at least this fraction as likely as the likeliest.",
+    ),
+]
+RepeatPenalty = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        max=100,
+        help="Penalise tokens that already occurred, also in the prompt; 1 = off.",
+    ),
+]
+PresencePenalty = Annotated[
+    float | None,
+    typer.Option(min=-2, max=2, help="Penalise tokens that the answer already has; 0 = off."),
+]
+FrequencyPenalty = Annotated[
+    float | None,
+    typer.Option(min=-2, max=2, help="Penalise tokens by their count in the answer; 0 = off."),
+]
+NumCtx = Annotated[
+    int | None, typer.Option(min=1, help="Context length in tokens that Ollama uses.")
+]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="Random seed; the same seed gives the same answer.")
+]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Maximum number of new tokens.")]
+Stop = Annotated[
+    list[str] | None, typer.Option(help="Stop before this text; repeatable.", metavar="TEXT")
+]
+Backend = Annotated[
+    str, typer.Option(help="Use only this backend, or peer:PEERID.", metavar="NAME")
+]
+
+Wait = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=86_400,
+        help="How long to wait for a model that is loading, here or on a peer; 0 = do not wait.",
+        metavar="SECONDS",
+    ),
+]
+Thinking = Annotated[
+    bool,
+    typer.Option("--thinking", help="Show on stderr what the model thinks before it answers."),
+]
