@@ -60,7 +60,7 @@ def _refusing(service: TransportService) -> Iterator[HealthWarning]:
 
 
 def _duplicated(service: TransportService) -> Iterator[HealthWarning]:
-    for sighting in service.table.duplicates.current(service.now()):
+    for sighting in service.table.rivals.duplicates.current(service.now()):
         yield HealthWarning("duplicate_key", f"{sighting.text}; {HOW_TO_END}")
 
 

@@ -82,7 +82,7 @@ class TransportPlugin:
     async def _check_key(self) -> CheckResult:
         if self._service is None:
             return CheckResult("fail", "the transport is not running", "aitorrentctl plugin list")
-        seen = self._service.table.duplicates.current(self._service.now())
+        seen = self._service.table.rivals.duplicates.current(self._service.now())
         if not seen:
             return CheckResult("ok", "no other node was seen with this key or a peer's")
         return CheckResult("fail", "; ".join(s.text for s in seen), HOW_TO_END)

@@ -18,9 +18,11 @@ from aitorrent_transport.links.path import StalledPaths
 from aitorrent_transport.peers.dialler import Dialler
 from aitorrent_transport.peers.interfaces import by_usefulness, own_addresses
 from aitorrent_transport.peers.known_peers import PeerStore
+from aitorrent_transport.peers.peer import Peer
 from aitorrent_transport.peers.store_opening import opened_store
 from aitorrent_transport.peers.stream_server import OPENS_BURST, OPENS_PER_S, StreamServer
-from aitorrent_transport.peers.table import MAX_TOLD_ADDRESSES, Peer, PeerTable
+from aitorrent_transport.peers.table import PeerTable
+from aitorrent_transport.peers.told import MAX_TOLD_ADDRESSES
 from aitorrent_transport.protocols.broadcast import Messages
 from aitorrent_transport.protocols.directory import ChannelDirectory
 from aitorrent_transport.secure.certificate import Credentials
@@ -87,7 +89,7 @@ class TransportService:
         self.table.on_down = self._peer_down
         self.paths = StalledPaths()
         self.table.on_stalled = self._path_stalled
-        self.table.on_moved = self.channels.peer_moved
+        self.table.rivals.on_moved = self.channels.peer_moved
         self.dialler = Dialler(
             ctx,
             self._tasks,

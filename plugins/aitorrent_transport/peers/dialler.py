@@ -13,7 +13,8 @@ from aitorrent_transport.links.dial import dial
 from aitorrent_transport.links.link import Link
 from aitorrent_transport.peers.address_file import read_address_file
 from aitorrent_transport.peers.known_peers import PeerStore
-from aitorrent_transport.peers.table import Peer, PeerTable
+from aitorrent_transport.peers.peer import Peer
+from aitorrent_transport.peers.table import PeerTable
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrentd.api import (
     AitorrentError,
@@ -138,7 +139,7 @@ class Dialler:
             if address.peer is not None:
                 await self._store.failed(address.peer, address.location)
             if isinstance(e, Conflict):
-                self._table.note_own_key(address.location)
+                self._table.rivals.note_own_key(address.location)
             return e
         return peer
 

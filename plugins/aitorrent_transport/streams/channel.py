@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from aitorrent_transport.streams.frames import MAX_DATA_BYTES, NONCE_BYTES
+from aitorrent_transport.streams.frames import MAX_DATA_BYTES
 from aitorrent_transport.streams.mux import Mux
+from aitorrent_transport.streams.pings import MAX_PINGS, Pings
+from aitorrent_transport.streams.secure_link import SecureLink
 from aitorrent_transport.streams.stream import ChannelStream
 from aitorrent_transport.streams.stream_state import StreamState
 from aitorrent_transport.streams.windows import WindowBudget
@@ -17,7 +17,6 @@ from aitorrentd.api import (
     Busy,
     Clock,
     PeerGone,
-    PeerId,
     Priority,
     ProtocolError,
     TimedOut,
@@ -25,82 +24,12 @@ from aitorrentd.api import (
     short,
 )
 
-_MAX_PINGS: Final = 64
-_MAX_UNANSWERED: Final = 8
-_RECENT_PINGS: Final = 7
-_FIRST_PINGS: Final = 5  # in succession, since window growth needs the round-trip time
 _TURN_BYTES: Final = 256 * 1024  # sent before yielding; frames from other tasks go first
 _LINGER_S: Final = 60.0  # grace for a peer that does not read the rest of a stream closed here
 
 
 def ignore(*_: object) -> None:
     """Placeholder for callbacks of a closed channel."""
-
-
-class SecureLink(Protocol):
-    """The interface a channel needs from a link after its handshake."""
-
-    on_record: Callable[[memoryview], None]
-    on_lost: Callable[[str], None]
-    on_writable: Callable[[], None]
-
-    @property
-    def peer(self) -> PeerId:
-        """The peer at the other end, authenticated by the handshake."""
-
-    @property
-    def agent(self) -> str:
-        """The software that the peer claims to run."""
-
-    @property
-    def outbound(self) -> bool:
-        """Whether this side dialled."""
-
-    @property
-    def remote(self) -> tuple[str, int]:
-        """The peer's IP address and port."""
-
-    @property
-    def instance(self) -> bytes:
-        """Distinguishes the peer's process from another with its identity; empty if not sent."""
-
-    @property
-    def observed(self) -> tuple[str, int] | None:
-        """This end's address and port as the peer sees them, or None."""
-
-    @property
-    def handshake_hash(self) -> bytes:
-        """Identical on both sides, unique per handshake."""
-
-    @property
-    def writable(self) -> bool:
-        """Whether the write buffer is below its high-water mark."""
-
-    @property
-    def bytes_in(self) -> int:
-        """Bytes received."""
-
-    @property
-    def bytes_out(self) -> int:
-        """Bytes sent."""
-
-    def start(self) -> None:
-        """Start delivering records."""
-
-    def send(self, *parts: bytes | memoryview) -> None:
-        """Send one record, which may be batched until `flush`."""
-
-    def flush(self) -> None:
-        """Write batched records to the socket now."""
-
-    def is_stalled(self) -> bool:
-        """Whether the peer's silence suggests a path that drops large packets."""
-
-    def close(self, reason: str = "") -> None:
-        """Close once pending records are sent, giving the peer the reason."""
-
-    def abort(self) -> None:
-        """Close immediately."""
 
 
 class Channel:
@@ -129,8 +58,6 @@ class Channel:
         self.on_greeted: Callable[[Channel, Mapping[str, Any]], None] = lambda channel, hello: None
         self.on_duplicate: Callable[[Channel, str], None] = lambda channel, where: None
         self.opened_at = clock.monotonic()
-        self.srtt_s: float | None = None
-        "Median of recent round-trip times, robust against a single late reply."
         self.closed: str | None = None
         "Why the channel ended, or None."
         self.fault: ProtocolError | None = None
@@ -145,10 +72,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._greeting = greeting
         self._greeted: asyncio.Future[Mapping[str, Any] | Unavailable] = self._loop.create_future()
-        self._pings: dict[bytes, tuple[float, asyncio.Future[float] | None]] = {}
-        self._recent_rtts: deque[float] = deque(maxlen=_RECENT_PINGS)
-        self._last_ping = self._heard = self._ticked = self.opened_at
-        self._bytes_seen = 0
+        self._pings = Pings(keepalive_s, self.opened_at)
         self._flush_handle: asyncio.Handle | None = None
         self._tick_handle: asyncio.TimerHandle | None = None
         self.mux.on_open = lambda state: self.on_stream(self, state)
@@ -205,10 +129,7 @@ class Channel:
             if handle is not None:
                 handle.cancel()
         self.mux.fail(f"the channel ended: {reason}")
-        for _, waiter in self._pings.values():
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(PeerGone(f"{short(self.peer)}: {reason}"))
-        self._pings.clear()
+        self._pings.fail(lambda: PeerGone(f"{short(self.peer)}: {reason}"))
         if not self._greeted.done():
             self._greeted.set_result(Unavailable(f"{short(self.peer)}: {reason}"))
         self.on_closed(self, reason, self.fault)
@@ -261,7 +182,7 @@ class Channel:
         link.flush()
 
     def _take_hello(self, greeting: Mapping[str, Any]) -> None:
-        self._heard = self._clock.monotonic()
+        self._pings.hear(self._clock.monotonic())
         if not self._greeted.done():
             self._greeted.set_result(greeting)
         self.on_greeted(self, greeting)
@@ -329,8 +250,8 @@ class Channel:
         """
         if self.closed is not None:
             raise PeerGone(f"{short(self.peer)}: {self.closed}")
-        if len(self._pings) >= _MAX_PINGS:
-            raise Busy(f"{_MAX_PINGS} pings to {short(self.peer)} are under way")
+        if self._pings.is_full:
+            raise Busy(f"{MAX_PINGS} pings to {short(self.peer)} are under way")
         answer: asyncio.Future[float] = self._loop.create_future()
         nonce = self._ping(answer)
         try:
@@ -339,38 +260,32 @@ class Channel:
         except TimeoutError:
             raise TimedOut(f"{short(self.peer)} did not answer a ping in {timeout_s:g} s") from None
         finally:
-            self._pings.pop(nonce, None)
+            self._pings.forget(nonce)
             del answer  # its error would keep this frame alive
 
     def _ping(self, answer: asyncio.Future[float] | None) -> bytes:
-        nonce = os.urandom(NONCE_BYTES)
-        now = self._clock.monotonic()
-        self._pings[nonce] = (now, answer)
-        if answer is None:
-            self._last_ping = now
+        nonce = self._pings.begin(self._clock.monotonic(), answer)
         self.mux.ping(nonce)
         self._flush()
         return nonce
 
     def _take_pong(self, nonce: bytes) -> None:
-        sent, answer = self._pings.pop(nonce, (None, None))
-        if sent is None:
+        if not self._pings.take(nonce, self._clock.monotonic()):
             return
-        took = self._clock.monotonic() - sent
-        self._recent_rtts.append(took)
-        ranked = sorted(self._recent_rtts)
-        self.srtt_s = ranked[len(ranked) // 2]
-        # Under load a ping queues behind data; windows must not grow from the delay they cause.
-        self.mux.rtt_s = ranked[0]
-        if answer is not None and not answer.done():
-            answer.set_result(took)
+        # Windows must not grow from the delay that their own data causes.
+        self.mux.rtt_s = self._pings.least_rtt_s
         if not self.rtt_known and self.closed is None:
             self._ping(None)
 
     @property
+    def srtt_s(self) -> float | None:
+        """Median of recent round-trip times; None before the first."""
+        return self._pings.srtt_s
+
+    @property
     def rtt_known(self) -> bool:
         """Whether enough pings were answered for a reliable estimate."""
-        return len(self._recent_rtts) >= _FIRST_PINGS
+        return self._pings.rtt_known
 
     @property
     def _tick_s(self) -> float:
@@ -378,21 +293,10 @@ class Channel:
 
     def _tick(self) -> None:
         now = self._clock.monotonic()
-        unanswered = [sent for sent, answer in self._pings.values() if answer is None]
-        if self.link.bytes_in != self._bytes_seen or now - self._ticked > self._keepalive_s:
-            # Bytes arrived, or this process itself stalled, which is not the peer's fault.
-            self._bytes_seen = self.link.bytes_in
-            self._heard = now
-        self._ticked = now
-        silent_s = now - max(self._heard, min(unanswered, default=now))
-        if silent_s >= self._keepalive_s * 4 / 3:
-            self.lose(f"silent for {silent_s:.0f} s")
+        if lost := self._pings.check(now, self.link.bytes_in):
+            self.lose(lost)
             return
-        if len(unanswered) >= _MAX_UNANSWERED:
-            self.lose(f"{len(unanswered)} pings unanswered")
-            return
-        is_new = not self.rtt_known and not unanswered
-        if is_new or now - self._last_ping >= self._keepalive_s:
+        if self._pings.is_due(now):
             self._ping(None)
         for state in self.mux.states():
             self._expire(state, now)

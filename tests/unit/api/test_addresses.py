@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aitorrent_transport.peers.table import told_addresses
+from aitorrent_transport.peers.told import told_addresses
 from aitorrentd.api import InvalidParams, PeerId, peer_id
 from aitorrentd.api.network.addresses import Address, address_of, parse_address
 
