@@ -15,6 +15,10 @@ _UNSAFE: Final = dict.fromkeys(
 )
 
 
+# What a note advises, and the options for it.
+_REMEDIES: Final = {"ask for the thinking": "--thinking", "max_tokens": "--max-tokens"}
+
+
 def message(role: str, content: str) -> dict[str, str]:
     """A turn of a conversation."""
     return {"role": role, "content": content}
@@ -117,8 +121,11 @@ def report(summary: Mapping[str, Any]) -> None:
     answered_by = _who(str(summary.get("backend", "")), names)
     parts.append(f"{toolkit.clean(summary.get('model', ''))} by {toolkit.clean(answered_by)}")
     lines = [", ".join(parts), *stage_lines(summary)]
-    if note := summary.get("note"):
-        lines.insert(0, f"{toolkit.clean(note)} (--thinking, --max-tokens)")
+    if note := toolkit.clean(summary.get("note", "")):
+        options = [option for words, option in _REMEDIES.items() if words in note]
+        lines.insert(0, f"{note} ({', '.join(options)})" if options else note)
+    if warning := toolkit.clean(summary.get("warning", "")):
+        lines.insert(0, f"warning: {warning}")
     sys.stdout.flush()
     sys.stderr.write("\n".join(lines) + "\n")
     sys.stderr.flush()

@@ -3,8 +3,9 @@
 The request is one JSON line `{"prompt"|"messages", "model", "params"}`. An unknown field or
 parameter is rejected by name, since ignoring it would change the answer. The answer is NDJSON as
 streamed by Ollama's `/api/generate` (Ollama, docs/api.md, "Generate a completion"): lines with
-`response`, or with `thinking` for reasoning before the answer, then one with `done` true and the
-statistics. An error is a final line `{"error", "code"}`. Unknown answer fields are ignored.
+`response`, or with `thinking` for reasoning before the answer, then one with `done` true, the
+statistics, and where they apply `warning` and `reasoning_tokens`. An error is a final line
+`{"error", "code"}`. Unknown answer fields are ignored.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ PROTOCOL: Final = "/ai-torrent/1/generate"
 MAX_LINE_BYTES: Final = 1024 * 1024
 MAX_ANSWER_CHARS: Final = 16 * 1024 * 1024
 _MAX_ERROR_CHARS: Final = 2048
+_MAX_WARNING_CHARS: Final = 1024
 _MAX_PROBLEMS: Final = 8
 # Peer error codes that keep their meaning here; any other only means that the peer failed.
 _CODES_KEPT: Final = frozenset({"busy", "not_found", "invalid_params"})
@@ -83,6 +85,8 @@ class _Reply(BaseModel):
     prompt_eval_duration: _Count | None = None
     eval_duration: _Count | None = None
     stages: tuple[_Stage, ...] = Field((), max_length=1024)
+    reasoning_tokens: _Count | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +206,10 @@ def last_line(model: str, time_s: float, chunk: Chunk, timing: Timing) -> bytes:
     value["prompt_eval_duration"] = durations.get("prompt_eval_duration", timing.prompt_eval)
     value["eval_count"] = chunk.completion_tokens
     value["eval_duration"] = durations.get("eval_duration", timing.evaluation)
+    if (hidden := chunk.extra.get("reasoning_tokens")) and isinstance(hidden, int):
+        value["reasoning_tokens"] = hidden
+    if chunk.warning:
+        value["warning"] = chunk.warning[:_MAX_WARNING_CHARS]
     if chunk.stages:
         value["stages"] = [{"peer": s.peer, "start": s.start, "end": s.end} for s in chunk.stages]
     line = _line(value)
@@ -239,6 +247,8 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
     if reply.done_reason not in _REASONS:
         raise ProtocolError(f"bad answer line: done_reason {reply.done_reason!r}")
     extra = {k: v for k in _DURATIONS if (v := getattr(reply, k)) is not None}
+    if reply.reasoning_tokens:
+        extra["reasoning_tokens"] = reply.reasoning_tokens
     return Chunk(
         reply.response,
         done=True,
@@ -249,4 +259,5 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
         stages=tuple(StageView(s.peer, s.start, s.end) for s in reply.stages),
         extra=extra,
         thinking=reply.thinking,
+        warning=(reply.warning or "")[:_MAX_WARNING_CHARS],
     )

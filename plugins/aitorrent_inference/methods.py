@@ -181,6 +181,7 @@ def summary(
         "names": names([answer.backend.removeprefix("peer:"), *(s.peer for s in last.stages)]),
         "thinking_chars": answer.thinking_chars,
         "note": answer.note,
+        "warning": last.warning,
         "failures": answer.failures,
     }
 

@@ -55,14 +55,27 @@ class Answer:
         """Why the answer is empty; an empty string if it is not."""
         if self.last is None or self.text_chars:
             return ""
-        tokens = self.last.completion_tokens
+        hidden = _whole(self.last.extra.get("reasoning_tokens"))
+        # Some servers do not count the thinking as part of the answer.
+        tokens = max(self.last.completion_tokens, hidden)
         count = f"{tokens} token{'' if tokens == 1 else 's'}"
-        if not self.thinking_chars and not self.last.extra.get("reasoning_tokens"):
+        is_cut = self.last.reason == "length"
+        if not self.thinking_chars and not hidden:
+            if is_cut:
+                after = f" after {count}" if tokens else ""
+                return f"no answer: the token limit came{after} before any text; raise max_tokens"
             return f"no answer: {count} received, none with text" if tokens else ""
-        if self.last.reason == "length":
-            spent = f"all {count} went" if tokens else "all tokens went"
+        spent = f"all {count} went" if tokens else "all tokens went"
+        if self.thinking_chars and is_cut:
             return f"no answer: {spent} into thinking; raise max_tokens, or ask for the thinking"
-        return "no answer: the model ended after thinking; ask for the thinking to see it"
+        if self.thinking_chars:
+            return "no answer: the model ended after thinking; ask for the thinking to see it"
+        remedy = "; raise max_tokens" if is_cut else ""
+        return f"no answer: {spent} into thinking, which the server does not send{remedy}"
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 class Router:

@@ -7,6 +7,7 @@ import importlib
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ from aitorrentd.api import (
     Unavailable,
 )
 from aitorrentd.api.models.served import ServedModels
+from aitorrentd.api.models.truncation import text_bytes, truncation
 
 if TYPE_CHECKING:
     from aitorrent_ollama.connection import OllamaClient
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 _FRESH_S: Final = 2.0
 _SHOW_TIMEOUT_S: Final = 5.0
 _MAX_SHOWN: Final = 256
+_LONG_BYTES: Final = 1024
+"Shorter prompts fit every context in use, unless the request asks for a smaller one."
 _UNKNOWN: Final = Shown()
 
 
@@ -152,8 +156,19 @@ class OllamaBackend:
         async with aclosing(client.lines(path, body)) as lines:
             async for line in lines:
                 part = reader.read(line)
-                if part.done or part.text or part.thinking:
-                    yield part
                 if part.done:
+                    yield await self._judged(client, request, part)
                     return
-        yield reader.finish()
+                if part.text or part.thinking:
+                    yield part
+        yield await self._judged(client, request, reader.finish())
+
+    async def _judged(self, client: OllamaClient, request: GenerateRequest, last: Chunk) -> Chunk:
+        """The last chunk, with a warning if Ollama truncated the prompt."""
+        sent, context = text_bytes(request), request.params.num_ctx or self._config.num_ctx
+        if sent >= _LONG_BYTES:
+            loaded = await self._loaded(client)
+            names = (request.model, f"{request.model}:latest")
+            context = next((loaded[name] for name in names if name in loaded), context)
+        warning = truncation("Ollama", sent, last.prompt_tokens, context, remedy="raise num_ctx")
+        return replace(last, warning=warning)

@@ -5,6 +5,7 @@ The plugin imports this module only once it finds an Ollama server, to save memo
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
@@ -24,6 +25,10 @@ from aitorrentd.api.models.reported_errors import MAX_ERROR_CHARS, error_in_body
 # The last line of an answer carries the session's token ids, up to some hundred thousand.
 _MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 _MAX_BODY_BYTES: Final = 32 * 1024 * 1024
+# Ollama says this with the status 400, or in the middle of an answer without a status.
+_TOO_LONG: Final = re.compile(
+    r"exceed\w* .*context|(longer|larger) than .*context|context .*exceeded", re.IGNORECASE
+)
 _BLANK: Final = b"\xef\xbb\xbf \t\r"
 
 
@@ -39,6 +44,8 @@ def not_running(url: str) -> Unavailable:
 def refusal(status: int, text: str, model: str) -> AitorrentError:
     """The error for an HTTP status and the text of `{"error": …}`."""
     text = text[:MAX_ERROR_CHARS].strip() or f"HTTP status {status}"
+    if _TOO_LONG.search(text):
+        return InvalidParams(f"Ollama: {text}; shorten the prompt, or raise num_ctx")
     if status == 404 and model:
         return NotFound(f"Ollama: {text}; get it with `ollama pull {model}`", model=model)
     if status in (429, 503):

@@ -50,6 +50,10 @@ def request_body(
         if params.context is not None:
             body["context"] = list(params.context)
     body["stream"] = True
+    # By default, Ollama drops the beginning of what exceeds the context, silently: of the prompt
+    # (`truncate`), and of the conversation when the answer fills the context (`shift`). Servers
+    # from before October 2025 ignore both fields.
+    body["truncate"] = body["shift"] = False
     if params.format is not None:
         body["format"] = params.format
     if params.think is not None:

@@ -214,9 +214,13 @@ class Chunk:
     """Progress for the user, such as a lost stage or a model being loaded (then `extra` has
     done_bytes and total_bytes); comes without text."""
     extra: dict[str, Any] = field(default_factory=dict)
-    "Backend-specific figures of the last chunk, such as Ollama's durations in ns."
+    """Backend-specific figures of the last chunk, such as Ollama's durations in ns, and
+    reasoning_tokens where the server counts them."""
     thinking: str = ""
     "Part of the model's reasoning before it answers; not part of the answer."
+    warning: str = ""
+    """What the user must know to judge the answer, such as that the server truncated the prompt; in
+    the last chunk."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,9 @@ class FakeOllama(HttpServer):
     "None for servers before 0.6.4."
     loaded_context: int | None = None
     "The context of the models in memory; None if none is loaded."
+    prompt_tokens: int = FIGURES["prompt_eval_count"]
+    refuses: tuple[int, str] | None = None
+    "The status and the error that every prompt gets; with the status 200, in the stream."
     thoughts: list[str] = field(default_factory=list)
     "The thinking text before the words."
 
@@ -148,6 +151,9 @@ class FakeOllama(HttpServer):
             error = "server busy, please try again.  maximum pending requests exceeded"
             await reply.json({"error": error}, 503)
             return
+        if self.refuses is not None:
+            await reply.json({"error": self.refuses[1]}, self.refuses[0])
+            return
         is_chat = request.path == "/api/chat"
         await reply.start("application/x-ndjson")
         for thought in self.thoughts:
@@ -192,4 +198,4 @@ class FakeOllama(HttpServer):
             value["done_reason"] = self.done_reason
         if not is_chat:
             value["context"] = [*body.get("context", []), 1, 2, 3]
-        return {**value, **FIGURES}
+        return {**value, **FIGURES, "prompt_eval_count": self.prompt_tokens}

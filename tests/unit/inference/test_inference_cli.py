@@ -187,6 +187,20 @@ def test_answer_of_thinking_alone_says_why_it_is_empty(ctl: Any, tmp_path: Path)
     assert summary["note"].startswith("no answer: all 9 tokens")
 
 
+def test_answer_that_needs_a_caution_has_it_before_the_figures(ctl: Any, tmp_path: Path) -> None:
+    last = Chunk("", done=True, reason="stop", warning="the prompt was \x1b[31mtruncated")
+    hidden = Chunk("", done=True, reason="length", extra={"reasoning_tokens": 9})
+    with serving(tmp_path / "s", FakeBackend("a", last=last)):
+        cut = ctl("ask", "hi")
+    with serving(tmp_path / "s", FakeBackend("a", words=(), last=hidden)):
+        empty = ctl("ask", "hi")
+    assert cut.err.startswith("warning: the prompt was �[31mtruncated\n")
+    assert empty.err.startswith(
+        "no answer: all 9 tokens went into thinking, which the server does not send; "
+        "raise max_tokens (--max-tokens)\n"
+    )
+
+
 @pytest.mark.parametrize("words", [[], ["-"]])
 def test_ask_reads_the_prompt_from_standard_input(
     ctl: Any, tmp_path: Path, words: list[str]

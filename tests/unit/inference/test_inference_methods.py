@@ -84,6 +84,7 @@ async def test_generate_yields_pieces_with_ids_and_an_end() -> None:
         "names": {},
         "thinking_chars": 0,
         "note": "",
+        "warning": "",
         "failures": [],
     }
 
@@ -136,12 +137,49 @@ def test_requests_that_occur_are_taken_or_refused_by_name() -> None:
     assert [m.content for m in parts.messages or ()] == ["one two"]
 
 
-def test_tokens_without_text_are_told_where_the_server_hides_its_thinking() -> None:
-    hidden = Chunk("", done=True, reason="length", completion_tokens=9)
-    assert Answer(last=hidden).note == "no answer: 9 tokens received, none with text"
-    told = Chunk("", done=True, completion_tokens=9, extra={"reasoning_tokens": 9}, reason="length")
-    assert "all 9 tokens went into thinking" in Answer(last=told).note
-    assert Answer(last=Chunk("", done=True, reason="stop")).note == ""
+@pytest.mark.parametrize(
+    ("reason", "tokens", "hidden", "note"),
+    [
+        (
+            "length",
+            9,
+            9,
+            "no answer: all 9 tokens went into thinking, which the server does not send",
+        ),
+        (
+            "length",
+            0,
+            9,
+            "no answer: all 9 tokens went into thinking, which the server does not send",
+        ),
+        ("length", 9, 0, "no answer: the token limit came after 9 tokens before any text"),
+        ("length", 0, 0, "no answer: the token limit came before any text"),
+        (
+            "stop",
+            9,
+            9,
+            "no answer: all 9 tokens went into thinking, which the server does not send",
+        ),
+        ("stop", 9, 0, "no answer: 9 tokens received, none with text"),
+        ("stop", 0, 0, ""),
+    ],
+)
+def test_empty_answer_says_what_became_of_its_tokens(
+    reason: Any, tokens: int, hidden: int, note: str
+) -> None:
+    extra = {"reasoning_tokens": hidden} if hidden else {}
+    last = Chunk("", done=True, reason=reason, completion_tokens=tokens, extra=extra)
+    advice = "; raise max_tokens" if reason == "length" else ""
+    assert Answer(last=last).note == note + advice
+    assert Answer(last=last, text_chars=1).note == ""
+
+
+async def test_warning_about_the_answer_is_in_the_summary() -> None:
+    node = make_node()
+    last = Chunk("", done=True, reason="stop", warning="the prompt was truncated")
+    with node.having(FakeBackend("a", last=last)):
+        items = await collect(methods_of(node)["inference.generate"], GenerateParams(prompt="hi"))
+    assert items[-1].summary["warning"] == "the prompt was truncated"
 
 
 def test_pace_is_counted_from_the_first_token() -> None:

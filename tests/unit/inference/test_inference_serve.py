@@ -12,6 +12,7 @@ import pytest
 from aitorrent_inference import peers
 from aitorrent_inference.generate_protocol import MAX_LINE_BYTES
 from aitorrent_inference.peers import PeerBackend
+from aitorrent_inference.router import Answer
 from aitorrentd.api import (
     Busy,
     Chunk,
@@ -98,6 +99,27 @@ async def test_thinking_reaches_a_peer_apart_from_the_answer() -> None:
         chunks = [c async for c in asker.router.generate(ASKED, backend=name)]
     assert "".join(c.thinking for c in chunks) == "let me see"
     assert "".join(c.text for c in chunks) == "one"
+    await net.close()
+
+
+async def test_warning_and_hidden_thinking_reach_a_peer() -> None:
+    net = Net()
+    asker, server = make_node(0, net), make_node(1, net)
+    last = Chunk(
+        "",
+        done=True,
+        reason="length",
+        completion_tokens=9,
+        extra={"reasoning_tokens": 9, "tokens_per_s": 1.5},
+        warning="the prompt was truncated",
+    )
+    answer = Answer()
+    with server.having(FakeBackend("a", words=[], last=last)):
+        chunks = asker.router.generate(ASKED, backend=f"peer:{server.id}", answer=answer)
+        assert [c.warning async for c in chunks] == ["the prompt was truncated"]
+        lines = await exchange(server, REQUEST)
+    assert "all 9 tokens went into thinking, which the server does not send" in answer.note
+    assert (lines[-1]["reasoning_tokens"], lines[-1]["done_reason"]) == (9, "length")
     await net.close()
 
 

@@ -195,6 +195,8 @@ async def test_prompt_goes_to_generate_with_context_and_options() -> None:
         "prompt": "Why is the sky blue?",
         "context": [8, 9],
         "stream": True,
+        "truncate": False,
+        "shift": False,
         "options": {
             "temperature": 0.5,
             "top_p": 0.9,
@@ -227,6 +229,8 @@ async def test_messages_go_to_chat() -> None:
             {"role": "user", "content": "hi"},
         ],
         "stream": True,
+        "truncate": False,
+        "shift": False,
     }
 
 
