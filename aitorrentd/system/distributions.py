@@ -2,7 +2,8 @@
 
 `importlib.metadata.entry_points` raises at the first distribution that it cannot read, for every
 caller and every group. Here each distribution is read separately, and a damaged one is reported and
-skipped. Nothing is imported.
+skipped. Nothing of theirs is imported, and `importlib.metadata` only for distributions outside
+directories: its import takes longer than the scan, and most commands would wait for it.
 
 Format: "Entry points specification" and "Recording installed projects", packaging.python.org.
 """
@@ -14,15 +15,18 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from email.parser import HeaderParser
-from functools import cached_property
-from importlib import metadata
+from functools import cached_property, reduce
+from importlib import import_module
+from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aitorrentd.display import bytes_text
 from aitorrentd.errors import InvalidParams
 from aitorrentd.system.files import read_regular
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 PLUGINS: Final = "aitorrentd.plugins"
 COMMANDS: Final = "aitorrentd.cli"
@@ -32,6 +36,11 @@ _MAX_BYTES: Final = 1024 * 1024
 _VALUE: Final = re.compile(
     r"(?P<module>[\w.]+)\s*(:\s*(?P<attr>[\w.]+))?\s*(\[(?P<extras>[^\]]*)\])?\s*"
 )
+
+
+if TYPE_CHECKING:
+    Source = Path | metadata.Distribution
+    "A distribution: its folder or, in an archive, what a finder says of it."
 
 
 class DamagedError(Exception):
@@ -71,7 +80,8 @@ class Point:
     def load(self) -> Any:
         """Import the object that it names. Raises InvalidParams as in `module`, and import
         errors."""
-        return metadata.EntryPoint(self._parts[0], self.value, self.group).load()
+        attributes = (self._parts["attr"] or "").split(".") if self._parts["attr"] else ()
+        return reduce(getattr, attributes, import_module(self.module))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +121,8 @@ def scan(*groups: str) -> Scan:
     found = Scan()
     chosen: dict[str, tuple[Path | None, list[Point]]] = {}
     seen: set[str] = set()
-    for dist in _distributions(found):
-        where = _folder(dist)
+    for source in _distributions(found):
+        where = source if isinstance(source, Path) else None
         if where is not None:
             # pip renames a distribution to `~…` before removing it, and may be interrupted in
             # between.
@@ -120,12 +130,12 @@ def scan(*groups: str) -> Scan:
                 continue
             seen.add(real)
         try:
-            declared = [entry for entry in _entry_points(dist, where) if entry[0] in groups]
+            declared = [entry for entry in _entry_points(source) if entry[0] in groups]
             if not declared:
                 continue
-            name, version = _name_and_version(dist, where)
+            name, version = _name_and_version(source)
         except DamagedError as e:
-            found.problems.append(_damaged(dist, where, str(e)))
+            found.problems.append(_damaged(source, str(e)))
             continue
         points = [Point(*entry, name, version) for entry in declared]
         key = normalized(name)
@@ -152,33 +162,61 @@ def described(dist: metadata.Distribution) -> tuple[str, str, list[tuple[str, st
     Raises:
         DamagedError: it cannot be read.
     """
-    where = _folder(dist)
-    return (*_name_and_version(dist, where), list(_entry_points(dist, where)))
+    source = _source(dist)
+    return (*_name_and_version(source), list(_entry_points(source)))
 
 
 def installed(name: str) -> metadata.Distribution | None:
     """The readable distribution of that name, the first on the module path."""
+    from importlib import metadata
+
     for dist in metadata.distributions(name=name):
         try:
-            _name_and_version(dist, _folder(dist))
+            _name_and_version(_source(dist))
         except DamagedError:
             continue
         return dist
     return None
 
 
-def _distributions(found: Scan) -> Iterator[metadata.Distribution]:
-    """Like `importlib.metadata.distributions`, but a raising finder does not break the others."""
-    context = metadata.DistributionFinder.Context()
+def _distributions(found: Scan) -> Iterator[Source]:
+    """Every distribution on the module path: its folder, or what another finder says of it.
+
+    Like `importlib.metadata.distributions`, but a raising finder does not break the others.
+    """
     for finder in sys.meta_path:
         if (find := getattr(finder, "find_distributions", None)) is None:
             continue
         try:
-            yield from find(context)
+            if finder is PathFinder:
+                for entry in sys.path:
+                    yield from _in_entry(entry or ".")
+            else:
+                from importlib import metadata
+
+                yield from map(_source, find(metadata.DistributionFinder.Context()))
         except Exception as e:  # a third-party import hook may raise anything
             kind = type(finder).__name__ if not isinstance(finder, type) else finder.__name__
             text = f"the import hook {shown(kind)} cannot list distributions: {shown(repr(e))}"
             found.problems.append(Problem(kind, text))
+
+
+def _in_entry(entry: str) -> Iterator[Source]:
+    """The distributions in an entry of `sys.path`: a directory, an unpacked egg or an archive."""
+    try:
+        names = os.listdir(entry)
+    except NotADirectoryError:
+        from importlib import metadata
+
+        yield from map(_source, metadata.distributions(path=[entry]))
+        return
+    except OSError:
+        return
+    is_egg = entry.lower().endswith(".egg")
+    for name in names:
+        kind = name.lower()
+        if kind.endswith((".dist-info", ".egg-info")) or (is_egg and kind == "egg-info"):
+            yield Path(entry, name)
 
 
 def _changed_at(folder: Path) -> float:
@@ -188,21 +226,21 @@ def _changed_at(folder: Path) -> float:
         return 0.0
 
 
-def _folder(dist: metadata.Distribution) -> Path | None:
-    """The distribution's `.dist-info`; None in an archive. pip reads the same attribute."""
+def _source(dist: metadata.Distribution) -> Source:
+    """The distribution's `.dist-info`, or itself in an archive. pip reads the same attribute."""
     where = getattr(dist, "_path", None)
-    return where if isinstance(where, Path) else None
+    return where if isinstance(where, Path) else dist
 
 
-def _text(dist: metadata.Distribution, where: Path | None, name: str) -> str | None:
+def _text(source: Source, name: str) -> str | None:
     """A metadata file, or None if missing."""
-    if where is None:
+    if not isinstance(source, Path):
         try:
-            return dist.read_text(name)
+            return source.read_text(name)
         except Exception as e:  # an archive, or another class of distribution
             raise DamagedError(f"{name} cannot be read ({shown(repr(e))})") from None
     try:
-        raw = read_regular(where / name, _MAX_BYTES)
+        raw = read_regular(source / name, _MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as e:
@@ -215,11 +253,9 @@ def _text(dist: metadata.Distribution, where: Path | None, name: str) -> str | N
         raise DamagedError(f"{name} is not UTF-8") from None
 
 
-def _entry_points(
-    dist: metadata.Distribution, where: Path | None
-) -> Iterator[tuple[str, str, str]]:
+def _entry_points(source: Source) -> Iterator[tuple[str, str, str]]:
     """(group, name, value) of each entry point."""
-    text = _text(dist, where, "entry_points.txt") or ""
+    text = _text(source, "entry_points.txt") or ""
     group = None
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()
@@ -235,21 +271,32 @@ def _entry_points(
         yield group, name.strip(), value.strip()
 
 
-def _name_and_version(dist: metadata.Distribution, where: Path | None) -> tuple[str, str]:
-    text = _text(dist, where, "METADATA") or _text(dist, where, "PKG-INFO")
-    if text is None and where is not None and where.is_file():
+def _name_and_version(source: Source) -> tuple[str, str]:
+    text = _text(source, "METADATA") or _text(source, "PKG-INFO")
+    if text is None and isinstance(source, Path) and source.is_file():
         # An egg-info of distutils is one file, and declares no entry points.
-        return _name_in(where), "unknown"
+        return _name_in(source), "unknown"
     if not text:
         raise DamagedError("it has no METADATA")
-    head = HeaderParser().parsestr(text.partition("\n\n")[0])
-    name = str(head.get("Name") or "").strip()
+    head = _headers(text)
+    name = head.get("name", "")
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
         raise DamagedError(f"its METADATA names no distribution (Name: {shown(name)})")
-    if where is not None and normalized(_name_in(where)) != normalized(name):
+    if isinstance(source, Path) and normalized(_name_in(source)) != normalized(name):
         # Otherwise any package could pass for another one, aitorrentd itself included.
         raise DamagedError(f"its METADATA is that of {name}")
-    return name, shown(str(head.get("Version") or "unknown").strip())
+    return name, shown(head.get("version") or "unknown")
+
+
+def _headers(text: str) -> dict[str, str]:
+    """The first value of each header of a METADATA file, by lower-case name; one line each."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        name, has_colon, value = line.partition(":")
+        if not has_colon and not line[:1].isspace():
+            break  # the description follows
+        found.setdefault(name.lower(), value.strip())
+    return found
 
 
 def _name_in(where: Path) -> str:
@@ -258,9 +305,10 @@ def _name_in(where: Path) -> str:
     return folder.rpartition(".")[0].partition("-")[0]
 
 
-def _damaged(dist: metadata.Distribution, where: Path | None, why: str) -> Problem:
-    name = normalized(_name_in(where)) if where is not None else type(dist).__name__
+def _damaged(source: Source, why: str) -> Problem:
+    name, at = type(source).__name__, ""
+    if isinstance(source, Path):
+        name, at = normalized(_name_in(source)), f" ({shown(str(source))})"
     title = shown(name) or "without a name"
-    at = f" ({shown(str(where))})" if where is not None else ""
     remedy = f"reinstall it (pip install --force-reinstall {title}) or remove it"
     return Problem(title, f"distribution {title}{at} is damaged and left out: {why}; {remedy}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,7 +96,7 @@ def _link(temporary: Path, path: Path) -> bool:
 @contextlib.contextmanager
 def _beside(path: Path, content: bytes, *, mode: int, durable: bool) -> Iterator[Path]:
     """A file with `content` in the directory of `path`, deleted after the block unless renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(fd, "wb") as file:

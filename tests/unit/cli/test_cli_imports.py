@@ -51,3 +51,16 @@ def test_everyday_commands_load_neither_pydantic_nor_asyncio(args: list[str]) ->
     assert "typer" in loaded
     assert not loaded & (HEAVY | SLOW)
     assert "aitorrent_transport" not in loaded
+
+
+def test_the_scan_for_plugins_does_not_import_importlib_metadata() -> None:
+    code = (
+        "from aitorrentd.system import distributions\n"
+        "found = distributions.scan(distributions.COMMANDS)\n"
+        "assert any(point.name == 'transport' for point in found.points), found"
+    )
+    program = f"import sys\n{code}\nprint('importlib.metadata' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "False\n"
