@@ -100,6 +100,7 @@ class TransportService:
             masking=config.masking,
         )
         self._listener = Listener(self._credentials, self.table.accept)
+        self._listener.on_own_key = self._own_key_dialled
         self.binding = Binding(self._listener, config.listen, self._tasks, ctx.random.random)
         store.on_moved = self._keep_wanted
         self._own: list[str] = []
@@ -147,6 +148,9 @@ class TransportService:
                 " segments are used from now on",
                 host_port(host, port),
             )
+
+    def _own_key_dialled(self, where: HostPort) -> None:
+        self.table.rivals.note_own_key(address_of(*where).location)
 
     def _on_bound_later(self, where: HostPort) -> None:
         self._own = []

@@ -110,7 +110,7 @@ async def dial(
     except AitorrentError as e:
         raise type(e)(f"{where}: {e.message}", **e.data) from None
     finally:
-        if link is None and transport is not None:
+        if link is None and transport is not None and not transport.is_closing():
             transport.abort()
         done.cancel()
 

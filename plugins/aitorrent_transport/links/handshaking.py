@@ -66,6 +66,7 @@ class HandshakeProtocol(asyncio.Protocol):
         try:
             answer = self._handshake.receive(data)
         except AitorrentError as e:
+            self._part(self._handshake.parting)
             self.fail(e)
             return
         if answer:
@@ -86,14 +87,19 @@ class HandshakeProtocol(asyncio.Protocol):
             on_link(link)
 
     def fail(self, error: AitorrentError) -> None:
-        """Give up: abort the connection without telling the other side."""
+        """Give up: abort the connection, unless it already closes with a last message."""
         if not self._over:
             self._over = True
-            if self._transport is not None:
+            if self._transport is not None and not self._transport.is_closing():
                 self._transport.abort()
             on_error = self._on_error
             self._let_go()
             on_error(error)
+
+    def _part(self, message: bytes) -> None:
+        if message and self._transport is not None:
+            self._transport.write(message)
+            self._transport.close()
 
     def _let_go(self) -> None:
         """Drop back references, so that no cycle keeps the connection in memory."""

@@ -20,7 +20,7 @@ from aitorrent_transport.links.masking import GET, MaskedListener
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import HANDSHAKE_S, MAGIC, Refusal
 from aitorrent_transport.secure.hello import HostPort
-from aitorrentd.api import AitorrentError, ProtocolError, Unavailable
+from aitorrentd.api import AitorrentError, Conflict, ProtocolError, Unavailable
 from aitorrentd.api.descriptors import is_scarce
 from aitorrentd.api.tally import Tally
 
@@ -41,14 +41,14 @@ class _Doorman(asyncio.Protocol):
         self._first = b""
         self._shake = listener.handshake(self)
         self._inner: HandshakeProtocol | MaskedListener | None = None
-        self.host = ""
+        self.remote: HostPort = ("", 0)
         self.deadline: asyncio.TimerHandle | None = None
         self.refusal: Refusal | None = None
         "Reason to refuse the connection once its protocol is known."
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
-        self.host = remote_of(self._transport)[0]
+        self.remote = remote_of(self._transport)
         sock = self._transport.get_extra_info("socket")
         if not self._listener.admit(self, sock.fileno() if sock is not None else -1):
             self._transport.abort()
@@ -77,6 +77,11 @@ class _Doorman(asyncio.Protocol):
         self._listener.spoke(self)
         first, self._first = self._first, b""
         protocol.data_received(first)
+
+    @property
+    def host(self) -> str:
+        """IP address of the other end; empty for unnamed sockets."""
+        return self.remote[0]
 
     def refuse(self, refusal: Refusal) -> None:
         """Close the connection; a dialer that began a handshake is told why."""
@@ -125,6 +130,8 @@ class Listener:
         "Connections refused or closed for lack of capacity, by host."
         self.scarce_at: float | None = None
         "Loop time of the last refusal for lack of file descriptors."
+        self.on_own_key: Callable[[HostPort], None] = lambda where: None
+        "Another node with this node's own key dialled from there."
         self.accepted = 0
         self.failed = 0
 
@@ -223,6 +230,8 @@ class Listener:
         if doorman in self._half_open:
             self.failed += 1
             log.debug("inbound handshake failed: %s", error.message)
+            if isinstance(error, Conflict) and doorman.host:
+                self.on_own_key(doorman.remote)
         self.forget(doorman)
 
     def forget(self, doorman: _Doorman) -> None:

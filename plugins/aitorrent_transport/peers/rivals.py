@@ -103,7 +103,7 @@ class Rivals:
         channel.close(f"another node with this key is connected from {first}")
 
     def note_own_key(self, where: str) -> None:
-        """Record that a dial reached another process with this node's own key."""
+        """Record that this node dialled, or was dialled by, another process with its own key."""
         self._note(self._me, "this node", where)
 
     def note_told(self, channel: Channel, where: str) -> None:

@@ -11,7 +11,8 @@ bytes per body:
 The prologue binds protocol, network and offer: a modified offer or a different network fails the
 handshake. The node's identity signs each Hello over its role and the transcript, so a stolen or
 replayed Hello is worthless. The listener reveals its identity to anyone who completes the key
-exchange; the dialer reveals its own only to the expected listener.
+exchange; the dialer reveals its own only to the expected listener, or to one that proved to have
+the dialer's own key: then it completes its part before it leaves, so that both sides know.
 
 A listener without capacity or time left may reject a valid dialer by sending, instead of its next
 message, `u16 0 | AITR | u8 reason` (see `Refusal`). Anyone on the path can forge this, just as they
@@ -162,6 +163,8 @@ class Handshake:
         self._magic_due = not dialer
         self.result: HandshakeResult | None = None
         self.rest = b""
+        self.parting = b""
+        "What to send before closing, after `receive` raised Conflict."
 
     def start(self) -> bytes:
         """The dialer's first bytes."""
@@ -227,6 +230,10 @@ class Handshake:
             return _framed(noise.write(self._own_hello))
         noise = self._noise
         hello = self._verify(noise, noise.read(body))
+        if self._is_own_key(hello):
+            raise Conflict(
+                "another node with this node's own key dialled", peer=peer_id(hello.identity)
+            )
         if hello.version != self._version:
             raise ProtocolError(f"the dialer speaks version {hello.version}, not {self._version}")
         sending, receiving = noise.split()
@@ -244,6 +251,12 @@ class Handshake:
                 raise ProtocolError(f"the listener chose version {hello.version}, not offered")
             self._version = hello.version
             answer = _framed(noise.write(self._own_hello))
+            if self._is_own_key(hello):
+                self.parting = answer
+                raise Conflict(
+                    "another node with this node's own key answers there",
+                    peer=peer_id(hello.identity),
+                )
             self._confirming = noise.split()
             return answer
         sending, receiving = self._confirming
@@ -280,6 +293,8 @@ class Handshake:
             hello.identity, credentials.network, credentials.clock()
         )
         name = peer_id(hello.identity)
+        if self._is_own_key(hello):
+            return hello
         if self._expected is not None and name != self._expected:
             raise Unavailable(
                 f"the peer at that address is {name}, not {self._expected}",
@@ -287,10 +302,14 @@ class Handshake:
                 expected=self._expected,
             )
         if hello.identity == credentials.signer.public_key:
-            if hello.instance not in (b"", credentials.instance):
-                raise Conflict("another node with this node's own key answers there", peer=name)
             raise Unavailable("the peer at that address is this node itself", peer=name)
         return hello
+
+    def _is_own_key(self, hello: Hello) -> bool:
+        """Whether another process with this node's own identity sent `hello`."""
+        credentials = self._credentials
+        is_own = hello.identity == credentials.signer.public_key
+        return is_own and hello.instance not in (b"", credentials.instance)
 
     def _finish(
         self, noise: HandshakeState, hello: Hello, sending: CipherState, receiving: CipherState

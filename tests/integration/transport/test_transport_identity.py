@@ -60,12 +60,24 @@ async def test_node_that_died_without_a_word_is_replaced_by_its_next_process(
             assert "duplicate_key" not in codes(hub)
 
 
-async def test_dialling_an_own_key_elsewhere_names_the_true_cause(tmp_path: Path) -> None:
+@pytest.mark.parametrize("disguise", ["", "/ws"])
+async def test_node_that_dials_its_own_key_and_the_node_it_dials_name_the_true_cause(
+    tmp_path: Path, disguise: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with node(tmp_path / "1", "twin") as first, node(tmp_path / "2", "twin") as second:
         place = first.address.partition("/p2p/")[0]
-        with pytest.raises(Conflict, match="another node with this node's own key answers there"):
-            await second.transport.connect(place)
+        for _ in range(3):
+            with pytest.raises(Conflict, match="another node with this node's own key answers"):
+                await second.transport.connect(place + disguise)
         assert place in codes(second)["duplicate_key"]
+        await wait_for(lambda: "duplicate_key" in codes(first))
+        assert "this node and /ip4/127.0.0.1/tcp/" in codes(first)["duplicate_key"]
+        for each in (first, second):
+            checks = {check.name: check for _, check in each.kernel.checks()}
+            assert (await checks["key"].run()).status == "fail"
+        logged = [r.message for r in caplog.records if "two nodes use the key" in r.message]
+        assert len(logged) == 2
+        assert not first.transport.peers()
 
 
 async def test_bootstrap_address_without_an_id_accepts_a_new_key_there_and_says_so_once(

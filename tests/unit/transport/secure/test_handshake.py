@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aitorrent_transport.secure import handshake as module
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import MAGIC, MAX_MESSAGE_BYTES, Handshake, encode_offer
-from aitorrentd.api import AitorrentError, PeerId, ProtocolError, Unavailable
+from aitorrentd.api import AitorrentError, Conflict, PeerId, ProtocolError, Unavailable
 from tests.support.transport.link_peers import KeySigner, make_credentials, shake_hands
 
 
@@ -111,6 +111,21 @@ def test_answer_of_another_responder_than_dialled_is_refused_before_we_say_who_w
     with pytest.raises(Unavailable, match=f"the peer at that address is {theirs}, not {wanted}"):
         dialer.receive(second)
     assert dialer.result is None
+
+
+@pytest.mark.parametrize("is_pinned", [False, True])
+def test_two_processes_with_one_key_both_know_before_they_part(is_pinned: bool) -> None:
+    signer = KeySigner()
+    stage = Stage(make_credentials(signer=signer), make_credentials(signer=signer))
+    dialer = stage.new_dialer(KeySigner().peer_id if is_pinned else None)
+    listener = stage.new_listener()
+    second = listener.receive(dialer.start())
+    with pytest.raises(Conflict, match="this node's own key answers there"):
+        dialer.receive(second)
+    with pytest.raises(Conflict, match="this node's own key dialled"):
+        listener.receive(dialer.parting)
+    assert dialer.result is None
+    assert listener.result is None
 
 
 def test_second_message_of_another_connection_is_refused() -> None:
