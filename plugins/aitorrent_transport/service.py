@@ -23,6 +23,7 @@ from aitorrent_transport.peers.store_opening import opened_store
 from aitorrent_transport.peers.stream_server import OPENS_BURST, OPENS_PER_S, StreamServer
 from aitorrent_transport.peers.table import PeerTable
 from aitorrent_transport.peers.told import MAX_TOLD_ADDRESSES
+from aitorrent_transport.protocols.addresses import Addresses
 from aitorrent_transport.protocols.broadcast import Messages
 from aitorrent_transport.protocols.directory import ChannelDirectory
 from aitorrent_transport.secure.certificate import Credentials
@@ -46,7 +47,7 @@ from aitorrentd.api.network.addresses import address_of, host_port, is_address_f
 from aitorrentd.api.network.directory import MergedDirectory
 from aitorrentd.api.tasks import Tasks
 
-_INTERFACES_S: Final = 10.0  # minimum interval between queries for the interface addresses
+_INTERFACES_S: Final = 4.0  # minimum interval between queries for the interface addresses
 
 
 def agent() -> str:
@@ -72,10 +73,16 @@ class TransportService:
         self.directory = MergedDirectory(ctx.log)
         self.channels = ChannelDirectory(ctx, self._tasks, self.open_stream, self.addresses_of)
         "The directory source that exchanges records with connected peers."
+        self._addresses = Addresses(ctx, self.open_stream, self._told_addresses, self._readdressed)
+        self._addresses.on_change = lambda: self.channels.readdressed(self._me)
         now = ctx.clock.monotonic
         # Slightly below the peer's limit, since its clock and ours differ.
         self._paces = PerPeer(lambda: TokenBucket(0.9 * OPENS_PER_S, 0.9 * OPENS_BURST, now()))
-        own = (self._messages.protocol(), self.channels.protocol())
+        own = (
+            self._messages.protocol(),
+            self.channels.protocol(),
+            self._addresses.protocol(),
+        )
         self._server = StreamServer(ctx, self._tasks, own)
         self.table = PeerTable(
             ctx,
@@ -85,7 +92,7 @@ class TransportService:
             greeting=self._greeting,
             serve=self._server.serve,
         )
-        self.table.on_up = lambda peer: self.channels.peer_up(peer.id)
+        self.table.on_up = self._peer_up
         self.table.on_down = self._peer_down
         self.paths = StalledPaths()
         self.table.on_stalled = self._path_stalled
@@ -123,6 +130,7 @@ class TransportService:
         """
         await self._listen()
         self._tasks.spawn(self._server.end_with_plugins(), "handlers of plugins")
+        self._tasks.spawn(self._addresses.follow(), "own addresses")
         for text in self.config.bootstrap:
             if is_address_file(text):
                 self.dialler.keep_file(Path(text))
@@ -171,10 +179,22 @@ class TransportService:
         await self._tasks.close()
 
     def _greeting(self) -> Mapping[str, Any]:
-        addresses = list(self.addresses())[:MAX_TOLD_ADDRESSES]
+        addresses = self._told_addresses()
         return {"v": 1, "addresses": addresses, "name": self._ctx.node_name}
 
+    def _told_addresses(self) -> list[str]:
+        return list(self.addresses())[:MAX_TOLD_ADDRESSES]
+
+    def _readdressed(self, peer: PeerId, listed: object) -> None:
+        if self.table.note_told(peer, listed):
+            self.channels.readdressed(peer)
+
+    def _peer_up(self, peer: Peer) -> None:
+        self._addresses.news.peer_up(peer.id, peer.best.greeting.get("addresses", ()))
+        self.channels.peer_up(peer.id)
+
     def _peer_down(self, peer: PeerId, reason: str) -> None:
+        self._addresses.news.peer_down(peer)
         self.channels.peer_down(peer)
         self._tasks.spawn(self.store.seen(peer, self._ctx.clock.time()), f"saw {short(peer)}")
 

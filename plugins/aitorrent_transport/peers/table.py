@@ -88,6 +88,15 @@ class PeerTable:
         """The dial addresses that the peer announced; kept for the last thousand peers."""
         return self._told.of(peer)
 
+    def note_told(self, peer: PeerId, listed: object) -> bool:
+        """Note the list of addresses that a connected peer sent; return whether it is news."""
+        entry = self._peers.get(peer)
+        if entry is None or not entry.channels:
+            return False
+        before = self._told.of(peer)
+        self._told.note(peer, listed, entry.best.link.remote[0])
+        return self._told.of(peer) != before
+
     # Joining
 
     def admit(self, link: SecureLink) -> Channel:

@@ -183,6 +183,11 @@ class ChannelDirectory:
         for key in self._book.forget(peer):
             self._changed(peer, key)
 
+    def readdressed(self, peer: PeerId) -> None:
+        """Handle new addresses of a node, which are part of its records."""
+        for key in self._book.of(peer):
+            self._ctx.publish(DirectoryChanged(key, peer))
+
     def peer_moved(self, peer: PeerId) -> None:
         """Handle the pending close of the channel that carries the stream."""
         if peer in self._tellers:

@@ -52,6 +52,8 @@ class Channel:
     ) -> None:
         self.link = link
         self.peer = link.peer
+        self.greeting = greeting
+        "What this side says about itself first."
         self.mux = Mux(dialer=link.outbound, budget=budget)
         self.on_stream: Callable[[Channel, StreamState], None] = lambda channel, state: None
         self.on_closed: Callable[[Channel, str, ProtocolError | None], None] = lambda *_: None
@@ -70,7 +72,6 @@ class Channel:
         self._clock = clock
         self._keepalive_s = keepalive_s
         self._loop = asyncio.get_running_loop()
-        self._greeting = greeting
         self._greeted: asyncio.Future[Mapping[str, Any] | Unavailable] = self._loop.create_future()
         self._pings = Pings(keepalive_s, self.opened_at)
         self._flush_handle: asyncio.Handle | None = None
@@ -92,7 +93,7 @@ class Channel:
         self.link.on_record = self._take_record
         self.link.on_lost = self._take_loss
         self.link.on_writable = self._flush
-        self.mux.hello(self._greeting)
+        self.mux.hello(self.greeting)
         self.link.start()
         if self.closed is None:
             self._flush()

@@ -38,6 +38,26 @@ async def main(path, seed, host, port, wanted, *bootstrap):
 
 asyncio.run(main(*sys.argv[1:]))
 """
+# Prints where the other node says it can be dialled, whenever that changes.
+LISTENER = """
+import asyncio, sys
+from pathlib import Path
+from tests.support.transport.transport_nodes import node
+
+async def main(path, seed, *bootstrap):
+    config = {"listen": "0.0.0.0", "port": 9999, "bootstrap": list(bootstrap)}
+    async with node(Path(path), seed, **config) as it:
+        before = None
+        while True:
+            for peer in it.transport.peers():
+                told = sorted(a.host for a in it.transport.table.told(peer.id))
+                if told != before:
+                    print(*told, flush=True)
+                    before = told
+            await asyncio.sleep(0.1)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
 
 
 @asynccontextmanager
@@ -97,3 +117,21 @@ async def test_address_that_comes_later_is_listened_on_then(tmp_path: Path) -> N
             ip("-n", two, "addr", "add", "10.77.0.9/24", "dev", "e0")
             assert await said(far, 60) == ["done"]
             assert (await said(near, 10))[0] == "done"
+
+
+async def test_connected_peer_learns_an_address_that_comes_later(tmp_path: Path) -> None:
+    place = str(tmp_path)
+    with machines(2) as (one, two):
+        dialer = ("-c", LISTENER, place, "dialer", "10.77.0.2:9999")
+        async with (
+            running(two, "-c", LISTENER, place, "hub") as far,
+            running(one, *dialer) as near,
+        ):
+            assert await said(near, 30) == ["10.77.0.2"]
+            assert await said(far, 30) == ["10.77.0.1"]
+            ip("-n", two, "addr", "add", "10.77.0.9/24", "dev", "e0")
+            assert await said(near, 30) == ["10.77.0.2", "10.77.0.9"]
+            ip("-n", one, "addr", "add", "10.77.0.8/24", "dev", "e0")
+            assert await said(far, 30) == ["10.77.0.1", "10.77.0.8"]
+            ip("-n", two, "addr", "del", "10.77.0.9/24", "dev", "e0")
+            assert await said(near, 30) == ["10.77.0.2"]
