@@ -1,4 +1,4 @@
-"""Backends, a directory, a transport and a clock without a network, for tests of the router."""
+"""Routers with backends of a test, without a network."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import random
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
-    Awaitable,
-    Callable,
     Iterator,
-    Mapping,
     Sequence,
 )
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from aitorrent_inference.catalogue import Catalogue
 from aitorrent_inference.config import InferenceConfig
+from aitorrent_inference.generate_protocol import PROTOCOL
 from aitorrent_inference.router import Router
 from aitorrent_inference.serve import GenerateHandler
 from aitorrentd.api import (
@@ -31,18 +29,14 @@ from aitorrentd.api import (
     ModelView,
     NotFound,
     PeerId,
-    PeerView,
     PendingModel,
-    Priority,
-    Record,
     Registry,
-    Stream,
-    Transport,
-    Unavailable,
+    WireProtocol,
     peer_id,
 )
 from tests.support.clocks import FakeClock
-from tests.support.transport.streams import MemoryStream, stream_pair
+from tests.support.transport.memory_directory import MemoryDirectory
+from tests.support.transport.memory_network import MemoryNetwork, MemoryTransport
 
 log = logging.getLogger("test.inference")
 
@@ -153,116 +147,8 @@ LACKING = PendingModel(
 )
 
 
-class FakeDirectory:
-    """Records in a dict; several nodes share `records`."""
-
-    def __init__(self, me: PeerId, records: dict[tuple[str, PeerId], Record]) -> None:
-        self.me = me
-        self.records = records
-        self.elsewhere: list[Record] = []
-        "Records that only `find` returns."
-
-    def publish(self, key: str, value: Mapping[str, Any]) -> None:
-        self.records[key, self.me] = Record(key, self.me, dict(value))
-
-    def withdraw(self, key: str) -> None:
-        self.records.pop((key, self.me), None)
-
-    def known(self, prefix: str) -> Sequence[Record]:
-        return [r for r in self.records.values() if r.key.startswith(prefix)]
-
-    async def find(self, key: str, *, timeout_s: float = 5.0) -> Sequence[Record]:
-        both = [*self.records.values(), *self.elsewhere]
-        return [r for r in both if r.key == key]
-
-
-Handler = Callable[[Stream], Awaitable[None]]
-
-
 @dataclass
-class Net:
-    """A set of nodes that reach each other through in-memory streams."""
-
-    handlers: dict[PeerId, Handler] = field(default_factory=dict)
-    records: dict[tuple[str, PeerId], Record] = field(default_factory=dict)
-    rtts: dict[PeerId, float | None] = field(default_factory=dict)
-    opened: list[PeerId] = field(default_factory=list)
-    "The peers asked, in order."
-    streams: list[MemoryStream] = field(default_factory=list)
-    "The askers' stream ends."
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    async def serve(self, handler: Handler, stream: MemoryStream) -> None:
-        try:
-            await handler(stream)
-        except AitorrentError as e:
-            stream.reset(e.message)
-
-    async def close(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-
-class FakeTransport:
-    """A transport over a `Net`."""
-
-    def __init__(self, me: PeerId, net: Net) -> None:
-        self.me = me
-        self.net = net
-        self.pinged: list[PeerId] = []
-
-    @property
-    def node_id(self) -> PeerId:
-        return self.me
-
-    def addresses(self) -> Sequence[str]:
-        return []
-
-    def peers(self) -> Sequence[PeerView]:
-        views = (self.peer(p) for p in self.net.handlers if p != self.me)
-        return [v for v in views if v is not None]
-
-    def peer(self, peer: PeerId) -> PeerView | None:
-        if peer not in self.net.handlers:
-            return None
-        rtt = self.net.rtts.get(peer)
-        return PeerView(peer, "/ip4/127.0.0.1/tcp/1", True, 1.0, rtt, 0, 0, 0, "test")
-
-    async def connect(self, address: str, *, timeout_s: float = 10.0) -> PeerView:
-        raise Unavailable(f"nobody at {address}")
-
-    async def disconnect(self, peer: PeerId) -> None:
-        self.net.handlers.pop(peer, None)
-
-    async def open_stream(
-        self,
-        peer: PeerId,
-        protocol: str,
-        *,
-        timeout_s: float = 10.0,
-        priority: Priority = Priority.CONTROL,
-        addresses: Sequence[str] = (),
-    ) -> Stream:
-        self.net.opened.append(peer)
-        if peer not in self.net.handlers:
-            raise Unavailable(f"cannot reach {peer}")
-        ours, theirs = stream_pair(protocol, client=self.me, server=peer)
-        self.net.streams.append(ours)
-        task = asyncio.create_task(self.net.serve(self.net.handlers[peer], theirs))
-        self.net.tasks.add(task)
-        return ours
-
-    async def ping(self, peer: PeerId, *, timeout_s: float = 10.0) -> float:
-        self.pinged.append(peer)
-        return 0.5
-
-    async def broadcast(self, text: str) -> int:
-        return 0
-
-
-@dataclass
-class FakeNode:
+class FakeRouter:
     """A router with its environment."""
 
     id: PeerId
@@ -270,8 +156,8 @@ class FakeNode:
     catalogue: Catalogue
     router: Router
     handler: GenerateHandler
-    directory: FakeDirectory
-    transport: FakeTransport
+    directory: MemoryDirectory
+    transport: MemoryTransport
     clock: FakeClock
     events: list[Event]
 
@@ -285,32 +171,30 @@ class FakeNode:
 
 
 def make_node(
-    n: int = 0, net: Net | None = None, *, alone: bool = False, **settings: Any
-) -> FakeNode:
+    n: int = 0, net: MemoryNetwork | None = None, *, alone: bool = False, **settings: Any
+) -> FakeRouter:
     """Node number `n`; `settings` are the plugin's configuration; `alone` has no transport."""
-    net = net if net is not None else Net()
+    net = net or MemoryNetwork()
     me = node_id(n)
     config = InferenceConfig(**settings)
     clock = FakeClock()
     events: list[Event] = []
     backends: Registry[Backend] = Registry("backend")
-    directory = FakeDirectory(me, net.records)
-    transport = FakeTransport(me, net)
-    there: Transport | None = None if alone else transport
+    directory = MemoryDirectory(me, net.records)
     catalogue = Catalogue(
         backends,
         config,
         clock=clock,
         log=log,
-        transport=lambda: there,
+        transport=lambda: None if alone else transport,
         directory=lambda: None if alone else directory,
     )
     router = Router(
         catalogue, max_local=config.max_local, clock=clock, publish=events.append, log=log
     )
     handler = GenerateHandler(router, max_concurrent=config.max_concurrent, clock=clock, log=log)
-    net.handlers[me] = handler
-    return FakeNode(me, backends, catalogue, router, handler, directory, transport, clock, events)
+    transport = net.join(me, WireProtocol(PROTOCOL, handler))
+    return FakeRouter(me, backends, catalogue, router, handler, directory, transport, clock, events)
 
 
 async def text_of(chunks: AsyncIterator[Chunk]) -> str:

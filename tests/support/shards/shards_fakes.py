@@ -1,6 +1,6 @@
 """Nodes of the shards plugin without network, torch or processes.
 
-Everything is real except the transport (in-memory streams), the directory (one shared dict) and the
+Everything is real except the transport and the directory (both in memory) and the
 worker, which computes a toy model in Python. The toy's results depend on every earlier position, on
 the layer, and on how the input was split, so that a cache that was lost, skipped, repeated or
 refilled in other pieces changes the answer.
@@ -24,6 +24,7 @@ from typing import Any, cast
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.protocol.messages import PROTOCOL
 from aitorrent_shards.service import ShardsService
 from aitorrentd.api import (
     BACKENDS,
@@ -37,23 +38,20 @@ from aitorrentd.api import (
     Event,
     Frame,
     GenerateRequest,
-    PeerGone,
-    PeerId,
-    PeerView,
     PluginContext,
-    Priority,
-    Record,
     Registry,
     ServiceKey,
     Stream,
     TimedOut,
     Unavailable,
+    WireProtocol,
     Worker,
     peer_id,
 )
 from tests.support.clocks import LoopClock
 from tests.support.nodes import wait_for
-from tests.support.transport.streams import MemoryStream, stream_pair
+from tests.support.transport.memory_directory import MemoryDirectory
+from tests.support.transport.memory_network import MemoryNetwork
 
 VOCAB = 258
 EOS = 257
@@ -276,151 +274,48 @@ class ToyWorker:
         return Frame({"free_positions": 100_000 - used, "sessions": len(self.sessions)})
 
 
-class FakeNet:
-    """Nodes that can reach each other until the test cuts them off."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[PeerId, FakeNode] = {}
-        self.records: dict[tuple[str, PeerId], Record] = {}
-        self.cut: set[frozenset[PeerId]] = set()
-        self.handlers: set[asyncio.Task[None]] = set()
-        self.errors: list[BaseException] = []
-        self._streams: list[tuple[PeerId, PeerId, MemoryStream]] = []
-
-    def connect(self, here: FakeNode, peer: PeerId, protocol: str) -> Stream:
-        """Open a stream to `peer`, starting its handler."""
-        there = self.nodes.get(peer)
-        if there is None or there.dead or frozenset((here.id, peer)) in self.cut:
-            raise Unavailable(f"{peer} cannot be reached")
-        ours, theirs = stream_pair(protocol, client=here.id, server=peer)
-        self._streams.append((here.id, peer, ours))
-        task = asyncio.get_running_loop().create_task(there.serve(GatedStream(theirs, there)))
-        self.handlers.add(task)
-        task.add_done_callback(self._handled)
-        return cast(Stream, GatedStream(ours, here))
-
-    def _handled(self, task: asyncio.Task[None]) -> None:
-        self.handlers.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            self.errors.append(error)
-
-    def break_streams(self, a: PeerId, b: PeerId | None = None) -> None:
-        """Reset every stream of `a` (with `b`)."""
-        for x, y, stream in self._streams:
-            if a in (x, y) and (b is None or b in (x, y)):
-                stream.reset("the test broke it")
-        self._streams = [s for s in self._streams if s[2].reset_reason is None]
-
-    def kill(self, node: FakeNode) -> None:
-        """As SIGKILL of a node's daemon."""
-        node.dead = True
-        self.break_streams(node.id)
-        for key in [k for k in self.records if k[1] == node.id]:
-            del self.records[key]
-
-    def partition(self, a: FakeNode, b: FakeNode) -> None:
-        """Cut two nodes off from each other."""
-        self.cut.add(frozenset((a.id, b.id)))
-        self.break_streams(a.id, b.id)
-
-
-class GatedStream:
-    """A stream end that blocks while its node hangs."""
-
-    def __init__(self, inner: MemoryStream, node: FakeNode) -> None:
-        self._inner, self._node = inner, node
-        self.peer, self.protocol = inner.peer, inner.protocol
-        self._waking: set[asyncio.Task[None]] = set()
-
-    async def write(self, data: bytes | memoryview) -> None:
-        """As api Stream."""
-        await self._node.awake.wait()
-        await self._inner.write(data)
-
-    async def read(self, max_bytes: int = 65_536) -> bytes:
-        """As api Stream."""
-        got = await self._inner.read(max_bytes)
-        await self._node.awake.wait()
-        return got
-
-    async def read_exactly(self, n: int) -> bytes:
-        """As api Stream."""
-        got = await self._inner.read_exactly(n)
-        await self._node.awake.wait()
-        return got
-
-    def take_frame(self, *, max_bytes: int) -> Frame | None:
-        """As api Stream."""
-        return self._inner.take_frame(max_bytes=max_bytes) if self._node.awake.is_set() else None
-
-    def when_frame(self, wake: Callable[[], None]) -> None:
-        """As api Stream."""
-        if self._node.awake.is_set():
-            self._inner.when_frame(lambda: self._wake(wake))
-        else:
-            self._wake(wake)
-
-    def _wake(self, wake: Callable[[], None]) -> None:
-        if self._node.awake.is_set():
-            wake()
-        else:
-            task = asyncio.get_running_loop().create_task(self._wake_later(wake))
-            self._waking.add(task)
-            task.add_done_callback(self._waking.discard)
-
-    async def _wake_later(self, wake: Callable[[], None]) -> None:
-        await self._node.awake.wait()
-        wake()
-
-    def write_now(self, *parts: bytes | memoryview) -> bool:
-        """As api Stream."""
-        return self._node.awake.is_set() and self._inner.write_now(*parts)
-
-    async def close(self) -> None:
-        """As api Stream."""
-        await self._inner.close()
-
-    def reset(self, reason: str = "") -> None:
-        """As api Stream."""
-        self._inner.reset(reason)
-
-
 @dataclass
 class FakeNode:
-    """A node: its own service, transport and directory view."""
+    """A node: its own service, transport and directory view, and the context of its plugin."""
 
-    net: FakeNet
+    net: MemoryNetwork
     number: int
     folder: Path
     config: ShardsConfig
-    dead: bool = False
     workers: list[ToyWorker] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     on_worker: Callable[[ToyWorker], None] = lambda worker: None
+    name: str = ""
 
     def __post_init__(self) -> None:
         self.id = self.node_id = peer_id(random.Random(self.number).randbytes(32))
-        self.awake = asyncio.Event()
-        self.awake.set()
+        self.transport = self.net.join(self.id, WireProtocol(PROTOCOL, self._serve), name=self.name)
+        self.directory = MemoryDirectory(self.id, self.net.records)
         self.backends: Registry[Backend] = Registry("backend")
-        self.net.nodes[self.id] = self
         self.log = logging.getLogger(f"test.shards.{self.number}")
         self.clock: Clock = LoopClock()
         self.random = random.Random(self.number)
         self.cache_dir = self.folder
         self.tasks: asyncio.TaskGroup
 
-    # the plugin's context
-    def service(self, key: ServiceKey[Any]) -> Any:
-        """This object is both the transport and the directory."""
-        return {TRANSPORT: self, DIRECTORY: self, BACKENDS: self.backends}[key]
+    async def _serve(self, stream: Stream) -> None:
+        await self.shards.stage_server.handle(stream)
 
-    def publish(self, *args: Any) -> None:
-        """An event on the context or a record in the directory: both use this name."""
-        if len(args) == 1:
-            self.events.append(args[0])
-        else:
-            self.net.records[args[0], self.id] = Record(args[0], self.id, args[1], ("a",))
+    @property
+    def is_dead(self) -> bool:
+        return not self.transport.is_up
+
+    def kill(self) -> None:
+        """As SIGKILL of its daemon."""
+        self.net.kill(self.id)
+
+    def service(self, key: ServiceKey[Any]) -> Any:
+        """As api PluginContext."""
+        return {TRANSPORT: self.transport, DIRECTORY: self.directory, BACKENDS: self.backends}[key]
+
+    def publish(self, event: Event) -> None:
+        """As api PluginContext."""
+        self.events.append(event)
 
     draining = False
 
@@ -446,50 +341,6 @@ class FakeNode:
         self.workers.append(worker)
         self.on_worker(worker)
         return worker
-
-    # the transport
-    def addresses(self) -> Sequence[str]:
-        """Tests need none."""
-        return ("/ip4/127.0.0.1/tcp/1",)
-
-    def peer(self, peer: PeerId) -> PeerView | None:
-        """No latency is known."""
-        return None
-
-    async def open_stream(
-        self,
-        peer: PeerId,
-        protocol: str,
-        *,
-        timeout_s: float = 10.0,
-        priority: Priority = Priority.CONTROL,
-        addresses: Sequence[str] = (),
-    ) -> Stream:
-        """As api Transport."""
-        await asyncio.sleep(0)
-        return self.net.connect(self, peer, protocol)
-
-    async def serve(self, stream: GatedStream) -> None:
-        """The protocol handler."""
-        try:
-            await self.shards.stage_server.handle(cast(Stream, stream))
-        except PeerGone:
-            pass
-        finally:
-            await stream.close()
-
-    # the directory
-    def withdraw(self, key: str) -> None:
-        """As api Directory."""
-        self.net.records.pop((key, self.id), None)
-
-    def known(self, prefix: str) -> Sequence[Record]:
-        """As api Directory."""
-        return [r for (k, _), r in self.net.records.items() if k.startswith(prefix)]
-
-    async def find(self, key: str, *, timeout_s: float = 5.0) -> Sequence[Record]:
-        """As api Directory."""
-        return self.known(key)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[FakeNode]:
@@ -523,7 +374,7 @@ async def toy_network(
 ) -> AsyncIterator[list[FakeNode]]:
     """One node for each entry of `layers`, all ready; fails if a stream handler failed."""
     write_toy_model(folder / "toy", **(model or {}))
-    net = FakeNet()
+    net = MemoryNetwork()
     nodes = []
     quick = {"step_timeout_s": 0.3, "ping_timeout_s": 0.1, "resume_timeout_s": 2.0}
     for number, wanted in enumerate(layers):
@@ -540,10 +391,7 @@ async def toy_network(
         try:
             yield nodes
         finally:
-            for task in net.handlers:
-                task.cancel()
-            if net.handlers:
-                await asyncio.wait(net.handlers)
+            await net.close()
     if net.errors:
         raise AssertionError(f"stream handlers failed: {net.errors}") from net.errors[0]
 

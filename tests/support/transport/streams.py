@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from aitorrentd.api import Frame, PeerGone, PeerId, TooLarge, check_length, decode_frame
@@ -11,15 +12,54 @@ CLIENT = PeerId("12D3KooWCLIENT")
 SERVER = PeerId("12D3KooWSERVER")
 
 
-class _Pipe:
-    """One direction: holds at most `window` bytes."""
+def _awake() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
-    def __init__(self, window: int) -> None:
+
+class _Pipe:
+    """One direction: holds at most `window` bytes, those under way for `delay_s` included."""
+
+    def __init__(self, window: int, delay_s: float) -> None:
         self.window = window
+        self.delay_s = delay_s
         self.buffer = bytearray()
-        self.ended = False
+        self.under_way: deque[bytes | None] = deque()
+        "None is the end."
+        self.ending = self.ended = False
         self.changed = asyncio.Condition()
         self.on_change: Callable[[], None] | None = None
+
+    @property
+    def room(self) -> int:
+        return self.window - len(self.buffer) - sum(len(part or b"") for part in self.under_way)
+
+    def put(self, part: bytes | memoryview) -> bool:
+        """Send some bytes, which fit; whether they have arrived."""
+        return self._send(bytes(part))
+
+    def end(self) -> bool:
+        """Nothing follows; whether the other side knows."""
+        self.ending = True
+        return self._send(None)
+
+    def _send(self, part: bytes | None) -> bool:
+        self.under_way.append(part)
+        if self.delay_s:
+            asyncio.get_running_loop().call_later(self.delay_s, self._arrive)
+        else:
+            self._take_in()
+        return not self.delay_s
+
+    def _take_in(self) -> None:
+        part = self.under_way.popleft()
+        self.ended = part is None
+        self.buffer += part or b""
+
+    def _arrive(self) -> None:
+        self._take_in()
+        self.tell_soon()
 
     async def tell(self) -> None:
         if self.on_change is not None:
@@ -27,19 +67,32 @@ class _Pipe:
         async with self.changed:
             self.changed.notify_all()
 
+    def tell_soon(self) -> None:
+        task = asyncio.get_running_loop().create_task(self.tell())
+        _telling.add(task)
+        task.add_done_callback(_telling.discard)
+
+
+_telling: set[asyncio.Task[None]] = set()
+
 
 class MemoryStream:
-    """One end of an in-memory stream."""
+    """One end of an in-memory stream. While `awake` is not set, its node hangs."""
 
-    def __init__(self, peer: PeerId, protocol: str, inbound: _Pipe, outbound: _Pipe) -> None:
+    def __init__(
+        self, peer: PeerId, protocol: str, inbound: _Pipe, outbound: _Pipe, awake: asyncio.Event
+    ) -> None:
         self._peer = peer
         self._protocol = protocol
         self._in = inbound
         self._out = outbound
+        self._awake = awake
         self.other: MemoryStream
         self.reset_reason: str | None = None
         self.closed = False
-        self._telling: set[asyncio.Task[None]] = set()
+        self.on_written: Callable[[MemoryStream, bytes], None] | None = None
+        "Called after each write with its bytes; it may reset the stream."
+        self._waking: set[asyncio.Task[None]] = set()
         self._frame = bytearray()
 
     @property
@@ -50,27 +103,35 @@ class MemoryStream:
     def protocol(self) -> str:
         return self._protocol
 
+    @property
+    def is_over(self) -> bool:
+        """Whether both ends closed it, or it was reset."""
+        return self.reset_reason is not None or (self.closed and self.other.closed)
+
     def _check(self) -> None:
         if self.reset_reason is not None:
             raise PeerGone(f"the stream was reset: {self.reset_reason}")
 
-    async def write(self, data: bytes | memoryview) -> None:
+    def _check_writable(self) -> None:
         self._check()
-        if self._out.ended:
+        if self._out.ending:
             raise PeerGone("the stream is closed for writing")
+
+    async def write(self, data: bytes | memoryview) -> None:
+        await self._awake.wait()
+        self._check_writable()
         view = memoryview(data)
         while len(view):
             async with self._out.changed:
                 await self._out.changed.wait_for(
-                    lambda: (
-                        len(self._out.buffer) < self._out.window or self.reset_reason is not None
-                    )
+                    lambda: self._out.room > 0 or self.reset_reason is not None
                 )
             self._check()
-            room = self._out.window - len(self._out.buffer)
-            self._out.buffer += view[:room]
+            room = self._out.room
+            if self._out.put(view[:room]):
+                await self._out.tell()
             view = view[room:]
-            await self._out.tell()
+        self._written(bytes(data))
 
     async def _more(self, have: int) -> bool:
         async with self._in.changed:
@@ -79,6 +140,7 @@ class MemoryStream:
                     len(self._in.buffer) > have or self._in.ended or self.reset_reason is not None
                 )
             )
+        await self._awake.wait()
         self._check()
         return len(self._in.buffer) > have
 
@@ -113,11 +175,13 @@ class MemoryStream:
         return bytes(line)
 
     def take_frame(self, *, max_bytes: int) -> Frame | None:
+        if not self._awake.is_set():
+            return None
         self._check()
         if self._in.buffer:
             self._frame += self._in.buffer
             self._in.buffer.clear()
-            self._tell(self._in)
+            self._in.tell_soon()
         if len(self._frame) >= 4:
             end = 4 + int.from_bytes(self._frame[:4], "big")
             check_length(end - 4, max_bytes)
@@ -130,41 +194,59 @@ class MemoryStream:
         return None
 
     def when_frame(self, wake: Callable[[], None]) -> None:
+        if not self._awake.is_set():
+            self._wake(wake)
+            return
         assert self._in.on_change is None, "two readers"
 
         def changed() -> None:
             if self._in.buffer or self._in.ended or self.reset_reason is not None:
                 self._in.on_change = None
-                wake()
+                self._wake(wake)
 
         self._in.on_change = changed
 
+    def _wake(self, wake: Callable[[], None]) -> None:
+        if self._awake.is_set():
+            wake()
+            return
+
+        async def later() -> None:
+            await self._awake.wait()
+            wake()
+
+        task = asyncio.get_running_loop().create_task(later())
+        self._waking.add(task)
+        task.add_done_callback(self._waking.discard)
+
     def write_now(self, *parts: bytes | memoryview) -> bool:
-        self._check()
-        if self._out.ended:
-            raise PeerGone("the stream is closed for writing")
-        if len(self._out.buffer) + sum(map(len, parts)) > self._out.window:
+        if not self._awake.is_set():
             return False
-        for part in parts:
-            self._out.buffer += part
-        self._tell(self._out)
+        self._check_writable()
+        joined = b"".join(parts)
+        if len(joined) > self._out.room:
+            return False
+        if self._out.put(joined):
+            self._out.tell_soon()
+        self._written(joined)
         return True
 
-    def _tell(self, pipe: _Pipe) -> None:
-        task = asyncio.get_running_loop().create_task(pipe.tell())
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+    def _written(self, data: bytes) -> None:
+        if self.on_written is not None:
+            self.on_written(self, data)
 
     async def close_write(self) -> None:
         self._check()
-        self._out.ended = True
-        await self._out.tell()
+        await self._end()
+
+    async def _end(self) -> None:
+        if not self._out.ending and self._out.end():
+            await self._out.tell()
 
     async def close(self) -> None:
         self.closed = True
         if self.reset_reason is None:
-            self._out.ended = True
-            await self._out.tell()
+            await self._end()
 
     def reset(self, reason: str = "") -> None:
         if self.reset_reason is not None:
@@ -172,7 +254,7 @@ class MemoryStream:
         for end in (self, self.other):
             end.reset_reason = reason or "no reason"
         for pipe in (self._in, self._out):
-            self._tell(pipe)
+            pipe.tell_soon()
 
 
 def stream_pair(
@@ -181,10 +263,17 @@ def stream_pair(
     window: int = 65_536,
     client: PeerId = CLIENT,
     server: PeerId = SERVER,
+    delay_s: float = 0.0,
+    awake: tuple[asyncio.Event, asyncio.Event] | None = None,
 ) -> tuple[MemoryStream, MemoryStream]:
-    """(the client's end, the server's end); each direction holds at most `window` bytes."""
-    there, back = _Pipe(window), _Pipe(window)
-    ours = MemoryStream(server, protocol, back, there)
-    theirs = MemoryStream(client, protocol, there, back)
+    """(the client's end, the server's end).
+
+    Each direction holds at most `window` bytes and takes `delay_s`. An end hangs while its event of
+    `awake` is not set.
+    """
+    there, back = _Pipe(window, delay_s), _Pipe(window, delay_s)
+    near, far = awake or (_awake(), _awake())
+    ours = MemoryStream(server, protocol, back, there, near)
+    theirs = MemoryStream(client, protocol, there, back, far)
     ours.other, theirs.other = theirs, ours
     return ours, theirs

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from aitorrent_inference.announce import Announcer
 from aitorrent_inference.capabilities import Capability, offered, read_record, record_value
 from aitorrentd.api import ModelView, Record, TooLarge, Unavailable, pack
-from tests.support.inference_fakes import FakeBackend, FakeNode, make_node, node_id
+from tests.support.inference_fakes import FakeBackend, FakeRouter, make_node, node_id
 
 log = logging.getLogger("test.announce")
 
 
-def announcer(node: FakeNode) -> Announcer:
+def announcer(node: FakeRouter) -> Announcer:
     return Announcer(node.catalogue, directory=lambda: node.directory, log=log)
 
 
-def said(node: FakeNode) -> dict[str, Any]:
+def said(node: FakeRouter) -> dict[str, Any]:
     return {key: record.value for (key, _), record in node.directory.records.items()}
 
 

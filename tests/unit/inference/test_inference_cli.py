@@ -26,7 +26,7 @@ from tests.support.control_server import ServerThread
 from tests.support.inference_fakes import (
     LACKING,
     FakeBackend,
-    FakeNode,
+    FakeRouter,
     LoadingBackend,
     loading,
     make_node,
@@ -45,7 +45,7 @@ LAST = Chunk(
 
 
 @contextmanager
-def serving(socket: Path, *backends: FakeBackend, **settings: Any) -> Iterator[FakeNode]:
+def serving(socket: Path, *backends: FakeBackend, **settings: Any) -> Iterator[FakeRouter]:
     """A control server whose `inference.*` answer with these backends."""
     node = make_node(alone=True, **settings)
     methods = inference_methods(node.router, clock=node.clock, node=node.id)

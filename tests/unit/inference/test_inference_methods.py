@@ -29,7 +29,7 @@ from aitorrentd.api.limits import Slots
 from tests.support.inference_fakes import (
     LACKING,
     FakeBackend,
-    FakeNode,
+    FakeRouter,
     LoadingBackend,
     loading,
     make_node,
@@ -40,7 +40,7 @@ from tests.support.servers.canned import read
 CALL = cast(CallContext, None)
 
 
-def methods_of(node: FakeNode) -> dict[str, Method]:
+def methods_of(node: FakeRouter) -> dict[str, Method]:
     methods = inference_methods(node.router, clock=node.clock, node=node.id)
     return {method.name: method for method in methods}
 

@@ -20,7 +20,8 @@ from aitorrentd.api import (
     Record,
     Unavailable,
 )
-from tests.support.inference_fakes import FakeBackend, Net, make_node, node_id, text_of
+from tests.support.inference_fakes import FakeBackend, make_node, node_id, text_of
+from tests.support.transport.memory_network import MemoryNetwork
 
 pytestmark = pytest.mark.jump_clock
 
@@ -29,7 +30,13 @@ def ask(model: str = "m") -> GenerateRequest:
     return GenerateRequest(model=model, prompt="hello")
 
 
-def offer(net: Net, *nodes: int, model: str = "m") -> None:
+def apart(net: MemoryNetwork, first_s: float, second_s: float) -> None:
+    """Measured round trips from node 0 to nodes 1 and 2."""
+    net.apart(node_id(0), node_id(1), first_s)
+    net.apart(node_id(0), node_id(2), second_s)
+
+
+def offer(net: MemoryNetwork, *nodes: int, model: str = "m") -> None:
     for n in nodes:
         key = f"ait:cap:{model}"
         net.records[key, node_id(n)] = Record(key, node_id(n), {"v": 1, "model": model})
@@ -137,10 +144,10 @@ async def test_invalid_request_is_not_sent_to_others() -> None:
 
 
 async def test_peer_that_calls_a_request_invalid_does_not_keep_it_from_others() -> None:
-    net = Net()
+    net = MemoryNetwork()
     node, liar, honest = make_node(0, net), make_node(1, net), make_node(2, net)
     offer(net, 1, 2)
-    net.rtts = {node_id(1): 0.01, node_id(2): 0.2}
+    apart(net, 0.01, 0.2)
     strict = FakeBackend("x", words=[], fails=InvalidParams("no"))
     with liar.having(strict):
         with honest.having(FakeBackend("y", words=["yes"])):
@@ -177,10 +184,10 @@ async def test_named_backend_answers_alone() -> None:
 
 
 async def test_nearest_peer_is_asked_first_and_the_next_after_its_failure() -> None:
-    net = Net()
+    net = MemoryNetwork()
     node, far, near = make_node(0, net), make_node(1, net), make_node(2, net)
     offer(net, 1, 2)
-    net.rtts = {node_id(1): 0.2, node_id(2): 0.01}
+    apart(net, 0.2, 0.01)
     broken = FakeBackend("x", words=[], fails=Unavailable("out of memory"))
     answer = Answer()
     with far.having(FakeBackend("y", words=["far"])), near.having(broken):
@@ -191,10 +198,10 @@ async def test_nearest_peer_is_asked_first_and_the_next_after_its_failure() -> N
 
 
 async def test_peer_that_failed_is_asked_last_for_a_while() -> None:
-    net = Net()
+    net = MemoryNetwork()
     node, far, near = make_node(0, net), make_node(1, net), make_node(2, net)
     offer(net, 1, 2)
-    net.rtts = {node_id(1): 0.2, node_id(2): 0.01}
+    apart(net, 0.2, 0.01)
     flaky = FakeBackend("x", words=[], fails=Unavailable("out of memory"))
     with far.having(FakeBackend("y")), near.having(flaky):
         await text_of(node.router.generate(ask()))
@@ -207,10 +214,11 @@ async def test_peer_that_failed_is_asked_last_for_a_while() -> None:
 
 
 async def test_unmeasured_peers_are_pinged_when_there_is_a_choice() -> None:
-    net = Net()
+    net = MemoryNetwork()
     node, slow, fast = make_node(0, net), make_node(1, net), make_node(2, net)
     offer(net, 1, 2)
-    net.rtts = {node_id(1): None, node_id(2): 0.01}
+    net.apart(node.id, slow.id, 0.5, measured=False)
+    net.apart(node.id, fast.id, 0.01)
     with slow.having(FakeBackend("x")), fast.having(FakeBackend("y")):
         await text_of(node.router.generate(ask()))
     assert node.transport.pinged == [node_id(1)]
@@ -219,7 +227,7 @@ async def test_unmeasured_peers_are_pinged_when_there_is_a_choice() -> None:
 
 
 async def test_provider_that_is_not_connected_is_found_through_the_directory() -> None:
-    net = Net()
+    net = MemoryNetwork()
     node, remote = make_node(0, net), make_node(1, net)
     node.directory.elsewhere = [
         Record("ait:cap:m", node_id(1), {"v": 1}, ("/ip4/127.0.0.1/tcp/1",))
@@ -230,7 +238,7 @@ async def test_provider_that_is_not_connected_is_found_through_the_directory() -
 
 
 async def test_local_backend_goes_before_peers() -> None:
-    net = Net()
+    net = MemoryNetwork()
     node = make_node(0, net)
     make_node(1, net)
     offer(net, 1)
@@ -240,7 +248,7 @@ async def test_local_backend_goes_before_peers() -> None:
 
 
 async def test_named_peer_answers_or_its_name_is_refused() -> None:
-    net = Net()
+    net = MemoryNetwork()
     node, remote = make_node(0, net), make_node(1, net)
     with remote.having(FakeBackend("x")):
         text = await text_of(node.router.generate(ask(), backend=f"peer:{node_id(1)}"))
@@ -312,7 +320,7 @@ async def test_buggy_backend_does_not_hide_the_others() -> None:
 
 
 async def test_models_list_local_ones_and_those_of_peers() -> None:
-    net = Net()
+    net = MemoryNetwork()
     node = make_node(0, net)
     offer(net, 0, model="mine")
     offer(net, 1, model="theirs")
@@ -366,7 +374,7 @@ async def test_closing_a_race_stops_every_backend() -> None:
 
 
 async def test_discover_asks_only_peers_that_the_directory_knows() -> None:
-    net = Net()
+    net = MemoryNetwork()
     node = make_node(0, net, nodes=(f"/ip4/127.0.0.1/tcp/1/p2p/{node_id(1)}", "fixed.example:1"))
     node.catalogue.fixed["fixed.example:1"] = node_id(2)
     there = [make_node(n, net) for n in (1, 2, 3)]
@@ -385,7 +393,7 @@ async def test_discover_asks_only_peers_that_the_directory_knows() -> None:
 
 
 async def test_discover_without_a_model_takes_one_that_a_peer_offers() -> None:
-    net = Net()
+    net = MemoryNetwork()
     node, other = make_node(0, net), make_node(1, net)
     offer(net, 1, model="theirs")
     with node.having(FakeBackend("a", ["ours"])), other.having(FakeBackend("a", ["theirs"])):
@@ -396,7 +404,7 @@ async def test_discover_without_a_model_takes_one_that_a_peer_offers() -> None:
 
 
 async def test_discover_looks_further_than_what_is_known_and_says_when_nobody_is_there() -> None:
-    net = Net()
+    net = MemoryNetwork()
     node, other = make_node(0, net), make_node(1, net)
     key = "ait:cap:far"
     node.directory.elsewhere.append(Record(key, node_id(1), {"v": 1, "model": "far"}))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aitorrent_inference import peers
-from aitorrent_inference.generate_protocol import MAX_LINE_BYTES
+from aitorrent_inference.generate_protocol import MAX_LINE_BYTES, PROTOCOL
 from aitorrent_inference.peers import PeerBackend
 from aitorrent_inference.router import Answer
 from aitorrentd.api import (
@@ -24,8 +24,10 @@ from aitorrentd.api import (
     ProtocolError,
     TimedOut,
     Unavailable,
+    WireProtocol,
 )
-from tests.support.inference_fakes import FakeBackend, FakeNode, Net, make_node, node_id
+from tests.support.inference_fakes import FakeBackend, FakeRouter, make_node, node_id
+from tests.support.transport.memory_network import MemoryNetwork
 from tests.support.transport.streams import MemoryStream, stream_pair
 
 pytestmark = pytest.mark.jump_clock
@@ -34,7 +36,7 @@ ASKED = GenerateRequest(model="m", prompt="hi")
 REQUEST = b'{"prompt":"hello","model":"m","params":{}}\n'
 
 
-async def exchange(node: FakeNode, request: bytes) -> list[dict[str, Any]]:
+async def exchange(node: FakeRouter, request: bytes) -> list[dict[str, Any]]:
     """What the handler answers to `request`."""
     ours, theirs = stream_pair()
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
@@ -90,7 +92,7 @@ async def test_thinking_reaches_a_peer_apart_from_the_answer() -> None:
             yield Chunk("one")
             yield Chunk("", done=True, reason="stop", thinking="see")
 
-    net = Net()
+    net = MemoryNetwork()
     asker, thinker = make_node(0, net), make_node(1, net)
     with thinker.having(Thinker("a")):
         lines = await exchange(thinker, REQUEST)
@@ -198,7 +200,7 @@ async def test_peers_may_use_only_what_is_offered() -> None:
 
 
 async def test_answer_for_a_peer_never_asks_another_peer() -> None:
-    net = Net()
+    net = MemoryNetwork()
     node, other = make_node(0, net), make_node(1, net)
     other.directory.publish("ait:cap:m", {"v": 1})
     with other.having(FakeBackend("a")):
@@ -207,7 +209,9 @@ async def test_answer_for_a_peer_never_asks_another_peer() -> None:
     assert net.opened == []
 
 
-async def vanishing(node: FakeNode, backend: FakeBackend, *, window: int = 65_536) -> MemoryStream:
+async def vanishing(
+    node: FakeRouter, backend: FakeBackend, *, window: int = 65_536
+) -> MemoryStream:
     ours, theirs = stream_pair(window=window)
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         group.create_task(node.handler(theirs))
@@ -289,22 +293,22 @@ async def test_client_that_floods_the_stream_is_dropped() -> None:
 # the asking side
 
 
-def asking(net: Net, **timeouts: Any) -> PeerBackend:
+def asking(net: MemoryNetwork, **timeouts: Any) -> PeerBackend:
     return PeerBackend(node_id(1), make_node(0, net).transport, **timeouts)
 
 
 async def replies(lines: bytes, *, end: bool = True) -> list[Chunk]:
     """What a peer that answers with exactly `lines` is understood to say."""
-    net = Net()
+    net = MemoryNetwork()
 
     async def handler(stream: Any) -> None:
         await stream.read_line()
         await stream.write(lines)
-        if end:
-            await stream.close()
+        if not end:
+            await asyncio.Event().wait()
 
     backend = asking(net, first_token_timeout_s=0.2, token_timeout_s=0.1)
-    net.handlers[node_id(1)] = handler
+    net.join(node_id(1), WireProtocol(PROTOCOL, handler))
     try:
         async with asyncio.timeout(5):
             return [c async for c in backend.generate(GenerateRequest(model="m", prompt="p"))]
@@ -353,14 +357,14 @@ async def test_endless_answer_of_a_peer_is_cut(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_request_too_long_for_a_line_is_refused_before_it_is_sent() -> None:
-    net = Net()
+    net = MemoryNetwork()
     with pytest.raises(InvalidParams, match="peers accept at most 1048576"):
         await anext(asking(net).generate(GenerateRequest(prompt="x" * MAX_LINE_BYTES)))
     assert net.opened == []
 
 
 async def test_giving_up_an_answer_stops_the_peers_backend() -> None:
-    net = Net()
+    net = MemoryNetwork()
     remote = make_node(1, net)
     backend = FakeBackend("a", hangs=True)
     with remote.having(backend):
@@ -374,7 +378,7 @@ async def test_giving_up_an_answer_stops_the_peers_backend() -> None:
 
 
 async def test_complete_answer_closes_the_stream_in_order() -> None:
-    net = Net()
+    net = MemoryNetwork()
     remote = make_node(1, net)
     with remote.having(FakeBackend("a")):
         answer = asking(net).generate(GenerateRequest(model="m", prompt="p"))

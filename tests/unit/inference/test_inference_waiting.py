@@ -25,7 +25,7 @@ from aitorrentd.api import (
 from tests.support.inference_fakes import (
     LACKING,
     FakeBackend,
-    FakeNode,
+    FakeRouter,
     LoadingBackend,
     loading,
     make_node,
@@ -36,7 +36,7 @@ from tests.support.nodes import wait_for
 pytestmark = pytest.mark.jump_clock
 
 
-async def chunks(node: FakeNode, model: str = "m", **options: Any) -> list[Chunk]:
+async def chunks(node: FakeRouter, model: str = "m", **options: Any) -> list[Chunk]:
     request = GenerateRequest(model=model, prompt="hello")
     return [chunk async for chunk in node.router.generate(request, **options)]
 

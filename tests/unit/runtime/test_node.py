@@ -20,43 +20,22 @@ from aitorrentd.api import (
     ModelView,
     PeerConnected,
     PeerDisconnected,
-    PeerId,
-    PeerView,
     PluginChanged,
     PluginContext,
     PluginInfo,
     Unavailable,
     hookimpl,
+    peer_id,
 )
 from aitorrentd.errors import ConfigError, ShuttingDown
 from aitorrentd.kernel.found import PluginSource
 from aitorrentd.node import Node
 from tests.support.nodes import NodeFactory, wait_for
+from tests.support.transport.memory_network import MemoryNetwork
 
-PEER = PeerId("12D3KooWA17BDBvbNzJWs9aN5W7xbHs7JYjfFQdhsoN5xvuVLb3n")
-
-
-class FakeTransport:
-    def __init__(self, ctx: PluginContext) -> None:
-        self.ctx = ctx
-        self.said: list[str] = []
-
-    def addresses(self) -> Sequence[str]:
-        return [f"/ip4/127.0.0.1/tcp/1/p2p/{self.ctx.identity.peer_id}"]
-
-    def peers(self) -> Sequence[PeerView]:
-        return []
-
-    async def connect(self, address: str, *, timeout_s: float = 10.0) -> PeerView:
-        self.ctx.publish(PeerConnected(PEER, address, True))
-        return PeerView(PEER, address, True, 0.0, None, 0, 0, 0, "fake")
-
-    async def ping(self, peer: PeerId, *, timeout_s: float = 10.0) -> float:
-        return 0.001
-
-    async def broadcast(self, text: str) -> int:
-        self.said.append(text)
-        return len(self.said)
+PEERS = [peer_id(bytes([n]) * 32) for n in range(3)]
+"The nodes at A, B and C."
+A, B, C = (f"/ip4/127.0.0.1/tcp/{n}" for n in (2, 3, 4))
 
 
 class FakeInference:
@@ -87,8 +66,11 @@ class FakesPlugin:
     @hookimpl
     @asynccontextmanager
     async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
-        transport: Any = FakeTransport(ctx)
-        ctx.provide(TRANSPORT, transport)
+        net = MemoryNetwork()
+        ctx.provide(TRANSPORT, net.join(ctx.identity.peer_id, publish=ctx.publish))
+        for peer in PEERS:
+            net.join(peer, connected=False)
+        net.apart(ctx.identity.peer_id, PEERS[0], 0.001)
         ctx.provide(INFERENCE, FakeInference())
         yield
 
@@ -100,8 +82,8 @@ async def test_node_in_three_lines_asks_and_hears_of_peers() -> None:
     async with Node.temporary(sources=FAKES) as node:
         assert await node.ask("count") == "one two three"
         assert node.addresses() == [f"/ip4/127.0.0.1/tcp/1/p2p/{node.id}"]
-        assert (await node.connect("host:1")).id == PEER
-        assert await node.ping(PEER) == 0.001
+        assert (await node.connect("127.0.0.1:2")).id == PEERS[0]
+        assert await node.ping(PEERS[0]) == 0.001
         assert await node.broadcast("hello") == 1
         directory = node.config.directories.state
         assert directory.exists()
@@ -127,16 +109,16 @@ async def test_callbacks_plain_and_async_are_called_in_order_until_removed(
     remove = node.on(PeerConnected, lambda event: heard.append(f"plain {event.address}"))
     await node.start()
     node.on(PeerConnected, later)
-    await node.connect("a:1")
-    await node.connect("b:2")
+    await node.connect(A)
+    await node.connect(B)
     await wait_for(lambda: len(heard) == 4)
-    assert [h for h in heard if h.startswith("plain")] == ["plain a:1", "plain b:2"]
-    assert [h for h in heard if h.startswith("async")] == ["async a:1", "async b:2"]
+    assert [h for h in heard if h.startswith("plain")] == [f"plain {A}", f"plain {B}"]
+    assert [h for h in heard if h.startswith("async")] == [f"async {A}", f"async {B}"]
     remove()
     remove()
-    await node.connect("c:3")
+    await node.connect(C)
     await wait_for(lambda: len(heard) == 5)
-    assert heard[-1] == "async c:3"
+    assert heard[-1] == f"async {C}"
 
 
 @pytest.mark.allow_error_log
@@ -151,8 +133,8 @@ async def test_callback_that_raises_is_logged_and_called_again(
         raise KeyError(event.address)
 
     node.on(PeerConnected, bad)
-    await node.connect("a:1")
-    await node.connect("b:2")
+    await node.connect(A)
+    await node.connect(B)
     await wait_for(lambda: len(heard) == 2)
     await wait_for(lambda: len(error_log) == 2)
     assert "a callback on PeerConnected failed" in error_log[0]
@@ -169,21 +151,21 @@ async def test_slow_callback_loses_events_and_goes_on(node_factory: NodeFactory)
 
     node.on(PeerConnected, slow)
     for i in range(2000):
-        node.kernel.bus.publish(PeerConnected(PEER, str(i), True))
+        node.kernel.bus.publish(PeerConnected(PEERS[0], str(i), True))
     go.set()
     await wait_for(lambda: any("is too slow and missed" in x.text for x in node.ring.lines()))
     assert len(heard) < 1100
-    node.kernel.bus.publish(PeerConnected(PEER, "last", True))
+    node.kernel.bus.publish(PeerConnected(PEERS[0], "last", True))
     await wait_for(lambda: heard[-1] == "last")
 
 
 async def test_events_can_be_iterated(node_factory: NodeFactory) -> None:
     node = await node_factory(sources=FAKES)
     with node.events(PeerConnected, PeerDisconnected) as events:
-        await node.connect("a:1")
+        await node.connect(A)
         event = await asyncio.wait_for(anext(events), 5)
     assert isinstance(event, PeerConnected)
-    assert event.address == "a:1"
+    assert event.address == A
 
 
 async def test_answer_that_is_not_read_to_its_end_stops_the_work(node_factory: NodeFactory) -> None:
@@ -211,7 +193,7 @@ async def test_without_the_plugin_it_says_what_is_missing(node_factory: NodeFact
     node = await node_factory(sources=[])
     assert node.addresses() == []
     assert node.peers() == []
-    for call in (node.connect("a:1"), node.broadcast("x"), node.ask("x")):
+    for call in (node.connect(A), node.broadcast("x"), node.ask("x")):
         with pytest.raises(Unavailable, match=r"transport\.v1|inference\.v1"):
             await call
 

@@ -131,6 +131,7 @@ class Code(BaseModel):
 
     code: str
     sandbox: bool = True
+    timeout_s: float = 60.0
 
 
 class Result(BaseModel):
@@ -185,7 +186,8 @@ class ProbePlugin:
                 "aitorrent_probe:foreign", name="foreign", sandbox=params.sandbox
             )
             try:
-                frame = await spawned.request({"op": "run", "code": params.code}, timeout_s=60)
+                work = {"op": "run", "code": params.code}
+                frame = await spawned.request(work, timeout_s=params.timeout_s)
                 return Result(result=frame.header["result"], pid=spawned.pid)
             finally:
                 await spawned.close()

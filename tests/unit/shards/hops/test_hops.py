@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
 
 import pytest
 
@@ -19,7 +18,7 @@ from aitorrent_shards.hops.sender import (
     HopSender,
     Journal,
 )
-from aitorrent_shards.protocol.messages import Link
+from aitorrent_shards.protocol.messages import PROTOCOL, Link
 from aitorrent_shards.ring.answer_receiver import AnswerSink
 from aitorrent_shards.ring.ring import Ring
 from aitorrent_transport.streams.loopback import local_streams
@@ -29,31 +28,30 @@ from aitorrentd.api import (
     PeerGone,
     Priority,
     ProtocolError,
+    Stream,
     TooLarge,
-    Transport,
     Unavailable,
+    WireProtocol,
     encode_frame,
     read_frame,
 )
 from aitorrentd.api.tasks import Tasks
 from tests.support.inference_fakes import node_id
 from tests.support.nodes import wait_for
-from tests.support.transport.streams import MemoryStream, stream_pair
+from tests.support.transport.memory_network import MemoryNetwork
+from tests.support.transport.streams import MemoryStream
 
 pytestmark = pytest.mark.jump_clock
 
 TARGET = Link(node_id(1), (), b"s" * 16)
 
 
-class OneStream:
-    """A transport whose streams all lead to the test."""
+HERE = node_id(0)
 
-    def __init__(self) -> None:
-        self.far: MemoryStream | None = None
 
-    async def open_stream(self, peer: Any, protocol: str, **_: Any) -> MemoryStream:
-        near, self.far = stream_pair(protocol, client=node_id(0), server=peer)
-        return near
+async def keep(stream: Stream) -> None:
+    """Leaves a stream to the test."""
+    await asyncio.Event().wait()
 
 
 @asynccontextmanager
@@ -61,18 +59,20 @@ async def linked(
     have: int, *, max_bytes: int = 1000
 ) -> AsyncIterator[tuple[HopSender, MemoryStream, list[str]]]:
     """A sender, the stream's end at a receiver that has `have` positions, and what broke."""
-    transport, tasks = OneStream(), Tasks(logging.getLogger("test.hop"))
+    net, tasks = MemoryNetwork(), Tasks(logging.getLogger("test.hop"))
+    net.join(TARGET.peer, WireProtocol(PROTOCOL, keep))
     broken: list[str] = []
-    sender = HopSender(cast("Transport", transport), tasks, broken.append, max_bytes=max_bytes)
+    sender = HopSender(net.join(HERE), tasks, broken.append, max_bytes=max_bytes)
     fill(sender.journal)
     linking = asyncio.create_task(sender.link(TARGET, timeout_s=5))
-    far = await wait_for(lambda: transport.far)
-    assert far is not None
+    (near,) = await wait_for(lambda: net.streams)
+    far = near.other
     assert (await read_frame(far)).header["op"] == "hop"
     await far.write(encode_frame({"have": have}))
     assert await linking == have
     yield sender, far, broken
     await tasks.close()
+    await net.close()
 
 
 @pytest.mark.parametrize(("have", "expected"), [(0, [0, 4, 8, 9]), (8, [8, 9]), (10, [])])
@@ -234,12 +234,15 @@ async def test_last_frame_before_the_others_turn_may_need_time(
 
 
 async def test_bug_of_a_receiver_is_logged_and_ends_its_session(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    receiver = Recorder()
+    class Buggy(Recorder):
+        def receive(self, frame: Frame) -> bool:
+            return bool(1 // 0)
+
+    receiver = Buggy()
     fed = Fed(receiver)
     await fed.have()
-    monkeypatch.setattr(receiver, "receive", lambda frame: 1 // 0)
     fed.send(1)
     await fed.running
     assert receiver.broken == ["the stage failed; its log has the details"]
@@ -304,21 +307,16 @@ async def test_receiver_goes_on_over_a_newer_stream_when_the_older_one_is_lost()
 
 async def test_first_stage_on_this_node_starts_before_send_returns() -> None:
     """What else is done with the last token comes after: everybody waits for the layers."""
-    near, far = local_streams(node_id(0), "/test/1", Priority.TENSOR, time.monotonic)
     stage = Recorder()
 
-    class Here:
-        async def open_stream(self, *_: Any, **__: Any) -> Any:
-            return near
+    async def serve(stream: Stream) -> None:
+        await read_frame(stream)
+        await stage.run(stream)
 
-    async def serve() -> None:
-        await read_frame(far)
-        await stage.run(far)
-
-    tasks = Tasks(logging.getLogger("test.hop"))
-    serving = asyncio.create_task(serve())
-    head = HopSender(cast("Transport", Here()), tasks, lambda reason: None, max_bytes=99)
-    await head.link(TARGET, timeout_s=5)
+    net, tasks = MemoryNetwork(), Tasks(logging.getLogger("test.hop"))
+    here = net.join(HERE, WireProtocol(PROTOCOL, serve))
+    head = HopSender(here, tasks, lambda reason: None, max_bytes=99)
+    await head.link(Link(HERE, (), b"s" * 16), timeout_s=5)
     ring = object.__new__(Ring)
     ring.sink = AnswerSink(node_id(0), 8, lambda: None, lambda reason: None)
     ring._head = head
@@ -326,7 +324,7 @@ async def test_first_stage_on_this_node_starts_before_send_returns() -> None:
     ring.send(HopMessage(0, 1, {"p": 7}, b""))
     assert stage.taken == [7]
     stage.detach("done")
-    await serving
+    await wait_for(lambda: not net.handlers)
     await tasks.close()
 
 

@@ -196,11 +196,11 @@ async def test_record_is_there_only_while_the_worker_is(tmp_path: Path) -> None:
     async with toy_network(tmp_path, "all") as nodes:
         runs = [s.run for s in nodes[0].shards.spans()]
         nodes[0].workers[0].kill()
-        await until(lambda: not nodes[0].known("ait:shard:"))
+        await until(lambda: not nodes[0].directory.known("ait:shard:"))
         assert rows(nodes[0])[0]["state"] == "restarting"
         (warning,) = nodes[0].shards.health()
         assert "restarted: killed" in warning.text
-        await until(lambda: nodes[0].known("ait:shard:"))
+        await until(lambda: nodes[0].directory.known("ait:shard:"))
         assert [s.run for s in nodes[0].shards.spans()] > runs
         assert rows(nodes[0])[0]["restarts"] == 1
     assert not nodes[0].net.records
@@ -290,7 +290,7 @@ async def test_loading_is_told_here_and_to_peers_and_ends_with_the_layers(tmp_pa
             stranger = FakeNode(here.net, 8, here.folder, ShardsConfig())
             async with stranger.running():
                 here.shards._begun.set()  # as the directory's event would
-                await until(lambda: len(here.known("ait:loading:")) == 2)
+                await until(lambda: len(here.directory.known("ait:loading:")) == 2)
                 (pending,) = stranger.shards.backend.pending()
                 assert pending.detail.count(" by ") == 2  # by the one that loads and by the other
                 assert (pending.name, pending.backend, pending.state) == ("toy", "peers", "loading")
@@ -299,7 +299,7 @@ async def test_loading_is_told_here_and_to_peers_and_ends_with_the_layers(tmp_pa
             await until(lambda: rows(here)[0]["covered"])
             assert here.shards.backend.pending() == []
             assert rows(other)[0]["progress"] is None
-            await until(lambda: not here.known("ait:loading:"))
+            await until(lambda: not here.directory.known("ait:loading:"))
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ async def test_model_that_a_peer_only_claims_to_load_is_told_as_incomplete(tmp_p
         here = nodes[0]
         here.clock = clock = FakeClock()
         liar = FakeNode(here.net, 9, here.folder, ShardsConfig())
-        liar.publish("ait:loading:toy", replace(SAID, start=3, end=6).value())
-        liar.publish("ait:loading:other", SAID.value())
+        liar.directory.publish("ait:loading:toy", replace(SAID, start=3, end=6).value())
+        liar.directory.publish("ait:loading:other", SAID.value())
         clock.now += STALL_S * 0.9
         toy, other = here.shards.backend.pending()
         assert (toy.state, other.state) == ("loading", "loading")
@@ -84,6 +84,8 @@ async def test_model_that_a_peer_only_claims_to_load_is_told_as_incomplete(tmp_p
         (toy,) = here.shards.backend.pending()
         assert (toy.name, toy.state, toy.missing) == ("toy", "incomplete", ((3, 6),))
         assert toy.detail.startswith("no reachable node holds layers 3-6 of toy")
-        liar.publish("ait:loading:toy", replace(SAID, start=3, end=6, done_bytes=500).value())
+        liar.directory.publish(
+            "ait:loading:toy", replace(SAID, start=3, end=6, done_bytes=500).value()
+        )
         (toy,) = here.shards.backend.pending()
         assert (toy.state, toy.done_bytes) == ("loading", 500)

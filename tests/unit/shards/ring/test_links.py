@@ -29,7 +29,7 @@ def expected(node: FakeNode) -> list[int]:
 async def test_answer_says_at_once_which_two_nodes_cannot_reach_each_other(tmp_path: Path) -> None:
     async with toy_network(tmp_path, "none", "0-3", "3-6", resume_timeout_s=60) as nodes:
         here, first, last = nodes
-        here.net.partition(first, last)
+        here.net.cut(first.id, last.id)
         said = (
             rf"{short(first.id)} \(layers 0-3\) cannot reach {short(last.id)} \(layers 3-6\):"
             r" .* cannot be reached \(tried 0 s ago\)"
@@ -51,9 +51,9 @@ async def test_answer_says_at_once_which_two_nodes_cannot_reach_each_other(tmp_p
 async def test_plan_goes_around_a_link_that_failed(tmp_path: Path, spare: str) -> None:
     async with toy_network(tmp_path, "none", "0-3", "3-6", spare) as nodes:
         here, first, last, _ = nodes
-        here.net.partition(first, last)
+        here.net.cut(first.id, last.id)
         if spare == "0-4":
-            here.net.partition(first, nodes[3])
+            here.net.cut(first.id, nodes[3].id)
         assert await here.tokens(request()) == expected(here)
         assert [m.name for m in await here.shards.backend.models()] == ["toy"]
 
@@ -67,17 +67,17 @@ async def test_every_pair_that_can_work_is_found(tmp_path: Path) -> None:
                 itertools.product((1, 2), (3, 4)), itertools.product((3, 4), (5, 6))
             ):
                 if a not in way or b not in way:
-                    nodes[0].net.partition(nodes[a], nodes[b])
+                    nodes[0].net.cut(nodes[a].id, nodes[b].id)
             assert await nodes[0].tokens(request()) == expected(nodes[0]), way
 
 
 async def test_link_that_works_again_is_used_again(tmp_path: Path) -> None:
     async with toy_network(tmp_path, "none", "0-3", "3-6") as nodes:
         here, first, last = nodes
-        here.net.partition(first, last)
+        here.net.cut(first.id, last.id)
         with pytest.raises(Unavailable, match="cannot reach"):
             await here.tokens(request())
-        here.net.cut.clear()
+        here.net.heal()
         links = here.shards.links
         links.worked(first.id, last.id)
         assert await here.tokens(request()) == expected(here)
@@ -90,7 +90,7 @@ async def test_replacement_that_a_neighbour_cannot_reach_is_not_the_end(tmp_path
         chunks = here.shards.backend.generate(request())
         ids = list((await anext(chunks)).token_ids)
         for node in thirds:
-            here.net.partition(first, node)
+            here.net.cut(first.id, node.id)
         for node in thirds:
             for worker in node.workers:
                 worker.kill()
@@ -103,7 +103,7 @@ async def test_time_that_was_waited_is_told_as_it_was(tmp_path: Path) -> None:
     async with toy_network(tmp_path, "none", "0-3", "3-6", resume_timeout_s=0.5) as nodes:
         chunks = nodes[0].shards.backend.generate(request())
         await anext(chunks)
-        nodes[0].net.kill(nodes[2])
+        nodes[2].kill()
         began = time.monotonic()
         said = r"no other node holds them \(waited for (.*) s\)"
         with pytest.raises(Unavailable, match=said) as e:

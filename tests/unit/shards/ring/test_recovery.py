@@ -8,19 +8,17 @@ from typing import Any
 
 import pytest
 
-from aitorrent_shards.hops import sender as hop
 from aitorrent_shards.serving.stage_session import StageSession
 from aitorrentd.api import (
     Frame,
     GenerateRequest,
-    PeerId,
-    PeerView,
     SamplingParams,
     StageLost,
-    Stream,
     Unavailable,
+    decode_frame,
 )
-from tests.support.shards.shards_fakes import FakeNode, GatedStream, toy_answer, toy_network, until
+from tests.support.shards.shards_fakes import FakeNode, toy_answer, toy_network, until
+from tests.support.transport.streams import MemoryStream
 
 pytestmark = pytest.mark.jump_clock
 
@@ -91,8 +89,8 @@ async def test_daemon_killed_after_every_token_changes_nothing(tmp_path: Path, t
             ids: list[int] = []
             async for chunk in nodes[0].shards.backend.generate(request()):
                 ids += chunk.token_ids
-                if len(ids) > at and not victim.dead:
-                    victim.net.kill(victim)
+                if len(ids) > at and not victim.is_dead:
+                    victim.kill()
             assert ids == toy_answer(prompt_ids(nodes[0]), NEW), f"token {at}"
 
 
@@ -103,7 +101,7 @@ async def test_all_stages_killed_one_after_the_other(tmp_path: Path) -> None:
         async for chunk in nodes[0].shards.backend.generate(request()):
             ids += chunk.token_ids
             if victims:
-                victims[0].net.kill(victims.pop(0))
+                victims.pop(0).kill()
         assert ids == toy_answer(prompt_ids(nodes[0]), NEW)
 
 
@@ -113,7 +111,7 @@ async def test_all_stages_killed_at_once(tmp_path: Path) -> None:
         async for chunk in nodes[0].shards.backend.generate(request()):
             ids += chunk.token_ids
             for third in (1, 2, 3):
-                chosen(nodes, third).net.kill(chosen(nodes, third))
+                chosen(nodes, third).kill()
         assert ids == toy_answer(prompt_ids(nodes[0]), NEW)
 
 
@@ -125,7 +123,7 @@ async def test_replacement_killed_while_it_is_filled(tmp_path: Path) -> None:
         async for chunk in nodes[0].shards.backend.generate(request()):
             ids += chunk.token_ids
             if len(ids) >= 4:
-                middle[0].net.kill(middle[0])
+                middle[0].kill()
         assert ids == toy_answer(prompt_ids(nodes[0]), NEW, chunk=2)
         assert middle[1].workers[0].closed.done()
 
@@ -135,7 +133,7 @@ async def test_lost_layers_are_taken_over_by_several_nodes(tmp_path: Path) -> No
         ids: list[int] = []
         async for chunk in nodes[0].shards.backend.generate(request()):
             ids += chunk.token_ids
-            nodes[1].net.kill(nodes[1])
+            nodes[1].kill()
             stages = chunk.stages
         assert ids == toy_answer(prompt_ids(nodes[0]), NEW)
         assert (stages[0].start, stages[0].end) == (0, 1)
@@ -149,9 +147,9 @@ async def test_hung_stage_is_replaced(tmp_path: Path) -> None:
         async for chunk in nodes[0].shards.backend.generate(request()):
             ids += chunk.token_ids
             if len(ids) == 3:
-                victim.awake.clear()
+                victim.transport.awake.clear()
         assert ids == toy_answer(prompt_ids(nodes[0]), NEW)
-        victim.awake.set()
+        victim.transport.awake.set()
 
 
 async def test_hung_worker_behind_a_live_daemon_is_replaced(tmp_path: Path) -> None:
@@ -218,37 +216,28 @@ async def test_broken_links_between_living_stages_are_healed_at_once(tmp_path: P
         async for chunk in nodes[0].shards.backend.generate(request()):
             ids += chunk.token_ids
             for one, other in ((1, 2), (2, 3)):
-                nodes[0].net.break_streams(nodes[one].id, nodes[other].id)
+                nodes[0].net.lose_streams(nodes[one].id, nodes[other].id)
         assert ids == toy_answer(prompt_ids(nodes[0]), NEW)
         assert not [e for e in nodes[0].events if isinstance(e, StageLost)]
 
 
 async def test_frames_that_a_breaking_link_swallows_are_sent_again_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    write, write_now, written = hop._write, GatedStream.write_now, [0]
+    written = 0
 
-    def lose_some(stream: Stream | GatedStream) -> None:
-        written[0] += 1
-        if written[0] % 5 == 0:
-            stream.reset("the connection broke with bytes under way")
+    def lose_some(stream: MemoryStream, data: bytes) -> None:
+        nonlocal written
+        if "p" in decode_frame(data[4:]).header:  # a frame of a hop
+            written += 1
+            if written % 5 == 0:
+                stream.reset("the connection broke with bytes under way")
 
-    async def write_and_lose_some(stream: Stream, frame: hop.HopMessage) -> None:
-        await write(stream, frame)
-        lose_some(stream)
-
-    def write_now_and_lose_some(stream: GatedStream, *parts: bytes | memoryview) -> bool:
-        wrote = write_now(stream, *parts)
-        if wrote:
-            lose_some(stream)
-        return wrote
-
-    monkeypatch.setattr(hop, "_write", write_and_lose_some)
-    monkeypatch.setattr(GatedStream, "write_now", write_now_and_lose_some)
     layers = ["none", "0-2", "2-4", "4-6"]
     async with toy_network(tmp_path, *layers, step_timeout_s=60) as nodes, asyncio.timeout(10):
+        nodes[0].net.on_written = lose_some
         assert await nodes[0].tokens(request()) == toy_answer(prompt_ids(nodes[0]), NEW)
-        assert written[0] > 3 * NEW
+        assert written > 3 * NEW
         assert not [e for e in nodes[0].events if isinstance(e, StageLost)]
 
 
@@ -259,7 +248,7 @@ async def test_stages_cut_off_from_each_other_are_replaced(tmp_path: Path) -> No
         async for chunk in nodes[0].shards.backend.generate(request()):
             ids += chunk.token_ids
             if len(ids) == 3:
-                first.net.partition(first, second)
+                first.net.cut(first.id, second.id)
         assert ids == toy_answer(prompt_ids(nodes[0]), NEW)
 
 
@@ -269,7 +258,7 @@ async def test_the_only_holder_comes_back_after_its_connection_broke(tmp_path: P
         async for chunk in nodes[0].shards.backend.generate(request()):
             ids += chunk.token_ids
             if len(ids) == 3:
-                nodes[2].net.break_streams(nodes[2].id)
+                nodes[2].net.lose_streams(nodes[2].id)
         assert ids == toy_answer(prompt_ids(nodes[0]), NEW)
 
 
@@ -287,7 +276,7 @@ async def test_without_another_holder_the_answer_ends_with_an_error(tmp_path: Pa
         ):
             notices = []
             async for chunk in nodes[0].shards.backend.generate(request()):
-                nodes[2].net.kill(nodes[2])
+                nodes[2].kill()
                 notices += [chunk.notice] if chunk.notice else []
         # Said at once, once: whoever reads the answer would else wait without a word.
         text = f"lost layers 3-6 with …{nodes[2].id[-8:]}; looking for another holder"
@@ -297,25 +286,17 @@ async def test_without_another_holder_the_answer_ends_with_an_error(tmp_path: Pa
         await until(lambda: not nodes[1].shards.stage_server.sessions())
 
 
-async def test_loss_is_told_with_the_name_of_the_peer_beside_its_id(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_loss_is_told_with_the_name_of_the_peer_beside_its_id(tmp_path: Path) -> None:
     async with toy_network(tmp_path, "none", "0-3", "3-6", resume_timeout_s=0.3) as nodes:
         lost = nodes[2]
-
-        def peer(self: FakeNode, peer: PeerId) -> PeerView | None:
-            is_there = not self.net.nodes[peer].dead
-            name = "kitchen" if peer == lost.id else ""
-            return PeerView(peer, "", True, 0, None, 0, 0, 0, "", name) if is_there else None
-
-        monkeypatch.setattr(FakeNode, "peer", peer)
+        lost.transport.name = "kitchen"
         notices = []
         called = f'…{lost.id[-8:]} "kitchen"'
         with pytest.raises(Unavailable, match=f"layers 3-6 of toy were lost with {called} "):
             async for chunk in nodes[0].shards.backend.generate(request()):
-                lost.net.kill(lost)
+                lost.kill()
                 notices += [chunk.notice] if chunk.notice else []
-        assert nodes[0].peer(lost.id) is None
+        assert nodes[0].transport.peer(lost.id) is None
         assert notices == [f"lost layers 3-6 with {called}; looking for another holder"]
 
 

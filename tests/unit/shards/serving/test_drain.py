@@ -45,7 +45,7 @@ def drain(node: FakeNode, *, tell: bool = True) -> None:
 
 
 def holders(node: FakeNode) -> set[str]:
-    return {record.peer for record in node.known(PREFIX)}
+    return {record.peer for record in node.directory.known(PREFIX)}
 
 
 async def test_records_are_withdrawn_and_come_back(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ async def hear(stream: Stream) -> Frame:
 
 
 async def ask(node: FakeNode, target: FakeNode, header: dict[str, Any]) -> tuple[Stream, Frame]:
-    stream = await node.open_stream(target.id, PROTOCOL)
+    stream = await node.transport.open_stream(target.id, PROTOCOL)
     await say(stream, header)
     return stream, await hear(stream)
 
@@ -171,23 +171,23 @@ async def test_frames_that_were_computed_are_skipped(tmp_path: Path) -> None:
 
 
 async def test_ping_is_answered_while_a_link_is_tried(tmp_path: Path) -> None:
-    async with two_nodes(tmp_path, link_timeout_s=5) as (stage, other):
+    async with toy_network(tmp_path, "all", "all", "all", link_timeout_s=5) as nodes:
+        stage, other, silent = nodes
         control, _ = await ask(other, stage, opening(stage))
-        other.awake.clear()  # it takes the hop and says nothing
-        raw = getattr(control, "_inner")  # noqa: B009
-        link = {"op": "link", "id": 1, "peer": other.id, "addresses": [], "session": b"o" * 16}
-        await say(raw, link)
-        await say(raw, {"op": "ping", "id": 2})
-        assert (await hear(raw)).header["id"] == 2
-        other.awake.set()
-        assert (await hear(raw)).header["error"]["code"] == "not_found"
+        silent.transport.awake.clear()  # it takes the hop and says nothing
+        link = {"op": "link", "id": 1, "peer": silent.id, "addresses": [], "session": b"o" * 16}
+        await say(control, link)
+        await say(control, {"op": "ping", "id": 2})
+        assert (await hear(control)).header["id"] == 2
+        silent.transport.awake.set()
+        assert (await hear(control)).header["error"]["code"] == "not_found"
 
 
 async def test_random_frames_leave_the_stage_as_it_was(tmp_path: Path) -> None:
     rng = random.Random(4)
     async with two_nodes(tmp_path) as (stage, other):
         for _ in range(500):
-            stream = await other.open_stream(stage.id, PROTOCOL)
+            stream = await other.transport.open_stream(stage.id, PROTOCOL)
             junk = rng.randbytes(rng.randrange(1, 60))
             if rng.random() < 0.5:
                 junk = len(junk).to_bytes(4, "big") + junk
