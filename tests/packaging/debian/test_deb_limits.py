@@ -126,6 +126,7 @@ def units(machine: Machine, kind: str) -> list[str]:
 def kernel_says(machine: Machine, unit: str, v1: str, v2: str) -> str:
     """A file of the unit's control group, under its name of version 1 or 2."""
     group = machine.unit("ControlGroup", unit)
+    assert group, f"{unit} has ended"
     for root, file in ((f"/sys/fs/cgroup/{v1.partition('.')[0]}", v1), ("/sys/fs/cgroup", v2)):
         shown = machine.run("cat", f"{root}{group}/{file}", check=False)
         if shown.code == 0:
