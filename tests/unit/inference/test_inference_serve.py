@@ -105,7 +105,7 @@ async def test_thinking_reaches_a_peer_apart_from_the_answer() -> None:
 
 
 async def test_warning_and_hidden_thinking_reach_a_peer() -> None:
-    net = Net()
+    net = MemoryNetwork()
     asker, server = make_node(0, net), make_node(1, net)
     last = Chunk(
         "",
