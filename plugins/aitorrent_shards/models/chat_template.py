@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import jinja2
 import jinja2.ext
@@ -18,7 +19,48 @@ from jinja2 import nodes
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from aitorrent_shards.models.folder import read_optional_json
 from aitorrentd.api import InvalidParams
+
+DEFAULT: Final = "default"
+"The name of the template for plain conversations."
+_MAX_TEMPLATE_BYTES: Final = 2**20
+_MAX_TEMPLATES: Final = 16
+
+
+def read_templates(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """A model's chat templates by name; `settings` is its tokenizer_config.json.
+
+    Those of `chat_template.jinja` and `additional_chat_templates/` come first, then those of the
+    settings, then `chat_template.json`, which multimodal processors use.
+
+    Raises:
+        InvalidParams: a file cannot be read.
+    """
+    named = sorted((folder / "additional_chat_templates").glob("*.jinja"))[:_MAX_TEMPLATES]
+    found = {path.stem: _read_source(path) for path in named}
+    if (single := folder / "chat_template.jinja").is_file():
+        found[DEFAULT] = _read_source(single)
+    older = read_optional_json(folder / "chat_template.json")
+    return found or _named(settings.get("chat_template")) or _named(older.get("chat_template"))
+
+
+def _named(stated: object) -> dict[str, str]:
+    """Templates from a text, a list of {name, template}, or a map."""
+    if isinstance(stated, list):
+        stated = {t.get("name"): t.get("template") for t in stated if isinstance(t, dict)}
+    if not isinstance(stated, dict):
+        stated = {DEFAULT: stated}
+    return {str(n): source for n, source in stated.items() if isinstance(source, str) and source}
+
+
+def _read_source(path: Path) -> str:
+    try:
+        if path.stat().st_size <= _MAX_TEMPLATE_BYTES:
+            return path.read_text("utf-8")
+    except (OSError, ValueError) as e:
+        raise InvalidParams(f"{path} cannot be read: {e}") from None
+    raise InvalidParams(f"{path} is larger than {_MAX_TEMPLATE_BYTES} bytes")
 
 
 class _Generation(jinja2.ext.Extension):
@@ -26,10 +68,12 @@ class _Generation(jinja2.ext.Extension):
 
     tags = {"generation"}  # noqa: RUF012  declared this way by jinja2
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        """The nodes inside the block."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        """The nodes inside the block, which is a scope of its own as in transformers."""
+        line = next(parser.stream).lineno
+        return nodes.Scope(
+            parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line
+        )
 
 
 def _raise(message: object) -> None:

@@ -38,17 +38,18 @@ class Detokenizer:
         held = len(self._ids) - self._read
         if text.endswith(_BROKEN) and held < _MAX_HELD:
             return ""
-        if len(text) <= len(known) and held < _MAX_HELD:
+        new = _beyond(known, text)
+        if not new and held < _MAX_HELD:
             return ""
         self._ids = self._ids[self._read :]
         self._read = len(self._ids)
-        return text[len(known) :]
+        return new
 
     def flush(self) -> str:
         """The text still held back, without an incomplete character at the end."""
         known, text = self._texts()
         self._ids, self._read = [], 0
-        return text[len(known) :].rstrip(_BROKEN)
+        return _beyond(known, text).rstrip(_BROKEN)
 
     def _texts(self) -> tuple[str, str]:
         decode = self._decoder.decode
@@ -56,6 +57,18 @@ class Detokenizer:
             decode(self._ids[: self._read], skip_special_tokens=True),
             decode(self._ids, skip_special_tokens=True),
         )
+
+
+def _beyond(known: str, text: str) -> str:
+    """What `text` has after `known`.
+
+    New tokens may complete a character that was broken at the end of `known`, one replacement
+    character for each byte; the whole character is new then.
+    """
+    if text.startswith(known):
+        return text[len(known) :]
+    whole = known.rstrip(_BROKEN)
+    return text[len(whole) :] if text.startswith(whole) else text[len(known) :]
 
 
 class StopTexts:

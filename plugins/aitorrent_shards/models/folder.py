@@ -107,18 +107,26 @@ def read_model(path: Path) -> ModelFiles:
         raise NotFound(f"model folder {path} does not exist")
     whole = read_json(path / CONFIG)
     if not (path / TOKENIZER).is_file():
-        raise NotFound(f"{path / TOKENIZER} does not exist; a fast tokenizer is needed")
+        raise NotFound(
+            f"{path / TOKENIZER} does not exist; a fast tokenizer is needed. transformers converts"
+            " others: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
     text = whole.get("text_config")
     settings = text if isinstance(text, dict) else whole
     context = settings.get("max_position_embeddings")
-    rope = settings.get("rope_parameters") or settings.get("rope_scaling")
+    # transformers prefers the older name.
+    rope = settings.get("rope_scaling") or settings.get("rope_parameters")
     weights = weight_files(path)
     return ModelFiles(
         path=path,
         layers=_count(settings, "num_hidden_layers", path / CONFIG),
         vocab=_count(settings, "vocab_size", path / CONFIG),
         context=(
-            context_length(context, rope if isinstance(rope, dict) else None)
+            context_length(
+                context,
+                rope if isinstance(rope, dict) else None,
+                settings.get("original_max_position_embeddings"),
+            )
             if type(context) is int and context > 0
             else None
         ),

@@ -91,7 +91,7 @@ class _Stated(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
     temperature: float | None = Field(None, ge=0, le=100)
-    top_k: int | None = Field(None, ge=0)
+    top_k: int | None = Field(None, ge=-1)
     top_p: float | None = Field(None, ge=0, le=1)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=1e-3, le=1e3)
@@ -141,7 +141,8 @@ def read_generation(settings: Mapping[str, Any], where: str) -> GenerationSettin
     end_ids = frozenset(_several(stated.eos_token_id))
     return GenerationSettings(
         temperature=_or(stated.temperature, 1.0) if samples else 0.0,
-        top_k=_or(stated.top_k, DEFAULT_TOP_K if samples else 0),
+        # -1 means no limit to vLLM, for which many of these files are written.
+        top_k=max(0, _or(stated.top_k, DEFAULT_TOP_K if samples else 0)),
         top_p=_or(stated.top_p, 1.0) or _ONE_TOKEN,
         min_p=_or(stated.min_p, 0.0),
         rules=LogitRules(

@@ -1,18 +1,17 @@
 """A model's tokenizer: encodes text and conversations, knows the end tokens and defaults.
 
-Reads tokenizer.json, tokenizer_config.json, chat_template.jinja, generation_config.json and
-config.json as `transformers` does. No torch. Loading and encoding are blocking.
+Reads tokenizer.json, tokenizer_config.json, chat templates, generation_config.json and config.json
+as `transformers` does. No torch. Loading and encoding are blocking.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tokenizers import Tokenizer
 
-from aitorrent_shards.models.chat_template import ChatTemplate
+from aitorrent_shards.models.chat_template import DEFAULT, ChatTemplate, read_templates
 from aitorrent_shards.models.detokenizer import Detokenizer
 from aitorrent_shards.models.folder import CONFIG, ModelFiles, read_optional_json
 from aitorrent_shards.models.generation_config import read_generation
@@ -21,7 +20,6 @@ from aitorrentd.api import InvalidParams
 
 THREAD_ABOVE_CHARS: Final = 2_000
 "Longer prompts are encoded in a thread."
-_MAX_TEMPLATE_BYTES: Final = 2**20
 
 
 class ModelTokenizer:
@@ -49,8 +47,10 @@ class ModelTokenizer:
         self._bos = self._id(special.names.get("bos_token"))
         self._eos = self._id(special.names.get("eos_token"))
         self._add_bos = settings.get("add_bos_token")
-        template = _template_text(path, settings)
-        self._template = ChatTemplate(template, special.names, model=model) if template else None
+        templates = read_templates(path, settings)
+        source = templates.get(DEFAULT)
+        self._template = ChatTemplate(source, special.names, model=model) if source else None
+        self._other_templates = sorted(templates.keys() - {DEFAULT})
         generation = path / "generation_config.json"
         # Without that file, such settings may be in config.json.
         stated = read_optional_json(generation)
@@ -64,8 +64,9 @@ class ModelTokenizer:
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """Tokens that end an answer, including the end-of-turn token of chat models."""
-        if self._template is not None and self._eos is not None:
+        """Tokens that end an answer: those of the model's configuration, and the tokenizer's for
+        chat models, which end a turn with it, and where the configuration names none."""
+        if self._eos is not None and (self._template is not None or not self._ends):
             return self._ends | {self._eos}
         return self._ends
 
@@ -87,10 +88,16 @@ class ModelTokenizer:
         the prompt is `raw`.
 
         Raises:
-            InvalidParams: messages without a chat template, unknown ids in `context`, or nothing.
+            InvalidParams: messages without a chat template, or a template to choose from several;
+            unknown ids in `context`, or nothing.
         """
         if any(not 0 <= i < self._vocab for i in context):
             raise InvalidParams(f"context has ids outside the vocabulary of {self._vocab}")
+        if self._template is None and self._other_templates and not raw:
+            raise InvalidParams(
+                f"{self._model} has chat templates named {', '.join(self._other_templates)[:200]},"
+                f" but none named {DEFAULT}; rename one of them, or ask with a raw prompt"
+            )
         if prompt is not None and self._template is not None and not raw:
             messages = [{"role": "user", "content": prompt}]
         if messages:
@@ -125,22 +132,6 @@ class ModelTokenizer:
     def _id(self, token: str | None) -> int | None:
         found: int | None = None if token is None else self._tokenizer.token_to_id(token)
         return found
-
-
-def _template_text(path: Path, settings: Mapping[str, Any]) -> str:
-    file = path / "chat_template.jinja"
-    if file.is_file():
-        try:
-            if file.stat().st_size <= _MAX_TEMPLATE_BYTES:
-                return file.read_text("utf-8")
-        except (OSError, ValueError) as e:
-            raise InvalidParams(f"{file} cannot be read: {e}") from None
-        raise InvalidParams(f"{file} is larger than {_MAX_TEMPLATE_BYTES} bytes")
-    value = settings.get("chat_template")
-    if isinstance(value, list):
-        named = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
-        value = named.get("default")
-    return value if isinstance(value, str) else ""
 
 
 def _ids(value: object) -> list[int]:

@@ -7,47 +7,35 @@ on the meta device (shapes, no memory). Code in a model directory is never run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from aitorrent_shards.models.context_length import context_length
-from aitorrentd.api import InvalidParams, NotFound
+from aitorrent_shards.worker.model_config import read_model_config
+from aitorrentd.api import InvalidParams
 
-Windows = Literal["none", "all", "by layer"]
-"Which layers use config.sliding_window: none, all (if it is set), or those in layer_types."
-
-FAMILIES: Final[Mapping[str, Windows]] = {
-    "llama": "none",
-    "mistral": "all",
-    "qwen2": "by layer",
-    "qwen3": "by layer",
+FAMILIES: Final[Mapping[str, str]] = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
 }
-"Supported values of model_type."
+"Supported values of model_type, with their class in transformers."
+_WINDOWED: Final = ("mistral", "qwen2", "qwen3")
+"Families with sliding windows: in the layers that layer_types names, or in all if it names none."
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-MAX_CONFIG_BYTES: Final = 1024 * 1024
-_LIMITS: Final[Mapping[str, int]] = {
-    "num_hidden_layers": 1024,
-    "hidden_size": 1 << 17,
-    "intermediate_size": 1 << 20,
-    "num_attention_heads": 4096,
-    "vocab_size": 1 << 22,
-    "max_position_embeddings": 1 << 24,
-}
-"Far above any known model; a config.json that exceeds them is damaged or hostile."
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,73 +62,50 @@ class Anatomy:
         return 2 * self.kv_heads * self.head_dim * dtype.itemsize
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / "config.json"
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_CONFIG_BYTES + 1)
-        if len(raw) > MAX_CONFIG_BYTES:
-            raise ValueError(f"longer than {MAX_CONFIG_BYTES} bytes")
-        config = json.loads(raw.decode())
-        if not isinstance(config, dict):
-            raise ValueError("not a JSON map")
-    except FileNotFoundError:
-        raise NotFound(f"no config.json in {directory}") from None
-    except OSError as e:
-        raise InvalidParams(f"cannot read {path}: {e.strerror}") from None
-    except (ValueError, RecursionError) as e:
-        raise InvalidParams(f"{path} is damaged: {e}") from None
-    return config
-
-
-def _check_sizes(config: Mapping[str, Any], path: Path) -> None:
-    for name, limit in _LIMITS.items():
-        value = config.get(name)
-        if value is not None and not (type(value) is int and 1 <= value <= limit):
-            raise InvalidParams(f"{path}: {name} is {str(value)[:40]}; expected 1 to {limit}")
-
-
 def _windows(family: str, config: Any, layers: int) -> tuple[int | None, ...]:
+    """As in `Anatomy`.
+
+    Raises:
+        InvalidParams: sliding windows in a family without them.
+    """
     window = getattr(config, "sliding_window", None)
-    if window is None or FAMILIES[family] == "none":
+    kinds = getattr(config, "layer_types", None)
+    if window is None:
         return (None,) * layers
-    if FAMILIES[family] == "all":
-        return (window,) * layers
-    return tuple(
-        window if kind == "sliding_attention" else None for kind in config.layer_types[:layers]
-    )
+    if kinds is None:
+        kinds = ["sliding_attention"] * layers
+    if family not in _WINDOWED and "sliding_attention" in kinds:
+        # transformers computes neither full nor windowed attention then: it ignores the window in
+        # its masks but not in its cache.
+        raise InvalidParams(
+            f"config.json states a sliding_window of {window}, which {family} models do not have;"
+            " remove it if the model was trained with full attention"
+        )
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds[:layers])
 
 
 def read_anatomy(directory: Path) -> Anatomy:
     """The contents of `directory`/config.json, as interpreted by transformers.
 
     Raises:
-        NotFound: no config.json. InvalidParams: damaged, or not a supported family.
+        NotFound: no config.json. InvalidParams: damaged, or it states something unsupported.
     """
-    raw = _read_config(directory)
-    family = raw.get("model_type")
-    if not isinstance(family, str) or family not in FAMILIES:
-        raise InvalidParams(
-            f"model family {str(family)[:80]!r} is not supported; these are:"
-            f" {', '.join(sorted(FAMILIES))}",
-            supported=sorted(FAMILIES),
-        )
-    if "quantization_config" in raw:
-        raise InvalidParams("quantised checkpoints are not supported; use the unquantised model")
-    path = directory / "config.json"
-    _check_sizes(raw, path)
+    stated = read_model_config(directory, FAMILIES)
+    family, path = stated["model_type"], directory / "config.json"
     try:
-        config = AutoConfig.from_pretrained(
-            directory, trust_remote_code=False, local_files_only=True
-        )
+        config = CONFIG_MAPPING[family].from_dict(stated)
         layers = config.num_hidden_layers
-        return Anatomy(
+        anatomy = Anatomy(
             family=family,
             config=config,
             layers=layers,
             hidden_size=config.hidden_size,
             vocab_size=config.vocab_size,
-            max_positions=context_length(config.max_position_embeddings, config.rope_parameters),
+            max_positions=context_length(
+                config.max_position_embeddings,
+                config.rope_parameters,
+                getattr(config, "original_max_position_embeddings", None),
+            ),
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,
             head_dim=getattr(config, "head_dim", None)
@@ -150,6 +115,12 @@ def read_anatomy(directory: Path) -> Anatomy:
         )
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, OSError) as e:
         raise InvalidParams(f"{path} is damaged: {type(e).__name__}: {str(e)[:400]}") from None
+    if anatomy.kv_heads < 1 or anatomy.heads % anatomy.kv_heads:
+        raise InvalidParams(
+            f"{path}: {anatomy.heads} attention heads cannot share {anatomy.kv_heads} key-value"
+            " heads; num_key_value_heads must divide num_attention_heads"
+        )
+    return anatomy
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,8 @@ def pick_candidates(logits: torch.Tensor, k: int, temperature: float) -> TopToke
     if not math.isfinite(lse):
         raise InvalidParams(
             "the logits of the last position are not finite numbers; the activations that came in"
-            " or the weights are damaged"
+            " or the weights are damaged, or they exceed the range of float16: use bfloat16 or"
+            " float32 on every node"
         )
     if 0 < k < len(logits):
         smallest = torch.topk(logits, k, sorted=False).values.min()

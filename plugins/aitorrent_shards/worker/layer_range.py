@@ -8,6 +8,7 @@ change signature between releases; the parity tests compare the results.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -26,6 +27,9 @@ _EMBED: Final = "model.embed_tokens"
 _NORM: Final = "model.norm"
 _HEAD: Final = "lm_head"
 
+_UNNEEDED: Final = re.compile(r"(^|\.)rotary_emb\.|\.[qkv]_scale$")
+"""Tensors that old releases saved and that are computed instead, and the scales of a quantised KV
+cache, which this one is not."""
 _COMPARED_ROWS: Final = 4
 _TOLERANCE: Final = 1e-3
 "Relative to the largest value. Rounding stays far below it, a different computation exceeds it."
@@ -105,9 +109,12 @@ class LayerRange:
         wanted = (f"{prefix}.{n}" for module, prefix in parts for n, _ in module.named_parameters())
         self.wanted_bytes = sum(place.size_bytes for n in wanted if (place := checkpoint.find(n)))
         for module, prefix in parts:
+            self._refuse_unused(module, prefix, checkpoint)
+        for module, prefix in parts:
             yield from self._fill(module, prefix, checkpoint)
         if self.head is not None and self.embed is not None and self.head.weight.is_meta:
             self.head.weight = self.embed.weight
+        self._check_computes()
         self._rows = self._row_layers() if self._wants_rows else None
 
     @property
@@ -146,6 +153,31 @@ class LayerRange:
         for name, state in module.named_buffers():
             if state.is_meta:
                 raise InvalidParams(f"{prefix}.{name} is state that no checkpoint holds")
+
+    def _refuse_unused(self, module: nn.Module, prefix: str, checkpoint: Checkpoint) -> None:
+        """Refuse weights that these modules would leave out, such as biases that config.json does
+        not mention: the model was trained with them."""
+        expected = {name for name, _ in module.named_parameters()}
+        unused = [
+            name for name in checkpoint.others(prefix, expected) if not _UNNEEDED.search(name)
+        ]
+        if unused:
+            raise InvalidParams(
+                f"a {self.anatomy.family} model as described by config.json has no tensor"
+                f" {prefix}.{unused[0]}, which the checkpoint holds; without it the answers would"
+                " be wrong. Does config.json lack a setting, such as attention_bias or mlp_bias?"
+            )
+
+    def _check_computes(self) -> None:
+        """Raise InvalidParams if the settings do not fit together, which shows only in use."""
+        hidden = torch.zeros(1, self.anatomy.hidden_size, dtype=self.dtype, device=self.device)
+        try:
+            with torch.inference_mode():
+                self.run(hidden, self.new_cache(self.start, self.start + 1, 1))
+        except RuntimeError as e:
+            raise InvalidParams(
+                f"the layers cannot be computed as config.json describes them: {str(e)[:200]}"
+            ) from None
 
     def _row_layers(self) -> list[RowLayer] | None:
         if self.device.type != "cpu" or self.dtype != torch.float32:

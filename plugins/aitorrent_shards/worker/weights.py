@@ -6,7 +6,8 @@ Nothing is memory-mapped, so a file that shrinks while it is read causes an erro
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Self
 
@@ -28,10 +29,21 @@ _DTYPES: Final[Mapping[str, torch.dtype]] = {
 }
 
 
+_WRAPPERS: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Parts of names from a model that was saved inside torch's wrappers: compiled, sharded, or with
+activation checkpoints. DistributedDataParallel puts `module` first."""
+
+
 def _names(name: str) -> tuple[str, ...]:
     """Possible names of a tensor: a model saved without its head has no prefix."""
     bare = name.removeprefix(_PREFIX)
     return (name,) if bare == name else (name, bare)
+
+
+def _unwrapped(name: str) -> str:
+    """A tensor's name without the parts that torch's wrappers add."""
+    parts = [part for part in name.split(".") if part not in _WRAPPERS]
+    return ".".join(parts[1:] if parts[0] == "module" else parts)
 
 
 class Checkpoint:
@@ -61,8 +73,37 @@ class Checkpoint:
             os.close(fd)
         self._files.clear()
 
-    def _file_of(self, name: str) -> str | None:
-        return SINGLE_FILE if self._index is None else self._index.get(name)
+    @cached_property
+    def _saved_names(self) -> dict[str, str]:
+        """The names in the checkpoint, by their names without wrappers."""
+        index = self._index
+        saved = self._open(SINGLE_FILE)[1].tensors.keys() if index is None else index.keys()
+        names = {name: _unwrapped(name) for name in saved}
+        plain = {name: name for name, unwrapped in names.items() if name == unwrapped}
+        return {unwrapped: name for name, unwrapped in names.items()} | plain
+
+    def _place(self, name: str) -> tuple[str, TensorRange] | None:
+        """The file that holds a tensor, and where in it."""
+        for known_as in _names(name):
+            if (saved := self._saved_names.get(known_as)) is None:
+                continue
+            file = SINGLE_FILE if self._index is None else self._index[saved]
+            if place := self._open(file)[1].tensors.get(saved):
+                return file, place
+        return None
+
+    def others(self, prefix: str, expected: Collection[str]) -> list[str]:
+        """The names under `prefix` that are not `expected` (given without it), sorted."""
+        dotted = tuple(f"{p}." for p in _names(prefix))
+        found = {n[len(d) :] for n in self._saved_names for d in dotted if n.startswith(d)}
+        return sorted(found.difference(expected))
+
+    def _missing(self, name: str) -> InvalidParams:
+        text = f"the checkpoint in {self._directory} has no tensor {name!r}"
+        ends = tuple(f".{n}" for n in _names(name))
+        if similar := next((n for n in self._saved_names if n.endswith(ends)), None):
+            text += f", but {similar!r}: another kind of model may have been saved"
+        return InvalidParams(text)
 
     def _open(self, file: str) -> tuple[int, Layout]:
         if file not in self._files:
@@ -85,11 +126,8 @@ class Checkpoint:
         Raises:
             InvalidParams: its file is damaged. NotFound: its file is missing.
         """
-        for known_as in _names(name):
-            file = self._file_of(known_as)
-            if file is not None and (place := self._open(file)[1].tensors.get(known_as)):
-                return place
-        return None
+        found = self._place(name)
+        return None if found is None else found[1]
 
     def float_dtype(self) -> torch.dtype:
         """The dtype of the first floating-point tensor, taken as the checkpoint's dtype if its
@@ -112,19 +150,17 @@ class Checkpoint:
             InvalidParams: no such tensor, not of this shape, or not of a float dtype.
             Busy: not enough memory.
         """
-        place = self.find(name)
-        files = (self._file_of(known_as) for known_as in _names(name))
-        file = next((f for f in files if f is not None), None)
-        if place is None or file is None:
-            raise InvalidParams(f"the checkpoint in {self._directory} has no tensor {name!r}")
-        if place.shape != shape:
-            raise InvalidParams(
-                f"tensor {name!r} has shape {list(place.shape)}; config.json makes it {list(shape)}"
-            )
+        if (found := self._place(name)) is None:
+            raise self._missing(name)
+        file, place = found
         if place.dtype not in _DTYPES:
             raise InvalidParams(
                 f"tensor {name!r} is {place.dtype}; quantised checkpoints are not supported,"
                 f" only {', '.join(_DTYPES)}"
+            )
+        if place.shape != shape:
+            raise InvalidParams(
+                f"tensor {name!r} has shape {list(place.shape)}; config.json makes it {list(shape)}"
             )
         try:
             tensor = torch.empty(shape, dtype=dtype, device=device)

@@ -17,6 +17,7 @@ from typing import Any, Final
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM
 
 FAMILIES: Final = ("llama", "qwen2", "qwen3", "mistral")
 "The families that every parity test runs with."
@@ -135,10 +136,10 @@ def tensor_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _weights(spec: Spec) -> dict[str, torch.Tensor]:
+def _draw(shapes: dict[str, tuple[int, ...]], spec: Spec) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(spec.seed)
     tensors = {}
-    for name, shape in tensor_shapes(spec).items():
+    for name, shape in shapes.items():
         tensor = torch.randn(shape, generator=draw)
         if name.endswith("norm.weight"):
             tensor = 1 + 0.1 * tensor
@@ -148,6 +149,20 @@ def _weights(spec: Spec) -> dict[str, torch.Tensor]:
             tensor /= math.sqrt(shape[-1])
         tensors[name] = tensor.to(spec.dtype)
     return tensors
+
+
+def make_as_configured(directory: Path, changes: dict[str, Any], **spec: Any) -> Path:
+    """A model with `changes` in its config.json, where null removes an entry; its weights are those
+    of the modules that transformers builds from that file."""
+    make_model(directory, **spec)
+    config = json.loads((directory / "config.json").read_text()) | changes
+    kept = {name: value for name, value in config.items() if value is not None}
+    (directory / "config.json").write_text(json.dumps(kept, indent=2))
+    factory: Any = AutoModelForCausalLM
+    built = factory.from_config(AutoConfig.from_pretrained(directory))
+    shapes = {name: tuple(p.shape) for name, p in built.named_parameters()}
+    _save(directory, _draw(shapes, Spec(**spec)), 1)
+    return directory
 
 
 def _save(directory: Path, tensors: dict[str, torch.Tensor], shards: int) -> None:
@@ -211,7 +226,7 @@ def make_model(directory: Path, spec: Spec | None = None, **changes: Any) -> Pat
         (directory / "tokenizer_config.json").write_text(
             json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"})
         )
-    _save(directory, _weights(spec), spec.shards)
+    _save(directory, _draw(tensor_shapes(spec), spec), spec.shards)
     return directory
 
 

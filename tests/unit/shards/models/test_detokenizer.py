@@ -74,6 +74,38 @@ def test_answer_keeps_the_space_between_it_and_the_prompt() -> None:
     assert detokenizer.push(4) == " cd"
 
 
+def byte_fallback() -> Tokenizer:
+    """A tokenizer in the manner of Llama 2, which writes rare characters byte by byte."""
+    vocab = {f"<0x{i:02X}>": i for i in range(256)} | {"▁": 256, "▁a": 257, "b": 258, "▁cd": 259}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
+    steps = [
+        decoders.Replace("▁", " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ]
+    tokenizer.decoder = decoders.Sequence(steps)
+    return tokenizer
+
+
+@pytest.mark.parametrize("cut", range(1, 4))
+def test_character_that_the_prompt_began_costs_no_text_after_it(cut: int) -> None:
+    chilli = list("🌶".encode())
+    detokenizer = Detokenizer(byte_fallback(), [257, *chilli[:cut]])
+    ids = [*chilli[cut:], 258, 259, 258, 257]
+    found = [detokenizer.push(i) for i in ids] + [detokenizer.flush()]
+    assert "".join(found) == "🌶b cdb a"
+
+
+@given(st.lists(st.sampled_from([*range(0xE0, 0xF5), 0x80, 0x9F, 257, 258, 259]), max_size=40))
+def test_no_readable_text_is_lost_among_broken_bytes(ids: list[int]) -> None:
+    tokenizer = byte_fallback()
+    detokenizer = Detokenizer(tokenizer)
+    found = "".join([detokenizer.push(i) for i in ids] + [detokenizer.flush()])
+    readable = [c for c in tokenizer.decode(ids) if c in "abcd"]
+    assert [c for c in found if c in "abcd"] == readable
+
+
 def stopped(texts: Sequence[str], stops: Sequence[str]) -> tuple[str, bool]:
     watch = StopTexts(stops)
     text = "".join([watch.push(t) for t in texts] + [watch.flush()])

@@ -181,3 +181,116 @@ def test_untied_head_that_is_missing_is_an_error(tmp_path: Path) -> None:
     _rename(folder, _no_head)
     with pytest.raises(InvalidParams, match=r"has no tensor 'lm_head\.weight'"):
         load_worker(folder, 1, 2)
+
+
+def _compiled(tensors: dict[str, torch.Tensor]) -> None:
+    for name in list(tensors):
+        tensors[f"_orig_mod.{name}"] = tensors.pop(name)
+
+
+def _compiled_by_layer(tensors: dict[str, torch.Tensor]) -> None:
+    for name in [n for n in tensors if ".layers." in n]:
+        model, layers, i, rest = name.split(".", 3)
+        tensors[f"{model}.{layers}.{i}._orig_mod.{rest}"] = tensors.pop(name)
+
+
+def _in_parallel(tensors: dict[str, torch.Tensor]) -> None:
+    for name in list(tensors):
+        inner = name.replace("mlp.", "_checkpoint_wrapped_module.mlp.")
+        tensors[f"module._fsdp_wrapped_module.{inner}"] = tensors.pop(name)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("change", [_compiled, _compiled_by_layer, _in_parallel])
+def test_weights_saved_inside_wrappers_of_torch_are_found(
+    tmp_path: Path, shards: int, change: Callable[[dict[str, torch.Tensor]], None]
+) -> None:
+    folder = make_model(tmp_path / "m", layers=2)
+    plain = reference_tokens(folder, random_prompt(20), NEW)
+    _rename(folder, change)
+    if shards > 1:
+        _split(folder, shards)
+    assert chain(folder, [0, 1, 2]).generate(random_prompt(20), NEW) == plain
+
+
+def _split(folder: Path, shards: int) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = list(tensors)
+    weight_map: dict[str, str] = {}
+    for k in range(shards):
+        part = {name: tensors[name] for name in names[k::shards]}
+        save_file(part, folder / f"part-{k}.safetensors", metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(part, f"part-{k}.safetensors")
+    index = {"weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_tensor_that_lies_in_two_files_is_taken_from_the_one_in_the_index(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "m", layers=2)
+    plain = reference_tokens(folder, random_prompt(20), NEW)
+    _split(folder, 2)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    for k in (0, 1):  # each file also holds damaged copies of what the other one holds
+        file = folder / f"part-{k}.safetensors"
+        own = load_file(file)
+        others = load_file(folder / f"part-{1 - k}.safetensors")
+        copies = {n: t * 9 for n, t in others.items() if index[n] != file.name}
+        save_file(own | copies, file, metadata={"format": "pt"})
+    assert chain(folder, [0, 1, 2]).generate(random_prompt(20), NEW) == plain
+
+
+def _as_text_tower(tensors: dict[str, torch.Tensor]) -> None:
+    for name in list(tensors):
+        tensors[f"model.language_model.{name.removeprefix('model.')}"] = tensors.pop(name)
+
+
+def test_text_tower_of_a_multimodal_model_is_refused_with_the_name_that_was_found(
+    tmp_path: Path,
+) -> None:
+    folder = make_model(tmp_path / "m", layers=2)
+    _rename(folder, _as_text_tower)
+    with pytest.raises(InvalidParams, match=r"but 'model\.language_model\.layers\.0\..*another"):
+        load_worker(folder, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("model.layers.1.mlp.down_proj.bias", [64]),
+        ("model.layers.1.self_attn.q_proj.bias", [64]),
+        ("layers.1.self_attn.q_norm.weight", [16]),
+        ("model.layers.1.self_attn.q_proj.weight_scale", [64, 1]),
+        ("model.layers.1.self_attn.q_proj.lora_A.weight", [4, 64]),
+        ("_orig_mod.model.layers.1.self_attn.sinks", [4]),
+        ("lm_head.bias", [320]),
+    ],
+)
+def test_weights_that_would_be_left_out_are_refused_by_name(
+    tmp_path: Path, name: str, shape: list[int]
+) -> None:
+    folder = make_model(tmp_path / "m", layers=2)
+    _rename(folder, lambda tensors: tensors.update({name: torch.ones(shape)}))
+    unwrapped = name.removeprefix("_orig_mod.").removeprefix("model.")
+    with pytest.raises(InvalidParams, match=f"has no tensor (model.)?{unwrapped}, which the che"):
+        load_worker(folder, 1, 2)
+    load_worker(folder, 0, 1)
+
+
+@pytest.mark.parametrize("name", ["rotary_emb.cos_cached", "k_scale", "v_scale"])
+def test_tensors_that_nothing_needs_are_left_out(tmp_path: Path, name: str) -> None:
+    folder = make_model(tmp_path / "m", layers=2)
+    full = f"model.layers.0.self_attn.{name}"
+    _rename(folder, lambda tensors: tensors.update({full: torch.ones(8)}))
+    load_worker(folder, 0, 2)
+
+
+def test_packed_weights_are_called_quantised_whatever_their_shape(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "m", layers=2)
+    packed = torch.zeros(64, 8, dtype=torch.uint8)
+    name = "model.layers.0.self_attn.o_proj.weight"
+    _rename(folder, lambda tensors: tensors.update({name: packed}))
+    with pytest.raises(
+        InvalidParams, match=r"o_proj\.weight' is U8; quantised checkpoints are not"
+    ):
+        load_worker(folder, 0, 1)

@@ -41,7 +41,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "dynamic": {"rope": DYNAMIC, "context": 100},
     "dynamic mistral": {"family": "mistral", "rope": DYNAMIC, "context": 100},
     "old name of the type": {"rope": {"type": "dynamic", "factor": 4.0}, "context": 100},
-    "linear": {"rope": LINEAR, "context": 400},
+    "linear": {"rope": LINEAR, "context": 200},
 }
 PROMPTS = (3, 95, 101, 180)
 NEW = 10
@@ -100,7 +100,8 @@ def test_sessions_side_by_side_do_not_change_each_others_angles(
         (64, {"type": "yarn", "factor": None}, 64),
         (2048, {"type": "dynamic", "factor": 2.5}, 5120),
         (8192, {"type": "dynamic", "factor": 4, "original_max_position_embeddings": 2048}, 8192),
-        (4096, {"type": "linear", "factor": 4.0}, 4096),
+        (4096, {"type": "linear", "factor": 4.0}, 16_384),
+        (16_384, {"type": "linear", "factor": 4, "original_max_position_embeddings": 4096}, 16_384),
         (131_072, {"type": "llama3", "factor": 32, "original_max_position_embeddings": 8192},
          131_072),
         (131_072, {"type": "longrope", "original_max_position_embeddings": 4096}, 131_072),
@@ -114,6 +115,13 @@ def test_sessions_side_by_side_do_not_change_each_others_angles(
 )  # fmt: skip
 def test_context_is_scaled_once(positions: int, rope: dict[str, Any] | None, expected: int) -> None:
     assert context_length(positions, rope) == expected
+
+
+@pytest.mark.parametrize("kind", ["yarn", "longrope", "dynamic", "linear"])
+def test_original_context_beside_the_scaling_counts_too(kind: str) -> None:
+    assert context_length(400, {"rope_type": kind, "factor": 4.0}, 100) == 400
+    assert context_length(100, {"rope_type": kind, "factor": 4.0}, 100) == 400
+    assert context_length(400, {"rope_type": kind, "factor": 4.0}, "100") == 1600
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -84,7 +84,8 @@ def test_smollm3_would_be_computed_right_by_its_modules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not a supported family; were it listed, its layers must not be taken for Llama's."""
-    monkeypatch.setattr(families, "FAMILIES", {**families.FAMILIES, "smollm3": "none"})
+    listed = {**families.FAMILIES, "smollm3": "SmolLM3ForCausalLM"}
+    monkeypatch.setattr(families, "FAMILIES", listed)
     config = AutoConfig.for_model(
         "smollm3",
         hidden_size=64,
