@@ -39,6 +39,16 @@ def whole_or(
     return value if type(value) is int and low <= value <= high else default
 
 
+def count_of(value: object) -> int:
+    """A count, also as a whole float or as a string; 0 for anything else. Only for informational
+    values of servers that are not peers."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
+        value = int(value[:16])
+    elif isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 0 <= value <= MAX_EXACT else 0
+
+
 def number(fields: Mapping[str, Any], name: str, low: float, high: float) -> float:
     """A number from `low` to `high`; finite bounds exclude infinities.
 

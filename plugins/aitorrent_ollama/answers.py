@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from aitorrentd.api import Chunk, ProtocolError, Unavailable
-from aitorrentd.api.fields import whole_or
+from aitorrentd.api.fields import count_of
 from aitorrentd.api.models.inference import DoneReason
 from aitorrentd.api.models.texts import TextJoiner, end_of, text_in
+from aitorrentd.api.models.tool_calls import ToolCalls
 
 _DURATIONS: Final = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 # Reasons for an empty prompt, which only loads or unloads the model.
@@ -15,10 +16,15 @@ _EMPTY: Final = ("load", "unload")
 
 
 class AnswerReader:
-    """Turns the documents of one answer into chunks; `max_tokens` is the requested limit."""
+    """Turns the documents of one answer into chunks.
 
-    def __init__(self, max_tokens: int | None) -> None:
-        self._max_tokens = max_tokens
+    `max_tokens` is the requested limit, and `is_empty` whether the prompt has no text.
+    """
+
+    def __init__(self, max_tokens: int | None, *, is_empty: bool = False) -> None:
+        self._max_tokens, self._is_empty = max_tokens, is_empty
+        self._tools = ToolCalls("Ollama")
+        self._has_text = False
         self._text, self._thinking = TextJoiner(), TextJoiner()
         self._last: dict[str, Any] | None = None
 
@@ -36,6 +42,8 @@ class AnswerReader:
         except ValueError as e:
             raise ProtocolError(f"Ollama sent {e}") from None
         text, thinking = self._text.add(text), self._thinking.add(thinking)
+        self._has_text = self._has_text or bool(text)
+        self._tools.note(said)
         if line.get("done_reason"):
             self._last = line
         if line.get("done") is not True:
@@ -54,7 +62,7 @@ class AnswerReader:
         return self._ended(self._last, self._text.rest(), self._thinking.rest())
 
     def _ended(self, line: dict[str, Any], text: str, thinking: str) -> Chunk:
-        tokens = whole_or(line, "eval_count", 0)
+        tokens = count_of(line.get("eval_count"))
         context = line.get("context")
         is_context = isinstance(context, list) and all(
             type(i) is int and 0 <= i < 2**32 for i in context
@@ -63,11 +71,12 @@ class AnswerReader:
             text,
             done=True,
             reason=self._reason(line.get("done_reason"), tokens),
-            prompt_tokens=whole_or(line, "prompt_eval_count", 0),
+            prompt_tokens=count_of(line.get("prompt_eval_count")),
             completion_tokens=tokens,
             context=tuple(context or ()) if is_context else None,
             extra={k: line[k] for k in _DURATIONS if type(line.get(k)) is int},
             thinking=thinking,
+            warning=self._tools.check(has_text=self._has_text),
         )
 
     def _reason(self, reason: object, tokens: int) -> DoneReason:
@@ -76,7 +85,12 @@ class AnswerReader:
             is_cut = self._max_tokens is not None and tokens >= self._max_tokens
             return "length" if is_cut else "stop"
         end = end_of(reason) if isinstance(reason, str) else None
-        if end is None and reason in _EMPTY:
+        if end is None and reason in _EMPTY and not self._has_text:
+            if not self._is_empty:
+                raise Unavailable(
+                    "Ollama loaded the model and did not answer; a conversation needs a message "
+                    "of the user"
+                )
             return "stop"
         if end is None:
             raise Unavailable(f"Ollama cut the answer short: {str(reason)[:64]}")

@@ -152,7 +152,7 @@ class OllamaBackend:
             raise NotFound(f"the model {request.model!r} is not in plugins.ollama.models")
         client = await self._connected()
         path, body = request_body(request, self._config.keep_alive, self._config.num_ctx)
-        reader = AnswerReader(request.params.max_tokens)
+        reader = AnswerReader(request.params.max_tokens, is_empty=not text_bytes(request))
         async with aclosing(client.lines(path, body)) as lines:
             async for line in lines:
                 part = reader.read(line)
@@ -171,4 +171,4 @@ class OllamaBackend:
             names = (request.model, f"{request.model}:latest")
             context = next((loaded[name] for name in names if name in loaded), context)
         warning = truncation("Ollama", sent, last.prompt_tokens, context, remedy="raise num_ctx")
-        return replace(last, warning=warning)
+        return replace(last, warning="; ".join(filter(None, (last.warning, warning))))

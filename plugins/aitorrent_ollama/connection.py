@@ -19,7 +19,7 @@ from aitorrentd.api import (
     Unavailable,
 )
 from aitorrentd.api.models.documents import JsonDocuments, Lines
-from aitorrentd.api.models.relay import HttpServer, json_value
+from aitorrentd.api.models.relay import HttpServer, json_values
 from aitorrentd.api.models.reported_errors import MAX_ERROR_CHARS, error_in_body, reported_error
 
 # The last line of an answer carries the session's token ids, up to some hundred thousand.
@@ -52,7 +52,7 @@ def refusal(status: int, text: str, model: str) -> AitorrentError:
         return Busy(f"Ollama: {text}")
     if status in (401, 403):
         return Denied(f"Ollama: {text}")
-    if 400 <= status < 500 and status != 404:
+    if status in (400, 413, 422):
         return InvalidParams(f"Ollama: {text}")
     return Unavailable(f"Ollama: {text}")
 
@@ -125,7 +125,8 @@ class OllamaClient:
                         if line.strip():
                             raise not_json(line, answer.content_type)
                     elif (document := documents.add(line)) is not None:
-                        yield _checked(document, model)
+                        for value in json_values(document, "Ollama"):
+                            yield _checked(value, model)
                 if len(lines) + len(documents) > _MAX_LINE_BYTES:
                     raise ProtocolError(f"Ollama sent a line of over {_MAX_LINE_BYTES} bytes")
             # The last line counts even without a line feed.
@@ -133,7 +134,8 @@ class OllamaClient:
             if rest:
                 if not rest.lstrip(_BLANK).startswith((b"{", b"[")):
                     raise not_json(rest, answer.content_type)
-                yield _checked(rest, model)
+                for value in json_values(rest, "Ollama"):
+                    yield _checked(value, model)
 
 
 def not_json(start: bytes, content_type: str) -> ProtocolError:
@@ -143,8 +145,7 @@ def not_json(start: bytes, content_type: str) -> ProtocolError:
     return ProtocolError(f"Ollama sent invalid JSON{kind}: {text}")
 
 
-def _checked(document: bytes, model: str) -> dict[str, Any]:
-    value = json_value(document, "Ollama")
+def _checked(value: Any, model: str) -> dict[str, Any]:
     if (error := reported_error(value)) is not None:
         raise refusal(error.status or 500, error.message, model)
     if not isinstance(value, dict):

@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
-from aitorrent_openai.chunks import AnswerReader, can_chat, view
+from aitorrent_openai.chunks import AnswerReader
 from aitorrent_openai.config import ServerConfig
+from aitorrent_openai.models import can_chat, view
 from aitorrent_openai.requests import CHAT, COMPLETIONS, chat_body, completion_body, without
 from aitorrentd.api import (
     AitorrentError,
@@ -152,7 +153,7 @@ class OpenaiBackend:
     async def _stream(
         self, client: OpenaiClient, path: str, body: dict[str, Any]
     ) -> AsyncGenerator[Chunk, None]:
-        reader = AnswerReader(self.name)
+        reader = AnswerReader(self.name, str(body["model"]))
         said_done = False
         stray: list[bytes] = []
         async with aclosing(client.events(path, body, stray)) as events:

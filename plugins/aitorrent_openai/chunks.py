@@ -1,33 +1,49 @@
-"""Converts OpenAI API events to chunks, and its model list to model views. No I/O."""
+"""Converts the events of an OpenAI API answer to chunks. No I/O."""
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
-from aitorrentd.api import Chunk, ModelView, ProtocolError, Unavailable
-from aitorrentd.api.fields import whole_or
+from aitorrent_openai.usage import Usage
+from aitorrentd.api import Chunk, ProtocolError, Unavailable
 from aitorrentd.api.models.inference import DoneReason
 from aitorrentd.api.models.texts import TextJoiner, end_of, text_in
+from aitorrentd.api.models.tool_calls import ToolCalls
+
+# DeepSeek, vLLM and llama.cpp use the first; OpenRouter, Ollama and newer vLLM the second.
+_THINKING: Final = (
+    "reasoning_content",
+    "reasoning",
+    "reasoning_details",
+    "reasoning_text",
+    "thinking",
+)
+_NOT_YET: Final = (None, "", "null", "none")
+"Finish reasons of an answer that goes on; DashScope sends the text `null` with every piece."
 
 
 class AnswerReader:
-    """Turns an answer's events into chunks; the last chunk comes from `finish`."""
+    """Turns an answer's events into chunks; the last chunk comes from `finish`.
 
-    def __init__(self, server: str) -> None:
-        self._server = server
+    `server` and `model` are what was asked.
+    """
+
+    def __init__(self, server: str, model: str = "") -> None:
+        self._server, self._asked = server, model
+        self._answered_by = ""
         self._reason: DoneReason | None = None
-        self._prompt_tokens = 0
-        self._completion_tokens = 0
-        self._reasoning_tokens = 0
+        self._has_gone_on = False
+        self._usage = Usage()
         self._text, self._thinking = TextJoiner(), TextJoiner()
         self._said: list[str] = []
         self._has_answer = False
+        self._tools = ToolCalls(server)
 
     @property
     def is_finished(self) -> bool:
-        """Whether the server sent a finish reason; only counts can follow."""
-        return self._reason is not None
+        """Whether the server sent a finish reason, so that only counts can follow. False for a
+        server whose answer went on after a reason: Gemini sends one with every piece."""
+        return self._reason is not None and not self._has_gone_on
 
     def read(self, event: dict[str, Any]) -> Chunk:
         """Convert an event; the chunk may be empty.
@@ -36,7 +52,9 @@ class AnswerReader:
             ProtocolError: malformed. Unavailable: the server ended the answer for a reason other
             than completion or the token limit.
         """
-        self._note_usage(event.get("usage"))
+        self._usage.note(event)
+        if isinstance(model := event.get("model"), str):
+            self._answered_by = self._answered_by or model
         choices = event.get("choices")
         if choices is None:
             return Chunk("")
@@ -45,7 +63,7 @@ class AnswerReader:
                 f"{self._server} sent a `choices` field that is not a list of objects"
             )
         # One choice is requested; a server that sends more numbers them.
-        choice = next((c for c in choices if c.get("index") in (None, 0)), None)
+        choice = next((c for c in choices if c.get("index") in (None, 0, "0")), None)
         if choice is None:
             return Chunk("")
         try:
@@ -53,14 +71,19 @@ class AnswerReader:
         except ValueError as e:
             raise ProtocolError(f"{self._server} sent {e}") from None
         self._said.append(text)
-        self._has_answer = self._has_answer or bool(text or thinking)
+        if text or thinking:
+            self._has_answer = True
+            self._has_gone_on = self._has_gone_on or self._reason is not None
+            self._reason = None
+        self._tools.note(choice.get("delta"))
+        self._tools.note(choice.get("message"))
         self._note_reason(choice)
         return Chunk(self._text.add(text), thinking=self._thinking.add(thinking))
 
     def _pieces(self, choice: dict[str, Any]) -> tuple[str, str]:
         delta, message = choice.get("delta"), choice.get("message")
         if isinstance(delta, dict) and any(
-            delta.get(k) for k in ("content", "refusal", *_THINKING)
+            delta.get(k) not in (None, "") for k in ("content", "refusal", *_THINKING)
         ):
             return _pieces_of(delta)
         if isinstance(message, dict):
@@ -68,25 +91,17 @@ class AnswerReader:
             text, thinking = _pieces_of(message)
             said = "".join(self._said)
             return (text.removeprefix(said), thinking if not said else "")
-        if isinstance(delta, dict):
-            return _pieces_of(delta)
         return text_in(choice.get("text"))
-
-    def _note_usage(self, usage: object) -> None:
-        if not isinstance(usage, dict):
-            return
-        self._prompt_tokens = whole_or(usage, "prompt_tokens", 0)
-        self._completion_tokens = whole_or(usage, "completion_tokens", 0)
-        details = usage.get("completion_tokens_details")
-        if isinstance(details, dict):
-            self._reasoning_tokens = whole_or(details, "reasoning_tokens", 0)
 
     def _note_reason(self, choice: dict[str, Any]) -> None:
         reason = choice.get("finish_reason")
-        if reason is None or reason == "":
+        if isinstance(reason, dict):  # SGLang: {"type": "stop", "matched": 2}
+            reason = reason.get("type")
+        if reason in _NOT_YET:
             return
         end = end_of(reason) if isinstance(reason, str) else None
         if end is None:
+            self._tools.check(has_text=any(self._said))
             raise Unavailable(f"{self._server} cut the answer short: {str(reason)[:64]}")
         self._reason = end
 
@@ -95,7 +110,8 @@ class AnswerReader:
         non-event content.
 
         Raises:
-            Unavailable: nothing indicated that the answer is complete.
+            Unavailable: nothing indicated that the answer is complete, or the model called a tool
+            instead of answering.
         """
         if self._reason is None and not (said_done and self._has_answer):
             text = " ".join(stray.decode("utf-8", "replace").split())
@@ -103,20 +119,31 @@ class AnswerReader:
             raise Unavailable(
                 f"{self._server} closed the stream before its answer was complete{why}"
             )
-        extra = {"reasoning_tokens": self._reasoning_tokens} if self._reasoning_tokens else {}
+        tool = self._tools.check(has_text=any(self._said))
+        usage = self._usage
+        extra = {"reasoning_tokens": usage.reasoning} if usage.reasoning else {}
         return Chunk(
             self._text.rest(),
             done=True,
             reason=self._reason or "stop",
-            prompt_tokens=self._prompt_tokens,
-            completion_tokens=self._completion_tokens,
+            prompt_tokens=usage.prompt,
+            completion_tokens=usage.completion,
             thinking=self._thinking.rest(),
             extra=extra,
+            warning="; ".join(filter(None, (tool, self._other_model()))),
         )
 
+    def _other_model(self) -> str:
+        """A warning if another model answered: LM Studio uses the one that is loaded. Longer or
+        shorter names of the same model do not count, such as with a version or without a path."""
+        asked, answered = _plain(self._asked), _plain(self._answered_by)
+        if not asked or not answered or asked in answered or answered in asked:
+            return ""
+        return f"{self._server} answered with the model {self._answered_by[:128]!r}"
 
-# DeepSeek, vLLM and llama.cpp use the first; OpenRouter, Ollama and newer vLLM the second.
-_THINKING: Final = ("reasoning_content", "reasoning", "reasoning_details")
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower().removesuffix(".gguf") if c.isalnum())
 
 
 def _pieces_of(message: dict[str, Any]) -> tuple[str, str]:
@@ -132,74 +159,3 @@ def _pieces_of(message: dict[str, Any]) -> tuple[str, str]:
             thinking += "".join(more)
             break
     return text, thinking
-
-
-# Name parts of models that turn text into something other than an answer.
-_NO_CHAT_NAME: Final = re.compile(
-    r"(^|[-_/.:\s])(embed|embedding|embeddings|rerank|reranker|whisper|tts|dall-e|moderation)"
-    r"([-_/.:\s]|$)"
-)
-_NO_CHAT_KINDS: Final = frozenset(
-    ("embedding", "embeddings", "rerank", "reranker", "moderation", "image", "audio")
-)
-
-
-def can_chat(row: dict[str, Any]) -> bool:
-    """Whether a listed model may answer prompts, judged by its entry, else by its name."""
-    kind = row.get("type") or row.get("task") or row.get("model_type")
-    if isinstance(kind, str) and kind.lower() in _NO_CHAT_KINDS:
-        return False
-    able = row.get("capabilities")
-    if isinstance(able, dict) and able.get("completion_chat") is False:
-        return False
-    if isinstance(able, list) and able:
-        return not _NO_CHAT_KINDS.issuperset(str(a).lower() for a in able)
-    shape = row.get("architecture")
-    made = shape.get("output_modalities") if isinstance(shape, dict) else None
-    if isinstance(made, list) and made:
-        return "text" in made
-    if isinstance(kind, str):
-        return True
-    return _NO_CHAT_NAME.search(str(row["id"]).lower()) is None
-
-
-def rows_of(listed: object) -> list[dict[str, Any]] | None:
-    """The models in a `/models` response, each with its `id`; None if it is not a model list.
-
-    The format is `{"data": [...]}`; some servers send `models` instead, a bare list, or names.
-    """
-    if isinstance(listed, dict):
-        listed = next((listed[k] for k in ("data", "models") if k in listed), False)
-        if listed is None:  # an empty list from a server in Go
-            return []
-    if not isinstance(listed, list):
-        return None
-    rows = []
-    for row in listed:
-        if isinstance(row, str):
-            rows.append({"id": row})
-        elif isinstance(row, dict):
-            names = (row.get(key) for key in ("id", "name", "model"))
-            ident = next((name for name in names if isinstance(name, str) and name), None)
-            if ident is not None:
-                rows.append({**row, "id": ident})
-    return rows
-
-
-_LENGTHS: Final = ("max_model_len", "context_length", "context_window", "max_context_length")
-
-
-def view(row: dict[str, Any], backend: str) -> ModelView:
-    """The view of a model from `/models`; `max_model_len` is from vLLM, `meta` from llama.cpp, with
-    the context in use (`n_ctx`) and the trained one."""
-    meta = row.get("meta")
-    meta = meta if isinstance(meta, dict) else {}
-    lengths = [*((row, k) for k in _LENGTHS), (meta, "n_ctx"), (meta, "n_ctx_train")]
-    owner = row.get("owned_by")
-    return ModelView(
-        name=row["id"],
-        backend=backend,
-        size_bytes=whole_or(meta, "size", None),
-        context_length=next((n for at, k in lengths if (n := whole_or(at, k, 0))), None),
-        detail=f"by {owner}" if isinstance(owner, str) and owner else "",
-    )

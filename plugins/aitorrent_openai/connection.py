@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any, Final
 
 from aitorrent_openai.bodies import BodyDecoder
-from aitorrent_openai.chunks import rows_of
 from aitorrent_openai.config import ServerConfig
+from aitorrent_openai.models import rows_of
 from aitorrent_openai.sse import Event
 from aitorrentd.api import (
     AitorrentError,
@@ -22,12 +22,24 @@ from aitorrentd.api import (
     TimedOut,
     Unavailable,
 )
-from aitorrentd.api.models.relay import HttpServer, json_value
+from aitorrentd.api.models.relay import HttpServer, json_values
 from aitorrentd.api.models.reported_errors import ReportedError, error_in_body, reported_error
 
+# With any status: xAI and Gemini say 400 for a wrong key, Mistral and OpenRouter for a model that
+# they lack.
+_KEY_CODES: Final = ("invalid_api_key", "authentication_error", "UNAUTHENTICATED")
+_QUOTA_CODES: Final = ("insufficient_quota", "insufficient_credits", "billing_not_active")
+_MODEL_CODES: Final = ("model_not_found", "invalid_model", "model_not_available")
+# Other statuses from 400 to 499, such as 405 from a proxy, are not the request's fault: another
+# backend may answer it.
+_REQUEST_FAULTS: Final = (400, 413, 414, 415, 422, 431)
 _MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 _DONE: Final = object()
 "End-of-stream marker among JSON values."
+# What stands between the values of events that lack the lines between them.
+_BETWEEN: Final = {"data:": None, "[DONE]": _DONE}
+_PINGS: Final = ("ping", "pong", "keepalive", "keep-alive", "heartbeat")
+"Events, or their texts, that only keep the connection open."
 
 
 def refusal(server: str, status: int, error: ReportedError) -> AitorrentError:
@@ -35,18 +47,18 @@ def refusal(server: str, status: int, error: ReportedError) -> AitorrentError:
     message, code = error.message, error.code
     text = f"{server}: {message or f'HTTP status {status}'}"
     facts = {"status": status, "error_code": code, "param": error.param}
-    if status in (401, 403):
+    if status in (401, 403) or code in _KEY_CODES or "API key not valid" in message:
         hint = f"; check the api_key of server {server.removeprefix('openai:')!r}"
         return Denied(text + hint, **facts)
-    if status == 404:
+    if status == 402 or code in _QUOTA_CODES:
+        return Denied(text, **facts)
+    if status == 404 or code in _MODEL_CODES:
         return NotFound(text, **facts)
     if status == 429:
-        if code == "insufficient_quota":
-            return Denied(text, **facts)
         return Busy(text, **facts)
-    if status == 408:
+    if status in (408, 504):
         return TimedOut(text, **facts)
-    if 400 <= status < 500:
+    if status in _REQUEST_FAULTS:
         return InvalidParams(text, **facts)
     return Unavailable(text, **facts)
 
@@ -123,15 +135,14 @@ class OpenaiClient:
             if not told.message:
                 told = ReportedError("the server reports an error and does not say which")
             raise refusal(self.name, told.status or 500, told)
-        if data == b"[DONE]":
-            yield None
+        # Gateways wrap the comments of other servers into events.
+        is_ping = event.kind in _PINGS or data.decode("latin-1").lower() in _PINGS
+        if is_ping or not data or data.startswith(b":"):
             return
-        if not data:
-            return
-        for value in self._values(data):
+        for value in json_values(data, self.name, _BETWEEN):
             if value is None:  # some servers send null as a keepalive
                 continue
-            if value is _DONE:
+            if value is _DONE or value == "[DONE]":
                 yield None
                 return
             if (error := reported_error(value)) is not None:
@@ -139,16 +150,3 @@ class OpenaiClient:
             if not isinstance(value, dict):
                 raise ProtocolError(f"{self.name} sent something that is not a JSON object")
             yield value
-
-    def _values(self, data: bytes) -> Iterator[Any]:
-        lines = data.split(b"\n")
-        try:
-            yield json_value(data, self.name)
-        except ProtocolError:
-            if len(lines) == 1:
-                raise
-        else:
-            return
-        # Several events without separating blank lines.
-        for line in filter(None, map(bytes.strip, lines)):
-            yield _DONE if line == b"[DONE]" else json_value(line, self.name)

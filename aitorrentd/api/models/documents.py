@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Final
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 _BOM: Final = b"\xef\xbb\xbf"
+_SPACE: Final = re.compile(r"\s*")
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Lines:
@@ -63,7 +68,42 @@ class JsonDocuments:
 
 def _is_json(text: bytes) -> bool:
     try:
-        json.loads(text)
+        values_in(text)
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def values_in(text: bytes, between: Mapping[str, Any] = _NOTHING) -> list[Any]:
+    """The JSON values in `text`: one, or several back to back, as servers send them that forget
+    line feeds.
+
+    `between` has words that may stand between values, each with the value that it stands for, or
+    None.
+
+    Raises:
+        ValueError: anything else is in it. RecursionError: a value is nested too deeply.
+    """
+    try:
+        return [json.loads(text)]
+    except ValueError:
+        whole, decoder = text.decode("utf-8-sig"), json.JSONDecoder()
+    values: list[Any] = []
+    at = _end_of_space(whole, 0)
+    while at < len(whole):
+        word = next((word for word in between if whole.startswith(word, at)), None)
+        if word is None:
+            value, at = decoder.raw_decode(whole, at)
+            values.append(value)
+        else:
+            at += len(word)
+            values += [] if between[word] is None else [between[word]]
+        at = _end_of_space(whole, at)
+    if not values:
+        raise ValueError("no JSON value")
+    return values
+
+
+def _end_of_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at

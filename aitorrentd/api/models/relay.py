@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import httpx
 
+from aitorrentd.api.models.documents import values_in
 from aitorrentd.errors import AitorrentError, InvalidParams, ProtocolError, TimedOut, Unavailable
 
 _START_BYTES: Final = 65_536
@@ -148,6 +149,18 @@ def json_value(raw: bytes, who: str, content_type: str = "") -> Any:
     except (ValueError, RecursionError):
         kind = f" ({content_type})" if content_type else ""
         raise ProtocolError(f"{who} sent invalid JSON{kind}{_start(raw)}") from None
+
+
+def json_values(raw: bytes, who: str, between: Mapping[str, Any] | None = None) -> list[Any]:
+    """The JSON values in `raw`, as `values_in` finds them.
+
+    Raises:
+        ProtocolError: it has none, or anything else.
+    """
+    try:
+        return values_in(raw, between or {})
+    except (ValueError, RecursionError):
+        raise ProtocolError(f"{who} sent invalid JSON{_start(raw)}") from None
 
 
 def json_object(raw: bytes, who: str) -> dict[str, Any]:

@@ -6,7 +6,9 @@ must never look complete.
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -45,6 +47,10 @@ _TEXTS: Final = (
 )
 # These explain an event that has neither choices nor counts.
 _REASONS: Final = frozenset(_TEXTS) - {"text", "title"}
+_TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
+_MARKUP: Final = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+_PAGE_CHARS: Final = 8192
+_SHOWN_CHARS: Final = 200
 _NOTHING: Final = (None, "", False, 0, "0")
 
 
@@ -113,11 +119,19 @@ def described(error: object, *, beside: Mapping[str, Any] | None = None) -> Repo
             rest = {key: item for key, item in others.items() if key not in ("error", "errors")}
             text = _text_of(rest) or text or _shown(error)
         return ReportedError(text[:MAX_ERROR_CHARS], *_facts(others))
-    text = _text_of(error) or _shown(error)
+    text = _with_cause(_text_of(error) or _shown(error), error)
     code, param, status = _facts(error)
     if beside and not code:
         code, _, status = _facts(beside)
     return ReportedError(text[:MAX_ERROR_CHARS], code, param, status)
+
+
+def _with_cause(text: str, error: Mapping[str, Any]) -> str:
+    """OpenRouter says "Provider returned error", and in `metadata.raw` what the provider said."""
+    metadata = error.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    cause = error_in_body(raw.encode()).message if isinstance(raw, str) else _text(raw)
+    return f"{text}: {cause}" if cause and cause not in text else text
 
 
 def _text_of(error: Mapping[str, Any], depth: int = 0) -> str:
@@ -172,14 +186,38 @@ def _is_fact(value: object) -> bool:
 
 
 def error_in_body(body: bytes) -> ReportedError:
-    """The error in the body of a refusal; a body that is not JSON is the text itself."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        text = body.decode("utf-8-sig", "replace").strip()
-        return ReportedError(text[:MAX_ERROR_CHARS])
+    """The error in the body of a refusal: JSON, an event stream, a web page or a text."""
+    text = body.decode("utf-8-sig", "replace").strip()
+    for content in (text, _first_event(text)):
+        try:
+            return _in_value(json.loads(content))
+        except (ValueError, RecursionError):
+            pass
+    shown = _page_text(text[:_PAGE_CHARS]) if text.startswith("<") else _first_event(text) or text
+    return ReportedError(shown[:MAX_ERROR_CHARS])
+
+
+def _in_value(value: object) -> ReportedError:
     found = reported_error(value)
     if found is not None:
         return found
     # Only an object or a list carries an error; `null` and `{}` do not.
     return described(value) if isinstance(value, dict | list) and value else ReportedError("")
+
+
+def _first_event(stream: str) -> str:
+    """The content of the first event, if the text is an event stream."""
+    for line in stream.splitlines():
+        name, colon, value = line.partition(":")
+        if name in ("data", "error") and value.strip():
+            return value.strip()
+        if line and not (colon and name in ("", "event", "id", "retry", "data")):
+            break
+    return ""
+
+
+def _page_text(page: str) -> str:
+    """The title of a web page, else its first words; of XML, the contents."""
+    title = _TITLE.search(page)
+    text = html.unescape(title[1] if title else _MARKUP.sub(" ", page))
+    return " ".join(text.split())[:_SHOWN_CHARS] or page[:_SHOWN_CHARS]

@@ -35,6 +35,9 @@ class Outcome(NamedTuple):
     "Empty if it ended with an error."
     counts: tuple[int, int] = (0, 0)
     error: str = ""
+    warning: str = ""
+    hidden: int = 0
+    "Tokens of thinking that the server only counts."
 
 
 class CannedHttp:
@@ -91,16 +94,17 @@ def ollama_backend(parts: Iterable[bytes], content_type: str) -> Backend:
 REQUEST: Final = GenerateRequest(model="m", messages=(Message(role="user", content="hi"),))
 
 
-async def outcome(backend: Backend) -> Outcome:
+async def outcome(backend: Backend, model: str = "m") -> Outcome:
     """The answer of `backend`, or its error; fails if the answer has no end."""
     text, thinking = "", ""
     try:
-        async for chunk in backend.generate(REQUEST):
+        async for chunk in backend.generate(REQUEST.model_copy(update={"model": model})):
             text += chunk.text
             thinking += chunk.thinking
             if chunk.done:
                 counts = (chunk.prompt_tokens, chunk.completion_tokens)
-                return Outcome(text, thinking, str(chunk.reason), counts)
+                hidden = chunk.extra.get("reasoning_tokens", 0)
+                return Outcome(text, thinking, str(chunk.reason), counts, "", chunk.warning, hidden)
     except AitorrentError as e:
         return Outcome(text, thinking, error=e.message)
     raise AssertionError("the answer has no end")

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aitorrent_openai.backend import OpenaiBackend
-from aitorrent_openai.chunks import AnswerReader, view
+from aitorrent_openai.chunks import AnswerReader
 from aitorrent_openai.config import OpenaiConfig, ServerConfig
+from aitorrent_openai.models import view
 from aitorrent_openai.requests import chat_body, completion_body
 from aitorrent_openai.sse import MAX_EVENT_BYTES, Event, EventDecoder
 from aitorrentd.api import (
