@@ -1,4 +1,4 @@
-"""aitorrentd: share model weights and run models over peers.
+"""aitorrentd: run models split across peers.
 
 `Node` is loaded on first use, so that `aitorrentctl` does not pay for the daemon's imports.
 """

@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = _Parser(
         prog="aitorrentd",
-        description="Share model weights and run models over peers.",
+        description="Run models split across peers.",
         epilog="All other settings are in the configuration file; see aitorrentctl config show.",
         allow_abbrev=False,
     )

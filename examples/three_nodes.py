@@ -29,10 +29,10 @@ async def main(question: str) -> None:
     ):
         one.on(PeerConnected, lambda event: print(f"connected to {event.peer}"))
         heard = asyncio.Event()
-        two.on(MessageReceived, lambda event: (print(f"two hears: {event.text}"), heard.set()))
+        two.on(MessageReceived, lambda event: (print(f"two received: {event.text}"), heard.set()))
         for other in (two, three):
             await one.connect(other.addresses()[0])
-        print(f"told {await one.broadcast('hello, all')} peers")
+        print(f"sent to {await one.broadcast('hello, all')} peers")
         await asyncio.wait_for(heard.wait(), 10)
 
         await one.wait_for_model("demo")

@@ -144,13 +144,13 @@ def leave(nodes: list[Node], home: Path) -> None:
     """Explain how to use the nodes that stay up."""
     pids = [str(n.process.pid) for n in nodes if n.process]
     print(
-        f"\nThe nodes stay up. Let aitorrentctl talk to {nodes[0].name}:\n"
+        f"\nThe nodes keep running. To point aitorrentctl at {nodes[0].name}:\n"
         f"  export PATH={BIN}:$PATH AITORRENT_SOCKET={nodes[0].socket}\n"
         f"and try:\n"
         f"  aitorrentctl status\n"
         f"  aitorrentctl peers\n"
         f"  aitorrentctl chat -m demo\n"
-        f"  kill -9 {pids[1]}    # {nodes[1].name} dies, and layers {nodes[1].layers} with it:\n"
+        f"  kill -9 {pids[1]}    # {nodes[1].name} dies, and with it layers {nodes[1].layers}:\n"
         f"  aitorrentctl ask -m demo hello\n"
         f"Stop them:\n"
         f"  kill {' '.join(pids)}; sleep 2; rm -r {home}"
@@ -160,7 +160,7 @@ def leave(nodes: list[Node], home: Path) -> None:
 def main() -> int:
     """Run the demo in a temporary directory."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keep", action="store_true", help="leave the nodes running")
+    parser.add_argument("--keep", action="store_true", help="keep the nodes running")
     parser.add_argument("--prompt", default=QUESTION)
     options = parser.parse_args()
     # A socket path holds at most 107 bytes, so the directory has a short name.

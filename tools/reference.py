@@ -1,43 +1,35 @@
 """Write `docs/reference/` from the code: `python -m tools.reference [--check]`.
 
-Commands, settings, control methods, hooks, events and errors, each from its definition, so that no
-page can contradict the program.
+Commands, settings, control methods and the plugin API, each from its definition, so that no page
+can contradict the program.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 from pydantic import BaseModel
 
-from aitorrentd import Node, errors
-from aitorrentd.api import events, hooks
+from aitorrentd import Node
 from aitorrentd.cli.main import main as aitorrentctl
 from aitorrentd.config.model import Settings
 from aitorrentd.methods.source import Methods
+from tools import api_page
+from tools.manual.pages import TOOL_EXITS
+from tools.markdown import rows
 
-T = TypeVar("T")
 ROOT: Final = Path(__file__).parents[1]
 PAGES: Final = ROOT / "docs" / "reference"
 GOLDEN: Final = ROOT / "tests" / "golden" / "rpc.json"
 NOTE: Final = "<!-- Written by tools/reference.py (make docs); edit the code instead. -->\n\n"
-
-
-def rows(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    safe = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    body = [f"| {' | '.join(line)} |" for line in safe]
-    return "\n".join([f"| {' | '.join(header)} |", "|" + "---|" * len(header), *body]) + "\n"
 
 
 def shape(schema: dict[str, Any]) -> str:
@@ -111,9 +103,7 @@ def commands() -> Iterator[str]:
         yield f"## {' '.join(('aitorrentctl', *words))}\n\n```text\n{text.rstrip()}\n```\n\n"
         todo = [*[(*words, name) for name in commands_in(text)], *todo]
     yield "## Exit codes\n\n"
-    from aitorrentd.cli.toolkit import ExitCode
-
-    yield rows(("code", "meaning"), [(str(int(c)), c.name.lower()) for c in ExitCode])
+    yield rows(("code", "meaning"), [(str(int(c)), text) for c, text in TOOL_EXITS.items()])
 
 
 def settings(infos: dict[str, Any]) -> Iterator[str]:
@@ -141,37 +131,6 @@ def methods(found: list[dict[str, Any]]) -> Iterator[str]:
                 yield f"\n{rows((title, 'type', 'default', 'meaning'), listed)}"
 
 
-def declared(module: Any, *, base: type[T]) -> list[type[T]]:
-    """Public subclasses of `base` that a module defines, in its order."""
-    found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, base)]
-    return [v for v in found if v.__module__ == module.__name__ and v is not base]
-
-
-def api() -> Iterator[str]:
-    """The page of hooks, events and errors."""
-    yield "# Hooks, events and errors\n\nAll in `aitorrentd.api`; see [writing a plugin]"
-    yield "(../plugins.md).\n\n## Hooks\n\n"
-    for name, function in vars(hooks).items():
-        if name.startswith("aitorrent_"):
-            yield f"### {name}{inspect.signature(function)}\n\n{inspect.getdoc(function)}\n\n"
-    yield "## Events\n\n"
-    lines = [
-        (
-            f"`{e.topic}`",
-            f"`{e.__name__}({', '.join(f.name for f in fields(e))})`",
-            (inspect.getdoc(e) or "").split("\n\n")[0],
-        )
-        for e in declared(events, base=events.Event)
-    ]
-    yield rows(("topic", "event", "meaning"), lines)
-    yield "\n## Errors\n\n"
-    listed = [
-        (f"`{e.code}`", f"`{e.__name__}`", (inspect.getdoc(e) or "").split("\n\n")[0])
-        for e in declared(errors, base=errors.AitorrentError)
-    ]
-    yield rows(("code", "class", "meaning"), listed)
-
-
 async def gather() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The manifests of the built-in plugins and the description of every method."""
     from aitorrentd.kernel.found import installed
@@ -197,7 +156,7 @@ def pages() -> dict[Path, str]:
         PAGES / "commands.md": "".join(commands()),
         PAGES / "settings.md": "".join(settings(infos)),
         PAGES / "methods.md": "".join(methods(found)),
-        PAGES / "api.md": "".join(api()),
+        PAGES / "api.md": "".join(api_page.page(infos)),
     }
     out = {path: NOTE + text for path, text in texts.items()}
     out[GOLDEN] = json.dumps(found, indent=1, sort_keys=True) + "\n"
@@ -209,7 +168,7 @@ def main() -> int:
     stale = [p for p, text in pages().items() if not p.exists() or p.read_text() != text]
     if "--check" in sys.argv[1:]:
         for path in stale:
-            print(f"{path.relative_to(ROOT)} is not what the code says; run: make docs")
+            print(f"{path.relative_to(ROOT)} does not match the code; run: make docs")
         return 1 if stale else 0
     PAGES.mkdir(parents=True, exist_ok=True)
     for path, text in pages().items():

@@ -27,8 +27,11 @@ from aitorrentd.api.plugin import (
 )
 
 PROJECT: Final = "aitorrentd"
+"The pluggy project that the hooks belong to."
 hookspec = pluggy.HookspecMarker(PROJECT)
+"Marks the declaration of a hook."
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"Marks a plugin's implementation of a hook."
 
 
 @hookspec(firstresult=True)

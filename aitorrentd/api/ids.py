@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final, NewType
 
 PeerId = NewType("PeerId", str)
+"The peer id of a node, validated by `parse_peer_id`."
 
 # identity multihash of 36 bytes: protobuf {Type = Ed25519 (1), Data = 32 bytes}
 _PREFIX: Final = bytes.fromhex("002408011220")
@@ -56,7 +57,7 @@ def public_key(peer: str) -> bytes:
         ValueError: not the peer id of an Ed25519 key.
     """
     if len(peer) > _MAX_CHARS:
-        raise ValueError(f"a peer id has at most {_MAX_CHARS} characters, got {len(peer)}")
+        raise ValueError(f"a peer id must have at most {_MAX_CHARS} characters, got {len(peer)}")
     raw = _base58_decode(peer)
     if len(raw) != len(_PREFIX) + 32 or not raw.startswith(_PREFIX):
         raise ValueError(f"{peer!r} is not the peer id of an Ed25519 key (12D3KooW…)")

@@ -13,7 +13,9 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 BAN_S: Final = 600.0
+"Seconds for which a ban lasts."
 MAX_ENTRIES: Final = 4096
+"Peers that a table remembers."
 
 
 class TokenBucket:

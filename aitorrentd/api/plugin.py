@@ -17,7 +17,7 @@ from aitorrentd.api.settings import SettingsTable
 class PluginConfig(SettingsTable):
     """Base of a plugin's configuration; tables inside it are SettingsTables."""
 
-    enabled: bool = Field(True, description="whether the plugin is loaded at all")
+    enabled: bool = Field(True, description="whether to load the plugin")
 
 
 class SkipPlugin(Exception):

@@ -15,12 +15,16 @@ T = TypeVar("T")
 
 
 class ServiceKey(Generic[T]):
-    """The typed name of a service; two keys with one name are the same key."""
+    """The typed name of a service; two keys with one name are the same key.
 
-    __slots__ = ("name",)
+    `since` is the version of aitorrentd, or of the plugin, that first provided the service.
+    """
 
-    def __init__(self, name: str) -> None:
+    __slots__ = ("name", "since")
+
+    def __init__(self, name: str, *, since: str = "0.1.0") -> None:
         self.name = name
+        self.since = since
 
     def __repr__(self) -> str:
         return f"ServiceKey({self.name!r})"

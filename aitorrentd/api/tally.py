@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Final
 
 EVERY_S: Final = 60.0
+"Default minimum interval between two summaries, in seconds."
 _MOST_NAMES: Final = 256
 
 

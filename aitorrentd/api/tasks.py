@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 CLOSE_S: Final = 5.0
+"Seconds that `Tasks.close` waits by default."
 
 
 class Tasks:

@@ -59,7 +59,7 @@ _ClickException: Any = next(
 GLOBAL_OPTIONS: Final = [
     ("--json", "Print JSON; one line per item for streams and errors."),
     ("--socket PATH", "Control socket of the daemon.  [env: AITORRENT_SOCKET]"),
-    ("--timeout SECONDS", "Give up when no answer arrives in time.  [default: 30]"),
+    ("--timeout SECONDS", "Maximum time to wait for an answer.  [default: 30]"),
     ("--no-color", "No colours.  [env: NO_COLOR]"),
     ("-V, --version", "Show this program's version."),
     ("-h, --help", "Show this help, or the help of a command."),
@@ -320,7 +320,7 @@ def root(args: Sequence[str] = ()) -> Any:
         name=PROGRAM,
         # Commands take it from their running context.
         context_settings={"help_option_names": ["--help", "-h"]},
-        help="Talk to the aitorrentd daemon.",
+        help="Control and query the aitorrentd daemon.",
         epilog=toolkit.examples("status", 'ask "What is a torrent?"', "plugin list --json"),
         no_args_is_help=True,
         rich_markup_mode=None,

@@ -99,11 +99,14 @@ def _type(field: Mapping[str, Any]) -> str:
 
 
 def call(
-    method: Annotated[str, typer.Argument(help="As in `rpc list`.", metavar="METHOD")],
+    method: Annotated[
+        str, typer.Argument(help="A method name, as shown by `rpc list`.", metavar="METHOD")
+    ],
     params: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Parameters; values are parsed as JSON, otherwise taken as text.", metavar="K=V"
+            help="Parameters; values are parsed as JSON if possible, else taken as text.",
+            metavar="K=V",
         ),
     ] = None,
     stdin: Annotated[
@@ -111,7 +114,7 @@ def call(
         typer.Option("--stdin", help="Also read parameters from standard input, as a JSON object."),
     ] = False,
 ) -> None:
-    """Call any method of the control API and print its answer as JSON."""
+    """Call any method of the control API and print its result as JSON."""
     values = _from_stdin() if stdin else {}
     for word in params or []:
         key, is_pair, text = word.partition("=")
@@ -125,7 +128,7 @@ def call(
         except UnicodeError as e:
             toolkit.fail(f"a parameter cannot be sent: {unreadable(e)}", ExitCode.USAGE)
         except (ValueError, TypeError, OverflowError):
-            text = "a parameter is nested too deep, or has an integer of over 64 bits"
+            text = "a parameter is nested too deeply, or contains an integer of more than 64 bits"
             toolkit.fail(text, ExitCode.USAGE)
         with called as items:
             for item in items:

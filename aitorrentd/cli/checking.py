@@ -85,10 +85,10 @@ def _commands() -> dict[str, Any]:
     return {
         "name": "commands",
         "plugin": "core",
-        "summary": "commands of plugins can be used",
+        "summary": "plugin commands can be loaded",
         "status": "warn" if wrong else "ok",
-        "text": "; ".join(wrong) or "commands of plugins can be used",
-        "remedy": "follow the message; `pip list` shows the installed packages" if wrong else "",
+        "text": "; ".join(wrong) or "plugin commands can be loaded",
+        "remedy": "see the message; `pip list` shows the installed packages" if wrong else "",
     }
 
 
@@ -102,7 +102,7 @@ def _reach(error: AitorrentError) -> dict[str, Any]:
     return {
         "name": "reach",
         "plugin": "core",
-        "summary": "this user may talk to the daemon",
+        "summary": "this user may access the daemon",
         "status": "fail",
         "text": text,
         "remedy": remedy or "check its log; if that does not help, restart it",

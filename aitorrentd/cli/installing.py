@@ -47,8 +47,8 @@ def install(
 ) -> None:
     """Install a plugin or an extra of aitorrentd with pip; needs no daemon.
 
-    The plugin cannot replace a library of aitorrentd: where it needs another version, it is
-    refused. It is used after a restart of the daemon.
+    A plugin that needs a different version of one of aitorrentd's libraries is rejected. A
+    running daemon loads the plugin after a restart.
     """
     installer, told = _installer(find_links, no_index)
     with installer.planned(what, upgrade=upgrade) as (plan, pip):
@@ -72,7 +72,7 @@ def remove(
     yes: Yes = False,
     no_restart: NoRestart = False,
 ) -> None:
-    """Remove an installed plugin; what came along with it stays until `plugin rebuild`."""
+    """Remove an installed plugin; its dependencies stay until `plugin rebuild`."""
     installer, told = _installer(None, False)
     installer.check_removable(name)
     _confirm(f"Remove {clean(name)}?", yes)
@@ -92,7 +92,7 @@ def rebuild(
     find_links: FindLinks = None,
     no_index: NoIndex = False,
 ) -> None:
-    """Rebuild the plugin layer, after an upgrade of Python or to drop what no plugin needs."""
+    """Rebuild the plugin layer, after a Python upgrade or to remove unused dependencies."""
     installer, told = _installer(find_links, no_index)
     _confirm(f"Rebuild {installer.target.title}?", yes)
     wanted = installer.rebuild()
@@ -177,7 +177,7 @@ def _render_plan(reply: Mapping[str, Any]) -> str:
         ("replaces", reply["replaces"]),
         ("plugins", reply["plugins"]),
         ("commands from", reply["commands"]),
-        ("brings along", reply["brings"]),
+        ("dependencies", reply["brings"]),
         ("into", reply["target"]),
     ]
     return toolkit.fields([pair for pair in pairs if pair[1]])
@@ -194,8 +194,8 @@ def _render_installed(reply: Mapping[str, Any]) -> str:
 
 def _render_removed(reply: Mapping[str, Any]) -> str:
     text = (
-        f"removed {clean(reply['removed'])}; what came along with it stays: "
-        "aitorrentctl plugin rebuild drops what no plugin needs"
+        f"removed {clean(reply['removed'])}; its dependencies stay: aitorrentctl plugin "
+        "rebuild removes those that no plugin needs"
     )
     return f"{text}\n{_next(reply)}"
 
@@ -207,11 +207,11 @@ def _render_rebuilt(reply: Mapping[str, Any]) -> str:
 
 def _next(reply: Mapping[str, Any]) -> str:
     if reply["restarted"]:
-        return "the daemon was restarted: aitorrentctl plugin list"
+        return "the daemon was restarted; see: aitorrentctl plugin list"
     from aitorrentd.system import unit
 
     how = unit.restart_remedy(toolkit.socket_path())
-    return f"a running daemon picks it up after a restart: {how}"
+    return f"a running daemon applies this after a restart: {how}"
 
 
 def _render_new(reply: Mapping[str, Any], name: str) -> str:
@@ -227,7 +227,7 @@ def _render_new(reply: Mapping[str, Any], name: str) -> str:
         # A packaged aitorrentd's environment belongs to the package manager: not for development.
         steps = [
             f"next: sudo {install}",
-            "test: in a virtual environment with aitorrentd in it, as its README.md says",
+            "test: in a virtual environment that has aitorrentd, as described in its README.md",
         ]
     files = (f"  {clean(file)}" for file in reply["files"])
     return "\n".join(
@@ -278,7 +278,7 @@ def register(group: typer.Typer) -> None:
         short_help="Remove an installed plugin.", epilog=toolkit.examples("plugin remove hello")
     )(remove)
     group.command(
-        short_help="Rebuild the layer of installed plugins.",
+        short_help="Rebuild the plugin layer.",
         epilog=toolkit.examples(
             "plugin rebuild", "plugin rebuild --no-index --find-links ./wheels"
         ),

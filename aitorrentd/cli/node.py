@@ -100,7 +100,7 @@ def _memory(reply: Mapping[str, Any]) -> list[str]:
     if len(workers) > _SHOWN_WORKERS:
         lines.append(f"{len(workers) - _SHOWN_WORKERS} more workers")
     at_least = "at least " if None in told else ""
-    return [f"{at_least}{toolkit.bytes_text(own + sum(n or 0 for n in told))} in all", *lines]
+    return [f"{at_least}{toolkit.bytes_text(own + sum(n or 0 for n in told))} in total", *lines]
 
 
 def work_text(works: Iterable[Mapping[str, Any]]) -> str:
@@ -216,12 +216,12 @@ def drain(
 ) -> None:
     """Stop taking new work and wait for running work to finish.
 
-    Waits for --timeout seconds (default 300); exits with 75 when something still runs
-    then. The daemon stays up and goes on draining until --undo or its end.
+    Waits up to --timeout seconds (default 300); exits with 75 if work is still
+    running then. The daemon keeps running and draining until --undo or a restart.
     """
     with toolkit.connect() as client:
         if undo:
-            toolkit.emit(client.call("node.undrain"), lambda _: "takes new work again")
+            toolkit.emit(client.call("node.undrain"), lambda _: "taking new work again")
             return
         patience_s = min(toolkit.timeout_s(_DRAIN_S), _MAX_DRAIN_S)
         with toolkit.Progress() as bar:

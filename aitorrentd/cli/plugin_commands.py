@@ -2,7 +2,7 @@
 
 An entry point of group `aitorrentd.cli` names a module with
 
-    COMMANDS: dict[str, str] = {"hello": "Greet somebody."}     command name -> one line of help
+    COMMANDS: dict[str, str] = {"hello": "Greet a person."}     command name -> one line of help
     def register(app: typer.Typer) -> None: ...                 adds those commands
 
 `COMMANDS` is read from the module's source if it is a plain dictionary at the top level, so a
@@ -162,9 +162,11 @@ class PluginCommands:
             first, *others = entries
             rivals = [e for e in others if e.point.dist != first.point.dist]
             if command in self._reserved or not _NAME.fullmatch(command):
-                kept = "aitorrentctl's own" if command in self._reserved else "no usable name"
+                kept = (
+                    "reserved by aitorrentctl" if command in self._reserved else "not a valid name"
+                )
                 text = (
-                    f"command {clean(command)!r} of plugin {first.title} is left out: it is {kept}"
+                    f"command {clean(command)!r} of plugin {first.title} is ignored: it is {kept}"
                 )
                 self._disputes[command] = text
                 continue
@@ -172,12 +174,13 @@ class PluginCommands:
                 names = " and ".join(e.title for e in rivals)
                 if _is_built_in(first.point):
                     text = (
-                        f"command {command!r} of plugin {names} is left out: it is aitorrentd's own"
+                        f"command {command!r} of plugin {names} is ignored: it belongs to "
+                        "aitorrentd"
                     )
                 else:
                     text = (
-                        f"command {command!r} is claimed by plugins {first.title} and {names}, so "
-                        "none of them gets it; uninstall all but one"
+                        f"command {command!r} is claimed by plugins {first.title} and "
+                        f"{names} and is available from neither; uninstall all but one"
                     )
                 self._disputes[command] = text
             if not rivals or _is_built_in(first.point):

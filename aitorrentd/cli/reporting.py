@@ -27,7 +27,7 @@ def bugreport(
 ) -> None:
     """Write an archive for a bug report, without secrets; needs no daemon.
 
-    It holds versions, the configuration, the last log records, and what the doctor found.
+    Contains versions, the configuration, recent log records and the doctor's findings.
     """
     from aitorrentd.doctor.bugreport import ABOUT, gather, write
 

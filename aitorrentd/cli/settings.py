@@ -57,7 +57,7 @@ def check(
 ) -> None:
     """Check the configuration files; needs no daemon.
 
-    Exits with 78 when there are any.
+    Exits with 78 if there is a problem.
     """
     reply = _checked_here(file) if file else _checked()
     toolkit.emit(reply, _render_problems)

@@ -23,8 +23,8 @@ _HISTORY_LINES: Final = 1000
 def shell() -> None:
     """Open an interactive prompt for commands, typed without `aitorrentctl`.
 
-    `help` lists them; `quit`, `exit` or Ctrl-D leaves. Global options given before `shell` hold for
-    every command. Fed by a program, it exits with the code of the last command.
+    `help` lists them; `quit`, `exit` or Ctrl-D exits. Global options given before `shell` apply to
+    every command. If standard input is not a terminal, it exits with the code of the last command.
     """
     from aitorrentd.cli.app import LEAVE, dispatch, root
 

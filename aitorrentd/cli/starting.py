@@ -93,5 +93,5 @@ def connect_when_up(
 def _late(error: AitorrentError, waited_s: float) -> AitorrentError:
     cause = error.message.partition("; ")[0]
     return type(error)(
-        f"{cause}; a daemon is starting, and does not listen after {waited_s:.0f} s: see its log"
+        f"{cause}; a daemon is starting, but is not listening after {waited_s:.0f} s; see its log"
     )

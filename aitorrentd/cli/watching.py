@@ -28,7 +28,7 @@ def events(
     """
     summary = _follow("node.events", {"topics": list(topics or [])}, _render_event)
     if summary.get("dropped"):
-        toolkit.fail("events were lost: this reader is too slow", toolkit.ExitCode.TRY_LATER)
+        toolkit.fail("events were lost because this reader is too slow", toolkit.ExitCode.TRY_LATER)
 
 
 def _follow(
@@ -74,7 +74,8 @@ def logs(
 ) -> None:
     """Show the daemon's log.
 
-    With --follow, until Ctrl-C or for --timeout seconds; exits with 75 when there was no line.
+    With --follow, runs until Ctrl-C or for --timeout seconds; exits with 75 if no line was
+    logged.
     """
     params: dict[str, Any] = {"follow": follow, "level": level.lower(), "lines": lines}
     if plugin:

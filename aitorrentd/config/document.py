@@ -162,18 +162,18 @@ class _Builder:
             self._count(key_node, path, merges)
             if key_node.tag == _MERGE:
                 if has_merge:
-                    text = "`<<` is given twice; merge several tables by `<<: [*a, *b]`"
+                    text = "duplicate `<<`; merge several tables with `<<: [*a, *b]`"
                     raise self._error(key_node, path, text)
                 has_merge = True
                 for table in _merged_tables(value_node):
                     if not isinstance(table, MappingNode):
-                        raise self._error(key_node, path, "`<<` takes a table, or a list of them")
+                        raise self._error(key_node, path, "`<<` takes a table or a list of tables")
                     merged = {**self._pairs(table, path, merges + 1), **merged}
                 continue
             key = self._key(key_node, path)
             if key in own:
                 line = own[key][0].start_mark.line + 1
-                text = f"the key {key!r} is given twice, first in line {line}; remove one"
+                text = f"the key {key!r} is a duplicate, first given on line {line}; remove one"
                 raise self._error(key_node, path, text)
             own[key] = (key_node, value_node)
         return {**merged, **own}
@@ -187,7 +187,7 @@ class _Builder:
             shown = f"the key {key}" if key else "an empty key"
             raise self._error(node, (), f"{shown} {inside} is not text; write it in quotes")
         if odd := next((c for c in key if not c.isprintable()), ""):
-            text = f"the key {key!r} {inside} has the character U+{ord(odd):04X}; type it anew"
+            text = f"the key {key!r} {inside} has the character U+{ord(odd):04X}; retype it"
             raise self._error(node, (), text)
         if not key.strip():
             raise self._error(node, (), f"an empty key {inside}; give it a name")
@@ -230,7 +230,7 @@ def _tag_problem(tag: str) -> str:
 
 def _text(text: str) -> str:
     if "\0" in text:
-        raise ValueError("a NUL character is not allowed in a value")
+        raise ValueError("a value must not contain a NUL character")
     return text
 
 
@@ -297,10 +297,10 @@ def _plain(error: yaml.MarkedYAMLError, text: str) -> str:
     if "\t" in line[: len(line) - len(line.lstrip())]:
         return "a tab is used for indentation; indent with spaces"
     if "found another document" in problem:
-        return "a second document begins here; keep one document in a file, without `---` inside"
+        return "a second document begins here; a file may contain only one, without `---` inside"
     if conflict := _CONFLICT.search(text):
         at = text.count("\n", 0, conflict.start()) + 1
-        return f"line {at} has a conflict marker of a version control system; resolve the conflict"
+        return f"line {at} is a version control conflict marker; resolve the conflict"
     hint = next((f"; {hint}" for part, hint in _HINTS if part in problem), "")
     context = f" {error.context}" if error.context else ""
     return f"not YAML: {problem}{context}{hint}"

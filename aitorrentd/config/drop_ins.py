@@ -66,7 +66,7 @@ def drop_ins(path: Path) -> tuple[list[Path], list[ConfigError]]:
             stem = re.split(_CONFIGURATION, name)[0]
             wrong.append(
                 ConfigError(
-                    f"{directory / name!s} would not be read: the names of drop-ins end in .yaml; "
+                    f"{directory / name!s} would be ignored: drop-in names must end in .yaml; "
                     f"rename it to {stem}.yaml, or to {name}.disabled to leave it out"
                 )
             )
@@ -78,11 +78,11 @@ def mistaken_name(path: Path) -> ConfigError | None:
     near = [path.with_suffix(suffix) for suffix in (".yml", ".YML", ".YAML", ".json")]
     for file in near:
         if os.path.lexists(file):
-            return ConfigError(f"{file} would not be read: rename it to {path.name}")
+            return ConfigError(f"{file} would be ignored: rename it to {path.name}")
     for directory in (*map(drop_in_dir, near[:1]), path.with_suffix(".d")):
         if os.path.lexists(directory):
             return ConfigError(
-                f"{directory} would not be read: rename it to {drop_in_dir(path).name}"
+                f"{directory} would be ignored: rename it to {drop_in_dir(path).name}"
             )
     return None
 

@@ -17,7 +17,7 @@ from aitorrentd.setting_path import key_text, parse_key
 from aitorrentd.system.files import replace_file
 from aitorrentd.validation import kind_text
 
-_HEADER: Final = "# Written by `aitorrentctl config set`; it wins over the files before it.\n"
+_HEADER: Final = "# Written by `aitorrentctl config set`; it overrides the files read before it.\n"
 _NOT_ALLOWED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -46,7 +46,7 @@ def plan_setting(config: Config, key: str, value: Any) -> tuple[Config, Path, st
         raise ConfigError("; ".join(told), problems=told) from None
     winner = changed.merged.origin(path)
     if not isinstance(value, dict) and winner.rpartition(":")[0] != str(file):
-        raise ConfigError(f"{key}: it would not hold, as {winner} wins; change it there")
+        raise ConfigError(f"{key} would have no effect: {winner} overrides it; change it there")
     return changed, file, text
 
 
@@ -82,7 +82,7 @@ def _written(tree: dict[str, Any], file: Path, key: str) -> str:
     if len(text.encode(errors="replace")) > MAX_FILE_BYTES:
         raise ConfigError(f"{key}: {file} would be longer than {MAX_FILE_BYTES} bytes")
     if parse(text, str(file)).tree != tree:
-        raise ConfigError(f"{key}: YAML cannot hold this value; write it in quotes")
+        raise ConfigError(f"{key}: YAML cannot represent this value; write it in quotes")
     return text
 
 
@@ -93,6 +93,8 @@ def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any, key: str) -> N
             below = tree[part] = {}
         if not isinstance(below, dict):
             where = key_text(path[:i])
-            raise ConfigError(f"{key}: {where} is {kind_text(below)}, not a table; set it whole")
+            raise ConfigError(
+                f"{key}: {where} is {kind_text(below)}, not a table; set the whole value"
+            )
         tree = below
     tree[path[-1]] = value

@@ -60,10 +60,10 @@ _PluginName = Annotated[str, AfterValidator(_plugin_name)]
 
 
 class NodeSettings(_Table):
-    """Who this node is and where it keeps things."""
+    """The node's identity and directories."""
 
     name: str | None = Field(
-        None, min_length=1, max_length=64, description="shown here and, if set, to peers"
+        None, min_length=1, max_length=64, description="display name; announced to peers if set"
     )
     network: str = Field(
         "main",
@@ -105,7 +105,7 @@ class ControlSettings(_Table):
         description="members of this group may operate the daemon",
     )
     max_connections: int = Field(
-        64, ge=1, le=4096, description="maximum number of simultaneous clients"
+        64, ge=1, le=4096, description="maximum number of concurrent clients"
     )
 
     @field_validator("mode", mode="before")
@@ -128,13 +128,13 @@ class LogSettings(_Table):
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="minimum level to log"
     )
-    format: Literal["text", "json"] = Field("text", description="json: one object per line")
+    format: Literal["text", "json"] = Field("text", description="json = one object per line")
 
 
 class Settings(_Table):
     """A whole configuration; `plugins` stays raw until each plugin's own model reads its table."""
 
-    version: int = Field(1, description="of this format")
+    version: int = Field(1, description="version of the configuration format")
     node: Annotated[NodeSettings, BeforeValidator(_empty_is_default)] = Field(
         NodeSettings(), description="the node's identity and directories"
     )
@@ -154,7 +154,7 @@ class Settings(_Table):
             Annotated[dict[str, Any], BeforeValidator(_plugin_table)],
         ],
         BeforeValidator(_empty_is_default),
-    ] = Field(default={}, description="settings per plugin")
+    ] = Field(default={}, description="one table of settings per plugin")
 
     @field_validator("version")
     @classmethod

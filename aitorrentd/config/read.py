@@ -144,7 +144,7 @@ def _parsed(text: str, path: Path) -> Layer:
     tree = {} if document.tree is None else document.tree
     if not isinstance(tree, dict):
         kind = kind_text(tree)
-        raise ConfigError(f"{path}: must hold lines such as `key: value`, not {kind}")
+        raise ConfigError(f"{path}: must contain lines such as `key: value`, not {kind}")
     return Layer(str(path), tree, document.lines, file=path)
 
 

@@ -120,7 +120,7 @@ class _Resolving:
             name = variable["braced"] or variable["bare"]
             wrong = f"${name} is not expanded here; write {{env: {name}}}"
         elif is_secret and _TEMPLATE.fullmatch(text):
-            wrong = "is a placeholder that nothing has replaced; write {file: /path/of/the/secret}"
+            wrong = "is a placeholder that was never replaced; write {file: /path/of/the/secret}"
         else:
             if is_secret:
                 self.secrets.add(text)
@@ -147,7 +147,7 @@ def _fetch(kind: str, name: str, environ: Mapping[str, str]) -> str:
         return _read(Path(directory) / name)
     file = Path(os.path.expanduser(name))
     if not file.is_absolute():
-        raise ValueError(f"the path {name} of the secret must be absolute")
+        raise ValueError(f"the secret's path {name} must be absolute")
     return _read(file)
 
 

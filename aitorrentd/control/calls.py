@@ -65,7 +65,7 @@ def _result(value: Any) -> Any:
         return {}
     if type(value) is dict or isinstance(value, BaseModel):
         return value
-    raise TypeError(f"a handler answered with {type(value).__name__}, not with a map")
+    raise TypeError(f"a handler returned {type(value).__name__}, not a map")
 
 
 def _discard(answer: Any) -> None:
@@ -138,7 +138,7 @@ class Calls:
             if call.method.stream:
                 if not hasattr(answer, "__aiter__"):
                     _discard(answer)
-                    raise TypeError("a stream's handler is an async generator function")
+                    raise TypeError("the handler of a stream must be an async generator function")
                 self._start(call, answer, self._stream(call, answer))
             elif type(answer) is dict or not hasattr(answer, "__await__"):
                 self._finish(call, framing.encode(framing.RESULT, ident, _result(answer)), "ok")
@@ -160,7 +160,7 @@ class Calls:
         call = self._lookup(message)
         n = message[2] if len(message) > 2 else None
         if type(n) is not int or n < 1:
-            raise ProtocolError("credit is a number from 1 up")
+            raise ProtocolError("credit must be at least 1")
         if call is not None:
             call.credit = min(call.credit + n, framing.MAX_CREDIT)
             if call.has_credit is not None:

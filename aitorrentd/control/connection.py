@@ -297,8 +297,8 @@ class Connection(asyncio.Protocol):
 def too_few_descriptors(limit: int) -> Busy:
     """The answer to a reader's connection while the daemon is short of descriptors."""
     return Busy(
-        f"nearly all of the daemon's {limit} file descriptors are in use, and the rest are kept for"
-        " operators; raise its limit (LimitNOFILE=, ulimit -n)"
+        f"nearly all of the daemon's {limit} file descriptors are in use, and the rest are reserved"
+        " for operators; raise the limit (LimitNOFILE=, ulimit -n)"
     )
 
 

@@ -64,7 +64,7 @@ def _packable(value: Any) -> Any:
         return {name: getattr(value, name) for name in fields}
     if hasattr(value, "__fspath__"):
         return str(value)
-    raise TypeError(f"a {type(value).__name__} cannot travel over the control API")
+    raise TypeError(f"a {type(value).__name__} cannot be sent over the control API")
 
 
 def encode(*fields: Any) -> bytes:

@@ -112,7 +112,7 @@ class ControlServer:
             self._servers.remove(server)
             self._bound.remove(bound)
             bound, server, told = again, await self._serve(again.sock), ""
-            self.log.warning("the control socket %s was removed; it is restored", bound.path)
+            self.log.warning("the control socket %s was removed; restoring it", bound.path)
 
     async def listen_on(self, sock: socket.socket) -> None:
         """Serve on a listening socket from the service manager; its file stays when we close.
@@ -162,7 +162,7 @@ class ControlServer:
             self._stop_calls(reason)
         if not await self._wait(self._tasks(), _CANCEL_WAIT_S):
             names = ", ".join(task.get_name() for task in self._tasks())
-            self.log.warning("abandoned, since they ignore cancellation: %s", names)
+            self.log.warning("abandoned because they ignore cancellation: %s", names)
         leaving = [*self._connections, *self._refused]
         for connection in leaving:
             connection.close()

@@ -109,7 +109,7 @@ def _bind(path: Path, mode: int, gid: int | None, group: str) -> BoundSocket:
             try:
                 os.chown(path, -1, gid)
             except PermissionError:
-                remark = f"{path} keeps this user's group; only root may change it to {group}"
+                remark = f"{path} keeps the group of this user; only root may change it to {group}"
         os.chmod(path, mode)
         sock.listen(BACKLOG)
         file = _which(path)

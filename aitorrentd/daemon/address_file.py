@@ -57,7 +57,7 @@ class AddressFile:
         else:
             self._trouble = ""
             if was_removed:
-                self._log.warning("%s was removed; it is written again", self._path)
+                self._log.warning("%s was removed; writing it again", self._path)
         self._text = text
 
     def remove(self) -> None:

@@ -31,12 +31,12 @@ _LOG_LINES: Final = 2000
 _JOURNAL_S: Final = 20.0
 _MAX_SECRET_FILE_BYTES: Final = 64 * 1024
 _README: Final = """\
-A bug report of aitorrentd {version}, made on {day}.
+A bug report of aitorrentd {version}, created on {day}.
 
 {files}
 
-Left out: keys and other secrets, prompts and answers, log records below "info".
-Shortened: peers' ids and addresses, names of machines and home directories, long random texts.
+Omitted: keys and other secrets, prompts and answers, log records below "info".
+Shortened: peer ids and addresses, host names, home directories, long random strings.
 Review it before you share it: tar -xzf ARCHIVE
 """
 ABOUT: Final[Mapping[str, str]] = {
@@ -46,7 +46,7 @@ ABOUT: Final[Mapping[str, str]] = {
     "plugins.json": "the plugins and their states",
     "config.json": "the configuration, secrets redacted",
     "daemon.log": "the daemon's latest log records",
-    "journal.log": "the unit's latest lines in the system journal",
+    "journal.log": "the unit's latest lines in the systemd journal",
     "errors.txt": "what could not be collected, and why",
 }
 

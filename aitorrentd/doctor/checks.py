@@ -83,18 +83,18 @@ def _directories(config: Config) -> _Finding:
         )
     if state.is_dir() and os.statvfs(state).f_flag & os.ST_RDONLY:
         mount = next(p for p in (state, *state.parents) if p.is_mount())
-        remedy = f"mount -o remount,rw {mount} (dmesg says why it is so), or set node.state_dir"
+        remedy = f"mount -o remount,rw {mount} (dmesg shows why), or set node.state_dir"
         return _Finding("fail", f"{state} is on a read-only file system", remedy)
     if not state.is_dir() or not os.access(state, os.W_OK | os.X_OK):
         remedy = f"chown {os.geteuid()} {state}, or set node.state_dir"
         return _Finding(
-            "fail", f"{state} is not a directory that uid {os.geteuid()} may use", remedy
+            "fail", f"{state} is not a directory that uid {os.geteuid()} can use", remedy
         )
     mode = stat.S_IMODE(state.stat().st_mode)
     if mode & 0o022:
         return _Finding("fail", f"{state} has mode {mode:04o}", f"chmod go-w {state}")
     if strange := _of_somebody_else(state):
-        text = f"{strange} belongs to another user than {state}: a daemon ran as that user"
+        text = f"{strange} and {state} have different owners: a daemon ran as another user"
         return _Finding("fail", text, f"chown -R --reference={state} {state}")
     return _Finding("ok", f"{state} is writable")
 
@@ -159,11 +159,13 @@ def _control(config: Config) -> _Finding:
             )
             return _Finding("warn", text, f"systemctl start {unit.DAEMON}")
         if path.is_socket():
-            text = f"{path} is left over from a daemon that ended without cleaning up"
-            return _Finding("warn", text, "start a daemon, which takes it over: aitorrentd")
+            text = f"{path} was left by a daemon that ended without cleaning up"
+            return _Finding("warn", text, "start a daemon, which replaces it: aitorrentd")
         if (pid := holder(config.directories.state)) is not None:
-            text = f"a daemon runs (pid {pid}), but its control socket {path} is gone"
-            return _Finding("fail", text, f"wait 10 s for it to be restored, else: kill {pid}")
+            text = f"a daemon is running (pid {pid}), but its control socket {path} is gone"
+            return _Finding(
+                "fail", text, f"wait 10 s for it to be restored; if it is not: kill {pid}"
+            )
         remedy = "systemctl start aitorrentd" if unit.serves(path) else "start one: aitorrentd"
         return _Finding("warn", f"no daemon answers at {path}", remedy)
     try:
@@ -252,7 +254,7 @@ def _limits(config: Config) -> _Finding:
             text += "; the rest are reserved, so it refuses new peers"
             return _Finding("fail", text, remedy)
     if found.limit < _MIN_FILES:
-        return _Finding("warn", f"{text}, which is few for many peers", remedy)
+        return _Finding("warn", f"{text}, which is low for many peers", remedy)
     return _Finding("ok", text)
 
 
@@ -284,8 +286,8 @@ _CORE: Final[Sequence[tuple[str, str, Callable[[Config], _Finding]]]] = (
     ("disk", "enough free disk space", _disk),
     ("clock", "the clock is right", _clock),
     ("limits", "the open-file limit is high enough", _limits),
-    ("versions", "versions of what runs", _versions),
-    ("extras", "optional parts", _extras),
+    ("versions", "installed versions", _versions),
+    ("extras", "optional dependencies", _extras),
 )
 
 
@@ -324,11 +326,11 @@ def beside(config: Config) -> list[str]:
 
 
 def _distributions(wrong: Sequence[str]) -> Checked:
-    name, summary = "distributions", "what is installed beside aitorrentd can be used"
+    name, summary = "distributions", "distributions next to aitorrentd are intact"
     if wrong:
-        remedy = "follow the message; `pip list` shows the installed packages"
+        remedy = "see the message; `pip list` shows the installed packages"
         return Checked(name, "core", summary, "warn", "; ".join(wrong), remedy)
-    return Checked(name, "core", summary, "ok", "all of them can be read")
+    return Checked(name, "core", summary, "ok", "all of them are readable")
 
 
 def run_offline(config_path: str | Path | None = None) -> list[dict[str, Any]]:
@@ -354,13 +356,13 @@ def _run_plugins(runtime: Runtime) -> Checked:
     rows = [row for row in runtime.kernel.rows() if row.state in ill]
     # a blocked plugin waits for one of the others
     rows.sort(key=lambda row: row.state == "blocked")
-    summary = "plugins run"
+    summary = "plugins are running"
     if rows:
         text = "; ".join(f"{_title(row)} is {row.state}: {row.detail}" for row in rows)
         remedy = f"see: aitorrentctl plugin info {rows[0].name}"
         return Checked("plugins", "core", summary, "fail", text, remedy)
     running = sum(row.state == "running" for row in runtime.kernel.rows())
-    return Checked("plugins", "core", summary, "ok", f"{running} plugins run")
+    return Checked("plugins", "core", summary, "ok", f"{running} plugins are running")
 
 
 def _title(row: PluginRow) -> str:

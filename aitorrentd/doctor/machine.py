@@ -59,12 +59,10 @@ def _layer() -> tuple[str, str, str]:
     except PermissionError as e:
         return "warn", f"cannot read {e.filename}", "run aitorrentctl doctor as root"
     if doubled := [f.name for f in found if normalized(f.name) in core]:
-        text = (
-            f"{layer} has its own {', '.join(doubled)}, and aitorrentd uses the one it comes with"
-        )
+        text = f"{layer} contains {', '.join(doubled)}, but aitorrentd uses its own copy"
         return "warn", text, rebuild
     plugins = [name for facts in found for name in facts.plugins]
-    return "ok", f"{layer} holds {', '.join(plugins) or 'no plugin'}", ""
+    return "ok", f"{layer} contains {', '.join(plugins) or 'no plugin'}", ""
 
 
 def machine_checks(*, with_unit: bool) -> list[Checked]:

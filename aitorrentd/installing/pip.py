@@ -77,7 +77,7 @@ class Pip:
         self._run(["wheel", "--no-deps", "--wheel-dir", str(into), *self._source.options, what])
         wheels = list(into.glob("*.whl"))
         if len(wheels) != 1:
-            raise InvalidParams(f"{what} does not name a single distribution")
+            raise InvalidParams(f"{what} does not name exactly one distribution")
         return wheels[0]
 
     def resolve(self, what: Sequence[str], report: Path) -> list[tuple[str, str]]:

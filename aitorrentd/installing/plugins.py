@@ -139,8 +139,7 @@ class Installer:
         if not extras or version:
             raise InvalidParams(
                 f"aitorrentd {core.version} is already installed; upgrade it the way you "
-                "installed it; "
-                f"its extras can be added, such as 'aitorrentd[{offered[0]}]'"
+                f"installed it. Its extras can be installed, such as 'aitorrentd[{offered[0]}]'"
             )
         known = {normalized(extra) for extra in core.extras}
         if unknown := [e for e in extras.split(",") if normalized(e) not in known]:
@@ -169,7 +168,7 @@ class Installer:
             if there.version != facts.version and not upgrade:
                 raise Conflict(
                     f"version {there.version} of {there.name} is installed; "
-                    f"--upgrade replaces it by {facts.version}"
+                    f"--upgrade replaces it with {facts.version}"
                 )
         wanted = self._all_with(f"{fetched}{extras}", facts.name)
         resolved = pip.resolve(wanted, room / "report.json")
@@ -201,12 +200,13 @@ class Installer:
                 )
             if name in builtin:
                 raise Conflict(
-                    f"the plugin of {title} is called {name}, as one of aitorrentd's own is"
+                    f"the plugin of {title} is called {name}, which is the name of a built-in "
+                    "plugin"
                 )
             if name in others:
                 raise Conflict(
-                    f"the plugin of {title} is called {name}, as that of {others[name]} is; "
-                    f"remove it first: aitorrentctl plugin remove {name}"
+                    f"the plugin of {title} is called {name}, like that of {others[name]}; "
+                    f"remove that one first: aitorrentctl plugin remove {name}"
                 )
 
     def _all_with(self, requirement: str, name: str) -> list[str]:
@@ -247,8 +247,8 @@ class Installer:
                 return facts
         if name in builtin_plugins() or normalized(name) in core_distributions():
             raise Conflict(
-                f"the plugin {name} is a part of aitorrentd; "
-                f"to switch a plugin off: aitorrentctl plugin disable {name}"
+                f"the plugin {name} is part of aitorrentd; to disable it: aitorrentctl plugin "
+                f"disable {name}"
             )
         known = [plugin for facts in self.target.distributions() for plugin in facts.plugins]
         there = f"there are: {', '.join(known)}" if known else "there are none"

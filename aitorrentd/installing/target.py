@@ -154,7 +154,9 @@ class Target:
     def remember(self, requirements: list[str]) -> None:
         """Record what the layer should contain."""
         if self.record is not None:
-            head = "# Written by `aitorrentctl plugin`; `plugin rebuild` makes the layer from it.\n"
+            head = (
+                "# Written by `aitorrentctl plugin`; `plugin rebuild` builds the layer from it.\n"
+            )
             self._write(self.record, head + "".join(f"{line}\n" for line in requirements))
 
     def forget_wheels(self, name: str) -> None:

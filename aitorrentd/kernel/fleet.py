@@ -54,7 +54,7 @@ class Fleet:
             return
         old = self._abandoned.get(plugin.name)
         if old is not None and not old.done():
-            text = "its previous run does not stop; restart the daemon"
+            text = "its previous run has not stopped; restart the daemon"
             self.set_state(plugin, PluginState.FAILED, text)
             return
         plugin.gave_up = False
@@ -68,7 +68,7 @@ class Fleet:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.log.critical("supervising %s failed", plugin.name, exc_info=error)
             plugin.gave_up = True
-            self.set_state(plugin, PluginState.FAILED, "an error in the kernel; see the log")
+            self.set_state(plugin, PluginState.FAILED, "an internal error; see the log")
         self.changed.tell()
 
     async def settled(self, plugin: Plugin) -> None:
@@ -163,7 +163,7 @@ class Fleet:
 
     def abandon(self, plugin: Plugin, run: Run) -> None:
         """Abandon a run that does not end, without services and workers."""
-        self.log.error("plugin %s does not stop even when cancelled", plugin.name)
+        self.log.error("plugin %s ignores cancellation", plugin.name)
         run.context.end()
         run.context.kill_workers()
         if run.task is not None:

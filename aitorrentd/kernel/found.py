@@ -132,7 +132,7 @@ def select(sources: Iterable[PluginSource]) -> Found:
             dists = " and ".join(source.dist for source in rivals)
             remedy = "uninstall all but one"
             if first.tier == "builtin":
-                remedy = f"that of {first.dist} is used, uninstall the other"
+                remedy = f"that of {first.dist} is used; uninstall the other"
             text = f"several distributions provide a plugin {name!r}: {dists}; {remedy}"
             wrong.append((name, text))
             if first.tier != "builtin":

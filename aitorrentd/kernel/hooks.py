@@ -147,12 +147,12 @@ class Hooks:
         if not (isinstance(info.config, type) and issubclass(info.config, PluginConfig)):
             raise Misdeclared("PluginInfo.config is not a class derived from PluginConfig")
         if not isinstance(info.summary, str):
-            raise Misdeclared(f"PluginInfo.summary is {_kind(info.summary)}, not a text")
+            raise Misdeclared(f"PluginInfo.summary is {_kind(info.summary)}, not a string")
         if (
             not isinstance(info.start_timeout_s, (int, float))
             or not 0 < info.start_timeout_s <= 600
         ):
-            raise Misdeclared("PluginInfo.start_timeout_s is not a number above 0 and up to 600")
+            raise Misdeclared("PluginInfo.start_timeout_s is not a number above 0 and at most 600")
         return info
 
     def lifespan(self, name: str, ctx: PluginContext) -> AbstractAsyncContextManager[None]:
@@ -288,11 +288,11 @@ def _check_method(plugin: str, method: Method) -> None:
 def _check_protocol(protocol: WireProtocol) -> None:
     name = protocol.id
     if not isinstance(name, str) or not 1 <= len(name.encode()) <= 255 or not name.isprintable():
-        raise Misdeclared(f"protocol id {name!r} is not a text of 1 to 255 bytes")
+        raise Misdeclared(f"protocol id {name!r} is not a string of 1 to 255 bytes")
     if not callable(protocol.handler):
         raise Misdeclared(f"the handler of protocol {name} cannot be called")
     if not isinstance(protocol.max_streams, int) or protocol.max_streams < 1:
-        raise Misdeclared(f"max_streams of protocol {name} is not a number from 1")
+        raise Misdeclared(f"max_streams of protocol {name} is not an integer of at least 1")
 
 
 def _unique(what: str, names: list[str]) -> None:

@@ -171,7 +171,7 @@ class Kernel:
             self._fleet.launch(plugin)
         for wish in self._roster.plan.opened:
             self.log.warning(
-                "plugins want each other in a cycle; starting one of them first: %s", wish
+                "plugins want each other in a cycle; starting this one first: %s", wish
             )
         for plugin in self._roster:
             await self._fleet.settled(plugin)
@@ -222,7 +222,7 @@ class Kernel:
         """
         plugin = self._at_work(name)
         if name in self._required.names:
-            raise Conflict(f"plugin {name} is listed in `required`; remove it there first")
+            raise Conflict(f"plugin {name} is listed in `required`; remove it from there first")
         return await self._through(self._disable(plugin))
 
     async def _disable(self, plugin: Plugin) -> PluginRow:

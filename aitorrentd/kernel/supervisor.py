@@ -178,7 +178,7 @@ class Supervisor:
         for _ in range(limits.cancels):
             if run.done:
                 return
-            kernel.log.warning("plugin %s does not stop and is cancelled", self.plugin.name)
+            kernel.log.warning("plugin %s does not stop; cancelling it", self.plugin.name)
             run.cancel()
             await _finished(run, limits.cancel_s)
         if not run.done:
@@ -191,7 +191,7 @@ class Supervisor:
         lost = kernel.lost(plugin)
         if not run.done:
             plugin.gave_up = True
-            text = "does not stop even when cancelled; restart the daemon"
+            text = "ignores cancellation; restart the daemon"
             kernel.set_state(plugin, PluginState.FAILED, text)
             return False
         error = run.error
@@ -219,7 +219,7 @@ class Supervisor:
 
     async def _failed(self, late: str, error: BaseException | None) -> bool:
         plugin, kernel, limits = self.plugin, self._kernel, self._kernel.limits
-        text = late or (reason(error) if error else "it returned on its own")
+        text = late or (reason(error) if error else "it returned unexpectedly")
         state = PluginState.FAILED if late or error is None else verdict(error)
         if state is not PluginState.FAILED:
             kernel.set_state(plugin, state, text)

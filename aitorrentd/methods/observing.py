@@ -243,7 +243,7 @@ def observing_methods(runtime: Runtime) -> list[Method]:
 
     return [
         Method("node.status", node_status, "The node's status.", result=shapes.Status),
-        Method("node.id", node_id, "The node's names and addresses.", result=shapes.NodeId),
+        Method("node.id", node_id, "The node's id, name and addresses.", result=shapes.NodeId),
         Method(
             "node.version",
             node_version,
@@ -253,7 +253,7 @@ def observing_methods(runtime: Runtime) -> list[Method]:
         Method(
             "node.wait",
             node_wait,
-            "Wait until the node or a plugin is in a state.",
+            "Wait until the node or a plugin reaches a state.",
             params=shapes.WaitParams,
             result=shapes.WaitResult,
         ),
@@ -284,7 +284,7 @@ def observing_methods(runtime: Runtime) -> list[Method]:
         Method(
             "plugin.info",
             plugin_info,
-            "A plugin and what it adds.",
+            "A plugin with its methods, protocols and configuration.",
             params=shapes.PluginName,
             result=shapes.PluginDetail,
         ),

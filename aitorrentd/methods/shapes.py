@@ -80,7 +80,9 @@ class WorkView(Result):
 class DrainParams(Params):
     """How long to wait."""
 
-    timeout_s: float = Field(300.0, ge=0, le=86_400, description="the node keeps draining after it")
+    timeout_s: float = Field(
+        300.0, ge=0, le=86_400, description="how long to wait; the node keeps draining afterwards"
+    )
 
 
 class Drained(Result):
@@ -117,7 +119,7 @@ class Status(Result):
     plugins: PluginCount
     warnings: list[WarningView]
     rss_bytes: int = Field(description="resident memory of the daemon, without its workers")
-    workers: list[WorkerView] = Field([], description="processes of plugins, such as layers")
+    workers: list[WorkerView] = Field([], description="worker processes of plugins")
     loop_lag_s: float = Field(description="longest delay of the event loop in the last minute")
     control_socket: str | None
     config_files: list[str]
@@ -145,7 +147,7 @@ class Version(Result):
 class WaitParams(Params):
     """What to wait for."""
 
-    plugin: str | None = Field(None, max_length=64, description="a plugin; none = the node")
+    plugin: str | None = Field(None, max_length=64, description="a plugin; null = the node")
     state: str = Field("running", max_length=32)
     timeout_s: float = Field(30.0, gt=0, le=3600)
 
@@ -177,8 +179,8 @@ class LogsParams(Params):
     """Which log records."""
 
     follow: bool = Field(False, description="also follow new records")
-    level: LevelName = Field("debug", description="this and above")
-    plugin: str | None = Field(None, max_length=64, description="only of this plugin")
+    level: LevelName = Field("debug", description="minimum level")
+    plugin: str | None = Field(None, max_length=64, description="only records of this plugin")
     lines: int = Field(200, ge=0, le=2000, description="maximum number of past records")
 
 
@@ -194,7 +196,9 @@ class LogItem(Result):
 class DoctorParams(Params):
     """Which checks."""
 
-    plugin: str | None = Field(None, max_length=64, description="only of this plugin, or core")
+    plugin: str | None = Field(
+        None, max_length=64, description="only the checks of this plugin, or of core"
+    )
 
 
 class CheckView(Result):
@@ -222,10 +226,10 @@ class ReloadResult(Result):
     """What a reload changed."""
 
     changed: list[str] = Field(description="keys whose value changed")
-    applied: list[str] = Field(description="of these, already in effect")
-    restart: list[str] = Field(description="of these, those that need a restart of the daemon")
+    applied: list[str] = Field(description="those already in effect")
+    restart: list[str] = Field(description="those that need a daemon restart")
     not_running: list[str] = Field(
-        description="of the plugins restarted for this, those that are not running, and why"
+        description="plugins that were restarted for this and are not running, with the reason"
     )
 
 
@@ -277,7 +281,7 @@ class ConfigShown(Result):
     """The effective configuration, defaults included, secrets concealed."""
 
     config: dict[str, Any]
-    origins: dict[str, str] = Field(description="by key; empty unless asked for")
+    origins: dict[str, str] = Field(description="by key; empty unless requested")
     unset: list[str] = Field(description="keys left at their default")
     files: list[str]
 
@@ -300,7 +304,7 @@ class ConfigSetParams(Params):
     """A setting and its new value."""
 
     key: str = Field(max_length=512, description="such as plugins.transport.port")
-    value: Any = Field(description="text is parsed as YAML: 8468, true, [a, b]")
+    value: Any = Field(description="the new value; text is parsed as YAML: 8468, true, [a, b]")
 
 
 class ConfigSetResult(ReloadResult):

@@ -104,7 +104,7 @@ def load(path: Path, *, owner: int | None = None) -> Identity:
         fd = open_regular(path)
     except FileNotFoundError:
         if path.is_symlink():
-            raise ConfigError(f"the identity key {path} is a symbolic link to nothing") from None
+            raise ConfigError(f"the identity key {path} is a dangling symbolic link") from None
         raise
     except OSError as e:
         raise ConfigError(f"cannot read the identity key {path}: {e.strerror}") from None

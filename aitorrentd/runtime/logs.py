@@ -140,7 +140,7 @@ class _Follower:
             await self._wake.wait()
             self._wake.clear()
             if self._lost:
-                text = f"{self._lost} log records were lost: this reader is too slow"
+                text = f"{self._lost} log records were lost because this reader is too slow"
                 self._lost = 0
                 yield LogLine(time.time(), "warning", ROOT, text)
             while self._queued:

@@ -90,7 +90,7 @@ async def switch_plugin(runtime: Runtime, name: str, *, enabled: bool) -> None:
     """
     runtime.kernel.row(name)
     if name in runtime.config.settings.required and not enabled:
-        raise Conflict(f"plugin {name} is listed in `required`; remove it there first")
+        raise Conflict(f"plugin {name} is listed in `required`; remove it from there first")
     if runtime.config.set_file is not None:
         done = await change_setting(runtime, f"plugins.{name}.enabled", enabled)
         if done.changed:

@@ -62,7 +62,7 @@ class Point:
         if (found := _VALUE.fullmatch(self.value)) is None:
             raise InvalidParams(
                 f"entry point {shown(self.name)!r} of {self.dist} is {shown(self.value)!r}, "
-                "which is no `module:attribute`"
+                "which is not of the form `module:attribute`"
             )
         return found
 
@@ -311,4 +311,4 @@ def _damaged(source: Source, why: str) -> Problem:
         name, at = normalized(_name_in(source)), f" ({shown(str(source))})"
     title = shown(name) or "without a name"
     remedy = f"reinstall it (pip install --force-reinstall {title}) or remove it"
-    return Problem(title, f"distribution {title}{at} is damaged and left out: {why}; {remedy}")
+    return Problem(title, f"distribution {title}{at} is damaged and ignored: {why}; {remedy}")

@@ -149,12 +149,12 @@ def cannot_write(path: Path, error: OSError, *, setting: str) -> AitorrentError:
     reason = (error.strerror or str(error)).lower()
     if error.errno in (errno.EACCES, errno.EPERM):
         remedy = f"chown it to uid {os.geteuid()}"
-        return Denied(f"cannot write in {path}: {reason}; set {setting}, or {remedy}")
+        return Denied(f"cannot write to {path}: {reason}; set {setting}, or {remedy}")
     if error.errno == errno.EROFS:
-        return Denied(f"cannot write in {path}: {reason}; set {setting}, or mount it writable")
+        return Denied(f"cannot write to {path}: {reason}; set {setting}, or remount it writable")
     if error.errno in _NO_SUCH_PLACE:
-        return ConfigError(f"cannot write in {path}: {reason}; set {setting} to another place")
+        return ConfigError(f"cannot write to {path}: {reason}; set {setting} to another place")
     if error.errno == errno.ENOSPC:
         reason = "the disk is full"
     remedy = "free some space there" if error.errno in _FULL else "check the disk (dmesg)"
-    return Unavailable(f"cannot write in {path}: {reason}; {remedy}, or set {setting}")
+    return Unavailable(f"cannot write to {path}: {reason}; {remedy}, or set {setting}")

@@ -47,7 +47,7 @@ def unreadable(error: UnicodeError) -> str:
     if isinstance(error, UnicodeEncodeError):
         character = error.object[error.start]
         if "\ud800" <= character <= "\udfff":
-            return f"it has half a character, \\u{ord(character):04x}, which is no text"
+            return f"it has an unpaired surrogate, \\u{ord(character):04x}"
         return (
             f"the locale ({_name(error.encoding)}) has no {character!a}; "
             "set LC_ALL=C.UTF-8 or PYTHONUTF8=1"

@@ -265,7 +265,7 @@ class WorkerProcess:
             request.done(answer)
         except Exception:
             # A fence: a plugin's handling of its answer must not cost the worker.
-            self._log.exception("the answer of worker %s was not taken", self.name)
+            self._log.exception("the answer of worker %s was discarded", self.name)
 
     def _watch_oldest(self) -> None:
         """Set the timer for the oldest request's deadline.

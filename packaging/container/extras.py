@@ -16,7 +16,7 @@ def main(pyproject: str, extras: list[str]) -> str | None:
     known = tomllib.loads(Path(pyproject).read_text())["project"]["optional-dependencies"]
     for extra in extras:
         if extra not in known:
-            return f"there is no extra {extra!r}; there is {', '.join(known)}"
+            return f"there is no extra {extra!r}; available: {', '.join(known)}"
         for requirement in known[extra]:
             sys.stdout.write(f"{requirement}\n")
     return None

@@ -210,7 +210,7 @@ class Ollama:
         except (OSError, http.client.HTTPException) as e:
             raise BrokenOff(f"no answer from Ollama at {self.url}: {e}") from None
         except (ValueError, LookupError, TypeError):
-            raise PullError(f"what answers at {self.url} is no Ollama") from None
+            raise PullError(f"the server at {self.url} is not Ollama") from None
 
     def lines(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The streamed responses to a request, up to and including `success`.
@@ -225,7 +225,7 @@ class Ollama:
                 except (OSError, http.client.HTTPException) as e:
                     raise BrokenOff(f"the connection to Ollama ended: {e!r}") from None
                 if not line:
-                    raise BrokenOff("Ollama closed the stream before it was done")
+                    raise BrokenOff("Ollama closed the stream early")
                 try:
                     message = json.loads(line)
                 except ValueError:
@@ -286,7 +286,7 @@ def pull(ollama: Ollama, model: str, progress: Progress, pause: Pause) -> None:
             if attempt == ATTEMPTS:
                 raise PullError(f"{e}; gave up after {ATTEMPTS} attempts") from None
             wait_s = 2.0 ** (attempt - 1)
-            progress.line(f"{e}; trying again in {wait_s:.0f} s")
+            progress.line(f"{e}; retrying in {wait_s:.0f} s")
             pause(wait_s)
 
 
@@ -294,7 +294,7 @@ def main(argv: list[str] | None = None, pause: Pause | None = None) -> int:
     """Run the program; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--url", default="http://127.0.0.1:11434", help="Ollama's base URL")
-    parser.add_argument("--name", required=True, help="what the model is to be called")
+    parser.add_argument("--name", required=True, help="name of the model to create")
     parser.add_argument("modelfile", type=Path)
     args = parser.parse_args(argv)
     pause = pause or threading.Event().wait
@@ -308,7 +308,7 @@ def main(argv: list[str] | None = None, pause: Pause | None = None) -> int:
         ollama = Ollama(args.url)
         # Ollama adds the tag `:latest` to a model without one.
         if (base if ":" in base else f"{base}:latest") in wait_for_server(ollama, progress, pause):
-            progress.line(f"{base} is already there")
+            progress.line(f"{base} is already present")
         else:
             pull(ollama, base, progress, pause)
         for message in ollama.lines("/api/create", {"model": args.name, **fields, "stream": True}):

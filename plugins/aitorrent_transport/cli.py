@@ -20,7 +20,7 @@ _BY_ID = (
     "Peers choose their own names, and two may choose the same. Only the id proves identity,"
     " so commands take ids, never names."
 )
-_AGAIN = "While it runs, this node does not dial it again; a peer that keeps the channel does.\n\n"
+_AGAIN = "This node does not redial the peer until a restart. The peer may still reconnect.\n\n"
 _MORE = {"peers": _BY_ID, "disconnect": _AGAIN + _BY_ID, "ping": _BY_ID}
 
 
@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
 
 def peers(
     known: Annotated[
-        bool, typer.Option("--known", help="Show peers that have ever answered.")
+        bool, typer.Option("--known", help="Show every peer that has ever answered this node.")
     ] = False,
 ) -> None:
     """Show peers."""
@@ -101,7 +101,7 @@ def connect(
     with toolkit.connect(wait_s + 5.0) as client:
         reply = client.call("transport.connect", {"address": address, "timeout_s": wait_s})
     toolkit.emit(
-        reply, lambda r: f"Connected to {r['peer']['id']} at {toolkit.clean(r['peer']['address'])}."
+        reply, lambda r: f"connected to {r['peer']['id']} at {toolkit.clean(r['peer']['address'])}"
     )
 
 
@@ -111,14 +111,16 @@ def disconnect(
     """Disconnect from a peer."""
     with toolkit.connect() as client:
         reply = client.call("transport.disconnect", {"peer": peer})
-    toolkit.emit(reply, lambda r: f"Disconnected from {r['id']}.")
+    toolkit.emit(reply, lambda r: f"disconnected from {r['id']}")
 
 
 def ping(
     peer: Annotated[
         str, typer.Argument(help="A peer id, its last characters, or an address.", metavar="PEER")
     ],
-    count: Annotated[int, typer.Option("-c", "--count", min=1, max=100, help="Pings.")] = 4,
+    count: Annotated[
+        int, typer.Option("-c", "--count", min=1, max=100, help="Number of pings to send.")
+    ] = 4,
 ) -> None:
     """Measure the round-trip time to a peer."""
     wait_s = toolkit.timeout_s(5.0)
@@ -141,17 +143,19 @@ def _ping_text(reply: Mapping[str, Any]) -> str:
         ordered = sorted(times)
         middle = (ordered[(len(times) - 1) // 2] + ordered[len(times) // 2]) / 2
         lines.append(
-            f"{len(times)} of {len(reply['rtt_ms'])} answered; least {min(times):.2f},"
-            f" median {middle:.2f}, most {max(times):.2f} ms"
+            f"{len(times)} of {len(reply['rtt_ms'])} answered; min {min(times):.2f},"
+            f" median {middle:.2f}, max {max(times):.2f} ms"
         )
     return "\n".join(lines) if times or lost else "No pings sent."
 
 
 def broadcast(
-    message: Annotated[str, typer.Argument(help="At most 4096 characters.", metavar="MESSAGE")],
+    message: Annotated[
+        str, typer.Argument(help="The message; at most 4096 characters.", metavar="MESSAGE")
+    ],
 ) -> None:
     """Send a message to every connected peer."""
     with toolkit.connect() as client:
         reply = client.call("transport.broadcast", {"text": message})
     peers_text = "1 peer" if reply["sent"] == 1 else f"{reply['sent']} peers"
-    toolkit.emit(reply, lambda _: f"Sent to {peers_text}.")
+    toolkit.emit(reply, lambda _: f"sent to {peers_text}")

@@ -21,23 +21,23 @@ class TransportConfig(PluginConfig):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     listen: tuple[str, ...] = ("0.0.0.0", "::")
-    """IP addresses to listen on; `0.0.0.0` means every IPv4 one and `::` every IPv6 one. A single
-    string is taken as a list."""
+    """IP addresses to listen on; 0.0.0.0 = all IPv4 addresses, :: = all IPv6 addresses; a list or a
+    single string"""
     port: Annotated[int, Field(ge=0, le=65_535)] = DEFAULT_PORT
-    "TCP port; 0 takes any free one, and keeps to it over restarts while it is free."
+    "TCP port; 0 = any free port, reused after a restart if it is still free"
     announce: tuple[str, ...] = ()
-    "Addresses to tell others instead of the ones that are listened on."
+    "addresses to announce to peers instead of the listening addresses"
     bootstrap: tuple[str, ...] = ()
-    """Addresses to dial at start, and again whenever they are not connected; also paths of address
-    files, such as /run/aitorrent/daemon.addr, which are read at each try."""
+    """addresses to dial at startup and whenever they are not connected, or paths of address files,
+    such as /run/aitorrent/daemon.addr, read before each attempt"""
     masking: bool = False
-    "Make connections that this node dials look like WebSocket."
+    "disguise outgoing peer connections as WebSocket traffic"
     psk: SecretStr | None = None
-    "Shared secret of a private network, at least 16 characters; the same on all of its nodes."
+    "pre-shared key of a private network: at least 16 characters, the same on all of its nodes"
     max_peers: Annotated[int, Field(ge=1, le=10_000)] = 200
-    "Connected peers beyond which new ones are refused."
+    "maximum number of connected peers; further peers are refused"
     keepalive_s: Annotated[float, Field(ge=0.1, le=3600)] = 15.0
-    "Seconds between pings on a quiet channel; it is given up after 4/3 of that without a byte."
+    "seconds between pings on a channel; a channel silent for 4/3 of that is closed"
 
     @field_validator("listen", "announce", "bootstrap", mode="before")
     @classmethod
@@ -48,7 +48,7 @@ class TransportConfig(PluginConfig):
     @classmethod
     def _listen_on_ip_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
-            raise ValueError("at least one address is needed, such as 0.0.0.0")
+            raise ValueError("give at least one address, such as 0.0.0.0")
         return tuple(str(ipaddress.ip_address(host)) for host in value)
 
     @field_validator("announce", "bootstrap")

@@ -37,7 +37,7 @@ def _lonely(service: TransportService) -> Iterator[HealthWarning]:
     if not count or len(service.table):
         return
     given = "a bootstrap address is" if count == 1 else f"{count} bootstrap addresses are"
-    yield HealthWarning("no_peers", f"no peer is connected although {given} configured")
+    yield HealthWarning("no_peers", f"no peer is connected, although {given} configured")
 
 
 def _refusing(service: TransportService) -> Iterator[HealthWarning]:
@@ -53,8 +53,8 @@ def _refusing(service: TransportService) -> Iterator[HealthWarning]:
     refusals = listener.refusals
     if refusals.last_at is not None and now - refusals.last_at < RECENT_S:
         text = (
-            f"{refusals.total} connections were closed before they authenticated because their"
-            " hosts opened too many; the log names them"
+            f"{refusals.total} connections were closed before authentication because their "
+            "hosts opened too many; the log names the hosts"
         )
         yield HealthWarning("crowded", text)
 
@@ -69,7 +69,7 @@ def _waiting(service: TransportService) -> Iterator[HealthWarning]:
         text = f"not listening yet; retrying at least once a minute: {error.message}"
         yield HealthWarning("listen", text)
     if service.store.problem:
-        text = f"known peers are currently not saved; retrying: {service.store.problem}"
+        text = f"known peers are currently not being saved; retrying: {service.store.problem}"
         yield HealthWarning("known_peers", text)
 
 
@@ -79,8 +79,9 @@ def _unreachable(service: TransportService) -> Iterator[HealthWarning]:
     if everywhere and not service.config.announce and all(map(is_loopback, told)):
         listened = " and ".join(everywhere)
         text = (
-            f"no other machine can reach this node: it listens on {listened}, and this machine has"
-            " no such address but loopback; set plugins.transport.listen or announce"
+            f"no other machine can reach this node: it listens on {listened}, and this "
+            "machine has only loopback addresses of that kind; set plugins.transport.listen or "
+            "announce"
         )
         yield HealthWarning("unreachable", text)
 
@@ -88,7 +89,8 @@ def _unreachable(service: TransportService) -> Iterator[HealthWarning]:
 def _stalling(service: TransportService) -> Iterator[HealthWarning]:
     for host in service.paths.current(asyncio.get_running_loop().time())[:MAX_PLACES]:
         text = (
-            f"the path to {host} seems to drop large packets; segments of {SMALL_SEGMENT_BYTES}"
-            " bytes are used there. Lower the MTU of the tunnel's interface, or let ICMP through"
+            f"the path to {host} seems to drop large packets; using segments of "
+            f"{SMALL_SEGMENT_BYTES} bytes there. Lower the MTU of the tunnel interface, or "
+            "allow ICMP"
         )
         yield HealthWarning("path", text)

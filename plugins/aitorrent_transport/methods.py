@@ -44,7 +44,7 @@ class PeerRow(_Model):
     bytes_in: int
     bytes_out: int
     agent: str
-    name: str = Field("", description="what the peer calls itself; a claim, only the id is proven")
+    name: str = Field("", description="self-chosen name; only the id is proven")
 
 
 class PeersResult(_Model):
@@ -69,7 +69,9 @@ class ConnectResult(_Model):
 class PeerParams(_Model):
     """A connected peer."""
 
-    peer: Annotated[str, Field(description="peer id or its unique end", max_length=400)]
+    peer: Annotated[
+        str, Field(description="peer id, or its last characters if unique", max_length=400)
+    ]
 
 
 class DisconnectResult(_Model):
@@ -81,7 +83,10 @@ class DisconnectResult(_Model):
 class PingParams(_Model):
     """The peer to ping, and how often."""
 
-    peer: Annotated[str, Field(description="peer id, its unique end, or address", max_length=400)]
+    peer: Annotated[
+        str,
+        Field(description="peer id, its last characters if unique, or an address", max_length=400),
+    ]
     count: Annotated[int, Field(ge=1, le=100)] = 4
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
 
@@ -166,7 +171,7 @@ def find_peer(service: TransportService, text: str) -> PeerId:
     if not found and (named := [view.id for view in service.peers() if view.name == text]):
         ids = ", ".join(map(short, named))
         raise NotFound(
-            f"peers are chosen by id, since any node may call itself {text!r}; matches: {ids}"
+            f"peers are selected by id, because any node can call itself {text!r}; matches: {ids}"
         )
     if len(text) < _MIN_SUFFIX:
         raise InvalidParams(f"pass at least the last {_MIN_SUFFIX} characters of a peer id")
@@ -203,7 +208,7 @@ class TransportMethods:
             Method(
                 "transport.disconnect",
                 self.disconnect,
-                "Disconnect from a peer and keep none.",
+                "Disconnect from a peer and stop redialling it.",
                 params=PeerParams,
                 result=DisconnectResult,
                 role=Role.OPERATE,
@@ -233,7 +238,7 @@ class TransportMethods:
             Method(
                 "transport.known",
                 self.known,
-                "Peers that have answered a dial, also in earlier runs.",
+                "Known peers: every peer that has ever answered this node.",
                 result=KnownResult,
             ),
             Method(

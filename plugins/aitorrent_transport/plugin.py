@@ -41,7 +41,7 @@ class TransportPlugin:
         """The manifest."""
         return PluginInfo(
             name="transport",
-            summary="encrypted channels to peers, and the directory of what they offer",
+            summary="connects peers by encrypted channels, and finds what they offer",
             provides=(TRANSPORT, DIALERS, DIRECTORY, DIRECTORY_SOURCES),
             config=TransportConfig,
         )
@@ -84,7 +84,7 @@ class TransportPlugin:
             return CheckResult("fail", "the transport is not running", "aitorrentctl plugin list")
         seen = self._service.table.rivals.duplicates.current(self._service.now())
         if not seen:
-            return CheckResult("ok", "no other node was seen with this key or a peer's")
+            return CheckResult("ok", "no other node uses this node's key or a peer's")
         return CheckResult("fail", "; ".join(s.text for s in seen), HOW_TO_END)
 
     async def _check_port(self) -> CheckResult:
@@ -92,7 +92,9 @@ class TransportPlugin:
             return CheckResult("fail", "the transport is not running", "aitorrentctl plugin list")
         if waiting := self._service.binding.waiting:
             text = "; ".join(error.message for error in waiting.values())
-            return CheckResult("fail", text, "it is retried automatically; see above for a remedy")
+            return CheckResult(
+                "fail", text, "retried automatically; see the text above for a remedy"
+            )
         for host, port in self._service.bound:
             ip = ipaddress.ip_address(host)
             loopback = "127.0.0.1" if ip.version == 4 else "::1"

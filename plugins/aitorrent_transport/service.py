@@ -152,8 +152,8 @@ class TransportService:
     def _path_stalled(self, host: str, port: int) -> None:
         if self.paths.note(host, asyncio.get_running_loop().time()):
             self._ctx.log.warning(
-                "the path to %s seems to drop large packets (a tunnel with a small MTU?); smaller"
-                " segments are used from now on",
+                "the path to %s seems to drop large packets (a tunnel with a small MTU?); using "
+                "smaller segments from now on",
                 host_port(host, port),
             )
 

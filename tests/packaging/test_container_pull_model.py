@@ -94,7 +94,7 @@ async def test_later_start_pulls_nothing_and_applies_the_modelfile(
     async with PullOllama(names=["llama3.2:3b"]) as ollama:
         done = await script(ollama.url, modelfile)
     assert done.code == 0
-    assert "llama3.2:3b is already there" in done.out
+    assert "llama3.2:3b is already present" in done.out
     assert ollama.pulls == 0
     assert len(ollama.created) == 1
 
@@ -112,7 +112,7 @@ async def test_broken_pull_is_taken_up_again(script: Script, modelfile: Path) ->
     assert done.code == 0
     assert ollama.pulls == 4
     assert done.pauses == [1, 2, 4]
-    assert done.out.count("trying again in") == 3
+    assert done.out.count("retrying in") == 3
 
 
 async def test_pull_that_keeps_breaking_is_given_up(script: Script, modelfile: Path) -> None:

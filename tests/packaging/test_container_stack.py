@@ -331,7 +331,7 @@ def test_ollama_stack_pulls_once_and_serves_the_model(
     assert until(lambda: is_healthy(docker, node), 60.0)
     # The second start finds it.
     docker.docker("start", "-a", "aitorrentd-ollama_pull_1")
-    assert "llama3.2:3b is already there" in docker.logs("aitorrentd-ollama_pull_1")
+    assert "llama3.2:3b is already present" in docker.logs("aitorrentd-ollama_pull_1")
 
 
 @pytest.fixture

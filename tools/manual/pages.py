@@ -30,31 +30,31 @@ PAGES: Final = (
 _LAYER: Final = Path("/usr/local/lib/aitorrentd/plugins")
 
 _DAEMON_EXITS: Final = {
-    main.EX_OK: "Stopped as asked.",
-    main.EX_USAGE: "Wrong usage.",
-    main.EX_UNAVAILABLE: "Something that it needs is taken, its state directory or its socket, or "
-    "the disk is full.",
+    main.EX_OK: "Stopped as requested.",
+    main.EX_USAGE: "Invalid usage.",
+    main.EX_UNAVAILABLE: "The state directory or the control socket is in use by another "
+    "daemon, or the disk is full.",
     main.EX_SOFTWARE: "A plugin in `required` failed.",
-    main.EX_NOPERM: "No permission for a directory or a file.",
-    main.EX_CONFIG: "The configuration is wrong. Systemd does not start it again.",
+    main.EX_NOPERM: "No permission for a directory or file.",
+    main.EX_CONFIG: "The configuration is invalid. systemd does not restart the daemon.",
 }
-_TOOL_EXITS: Final = {
+TOOL_EXITS: Final = {
     ExitCode.OK: "Done.",
     ExitCode.ERROR: "The daemon answered with an error, or a check failed.",
-    ExitCode.USAGE: "Wrong usage.",
-    ExitCode.NO_DAEMON: "No daemon answers.",
+    ExitCode.USAGE: "Invalid usage.",
+    ExitCode.NO_DAEMON: "The daemon is not running.",
     ExitCode.TRY_LATER: "No answer in time, or the daemon is busy.",
-    ExitCode.DENIED: "Not allowed; the message says which group to join.",
-    ExitCode.CONFIG: "The configuration is wrong.",
+    ExitCode.DENIED: "Permission denied; the message says which group to join.",
+    ExitCode.CONFIG: "The configuration is invalid.",
     ExitCode.INTERRUPTED: "Interrupted.",
 }
 _FILES: Final = {
-    "/etc/aitorrent.yaml": "The configuration. Nothing but an editor writes it.",
+    "/etc/aitorrent.yaml": "The configuration. No program writes to it.",
     "/etc/aitorrent.yaml.d/*.yaml": "Drop-ins; `aitorrentctl config set` writes one.",
-    "/var/lib/aitorrent": "Identity and databases: what a backup needs.",
-    "/var/cache/aitorrent": "What may be deleted while the daemon is stopped.",
+    "/var/lib/aitorrent": "Identity and databases; back it up.",
+    "/var/cache/aitorrent": "Cache; may be deleted while the daemon is stopped.",
     "/run/aitorrent/control.sock": "The control socket, for root and the group `aitorrent`.",
-    str(_LAYER): "Plugins that were installed by `aitorrentctl plugin install`.",
+    str(_LAYER): "Plugins installed by `aitorrentctl plugin install`.",
 }
 
 
@@ -71,7 +71,7 @@ def _finished(page: Page) -> Page:
 
 def daemon_page() -> Page:
     """aitorrentd(8)."""
-    page = _page("aitorrentd(8)", "share model weights and run models over peers")
+    page = _page("aitorrentd(8)", "run models split across peers")
     parser = main.parser()
     actions = [a for a in parser._actions if a.help != argparse.SUPPRESS]
     page.heading("SYNOPSIS")
@@ -79,28 +79,38 @@ def daemon_page() -> Page:
     page.heading("DESCRIPTION")
     page.text(
         """
-        The daemon of a node. It talks to other nodes, holds layers of models, answers prompts, and
-        is operated with aitorrentctl(1). It stays in the foreground and writes its log to standard
-        error; under systemd the unit `aitorrentd.service` runs it, and the first client of
+        The daemon of a node. It connects to other nodes, holds layers of models, answers prompts,
+        and is controlled by aitorrentctl(1). It stays in the foreground and logs to standard error;
+        under systemd the unit `aitorrentd.service` runs it, and the first client of
         `aitorrentd.socket` starts it.
 
-        Models are computed, and foreign code is run, in processes of their own: units
-        `aitorrent-worker@` and `aitorrent-sandbox@`, one for each connection to their sockets.
+        Layers are computed and untrusted code is run in separate processes: the units
+        `aitorrent-worker@` and `aitorrent-sandbox@`, one instance for each connection to their
+        sockets.
         """
     )
     page.heading("OPTIONS")
     for action in actions:
         page.entry(_option(action), f"{(action.help or '').capitalize()}.")
     page.heading("SIGNALS")
-    page.entry("SIGTERM, SIGINT", "Stop in order; a second one stops at once.")
-    page.entry("SIGHUP", "Read the configuration again, as `systemctl reload aitorrentd` does.")
+    page.entry(
+        "SIGTERM, SIGINT",
+        "Shut down cleanly. A second signal stops without waiting for running work.",
+    )
+    page.entry("SIGHUP", "Reload the configuration, like `systemctl reload aitorrentd`.")
     page.heading("EXIT STATUS")
     for code, meaning in _DAEMON_EXITS.items():
         page.entry(str(code), meaning)
     page.heading("ENVIRONMENT")
     page.entry("AITORRENT_CONFIG", "The configuration file, unless --config names one.")
-    page.entry("AITORRENT_STATE_DIR", "The state directory, unless something else names one.")
-    page.entry("PORT, AI_TORRENT_ADDR, BOOTSTRAP_ADDR", "Port, address and peers to start with.")
+    page.entry(
+        "AITORRENT_STATE_DIR",
+        "The state directory; overrides the configuration files, but not --state-dir.",
+    )
+    page.entry(
+        "PORT, AI_TORRENT_ADDR, BOOTSTRAP_ADDR",
+        "Port, address to announce, and peers to connect to, separated by commas.",
+    )
     _write_files(page)
     return _finished(page)
 
@@ -125,17 +135,17 @@ def tool_page() -> Page:
     page.heading("DESCRIPTION")
     page.text(
         """
-        Talks to aitorrentd(8) over its control socket. Root and members of the group `aitorrent`
-        may operate the system's daemon: `sudo adduser $USER aitorrent`, then log in again.
+        Controls and queries aitorrentd(8) over its control socket. Root and members of the group
+        `aitorrent` may operate the system's daemon: `sudo adduser $USER aitorrent`, then log in
+        again.
 
-        Results are tables for people, and with --json what the daemon answered. Streams are then
-        one JSON object in each line, and an error is the last line of standard error:
-        {"error": {"code", "message"}}, with "data" or "hint" where there is more to say. Progress
-        is drawn on a terminal only.
+        Results are printed as tables or, with --json, as JSON. Streams are then one JSON object per
+        line, and an error is the last line of standard error: {"error": {"code", "message"}}, with
+        "data" or "hint" where they apply. Progress is shown only on a terminal.
         """
     )
     page.heading("OPTIONS")
-    page.text("They may stand anywhere on the line.")
+    page.text("They may appear anywhere on the command line.")
     for option, text in GLOBAL_OPTIONS:
         page.entry(option, text)
     page.heading("COMMANDS")
@@ -147,10 +157,10 @@ def tool_page() -> Page:
                 page.entry(f"    {parameter.usage}", parameter.text)
     page.heading("EXIT STATUS")
     for code in ExitCode:
-        page.entry(str(int(code)), _TOOL_EXITS[code])
+        page.entry(str(int(code)), TOOL_EXITS[code])
     page.heading("ENVIRONMENT")
     page.entry("AITORRENT_SOCKET", "The control socket, unless --socket names one.")
-    page.entry("NO_COLOR", "When set, no colours.")
+    page.entry("NO_COLOR", "If set, disables colours.")
     page.heading("EXAMPLES")
     page.example(
         """
@@ -170,15 +180,15 @@ def config_page() -> Page:
     page.text(
         """
         YAML. Every key has a default, an empty file is valid, and an unknown key is an error.
-        Read in this order, where the last wins: `/etc/aitorrent.yaml`, the files
-        `/etc/aitorrent.yaml.d/*.yaml` in the order of their names, the environment, the command
-        line. A person's own daemon reads `$XDG_CONFIG_HOME/aitorrent/aitorrent.yaml` instead.
+        Sources, each overriding those before it: `/etc/aitorrent.yaml`, the files
+        `/etc/aitorrent.yaml.d/*.yaml` in name order, the environment, the command line. A
+        daemon run by a user reads `$XDG_CONFIG_HOME/aitorrent/aitorrent.yaml` instead.
 
         Check with `aitorrentctl config check`; apply with `systemctl reload aitorrentd`;
         `aitorrentctl config show --origin` shows the effective settings and their origins.
 
-        A secret is better given by reference: {file: /path}, {env: NAME}, or {credential: NAME} for
-        one of systemd's LoadCredential.
+        Prefer to give a secret by reference: {file: /path}, {env: NAME}, or {credential: NAME} for
+        a credential passed by systemd's LoadCredential.
         """
     )
     for table in core_tables():
@@ -223,10 +233,10 @@ def plugins_page() -> Page:
     page.text(
         """
         A plugin is a Python distribution with an entry point in the group `aitorrentd.plugins`: a
-        class, of which the daemon makes one instance. A module in the group `aitorrentd.cli` may
+        class, which the daemon instantiates once. A module in the group `aitorrentd.cli` may
         add commands to aitorrentctl(1). Plugins import `aitorrentd.api` and nothing else of the
-        program. A plugin that breaks is fenced: it shows as broken or failed in
-        `aitorrentctl plugin list`, and the rest runs on.
+        program. A plugin that fails affects no other: it is shown as broken or failed in
+        `aitorrentctl plugin list`, and everything else keeps running.
         """
     )
     page.heading("INSTALLING")
@@ -239,13 +249,16 @@ def plugins_page() -> Page:
     )
     page.text(
         f"""
-        Plugins go to `{packages(_LAYER)}`, which belongs to root and comes after the libraries of
-        the daemon, so that no plugin can replace one of them. Nodes that hold layers of models
-        need torch: `sudo aitorrentctl plugin install 'aitorrentd[torch]'`.
+        Plugins go to `{packages(_LAYER)}`, which is owned by root and comes after the daemon's
+        libraries on the module path, so that no plugin can replace one of them. Nodes that hold
+        layers of models need torch: `sudo aitorrentctl plugin install 'aitorrentd[torch]'`.
         """
     )
     page.heading("HOOKS")
-    page.text("Methods of the class, marked with `aitorrentd.api.hookimpl`. They declare; quickly.")
+    page.text(
+        "Methods of the class, marked with `aitorrentd.api.hookimpl`. They only declare, and "
+        "must be fast."
+    )
     for name in sorted(HOOKS):
         hook = getattr(hooks, name)
         first, *more = inspect.cleandoc(hook.__doc__ or "").split("\n\n")

@@ -50,7 +50,7 @@ def _checked(text: str) -> str:
         return text
     head, is_data, body = text.partition(",") if text.startswith("data:") else ("", "", text)
     if text.startswith("data:") and not (is_data and head.endswith(";base64")):
-        raise ValueError("a data URL of an image must be in base64")
+        raise ValueError("the data URL of an image must be base64")
     try:
         b64decode(body, validate=True)
     except (binascii.Error, ValueError):
@@ -85,7 +85,7 @@ def joined_parts(parts: Iterable[Any]) -> tuple[str, list[str]]:
             images.append(_image_of(part))
         else:
             raise ValueError(
-                f"a part of the type {str(kind)[:32]!r}; parts are of the type text or image_url"
+                f"a part of type {str(kind)[:32]!r}; parts are of type text or image_url"
             )
     return text, images
 
@@ -95,5 +95,5 @@ def _image_of(part: dict[str, Any]) -> str:
     if isinstance(found, dict):
         found = found.get("url")
     if not isinstance(found, str):
-        raise ValueError("an image part without its url")
+        raise ValueError("an image part without a url")
     return found

@@ -17,6 +17,7 @@ from aitorrentd.api.services import Registry, ServiceKey
 from aitorrentd.errors import InvalidParams
 
 DoneReason = Literal["stop", "length"]
+"Why an answer ended: by itself, or at the token limit."
 
 
 def _is_text(text: str) -> str:
@@ -24,7 +25,7 @@ def _is_text(text: str) -> str:
         text.encode()
     except UnicodeEncodeError as e:
         half = f"\\u{ord(text[e.start]):04x}"
-        raise ValueError(f"half a character ({half}), which cannot be sent as UTF-8") from None
+        raise ValueError(f"an unpaired surrogate ({half}), which UTF-8 cannot encode") from None
     return text
 
 
@@ -44,7 +45,7 @@ class Message(BaseModel):
     role: Literal["system", "user", "assistant", "tool"]
     content: Text
     images: tuple[Image, ...] = Field(
-        (), max_length=32, description="in base64, as data URLs, or as URLs that the server fetches"
+        (), max_length=32, description="as base64, data URLs, or URLs that the server fetches"
     )
 
     @model_validator(mode="before")
@@ -91,7 +92,7 @@ class SamplingParams(BaseModel):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="sample only from tokens at least this fraction as likely as the likeliest",
+        description="sample only from tokens at least this fraction as likely as the most likely one",
     )
     repeat_penalty: float | None = Field(
         None,
@@ -111,7 +112,7 @@ class SamplingParams(BaseModel):
         ge=-2,
         le=2,
         allow_inf_nan=False,
-        description="penalise tokens that the answer already has; 0 = off (Ollama, OpenAI)",
+        description="penalise tokens that already occur in the answer; 0 = off (Ollama, OpenAI)",
     )
     frequency_penalty: float | None = Field(
         None,
@@ -120,15 +121,15 @@ class SamplingParams(BaseModel):
         allow_inf_nan=False,
         description="penalise tokens by their count in the answer; 0 = off (Ollama, OpenAI)",
     )
-    seed: int | None = Field(None, ge=0, lt=2**63, description="same seed, same answer")
+    seed: int | None = Field(
+        None, ge=0, lt=2**63, description="the same seed gives the same answer"
+    )
     stop: tuple[Text, ...] = Field((), max_length=16, description="stop before any of these texts")
     max_tokens: int | None = Field(None, ge=1, description="at most this many new tokens")
     context: tuple[int, ...] | None = Field(None, description="token ids to continue from")
-    num_ctx: int | None = Field(
-        None, ge=1, lt=2**31, description="tokens of context that the server is to use (Ollama)"
-    )
+    num_ctx: int | None = Field(None, ge=1, lt=2**31, description="context size in tokens (Ollama)")
     format: Literal["json"] | dict[str, Any] | None = Field(
-        None, description="json, or a JSON schema that the answer must fit (Ollama, OpenAI)"
+        None, description="json, or a JSON Schema that the answer must match (Ollama, OpenAI)"
     )
     think: bool | Literal["low", "medium", "high"] | None = Field(
         None, description="whether, or how long, the model thinks first (Ollama, OpenAI)"
@@ -160,7 +161,7 @@ def refuse_images(request: GenerateRequest, who: str) -> None:
         InvalidParams: the conversation has images.
     """
     if any(message.images for message in request.messages or ()):
-        raise InvalidParams(f"{who} cannot take images; leave out messages[].images")
+        raise InvalidParams(f"{who} does not accept images; leave out messages[].images")
 
 
 class GenerateRequest(BaseModel):
@@ -183,7 +184,7 @@ class GenerateRequest(BaseModel):
         if (self.prompt is None) == (not self.messages):
             raise ValueError('give either "prompt" or a non-empty "messages"')
         if self.raw and self.messages:
-            raise ValueError('"raw" goes with "prompt", not with "messages"')
+            raise ValueError('"raw" requires "prompt", not "messages"')
         return self
 
 
@@ -285,7 +286,7 @@ class Backend(Protocol):
 
         Raises (while iterating):
             NotFound: no such model. Busy: too many requests. InvalidParams: prompt too long.
-            Unavailable: the backend or a needed stage is gone and the answer cannot go on.
+            Unavailable: the backend or a needed stage is gone and the answer cannot continue.
         """
 
 
@@ -298,6 +299,7 @@ class KnowsPending(Protocol):
 
 
 BACKENDS: Final = ServiceKey[Registry[Backend]]("inference.backends.v1")
+"Backends of this node, by name."
 
 
 class Inference(Protocol):
@@ -313,3 +315,4 @@ class Inference(Protocol):
 
 
 INFERENCE: Final = ServiceKey[Inference]("inference.v1")
+"The router, which answers prompts through backends and peers."

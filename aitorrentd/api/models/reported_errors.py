@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 MAX_ERROR_CHARS: Final = 1024
+"Longest text that is kept of a server's error, in characters."
 _MAX_DEPTH: Final = 8
 
 

@@ -117,7 +117,7 @@ def text_in(content: object) -> tuple[str, str]:
         return content or "", ""
     parts = [content] if isinstance(content, dict) else content
     if not isinstance(parts, list):
-        raise ValueError("a text that is not a string")
+        raise ValueError("text that is not a string")
     text, thinking = "", ""
     for part in parts:
         if isinstance(part, dict) and part.get("type") in _THINKING:
@@ -140,13 +140,13 @@ def _text(part: object) -> str:
     if part is None or isinstance(part, str):
         return part or ""
     if not isinstance(part, dict):
-        raise ValueError("a part of a text that is not an object")
+        raise ValueError("a text part that is not an object")
     kind = part.get("type")
     if kind not in _TEXT:
-        raise ValueError(f"a part of the type {str(kind)[:32]!r}, which is not text")
+        raise ValueError(f"a part of type {str(kind)[:32]!r}, which is not text")
     found = part.get("text", part.get("refusal"))
     if isinstance(found, dict):  # {"value": "…", "annotations": []}
         found = found.get("value")
     if found is not None and not isinstance(found, str):
-        raise ValueError("a text that is not a string")
+        raise ValueError("text that is not a string")
     return found or ""

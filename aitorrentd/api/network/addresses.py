@@ -17,7 +17,9 @@ from aitorrentd.errors import InvalidParams
 SUFFIX: Final = ".addr"
 "Suffix of an address file: one address per line, as a daemon writes it."
 MAX_ADDRESS_CHARS: Final = 400
+"Longest address that is parsed, in characters."
 Family = Literal["ip4", "ip6", "dns", "dns4", "dns6"]
+"What the host of an address is, as a multiaddr names it."
 
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\Z")
 _PORT: Final = re.compile(r"[0-9]{1,5}\Z")
@@ -59,9 +61,9 @@ def parse_address(text: str) -> Address:
         wrong.
     """
     if not isinstance(text, str) or not text:
-        raise InvalidParams("an address is needed, such as 203.0.113.1:8468")
+        raise InvalidParams("the address is empty; write one such as 203.0.113.1:8468")
     if len(text) > MAX_ADDRESS_CHARS:
-        raise InvalidParams(f"an address has at most {MAX_ADDRESS_CHARS} characters")
+        raise InvalidParams(f"an address must have at most {MAX_ADDRESS_CHARS} characters")
     try:
         return _multiaddr(text) if text.startswith("/") else _host_port(text)
     except ValueError as e:
@@ -155,7 +157,7 @@ def _ip(text: str) -> tuple[Family, str]:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     if address.is_unspecified:
-        raise ValueError(f"{address} stands for every address; name a single one")
+        raise ValueError(f"{address} means all addresses; give a single one")
     if address.is_multicast or str(address) == "255.255.255.255":
         raise ValueError(f"{address} is not a unicast address")
     return ("ip4" if address.version == 4 else "ip6"), str(address)

@@ -17,6 +17,7 @@ from aitorrentd.api.network.addresses import Address
 from aitorrentd.api.services import Registry, ServiceKey
 
 MakeProtocol = Callable[[], asyncio.Protocol]
+"Returns the asyncio protocol that receives the bytes of a new connection."
 
 
 class Dialer(Protocol):
@@ -41,3 +42,4 @@ class Dialer(Protocol):
 
 
 DIALERS: Final = ServiceKey[Registry[Dialer]]("transport.dialers.v1")
+"Ways to reach a peer, tried in the order in which they were added."

@@ -22,7 +22,7 @@ from aitorrentd.api.services import Registry, ServiceKey
 from aitorrentd.errors import AitorrentError
 
 MAX_ADDRESSES: Final = 16
-"Lifetime of one record."
+"Addresses kept of one record."
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,9 @@ class Directory(Protocol):
 
 
 DIRECTORY: Final = ServiceKey[Directory]("directory.v1")
+"The one directory that plugins query and publish in."
 DIRECTORY_SOURCES: Final = ServiceKey[Registry[Directory]]("directory.sources.v1")
+"Directories behind `DIRECTORY`, to which plugins add their own."
 
 
 class MergedDirectory:

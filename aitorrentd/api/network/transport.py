@@ -178,3 +178,4 @@ class Transport(Protocol):
 
 
 TRANSPORT: Final = ServiceKey[Transport]("transport.v1")
+"Channels to peers."

@@ -53,7 +53,9 @@ def _has_code(sql: str) -> bool:
 
 def _latest(migrations: Mapping[int, str]) -> int:
     if sorted(migrations) != list(range(1, len(migrations) + 1)):
-        raise InvalidParams(f"migrations are numbered 1, 2, 3 …; these are {sorted(migrations)}")
+        raise InvalidParams(
+            f"migrations must be numbered 1, 2, 3 …; these are {sorted(migrations)}"
+        )
     return len(migrations)
 
 
@@ -125,7 +127,7 @@ def _unusable(path: Path, error: sqlite3.Error) -> AitorrentError:
         return Unavailable(f"the disk is full: cannot write the database {path}; free some space")
     text = " ".join(str(error).split())
     return Unavailable(
-        f"the database {path} is damaged ({text}) and was left untouched; restore a backup, or "
+        f"the database {path} is damaged ({text}) and was left unchanged; restore a backup, or "
         "move it away to start with an empty one"
     )
 
@@ -135,7 +137,7 @@ async def _prepare(db: aiosqlite.Connection, path: Path, latest: int, *, check: 
     if version > latest:
         raise Conflict(
             f"the database {path} has version {version}, but this program supports at most "
-            f"{latest}; install the newer program again, or move the file away"
+            f"{latest}; install the newer version again, or move the file away"
         )
     if check:
         async with db.execute("PRAGMA quick_check(1)") as cursor:
@@ -183,7 +185,7 @@ async def _apply(db: aiosqlite.Connection, path: Path, number: int, script: str)
         if _is_busy(e) or _is_full(path, e):
             raise _unusable(path, e) from None
         raise InvalidParams(
-            f"migration {number} of the database {path} failed: {e}; the database is still of "
+            f"migration {number} of the database {path} failed: {e}; the database is still at "
             f"version {number - 1}"
         ) from None
     except BaseException:

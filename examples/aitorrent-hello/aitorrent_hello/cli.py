@@ -8,7 +8,7 @@ import typer
 
 from aitorrentd.cli import toolkit
 
-COMMANDS = {"hello": "Greet somebody, or let a peer do it."}
+COMMANDS = {"hello": "Print a greeting, or have a peer send one."}
 
 
 def register(app: typer.Typer) -> None:
@@ -17,10 +17,12 @@ def register(app: typer.Typer) -> None:
 
 
 def hello(
-    name: Annotated[str, typer.Argument(help="Who is greeted.")] = "world",
-    peer: Annotated[str, typer.Option(help="The connected peer that does it.")] = "",
+    name: Annotated[str, typer.Argument(help="The name to greet.")] = "world",
+    peer: Annotated[
+        str, typer.Option(help="Id of the connected peer that sends the greeting.")
+    ] = "",
 ) -> None:
-    """Greet somebody, or let a peer do it."""
+    """Print a greeting, or have a peer send one."""
     with toolkit.connect() as client:
         reply = client.call("hello.greet", {"name": name, "peer": peer})
     toolkit.emit(reply, lambda r: toolkit.clean(r["text"]))

@@ -40,7 +40,9 @@ class HelloConfig(PluginConfig):
 
 class GreetParams(BaseModel):
     name: str = "world"
-    peer: str = Field("", description="Let this connected peer do it; empty = this node.")
+    peer: str = Field(
+        "", description="id of the connected peer that sends the greeting; empty = this node"
+    )
 
 
 class Greeting(BaseModel):
@@ -64,7 +66,7 @@ class HelloPlugin:
     def aitorrent_info(self) -> PluginInfo:
         return PluginInfo(
             name="hello",
-            summary="Says hello to people and peers.",
+            summary="greets people and peers",
             provides=(HELLO,),
             wants=(TRANSPORT,),
             config=HelloConfig,
@@ -84,7 +86,7 @@ class HelloPlugin:
             Method(
                 "hello.greet",
                 partial(greet, ctx),
-                "Greet somebody.",
+                "Greet a person.",
                 params=GreetParams,
                 result=Greeting,
                 role=Role.OPERATE,

@@ -23,7 +23,7 @@ class Greeter:
             InvalidParams: the name is empty, too long or not printable.
         """
         if not name.isprintable() or not 0 < len(name) <= MAX_NAME_CHARS:
-            raise InvalidParams(f"a name is printable and has 1 to {MAX_NAME_CHARS} characters")
+            raise InvalidParams(f"a name must have 1 to {MAX_NAME_CHARS} printable characters")
         self.greeted += 1
         return f"{self.greeting}, {name}!"
 

@@ -59,7 +59,7 @@ class Binding:
             if not any(error.is_taken for error in self.waiting.values()):
                 self._keep_trying()
                 return
-            log.info("using a different port than in the last run: %d/tcp is taken", last)
+            log.info("using a different port than in the previous run: %d/tcp is taken", last)
             await self._listener.unlisten()
         await self._try_all(port)
         self._keep_trying()

@@ -119,8 +119,9 @@ class HandshakeProtocol(asyncio.Protocol):
         """The other side disconnected (asyncio.BaseProtocol)."""
         self.fail(
             Unavailable(
-                "the connection was closed during the handshake; the other side may be of another"
-                " network, have another pre-shared key or a wrong clock, or refuse this node"
+                "the connection was closed during the handshake; the other node may belong to "
+                "another network, use another pre-shared key, have a wrong clock, or refuse "
+                "this node"
             )
         )
 

@@ -219,7 +219,7 @@ class Listener:
         now = asyncio.get_running_loop().time()
         told = self.refusals.add(refusal.text, host, now)
         if told is not None:
-            log.warning("refused connections before they authenticated: %s", told)
+            log.warning("refused connections before authentication: %s", told)
 
     def spoke(self, doorman: _Doorman) -> None:
         """A connection began its handshake."""

@@ -275,9 +275,9 @@ class MaskedDialer(_Masked):
     def on_event(self, event: Event) -> None:
         """Handle the response to the upgrade request."""
         if isinstance(event, RejectConnection) and event.status_code == 503:
-            raise Busy("the server there is too busy for more connections (HTTP status 503)")
+            raise Busy("the server at this address is too busy (HTTP status 503)")
         if not isinstance(event, AcceptConnection):
-            raise Unavailable("a web server answers there, not a peer")
+            raise Unavailable("a web server answers at this address, not a peer")
         self.opened()
 
 

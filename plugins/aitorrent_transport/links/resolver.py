@@ -67,7 +67,7 @@ class Resolver:
         if running is None:
             if len(self._running) >= self._max:
                 raise Unavailable(
-                    f"{self._max} host names wait for the name server; it does not answer"
+                    f"{self._max} host names are waiting for the name server, which does not answer"
                 )
             running = self._start(host)
         done, _ = await asyncio.wait({running}, timeout=timeout_s)

@@ -172,7 +172,7 @@ class Dialler:
                 raise failures[0]
             finally:
                 failures.clear()  # otherwise error and frame form a reference cycle
-        told = "; ".join(e.message for e in failures) or "no dialer can try this address"
+        told = "; ".join(e.message for e in failures) or "no dialer supports this address"
         raise Unavailable(f"{address.location}: {told}")
 
     async def _remember(self, peer: PeerId, address: Address) -> None:
@@ -350,8 +350,8 @@ class Dialler:
             return
         if before not in (None, kept.peer):
             self._ctx.log.warning(
-                "another node answers at %s: %s; it was %s before. Add /p2p/%s to this bootstrap"
-                " address to accept no other node there",
+                "another node answers at %s: %s; it was %s before. To accept no other node "
+                "there, add /p2p/%s to this bootstrap address",
                 kept.place,
                 kept.peer,
                 before,

@@ -17,7 +17,7 @@ RECENT_S: Final = 600.0
 "How long a sighting stays current; the rejected node retries about once a minute."
 MAX_SIGHTINGS: Final = 64
 HOW_TO_END: Final = (
-    "stop one of them, or give it a new key (stop it, move its identity.key away, start it)"
+    "stop one of them, or give it a new key: stop it, move its identity.key away, start it"
 )
 
 

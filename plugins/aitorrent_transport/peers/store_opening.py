@@ -36,7 +36,7 @@ async def opened_store(ctx: PluginContext) -> AsyncIterator[PeerStore]:
         try:
             store = PeerStore(await _open(ctx, stack))
         except (Busy, Unavailable) as e:
-            ctx.log.warning("known peers are temporarily kept in memory: %s", e.message)
+            ctx.log.warning("known peers are kept in memory for now: %s", e.message)
             store = PeerStore(await stack.enter_async_context(_in_memory()), problem=e.message)
             retrying = ctx.tasks.create_task(_take_up(ctx, stack, store), name="open known peers")
             stack.push_async_callback(_end, retrying)
@@ -58,9 +58,9 @@ async def _open(ctx: PluginContext, stack: AsyncExitStack) -> aiosqlite.Connecti
         try:
             aside = set_aside(ctx.data_dir / "transport.sqlite")
         except OSError as problem:
-            raise Unavailable(f"{e.message}; cannot set it aside: {problem.strerror}") from None
+            raise Unavailable(f"{e.message}; cannot move it aside: {problem.strerror}") from None
         ctx.log.warning(
-            "the database of known peers was damaged; it is now %s, and a new one was started",
+            "the database of known peers was damaged; moved it to %s and created a new one",
             aside,
         )
     return await stack.enter_async_context(ctx.db(MIGRATIONS))
@@ -106,5 +106,5 @@ async def _take_up(ctx: PluginContext, stack: AsyncExitStack, store: PeerStore) 
             store.problem = e.message
             continue
         await store.move_to(db)
-        ctx.log.info("known peers are on disk again")
+        ctx.log.info("known peers are stored on disk again")
         return

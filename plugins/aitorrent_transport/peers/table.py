@@ -164,7 +164,7 @@ class PeerTable:
             raise
         except Unavailable as e:
             hint = (
-                "; if the network has a pre-shared key, check that both nodes have the same"
+                "; if the network has a pre-shared key, check that both nodes use the same one"
                 if "cut" in e.message
                 else ""
             )

@@ -51,7 +51,7 @@ class Book:
         """
         entries = self._by_peer.setdefault(peer, {})
         if key not in entries and len(entries) >= MAX_RECORDS:
-            raise ProtocolError(f"more than {MAX_RECORDS} directory records of one node")
+            raise ProtocolError(f"more than {MAX_RECORDS} directory records from one node")
         changed = entries.get(key) != value
         entries[key] = value
         return changed

@@ -44,7 +44,7 @@ def check_text(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise InvalidParams("a message cannot hold unpaired surrogates") from None
+        raise InvalidParams("a message must not contain unpaired surrogates") from None
 
 
 def read_text(raw: bytes) -> str:
@@ -58,7 +58,7 @@ def read_text(raw: bytes) -> str:
     except UnicodeDecodeError:
         raise ProtocolError("a message that is not UTF-8") from None
     if not text or len(text) > MAX_CHARS:
-        raise ProtocolError(f"a message of {len(text)} characters; allowed are 1 to {MAX_CHARS}")
+        raise ProtocolError(f"a message of {len(text)} characters; the limit is 1 to {MAX_CHARS}")
     return text
 
 

@@ -81,7 +81,7 @@ class Certificate:
         if now < self.not_before - CLOCK_SKEW_S:
             early = self.not_before - now
             raise ProtocolError(
-                f"the peer's key certificate is valid only in {early:.0f} s; compare the clocks"
+                f"the peer's key certificate becomes valid in {early:.0f} s; compare the clocks"
             )
         if now > self.expires + CLOCK_SKEW_S:
             late = now - self.expires

@@ -110,7 +110,7 @@ class CipherState:
         try:
             plaintext = self._aead.decrypt(self._next_nonce(), ciphertext, associated)
         except InvalidTag:
-            raise ProtocolError("a handshake message fails authentication") from None
+            raise ProtocolError("a handshake message failed authentication") from None
         self.counter += 1
         return plaintext
 

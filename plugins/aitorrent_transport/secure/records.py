@@ -260,7 +260,7 @@ class RecordReader:
                 plain = self._plain[: length - TAG_BYTES]
                 self._key.aead.decrypt_into(nonce, sealed, head, plain)
         except InvalidTag:
-            raise ProtocolError("a record fails authentication") from None
+            raise ProtocolError("a record failed authentication") from None
         self._counter = counter + 1
         return plain
 

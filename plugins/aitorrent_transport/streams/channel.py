@@ -252,14 +252,16 @@ class Channel:
         if self.closed is not None:
             raise PeerGone(f"{short(self.peer)}: {self.closed}")
         if self._pings.is_full:
-            raise Busy(f"{MAX_PINGS} pings to {short(self.peer)} are under way")
+            raise Busy(f"{MAX_PINGS} pings to {short(self.peer)} are unanswered")
         answer: asyncio.Future[float] = self._loop.create_future()
         nonce = self._ping(answer)
         try:
             async with asyncio.timeout(timeout_s):
                 return await answer
         except TimeoutError:
-            raise TimedOut(f"{short(self.peer)} did not answer a ping in {timeout_s:g} s") from None
+            raise TimedOut(
+                f"{short(self.peer)} did not answer a ping within {timeout_s:g} s"
+            ) from None
         finally:
             self._pings.forget(nonce)
             del answer  # its error would keep this frame alive

@@ -263,7 +263,7 @@ class Mux:
                 raise ProtocolError(f"frame of {size} bytes in a record with {end - at} left")
             if kind == _DATA and (state := streams.get(stream_id)) is not None:
                 if not 0 < size <= MAX_DATA_BYTES:
-                    raise ProtocolError(f"data frame of {size} bytes; allowed are 1 to 61440")
+                    raise ProtocolError(f"data frame of {size} bytes; the limit is 1 to 61440")
                 receiving = state.receiving
                 receiving.feed(bytes(record[at:stop]))
                 if receiving.earned_credit and not receiving.closed:

@@ -59,7 +59,7 @@ async def test_peers_never_take_the_descriptors_of_the_control_socket(
     (limits,) = [c for c in outside if c["name"] == "limits"]
     assert "the daemon has" in limits["text"]
     assert "of 64 file descriptors in use" in limits["text"]
-    told = [line for line in daemon.log().splitlines() if "before they authenticated" in line]
+    told = [line for line in daemon.log().splitlines() if "before authentication" in line]
     assert len(told) == 1
 
     async def joins() -> Any:

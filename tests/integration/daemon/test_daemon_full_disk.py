@@ -65,7 +65,7 @@ def test_start_on_a_full_disk_is_no_configuration_error(
     place = disk(options)
     assert start(place).wait(60) == 69
     (line,) = (place.parent / "stderr.log").read_text().splitlines()
-    assert line.startswith(f"aitorrentd: cannot write in {place}/state")
+    assert line.startswith(f"aitorrentd: cannot write to {place}/state")
     assert "the disk is full" in line
 
 

@@ -354,7 +354,7 @@ async def test_state_that_belongs_to_somebody_else_is_exit_code_77(tmp_path: Pat
         _, err = await process.communicate()
     state.rmdir()
     assert process.returncode == 77, err
-    assert b"cannot write in" in err
+    assert b"cannot write to" in err
     assert b"set node.state_dir" in err
 
 

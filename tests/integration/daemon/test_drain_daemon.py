@@ -107,7 +107,7 @@ async def test_drain_lets_the_running_answer_end_and_refuses_a_new_one(
         assert (code, out.strip().splitlines()[0]) == (0, "The sky is blue")
         code, out, _ = await draining
         assert (code, out.startswith("drained: no work is running")) == (0, True)
-        assert (await ctl(daemon, "drain", "--undo"))[:2] == (0, "takes new work again\n")
+        assert (await ctl(daemon, "drain", "--undo"))[:2] == (0, "taking new work again\n")
         assert (await ctl(daemon, "ask", "And the sea?"))[0] == 0
 
 

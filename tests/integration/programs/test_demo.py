@@ -103,7 +103,7 @@ async def test_kept_nodes_stay_and_the_printed_commands_work(home: Path) -> None
     assert stop is not None, out
     pids = [int(pid) for pid in stop[1].split()]
     try:
-        check_answer(out.partition("\n\nThe nodes stay up")[0])
+        check_answer(out.partition("\n\nThe nodes keep running")[0])
         setting = re.search(r"export PATH=(\S+):\$PATH AITORRENT_SOCKET=(\S+)", out)
         assert setting is not None
         where = {"PATH": f"{setting[1]}:{os.environ['PATH']}", "AITORRENT_SOCKET": setting[2]}

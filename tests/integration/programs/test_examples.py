@@ -18,8 +18,8 @@ def test_three_nodes_in_one_program_answer_together() -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert sum(line.startswith("connected to 12D3KooW") for line in lines) == 2
-    assert "two hears: hello, all" in lines
-    assert "told 2 peers" in lines
+    assert "two received: hello, all" in lines
+    assert "sent to 2 peers" in lines
     assert any("A shard is a range of layers of a model" in line for line in lines)
     assert [line.split()[1] for line in lines if line.startswith("layers ")] == [
         "0-3",

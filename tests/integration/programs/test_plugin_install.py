@@ -77,7 +77,7 @@ def test_plugin_goes_into_the_layer_and_can_be_read_by_the_daemons_user(
     finally:
         os.umask(previous)
     assert done.code == 0, done.err
-    assert "brings along  tinylib 1.0.0" in done.out
+    assert "dependencies  tinylib 1.0.0" in done.out
     assert "after a restart: restart the daemon" in done.out
     assert installed(core) == {"aitorrent-tiny": "1.0.0", "tinylib": "1.0.0"}
     assert recorded(core) == ["aitorrent-tiny==1.0.0"]
@@ -138,12 +138,12 @@ def test_damaged_wheels_are_told_by_name(core: Core, tmp_path: Path) -> None:
 def test_names_that_are_taken_are_refused(core: Core, tmp_path: Path) -> None:
     room = tmp_path / "w"
     own = make_wheel(room, "mine", plugins={"transport": "m:C"})
-    assert "is called transport, as one of aitorrentd's own is" in refused(core, own)
+    assert "is called transport, which is the name of a built-in plugin" in refused(core, own)
     reserved = make_wheel(room, "mine2", plugins={"node": "m:C"})
     assert "is called 'node', which is not allowed" in refused(core, reserved)
     assert install(core, plugin_wheel(room, "tiny")).code == 0
     twin = make_wheel(room, "twin", plugins={"tiny": "m:C"})
-    assert "as that of aitorrent-tiny is; remove it first" in refused(core, twin)
+    assert "like that of aitorrent-tiny; remove that one first" in refused(core, twin)
     fake = make_wheel(room, "pluggy", "99.0", plugins={"x": "m:C"})
     assert "the library pluggy is part of aitorrentd" in refused(core, fake).lower()
 
@@ -199,7 +199,7 @@ def test_upgrade_is_asked_for_and_a_local_file_always_replaces(core: Core, tmp_p
     assert again.out == "aitorrent-tiny==1.0.0 is already installed\n"
     plugin_wheel(room, "tiny", "1.1.0")
     said = refused(core, "aitorrent-tiny", "--find-links", room)
-    assert said == "version 1.0.0 of aitorrent-tiny is installed; --upgrade replaces it by 1.1.0"
+    assert said == "version 1.0.0 of aitorrent-tiny is installed; --upgrade replaces it with 1.1.0"
     assert install(core, "aitorrent-tiny", "-U", "--find-links", room).code == 0
     assert installed(core) == {"aitorrent-tiny": "1.1.0"}
     assert install(core, first).code == 0
@@ -217,7 +217,7 @@ def test_remove_leaves_what_came_along_and_rebuild_drops_it(core: Core, tmp_path
     assert install(core, two, "--find-links", room).code == 0
     done = core.ctl("plugin", "remove", "two", "--yes")
     assert done.code == 0
-    assert "removed aitorrent-two; what came along with it stays" in done.out
+    assert "removed aitorrent-two; its dependencies stay" in done.out
     assert installed(core) == {"aitorrent-one": "1.0.0", "tinylib": "1.0.0"}
     assert "no plugin two is installed; there are: one" in (
         core.ctl("plugin", "remove", "two", "--yes").err.lower()

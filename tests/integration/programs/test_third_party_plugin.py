@@ -83,13 +83,13 @@ async def test_daemon_finds_and_runs_what_pip_installed(
         "wants": ["transport.v1"],
     }
     assert await daemon.call("hello.greet", {"name": "Ada"}) == {"text": "Ahoy, Ada!"}
-    with pytest.raises(InvalidParams, match="a name is printable and has 1 to 64 characters"):
+    with pytest.raises(InvalidParams, match="a name must have 1 to 64 printable characters"):
         await daemon.call("hello.greet", {"name": "A\nda"})
     assert await ctl(daemon, path, "hello", "Ada") == (0, "Ahoy, Ada!\n", "")
     code, out, _ = await ctl(daemon, path, "--json", "hello")
     assert (code, json.loads(out)) == (0, {"text": "Ahoy, world!"})
     _, out, _ = await ctl(daemon, path, "--help")
-    assert "Greet somebody, or let a peer do it." in out
+    assert "Print a greeting, or have a peer send one." in out
 
 
 async def test_it_is_switched_off_and_on_while_the_daemon_runs(

@@ -39,7 +39,7 @@ async def test_names_are_shown_beside_ids_and_never_taken_for_one(
 
     code, _, err = await run(b, "ping", "ant")
     assert code == 1
-    assert "any node may call itself" in " ".join(err.split())
+    assert "any node can call itself" in " ".join(err.split())
     assert "…" + ids[a][-8:] in err
     code, _, err = await run(a, "disconnect", "bee")
     assert code != 0

@@ -72,7 +72,7 @@ async def test_locked_known_peers_are_taken_up_when_the_lock_goes(
         lock.execute("PRAGMA locking_mode = EXCLUSIVE")
         lock.execute("BEGIN EXCLUSIVE")
         async with node(tmp_path, "a") as a:
-            assert "known peers are currently not saved" in codes(a)["known_peers"]
+            assert "known peers are currently not being saved" in codes(a)["known_peers"]
             await a.transport.connect(other.address)
             lock.close()
             await wait_for(lambda: not a.transport.store.problem, 20)

@@ -186,7 +186,7 @@ class ToyWorker:
             try:
                 done(given)
             except Exception:
-                logging.exception("the answer was not taken")
+                logging.exception("the answer was discarded")
 
         task = asyncio.get_running_loop().create_task(answer())
         self._answering.add(task)

@@ -27,7 +27,7 @@ GOOD = {
 }
 
 BAD = {
-    "": "an address is needed",
+    "": "the address is empty",
     "203.0.113.1": "the port is missing",
     "203.0.113.1:": "the port is missing",
     ":8468": "not a host name",
@@ -39,8 +39,8 @@ BAD = {
     "203.0.113.256:80": "not an address",
     "010.0.0.1:80": "not an address",
     "1.2.3:80": "not an address",
-    "0.0.0.0:80": "stands for every address",
-    "[::]:80": "stands for every address",
+    "0.0.0.0:80": "means all addresses",
+    "[::]:80": "means all addresses",
     "224.0.0.1:80": "not a unicast address",
     "255.255.255.255:80": "not a unicast address",
     "2001:db8::1:80": "IPv6 in brackets",

@@ -181,7 +181,7 @@ def test_a_plugin_cannot_replace_a_core_command(
     assert main(["--help"]) == ExitCode.OK
     told = capsys.readouterr()
     assert "Show the node's status." in told.out
-    assert "command 'status' of plugin evil of fake-evil is left out" in told.err
+    assert "command 'status' of plugin evil of fake-evil is ignored" in told.err
 
 
 @pytest.mark.parametrize(

@@ -166,9 +166,9 @@ def test_standard_input_may_be_closed(node: NodeThread) -> None:
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        (r'"\ud800"', r"half a character, \ud800"),
-        ('["' + r"\udfff" + '"]', "half a character"),
-        ("9" * 40, "over 64 bits"),
+        (r'"\ud800"', r"an unpaired surrogate, \ud800"),
+        ('["' + r"\udfff" + '"]', "an unpaired surrogate"),
+        ("9" * 40, "more than 64 bits"),
         ("[" * 600 + "]" * 600, "deep"),
     ],
 )

@@ -121,7 +121,7 @@ def test_drain_of_an_idle_node_shows_no_progress(ctl: Ctl, client: Client) -> No
     client.call("node.drain", {"timeout_s": 1.0}, progress=seen.append)
     assert seen == []
     assert ctl("drain").out.startswith("drained: no work is running")
-    assert ctl("drain", "--undo").out == "takes new work again\n"
+    assert ctl("drain", "--undo").out == "taking new work again\n"
 
 
 def test_plugins_are_listed_shown_and_switched(ctl: Ctl, client: Client) -> None:

@@ -93,7 +93,7 @@ def test_wait_ends_when_the_daemon_that_was_starting_ended(client: Client) -> No
 def test_daemon_that_never_listens_is_given_up(client: Client) -> None:
     took_s, text = waited(None, client, starting_for_s=99)
     assert took_s == 10.0
-    assert "does not listen after 10 s: see its log" in text
+    assert "is not listening after 10 s; see its log" in text
     assert waited(None, client, starting_for_s=99, limit_s=2)[0] == 2.0
 
 

@@ -99,12 +99,12 @@ def test_findings_of_the_doctor_are_broken_between_words_and_remedies_are_not(wi
         "plugin": "core",
         "status": "fail",
         "text": "/var/lib/aitorrent is on a read-only file system since yesterday",
-        "remedy": "mount -o remount,rw / (dmesg says why it is so), or set node.state_dir",
+        "remedy": "mount -o remount,rw / (dmesg shows why), or set node.state_dir",
     }
     lines = checking._render({"checks": [check]}).splitlines()
     assert lines == [
         "fail  directories: /var/lib/aitorrent is on a read-only file",
         "      system since yesterday",
-        "      -> mount -o remount,rw / (dmesg says why it is so), or set node.state_dir",
+        "      -> mount -o remount,rw / (dmesg shows why), or set node.state_dir",
         "1 check, 1 failed, 0 with a warning",
     ]

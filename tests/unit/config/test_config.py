@@ -72,10 +72,10 @@ def test_shipped_example_is_valid_and_says_only_defaults(tmp_path: Path) -> None
         ("plugins: {transport: 8468}", "plugins.transport: should be a table of settings"),
         ("plugins: {'No Name': {}}", 'plugins."No Name": is not the name of a plugin'),
         ("required: transport", "required: should be a list"),
-        ("a: 1\na: 2", "FILE:2:1: the key 'a' is given twice"),
+        ("a: 1\na: 2", "FILE:2:1: the key 'a' is a duplicate"),
         (
             "log:\n  level: info\n  level: info",
-            "FILE:3:3: log: the key 'level' is given twice, first in line 2",
+            "FILE:3:3: log: the key 'level' is a duplicate, first given on line 2",
         ),
         ("log:\n\tlevel: info", "FILE:2:1: a tab is used for indentation; indent with spaces"),
         ("log: {level: [}", "FILE:1:15: not YAML: did not find expected node content"),
@@ -86,8 +86,8 @@ def test_shipped_example_is_valid_and_says_only_defaults(tmp_path: Path) -> None
             "FILE:1:4: a: the tag !!python/name:os.system is not supported",
         ),
         ("a: 1\n---\nb: 2", "FILE:2:1: a second document begins here"),
-        ("- a\n- b", "FILE: must hold lines such as `key: value`, not a list"),
-        ("just text", "FILE: must hold lines such as `key: value`, not text"),
+        ("- a\n- b", "FILE: must contain lines such as `key: value`, not a list"),
+        ("just text", "FILE: must contain lines such as `key: value`, not text"),
         ("1: 2", "FILE:1:1: the key 1 at the top is not text; write it in quotes"),
         ("plugins: {true: {}}", "FILE:1:11: the key true in plugins is not text"),
         ("a: 99999999999999999999999", "FILE:1:4: a: the number has more than 64 bits"),
@@ -222,7 +222,7 @@ def test_every_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "aitorrent.yaml.d" / "10.yaml").write_text("log: [")
     (tmp_path / "aitorrent.yaml.d" / "20.yaml").write_text("log: {level: loud}")
     first, second = everything_wrong("- a list", tmp_path)
-    assert "aitorrent.yaml: must hold lines" in first
+    assert "aitorrent.yaml: must contain lines" in first
     assert "10.yaml:2:1: not YAML" in second
 
 
@@ -344,7 +344,7 @@ plugins:
     ("reference", "said"),
     [
         ("{file: /nowhere/psk}", "plugins.x.psk: cannot read the secret in /nowhere/psk: No such"),
-        ("{file: psk}", "plugins.x.psk: the path psk of the secret must be absolute"),
+        ("{file: psk}", "plugins.x.psk: the secret's path psk must be absolute"),
         ("{env: NOT_SET}", "plugins.x.psk: the environment variable NOT_SET is not set"),
         ("{credential: psk}", "the systemd unit needs LoadCredential=psk:/path/to/it"),
         ("{file: /dev/null}", "plugins.x.psk: cannot read the secret in /dev/null: not a regular"),

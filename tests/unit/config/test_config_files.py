@@ -64,7 +64,7 @@ def problem(file: Path) -> str:
 def test_drop_in_that_would_not_be_read_is_an_error(name: str, file: Path) -> None:
     (drop_in_dir(file) / name).write_text("plugins: {transport: {psk: sixteen-characters}}")
     said = problem(file)
-    assert f"{drop_in_dir(file) / name} would not be read" in said
+    assert f"{drop_in_dir(file) / name} would be ignored" in said
     assert "rename it to 20-psk.yaml" in said
 
 
@@ -98,7 +98,7 @@ def test_drop_in_with_the_wrong_ending_of_a_private_network_is_an_error(tmp_path
     case = tmp_path / "case"
     shutil.copytree(CASES / "lost-dropin", case)
     said = problem(case / "aitorrent.yaml")
-    assert f"{case}/aitorrent.yaml.d/20-psk.yml would not be read" in said
+    assert f"{case}/aitorrent.yaml.d/20-psk.yml would be ignored" in said
 
 
 def test_drop_in_that_is_a_link_to_nothing_is_an_error_and_others_are_told_too(
@@ -192,9 +192,7 @@ def test_default_file_under_a_name_that_is_not_read_is_an_error(
     environ = {"AITORRENT_STATE_DIR": "/s", "XDG_CONFIG_HOME": str(tmp_path)}
     assert Config.load(environ=environ).files == ()
     (folder / name).mkdir() if name.endswith(".d") else (folder / name).write_text("log: {}")
-    with pytest.raises(
-        ConfigError, match=rf"{name} would not be read: rename it to aitorrent.yaml"
-    ):
+    with pytest.raises(ConfigError, match=rf"{name} would be ignored: rename it to aitorrent.yaml"):
         Config.load(environ=environ)
 
 

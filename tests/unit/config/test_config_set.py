@@ -103,8 +103,8 @@ def test_value_that_is_set_is_the_value_that_is_read(value: Any, config: Config)
     [
         ("a\0b", "NUL"),
         (2**64, "more than 64 bits"),
-        (float("inf"), "YAML cannot hold this value"),
-        (float("nan"), "YAML cannot hold this value"),
+        (float("inf"), "YAML cannot represent this value"),
+        (float("nan"), "YAML cannot represent this value"),
         ({1: 2}, "the key 1"),
         ({"": 1}, "an empty key"),
         (b"bytes", "the tag !!binary is not supported"),
@@ -131,14 +131,18 @@ def test_setting_that_a_later_drop_in_wins_over_is_refused_with_its_place(tmp_pa
     set_file(config).parent.mkdir()
     later = set_file(config).parent / "95-local.yaml"
     later.write_text("# mine\nlog: {level: error}\n")
-    with pytest.raises(ConfigError, match=rf"log.level: .*{later}:2 wins; change it there"):
+    with pytest.raises(
+        ConfigError, match=rf"log.level would .*{later}:2 overrides it; change it there"
+    ):
         write_setting(config, "log.level", "debug")
     assert write_setting(config, "log.format", "json").settings.log.format == "json"
 
 
 def test_setting_that_the_environment_wins_over_is_refused(tmp_path: Path) -> None:
     config = fresh(tmp_path, PORT="9000")
-    with pytest.raises(ConfigError, match="environment variable PORT wins; change it there"):
+    with pytest.raises(
+        ConfigError, match="environment variable PORT overrides it; change it there"
+    ):
         write_setting(config, "plugins.transport.port", 9001)
     assert not set_file(config).exists()
 
@@ -147,7 +151,7 @@ def test_setting_inside_a_list_says_that_it_is_set_whole(tmp_path: Path) -> None
     config = fresh(tmp_path)
     config = write_setting(config, "plugins.x.models", [{"name": "a"}])
     with pytest.raises(
-        ConfigError, match=r"plugins\.x\.models is a list, not a table; set it whole"
+        ConfigError, match=r"plugins\.x\.models is a list, not a table; set the whole value"
     ):
         write_setting(config, "plugins.x.models.name", "b")
 

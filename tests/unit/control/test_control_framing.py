@@ -146,7 +146,7 @@ def test_models_dataclasses_sets_and_paths_can_travel() -> None:
 
 
 def test_what_cannot_travel_is_an_error() -> None:
-    with pytest.raises(TypeError, match="a object cannot travel"):
+    with pytest.raises(TypeError, match="a object cannot be sent"):
         encode(framing.RESULT, 1, object())
     with pytest.raises(TooLarge, match="the limit is 16777216"):
         encode(framing.RESULT, 1, b"x" * framing.MAX_FRAME_BYTES)

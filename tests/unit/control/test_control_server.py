@@ -437,7 +437,7 @@ async def test_socket_that_a_cleaner_removed_is_restored(
         assert path.stat().st_mode & 0o777 == 0o640
         assert await before.call("rpc.ping") == {"pong": True}
     told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert told == [f"the control socket {path} was removed; it is restored"] * 2
+    assert told == [f"the control socket {path} was removed; restoring it"] * 2
     await server.close(grace_s=0.1)
     assert not path.exists()
 

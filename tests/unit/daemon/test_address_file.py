@@ -77,7 +77,7 @@ def test_file_that_a_cleaner_removed_is_written_again(
         there.refresh()
         assert file.read_text() == f"{HERE}\n"
         there.refresh()
-    told = f"{file} was removed; it is written again"
+    told = f"{file} was removed; writing it again"
     assert [r.getMessage() for r in caplog.records] == [told, told]
 
 

@@ -82,7 +82,7 @@ def test_socket_that_was_left_over_is_told_apart_from_none(tmp_path: Path) -> No
         dead.bind(str(path))
     found = offline(tmp_path, text)["control-socket"]
     assert found["status"] == "warn"
-    assert "is left over from a daemon that ended" in found["text"]
+    assert "was left by a daemon that ended" in found["text"]
 
 
 def test_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_layer_is_judged_by_whether_it_can_be_used(layer: Path) -> None:
     site = layers.packages(layer)
     site.mkdir(parents=True)
     unpacked(site, "aitorrent-tiny", tiny="m:C")
-    assert found() == ("ok", f"{layer} holds tiny", "")
+    assert found() == ("ok", f"{layer} contains tiny", "")
     unpacked(site, "pluggy")
     assert found()[::2] == ("warn", "sudo aitorrentctl plugin rebuild")
     site.chmod(0o777)

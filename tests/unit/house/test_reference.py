@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,3 +42,28 @@ def test_every_hook_is_documented() -> None:
     names = [name for name in vars(hooks) if name.startswith("aitorrent_")]
     assert len(names) >= 9
     assert [name for name in names if f"### {name}(" not in page] == []
+
+
+def test_every_public_name_of_the_api_is_listed_with_its_meaning() -> None:
+    import aitorrentd.api
+
+    page = (ROOT / "docs" / "reference" / "api.md").read_text()
+    listed = dict(re.findall(r"(?m)^\| `(\w+)(?:\([^`]*\))?`[ *]* \|(.*)\|$", page))
+    assert len(listed) > 120
+    assert [name for name, meaning in listed.items() if not meaning.strip(" |")] == []
+    events_and_errors = set(re.findall(r"(?m)^\| `[\w.]+` \| `(\w+)", page))
+    found = {*listed, *events_and_errors}
+    assert sorted(set(aitorrentd.api.__all__) - found) == []
+    for file in (ROOT / "aitorrentd" / "api").rglob("*.py"):
+        defined = re.findall(r"(?m)^(?:class|def|async def) ([A-Za-z]\w*)", file.read_text())
+        hooks = {name for name in defined if name.startswith("aitorrent_")}
+        assert sorted({*defined} - hooks - found) == [], file.name
+
+
+def test_every_service_says_who_provides_it() -> None:
+    page = (ROOT / "docs" / "reference" / "api.md").read_text()
+    table = page.partition("## Services")[2].partition("\n## ")[0]
+    services = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    assert len(services) >= 6
+    for cells in services:
+        assert all(cell.strip(" |") for cell in cells), cells

@@ -148,9 +148,9 @@ def test_developer_is_the_system_and_null_is_nothing() -> None:
     ("content", "why"),
     [
         ([{"type": "input_audio", "input_audio": {}}], "'input_audio'"),
-        ([{"type": "image_url", "image_url": {}}], "without its url"),
+        ([{"type": "image_url", "image_url": {}}], "without a url"),
         ([{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}], "neither base64"),
-        ([3], "of the type 'None'"),
+        ([3], "of type 'None'"),
     ],
 )
 def test_part_that_cannot_be_sent_on_is_refused(content: Any, why: str) -> None:
@@ -171,7 +171,7 @@ def test_half_a_character_is_no_text() -> None:
         lambda: Message(role="user", content="\ud800"),
         lambda: SamplingParams(stop=("\ud800",)),
     ):
-        with pytest.raises(ValidationError, match="half a character"):
+        with pytest.raises(ValidationError, match="an unpaired surrogate"):
             make()
 
 

@@ -167,7 +167,7 @@ async def test_exit_that_hangs_is_cancelled(
         pass
     assert states(node) == {"app": "stopped", "link": "stopped"}
     assert "link down" in story
-    assert "plugin app does not stop and is cancelled" in caplog.text
+    assert "plugin app does not stop; cancelling it" in caplog.text
 
 
 async def test_exit_that_swallows_cancellation_once_still_ends(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ async def test_exit_that_never_ends_is_abandoned_and_not_started_again(tmp_path:
         row = await node.restart("bad")
         assert (row.state, row.detail) == (
             "failed",
-            "its previous run does not stop; restart the daemon",
+            "its previous run has not stopped; restart the daemon",
         )
         with pytest.raises(Unavailable, match=r"bad\.v1"):
             node.service(ServiceKey[str]("bad.v1"))

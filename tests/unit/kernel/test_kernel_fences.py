@@ -167,7 +167,7 @@ def boils(self: object, ctx: Any) -> Any:
         ),
         (
             spoilt(aitorrent_info=hookimpl(lambda self: PluginInfo("bad", "w", start_timeout_s=0))),
-            "PluginInfo.start_timeout_s is not a number above 0 and up to 600",
+            "PluginInfo.start_timeout_s is not a number above 0 and at most 600",
         ),
         (spoilt(aitorrent_info=hookimpl(exits)), "aitorrent_info raised SystemExit"),
         (
@@ -243,12 +243,16 @@ async def asynchronous(self: object, ctx: Any) -> list[Method]:
             itertools.repeat(method("bad.a")),
             "aitorrent_methods lists more than 1000 items",
         ),
-        ("aitorrent_protocols", [WireProtocol("", handle)], "protocol id '' is not a text of 1 to"),
+        (
+            "aitorrent_protocols",
+            [WireProtocol("", handle)],
+            "protocol id '' is not a string of 1 to",
+        ),
         ("aitorrent_protocols", [WireProtocol("/a/1", handle)] * 2, "protocol /a/1 is declared tw"),
         (
             "aitorrent_protocols",
             [WireProtocol("/a/1", handle, max_streams=0)],
-            "max_streams of protocol /a/1 is not a number from 1",
+            "max_streams of protocol /a/1 is not an integer of at least 1",
         ),
         ("aitorrent_checks", [5], "aitorrent_checks lists a int, not a Check"),
     ],

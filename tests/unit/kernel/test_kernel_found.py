@@ -37,7 +37,7 @@ def test_builtin_plugin_wins_its_name_and_both_distributions_are_named() -> None
         (
             "dht",
             "several distributions provide a plugin 'dht': aitorrentd and aaa-dht; that of "
-            "aitorrentd is used, uninstall the other",
+            "aitorrentd is used; uninstall the other",
         ),
     )
 

@@ -117,7 +117,7 @@ async def test_slow_follower_costs_bounded_memory_and_is_told_what_it_lost() -> 
         for i in range(3000):
             LOG.info("%d", i)
         first: LogLine = await asyncio.wait_for(anext(new), 5)
-        assert first.text == "1976 log records were lost: this reader is too slow"
+        assert first.text == "1976 log records were lost because this reader is too slow"
         assert (await anext(new)).text == "1976"
 
 

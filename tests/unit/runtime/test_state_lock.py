@@ -29,7 +29,7 @@ def test_full_disk_is_said_with_the_file(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "pwrite", full)
     with (
         pytest.raises(
-            Unavailable, match=rf"cannot write in {tmp_path}/.*: the disk is full; free some space"
+            Unavailable, match=rf"cannot write to {tmp_path}/.*: the disk is full; free some space"
         ),
         state_lock(tmp_path),
     ):
@@ -44,5 +44,5 @@ def test_read_only_file_system_is_told_from_a_lack_of_permission(
         make_directory(tmp_path, setting="node.state_dir")
     read_only = os.statvfs_result((4096,) * 8 + (os.ST_RDONLY, 255))
     monkeypatch.setattr(os, "statvfs", lambda path: read_only)
-    with pytest.raises(Denied, match="read-only file system; set node.state_dir, or mount it"):
+    with pytest.raises(Denied, match="read-only file system; set node.state_dir, or remount it"):
         make_directory(tmp_path, setting="node.state_dir")

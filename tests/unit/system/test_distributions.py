@@ -143,7 +143,9 @@ def test_odd_but_readable_files_are_read(site: Path) -> None:
 @pytest.mark.parametrize("value", ["", "not a module", "a:b:c", "a;b", "/etc/passwd"])
 def test_value_that_names_no_module_is_told_when_it_is_used(value: str) -> None:
     point = Point(PLUGINS, "x", value, "their-dist", "1")
-    with pytest.raises(InvalidParams, match="their-dist is .* which is no `module:attribute`"):
+    with pytest.raises(
+        InvalidParams, match="their-dist is .* which is not of the form `module:attribute`"
+    ):
         point.load()
 
 

@@ -93,7 +93,7 @@ def test_created_file_never_replaces_one(
         (errno.EIO, Unavailable, "input/output error; check the disk"),
         (errno.EMFILE, Unavailable, "too many open files"),
         (errno.EACCES, Denied, "permission denied; set node.state, or chown it to uid"),
-        (errno.EROFS, Denied, "read-only file system; set node.state, or mount it writable"),
+        (errno.EROFS, Denied, "read-only file system; set node.state, or remount it writable"),
         (errno.ENOTDIR, ConfigError, "not a directory; set node.state to another place"),
         (errno.ELOOP, ConfigError, "too many levels of symbolic links"),
     ],

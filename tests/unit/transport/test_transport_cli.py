@@ -120,9 +120,9 @@ def test_connect_disconnect_and_broadcast_say_what_happened(
     run("disconnect", ID)
     run("broadcast", "hello")
     assert capsys.readouterr().out.splitlines() == [
-        f"Connected to {ID} at {ROW.address}.",
-        f"Disconnected from {ID}.",
-        "Sent to 1 peer.",
+        f"connected to {ID} at {ROW.address}",
+        f"disconnected from {ID}",
+        "sent to 1 peer",
     ]
     with pytest.raises(Unavailable, match="connection refused"):
         run("connect", "192.0.2.9:1")
@@ -135,7 +135,7 @@ def test_ping_lists_answers_and_fails_when_there_is_none(
     run("ping", "-c", "4", ID)
     out = capsys.readouterr().out
     assert "no answer" in out
-    assert "3 of 4 answered; least 0.50, median 1.50, most 3.00 ms" in out
+    assert "3 of 4 answered; min 0.50, median 1.50, max 3.00 ms" in out
     with pytest.raises(CommandFailed, match="does not answer"):
         run("ping", "-c", "2", "dead")
 

@@ -254,7 +254,7 @@ def test_single_values_are_taken_as_lists() -> None:
         ("listen", [], "at least one address"),
         ("listen", "example.org", "IPv4 or IPv6"),
         ("bootstrap", ["nowhere"], "the port is missing"),
-        ("announce", ["0.0.0.0:1"], "stands for every address"),
+        ("announce", ["0.0.0.0:1"], "means all addresses"),
         ("port", 65_536, "less than or equal"),
         ("keepalive_s", 0, "greater than or equal"),
         ("prot", 1, "not permitted"),

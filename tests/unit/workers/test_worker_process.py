@@ -114,7 +114,7 @@ async def test_callback_that_fails_costs_neither_the_worker_nor_the_next_answer(
 
     worker.submit({"op": "echo"}, b"", bug)
     assert (await worker.request({"op": "echo", "say": 1})).header["said"] == 1
-    assert "the answer of worker echo was not taken" in caplog.text
+    assert "the answer of worker echo was discarded" in caplog.text
 
 
 async def test_request_that_cannot_be_sent_leaves_nothing_behind(worker: WorkerProcess) -> None:

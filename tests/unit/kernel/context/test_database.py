@@ -118,7 +118,7 @@ async def test_damaged_database_is_refused_and_left_alone(path: Path, damage: st
         "cut": good[: len(good) // 2],
     }[damage]
     path.write_bytes(bad)
-    with pytest.raises(Unavailable, match=r"is damaged \(.*\) and was left untouched"):
+    with pytest.raises(Unavailable, match=r"is damaged \(.*\) and was left unchanged"):
         await rows(path, {1: ONE}, "SELECT 1")
     assert path.read_bytes() == bad
 

@@ -457,7 +457,7 @@ async def test_garbage_after_the_handshake_ends_the_link() -> None:
     async with serving() as server, linked(server) as watch:
         await asyncio.wait_for(server.arrived.wait(), 5)
         watch.link._transport.write(b"\0\0\0\x20" + bytes(32))
-        assert await server.watches[0].lost() == "a record fails authentication"
+        assert await server.watches[0].lost() == "a record failed authentication"
 
 
 async def test_dialling_a_closed_port_says_so() -> None:
@@ -491,7 +491,7 @@ async def test_wrong_peer_self_and_other_psk_are_told_apart(masked: bool) -> Non
             await dial(server.host, server.port, make_credentials(), expected=wanted, masked=masked)
         with pytest.raises(Unavailable, match="the peer at that address is this node itself"):
             await dial(server.host, server.port, server.credentials, masked=masked)
-        with pytest.raises(ProtocolError, match="fails authentication"):
+        with pytest.raises(ProtocolError, match="failed authentication"):
             await dial(server.host, server.port, make_credentials("other"), masked=masked)
         with pytest.raises(Unavailable, match="another pre-shared key"):
             await dial(server.host, server.port, make_credentials(psk=b"p" * 32), masked=masked)

@@ -115,7 +115,7 @@ async def test_names_that_wait_are_bounded() -> None:
         for host in ("a.case", "b.case"):
             with pytest.raises(TimedOut):
                 await resolver.resolve(host, 0.01)
-        with pytest.raises(Unavailable, match="2 host names wait for the name server"):
+        with pytest.raises(Unavailable, match="2 host names are waiting for the name server"):
             await resolver.resolve("c.case", 0.01)
     finally:
         answer.set()

@@ -38,7 +38,7 @@ def test_expired_certificate_is_refused() -> None:
 
 
 def test_certificate_of_the_future_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="valid only in 121 s; compare the clocks"):
+    with pytest.raises(ProtocolError, match="becomes valid in 121 s; compare the clocks"):
         _issued().check(SIGNER.public_key, "net", NOW - 121)
 
 

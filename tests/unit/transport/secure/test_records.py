@@ -165,7 +165,7 @@ def test_replayed_record_is_refused(suite: Suite) -> None:
     writer, reader = _pair(suite)
     first = _seal(writer, b"pay 5")
     assert _feed(reader, first) == [(DATA, b"pay 5")]
-    with pytest.raises(ProtocolError, match="fails authentication"):
+    with pytest.raises(ProtocolError, match="failed authentication"):
         _feed(reader, first)
 
 
@@ -173,14 +173,14 @@ def test_replayed_record_is_refused(suite: Suite) -> None:
 def test_swapped_records_are_refused(suite: Suite) -> None:
     writer, reader = _pair(suite)
     first, second = _seal(writer, b"one"), _seal(writer, b"two")
-    with pytest.raises(ProtocolError, match="fails authentication"):
+    with pytest.raises(ProtocolError, match="failed authentication"):
         _feed(reader, second + first)
 
 
 def test_dropped_record_is_noticed_with_the_next() -> None:
     writer, reader = _pair()
     _seal(writer, b"lost")
-    with pytest.raises(ProtocolError, match="fails authentication"):
+    with pytest.raises(ProtocolError, match="failed authentication"):
         _feed(reader, _seal(writer, b"next"))
 
 
@@ -188,7 +188,7 @@ def test_truncated_record_gives_nothing_and_then_breaks() -> None:
     writer, reader = _pair()
     record, following = _seal(writer, b"0123456789"), _seal(writer, b"next")
     assert _feed(reader, record[:-1]) == []
-    with pytest.raises(ProtocolError, match="fails authentication"):
+    with pytest.raises(ProtocolError, match="failed authentication"):
         _feed(reader, following)
 
 
@@ -206,7 +206,7 @@ def test_every_bit_flip_in_a_record_is_noticed(suite: Suite) -> None:
 def test_record_of_the_other_direction_is_refused() -> None:
     """Reflection: each direction has its own key."""
     writer = RecordWriter(CipherState(bytes(32)))
-    with pytest.raises(ProtocolError, match="fails authentication"):
+    with pytest.raises(ProtocolError, match="failed authentication"):
         _feed(_pair()[1], _seal(writer, b"mine"))
 
 
@@ -242,7 +242,7 @@ def test_rekey_changes_the_key_and_keeps_the_order(suite: Suite) -> None:
     again = RecordWriter(CipherState(KEY, 0), suite)
     _seal(again)
     _rekey(again)
-    with pytest.raises(ProtocolError, match="fails authentication"):
+    with pytest.raises(ProtocolError, match="failed authentication"):
         _feed(old, _seal(again, b"under the new key"))
 
 
@@ -295,7 +295,7 @@ def test_keys_of_different_suites_differ(suite: Suite) -> None:
     other = AES if suite is CHACHA else CHACHA
     writer, _ = _pair(suite)
     reader = RecordReader(CipherState(KEY), Clock(), other)
-    with pytest.raises(ProtocolError, match="fails authentication"):
+    with pytest.raises(ProtocolError, match="failed authentication"):
         _feed(reader, _seal(writer, b"x"))
     assert suite.first_key(KEY) != other.first_key(KEY)
     assert suite.next_key(KEY) != other.next_key(KEY)
