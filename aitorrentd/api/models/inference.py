@@ -92,7 +92,7 @@ class SamplingParams(BaseModel):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="sample only from tokens at least this fraction as likely as the most likely one",
+        description="sample only tokens at least this fraction as likely as the most likely",
     )
     repeat_penalty: float | None = Field(
         None,
