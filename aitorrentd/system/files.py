@@ -16,6 +16,8 @@ from typing import Final
 
 from aitorrentd.errors import AitorrentError, ConfigError, Denied, Unavailable
 
+DAMAGED: Final = ".damaged"
+"Added to the name of a file that is set aside."
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _NO_SUCH_PLACE: Final = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
@@ -91,6 +93,17 @@ def _link(temporary: Path, path: Path) -> bool:
             return False
         os.rename(temporary, path)
     return True
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, replacing an earlier damaged one; returns its new path.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    aside = path.with_name(path.name + DAMAGED)
+    os.rename(path, aside)
+    return aside
 
 
 @contextlib.contextmanager

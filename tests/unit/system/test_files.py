@@ -16,6 +16,7 @@ from aitorrentd.system.files import (
     open_regular,
     read_regular,
     replace_file,
+    set_aside,
 )
 
 
@@ -116,3 +117,13 @@ def test_error_of_writing_tells_a_full_disk_from_a_wrong_setting(
     monkeypatch.setattr(Path, "mkdir", mkdir)
     with pytest.raises(kind, match="set node.state"):
         make_directory(tmp_path / "new", setting="node.state")
+
+
+def test_damaged_file_is_set_aside_and_the_last_one_kept(tmp_path: Path) -> None:
+    file = tmp_path / "contacts"
+    for content in (b"first", b"second"):
+        file.write_bytes(content)
+        aside = set_aside(file)
+        assert not file.exists()
+        assert aside == tmp_path / "contacts.damaged"
+        assert aside.read_bytes() == content
