@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 ID_BITS: Final = 160
 ID_BYTES: Final = ID_BITS // 8
+ID_SPACE: Final = 1 << 160
 KEY_BYTES: Final = 32
 _CACHED: Final = 65_536
 _NOWHERE4: Final = ipaddress.IPv4Network("0.0.0.0/8")

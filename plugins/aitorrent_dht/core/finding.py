@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from aitorrent_dht.core.contact import ID_BITS, Contact
+from aitorrent_dht.core.contact import ID_BITS, ID_SPACE, Contact
 from aitorrent_dht.core.lookup import Lookup
 from aitorrent_dht.core.record import DhtRecord
 from aitorrent_dht.core.rpc import Rpc
@@ -25,7 +25,8 @@ QUORUM: Final = 2
 DENSE: Final = 8.0
 "How many times denser than the network ids around a key are before its region is searched."
 REGION_BITS: Final = 3
-"A region is searched at 2**3 - 1 points beside the key."
+REGION_POINTS: Final = 1 << 3
+"At which a region is searched, the key being one of them."
 
 
 @dataclass(slots=True)
@@ -179,7 +180,7 @@ class Finding:
         if len(closest) < k:
             return False
         radius = closest[-1].id ^ target
-        expected = k * 2.0**ID_BITS / max(self._state.table.network_size(), k)
+        expected = k * ID_SPACE / max(self._state.table.network_size(), k)
         return radius * DENSE < expected
 
     def _search_region(
@@ -190,7 +191,7 @@ class Finding:
         size = max(state.table.network_size(), 2.0 * state.tuning.k)
         depth = max(0, math.floor(math.log2(size / state.tuning.k)) - 1)
         shift = ID_BITS - depth - REGION_BITS
-        points = [target ^ (i << shift) for i in range(1, 2**REGION_BITS)]
+        points = [target ^ (i << shift) for i in range(1, REGION_POINTS)]
         nodes: dict[Contact, None] = {}
         waiting = len(points)
 

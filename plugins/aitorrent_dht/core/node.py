@@ -15,6 +15,7 @@ from random import Random
 from aitorrent_dht.core.contact import Contact
 from aitorrent_dht.core.finding import Finding
 from aitorrent_dht.core.publishing import Publishing, Sign
+from aitorrent_dht.core.reachability import Mode
 from aitorrent_dht.core.record import Verifier
 from aitorrent_dht.core.rpc import Rpc
 from aitorrent_dht.core.serving import Serving
@@ -40,9 +41,9 @@ class DhtNode:
         epoch_s: float,
         tuning: Tuning = DEFAULT_TUNING,
         families: Family = Family.IP4,
-        is_client: bool = False,
+        mode: Mode = "server",
     ) -> None:
-        self.state = NodeState(key, random, verify, epoch_s - now, now, tuning, families, is_client)
+        self.state = NodeState(key, random, verify, epoch_s - now, now, tuning, families, mode)
         self.rpc = Rpc(self.state)
         self.finding = Finding(self.state, self.rpc)
         self.publishing = Publishing(self.state, self.finding, sign)

@@ -1,7 +1,7 @@
 """Records: what a node publishes in the DHT, signed, numbered and with an end.
 
-Two kinds. A *provider* record is one of many under a key, one for each publisher: who offers the
-thing that the key names. A *value* record is alone under its key, because the key contains its
+Two kinds. A provider record is one of many under a key, one for each publisher: who offers the
+thing that the key names. A value record is alone under its key, because the key contains its
 publisher: nobody else can write there. A record with a higher number replaces an earlier one of its
 publisher; a deletion is a record too, and stays until the record that it replaces would have ended.
 """

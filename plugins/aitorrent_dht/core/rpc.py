@@ -152,6 +152,7 @@ class Rpc:
             contact, host, port, outgoing, now, *calls, timer, now + patience_s
         )
         state.outgoing.append(outgoing)
+        state.reachability.sent(host, now)
         state.counts["requests"] += 1
 
     def _late(self, txid: bytes, now: float) -> None:
@@ -195,6 +196,8 @@ class Rpc:
         rtt_s = None if pending.is_repeated else min(now - pending.sent_at, MAX_RTO_S)
         if rtt_s is not None:
             self._state.round_trip.add(rtt_s)
+        if reply.observed is not None:
+            self._state.reachability.observed(host, reply.observed[0])
         if not reply.is_client:
             self.verified(contact, now)
             self._accept(reply, contact, now)

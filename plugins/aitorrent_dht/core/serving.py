@@ -6,6 +6,7 @@ gets no more bytes than its request had. No answer goes to malformed or unsigned
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from aitorrent_dht.core.contact import Contact, can_name, contact_of, id_of, is_ip6
@@ -54,6 +55,8 @@ class Serving:
         if room < 0:
             return None
         state.counts["served"] += 1
+        state.reachability.asked(host, now)
+        state.reachability.sent(host, now)
         if is_proven and not request.is_client:
             self._rpc.verified(contact, now)
         reply = Reply(
@@ -149,4 +152,4 @@ class Serving:
         nearer = sum((contact.id ^ record.target) < own for contact in near)
         halvings = max(0, nearer - state.tuning.k)
         left_s = max(0.0, record.expires - epoch_s)
-        return epoch_s + left_s * 0.5**halvings
+        return epoch_s + math.ldexp(left_s, -halvings)

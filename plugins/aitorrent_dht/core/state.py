@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from aitorrent_dht.core.contact import ID_BYTES, Contact, is_ip6, node_id
 from aitorrent_dht.core.lookup import ALPHA, PATHS
+from aitorrent_dht.core.reachability import Mode, Reachability
 from aitorrent_dht.core.record import Verifier
 from aitorrent_dht.core.store import RecordStore
 from aitorrent_dht.core.table import K, RoutingTable
@@ -64,8 +65,10 @@ class NodeState:
     now: float
     tuning: Tuning = DEFAULT_TUNING
     families: Family = Family.IP4
-    is_client: bool = False
+    mode: Mode = "server"
+    is_client: bool = field(init=False)
     "Whether this node keeps out of other nodes' tables."
+    reachability: Reachability = field(init=False)
     id: int = field(init=False)
     table: RoutingTable = field(init=False)
     store: RecordStore = field(init=False)
@@ -78,6 +81,8 @@ class NodeState:
 
     def __post_init__(self) -> None:
         self.id = node_id(self.key)
+        self.reachability = Reachability(self.mode, self.now)
+        self.is_client = self.reachability.is_client(self.now)
         self.table = RoutingTable(self.id, self.tuning.k)
         self.store = RecordStore(self.id)
         self.tokens = Tokens(self.random.randbytes, self.now)

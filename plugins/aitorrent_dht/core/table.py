@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from heapq import nsmallest
 from typing import Final
 
-from aitorrent_dht.core.contact import ID_BITS, Contact, subnet_of
+from aitorrent_dht.core.contact import ID_SPACE, Contact, subnet_of
 from aitorrent_dht.core.timing import RoundTrip
 
 K: Final = 20
@@ -133,8 +133,8 @@ class RoutingTable:
         if (old.host, old.port) != (contact.host, contact.port):
             if now - entry.seen_at < SETTLED_S and not entry.fails:
                 return
-            self._subnets[subnet_of(old.host)] -= bool(subnet_of(old.host))
-            self._subnets[subnet_of(contact.host)] += bool(subnet_of(contact.host))
+            self._subnets.subtract((subnet_of(old.host),))
+            self._subnets.update((subnet_of(contact.host),))
             entry.contact, entry.token = contact, b""
         entry.seen_at, entry.fails = now, 0
         bucket.live.move_to_end(contact.id)
@@ -143,8 +143,7 @@ class RoutingTable:
         entry.contact, entry.fails = contact, 0
         bucket.live[contact.id] = entry
         self._count += 1
-        if subnet := subnet_of(contact.host):
-            self._subnets[subnet] += 1
+        self._subnets.update((subnet_of(contact.host),))
 
     def _has_room(self, contact: Contact, live: dict[int, Entry]) -> bool:
         if len(live) >= self.k:
@@ -172,8 +171,7 @@ class RoutingTable:
         contact = entry.contact
         del bucket.live[contact.id]
         self._count -= 1
-        if subnet := subnet_of(contact.host):
-            self._subnets[subnet] -= 1
+        self._subnets.subtract((subnet_of(contact.host),))
         for spare in reversed(list(bucket.spare.values())):
             if self._has_room(spare.contact, bucket.live):
                 del bucket.spare[spare.contact.id]
@@ -218,4 +216,4 @@ class RoutingTable:
         near = self.closest(self.own_id, self.k)
         if len(near) < self.k:
             return float(len(near) + 1)
-        return self.k * 2.0**ID_BITS / (near[-1].id ^ self.own_id)
+        return self.k * ID_SPACE / (near[-1].id ^ self.own_id)

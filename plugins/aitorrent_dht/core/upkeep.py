@@ -78,6 +78,7 @@ class Upkeep:
         """One round of work."""
         state = self._state
         state.store.expire(state.epoch_s(now))
+        state.is_client = state.reachability.is_client(now)
         if len(state.table) < ENOUGH and now >= self._next_try:
             self._try_known(now)
         elif now - self._reached_out_at >= REACH_OUT_S:
@@ -162,6 +163,6 @@ class Upkeep:
         if now - touched_at < state.tuning.refresh_s * (0.9 + state.random.random() / 5):
             return
         bucket.touched_at = now
-        target = state.id ^ (1 << index) ^ state.random.getrandbits(index)
+        target = state.id ^ pow(2, index) ^ state.random.getrandbits(index)
         state.counts["refreshes"] += 1
         self._finding.find_nodes(target, now, lambda walk, now: None, k=state.tuning.alpha)

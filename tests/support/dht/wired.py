@@ -10,6 +10,7 @@ from typing import NamedTuple
 from nacl.signing import SigningKey
 
 from aitorrent_dht.core.node import DhtNode
+from aitorrent_dht.core.reachability import Mode
 from aitorrent_dht.core.record import SIGNATURE_DOMAIN, DhtRecord, Kind, provider_key
 from aitorrent_dht.core.state import Tuning
 from aitorrent_dht.wire.codec import Codec, Message
@@ -38,7 +39,7 @@ class Wired:
         *,
         network: bytes = NETWORK,
         tuning: Tuning | None = None,
-        is_client: bool = False,
+        mode: Mode = "server",
     ) -> None:
         self.signer = SigningKey(hashlib.sha256(b"%d" % seed).digest())
         self.key = bytes(self.signer.verify_key)
@@ -53,7 +54,7 @@ class Wired:
             now=0.0,
             epoch_s=EPOCH_S,
             tuning=tuning or Tuning(),
-            is_client=is_client,
+            mode=mode,
         )
         self.gate = Gate(self.codec, self.node.expects, 0.0)
 

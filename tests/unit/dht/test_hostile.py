@@ -494,7 +494,7 @@ def test_aria2_1563_answer_without_a_token_is_still_of_use() -> None:
 
 
 def test_libp2p_client_stays_out_of_tables_but_is_answered() -> None:
-    server, client = Wired(1), Wired(2, is_client=True)
+    server, client = Wired(1), Wired(2, mode="client")
     meet(server, client)
     assert [c.key for c in client.node.contacts()] == [server.key]
     assert server.node.contacts() == []
