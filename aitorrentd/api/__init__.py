@@ -17,8 +17,10 @@ from aitorrentd.api.events import (
     GenerationEnded,
     Lagged,
     MessageReceived,
+    PeerBanned,
     PeerConnected,
     PeerDisconnected,
+    PeerMisbehaved,
     PluginChanged,
     StageLost,
 )
@@ -41,6 +43,7 @@ from aitorrentd.api.models.inference import (
 )
 from aitorrentd.api.network.dialers import DIALERS, Dialer
 from aitorrentd.api.network.directory import DIRECTORY, DIRECTORY_SOURCES, Directory, Record
+from aitorrentd.api.network.protection import PROTECTION, Offence, Protection
 from aitorrentd.api.network.transport import (
     TRANSPORT,
     PeerView,
@@ -91,7 +94,7 @@ from aitorrentd.errors import (
     VersionMismatch,
     error_from_map,
 )
-from aitorrentd.system.files import open_regular, read_regular, replace_file, set_aside
+from aitorrentd.system.files import open_regular, read_regular, replace_file
 from aitorrentd.wire import (
     Frame,
     check_length,
@@ -110,6 +113,7 @@ __all__ = [
     "DIRECTORY",
     "DIRECTORY_SOURCES",
     "INFERENCE",
+    "PROTECTION",
     "TRANSPORT",
     "AitorrentError",
     "Backend",
@@ -145,13 +149,16 @@ __all__ = [
     "ModelView",
     "NoParams",
     "NotFound",
+    "Offence",
     "OfferView",
     "OptionalPath",
+    "PeerBanned",
     "PeerCandidate",
     "PeerConnected",
     "PeerDisconnected",
     "PeerGone",
     "PeerId",
+    "PeerMisbehaved",
     "PeerView",
     "PendingModel",
     "PluginChanged",
@@ -161,6 +168,7 @@ __all__ = [
     "PluginInfo",
     "Price",
     "Priority",
+    "Protection",
     "ProtocolError",
     "Record",
     "Registry",
@@ -198,7 +206,6 @@ __all__ = [
     "read_frame",
     "read_regular",
     "replace_file",
-    "set_aside",
     "short",
     "unpack",
     "unpack_map",

@@ -20,7 +20,7 @@ def full_jitter_s(attempt: int, *, base_s: float = 1.0, cap_s: float = 60.0, dra
     Raises:
         ValueError: attempt < 0.
     """
-    return draw * _full_s(attempt, base_s, cap_s)
+    return draw * exponential_s(attempt, base_s, cap_s)
 
 
 def equal_jitter_s(attempt: int, *, base_s: float = 1.0, cap_s: float = 60.0, draw: float) -> float:
@@ -29,10 +29,15 @@ def equal_jitter_s(attempt: int, *, base_s: float = 1.0, cap_s: float = 60.0, dr
     Raises:
         ValueError: attempt < 0.
     """
-    return _full_s(attempt, base_s, cap_s) * (0.5 + draw / 2)
+    return exponential_s(attempt, base_s, cap_s) * (0.5 + draw / 2)
 
 
-def _full_s(attempt: int, base_s: float, cap_s: float) -> float:
+def exponential_s(attempt: int, base_s: float, cap_s: float) -> float:
+    """Seconds that double with each attempt, from `base_s` for attempt 0 up to `cap_s`.
+
+    Raises:
+        ValueError: attempt < 0.
+    """
     if attempt < 0:
         raise ValueError(f"attempt must be 0 or more, got {attempt}")
     return min(cap_s, base_s * 2.0 ** min(attempt, _MAX_DOUBLINGS))

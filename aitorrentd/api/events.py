@@ -71,6 +71,31 @@ class PeerDisconnected(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PeerMisbehaved(Event):
+    """A peer committed an offence; evidence for whoever keeps accounts of trust."""
+
+    topic = "peer.misbehaved"
+
+    peer: PeerId
+    offence: str
+    "A value of `aitorrentd.api.network.protection.Offence`."
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerBanned(Event):
+    """A peer, host or subnet is refused for a time."""
+
+    topic = "peer.banned"
+
+    subject: str
+    "A peer id, an IP address or a network in CIDR notation."
+    seconds: float
+    reason: str
+    by_operator: bool
+
+
+@dataclass(frozen=True, slots=True)
 class MessageReceived(Event):
     """A peer sent a broadcast message; `text` has at most 4096 characters and is untrusted."""
 

@@ -1,4 +1,4 @@
-"""Limits on peers: rates, concurrency and bans; all tables are bounded."""
+"""Limits on peers: rates and concurrency; all tables are bounded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from aitorrentd.errors import Busy
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-BAN_S: Final = 600.0
-"Seconds for which a ban lasts."
 MAX_ENTRIES: Final = 4096
 "Peers that a table remembers."
 
@@ -122,36 +120,3 @@ class Slots:
             yield
         finally:
             self.used -= 1
-
-
-class BanList:
-    """Peers that broke the rules, each banned for a limited time."""
-
-    def __init__(self, *, ban_s: float = BAN_S, max_entries: int = MAX_ENTRIES) -> None:
-        self.count = 0
-        "Bans since the start."
-        self._ban_s = ban_s
-        self._max = max_entries
-        self._until: OrderedDict[str, tuple[float, str]] = OrderedDict()
-
-    def ban(self, peer: str, reason: str, now: float) -> None:
-        """Refuse `peer` from now on, for the standard time."""
-        self.count += 1
-        self._until[peer] = (now + self._ban_s, reason)
-        self._until.move_to_end(peer)
-        if len(self._until) > self._max:
-            self._until.popitem(last=False)
-
-    def left_s(self, peer: str, now: float) -> float:
-        """Seconds until `peer` is no longer refused, or 0."""
-        until, _ = self._until.get(peer, (0.0, ""))
-        if until and until <= now:
-            del self._until[peer]
-        return max(0.0, until - now)
-
-    def reason(self, peer: str) -> str:
-        """Why `peer` is refused."""
-        return self._until.get(peer, (0.0, ""))[1]
-
-    def __len__(self) -> int:
-        return len(self._until)

@@ -9,8 +9,6 @@ from typing import Annotated, Any, Final, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
 
-from aitorrentd.system.paths import stray_characters
-
 _VARIABLE: Final = re.compile(r"\$\{?[A-Za-z_]")
 
 
@@ -39,8 +37,7 @@ def absolute_path(value: Any) -> Any:
     """A path from a setting's text, with `~` expanded; other types are left to pydantic.
 
     Raises:
-        ValueError: it is empty, has stray characters, or depends on the working directory or the
-        environment.
+        ValueError: it is empty, or its meaning depends on the working directory or environment.
     """
     if not isinstance(value, str | Path):
         return value
@@ -49,8 +46,6 @@ def absolute_path(value: Any) -> Any:
         raise ValueError("is empty; leave the key out for the default")
     if "\0" in text:
         raise ValueError("has a NUL character")
-    if stray := stray_characters(text):
-        raise ValueError(f"{text!r} {stray}")
     if _VARIABLE.search(text):
         raise ValueError(f"{text}: environment variables are not expanded; write an absolute path")
     try:

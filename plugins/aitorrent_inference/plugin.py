@@ -14,6 +14,7 @@ from aitorrentd.api import (
     BACKENDS,
     DIRECTORY,
     INFERENCE,
+    PROTECTION,
     TRANSPORT,
     Check,
     HealthWarning,
@@ -38,7 +39,7 @@ class InferencePlugin:
             name="inference",
             summary="answers prompts through local backends and peers",
             provides=(BACKENDS, INFERENCE),
-            wants=(TRANSPORT, DIRECTORY),
+            wants=(TRANSPORT, DIRECTORY, PROTECTION),
             config=InferenceConfig,
         )
 

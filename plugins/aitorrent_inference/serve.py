@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -19,7 +20,10 @@ from aitorrent_inference.router import Answer, Router
 from aitorrentd.api import (
     AitorrentError,
     Clock,
+    Offence,
     PeerGone,
+    PeerId,
+    Protection,
     ProtocolError,
     Stream,
     TimedOut,
@@ -41,12 +45,19 @@ class GenerateHandler:
     """Serves one stream per call; at most `max_concurrent` answers run concurrently."""
 
     def __init__(
-        self, router: Router, *, max_concurrent: int, clock: Clock, log: logging.Logger
+        self,
+        router: Router,
+        *,
+        max_concurrent: int,
+        clock: Clock,
+        log: logging.Logger,
+        protection: Callable[[], Protection | None],
     ) -> None:
         self.slots = Slots(max_concurrent)
         self._router = router
         self._clock = clock
         self._log = log
+        self._protection = protection
 
     async def __call__(self, stream: Stream) -> None:
         """Answer a peer's request on `stream`, then close it."""
@@ -56,11 +67,17 @@ class GenerateHandler:
             except AitorrentError as e:
                 if isinstance(e, PeerGone):
                     raise
+                self._report(stream.peer, e)
                 await _write(stream, error_line(e))
             await stream.close()
         except PeerGone as e:
             self._log.debug("answer for peer %s: %s", short(stream.peer), e.message)
             stream.reset(e.message)
+
+    def _report(self, peer: PeerId, error: AitorrentError) -> None:
+        protection = self._protection()
+        if isinstance(error, ProtocolError) and protection is not None:
+            protection.report(peer, Offence.INVALID_MESSAGE, error.message)
 
     async def _serve(self, stream: Stream) -> None:
         try:
@@ -72,6 +89,8 @@ class GenerateHandler:
             raise ProtocolError(f"a request has at most {MAX_LINE_BYTES} bytes") from None
         if not line:
             raise PeerGone("closed before sending a request")
+        if (protection := self._protection()) is not None:
+            protection.admit_call(stream.peer)
         with self.slots.taken():
             await self._answer_until_gone(stream, line)
 

@@ -15,6 +15,7 @@ from aitorrentd.api import (
     BACKENDS,
     DIRECTORY,
     INFERENCE,
+    PROTECTION,
     TRANSPORT,
     Backend,
     PluginContext,
@@ -54,7 +55,11 @@ async def running(ctx: PluginContext) -> AsyncIterator[InferenceService]:
         work=lambda: ctx.work("answer"),
     )
     handler = GenerateHandler(
-        router, max_concurrent=config.max_concurrent, clock=ctx.clock, log=ctx.log
+        router,
+        max_concurrent=config.max_concurrent,
+        clock=ctx.clock,
+        log=ctx.log,
+        protection=lambda: ctx.optional(PROTECTION),
     )
     ctx.provide(BACKENDS, backends)
     ctx.provide(INFERENCE, router)

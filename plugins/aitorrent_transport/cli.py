@@ -7,35 +7,46 @@ from typing import Annotated, Any
 
 import typer
 
+from aitorrent_transport import cli_bans
 from aitorrentd.cli import toolkit
 
 COMMANDS = {
-    "peers": "Show connected peers, or all known peers with --known",
+    "peers": "Show connected, known or banned peers; ban peers",
     "connect": "Connect to a peer and keep the channel open",
     "disconnect": "Disconnect from a peer",
     "ping": "Measure the round-trip time to a peer",
     "broadcast": "Send a message to every connected peer",
+    "trust": "Show a peer's offences and threat score",
 }
 _BY_ID = (
     "Peers choose their own names, and two may choose the same. Only the id proves identity,"
     " so commands take ids, never names."
 )
 _AGAIN = "This node does not redial the peer until a restart. The peer may still reconnect.\n\n"
-_MORE = {"peers": _BY_ID, "disconnect": _AGAIN + _BY_ID, "ping": _BY_ID}
+_MORE = {"disconnect": _AGAIN + _BY_ID, "ping": _BY_ID}
 
 
 _EXAMPLES = {
-    "peers": ("peers", "peers --known"),
+    "peers": ("peers", "peers --known", "peers ban oXHyf3Hs --for 12h"),
     "connect": ("connect 192.0.2.1:8468", "connect /dns/node.example.org/tcp/8468"),
     "disconnect": ("disconnect oXHyf3Hs",),
     "ping": ("ping oXHyf3Hs", "ping --count 10 192.0.2.1:8468"),
     "broadcast": ('broadcast "Restarting in five minutes"',),
+    "trust": ("trust oXHyf3Hs",),
 }
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `aitorrentctl`."""
-    for run in (peers, connect, disconnect, ping, broadcast):
+    group = typer.Typer(
+        help=f"{COMMANDS['peers']}.\n\n{_BY_ID}",
+        invoke_without_command=True,
+        epilog=toolkit.examples(*_EXAMPLES["peers"]),
+    )
+    group.callback()(peers)
+    cli_bans.register(group)
+    app.add_typer(group, name="peers")
+    for run in (connect, disconnect, ping, broadcast, cli_bans.trust):
         more = f"\n\n{_MORE[run.__name__]}" if run.__name__ in _MORE else ""
         app.command(
             run.__name__,
@@ -45,14 +56,25 @@ def register(app: typer.Typer) -> None:
 
 
 def peers(
+    ctx: typer.Context,
     known: Annotated[
         bool, typer.Option("--known", help="Show every peer that has ever answered this node.")
     ] = False,
+    banned: Annotated[
+        bool, typer.Option("--banned", help="Show banned peers, addresses and networks.")
+    ] = False,
 ) -> None:
     """Show peers."""
+    if ctx.invoked_subcommand is not None:
+        return
+    if known and banned:
+        toolkit.fail("--known and --banned are mutually exclusive", toolkit.ExitCode.USAGE)
+    method, table = "peers", _peers_table
+    if known or banned:
+        method, table = ("known", _known_table) if known else ("bans", cli_bans.bans_table)
     with toolkit.connect() as client:
-        reply = client.call("transport.known" if known else "transport.peers")
-    toolkit.emit(reply, _known_table if known else _peers_table)
+        reply = client.call(f"transport.{method}")
+    toolkit.emit(reply, table)
 
 
 def _peers_table(reply: Mapping[str, Any]) -> str:

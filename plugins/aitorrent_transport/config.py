@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 from pydantic import ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
+from aitorrent_transport.protection.limits import Limits
 from aitorrentd.api import InvalidParams, PluginConfig
 from aitorrentd.api.network.addresses import is_address_file, parse_address
 
@@ -36,6 +37,8 @@ class TransportConfig(PluginConfig):
     "pre-shared key of a private network: at least 16 characters, the same on all of its nodes"
     max_peers: Annotated[int, Field(ge=1, le=10_000)] = 200
     "maximum number of connected peers; further peers are refused"
+    limits: Limits = Limits()
+    "limits per peer, host and subnet"
     keepalive_s: Annotated[float, Field(ge=0.1, le=3600)] = 15.0
     "seconds between pings on a channel; a channel silent for 4/3 of that is closed"
 

@@ -11,12 +11,14 @@ from typing import Final
 from aitorrent_transport import health
 from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.methods import TransportMethods
+from aitorrent_transport.methods_bans import BanMethods
 from aitorrent_transport.peers.duplicates import HOW_TO_END
 from aitorrent_transport.service import TransportService, running
 from aitorrentd.api import (
     DIALERS,
     DIRECTORY,
     DIRECTORY_SOURCES,
+    PROTECTION,
     TRANSPORT,
     Check,
     CheckResult,
@@ -42,7 +44,7 @@ class TransportPlugin:
         return PluginInfo(
             name="transport",
             summary="connects peers by encrypted channels, and finds what they offer",
-            provides=(TRANSPORT, DIALERS, DIRECTORY, DIRECTORY_SOURCES),
+            provides=(TRANSPORT, DIALERS, DIRECTORY, DIRECTORY_SOURCES, PROTECTION),
             config=TransportConfig,
         )
 
@@ -54,6 +56,7 @@ class TransportPlugin:
             self._service = service
             ctx.provide(TRANSPORT, service)
             ctx.provide(DIALERS, service.dialers)
+            ctx.provide(PROTECTION, service.guard)
             ctx.provide(DIRECTORY, service.directory)
             ctx.provide(DIRECTORY_SOURCES, service.directory.sources)
             try:
@@ -64,7 +67,9 @@ class TransportPlugin:
     @hookimpl
     def aitorrent_methods(self, ctx: PluginContext) -> Iterable[Method]:
         """`transport.peers`, `connect`, `ping` and others."""
-        return TransportMethods(self._service).methods() if self._service else ()
+        if self._service is None:
+            return ()
+        return [*TransportMethods(self._service).methods(), *BanMethods(self._service).methods()]
 
     @hookimpl
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:

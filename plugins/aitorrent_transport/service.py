@@ -15,25 +15,28 @@ from aitorrent_transport.links.binding import Binding
 from aitorrent_transport.links.dial import DirectDialer
 from aitorrent_transport.links.listener import Listener
 from aitorrent_transport.links.path import StalledPaths
-from aitorrent_transport.peers.address_file import read_address_file
+from aitorrent_transport.peers.banning import Banning
 from aitorrent_transport.peers.dialler import Dialler
 from aitorrent_transport.peers.interfaces import by_usefulness, own_addresses
 from aitorrent_transport.peers.known_peers import PeerStore
 from aitorrent_transport.peers.peer import Peer
 from aitorrent_transport.peers.store_opening import opened_store
-from aitorrent_transport.peers.stream_server import OPENS_BURST, OPENS_PER_S, StreamServer
+from aitorrent_transport.peers.stream_server import StreamServer
 from aitorrent_transport.peers.table import PeerTable
 from aitorrent_transport.peers.told import MAX_TOLD_ADDRESSES
+from aitorrent_transport.protection.guard import Guard
+from aitorrent_transport.protection.limits import STREAMS_BURST, STREAMS_PER_S
 from aitorrent_transport.protocols.addresses import Addresses
 from aitorrent_transport.protocols.broadcast import Messages
 from aitorrent_transport.protocols.directory import ChannelDirectory
-from aitorrent_transport.secure.certificate import Credentials, network_key
+from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.hello import HostPort
 from aitorrent_transport.streams.frames import is_protocol_id
 from aitorrentd.api import (
     Busy,
     Dialer,
     InvalidParams,
+    Offence,
     PeerId,
     PeerView,
     PluginContext,
@@ -78,17 +81,20 @@ class TransportService:
         self._addresses.on_change = lambda: self.channels.readdressed(self._me)
         now = ctx.clock.monotonic
         # Slightly below the peer's limit, since its clock and ours differ.
-        self._paces = PerPeer(lambda: TokenBucket(0.9 * OPENS_PER_S, 0.9 * OPENS_BURST, now()))
+        self._paces = PerPeer(lambda: TokenBucket(0.9 * STREAMS_PER_S, 0.9 * STREAMS_BURST, now()))
         own = (
             self._messages.protocol(),
             self.channels.protocol(),
             self._addresses.protocol(),
         )
-        self._server = StreamServer(ctx, self._tasks, own)
+        self.guard = Guard(self._me, ctx.clock, config.limits, log=ctx.log, publish=ctx.publish)
+        self._server = StreamServer(ctx, self._tasks, own, self.guard)
         self.table = PeerTable(
             ctx,
             self._tasks,
+            guard=self.guard,
             max_peers=config.max_peers,
+            peers_per_subnet=config.limits.peers_per_subnet,
             keepalive_s=config.keepalive_s,
             greeting=self._greeting,
             serve=self._server.serve,
@@ -107,10 +113,13 @@ class TransportService:
             self.dialers,
             masking=config.masking,
         )
-        self._listener = Listener(self._credentials, self.table.accept)
+        self.banning = Banning(self.guard, self.table, self.dialler, store, self._tasks, ctx.clock)
+        self._listener = Listener(self._credentials, self.table.accept, limits=config.limits)
+        self._listener.is_banned = lambda host: bool(self.guard.refusal(host))
+        self._listener.on_offence = self._address_misbehaved
         self._listener.on_own_key = self._own_key_dialled
         self.binding = Binding(self._listener, config.listen, self._tasks, ctx.random.random)
-        store.on_moved = self._keep_wanted
+        store.on_moved = self._take_up_store
         self._own: list[str] = []
         self._own_at = 0.0
 
@@ -129,6 +138,7 @@ class TransportService:
         Raises:
             Unavailable: an address cannot be bound, for a permanent cause.
         """
+        await self.banning.restore()
         await self._listen()
         self._tasks.spawn(self._server.end_with_plugins(), "handlers of plugins")
         self._tasks.spawn(self._addresses.follow(), "own addresses")
@@ -165,6 +175,14 @@ class TransportService:
         self._own = []
         if not self.config.port:
             self._tasks.spawn(self.store.listened(where[1]), "save the port")
+
+    def _address_misbehaved(self, host: str, detail: str) -> None:
+        self.guard.report_address(host, Offence.FAILED_HANDSHAKE, detail)
+
+    async def _take_up_store(self) -> None:
+        """The database of earlier runs became available."""
+        await self.banning.restore()
+        await self._keep_wanted()
 
     async def _keep_wanted(self) -> None:
         for known in await self.store.all():
@@ -235,23 +253,6 @@ class TransportService:
         # Zones differ on each machine, so addresses with one are useless to others.
         told = [each for each in by_usefulness(list(found)) if "%" not in each]
         return list(dict.fromkeys(str(address_of(each, found[each], self._me)) for each in told))
-
-    async def bootstrap_addresses(self) -> Sequence[str]:
-        """The configured bootstrap addresses, with those that its address files list now."""
-        found: list[str] = []
-        for text in self.config.bootstrap:
-            if not is_address_file(text):
-                found.append(text)
-                continue
-            try:
-                found += map(str, await asyncio.to_thread(read_address_file, Path(text)))
-            except (InvalidParams, Unavailable) as e:
-                self._ctx.log.debug("bootstrap addresses: %s", e.message)
-        return found
-
-    def network_key(self, purpose: str) -> bytes:
-        """32 bytes for `purpose`, the same on each node of this network and on no other."""
-        return network_key(self._ctx.network, self.config.psk_bytes(), purpose)
 
     def peers(self) -> Sequence[PeerView]:
         """Connected peers, in order of connection."""

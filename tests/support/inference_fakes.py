@@ -20,6 +20,8 @@ from aitorrent_inference.config import InferenceConfig
 from aitorrent_inference.generate_protocol import PROTOCOL
 from aitorrent_inference.router import Router
 from aitorrent_inference.serve import GenerateHandler
+from aitorrent_transport.protection.guard import Guard
+from aitorrent_transport.protection.limits import Limits
 from aitorrentd.api import (
     AitorrentError,
     Backend,
@@ -192,7 +194,14 @@ def make_node(
     router = Router(
         catalogue, max_local=config.max_local, clock=clock, publish=events.append, log=log
     )
-    handler = GenerateHandler(router, max_concurrent=config.max_concurrent, clock=clock, log=log)
+    guard = Guard(me, clock, Limits(), log=log, publish=events.append)
+    handler = GenerateHandler(
+        router,
+        max_concurrent=config.max_concurrent,
+        clock=clock,
+        log=log,
+        protection=lambda: None if alone else guard,
+    )
     transport = net.join(me, WireProtocol(PROTOCOL, handler))
     return FakeRouter(me, backends, catalogue, router, handler, directory, transport, clock, events)
 

@@ -7,17 +7,13 @@ then the oldest. A flooding host thus evicts its own connections, and its neighb
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
-MAX_HALF_OPEN: Final = 64
-MAX_PER_NET: Final = 16
-"Per IPv4 /24 or IPv6 /56."
-MAX_PER_HOST: Final = 4
-"Per IPv4 address or IPv6 /64. Loopback has no such limit: local proxies connect from it."
+from aitorrent_transport.protection.limits import Limits
+from aitorrent_transport.protection.subnets import shares
 
 C = TypeVar("C")
 
@@ -30,10 +26,13 @@ class _Entry:
 
 
 class HalfOpen(Generic[C]):
-    """Half-open connections in order of arrival."""
+    """Half-open connections in order of arrival.
 
-    def __init__(self, limit: int = MAX_HALF_OPEN) -> None:
-        self._limit = limit
+    Loopback has no limit per host or subnet: local proxies connect from it.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._entries: dict[C, _Entry] = {}
 
     def __len__(self) -> int:
@@ -52,11 +51,11 @@ class HalfOpen(Generic[C]):
         rivals = [(c, e) for c, e in self._entries.items() if c is not connection]
         same_host = [(c, e) for c, e in rivals if e.host == host]
         same_net = [(c, e) for c, e in rivals if e.net == net]
-        if entry.host and len(same_host) >= MAX_PER_HOST:
+        if entry.host and len(same_host) >= self._limits.half_open_per_host:
             return self._evict(same_host)
-        if entry.net and len(same_net) >= MAX_PER_NET:
+        if entry.net and len(same_net) >= self._limits.half_open_per_subnet:
             return self._evict(_largest(same_net, by_net=False))
-        if len(rivals) >= self._limit:
+        if len(rivals) >= self._limits.half_open:
             return self._evict(_largest(_largest(rivals, by_net=True), by_net=False))
         return None
 
@@ -81,20 +80,3 @@ def _largest(among: list[tuple[C, _Entry]], *, by_net: bool) -> list[tuple[C, _E
     counts = Counter(e.net if by_net else e.host for _, e in among)
     largest = counts.most_common(1)[0][0]
     return [(c, e) for c, e in among if (e.net if by_net else e.host) == largest]
-
-
-def shares(address: str) -> tuple[str, str]:
-    """The host and network that limits apply to; "" for loopback and unnamed sockets."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return "", ""
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    if ip.is_loopback:
-        return "", ""
-    host, net = (32, 24) if ip.version == 4 else (64, 56)
-    return (
-        str(ipaddress.ip_network((ip, host), strict=False)),
-        str(ipaddress.ip_network((ip, net), strict=False)),
-    )

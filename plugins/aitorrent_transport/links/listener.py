@@ -13,10 +13,11 @@ import logging
 from collections.abc import Callable
 from typing import Final, cast
 
-from aitorrent_transport.links.half_open import MAX_HALF_OPEN, HalfOpen
+from aitorrent_transport.links.half_open import HalfOpen
 from aitorrent_transport.links.handshaking import HandshakeProtocol, remote_of, why
 from aitorrent_transport.links.link import Link
 from aitorrent_transport.links.masking import GET, MaskedListener
+from aitorrent_transport.protection.limits import Limits
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import HANDSHAKE_S, MAGIC, Refusal
 from aitorrent_transport.secure.hello import HostPort
@@ -28,6 +29,8 @@ BACKLOG: Final = 256
 MAX_REFUSED: Final = 8
 "Connections awaiting refusal whose protocol is not known yet."
 REFUSED_S: Final = 1.0
+
+_DEFAULTS: Final = Limits()
 
 log = logging.getLogger("aitorrentd.transport")
 
@@ -106,8 +109,8 @@ class _Doorman(asyncio.Protocol):
 class Listener:
     """Accepts peers. `on_link` receives each link after its handshake, unstarted.
 
-    Accepts masked and plain connections. Each has `deadline_s` to authenticate, and `half_open`
-    limits how many may be authenticating. When file descriptors run short, new connections are
+    Accepts masked and plain connections. Each has `deadline_s` to authenticate, and `limits`
+    says how many may be authenticating. When file descriptors run short, new connections are
     refused while a reserve remains for everything else.
     """
 
@@ -116,14 +119,18 @@ class Listener:
         credentials: Credentials,
         on_link: Callable[[Link], None],
         *,
-        max_half_open: int = MAX_HALF_OPEN,
+        limits: Limits = _DEFAULTS,
         deadline_s: float = HANDSHAKE_S,
     ) -> None:
         self._credentials = credentials
         self._on_link = on_link
+        self.is_banned: Callable[[str], bool] = lambda host: False
+        "Whether connections from a host are refused unread."
+        self.on_offence: Callable[[str, str], None] = lambda host, detail: None
+        "Called when a connection from a host spoke another protocol or failed to authenticate."
         self._deadline_s = deadline_s
         self._servers: list[asyncio.Server] = []
-        self._half_open: HalfOpen[_Doorman] = HalfOpen(max_half_open)
+        self._half_open: HalfOpen[_Doorman] = HalfOpen(limits)
         self._refused: set[_Doorman] = set()
         self._closed = False
         self.refusals = Tally()
@@ -196,18 +203,25 @@ class Listener:
             return False
         if is_scarce(descriptor):
             self.scarce_at = loop.time()
-            self._note(Refusal.NO_DESCRIPTORS, doorman.host)
-            if len(self._refused) >= MAX_REFUSED:
-                return False
-            self._refused.add(doorman)
-            doorman.refusal = Refusal.NO_DESCRIPTORS
-            doorman.deadline = loop.call_later(REFUSED_S, doorman.refuse, doorman.refusal)
-            return True
+            return self._refuse_later(doorman, Refusal.NO_DESCRIPTORS)
+        if self.is_banned(doorman.host):
+            return self._refuse_later(doorman, Refusal.BANNED)
         doorman.deadline = loop.call_later(self._deadline_s, self._time_out, doorman)
         victim = self._half_open.add(doorman, doorman.host)
         if victim is not None:
             self._note(Refusal.CROWDED, victim.host)
             victim.refuse(Refusal.CROWDED)
+        return True
+
+    def _refuse_later(self, doorman: _Doorman, refusal: Refusal) -> bool:
+        """Refuse a connection once its protocol is known; if too many wait for that, abort it."""
+        self._note(refusal, doorman.host)
+        if len(self._refused) >= MAX_REFUSED:
+            return False
+        self._refused.add(doorman)
+        doorman.refusal = refusal
+        loop = asyncio.get_running_loop()
+        doorman.deadline = loop.call_later(REFUSED_S, doorman.refuse, refusal)
         return True
 
     def _time_out(self, doorman: _Doorman) -> None:
@@ -230,6 +244,8 @@ class Listener:
         if doorman in self._half_open:
             self.failed += 1
             log.debug("inbound handshake failed: %s", error.message)
+            if isinstance(error, ProtocolError):
+                self.on_offence(doorman.host, error.message)
             if isinstance(error, Conflict) and doorman.host:
                 self.on_own_key(doorman.remote)
         self.forget(doorman)

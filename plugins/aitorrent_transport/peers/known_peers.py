@@ -1,5 +1,5 @@
 """Known peers in the plugin's database: only places that this node dialled successfully, plus the
-port on which this node was reached.
+port on which this node was reached, and bans.
 
 Addresses that others claim are never stored, so nobody can poison what a node dials after a
 restart.
@@ -20,6 +20,8 @@ from aitorrentd.api import PeerId
 
 MAX_PEERS: Final = 1000
 MAX_ADDRESSES: Final = 8
+MAX_PAST_S: Final = 86_400.0
+"How long an ended ban stays saved."
 
 MIGRATIONS: Final = {
     1: """
@@ -35,6 +37,16 @@ MIGRATIONS: Final = {
     # Formerly part of 1: older databases already have it.
     2: "CREATE INDEX IF NOT EXISTS known_last_seen ON known (last_seen);",
     3: "CREATE TABLE listened (only INTEGER PRIMARY KEY CHECK (only = 1), port INTEGER NOT NULL);",
+    4: """
+    CREATE TABLE bans (
+        subject TEXT PRIMARY KEY,
+        until REAL NOT NULL,
+        seconds REAL NOT NULL,
+        reason TEXT NOT NULL,
+        times INTEGER NOT NULL,
+        by_operator INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    """,
 }
 
 
@@ -56,6 +68,21 @@ class KnownPeer:
     "Whether the node maintains a channel to this peer."
 
 
+@dataclass(frozen=True, slots=True)
+class SavedBan:
+    """A ban that outlives the process."""
+
+    subject: str
+    "A peer id, an IP address or a network in CIDR notation."
+    until: float
+    "Seconds since the epoch."
+    seconds: float
+    "Its length when it was saved."
+    reason: str
+    times: int
+    by_operator: bool
+
+
 class PeerStore:
     """The tables; every change is on disk when its method returns.
 
@@ -73,12 +100,14 @@ class PeerStore:
 
     async def move_to(self, db: aiosqlite.Connection) -> None:
         """Switch to another database and copy this one's rows into it."""
-        known, port = await self.all(), await self.last_port()
+        known, port, bans = await self.all(), await self.last_port(), await self.bans()
         self._db, self.problem, self._is_temporary = db, "", False
         for each in known:
             await self.dialled(each.peer, each.address, wanted=each.wanted, now=each.last_seen)
         if port is not None:
             await self.listened(port)
+        for ban in bans:
+            await self.ban(ban)
         if self.on_moved is not None:
             await self.on_moved()
 
@@ -140,6 +169,28 @@ class PeerStore:
     async def listened(self, port: int) -> None:
         """Record `port`, under which peers now know this node."""
         await self._change(("INSERT OR REPLACE INTO listened VALUES (1, ?)", (port,)))
+
+    async def bans(self) -> list[SavedBan]:
+        """Every saved ban, expired ones included."""
+        rows = await self._db.execute_fetchall(
+            "SELECT subject, until, seconds, reason, times, by_operator FROM bans"
+        )
+        return [
+            SavedBan(str(who), float(until), float(s), str(why), int(times), bool(own))
+            for who, until, s, why, times, own in rows
+        ]
+
+    async def ban(self, ban: SavedBan) -> None:
+        """Save a ban in place of the subject's earlier one; drops those that ended long ago."""
+        values = (ban.subject, ban.until, ban.seconds, ban.reason, ban.times, ban.by_operator)
+        await self._change(
+            ("INSERT OR REPLACE INTO bans VALUES (?, ?, ?, ?, ?, ?)", values),
+            ("DELETE FROM bans WHERE until < ?", (ban.until - ban.seconds - MAX_PAST_S,)),
+        )
+
+    async def unban(self, subject: str) -> None:
+        """Remove a saved ban."""
+        await self._change(("DELETE FROM bans WHERE subject = ?", (subject,)))
 
     async def addresses(self, peer: PeerId) -> list[str]:
         """Where `peer` answered, best first."""

@@ -4,40 +4,43 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Final
 
+from aitorrent_transport.protection.guard import Guard
+from aitorrent_transport.protection.limits import STREAMS_BURST, STREAMS_PER_S
 from aitorrent_transport.streams.channel import Channel
 from aitorrent_transport.streams.loopback import local_streams
 from aitorrent_transport.streams.stream import ChannelStream
 from aitorrent_transport.streams.stream_state import StreamState
 from aitorrentd.api import (
     AitorrentError,
+    Offence,
     PeerGone,
     PeerId,
     PluginChanged,
     PluginContext,
     Priority,
+    ProtocolError,
     WireProtocol,
     short,
 )
 from aitorrentd.api.limits import InUse, PerPeer, TokenBucket
 from aitorrentd.api.tasks import Tasks
 
-OPENS_PER_S: Final = 200.0
-OPENS_BURST: Final = 400.0
-
 
 class StreamServer:
     """Runs the handlers of wire protocols: the transport's own and other plugins'."""
 
-    def __init__(self, ctx: PluginContext, tasks: Tasks, own: Iterable[WireProtocol]) -> None:
+    def __init__(
+        self, ctx: PluginContext, tasks: Tasks, own: Iterable[WireProtocol], guard: Guard
+    ) -> None:
         self._ctx = ctx
+        self._guard = guard
         self._tasks = tasks
         self._own = {protocol.id: protocol for protocol in own}
         self._open: InUse[tuple[PeerId, str]] = InUse()
         self._running: dict[asyncio.Task[None], str] = {}
         now: Callable[[], float] = ctx.clock.monotonic
-        self._opens = PerPeer(lambda: TokenBucket(OPENS_PER_S, OPENS_BURST, now()))
+        self._opens = PerPeer(lambda: TokenBucket(STREAMS_PER_S, STREAMS_BURST, now()))
 
     def find(self, protocol: str) -> WireProtocol | None:
         """The current handler of `protocol`, or None."""
@@ -48,7 +51,9 @@ class StreamServer:
     def serve(self, channel: Channel, state: StreamState) -> None:
         """Serve a stream that a peer opened, or reset it with the reason."""
         if not self._opens.of(channel.peer).take(self._ctx.clock.monotonic()):
-            channel.reset(state, f"more than {OPENS_PER_S:.0f} streams per second")
+            reason = f"more than {STREAMS_PER_S:.0f} streams per second"
+            channel.reset(state, reason)
+            self._guard.report(channel.peer, Offence.FLOOD, reason)
             return
         refusal = self._begin(channel.peer, ChannelStream(state, channel, channel.peer), state)
         if refusal:
@@ -91,6 +96,9 @@ class StreamServer:
         except AitorrentError as e:
             self._ctx.log.debug("%s of %s: %s", protocol.id, short(stream.peer), e.message)
             stream.reset(e.message)
+            if isinstance(e, ProtocolError) and protocol.id in self._own:
+                detail = f"{protocol.id}: {e.message}"
+                self._guard.report(stream.peer, Offence.INVALID_MESSAGE, detail)
         except Exception:
             # Fence: a bug in a handler ends its stream, never the channel.
             self._ctx.log.exception("the handler of %s failed", protocol.id)

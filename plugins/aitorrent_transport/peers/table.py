@@ -10,6 +10,8 @@ from aitorrent_transport.peers.names import told_name
 from aitorrent_transport.peers.peer import Peer, location
 from aitorrent_transport.peers.rivals import Rivals
 from aitorrent_transport.peers.told import ToldAddresses
+from aitorrent_transport.protection.guard import Guard
+from aitorrent_transport.protection.subnets import is_public, shares
 from aitorrent_transport.streams.channel import Channel
 from aitorrent_transport.streams.secure_link import SecureLink
 from aitorrent_transport.streams.stream_state import StreamState
@@ -17,6 +19,7 @@ from aitorrent_transport.streams.windows import WindowBudget
 from aitorrentd.api import (
     Busy,
     Denied,
+    Offence,
     PeerCandidate,
     PeerConnected,
     PeerDisconnected,
@@ -28,7 +31,6 @@ from aitorrentd.api import (
     Verdict,
     short,
 )
-from aitorrentd.api.limits import BanList
 from aitorrentd.api.network.addresses import Address
 from aitorrentd.api.tasks import Tasks
 
@@ -44,19 +46,22 @@ class PeerTable:
         ctx: PluginContext,
         tasks: Tasks,
         *,
+        guard: Guard,
         max_peers: int,
+        peers_per_subnet: int,
         keepalive_s: float,
         greeting: Callable[[], Mapping[str, Any]],
         serve: Callable[[Channel, StreamState], None],
     ) -> None:
-        self.bans = BanList()
         self.rivals = Rivals(ctx, tasks, add=self._add, serve=serve)
         self.on_stalled: Callable[[str, int], None] = lambda host, port: None
         self.on_up: Callable[[Peer], None] = lambda peer: None
         self.on_down: Callable[[PeerId, str], None] = lambda peer, reason: None
         self._ctx = ctx
         self._tasks = tasks
+        self._guard = guard
         self._max_peers = max_peers
+        self._peers_per_subnet = peers_per_subnet
         self._keepalive_s = keepalive_s
         self._greeting = greeting
         self._serve = serve
@@ -131,15 +136,12 @@ class PeerTable:
         return channel
 
     def _check(self, link: SecureLink) -> None:
-        now = self._ctx.clock.monotonic()
         if self._closed:
             raise Busy("this node is shutting down")
-        left_s = self.bans.left_s(link.peer, now)
-        if left_s:
-            raise Denied(f"banned for another {left_s:.0f} s: {self.bans.reason(link.peer)}")
+        self._guard.check(link.remote[0], link.peer)
         known = link.peer in self._peers
         if not known:
-            self._check_room()
+            self._check_room(link)
         verdict = self._ctx.decide(
             "aitorrent_admit_peer",
             peer=PeerCandidate(link.peer, location(link), link.outbound, link.agent),
@@ -147,9 +149,18 @@ class PeerTable:
         if isinstance(verdict, Verdict) and not verdict.admit:
             raise Denied(f"not admitted: {verdict.reason or 'no reason given'}")
 
-    def _check_room(self) -> None:
+    def _check_room(self, link: SecureLink) -> None:
         if len(self._peers) >= self._max_peers:
             raise Busy(f"this node has reached max_peers ({self._max_peers}); try again later")
+        if link.outbound or not is_public(link.remote[0]):
+            return
+        _, subnet = shares(link.remote[0])
+        inbound = (c.link for peer in self for c in peer.channels if not c.link.outbound)
+        if sum(shares(each.remote[0])[1] == subnet for each in inbound) >= self._peers_per_subnet:
+            raise Busy(
+                f"this node has {self._peers_per_subnet} peers of {subnet}, its limit per subnet;"
+                " try again later"
+            )
 
     async def adopt(self, link: SecureLink, timeout_s: float = GREETING_S) -> Peer:
         """The peer at the other end of a link that this node dialled.
@@ -216,8 +227,10 @@ class PeerTable:
             self.rivals.second_channel(peer, channel)
             return
         try:
-            self._check_room()
-        except Busy as e:
+            # Both may have changed since the handshake.
+            self._guard.check(channel.link.remote[0], channel.peer)
+            self._check_room(channel.link)
+        except (Busy, Denied) as e:
             channel.close(e.message)
             return
         peer = Peer(channel.peer, self._me, self._ctx.clock.monotonic())
@@ -245,12 +258,7 @@ class PeerTable:
         if channel.stalled and channel.link.outbound:
             self.on_stalled(*channel.link.remote[:2])
         if fault is not None:
-            self.bans.ban(channel.peer, fault.message, self._ctx.clock.monotonic())
-            self._ctx.log.warning(
-                "%s broke the protocol and is banned temporarily: %s",
-                short(channel.peer),
-                fault.message,
-            )
+            self._guard.report(channel.peer, Offence.PROTOCOL_ERROR, fault.message)
         peer = self._peers.get(channel.peer)
         if peer is None or channel not in peer.channels:
             return

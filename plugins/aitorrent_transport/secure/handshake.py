@@ -83,6 +83,7 @@ class Refusal(IntEnum):
     LATE = 2
     NO_DESCRIPTORS = 3
     CLOSING = 4
+    BANNED = 5
 
     @property
     def text(self) -> str:
@@ -99,6 +100,7 @@ _REFUSALS: Final = {
     Refusal.LATE: f"the handshake was not finished within {HANDSHAKE_S:g} s",
     Refusal.NO_DESCRIPTORS: "its process has no file descriptors left for more peers",
     Refusal.CLOSING: "it is shutting down",
+    Refusal.BANNED: "it has banned this address for a while",
 }
 
 

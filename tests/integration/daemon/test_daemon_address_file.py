@@ -9,9 +9,7 @@ from typing import Any
 
 from tests.support.nodes import Daemon, DaemonFactory, wait_for
 
-OTHERS_OFF = {
-    name: {"enabled": False} for name in ("ollama", "openai", "shards", "inference", "dht")
-}
+OTHERS_OFF = {name: {"enabled": False} for name in ("ollama", "openai", "shards", "inference")}
 
 
 async def until_connected(daemon: Daemon, peer: str) -> None:

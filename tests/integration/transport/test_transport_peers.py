@@ -282,9 +282,11 @@ async def test_peer_that_breaks_the_protocol_is_banned_for_a_time(tmp_path: Path
         await wait_for(lambda: a.count(PeerDisconnected))
         assert "never opened" in str(entry.best.closed if entry.channels else a.events[-1])
         await a.transport.disconnect(b.id)
-        with pytest.raises(Unavailable, match="banned for another [0-9]+ s.*never opened"):
+        with pytest.raises(
+            Unavailable, match="banned for another [0-9]+ s: protocol error.*never opened"
+        ):
             await a.transport.connect(b.address)
-        assert b.transport.table.bans.count == 1
+        assert b.transport.guard.bans.count == 1
 
 
 async def test_random_records_of_an_authenticated_peer_leave_the_node_alive(
@@ -308,7 +310,7 @@ async def test_random_records_of_an_authenticated_peer_leave_the_node_alive(
             link.close()
         assert sent == 10_000
         await wait_for(lambda: not a.transport.peers())
-        assert a.transport.table.bans.count > 150
+        assert a.transport.guard.bans.count > 150
         await b.transport.connect(a.address)
         stream = await b.transport.open_stream(a.id, ECHO)
         await stream.write(b"alive")

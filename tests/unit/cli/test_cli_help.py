@@ -92,7 +92,7 @@ def test_every_example_is_a_command_line_that_its_command_takes() -> None:
             context = app.root().make_context(toolkit.PROGRAM, line_after_program(example))
             named: list[str] = []
             args = [*context._protected_args, *context.args]
-            while isinstance(context.command, TyperGroup):
+            while isinstance(context.command, TyperGroup) and args:
                 name, inner, args = context.command.resolve_command(context, args)
                 assert inner is not None, example
                 context = inner.make_context(name, args, parent=context)

@@ -22,6 +22,16 @@ from aitorrent_transport.methods import (
     PingParams,
     PingResult,
 )
+from aitorrent_transport.methods_bans import (
+    BanParams,
+    BanRow,
+    BansResult,
+    OffenceRow,
+    SubjectParams,
+    TrustParams,
+    TrustResult,
+    UnbanResult,
+)
 from aitorrentd.api import Method, Unavailable
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import CommandFailed, Options
@@ -39,6 +49,25 @@ ROW = PeerRow(
     bytes_out=1,
     agent="evil\x1b[31m/1",
 )
+
+
+BAN = BanRow(subject=ID, left_s=5400.0, reason="spam\x1b[31m", times=2, by_operator=False)
+
+
+def ban(call: Any, params: BanParams) -> BanRow:
+    return BAN.model_copy(update={"subject": params.subject, "left_s": params.seconds})
+
+
+def trust(call: Any, params: TrustParams) -> TrustResult:
+    offences = [OffenceRow(at=0.0, offence="flood", detail="more than\x1b 200 streams")]
+    is_bad = params.peer == "bad0"
+    return TrustResult(
+        id=ID,
+        score=99.5 if is_bad else 0.0,
+        ban_at=100.0,
+        ban=BAN if is_bad else None,
+        offences=offences if is_bad else [],
+    )
 
 
 def connect(call: Any, params: ConnectParams) -> ConnectResult:
@@ -70,6 +99,12 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             DisconnectResult,
         ),
         Method("transport.ping", ping, "", PingParams, PingResult),
+        Method("transport.ban", ban, "", BanParams, BanRow),
+        Method(
+            "transport.unban", lambda c, p: UnbanResult(subject=ID), "", SubjectParams, UnbanResult
+        ),
+        Method("transport.bans", lambda c, p: BansResult(bans=[BAN]), "", result=BansResult),
+        Method("transport.trust", trust, "", TrustParams, TrustResult),
         Method(
             "transport.broadcast",
             lambda c, p: BroadcastResult(sent=1),
@@ -140,7 +175,49 @@ def test_ping_lists_answers_and_fails_when_there_is_none(
         run("ping", "-c", "2", "dead")
 
 
+@pytest.mark.usefixtures("daemon")
+def test_bans_are_set_shown_and_lifted(capsys: pytest.CaptureFixture[str]) -> None:
+    run("peers", "ban", "203.0.113.0/24", "--for", "12h")
+    run("peers", "unban", "203.0.113.0/24")
+    assert capsys.readouterr().out.splitlines() == [
+        "banned 203.0.113.0/24 for 12 h 0 min",
+        f"{ID} is no longer banned",
+    ]
+    run("peers", "--banned")
+    out = capsys.readouterr().out
+    for part in ("SUBJECT", "…" + ID[-8:], "1 h 30 min", "node", "spam"):
+        assert part in out
+    assert "\x1b" not in out
+    with pytest.raises(CommandFailed, match="mutually exclusive"):
+        run("peers", "--banned", "--known")
+
+
+@pytest.mark.usefixtures("daemon")
+@pytest.mark.parametrize("text", ["", "soon", "10", "0h", "-1d", "5 years", "1e9d"])
+def test_what_is_no_duration_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if text == "10":
+        run("peers", "ban", ID, "--for", text)
+        assert "for 10.0 s" in capsys.readouterr().out
+        return
+    with pytest.raises(CommandFailed, match="is no duration; write 90s, 10m, 12h or 7d"):
+        run("peers", "ban", ID, "--for", text)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_trust_shows_offences_without_what_a_terminal_would_obey(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run("trust", "bad0")
+    out = capsys.readouterr().out
+    for part in ("99.5 (banned at 100)", "1 h 30 min: spam", "OFFENCE", "flood", "200 streams"):
+        assert part in out
+    assert "\x1b" not in out
+    run("trust", ID)
+    assert "No offences since the daemon started" in capsys.readouterr().out
+
+
 def test_every_command_is_registered_with_its_line() -> None:
     app = typer.Typer()
     cli.register(app)
-    assert [c.name for c in app.registered_commands] == list(cli.COMMANDS)
+    groups = [group.name for group in app.registered_groups]
+    assert [*groups, *(c.name for c in app.registered_commands)] == list(cli.COMMANDS)

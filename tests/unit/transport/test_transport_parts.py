@@ -30,7 +30,7 @@ from aitorrentd.api import (
     pack,
     unpack_map,
 )
-from aitorrentd.api.limits import BanList, PerPeer, TokenBucket
+from aitorrentd.api.limits import PerPeer, TokenBucket
 from aitorrentd.wire import decode_frame
 
 A, B = PeerId("12D3KooWaaaaaaaa"), PeerId("12D3KooWbbbbbbbb")
@@ -63,18 +63,6 @@ def test_entries_for_peers_are_bounded_and_the_unused_go_first() -> None:
     table.of("c")
     assert len(table) == 2
     assert table.of("a") == [1]
-
-
-def test_ban_ends_after_its_time_and_the_list_is_bounded() -> None:
-    bans = BanList(ban_s=600, max_entries=2)
-    for peer in "abc":
-        bans.ban(peer, "spoke nonsense", 0.0)
-    assert (len(bans), bans.count) == (2, 3)
-    assert bans.left_s("a", 1.0) == 0
-    assert bans.left_s("c", 1.0) == 599
-    assert bans.reason("c") == "spoke nonsense"
-    assert bans.left_s("c", 600.0) == 0
-    assert len(bans) == 1
 
 
 # Directory records

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 
-import pytest
+from aitorrent_transport.links.half_open import HalfOpen
+from aitorrent_transport.protection.limits import Limits
 
-from aitorrent_transport.links.half_open import MAX_PER_HOST, MAX_PER_NET, HalfOpen, shares
+LIMITS = Limits()
 
 
 def filled(*addresses: str, limit: int = 64) -> tuple[HalfOpen[int], list[int | None]]:
-    table: HalfOpen[int] = HalfOpen(limit)
+    table: HalfOpen[int] = HalfOpen(Limits(half_open=limit))
     return table, [table.add(i, address) for i, address in enumerate(addresses)]
 
 
@@ -23,7 +24,7 @@ def test_host_over_its_share_loses_its_own_oldest_silent_connection() -> None:
 
 def test_neighbours_of_a_flooding_host_get_in_and_stay() -> None:
     draw = random.Random(5)
-    table: HalfOpen[int] = HalfOpen()
+    table: HalfOpen[int] = HalfOpen(LIMITS)
     flood = 0
     for i in range(2000):
         if draw.random() < 0.01:
@@ -35,13 +36,13 @@ def test_neighbours_of_a_flooding_host_get_in_and_stay() -> None:
             assert table.remove(honest)
         flood += 1
         table.add(-flood, "10.5.0.7")
-    assert len(table) == MAX_PER_HOST
+    assert len(table) == LIMITS.half_open_per_host
 
 
 def test_network_over_its_share_loses_a_connection_of_its_largest_host() -> None:
-    hosts = [f"10.5.0.{i}" for i in range(1, MAX_PER_NET - 1)]
+    hosts = [f"10.5.0.{i}" for i in range(1, LIMITS.half_open_per_subnet - 1)]
     table, _ = filled("10.5.0.99", "10.5.0.99", *hosts)
-    assert len(table) == MAX_PER_NET
+    assert len(table) == LIMITS.half_open_per_subnet
     assert table.add(50, "10.5.0.100") == 0
     assert table.add(51, "10.6.0.1") is None
 
@@ -55,21 +56,3 @@ def test_full_table_loses_a_connection_of_its_largest_network() -> None:
 def test_loopback_has_no_share_but_the_total() -> None:
     _, victims = filled(*["127.0.0.1"] * 10, limit=8)
     assert victims == [None] * 8 + [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("address", "host", "net"),
-    [
-        ("127.0.0.1", "", ""),
-        ("::1", "", ""),
-        ("", "", ""),
-        ("203.0.113.77", "203.0.113.77/32", "203.0.113.0/24"),
-        ("::ffff:203.0.113.77", "203.0.113.77/32", "203.0.113.0/24"),
-        ("2001:db8:1:2ff::9", "2001:db8:1:2ff::/64", "2001:db8:1:200::/56"),
-        ("fe80::1%eth0", "fe80::/64", "fe80::/56"),
-    ],
-)
-def test_shares_follow_the_prefix_that_one_party_controls(
-    address: str, host: str, net: str
-) -> None:
-    assert shares(address) == (host, net)

@@ -21,6 +21,7 @@ from aitorrent_transport.links import listener as listener_module
 from aitorrent_transport.links.dial import dial, link_in_process
 from aitorrent_transport.links.link import HIGH_WATER_BYTES, UNSENT_BYTES, Link
 from aitorrent_transport.links.listener import MAX_REFUSED, Listener
+from aitorrent_transport.protection.limits import Limits
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import Handshake, Refusal
 from aitorrent_transport.secure.records import READ_BUFFER_BYTES, RecordReader
@@ -36,7 +37,10 @@ class Server:
         self.watches: list[Watch] = []
         self.arrived = asyncio.Event()
         self.listener = Listener(
-            credentials, self._on_link, deadline_s=deadline_s, max_half_open=max_half_open
+            credentials,
+            self._on_link,
+            deadline_s=deadline_s,
+            limits=Limits(half_open=max_half_open),
         )
         self.host, self.port = "", 0
 

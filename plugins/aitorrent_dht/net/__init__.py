@@ -1,1 +1,0 @@
-"""The DHT on the event loop: sockets, bootstrap, saved contacts."""

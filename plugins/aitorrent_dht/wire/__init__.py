@@ -1,1 +1,0 @@
-"""Messages between nodes of the DHT, and their datagrams."""

@@ -1,0 +1,1 @@
+"""Limits on peers, threat scores and bans."""
