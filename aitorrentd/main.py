@@ -27,7 +27,7 @@ from aitorrentd.errors import (
 from aitorrentd.installing import layer as layers
 from aitorrentd.system.foreign import disable_pydantic_plugins, tolerate_damaged_distributions
 from aitorrentd.system.line_writer import write_within
-from aitorrentd.system.streams import stdout_to_stderr
+from aitorrentd.system.streams import fill_standard_descriptors, stdout_to_stderr
 from aitorrentd.system.systemd import is_journal
 from aitorrentd.system.words import readable, unreadable
 
@@ -146,8 +146,9 @@ def _told(text: str) -> bool:
 def exit_code(error: AitorrentError) -> int:
     """The exit code for the kind of error that ended the daemon."""
     from aitorrentd.config.drop_ins import UnreadableConfig
+    from aitorrentd.config.load import WrongSettings
 
-    if isinstance(error, UnreadableConfig):
+    if isinstance(error, UnreadableConfig | WrongSettings) and error.is_denied is not None:
         return EX_NOPERM if error.is_denied else EX_UNAVAILABLE
     kinds: tuple[tuple[type[AitorrentError], int], ...] = (
         (ConfigError, EX_CONFIG),
@@ -175,6 +176,7 @@ def _words(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon until it is asked to stop; returns the exit code."""
+    fill_standard_descriptors()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     args = parser().parse_args(_words(sys.argv[1:] if argv is None else argv))
@@ -194,13 +196,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import uvloop
 
-    from aitorrentd.api.descriptors import raise_limit
+    from aitorrentd.api.descriptors import check_room, raise_limit
     from aitorrentd.daemon.daemon import serve
+    from aitorrentd.system.systemd import listen_fds
 
     raise_limit()
     try:
+        # Before anything can open a descriptor with the number of a socket that was never passed.
+        given = listen_fds()
+        check_room()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(config))
+            runner.run(serve(config, given))
     except AitorrentError as e:
         complain("\n".join(e.problems) if isinstance(e, ConfigError) else e.message)
         return exit_code(e)

@@ -94,7 +94,7 @@ from aitorrentd.errors import (
     VersionMismatch,
     error_from_map,
 )
-from aitorrentd.system.files import open_regular, read_regular, replace_file
+from aitorrentd.system.files import open_regular, read_regular, replace_file, set_aside
 from aitorrentd.wire import (
     Frame,
     check_length,
@@ -206,6 +206,7 @@ __all__ = [
     "read_frame",
     "read_regular",
     "replace_file",
+    "set_aside",
     "short",
     "unpack",
     "unpack_map",

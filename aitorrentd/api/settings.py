@@ -9,6 +9,8 @@ from typing import Annotated, Any, Final, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
 
+from aitorrentd.system.paths import stray_characters
+
 _VARIABLE: Final = re.compile(r"\$\{?[A-Za-z_]")
 
 
@@ -37,7 +39,8 @@ def absolute_path(value: Any) -> Any:
     """A path from a setting's text, with `~` expanded; other types are left to pydantic.
 
     Raises:
-        ValueError: it is empty, or its meaning depends on the working directory or environment.
+        ValueError: it is empty, has stray characters, or depends on the working directory or the
+        environment.
     """
     if not isinstance(value, str | Path):
         return value
@@ -46,6 +49,8 @@ def absolute_path(value: Any) -> Any:
         raise ValueError("is empty; leave the key out for the default")
     if "\0" in text:
         raise ValueError("has a NUL character")
+    if stray := stray_characters(text):
+        raise ValueError(f"{text!r} {stray}")
     if _VARIABLE.search(text):
         raise ValueError(f"{text}: environment variables are not expanded; write an absolute path")
     try:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
+from aitorrentd.system.streams import fill_standard_descriptors
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line (without the program's name); returns the exit code."""
+    fill_standard_descriptors()
     args = sys.argv[1:] if argv is None else argv
     if args in (["--version"], ["-V"]) and sys.stdout is not None:
         from aitorrentd import __version__

@@ -18,6 +18,10 @@ from aitorrentd.errors import ConfigError
 SET_FILE: Final = "90-set.yaml"
 "The drop-in that `config set` and `plugin enable` write."
 
+_CONTENT: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+    | {errno.EINVAL, errno.ENXIO}
+)
 _LEFTOVER: Final = re.compile(
     r"~$|^#.*#$|\.(?:bak|old|orig|rej|save|swp|tmp|disabled|example|sample|rpmnew|rpmsave)$"
     r"|\.(?:dpkg|ucf)-[a-z]+$",
@@ -95,6 +99,11 @@ def link_problem(path: Path) -> str:
     )
 
 
+def is_content(error: OSError) -> bool:
+    """Whether a file cannot be read because of what it is, not because of the machine."""
+    return error.errno in _CONTENT
+
+
 def unreadable(error: OSError, path: Path) -> ConfigError:
     """Why `path` cannot be read; an UnreadableConfig if its contents are not to blame."""
     if isinstance(error, PermissionError):
@@ -105,5 +114,4 @@ def unreadable(error: OSError, path: Path) -> ConfigError:
     if path.is_dir():
         return ConfigError(f"{path} is a directory, not a configuration file")
     text = f"cannot read {path}: {error.strerror}"
-    content = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL, errno.ENXIO)
-    return ConfigError(text) if error.errno in content else UnreadableConfig(text)
+    return ConfigError(text) if is_content(error) else UnreadableConfig(text)

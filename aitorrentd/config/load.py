@@ -15,7 +15,7 @@ from aitorrentd.config.read import Source, read
 from aitorrentd.config.secrets import conceal, resolve
 from aitorrentd.config.validate import placed, unsaid, validate
 from aitorrentd.errors import ConfigError
-from aitorrentd.setting_path import looked_up, parse_key
+from aitorrentd.setting_path import SettingPath, looked_up, parse_key
 from aitorrentd.system.paths import IDENTITY_NAME, SOCKET_NAME, Directories, config_file, expanded
 from aitorrentd.validation import Problem
 
@@ -33,7 +33,8 @@ def load(source: Source, replaced: Mapping[Path, str] | None = None) -> Config:
     settings, wrong = validate(resolved.tree)
     said = [*(problem for layer in layers for problem in layer.problems), *resolved.problems]
     if settings is None or said:
-        raise WrongSettings([*said, *unsaid(wrong, said)], merged, resolved.tree)
+        found = [*said, *unsaid(wrong, said)]
+        raise WrongSettings(found, merged, resolved.tree, unread=resolved.unread)
     directories, wrong = placed(settings, source.environ)
     if wrong:
         raise WrongSettings(wrong, merged, resolved.tree)
@@ -142,13 +143,23 @@ class Config:
 class WrongSettings(ConfigError):
     """The files are readable, but their settings are invalid.
 
-    `tables` are the plugins' tables, with secrets in place and not yet validated.
+    `tables` are the plugins' tables, with secrets in place and not yet validated. `is_denied` is
+    None if some setting is wrong; otherwise all problems are secrets that cannot be read now, and
+    it tells whether permission was denied to all of them.
     """
 
     def __init__(
-        self, found: Iterable[Problem], merged: Merged, resolved: Mapping[str, Any]
+        self,
+        found: Iterable[Problem],
+        merged: Merged,
+        resolved: Mapping[str, Any],
+        *,
+        unread: Mapping[SettingPath, bool] | None = None,
     ) -> None:
         self.found = tuple(found)
+        unread = unread or {}
+        is_unread = all(problem.path in unread for problem in self.found)
+        self.is_denied = all(unread.values()) if is_unread and unread else None
         self.merged = merged
         self.files = merged.files
         self.tables = _plugin_tables(resolved)

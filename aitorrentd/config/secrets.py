@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from aitorrentd.config.drop_ins import is_content
 from aitorrentd.setting_path import SettingPath, names_secret
 from aitorrentd.system.files import read_regular
 from aitorrentd.validation import Problem
@@ -35,6 +36,8 @@ class Resolved:
     secrets: frozenset[str]
     problems: tuple[Problem, ...]
     "References whose target is missing; their secrets are empty strings in the tree."
+    unread: Mapping[SettingPath, bool]
+    "The problems that the machine has with reading a file; True: permission was denied."
 
 
 def resolve(
@@ -48,7 +51,9 @@ def resolve(
     resolving = _Resolving(environ)
     kept = _without_handed(tree, environ) if is_outside else tree
     resolved = resolving.tree(kept, ())
-    return Resolved(resolved, frozenset(resolving.secrets), tuple(resolving.problems))
+    return Resolved(
+        resolved, frozenset(resolving.secrets), tuple(resolving.problems), resolving.unread
+    )
 
 
 def reference(value: Any) -> tuple[str, str] | None:
@@ -96,13 +101,16 @@ class _Resolving:
     environ: Mapping[str, str]
     secrets: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
+    unread: dict[SettingPath, bool] = field(default_factory=dict)
 
     def tree(self, tree: Any, path: SettingPath) -> Any:
         if (ref := reference(tree)) is not None:
             try:
                 secret = _fetch(*ref, self.environ)
-            except ValueError as e:
+            except (ValueError, _Unread) as e:
                 self.problems.append(Problem(path, str(e)))
+                if isinstance(e, _Unread):
+                    self.unread[path] = e.is_denied
                 return ""
             self.secrets.add(secret)
             return secret
@@ -129,8 +137,16 @@ class _Resolving:
         return ""
 
 
+class _Unread(Exception):
+    """The machine cannot read a secret now."""
+
+    def __init__(self, message: str, *, is_denied: bool) -> None:
+        super().__init__(message)
+        self.is_denied = is_denied
+
+
 def _fetch(kind: str, name: str, environ: Mapping[str, str]) -> str:
-    """The secret; ValueError says why it is unavailable."""
+    """The secret; ValueError says why there is none, _Unread why it cannot be read."""
     if kind == "env":
         if not environ.get(name):
             raise ValueError(f"the environment variable {name} is not set, or empty")
@@ -157,7 +173,13 @@ def _read(file: Path) -> str:
         # An editor's byte order mark is not part of the secret.
         secret = raw.decode("utf-8-sig").strip("\r\n")
     except OSError as e:
-        raise ValueError(f"cannot read the secret in {file}: {e.strerror}") from None
+        text = f"cannot read the secret in {file}: {e.strerror}"
+        if is_content(e):
+            raise ValueError(text) from None
+        is_denied = isinstance(e, PermissionError)
+        if is_denied:
+            text += "; the user that runs the daemon must be able to read it"
+        raise _Unread(text, is_denied=is_denied) from None
     except UnicodeDecodeError:
         raise ValueError(f"the secret in {file} is not UTF-8 text") from None
     if not secret.strip() or len(raw) > _MAX_SECRET_BYTES:

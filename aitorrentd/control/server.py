@@ -118,7 +118,7 @@ class ControlServer:
         """Serve on a listening socket from the service manager; its file stays when we close.
 
         Raises:
-            InvalidParams: not a listening Unix stream socket.
+            ConfigError: not a listening Unix stream socket.
         """
         sockets.check_inherited(sock)
         await self._serve(sock)

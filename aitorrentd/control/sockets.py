@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from aitorrentd.errors import Conflict, Denied, InvalidParams, TimedOut, Unavailable
+from aitorrentd.errors import ConfigError, Conflict, Denied, InvalidParams, TimedOut, Unavailable
 from aitorrentd.system.paths import MAX_SOCKET_BYTES
 
 BACKLOG: Final = 128
@@ -55,11 +55,11 @@ def check_inherited(sock: socket.socket) -> None:
     """Check that a socket from the service manager can be served.
 
     Raises:
-        InvalidParams: not a listening Unix stream socket.
+        ConfigError: not a listening Unix stream socket.
     """
     is_listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM or not is_listening:
-        raise InvalidParams(
+        raise ConfigError(
             "the service manager passed a control socket that is not a listening"
             " Unix stream socket; see ListenStream= in aitorrentd.socket"
         )

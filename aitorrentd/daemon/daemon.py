@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from aitorrentd.api.events import Draining
@@ -19,7 +20,7 @@ from aitorrentd.kernel.context.drain import work_text
 from aitorrentd.node import Node
 from aitorrentd.runtime.logs import output
 from aitorrentd.runtime.reload import reload
-from aitorrentd.system.systemd import Notifier, listen_fds, watchdog_interval_s
+from aitorrentd.system.systemd import Notifier, watchdog_interval_s
 
 _STATUS_EVERY_S: Final = 30.0
 _EXTEND_EVERY_S: Final = 5.0
@@ -29,18 +30,22 @@ _LAST_LINES_S: Final = 0.5
 DRAIN_S: Final = 20.0
 "Out of the 45 s that systemd allows for a stop (TimeoutStopSec); the plugins get the rest."
 _SOCKET_NAMES: Final = ("control", "aitorrentd.socket")
+_UNUSED_SIGNALS: Final = (signal.SIGUSR1, signal.SIGUSR2)
+"Scripts of log rotation send them to every daemon; by default they end the process."
 
 
-async def serve(config: Config) -> None:
+async def serve(config: Config, given: Mapping[str, Sequence[socket.socket]]) -> None:
     """Run a node until a signal or a caller ends it.
+
+    `given` are the sockets from the service manager, by name.
 
     Raises:
         AitorrentError: it could not start, or (PluginError) a required plugin failed for good.
     """
-    given = listen_fds()
-    sockets = [sock for name in _SOCKET_NAMES for sock in given.pop(name, [])]
-    for sock in (sock for unknown in given.values() for sock in unknown):
-        sock.close()
+    sockets = [sock for name in _SOCKET_NAMES for sock in given.get(name, ())]
+    for sock in (sock for all_of_a_name in given.values() for sock in all_of_a_name):
+        if sock not in sockets:
+            sock.close()
     node = Node(config, sockets=sockets)
     log = config.settings.log
     with output(node.redactor, level=log.level, style=log.format) as written:
@@ -73,6 +78,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        for number in _UNUSED_SIGNALS:
+            loop.add_signal_handler(number, self._on_unused, number)
         try:
             if await self._start():
                 await self._live()
@@ -163,6 +170,9 @@ class Daemon:
             self._node.log.info("%s: stopping", signal.Signals(number).name)
         self._signals = number
         self._node.stop_requested.set()
+
+    def _on_unused(self, number: signal.Signals) -> None:
+        self._node.log.info("%s has no meaning here and is ignored", signal.Signals(number).name)
 
     def _on_reload(self) -> None:
         self._tasks.spawn(self._reload(), "reload")

@@ -57,7 +57,7 @@ class Fleet:
             text = "its previous run has not stopped; restart the daemon"
             self.set_state(plugin, PluginState.FAILED, text)
             return
-        plugin.gave_up = False
+        plugin.gave_up, plugin.waits = False, 0
         supervisor = Supervisor(plugin, self)
         task = asyncio.create_task(supervisor.run(), name=f"supervise:{plugin.name}")
         task.add_done_callback(lambda t: self._supervised(plugin, t))
@@ -174,7 +174,9 @@ def _log_level(plugin: Plugin, *, entered: bool) -> int:
     """The log level for a state; INFO for a plugin that settled in a new one."""
     if plugin.state is PluginState.FAILED:
         # each failure was already logged with its traceback
-        return logging.ERROR if plugin.gave_up else logging.INFO
+        if plugin.gave_up:
+            return logging.ERROR
+        return logging.DEBUG if plugin.waits > 1 else logging.INFO
     if plugin.state in WRONG:
         return logging.ERROR
     return logging.INFO if entered and plugin.state in SETTLED else logging.DEBUG

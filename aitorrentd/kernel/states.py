@@ -80,7 +80,7 @@ class PluginRow:
     since_s: float
     "Seconds in that state."
     restarts: int
-    "Restarts after a crash since the daemon started."
+    "Restarts after a failure since the daemon started."
     provides: tuple[str, ...]
     requires: tuple[str, ...]
     wants: tuple[str, ...]
@@ -108,6 +108,8 @@ class Plugin:
     "Of the current run, while it is running."
     restarts: int = 0
     start_s: float | None = None
+    waits: int = 0
+    "Failures in a row that were the environment's, such as a full disk."
     gave_up: bool = False
     "Failed, and will not be restarted automatically."
 

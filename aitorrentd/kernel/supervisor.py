@@ -16,6 +16,7 @@ from typing import Protocol
 
 from aitorrentd.api.backoff import equal_jitter_s
 from aitorrentd.api.context import Clock
+from aitorrentd.kernel.environment import may_pass
 from aitorrentd.kernel.reasons import is_explained, reason
 from aitorrentd.kernel.run import Run, verdict
 from aitorrentd.kernel.states import Plugin, PluginState
@@ -35,6 +36,7 @@ class Limits:
     "Between cancellations of a plugin that did not stop in time."
     cancels: int = 5
     restarts: int = 5
+    "After crashes; an error of the environment, such as a full disk, is retried indefinitely."
     restart_window_s: float = 600.0
     backoff_base_s: float = 1.0
     backoff_cap_s: float = 60.0
@@ -110,7 +112,9 @@ class Supervisor:
         self.stop_requested = False
         self._kernel = kernel
         self._crashes: deque[float] = deque(maxlen=kernel.limits.restarts)
-        "Clock readings of the last restarts."
+        "Clock readings of the last restarts after a crash."
+        self._told = ""
+        "The last error of the environment in the log."
 
     def ask_to_stop(self) -> None:
         """Stop the plugin, after its dependents."""
@@ -224,12 +228,15 @@ class Supervisor:
         if state is not PluginState.FAILED:
             kernel.set_state(plugin, state, text)
             return False
-        # a self-explanatory error needs no traceback: a taken port is not a bug
+        now = kernel.clock.monotonic()
+        if not late and error is not None and may_pass(error):
+            return await self._outwait(text, now)
+        plugin.waits = 0
+        # a self-explanatory error needs no traceback
         told = late or error is None or is_explained(error)
         kernel.log.error(
             "plugin %s failed: %s", plugin.name, text, exc_info=None if told else error
         )
-        now = kernel.clock.monotonic()
         while self._crashes and now - self._crashes[0] > limits.restart_window_s:
             self._crashes.popleft()
         attempt = len(self._crashes)
@@ -239,15 +246,31 @@ class Supervisor:
             text += f"; gave up after {attempt} restarts in {minutes:g} min"
             kernel.set_state(plugin, PluginState.FAILED, text)
             return False
+        self._crashes.append(now)
+        return await self._retry(attempt, f"{text}; restart {attempt + 1} of {limits.restarts}")
+
+    async def _outwait(self, text: str, now: float) -> bool:
+        """After an error of the environment: retry for as long as it lasts, and log it once."""
+        plugin, kernel = self.plugin, self._kernel
+        ran_s = now - plugin.since if plugin.state is PluginState.RUNNING else 0.0
+        if ran_s >= kernel.limits.backoff_cap_s:
+            plugin.waits = 0
+        if not plugin.waits or text != self._told:
+            kernel.log.error("plugin %s failed: %s", plugin.name, text)
+            self._told = text
+        plugin.waits += 1
+        return await self._retry(plugin.waits - 1, f"{text}; next attempt")
+
+    async def _retry(self, attempt: int, text: str) -> bool:
+        """Fail with `text` and the time left, then wait; False if asked to stop meanwhile."""
+        plugin, kernel, limits = self.plugin, self._kernel, self._kernel.limits
         delay_s = equal_jitter_s(
             attempt,
             base_s=limits.backoff_base_s,
             cap_s=limits.backoff_cap_s,
             draw=kernel.random.random(),
         )
-        self._crashes.append(now)
-        text += f"; restart {attempt + 1} of {limits.restarts} in {delay_s:.1f} s"
-        kernel.set_state(plugin, PluginState.FAILED, text)
+        kernel.set_state(plugin, PluginState.FAILED, f"{text} in {delay_s:.1f} s")
         if not await self._pause(delay_s):
             kernel.set_state(plugin, PluginState.STOPPED)
             return False

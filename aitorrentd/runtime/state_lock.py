@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from aitorrentd.errors import Conflict
+from aitorrentd.errors import AitorrentError, ConfigError, Conflict, Unavailable
 from aitorrentd.system.files import cannot_write
 
 LOCK_NAME: Final = "lock"
+_NEVER: Final = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 _MAX_PID_BYTES: Final = 32
 
 
@@ -22,7 +24,7 @@ def state_lock(state_dir: Path) -> Iterator[None]:
 
     Raises:
         Conflict: another daemon holds it; the message names its process. Denied,
-        Unavailable, ConfigError: it cannot be written, as `cannot_write` says.
+        Unavailable, ConfigError: it cannot be locked, or cannot be written, as `cannot_write` says.
     """
     path = state_dir / LOCK_NAME
     try:
@@ -37,11 +39,19 @@ def state_lock(state_dir: Path) -> Iterator[None]:
                 f"another daemon{_holder(fd)} uses the state directory {state_dir}; "
                 "stop it, or set node.state_dir"
             ) from None
+        except OSError as e:
+            raise _no_locks(path, e) from None
         _write_holder(fd, path)
         # The file stays: unlinking it would let two daemons lock two files of the same name.
         yield
     finally:
         os.close(fd)
+
+
+def _no_locks(path: Path, error: OSError) -> AitorrentError:
+    """A network file system may have no locks, or none while its lock server is down."""
+    text = f"cannot lock {path}: {error.strerror}; set node.state_dir to a local disk"
+    return ConfigError(text) if error.errno in _NEVER else Unavailable(text)
 
 
 def _write_holder(fd: int, path: Path) -> None:

@@ -16,11 +16,14 @@ from typing import Final
 
 from aitorrentd.errors import AitorrentError, ConfigError, Denied, Unavailable
 
+DAMAGED: Final = ".damaged"
+"Added to the name of a file that is set aside."
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _NO_SUCH_PLACE: Final = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
     | {errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO}
 )
+_NO_FSYNC: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 _NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -93,6 +96,17 @@ def _link(temporary: Path, path: Path) -> bool:
     return True
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, replacing an earlier damaged one; returns its new path.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    aside = path.with_name(path.name + DAMAGED)
+    os.rename(path, aside)
+    return aside
+
+
 @contextlib.contextmanager
 def _beside(path: Path, content: bytes, *, mode: int, durable: bool) -> Iterator[Path]:
     """A file with `content` in the directory of `path`, deleted after the block unless renamed."""
@@ -116,6 +130,10 @@ def fsync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    except OSError as e:
+        # Some network and FUSE file systems cannot; their servers decide when names are durable.
+        if e.errno not in _NO_FSYNC:
+            raise
     finally:
         os.close(fd)
 

@@ -17,6 +17,7 @@ from aitorrentd.errors import ConfigError
 SYSTEM_CONFIG: Final = Path("/etc/aitorrent.yaml")
 SOCKET_NAME: Final = "control.sock"
 IDENTITY_NAME: Final = "identity.key"
+_QUOTES: Final = ('"', "'", "`", "\N{LEFT DOUBLE QUOTATION MARK}", "\N{LEFT SINGLE QUOTATION MARK}")
 MAX_SOCKET_BYTES: Final = 107
 "sun_path holds 108 bytes with its closing NUL (unix(7))."
 
@@ -30,6 +31,20 @@ def home(environ: Mapping[str, str] = os.environ) -> Path:
     """The home directory; for a user without one, a path that never exists."""
     found = environ.get("HOME") or os.path.expanduser("~")
     return Path(found if found.startswith("/") else "/nonexistent")
+
+
+def stray_characters(path: str) -> str:
+    """What was probably not meant to be part of a path; an empty string if nothing.
+
+    An environment file keeps quotation marks, spaces and carriage returns that a shell would drop.
+    """
+    if path != path.strip():
+        return "begins or ends with white space; remove it"
+    if not path.isprintable():
+        return "has an unprintable character; type it anew"
+    if path[:1] in _QUOTES:
+        return "begins with a quotation mark; write the path without"
+    return ""
 
 
 def expanded(path: Path) -> Path:

@@ -8,6 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 
 
+def fill_standard_descriptors() -> None:
+    """Open /dev/null as each of descriptors 0, 1 and 2 that our parent process closed.
+
+    Otherwise a socket or database would get that number, and whatever a library prints would be
+    written into it. libuv even aborts the process.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
     """Redirect the block's standard output to standard error, child processes included.

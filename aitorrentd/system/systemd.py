@@ -12,6 +12,8 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Final
 
+from aitorrentd.errors import ConfigError
+
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 _MAX_STATUS_CHARS: Final = 512
 _RUNTIME: Final = "/run/aitorrent"
@@ -78,6 +80,9 @@ def listen_fds(
     """Sockets that the service manager opened for this process, by their FileDescriptorName.
 
     The variables are removed, so that worker processes do not claim the sockets.
+
+    Raises:
+        ConfigError: a descriptor that was announced is not a socket.
     """
     for_pid = environ.pop("LISTEN_PID", "")
     count = environ.pop("LISTEN_FDS", "")
@@ -86,7 +91,14 @@ def listen_fds(
         return {}
     found: dict[str, list[socket.socket]] = {}
     for i in range(int(count)):
-        sock = socket.socket(fileno=_FIRST_FD + i)
+        try:
+            sock = socket.socket(fileno=_FIRST_FD + i)
+        except OSError as e:
+            raise ConfigError(
+                f"$LISTEN_FDS announces {int(count)} sockets from the service manager, but "
+                f"descriptor {_FIRST_FD + i} is none ({e.strerror}); pass the sockets, or unset "
+                "LISTEN_FDS and LISTEN_PID"
+            ) from None
         sock.set_inheritable(False)
         name = names[i] if i < len(names) and names[i] else "unknown"
         found.setdefault(name, []).append(sock)

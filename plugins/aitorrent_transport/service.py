@@ -15,6 +15,7 @@ from aitorrent_transport.links.binding import Binding
 from aitorrent_transport.links.dial import DirectDialer
 from aitorrent_transport.links.listener import Listener
 from aitorrent_transport.links.path import StalledPaths
+from aitorrent_transport.peers.address_file import read_address_file
 from aitorrent_transport.peers.banning import Banning
 from aitorrent_transport.peers.dialler import Dialler
 from aitorrent_transport.peers.interfaces import by_usefulness, own_addresses
@@ -29,7 +30,7 @@ from aitorrent_transport.protection.limits import STREAMS_BURST, STREAMS_PER_S
 from aitorrent_transport.protocols.addresses import Addresses
 from aitorrent_transport.protocols.broadcast import Messages
 from aitorrent_transport.protocols.directory import ChannelDirectory
-from aitorrent_transport.secure.certificate import Credentials
+from aitorrent_transport.secure.certificate import Credentials, network_key
 from aitorrent_transport.secure.hello import HostPort
 from aitorrent_transport.streams.frames import is_protocol_id
 from aitorrentd.api import (
@@ -253,6 +254,23 @@ class TransportService:
         # Zones differ on each machine, so addresses with one are useless to others.
         told = [each for each in by_usefulness(list(found)) if "%" not in each]
         return list(dict.fromkeys(str(address_of(each, found[each], self._me)) for each in told))
+
+    async def bootstrap_addresses(self) -> Sequence[str]:
+        """The configured bootstrap addresses, with those that its address files list now."""
+        found: list[str] = []
+        for text in self.config.bootstrap:
+            if not is_address_file(text):
+                found.append(text)
+                continue
+            try:
+                found += map(str, await asyncio.to_thread(read_address_file, Path(text)))
+            except (InvalidParams, Unavailable) as e:
+                self._ctx.log.debug("bootstrap addresses: %s", e.message)
+        return found
+
+    def network_key(self, purpose: str) -> bytes:
+        """32 bytes for `purpose`, the same on each node of this network and on no other."""
+        return network_key(self._ctx.network, self.config.psk_bytes(), purpose)
 
     def peers(self) -> Sequence[PeerView]:
         """Connected peers, in order of connection."""

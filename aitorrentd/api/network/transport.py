@@ -129,8 +129,19 @@ class Transport(Protocol):
     def node_id(self) -> PeerId:
         """This node's own id."""
 
+    @property
+    def bound(self) -> Sequence[tuple[str, int]]:
+        """IP addresses and TCP ports on which this node listens; grows as addresses appear."""
+
     def addresses(self) -> Sequence[str]:
         """Listening addresses of this node as multiaddrs with /p2p; ports are the actual ones."""
+
+    async def bootstrap_addresses(self) -> Sequence[str]:
+        """The configured bootstrap addresses, with those that its address files list now."""
+
+    def network_key(self, purpose: str) -> bytes:
+        """32 bytes that each node of this network derives, also from its pre-shared key if it has
+        one; each purpose has its own."""
 
     def peers(self) -> Sequence[PeerView]:
         """Connected peers, in order of connection."""

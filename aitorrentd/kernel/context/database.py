@@ -23,6 +23,8 @@ BUSY_S: Final = 5.0
 "How long a connection waits for another one's write lock."
 _SHARED_MEMORY_BYTES: Final = 32 * 1024
 "Files that WAL mode needs beside the database even to open it (sqlite.org/walformat.html)."
+_REFUSED: Final = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
+_FAILING: Final = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL)
 CHECKED_BYTES: Final = 64 * 1024 * 1024
 "Files up to this size are checked in full on opening; checking larger ones would delay the start."
 
@@ -71,8 +73,8 @@ async def open_database(
 
     Raises:
         Conflict: a newer program wrote the database. Busy: another process holds its lock.
-        Unavailable: it is damaged, cannot be opened, or the disk is full. InvalidParams: a script
-        is wrong; the database stays as it was before that script.
+        Unavailable: it is damaged, cannot be opened or written, or the disk is full or failing.
+        InvalidParams: a script is wrong; the database stays as it was before that script.
     """
     latest = _latest(migrations)
     try:
@@ -98,13 +100,17 @@ def _touch(path: Path) -> int:
         os.close(fd)
 
 
+def _code(error: sqlite3.Error) -> int:
+    """The primary result code; 0 for an error of our own (sqlite.org/rescode.html)."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
 def _is_busy(error: sqlite3.Error) -> bool:
-    # the low byte is the primary code (sqlite.org/rescode.html)
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+    return _code(error) == sqlite3.SQLITE_BUSY
 
 
 def _is_full(path: Path, error: sqlite3.Error) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = _code(error)
     if code == sqlite3.SQLITE_FULL:
         return True
     # SQLite reports a different error when there is no room for its shared memory, or no inode.
@@ -126,10 +132,32 @@ def _unusable(path: Path, error: sqlite3.Error) -> AitorrentError:
     if _is_full(path, error):
         return Unavailable(f"the disk is full: cannot write the database {path}; free some space")
     text = " ".join(str(error).split())
+    code = _code(error)
+    if code in _REFUSED:
+        return Unavailable(f"cannot use the database {path} ({text}): {_refused(path)}")
+    if code in _FAILING:
+        remedy = "check the disk (dmesg) and the memory, or set node.state_dir to a local disk"
+        return Unavailable(f"cannot use the database {path} ({text}); {remedy}")
     return Unavailable(
         f"the database {path} is damaged ({text}) and was left unchanged; restore a backup, or "
         "move it away to start with an empty one"
     )
+
+
+def _refused(path: Path) -> str:
+    """Which file is in the way, and the remedy.
+
+    SQLite needs to write the database, both files beside it, and their directory.
+    """
+    parts = [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
+    for part in (path.parent, *parts):
+        if part.exists() and not os.access(part, os.R_OK | os.W_OK):
+            if os.statvfs(part).f_flag & os.ST_RDONLY:
+                return f"{part} is on a read-only file system; mount it writable"
+            return f"{part} is not writable for uid {os.geteuid()}; chown it"
+        if part.is_dir() and part != path.parent:
+            return f"{part} is a directory; move it away"
+    return f"check the permissions of the files in {path.parent}"
 
 
 async def _prepare(db: aiosqlite.Connection, path: Path, latest: int, *, check: bool) -> None:
@@ -182,7 +210,7 @@ async def _apply(db: aiosqlite.Connection, path: Path, number: int, script: str)
     except sqlite3.Error as e:
         with suppress(sqlite3.Error):  # the disk may be too full even for that
             await db.rollback()
-        if _is_busy(e) or _is_full(path, e):
+        if _is_busy(e) or _is_full(path, e) or _code(e) in (*_REFUSED, *_FAILING):
             raise _unusable(path, e) from None
         raise InvalidParams(
             f"migration {number} of the database {path} failed: {e}; the database is still at "

@@ -16,11 +16,10 @@ from typing import Final
 import aiosqlite
 
 from aitorrent_transport.peers.known_peers import MIGRATIONS, PeerStore
-from aitorrentd.api import AitorrentError, Busy, PluginContext, Unavailable
+from aitorrentd.api import AitorrentError, Busy, PluginContext, Unavailable, set_aside
 from aitorrentd.api.backoff import equal_jitter_s
 
 MAX_WAIT_S: Final = 60.0
-SUFFIX: Final = ".damaged"
 _DAMAGED: Final = (None, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 "None: the full integrity check found a problem."
 
@@ -56,7 +55,7 @@ async def _open(ctx: PluginContext, stack: AsyncExitStack) -> aiosqlite.Connecti
         if not is_damage(e):
             raise
         try:
-            aside = set_aside(ctx.data_dir / "transport.sqlite")
+            aside = _set_aside(ctx.data_dir / "transport.sqlite")
         except OSError as problem:
             raise Unavailable(f"{e.message}; cannot move it aside: {problem.strerror}") from None
         ctx.log.warning(
@@ -75,10 +74,8 @@ def is_damage(error: AitorrentError) -> bool:
     return (None if code is None else code & 0xFF) in _DAMAGED
 
 
-def set_aside(path: Path) -> Path:
-    """Rename the database, replacing any earlier set-aside copy; return the new path."""
-    aside = path.with_name(path.name + SUFFIX)
-    path.rename(aside)
+def _set_aside(path: Path) -> Path:
+    aside = set_aside(path)
     for part in ("-wal", "-shm"):
         with suppress(FileNotFoundError):
             path.with_name(path.name + part).unlink()

@@ -11,6 +11,7 @@ tolerated for `CLOCK_SKEW_S` and then rejected.
 
 from __future__ import annotations
 
+import hmac
 import os
 import struct
 import time
@@ -40,6 +41,12 @@ def network_bytes(network: str) -> bytes:
     """The length-prefixed network id, for embedding in longer messages."""
     raw = network.encode()
     return len(raw).to_bytes(2, "big") + raw
+
+
+def network_key(network: str, psk: bytes | None, purpose: str) -> bytes:
+    """32 bytes that only nodes of a network, and those with its pre-shared key, derive."""
+    message = f"aitd/network-key/1\0{purpose}\0{network}".encode()
+    return hmac.digest(psk or bytes(32), message, "sha256")
 
 
 @dataclass(frozen=True, slots=True)

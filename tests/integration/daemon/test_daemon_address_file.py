@@ -9,7 +9,9 @@ from typing import Any
 
 from tests.support.nodes import Daemon, DaemonFactory, wait_for
 
-OTHERS_OFF = {name: {"enabled": False} for name in ("ollama", "openai", "shards", "inference")}
+OTHERS_OFF = {
+    name: {"enabled": False} for name in ("ollama", "openai", "shards", "inference", "dht")
+}
 
 
 async def until_connected(daemon: Daemon, peer: str) -> None:

@@ -150,7 +150,7 @@ async def test_peer_that_does_not_read_its_answers_costs_bounded_memory(
 
     daemons, expected = pair
     before = daemons[0].rss_bytes()
-    off = {name: {"enabled": False} for name in ("ollama", "openai", "shards", "inference")}
+    off = {name: {"enabled": False} for name in ("ollama", "openai", "shards", "inference", "dht")}
     bad = await node_factory({"plugins": off})
     address = (await daemons[0].call("node.id"))["addresses"][0]
     there = await bad.connect(address)

@@ -178,6 +178,16 @@ class MemoryTransport:
         """Its address without /p2p."""
         return f"/ip4/127.0.0.1/tcp/{1 + list(self.network.nodes).index(self.me)}"
 
+    @property
+    def bound(self) -> Sequence[tuple[str, int]]:
+        return ()
+
+    async def bootstrap_addresses(self) -> Sequence[str]:
+        return ()
+
+    def network_key(self, purpose: str) -> bytes:
+        return bytes(32)
+
     def addresses(self) -> Sequence[str]:
         return [f"{self.location}/p2p/{self.me}"]
 

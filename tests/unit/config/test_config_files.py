@@ -285,6 +285,51 @@ def test_exit_code_of_a_wrong_file_wins_over_one_that_cannot_be_read(
 
 
 @pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOENT, main.EX_CONFIG),
+        (errno.EACCES, main.EX_NOPERM),
+        (errno.EIO, main.EX_UNAVAILABLE),
+        (errno.ESTALE, main.EX_UNAVAILABLE),
+        (errno.EMFILE, main.EX_UNAVAILABLE),
+    ],
+)
+def test_exit_code_tells_a_missing_secret_from_one_that_cannot_be_read_now(
+    number: int,
+    code: int,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file.write_text("plugins: {transport: {psk: {file: /run/psk-of-the-test}}}")
+    really_open = os.open
+
+    def open_(path: Any, flags: int, *args: int) -> int:
+        if str(path) == "/run/psk-of-the-test":
+            raise OSError(number, os.strerror(number), path)
+        return really_open(path, flags, *args)
+
+    monkeypatch.setattr(os, "open", open_)
+    assert main.main(["--check", "--config", str(file)]) == code
+    said = "plugins.transport.psk: cannot read the secret in /run/psk-of-the-test: "
+    assert f"{said}{os.strerror(number)}" in capsys.readouterr().err
+    # A setting that is wrong in itself is what has to be mended first.
+    (drop_in_dir(file) / "10.yaml").write_text("log: {level: loud}")
+    assert main.main(["--check", "--config", str(file)]) == main.EX_CONFIG
+
+
+@pytest.mark.parametrize(
+    "text", ['"/srv/ait"', "'/srv/ait'", "/srv/ait ", "/srv/ait\r", " /srv/ait"]
+)
+def test_path_from_the_environment_that_a_shell_did_not_strip_is_refused(text: str) -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"node.state_dir: .*(white space|quotation).*variable AITORRENT_STATE_DIR",
+    ):
+        Config.load(environ={"AITORRENT_STATE_DIR": text})
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"", "is empty, or longer"),

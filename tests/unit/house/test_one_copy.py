@@ -135,7 +135,6 @@ RULES = {
         ('text.replace("a", "b")', "replace(record, a=1)"),
         {
             "aitorrentd/installing": "moves whole directories aside; no file replacement does that",
-            "plugins/aitorrent_transport/peers/store_opening.py": "sets a damaged database aside",
         },
     ),
     "opening files": Rule(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
-from aitorrentd.errors import Conflict, Denied, Unavailable
+from aitorrentd.errors import AitorrentError, ConfigError, Conflict, Denied, Unavailable
 from aitorrentd.runtime.state_lock import state_lock
 from aitorrentd.system.files import make_directory
 
@@ -17,6 +18,31 @@ def test_second_daemon_is_told_which_process_holds_the_state(tmp_path: Path) -> 
     with (
         state_lock(tmp_path),
         pytest.raises(Conflict, match=rf"another daemon \(pid {os.getpid()}\) uses"),
+        state_lock(tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOLCK, Unavailable),  # the lock server of a network file system is down
+        (errno.EIO, Unavailable),
+        (errno.EOPNOTSUPP, ConfigError),
+        (errno.ENOSYS, ConfigError),
+    ],
+)
+def test_file_system_without_locks_is_said(
+    number: int, kind: type[AitorrentError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_lock(fd: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    with (
+        pytest.raises(
+            kind, match=rf"cannot lock {tmp_path}/lock: .*; set node.state_dir to a local disk"
+        ),
         state_lock(tmp_path),
     ):
         pass

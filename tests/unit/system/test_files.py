@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from aitorrentd.system.files import (
     open_regular,
     read_regular,
     replace_file,
+    set_aside,
 )
 
 
@@ -35,6 +37,29 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> N
         assert os.listdir("/proc/self/fd") == before
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("number", "is_fatal"), [(errno.EINVAL, False), (errno.EOPNOTSUPP, False), (errno.EIO, True)]
+)
+def test_directory_that_cannot_be_synchronised_is_no_failure(
+    number: int, is_fatal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = os.fsync
+
+    def fsync(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(number, os.strerror(number))
+        really(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if is_fatal:
+        with pytest.raises(OSError, match="Input/output error"):
+            create_file(tmp_path / "key", b"text")
+    else:
+        assert create_file(tmp_path / "key", b"text")
+        replace_file(tmp_path / "key", b"other")
+        assert (tmp_path / "key").read_bytes() == b"other"
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -116,3 +141,13 @@ def test_error_of_writing_tells_a_full_disk_from_a_wrong_setting(
     monkeypatch.setattr(Path, "mkdir", mkdir)
     with pytest.raises(kind, match="set node.state"):
         make_directory(tmp_path / "new", setting="node.state")
+
+
+def test_damaged_file_is_set_aside_and_the_last_one_kept(tmp_path: Path) -> None:
+    file = tmp_path / "contacts"
+    for content in (b"first", b"second"):
+        file.write_bytes(content)
+        aside = set_aside(file)
+        assert not file.exists()
+        assert aside == tmp_path / "contacts.damaged"
+        assert aside.read_bytes() == content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import stat
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aitorrentd.api import Busy, Conflict, InvalidParams, Unavailable
+from aitorrentd.kernel.context import database
 from aitorrentd.kernel.context.database import open_database, statements
 
 ONE = "CREATE TABLE peer (id TEXT PRIMARY KEY); INSERT INTO peer VALUES ('a;b');"
@@ -153,3 +155,46 @@ def test_comments_alone_are_no_statement() -> None:
 def test_texts_with_anything_in_them_never_split_a_statement(texts: list[str]) -> None:
     script = "".join(f"INSERT INTO t VALUES ('{t.replace(chr(39), chr(39) * 2)}');" for t in texts)
     assert len(list(statements(script))) == len(texts)
+
+
+@pytest.mark.parametrize("part", ["", "-wal", "-shm"])
+async def test_file_of_another_user_is_named_and_not_called_damaged(
+    part: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rows(path, {1: ONE}, "SELECT 1")
+    for name in ("-wal", "-shm"):
+        path.with_name(path.name + name).touch()
+    strange = path.with_name(path.name + part)
+    really = os.access
+    monkeypatch.setattr(os, "access", lambda p, mode: Path(p) != strange and really(p, mode))
+
+    def statements(script: str) -> list[str]:
+        error = sqlite3.OperationalError("attempt to write a readonly database")
+        error.sqlite_errorcode = sqlite3.SQLITE_READONLY_DIRECTORY
+        raise error
+
+    monkeypatch.setattr(database, "statements", statements)
+    with pytest.raises(
+        Unavailable, match=rf"readonly database\): {strange} is not writable for uid \d+; chown it"
+    ):
+        await rows(path, {1: ONE, 2: TWO}, "SELECT 1")
+
+
+async def test_directory_in_the_place_of_the_log_is_named(path: Path) -> None:
+    await rows(path, {1: ONE}, "SELECT 1")
+    path.with_name(path.name + "-wal").mkdir()
+    with pytest.raises(Unavailable, match=r"-wal is a directory; move it away"):
+        await rows(path, {1: ONE}, "SELECT 1")
+
+
+async def test_disk_that_fails_is_not_called_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def statements(script: str) -> list[str]:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    monkeypatch.setattr(database, "statements", statements)
+    with pytest.raises(Unavailable, match=r"\(disk I/O error\); check the disk \(dmesg\)"):
+        await rows(path, {1: ONE}, "SELECT 1")

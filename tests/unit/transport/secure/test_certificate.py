@@ -14,6 +14,7 @@ from aitorrent_transport.secure.certificate import (
     ROTATE_S,
     Certificate,
     Credentials,
+    network_key,
 )
 from aitorrentd.api import ProtocolError
 from tests.support.transport.link_peers import KeySigner, make_credentials
@@ -118,3 +119,15 @@ def test_impossible_credentials_are_refused(
 
 def test_credentials_do_not_show_their_secrets() -> None:
     assert "s3cr3t" not in repr(make_credentials(psk=b"s3cr3t" * 5 + b"xx"))
+
+
+def test_key_of_a_network_differs_by_network_secret_and_purpose() -> None:
+    keys = {
+        network_key("main", None, "dht"),
+        network_key("test", None, "dht"),
+        network_key("main", b"s" * 32, "dht"),
+        network_key("main", None, "other"),
+    }
+    assert len(keys) == 4
+    assert {len(key) for key in keys} == {32}
+    assert network_key("main", b"s" * 32, "dht") in keys

@@ -1,0 +1,1 @@
+"""The DHT without I/O and without a clock: table, lookups, records, answers."""

@@ -1,0 +1,255 @@
+"""What a node does in the DHT: find nodes, get records, put a record.
+
+Where ids are far denser around a key than in the network as a whole, somebody may have placed nodes
+there to hide it (an eclipse attack). Records are then kept and sought in the whole region around
+the key, whose honest nodes such an attack does not outnumber (SR-DHT-Store, arXiv 2505.01139).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from aitorrent_dht.core.contact import ID_BITS, ID_SPACE, Contact
+from aitorrent_dht.core.lookup import Lookup
+from aitorrent_dht.core.record import DhtRecord
+from aitorrent_dht.core.rpc import Rpc
+from aitorrent_dht.core.state import NodeState
+from aitorrent_dht.core.walk import Walk
+from aitorrent_dht.wire.messages import Query, Refusal, Reply
+
+QUORUM: Final = 2
+"Disjoint paths that must have found records before a search ends early."
+DENSE: Final = 8.0
+"How many times denser than the network ids around a key are before its region is searched."
+REGION_BITS: Final = 3
+REGION_POINTS: Final = 1 << 3
+"At which a region is searched, the key being one of them."
+
+
+@dataclass(slots=True)
+class Found:
+    """The outcome of a search."""
+
+    records: list[DhtRecord] = field(default_factory=list)
+    closest: list[Contact] = field(default_factory=list)
+    "The nearest nodes that answered, nearest first."
+    hops: int = 0
+    sent: int = 0
+    "Requests."
+    is_dense: bool = False
+    "Whether an attack on the key was suspected, and its region searched."
+
+
+@dataclass(slots=True)
+class Stored:
+    """The outcome of putting a record."""
+
+    count: int = 0
+    "Nodes that keep it."
+    refusals: dict[Refusal, int] = field(default_factory=dict)
+    newer: DhtRecord | None = None
+    "A record of the same publisher with a higher number."
+    closest: list[Contact] = field(default_factory=list)
+    sent: int = 0
+    is_dense: bool = False
+
+
+class Finding:
+    """Searches of one node."""
+
+    def __init__(self, state: NodeState, rpc: Rpc) -> None:
+        self._state = state
+        self._rpc = rpc
+
+    def find_nodes(
+        self,
+        target: int,
+        now: float,
+        on_end: Callable[[Walk, float], None],
+        *,
+        paths: int = 1,
+        k: int | None = None,
+        seeds: Sequence[Contact] = (),
+    ) -> None:
+        """Find the nodes nearest to `target`."""
+        self._walk(target, now, on_end, paths=paths, k=k, seeds=seeds)
+
+    def get(self, key: bytes, target: int, now: float, on_end: Callable[[Found], None]) -> None:
+        """Find the records under `key`, on disjoint paths."""
+        own = self._state.store.get(key, self._state.epoch_s(now))
+
+        def ended(walk: Walk, now: float) -> None:
+            found = self._found(walk)
+            if found.is_dense and not walk.records:
+                self._search_region(target, now, lambda nodes, now: ask(nodes, now, found))
+                return
+            finish(found, walk.records)
+
+        def ask(nodes: list[Contact], now: float, found: Found) -> None:
+            def asked(walk: Walk, now: float) -> None:
+                found.sent += walk.sent
+                finish(found, walk.records)
+
+            lookup = self._lookup(target, nodes, k=len(nodes) or 1, paths=1, quorum=0)
+            Walk(self._state, self._rpc, lookup, asked, key=key).start(now)
+
+        def finish(found: Found, records: dict[bytes, DhtRecord]) -> None:
+            newest = {record.publisher: record for record in own}
+            for record in records.values():
+                held = newest.get(record.publisher)
+                if held is None or held.seq < record.seq:
+                    newest[record.publisher] = record
+            found.records = [record for record in newest.values() if not record.is_deleted]
+            on_end(found)
+
+        self._walk(target, now, ended, paths=self._state.tuning.paths, quorum=QUORUM, key=key)
+
+    def put(
+        self,
+        record: DhtRecord,
+        now: float,
+        on_end: Callable[[Stored, float], None],
+        *,
+        seeds: Sequence[Contact] = (),
+    ) -> None:
+        """Store `record` at the nodes nearest to its key."""
+
+        def ended(walk: Walk, now: float) -> None:
+            found = self._found(walk)
+            stored = Stored(closest=found.closest, sent=found.sent, is_dense=found.is_dense)
+            if not found.is_dense:
+                self._store(record, stored, found.closest, walk.tokens, now, on_end)
+                return
+
+            def searched(nodes: list[Contact], now: float) -> None:
+                beside = [n for n in nodes if n not in found.closest]
+                places = [*found.closest, *beside[: 2 * self._state.tuning.k]]
+                self._store(record, stored, places, walk.tokens, now, on_end)
+
+            self._search_region(record.target, now, searched)
+
+        self._walk(record.target, now, ended, paths=self._state.tuning.paths, seeds=seeds)
+
+    # Parts
+
+    def _lookup(
+        self, target: int, seeds: Sequence[Contact], *, k: int, paths: int, quorum: int
+    ) -> Lookup:
+        state = self._state
+        return Lookup(
+            target,
+            seeds,
+            own_id=state.id,
+            k=k,
+            alpha=state.tuning.alpha,
+            paths=paths,
+            quorum=quorum,
+        )
+
+    def _walk(
+        self,
+        target: int,
+        now: float,
+        on_end: Callable[[Walk, float], None],
+        *,
+        paths: int = 1,
+        quorum: int = 0,
+        k: int | None = None,
+        key: bytes = b"",
+        seeds: Sequence[Contact] = (),
+    ) -> None:
+        state = self._state
+        near = state.table.closest(target, state.tuning.k, state.can_use)
+        known = dict.fromkeys([*seeds, *near])
+        first = sorted(known, key=lambda contact: contact.id ^ target)
+        count = state.tuning.k if k is None else k
+        lookup = self._lookup(target, first, k=count, paths=paths, quorum=quorum)
+        state.counts["lookups"] += 1
+        Walk(state, self._rpc, lookup, on_end, key=key).start(now)
+
+    def _found(self, walk: Walk) -> Found:
+        closest = walk.lookup.closest(self._state.tuning.k)
+        is_dense = self._is_dense(walk.lookup.target, closest)
+        return Found(closest=closest, hops=walk.lookup.hops, sent=walk.sent, is_dense=is_dense)
+
+    def _is_dense(self, target: int, closest: Sequence[Contact]) -> bool:
+        k = self._state.tuning.k
+        if len(closest) < k:
+            return False
+        radius = closest[-1].id ^ target
+        expected = k * ID_SPACE / max(self._state.table.network_size(), k)
+        return radius * DENSE < expected
+
+    def _search_region(
+        self, target: int, now: float, on_end: Callable[[list[Contact], float], None]
+    ) -> None:
+        """Find nodes at points spread over the region in which k nodes are expected."""
+        state = self._state
+        size = max(state.table.network_size(), 2.0 * state.tuning.k)
+        depth = max(0, math.floor(math.log2(size / state.tuning.k)) - 1)
+        shift = ID_BITS - depth - REGION_BITS
+        points = [target ^ (i << shift) for i in range(1, REGION_POINTS)]
+        nodes: dict[Contact, None] = {}
+        waiting = len(points)
+
+        def ended(walk: Walk, now: float) -> None:
+            nonlocal waiting
+            waiting -= 1
+            nodes.update(dict.fromkeys(walk.lookup.closest(state.tuning.k)))
+            if not waiting:
+                inside = [n for n in nodes if (n.id ^ target) >> (ID_BITS - depth) == 0]
+                on_end(inside or list(nodes), now)
+
+        for point in points:
+            self._walk(point, now, ended, k=state.tuning.k // 2)
+
+    def _store(
+        self,
+        record: DhtRecord,
+        stored: Stored,
+        nodes: Sequence[Contact],
+        tokens: dict[int, bytes],
+        now: float,
+        on_end: Callable[[Stored, float], None],
+    ) -> None:
+        waiting = len(nodes)
+        if not waiting:
+            on_end(stored, now)
+            return
+
+        def ask(contact: Contact, token: bytes, now: float, *, is_first: bool) -> None:
+            def replied(reply: Reply, contact: Contact, now: float) -> None:
+                if reply.refusal is Refusal.TOKEN and is_first:
+                    ask(contact, reply.token, now, is_first=False)
+                    return
+                if reply.refusal is Refusal.NONE:
+                    stored.count += 1
+                else:
+                    stored.refusals[reply.refusal] = stored.refusals.get(reply.refusal, 0) + 1
+                    self._note_newer(record, stored, reply)
+                finish(now)
+
+            request = self._rpc.request(Query.STORE)
+            request.record, request.token = record, token
+            stored.sent += 1
+            self._rpc.ask(contact, request, now, on_reply=replied, on_fail=finish)
+
+        def finish(now: float) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                on_end(stored, now)
+
+        for contact in nodes:
+            ask(contact, tokens.get(contact.id, b""), now, is_first=True)
+
+    def _note_newer(self, record: DhtRecord, stored: Stored, reply: Reply) -> None:
+        """Believe in a newer record only when it is shown, with its publisher's signature."""
+        for shown in reply.records:
+            same = (shown.key, shown.publisher) == (record.key, record.publisher)
+            is_newer = shown.seq >= (stored.newer.seq if stored.newer else record.seq)
+            if same and is_newer and self._state.verify(shown):
+                stored.newer = shown

@@ -1,0 +1,1 @@
+"""The DHT on the event loop: sockets, bootstrap, saved contacts."""

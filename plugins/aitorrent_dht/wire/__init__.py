@@ -1,0 +1,1 @@
+"""Messages between nodes of the DHT, and their datagrams."""
