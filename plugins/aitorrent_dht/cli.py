@@ -13,12 +13,12 @@ COMMANDS = {"dht": "Publish and find values and providers in the distributed has
 WAIT_S: Final = 10.0
 
 _HELP: Final = {
-    "put": "Publish a value under a name, until it is deleted.\n\nOnly this node can change or"
-    " delete it. Others find it by this node's id and the name: dht get NAME --publisher ID.",
+    "put": "Publish a value under a name until it is deleted.\n\nOnly this node can change or"
+    " delete it. Other nodes get it with: dht get NAME --publisher ID, where ID is this node's id.",
     "get": "Show the value that a node published under a name.",
     "delete": "Delete a value that this node published.",
-    "find": "Show which nodes provide a key of the directory.\n\nKeys are ait:cap:MODEL (who"
-    " answers for a model) and ait:shard:DIGEST (who holds its layers).",
+    "find": "Show which nodes provide a key of the directory.\n\nKeys are ait:cap:MODEL (nodes"
+    " that answer for a model) and ait:shard:DIGEST (nodes that hold its layers).",
     "stats": "Show this node's state in the DHT.",
 }
 _EXAMPLES: Final = {
@@ -54,7 +54,7 @@ def _call(method: str, **params: Any) -> dict[str, Any]:
 
 def put(
     name: _Name,
-    value: Annotated[str, typer.Argument(help="At most 700 bytes.", metavar="VALUE")],
+    value: Annotated[str, typer.Argument(help="The value; at most 700 bytes.", metavar="VALUE")],
 ) -> None:
     """Publish a value."""
     reply = _call("dht.put", name=name, value=value)
@@ -64,8 +64,8 @@ def put(
 def _put_text(reply: Mapping[str, Any]) -> str:
     name = toolkit.clean(reply["name"])
     if not reply["stored"]:
-        return f"Saved {name}. No node keeps it yet; it is published as soon as one answers."
-    return f"Published {name}; {_nodes(reply['stored'])} keep it."
+        return f"saved {name}; no node stores it yet: it is published as soon as one answers"
+    return f"published {name}; stored by {_nodes(reply['stored'])}"
 
 
 def _nodes(count: int) -> str:
@@ -75,7 +75,10 @@ def _nodes(count: int) -> str:
 def get(
     name: _Name,
     publisher: Annotated[
-        str, typer.Option("--publisher", metavar="ID", help="Peer id; default: this node.")
+        str,
+        typer.Option(
+            "--publisher", metavar="ID", help="Peer id of the publisher (default: this node)."
+        ),
     ] = "",
 ) -> None:
     """Show a value."""
@@ -86,11 +89,13 @@ def get(
 def delete(name: _Name) -> None:
     """Delete a value."""
     reply = _call("dht.delete", name=name)
-    toolkit.emit(reply, lambda r: f"Deleted {toolkit.clean(r['name'])}.")
+    toolkit.emit(reply, lambda r: f"deleted {toolkit.clean(r['name'])}")
 
 
 def find(
-    key: Annotated[str, typer.Argument(help="A key of the directory.", metavar="KEY")],
+    key: Annotated[
+        str, typer.Argument(help="A key of the directory, such as ait:cap:MODEL.", metavar="KEY")
+    ],
 ) -> None:
     """Show providers."""
     reply = _call("dht.find", key=key)
@@ -124,10 +129,10 @@ def _stats_text(reply: Mapping[str, Any]) -> str:
             ("nodes", f"{reply['nodes']} in {reply['buckets']} buckets"),
             ("network", f"about {_nodes(reply['network_size'])}"),
             ("round trip", None if reply["rtt_s"] is None else toolkit.ms_text(reply["rtt_s"])),
-            ("keeps", f"{reply['records']} records, {toolkit.bytes_text(reply['records_bytes'])}"),
+            ("stores", f"{reply['records']} records, {toolkit.bytes_text(reply['records_bytes'])}"),
             ("publishes", f"{reply['published']} records"),
-            ("asked", f"{reply['requests']} requests, {reply['timeouts']} without an answer"),
-            ("answered", f"{reply['served']} requests"),
+            ("sent requests", f"{reply['requests']} requests, {reply['timeouts']} unanswered"),
+            ("served requests", str(reply["served"])),
             ("received", toolkit.bytes_text(reply["bytes_in"])),
             ("sent", toolkit.bytes_text(reply["bytes_out"])),
             ("ignored", dropped or "nothing"),

@@ -17,13 +17,13 @@ class DhtConfig(PluginConfig):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     port: Annotated[int, Field(ge=0, le=65_535)] | None = None
-    "UDP port; 0 takes any free one. Without it, the number of the transport's TCP port."
+    "UDP port; 0 = any free port, null = the same number as the transport's TCP port"
     bootstrap: tuple[str, ...] = ()
-    """IP:PORT of nodes to start from, by UDP. Without any, the transport's bootstrap addresses; in
-    either case also every connected peer."""
+    """addresses (IP:PORT) of nodes to join the DHT through; default: the transport's bootstrap
+    addresses; connected peers are always used as well"""
     mode: Literal["auto", "server", "client"] = "auto"
-    """Whether others may ask this node: `server`, `client`, or `auto`, which is server until a NAT
-    proves to keep others out."""
+    """server = answers other nodes' requests, client = only sends its own, auto = server unless a
+    NAT keeps other nodes out"""
 
     @field_validator("bootstrap", mode="before")
     @classmethod
@@ -42,7 +42,7 @@ class DhtConfig(PluginConfig):
                 ipaddress.ip_address(host)
             except ValueError:
                 raise ValueError(
-                    f"{host} is a name; write an IP address, or put the name into"
+                    f"{host} is a host name; write an IP address, or add the name to"
                     " plugins.transport.bootstrap"
                 ) from None
         return value

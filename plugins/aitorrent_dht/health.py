@@ -21,14 +21,14 @@ def check(service: DhtService) -> CheckResult:
     """Whether the UDP port is bound and other nodes answer."""
     if service.endpoint.waiting:
         text = "; ".join(service.endpoint.waiting.values())
-        return CheckResult("fail", text, "it is retried automatically; see above for a remedy")
+        return CheckResult("fail", text, "retried automatically; see the text above for a remedy")
     if not service.endpoint.bound:
         return CheckResult("warn", "no UDP port is bound: the transport does not listen", "")
     ports = ", ".join(f"{port}/udp" for port in sorted(set(service.endpoint.bound.values())))
     nodes = len(service.node.state.table)
     if service.node.state.is_client:
         text = f"{nodes} nodes answer, but none can reach this one on port {ports}"
-        return CheckResult("warn", text, f"forward port {ports} to this machine in the router")
+        return CheckResult("warn", text, f"forward port {ports} to this machine on the router")
     if not nodes:
         text = f"no other node of the DHT answers on port {ports}"
         remedy = "connect to a peer, or set plugins.transport.bootstrap"

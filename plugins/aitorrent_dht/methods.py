@@ -23,9 +23,10 @@ from aitorrentd.api import (
 )
 
 _Name = Annotated[
-    str, Field(min_length=1, max_length=256, description="name that the publisher chose")
+    str,
+    Field(min_length=1, max_length=256, description="name of the value, chosen by its publisher"),
 ]
-_Timeout = Annotated[float, Field(gt=0, le=120, description="seconds to wait")]
+_Timeout = Annotated[float, Field(gt=0, le=120, description="seconds to wait for the result")]
 TIMEOUT_S: Final = 10.0
 
 
@@ -55,7 +56,7 @@ class GetParams(_Model):
 
     name: _Name
     publisher: Annotated[
-        str, Field(max_length=64, description="peer id of its publisher; empty for this node")
+        str, Field(max_length=64, description="peer id of the publisher; empty = this node")
     ] = ""
     timeout_s: _Timeout = TIMEOUT_S
 
@@ -66,9 +67,9 @@ class ValueResult(_Model):
     name: str
     publisher: str
     value: str
-    seq: int = Field(description="grows with each change of the value")
-    expires: int = Field(description="seconds since the epoch, unless it is published again")
-    stored: int = Field(description="nodes that keep it, when this node is its publisher")
+    seq: int = Field(description="sequence number; increases with each change of the value")
+    expires: int = Field(description="expiry in seconds since the epoch; republishing extends it")
+    stored: int = Field(description="number of nodes that store it, if this node is the publisher")
 
 
 class DeleteResult(_Model):
@@ -90,7 +91,7 @@ class ProviderRow(_Model):
 
     peer: str
     addresses: list[str]
-    value: dict[str, Any] = Field(description="a claim of the peer, not checked")
+    value: dict[str, Any] = Field(description="claimed by the peer, not verified")
 
 
 class FindResult(_Model):
@@ -103,25 +104,25 @@ class FindResult(_Model):
 class StatsResult(_Model):
     """The state of this node in the DHT."""
 
-    id: str = Field(description="point of this node in the DHT, in hexadecimal")
-    mode: str = Field(description="server, or client when others cannot ask this node")
+    id: str = Field(description="id of this node in the DHT, hex")
+    mode: str = Field(description="server, or client if other nodes cannot reach this one")
     joined: bool
     ports: list[int] = Field(description="UDP ports")
-    seen_at: str = Field(description="address at which others see this node; empty if unknown")
+    seen_at: str = Field(description="address at which other nodes see this one; empty if unknown")
     nodes: int = Field(description="verified nodes in the routing table")
     buckets: int
     network_size: int = Field(description="estimated number of nodes")
     rtt_s: float | None = Field(description="smoothed round-trip time to all nodes")
-    records: int = Field(description="records that are kept for others")
+    records: int = Field(description="records stored for other nodes")
     records_bytes: int
     published: int = Field(description="records that this node publishes")
     lookups: int
     requests: int
     timeouts: int
-    served: int = Field(description="requests of others that were answered")
+    served: int = Field(description="requests of other nodes that were answered")
     bytes_in: int
     bytes_out: int
-    checked: int = Field(description="messages whose signature was valid")
+    checked: int = Field(description="messages with a valid signature")
     dropped: dict[str, int] = Field(description="ignored datagrams, by reason")
 
 
@@ -137,7 +138,7 @@ class DhtMethods:
             Method(
                 "dht.put",
                 self.put,
-                "Publish a value under a name, until it is deleted.",
+                "Publish a value under a name until it is deleted.",
                 params=PutParams,
                 result=ValueResult,
                 role=Role.OPERATE,
@@ -161,7 +162,7 @@ class DhtMethods:
             Method(
                 "dht.find",
                 self.find,
-                "Find who provides a key of the directory.",
+                "Find the nodes that provide a key of the directory.",
                 params=FindParams,
                 result=FindResult,
                 role=Role.OPERATE,

@@ -275,11 +275,11 @@ class DhtService:
             TooLarge: over 700 bytes, or more than 128 names. Unavailable: it cannot be saved.
         """
         if len(value) > MAX_VALUE_BYTES:
-            raise TooLarge(f"the value has {len(value)} bytes; the DHT keeps {MAX_VALUE_BYTES}")
+            raise TooLarge(f"the value has {len(value)} bytes; the limit is {MAX_VALUE_BYTES}")
         digest = name_digest(name)
         key = value_key(self.node.state.key, digest)
         if key not in self._names and len(self._names) >= MAX_NAMES:
-            raise TooLarge(f"this node publishes {MAX_NAMES} names already; delete one")
+            raise TooLarge(f"this node already publishes {MAX_NAMES} names; delete one")
         done: asyncio.Future[Stored] = self._loop.create_future()
         record = self.node.publishing.put(
             Kind.VALUE, key, value, self.now(), name=digest, on_stored=_once(done)
@@ -317,7 +317,7 @@ class DhtService:
             found = await self._search(key)
         records = [*found.records, *([own[key]] if key in own else [])]
         if not records:
-            raise NotFound(f"no value named {name!r} of {publisher or me} was found")
+            raise NotFound(f"no value named {name!r} by {publisher or me} was found")
         newest = max(records, key=lambda record: record.seq)
         return Value(newest, self.node.publishing.stored(key))
 

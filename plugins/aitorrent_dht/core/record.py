@@ -158,5 +158,5 @@ def check(record: DhtRecord, epoch_s: float) -> str:
     if record.expires <= epoch_s - CLOCK_SKEW_S:
         return "it has expired"
     if record.expires > epoch_s + MAX_TTL_S + CLOCK_SKEW_S:
-        return "it ends too far in the future"
+        return "it expires too far in the future"
     return ""

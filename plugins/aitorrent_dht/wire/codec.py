@@ -89,7 +89,7 @@ class Codec:
         *_, sender, _, length = _HEAD.unpack_from(datagram)
         body = memoryview(datagram)[_HEAD.size : _HEAD.size + length]
         if len(body) != length:
-            raise ProtocolError("the datagram is shorter than it says")
+            raise ProtocolError("the datagram is shorter than its length field")
         fields = unpack_map(body, max_items=_MAX_ITEMS)
         return _read_reply(fields, sender) if "r" in fields else _read_request(fields, sender)
 
@@ -128,7 +128,7 @@ def _read_request(fields: dict[str, Any], sender: bytes) -> Request:
         is_client=flag(fields, "c"),
     )
     if query is not Query.PING and not request.to:
-        raise ProtocolError("only a ping may leave out to whom it goes")
+        raise ProtocolError("only a ping may omit its recipient")
     if query in (Query.FIND, Query.GET):
         request.want = Family(whole(fields, "w", 0, 3))
         size = KEY_BYTES if query is Query.GET else ID_BYTES

@@ -402,7 +402,7 @@ async def test_secrets_are_in_no_log_and_no_answer(
     config = alone(psk={"env": "ODD_PSK"})
     env = {**odd, "ODD_PSK": "swordfish-swordfish"}
     daemon = await daemon_factory(config, env=env, args=["--log-level", "debug"])
-    assert "my secret is •••" in daemon.log()
+    await wait_for(lambda: "my secret is •••" in daemon.log())
     async with await daemon.client() as client:
         answers = [
             str(await client.call("config.show", {"origin": True})),

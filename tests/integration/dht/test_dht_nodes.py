@@ -94,7 +94,7 @@ async def test_values_are_put_found_changed_and_deleted(tmp_path: Path) -> None:
         assert (await a.methods.delete(CALL, NameParams(name="motto"))).stored == 2
         with pytest.raises(NotFound, match="was found"):
             await c.methods.get(CALL, get)
-        with pytest.raises(TooLarge, match="the value has 1400 bytes; the DHT keeps 700"):
+        with pytest.raises(TooLarge, match="the value has 1400 bytes; the limit is 700"):
             await a.methods.put(CALL, PutParams(name="x", value="é" * 700))
 
 
