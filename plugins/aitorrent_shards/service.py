@@ -14,7 +14,13 @@ from aitorrent_shards.node_services import NodeServices
 from aitorrent_shards.protocol.loading import PREFIX as LOADING
 from aitorrent_shards.protocol.loading import Loading, parse_all
 from aitorrent_shards.protocol.loading_claims import Claims
-from aitorrent_shards.protocol.spans import PREFIX, Span, parse_spans, with_own
+from aitorrent_shards.protocol.spans import (
+    PREFIX,
+    Span,
+    other_versions,
+    parse_spans,
+    with_own,
+)
 from aitorrent_shards.routing.failed_links import FailedLinks
 from aitorrent_shards.serving.local_model import LocalModel
 from aitorrent_shards.serving.stage_server import StageServer
@@ -65,6 +71,7 @@ class ShardsService:
             spans=self.spans,
             loading=self._loading_elsewhere,
             name_of=self._name_of,
+            other_versions=lambda: other_versions(self.directory.known(PREFIX)),
         )
         self._claims = Claims()
         self._begun = asyncio.Event()

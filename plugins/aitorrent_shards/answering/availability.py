@@ -9,7 +9,7 @@ from typing import Final
 from aitorrent_shards.protocol.loading import Loading
 from aitorrent_shards.protocol.spans import Span, alike, gaps
 from aitorrent_shards.routing.failed_links import FailedLinks
-from aitorrent_shards.routing.finder import links_problem
+from aitorrent_shards.routing.finder import links_problem, versions_problem
 from aitorrent_shards.routing.planner import Reaches, reaches_all, route
 from aitorrent_shards.serving.local_model import LocalModel
 from aitorrentd.api import HeldLayers, PeerId, PendingModel, Unavailable
@@ -80,10 +80,12 @@ def pending(
     links: FailedLinks,
     now: float,
     rss_bytes: Callable[[Span], int | None] = lambda span: None,
+    other_versions: Sequence[Span] = (),
 ) -> PendingModel | None:
     """What a configured model lacks; None when it can answer.
 
-    `loading` holds the peers' records for exactly this model.
+    `loading` holds the peers' records for exactly this model; `other_versions` are the spans of
+    nodes that speak another version of the protocol.
     """
 
     def reaches(sender: PeerId, receiver: PeerId) -> bool:
@@ -120,6 +122,8 @@ def pending(
         lost = _without(lost, [mine])
     if lost:
         reasons.append(f"no reachable node holds layers {_ranges(lost)} of {name}")
+        if older := versions_problem((s for s in other_versions if model.accepts(s)), who):
+            reasons.append(older)
     if best:
         reasons.append(f"held are {held_text(best, who)}")
     done, total = progress(coming)

@@ -55,12 +55,14 @@ class ShardsBackend:
         spans: Callable[[], list[Span]],
         loading: Callable[[], list[Loading]] = list,
         name_of: Callable[[PeerId], str] = lambda peer: "",
+        other_versions: Callable[[], list[Span]] = list,
     ) -> None:
         self.answering = 0
         "Answers in progress."
         self._models, self._node, self._rng, self._spans = models, node, rng, spans
         self._node_id = node.transport.node_id
         self._loading, self._name_of = loading, name_of
+        self._other_versions = other_versions
 
     @property
     def name(self) -> str:
@@ -105,7 +107,7 @@ class ShardsBackend:
 
     def pending(self) -> Sequence[PendingModel]:
         """Configured models that lack layers, and models that only peers load."""
-        spans, loading = self._spans(), self._loading()
+        spans, loading, others = self._spans(), self._loading(), self._other_versions()
         found = [
             pending(
                 model,
@@ -116,6 +118,7 @@ class ShardsBackend:
                 links=self._node.links,
                 now=self._node.clock.monotonic(),
                 rss_bytes=self._rss_bytes,
+                other_versions=others,
             )
             for name, model in self._models.items()
         ]

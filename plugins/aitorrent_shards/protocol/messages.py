@@ -1,10 +1,10 @@
 """Messages of `/ai-torrent/1/shards`, validated. No I/O.
 
-Two kinds of streams carry frames of `aitorrentd.wire`; the first frame says which kind it is.
+Streams carry frames of `aitorrentd.wire`; the first frame says what a stream is for.
 
 Control, coordinator to stage; it opens a session, and the session lives as long as the stream:
 
-    open {id, session, digest, dtype, start, end, max_positions, prev, last, prompt}  -> {id}
+    open {id, v, session, digest, dtype, start, end, max_positions, prev, last, prompt}  -> {id}
     link {id, peer, addresses, session}    send output to that session       -> {id, have}
     prev {id, peer}                        take activations from that peer     -> {id}
     ping {id}                                                                  -> {id, have, queue}
@@ -28,6 +28,11 @@ from aitorrentd.api import PeerId, ProtocolError, parse_peer_id
 from aitorrentd.api.fields import blob, flag, number, text, texts, whole, whole_or
 
 PROTOCOL: Final = "/ai-torrent/1/shards"
+VERSION: Final = 2
+"""Of what a stage computes from these messages. An older stage skips fields that it does not know
+and would compute something else without an error, so only nodes of one version work together. In
+version 2 the position encoding depends on `prompt`."""
+MAX_VERSION: Final = 1 << 16
 SESSION_BYTES: Final = 16
 MAX_CONTROL_BYTES: Final = 16 * 1024
 MAX_HEADER_BYTES: Final = 1024
@@ -60,6 +65,7 @@ class Open:
     last: bool
     prompt: int = 0
     "Positions of the whole prompt; some models' position encoding depends on it."
+    version: int = VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,7 @@ def request_id(header: Mapping[str, Any]) -> int:
 
 
 def _open(header: Mapping[str, Any]) -> Open:
+    version = whole_or(header, "v", 1, 1, MAX_VERSION)  # version 1 did not say so
     start = whole(header, "start", 0, MAX_LAYERS - 1)
     dtype = text(header, "dtype", 16)
     if dtype not in DTYPE_BYTES:
@@ -156,7 +163,8 @@ def _open(header: Mapping[str, Any]) -> Open:
         max_positions=whole(header, "max_positions", 1, MAX_POSITIONS),
         prev=_peer(header, "prev"),
         last=flag(header, "last"),
-        prompt=whole_or(header, "prompt", 0, 0, MAX_POSITIONS),
+        prompt=whole(header, "prompt", 0, MAX_POSITIONS) if version == VERSION else 0,
+        version=version,
     )
 
 
@@ -189,6 +197,7 @@ def open_header(message: Open) -> dict[str, Any]:
     """The header of an open request; the sender adds `id`."""
     return {
         "op": "open",
+        "v": message.version,
         "session": message.session,
         "digest": message.digest,
         "dtype": message.dtype,

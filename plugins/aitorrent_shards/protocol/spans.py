@@ -14,13 +14,14 @@ from aitorrent_shards.protocol.messages import (
     MAX_HIDDEN,
     MAX_LAYERS,
     MAX_POSITIONS,
+    MAX_VERSION,
+    VERSION,
     parse_addresses,
 )
 from aitorrentd.api import PeerId, ProtocolError, Record
 from aitorrentd.api.fields import text, whole
 
 PREFIX: Final = "ait:shard:"
-VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class Span:
     run: int
     "Changes when the holder reloads."
     addresses: tuple[str, ...] = ()
+    version: int = VERSION
+    "Of the protocol that the holder speaks."
 
     @property
     def row_bytes(self) -> int:
@@ -60,7 +63,7 @@ class Span:
     def value(self) -> dict[str, Any]:
         """The span as a directory value."""
         return {
-            "v": VERSION,
+            "v": self.version,
             "model": self.model,
             "digest": self.digest,
             "front": self.front,
@@ -85,7 +88,7 @@ def parse_span(record: Record) -> Span:
     value = record.value
     if not isinstance(value, Mapping):
         raise ProtocolError("a span must be a map")
-    whole(value, "v", VERSION, VERSION)
+    version = whole(value, "v", 1, MAX_VERSION)
     digest = text(value, "digest", 128)
     if record.key != PREFIX + digest:
         raise ProtocolError("the digest of a span must be that of its key")
@@ -109,11 +112,22 @@ def parse_span(record: Record) -> Span:
         step_us=whole(value, "step_us", 0, 1 << 40),
         run=whole(value, "run", 0, 2**63),
         addresses=parse_addresses(record.addresses),
+        version=version,
     )
 
 
 def parse_spans(records: Iterable[Record]) -> list[Span]:
-    """The valid spans among the records; invalid ones are skipped."""
+    """The valid spans among the records whose holders speak this node's version of the protocol."""
+    return [span for span in _valid(records) if span.version == VERSION]
+
+
+def other_versions(records: Iterable[Record]) -> list[Span]:
+    """The spans among the records whose holders speak another version, as far as they have this
+    version's form; such nodes are never asked."""
+    return [span for span in _valid(records) if span.version != VERSION]
+
+
+def _valid(records: Iterable[Record]) -> list[Span]:
     spans = []
     for record in records:
         try:

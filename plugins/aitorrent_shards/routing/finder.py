@@ -7,13 +7,24 @@ from itertools import pairwise
 from typing import Final
 
 from aitorrent_shards.node_services import Demand, NodeServices
-from aitorrent_shards.protocol.spans import PREFIX, Span, alike, gaps, parse_spans, with_own
+from aitorrent_shards.protocol.messages import VERSION
+from aitorrent_shards.protocol.spans import (
+    PREFIX,
+    Span,
+    alike,
+    gaps,
+    other_versions,
+    parse_spans,
+    with_own,
+)
 from aitorrent_shards.routing.failed_links import FailedLinks
 from aitorrent_shards.routing.planner import Leg, Reaches, reaches_all, route
 from aitorrentd.api import AitorrentError, InvalidParams, PeerId, Unavailable, called
 
 UNKNOWN_RTT_S: Final = 0.05
 FIND_S: Final = 2.0
+MAX_NAMED: Final = 4
+"Nodes that a message names."
 
 
 class LinksFailed(Unavailable):
@@ -42,6 +53,15 @@ def links_problem(
                 f"{who_sends} cannot reach {who_takes}: {failed.cause} (tried {ago_s:.0f} s ago)"
             )
     return "; ".join(problems)
+
+
+def versions_problem(spans: Iterable[Span], who: Callable[[PeerId], str]) -> str:
+    """Which nodes hold layers but speak another version of the protocol; empty if none."""
+    return "; ".join(
+        f"{who(s.peer)} holds layers {s.start}-{s.end} but speaks version {s.version} of the shards"
+        f" protocol, this node speaks {VERSION}: update the older one"
+        for s in sorted(spans, key=lambda s: (s.start, s.peer))[:MAX_NAMED]
+    )
 
 
 class HolderFinder:
@@ -110,7 +130,10 @@ class HolderFinder:
                 max_positions=most,
             )
         named = ", ".join(f"{a}-{b}" for a, b in missing)
-        return Unavailable(f"no reachable node holds layers {named} of {demand.model}")
+        text = f"no reachable node holds layers {named} of {demand.model}"
+        others = other_versions(self._directory.known(PREFIX))
+        older = versions_problem((s for s in others if demand.accepts(s)), self._who)
+        return Unavailable(f"{text}; {older}" if older else text)
 
     def _now(self) -> float:
         return self._clock.monotonic()

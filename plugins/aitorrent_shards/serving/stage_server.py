@@ -18,6 +18,7 @@ from aitorrent_shards.hops.receiver import HopReceiver
 from aitorrent_shards.protocol.messages import (
     MAX_CHUNK,
     MAX_CONTROL_BYTES,
+    VERSION,
     Open,
     parse_hop,
     parse_request,
@@ -160,6 +161,11 @@ class StageServer:
     def _admit(self, stream: Stream, opened: Open) -> StageSession:
         """Admit a session within all limits, counted at once so that no other can take its
         place."""
+        if opened.version != VERSION:
+            raise Unavailable(
+                f"this node speaks version {VERSION} of the shards protocol, not"
+                f" {opened.version}; update the older node"
+            )
         holder = self.holders.get(opened.digest)
         span = holder.span if holder else None
         if holder is None or span is None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aitorrent_shards.protocol.messages import (
+    VERSION,
     Open,
     open_header,
     parse_candidates,
@@ -21,7 +22,7 @@ from aitorrent_shards.protocol.messages import (
     parse_step,
     request_id,
 )
-from aitorrent_shards.protocol.spans import Span, gaps, parse_span, parse_spans
+from aitorrent_shards.protocol.spans import Span, gaps, other_versions, parse_span, parse_spans
 from aitorrentd.api import PeerId, ProtocolError, Record, peer_id
 
 PEER = peer_id(bytes(32))
@@ -49,6 +50,26 @@ VALUES: Mapping[str, Any] = open_header(OPENED) | {
     "lse": 9.0,
 }
 SPAN = Span(PEER, "m", "d", "f", 0, 4, 8, "float32", 16, 512, 1000, 50, 7, ("a",))
+
+
+def test_opening_of_the_first_version_is_recognised_as_such() -> None:
+    header = open_header(OPENED) | {"id": 1}
+    assert parse_request(header) == OPENED
+    first = {k: v for k, v in header.items() if k not in ("v", "prompt")}
+    opened = parse_request(first)
+    assert isinstance(opened, Open)
+    assert opened.version == 1
+    with pytest.raises(ProtocolError, match="prompt must be an integer"):
+        parse_request({k: v for k, v in header.items() if k != "prompt"})
+
+
+def test_spans_of_another_version_are_told_apart() -> None:
+    records = [
+        Record("ait:shard:d", PEER, SPAN.value() | {"v": v}, ("a",))
+        for v in (1, VERSION, VERSION + 1, 0, "2", True)
+    ]
+    assert parse_spans(records) == [SPAN]
+    assert [s.version for s in other_versions(records)] == [1, VERSION + 1]
 
 
 def broken(valid: Mapping[str, Any]) -> st.SearchStrategy[dict[str, Any]]:

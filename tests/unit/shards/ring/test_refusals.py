@@ -12,9 +12,12 @@ from aitorrentd.api import (
     GenerateRequest,
     InvalidParams,
     ProtocolError,
+    Record,
     SamplingParams,
     StageLost,
     TooLarge,
+    Unavailable,
+    short,
 )
 from tests.support.shards.shards_fakes import FakeNode, ToyWorker, toy_answer, toy_network, until
 
@@ -110,3 +113,20 @@ async def test_temperature_that_no_stage_takes_is_refused_before_anything_is_com
             await nodes[0].tokens(request(temperature=temperature))
         assert nodes[0].workers[-1].steps == 0
         assert await nodes[0].tokens(request(temperature=1e-4, seed=1))
+
+
+async def test_holder_of_another_version_is_never_asked_and_named(tmp_path: Path) -> None:
+    async with toy_network(tmp_path, "none", "0-3", "3-6") as nodes:
+        here, _, last = nodes
+        (key,) = (k for k, peer in here.net.records if peer == last.id and "shard" in k)
+        record = here.net.records[key, last.id]
+        old = Record(key, last.id, {**record.value, "v": 1}, record.addresses)
+        here.net.records[key, last.id] = old
+        said = rf"layers 3-6 of toy; {short(last.id)} holds layers 3-6 but speaks version 1 of"
+        with pytest.raises(Unavailable, match=said):
+            await here.tokens(request())
+        (pending,) = here.shards.backend.pending()
+        assert f"{short(last.id)} holds layers 3-6 but speaks version 1 of the" in pending.detail
+        assert not last.workers[0].sessions
+        here.net.records[key, last.id] = record
+        assert await here.tokens(request())

@@ -62,6 +62,9 @@ async def test_session_ends_with_its_control_stream(tmp_path: Path) -> None:
     ("changes", "code", "text"),
     [
         ({"digest": "other"}, "not_found", "no layers of that model"),
+        ({"v": 1}, "unavailable", "speaks version 2 of the shards protocol, not 1; update"),
+        ({"v": None, "prompt": None}, "unavailable", "not 1; update the older node"),
+        ({"v": 3, "prompt": "?"}, "unavailable", "not 3; update the older node"),
         ({"dtype": "bfloat16"}, "not_found", "loaded here, not 0-6 in bfloat16"),
         ({"start": 3, "end": 9, "last": False}, "not_found", "layers 0-6 in float32 are loaded"),
         ({"end": 3}, "invalid_params", "`last` does not match"),
