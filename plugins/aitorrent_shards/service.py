@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
-from aitorrent_shards.answering.availability import coming_text, own_loading
+from aitorrent_shards.answering.availability import coming_text, likely_route, own_loading
 from aitorrent_shards.answering.backend import ShardsBackend
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.node_services import NodeServices
@@ -22,6 +23,9 @@ from aitorrent_shards.protocol.spans import (
     with_own,
 )
 from aitorrent_shards.routing.failed_links import FailedLinks
+from aitorrent_shards.routing.finder import rtt_us
+from aitorrent_shards.routing.planner import Leg, Reaches
+from aitorrent_shards.routing.probing import LinkProber
 from aitorrent_shards.serving.local_model import LocalModel
 from aitorrent_shards.serving.stage_server import StageServer
 from aitorrentd.api import (
@@ -73,6 +77,7 @@ class ShardsService:
             name_of=self._name_of,
             other_versions=lambda: other_versions(self.directory.known(PREFIX)),
         )
+        self.prober = LinkProber(node, self._likely_routes, ctx.random)
         self._claims = Claims()
         self._begun = asyncio.Event()
         for model in self.models.values():
@@ -94,6 +99,7 @@ class ShardsService:
         tasks.spawn(self._follow_drain(), "shards-drain")
         tasks.spawn(self._tell_loading(), "shards-loading")
         tasks.spawn(self._follow_peers(), "shards-peers")
+        tasks.spawn(self.prober.run(), "shards-prober")
         try:
             with self._ctx.service(BACKENDS).added(self.backend.name, self.backend):
                 yield
@@ -153,13 +159,31 @@ class ShardsService:
         return found | self.loading()
 
     async def _follow_peers(self) -> None:
-        """Check again when a peer starts or stops loading something."""
+        """Look again when a peer starts or stops loading something, or holds other layers."""
         while True:
             with self._ctx.subscribe(DirectoryChanged) as events:
                 self._begun.set()
+                self.prober.wake()
                 async for event in events:
-                    if isinstance(event, DirectoryChanged) and event.key.startswith(LOADING):
+                    if not isinstance(event, DirectoryChanged):
+                        continue
+                    if event.key.startswith(LOADING):
                         self._begun.set()
+                    elif event.key.startswith(PREFIX):
+                        self.prober.wake()
+
+    def _likely_routes(self, reaches: Reaches) -> list[tuple[Leg, ...]]:
+        spans, transport = self.spans(), self._ctx.service(TRANSPORT)
+        return [
+            likely_route(
+                model,
+                spans,
+                home=self.node_id,
+                reaches=reaches,
+                rtt_us=partial(rtt_us, transport),
+            )
+            for model in self.models.values()
+        ]
 
     def _loading_elsewhere(self) -> list[Loading]:
         """The peers' loading claims that make progress."""

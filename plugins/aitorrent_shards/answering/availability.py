@@ -10,7 +10,7 @@ from aitorrent_shards.protocol.loading import Loading
 from aitorrent_shards.protocol.spans import Span, alike, gaps
 from aitorrent_shards.routing.failed_links import FailedLinks
 from aitorrent_shards.routing.finder import links_problem, versions_problem
-from aitorrent_shards.routing.planner import Reaches, reaches_all, route
+from aitorrent_shards.routing.planner import Leg, Reaches, reaches_all, route
 from aitorrent_shards.serving.local_model import LocalModel
 from aitorrentd.api import HeldLayers, PeerId, PendingModel, Unavailable
 
@@ -35,15 +35,38 @@ def covering(
 
     They include a route from `home` and back on which each node can reach the next.
     """
+    found = _planned(model, spans, home, reaches, lambda peer: 0.0)
+    return None if found is None else sorted(found[0], key=lambda s: (s.start, s.end, s.peer))
+
+
+def likely_route(
+    model: LocalModel,
+    spans: Iterable[Span],
+    *,
+    home: PeerId,
+    reaches: Reaches,
+    rtt_us: Callable[[PeerId], float],
+) -> tuple[Leg, ...]:
+    """The stages that an answer by this model would probably have; empty if it cannot answer."""
+    found = _planned(model, spans, home, reaches, rtt_us)
+    return () if found is None else found[1]
+
+
+def _planned(
+    model: LocalModel,
+    spans: Iterable[Span],
+    home: PeerId | None,
+    reaches: Reaches,
+    rtt_us: Callable[[PeerId], float],
+) -> tuple[list[Span], tuple[Leg, ...]] | None:
+    """Spans of one kind that hold every layer, and a route through them."""
     if model.files is None:
         return None
     layers = model.files.layers
     for group in alike(s for s in spans if model.accepts(s) and s.layers == layers):
-        path = route(
-            group, 0, layers, rtt_us=lambda peer: 0.0, reaches=reaches, before=home, after=home
-        )
+        path = route(group, 0, layers, rtt_us=rtt_us, reaches=reaches, before=home, after=home)
         if path is not None:
-            return sorted(group, key=lambda s: (s.start, s.end, s.peer))
+            return group, path
     return None
 
 
@@ -89,7 +112,7 @@ def pending(
     """
 
     def reaches(sender: PeerId, receiver: PeerId) -> bool:
-        return links.find(sender, receiver, now) is None
+        return links.last(sender, receiver) is None
 
     if covering(model, spans, home=node_id, reaches=reaches) is not None:
         return None

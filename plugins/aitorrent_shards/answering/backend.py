@@ -100,9 +100,8 @@ class ShardsBackend:
         """The known spans with which a model can answer now, or None."""
 
         def reaches(sender: PeerId, receiver: PeerId) -> bool:
-            return self._node.links.find(sender, receiver, now) is None
+            return self._node.links.last(sender, receiver) is None
 
-        now = self._node.clock.monotonic()
         return covering(model, spans, home=self._node_id, reaches=reaches)
 
     def pending(self) -> Sequence[PendingModel]:

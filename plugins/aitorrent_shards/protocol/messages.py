@@ -11,6 +11,11 @@ Control, coordinator to stage; it opens a session, and the session lives as long
     candidates {id, k, temperature}        the last position's best k (0: all) -> {id, p, n, k, lse}
     an answer may be {id, error}; the stage says {event: failed | unlinked, error} on its own
 
+Questions, one on a stream of its own:
+
+    hello {id}                             only answer                      -> {id}
+    reach {id, peer, addresses}            say hello to that peer           -> {id} or {id, error}
+
 Hop, to the next stage or back to the coordinator: `hop {session}` is answered once with `{have}`
 (positions already computed there) or `{error}`; then frames `{p, n, w}` with token ids or hidden
 states as their tail flow one way, and `{p, n, k, lse}` with candidates from the last stage.
@@ -46,6 +51,8 @@ MAX_HIDDEN: Final = 1 << 17
 MAX_VOCAB: Final = 1 << 22
 MIN_TEMPERATURE: Final = 1e-4
 "Dividing logits by less loses all precision; 0 means greedy."
+REACH_S: Final = 5.0
+"How long a node tries to reach another one to answer `reach`."
 MAX_ADDRESSES: Final = 16
 MAX_ADDRESS_CHARS: Final = 256
 DTYPE_BYTES: Final[Mapping[str, int]] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -89,6 +96,19 @@ class Ping:
     """Asks whether the stage is alive, and for its position."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Asks for an answer only: the link works."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Asks whether the node can reach a peer."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+
+
 class Want(NamedTuple):
     """Candidates to return for the last position of a frame: the best `k` of the softmax at
     `temperature` (0 counts as 1)."""
@@ -104,7 +124,7 @@ class WantMore:
     want: Want
 
 
-Request = Open | Link | Prev | Ping | WantMore
+Request = Open | Link | Prev | Ping | WantMore | Hello | Reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +210,10 @@ def parse_request(header: Mapping[str, Any]) -> Request:
             return Ping()
         case "candidates":
             return WantMore(_want(header))
+        case "hello":
+            return Hello()
+        case "reach":
+            return Reach(_peer(header, "peer"), parse_addresses(header.get("addresses")))
     raise ProtocolError("unknown control message")
 
 

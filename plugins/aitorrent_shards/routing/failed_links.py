@@ -1,7 +1,7 @@
-"""Links between nodes that failed when an answer tried them. No I/O; callers pass `now`.
+"""Links between nodes that failed when an answer or a test tried them. No I/O; callers pass `now`.
 
-Plans avoid a failed link for a while, longer after each consecutive failure; then the next answer
-that needs it tries it again. All answers of a node share this memory.
+Plans avoid a failed link as long as there is another way. Without one, an answer tries it again
+after a while, longer after each consecutive failure. All answers of a node share this memory.
 """
 
 from __future__ import annotations
@@ -38,20 +38,24 @@ class FailedLinks:
     def __len__(self) -> int:
         return len(self._failed)
 
-    def failed(self, sender: PeerId, receiver: PeerId, cause: str, now: float) -> None:
+    def failed(self, sender: PeerId, receiver: PeerId, cause: str, now: float) -> FailedLink:
         """Record that a link failed."""
         before = self._failed.pop((sender, receiver), None)
         failures = before.failures + 1 if before else 1
         pause_s = full_jitter_s(failures - 1, base_s=FIRST_S, cap_s=MOST_S, draw=1.0)
-        self._failed[sender, receiver] = FailedLink(
-            sender, receiver, cause, now, now + pause_s, failures
-        )
+        link = FailedLink(sender, receiver, cause, now, now + pause_s, failures)
+        self._failed[sender, receiver] = link
         if len(self._failed) > MAX_LINKS:
             del self._failed[next(iter(self._failed))]
+        return link
 
     def worked(self, sender: PeerId, receiver: PeerId) -> None:
         """Record that a link succeeded."""
         self._failed.pop((sender, receiver), None)
+
+    def last(self, sender: PeerId, receiver: PeerId) -> FailedLink | None:
+        """The failure of a link that has not succeeded since."""
+        return self._failed.get((sender, receiver))
 
     def find(self, sender: PeerId, receiver: PeerId, now: float) -> FailedLink | None:
         """The failure that excludes this link now, if any."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Final
 
@@ -19,12 +20,20 @@ from aitorrent_shards.protocol.spans import (
 )
 from aitorrent_shards.routing.failed_links import FailedLinks
 from aitorrent_shards.routing.planner import Leg, Reaches, reaches_all, route
-from aitorrentd.api import AitorrentError, InvalidParams, PeerId, Unavailable, called
+from aitorrentd.api import AitorrentError, InvalidParams, PeerId, Transport, Unavailable, called
 
 UNKNOWN_RTT_S: Final = 0.05
 FIND_S: Final = 2.0
 MAX_NAMED: Final = 4
 "Nodes that a message names."
+
+
+def rtt_us(transport: Transport, peer: PeerId) -> float:
+    """Microseconds of a round trip to a peer, or a guess while unknown."""
+    if peer == transport.node_id:
+        return 0.0
+    view = transport.peer(peer)
+    return 1e6 * (view.rtt_s if view and view.rtt_s is not None else UNKNOWN_RTT_S)
 
 
 class LinksFailed(Unavailable):
@@ -47,7 +56,7 @@ def links_problem(
     ends = [(home, who(home))]
     problems = []
     for (sender, who_sends), (receiver, who_takes) in pairwise([*ends, *named, *ends]):
-        if (failed := links.find(sender, receiver, now)) is not None:
+        if (failed := links.last(sender, receiver)) is not None:
             ago_s = now - failed.tried_at
             problems.append(
                 f"{who_sends} cannot reach {who_takes}: {failed.cause} (tried {ago_s:.0f} s ago)"
@@ -97,14 +106,27 @@ class HolderFinder:
             positions. Unavailable: layers without a reachable holder.
         """
         spans = with_own(parse_spans(self._directory.known(PREFIX)), self._own())
-        if legs := self._route(spans, holes, stages):
+        if legs := self._connected(spans, holes, stages):
             return legs
         for digest in sorted({s.digest for s in spans if self._demand.accepts(s)}):
             records = await self._directory.find(PREFIX + digest, timeout_s=FIND_S)
             found = with_own(parse_spans(records), self._own())
-            if legs := self._route(found, holes, stages):
+            if legs := self._connected(found, holes, stages):
                 return legs
         raise self._problem(spans, holes, stages)
+
+    def _connected(
+        self,
+        spans: Sequence[Span],
+        holes: Sequence[tuple[int, int]],
+        stages: Sequence[tuple[PeerId, int, int]],
+    ) -> list[Leg]:
+        """Legs whose links work, else legs whose links may work again, else none."""
+        for reaches in (self._never_failed, self._may_work):
+            if legs := self._route(spans, holes, stages, reaches):
+                self._kind = legs[0].span.kind
+                return legs
+        return []
 
     def _problem(
         self,
@@ -114,7 +136,7 @@ class HolderFinder:
     ) -> AitorrentError:
         """Why there is no plan."""
         demand, home = self._demand, self._transport.node_id
-        if legs := self._route(spans, holes, stages, reaches=reaches_all):
+        if legs := self._route(spans, holes, stages, reaches_all):
             path = [(leg.span.peer, leg.start, leg.end) for leg in legs]
             problem = links_problem([*path, *stages], self._links, home, self._now(), self._who)
             if problem:
@@ -138,7 +160,10 @@ class HolderFinder:
     def _now(self) -> float:
         return self._clock.monotonic()
 
-    def _reaches(self, sender: PeerId, receiver: PeerId) -> bool:
+    def _never_failed(self, sender: PeerId, receiver: PeerId) -> bool:
+        return self._links.last(sender, receiver) is None
+
+    def _may_work(self, sender: PeerId, receiver: PeerId) -> bool:
         return self._links.find(sender, receiver, self._now()) is None
 
     def _who(self, peer: PeerId) -> str:
@@ -159,19 +184,12 @@ class HolderFinder:
             and (self._kind is None or self._kind == s.kind)
         ]
 
-    def _rtt_us(self, peer: PeerId) -> float:
-        if peer == self._transport.node_id:
-            return 0.0
-        view = self._transport.peer(peer)
-        return 1e6 * (view.rtt_s if view and view.rtt_s is not None else UNKNOWN_RTT_S)
-
     def _route(
         self,
         spans: Sequence[Span],
         holes: Sequence[tuple[int, int]],
         stages: Sequence[tuple[PeerId, int, int]],
-        *,
-        reaches: Reaches | None = None,
+        reaches: Reaches,
     ) -> list[Leg]:
         """Legs over all holes by spans of one kind, or none."""
         home = self._transport.node_id
@@ -183,17 +201,15 @@ class HolderFinder:
                     group,
                     start,
                     end,
-                    rtt_us=self._rtt_us,
+                    rtt_us=partial(rtt_us, self._transport),
                     need_positions=self._demand.max_positions,
                     sticky={peer for peer, _, _ in stages},
-                    reaches=reaches or self._reaches,
+                    reaches=reaches,
                     before=senders.get(start, home),
                     after=receivers.get(end, home),
                 )
                 for start, end in holes
             ]
             if all(routes):
-                if reaches is None:
-                    self._kind = group[0].kind
                 return [leg for legs in routes if legs for leg in legs]
         return []

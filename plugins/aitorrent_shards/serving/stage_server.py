@@ -1,7 +1,7 @@
 """Admits sessions, and routes the streams of peers.
 
-A stream is either the control stream of a session, which is admitted or refused with a reason, or a
-hop, which is handed to the session that expects it from this peer.
+A stream is the control stream of a session, which is admitted or refused with a reason; or a hop,
+which is handed to the session that expects it from this peer; or a question about a link.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from aitorrent_shards.protocol.messages import (
     MAX_CHUNK,
     MAX_CONTROL_BYTES,
     VERSION,
+    Hello,
     Open,
+    Reach,
     parse_hop,
     parse_request,
     request_id,
 )
 from aitorrent_shards.protocol.spans import Span
 from aitorrent_shards.serving.holder import Holder, allowed_s
+from aitorrent_shards.serving.reaching import LinkTester
 from aitorrent_shards.serving.stage_session import SessionView, StageSession
 from aitorrentd.api import (
     AitorrentError,
@@ -69,6 +72,7 @@ class StageServer:
         self._per_peer: InUse[PeerId] = InUse()
         self._journal_bytes = 0
         self._work = work
+        self._tester = LinkTester(transport)
 
     def spans(self) -> list[Span]:
         """The spans that this node's holders have loaded."""
@@ -113,12 +117,15 @@ class StageServer:
         receiver = self._receivers.get(session)
         if receiver is None or receiver.prev != stream.peer:
             error = NotFound("no such session, or it accepts no input from you")
-            await _refuse(stream, {"error": error.as_map()})
+            await _say_last(stream, {"error": error.as_map()})
             return
         await receiver.run(stream)
 
     async def _open(self, stream: Stream, header: dict[str, Any]) -> None:
         ident, opened = request_id(header), parse_request(header)
+        if isinstance(opened, (Hello, Reach)):
+            await self._answer(stream, ident, opened)
+            return
         if not isinstance(opened, Open):
             raise ProtocolError("a control stream begins with open")
         with ExitStack() as counted:
@@ -128,9 +135,17 @@ class StageServer:
                     counted.enter_context(self._work())
                 session = self._admit(stream, opened)
             except AitorrentError as e:
-                await _refuse(stream, {"id": ident, "error": e.as_map()})
+                await _say_last(stream, {"id": ident, "error": e.as_map()})
                 return
             await self._run(stream, session, ident)
+
+    async def _answer(self, stream: Stream, ident: int, question: Hello | Reach) -> None:
+        header: dict[str, Any] = {"id": ident}
+        try:
+            await self._tester.answer(stream.peer, question)
+        except AitorrentError as e:
+            header["error"] = e.as_map()
+        await _say_last(stream, header)
 
     async def _run(self, stream: Stream, session: StageSession, ident: int) -> None:
         """Open an admitted session at the worker, serve it, and free it."""
@@ -149,7 +164,7 @@ class StageServer:
                     timeout_s=allowed_s(self._config.step_timeout_s, MAX_CHUNK),
                 )
             except AitorrentError as e:
-                await _refuse(stream, {"id": ident, "error": e.as_map()})
+                await _say_last(stream, {"id": ident, "error": e.as_map()})
                 session.said_all = True
                 return
             session.holder.changed()
@@ -219,6 +234,6 @@ class StageServer:
         session.holder.changed()
 
 
-async def _refuse(stream: Stream, header: dict[str, Any]) -> None:
+async def _say_last(stream: Stream, header: dict[str, Any]) -> None:
     await stream.write(encode_frame(header))
     await stream.close()

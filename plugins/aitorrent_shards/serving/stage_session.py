@@ -21,10 +21,12 @@ from aitorrent_shards.protocol.messages import (
     MAX_CHUNK,
     MAX_CONTROL_BYTES,
     MAX_VOCAB,
+    Hello,
     Link,
     Open,
     Ping,
     Prev,
+    Reach,
     WantMore,
     layers_us,
     parse_request,
@@ -261,7 +263,7 @@ class StageSession(HopReceiver):
                 else:
                     self._slow_requests += 1
                     self._tasks.spawn(self._slow(ident, request), "shards-request")
-            case Open():
+            case Open() | Hello() | Reach():
                 raise ProtocolError("the session is open already")
 
     async def _slow(self, ident: int, request: Link | WantMore) -> None:

@@ -72,6 +72,9 @@ def test_spans_of_another_version_are_told_apart() -> None:
     assert [s.version for s in other_versions(records)] == [1, VERSION + 1]
 
 
+OPERATIONS = ["open", "link", "prev", "ping", "candidates", "hello", "reach", "hop", None]
+
+
 def broken(valid: Mapping[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     """A valid map with some of its values replaced, or left out where an empty list came up."""
     keys = st.lists(st.sampled_from(sorted(valid)), max_size=3, unique=True)
@@ -82,7 +85,7 @@ def broken(valid: Mapping[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
-@given(broken(VALUES), st.sampled_from(["open", "link", "prev", "ping", "candidates", "hop", None]))
+@given(broken(VALUES), st.sampled_from(OPERATIONS))
 def test_any_header_is_a_message_or_a_protocol_error(header: dict[str, Any], op: object) -> None:
     header["op"] = op
     for parse in (parse_request, parse_hop, parse_step, parse_have, request_id):
