@@ -24,6 +24,7 @@ from aitorrentd.api import (
     NotFound,
     Unavailable,
 )
+from aitorrentd.api.models.pacing import paced
 from aitorrentd.api.models.served import ServedModels
 from aitorrentd.api.models.truncation import text_bytes, truncation
 
@@ -146,8 +147,11 @@ class OllamaBackend:
         with suppress(OSError):
             await writer.wait_closed()
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         """Stream Ollama's answer. Closing the iterator disconnects, which stops Ollama."""
+        return paced(self._answer(request), self._config.token_timeout_s, "Ollama")
+
+    async def _answer(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         if not self._is_allowed(request.model):
             raise NotFound(f"the model {request.model!r} is not in plugins.ollama.models")
         client = await self._connected()

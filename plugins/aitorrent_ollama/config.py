@@ -42,6 +42,12 @@ class OllamaConfig(PluginConfig):
     read_timeout_s: float = Field(
         300, gt=0, le=3600, description="longest silence while a model loads or answers"
     )
+    token_timeout_s: float = Field(
+        1800,
+        gt=0,
+        le=86_400,
+        description="longest wait for the next text, even if a proxy sends keepalives",
+    )
 
     @field_validator("keep_alive", mode="before")
     @classmethod

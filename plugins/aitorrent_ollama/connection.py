@@ -85,7 +85,13 @@ class OllamaClient:
             return []
         if not isinstance(models, list):
             raise ProtocolError("Ollama's /api/tags has no list of models")
-        return [m for m in models if isinstance(m, dict) and isinstance(m.get("name"), str)]
+        # Some servers that imitate Ollama list a model twice, or only as `model`.
+        rows: dict[str, dict[str, Any]] = {}
+        for row in models:
+            name = (row.get("name") or row.get("model")) if isinstance(row, dict) else None
+            if isinstance(name, str) and name:
+                rows.setdefault(name, {**row, "name": name})
+        return list(rows.values())
 
     async def loaded(self) -> list[dict[str, Any]]:
         """The models in memory (`GET /api/ps`), with the context of each."""

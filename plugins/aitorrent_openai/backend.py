@@ -7,6 +7,7 @@ import importlib
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from aitorrent_openai.chunks import AnswerReader
@@ -25,7 +26,9 @@ from aitorrentd.api import (
     TimedOut,
     Unavailable,
 )
+from aitorrentd.api.models.pacing import paced
 from aitorrentd.api.models.served import ServedModels
+from aitorrentd.api.models.truncation import text_bytes, truncation
 
 if TYPE_CHECKING:
     from aitorrent_openai.connection import OpenaiClient
@@ -36,8 +39,9 @@ _RETRY_S: Final = 2.0
 # Parameters that `without` can remove, one per attempt.
 _MAX_ATTEMPTS: Final = 3
 _MAX_REFUSED: Final = 8
-# Time for token counts that may follow the end of an answer.
-_REST_S: Final = 5.0
+# Time for token counts that may follow the end of an answer; for a server that sends a reason with
+# every piece, also the longest pause after the first one.
+_REST_S: Final = 15.0
 _END: Final[dict[str, Any]] = {}
 
 
@@ -96,10 +100,27 @@ class OpenaiBackend:
             view(row, self.name) for row, is_wanted in zip(rows, wanted, strict=True) if is_wanted
         ]
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         """Stream the server's answer. A prompt becomes a user message, or goes to `/completions` if
         it is raw, or if the configuration says so and the server supports it for the model.
         Closing the iterator closes the connection."""
+        return paced(self._judged(request), self._config.token_timeout_s, self.name)
+
+    async def _judged(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        """The answer, with a warning in its last chunk if the server truncated the prompt."""
+        async with aclosing(self._either(request)) as answer:
+            async for chunk in answer:
+                if chunk.done:
+                    cut = truncation(
+                        self.name,
+                        text_bytes(request),
+                        chunk.prompt_tokens,
+                        remedy="give the server a longer context",
+                    )
+                    chunk = replace(chunk, warning="; ".join(filter(None, (chunk.warning, cut))))
+                yield chunk
+
+    async def _either(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         if self._config.models is not None and request.model not in self._config.models:
             raise NotFound(f"the model {request.model!r} is not in the models of {self.name}")
         client = await self._connected()

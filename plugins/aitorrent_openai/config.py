@@ -35,6 +35,12 @@ class ServerConfig(SettingsTable):
     read_timeout_s: float = Field(
         300, gt=0, le=3600, description="longest silence while the server answers"
     )
+    token_timeout_s: float = Field(
+        1800,
+        gt=0,
+        le=86_400,
+        description="longest wait for the next text, even if it sends keepalives",
+    )
 
     @field_validator("name")
     @classmethod

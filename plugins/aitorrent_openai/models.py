@@ -6,25 +6,46 @@ import re
 from typing import Any, Final
 
 from aitorrentd.api import ModelView
-from aitorrentd.api.fields import whole_or
+from aitorrentd.api.fields import count_of
 
 # Name parts of models that turn text into something other than an answer.
 _NO_CHAT_NAME: Final = re.compile(
-    r"(^|[-_/.:\s])(embed|embedding|embeddings|rerank|reranker|whisper|tts|dall-e|moderation)"
-    r"([-_/.:\s]|$)"
+    r"(^|[-_/.:\s])(embed|embedding|embeddings|embedder|rerank|reranker|whisper|tts|dall-e|moderation"
+    r"|transcribe|stable-diffusion|sdxl|flux)([-_/.:\s]|$)"
 )
 _NO_CHAT_KINDS: Final = frozenset(
-    ("embedding", "embeddings", "rerank", "reranker", "moderation", "image", "audio")
+    (
+        "embed",
+        "embedding",
+        "embeddings",
+        "text-embedding",
+        "text-embeddings",
+        "feature-extraction",
+        "rerank",
+        "reranker",
+        "moderation",
+        "image",
+        "image-generation",
+        "text-to-image",
+        "audio",
+        "speech",
+        "text-to-speech",
+        "transcription",
+        "transcribe",
+        "automatic-speech-recognition",
+    )
 )
 
 
 def can_chat(row: dict[str, Any]) -> bool:
     """Whether a listed model may answer prompts, judged by its entry, else by its name."""
     kind = row.get("type") or row.get("task") or row.get("model_type")
-    if isinstance(kind, str) and kind.lower() in _NO_CHAT_KINDS:
-        return False
     able = row.get("capabilities")
-    if isinstance(able, dict) and able.get("completion_chat") is False:
+    if isinstance(able, dict):
+        if able.get("completion_chat") is False or able.get("chat") is False:
+            return False
+        kind = kind or able.get("type")
+    if isinstance(kind, str) and kind.lower() in _NO_CHAT_KINDS:
         return False
     if isinstance(able, list) and able:
         return not _NO_CHAT_KINDS.issuperset(str(a).lower() for a in able)
@@ -37,27 +58,35 @@ def can_chat(row: dict[str, Any]) -> bool:
     return _NO_CHAT_NAME.search(str(row["id"]).lower()) is None
 
 
+_LISTS: Final = ("data", "models")
+
+
 def rows_of(listed: object) -> list[dict[str, Any]] | None:
     """The models in a `/models` response, each with its `id`; None if it is not a model list.
 
-    The format is `{"data": [...]}`; some servers send `models` instead, a bare list, or names.
+    The format is `{"data": [...]}`; some servers send `models` instead, a bare list, names, or a
+    map by id. An id that is listed twice counts once.
     """
     if isinstance(listed, dict):
-        listed = next((listed[k] for k in ("data", "models") if k in listed), False)
+        listed = next((listed[key] for key in _LISTS if key in listed), False)
+        if isinstance(listed, dict):
+            listed = next((listed[key] for key in _LISTS if key in listed), listed)
         if listed is None:  # an empty list from a server in Go
             return []
+        if isinstance(listed, dict) and all(isinstance(row, dict) for row in listed.values()):
+            listed = [{"id": name, **row} for name, row in listed.items()]
     if not isinstance(listed, list):
         return None
-    rows = []
+    rows: dict[str, dict[str, Any]] = {}
     for row in listed:
-        if isinstance(row, str):
-            rows.append({"id": row})
+        if isinstance(row, str) and row:
+            rows.setdefault(row, {"id": row})
         elif isinstance(row, dict):
             names = (row.get(key) for key in ("id", "name", "model"))
             ident = next((name for name in names if isinstance(name, str) and name), None)
             if ident is not None:
-                rows.append({**row, "id": ident})
-    return rows
+                rows.setdefault(ident, {**row, "id": ident})
+    return list(rows.values())
 
 
 _LENGTHS: Final = ("max_model_len", "context_length", "context_window", "max_context_length")
@@ -73,7 +102,7 @@ def view(row: dict[str, Any], backend: str) -> ModelView:
     return ModelView(
         name=row["id"],
         backend=backend,
-        size_bytes=whole_or(meta, "size", None),
-        context_length=next((n for at, k in lengths if (n := whole_or(at, k, 0))), None),
+        size_bytes=count_of(meta.get("size")) or None,
+        context_length=next((n for at, k in lengths if (n := count_of(at.get(k)))), None),
         detail=f"by {owner}" if isinstance(owner, str) and owner else "",
     )

@@ -7,6 +7,7 @@ should not pay. Import it where the first request is made, in a thread.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,10 +16,15 @@ from typing import Any, Final
 import httpx
 
 from aitorrentd.api.models.documents import values_in
+from aitorrentd.api.models.proxies import proxy_for, shown
 from aitorrentd.errors import AitorrentError, InvalidParams, ProtocolError, TimedOut, Unavailable
 
 _START_BYTES: Final = 65_536
 "How much of a refusal is read."
+_CONNECTIONS: Final = 64
+_IDLE_CONNECTIONS: Final = 4
+_IDLE_S: Final = 3.0
+"Shorter than servers keep an idle connection: uvicorn and Node.js 5 s."
 _SHOWN_BYTES: Final = 200
 "How much of an unparsable body an error shows."
 
@@ -52,18 +58,29 @@ class HttpServer:
         headers: Mapping[str, str] | None = None,
         use_proxy: bool = True,
     ) -> None:
-        """`use_proxy`: whether to use the proxies from the environment."""
+        """`use_proxy`: whether to use the proxies from the environment.
+
+        Raises:
+            Unavailable: the environment names a proxy or certificates that cannot be used.
+        """
         self.who = who
         self.url = url.rstrip("/")
         self._refused = refused
         self._absent = absent
-        self._http = httpx.AsyncClient(
+        self._proxy = proxy_for(url, os.environ) if use_proxy else None
+        self._http = _client(
+            who,
+            url,
+            self._proxy,
             headers=headers,
             timeout=httpx.Timeout(
                 connect=connect_timeout_s, read=read_timeout_s, write=30.0, pool=10.0
             ),
-            limits=httpx.Limits(max_connections=64, max_keepalive_connections=4),
-            trust_env=use_proxy,
+            limits=httpx.Limits(
+                max_connections=_CONNECTIONS,
+                max_keepalive_connections=_IDLE_CONNECTIONS,
+                keepalive_expiry=_IDLE_S,
+            ),
         )
 
     async def close(self) -> None:
@@ -82,27 +99,60 @@ class HttpServer:
             or stopped sending. Unavailable: the connection broke.
         """
         try:
-            content = None if body is None else _encoded(body)
-            kind = {} if body is None else {"Content-Type": "application/json"}
-            async with self._http.stream(
-                method, self.url + path, content=content, headers=kind
-            ) as response:
+            response = await self._sent(method, path, body)
+            try:
                 if not response.is_success:
-                    start = await _start_of(response)
-                    raise self._refused(response.status_code, start, body or {})
+                    error = self._refused(
+                        response.status_code, await _start_of(response), body or {}
+                    )
+                    raise type(error)(error.message + _advice(response), **error.data)
                 sent_as = response.headers.get("content-type", "")
                 yield Body(sent_as.partition(";")[0].strip().lower()[:64], response.aiter_bytes())
+            finally:
+                await response.aclose()
         except httpx.ConnectError as e:
-            raise self._absent(str(e)) from None
+            way = f"; through the proxy {shown(self._proxy)}" if self._proxy else ""
+            raise self._absent(f"{e}{way}") from None
+        except httpx.ProxyError as e:
+            way = shown(self._proxy) if self._proxy else ""
+            raise Unavailable(f"{self.who}: the proxy {way} refused the connection: {e}") from None
         except httpx.TimeoutException as e:
             what = "accept a connection" if isinstance(e, httpx.ConnectTimeout) else "answer"
             raise TimedOut(f"{self.who} at {self.url} did not {what} in time") from None
+        except httpx.DecodingError as e:
+            raise ProtocolError(
+                f"{self.who} sent a body that cannot be decompressed: {e}"
+            ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as e:
             # RemoteProtocolError (closed mid-answer), ReadError (reset) and the like.
             why = str(e) or type(e).__name__
             raise Unavailable(
                 f"{self.who} at {self.url} closed the connection early: {why}"
             ) from None
+
+    async def _sent(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
+        """The response to a request, its body not yet read.
+
+        A server may close an idle connection while a request is on its way there; uvicorn does so
+        after 5 s. The request is sent again then, but not if the connection was new.
+        """
+        content = None if body is None else _encoded(body)
+        kind = {} if body is None else {"Content-Type": "application/json"}
+        connecting: list[str] = []
+
+        async def trace(event: str, _: Mapping[str, Any]) -> None:
+            if event.startswith("connection.connect_tcp"):
+                connecting.append(event)
+
+        while True:
+            request = self._http.build_request(
+                method, self.url + path, content=content, headers=kind, extensions={"trace": trace}
+            )
+            try:
+                return await self._http.send(request, stream=True)
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                if connecting:
+                    raise
 
     async def fetch(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, max_bytes: int
@@ -119,6 +169,36 @@ class HttpServer:
                 if len(whole) > max_bytes:
                     raise ProtocolError(f"{self.who}'s {path} sent over {max_bytes} bytes")
         return json_value(bytes(whole), self.who, answer.content_type)
+
+
+def _client(who: str, url: str, proxy: str | None, **settings: Any) -> httpx.AsyncClient:
+    # Without TLS, the certificates would only cost time and memory.
+    is_plain = url.startswith("http:") and not (proxy or "").startswith("https:")
+    try:
+        verify = False if is_plain else httpx.create_ssl_context()
+    except OSError as e:
+        raise Unavailable(
+            f"{who}: cannot read the certificates that SSL_CERT_FILE or SSL_CERT_DIR names: {e}"
+        ) from None
+    try:
+        return httpx.AsyncClient(proxy=proxy, verify=verify, trust_env=False, **settings)
+    except (ValueError, ImportError, httpx.InvalidURL) as e:
+        raise Unavailable(
+            f"{who}: cannot use the proxy {shown(proxy or '')} from the environment ({e}); correct "
+            "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, or add the server's host to NO_PROXY"
+        ) from None
+
+
+def _advice(response: httpx.Response) -> str:
+    """What the headers of a refusal say about what to do."""
+    wait, place = (_header(response, name) for name in ("retry-after", "location"))
+    if wait:
+        return f"; retry in {wait} s" if wait.isdecimal() else f"; retry after {wait}"
+    return f"; it redirects to {place}" if place and response.is_redirect else ""
+
+
+def _header(response: httpx.Response, name: str) -> str:
+    return "".join(c for c in response.headers.get(name, "") if c.isprintable())[:_SHOWN_BYTES]
 
 
 def _encoded(body: Mapping[str, Any]) -> bytes:

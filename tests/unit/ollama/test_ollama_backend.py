@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import subprocess
 import sys
@@ -110,6 +111,13 @@ async def test_model_for_embeddings_is_not_offered() -> None:
 
     async with HttpServer(handler) as server, backend_of(server) as backend:
         assert [v.name for v in await backend.models()] == [right["default_model"]]
+
+
+async def test_model_that_is_listed_twice_or_without_a_name_is_shown_once() -> None:
+    rows = [{"name": "a:latest"}, {"model": "b:latest"}, {"name": "a:latest"}, {"name": ""}, 3]
+    body = json.dumps({"models": rows}).encode()
+    async with saying(200, body) as server, backend_of(server) as backend:
+        assert [v.name for v in await backend.models()] == ["a:latest", "b:latest"]
 
 
 @pytest.mark.parametrize("capabilities", [None, [], ["completion", "vision"]])

@@ -79,6 +79,10 @@ async def test_models_are_those_that_the_server_lists() -> None:
         ({"models": [{"name": "a"}, {"model": "b"}]}, ["a", "b"]),
         ({"data": ["a", "b"]}, ["a", "b"]),
         ({"object": "list", "data": None}, []),
+        ({"data": [{"id": "a", "x": 1}, {"id": "b"}, {"id": "a"}, "b"]}, ["a", "b"]),
+        ({"data": {"models": [{"id": "a"}]}}, ["a"]),
+        ({"data": {"a": {"max_model_len": 5}, "b": {}}}, ["a", "b"]),
+        ({"models": {}}, []),
         ({"data": [{"id": 1}, {}, None, {"id": "a"}]}, ["a"]),
     ],
 )
@@ -118,6 +122,11 @@ async def test_list_of_models_that_is_an_error_is_told(body: bytes, says: str) -
         {"id": "whisper-1"},
         {"id": "m", "capabilities": {"completion_chat": False}},
         {"id": "m", "capabilities": ["embedding"]},
+        {"id": "m", "capabilities": ["embed"]},
+        {"id": "m", "capabilities": {"type": "embeddings"}},
+        {"id": "m", "task": "feature-extraction"},
+        {"id": "gpt-4o-transcribe"},
+        {"id": "stable-diffusion-3.5"},
         {"id": "m", "architecture": {"output_modalities": ["image"]}},
     ],
 )
@@ -134,6 +143,7 @@ def test_context_in_use_is_shown_before_the_trained_one() -> None:
     meta = {"n_ctx": 4096, "n_ctx_train": 131072, "size": 7}
     shown = view({"id": "m", "meta": meta}, "openai:test")
     assert (shown.context_length, shown.size_bytes) == (4096, 7)
+    assert view({"id": "m", "context_length": "8192"}, "openai:test").context_length == 8192
 
 
 async def test_image_format_and_effort_go_to_the_server() -> None:

@@ -176,6 +176,11 @@ BODIES: Final = {
         "before its answer was complete",
     ),
     "only comments": (b": wait\n\n: wait\n\n" + DONE, SSE, "before its answer was complete"),
+    "more after a reason, then nothing": (
+        said("Hel", "stop") + said("lo"),
+        SSE,
+        "before its answer was complete",
+    ),
     "foreign tokens": (
         event({"token": {"text": "Hello"}}) + DONE,
         SSE,
