@@ -84,7 +84,7 @@ class PeerMisbehaved(Event):
 
 @dataclass(frozen=True, slots=True)
 class PeerBanned(Event):
-    """A peer, host or subnet is refused for a time."""
+    """A peer, host or subnet was banned temporarily."""
 
     topic = "peer.banned"
 

@@ -41,9 +41,9 @@ def stray_characters(path: str) -> str:
     if path != path.strip():
         return "begins or ends with white space; remove it"
     if not path.isprintable():
-        return "has an unprintable character; type it anew"
+        return "has an unprintable character; retype it"
     if path[:1] in _QUOTES:
-        return "begins with a quotation mark; write the path without"
+        return "begins with a quotation mark; write the path without it"
     return ""
 
 

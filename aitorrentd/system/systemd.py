@@ -96,7 +96,8 @@ def listen_fds(
         except OSError as e:
             raise ConfigError(
                 f"$LISTEN_FDS announces {int(count)} sockets from the service manager, but "
-                f"descriptor {_FIRST_FD + i} is none ({e.strerror}); pass the sockets, or unset "
+                f"descriptor {_FIRST_FD + i} is not a socket ({e.strerror}); pass the sockets, or "
+                "unset "
                 "LISTEN_FDS and LISTEN_PID"
             ) from None
         sock.set_inheritable(False)

@@ -33,13 +33,16 @@ def register(group: typer.Typer) -> None:
 def ban(
     subject: Subject,
     duration: Annotated[
-        str, typer.Option("--for", help="How long, such as 90s, 10m, 12h or 7d.", metavar="TIME")
+        str,
+        typer.Option(
+            "--for", help="Duration of the ban, such as 90s, 10m, 12h or 7d.", metavar="TIME"
+        ),
     ] = "1d",
-    reason: Annotated[str, typer.Option(help="The reason; the peer is told.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason for the ban; sent to the peer.")] = "",
 ) -> None:
-    """Refuse a peer, address or network for a time.
+    """Ban a peer, address or network temporarily.
 
-    It is disconnected at once. The ban outlives restarts of the daemon.
+    It is disconnected immediately. The ban persists across daemon restarts.
     """
     params = {"subject": subject, "seconds": _seconds(duration), "reason": reason}
     with toolkit.connect() as client:
@@ -115,6 +118,6 @@ def _seconds(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
     if found is None or found[2] not in _UNITS or not float(found[1]):
         toolkit.fail(
-            f"--for {text!r} is no duration; write 90s, 10m, 12h or 7d", toolkit.ExitCode.USAGE
+            f"--for {text!r} is not a duration; write 90s, 10m, 12h or 7d", toolkit.ExitCode.USAGE
         )
     return float(found[1]) * _UNITS[found[2]]

@@ -25,16 +25,22 @@ class BanParams(_Model):
     """Whom to ban, and for how long."""
 
     subject: Annotated[
-        str, Field(description="peer id or its unique end, IP address, or network", max_length=400)
+        str,
+        Field(
+            description="peer id, its last characters if unique, an IP address, or a network",
+            max_length=400,
+        ),
     ]
     seconds: Annotated[float, Field(gt=0, le=MAX_BAN_S)] = _DAY_S
-    reason: Annotated[str, Field(description="told to the peer", max_length=200)] = ""
+    reason: Annotated[
+        str, Field(description="reason for the ban, sent to the peer", max_length=200)
+    ] = ""
 
 
 class SubjectParams(_Model):
     """A banned peer, address or network."""
 
-    subject: Annotated[str, Field(description="as `transport.bans` lists it", max_length=400)]
+    subject: Annotated[str, Field(description="as listed by `transport.bans`", max_length=400)]
 
 
 class BanRow(_Model):
@@ -43,7 +49,7 @@ class BanRow(_Model):
     subject: str
     left_s: float
     reason: str
-    times: int = Field(description="bans of this subject within a day")
+    times: int = Field(description="number of bans of this subject within a day")
     by_operator: bool
 
 
@@ -62,7 +68,9 @@ class UnbanResult(_Model):
 class TrustParams(_Model):
     """A peer, connected or not."""
 
-    peer: Annotated[str, Field(description="peer id or its unique end", max_length=400)]
+    peer: Annotated[
+        str, Field(description="peer id, or its last characters if unique", max_length=400)
+    ]
 
 
 class OffenceRow(_Model):
@@ -77,7 +85,7 @@ class TrustResult(_Model):
     """What this node knows of a peer's conduct since it started."""
 
     id: str
-    score: float = Field(description="threat score; halves in ten minutes")
+    score: float = Field(description="threat score; halves every ten minutes")
     ban_at: float = Field(description="the score at which a peer is banned")
     ban: BanRow | None
     offences: list[OffenceRow]
@@ -96,7 +104,7 @@ class BanMethods:
             Method(
                 "transport.ban",
                 self.ban,
-                "Disconnect and refuse a peer, address or network for a time.",
+                "Disconnect a peer, address or network and ban it temporarily.",
                 params=BanParams,
                 result=BanRow,
                 role=Role.OPERATE,

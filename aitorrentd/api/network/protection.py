@@ -7,7 +7,7 @@ A plugin that serves peers counts their calls and reports their offences:
     guard.report(stream.peer, Offence.INVALID_MESSAGE, "not JSON")
 
 Each offence adds to the peer's threat score, which decays. A peer whose score gets too high is
-disconnected and banned for a time.
+disconnected and banned temporarily.
 """
 
 from __future__ import annotations

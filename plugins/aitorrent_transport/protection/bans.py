@@ -48,7 +48,7 @@ def parse_subject(text: str) -> str:
         network = ipaddress.ip_network(text.partition("%")[0], strict=False)
     except ValueError:
         raise InvalidParams(
-            f"{text!r} is no peer id, IP address or network such as 203.0.113.0/24"
+            f"{text!r} is not a peer id, an IP address or a network such as 203.0.113.0/24"
         ) from None
     shortest = _SHORTEST_PREFIX[network.version]
     if network.prefixlen < shortest:

@@ -61,10 +61,14 @@ async def test_daemon_without_standard_descriptors_keeps_their_numbers_free(clos
     ("prelude", "said", "code"),
     [
         ("ulimit -n 16", "this process may open only 16 files; raise LimitNOFILE= in", 69),
-        ("export LISTEN_FDS=2 LISTEN_PID=$$", "descriptor 3 is none (Bad file descriptor)", 78),
+        (
+            "export LISTEN_FDS=2 LISTEN_PID=$$",
+            "descriptor 3 is not a socket (Bad file descriptor)",
+            78,
+        ),
         (
             "export LISTEN_FDS=1 LISTEN_PID=$$; exec 3</dev/null",
-            "descriptor 3 is none (Socket operation on non-socket); pass the sockets, or unset",
+            "descriptor 3 is not a socket (Socket operation on non-socket); pass the sockets",
             78,
         ),
     ],

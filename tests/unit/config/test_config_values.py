@@ -223,7 +223,7 @@ def test_value_is_what_was_meant(key: str, text: str, value: Any, tmp_path: Path
         ("home", "/srv/${USER}", "environment variables are not expanded; write an absolute path"),
         ("home", "''", "is empty; leave the key out for the default"),
         ("home", '"/srv/ait "', "'/srv/ait ' begins or ends with white space; remove it"),
-        ("home", '"/srv/a\\u200Bit"', "has an unprintable character; type it anew"),
+        ("home", '"/srv/a\\u200Bit"', "has an unprintable character; retype it"),
         ("home", "\N{LEFT DOUBLE QUOTATION MARK}/srv/ait", "begins with a quotation mark"),
         ("home", "~nobody-here/x", "nobody-here has no home directory"),
     ],

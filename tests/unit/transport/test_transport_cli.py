@@ -199,7 +199,7 @@ def test_what_is_no_duration_is_refused(text: str, capsys: pytest.CaptureFixture
         run("peers", "ban", ID, "--for", text)
         assert "for 10.0 s" in capsys.readouterr().out
         return
-    with pytest.raises(CommandFailed, match="is no duration; write 90s, 10m, 12h or 7d"):
+    with pytest.raises(CommandFailed, match="is not a duration; write 90s, 10m, 12h or 7d"):
         run("peers", "ban", ID, "--for", text)
 
 
