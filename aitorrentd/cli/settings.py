@@ -81,12 +81,13 @@ def _checked_here(file: str) -> dict[str, Any]:
     from aitorrentd.config import Config, WrongSettings
     from aitorrentd.config.plugin_tables import all_problems
     from aitorrentd.errors import ConfigError
+    from aitorrentd.system.paths import absolute
     from aitorrentd.system.streams import stdout_to_stderr
 
     files: Sequence[object] = [file] if file else []
     config: Config | ConfigError
     try:
-        config = Config.load(Path(file).absolute() if file else None, outside=True)
+        config = Config.load(absolute(Path(file)) if file else None, outside=True)
     except ConfigError as e:
         config = e
     if isinstance(config, Config | WrongSettings):

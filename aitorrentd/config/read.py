@@ -22,7 +22,7 @@ from aitorrentd.config.drop_ins import (
 from aitorrentd.errors import ConfigError
 from aitorrentd.setting_path import SettingPath
 from aitorrentd.system.files import read_regular
-from aitorrentd.system.paths import stray_characters
+from aitorrentd.system.paths import absolute, stray_characters
 from aitorrentd.validation import Problem, kind_text
 
 MAX_FILE_BYTES: Final = 256 * 1024
@@ -186,7 +186,7 @@ def _absolute(tree: Mapping[str, Any]) -> Mapping[str, Any]:
         if stray_characters(text):
             continue  # the validation reports it, as it was written
         if not text.startswith(("/", "~")) and (table, text) != ("control", "auto"):
-            changed[table] = {**changed[table], key: os.path.abspath(text)}
+            changed[table] = {**changed[table], key: os.path.normpath(absolute(Path(text)))}
     return changed
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aitorrentd.api.descriptors import is_scarce, limit
-from aitorrentd.api.plugin import Role
+from aitorrentd.api.plugin import HealthWarning, Role
 from aitorrentd.api.tally import Tally
 from aitorrentd.control import polling, sockets
 from aitorrentd.control.auth import Credentials, group_id, role_of
@@ -58,6 +58,8 @@ class ControlServer:
         "Closed, but with calls that have not ended."
         self._servers: list[asyncio.Server] = []
         self._bound: list[sockets.BoundSocket] = []
+        self._unreachable: dict[Path, str] = {}
+        "Sockets without a file, and what can be done about each."
         self._check_s = check_s
         self._keeping: list[asyncio.Task[None]] = []
         self._arriving_left = _ARRIVING_BYTES
@@ -94,7 +96,6 @@ class ControlServer:
 
     async def _keep(self, bound: sockets.BoundSocket, server: asyncio.Server, mode: int) -> None:
         """Restore the socket file after something, such as a cleaner of /tmp, removed it."""
-        told = ""
         while True:
             await asyncio.sleep(self._check_s)
             if bound.is_there():
@@ -102,16 +103,19 @@ class ControlServer:
             try:
                 again = await self._bind(bound.path, mode)
             except AitorrentError as e:
-                if e.message != told:
-                    told = e.message
-                    text = "the control socket %s is gone and cannot be restored: %s"
-                    self.log.warning(text, bound.path, told)
+                text = (
+                    f"the control socket {bound.path} is gone and cannot be restored: {e.message}"
+                )
+                if text != self._unreachable.get(bound.path):
+                    self._unreachable[bound.path] = text
+                    self.log.warning("%s", text)
                 continue
             # The old one is unreachable; its connections stay.
             server.close()
             self._servers.remove(server)
             self._bound.remove(bound)
-            bound, server, told = again, await self._serve(again.sock), ""
+            bound, server = again, await self._serve(again.sock)
+            self._unreachable.pop(bound.path, None)
             self.log.warning("the control socket %s was removed; restoring it", bound.path)
 
     async def listen_on(self, sock: socket.socket) -> None:
@@ -126,12 +130,18 @@ class ControlServer:
             watching = self._watch_inherited(Path(path))
             self._keeping.append(asyncio.create_task(watching, name="control-socket"))
 
+    def problem(self) -> HealthWarning | None:
+        """Where clients cannot connect."""
+        text = "; ".join(self._unreachable.values())
+        return HealthWarning("control_socket", text, "error") if text else None
+
     async def _watch_inherited(self, path: Path) -> None:
-        """Report once when the file is gone; only the service manager can recreate it."""
+        """Report when the file is gone; only the service manager can recreate it."""
         while os.path.lexists(path):  # noqa: ASYNC110, ASYNC240 - there is no notification
             await asyncio.sleep(self._check_s)
-        text = "the control socket %s was removed; run: systemctl restart aitorrentd.socket"
-        self.log.warning(text, path)
+        text = f"the control socket {path} was removed; run: systemctl restart aitorrentd.socket"
+        self._unreachable[path] = text
+        self.log.warning("%s", text)
 
     async def _serve(self, sock: socket.socket) -> asyncio.Server:
         loop = asyncio.get_running_loop()

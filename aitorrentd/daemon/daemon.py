@@ -49,6 +49,7 @@ async def serve(config: Config, given: Mapping[str, Sequence[socket.socket]]) ->
     node = Node(config, sockets=sockets)
     log = config.settings.log
     with output(node.redactor, level=log.level, style=log.format) as written:
+        node.notices.append(written.problem)
         await Daemon(node, Notifier(), finish_log=written.finish).run()
 
 

@@ -31,6 +31,7 @@ from aitorrentd.errors import ConfigError
 from aitorrentd.kernel.found import ranked, unusable
 from aitorrentd.kernel.prepare import is_switched_off
 from aitorrentd.runtime.identity import load
+from aitorrentd.runtime.reload import changed_keys
 from aitorrentd.runtime.state_lock import holder
 from aitorrentd.system import unit
 from aitorrentd.system.streams import stdout_to_stderr
@@ -291,11 +292,12 @@ _CORE: Final[Sequence[tuple[str, str, Callable[[Config], _Finding]]]] = (
 )
 
 
-def _run_core(config: Config) -> list[Checked]:
+def _run_core(config: Config, check_key: Callable[[], _Finding] | None = None) -> list[Checked]:
+    """The core's checks; `check_key` replaces the one of the identity."""
     found = []
     for name, summary, check in _CORE:
         try:
-            result = check(config)
+            result = check_key() if check_key and name == "identity" else check(config)
         except OSError as e:
             result = _Finding("fail", f"cannot check: {e.strerror}", "check the permissions")
         found.append(Checked(name, "core", summary, result.status, result.text, result.remedy))
@@ -309,6 +311,56 @@ async def _run_config(config: Config) -> Checked:
         remedy = "fix the setting, then run: aitorrentctl config check"
         return Checked("config", "core", "settings are valid", "fail", "; ".join(wrong), remedy)
     return Checked("config", "core", "settings are valid", "ok", files)
+
+
+async def _check_files(runtime: Runtime) -> Checked:
+    """Check what the next start or reload would read, and that the running node has read it."""
+    config = runtime.config
+    if config.source.path is None:
+        return await _run_config(config)
+    name, summary = "config", "settings are valid"
+    try:
+        new = await asyncio.to_thread(config.reloaded)
+    except ConfigError as e:
+        wrong = await all_problems(e, runtime.sources)
+    else:
+        wrong = await all_problems(new, runtime.sources)
+    if wrong:
+        text = f"the next start or reload would refuse these settings: {'; '.join(wrong)}"
+        remedy = "correct them, then run: aitorrentctl config check"
+        return Checked(name, "core", summary, "fail", text, remedy)
+    if changed := changed_keys(config, new):
+        text = f"the files have changed since they were read: {', '.join(changed)}"
+        return Checked(name, "core", summary, "warn", text, "aitorrentctl config reload")
+    files = ", ".join(map(str, config.files)) or "defaults only"
+    return Checked(name, "core", summary, "ok", files)
+
+
+def _check_key(runtime: Runtime) -> _Finding:
+    """Check that the next start would find the key of the running node."""
+    file = runtime.config.identity_file
+    remedy = f"restore {file} from a backup, or the next start will be another node"
+    try:
+        found = load(file).peer_id
+    except FileNotFoundError:
+        return _Finding("fail", f"{file} is gone; the key of this node is only in memory", remedy)
+    except ConfigError as e:
+        return _Finding("fail", e.message, remedy)
+    if found != runtime.id:
+        return _Finding("fail", f"{file} now has the key of {found}, not of this node", remedy)
+    return _Finding("ok", f"{file} is the key of {found}")
+
+
+def _noticed(runtime: Runtime) -> Checked:
+    name, summary = "process", "the log and the control socket work"
+    found = [warning for notice in runtime.notices if (warning := notice()) is not None]
+    if not found:
+        return Checked(name, "core", summary, "ok", "nothing is lost")
+    status: Literal["warn", "fail"] = "warn"
+    if any(warning.severity == "error" for warning in found):
+        status = "fail"
+    text, _, remedy = "; ".join(warning.text for warning in found).rpartition("; ")
+    return Checked(name, "core", summary, status, text, remedy.removeprefix("run: "))
 
 
 def beside(config: Config) -> list[str]:
@@ -373,8 +425,9 @@ async def run_checks(runtime: Runtime, plugin: str | None = None) -> list[Checke
     """The checks of a running node: the core's and its plugins', or those of one plugin."""
     found: list[Checked] = []
     if plugin in (None, "core"):
-        found.append(await _run_config(runtime.config))
-        found += await asyncio.to_thread(_run_core, runtime.config)
+        found.append(await _check_files(runtime))
+        found += await asyncio.to_thread(_run_core, runtime.config, lambda: _check_key(runtime))
+        found.append(_noticed(runtime))
         found.append(_run_plugins(runtime))
         wrong = await asyncio.to_thread(ranked, runtime.sources)
         found.append(_distributions([text for _, text in wrong.problems]))

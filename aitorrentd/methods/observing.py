@@ -57,7 +57,7 @@ async def status(runtime: Runtime) -> dict[str, Any]:
         },
         "warnings": [
             {"plugin": plugin, "code": w.code, "text": w.text, "severity": w.severity}
-            for plugin, w in runtime.kernel.health()
+            for plugin, w in runtime.health()
         ],
         "rss_bytes": rss_bytes(),
         "workers": [dataclasses.asdict(worker) for worker in workers],

@@ -32,6 +32,7 @@ async def serve_control(runtime: Runtime, stack: contextlib.AsyncExitStack) -> P
         max_connections=control.max_connections,
     )
     stack.push_async_callback(server.close, grace_s=CONTROL_GRACE_S)
+    runtime.notices.append(server.problem)
     if runtime.sockets:
         for sock in runtime.sockets:
             await server.listen_on(sock)

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TextIO
 
+from aitorrentd.api.plugin import HealthWarning
 from aitorrentd.config.secrets import HIDDEN
 from aitorrentd.system.line_writer import LineWriter, QueuedStream
 from aitorrentd.system.systemd import is_journal
@@ -182,6 +183,14 @@ class Output(logging.Handler):
         self._is_behind = False
         text = "%d log records were dropped because the log output was not read"
         self._log.warning(text, dropped)
+
+    def problem(self) -> HealthWarning | None:
+        """What is wrong with the output now."""
+        if self.writer is None or not self.writer.dropped:
+            return None
+        why = f"cannot be written ({self.writer.failure})" if self.writer.failure else "is not read"
+        text = f"the log output {why}; {self.writer.dropped} records are missing there"
+        return HealthWarning("log_output", f"{text}; the last ones are in: aitorrentctl logs")
 
     def finish(self, timeout_s: float) -> None:
         """Wait until the queue is written, at most `timeout_s`."""

@@ -43,6 +43,11 @@ def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> list[tuple[st
     return [] if old == new else [path]
 
 
+def changed_keys(old: Config, new: Config) -> tuple[str, ...]:
+    """Keys of the settings that differ, as users write them."""
+    return tuple(key_text(d) for d in differences(_whole(old), _whole(new)) if d)
+
+
 async def reload(runtime: Runtime) -> Reloaded:
     """Read the configuration files again and apply what can change live.
 

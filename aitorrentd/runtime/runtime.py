@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 from aitorrentd.api.events import Draining
 from aitorrentd.api.ids import PeerId
 from aitorrentd.api.network.transport import TRANSPORT, PeerView
+from aitorrentd.api.plugin import HealthWarning
 from aitorrentd.api.services import ServiceKey
 from aitorrentd.api.tasks import Tasks
 from aitorrentd.config import Config
@@ -96,6 +97,8 @@ class Runtime:
         self._identity: Identity | None = None
         self._kernel: Kernel | None = None
         self._ring: LogRing | None = None
+        self.notices: list[Callable[[], HealthWarning | None]] = []
+        "Report problems of the process around the plugins: its log output, its sockets."
         self.workers = Workers()
         "The processes that the plugins started."
 
@@ -256,6 +259,12 @@ class Runtime:
     def service(self, key: ServiceKey[T]) -> T:
         """A service of a plugin; Unavailable if none provides it now."""
         return self.kernel.service(key)
+
+    def health(self) -> list[tuple[str, HealthWarning]]:
+        """(plugin, or "core"; warning) of current problems."""
+        found = [notice() for notice in self.notices]
+        own = [("core", warning) for warning in found if warning is not None]
+        return own + self.kernel.health()
 
     def addresses(self) -> list[str]:
         """Addresses where peers can dial this node; empty without a transport."""

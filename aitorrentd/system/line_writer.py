@@ -24,7 +24,8 @@ class LineWriter:
     """Writes to a descriptor, which it does not own, in the order of `put`.
 
     `resumed` is called on the thread with the number of dropped lines, once the queue is empty
-    again. If the descriptor's other end is gone, lines are silently discarded.
+    again. Lines that cannot be written, because the other end is gone or the disk is full, are
+    counted as dropped, too; nobody is told about them before a later write succeeds.
     """
 
     def __init__(self, fd: int, *, resumed: Callable[[int], None] = lambda count: None) -> None:
@@ -34,6 +35,7 @@ class LineWriter:
         self._queued_bytes = 0
         "Includes the line being written."
         self._dropped = 0
+        self._failure = ""
         self._is_closing = False
         self._changed = threading.Condition()
         # A daemon thread: the process can exit while it waits in write(2).
@@ -50,6 +52,16 @@ class LineWriter:
             self._queued_bytes += len(line)
             self._changed.notify_all()
         return True
+
+    @property
+    def dropped(self) -> int:
+        """Lines dropped since the writer last kept up."""
+        return self._dropped
+
+    @property
+    def failure(self) -> str:
+        """Why the last write failed; empty if it did not."""
+        return self._failure
 
     def flush(self, timeout_s: float) -> bool:
         """Wait for the queue to empty; whether it did within `timeout_s`."""
@@ -81,17 +93,20 @@ class LineWriter:
                 while self._queued and size + len(self._queued[0]) <= _WRITE_BYTES:
                     batch.append(self._queued.popleft())
                     size += len(batch[-1])
-            self._write(b"".join(batch))
+            failure = self._write(b"".join(batch))
             with self._changed:
                 self._queued_bytes -= size
+                self._failure = failure
+                self._dropped += len(batch) if failure else 0
                 dropped = 0
-                if not self._queued:
+                if not self._queued and not failure:
                     dropped, self._dropped = self._dropped, 0
                 self._changed.notify_all()
             if dropped:
                 self._resumed(dropped)
 
-    def _write(self, content: bytes) -> None:
+    def _write(self, content: bytes) -> str:
+        """Write all of `content`; why that failed, or an empty string."""
         rest = memoryview(content)
         while rest:
             try:
@@ -101,8 +116,9 @@ class LineWriter:
                 ready = select.poll()
                 ready.register(self._fd, select.POLLOUT)
                 ready.poll()
-            except OSError:
-                return  # the reader or the terminal is gone
+            except OSError as e:
+                return e.strerror or str(e)
+        return ""
 
 
 class QueuedStream(io.TextIOBase):

@@ -47,14 +47,28 @@ def stray_characters(path: str) -> str:
     return ""
 
 
+def absolute(path: Path) -> Path:
+    """`path` below the current directory.
+
+    Raises:
+        ConfigError: it is relative, and the current directory was removed.
+    """
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} is relative, but the current directory was removed; write an absolute path"
+        ) from None
+
+
 def expanded(path: Path) -> Path:
     """`path` with `~` expanded, made absolute.
 
     Raises:
-        ConfigError: it begins with the home of a user without one.
+        ConfigError: it begins with the home of a user without one, or as in `absolute`.
     """
     try:
-        return path.expanduser().absolute()
+        return absolute(path.expanduser())
     except RuntimeError:
         whose = path.parts[0].removeprefix("~")
         raise ConfigError(

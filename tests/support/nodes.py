@@ -281,12 +281,14 @@ class DaemonFactory:
         pass_fds: Sequence[int] = (),
         loopback: bool = True,
         files: int | None = None,
+        stderr: str = "",
     ) -> Daemon:
         """A daemon that is ready, unless `ready` is false.
 
         `config` is a tree or the text of a file, in `<directory>/aitorrent.yaml`; `loopback` binds
-        its transport to a free loopback port; `files` limits its open descriptors. Pass the
-        directory of a stopped daemon to start it again.
+        its transport to a free loopback port; `files` limits its open descriptors; its standard
+        error goes to `stderr` in place of its log file. Pass the directory of a stopped daemon to
+        start it again.
         """
         directory = directory or short_dir()
         before = next((d for d in self._daemons if d.directory == directory), None)
@@ -308,7 +310,8 @@ class DaemonFactory:
         }
         if files is not None:
             command = ["/bin/sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
-        process = self._spawn(command, environ, directory / "stderr.log", pass_fds)
+        (directory / "stderr.log").touch()
+        process = self._spawn(command, environ, Path(stderr or directory / "stderr.log"), pass_fds)
         daemon = Daemon(directory, process, notify)
         self._daemons = [d for d in self._daemons if d is not before] + [daemon]
         if ready:

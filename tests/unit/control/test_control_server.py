@@ -451,8 +451,13 @@ async def test_socket_that_cannot_be_restored_is_told_once(
     path.unlink()
     path.write_text("somebody else's")
     await wait_for(lambda: "cannot be restored" in caplog.text)
+    assert (problem := server.problem()) is not None
+    assert problem.text == f"the control socket {path} is gone and cannot be restored: " + (
+        f"{path} exists and is not a socket; move it away or set control.socket"
+    )
     path.unlink()
     await wait_for(lambda: path.is_socket())
+    await wait_for(lambda: server.problem() is None)
     assert caplog.text.count("cannot be restored") == 1
     await server.close(grace_s=0.1)
 
@@ -466,6 +471,12 @@ async def test_inherited_socket_that_is_gone_is_told(
     sock.listen()
     server = ControlServer(Methods(*METHODS), agent="aitorrentd/0.1.0", check_s=0.01)
     await server.listen_on(sock)
+    assert server.problem() is None
     path.unlink()
     await wait_for(lambda: "was removed; run: systemctl restart aitorrentd.socket" in caplog.text)
+    assert (problem := server.problem()) is not None
+    assert problem.severity == "error"
+    assert problem.text == (
+        f"the control socket {path} was removed; run: systemctl restart aitorrentd.socket"
+    )
     await server.close(grace_s=0.1)

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,29 @@ def test_pipe_that_nobody_reads_blocks_nobody_and_drops_are_counted(
     assert writer.close(10)
     os.close(end)
     assert read_all(reader) == b"again\n"
+
+
+def test_full_disk_counts_as_dropped_and_is_told_after_it_has_room(tmp_path: Path) -> None:
+    resumed: list[int] = []
+    told = threading.Event()
+
+    def resume(dropped: int) -> None:
+        resumed.append(dropped)
+        told.set()
+
+    with open("/dev/full", "wb", buffering=0) as full, open(tmp_path / "log", "wb") as log:
+        writer = LineWriter(full.fileno(), resumed=resume)
+        for n in range(1, 4):
+            writer.put(b"lost\n")
+            assert writer.flush(10)
+            assert (writer.dropped, writer.failure) == (n, "No space left on device")
+        assert resumed == []
+        os.dup2(log.fileno(), full.fileno())
+        writer.put(b"kept\n")
+        assert told.wait(10)
+        assert (resumed, writer.dropped, writer.failure) == ([3], 0, "")
+        assert writer.close(10)
+    assert (tmp_path / "log").read_bytes() == b"kept\n"
 
 
 def test_closing_gives_up_after_its_time(pipe: tuple[int, int]) -> None:
