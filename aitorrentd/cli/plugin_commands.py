@@ -29,6 +29,8 @@ from aitorrentd.system.streams import stdout_to_stderr
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _FIRST_FUNCTION: Final = re.compile(r"^(?=@|def |async def |class )", re.M)
+_NOT_LITERAL: Final = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
+"What `ast` raises for source that is no Python, or is nested too deeply."
 _NO_MODULE: Final = "it has no COMMANDS, a map of text to text, or no function register"
 
 
@@ -238,15 +240,19 @@ def declared(point: Any) -> Mapping[str, str] | None:
     that is impossible."""
     try:
         if (loaded := sys.modules.get(point.module)) is not None:
-            found = getattr(loaded, "COMMANDS", None)
+            found, source = getattr(loaded, "COMMANDS", None), None
         else:
-            source = _source(point.module) or ""
-            # Ours come before the first function, and every command waits for them.
-            head = _FIRST_FUNCTION.split(source, 1)[0] if _is_built_in(point) else source
-            found = _literal(head)
-    # Third-party import hooks and source; the import reports the error better.
+            found, source = None, _source(point.module)
     except Exception:
+        # A fence: third-party import hooks may raise anything. The import reports it better.
         return None
+    if source is not None:
+        # Ours come before the first function, and every command waits for them.
+        head = _FIRST_FUNCTION.split(source, 1)[0] if _is_built_in(point) else source
+        try:
+            found = _literal(head)
+        except _NOT_LITERAL:
+            return None
     return cast("Mapping[str, str]", found) if _is_map_of_text(found) else None
 
 

@@ -195,7 +195,8 @@ def _distributions(found: Scan) -> Iterator[Source]:
                 from importlib import metadata
 
                 yield from map(_source, find(metadata.DistributionFinder.Context()))
-        except Exception as e:  # a third-party import hook may raise anything
+        except Exception as e:
+            # A fence: a third-party import hook may raise anything.
             kind = type(finder).__name__ if not isinstance(finder, type) else finder.__name__
             text = f"the import hook {shown(kind)} cannot list distributions: {shown(repr(e))}"
             found.problems.append(Problem(kind, text))
@@ -237,7 +238,8 @@ def _text(source: Source, name: str) -> str | None:
     if not isinstance(source, Path):
         try:
             return source.read_text(name)
-        except Exception as e:  # an archive, or another class of distribution
+        except Exception as e:
+            # A fence: an archive, or a third-party class of distribution, may raise anything.
             raise DamagedError(f"{name} cannot be read ({shown(repr(e))})") from None
     try:
         raw = read_regular(source / name, _MAX_BYTES)

@@ -34,7 +34,8 @@ def tolerate_damaged_distributions() -> None:
     def entry_points(dist: metadata.Distribution) -> object:
         try:
             return read(dist)
-        except Exception:  # a foreign file, or a foreign class of distribution
+        except Exception:
+            # A fence: a foreign file or class of distribution; `distributions` reports it.
             return metadata.EntryPoints(())
 
     setattr(metadata.Distribution, _ENTRY_POINTS, property(entry_points))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from aitorrentd.runtime.identity import encode
-from tests.support.nodes import Daemon, DaemonFactory, wait_for
+from tests.support.nodes import Daemon, DaemonFactory
 
 QUIET = """\
 log: {level: info}
@@ -91,7 +92,10 @@ async def test_log_that_is_lost_is_shown_by_status_and_doctor(
         warnings = (await daemon.call("node.status"))["warnings"]
         return [w["text"] for w in warnings if w["code"] == "log_output"]
 
-    (text,) = await wait_for(told)
+    async with asyncio.timeout(10):
+        while not (texts := await told()):  # noqa: ASYNC110 - each look is a call
+            await asyncio.sleep(0.02)
+    (text,) = texts
     assert text.startswith("the log output cannot be written (No space left on device); ")
     assert text.endswith(" records are missing there; the last ones are in: aitorrentctl logs")
     status, _, remedy = await finding(daemon, "process")
