@@ -119,7 +119,7 @@ def ask(
     wait: Wait = _WAIT_S,
     thinking: Thinking = False,
 ) -> None:
-    """Ask a prompt and print the answer as it comes; the figures follow on stderr.
+    """Send a prompt and stream the answer; statistics follow on stderr.
 
     A name in quotes is what a node calls itself; only the id before it is proof of who it is.
     """
@@ -197,9 +197,10 @@ def chat(
     wait: Wait = _WAIT_S,
     thinking: Thinking = False,
 ) -> None:
-    """Talk to a model: `new` starts over, `exit`, `quit` or Ctrl-D end, Ctrl-C stops an answer.
+    """Chat with a model.
 
-    A line that ends with a backslash goes on in the next one.
+    `new` starts over; `exit`, `quit` or Ctrl-D ends the chat; Ctrl-C stops an answer. A line that
+    ends with a backslash continues on the next line.
     """
     from aitorrent_inference.cli_chat import Conversation, talk
 

@@ -47,7 +47,9 @@ class ModelRow(BaseModel):
     family: str = ""
     context_length: int | None = None
     detail: str = ""
-    layers: list[LayersRow] = Field([], description="who holds which layers of a split model")
+    layers: list[LayersRow] = Field(
+        [], description="which nodes hold which layers of a split model"
+    )
 
 
 class PendingRow(BaseModel):
@@ -59,7 +61,7 @@ class PendingRow(BaseModel):
     detail: str = Field(description="what is missing, and why")
     done_bytes: int = Field(description="bytes read so far, here and on peers")
     total_bytes: int = Field(description="bytes to read; 0 while unknown")
-    layers: list[LayersRow] = Field(description="who already holds which layers")
+    layers: list[LayersRow] = Field(description="which nodes already hold which layers")
     missing: list[tuple[int, int]] = Field(description="layer ranges that no node holds")
 
 
@@ -126,7 +128,7 @@ class GenerateParams(BaseModel):
         if (self.prompt is None) == (not self.messages):
             raise ValueError('give either "prompt" or a non-empty "messages"')
         if self.raw and self.messages:
-            raise ValueError('"raw" goes with "prompt", not with "messages"')
+            raise ValueError('"raw" requires "prompt", not "messages"')
         if self.discover and self.backend is not None:
             raise ValueError('"discover" and "backend" are mutually exclusive')
         return self
@@ -136,9 +138,7 @@ class Piece(BaseModel):
     """A piece of the answer, in order."""
 
     text: str
-    thinking: str = Field(
-        "", description="what is thought before the answer, where it is asked for"
-    )
+    thinking: str = Field("", description="what the model thinks before it answers, if requested")
     token_ids: list[int] = Field([], description="token ids of the text, where known")
 
 
@@ -255,8 +255,8 @@ def inference_methods(
         Method(
             "inference.models",
             models,
-            "Models that can be answered now, by this node and by connected peers, and those that"
-            " are loading or lack layers.",
+            "Models that can answer now, here or on connected peers, and those that are loading or"
+            " lack layers.",
             result=Models,
         ),
         Method(

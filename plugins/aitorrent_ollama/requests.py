@@ -39,7 +39,7 @@ def request_body(
     params = request.params
     body: dict[str, Any] = {"model": request.model}
     if request.messages is not None:
-        refuse_params(params, "Ollama", context="it goes with prompt, not with messages")
+        refuse_params(params, "Ollama", context="it requires prompt, not messages")
         path = "/api/chat"
         body["messages"] = [_message(m) for m in request.messages]
     else:

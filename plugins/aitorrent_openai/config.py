@@ -79,7 +79,7 @@ class OpenaiConfig(PluginConfig):
         (), max_length=32, description="servers with an OpenAI-compatible API"
     )
     poll_s: float = Field(
-        60, gt=0, le=3600, description="how often servers are asked for their models"
+        60, gt=0, le=3600, description="how often to list the models of each server"
     )
 
     @field_validator("servers")

@@ -116,7 +116,7 @@ class ModelTokenizer:
             )
         whole = (*context, *ids)
         if not whole:
-            raise InvalidParams("the prompt is empty; say something")
+            raise InvalidParams("the prompt is empty")
         return whole
 
     def _encode(self, text: str, *, special: bool) -> list[int]:

@@ -264,7 +264,7 @@ class StageSession(HopReceiver):
                     self._slow_requests += 1
                     self._tasks.spawn(self._slow(ident, request), "shards-request")
             case Open() | Hello() | Reach():
-                raise ProtocolError("the session is open already")
+                raise ProtocolError("the session is already open")
 
     async def _slow(self, ident: int, request: Link | WantMore) -> None:
         """Requests that wait for others; pings are answered meanwhile."""
