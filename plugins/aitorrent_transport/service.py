@@ -115,7 +115,9 @@ class TransportService:
             masking=config.masking,
         )
         self.banning = Banning(self.guard, self.table, self.dialler, store, self._tasks, ctx.clock)
-        self._listener = Listener(self._credentials, self.table.accept, limits=config.limits)
+        self._listener = Listener(
+            self._credentials, self.table.accept, self.paths, limits=config.limits
+        )
         self._listener.is_banned = lambda host: bool(self.guard.refusal(host))
         self._listener.on_offence = self._address_misbehaved
         self._listener.on_own_key = self._own_key_dialled

@@ -36,12 +36,15 @@ class HandshakeProtocol(asyncio.Protocol):
         *,
         dialer: bool,
         expected: PeerId | None = None,
+        wanted_segment: Callable[[str], int] = lambda host: 0,
     ) -> None:
+        """`wanted_segment(host)` is the largest TCP segment to ask `host` for; 0 for any."""
         self._credentials = credentials
         self._on_link = on_link
         self._on_error = on_error
         self._dialer = dialer
         self._expected = expected
+        self._wanted_segment = wanted_segment
         self._handshake: Handshake | None = None
         self._transport: asyncio.Transport | None = None
         self._over = False
@@ -55,6 +58,7 @@ class HandshakeProtocol(asyncio.Protocol):
             dialer=self._dialer,
             remote=remote if remote[0] else None,
             expected=self._expected,
+            segment_bytes=self._wanted_segment(remote[0]) if remote[0] else 0,
         )
         if self._dialer:
             self._transport.write(self._handshake.start())

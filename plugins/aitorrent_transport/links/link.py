@@ -18,7 +18,12 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
-from aitorrent_transport.links.path import is_stalled, tcp_info
+from aitorrent_transport.links.path import (
+    has_large_segments,
+    is_stalled,
+    tcp_info,
+    unacked_bytes,
+)
 from aitorrent_transport.secure.handshake import HandshakeResult
 from aitorrent_transport.secure.hello import HostPort
 from aitorrent_transport.secure.records import (
@@ -81,6 +86,7 @@ class Link(asyncio.BufferedProtocol):
         self.observed = handshake.observed
         self.instance = handshake.instance
         self.handshake_hash = handshake.handshake_hash
+        self._segment_bytes = handshake.segment_bytes
         self.cipher = handshake.suite.name
         self.on_record: Callable[[memoryview], None] = _nobody
         self.on_lost: Callable[[str], None] = _nobody
@@ -182,7 +188,12 @@ class Link(asyncio.BufferedProtocol):
     def is_stalled(self) -> bool:
         """Whether the peer's silence suggests a path that drops large packets."""
         sock = self._transport.get_extra_info("socket")
-        return sock is not None and is_stalled(tcp_info(sock))
+        return sock is not None and is_stalled(tcp_info(sock), unacked_bytes(sock))
+
+    def must_shrink(self) -> bool:
+        """Whether the peer asks for smaller segments than this connection has."""
+        sock = self._transport.get_extra_info("socket")
+        return self._segment_bytes > 0 and sock is not None and has_large_segments(sock)
 
     def abort(self) -> None:
         """End the link at once; unsent bytes are lost."""

@@ -17,6 +17,7 @@ from aitorrent_transport.links.half_open import HalfOpen
 from aitorrent_transport.links.handshaking import HandshakeProtocol, remote_of, why
 from aitorrent_transport.links.link import Link
 from aitorrent_transport.links.masking import GET, MaskedListener
+from aitorrent_transport.links.path import StalledPaths
 from aitorrent_transport.protection.limits import Limits
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import HANDSHAKE_S, MAGIC, Refusal
@@ -118,6 +119,7 @@ class Listener:
         self,
         credentials: Credentials,
         on_link: Callable[[Link], None],
+        paths: StalledPaths | None = None,
         *,
         limits: Limits = _DEFAULTS,
         deadline_s: float = HANDSHAKE_S,
@@ -128,6 +130,7 @@ class Listener:
         "Whether connections from a host are refused unread."
         self.on_offence: Callable[[str, str], None] = lambda host, detail: None
         "Called when a connection from a host spoke another protocol or failed to authenticate."
+        self._paths = paths or StalledPaths()
         self._deadline_s = deadline_s
         self._servers: list[asyncio.Server] = []
         self._half_open: HalfOpen[_Doorman] = HalfOpen(limits)
@@ -194,7 +197,11 @@ class Listener:
             on_link,
             lambda error: self.dismiss(doorman, error),
             dialer=False,
+            wanted_segment=self._wanted_segment,
         )
+
+    def _wanted_segment(self, host: str) -> int:
+        return self._paths.wanted(host, asyncio.get_running_loop().time())
 
     def admit(self, doorman: _Doorman, descriptor: int) -> bool:
         """Whether a new connection may stay, to handshake or to be refused with a reason."""

@@ -155,15 +155,12 @@ class Dialler:
         failures: list[AitorrentError] = []
         for left, dialer in zip(range(len(dialers), 0, -1), dialers, strict=True):
             try:
-                return await dial(
-                    address.host,
-                    address.port,
-                    self._credentials,
-                    expected=address.peer,
-                    masked=self._masking or address.masked,
-                    timeout_s=(until - now()) / left,
-                    connect=partial(dialer.connect, address),
-                )
+                link = await self._link_by(dialer, address, (until - now()) / left)
+                if link.must_shrink():
+                    self._table.on_stalled(*link.remote)
+                    link.close("dialling again with smaller segments")
+                    link = await self._link_by(dialer, address, (until - now()) / left)
+                return link
             except (Unavailable, TimedOut) as e:
                 failures.append(e)
                 self._ctx.log.debug("%s by %s: %s", address, dialer.name, e.message)
@@ -174,6 +171,17 @@ class Dialler:
                 failures.clear()  # otherwise error and frame form a reference cycle
         told = "; ".join(e.message for e in failures) or "no dialer supports this address"
         raise Unavailable(f"{address.location}: {told}")
+
+    async def _link_by(self, dialer: Dialer, address: Address, timeout_s: float) -> Link:
+        return await dial(
+            address.host,
+            address.port,
+            self._credentials,
+            expected=address.peer,
+            masked=self._masking or address.masked,
+            timeout_s=timeout_s,
+            connect=partial(dialer.connect, address),
+        )
 
     async def _remember(self, peer: PeerId, address: Address) -> None:
         await self._store.dialled(peer, address.location, wanted=False, now=self._ctx.clock.time())

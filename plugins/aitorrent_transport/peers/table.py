@@ -255,7 +255,7 @@ class PeerTable:
 
     def _on_closed(self, channel: Channel, reason: str, fault: ProtocolError | None) -> None:
         self._pending.pop(channel, None)
-        if channel.stalled and channel.link.outbound:
+        if channel.stalled:
             self.on_stalled(*channel.link.remote[:2])
         if fault is not None:
             self._guard.report(channel.peer, Offence.PROTOCOL_ERROR, fault.message)

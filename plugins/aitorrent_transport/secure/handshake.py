@@ -74,6 +74,8 @@ class HandshakeResult:
     suite: Suite = CHACHA
     instance: bytes = b""
     "Distinguishes the peer's process from another one with the same identity; empty if not sent."
+    segment_bytes: int = 0
+    "Largest TCP segments that the peer asks for; 0 for any."
 
 
 class Refusal(IntEnum):
@@ -135,7 +137,8 @@ class Handshake:
 
     The dialer sends `start()`; both sides pass received bytes to `receive()` and send what it
     returns, until `result` is set; `rest` then holds bytes beyond the handshake. `expected` pins
-    the peer. `remote` is the other side's address as seen here. `ephemeral` is for tests only.
+    the peer. `remote` is the other side's address as seen here; `segment_bytes` the largest TCP
+    segments to ask it for, 0 for any. `ephemeral` is for tests only.
     """
 
     def __init__(
@@ -147,6 +150,7 @@ class Handshake:
         expected: PeerId | None = None,
         versions: Sequence[int] = VERSIONS,
         capabilities: Sequence[str] | None = None,
+        segment_bytes: int = 0,
         ephemeral: X25519PrivateKey | None = None,
     ) -> None:
         self._credentials = credentials
@@ -155,6 +159,7 @@ class Handshake:
         self._expected = expected
         self._versions = tuple(versions)
         self._capabilities = own_capabilities() if capabilities is None else tuple(capabilities)
+        self._segment_bytes = segment_bytes
         self._ephemeral = ephemeral
         self._static = credentials.static_key()
         self._noise: HandshakeState | None = None
@@ -283,6 +288,7 @@ class Handshake:
             seen=self._remote,
             capabilities=self._capabilities,
             instance=credentials.instance,
+            segment_bytes=self._segment_bytes,
         ).encode()
 
     def _verify(self, noise: HandshakeState, received: Received) -> Hello:
@@ -326,6 +332,7 @@ class Handshake:
             receiving=receiving,
             suite=choose(self._capabilities, hello.capabilities),
             instance=hello.instance,
+            segment_bytes=hello.segment_bytes,
         )
 
 

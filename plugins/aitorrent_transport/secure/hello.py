@@ -3,8 +3,9 @@
 A msgpack map: `id` Ed25519 identity (32 bytes), `nbf`, `exp`, `cert` the certificate of the X25519
 key, `sig` the identity's signature over role and transcript, `v` the chosen version, `agent`,
 `seen` the receiver's address as the sender sees it, `caps` capabilities, `inst` 8 random bytes
-of the sender's process, which distinguish two machines with one identity. Unknown keys and
-capabilities are ignored.
+of the sender's process, which distinguish two machines with one identity, `mss` the largest TCP
+segments that a listener asks for on this path, 0 for any. Unknown keys and capabilities are
+ignored.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Hello:
     capabilities: tuple[str, ...] = ()
     instance: bytes = b""
     "Empty if the sender does not send it."
+    segment_bytes: int = 0
+    "Largest TCP segments that the sender asks for; 0 for any."
 
     def encode(self) -> bytes:
         """Encode the payload."""
@@ -57,6 +60,7 @@ class Hello:
                 "seen": list(self.seen) if self.seen else None,
                 "caps": list(self.capabilities),
                 "inst": self.instance,
+                "mss": self.segment_bytes,
             }
         )
 
@@ -82,6 +86,7 @@ class Hello:
                     {"caps": [], **fields}, "caps", MAX_ENTRIES, MAX_CAP_CHARS, printable=True
                 ),
                 instance=blob({"inst": b"", **fields}, "inst", 0, INSTANCE_BYTES),
+                segment_bytes=whole({"mss": 0, **fields}, "mss", 0, 65_535),
             )
         except ProtocolError as e:
             raise ProtocolError(f"invalid handshake payload: {e.message}") from None

@@ -38,6 +38,28 @@ async def main(path, seed, host, port, wanted, *bootstrap):
 
 asyncio.run(main(*sys.argv[1:]))
 """
+# Publishes `loud` records and prints "done" when it knows `wanted` ones of the other node; on each
+# line of its standard input it prints its warnings.
+BULK = """
+import asyncio, sys
+from pathlib import Path
+from aitorrent_transport.health import warnings
+from tests.support.transport.transport_nodes import node
+
+async def main(path, seed, loud, wanted, *bootstrap):
+    config = {"listen": "0.0.0.0", "port": 9999, "keepalive_s": 2, "bootstrap": list(bootstrap)}
+    async with node(Path(path), seed, **config) as it:
+        for i in range(int(loud)):
+            it.transport.directory.publish(f"ait:{seed}{i}", {"filler": "z" * 3000})
+        print("up", flush=True)
+        while len(it.transport.directory.known("ait:")) < int(loud) + int(wanted):
+            await asyncio.sleep(0.1)
+        print("done", flush=True)
+        while await asyncio.to_thread(sys.stdin.readline):
+            print("-", *[w.code for w in warnings(it.transport)], flush=True)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
 # Prints where the other node says it can be dialled, whenever that changes.
 LISTENER = """
 import asyncio, sys
@@ -70,6 +92,13 @@ async def running(machine: str, *arguments: str) -> AsyncIterator[asyncio.subpro
         await process.wait()
 
 
+async def asked(process: asyncio.subprocess.Process) -> list[str]:
+    """The warnings of a node that runs BULK."""
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+    return (await said(process, 10))[1:]
+
+
 async def said(process: asyncio.subprocess.Process, timeout_s: float) -> list[str]:
     assert process.stdout is not None
     return (await asyncio.wait_for(process.stdout.readline(), timeout_s)).decode().split()
@@ -88,6 +117,23 @@ async def test_smaller_segments_are_tried_on_a_path_that_drops_large_packets(
                 assert (await said(near, 30))[0] == "up"
                 assert await said(near, 60) == ["done", "path"]
                 assert (await said(far, 30))[0] == "done"
+
+
+@pytest.mark.parametrize("loud", ["dialer", "listener", "both"])
+async def test_bulk_data_passes_a_path_that_drops_large_packets_whoever_sends_it(
+    tmp_path: Path, loud: str
+) -> None:
+    of_listener, of_dialer = str(8 * (loud != "dialer")), str(8 * (loud != "listener"))
+    place = str(tmp_path)
+    with machines(2, mtu=1300) as (one, two):
+        async with running(two, "-c", BULK, place, "hub", of_listener, of_dialer) as far:
+            assert await said(far, 30) == ["up"]
+            dialer = ("-c", BULK, place, "dialer", of_dialer, of_listener, "10.77.0.2:9999")
+            async with running(one, *dialer) as near:
+                assert await said(near, 30) == ["up"]
+                assert await said(near, 60) == ["done"]
+                assert await said(far, 60) == ["done"]
+                assert "path" in await asked(near)
 
 
 async def test_silent_neighbour_does_not_lock_its_network_out(tmp_path: Path) -> None:

@@ -23,7 +23,10 @@ def ip(*words: str) -> None:
 
 @contextmanager
 def machines(count: int, *, mtu: int = 1500) -> Iterator[list[str]]:
-    """Namespaces with 10.77.0.1, .2 …; packets over `mtu` bytes are dropped between them."""
+    """Namespaces with 10.77.0.1, .2 …; packets over `mtu` bytes are dropped between them.
+
+    They are dropped a hop away from the machines, as in a tunnel: senders are told nothing.
+    """
     between = f"ait{os.getpid()}w"
     names = [f"ait{os.getpid()}m{i}" for i in range(count)]
     try:
@@ -35,7 +38,15 @@ def machines(count: int, *, mtu: int = 1500) -> Iterator[list[str]]:
             port = f"p{i}"
             veth = ["link", "add", "e0", "gso_max_segs", "1", "type", "veth"]
             ip("-n", name, *veth, "peer", "name", port, "netns", between)
-            ip("-n", between, "link", "set", port, "master", "br0", "mtu", str(mtu), "up")
+            bridge = "br0"
+            if mtu < 1500:
+                bridge, near, far = f"br{i + 1}", f"a{i}", f"b{i}"
+                ip("-n", between, "link", "add", bridge, "type", "bridge")
+                ip("-n", between, "link", "set", bridge, "up")
+                ip("-n", between, "link", "add", near, "type", "veth", "peer", "name", far)
+                for end, master in ((near, bridge), (far, "br0")):
+                    ip("-n", between, "link", "set", end, "master", master, "mtu", str(mtu), "up")
+            ip("-n", between, "link", "set", port, "master", bridge, "up")
             ip("-n", name, "link", "set", "e0", "up")
             ip("-n", name, "addr", "add", f"10.77.0.{i + 1}/24", "dev", "e0")
         yield names

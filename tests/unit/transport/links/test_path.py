@@ -15,28 +15,65 @@ from aitorrent_transport.links.path import (
     StalledPaths,
     is_stalled,
     tcp_info,
+    unacked_bytes,
 )
 from aitorrent_transport.links.racing import connect_tcp
 from aitorrent_transport.links.resolver import Resolver
 
 
-def info(*, retransmits: int, snd_mss: int, unacked: int) -> bytes:
-    return struct.pack("=8B5I", 1, 0, retransmits, 0, 0, 0, 0, 0, 0, 0, snd_mss, 0, unacked)
+def info(*, retransmits: int, snd_mss: int, unacked: int, rcv_mss: int = 536) -> bytes:
+    return struct.pack("=8B5I", 1, 0, retransmits, 0, 0, 0, 0, 0, 0, 0, snd_mss, rcv_mss, unacked)
 
 
 @pytest.mark.parametrize(
-    ("seen", "stalled"),
+    ("seen", "queued", "stalled"),
     [
-        (info(retransmits=5, snd_mss=1448, unacked=10), True),
-        (info(retransmits=0, snd_mss=1448, unacked=0), True),
-        (info(retransmits=1, snd_mss=1448, unacked=1), False),
-        (info(retransmits=5, snd_mss=SMALL_SEGMENT_BYTES, unacked=10), False),
-        (b"", False),
+        (info(retransmits=5, snd_mss=1448, unacked=10), 50_000, True),
+        (info(retransmits=0, snd_mss=1448, unacked=0), 0, True),
+        (info(retransmits=0, snd_mss=1448, unacked=0, rcv_mss=1448), 0, False),
+        (info(retransmits=7, snd_mss=1448, unacked=4), 200, False),
+        (info(retransmits=1, snd_mss=1448, unacked=1), 1448, False),
+        (info(retransmits=5, snd_mss=SMALL_SEGMENT_BYTES, unacked=10), 50_000, False),
+        (b"", 50_000, False),
     ],
-    ids=["ours are lost", "theirs are lost", "just sent", "small already", "unknown"],
+    ids=[
+        "ours are lost",
+        "theirs are lost",
+        "theirs came before",
+        "switched off",
+        "just sent",
+        "small already",
+        "unknown",
+    ],
 )
-def test_stalled_path_is_recognised_by_what_the_kernel_says(seen: bytes, stalled: bool) -> None:
-    assert is_stalled(seen) is stalled
+def test_stalled_path_is_recognised_by_what_the_kernel_says(
+    seen: bytes, queued: int, stalled: bool
+) -> None:
+    assert is_stalled(seen, queued) is stalled
+
+
+async def test_queue_of_a_connection_counts_what_the_other_side_has_not_acknowledged() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+        with near, far:
+            assert unacked_bytes(near) == 0
+            near.setblocking(False)
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            while True:
+                try:
+                    near.send(bytes(65536))
+                except BlockingIOError:
+                    break
+            assert unacked_bytes(near) > SMALL_SEGMENT_BYTES
+
+
+def test_dialers_of_the_network_of_a_stalled_host_are_asked_for_small_segments() -> None:
+    paths = StalledPaths()
+    paths.note("192.0.2.1", 0.0)
+    assert paths.wanted("192.0.2.200", 1.0) == SMALL_SEGMENT_BYTES
+    assert paths.wanted("192.0.3.1", 1.0) == 0
+    assert paths.wanted("192.0.2.1", 1.0 + REMEMBER_S) == 0
 
 
 def test_stall_is_news_once_an_hour_and_hosts_are_bounded() -> None:

@@ -61,6 +61,10 @@ def test_unknown_keys_and_capabilities_are_ignored() -> None:
         ("caps", [1]),
         ("caps", ["c" * 33]),
         ("caps", ["c"] * 33),
+        ("inst", b"i" * 9),
+        ("mss", -1),
+        ("mss", 65_536),
+        ("mss", "1160"),
     ],
 )
 def test_wrong_field_is_refused(field: str, value: object) -> None:
@@ -70,7 +74,9 @@ def test_wrong_field_is_refused(field: str, value: object) -> None:
         Hello.decode(pack(fields))
 
 
-_FIELDS = st.sampled_from(["id", "nbf", "exp", "cert", "sig", "v", "agent", "seen", "caps"])
+_FIELDS = st.sampled_from(
+    ["id", "nbf", "exp", "cert", "sig", "v", "agent", "seen", "caps", "inst", "mss"]
+)
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.binary() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
