@@ -33,7 +33,7 @@ def _lonely(service: TransportService) -> Iterator[HealthWarning]:
     for place, problem in service.dialler.waiting()[:MAX_PLACES]:
         text = f"bootstrap address {place} is not connected; retrying: {problem}"
         yield HealthWarning("bootstrap", text)
-    count = len(service.config.bootstrap)
+    count = service.dialler.sought
     if not count or len(service.table):
         return
     given = "a bootstrap address is" if count == 1 else f"{count} bootstrap addresses are"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.links.binding import Binding
@@ -18,8 +17,8 @@ from aitorrent_transport.links.path import StalledPaths
 from aitorrent_transport.peers.address_file import read_address_file
 from aitorrent_transport.peers.banning import Banning
 from aitorrent_transport.peers.dialler import Dialler
-from aitorrent_transport.peers.interfaces import by_usefulness, own_addresses
 from aitorrent_transport.peers.known_peers import PeerStore
+from aitorrent_transport.peers.own import OwnAddresses
 from aitorrent_transport.peers.peer import Peer
 from aitorrent_transport.peers.store_opening import opened_store
 from aitorrent_transport.peers.stream_server import StreamServer
@@ -51,8 +50,6 @@ from aitorrentd.api.limits import PerPeer, TokenBucket
 from aitorrentd.api.network.addresses import address_of, host_port, is_address_file, parse_address
 from aitorrentd.api.network.directory import MergedDirectory
 from aitorrentd.api.tasks import Tasks
-
-_INTERFACES_S: Final = 4.0  # minimum interval between queries for the interface addresses
 
 
 def agent() -> str:
@@ -105,16 +102,6 @@ class TransportService:
         self.paths = StalledPaths()
         self.table.on_stalled = self._path_stalled
         self.table.rivals.on_moved = self.channels.peer_moved
-        self.dialler = Dialler(
-            ctx,
-            self._tasks,
-            self.table,
-            store,
-            self._credentials,
-            self.dialers,
-            masking=config.masking,
-        )
-        self.banning = Banning(self.guard, self.table, self.dialler, store, self._tasks, ctx.clock)
         self._listener = Listener(
             self._credentials, self.table.accept, self.paths, limits=config.limits
         )
@@ -122,9 +109,19 @@ class TransportService:
         self._listener.on_offence = self._address_misbehaved
         self._listener.on_own_key = self._own_key_dialled
         self.binding = Binding(self._listener, config.listen, self._tasks, ctx.random.random)
+        self._own = OwnAddresses(self.binding, config.announce, self._me, now)
+        self.dialler = Dialler(
+            ctx,
+            self._tasks,
+            self.table,
+            store,
+            self._credentials,
+            self.dialers,
+            is_own=self._own.includes,
+            masking=config.masking,
+        )
+        self.banning = Banning(self.guard, self.table, self.dialler, store, self._tasks, ctx.clock)
         store.on_moved = self._take_up_store
-        self._own: list[str] = []
-        self._own_at = 0.0
 
     def now(self) -> float:
         """Seconds of the node's monotonic clock."""
@@ -175,7 +172,7 @@ class TransportService:
         self.table.rivals.note_own_key(address_of(*where).location)
 
     def _on_bound_later(self, where: HostPort) -> None:
-        self._own = []
+        self._own.forget()
         if not self.config.port:
             self._tasks.spawn(self.store.listened(where[1]), "save the port")
 
@@ -240,22 +237,7 @@ class TransportService:
 
     def addresses(self) -> Sequence[str]:
         """Where this node listens, as multiaddrs with /p2p; with actual ports."""
-        if self.config.announce:
-            return [str(parse_address(text).of(self._me)) for text in self.config.announce]
-        now = self._ctx.clock.monotonic()
-        if not self._own or now - self._own_at > _INTERFACES_S:
-            self._own, self._own_at = self._own_addresses(), now
-        return self._own
-
-    def _own_addresses(self) -> list[str]:
-        found: dict[str, int] = {}
-        for host, port in self.binding.bound:
-            ip = ipaddress.ip_address(host)
-            for each in own_addresses(ip.version) if ip.is_unspecified else [host]:
-                found.setdefault(each, port)
-        # Zones differ on each machine, so addresses with one are useless to others.
-        told = [each for each in by_usefulness(list(found)) if "%" not in each]
-        return list(dict.fromkeys(str(address_of(each, found[each], self._me)) for each in told))
+        return [str(address) for address in self._own.told()]
 
     async def bootstrap_addresses(self) -> Sequence[str]:
         """The configured bootstrap addresses, with those that its address files list now."""

@@ -24,6 +24,7 @@ Family = Literal["ip4", "ip6", "dns", "dns4", "dns6"]
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\Z")
 _PORT: Final = re.compile(r"[0-9]{1,5}\Z")
 _LIKE_IP4: Final = re.compile(r"[0-9.]+\Z")
+_NUMBER: Final = re.compile(r"(0x[0-9a-f]*|[0-9]+)\Z")
 _NAMES: Final[dict[str, Family]] = {"dns": "dns", "dns4": "dns4", "dns6": "dns6"}
 
 
@@ -164,7 +165,13 @@ def _ip(text: str) -> tuple[Family, str]:
 
 
 def _name(text: str) -> str:
-    name = text.rstrip(".").lower() if text.endswith(".") and len(text) > 1 else text.lower()
-    if not name or len(name) > 253 or not all(_LABEL.match(part) for part in name.split(".")):
-        raise ValueError(f"{text[:64]!r} is not a host name")
+    # The dot at the end of a fully qualified name is kept: it exempts it from search domains.
+    name = text.lower()
+    labels = name.removesuffix(".").split(".")
+    if len(name) > 254 or not all(_LABEL.match(label) for label in labels):
+        hint = "" if text.isascii() else "; write it in its ASCII form, which begins with xn--"
+        raise ValueError(f"{text[:64]!r} is not a host name{hint}")
+    if _NUMBER.match(labels[-1]):
+        # Resolvers read 0x7f.1 as 127.0.0.1.
+        raise ValueError(f"{text[:64]!r} is not a host name: its last part is a number")
     return name

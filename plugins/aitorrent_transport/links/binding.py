@@ -20,6 +20,7 @@ from aitorrentd.api.network.addresses import host_port
 from aitorrentd.api.tasks import Tasks
 
 MAX_WAIT_S: Final = 60.0
+_MAX_DRAWS: Final = 8
 
 log = logging.getLogger("aitorrentd.transport")
 
@@ -61,7 +62,12 @@ class Binding:
                 return
             log.info("using a different port than in the previous run: %d/tcp is taken", last)
             await self._listener.unlisten()
-        await self._try_all(port)
+        for _ in range(_MAX_DRAWS):
+            await self._try_all(port)
+            if port or not self.bound or not any(e.is_taken for e in self.waiting.values()):
+                break
+            # The port that was free at one address is taken at another: draw again.
+            await self._listener.unlisten()
         self._keep_trying()
 
     async def _try_all(self, port: int) -> None:

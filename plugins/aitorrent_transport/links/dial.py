@@ -35,8 +35,9 @@ class DirectDialer:
 
     async def connect(self, address: Address, make_protocol: MakeProtocol) -> asyncio.Transport:
         """See `aitorrentd.api.Dialer.connect`."""
+        version = {"dns4": 4, "dns6": 6}.get(address.family, 0)
         return await connect_tcp(
-            make_protocol, address.host, address.port, self._resolver, self._paths
+            make_protocol, address.host, address.port, self._resolver, self._paths, version
         )
 
 

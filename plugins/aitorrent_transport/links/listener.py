@@ -156,6 +156,9 @@ class Listener:
             server = await loop.create_server(lambda: _Doorman(self), host, port, backlog=BACKLOG)
         except OSError as e:
             raise CannotListen(host, port, e) from None
+        if not server.sockets:
+            # asyncio skips a family that the kernel does not have, as with ipv6.disable=1.
+            raise CannotListen(host, port, OSError(errno.EAFNOSUPPORT, ""))
         self._servers.append(server)
         name = server.sockets[0].getsockname()
         return str(name[0]), int(name[1])

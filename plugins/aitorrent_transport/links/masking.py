@@ -250,7 +250,7 @@ class MaskedDialer(_Masked):
         on_error: Callable[[AitorrentError], None],
     ) -> None:
         super().__init__(inner, ConnectionType.CLIENT)
-        self._authority = host_port(host, port)
+        self._authority = host_port(host.removesuffix("."), port)
         self._on_error = on_error
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

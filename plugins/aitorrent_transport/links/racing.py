@@ -7,6 +7,7 @@ families; the first to connect wins and the other attempts are cancelled.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -33,15 +34,19 @@ async def connect_tcp(
     port: int,
     resolver: Resolver,
     paths: StalledPaths | None = None,
+    version: int = 0,
 ) -> asyncio.Transport:
     """Connect to `port` on whichever address of `host` answers first.
+
+    `version` 4 or 6 restricts the addresses of a name to that version of IP.
 
     Raises:
         OSError: none answers; the error of the first attempt. TimedOut, Unavailable: see
         `Resolver.resolve`.
     """
     loop = asyncio.get_running_loop()
-    sock = await _race(interleaved(await resolver.resolve(host)), port, paths or StalledPaths())
+    found = await resolver.resolve(host, version=version)
+    sock = await _race(interleaved(found), port, paths or StalledPaths())
     try:
         transport, _ = await loop.create_connection(make_protocol, sock=sock)
     except BaseException:
@@ -92,6 +97,10 @@ async def _connect(family: int, ip: str, port: int, paths: StalledPaths) -> sock
         sock.setblocking(False)
         paths.prepare(sock, ip, asyncio.get_running_loop().time())
         await asyncio.get_running_loop().sock_connect(sock, (ip, port))
+        if sock.getsockname()[:2] == sock.getpeername()[:2]:
+            # A port of the ephemeral range that nobody listens on may connect to itself, and would
+            # keep the node that is to listen there from doing so.
+            raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     except OSError as e:
         sock.close()
         return e.with_traceback(None)

@@ -21,6 +21,8 @@ LOOKUP_S: Final = 5.0
 MAX_ADDRESSES: Final = 8
 "Per name; trying more would exceed the dial timeout."
 
+_FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+
 Found = list[tuple[int, str]]
 "(address family, IP address) in the system's order of preference (RFC 6724)."
 Lookup = Callable[[str], Found]
@@ -50,8 +52,10 @@ class Resolver:
         self._max = max_lookups
         self._running: dict[str, asyncio.Future[Found]] = {}
 
-    async def resolve(self, host: str, timeout_s: float = LOOKUP_S) -> Found:
+    async def resolve(self, host: str, timeout_s: float = LOOKUP_S, *, version: int = 0) -> Found:
         """The addresses of a name, at most MAX_ADDRESSES; an IP address resolves to itself.
+
+        `version` 4 or 6 leaves out the addresses of the other version of IP.
 
         Raises:
             OSError: it does not resolve. TimedOut: no answer in time; the next call may succeed.
@@ -73,7 +77,11 @@ class Resolver:
         done, _ = await asyncio.wait({running}, timeout=timeout_s)
         if not done:
             raise TimedOut(f"the name server did not answer for {host} within {timeout_s:g} s")
-        return running.result()[:MAX_ADDRESSES]
+        wanted = _FAMILIES.get(version)
+        found = [each for each in running.result() if wanted in (None, each[0])]
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, f"it has no IPv{version} address")
+        return found[:MAX_ADDRESSES]
 
     def _start(self, host: str) -> asyncio.Future[Found]:
         loop = asyncio.get_running_loop()

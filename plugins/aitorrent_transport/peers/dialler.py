@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,8 @@ class Kept:
     task: asyncio.Task[None] | None = None
     problem: str = ""
     "Why the last attempt failed; empty while connected."
+    is_this_node: bool = False
+    "Whether this node itself answered the last attempt."
 
     @property
     def place(self) -> str:
@@ -75,15 +77,17 @@ class Dialler:
         credentials: Credentials,
         dialers: Registry[Dialer],
         *,
+        is_own: Callable[[Address], bool],
         masking: bool,
     ) -> None:
-        """`dialers` are tried in order of registration."""
+        """`dialers` are tried in order of registration; `is_own` says where this node listens."""
         self._ctx = ctx
         self._tasks = tasks
         self._table = table
         self._store = store
         self._credentials = credentials
         self._dialers = dialers
+        self._is_own = is_own
         self._masking = masking
         self._dials: dict[str, asyncio.Task[Peer | AitorrentError]] = {}
         self._kept: list[Kept] = []
@@ -217,7 +221,8 @@ class Dialler:
                 found.setdefault(address.location, address.of(peer))
         for address in self._table.told(peer):
             found.setdefault(address.location, address)
-        return list(found.values())[:MAX_CANDIDATES]
+        # Machines share addresses such as that of a container bridge, where each would meet itself.
+        return [each for each in found.values() if not self._is_own(each)][:MAX_CANDIDATES]
 
     async def _race(self, peer: PeerId, candidates: Sequence[Address], timeout_s: float) -> Peer:
         """Dial the addresses in staggered succession; the first to connect wins."""
@@ -285,6 +290,11 @@ class Dialler:
                 kept.task = None  # it refers back
 
     @property
+    def sought(self) -> int:
+        """Number of bootstrap addresses, without those at which this node itself answers."""
+        return sum(kept.forever and not kept.is_this_node for kept in self._kept)
+
+    @property
     def missing(self) -> int:
         """Number of bootstrap addresses not connected now."""
         return sum(
@@ -333,10 +343,14 @@ class Dialler:
             else:
                 await self._dial_place(kept)
         except AitorrentError as e:
-            kept.problem = e.message
+            # One list of bootstrap addresses may serve all nodes, also those that it names.
+            me = self._credentials.signer.peer_id
+            kept.is_this_node = isinstance(e, Unavailable) and e.data == {"peer": me}
+            kept.problem = "" if kept.is_this_node else e.message
             self._ctx.log.debug("redialling: %s", e.message)
             return False
         kept.problem = ""
+        kept.is_this_node = False
         return True
 
     async def _dial_place(self, kept: Kept) -> None:

@@ -17,7 +17,7 @@ from aitorrent_transport.peers.duplicates import HOW_TO_END, Duplicates, Sightin
 from aitorrent_transport.peers.peer import Peer, location
 from aitorrent_transport.streams.channel import Channel
 from aitorrent_transport.streams.stream_state import StreamState
-from aitorrentd.api import Busy, PeerId, PluginContext, TimedOut, Unavailable, short
+from aitorrentd.api import Busy, InvalidParams, PeerId, PluginContext, TimedOut, Unavailable, short
 from aitorrentd.api.network.addresses import address_of
 from aitorrentd.api.tasks import Tasks
 
@@ -108,9 +108,7 @@ class Rivals:
 
     def note_told(self, channel: Channel, where: str) -> None:
         """Record that a peer sees another node with this node's key at `where`."""
-        observed = channel.link.observed
-        here = address_of(*observed).location if observed else "this node"
-        self._note(self._me, here, where, channel.peer)
+        self._note(self._me, _observed(channel), where, channel.peer)
 
     def _note(self, peer: PeerId, first: str, second: str, reporter: PeerId | None = None) -> None:
         sighting = Sighting(peer, first, second, reporter, self._ctx.clock.monotonic())
@@ -143,3 +141,11 @@ class Rivals:
             if other is not peer.best and not other.retired_here:
                 other.retire()
                 self.on_moved(peer.id)
+
+
+def _observed(channel: Channel) -> str:
+    """Where the peer sees this node, as a multiaddr; a claim, which need not be an address."""
+    try:
+        return address_of(*(channel.link.observed or ("", 0))).location
+    except InvalidParams:
+        return "this node"

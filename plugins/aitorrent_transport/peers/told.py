@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
@@ -44,7 +45,7 @@ def told_addresses(listed: object, peer: PeerId, remote: str) -> tuple[Address, 
             address = parse_address(text)
         except InvalidParams:
             continue
-        if address.peer not in (None, peer):
+        if address.peer not in (None, peer) or _needs_zone(address):
             continue
         try:
             seen = address_of(remote, address.port, peer)
@@ -55,3 +56,8 @@ def told_addresses(listed: object, peer: PeerId, remote: str) -> tuple[Address, 
         if here or not is_loopback(address.host):
             found.setdefault(address.of(peer))
     return tuple(found)[:MAX_TOLD_ADDRESSES]
+
+
+def _needs_zone(address: Address) -> bool:
+    """Whether it is an IPv6 link-local address, which means nothing without a zone."""
+    return address.family == "ip6" and ipaddress.ip_address(address.host).is_link_local

@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from aitorrent_transport.secure.certificate import Certificate, Credentials, network_bytes
 from aitorrent_transport.secure.hello import Hello, HostPort
 from aitorrent_transport.secure.noise import CipherState, HandshakeState, Received
+from aitorrent_transport.secure.strangers import what_answers
 from aitorrent_transport.secure.suites import CHACHA, Suite, choose, own_capabilities
 from aitorrentd.api import (
     AitorrentError,
@@ -204,6 +205,8 @@ class Handshake:
                 if len(buffer) <= len(_REFUSED) and _REFUSED.startswith(buffer):
                     break
                 raise _refused(buffer)
+            if self._dialer and self._hello is None and length > MAX_MESSAGE_BYTES:
+                raise ProtocolError(what_answers(buffer))
             if not 1 <= length <= MAX_MESSAGE_BYTES:
                 raise ProtocolError(f"a handshake message of {length} bytes")
             if len(buffer) < 2 + length:
@@ -339,7 +342,7 @@ class Handshake:
 def _refused(answer: bytes) -> AitorrentError:
     code = answer[len(_REFUSED)] if answer.startswith(_REFUSED) else 0
     if code not in _REFUSALS:
-        return ProtocolError("a handshake message of 0 bytes")
+        return ProtocolError(what_answers(answer))
     reason = Refusal(code).text
     return Busy(f"the node there temporarily refuses connections: {reason}")
 

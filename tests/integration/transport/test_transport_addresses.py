@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aitorrent_transport import service
+from aitorrent_transport.peers import own
 from aitorrent_transport.protocols import addresses
 from aitorrentd.api import DirectoryChanged, PeerGone, WireProtocol, encode_frame
 from tests.support.nodes import wait_for
@@ -18,8 +18,8 @@ from tests.support.transport.transport_nodes import TestNode, node
 def interfaces(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The IPv4 addresses that nodes listening everywhere find."""
     found = ["10.0.0.1"]
-    monkeypatch.setattr(service, "own_addresses", lambda version: list(found))
-    monkeypatch.setattr(service, "_INTERFACES_S", 0.0)
+    monkeypatch.setattr(own, "own_addresses", lambda version: list(found))
+    monkeypatch.setattr(own, "INTERFACES_S", 0.0)
     monkeypatch.setattr(addresses, "LOOK_S", 0.05)
     yield found
 

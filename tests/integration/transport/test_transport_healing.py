@@ -102,8 +102,8 @@ async def test_default_listens_on_both_families_and_tells_no_address_with_a_zone
         assert not any("%" in address or "/fe80" in address for address in a.transport.addresses())
         assert len({port for _, port in a.transport.bound}) == 1
         monkeypatch.setattr(
-            "aitorrent_transport.service.own_addresses",
+            "aitorrent_transport.peers.own.own_addresses",
             lambda version: ["127.0.0.1"] if version == 4 else ["::1"],
         )
-        a.transport._own = []
+        a.transport._own.forget()
         assert "no other machine can reach this node" in codes(a)["unreachable"]

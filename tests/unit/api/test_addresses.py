@@ -17,7 +17,7 @@ GOOD = {
     "/ip6/2001:DB8::1/tcp/1": "/ip6/2001:db8::1/tcp/1",
     "/ip6/::ffff:192.0.2.1/tcp/80": "/ip4/192.0.2.1/tcp/80",
     "/dns/Example.ORG/tcp/65535": "/dns/example.org/tcp/65535",
-    "/dns4/a-b.example.org./tcp/9": "/dns4/a-b.example.org/tcp/9",
+    "/dns4/a-b.Example.org./tcp/9": "/dns4/a-b.example.org./tcp/9",
     "/dns6/localhost/tcp/9/ws": "/dns6/localhost/tcp/9/ws",
     "203.0.113.1:8468": "/ip4/203.0.113.1/tcp/8468",
     "localhost:8468": "/dns/localhost/tcp/8468",
@@ -52,6 +52,12 @@ BAD = {
     "/ip6/203.0.113.1/tcp/80/": "unexpected",
     "/unix/tmp/tcp/80": "unknown part /unix",
     "/dns/-bad/tcp/80": "not a host name",
+    "/dns/0x7f.1/tcp/80": "its last part is a number",
+    "0x7f000001:80": "its last part is a number",
+    "hub.0:80": "its last part is a number",
+    "b\u00fccher.example:80": "which begins with xn--",
+    "hub..:80": "not a host name",
+    "/dns/./tcp/80": "not a host name",
     "/dns/a..b/tcp/80": "not a host name",
     f"/dns/{'a' * 64}/tcp/80": "not a host name",
     "/dns/ex\nample/tcp/80": "not a host name",
@@ -131,7 +137,12 @@ def test_told_addresses_are_few() -> None:
 
 
 def test_loopback_is_believed_from_this_machine_only() -> None:
-    listed = ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1", "/dns/localhost/tcp/1"]
+    listed = [
+        "/ip6/fe80::1/tcp/1",
+        "/ip4/127.0.0.1/tcp/1",
+        "/ip6/::1/tcp/1",
+        "/dns/localhost/tcp/1",
+    ]
     assert len(told_addresses(listed, ID, "127.0.0.1")) == 3
     assert [str(a.host) for a in told_addresses(listed, ID, "203.0.113.9")] == ["203.0.113.9"]
 

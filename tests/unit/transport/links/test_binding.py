@@ -22,6 +22,7 @@ class System(Listener):
         super().__init__(make_credentials(), lambda link: None)
         self.errors: dict[str, int] = {}
         self.taken: set[int] = set()
+        self.taken_at: set[tuple[str, int]] = set()
         self.tries: list[tuple[str, int]] = []
         self._free = itertools.count(40_000)
 
@@ -29,7 +30,7 @@ class System(Listener):
         self.tries.append((host, port))
         if host in self.errors:
             raise CannotListen(host, port, OSError(self.errors[host], "no"))
-        if port in self.taken:
+        if port in self.taken or (host, port) in self.taken_at:
             raise CannotListen(host, port, OSError(errno.EADDRINUSE, "no"))
         return host, port or next(self._free)
 
@@ -61,6 +62,17 @@ async def test_port_that_becomes_free_is_taken_then() -> None:
         assert "port 8468/tcp is taken" in bound.waiting["0.0.0.0"].message
         system.taken.clear()
         await wait_for(lambda: bound.bound == [("0.0.0.0", 8468)])
+
+
+async def test_free_port_is_drawn_again_when_it_is_taken_at_another_address() -> None:
+    system = System()
+    async with asyncio.TaskGroup() as group:
+        bound = binding(system, group, "0.0.0.0", "::")
+        taken = next(system._free)
+        system.taken_at = {("::", taken + 1)}
+        await bound.start(0)
+        assert bound.bound == [("0.0.0.0", taken + 2), ("::", taken + 2)]
+        assert not bound.waiting
 
 
 async def test_last_port_is_kept_while_an_address_is_missing_and_left_when_taken() -> None:

@@ -108,6 +108,16 @@ async def test_slow_name_holds_up_neither_others_nor_the_end() -> None:
         answer.set()
 
 
+async def test_name_of_one_version_of_ip_gives_no_address_of_the_other() -> None:
+    both: Found = [(socket.AF_INET6, "2001:db8::1"), (socket.AF_INET, "192.0.2.1")]
+    resolver = Resolver(lambda host: both if host == "both" else both[:1])
+    assert await resolver.resolve("both", version=4) == both[1:]
+    assert await resolver.resolve("both", version=6) == both[:1]
+    assert await resolver.resolve("both") == both
+    with pytest.raises(OSError, match="no IPv4 address"):
+        await resolver.resolve("six", version=4)
+
+
 async def test_names_that_wait_are_bounded() -> None:
     answer = threading.Event()
     resolver = Resolver(lambda host: [(V4, "192.0.2.7")] * answer.wait(30), max_lookups=2)
