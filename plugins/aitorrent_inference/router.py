@@ -64,7 +64,8 @@ class Answer:
             if is_cut:
                 after = f" after {count}" if tokens else ""
                 return f"no answer: the token limit came{after} before any text; raise max_tokens"
-            return f"no answer: {count} received, none with text" if tokens else ""
+            received = f"{count} received, none with text" if tokens else "no text received"
+            return f"no answer: {received}"
         spent = f"all {count} went" if tokens else "all tokens went"
         if self.thinking_chars and is_cut:
             return f"no answer: {spent} into thinking; raise max_tokens, or ask for the thinking"
@@ -174,6 +175,8 @@ class Router:
                         if chunk.done:
                             answer.last = chunk
                             reason = chunk.reason or "stop"
+                            if chunk.warning:
+                                self._log.warning("answer by %s: %s", answer.backend, chunk.warning)
                         yield chunk
         except (asyncio.CancelledError, GeneratorExit):
             if answer.last is None:

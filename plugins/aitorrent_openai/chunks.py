@@ -82,8 +82,12 @@ class AnswerReader:
 
     def _pieces(self, choice: dict[str, Any]) -> tuple[str, str]:
         delta, message = choice.get("delta"), choice.get("message")
+        if isinstance(delta, str):
+            return delta, ""
+        if not isinstance(delta, dict | None):
+            raise ValueError("a delta that is not an object")
         if isinstance(delta, dict) and any(
-            delta.get(k) not in (None, "") for k in ("content", "refusal", *_THINKING)
+            delta.get(k) not in (None, "") for k in ("content", "refusal", "audio", *_THINKING)
         ):
             return _pieces_of(delta)
         if isinstance(message, dict):
@@ -153,6 +157,10 @@ def _pieces_of(message: dict[str, Any]) -> tuple[str, str]:
     refusal = message.get("refusal")
     if isinstance(refusal, str):
         text += refusal
+    # Models that speak send the words of the sound beside it.
+    audio = message.get("audio")
+    if isinstance(audio, dict) and isinstance(audio.get("transcript"), str):
+        text += audio["transcript"]
     for key in _THINKING:
         if isinstance(found := message.get(key), str | list) and found:
             more = text_in(found)

@@ -37,7 +37,7 @@ _MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 _DONE: Final = object()
 "End-of-stream marker among JSON values."
 # What stands between the values of events that lack the lines between them.
-_BETWEEN: Final = {"data:": None, "[DONE]": _DONE}
+_BETWEEN: Final = {"data:": None, "[DONE]": _DONE, "[done]": _DONE}
 _PINGS: Final = ("ping", "pong", "keepalive", "keep-alive", "heartbeat")
 "Events, or their texts, that only keep the connection open."
 

@@ -69,6 +69,7 @@ def _check(backend: OpenaiBackend) -> Check:
             models = await backend.models()
         except AitorrentError as e:
             return CheckResult("warn", e.message, "Check plugins.openai.servers.")
-        return CheckResult("ok", f"{backend.name} has {len(models)} models")
+        count = len(models)
+        return CheckResult("ok", f"{backend.name} has {count} model{'' if count == 1 else 's'}")
 
     return Check(backend.name.removeprefix("openai:"), f"{backend.name} answers", run)

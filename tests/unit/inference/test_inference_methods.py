@@ -161,7 +161,7 @@ def test_requests_that_occur_are_taken_or_refused_by_name() -> None:
             "no answer: all 9 tokens went into thinking, which the server does not send",
         ),
         ("stop", 9, 0, "no answer: 9 tokens received, none with text"),
-        ("stop", 0, 0, ""),
+        ("stop", 0, 0, "no answer: no text received"),
     ],
 )
 def test_empty_answer_says_what_became_of_its_tokens(
@@ -174,12 +174,15 @@ def test_empty_answer_says_what_became_of_its_tokens(
     assert Answer(last=last, text_chars=1).note == ""
 
 
-async def test_warning_about_the_answer_is_in_the_summary() -> None:
+async def test_warning_about_the_answer_is_in_the_summary_and_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     node = make_node()
     last = Chunk("", done=True, reason="stop", warning="the prompt was truncated")
     with node.having(FakeBackend("a", last=last)):
         items = await collect(methods_of(node)["inference.generate"], GenerateParams(prompt="hi"))
     assert items[-1].summary["warning"] == "the prompt was truncated"
+    assert "answer by a: the prompt was truncated" in caplog.text
 
 
 def test_pace_is_counted_from_the_first_token() -> None:

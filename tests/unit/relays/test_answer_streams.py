@@ -202,6 +202,11 @@ BODIES: Final = {
     ),
     "unknown field": (b'dbta: {"choices":[]}\n\n' + said("lo", "stop"), SSE, "not an event field"),
     "not UTF-8": (b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n' + DONE, SSE, "JSON"),
+    "no delta": (
+        event({"choices": [{"delta": ["Hello"], "finish_reason": "stop"}]}),
+        SSE,
+        "a delta",
+    ),
     "no text": (event({"choices": [{"delta": {"content": {"type": "audio"}}}]}), SSE, "'audio'"),
 }
 

@@ -9,8 +9,10 @@ import pytest
 from aitorrentd.api import AitorrentError, GenerateRequest, InvalidParams, Message, SamplingParams
 from aitorrentd.api.models.truncation import text_bytes, truncation
 from tests.support.servers.ollama_server import FakeOllama
+from tests.support.servers.openai_server import FakeOpenai
 from tests.support.servers.relays import answer
 from tests.unit.ollama.test_ollama_backend import backend_of
+from tests.unit.openai.test_openai_backend import backend_of as openai_of
 
 LONG = "word " * 4000  # 20,000 bytes
 
@@ -86,6 +88,17 @@ async def test_answer_to_a_truncated_prompt_says_so(
         last = (await answer(backend, asking(**asked)))[-1]
     assert last.warning.startswith(says)
     assert bool(last.warning) == bool(says)
+
+
+@pytest.mark.parametrize(("text", "is_cut"), [(LONG, True), ("hi", False)])
+async def test_openai_server_that_counts_far_too_few_tokens_is_told(
+    text: str, is_cut: bool
+) -> None:
+    async with FakeOpenai() as server, openai_of(server) as backend:
+        last = (await answer(backend, GenerateRequest(model="text-model", prompt=text)))[-1]
+    assert last.prompt_tokens == 9
+    assert last.warning.startswith("the prompt was probably truncated: openai:test") == is_cut
+    assert bool(last.warning) == is_cut
 
 
 @pytest.mark.parametrize(
