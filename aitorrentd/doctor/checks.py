@@ -31,7 +31,7 @@ from aitorrentd.errors import ConfigError
 from aitorrentd.kernel.found import ranked, unusable
 from aitorrentd.kernel.prepare import is_switched_off
 from aitorrentd.runtime.identity import load
-from aitorrentd.runtime.reload import changed_keys
+from aitorrentd.runtime.reload import changed_keys, replaced_outside
 from aitorrentd.runtime.state_lock import holder
 from aitorrentd.system import unit
 from aitorrentd.system.streams import stdout_to_stderr
@@ -329,6 +329,9 @@ async def _check_files(runtime: Runtime) -> Checked:
         text = f"the next start or reload would refuse these settings: {'; '.join(wrong)}"
         remedy = "correct them, then run: aitorrentctl config check"
         return Checked(name, "core", summary, "fail", text, remedy)
+    if stale := replaced_outside(new):
+        text, _, remedy = "; ".join(stale).rpartition("; ")
+        return Checked(name, "core", summary, "warn", text, remedy)
     if changed := changed_keys(config, new):
         text = f"the files have changed since they were read: {', '.join(changed)}"
         return Checked(name, "core", summary, "warn", text, "aitorrentctl config reload")

@@ -17,6 +17,7 @@ from aitorrentd.config.plugin_tables import all_problems, plugin_problems
 from aitorrentd.errors import ConfigError, Conflict
 from aitorrentd.runtime.logs import set_level
 from aitorrentd.setting_path import key_text
+from aitorrentd.system.files import was_replaced_outside
 from aitorrentd.validation import Problem
 
 if TYPE_CHECKING:
@@ -48,6 +49,16 @@ def changed_keys(old: Config, new: Config) -> tuple[str, ...]:
     return tuple(key_text(d) for d in differences(_whole(old), _whole(new)) if d)
 
 
+def replaced_outside(config: Config) -> list[str]:
+    """Files whose old content is read, since they were mounted one by one and then replaced."""
+    return [
+        f"{file} is mounted as a single file and was replaced outside, so that only its old "
+        "content can be read here; mount its directory instead, or restart the container"
+        for file in config.files
+        if was_replaced_outside(file)
+    ]
+
+
 async def reload(runtime: Runtime) -> Reloaded:
     """Read the configuration files again and apply what can change live.
 
@@ -60,6 +71,8 @@ async def reload(runtime: Runtime) -> Reloaded:
         except ConfigError as e:
             told = await all_problems(e, runtime.sources)
             raise ConfigError("; ".join(told), problems=tuple(told)) from None
+        if told := await asyncio.to_thread(replaced_outside, new):
+            raise ConfigError("; ".join(told), problems=tuple(told))
         if wrong := located(await _plugin_problems(runtime, new), new.merged):
             raise ConfigError("; ".join(wrong), problems=wrong)
         return await put_in_force(runtime, new)

@@ -27,6 +27,23 @@ _NO_FSYNC: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 _NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
+def was_replaced_outside(path: Path) -> bool:
+    """Whether `path` is a mount of a single file that has been replaced where it comes from.
+
+    A bind mount holds the file, not its name: an editor that writes a new file under the name, as
+    most do, is not seen here. Format: proc_pid_mountinfo(5).
+    """
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    for line in mounts.splitlines():
+        _, _, _, root, place, *_ = line.split(" ")
+        if root.endswith("//deleted") and place == str(path):
+            return True
+    return False
+
+
 def open_regular(path: Path) -> int:
     """A descriptor for reading the regular file at `path`; the caller closes it.
 
@@ -167,6 +184,10 @@ def cannot_write(path: Path, error: OSError, *, setting: str) -> AitorrentError:
     reason = (error.strerror or str(error)).lower()
     if error.errno in (errno.EACCES, errno.EPERM):
         remedy = f"chown it to uid {os.geteuid()}"
+        # From the root down: below a directory that may not be entered, nothing can be examined.
+        barred = next((p for p in reversed(path.parents) if not os.access(p, os.X_OK)), None)
+        if barred is not None:
+            remedy = f"let uid {os.geteuid()} enter {barred} (chmod +x)"
         return Denied(f"cannot write to {path}: {reason}; set {setting}, or {remedy}")
     if error.errno == errno.EROFS:
         return Denied(f"cannot write to {path}: {reason}; set {setting}, or remount it writable")

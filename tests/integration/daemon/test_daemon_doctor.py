@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aitorrentd.errors import InvalidParams
 from aitorrentd.runtime.identity import encode
-from tests.support.nodes import Daemon, DaemonFactory
+from tests.support.nodes import Daemon, DaemonFactory, short_dir
 
 QUIET = """\
 log: {level: info}
@@ -100,3 +106,41 @@ async def test_log_that_is_lost_is_shown_by_status_and_doctor(
     assert text.endswith(" records are missing there; the last ones are in: aitorrentctl logs")
     status, _, remedy = await finding(daemon, "process")
     assert (status, remedy) == ("warn", "the last ones are in: aitorrentctl logs")
+
+
+@contextmanager
+def bound(file: Path, at: Path) -> Iterator[None]:
+    subprocess.run(["mount", "--bind", file, at], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", at], check=True)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file")
+async def test_mounted_file_that_was_replaced_outside_is_told(
+    daemon_factory: DaemonFactory,
+) -> None:
+    outside = short_dir() / "10.yaml"
+    outside.write_text("log: {level: info}\n")
+    daemon = await daemon_factory(QUIET, ready=False)
+    mounted = daemon.directory / "aitorrent.yaml.d" / "10.yaml"
+    mounted.parent.mkdir()
+    mounted.touch()
+    with bound(outside, mounted):
+        await daemon.ready()
+        assert await daemon.call("node.reload")
+        edited = outside.with_suffix(".new")
+        edited.write_text("log: {level: debug}\n")
+        edited.rename(outside)
+        with pytest.raises(
+            InvalidParams, match=rf"{mounted} is mounted as a single file and was replaced outside"
+        ):
+            await daemon.call("node.reload")
+        status, told, remedy = await finding(daemon, "config")
+        assert (status, remedy) == (
+            "warn",
+            "mount its directory instead, or restart the container",
+        )
+        assert told.startswith(f"{mounted} is mounted as a single file")

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from aitorrentd.control.aclient import AsyncClient
 from tests.support.nodes import REPOSITORY, short_dir, wait_for
+
+BUILT_IN_NAMES = ("transport", "dht", "inference", "ollama", "openai", "shards")
+BUILT_IN: Mapping[str, Any] = {"transport": {"listen": "127.0.0.1", "port": 0}}
+KEEPS_NOTES = """
+from contextlib import asynccontextmanager
+from aitorrentd.api import PluginInfo, hookimpl
+
+
+class Notes:
+    @hookimpl
+    def aitorrent_info(self):
+        return PluginInfo("notes", "keeps notes")
+
+    @hookimpl
+    def aitorrent_lifespan(self, ctx):
+        return self.run(ctx)
+
+    @asynccontextmanager
+    async def run(self, ctx):
+        async with ctx.db({1: "CREATE TABLE note (text)"}):
+            yield
+"""
 
 pytestmark = [
     pytest.mark.root,
@@ -37,12 +63,14 @@ def disk() -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", place], check=True)
 
 
-def start(disk: Path) -> subprocess.Popen[str]:
+def start(
+    disk: Path, plugins: Mapping[str, Any] = BUILT_IN, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     run = disk.parent
     config = {
         "version": 1,
         "node": {"runtime_dir": str(run / "run"), "cache_dir": str(run / "cache")},
-        "plugins": {"transport": {"listen": "127.0.0.1", "port": 0}},
+        "plugins": plugins,
     }
     file = run / "aitorrent.yaml"
     file.write_text(yaml.safe_dump(config))
@@ -51,6 +79,7 @@ def start(disk: Path) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*command, "--state-dir", str(disk / "state")],
             cwd=REPOSITORY,
+            env={**os.environ, **(env or {})},
             stdout=subprocess.DEVNULL,
             stderr=log,
             text=True,
@@ -78,6 +107,45 @@ async def test_database_on_a_full_disk_is_not_called_damaged(disk: Callable[[str
         assert "restore a backup" not in log.read_text()
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(30) == 0
+    finally:
+        daemon.kill()
+        daemon.wait()
+
+
+async def test_plugin_with_a_database_outwaits_a_full_disk(disk: Callable[[str], Path]) -> None:
+    place = disk("size=128k")
+    beside = place.parent / "beside"
+    info = beside / "case_notes-1.dist-info"
+    info.mkdir(parents=True)
+    (beside / "case_notes.py").write_text(KEEPS_NOTES)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: case-notes\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[aitorrentd.plugins]\nnotes = case_notes:Notes\n")
+    off = {name: {"enabled": False} for name in BUILT_IN_NAMES}
+    room = shutil.disk_usage(place).free
+    (place / "fill").write_bytes(bytes(room - 12 * 1024))
+    daemon = start(place, off, {"PYTHONPATH": str(beside)})
+    try:
+        socket = place.parent / "run" / "control.sock"
+        await wait_for(socket.exists, 60)
+        async with await AsyncClient.connect(socket, 60) as client:
+
+            async def row() -> dict[str, Any]:
+                rows = (await client.call("plugin.list"))["plugins"]
+                return next(row for row in rows if row["name"] == "notes")
+
+            async with asyncio.timeout(60):
+                while (found := await row())["restarts"] < 2:  # noqa: ASYNC110 - each is a call
+                    await asyncio.sleep(0.05)
+            text = "the disk is full: cannot write the database "
+            if found["state"] == "failed":  # it may just be trying again
+                assert found["detail"].startswith(text)
+                assert "; next attempt in " in found["detail"]
+            (place / "fill").unlink()
+            await client.call("node.wait", {"plugin": "notes", "timeout_s": 60})
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(30) == 0
+        log = (place.parent / "stderr.log").read_text()
+        assert log.count(f"plugin notes failed: {text}") == 1
     finally:
         daemon.kill()
         daemon.wait()

@@ -65,7 +65,7 @@ def test_full_disk_is_said_with_the_file(tmp_path: Path, monkeypatch: pytest.Mon
 def test_read_only_file_system_is_told_from_a_lack_of_permission(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     with pytest.raises(Denied, match="permission denied.*chown it to uid"):
         make_directory(tmp_path, setting="node.state_dir")
     read_only = os.statvfs_result((4096,) * 8 + (os.ST_RDONLY, 255))

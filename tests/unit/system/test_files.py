@@ -39,6 +39,22 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> N
         open_regular(tmp_path / "missing")
 
 
+def test_directory_that_may_not_be_entered_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barred = tmp_path / "srv"
+    state = barred / "node" / "state"
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path) != barred and barred not in Path(path).parents
+    )
+    error = cannot_write(state, OSError(errno.EACCES, "Permission denied"), setting="node.state")
+    assert isinstance(error, Denied)
+    assert error.message == (
+        f"cannot write to {state}: permission denied; set node.state, or let uid {os.geteuid()} "
+        f"enter {barred} (chmod +x)"
+    )
+
+
 @pytest.mark.parametrize(
     ("number", "is_fatal"), [(errno.EINVAL, False), (errno.EOPNOTSUPP, False), (errno.EIO, True)]
 )
