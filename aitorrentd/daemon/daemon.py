@@ -173,7 +173,7 @@ class Daemon:
         self._node.stop_requested.set()
 
     def _on_unused(self, number: signal.Signals) -> None:
-        self._node.log.info("%s has no meaning here and is ignored", signal.Signals(number).name)
+        self._node.log.info("ignoring %s, which has no meaning here", signal.Signals(number).name)
 
     def _on_reload(self) -> None:
         self._tasks.spawn(self._reload(), "reload")

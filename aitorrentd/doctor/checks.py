@@ -326,7 +326,7 @@ async def _check_files(runtime: Runtime) -> Checked:
     else:
         wrong = await all_problems(new, runtime.sources)
     if wrong:
-        text = f"the next start or reload would refuse these settings: {'; '.join(wrong)}"
+        text = f"the next start or reload would reject these settings: {'; '.join(wrong)}"
         remedy = "correct them, then run: aitorrentctl config check"
         return Checked(name, "core", summary, "fail", text, remedy)
     if stale := replaced_outside(new):
@@ -342,7 +342,7 @@ async def _check_files(runtime: Runtime) -> Checked:
 def _check_key(runtime: Runtime) -> _Finding:
     """Check that the next start would find the key of the running node."""
     file = runtime.config.identity_file
-    remedy = f"restore {file} from a backup, or the next start will be another node"
+    remedy = f"restore {file} from a backup, or the node gets a new id at the next start"
     try:
         found = load(file).peer_id
     except FileNotFoundError:
@@ -358,7 +358,7 @@ def _noticed(runtime: Runtime) -> Checked:
     name, summary = "process", "the log and the control socket work"
     found = [warning for notice in runtime.notices if (warning := notice()) is not None]
     if not found:
-        return Checked(name, "core", summary, "ok", "nothing is lost")
+        return Checked(name, "core", summary, "ok", "both work")
     status: Literal["warn", "fail"] = "warn"
     if any(warning.severity == "error" for warning in found):
         status = "fail"

@@ -103,7 +103,7 @@ _REFUSALS: Final = {
     Refusal.LATE: f"the handshake was not finished within {HANDSHAKE_S:g} s",
     Refusal.NO_DESCRIPTORS: "its process has no file descriptors left for more peers",
     Refusal.CLOSING: "it is shutting down",
-    Refusal.BANNED: "it has banned this address for a while",
+    Refusal.BANNED: "it has temporarily banned this address",
 }
 
 

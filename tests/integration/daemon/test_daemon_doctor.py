@@ -48,7 +48,7 @@ async def test_files_that_the_next_start_would_refuse_are_found(
     file.write_text(text)
     status, told, remedy = await finding(daemon, "config")
     assert status == "fail"
-    assert told.startswith("the next start or reload would refuse these settings: ")
+    assert told.startswith("the next start or reload would reject these settings: ")
     assert said in told
     assert remedy == "correct them, then run: aitorrentctl config check"
 
@@ -79,7 +79,7 @@ async def test_key_that_the_next_start_would_not_find_is_told(
     file.unlink()
     status, told, remedy = await finding(daemon, "identity")
     assert (status, told) == ("fail", f"{file} is gone; the key of this node is only in memory")
-    assert remedy == f"restore {file} from a backup, or the next start will be another node"
+    assert remedy == f"restore {file} from a backup, or the node gets a new id at the next start"
     file.write_bytes(encode(bytes(32)))
     file.chmod(0o600)
     status, told, _ = await finding(daemon, "identity")

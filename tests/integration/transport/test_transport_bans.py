@@ -36,7 +36,7 @@ async def test_operator_ban_disconnects_refuses_and_outlives_a_restart(tmp_path:
 async def test_banned_address_is_told_before_its_handshake(tmp_path: Path) -> None:
     async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
         await a.transport.banning.ban("127.0.0.0/8", 60.0, "loopback")
-        with pytest.raises(Busy, match="it has banned this address for a while"):
+        with pytest.raises(Busy, match="it has temporarily banned this address"):
             await b.transport.connect(a.address)
         assert a.transport.listener.failed == 0
         await a.transport.banning.unban("127.0.0.0/8")
