@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from aitorrent_transport.links.handshaking import HandshakeProtocol, why
-from aitorrent_transport.links.link import Link
+from aitorrent_transport.links.link import LIMITS, Link, LinkLimits
 from aitorrent_transport.links.masking import MaskedDialer
 from aitorrent_transport.links.path import StalledPaths
 from aitorrent_transport.links.racing import connect_tcp
@@ -50,6 +50,7 @@ async def dial(
     masked: bool = False,
     timeout_s: float = 10.0,
     connect: Callable[[MakeProtocol], Awaitable[asyncio.Transport]] | None = None,
+    limits: LinkLimits = LIMITS,
 ) -> Link:
     """Open a link to the peer that listens on `host` and `port`.
 
@@ -78,7 +79,9 @@ async def dial(
             done.set_result(error)
 
     where = host_port(host, port)
-    shake = HandshakeProtocol(credentials, on_link, on_error, dialer=True, expected=expected)
+    shake = HandshakeProtocol(
+        credentials, on_link, on_error, dialer=True, expected=expected, limits=limits
+    )
     outer: asyncio.Protocol = MaskedDialer(shake, host, port, on_error) if masked else shake
     transport: asyncio.Transport | None = None
     link: Link | None = None
@@ -116,7 +119,9 @@ async def dial(
         done.cancel()
 
 
-async def link_in_process(a: Credentials, b: Credentials) -> tuple[Link, Link]:
+async def link_in_process(
+    a: Credentials, b: Credentials, limits: LinkLimits = LIMITS
+) -> tuple[Link, Link]:
     """Both ends of a link over a socket pair, dialer first.
 
     Raises:
@@ -137,7 +142,7 @@ async def link_in_process(a: Credentials, b: Credentials) -> tuple[Link, Link]:
             if not end.done():
                 end.set_exception(error)
 
-        shake = HandshakeProtocol(credentials, on_link, on_error, dialer=dialer)
+        shake = HandshakeProtocol(credentials, on_link, on_error, dialer=dialer, limits=limits)
         transport, _ = await loop.create_unix_connection(lambda: shake, sock=sock)
         transports.append(transport)
 

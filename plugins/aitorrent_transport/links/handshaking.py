@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
-from aitorrent_transport.links.link import Link
+from aitorrent_transport.links.link import LIMITS, Link, LinkLimits
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import Handshake, Refusal
 from aitorrent_transport.secure.hello import HostPort
@@ -37,8 +37,10 @@ class HandshakeProtocol(asyncio.Protocol):
         dialer: bool,
         expected: PeerId | None = None,
         wanted_segment: Callable[[str], int] = lambda host: 0,
+        limits: LinkLimits = LIMITS,
     ) -> None:
         """`wanted_segment(host)` is the largest TCP segment to ask `host` for; 0 for any."""
+        self._limits = limits
         self._credentials = credentials
         self._on_link = on_link
         self._on_error = on_error
@@ -85,6 +87,7 @@ class HandshakeProtocol(asyncio.Protocol):
                 outbound=self._dialer,
                 remote=remote_of(self._transport),
                 arrived=self._handshake.rest,
+                limits=self._limits,
             )
             on_link = self._on_link
             self._let_go()

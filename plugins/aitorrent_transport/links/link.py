@@ -16,6 +16,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from aitorrent_transport.links.path import (
@@ -29,14 +30,13 @@ from aitorrent_transport.secure.hello import HostPort
 from aitorrent_transport.secure.records import (
     CLOSE,
     DATA,
+    MIN_REKEY_INTERVAL_S,
     READ_BUFFER_BYTES,
     RecordReader,
     RecordWriter,
 )
 from aitorrentd.api import AitorrentError, PeerId, ProtocolError
 
-REKEY_INTERVAL_S: Final = 3600.0
-CLOSE_TIMEOUT_S: Final = 5.0
 HIGH_WATER_BYTES: Final = 0
 """Whatever the kernel does not accept pauses the sender, who can then still choose what to send
 next. Older versions of uvloop also write immediately only above this mark."""
@@ -46,11 +46,27 @@ SMALL_BYTES: Final = 16 * 1024
 "Smaller records are sent without batching."
 UNSENT_BYTES: Final = 64 * 1024
 "Unsent bytes the kernel accepts beyond those in flight: everything later queues behind them."
-MAX_WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
 MAX_REASON_CHARS: Final = 200
 DRAIN_BYTES: Final = 4096
 
 log = logging.getLogger("aitorrentd.transport")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLimits:
+    """When a link changes its key, and how long it waits for its peer."""
+
+    rekey_s: float = 3600.0
+    "Seconds between two keys of this side."
+    min_peer_rekey_s: float = MIN_REKEY_INTERVAL_S
+    "A peer that changes its key sooner is disconnected."
+    close_s: float = 5.0
+    "A peer that accepts nothing for this long after `close` is disconnected."
+    write_buffer_bytes: int = 16 * 1024 * 1024
+    "A peer that lets more accumulate is disconnected."
+
+
+LIMITS: Final = LinkLimits()
 
 
 def _nobody(*_: Any) -> None:
@@ -77,6 +93,7 @@ class Link(asyncio.BufferedProtocol):
         outbound: bool,
         remote: HostPort,
         arrived: bytes = b"",
+        limits: LinkLimits = LIMITS,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.peer: PeerId = handshake.peer
@@ -97,6 +114,7 @@ class Link(asyncio.BufferedProtocol):
         self.records_in = 0
         self.records_out = 0
 
+        self._limits = limits
         self._loop = loop
         self._transport = transport
         self._flush_handle: asyncio.Handle | None = None
@@ -106,6 +124,7 @@ class Link(asyncio.BufferedProtocol):
             loop.time,
             handshake.suite,
             buffer_bytes=max(READ_BUFFER_BYTES, len(arrived)),
+            min_rekey_s=limits.min_peer_rekey_s,
         )
         self._reader.space()[: len(arrived)] = arrived
         self._reader.feed(len(arrived))
@@ -116,7 +135,7 @@ class Link(asyncio.BufferedProtocol):
         self._reason = ""
         self._close_timer: asyncio.TimerHandle | None = None
         self._drain = memoryview(bytearray(DRAIN_BYTES))
-        self._rekey_timer = loop.call_later(REKEY_INTERVAL_S, self._rekey)
+        self._rekey_timer = loop.call_later(limits.rekey_s, self._rekey)
         # Only now: while handshake bytes are unsent, the limits pause the link immediately.
         transport.set_protocol(self)
         _tune(transport)
@@ -132,7 +151,7 @@ class Link(asyncio.BufferedProtocol):
 
         Small records are sent immediately, large ones on `flush` or in the next event loop
         iteration. Never blocks: check `writable`. The link ends if the peer lets
-        MAX_WRITE_BUFFER_BYTES accumulate.
+        more than `LinkLimits.write_buffer_bytes` accumulate.
 
         Raises:
             TooLarge: more than MAX_PLAINTEXT bytes.
@@ -161,13 +180,13 @@ class Link(asyncio.BufferedProtocol):
         if self._lost or not self._writer.gathered:
             return
         self._transport.write(self._writer.take())
-        if self._transport.get_write_buffer_size() > MAX_WRITE_BUFFER_BYTES:
+        if self._transport.get_write_buffer_size() > self._limits.write_buffer_bytes:
             self._end("the peer has stopped reading")
 
     def close(self, reason: str = "") -> None:
         """Close gracefully: deliver pending records, then send the peer `reason`.
 
-        A peer that accepts nothing for CLOSE_TIMEOUT_S is disconnected.
+        A peer that accepts nothing for `LinkLimits.close_s` is disconnected.
         """
         if self._ending:
             return
@@ -175,7 +194,7 @@ class Link(asyncio.BufferedProtocol):
         self._reason = reason or "closed by this node"
         self._gather((_said(reason),), CLOSE)
         self.flush()
-        self._close_timer = self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
+        self._close_timer = self._loop.call_later(self._limits.close_s, self._transport.abort)
         if self._transport.can_write_eof():
             # Closing a socket with unread bytes resets it, and the peer would lose data in flight.
             # So only this direction ends; the other is drained until the peer closes.
@@ -238,7 +257,7 @@ class Link(asyncio.BufferedProtocol):
         if not self._ending:
             self.bytes_out += self._writer.rekey()
             self.flush()
-            self._rekey_timer = self._loop.call_later(REKEY_INTERVAL_S, self._rekey)
+            self._rekey_timer = self._loop.call_later(self._limits.rekey_s, self._rekey)
 
     def _deliver(self) -> None:
         if self._delivering:
@@ -264,7 +283,7 @@ class Link(asyncio.BufferedProtocol):
         printable = "".join(c if c.isprintable() else "?" for c in said)
         self._ending = True
         self._reason = f"closed by the peer: {printable}" if said else "closed by the peer"
-        self._close_timer = self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)
+        self._close_timer = self._loop.call_later(self._limits.close_s, self._transport.abort)
         self._transport.close()
 
     def _end(self, reason: str) -> None:

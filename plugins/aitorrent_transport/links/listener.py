@@ -123,7 +123,9 @@ class Listener:
         *,
         limits: Limits = _DEFAULTS,
         deadline_s: float = HANDSHAKE_S,
+        is_scarce: Callable[[int], bool] = is_scarce,
     ) -> None:
+        self._is_scarce = is_scarce
         self._credentials = credentials
         self._on_link = on_link
         self.is_banned: Callable[[str], bool] = lambda host: False
@@ -211,7 +213,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         if self._closed:
             return False
-        if is_scarce(descriptor):
+        if self._is_scarce(descriptor):
             self.scarce_at = loop.time()
             return self._refuse_later(doorman, Refusal.NO_DESCRIPTORS)
         if self.is_banned(doorman.host):

@@ -182,11 +182,13 @@ class RecordReader:
         *,
         buffer_bytes: int = READ_BUFFER_BYTES,
         in_place: bool = _HAS_INTO,
+        min_rekey_s: float = MIN_REKEY_INTERVAL_S,
     ) -> None:
         self._key = _RecordKey(cipher, suite)
         self._nonce = suite.nonce.pack
         self._counter = cipher.counter
         self._now = now
+        self._min_rekey_s = min_rekey_s
         self._rekeyed_at = float("-inf")
         # Anonymous maps use memory only for pages written to: little for quiet channels.
         self._buffer = memoryview(mmap(-1, max(buffer_bytes, 2 * (4 + _MAX_SEALED))))
@@ -266,7 +268,7 @@ class RecordReader:
 
     def _rekey(self, length: int) -> None:
         now = self._now()
-        if length != 1 or now - self._rekeyed_at < MIN_REKEY_INTERVAL_S:
+        if length != 1 or now - self._rekeyed_at < self._min_rekey_s:
             raise ProtocolError("the peer rekeys too often")
         self._rekeyed_at = now
         self._key.advance()

@@ -85,6 +85,12 @@ class Watch:
         return self.reasons[0]
 
 
+async def turns(n: int = 10) -> None:
+    """Lets the event loop turn, so that whatever is ready to happen does."""
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
 async def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
     """Polls for a condition that has no event."""
     async with asyncio.timeout(timeout_s):

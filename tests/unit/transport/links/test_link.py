@@ -10,37 +10,39 @@ import resource
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvloop
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request
 
-from aitorrent_transport.links import link as link_module
-from aitorrent_transport.links import listener as listener_module
 from aitorrent_transport.links.dial import dial, link_in_process
-from aitorrent_transport.links.link import HIGH_WATER_BYTES, UNSENT_BYTES, Link
+from aitorrent_transport.links.link import HIGH_WATER_BYTES, UNSENT_BYTES, Link, LinkLimits
 from aitorrent_transport.links.listener import MAX_REFUSED, Listener
 from aitorrent_transport.protection.limits import Limits
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import Handshake, Refusal
 from aitorrent_transport.secure.records import READ_BUFFER_BYTES, RecordReader
 from aitorrentd.api import Busy, ProtocolError, TimedOut, TooLarge, Unavailable
-from tests.support.transport.link_peers import Watch, eventually, make_credentials, shake_hands
+from tests.support.transport.link_peers import (
+    Watch,
+    eventually,
+    make_credentials,
+    shake_hands,
+    turns,
+)
 
 
 class Server:
     """A listener that echoes, and what it saw."""
 
-    def __init__(self, credentials: Credentials, deadline_s: float, max_half_open: int) -> None:
+    def __init__(self, credentials: Credentials, max_half_open: int, **options: Any) -> None:
         self.credentials = credentials
         self.watches: list[Watch] = []
         self.arrived = asyncio.Event()
         self.listener = Listener(
-            credentials,
-            self._on_link,
-            deadline_s=deadline_s,
-            limits=Limits(half_open=max_half_open),
+            credentials, self._on_link, limits=Limits(half_open=max_half_open), **options
         )
         self.host, self.port = "", 0
 
@@ -60,9 +62,10 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    credentials: Credentials | None = None, *, deadline_s: float = 5.0, max_half_open: int = 64
+    credentials: Credentials | None = None, *, max_half_open: int = 64, **options: Any
 ) -> AsyncIterator[Server]:
-    server = Server(credentials or make_credentials(), deadline_s, max_half_open)
+    options = {"deadline_s": 5.0} | options
+    server = Server(credentials or make_credentials(), max_half_open, **options)
     server.host, server.port = await server.listener.listen("127.0.0.1", 0)
     try:
         yield server
@@ -74,8 +77,8 @@ async def serving(
 
 
 @asynccontextmanager
-async def linked(server: Server, **options: object) -> AsyncIterator[Watch]:
-    link = await dial(server.host, server.port, make_credentials(), **options)  # type: ignore[arg-type]
+async def linked(server: Server, **options: Any) -> AsyncIterator[Watch]:
+    link = await dial(server.host, server.port, make_credentials(), **options)
     watch = Watch(link)
     try:
         yield watch
@@ -166,7 +169,7 @@ async def test_paused_link_delivers_nothing_until_it_resumes(masked: bool) -> No
             sender.send(b"%d" % i)
         for i in range(5):
             await watch.until(lambda w, i=i: len(w.records) == i + 1)  # type: ignore[misc]
-            await asyncio.sleep(0.01)
+            await turns()
             assert len(watch.records) == i + 1
             link.resume_reading()
         assert watch.records == [b"0", b"1", b"2", b"3", b"4"]
@@ -401,11 +404,9 @@ async def test_a_link_is_writable_only_while_the_kernel_takes_everything() -> No
         watch.link.abort()
 
 
-async def test_peer_that_reads_nothing_cannot_make_the_buffer_grow_without_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(link_module, "MAX_WRITE_BUFFER_BYTES", 2**20)
-    async with serving() as server, linked(server) as watch:
+async def test_peer_that_reads_nothing_cannot_make_the_buffer_grow_without_end() -> None:
+    limits = LinkLimits(write_buffer_bytes=2**20)
+    async with serving() as server, linked(server, limits=limits) as watch:
         await asyncio.wait_for(server.arrived.wait(), 5)
         server.watches[0].link.pause_reading()
         for _ in range(1000):
@@ -415,9 +416,8 @@ async def test_peer_that_reads_nothing_cannot_make_the_buffer_grow_without_end(
         assert await watch.lost() == "the peer has stopped reading"
 
 
-async def test_close_towards_a_hung_peer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "CLOSE_TIMEOUT_S", 0.1)
-    async with serving() as server, linked(server) as watch:
+async def test_close_towards_a_hung_peer_is_bounded() -> None:
+    async with serving() as server, linked(server, limits=LinkLimits(close_s=0.1)) as watch:
         await asyncio.wait_for(server.arrived.wait(), 5)
         server.watches[0].link.pause_reading()
         while watch.link.writable:
@@ -439,10 +439,9 @@ async def test_error_of_the_owner_in_on_record_ends_the_link_with_its_message() 
     await theirs.lost()
 
 
-async def test_link_rekeys_by_count_and_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "REKEY_INTERVAL_S", 0.05)
-    monkeypatch.setattr("aitorrent_transport.secure.records.MIN_REKEY_INTERVAL_S", 0.0)
-    one, other = await link_in_process(make_credentials(), make_credentials())
+async def test_link_rekeys_by_count_and_by_time() -> None:
+    limits = LinkLimits(rekey_s=0.05, min_peer_rekey_s=0)
+    one, other = await link_in_process(make_credentials(), make_credentials(), limits)
     watch, theirs = Watch(one), Watch(other)
     one._writer._rekey_at = 10
     for i in range(30):
@@ -504,16 +503,19 @@ async def test_wrong_peer_self_and_other_psk_are_told_apart(masked: bool) -> Non
 
 
 async def test_listener_that_never_answers_is_given_up() -> None:
+    left = asyncio.Event()
+
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
+        left.set()
 
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(TimedOut, match="did not finish the handshake in time"):
             await dial("127.0.0.1", port, make_credentials(), timeout_s=0.1)
-        await asyncio.sleep(0.02)
+        await asyncio.wait_for(left.wait(), 5)
 
 
 async def test_slow_loris_hits_the_deadline() -> None:
@@ -521,10 +523,12 @@ async def test_slow_loris_hits_the_deadline() -> None:
         reader, writer = await server.raw()
         loop = asyncio.get_running_loop()
         began = loop.time()
-        for byte in b"AIT1\0\x22":
+        ended = asyncio.create_task(_read_to_end(reader))
+        for byte in b"AIT1\0\x22" + bytes(34):
             writer.write(bytes([byte]))
-            await asyncio.sleep(0.05)
-        assert await _read_to_end(reader) == b"", "the listener says nothing"
+            if (await asyncio.wait([ended], timeout=0.05))[0]:
+                break
+        assert await ended == Refusal.LATE.encode()
         assert loop.time() - began < 2
         writer.close()
         assert server.listener.statistics()["failed"] == 1
@@ -587,10 +591,9 @@ def test_dialer_names_the_reason_for_which_it_is_refused(refusal: Refusal) -> No
 
 @masked_or_not
 async def test_listener_without_descriptors_says_so_and_keeps_its_reserve(
-    masked: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    masked: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serving() as server:
-        monkeypatch.setattr(listener_module, "is_scarce", lambda descriptor: True)
+    async with serving(is_scarce=lambda descriptor: True) as server:
         said = "too busy" if masked else "no file descriptors left"
         for _ in range(3):
             with pytest.raises(Busy, match=said):
@@ -680,25 +683,30 @@ async def test_link_that_ends_before_its_owner_listens_still_says_so_once() -> N
     one, other = await link_in_process(make_credentials(), make_credentials())
     other.abort()
     one._transport.abort()
-    await asyncio.sleep(0.01)
+    await eventually(lambda: one._lost)
     watch = Watch(one)
     assert (await watch.lost()).startswith("the connection was lost")
     one.start()
-    await asyncio.sleep(0.01)
+    await turns()
     assert len(watch.reasons) == 1
 
 
 async def test_link_in_process_fails_like_a_dial() -> None:
     with pytest.raises(ProtocolError, match="authentication"):
         await link_in_process(make_credentials("one"), make_credentials("two"))
-    await asyncio.sleep(0.01)
+    await turns()
 
 
 async def test_cancelled_dial_leaves_nothing_behind() -> None:
     async with serving(deadline_s=60) as server:
-        task = asyncio.ensure_future(dial(server.host, server.port, make_credentials()))
-        await asyncio.sleep(0.001)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        cancelled = 0
+        for n in range(20):
+            dialling = asyncio.ensure_future(dial(server.host, server.port, make_credentials()))
+            await turns(n)
+            dialling.cancel()
+            try:
+                (await dialling).abort()
+            except asyncio.CancelledError:
+                cancelled += 1
+        assert cancelled > 2
         await server.until(lambda s: s["half_open"] == 0)
