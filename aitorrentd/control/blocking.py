@@ -12,8 +12,9 @@ import socket
 import time
 from typing import Any, Final, NoReturn
 
-from aitorrentd.control import framing, polling
+from aitorrentd.control import framing
 from aitorrentd.control.answers import LostDaemon, unreachable
+from aitorrentd.control.polling import POLLING, Eagerness, Polling
 from aitorrentd.errors import TimedOut, error_from_map
 
 _CHUNK_BYTES: Final = 64 * 1024  # more would need its own mapping for each recv: malloc(3)
@@ -29,14 +30,17 @@ def deadline_in(timeout: float | None, grace_s: float = 0.0) -> float | None:
 class BlockingConnection:
     """A connected socket; handles frames, not calls."""
 
-    def __init__(self, path: str, timeout: float | None) -> None:
+    def __init__(self, path: str, timeout: float | None, polling: Polling = POLLING) -> None:
         """Connect within `timeout` seconds.
 
         Raises:
             NoDaemon, NoAccess: cannot connect. TimedOut: the daemon does not accept.
         """
-        self.eagerness = polling.Eagerness() if polling.has_processors() else None
+        self.eagerness = Eagerness(polling) if polling.pays() else None
         "Whether to poll again instead of sleeping; None on a single processor."
+        self.sleeps = 0
+        "How many waits put this process to sleep."
+        self._spin_s = polling.spin_s
         self._splitter = framing.FrameSplitter(framing.MAX_FRAME_BYTES)
         self._is_sending = False
         self._sock = _connect(path, timeout)
@@ -142,10 +146,11 @@ class BlockingConnection:
         now = start = time.monotonic()
         has_arrived = False
         if eagerness.is_high:
-            while not has_arrived and now - start < polling.SPIN_S:
+            while not has_arrived and now - start < self._spin_s:
                 has_arrived = bool(self._arrival.poll(0))
                 now = time.monotonic()
         if not has_arrived:
+            self.sleeps += 1
             if not _is_ready(self._arrival, deadline):
                 raise TimedOut("the daemon did not answer in time")
             now = time.monotonic()

@@ -27,6 +27,7 @@ from aitorrentd.control.answers import (
     as_map,
 )
 from aitorrentd.control.blocking import BlockingConnection, deadline_in
+from aitorrentd.control.polling import POLLING, Polling
 from aitorrentd.errors import (
     AitorrentError,
     Cancelled,
@@ -50,6 +51,7 @@ class Client:
         timeout: float | None = 30.0,
         *,
         agent: str = f"aitorrentctl/{__version__}",
+        polling: Polling = POLLING,
     ) -> None:
         """Connect and exchange hellos.
 
@@ -66,7 +68,7 @@ class Client:
         "The daemon's hello: server, proto, role, max_frame, features."
         self._next_id = 0
         self._streams: dict[int, ClientStream] = {}
-        self._connection = BlockingConnection(self.path, timeout)
+        self._connection = BlockingConnection(self.path, timeout, polling)
         try:
             self._greet(agent)
         except BaseException:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 from aitorrentd.api.plugin import Role
@@ -15,7 +16,7 @@ from aitorrentd.control import framing
 from aitorrentd.control.auth import Credentials, peer_credentials
 from aitorrentd.control.call import encode_error
 from aitorrentd.control.calls import Calls, Counters, MethodSource
-from aitorrentd.control.polling import Eagerness, WakefulLoop
+from aitorrentd.control.polling import Eagerness, Polling, WakefulLoop
 from aitorrentd.errors import (
     AitorrentError,
     Busy,
@@ -26,19 +27,28 @@ from aitorrentd.errors import (
     VersionMismatch,
 )
 
-HELLO_TIMEOUT_S: Final = 5.0
-FRAME_TIMEOUT_S: Final = 30.0
-"How long a large frame may take to arrive."
-STALL_TIMEOUT_S: Final = 60.0
-"How long a caller may leave 1 MiB of answers unread."
-LINGER_S: Final = 1.0
-"How long a closed connection may take to send its last bytes."
 WRITE_HIGH_BYTES: Final = 1024 * 1024
 WRITE_LOW_BYTES: Final = 256 * 1024
 PROGRESS_HIGH_BYTES: Final = 64 * 1024
 READER_FRAME_BYTES: Final = 1024 * 1024
 "What a caller with the role READ may send in one frame."
 _LARGE_FRAME_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a connection waits for its caller, in seconds."""
+
+    hello_s: float = 5.0
+    frame_s: float = 30.0
+    "How long a large frame may take to arrive."
+    stall_s: float = 60.0
+    "How long a caller may leave 1 MiB of answers unread."
+    linger_s: float = 1.0
+    "How long a closed connection may take to send its last bytes."
+
+
+PATIENCE: Final = Patience()
 
 
 class ConnectionOwner(Protocol):
@@ -49,6 +59,8 @@ class ConnectionOwner(Protocol):
     log: logging.Logger
     agent: str
     group: str
+    patience: Patience
+    polling: Polling
     awake: WakefulLoop | None
 
     def role(self, caller: Credentials) -> Role:
@@ -87,7 +99,7 @@ class Connection(asyncio.Protocol):
         self._progress: dict[int, bytes] = {}
         self._reserved_bytes = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._eagerness = Eagerness()
+        self._eagerness = Eagerness(owner.polling)
         self._answered_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -116,8 +128,9 @@ class Connection(asyncio.Protocol):
             counters=self._owner.counters,
             log=self._owner.log,
         )
-        late = TimedOut(f"no hello within {HELLO_TIMEOUT_S:g} s")
-        self._timer("hello", HELLO_TIMEOUT_S, self._refuse, late)
+        wait_s = self._owner.patience.hello_s
+        late = TimedOut(f"no hello within {wait_s:g} s")
+        self._timer("hello", wait_s, self._refuse, late)
 
     def data_received(self, data: bytes) -> None:
         """Serve the frames in `data`."""
@@ -153,7 +166,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The caller does not read: stop accepting its frames."""
         self._can_write.clear()
-        self._timer("stall", STALL_TIMEOUT_S, self._abort)
+        self._timer("stall", self._owner.patience.stall_s, self._abort)
         if self._transport is not None and not self._is_closing:
             self._transport.pause_reading()
 
@@ -207,7 +220,7 @@ class Connection(asyncio.Protocol):
             return
         self._is_closing = True
         self._transport.close()
-        self._timer("linger", LINGER_S, self._abort)
+        self._timer("linger", self._owner.patience.linger_s, self._abort)
 
     def _abort(self) -> None:
         if self._transport is not None:
@@ -244,8 +257,9 @@ class Connection(asyncio.Protocol):
             self._refuse(Busy("too many large frames are arriving at once; try again later"))
             return
         self._reserved_bytes = length
-        late = TimedOut(f"a frame of {length} bytes took longer than {FRAME_TIMEOUT_S:g} s")
-        self._timer("frame", FRAME_TIMEOUT_S, self._refuse, late)
+        wait_s = self._owner.patience.frame_s
+        late = TimedOut(f"a frame of {length} bytes took longer than {wait_s:g} s")
+        self._timer("frame", wait_s, self._refuse, late)
 
     def _release(self) -> None:
         if self._reserved_bytes:

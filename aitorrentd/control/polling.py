@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -20,18 +21,37 @@ SPIN_S: Final = 80e-6
 "The longest time to poll: about two wakeups, so a fruitless poll costs what a hit could save."
 QUICK_S: Final = 200e-6
 "A wait that might have fit into SPIN_S if neither end had slept."
-_QUICK_FIRST: Final = 4
-_QUICK_AFTER_MISS: Final = 32
-"Fruitless polling costs at most one SPIN_S in this many waits."
+
+
+@dataclass(frozen=True, slots=True)
+class Polling:
+    """When to poll, and for how long."""
+
+    spin_s: float = SPIN_S
+    quick_s: float = QUICK_S
+    quick_first: int = 4
+    "Short waits in a row before the first poll."
+    quick_after_miss: int = 32
+    "Fruitless polling costs at most one `spin_s` in this many waits."
+    processors: int | None = None
+    "How many this process may use; None asks the kernel."
+
+    def pays(self) -> bool:
+        """Whether to poll at all: on a single processor, polling delays the sender."""
+        return (self.processors or len(os.sched_getaffinity(0))) > 1
+
+
+POLLING: Final = Polling()
 
 
 class Eagerness:
     """Whether the next wait on a connection is worth polling, judged by earlier waits."""
 
-    __slots__ = ("_quick_wanted",)
+    __slots__ = ("_polling", "_quick_wanted")
 
-    def __init__(self) -> None:
-        self._quick_wanted = _QUICK_FIRST
+    def __init__(self, polling: Polling = POLLING) -> None:
+        self._polling = polling
+        self._quick_wanted = polling.quick_first
 
     @property
     def is_high(self) -> bool:
@@ -41,39 +61,39 @@ class Eagerness:
     def note(self, waited_s: float) -> None:
         """Record how long a wait took, with or without sleep."""
         if not self._quick_wanted:
-            if waited_s > SPIN_S:
-                self._quick_wanted = _QUICK_AFTER_MISS
-        elif waited_s > QUICK_S:
-            self._quick_wanted = max(self._quick_wanted, _QUICK_FIRST)
+            if waited_s > self._polling.spin_s:
+                self._quick_wanted = self._polling.quick_after_miss
+        elif waited_s > self._polling.quick_s:
+            self._quick_wanted = max(self._quick_wanted, self._polling.quick_first)
         else:
             self._quick_wanted -= 1
 
 
-def has_processors() -> bool:
-    """Whether this process may use several processors: on one, polling delays the sender."""
-    return len(os.sched_getaffinity(0)) > 1
-
-
 class WakefulLoop:
-    """Keeps an event loop awake for SPIN_S after each request; other events are still served.
+    """Keeps an event loop awake for `spin_s` after each request; other events are still served.
 
     A callback that schedules itself makes the loop poll without waiting, in uvloop and in asyncio,
     and every turn serves whatever else is ready.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, clock: Callable[[], float] = time.monotonic
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        spin_s: float = SPIN_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.turns = 0
         "Loop iterations that this has caused since the start."
         self.is_awake = False
         self._until = 0.0
+        self._spin_s = spin_s
         self._clock = clock
         self._loop = loop
 
     def extend(self, now: float) -> None:
-        """Stay awake until SPIN_S after `now`, a reading of the clock."""
-        self._until = now + SPIN_S
+        """Stay awake until `spin_s` after `now`, a reading of the clock."""
+        self._until = now + self._spin_s
         if not self.is_awake:
             self.is_awake = True
             self._loop.call_soon(self._turn)

@@ -13,15 +13,20 @@ from typing import Any, Final
 from aitorrentd.api.descriptors import is_scarce, limit
 from aitorrentd.api.plugin import HealthWarning, Role
 from aitorrentd.api.tally import Tally
-from aitorrentd.control import polling, sockets
+from aitorrentd.control import sockets
 from aitorrentd.control.auth import Credentials, group_id, role_of
 from aitorrentd.control.calls import Counters, MethodSource
-from aitorrentd.control.connection import Connection, too_few_descriptors, too_many
-from aitorrentd.control.polling import WakefulLoop
+from aitorrentd.control.connection import (
+    PATIENCE,
+    Connection,
+    Patience,
+    too_few_descriptors,
+    too_many,
+)
+from aitorrentd.control.polling import POLLING, Polling, WakefulLoop
 from aitorrentd.errors import AitorrentError, ShuttingDown
 
 CHECK_S: Final = 5.0
-_CANCEL_WAIT_S: Final = 1.0
 _OPERATOR_DESCRIPTORS: Final = 8
 "The last file descriptors are for those who can fix what uses up the others."
 _ARRIVING_BYTES: Final = 64 * 1024 * 1024
@@ -33,7 +38,7 @@ class ControlServer:
 
     Every `check_s` seconds it checks that its sockets are still where clients expect them. `agent`
     names the daemon in the hello, such as `aitorrentd/0.1.0`; members of `group` get the role
-    OPERATE.
+    OPERATE. Closing waits `cancel_wait_s` for cancelled calls to end.
     """
 
     def __init__(
@@ -45,10 +50,16 @@ class ControlServer:
         max_connections: int = 64,
         log: logging.Logger | None = None,
         check_s: float = CHECK_S,
+        cancel_wait_s: float = 1.0,
+        patience: Patience = PATIENCE,
+        polling: Polling = POLLING,
     ) -> None:
         self.source = source
         self.agent = agent
         self.group = group
+        self.patience = patience
+        self.polling = polling
+        self._cancel_wait_s = cancel_wait_s
         self.counters = Counters()
         self.log = log or logging.getLogger("aitorrentd.control")
         self._max_connections = max_connections
@@ -145,8 +156,8 @@ class ControlServer:
 
     async def _serve(self, sock: socket.socket) -> asyncio.Server:
         loop = asyncio.get_running_loop()
-        if self.awake is None and polling.has_processors():
-            self.awake = WakefulLoop(loop)
+        if self.awake is None and self.polling.pays():
+            self.awake = WakefulLoop(loop, spin_s=self.polling.spin_s)
         server = await loop.create_unix_server(
             lambda: Connection(self), sock=sock, backlog=sockets.BACKLOG
         )
@@ -170,18 +181,18 @@ class ControlServer:
                 connection.calls.stop(reason, streams_only=True)
         if not await self._wait(self._tasks(streams=False), grace_s):
             self._stop_calls(reason)
-        if not await self._wait(self._tasks(), _CANCEL_WAIT_S):
+        if not await self._wait(self._tasks(), self._cancel_wait_s):
             names = ", ".join(task.get_name() for task in self._tasks())
             self.log.warning("abandoned because they ignore cancellation: %s", names)
         leaving = [*self._connections, *self._refused]
         for connection in leaving:
             connection.close()
-        await self._wait({c.closed for c in leaving}, 2 * _CANCEL_WAIT_S)
+        await self._wait({c.closed for c in leaving}, 2 * self._cancel_wait_s)
         for server in self._servers:
             try:
-                await asyncio.wait_for(server.wait_closed(), _CANCEL_WAIT_S)
+                await asyncio.wait_for(server.wait_closed(), self._cancel_wait_s)
             except TimeoutError:
-                self.log.warning("a control listener did not close in %g s", _CANCEL_WAIT_S)
+                self.log.warning("a control listener did not close in %g s", self._cancel_wait_s)
         self._servers.clear()
         self._bound.clear()
 

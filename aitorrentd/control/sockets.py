@@ -153,11 +153,11 @@ def _clear(path: Path) -> None:
 
 
 @contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
+def _only_one(directory: Path, wait_s: float = _LOCK_WAIT_S) -> Iterator[None]:
     """Two daemons that start at once must not delete each other's new socket."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     pause = threading.Event()
-    deadline = time.monotonic() + _LOCK_WAIT_S
+    deadline = time.monotonic() + wait_s
     try:
         while True:
             try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aitorrentd.control import polling
+from aitorrentd.control.polling import Eagerness, Polling
 from tests.support.nodes import short_dir
 
 _BOTH_WAYS = ("test_control_calls", "test_control_client", "test_control_server")
@@ -23,9 +23,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def wakefulness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     is_awake = request.param == "awake"
-    monkeypatch.setattr(polling, "has_processors", lambda: is_awake)
+    monkeypatch.setattr(Polling, "pays", lambda self: is_awake)
     if is_awake:
-        monkeypatch.setattr(polling.Eagerness, "is_high", property(lambda self: True))
+        monkeypatch.setattr(Eagerness, "is_high", property(lambda self: True))
 
 
 @pytest.fixture

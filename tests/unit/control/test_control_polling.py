@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import selectors
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ import pytest
 import uvloop
 
 from aitorrentd.api.plugin import CallContext, Method, NoParams
-from aitorrentd.control import blocking, polling
 from aitorrentd.control.aclient import AsyncClient
 from aitorrentd.control.client import Client
-from aitorrentd.control.polling import QUICK_S, SPIN_S, Eagerness, WakefulLoop
+from aitorrentd.control.polling import QUICK_S, SPIN_S, Eagerness, Polling, WakefulLoop
 from aitorrentd.control.server import ControlServer
 from aitorrentd.errors import TimedOut
 from tests.support.control_server import Methods, ServerThread, eventually
@@ -25,6 +24,7 @@ from tests.support.control_server import Methods, ServerThread, eventually
 LOOPS = pytest.mark.parametrize("new_loop", [uvloop.new_event_loop, asyncio.new_event_loop])
 LONG_S = 20.0
 "Longer than any wait of these tests, whatever else the machine does."
+ALL_IS_QUICK = Polling(spin_s=LONG_S, quick_s=LONG_S, processors=2)
 
 
 def ping(call: CallContext, params: NoParams) -> dict[str, Any]:
@@ -51,14 +51,6 @@ METHODS = (
     Method("a.forever", forever, "Wait."),
     Method("a.count", count, "Count.", stream=True),
 )
-
-
-@pytest.fixture
-def all_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On two processors, where every wait of the test counts as short."""
-    monkeypatch.setattr(polling, "has_processors", lambda: True)
-    monkeypatch.setattr(polling, "SPIN_S", LONG_S)
-    monkeypatch.setattr(polling, "QUICK_S", LONG_S)
 
 
 def eager() -> Eagerness:
@@ -107,15 +99,22 @@ def test_slow_waits_are_never_spun_for_again() -> None:
         assert not eagerness.is_high
 
 
-def test_one_processor_is_left_to_the_other_end(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
-    with ServerThread(tmp_path / "c.sock", *METHODS) as server, Client(server.path) as client:
+@contextmanager
+def serving(path: Path, polling: Polling) -> Iterator[tuple[ControlServer, Client]]:
+    """A server and a client that poll in this way."""
+    with (
+        ServerThread(path, *METHODS, polling=polling) as thread,
+        Client(path, polling=polling) as client,
+    ):
+        assert thread.server is not None
+        yield thread.server, client
+
+
+def test_one_processor_is_left_to_the_other_end(tmp_path: Path) -> None:
+    with serving(tmp_path / "c.sock", Polling(processors=1)) as (server, client):
         for _ in range(50):
             assert client.call("a.ping") == {"pong": True}
-        assert server.server is not None
-        assert server.server.awake is None
+        assert server.awake is None
         assert client._connection.eagerness is None
 
 
@@ -173,7 +172,7 @@ def test_an_idle_connection_leaves_the_loop_asleep(tmp_path: Path) -> None:
                 await eventually(lambda: server.awake is not None and not server.awake.is_awake)
                 selector.timeouts.clear()
                 turns, server.awake.turns = server.awake.turns, 0
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(0.3)  # idle: what the loop does meanwhile is what is tested
                 assert turns > 0
                 assert server.awake.turns == 0
                 assert len(selector.timeouts) < 5
@@ -185,43 +184,35 @@ def test_an_idle_connection_leaves_the_loop_asleep(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["a.ping", "a.later"])
-def test_both_ends_stay_awake_between_calls_back_to_back(
-    method: str, all_is_quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def sleeps(*_: object) -> bool:
-        raise AssertionError("the client went to sleep")
-
-    with ServerThread(tmp_path / "c.sock", *METHODS) as server, Client(server.path) as client:
-        assert server.server is not None
-        assert server.server.awake is not None
+def test_both_ends_stay_awake_between_calls_back_to_back(method: str, tmp_path: Path) -> None:
+    with serving(tmp_path / "c.sock", ALL_IS_QUICK) as (server, client):
+        assert server.awake is not None
         for _ in range(3):  # the hello was the first wait
             client.call(method)
-        assert server.server.awake.turns == 0
+        assert server.awake.turns == 0
         client.call(method)
-        monkeypatch.setattr(blocking, "_is_ready", sleeps)
+        slept = client._connection.sleeps
         client.call(method)
-        assert server.server.awake.is_awake
-        turns = server.server.awake.turns
+        assert server.awake.is_awake
+        turns = server.awake.turns
         for _ in range(20):
             assert client.call(method) == {"pong": True}
-        assert server.server.awake.turns > turns
+        assert server.awake.turns > turns
+        assert client._connection.sleeps == slept
 
 
-def test_a_stream_keeps_nobody_awake(all_is_quick: None, tmp_path: Path) -> None:
-    with ServerThread(tmp_path / "c.sock", *METHODS) as server, Client(server.path) as client:
+def test_a_stream_keeps_nobody_awake(tmp_path: Path) -> None:
+    with serving(tmp_path / "c.sock", ALL_IS_QUICK) as (server, client):
         with client.stream("a.count") as items:
             assert [next(items)["n"] for _ in range(1000)] == list(range(1000))
-        assert server.server is not None
-        assert server.server.awake is not None
-        assert server.server.awake.turns == 0
+        assert server.awake is not None
+        assert server.awake.turns == 0
 
 
 @LOOPS
-def test_a_wakeful_loop_serves_other_connections_and_timers(
-    new_loop: Any, all_is_quick: None, tmp_path: Path
-) -> None:
+def test_a_wakeful_loop_serves_other_connections_and_timers(new_loop: Any, tmp_path: Path) -> None:
     async def scene() -> None:
-        server = ControlServer(Methods(*METHODS), agent="aitorrentd/0.1.0")
+        server = ControlServer(Methods(*METHODS), agent="aitorrentd/0.1.0", polling=ALL_IS_QUICK)
         await server.listen(tmp_path / "c.sock")
         assert server.awake is not None
         path = tmp_path / "c.sock"
@@ -254,24 +245,14 @@ async def _first(items: AsyncIterator[Any], n: int) -> AsyncIterator[Any]:
             return
 
 
-def test_an_eager_client_gives_up_in_time_and_sleeps_meanwhile(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(polling, "has_processors", lambda: True)
-    monkeypatch.setattr(polling, "QUICK_S", LONG_S)
-    with ServerThread(tmp_path / "c.sock", *METHODS) as server, Client(server.path) as client:
+def test_an_eager_client_gives_up_in_time_and_sleeps_meanwhile(tmp_path: Path) -> None:
+    polling = Polling(quick_s=LONG_S, processors=2)
+    with serving(tmp_path / "c.sock", polling) as (_, client):
         assert client._connection.eagerness is not None
         while not client._connection.eagerness.is_high:
             client.call("a.ping")
-        slept: list[float] = []
-        is_ready = blocking._is_ready
-
-        def sleep(*given: Any) -> bool:
-            slept.append(1)
-            return is_ready(*given)
-
-        monkeypatch.setattr(blocking, "_is_ready", sleep)
+        slept = client._connection.sleeps
         with pytest.raises(TimedOut, match="did not finish within"):
             client.call("a.forever", timeout=0.05)
-        assert slept
+        assert client._connection.sleeps > slept
         assert not client._connection.eagerness.is_high

@@ -17,8 +17,10 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
-from aitorrentd.control import connection, framing
+from aitorrentd.control import framing
 from aitorrentd.control.aclient import AsyncClient
+from aitorrentd.control.auth import Credentials
+from aitorrentd.control.connection import Patience
 from aitorrentd.control.server import ControlServer
 from aitorrentd.errors import Busy, Conflict, ShuttingDown, VersionMismatch
 from tests.support.control_frames import random_frame
@@ -153,20 +155,16 @@ async def test_a_caller_of_another_protocol_is_told_so(server: ControlServer, pa
         assert last[2]["message"] == "this daemon speaks protocol 1 to 1"
 
 
-async def test_silence_is_cut_off(
-    server: ControlServer, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "HELLO_TIMEOUT_S", 0.05)
+async def test_silence_is_cut_off(server: ControlServer, path: Path) -> None:
+    server.patience = Patience(hello_s=0.05)
     async with await RawPeer.connect(path, greet=False) as peer:
         (last,) = await peer.until_closed()
         assert last[2]["code"] == "timeout"
     assert server.statistics()["connections_open"] == 0
 
 
-async def test_a_large_frame_that_never_ends_is_cut_off(
-    server: ControlServer, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "FRAME_TIMEOUT_S", 0.05)
+async def test_a_large_frame_that_never_ends_is_cut_off(server: ControlServer, path: Path) -> None:
+    server.patience = Patience(frame_s=0.05)
     async with await RawPeer.connect(path) as peer:
         peer.send_bytes(struct.pack(">I", 10 * 2**20) + b"x" * 1000)
         (last,) = await peer.until_closed()
@@ -207,17 +205,23 @@ async def test_the_65th_connection_is_refused_politely(server: ControlServer, pa
         await client.close()
 
 
-async def test_readers_cannot_lock_operators_out(
-    server: ControlServer, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(server, "role", lambda caller: Role.READ)
-        readers = [await AsyncClient.connect(path) for _ in range(32)]
-        with pytest.raises(Busy, match="32 control connections are open"):
-            await AsyncClient.connect(path)
+async def test_readers_cannot_lock_operators_out(path: Path) -> None:
+    class Server(ControlServer):
+        given = Role.READ
+
+        def role(self, caller: Credentials) -> Role:
+            return self.given
+
+    server = Server(Methods(*METHODS), agent="aitorrentd/0.1.0")
+    await server.listen(path)
+    readers = [await AsyncClient.connect(path) for _ in range(32)]
+    with pytest.raises(Busy, match="32 control connections are open"):
+        await AsyncClient.connect(path)
+    server.given = Role.OPERATE
     await assert_answers(path)
     for reader in readers:
         await reader.close()
+    await server.close()
 
 
 async def test_a_slow_reader_of_a_stream_costs_bounded_memory(
@@ -245,10 +249,8 @@ async def test_a_slow_reader_of_results_costs_bounded_memory(
             assert (await peer.receive())[1] == n
 
 
-async def test_a_reader_that_stops_for_good_is_cut_off(
-    server: ControlServer, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "STALL_TIMEOUT_S", 0.1)
+async def test_a_reader_that_stops_for_good_is_cut_off(server: ControlServer, path: Path) -> None:
+    server.patience = Patience(stall_s=0.1)
     async with await RawPeer.connect(path) as peer:
         peer.send(framing.CALL, 1, "rpc.blobs", {}, {"credit": framing.MAX_CREDIT})
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -328,9 +330,8 @@ async def test_closing_does_not_wait_for_ever(path: Path) -> None:
 
 
 async def test_a_handler_that_ignores_its_cancellation_does_not_hold_up_the_end(
-    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("aitorrentd.control.server._CANCEL_WAIT_S", 0.05)
     gate, started = asyncio.Event(), asyncio.Event()
 
     async def stubborn(call: CallContext, params: NoParams) -> dict[str, Any]:
@@ -342,7 +343,9 @@ async def test_a_handler_that_ignores_its_cancellation_does_not_hold_up_the_end(
                 continue
         return {}
 
-    server = ControlServer(Methods(Method("a.stubborn", stubborn, "No.")), agent="aitorrentd/1")
+    server = ControlServer(
+        Methods(Method("a.stubborn", stubborn, "No.")), agent="aitorrentd/1", cancel_wait_s=0.05
+    )
     await server.listen(path)
     peer = await RawPeer.connect(path)
     peer.send(framing.CALL, 1, "a.stubborn", {}, {})
