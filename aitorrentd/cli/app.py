@@ -111,7 +111,6 @@ def _seconds(text: str) -> float:
 
 RESERVED: Final = (*CORE, "help", *LEAVE)
 "Names that no plugin command may have."
-_plugin_commands = PluginCommands(RESERVED)
 
 
 def _sentence(text: object) -> str:
@@ -198,6 +197,9 @@ def _wrong_usage() -> Iterator[None]:
 class RootGroup(TyperGroup):
     """The top level: knows every command by name and builds it on first use."""
 
+    plugins: PluginCommands
+    "Set by `root`."
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Extract the global options first; they may appear anywhere."""
         try:
@@ -232,7 +234,7 @@ class RootGroup(TyperGroup):
 
     def _add_plugin_commands(self, cmd_name: str) -> None:
         """Build the commands of the plugin that has `cmd_name`, if any."""
-        if (module := _plugin_commands.find(cmd_name)) is None:
+        if (module := self.plugins.find(cmd_name)) is None:
             return
         try:
             with stdout_to_stderr():
@@ -242,15 +244,15 @@ class RootGroup(TyperGroup):
         except KeyboardInterrupt:
             raise
         except BaseException as e:  # a third-party register(), which may call sys.exit()
-            _plugin_commands.has_failed(cmd_name, e)
+            self.plugins.has_failed(cmd_name, e)
             return
         for name, command in built.items():
-            if _plugin_commands.owns(module, name):
+            if self.plugins.owns(module, name):
                 self.commands.setdefault(name, command)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Every command, core first."""
-        return [*CORE, *_plugin_commands.lines()]
+        return [*CORE, *self.plugins.lines()]
 
     @staticmethod
     def _core_lines() -> list[tuple[str, str]]:
@@ -258,12 +260,12 @@ class RootGroup(TyperGroup):
 
     def help_lines(self) -> list[tuple[str, str]]:
         """Every usable command with its help line, without building it."""
-        plugins = _plugin_commands.lines(verified=True)
+        plugins = self.plugins.lines(verified=True)
         return [*self._core_lines(), *((name, _sentence(line)) for name, line in plugins.items())]
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """The commands that begin with `incomplete`, without building any."""
-        _plugin_commands.is_silent = True
+        self.plugins.is_silent = True
         # From the same click as above.
         package = _ClickException.__module__.rpartition(".")[0]
         completion_item = import_module(f"{package}.shell_completion").CompletionItem
@@ -271,7 +273,7 @@ class RootGroup(TyperGroup):
             return super().shell_complete(ctx, incomplete)
         return [
             completion_item(name, help=line)
-            for name, line in [*self._core_lines(), *_plugin_commands.lines().items()]
+            for name, line in [*self._core_lines(), *self.plugins.lines().items()]
             if name.startswith(incomplete)
         ]
 
@@ -291,7 +293,7 @@ class RootGroup(TyperGroup):
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             from aitorrentd.cli.suggestions import service_hint, suggestion
 
-            near = suggestion(args[0], [*CORE, *_plugin_commands.names()])
+            near = suggestion(args[0], [*CORE, *self.plugins.names()])
             hint = f"did you mean {near}?" if near else service_hint(args[0])
             hint = hint or f"see {PROGRAM} --help"
             raise CommandFailed(
@@ -310,8 +312,11 @@ class RootGroup(TyperGroup):
             raise typer.Exit(ExitCode.OK) from None
 
 
-def root(args: Sequence[str] = ()) -> Any:
-    """The command tree; `args` only tells whether shell completion is requested."""
+def root(args: Sequence[str] = (), *, plugins: PluginCommands | None = None) -> Any:
+    """The command tree; `args` only tells whether shell completion is requested.
+
+    `plugins` are the commands of plugins, by default those that are installed.
+    """
     wants_completion = any(a in _COMPLETION_FLAGS for a in args) or any(
         name.endswith("_COMPLETE") for name in os.environ
     )
@@ -328,7 +333,9 @@ def root(args: Sequence[str] = ()) -> Any:
         add_completion=wants_completion,
     )
     app.callback()(_no_op)
-    return typer.main.get_command(app)
+    group = cast(RootGroup, typer.main.get_command(app))
+    group.plugins = plugins or PluginCommands(RESERVED)
+    return group
 
 
 def _no_op() -> None:
@@ -423,10 +430,9 @@ def _prepare_streams() -> None:
         sys.stdin.reconfigure(encoding="utf-8" if is_ascii else None, errors="strict")
 
 
-def run(args: Sequence[str]) -> int:
+def run(args: Sequence[str], *, plugins: PluginCommands | None = None) -> int:
     """Run a command line and leave the streams so that the interpreter exits quietly."""
-    set_options(Options())
-    toolkit.forget_stdin()
+    toolkit.start_over()
     _prepare_streams()
     try:
         args = readable(args)
@@ -434,7 +440,7 @@ def run(args: Sequence[str]) -> int:
         set_options(replace(toolkit.options, json="--json" in args))
         toolkit.complain(CommandFailed(e.message, ExitCode.USAGE))
         return ExitCode.USAGE
-    code = dispatch(root(args), args)
+    code = dispatch(root(args, plugins=plugins), args)
     try:
         sys.stdout.flush()
     except OSError:

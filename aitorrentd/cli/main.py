@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from aitorrentd.system.streams import fill_standard_descriptors
 
+if TYPE_CHECKING:
+    from aitorrentd.cli.plugin_commands import PluginCommands
 
-def main(argv: list[str] | None = None) -> int:
-    """Run a command line (without the program's name); returns the exit code."""
+
+def main(argv: list[str] | None = None, *, plugins: PluginCommands | None = None) -> int:
+    """Run a command line (without the program's name); returns the exit code.
+
+    `plugins` are the commands of plugins, by default those that are installed.
+    """
     fill_standard_descriptors()
     args = sys.argv[1:] if argv is None else argv
     if args in (["--version"], ["-V"]) and sys.stdout is not None:
@@ -26,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
     disable_pydantic_plugins()
     layers.activate()
-    return run(args)
+    return run(args, plugins=plugins)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,18 @@ import ast
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import typer
 
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import clean
 from aitorrentd.system.streams import stdout_to_stderr
+
+if TYPE_CHECKING:
+    from aitorrentd.system.distributions import Scan
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _FIRST_FUNCTION: Final = re.compile(r"^(?=@|def |async def |class )", re.M)
@@ -61,13 +64,17 @@ class _Entry:
 
 
 class PluginCommands:
-    """The commands of entry points, found at most once for each process.
+    """The commands of entry points, found at most once.
 
-    `reserved` are the names of the core's commands. A broken distribution is reported once, in one
+    `reserved` are the names of the core's commands; `scan` finds the entry points, by default those
+    of every installed distribution. A broken distribution is reported once, in one
     line, and affects no other command.
     """
 
-    def __init__(self, reserved: Collection[str]) -> None:
+    def __init__(
+        self, reserved: Collection[str], *, scan: Callable[..., Scan] | None = None
+    ) -> None:
+        self._find = scan
         self._reserved = frozenset(reserved)
         self._entries: list[_Entry] | None = None
         self._owners: dict[str, _Entry] = {}
@@ -130,7 +137,8 @@ class PluginCommands:
         from aitorrentd.system import distributions
 
         # Users who miss a plugin's methods need to know too, not only those who miss its commands.
-        found = distributions.scan(distributions.COMMANDS, distributions.PLUGINS)
+        scan = self._find or distributions.scan
+        found = scan(distributions.COMMANDS, distributions.PLUGINS)
         for problem in found.problems:
             self._warn(problem.text)
         points = [p for p in found.points if p.group == distributions.COMMANDS]

@@ -11,19 +11,24 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TextIO
 
 _GAP: Final = "  "
 _LEAST_LAST: Final = 36
 "The last column is never wrapped narrower than this."
 
 
-def terminal_columns() -> int | None:
-    """The width of the terminal behind stdout; None if it is not a terminal."""
-    if not sys.stdout.isatty():
+def terminal_columns(stream: TextIO | None = None) -> int | None:
+    """The width of the terminal behind a stream, by default stdout; None if it is not one."""
+    stream = stream or sys.stdout
+    if not stream.isatty():
         return None
     said = os.environ.get("COLUMNS", "")
-    return int(said) if said.isdecimal() and int(said) else os.get_terminal_size(1).columns
+    return (
+        int(said)
+        if said.isdecimal() and int(said)
+        else os.get_terminal_size(stream.fileno()).columns
+    )
 
 
 def shown_width(text: str) -> int:

@@ -91,21 +91,21 @@ def set_options(value: Options) -> None:
     options = value
 
 
-def forget_stdin() -> None:
+def start_over() -> None:
     """Reset for another command line; only `aitorrentctl` itself calls this."""
-    global _stdin
-    _stdin = None
+    global options, _has_warned_of_skew, _stdin
+    options, _has_warned_of_skew, _stdin = Options(), False, None
 
 
-def socket_path() -> str:
+def socket_path(*, own: str = "", system: str = SYSTEM_SOCKET) -> str:
     """The control socket: --socket, $AITORRENT_SOCKET, this user's daemon, the system's daemon."""
     chosen = options.socket or os.environ.get("AITORRENT_SOCKET")
     if chosen:
         return chosen
     from aitorrentd.system.paths import default_socket
 
-    own = str(default_socket())
-    return SYSTEM_SOCKET if not os.path.exists(own) and os.path.exists(SYSTEM_SOCKET) else own
+    own = own or str(default_socket())
+    return system if not os.path.exists(own) and os.path.exists(system) else own
 
 
 def timeout_s(default: float = DEFAULT_TIMEOUT_S) -> float:
@@ -401,7 +401,7 @@ class Progress:
             text = f"{text} [{bar}] {share:4.0%} {_amount(done, unit)} of {_amount(total, unit)}"
         elif done is not None:
             text = f"{text} {_amount(done, unit)}"
-        self._draw(text[: os.get_terminal_size(2).columns - 1])
+        self._draw(text[: (tables.terminal_columns(sys.stderr) or 0) - 1])
 
     def clear(self) -> None:
         """Remove the line before other output goes to the terminal."""

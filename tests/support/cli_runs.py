@@ -1,18 +1,25 @@
-"""`aitorrentctl` as a separate process, read through pipes or a terminal."""
+"""`aitorrentctl` as a separate process, read through pipes or a terminal; or in this process."""
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
+import io
 import os
 import pty
 import re
 import struct
 import sys
 import termios
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
+from aitorrentd.cli.main import main
+from aitorrentd.cli.plugin_commands import PluginCommands
+from tests.support.cli_nodes import Ran
 from tests.support.nodes import REPOSITORY, Daemon
 
 RUN_S: Final = 90.0
@@ -69,3 +76,49 @@ async def terminal_output(daemon: Daemon | Path, columns: int, *args: str) -> st
     await asyncio.wait_for(process.wait(), RUN_S)
     text = found.decode().replace("\r\n", "\n")
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+class Terminal(io.StringIO):
+    """A stream that claims to be a terminal, or does not."""
+
+    def __init__(self, text: str = "", *, is_terminal: bool = True) -> None:
+        super().__init__(text)
+        self._is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self._is_terminal
+
+
+@contextmanager
+def terminal(columns: int | None) -> Iterator[Terminal]:
+    """While the block runs, stdout is a terminal with so many columns, or none."""
+    out = Terminal(is_terminal=columns is not None)
+    with redirect_stdout(out), mock.patch.dict(os.environ, {"COLUMNS": str(columns or "")}):
+        yield out
+
+
+def run_here(
+    *args: str,
+    socket: Path | None = None,
+    stdin: str = "",
+    columns: int = 80,
+    is_terminal: bool = False,
+    plugins: PluginCommands | None = None,
+) -> Ran:
+    """The result of a command line in this process, with streams and an environment of its own.
+
+    `is_terminal` tells whether its stdout is one, with so many columns.
+    """
+    err, before = io.StringIO(), sys.stdin
+    environ = {"COLUMNS": str(columns)} | ({"AITORRENT_SOCKET": str(socket)} if socket else {})
+    with (
+        terminal(columns if is_terminal else None) as out,
+        redirect_stderr(err),
+        mock.patch.dict(os.environ, environ),
+    ):
+        sys.stdin = io.StringIO(stdin)
+        try:
+            code = main(list(args), plugins=plugins)
+        finally:
+            sys.stdin = before
+    return Ran(code, out.getvalue(), err.getvalue())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
-from aitorrentd.cli import app, toolkit
-from aitorrentd.cli.main import main
-from aitorrentd.cli.plugin_commands import PluginCommands
-from aitorrentd.cli.toolkit import Options
-from tests.support.cli_nodes import Ctl, NodeThread, Ran
+from aitorrentd.cli import toolkit
+from tests.support.cli_nodes import Ctl, NodeThread
+from tests.support.cli_runs import run_here
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +19,14 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeThread]:
 
 
 @pytest.fixture
-def ctl(
-    node: NodeThread, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Ctl:
+def ctl(node: NodeThread) -> Ctl:
     """Runs a command line against the node."""
-    monkeypatch.setenv("AITORRENT_SOCKET", str(node.socket))
-    monkeypatch.setattr(toolkit, "options", Options())
-    monkeypatch.setattr(app, "_plugin_commands", PluginCommands(app.RESERVED))
+    return partial(run_here, socket=node.socket)
 
-    def run(*args: str) -> Ran:
-        code = main(list(args))
-        told = capsys.readouterr()
-        return Ran(code, told.out, told.err)
 
-    return run
+@pytest.fixture(autouse=True)
+def plain_options() -> Iterator[None]:
+    """The options of one test reach no other."""
+    toolkit.start_over()
+    yield
+    toolkit.start_over()

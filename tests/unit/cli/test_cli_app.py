@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,28 +29,34 @@ from tests.support.control_server import ServerThread
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(app, "_plugin_commands", PluginCommands(app.RESERVED))
-    monkeypatch.setattr(toolkit, "options", Options())
-    monkeypatch.setattr(toolkit, "_has_warned_of_skew", False)
     monkeypatch.setenv("AITORRENT_SOCKET", str(tmp_path / "absent.sock"))
     monkeypatch.setenv("COLUMNS", "80")
     yield
 
 
-@pytest.fixture
-def plugins(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Pretends that these modules are installed as plugin commands."""
+Install = Callable[..., Callable[[list[str]], int]]
 
-    def install(**modules: Any) -> None:
+
+@pytest.fixture
+def plugins() -> Iterator[Install]:
+    """Pretends that these modules are installed as plugin commands; returns a `main` for them."""
+    pretended = []
+
+    def install(**modules: Any) -> Callable[[list[str]], int]:
         points = []
         for name, module in modules.items():
             value = f"fake_{name}_cli"
             points.append(Point(distributions.COMMANDS, name, value, f"fake-{name}", "1"))
             if module is not None:
-                monkeypatch.setitem(sys.modules, value, module)
-        monkeypatch.setattr(distributions, "scan", lambda *groups: Scan(points))
+                sys.modules[value] = module
+                pretended.append(value)
+        return partial(
+            main, plugins=PluginCommands(app.RESERVED, scan=lambda *groups: Scan(points))
+        )
 
-    return install
+    yield install
+    for value in pretended:
+        del sys.modules[value]
 
 
 def module(commands: Any, register: Any) -> ModuleType:
@@ -105,9 +112,9 @@ def test_the_version_is_told_without_a_daemon(capsys: pytest.CaptureFixture[str]
     "words", [[], ["status"], ["plugin"], ["plugin", "list"], ["rpc", "describe"], ["greet"]]
 )
 def test_h_is_help_everywhere(
-    capsys: pytest.CaptureFixture[str], plugins: Callable[..., None], words: list[str]
+    capsys: pytest.CaptureFixture[str], plugins: Install, words: list[str]
 ) -> None:
-    plugins(hello=greeter())
+    main = plugins(hello=greeter())
     assert main([*words, "--help"]) == ExitCode.OK
     long = capsys.readouterr()
     assert main([*words, "-h"]) == ExitCode.OK
@@ -116,10 +123,8 @@ def test_h_is_help_everywhere(
     assert "-h" in long.out.split("Options", 1)[1]
 
 
-def test_a_plugin_adds_commands(
-    capsys: pytest.CaptureFixture[str], plugins: Callable[..., None]
-) -> None:
-    plugins(hello=greeter())
+def test_a_plugin_adds_commands(capsys: pytest.CaptureFixture[str], plugins: Install) -> None:
+    main = plugins(hello=greeter())
     assert main(["greet", "you", "--json"]) == ExitCode.OK
     assert capsys.readouterr().out == "hello you True\n"
     assert main(["--help"]) == ExitCode.OK
@@ -140,9 +145,9 @@ def _explode(app: typer.Typer) -> None:
     ],
 )
 def test_a_broken_plugin_costs_one_line_and_nobody_else_anything(
-    capsys: pytest.CaptureFixture[str], plugins: Callable[..., None], broken: Any
+    capsys: pytest.CaptureFixture[str], plugins: Install, broken: Any
 ) -> None:
-    plugins(broken=broken, hello=greeter())
+    main = plugins(broken=broken, hello=greeter())
     assert main(["greet", "you"]) == ExitCode.OK
     assert capsys.readouterr() == ("hello you False\n", "")
     assert main(["--help"]) == ExitCode.OK
@@ -153,31 +158,28 @@ def test_a_broken_plugin_costs_one_line_and_nobody_else_anything(
 
 
 def test_a_plugin_whose_register_fails_is_said_to_be_broken(
-    capsys: pytest.CaptureFixture[str], plugins: Callable[..., None]
+    capsys: pytest.CaptureFixture[str], plugins: Install
 ) -> None:
-    plugins(bad=module({"bad": "Bad."}, _explode))
+    main = plugins(bad=module({"bad": "Bad."}, _explode))
     assert main(["bad"]) == ExitCode.USAGE
     told = capsys.readouterr().err
     assert "RuntimeError: register broke" in told
     assert "Error: no such command: bad" in told
 
 
-def test_core_commands_look_at_no_plugin(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def scan(*groups: str) -> None:
+def test_core_commands_look_at_no_plugin(capsys: pytest.CaptureFixture[str]) -> None:
+    def scan(*groups: str) -> Scan:
         raise AssertionError("entry points were scanned")
 
-    monkeypatch.setattr(distributions, "scan", scan)
     for args in (["status"], ["plugin", "list"], ["plugin", "--help"], ["call", "x.y"]):
-        main(args)
+        main(args, plugins=PluginCommands(app.RESERVED, scan=scan))
     assert "AssertionError" not in capsys.readouterr().err
 
 
 def test_a_plugin_cannot_replace_a_core_command(
-    capsys: pytest.CaptureFixture[str], plugins: Callable[..., None]
+    capsys: pytest.CaptureFixture[str], plugins: Install
 ) -> None:
-    plugins(evil=module({"status": "Mine.", "mine": "Mine."}, lambda app: None))
+    main = plugins(evil=module({"status": "Mine.", "mine": "Mine."}, lambda app: None))
     assert main(["--help"]) == ExitCode.OK
     told = capsys.readouterr()
     assert "Show the node's status." in told.out
@@ -206,11 +208,11 @@ def test_a_plugin_cannot_replace_a_core_command(
 )
 def test_wrong_usage_exits_with_2_and_says_what_is_wrong(
     capsys: pytest.CaptureFixture[str],
-    plugins: Callable[..., None],
+    plugins: Install,
     args: list[str],
     text: str,
 ) -> None:
-    plugins()
+    main = plugins()
     assert main(args) == ExitCode.USAGE
     told = capsys.readouterr()
     assert text in told.err
@@ -259,11 +261,11 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> Any:
 )
 def test_wrong_usage_is_json_for_who_asked_for_it(
     capsys: pytest.CaptureFixture[str],
-    plugins: Callable[..., None],
+    plugins: Install,
     args: list[str],
     error: dict[str, str],
 ) -> None:
-    plugins()
+    main = plugins()
     assert main(args) == ExitCode.USAGE
     told = error_of(capsys)
     assert told.pop("code") == "usage"
@@ -292,12 +294,12 @@ def test_errors_of_the_daemon_are_json_with_their_code_and_data(
 
 
 def test_what_a_command_gives_up_for_is_json(
-    capsys: pytest.CaptureFixture[str], plugins: Callable[..., None]
+    capsys: pytest.CaptureFixture[str], plugins: Install
 ) -> None:
     def register(app: typer.Typer) -> None:
         app.command("late")(lambda: toolkit.fail("too late", ExitCode.TRY_LATER))
 
-    plugins(late=module({"late": "Be late."}, register))
+    main = plugins(late=module({"late": "Be late."}, register))
     assert main(["late", "--json"]) == ExitCode.TRY_LATER
     assert error_of(capsys) == {"code": "try_later", "message": "too late"}
 
@@ -407,7 +409,7 @@ def test_version_and_help_need_no_home_and_no_room(module: str, words: str) -> N
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenPipeError()])
 def test_interrupts_and_closed_pipes_end_quietly(
-    capsys: pytest.CaptureFixture[str], plugins: Callable[..., None], error: BaseException
+    capsys: pytest.CaptureFixture[str], plugins: Install, error: BaseException
 ) -> None:
     def register(app: typer.Typer) -> None:
         def stop() -> None:
@@ -415,7 +417,7 @@ def test_interrupts_and_closed_pipes_end_quietly(
 
         app.command("stop")(stop)
 
-    plugins(stop=module({"stop": "Stop."}, register))
+    main = plugins(stop=module({"stop": "Stop."}, register))
     code = main(["stop"])
     assert code == (130 if isinstance(error, KeyboardInterrupt) else 0)
     assert capsys.readouterr().err == ""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from aitorrentd.cli.node import render_status
 from aitorrentd.control.client import Client
 from aitorrentd.system import unit
 from tests.support.cli_nodes import Ctl, NodeThread
+from tests.support.cli_runs import run_here
 
 
 @pytest.fixture
@@ -164,10 +164,10 @@ def test_settings_are_shown_read_and_written(ctl: Ctl, node: NodeThread) -> None
 
 
 def test_restart_that_a_setting_needs_is_told_as_the_daemon_runs(
-    ctl: Ctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with NodeThread(tmp_path) as node:
-        monkeypatch.setenv("AITORRENT_SOCKET", str(node.socket))
+        ctl = partial(run_here, socket=node.socket)
         said = ctl("config", "set", "node.network", "other").out.splitlines()[1]
         assert said == ("takes effect after a restart (restart the daemon): node.network")
         monkeypatch.setattr(unit, "serves", lambda path: path == str(node.socket))
@@ -178,10 +178,10 @@ def test_restart_that_a_setting_needs_is_told_as_the_daemon_runs(
 
 @pytest.mark.allow_error_log
 def test_plugin_that_a_setting_brought_down_is_told(
-    ctl: Ctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     with NodeThread(tmp_path) as node:
-        monkeypatch.setenv("AITORRENT_SOCKET", str(node.socket))
+        ctl = partial(run_here, socket=node.socket)
         held, down = ctl("config", "set", "plugins.count.lame", "true").out.splitlines()[1:]
         assert held == "applied; plugin count was restarted for it: plugins.count.lame"
         assert down.startswith("but plugin count is failed: it cannot count; restart 1 of 5 in ")
@@ -319,7 +319,7 @@ def test_methods_are_listed_and_described(ctl: Ctl) -> None:
     assert ctl("rpc", "describe", "nonsense").code == 1
 
 
-def test_any_method_can_be_called(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_method_can_be_called(ctl: Ctl) -> None:
     assert ctl("call", "rpc.ping").json() == {"pong": True}
     assert ctl("call", "node.wait", "plugin=count", "timeout_s=5").json()["state"] == "running"
     items = [json.loads(line) for line in ctl("call", "count.up").out.splitlines()]
@@ -327,12 +327,10 @@ def test_any_method_can_be_called(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> 
     assert ctl("call", "no.such").code == 1
     assert "should be" in ctl("call", "node.wait", "timeout_s=-1").err
 
-    monkeypatch.setattr(sys, "stdin", io.StringIO('{"key": "node.name"}'))
-    assert ctl("call", "config.get", "--stdin").json()["value"] == "tester"
-    monkeypatch.setattr(sys, "stdin", io.StringIO("[]"))
-    assert ctl("call", "config.get", "--stdin").code == 2
-    monkeypatch.setattr(sys, "stdin", io.StringIO("{"))
-    assert ctl("call", "config.get", "--stdin").code == 2
+    given = '{"key": "node.name"}'
+    assert ctl("call", "config.get", "--stdin", stdin=given).json()["value"] == "tester"
+    assert ctl("call", "config.get", "--stdin", stdin="[]").code == 2
+    assert ctl("call", "config.get", "--stdin", stdin="{").code == 2
 
 
 def test_a_call_that_takes_too_long_exits_with_75(ctl: Ctl) -> None:
@@ -377,9 +375,7 @@ def test_the_doctor_works_without_a_daemon(ctl: Ctl, tmp_path: Path) -> None:
     assert "fail  config: " in ran.out
 
 
-def test_commands_at_the_prompt_are_those_of_the_command_line(
-    ctl: Ctl, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_at_the_prompt_are_those_of_the_command_line(ctl: Ctl) -> None:
     lines = [
         "call rpc.ping",
         "# a comment",
@@ -393,8 +389,7 @@ def test_commands_at_the_prompt_are_those_of_the_command_line(
         "quit",
         "call never.reached",
     ]
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
-    ran = ctl("shell")
+    ran = ctl("shell", stdin="\n".join(lines))
     assert ran.code == 0
     assert ran.out.count('"pong": true') == 2
     assert '"value": "tester"' in ran.out
@@ -403,9 +398,6 @@ def test_commands_at_the_prompt_are_those_of_the_command_line(
     assert "cannot parse that: No closing quotation" in ran.err
     assert "already in the shell" in ran.err
     assert "never.reached" not in ran.out + ran.err
-    monkeypatch.setattr(sys, "stdin", io.StringIO("id\n"))
-    assert ctl("shell").code == 0
-    monkeypatch.setattr(sys, "stdin", io.StringIO("id\nnonsense\n"))
-    assert ctl("shell").code == 2
-    monkeypatch.setattr(sys, "stdin", io.StringIO("nonsense\nid\nexit\n"))
-    assert ctl("shell").code == 0
+    assert ctl("shell", stdin="id\n").code == 0
+    assert ctl("shell", stdin="id\nnonsense\n").code == 2
+    assert ctl("shell", stdin="nonsense\nid\nexit\n").code == 0

@@ -14,11 +14,11 @@ import typer
 from typer.core import TyperGroup
 
 from aitorrentd.cli import app, toolkit
-from aitorrentd.cli.main import main
 from aitorrentd.cli.plugin_commands import PluginCommands
-from aitorrentd.system import distributions
 from aitorrentd.system.distributions import Scan
+from tests.support.cli_runs import run_here
 
+NO_PLUGINS = PluginCommands(app.RESERVED, scan=lambda *groups: Scan())
 GOLDEN = Path(__file__).parents[2] / "golden" / "cli_help.txt"
 
 
@@ -31,18 +31,12 @@ def commands(group: Any, names: Iterable[str]) -> Iterator[tuple[list[str], Any]
         yield from (([name, *words], found) for words, found in commands(command, below))
 
 
-def test_help_is_what_the_snapshot_says(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(app, "_plugin_commands", PluginCommands(app.RESERVED))
-    monkeypatch.setattr(distributions, "scan", lambda *groups: Scan())
-    monkeypatch.setenv("COLUMNS", "80")
+def test_help_is_what_the_snapshot_says() -> None:
     parts = []
     words = [words for words, _ in commands(app.root(), app.CORE)]
     for command in ([], *(w for w in words if len(w) == 1), *(w for w in words if len(w) > 1)):
-        assert main([*command, "--help"]) == 0
-        told = capsys.readouterr()
-        assert told.err == ""
+        told = run_here(*command, "--help", plugins=NO_PLUGINS)
+        assert (told.code, told.err) == (0, "")
         parts.append(f"$ {' '.join(['aitorrentctl', *command, '--help'])}\n{told.out}")
     text = "\n".join(parts)
     if os.environ.get("UPDATE_GOLDEN"):
@@ -50,12 +44,8 @@ def test_help_is_what_the_snapshot_says(
     assert text == GOLDEN.read_text(), "UPDATE_GOLDEN=1 accepts the change"
 
 
-def test_every_core_command_is_registered_by_its_module(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(app, "_plugin_commands", PluginCommands(app.RESERVED))
-    monkeypatch.setattr(distributions, "scan", lambda *groups: Scan())
-    group = app.root()
+def test_every_core_command_is_registered_by_its_module() -> None:
+    group = app.root(plugins=NO_PLUGINS)
     for name in app.CORE:
         command = group.get_command(None, name)
         assert command is not None
@@ -74,10 +64,9 @@ def line_after_program(example: str) -> list[str]:
     return words[words.index(toolkit.PROGRAM) + 1 :]
 
 
-def test_every_help_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_help_ends_with_examples() -> None:
     for words, _ in built_in():
-        assert main([*words, "--help"]) == 0
-        help_text = capsys.readouterr().out
+        help_text = run_here(*words, "--help").out
         _, heading, examples = help_text.partition("\nExamples:\n")
         assert heading, f"{words} has no example"
         lines = examples.splitlines()

@@ -7,18 +7,12 @@ import pytest
 from aitorrentd.cli import app
 from aitorrentd.cli.plugin_commands import PluginCommands
 from aitorrentd.cli.shell import history_file, next_words
-from aitorrentd.system import distributions
 from aitorrentd.system.distributions import Scan
 
 
-@pytest.fixture(autouse=True)
-def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "_plugin_commands", PluginCommands(app.RESERVED))
-    monkeypatch.setattr(distributions, "scan", lambda *groups: Scan())
-
-
 def test_completion_offers_commands_subcommands_and_options() -> None:
-    group = app.root()
+    plugins = PluginCommands(app.RESERVED, scan=lambda *groups: Scan())
+    group = app.root(plugins=plugins)
     assert set(next_words(group, [])) == {*app.CORE, "help", "quit", "exit"}
     switches = ["list", "info", "enable", "disable", "restart"]
     assert next_words(group, ["plugin"]) == [*switches, "install", "remove", "rebuild", "new"]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from aitorrentd.cli import tables, toolkit
+from aitorrentd.cli.toolkit import Options
+from tests.support.cli_runs import terminal
 
 ROWS = [
     {"name": "one", "size": 5, "text": "a text of many words " * 4},
@@ -17,11 +20,15 @@ COLUMNS: list[toolkit.Column] = [("name", "NAME"), ("size", "SIZE"), ("text", "T
 
 
 @pytest.fixture
-def width(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    def use(columns: int | None) -> None:
-        monkeypatch.setattr(tables, "terminal_columns", lambda: columns)
+def width() -> Iterator[Any]:
+    """Makes stdout a terminal with so many columns, or none."""
+    toolkit.set_options(Options(color=False))
+    with ExitStack() as stack:
 
-    yield use
+        def use(columns: int | None) -> None:
+            stack.enter_context(terminal(columns))
+
+        yield use
 
 
 def test_pipe_gets_every_column_and_one_line_for_each_row(width: Any) -> None:

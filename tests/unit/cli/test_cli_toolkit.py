@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import io
-import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,7 @@ import pytest
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import Options, Progress
 from aitorrentd.system import paths
-
-
-@pytest.fixture(autouse=True)
-def plain_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolkit, "options", Options())
+from tests.support.cli_runs import Terminal, terminal
 
 
 @pytest.mark.parametrize(
@@ -71,77 +67,64 @@ def test_what_strangers_write_cannot_move_the_cursor() -> None:
     assert toolkit.fields([("a", ["x\r", "y"])]) == "a  x�\n   y"
 
 
-def test_json_is_the_value_unchanged(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(toolkit, "options", Options(json=True))
+def test_json_is_the_value_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
+    toolkit.set_options(Options(json=True))
     toolkit.emit({"x": "ü\n", "b": b"\x01"}, lambda value: "never")
     assert capsys.readouterr().out == '{\n  "x": "ü\\n",\n  "b": "01"\n}\n'
 
 
 def test_colours_are_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     assert toolkit.styled("x", "red") == "x"
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(sys, "stdout", Terminal())
-    assert toolkit.styled("x", "red") == "\x1b[31mx\x1b[0m"
-    monkeypatch.setenv("NO_COLOR", "")
-    assert toolkit.styled("x", "red") == "x"
-    monkeypatch.delenv("NO_COLOR")
-    monkeypatch.setattr(toolkit, "options", Options(color=False))
-    assert toolkit.styled("x", "red") == "x"
+    with terminal(80):
+        assert toolkit.styled("x", "red") == "\x1b[31mx\x1b[0m"
+        monkeypatch.setenv("NO_COLOR", "")
+        assert toolkit.styled("x", "red") == "x"
+        monkeypatch.delenv("NO_COLOR")
+        toolkit.set_options(Options(color=False))
+        assert toolkit.styled("x", "red") == "x"
 
 
-def test_progress_is_drawn_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
+def test_progress_is_drawn_on_a_terminal_only() -> None:
     state = {"text": "loading", "done": 512 * 2**20, "total": 2**30, "unit": "B"}
     pipe = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", pipe)
-    with Progress() as bar:
+    with redirect_stderr(pipe), Progress() as bar:
         bar(state)
     assert pipe.getvalue() == ""
 
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr("os.get_terminal_size", lambda fd: type("Size", (), {"columns": 100}))
-    with Progress() as bar:
+    with terminal(100), redirect_stderr(Terminal()) as shown, Progress() as bar:
         bar(state)
         bar({"text": "counting", "done": 5, "total": None, "unit": "layers"})
-    shown = terminal.getvalue()
-    assert "loading [############............]  50% 512.0 MiB of 1.0 GiB" in shown
-    assert "counting 5 layers" in shown
-    assert shown.endswith("\r\x1b[K")
+    text = shown.getvalue()
+    assert "loading [############............]  50% 512.0 MiB of 1.0 GiB" in text
+    assert "counting 5 layers" in text
+    assert text.endswith("\r\x1b[K")
 
 
 def test_the_socket_is_the_option_the_variable_or_the_users_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = tmp_path / "own.sock"
-    system = tmp_path / "system.sock"
-    monkeypatch.setattr(paths, "default_socket", lambda: own)
-    monkeypatch.setattr(toolkit, "SYSTEM_SOCKET", str(system))
+    own, system = tmp_path / "own.sock", tmp_path / "system.sock"
     monkeypatch.delenv("AITORRENT_SOCKET", raising=False)
-    assert toolkit.socket_path() == str(own)
+
+    def chosen() -> str:
+        return toolkit.socket_path(own=str(own), system=str(system))
+
+    assert toolkit.socket_path() in (str(paths.default_socket()), toolkit.SYSTEM_SOCKET)
+    assert chosen() == str(own)
     system.touch()
-    assert toolkit.socket_path() == str(system)
+    assert chosen() == str(system)
     own.touch()
-    assert toolkit.socket_path() == str(own)
+    assert chosen() == str(own)
     monkeypatch.setenv("AITORRENT_SOCKET", "/from/env")
     assert toolkit.socket_path() == "/from/env"
-    monkeypatch.setattr(toolkit, "options", Options(socket="/from/option"))
+    toolkit.set_options(Options(socket="/from/option"))
     assert toolkit.socket_path() == "/from/option"
 
 
 def test_another_version_of_the_daemon_is_mentioned_once(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(toolkit, "_has_warned_of_skew", False)
     toolkit._warn_of_skew("aitorrentd/99.0.0")
     toolkit._warn_of_skew("aitorrentd/99.0.0")
     told = capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
 import signal
@@ -12,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ import pytest
 from aitorrent_inference.cli_answer import stage_lines
 from aitorrent_inference.methods import inference_methods
 from aitorrentd.api import Chunk, GenerateRequest, StageView, Unavailable
-from aitorrentd.cli.app import run
-from tests.support.cli_runs import terminal_output
+from tests.support.cli_nodes import Ctl
+from tests.support.cli_runs import run_here, terminal_output
 from tests.support.control_server import ServerThread
 from tests.support.inference_fakes import (
     LACKING,
@@ -53,26 +53,13 @@ def serving(socket: Path, *backends: FakeBackend, **settings: Any) -> Iterator[F
         yield node
 
 
-class Result:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
 @pytest.fixture
-def ctl(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a command line; `stdin` is its standard input."""
-    monkeypatch.setenv("AITORRENT_SOCKET", str(tmp_path / "s"))
-
-    def call(*words: str, stdin: str = "") -> Result:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        code = run(words)
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return call
+def ctl(tmp_path: Path) -> Ctl:
+    """Runs a command line."""
+    return partial(run_here, socket=tmp_path / "s")
 
 
-def test_ask_streams_the_answer_and_tells_its_figures(ctl: Any, tmp_path: Path) -> None:
+def test_ask_streams_the_answer_and_tells_its_figures(ctl: Ctl, tmp_path: Path) -> None:
     backend = FakeBackend("shards", last=LAST)
     with serving(tmp_path / "s", backend):
         result = ctl("ask", "-m", "m", "What", "is this?")
@@ -85,7 +72,7 @@ def test_ask_streams_the_answer_and_tells_its_figures(ctl: Any, tmp_path: Path) 
     assert backend.requests[0].prompt == "What is this?"
 
 
-def test_ask_gives_its_options_to_the_backend(ctl: Any, tmp_path: Path) -> None:
+def test_ask_gives_its_options_to_the_backend(ctl: Ctl, tmp_path: Path) -> None:
     backend = FakeBackend("a")
     with serving(tmp_path / "s", backend, FakeBackend("b")):
         options = [
@@ -146,7 +133,7 @@ class Thinker(FakeBackend):
 
 
 def test_thinking_is_shown_beside_the_answer_where_it_is_asked_for(
-    ctl: Any, tmp_path: Path
+    ctl: Ctl, tmp_path: Path
 ) -> None:
     with serving(tmp_path / "s", Thinker("a")):
         plain, shown = ctl("ask", "hi"), ctl("ask", "--thinking", "hi")
@@ -177,7 +164,7 @@ def test_prompt_in_the_c_locale_arrives_as_utf8(tmp_path: Path) -> None:
     assert [request.prompt for request in backend.requests] == ["grüße", "grüße"]
 
 
-def test_answer_of_thinking_alone_says_why_it_is_empty(ctl: Any, tmp_path: Path) -> None:
+def test_answer_of_thinking_alone_says_why_it_is_empty(ctl: Ctl, tmp_path: Path) -> None:
     with serving(tmp_path / "s", Thinker("a", words=())):
         result = ctl("ask", "hi")
         summary = json.loads(ctl("--json", "ask", "hi").out.splitlines()[-1])
@@ -187,7 +174,7 @@ def test_answer_of_thinking_alone_says_why_it_is_empty(ctl: Any, tmp_path: Path)
     assert summary["note"].startswith("no answer: all 9 tokens")
 
 
-def test_answer_that_needs_a_caution_has_it_before_the_figures(ctl: Any, tmp_path: Path) -> None:
+def test_answer_that_needs_a_caution_has_it_before_the_figures(ctl: Ctl, tmp_path: Path) -> None:
     last = Chunk("", done=True, reason="stop", warning="the prompt was \x1b[31mtruncated")
     hidden = Chunk("", done=True, reason="length", extra={"reasoning_tokens": 9})
     with serving(tmp_path / "s", FakeBackend("a", last=last)):
@@ -203,7 +190,7 @@ def test_answer_that_needs_a_caution_has_it_before_the_figures(ctl: Any, tmp_pat
 
 @pytest.mark.parametrize("words", [[], ["-"]])
 def test_ask_reads_the_prompt_from_standard_input(
-    ctl: Any, tmp_path: Path, words: list[str]
+    ctl: Ctl, tmp_path: Path, words: list[str]
 ) -> None:
     backend = FakeBackend("a")
     with serving(tmp_path / "s", backend):
@@ -212,7 +199,7 @@ def test_ask_reads_the_prompt_from_standard_input(
     assert [r.prompt for r in backend.requests] == ["two\nlines"]
 
 
-def test_ask_as_json_gives_the_pieces_and_then_the_summary(ctl: Any, tmp_path: Path) -> None:
+def test_ask_as_json_gives_the_pieces_and_then_the_summary(ctl: Ctl, tmp_path: Path) -> None:
     with serving(tmp_path / "s", FakeBackend("a")):
         result = ctl("ask", "hi", "--json")
     *pieces, summary = [json.loads(line) for line in result.out.splitlines()]
@@ -222,7 +209,7 @@ def test_ask_as_json_gives_the_pieces_and_then_the_summary(ctl: Any, tmp_path: P
     assert result.err == ""
 
 
-def test_ask_of_several_prints_the_first_to_answer(ctl: Any, tmp_path: Path) -> None:
+def test_ask_of_several_prints_the_first_to_answer(ctl: Ctl, tmp_path: Path) -> None:
     slow = FakeBackend("slow", words=[], hangs=True)
     with serving(tmp_path / "s", slow, FakeBackend("quick", words=["q"])):
         result = ctl("ask", "hi", "--parallel", "2")
@@ -230,14 +217,14 @@ def test_ask_of_several_prints_the_first_to_answer(ctl: Any, tmp_path: Path) -> 
     assert "m by quick" in result.err
 
 
-def test_ask_ends_a_broken_answer_with_its_error(ctl: Any, tmp_path: Path) -> None:
+def test_ask_ends_a_broken_answer_with_its_error(ctl: Ctl, tmp_path: Path) -> None:
     with serving(tmp_path / "s", FakeBackend("a", fails=Unavailable("layers 4-8 were lost"))):
         result = ctl("ask", "hi")
     assert (result.code, result.out) == (1, "one two\n")
     assert result.err == "Error: layers 4-8 were lost\n"
 
 
-def test_ask_without_a_daemon_or_a_model_says_so(ctl: Any, tmp_path: Path) -> None:
+def test_ask_without_a_daemon_or_a_model_says_so(ctl: Ctl, tmp_path: Path) -> None:
     result = ctl("ask", "hi")
     assert result.code == 69
     assert "is it running?" in result.err
@@ -253,7 +240,7 @@ def test_ask_without_a_daemon_or_a_model_says_so(ctl: Any, tmp_path: Path) -> No
         assert (result.code, result.err) == (75, "Error: Too many requests\n")
 
 
-def test_notices_of_an_answer_go_to_standard_error(ctl: Any, tmp_path: Path) -> None:
+def test_notices_of_an_answer_go_to_standard_error(ctl: Ctl, tmp_path: Path) -> None:
     class Noisy(FakeBackend):
         async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
             yield Chunk("one ")
@@ -276,7 +263,7 @@ def test_model_that_is_being_loaded_is_a_bar_on_a_terminal(tmp_path: Path) -> No
     assert shown.rpartition("\x1b[K")[2].startswith("one two\n")  # the bar is gone before it
 
 
-def test_what_is_not_ready_is_listed_with_its_state(ctl: Any, tmp_path: Path) -> None:
+def test_what_is_not_ready_is_listed_with_its_state(ctl: Ctl, tmp_path: Path) -> None:
     with serving(tmp_path / "s", LoadingBackend("shards", loading(), LACKING)):
         lines = [line.split(maxsplit=6) for line in ctl("models").out.splitlines()]
         assert lines[0][:4] == ["No", "model", "is", "ready"]
@@ -288,7 +275,7 @@ def test_what_is_not_ready_is_listed_with_its_state(ctl: Any, tmp_path: Path) ->
     assert late.err == told  # and no list of the models that there are, since there is none
 
 
-def test_wait_ends_when_the_model_can_answer(ctl: Any, tmp_path: Path) -> None:
+def test_wait_ends_when_the_model_can_answer(ctl: Ctl, tmp_path: Path) -> None:
     with serving(tmp_path / "s", FakeBackend("a", ["m"])):
         assert ctl("wait", "--model", "m").out == "m is ready\n"
         late = ctl("--timeout", "0.1", "wait", "--model", "other")
@@ -296,7 +283,7 @@ def test_wait_ends_when_the_model_can_answer(ctl: Any, tmp_path: Path) -> None:
     assert "no model 'other' in time; there are: m" in late.err
 
 
-def test_models_are_listed_as_a_table_or_as_json(ctl: Any, tmp_path: Path) -> None:
+def test_models_are_listed_as_a_table_or_as_json(ctl: Ctl, tmp_path: Path) -> None:
     with serving(tmp_path / "s", FakeBackend("a", ["llama", "mistral"])):
         assert ctl("models").out.splitlines()[1:] == [
             "llama    ready  a        -     fake    -        -",
@@ -318,7 +305,7 @@ def test_models_are_listed_as_a_table_or_as_json(ctl: Any, tmp_path: Path) -> No
     assert lines[2].endswith("no reachable node holds layers 3-6 of big")
 
 
-def test_chat_keeps_the_conversation_until_new(ctl: Any, tmp_path: Path) -> None:
+def test_chat_keeps_the_conversation_until_new(ctl: Ctl, tmp_path: Path) -> None:
     backend = FakeBackend("a", words=["yes"])
     with serving(tmp_path / "s", backend):
         lines = ["first", "second \\", "line", "new", "third", "", "quit", "never"]
@@ -333,7 +320,7 @@ def test_chat_keeps_the_conversation_until_new(ctl: Any, tmp_path: Path) -> None
     assert third == [system, ("user", "third")]
 
 
-def test_chat_goes_on_after_an_error_without_the_failed_turn(ctl: Any, tmp_path: Path) -> None:
+def test_chat_goes_on_after_an_error_without_the_failed_turn(ctl: Ctl, tmp_path: Path) -> None:
     backend = FakeBackend("a", words=[], fails=Unavailable("out of memory"))
     with serving(tmp_path / "s", backend):
         result = ctl("chat", stdin="one\ntwo\n")
@@ -345,18 +332,15 @@ def test_chat_goes_on_after_an_error_without_the_failed_turn(ctl: Any, tmp_path:
     assert [len(r.messages or ()) for r in backend.requests] == [1, 1]
 
 
-def test_chat_without_a_daemon_ends_at_once(ctl: Any) -> None:
+def test_chat_without_a_daemon_ends_at_once(ctl: Ctl) -> None:
     assert ctl("chat", stdin="hi\n").code == 69
 
 
-def test_terminal_is_not_given_what_it_would_obey(
-    ctl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_terminal_is_not_given_what_it_would_obey(ctl: Ctl, tmp_path: Path) -> None:
     backend = FakeBackend("a", words=["a\x1b[31m\u202eb\x9b", " 家\u200d👩\t\n"])
     with serving(tmp_path / "s", backend):
         assert ctl("ask", "hi").out == "a\x1b[31m\u202eb\x9b 家\u200d👩\t\n"
-        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-        assert ctl("ask", "hi").out == "a�[31m�b� 家\u200d👩\t\n"
+        assert ctl("ask", "hi", is_terminal=True).out == "a�[31m�b� 家\u200d👩\t\n"
 
 
 def test_stages_are_aligned() -> None:
@@ -398,7 +382,7 @@ def test_commands_cost_no_heavy_imports() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_chat_knows_the_commands_of_other_tools_with_a_slash(ctl: Any, tmp_path: Path) -> None:
+def test_chat_knows_the_commands_of_other_tools_with_a_slash(ctl: Ctl, tmp_path: Path) -> None:
     backend = FakeBackend("a")
     with serving(tmp_path / "s", backend):
         result = ctl("chat", stdin="one\n/clear\n/?\ntwo\n/bye\nthree\n")
@@ -430,7 +414,7 @@ def test_ctrl_c_in_a_chat_stops_the_answer_only(tmp_path: Path) -> None:
     assert [m.content for m in backend.requests[1].messages or ()] == ["first", "one two", "second"]
 
 
-def test_discover_leaves_the_local_backend_out(ctl: Any, tmp_path: Path) -> None:
+def test_discover_leaves_the_local_backend_out(ctl: Ctl, tmp_path: Path) -> None:
     backend = FakeBackend("a")
     with serving(tmp_path / "s", backend):
         result = ctl("ask", "hi", "--discover")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from aitorrent_shards.methods import SessionRow, SessionRows, SpanRow, SpanRows
 from aitorrentd.api import CallContext, Method, NoParams
-from aitorrentd.cli.app import run
+from tests.support.cli_runs import run_here
 from tests.support.control_server import ServerThread
 from tests.support.inference_fakes import node_id
 
@@ -61,14 +62,13 @@ SESSION = SessionRow(
 
 
 @pytest.fixture
-def ctl(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+def ctl(tmp_path: Path) -> Callable[..., str]:
     """Runs a command line; returns what it wrote."""
-    monkeypatch.setenv("AITORRENT_SOCKET", str(tmp_path / "s"))
-    monkeypatch.setenv("COLUMNS", "200")
 
     def call(*words: str) -> str:
-        assert run(words) == 0
-        return capsys.readouterr().out
+        ran = run_here(*words, socket=tmp_path / "s", columns=200)
+        assert ran.code == 0, ran.err
+        return ran.out
 
     return call
 

@@ -83,7 +83,7 @@ def ping(call: Any, params: PingParams) -> PingResult:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def daemon(tmp_path: Path) -> Iterator[None]:
     known = KnownRow(
         id=ID, address=ROW.address, last_seen=1.0, fails=2, wanted=True, connected=False
     )
@@ -113,9 +113,10 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             BroadcastResult,
         ),
     ]
-    monkeypatch.setattr(toolkit, "options", Options(socket=str(tmp_path / "s")))
+    toolkit.set_options(Options(socket=str(tmp_path / "s")))
     with ServerThread(tmp_path / "s", *methods):
         yield
+    toolkit.start_over()
 
 
 def run(*arguments: str) -> None:
@@ -138,11 +139,8 @@ def test_peers_are_a_table_without_what_a_terminal_would_obey(
 
 
 @pytest.mark.usefixtures("daemon")
-def test_json_is_the_reply_unchanged(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = Options(socket=toolkit.options.socket, json=True)
-    monkeypatch.setattr(toolkit, "options", options)
+def test_json_is_the_reply_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
+    toolkit.set_options(Options(socket=toolkit.options.socket, json=True))
     run("peers")
     assert PeersResult.model_validate_json(capsys.readouterr().out) == PeersResult(peers=[ROW])
 
