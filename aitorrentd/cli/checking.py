@@ -56,7 +56,7 @@ def _checks(plugin: str, config: str) -> list[dict[str, Any]]:
 
     reach: list[dict[str, Any]] = []
     try:
-        if not plugin and unit.sleeps(toolkit.socket_path()):
+        if not plugin and unit.SYSTEM.sleeps(toolkit.socket_path()):
             # Checking must not start it.
             raise NoDaemon("the daemon is not running")
         with toolkit.connect(_DOCTOR_TIMEOUT_S) as client:
@@ -97,7 +97,7 @@ def _reach(error: AitorrentError) -> dict[str, Any]:
     from aitorrentd.system import unit
 
     text, _, remedy = error.message.partition("; ")
-    if not remedy and unit.serves(toolkit.socket_path()):
+    if not remedy and unit.SYSTEM.serves(toolkit.socket_path()):
         remedy = "see: journalctl -u aitorrentd"
     return {
         "name": "reach",

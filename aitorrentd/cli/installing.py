@@ -210,7 +210,7 @@ def _next(reply: Mapping[str, Any]) -> str:
         return "the daemon was restarted; see: aitorrentctl plugin list"
     from aitorrentd.system import unit
 
-    how = unit.restart_remedy(toolkit.socket_path())
+    how = unit.SYSTEM.restart_remedy(toolkit.socket_path())
     return f"a running daemon applies this after a restart: {how}"
 
 
@@ -256,11 +256,11 @@ def _restart(yes: bool, no_restart: bool, installer: Installer) -> bool:
         return False
     from aitorrentd.system import unit
 
-    if not unit.is_active(unit.DAEMON):
+    if not unit.SYSTEM.is_active(unit.DAEMON):
         return False
     if not yes and not _answer("Restart aitorrentd now?"):
         return False
-    unit.restart(unit.DAEMON, timeout_s=_SYSTEMCTL_S)
+    unit.SYSTEM.restart(unit.DAEMON, timeout_s=_SYSTEMCTL_S)
     return True
 
 

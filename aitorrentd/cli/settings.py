@@ -155,7 +155,7 @@ def _in_force(reply: Mapping[str, Any]) -> list[str]:
     if reply.get("restart"):
         from aitorrentd.system import unit
 
-        how = unit.restart_remedy(toolkit.socket_path())
+        how = unit.SYSTEM.restart_remedy(toolkit.socket_path())
         keys = ", ".join(toolkit.clean(key) for key in reply["restart"])
         lines.append(f"takes effect after a restart ({how}): {keys}")
     return lines

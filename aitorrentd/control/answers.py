@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aitorrentd.errors import AitorrentError, Denied, ProtocolError, TimedOut, Unavailable
+
+if TYPE_CHECKING:
+    from aitorrentd.system.unit import Systemd
 
 OnProgress = Callable[[Mapping[str, Any]], None]
 "Receives {text, done, total, unit}; done and total may be None."
@@ -30,7 +33,7 @@ class LostDaemon(Unavailable):
     """The connection ended before the answer."""
 
 
-def unreachable(path: str, error: OSError) -> AitorrentError:
+def unreachable(path: str, error: OSError, *, systemd: Systemd | None = None) -> AitorrentError:
     """Why connecting to the control socket at `path` failed, and the remedy."""
     if isinstance(error, PermissionError):
         return NoAccess(
@@ -41,7 +44,8 @@ def unreachable(path: str, error: OSError) -> AitorrentError:
         return TimedOut(f"cannot reach {path}: the daemon does not accept connections")
     from aitorrentd.system import unit
 
-    way_out = "systemctl status aitorrentd" if unit.serves(path) else "start it: aitorrentd"
+    is_managed = (systemd or unit.SYSTEM).serves(path)
+    way_out = "systemctl status aitorrentd" if is_managed else "start it: aitorrentd"
     hint = f"is it running? {way_out}"
     return NoDaemon(f"cannot reach {path}: {error.strerror or error}; {hint}")
 

@@ -97,7 +97,7 @@ def versions() -> dict[str, Any]:
 
 
 def _journal() -> str:
-    if not unit.properties(unit.DAEMON):
+    if not unit.SYSTEM.properties(unit.DAEMON):
         raise Unavailable("systemd is not running")
     command = ["journalctl", "--unit", unit.DAEMON, "--lines", "1000", "--no-pager"]
     try:

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from aitorrentd.doctor.checks import Checked
 from aitorrentd.installing import layer as layers
-from aitorrentd.installing.target import core_distributions, here
+from aitorrentd.installing.target import Target, core_distributions, here
 from aitorrentd.system import unit
 from aitorrentd.system.distributions import normalized
 
 
-def _unit(found: dict[str, str]) -> tuple[str, str, str]:
+def unit_finding(found: Mapping[str, str]) -> tuple[str, str, str]:
+    """Status, text and remedy for a service with these properties."""
     load, active = found.get("LoadState", ""), found.get("ActiveState", "")
     boot = found.get("UnitFileState", "")
     if load == "masked":
@@ -36,8 +39,7 @@ def _unit(found: dict[str, str]) -> tuple[str, str, str]:
     return "ok", f"{unit.DAEMON} is running", ""
 
 
-def _layer() -> tuple[str, str, str]:
-    target = here()
+def _layer(target: Target) -> tuple[str, str, str]:
     layer = target.layer
     if layer is None:
         return "ok", "plugins are installed in aitorrentd's own environment", ""
@@ -65,11 +67,16 @@ def _layer() -> tuple[str, str, str]:
     return "ok", f"{layer} contains {', '.join(plugins) or 'no plugin'}", ""
 
 
-def machine_checks(*, with_unit: bool) -> list[Checked]:
-    """The checks; `with_unit` only if the daemon in question is the system's."""
-    found = [("plugin-layer", "installed plugins can be loaded", _layer())]
-    if with_unit and (properties := unit.properties(unit.DAEMON)):
-        found.insert(0, ("unit", "the system service is healthy", _unit(properties)))
+def machine_checks(
+    *, with_unit: bool, target: Target | None = None, systemd: unit.Systemd = unit.SYSTEM
+) -> list[Checked]:
+    """The checks; `with_unit` only if the daemon in question is the system's.
+
+    `target` is where plugins go, by default those of this installation.
+    """
+    found = [("plugin-layer", "installed plugins can be loaded", _layer(target or here()))]
+    if with_unit and (properties := systemd.properties(unit.DAEMON)):
+        found.insert(0, ("unit", "the system service is healthy", unit_finding(properties)))
     return [
         Checked(
             name,

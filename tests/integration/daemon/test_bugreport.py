@@ -130,7 +130,9 @@ def test_report_without_a_daemon_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_journal_that_this_user_may_not_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unit, "properties", lambda name: {"ActiveState": "active"})
+    active = subprocess.CompletedProcess([], 0, "ActiveState=active\n", "")
+    systemd = unit.Systemd(booted=Path("/"), ask=lambda *_, **__: active)
+    monkeypatch.setattr(unit, "SYSTEM", systemd)
     empty = subprocess.CompletedProcess([], 0, stdout="\n", stderr="")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: empty)
     with pytest.raises(Unavailable, match="this user may not read the journal; use sudo"):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -170,8 +171,10 @@ def test_restart_that_a_setting_needs_is_told_as_the_daemon_runs(
         ctl = partial(run_here, socket=node.socket)
         said = ctl("config", "set", "node.network", "other").out.splitlines()[1]
         assert said == ("takes effect after a restart (restart the daemon): node.network")
-        monkeypatch.setattr(unit, "serves", lambda path: path == str(node.socket))
-        monkeypatch.setattr(unit, "is_active", lambda name: name == "aitorrentd.service")
+        (tmp_path / unit.DAEMON).touch()
+        active = CompletedProcess([], 0, "ActiveState=active\n", "")
+        systemd = unit.Systemd(tmp_path, (tmp_path,), str(node.socket), lambda *_, **__: active)
+        monkeypatch.setattr(unit, "SYSTEM", systemd)
         said = ctl("config", "set", "node.network", "third").out.splitlines()[1]
         assert said == "takes effect after a restart (systemctl restart aitorrentd): node.network"
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aitorrentd.control.answers import unreachable
-from aitorrentd.doctor.checks import run_offline
+from aitorrentd.doctor.checks import run_offline, versions
 from aitorrentd.doctor.machine import machine_checks
 from aitorrentd.installing import layer as layers
-from aitorrentd.installing import target
+from aitorrentd.installing.target import Target
 from aitorrentd.runtime.identity import load_or_create
 from aitorrentd.system import unit
+from aitorrentd.system.unit import Systemd
 from tests.support.operations_cores import make_wheel
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="hardware: needs root")
@@ -29,8 +32,14 @@ def offline(tmp_path: Path, text: str = "") -> dict[str, dict[str, Any]]:
     return {check["name"]: check for check in run_offline(file)}
 
 
-def machine(*, with_unit: bool = False) -> dict[str, Any]:
-    return {check.name: check for check in machine_checks(with_unit=with_unit)}
+def machine(**options: Any) -> dict[str, Any]:
+    return {check.name: check for check in machine_checks(**{"with_unit": False} | options)}
+
+
+def systemctl(**properties: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """What shows these properties of every unit."""
+    shown = "".join(f"{name}={value}\n" for name, value in properties.items())
+    return lambda *_, **__: subprocess.CompletedProcess([], 0, shown, "")
 
 
 def test_read_only_file_system_is_told_apart_from_permissions(
@@ -85,10 +94,9 @@ def test_socket_that_was_left_over_is_told_apart_from_none(tmp_path: Path) -> No
     assert "was left by a daemon that ended" in found["text"]
 
 
-def test_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, "missing_libraries", lambda: ["wsproto"])
-    found = offline(tmp_path)["versions"]
-    assert (found["status"], "lacks wsproto" in found["text"]) == ("fail", True)
+def test_missing_library_is_named() -> None:
+    found = versions(["wsproto"])
+    assert (found.status, "lacks wsproto" in found.text) == ("fail", True)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +118,12 @@ def test_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_unit_is_judged_by_its_state(
-    monkeypatch: pytest.MonkeyPatch, properties: str, status: str, remedy: str
+    tmp_path: Path, properties: str, status: str, remedy: str
 ) -> None:
     names = ("LoadState", "ActiveState", "UnitFileState")
     shown = dict(zip(names, properties.split(), strict=True))
-    monkeypatch.setattr(unit, "properties", lambda name: shown)
-    found = machine(with_unit=True)["unit"]
+    systemd = Systemd(booted=tmp_path, ask=systemctl(**shown))
+    found = machine(with_unit=True, systemd=systemd)["unit"]
     assert (found.status, found.remedy) == (status, remedy)
     assert "unit" not in machine()
 
@@ -124,8 +132,8 @@ def test_looking_at_a_socket_of_systemd_starts_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "c.sock"
-    monkeypatch.setattr(unit, "SOCKET", str(path))
-    monkeypatch.setattr(unit, "properties", lambda name: {"ActiveState": "failed"})
+    ask = systemctl(ActiveState="failed")
+    monkeypatch.setattr(unit, "SYSTEM", Systemd(booted=tmp_path, socket=str(path), ask=ask))
     with socket.socket(socket.AF_UNIX) as systemd:
         systemd.bind(str(path))
         systemd.listen()
@@ -154,20 +162,11 @@ def test_root_finds_the_key_of_its_daemons_user_in_order(tmp_path: Path) -> None
     assert (found["status"], found["remedy"]) == ("fail", "run as that user")
 
 
-def test_machine_without_systemd_has_no_finding_about_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(unit, "_BOOTED", tmp_path / "none")
-    assert unit.properties(unit.DAEMON) == {}
-    assert not unit.is_active(unit.DAEMON)
-    assert "unit" not in machine(with_unit=True)
-
-
-@pytest.fixture
-def layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    at = tmp_path / "layer"
-    monkeypatch.setattr(layers, "layer", lambda: at)
-    return at
+def test_machine_without_systemd_has_no_finding_about_it(tmp_path: Path) -> None:
+    none = Systemd(booted=tmp_path / "none", ask=systemctl(LoadState="loaded"))
+    assert none.properties(unit.DAEMON) == {}
+    assert not none.is_active(unit.DAEMON)
+    assert "unit" not in machine(with_unit=True, systemd=none)
 
 
 def unpacked(site: Path, name: str, **entry_points: str) -> None:
@@ -180,9 +179,11 @@ def unpacked(site: Path, name: str, **entry_points: str) -> None:
 
 @pytest.mark.root
 @NEEDS_ROOT
-def test_layer_is_judged_by_whether_it_can_be_used(layer: Path) -> None:
+def test_layer_is_judged_by_whether_it_can_be_used(tmp_path: Path) -> None:
+    layer = tmp_path / "layer"
+
     def found() -> tuple[str, str, str]:
-        check = machine()["plugin-layer"]
+        check = machine(target=Target(layer))["plugin-layer"]
         return check.status, check.text, check.remedy
 
     assert found()[:2] == ("ok", f"no plugins installed yet; they go into {layer}")
@@ -202,33 +203,26 @@ def test_layer_is_judged_by_whether_it_can_be_used(layer: Path) -> None:
     assert remedy == f"chown -R root:root {layer} && chmod -R go-w {layer}"
 
 
-def test_core_without_a_layer_says_where_plugins_go(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    nowhere: Callable[[], None] = lambda: None  # noqa: E731
-    monkeypatch.setattr(layers, "layer", nowhere)
-    assert machine()["plugin-layer"].status == "ok"
+def test_core_without_a_layer_says_where_plugins_go() -> None:
+    assert machine(target=Target(None))["plugin-layer"].status == "ok"
 
 
-def test_service_is_recommended_only_where_systemd_manages_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_service_is_recommended_only_where_systemd_manages_it(tmp_path: Path) -> None:
     booted, units = tmp_path / "booted", tmp_path / "units"
     units.mkdir()
-    monkeypatch.setattr(unit, "_BOOTED", booted)
-    monkeypatch.setattr(unit, "_UNITS", (units,))
-    monkeypatch.setattr(unit, "is_active", lambda name: True)
+    active = Systemd(booted=booted, units=(units,), ask=systemctl(ActiveState="active"))
+    idle = replace(active, ask=systemctl(ActiveState="inactive"))
 
     def hint(path: str) -> str:
-        return unreachable(path, FileNotFoundError(2, "No such file")).message.partition("? ")[2]
+        error = FileNotFoundError(2, "No such file")
+        return unreachable(path, error, systemd=active).message.partition("? ")[2]
 
     by_hand = ("start it: aitorrentd", "restart the daemon")
-    assert (hint(unit.SOCKET), unit.restart_remedy(unit.SOCKET)) == by_hand
+    assert (hint(unit.SOCKET), active.restart_remedy(unit.SOCKET)) == by_hand
     booted.mkdir()
-    assert (hint(unit.SOCKET), unit.restart_remedy(unit.SOCKET)) == by_hand
+    assert (hint(unit.SOCKET), active.restart_remedy(unit.SOCKET)) == by_hand
     (units / unit.DAEMON).touch()
     assert hint(unit.SOCKET) == "systemctl status aitorrentd"
-    assert unit.restart_remedy(unit.SOCKET) == "systemctl restart aitorrentd"
-    assert (hint("/run/user/1/own"), unit.restart_remedy("/run/user/1/own")) == by_hand
-    monkeypatch.setattr(unit, "is_active", lambda name: False)
-    assert unit.restart_remedy(unit.SOCKET) == by_hand[1]
+    assert active.restart_remedy(unit.SOCKET) == "systemctl restart aitorrentd"
+    assert (hint("/run/user/1/own"), active.restart_remedy("/run/user/1/own")) == by_hand
+    assert idle.restart_remedy(unit.SOCKET) == by_hand[1]
