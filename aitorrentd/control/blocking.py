@@ -140,6 +140,7 @@ class BlockingConnection:
             raise LostDaemon("this connection is closed")
         eagerness = self.eagerness
         if eagerness is None:
+            self.sleeps += 1
             if not _is_ready(self._arrival, deadline):
                 raise TimedOut("the daemon did not answer in time")
             return

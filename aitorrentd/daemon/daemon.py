@@ -62,8 +62,13 @@ class Daemon:
         notifier: Notifier,
         *,
         finish_log: Callable[[float], None] = lambda timeout_s: None,
+        drain_s: float = DRAIN_S,
     ) -> None:
-        """`finish_log` waits until the log is written, at most the given number of seconds."""
+        """`finish_log` waits until the log is written, at most the given number of seconds.
+
+        Work in progress has `drain_s` to finish before a stop.
+        """
+        self._drain_s = drain_s
         self._node = node
         self._notifier = notifier
         self._finish_log = finish_log
@@ -133,12 +138,12 @@ class Daemon:
             raise PluginError(node.kernel.fatal.result())
 
     async def _drain(self) -> None:
-        """Let work in progress finish, at most `DRAIN_S`; another signal cuts that short."""
+        """Let work in progress finish, at most `drain_s`; another signal cuts that short."""
         node = self._node
         if works := node.kernel.drain.under_way():
-            node.log.info("finishing %s, for at most %g s", work_text(works), DRAIN_S)
+            node.log.info("finishing %s, for at most %g s", work_text(works), self._drain_s)
             self._notifier.stopping(f"finishing {work_text(works)}")
-        drain = asyncio.create_task(node.drain(timeout_s=DRAIN_S), name="drain")
+        drain = asyncio.create_task(node.drain(timeout_s=self._drain_s), name="drain")
         hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
         await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
         self._hurry.clear()

@@ -46,8 +46,16 @@ class _Entry:
 class Workers:
     """Starts the workers of a node and keeps track of them."""
 
-    def __init__(self, start: Callable[..., Awaitable[Worker]] = spawn_worker) -> None:
+    def __init__(
+        self,
+        start: Callable[..., Awaitable[Worker]] = spawn_worker,
+        *,
+        look_s: float = LOOK_S,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self._start = start
+        self._look_s = look_s
+        self._patience_s = patience_s
         self._entries: dict[Worker, _Entry] = {}
 
     async def spawn(
@@ -65,7 +73,7 @@ class Workers:
             entry.asking.cancel()
 
     async def look(self) -> list[WorkerMemory]:
-        """The workers running now, after LOOK_S at most."""
+        """The workers running now, after `look_s` at most."""
         for worker, entry in self._entries.items():
             if entry.asking is None:
                 entry.asking = asyncio.create_task(
@@ -73,13 +81,12 @@ class Workers:
                 )
         asking = [entry.asking for entry in self._entries.values() if entry.asking is not None]
         if asking:
-            await asyncio.wait(asking, timeout=LOOK_S)
+            await asyncio.wait(asking, timeout=self._look_s)
         return [WorkerMemory(e.name, w.pid, e.rss_bytes) for w, e in self._entries.items()]
 
-    @staticmethod
-    async def _ask(worker: Worker, entry: _Entry) -> None:
+    async def _ask(self, worker: Worker, entry: _Entry) -> None:
         try:
-            answer = await worker.request({"op": MEMORY}, timeout_s=PATIENCE_S)
+            answer = await worker.request({"op": MEMORY}, timeout_s=self._patience_s)
         except AitorrentError:
             return  # it is gone, and soon forgotten
         finally:

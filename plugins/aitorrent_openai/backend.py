@@ -39,17 +39,20 @@ _RETRY_S: Final = 2.0
 # Parameters that `without` can remove, one per attempt.
 _MAX_ATTEMPTS: Final = 3
 _MAX_REFUSED: Final = 8
-# Time for token counts that may follow the end of an answer; for a server that sends a reason with
-# every piece, also the longest pause after the first one.
-_REST_S: Final = 15.0
+REST_S: Final = 15.0
+"""Time for token counts that may follow the end of an answer; for a server that sends a reason with
+every piece, also the longest pause after the first one."""
 _END: Final[dict[str, Any]] = {}
 
 
 class OpenaiBackend:
     """Answers from one server."""
 
-    def __init__(self, config: ServerConfig, *, clock: Clock, log: logging.Logger) -> None:
+    def __init__(
+        self, config: ServerConfig, *, clock: Clock, log: logging.Logger, rest_s: float = REST_S
+    ) -> None:
         self._config = config
+        self._rest_s = rest_s
         self._client: OpenaiClient | None = None
         self._models = ServedModels(
             f"{self.name} at {config.url}",
@@ -181,7 +184,7 @@ class OpenaiBackend:
             while True:
                 try:
                     # Some servers keep a connection open after the end.
-                    async with asyncio.timeout(_REST_S if reader.is_finished else None):
+                    async with asyncio.timeout(self._rest_s if reader.is_finished else None):
                         event = await anext(events, _END)
                 except (Unavailable, TimedOut, ProtocolError, TimeoutError) as e:
                     # A finished answer lacks only counts, unless this is a reported error.

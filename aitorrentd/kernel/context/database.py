@@ -63,9 +63,11 @@ def _latest(migrations: Mapping[int, str]) -> int:
 
 @asynccontextmanager
 async def open_database(
-    path: Path, migrations: Mapping[int, str]
+    path: Path, migrations: Mapping[int, str], *, busy_s: float = BUSY_S
 ) -> AsyncIterator[aiosqlite.Connection]:
     """A connection to the database at `path`, created 0600 on first use.
+
+    It waits `busy_s` for the lock of another process.
 
     `migrations` maps 1, 2, 3 … to SQL scripts. Pending ones are applied, each in its own
     transaction, so that a crash leaves a complete version behind. Uncommitted changes are rolled
@@ -81,13 +83,14 @@ async def open_database(
         size_bytes = _touch(path)
     except OSError as e:
         raise Unavailable(f"cannot open the database {path}: {e.strerror}") from None
-    async with aiosqlite.connect(path, timeout=BUSY_S) as db:
+    async with aiosqlite.connect(path, timeout=busy_s) as db:
         try:
-            await _prepare(db, path, latest, check=size_bytes <= CHECKED_BYTES)
+            check = size_bytes <= CHECKED_BYTES
+            await _prepare(db, path, latest, check=check, busy_s=busy_s)
             for number in range(1, latest + 1):
-                await _apply(db, path, number, migrations[number])
+                await _apply(db, path, number, migrations[number], busy_s)
         except sqlite3.DatabaseError as e:
-            raise _unusable(path, e) from None
+            raise _unusable(path, e, busy_s) from None
         yield db
 
 
@@ -124,10 +127,10 @@ def _is_full(path: Path, error: sqlite3.Error) -> bool:
     return has_no_inode or room.f_bavail * room.f_frsize < _SHARED_MEMORY_BYTES
 
 
-def _unusable(path: Path, error: sqlite3.Error) -> AitorrentError:
+def _unusable(path: Path, error: sqlite3.Error, busy_s: float) -> AitorrentError:
     if _is_busy(error):
         return Busy(
-            f"the database {path} has been locked by another process for more than {BUSY_S:g} s"
+            f"the database {path} has been locked by another process for more than {busy_s:g} s"
         )
     if _is_full(path, error):
         return Unavailable(f"the disk is full: cannot write the database {path}; free some space")
@@ -160,7 +163,9 @@ def _refused(path: Path) -> str:
     return f"check the permissions of the files in {path.parent}"
 
 
-async def _prepare(db: aiosqlite.Connection, path: Path, latest: int, *, check: bool) -> None:
+async def _prepare(
+    db: aiosqlite.Connection, path: Path, latest: int, *, check: bool, busy_s: float
+) -> None:
     version = await _version(db)
     if version > latest:
         raise Conflict(
@@ -172,14 +177,14 @@ async def _prepare(db: aiosqlite.Connection, path: Path, latest: int, *, check: 
             row = await cursor.fetchone()
         if row is None or row[0] != "ok":
             raise sqlite3.DatabaseError(row[0] if row else "the check returned nothing")
-    await _use_wal(db)
+    await _use_wal(db, busy_s)
     await db.execute("PRAGMA synchronous = FULL")
     await db.execute("PRAGMA foreign_keys = ON")
 
 
-async def _use_wal(db: aiosqlite.Connection) -> None:
+async def _use_wal(db: aiosqlite.Connection, busy_s: float) -> None:
     """Switch to WAL; SQLite does not itself wait for other connections that open the file."""
-    until = asyncio.get_running_loop().time() + BUSY_S
+    until = asyncio.get_running_loop().time() + busy_s
     while True:
         try:
             await db.execute("PRAGMA journal_mode = WAL")
@@ -196,7 +201,9 @@ async def _version(db: aiosqlite.Connection) -> int:
     return int(row[0]) if row else 0
 
 
-async def _apply(db: aiosqlite.Connection, path: Path, number: int, script: str) -> None:
+async def _apply(
+    db: aiosqlite.Connection, path: Path, number: int, script: str, busy_s: float
+) -> None:
     """Apply script `number` unless already applied; safe against concurrent connections."""
     if await _version(db) >= number:
         return
@@ -211,7 +218,7 @@ async def _apply(db: aiosqlite.Connection, path: Path, number: int, script: str)
         with suppress(sqlite3.Error):  # the disk may be too full even for that
             await db.rollback()
         if _is_busy(e) or _is_full(path, e) or _code(e) in (*_REFUSED, *_FAILING):
-            raise _unusable(path, e) from None
+            raise _unusable(path, e, busy_s) from None
         raise InvalidParams(
             f"migration {number} of the database {path} failed: {e}; the database is still at "
             f"version {number - 1}"

@@ -35,18 +35,21 @@ async def connect_tcp(
     resolver: Resolver,
     paths: StalledPaths | None = None,
     version: int = 0,
+    *,
+    delay_s: float = ATTEMPT_DELAY_S,
 ) -> asyncio.Transport:
     """Connect to `port` on whichever address of `host` answers first.
 
-    `version` 4 or 6 restricts the addresses of a name to that version of IP.
+    `version` 4 or 6 restricts the addresses of a name to that version of IP. An attempt has
+    `delay_s` for itself before the next one starts beside it.
 
     Raises:
         OSError: none answers; the error of the first attempt. TimedOut, Unavailable: see
         `Resolver.resolve`.
     """
     loop = asyncio.get_running_loop()
-    found = await resolver.resolve(host, version=version)
-    sock = await _race(interleaved(found), port, paths or StalledPaths())
+    found = interleaved(await resolver.resolve(host, version=version))
+    sock = await _race(found, port, paths or StalledPaths(), delay_s)
     try:
         transport, _ = await loop.create_connection(make_protocol, sock=sock)
     except BaseException:
@@ -55,7 +58,9 @@ async def connect_tcp(
     return transport
 
 
-async def _race(found: Sequence[tuple[int, str]], port: int, paths: StalledPaths) -> socket.socket:
+async def _race(
+    found: Sequence[tuple[int, str]], port: int, paths: StalledPaths, delay_s: float
+) -> socket.socket:
     waiting = list(found)
     running: set[asyncio.Task[socket.socket | OSError]] = set()
     code: int | None = None
@@ -67,7 +72,7 @@ async def _race(found: Sequence[tuple[int, str]], port: int, paths: StalledPaths
                 running.add(asyncio.ensure_future(_connect(family, ip, port, paths)))
             done, running = await asyncio.wait(
                 running,
-                timeout=ATTEMPT_DELAY_S if waiting else None,
+                timeout=delay_s if waiting else None,
                 return_when=asyncio.FIRST_COMPLETED,
             )
             won: socket.socket | None = None

@@ -90,7 +90,10 @@ class PeerStore:
     channels must not depend on it.
     """
 
-    def __init__(self, db: aiosqlite.Connection, *, problem: str = "") -> None:
+    def __init__(
+        self, db: aiosqlite.Connection, *, problem: str = "", max_peers: int = MAX_PEERS
+    ) -> None:
+        self._max_peers = max_peers
         self.problem = problem
         "Why saving is currently impossible, or the empty string."
         self.on_moved: Callable[[], Awaitable[None]] | None = None
@@ -144,7 +147,7 @@ class PeerStore:
             (
                 "DELETE FROM known WHERE last_seen < (SELECT last_seen FROM known"
                 " ORDER BY last_seen DESC LIMIT 1 OFFSET ?)",
-                (MAX_PEERS - 1,),
+                (self._max_peers - 1,),
             ),
         )
 

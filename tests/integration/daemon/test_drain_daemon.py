@@ -186,12 +186,9 @@ async def test_answer_that_is_given_up_is_not_waited_for(node_factory: NodeFacto
             await anext(aiter(node.service(INFERENCE).generate(GenerateRequest(prompt="hi"))))
 
 
-async def test_stop_waits_only_so_long_for_work_that_hangs(
-    node_factory: NodeFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aitorrentd.daemon.daemon.DRAIN_S", 0.2)
+async def test_stop_waits_only_so_long_for_work_that_hangs(node_factory: NodeFactory) -> None:
     node = node_factory.make({"plugins": {**ALONE, "ollama": {"enabled": False}}})
-    running = asyncio.create_task(DaemonLife(node, Notifier()).run())
+    running = asyncio.create_task(DaemonLife(node, Notifier(), drain_s=0.2).run())
     await wait_for(lambda: node.state == "running", 20)
     with node.service(BACKENDS).added("fake", FakeBackend("fake", hangs=True)):
         chunks = node.generate("hi")

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -178,34 +180,38 @@ def test_silence_of_a_stream_has_a_limit(server: ServerThread, tmp_path: Path) -
     wait_for_calls(server, 0)
 
 
-def interrupt(client: Client, server: ServerThread, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def interrupt(client: Client, server: ServerThread) -> Iterator[None]:
     """Ctrl-C comes while the client waits for its next answer."""
+    before = client._connection.sleeps
 
-    def receive(deadline: float | None) -> list[Any]:
-        monkeypatch.undo()
+    # The client sleeps once more before SIGINT is sent: Python handles it inside that wait.
+    def press() -> None:
         wait_for_calls(server, 1)
-        raise KeyboardInterrupt
+        while client._connection.sleeps == before:
+            pause.wait(0.005)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    monkeypatch.setattr(client._connection, "receive", receive)
+    pause = threading.Event()
+    pressing = threading.Thread(target=press)
+    pressing.start()
+    try:
+        yield
+    finally:
+        pressing.join()
 
 
-def test_ctrl_c_cancels_a_call(
-    server: ServerThread, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    interrupt(client, server, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):  # it has no message to match
+def test_ctrl_c_cancels_a_call(server: ServerThread, client: Client) -> None:
+    with pytest.raises(KeyboardInterrupt), interrupt(client, server):  # it has no message to match
         client.call("a.forever")
     wait_for_calls(server, 0)
     assert client.call("a.double") == {"double": 6}
 
 
-def test_ctrl_c_cancels_a_stream(
-    server: ServerThread, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_cancels_a_stream(server: ServerThread, client: Client) -> None:
     stream = client.stream("a.once_then_quiet")
     assert next(stream) == {"n": 0}
-    interrupt(client, server, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), interrupt(client, server):
         next(stream)
     wait_for_calls(server, 0)
     assert list(stream) == []

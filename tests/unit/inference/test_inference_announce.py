@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from aitorrent_inference.announce import Announcer
 from aitorrent_inference.capabilities import Capability, offered, read_record, record_value
 from aitorrentd.api import ModelView, Record, TooLarge, Unavailable, pack
 from tests.support.inference_fakes import FakeBackend, FakeRouter, make_node, node_id
+from tests.support.transport.memory_directory import MemoryDirectory
 
 log = logging.getLogger("test.announce")
 
@@ -88,17 +90,16 @@ async def test_all_is_withdrawn_at_the_end_and_said_again_to_a_new_directory() -
 
 
 async def test_refused_record_is_a_warning_once_and_hides_no_other(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    class Picky(MemoryDirectory):
+        def publish(self, key: str, value: Mapping[str, Any]) -> None:
+            if key == "ait:cap:bad":
+                raise TooLarge("the record is too large")
+            super().publish(key, value)
+
     node = make_node()
-    real = node.directory.publish
-
-    def publish(key: str, value: Any) -> None:
-        if key == "ait:cap:bad":
-            raise TooLarge("the record is too large")
-        real(key, value)
-
-    monkeypatch.setattr(node.directory, "publish", publish)
+    node.directory = Picky(node.id, node.directory.records)
     announcing = announcer(node)
     with node.having(FakeBackend("a", ["bad", "good"])):
         await announcing.refresh()

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from aitorrent_inference import peers
-from aitorrent_inference.generate_protocol import MAX_LINE_BYTES, PROTOCOL
+from aitorrent_inference.generate_protocol import MAX_ANSWER_CHARS, MAX_LINE_BYTES, PROTOCOL
 from aitorrent_inference.peers import PeerBackend
 from aitorrent_inference.router import Answer
 from aitorrentd.api import (
@@ -350,10 +349,10 @@ async def test_peer_that_falls_silent_is_given_up() -> None:
         await replies(TEXT, end=False)
 
 
-async def test_endless_answer_of_a_peer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "MAX_ANSWER_CHARS", 5)
-    with pytest.raises(ProtocolError, match="over 5 chars"):
-        await replies(TEXT * 3 + DONE)
+async def test_endless_answer_of_a_peer_is_cut() -> None:
+    long = TEXT.replace(b"hi", b"x" * (MAX_LINE_BYTES - 100))
+    with pytest.raises(ProtocolError, match=f"over {MAX_ANSWER_CHARS} chars"):
+        await replies(long * 17)
 
 
 async def test_request_too_long_for_a_line_is_refused_before_it_is_sent() -> None:

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from aitorrent_openai.backend import OpenaiBackend
+from aitorrent_openai.backend import REST_S, OpenaiBackend
 from aitorrent_openai.chunks import AnswerReader
 from aitorrent_openai.config import OpenaiConfig, ServerConfig
 from aitorrent_openai.models import view
@@ -45,9 +45,11 @@ log = logging.getLogger("test.openai")
 
 
 @asynccontextmanager
-async def backend_of(server: HttpServer, **settings: Any) -> AsyncIterator[OpenaiBackend]:
+async def backend_of(
+    server: HttpServer, *, rest_s: float = REST_S, **settings: Any
+) -> AsyncIterator[OpenaiBackend]:
     config = ServerConfig(name="test", url=server.url, **settings)
-    backend = OpenaiBackend(config, clock=FakeClock(), log=log)
+    backend = OpenaiBackend(config, clock=FakeClock(), log=log, rest_s=rest_s)
     async with closed_after(backend):
         yield backend
 
@@ -193,11 +195,7 @@ async def test_error_in_the_stream_that_names_a_parameter_is_not_tried_again() -
     assert len(server.requests) == 1
 
 
-async def test_server_that_keeps_the_connection_open_after_the_end_is_left(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("aitorrent_openai.backend._REST_S", 0.05)
-
+async def test_server_that_keeps_the_connection_open_after_the_end_is_left() -> None:
     async def handler(request: Request, reply: Reply) -> None:
         await reply.start("text/event-stream")
         await reply.part(
@@ -205,7 +203,7 @@ async def test_server_that_keeps_the_connection_open_after_the_end_is_left(
         )
         await asyncio.Event().wait()
 
-    async with HttpServer(handler) as server, backend_of(server) as backend:
+    async with HttpServer(handler) as server, backend_of(server, rest_s=0.05) as backend:
         assert [c.text for c in await answer(backend, chat())] == ["x", ""]
 
 

@@ -47,10 +47,8 @@ def only_problem(found: Scan) -> str:
         ("latin1", "case-latin", "entry_points.txt is not UTF-8"),
     ],
 )
-def test_reported_damage_is_named_and_left_out(
-    site: Path, monkeypatch: pytest.MonkeyPatch, case: str, named: str, why: str
-) -> None:
-    monkeypatch.setattr(sys, "path", [str(CASES / case), *sys.path])
+def test_reported_damage_is_named_and_left_out(site: Path, case: str, named: str, why: str) -> None:
+    sys.path.insert(0, str(CASES / case))
     text = only_problem(scanned())
     assert text.startswith(f"distribution {named} ({CASES / case}/")
     assert why in text
@@ -149,23 +147,19 @@ def test_value_that_names_no_module_is_told_when_it_is_used(value: str) -> None:
         point.load()
 
 
-def test_first_on_the_path_counts_for_two_of_one_name(
-    site: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_first_on_the_path_counts_for_two_of_one_name(site: Path, tmp_path: Path) -> None:
     earlier = tmp_path / "earlier"
     distribution(earlier, "Good", version="2", plugins="good = good:Plugin")
-    monkeypatch.setattr(sys, "path", [str(earlier), *sys.path])
+    sys.path.insert(0, str(earlier))
     found = scanned()
     assert [(p.name, p.version) for p in found.points] == [("good", "2")]
     assert found.problems == []
 
 
-def test_same_directory_under_two_names_is_read_once(
-    site: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_same_directory_under_two_names_is_read_once(site: Path, tmp_path: Path) -> None:
     other = tmp_path / "lib64"
     other.symlink_to(site)
-    monkeypatch.setattr(sys, "path", [str(site), str(other)])
+    sys.path.append(str(other))
     found = scanned()
     assert len(found.points) == 1
     assert found.problems == []
@@ -199,12 +193,10 @@ def test_import_hook_that_raises_is_named(site: Path, monkeypatch: pytest.Monkey
     assert text == "the import hook Hook cannot list distributions: RuntimeError('no list')"
 
 
-def test_installed_library_is_found_past_a_damaged_one(
-    site: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_installed_library_is_found_past_a_damaged_one(site: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     distribution(damaged, "good", version="0", metadata=b"\xff")
-    monkeypatch.setattr(sys, "path", [str(damaged), *sys.path])
+    sys.path.insert(0, str(damaged))
     found = distributions.installed("good")
     assert found is not None
     assert found.version == "1"

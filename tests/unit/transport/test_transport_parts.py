@@ -198,8 +198,8 @@ async def test_known_peer_keeps_its_places_best_first(store: PeerStore) -> None:
     assert not any(r.wanted for r in await store.all())
 
 
-async def test_known_peers_are_bounded(store: PeerStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "MAX_PEERS", 20)
+async def test_known_peers_are_bounded(store: PeerStore) -> None:
+    store = PeerStore(store._db, max_peers=20)
     for i in range(12):
         await store.dialled(A, f"/ip4/192.0.2.{i}/tcp/1", wanted=False, now=float(i))
     assert len(await store.addresses(A)) == store_module.MAX_ADDRESSES

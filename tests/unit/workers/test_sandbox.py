@@ -37,12 +37,6 @@ PATIENT_S = 120.0
 "No test waits so long: a limit that is met is met, however busy the machine is."
 
 
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sandbox's entry points of these tests lie below the repository's root."""
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-
-
 @asynccontextmanager
 async def small_sandbox(
     path: Path, *, time_s: float = PATIENT_S

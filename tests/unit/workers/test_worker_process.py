@@ -31,12 +31,6 @@ from tests.support.nodes import REPOSITORY, wait_for
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker's entry points of these tests lie below the repository's root."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
 @pytest.fixture
 async def worker() -> AsyncIterator[WorkerProcess]:
     process = await spawn_worker("tests.support.workers:echo", name="echo")

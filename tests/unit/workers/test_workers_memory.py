@@ -13,7 +13,7 @@ import pytest
 from aitorrentd.api import Frame, Unavailable
 from aitorrentd.workers.process import WorkerProcess
 from aitorrentd.workers.running import PATIENCE_S, Workers
-from tests.support.nodes import REPOSITORY, wait_for
+from tests.support.nodes import wait_for
 
 
 class Silent:
@@ -39,11 +39,8 @@ async def silent(entry: str, **options: Any) -> Any:
     return Silent()
 
 
-async def test_busy_worker_counts_with_what_it_said_and_is_asked_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("aitorrentd.workers.running.LOOK_S", 0.02)
-    workers = Workers(silent)
+async def test_busy_worker_counts_with_what_it_said_and_is_asked_once() -> None:
+    workers = Workers(silent, look_s=0.02)
     worker: Any = await workers.spawn("m:f", name="one")
     for _ in range(3):
         (seen,) = await workers.look()
@@ -64,10 +61,7 @@ async def test_busy_worker_counts_with_what_it_said_and_is_asked_once(
     assert await workers.look() == []
 
 
-async def test_worker_processes_tell_their_memory_while_and_after_they_work(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+async def test_worker_processes_tell_their_memory_while_and_after_they_work() -> None:
     workers = Workers()
     worker: Any = await workers.spawn("tests.support.workers:echo", name="echo")
     assert isinstance(worker, WorkerProcess)
@@ -84,11 +78,9 @@ async def test_worker_processes_tell_their_memory_while_and_after_they_work(
     assert await workers.look() == []
 
 
-async def test_look_does_not_keep_a_hung_worker_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.setattr("aitorrentd.workers.running.PATIENCE_S", 0.3)
+async def test_look_does_not_keep_a_hung_worker_alive() -> None:
     assert PATIENCE_S <= 300
-    workers = Workers()
+    workers = Workers(patience_s=0.3)
     worker: Any = await workers.spawn("tests.support.workers:echo", name="echo")
     await worker.request({"op": "echo"})
     os.kill(worker.pid, signal.SIGSTOP)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from aitorrentd.api import Busy, Conflict, InvalidParams, Unavailable
 from aitorrentd.kernel.context import database
-from aitorrentd.kernel.context.database import open_database, statements
+from aitorrentd.kernel.context.database import BUSY_S, open_database, statements
 
 ONE = "CREATE TABLE peer (id TEXT PRIMARY KEY); INSERT INTO peer VALUES ('a;b');"
 TWO = """
@@ -32,9 +32,11 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.sqlite"
 
 
-async def rows(path: Path, migrations: dict[int, str], query: str) -> list[tuple[object, ...]]:
+async def rows(
+    path: Path, migrations: dict[int, str], query: str, *, busy_s: float = BUSY_S
+) -> list[tuple[object, ...]]:
     async with (
-        open_database(path, migrations) as db,
+        open_database(path, migrations, busy_s=busy_s) as db,
         db.execute(query) as cursor,
     ):
         return [tuple(row) for row in await cursor.fetchall()]
@@ -78,16 +80,13 @@ async def test_two_connections_apply_a_script_once(path: Path) -> None:
     assert answers == [[(1,)]] * 8
 
 
-async def test_database_locked_by_somebody_else_is_busy_and_not_damaged(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aitorrentd.kernel.context.database.BUSY_S", 0.05)
+async def test_database_locked_by_somebody_else_is_busy_and_not_damaged(path: Path) -> None:
     await rows(path, {1: ONE}, "SELECT 1")
     other = sqlite3.connect(path)
     try:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(Busy, match="has been locked by another process"):
-            await rows(path, {1: ONE, 2: TWO}, "SELECT 1")
+            await rows(path, {1: ONE, 2: TWO}, "SELECT 1", busy_s=0.05)
     finally:
         other.close()
 

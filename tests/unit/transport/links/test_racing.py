@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from aitorrent_transport.links import racing
 from aitorrent_transport.links.racing import connect_tcp, interleaved
 from aitorrent_transport.links.resolver import MAX_ADDRESSES, Found, Resolver
 from aitorrentd.api import TimedOut, Unavailable
@@ -50,12 +49,13 @@ async def test_first_address_that_drops_packets_costs_a_quarter_of_a_second(
         transport.close()
 
 
-async def test_address_that_refuses_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(racing, "ATTEMPT_DELAY_S", 60.0)
+async def test_address_that_refuses_costs_nothing() -> None:
     async with listening() as port:
         resolver = Resolver(lambda host: [(V4, "127.0.0.3"), (V6, "::1"), (V4, "127.0.0.1")])
         async with asyncio.timeout(5):
-            transport = await connect_tcp(asyncio.Protocol, "hub.case", port, resolver)
+            transport = await connect_tcp(
+                asyncio.Protocol, "hub.case", port, resolver, delay_s=60.0
+            )
         transport.close()
 
 
