@@ -131,6 +131,8 @@ class ToyWorker:
         self.hangs = False
         self.full = False
         self.lies = False
+        self.garbles = False
+        "Steps are answered with what no worker answers, which the code of a stage does not expect."
         self.refuses: dict[str, AitorrentError] = {}
         "Errors that operations raise instead of computing, by operation."
         self._layers = (0, 0, 0)
@@ -155,6 +157,8 @@ class ToyWorker:
                 if (refusal := self.refuses.get(header["op"])) is not None:
                     raise refusal
                 frame = getattr(self, f"_{header['op']}")(header, bytes(tail))
+                if self.garbles and header["op"] == "step":
+                    frame = Frame(frame.header, cast(bytes, None))
         except TimeoutError:
             self.kill("hung")
             raise TimedOut("no answer of the worker") from None

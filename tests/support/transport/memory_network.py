@@ -48,6 +48,8 @@ class MemoryNetwork:
         "What handlers raised, but for lost streams."
         self.on_written: Callable[[MemoryStream, bytes], None] | None = None
         "Called after each write to a stream; it may lose that stream, bytes under way included."
+        self.is_swallowed: Callable[[MemoryStream, bytes], bool] = lambda stream, data: False
+        "Whether the node at the other end takes these bytes and forgets them, like one that hangs."
         self._round_trips_s: dict[frozenset[PeerId], float] = {}
         self._cut: set[frozenset[PeerId]] = set()
 
@@ -274,7 +276,9 @@ class MemoryTransport:
             delay_s=self.network.round_trip_s(self.me, peer) / 2,
             awake=(self.awake, there.awake),
         )
-        ours.on_written = theirs.on_written = self._written
+        for end in (ours, theirs):
+            end.on_written = self._written
+            end.is_swallowed = lambda stream, data: self.network.is_swallowed(stream, data)
         self.network.streams.append(ours)
         there._begin(theirs)
         return ours

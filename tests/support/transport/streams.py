@@ -92,6 +92,8 @@ class MemoryStream:
         self.closed = False
         self.on_written: Callable[[MemoryStream, bytes], None] | None = None
         "Called after each write with its bytes; it may reset the stream."
+        self.is_swallowed: Callable[[MemoryStream, bytes], bool] | None = None
+        "Whether the other node takes these bytes and forgets them."
         self._waking: set[asyncio.Task[None]] = set()
         self._frame = bytearray()
 
@@ -120,6 +122,8 @@ class MemoryStream:
     async def write(self, data: bytes | memoryview) -> None:
         await self._awake.wait()
         self._check_writable()
+        if self.is_swallowed is not None and self.is_swallowed(self, bytes(data)):
+            return
         view = memoryview(data)
         while len(view):
             async with self._out.changed:
@@ -224,6 +228,8 @@ class MemoryStream:
             return False
         self._check_writable()
         joined = b"".join(parts)
+        if self.is_swallowed is not None and self.is_swallowed(self, joined):
+            return True
         if len(joined) > self._out.room:
             return False
         if self._out.put(joined):

@@ -110,6 +110,16 @@ async def test_lost_stream_takes_no_other_with_it() -> None:
     await net.close()
 
 
+async def test_bytes_that_a_node_forgets_never_arrive_and_others_do() -> None:
+    net, first = three()
+    net.is_swallowed = lambda stream, data: data == b"lost"
+    stream = await first.open_stream(B, "/echo/1")
+    await stream.write(b"lost")
+    assert stream.write_now(b"lost")
+    assert await echoed(stream, b"kept") == b"kept"
+    await net.close()
+
+
 async def test_frozen_node_takes_a_stream_and_says_nothing_until_it_thaws() -> None:
     net, first = three()
     net.nodes[B].awake.clear()
