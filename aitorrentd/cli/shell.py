@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -71,10 +71,10 @@ def _read_line() -> str | None:
             toolkit.complain(e)
 
 
-def history_file() -> Path:
+def history_file(environ: Mapping[str, str] = os.environ) -> Path:
     """Where the shell keeps its history: $XDG_STATE_HOME/aitorrent/shell_history."""
-    base = os.environ.get("XDG_STATE_HOME", "")
-    state = Path(base) if base.startswith("/") else home() / ".local" / "state"
+    base = environ.get("XDG_STATE_HOME", "")
+    state = Path(base) if base.startswith("/") else home(environ) / ".local" / "state"
     return state / "aitorrent" / "shell_history"
 
 

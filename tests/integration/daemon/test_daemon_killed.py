@@ -59,7 +59,7 @@ async def test_daemon_killed_while_it_writes_settings_keeps_a_whole_drop_in(
                 acknowledged = round_ * 100 + value
             params = {"key": "control.max_connections", "value": round_ * 100 + limit}
             last = asyncio.create_task(client.call("config.set", params))
-            await asyncio.sleep(rng.uniform(0, 0.01))
+            await asyncio.sleep(rng.uniform(0, 0.01))  # at any point of the write
             await daemon.kill()
             await asyncio.gather(last, return_exceptions=True)
         drop_in = daemon.directory / "aitorrent.yaml.d" / "90-set.yaml"

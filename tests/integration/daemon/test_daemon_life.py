@@ -123,9 +123,9 @@ async def test_watchdog_is_pinged_while_all_is_well_and_not_while_the_loop_hangs
     daemon = await daemon_factory(alone(seconds=3.0), env=env)
     await wait_for(lambda: daemon.notify.count("WATCHDOG=1") >= 3)
     block = asyncio.create_task(daemon.call("odd.block"))
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(0.6)  # a period of the watchdog: pings sent before the hang have arrived
     before = daemon.notify.count("WATCHDOG=1")
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(1.5)  # what does not happen has no event; the daemon's own clock counts
     assert daemon.notify.count("WATCHDOG=1") <= before + 1
     await block
     await wait_for(lambda: daemon.notify.count("WATCHDOG=1") >= before + 3)
@@ -134,7 +134,7 @@ async def test_watchdog_is_pinged_while_all_is_well_and_not_while_the_loop_hangs
 
 async def test_watchdog_of_another_process_is_left_alone(daemon_factory: DaemonFactory) -> None:
     daemon = await daemon_factory(ONLY_ODD, env={"WATCHDOG_USEC": "200000", "WATCHDOG_PID": "1"})
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # five times what a ping would take; none has no event
     assert daemon.notify.count("WATCHDOG=1") == 0
 
 

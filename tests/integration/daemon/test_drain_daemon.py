@@ -72,10 +72,7 @@ async def busy_daemon(
     """A daemon with an answer under way, which ends when `server.gate` is set."""
     daemon = await make(relay(server))
     asking = asyncio.create_task(ctl(daemon, "ask", "Why is the sky blue?"))
-
-    async with asyncio.timeout(30):
-        while not await under_way(daemon):  # noqa: ASYNC110 - what is watched has no event
-            await asyncio.sleep(0.02)
+    await wait_for(lambda: under_way(daemon), 30)
     return daemon, asking
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,6 @@ async def client_of(make: NodeFactory, *providers: Node) -> Node:
     return node
 
 
-async def until(condition: Callable[[], Awaitable[object]], timeout_s: float = 15.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not await condition():  # noqa: ASYNC110 - what is watched has no event
-            await asyncio.sleep(0.02)
-
-
 def answer(node: Node) -> AsyncGenerator[Chunk, None]:
     chunks = node.generate("hi")
     assert isinstance(chunks, AsyncGenerator)
@@ -81,7 +75,7 @@ async def test_prompt_is_answered_by_the_ollama_of_a_peer(node_factory: NodeFact
         async def known() -> bool:
             return await offers(here) == expected
 
-        await until(known)
+        await wait_for(known, 15)
         for model in ("llama3.2:latest", "llama3.2", "llama-q4", ""):
             assert await here.ask("Why is the sky blue?", model=model) == "The sky is blue"
         request = server.requests[-1].json()
@@ -94,7 +88,7 @@ async def test_session_goes_on_through_its_context(node_factory: NodeFactory) ->
     async with FakeOllama() as server:
         there = await provider(node_factory, server)
         here = await client_of(node_factory, there)
-        await until(lambda: offers(here))
+        await wait_for(lambda: offers(here), 15)
         context: tuple[int, ...] | None = None
         for expected in ((1, 2, 3), (1, 2, 3, 1, 2, 3)):
             chunks = [c async for c in here.generate("hi", context=context)]
@@ -108,26 +102,26 @@ async def test_models_are_withdrawn_and_come_back_with_their_backend(
     async with FakeOllama() as server:
         there = await provider(node_factory, server)
         here = await client_of(node_factory, there)
-        await until(lambda: offers(here))
+        await wait_for(lambda: offers(here), 15)
 
         async def gone() -> bool:
             return await offers(here) == []
 
         await server.stop()
-        await until(gone)
+        await wait_for(gone, 15)
         with pytest.raises(Unavailable, match="this node has no model that can answer"):
             await here.ask("hi")
         await server.start()
-        await until(lambda: offers(here))
+        await wait_for(lambda: offers(here), 15)
         await there.stop()
-        await until(gone)
+        await wait_for(gone, 15)
 
 
 async def test_giving_up_here_reaches_the_backend_of_the_peer(node_factory: NodeFactory) -> None:
     async with FakeOllama(hangs_after=1) as server:
         there = await provider(node_factory, server)
         here = await client_of(node_factory, there)
-        await until(lambda: offers(here))
+        await wait_for(lambda: offers(here), 15)
         with there.events(GenerationEnded) as events:
             async with aclosing(answer(here)) as chunks:
                 assert (await anext(chunks)).text == "The"
@@ -144,7 +138,7 @@ async def test_client_node_that_stops_reaches_the_backend_of_the_peer(
     async with FakeOllama(hangs_after=1) as server:
         there = await provider(node_factory, server)
         here = await client_of(node_factory, there)
-        await until(lambda: offers(here))
+        await wait_for(lambda: offers(here), 15)
         chunks = answer(here)
         assert (await anext(chunks)).text == "The"
         await here.stop()
@@ -158,7 +152,7 @@ async def test_answer_of_a_node_that_stops_ends_with_an_error(node_factory: Node
     async with FakeOllama(hangs_after=2) as server:
         there = await provider(node_factory, server)
         here = await client_of(node_factory, there)
-        await until(lambda: offers(here))
+        await wait_for(lambda: offers(here), 15)
         said = []
 
         async def ask() -> None:
@@ -178,7 +172,7 @@ async def test_one_request_too_many_of_peers_is_refused(node_factory: NodeFactor
     async with FakeOllama(hangs_after=1) as server:
         there = await provider(node_factory, server, max_concurrent=1)
         here = await client_of(node_factory, there)
-        await until(lambda: offers(here))
+        await wait_for(lambda: offers(here), 15)
         async with aclosing(answer(here)) as chunks:
             await anext(chunks)
             with pytest.raises(Busy, match="Too many requests"):
@@ -195,7 +189,7 @@ async def test_prompt_goes_to_the_next_provider_when_the_first_is_busy(
         async def both() -> bool:
             return len(await offers(here)) == 2
 
-        await until(both)
+        await wait_for(both, 15)
         for _ in range(3):
             assert await here.ask("hi") == "The sky is blue"
         assert await here.ask("hi", backend=f"peer:{providers[1].id}") == "The sky is blue"
@@ -244,7 +238,7 @@ async def test_configured_nodes_are_kept_connected(node_factory: NodeFactory) ->
         here = await node_factory(
             {"plugins": {"ollama": {"enabled": False}, "inference": inference}}
         )
-        await until(lambda: offers(here))
+        await wait_for(lambda: offers(here), 15)
         assert await here.ask("hi") == "The sky is blue"
         await here.disconnect(there.id)
         await wait_for(lambda: here.service(TRANSPORT).peer(there.id) is not None)
@@ -303,7 +297,7 @@ async def test_daemon_answers_on_the_command_line_and_notices_ollama(
         found = (await daemon.call("node.status"))["warnings"]
         return [w["text"] for w in found if w["code"] == "no_backend"]
 
-    await until(warnings)
+    await wait_for(warnings, 15)
     [warning] = await warnings()
     assert f"ollama: cannot connect to Ollama at {server.url}" in warning
     code, _, err = await ctl("ask", "hi")
@@ -314,7 +308,7 @@ async def test_daemon_answers_on_the_command_line_and_notices_ollama(
         return not await warnings()
 
     async with server:
-        await until(is_well)
+        await wait_for(is_well, 15)
         code, out, err = await ctl("ask", "Why is the sky blue?")
         assert (code, out) == (0, "The sky is blue\n")
         assert "3 tokens" in err
@@ -345,7 +339,7 @@ async def test_discover_passes_over_this_machine_and_the_configured_nodes(
         async def all_known() -> bool:
             return len(await offers(here)) == 3
 
-        await until(all_known)
+        await wait_for(all_known, 15)
         wanted: list[dict[str, Any]] = [{"prompt": "hi"}, {"prompt": "hi", "discover": True}]
         async with await AsyncClient.connect(socket, 30) as client:
             for params in wanted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -12,6 +11,7 @@ import pytest
 
 from aitorrentd.api import AitorrentError
 from tests.support.nodes import wait_for
+from tests.support.transport.link_peers import turns
 from tests.support.transport.transport_nodes import ECHO, TestNode, node
 
 Round = Callable[[TestNode, TestNode], Awaitable[None]]
@@ -75,7 +75,7 @@ async def test_links_are_freed_without_a_collection(
     async with node(tmp_path, "hub") as hub, node(tmp_path, "a", masking=masking) as a:
         for _ in range(3):
             await once(hub, a)
-        await asyncio.sleep(0.1)
+        await turns()
         before = kept()
         for _ in range(10):
             await once(hub, a)

@@ -384,11 +384,18 @@ async def test_streams_opened_too_fast_are_refused_and_later_ones_are_not(tmp_pa
             except PeerGone as e:
                 refused += "streams per second" in e.message
         assert refused > 50
-        await asyncio.sleep(0.2)
-        later = await a.transport.open_stream(b.id, ECHO)
-        await later.write(b"again")
-        assert await later.read_exactly(5) == b"again"
-        later.reset()
+
+        async def is_served_again() -> bool:
+            later = await a.transport.open_stream(b.id, ECHO)
+            try:
+                await later.write(b"again")
+                return await later.read_exactly(5) == b"again"
+            except PeerGone:
+                return False
+            finally:
+                later.reset()
+
+        await wait_for(is_served_again)
 
 
 async def test_many_streams_at_once_are_paced_and_none_is_refused(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ async def test_peer_that_leaves_as_soon_as_it_came_is_not_dialled_without_a_paus
         table.on_up = leave
         async with node(tmp_path, "a", bootstrap=[b.address]):
             await wait_for(lambda: came)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(1.0)  # dials without a pause would be counted in this time
         # Waits of up to 1, 2, 4 s; without them there would be hundreds.
         assert len(came) < 25
 

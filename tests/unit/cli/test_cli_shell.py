@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from aitorrentd.cli import app
 from aitorrentd.cli.plugin_commands import PluginCommands
 from aitorrentd.cli.shell import history_file, next_words
@@ -22,11 +20,10 @@ def test_completion_offers_commands_subcommands_and_options() -> None:
     assert next_words(group, ["help"]) == [*app.CORE]
 
 
-def test_the_history_is_kept_below_the_state_directory(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert history_file() == tmp_path / "aitorrent" / "shell_history"
-    monkeypatch.setenv("XDG_STATE_HOME", "relative")
-    monkeypatch.setenv("HOME", "/home/x")
-    assert history_file() == Path("/home/x/.local/state/aitorrent/shell_history")
+def test_the_history_is_kept_below_the_state_directory(tmp_path: Path) -> None:
+    assert history_file({"XDG_STATE_HOME": str(tmp_path)}) == (
+        tmp_path / "aitorrent" / "shell_history"
+    )
+    assert history_file({"XDG_STATE_HOME": "relative", "HOME": "/home/x"}) == Path(
+        "/home/x/.local/state/aitorrent/shell_history"
+    )

@@ -408,10 +408,16 @@ async def test_worker_that_does_not_close_is_killed(
 
 
 async def test_command_goes_on_when_its_caller_goes_away(tmp_path: Path) -> None:
-    async with kernel(tmp_path, made("slow", stop=lambda _: asyncio.sleep(0.05))) as node:
+    told = asyncio.Event()
+
+    async def stop(ctx: PluginContext) -> None:
+        await told.wait()
+
+    async with kernel(tmp_path, made("slow", stop=stop)) as node:
         command = asyncio.create_task(node.restart("slow"))
         await until_state(node, "slow", "stopping")
         command.cancel()
+        told.set()
         await until_state(node, "slow", "running")
     assert command.cancelled()
 

@@ -14,6 +14,7 @@ import pytest
 
 from aitorrentd.runtime.logs import RING_RECORDS, LogLine, Redactor, capture, output, set_level
 from aitorrentd.runtime.loop_lag import LoopLag
+from tests.support.nodes import wait_for
 
 LOG = logging.getLogger("aitorrentd.test_logs")
 
@@ -148,10 +149,10 @@ def test_lag_is_remembered_for_a_minute_and_warned_of_at_most_every_half(
 async def test_lag_of_a_loop_that_is_held_up_is_measured() -> None:
     lag = LoopLag(LOG)
     task = asyncio.create_task(lag.run())
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0)  # it waits for its first look
     held = threading.Event()
     held.wait(0.6)
-    await asyncio.sleep(0.01)
+    await wait_for(lag.worst_s)
     task.cancel()
     assert 0.3 <= lag.worst_s() < 5.0
 
