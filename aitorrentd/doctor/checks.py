@@ -300,7 +300,7 @@ _CORE: Final[Sequence[tuple[str, str, Callable[[Config], Finding]]]] = (
 )
 
 
-def _run_core(config: Config, check_key: Callable[[], _Finding] | None = None) -> list[Checked]:
+def _run_core(config: Config, check_key: Callable[[], Finding] | None = None) -> list[Checked]:
     """The core's checks; `check_key` replaces the one of the identity."""
     found = []
     for name, summary, check in _CORE:
@@ -347,19 +347,19 @@ async def _check_files(runtime: Runtime) -> Checked:
     return Checked(name, "core", summary, "ok", files)
 
 
-def _check_key(runtime: Runtime) -> _Finding:
+def _check_key(runtime: Runtime) -> Finding:
     """Check that the next start would find the key of the running node."""
     file = runtime.config.identity_file
     remedy = f"restore {file} from a backup, or the node gets a new id at the next start"
     try:
         found = load(file).peer_id
     except FileNotFoundError:
-        return _Finding("fail", f"{file} is gone; the key of this node is only in memory", remedy)
+        return Finding("fail", f"{file} is gone; the key of this node is only in memory", remedy)
     except ConfigError as e:
-        return _Finding("fail", e.message, remedy)
+        return Finding("fail", e.message, remedy)
     if found != runtime.id:
-        return _Finding("fail", f"{file} now has the key of {found}, not of this node", remedy)
-    return _Finding("ok", f"{file} is the key of {found}")
+        return Finding("fail", f"{file} now has the key of {found}, not of this node", remedy)
+    return Finding("ok", f"{file} is the key of {found}")
 
 
 def _noticed(runtime: Runtime) -> Checked:

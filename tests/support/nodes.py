@@ -14,9 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, overload
 
 import yaml
 
@@ -36,17 +36,32 @@ _ERROR_LINE: Final = re.compile(
 LOOPBACK: Final[Mapping[str, Any]] = {"listen": "127.0.0.1", "port": 0}
 
 
+@overload
 async def wait_for(
-    condition: Callable[[], T | Awaitable[T]], timeout_s: float = 10.0, *, every_s: float = 0.02
-) -> T:
+    condition: Callable[[], Coroutine[Any, Any, T]],
+    timeout_s: float = 10.0,
+    *,
+    every_s: float = ...,
+) -> T: ...
+
+
+@overload
+async def wait_for(
+    condition: Callable[[], T], timeout_s: float = 10.0, *, every_s: float = ...
+) -> T: ...
+
+
+async def wait_for(
+    condition: Callable[[], Any], timeout_s: float = 10.0, *, every_s: float = 0.02
+) -> Any:
     """The first true value of `condition`, plain or async; fails after `timeout_s`."""
     loop = asyncio.get_running_loop()
     until = loop.time() + timeout_s
     while True:
         value = condition()
-        found: Any = await value if inspect.isawaitable(value) else value
+        found = await value if inspect.isawaitable(value) else value
         if found:
-            return found  # type: ignore[no-any-return]
+            return found
         if loop.time() > until:
             raise AssertionError(f"not true within {timeout_s:g} s: {_source(condition)}")
         await asyncio.sleep(every_s)

@@ -42,8 +42,7 @@ async def shards_network(
         for other in nodes[:i]:
             await node.connect(other.addresses()[0])
     held = sum(wanted != "none" for wanted in layers)
-    for node in nodes:
-        await wait_for(lambda node=node: spans_seen(node) == held, READY_S)  # type: ignore[misc]
+    await wait_for(lambda: all(spans_seen(node) == held for node in nodes), READY_S)
     return nodes
 
 

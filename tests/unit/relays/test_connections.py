@@ -124,11 +124,7 @@ async def test_keepalives_without_end_are_not_waited_for_without_end(relay: Any)
             await server.cancelled.wait()
 
 
-async def test_pause_after_a_reason_with_every_piece_does_not_end_the_answer(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("aitorrent_openai.backend._REST_S", 0.05)
-
+async def test_pause_after_a_reason_with_every_piece_does_not_end_the_answer() -> None:
     async def handler(request: Request, reply: Reply) -> None:
         await reply.start("text/event-stream")
         await reply.part(said("H", "stop") + said("el", "stop"))
@@ -136,7 +132,7 @@ async def test_pause_after_a_reason_with_every_piece_does_not_end_the_answer(
         await reply.part(said("lo", "stop") + DONE)
         await reply.end()
 
-    async with HttpServer(handler) as server, openai_of(server) as backend:
+    async with HttpServer(handler) as server, openai_of(server, rest_s=0.05) as backend:
         chunks = await answer(backend, ASKED)
     assert "".join(c.text for c in chunks) == "Hello"
     assert chunks[-1].reason == "stop"
