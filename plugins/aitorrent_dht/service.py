@@ -159,7 +159,7 @@ class DhtService:
         families = Family(0)
         for host in self.endpoint.bound:
             families |= Family.IP6 if ":" in host else Family.IP4
-        self.node.state.families = families
+        self.node.state.use(families)
 
     async def _watch(self) -> None:
         """Follow what has no event of its own."""

@@ -24,6 +24,8 @@ QUORUM: Final = 2
 "Disjoint paths that must have found records before a search ends early."
 DENSE: Final = 8.0
 "How many times denser than the network ids around a key are before its region is searched."
+MIN_DENSE: Final = 8
+"Nodes from which density can be judged."
 REGION_BITS: Final = 3
 REGION_POINTS: Final = 1 << 3
 "At which a region is searched, the key being one of them."
@@ -93,7 +95,15 @@ class Finding:
                 found.sent += walk.sent
                 finish(found, walk.records)
 
-            lookup = self._lookup(target, nodes, k=len(nodes) or 1, paths=1, quorum=0)
+            lookup = Lookup(
+                target,
+                nodes,
+                own_id=self._state.id,
+                k=len(nodes) or 1,
+                alpha=4 * self._state.tuning.alpha,
+                quorum=1,
+                grows=False,
+            )
             Walk(self._state, self._rpc, lookup, asked, key=key).start(now)
 
         def finish(found: Found, records: dict[bytes, DhtRecord]) -> None:
@@ -135,20 +145,6 @@ class Finding:
 
     # Parts
 
-    def _lookup(
-        self, target: int, seeds: Sequence[Contact], *, k: int, paths: int, quorum: int
-    ) -> Lookup:
-        state = self._state
-        return Lookup(
-            target,
-            seeds,
-            own_id=state.id,
-            k=k,
-            alpha=state.tuning.alpha,
-            paths=paths,
-            quorum=quorum,
-        )
-
     def _walk(
         self,
         target: int,
@@ -160,13 +156,21 @@ class Finding:
         k: int | None = None,
         key: bytes = b"",
         seeds: Sequence[Contact] = (),
+        avoid: tuple[int, int] | None = None,
     ) -> None:
         state = self._state
         near = state.table.closest(target, state.tuning.k, state.can_use)
         known = dict.fromkeys([*seeds, *near])
-        first = sorted(known, key=lambda contact: contact.id ^ target)
-        count = state.tuning.k if k is None else k
-        lookup = self._lookup(target, first, k=count, paths=paths, quorum=quorum)
+        lookup = Lookup(
+            target,
+            sorted(known, key=lambda contact: contact.id ^ target),
+            own_id=state.id,
+            k=state.tuning.k if k is None else k,
+            alpha=state.tuning.alpha,
+            paths=paths,
+            quorum=quorum,
+            avoid=avoid,
+        )
         state.counts["lookups"] += 1
         Walk(state, self._rpc, lookup, on_end, key=key).start(now)
 
@@ -176,35 +180,39 @@ class Finding:
         return Found(closest=closest, hops=walk.lookup.hops, sent=walk.sent, is_dense=is_dense)
 
     def _is_dense(self, target: int, closest: Sequence[Contact]) -> bool:
-        k = self._state.tuning.k
-        if len(closest) < k:
+        if len(closest) < MIN_DENSE:
             return False
         radius = closest[-1].id ^ target
-        expected = k * ID_SPACE / max(self._state.table.network_size(), k)
-        return radius * DENSE < expected
+        size = max(self._state.table.network_size(), self._state.tuning.k)
+        return radius * DENSE < len(closest) * ID_SPACE / size
 
     def _search_region(
         self, target: int, now: float, on_end: Callable[[list[Contact], float], None]
     ) -> None:
-        """Find nodes at points spread over the region in which k nodes are expected."""
-        state = self._state
-        size = max(state.table.network_size(), 2.0 * state.tuning.k)
-        depth = max(0, math.floor(math.log2(size / state.tuning.k)) - 1)
+        """Find nodes at points spread over the region in which k nodes are expected.
+
+        Nodes right at the key are passed by: they would name one another as the nearest to every
+        point, and hardly any honest one is among them.
+        """
+        state, k = self._state, self._state.tuning.k
+        size = max(state.table.network_size(), 2.0 * k)
+        depth = max(0, math.floor(math.log2(size / k)) - 1)
         shift = ID_BITS - depth - REGION_BITS
         points = [target ^ (i << shift) for i in range(1, REGION_POINTS)]
+        avoid = (target, int(k / DENSE * ID_SPACE / size))
         nodes: dict[Contact, None] = {}
         waiting = len(points)
 
         def ended(walk: Walk, now: float) -> None:
             nonlocal waiting
             waiting -= 1
-            nodes.update(dict.fromkeys(walk.lookup.closest(state.tuning.k)))
+            nodes.update(dict.fromkeys(walk.lookup.closest(k)))
             if not waiting:
                 inside = [n for n in nodes if (n.id ^ target) >> (ID_BITS - depth) == 0]
                 on_end(inside or list(nodes), now)
 
         for point in points:
-            self._walk(point, now, ended, k=state.tuning.k // 2)
+            self._walk(point, now, ended, k=k // 2, avoid=avoid)
 
     def _store(
         self,

@@ -49,7 +49,9 @@ class _Path:
 class Lookup:
     """Whom to ask for `target`, starting from `seeds`.
 
-    `quorum` paths with a hit end it; 0 asks until the nearest `k` nodes have answered.
+    `quorum` paths with a hit end it; 0 asks until the nearest `k` nodes have answered. Unless it
+    `grows`, it asks the seeds and nobody that they name. Nodes nearer to a point than a distance,
+    both in `avoid`, are not asked.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class Lookup:
         paths: int = 1,
         quorum: int = 0,
         max_asked: int = MAX_ASKED,
+        grows: bool = True,
+        avoid: tuple[int, int] | None = None,
     ) -> None:
         self.target = target
         self.asked = 0
@@ -75,6 +79,8 @@ class Lookup:
         self._width = -(-k // paths)
         self._quorum = quorum
         self._max_asked = max_asked
+        self._grows = grows
+        self._avoid = avoid
         self._paths = [_Path() for _ in range(paths)]
         self._states: dict[int, State] = {}
         self._path_of: dict[int, _Path] = {}
@@ -126,7 +132,7 @@ class Lookup:
         self.hops = max(self.hops, depth)
         # With fewer seeds than paths, the others start from what the first nodes name.
         paths = [path, *(p for p in self._paths if not p.nodes)]
-        for node in nodes:
+        for node in nodes if self._grows else ():
             for each in paths:
                 self._add(each, node, depth, contact)
 
@@ -162,6 +168,8 @@ class Lookup:
 
     def _add(self, path: _Path, node: Contact, depth: int, by: Contact | None) -> None:
         if node.id in path.known or node.id == self._own_id:
+            return
+        if self._avoid is not None and node.id ^ self._avoid[0] < self._avoid[1]:
             return
         if node.id not in self._states:
             subnet = subnet_of(node.host)

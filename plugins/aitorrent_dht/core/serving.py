@@ -82,11 +82,12 @@ class Serving:
 
     def _add_nodes(self, reply: Reply, request: Request, asker: Contact, room: int) -> None:
         target = id_of(request.key)
-        want = request.want
+        ip4, ip6 = Family.IP4 in request.want, Family.IP6 in request.want
+        host, own = asker.host, asker.id
 
         def is_wanted(contact: Contact) -> bool:
-            family = Family.IP6 if is_ip6(contact.host) else Family.IP4
-            return bool(want & family) and contact.id != asker.id and can_name(asker.host, contact)
+            is_usable = ip6 if is_ip6(contact.host) else ip4
+            return is_usable and contact.id != own and can_name(host, contact)
 
         nodes = self._state.table.closest(target, min(self._state.tuning.k, MAX_NODES), is_wanted)
         fitting = []

@@ -78,9 +78,12 @@ class NodeState:
     "Over all nodes: what to expect of one that is not known."
     outgoing: list[Outgoing] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    _ip4: bool = field(init=False)
+    _ip6: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.id = node_id(self.key)
+        self.use(self.families)
         self.reachability = Reachability(self.mode, self.now)
         self.is_client = self.reachability.is_client(self.now)
         self.table = RoutingTable(self.id, self.tuning.k)
@@ -91,10 +94,15 @@ class NodeState:
         """The time of day at `now`."""
         return now + self.epoch_offset_s
 
+    def use(self, families: Family) -> None:
+        """Set for which addresses this node has sockets."""
+        self.families = families
+        self._ip4, self._ip6 = Family.IP4 in families, Family.IP6 in families
+
     def can_use(self, contact: Contact) -> bool:
         """Whether this node has a socket for the contact's address."""
-        family = Family.IP6 if is_ip6(contact.host) else Family.IP4
-        return bool(self.families & family) and contact.key != self.key
+        has_socket = self._ip6 if is_ip6(contact.host) else self._ip4
+        return has_socket and contact.key != self.key
 
 
 def id_bytes(node: int) -> bytes:

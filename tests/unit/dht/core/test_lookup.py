@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ def contact(node: int, host: str = "127.0.0.1") -> Contact:
     return Contact(node, node.to_bytes(32, "big"), host, 8468)
 
 
-def lookup(seeds: list[int], **options: int) -> Lookup:
+def lookup(seeds: list[int], **options: Any) -> Lookup:
     return Lookup(0, [contact(n) for n in seeds], own_id=1 << 159, **options)
 
 
@@ -133,3 +134,19 @@ def test_number_of_questions_is_bounded_whatever_is_named(paths: int) -> None:
             it.replied(each, [contact(random.getrandbits(depth) | 1) for _ in range(20)])
     assert asked <= 60
     assert it.is_done
+
+
+def test_lookup_that_does_not_grow_asks_the_seeds_alone() -> None:
+    it = lookup([8, 9], grows=False)
+    assert it.ready() == [contact(8), contact(9)]
+    it.replied(contact(8), [contact(1)])
+    it.replied(contact(9), [])
+    assert it.ready() == []
+    assert it.is_done
+
+
+def test_nodes_at_a_suspected_place_are_passed_by() -> None:
+    it = Lookup(0, [contact(0x1F), contact(0x80)], own_id=1 << 159, avoid=(0x10, 0x10))
+    assert it.ready() == [contact(0x80)]
+    it.replied(contact(0x80), [contact(0x11), contact(0x20), contact(0x0F)])
+    assert it.ready() == [contact(0x0F), contact(0x20)]
