@@ -16,6 +16,7 @@ BENCHMARKS = {  # and how each is invoked; the last option takes the file
     "daemon": ("daemon", "--json"),
     "records": ("records", "--out"),
     "streams": ("streams", "--out"),
+    "dht": ("dht", "--out"),
     "decode": ("decode", "--json"),
     "decode-apart": ("decode", "--apart", "--json"),
     "package": ("package", "--json"),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from aitorrent_dht.config import DhtConfig
 from aitorrent_dht.core.contact import id_of
-from aitorrent_dht.core.finding import Found, Stored
+from aitorrent_dht.core.finding import Stored
 from aitorrent_dht.core.node import DhtNode
 from aitorrent_dht.core.record import (
     MAX_VALUE_BYTES,
@@ -30,6 +30,7 @@ from aitorrent_dht.net.saved import (
     read_values,
     values_map,
 )
+from aitorrent_dht.net.shell import Shell
 from aitorrent_dht.wire.codec import Codec
 from aitorrent_dht.wire.gate import Gate
 from aitorrent_dht.wire.messages import Family
@@ -89,26 +90,33 @@ class DhtService:
             mode=config.mode,
         )
         codec = Codec(self._network, identity.sign, verify)
-        self.gate = Gate(codec, self.node.expects, self.now())
-        self._codec = codec
-        self.endpoint = Endpoint(self._received, self._tasks, ctx.random.random)
+        self.shell = Shell(self.node, codec, self._tasks, now=self.now, draw=ctx.random.random)
         self.endpoint.on_bound = self._on_bound
         self.source = DhtDirectory(
             self.node,
             identity.peer_id,
             now=self.now,
             addresses=self._transport.addresses,
-            search=self._search,
-            flush=self._flush,
+            search=lambda key: self.shell.search(key, id_of(key)),
+            flush=self.shell.flush,
             log=ctx.log,
         )
         self.contacts_file = SavedFile(ctx.data_dir / "contacts", "contacts of the DHT")
         self.values_file = SavedFile(ctx.data_dir / "values", "values published in the DHT")
         self._names: dict[bytes, str] = {}
         "Names of this node's values, by key."
-        self._timer: asyncio.TimerHandle | None = None
         self._saved_at = self.now()
         self._told_port: int | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Its UDP sockets."""
+        return self.shell.endpoint
+
+    @property
+    def gate(self) -> Gate:
+        """What strangers' datagrams pass first."""
+        return self.shell.gate
 
     def now(self) -> float:
         """Seconds of the node's monotonic clock."""
@@ -132,7 +140,7 @@ class DhtService:
         self.node.start(now)
         places = [(c.host, c.port) for c in read_contacts(saved)]
         self.node.add_places([*places, *self.config.places()], now)
-        self._flush()
+        self.shell.flush()
         self._tasks.spawn(self._learn_from_peers(), "dht: contacts of peers")
         self._tasks.spawn(self._watch(), "dht: upkeep")
 
@@ -140,10 +148,8 @@ class DhtService:
         """Save, stop the timers and close the sockets."""
         self._directory.withdraw(CONTACT_KEY)
         await self._tasks.close()
-        if self._timer is not None:
-            self._timer.cancel()
         await self._save_contacts()
-        self.endpoint.close()
+        self.shell.close()
         await asyncio.sleep(0)  # the loop closes sockets in its next iteration
 
     async def _bind(self) -> None:
@@ -211,7 +217,7 @@ class DhtService:
             is_here = seen is not None and is_loopback(seen[0])
             places = [(host, port) for host in hosts if is_here or not is_loopback(host)]
             self.node.add_places(places, self.now())
-        self._flush()
+        self.shell.flush()
 
     async def _save_contacts(self) -> None:
         self._saved_at = self.now()
@@ -224,47 +230,6 @@ class DhtService:
         except OSError as e:
             self.contacts_file.problem = f"contacts cannot be saved: {e.strerror}"
             self._ctx.log.warning("%s", self.contacts_file.problem)
-
-    # Messages
-
-    def _received(self, raw: bytes, host: str, port: int) -> None:
-        now = self.now()
-        message = self.gate.admit(raw, host, port, now)
-        if message is not None:
-            self.node.receive(message, host, port, len(raw), now)
-            self._flush()
-
-    def _flush(self) -> None:
-        """Send what the node wants to send, and wake up when it wants to."""
-        for outgoing in self.node.take_outgoing():
-            raw = self._codec.encode(outgoing.message, outgoing.pad_bytes)
-            self.endpoint.send(raw, outgoing.host, outgoing.port)
-        due = self.node.due()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if due is not None:
-            self._timer = self._loop.call_later(max(0.0, due - self.now()), self._run)
-
-    def _run(self) -> None:
-        self._timer = None
-        self.node.run(self.now())
-        self._flush()
-
-    async def _until(self, begin: Callable[[Callable[[Found], None]], None]) -> Found:
-        future: asyncio.Future[Found] = self._loop.create_future()
-
-        def ended(found: Found) -> None:
-            if not future.done():
-                future.set_result(found)
-
-        begin(ended)
-        self._flush()
-        return await future
-
-    def _search(self, key: bytes) -> Awaitable[Found]:
-        finding, now = self.node.finding, self.now()
-        return self._until(lambda ended: finding.get(key, id_of(key), now, ended))
 
     # Values by name
 
@@ -286,7 +251,7 @@ class DhtService:
         )
         self._names[key] = name
         await self._save_values()
-        self._flush()
+        self.shell.flush()
         return Value(record, await self._stored(done, timeout_s))
 
     async def delete(self, name: str, *, timeout_s: float) -> int:
@@ -300,7 +265,7 @@ class DhtService:
         if not self.node.publishing.withdraw(key, self.now(), on_stored=_once(done)):
             raise NotFound(f"this node publishes no value named {name!r}")
         await self._save_values()
-        self._flush()
+        self.shell.flush()
         return await self._stored(done, timeout_s)
 
     async def get(self, name: str, publisher: PeerId | None, *, timeout_s: float) -> Value:
@@ -314,7 +279,7 @@ class DhtService:
         key = value_key(owner, name_digest(name))
         own = {r.key: r for r in self.node.publishing.records() if not r.is_deleted}
         async with asyncio.timeout(timeout_s):
-            found = await self._search(key)
+            found = await self.shell.search(key, id_of(key))
         records = [*found.records, *([own[key]] if key in own else [])]
         if not records:
             raise NotFound(f"no value named {name!r} by {publisher or me} was found")

@@ -168,7 +168,7 @@ async def test_node_of_another_network_or_without_the_secret_is_not_heard(tmp_pa
     ):
         for each in (b, stranger, foreign):
             each.dht.node.add_places([("127.0.0.1", a.port)], each.dht.now())
-            each.dht._flush()
+            each.dht.shell.flush()
         await wait_for(lambda: a.knows(b) and b.knows(a))
         await wait_for(lambda: a.dht.gate.dropped["foreign"] >= 2)
         assert len(a.dht.node.state.table) == 1
@@ -193,7 +193,7 @@ async def test_network_that_is_unreachable_ends_no_socket(tmp_path: Path) -> Non
         for host in ("255.255.255.255", "2001:db8::1", "192.0.2.1"):
             a.dht.endpoint.send(b"x", host, 9)
         a.dht.node.add_places([("127.0.0.1", b.port)], a.dht.now())
-        a.dht._flush()
+        a.dht.shell.flush()
         await wait_for(lambda: a.knows(b))
 
 
