@@ -149,3 +149,13 @@ def installed_plugins() -> dict[str, tuple[str, PluginInfo]]:
         plugin = getattr(importlib.import_module(module), kind)()
         found[name] = (module.partition(".")[0], plugin.aitorrent_info())
     return found
+
+
+def test_tools_in_the_plugin_guide_can_be_imported_as_it_says() -> None:
+    guide = (ROOT / "docs" / "plugins.md").read_text()
+    table = guide.partition("### Tools that every plugin needs")[2].partition("\n### ")[0]
+    named = re.findall(r"((?:`\w+`(?:, )?)+)(?:, …)? from `([\w.]+)`", table)
+    assert len(named) >= 7
+    for names, module in named:
+        for name in re.findall(r"`(\w+)`", names):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
