@@ -7,7 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from aitorrent_transport.links.binding import Binding
-from aitorrent_transport.peers.interfaces import by_usefulness, own_addresses
+from aitorrent_transport.peers.interfaces import (
+    by_usefulness,
+    inner_addresses,
+    own_addresses,
+)
 from aitorrentd.api import PeerId
 from aitorrentd.api.network.addresses import Address, address_of, parse_address
 
@@ -56,6 +60,7 @@ class OwnAddresses:
             ip = ipaddress.ip_address(host)
             for each in own_addresses(ip.version) if ip.is_unspecified else [host]:
                 found.setdefault(each, port)
+        inner = inner_addresses()
         # Zones differ on each machine, so addresses with one are useless to others.
-        usable = [each for each in by_usefulness(list(found)) if "%" not in each]
+        usable = [each for each in by_usefulness(list(found), inner) if "%" not in each]
         return list(dict.fromkeys(address_of(each, found[each], self._me) for each in usable))
