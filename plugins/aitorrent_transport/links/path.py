@@ -36,8 +36,8 @@ def is_stalled(tcp_info: bytes, unacked_bytes: int) -> bool:
 
     Either our full segments are being retransmitted, or the other side's kernel has acknowledged
     all of ours but sends nothing, and never sent a large segment: then its own are being lost. A
-    peer that was switched off leaves only small segments, our pings, unacknowledged.
-    `unacked_bytes` counts what is queued or in flight.
+    peer that was switched off leaves only small segments, our pings, unacknowledged; without a link
+    they are not even sent. `unacked_bytes` counts what is queued or in flight.
     """
     if len(tcp_info) < _INFO.size:
         return False
@@ -45,7 +45,7 @@ def is_stalled(tcp_info: bytes, unacked_bytes: int) -> bool:
     if snd_mss <= SMALL_SEGMENT_BYTES:
         return False
     if unacked == 0:
-        return bool(rcv_mss <= SMALL_SEGMENT_BYTES)
+        return bool(unacked_bytes == 0 and rcv_mss <= SMALL_SEGMENT_BYTES)
     return bool(retransmits >= _ENOUGH_RETRANSMITS and unacked_bytes > SMALL_SEGMENT_BYTES)
 
 
