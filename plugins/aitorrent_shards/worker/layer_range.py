@@ -33,8 +33,7 @@ cache, which this one is not."""
 _COMPARED_ROWS: Final = 4
 _TOLERANCE: Final = 1e-3
 "Relative to the largest value. Rounding stays far below it, a different computation exceeds it."
-_ROWS_AT_ONCE: Final = 1024
-"Longer inputs are processed in pieces of this many rows, which bounds activation memory."
+ROWS_AT_ONCE: Final = 1024
 
 
 class LayerRange:
@@ -84,6 +83,8 @@ class LayerRange:
         self.head: nn.Linear | None = None
         self._rows: list[RowLayer] | None = None
         self._wants_rows = fast_rows
+        self.rows_at_once = ROWS_AT_ONCE
+        "Longer inputs are processed in pieces of this many rows, which bounds activation memory."
 
     def load(self, checkpoint: Checkpoint) -> Iterator[None]:
         """Read the weights; yields after each tensor, so that the caller can report progress.
@@ -246,7 +247,7 @@ class LayerRange:
         length = cache.sequence_length(before + len(hidden))
         try:
             pieces = []
-            for rows in torch.split(hidden, _ROWS_AT_ONCE):
+            for rows in torch.split(hidden, self.rows_at_once):
                 pieces.append(self._run_piece(rows.unsqueeze(0), cache, length).squeeze(0))
                 cache.length += len(rows)
             return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

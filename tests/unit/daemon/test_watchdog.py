@@ -69,20 +69,20 @@ async def test_late_loop_is_no_sign_of_life_until_it_has_caught_up(
     assert await dog.is_well()
 
 
-async def test_no_ping_goes_out_while_the_daemon_is_not_well(
-    manager: Notify, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, well = [0], [False]
+async def test_no_ping_goes_out_while_the_daemon_is_not_well(manager: Notify) -> None:
+    class Told(Watchdog):
+        asked, well = 0, False
 
-    async def is_well(self: Watchdog) -> bool:
-        asked[0] += 1
-        return well[0]
+        async def is_well(self) -> bool:
+            self.asked += 1
+            return self.well
 
-    monkeypatch.setattr(Watchdog, "is_well", is_well)
-    task = asyncio.create_task(watchdog(manager, LoopLag(LOG), None).run())
-    await wait_for(lambda: asked[0] >= 3, 5)
+    notifier = Notifier({"NOTIFY_SOCKET": str(manager.path)})
+    dog = Told(notifier, LoopLag(LOG), interval_s=0.1, socket=None, log=LOG)
+    task = asyncio.create_task(dog.run())
+    await wait_for(lambda: dog.asked >= 3, 5)
     assert manager.count("WATCHDOG=1") == 0
-    well[0] = True
+    dog.well = True
     await wait_for(lambda: manager.count("WATCHDOG=1") >= 1, 5)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -91,14 +91,14 @@ def test_prompt_in_chunks_gives_the_same_tokens(model: MakeModel, name: str, thr
         assert chain.generate(prompt, NEW, chunk=chunk) == expected, chunk
 
 
-def test_long_inputs_that_go_through_in_pieces_give_the_same_tokens(
-    model: MakeModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aitorrent_shards.worker.layer_range._ROWS_AT_ONCE", 37)
+def test_long_inputs_that_go_through_in_pieces_give_the_same_tokens(model: MakeModel) -> None:
     path = model(**VARIANTS["qwen3 window"])
     prompt = random_prompt(300)
     expected = reference_tokens(path, prompt, NEW)
-    assert _chain(path, [0, 4, 6]).generate(prompt, NEW) == expected
+    chain = _chain(path, [0, 4, 6])
+    for worker in chain.workers:
+        worker._loaded().span.rows_at_once = 37
+    assert chain.generate(prompt, NEW) == expected
 
 
 @pytest.mark.gpu
@@ -133,15 +133,12 @@ def test_sessions_may_use_part_of_the_loaded_layers(model: MakeModel) -> None:
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast rows", "modules"])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3 tied", "mistral window"])
-def test_logits_equal_those_of_transformers(
-    model: MakeModel, name: str, fast: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not fast:
-        monkeypatch.setattr("aitorrent_shards.worker.layer_range.can_run_rows", lambda *_: False)
+def test_logits_equal_those_of_transformers(model: MakeModel, name: str, fast: bool) -> None:
     path = model(**VARIANTS[name])
     prompt = random_prompt(15)
     reference = reference_model(path)
-    chain = _chain(path, [0, 2, 3, 6])
+    chain = _chain(path, [0, 2, 3, 6], threads=1 if fast else 2)
+    assert all(worker._loaded().span.fast_rows is fast for worker in chain.workers)
     with torch.inference_mode():
         past = None
         for ids in (prompt, *([token] for token in random_prompt(12))):

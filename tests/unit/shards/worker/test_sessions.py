@@ -320,8 +320,8 @@ def test_activations_beyond_numbers_are_refused_where_logits_come_of_them(
 def test_step_that_fails_leaves_the_session_as_it_was(
     model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aitorrent_shards.worker.layer_range._ROWS_AT_ONCE", 4)
     worker = load_worker(model(), 0, 6)
+    worker._loaded().span.rows_at_once = 4
     _open(worker)
     calls = []
 
