@@ -119,12 +119,12 @@ class HttpServer:
         assert task is not None
         self._tasks.add(task)
         try:
-            while (request := await self._read(reader)) is not None:
+            ahead: bytes | None = b""
+            while ahead is not None and (request := await self._read(reader, ahead)) is not None:
                 async with self._more:
                     self.requests.append(request)
                     self._more.notify_all()
-                if not await self._answer(request, reader, writer):
-                    return
+                ahead = await self._answer(request, reader, writer)
         except (ConnectionError, asyncio.CancelledError):
             return
         finally:
@@ -133,26 +133,29 @@ class HttpServer:
 
     async def _answer(
         self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> bool:
-        """Whether the connection stays open after the response."""
+    ) -> bytes | None:
+        """What arrived of the next request meanwhile; None if the connection does not stay open."""
         answering = asyncio.ensure_future(self.handler(request, Reply(writer)))
         watching = asyncio.ensure_future(reader.read(1))
         try:
             await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
+            # A client may send its next request once it has the whole response.
+            is_reset = watching.done() and watching.exception() is not None
+            ahead = watching.result() if watching.done() and not is_reset else b""
+            if watching.done() and not ahead and not answering.done():
                 self.cancelled.set()
-                return False
-            answering.result()
-            return not writer.is_closing()
+                return None
+            await answering
+            return None if writer.is_closing() or is_reset or reader.at_eof() else ahead
         finally:
             for future in (answering, watching):
                 future.cancel()
             await asyncio.gather(answering, watching, return_exceptions=True)
 
     @staticmethod
-    async def _read(reader: asyncio.StreamReader) -> Request | None:
+    async def _read(reader: asyncio.StreamReader, ahead: bytes) -> Request | None:
         try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            head = (ahead + await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         except asyncio.IncompleteReadError:
             return None
         first, *rest = head.split("\r\n")
