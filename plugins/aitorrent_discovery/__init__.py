@@ -1,0 +1,1 @@
+"""The discovery plugin: gossip, the local network, and lists under DNS names."""

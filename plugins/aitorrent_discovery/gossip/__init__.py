@@ -1,0 +1,1 @@
+"""Gossip: which records two nodes exchange, and the streams on which they do."""
