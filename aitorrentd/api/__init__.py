@@ -94,7 +94,13 @@ from aitorrentd.errors import (
     VersionMismatch,
     error_from_map,
 )
-from aitorrentd.system.files import open_regular, read_regular, replace_file, set_aside
+from aitorrentd.system.files import (
+    open_regular,
+    read_regular,
+    replace_file,
+    set_aside,
+    set_database_aside,
+)
 from aitorrentd.wire import (
     Frame,
     check_length,
@@ -207,6 +213,7 @@ __all__ = [
     "read_regular",
     "replace_file",
     "set_aside",
+    "set_database_aside",
     "short",
     "unpack",
     "unpack_map",

@@ -124,6 +124,19 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
+def set_database_aside(path: Path) -> Path:
+    """Like `set_aside`, for a closed SQLite database; what its last writers left beside it goes.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    aside = set_aside(path)
+    for part in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + part).unlink()
+    return aside
+
+
 @contextlib.contextmanager
 def _beside(path: Path, content: bytes, *, mode: int, durable: bool) -> Iterator[Path]:
     """A file with `content` in the directory of `path`, deleted after the block unless renamed."""

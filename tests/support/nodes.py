@@ -34,6 +34,8 @@ _ERROR_LINE: Final = re.compile(
     r"^\S+ \S+ (?:error|critical) |^Traceback |^Exception ignored|^Fatal Python error", re.M
 )
 LOOPBACK: Final[Mapping[str, Any]] = {"listen": "127.0.0.1", "port": 0}
+# Tests choose who is connected to whom; those of discovery turn it on.
+APART: Final[Mapping[str, Any]] = {"enabled": False}
 
 
 @overload
@@ -160,7 +162,7 @@ class NodeFactory:
             self._directories.append(state_dir)
         base: dict[str, Any] = {"node": {"state_dir": str(state_dir)}, "control": {"socket": None}}
         if sources is None:
-            base["plugins"] = {"transport": dict(LOOPBACK)}
+            base["plugins"] = {"transport": dict(LOOPBACK), "discovery": dict(APART)}
         tree = Config.of(merged(base, config or {}), environ={"HOME": str(state_dir)})
         node = Node(tree, name=name, sources=sources)
         self._nodes.append(node)
@@ -313,7 +315,8 @@ class DaemonFactory:
         if isinstance(config, str):
             file.write_text(config, encoding="utf-8")
         elif config is not None or not file.exists():
-            base = {"plugins": {"transport": dict(LOOPBACK)}} if loopback else {}
+            plugins = {"transport": dict(LOOPBACK), "discovery": dict(APART)}
+            base = {"plugins": plugins} if loopback else {}
             file.write_text(yaml.safe_dump(merged(base, config or {})), encoding="utf-8")
         command = [sys.executable, "-m", "aitorrentd.main", "--config", str(file)]
         command += ["--state-dir", str(directory / "state"), *args]

@@ -75,8 +75,9 @@ async def open_database(
 
     Raises:
         Conflict: a newer program wrote the database. Busy: another process holds its lock.
-        Unavailable: it is damaged, cannot be opened or written, or the disk is full or failing.
-        InvalidParams: a script is wrong; the database stays as it was before that script.
+        Unavailable: it is damaged (then `data["damaged"]` is true), cannot be opened or written, or
+        the disk is full or failing. InvalidParams: a script is wrong; the database stays as it was
+        before that script.
     """
     latest = _latest(migrations)
     try:
@@ -143,7 +144,8 @@ def _unusable(path: Path, error: sqlite3.Error, busy_s: float) -> AitorrentError
         return Unavailable(f"cannot use the database {path} ({text}); {remedy}")
     return Unavailable(
         f"the database {path} is damaged ({text}) and was left unchanged; restore a backup, or "
-        "move it away to start with an empty one"
+        "move it away to start with an empty one",
+        damaged=True,
     )
 
 

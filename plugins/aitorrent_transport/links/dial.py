@@ -11,13 +11,13 @@ from aitorrent_transport.links.link import LIMITS, Link, LinkLimits
 from aitorrent_transport.links.masking import MaskedDialer
 from aitorrent_transport.links.path import StalledPaths
 from aitorrent_transport.links.racing import connect_tcp
-from aitorrent_transport.links.resolver import Resolver
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import HANDSHAKE_S
 from aitorrentd.api import AitorrentError, Busy, PeerId, TimedOut, Unavailable
 from aitorrentd.api.descriptors import is_scarce, limit
 from aitorrentd.api.network.addresses import Address, host_port
 from aitorrentd.api.network.dialers import MakeProtocol
+from aitorrentd.api.network.resolver import Resolver
 
 
 class DirectDialer:

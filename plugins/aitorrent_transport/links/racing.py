@@ -15,7 +15,7 @@ from itertools import chain, zip_longest
 from typing import Final
 
 from aitorrent_transport.links.path import StalledPaths
-from aitorrent_transport.links.resolver import Found, Resolver
+from aitorrentd.api.network.resolver import Found, Resolver
 
 ATTEMPT_DELAY_S: Final = 0.25
 "RFC 8305, section 5: connection attempt delay."

@@ -7,21 +7,17 @@ or read-only, the data stays in memory until the file is usable again. Neither s
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
 from typing import Final
 
 import aiosqlite
 
 from aitorrent_transport.peers.known_peers import MIGRATIONS, PeerStore
-from aitorrentd.api import AitorrentError, Busy, PluginContext, Unavailable, set_aside
+from aitorrentd.api import Busy, PluginContext, Unavailable, set_database_aside
 from aitorrentd.api.backoff import equal_jitter_s
 
 MAX_WAIT_S: Final = 60.0
-_DAMAGED: Final = (None, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-"None: the full integrity check found a problem."
 
 
 @asynccontextmanager
@@ -52,10 +48,10 @@ async def _open(ctx: PluginContext, stack: AsyncExitStack) -> aiosqlite.Connecti
     try:
         return await stack.enter_async_context(ctx.db(MIGRATIONS))
     except Unavailable as e:
-        if not is_damage(e):
+        if not e.data.get("damaged"):
             raise
         try:
-            aside = _set_aside(ctx.data_dir / "transport.sqlite")
+            aside = set_database_aside(ctx.data_dir / "transport.sqlite")
         except OSError as problem:
             raise Unavailable(f"{e.message}; cannot move it aside: {problem.strerror}") from None
         ctx.log.warning(
@@ -63,23 +59,6 @@ async def _open(ctx: PluginContext, stack: AsyncExitStack) -> aiosqlite.Connecti
             aside,
         )
     return await stack.enter_async_context(ctx.db(MIGRATIONS))
-
-
-def is_damage(error: AitorrentError) -> bool:
-    """Whether the file itself is damaged, as opposed to a disk or lock problem."""
-    cause = error.__context__
-    if not isinstance(cause, sqlite3.DatabaseError):
-        return False
-    code = getattr(cause, "sqlite_errorcode", None)
-    return (None if code is None else code & 0xFF) in _DAMAGED
-
-
-def _set_aside(path: Path) -> Path:
-    aside = set_aside(path)
-    for part in ("-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + part).unlink()
-    return aside
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from tests.support.nodes import DaemonFactory
 QUIET: dict[str, Any] = {
     "plugins": {
         name: {"enabled": False}
-        for name in ("transport", "dht", "inference", "ollama", "openai", "shards")
+        for name in ("transport", "dht", "discovery", "inference", "ollama", "openai", "shards")
     }
 }
 

@@ -18,7 +18,7 @@ from aitorrent_transport.links.path import (
     unacked_bytes,
 )
 from aitorrent_transport.links.racing import connect_tcp
-from aitorrent_transport.links.resolver import Resolver
+from aitorrentd.api.network.resolver import Resolver
 
 
 def info(*, retransmits: int, snd_mss: int, unacked: int, rcv_mss: int = 536) -> bytes:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from aitorrent_transport.links.racing import connect_tcp, interleaved
-from aitorrent_transport.links.resolver import MAX_ADDRESSES, Found, Resolver
 from aitorrentd.api import TimedOut, Unavailable
+from aitorrentd.api.network.resolver import MAX_ADDRESSES, Found, Resolver
 
 V4, V6 = int(socket.AF_INET), int(socket.AF_INET6)
 

@@ -14,10 +14,12 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from aitorrentd.api import TimedOut, Unavailable
+from aitorrentd.errors import TimedOut, Unavailable
 
 MAX_LOOKUPS: Final = 16
+"Threads that wait for the name server at the same time."
 LOOKUP_S: Final = 5.0
+"How long a caller waits by default."
 MAX_ADDRESSES: Final = 8
 "Per name; trying more would exceed the dial timeout."
 
@@ -26,6 +28,7 @@ _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 Found = list[tuple[int, str]]
 "(address family, IP address) in the system's order of preference (RFC 6724)."
 Lookup = Callable[[str], Found]
+"How a name is looked up: `system_lookup`, or a test's own."
 
 
 def system_lookup(host: str) -> Found:
@@ -52,8 +55,15 @@ class Resolver:
         self._max = max_lookups
         self._running: dict[str, asyncio.Future[Found]] = {}
 
-    async def resolve(self, host: str, timeout_s: float = LOOKUP_S, *, version: int = 0) -> Found:
-        """The addresses of a name, at most MAX_ADDRESSES; an IP address resolves to itself.
+    async def resolve(
+        self,
+        host: str,
+        timeout_s: float = LOOKUP_S,
+        *,
+        version: int = 0,
+        max_addresses: int = MAX_ADDRESSES,
+    ) -> Found:
+        """The addresses of a name, at most `max_addresses`; an IP address resolves to itself.
 
         `version` 4 or 6 leaves out the addresses of the other version of IP.
 
@@ -81,7 +91,7 @@ class Resolver:
         found = [each for each in running.result() if wanted in (None, each[0])]
         if not found:
             raise socket.gaierror(socket.EAI_NONAME, f"it has no IPv{version} address")
-        return found[:MAX_ADDRESSES]
+        return found[:max_addresses]
 
     def _start(self, host: str) -> asyncio.Future[Found]:
         loop = asyncio.get_running_loop()

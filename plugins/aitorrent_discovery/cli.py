@@ -1,0 +1,91 @@
+"""`discovery`: how peers are found, on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import typer
+
+from aitorrentd.cli import toolkit
+
+COMMANDS = {"discovery": "Show how peers are found"}
+_STATS: Final = (
+    "Show what discovery has and does.\n\nCANDIDATES are peers to dial: on the local network,"
+    " dialled before, or only heard of. Records are what other nodes signed about themselves."
+)
+_PEERS: Final = (
+    "Show the peers that were found, connected or not.\n\nFOUND says how: lan, dialled (this node"
+    " reached it before) or heard. TRUST is 1 for a stranger; it decides who is dialled first."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `aitorrentctl`."""
+    group = typer.Typer(
+        help=f"{COMMANDS['discovery']}.",
+        no_args_is_help=True,
+        epilog=toolkit.examples("discovery stats", "discovery peers"),
+    )
+    group.command(
+        "stats", help=_STATS, epilog=toolkit.examples("discovery stats", "discovery stats --json")
+    )(stats)
+    group.command(
+        "peers", help=_PEERS, epilog=toolkit.examples("discovery peers", "discovery peers --json")
+    )(peers)
+    app.add_typer(group, name="discovery")
+
+
+def stats() -> None:
+    """Show what discovery has and does."""
+    with toolkit.connect() as client:
+        reply = client.call("discovery.stats")
+    toolkit.emit(reply, _render_stats)
+
+
+def _render_stats(reply: Mapping[str, Any]) -> str:
+    counts = reply["counts"]
+    ahead_s = reply["clock_ahead_s"]
+    rows: list[tuple[str, Any]] = [
+        ("dialled", f"{reply['outbound']} of {reply['outbound_wanted']} wanted"),
+        ("candidates", ", ".join(f"{n} {kind}" for kind, n in reply["candidates"].items())),
+        ("records", reply["records"]),
+        ("own record", reply["addresses"] or "none: this node has no address to tell"),
+        ("local network", reply["local_network"]),
+        ("gossip", "on" if reply["gossip"] else "off"),
+        ("exchanges", f"{counts.get('exchanges', 0)} begun, {counts.get('answered', 0)} answered"),
+        ("clock", "unknown" if ahead_s is None else f"peers are {ahead_s:+.1f} s ahead"),
+    ]
+    shown = ("exchanges", "answered")
+    rows += [(name.replace("_", " "), n) for name, n in counts.items() if name not in shown]
+    return toolkit.fields(rows)
+
+
+def peers() -> None:
+    """Show the peers that were found."""
+    with toolkit.connect() as client:
+        reply = client.call("discovery.peers")
+    toolkit.emit(reply, _render_peers)
+
+
+def _render_peers(reply: Mapping[str, Any]) -> str:
+    rows = [
+        {
+            **row,
+            "address": row["addresses"][0] if row["addresses"] else "-",
+            "retry": toolkit.duration_text(row["retry_s"]) if row["retry_s"] else "-",
+        }
+        for row in reply["peers"]
+    ]
+    if not rows:
+        return "No peer was found yet."
+    columns: list[toolkit.Column] = [
+        ("id", "PEER", toolkit.short),
+        ("connected", "CONNECTED"),
+        ("found", "FOUND"),
+        ("address", "ADDRESS"),
+        ("trust", "TRUST"),
+        ("failed_dials", "FAILED"),
+        ("retry", "RETRY IN"),
+    ]
+    return toolkit.table(rows, columns, drop=("retry", "failed_dials"))

@@ -1,0 +1,86 @@
+"""Seeds: names whose addresses are other nodes, for a node that has no peers.
+
+The transport takes a name in `bootstrap` for one node and keeps a channel to whichever of its
+addresses answers. Here each address is a node of its own, and a few of them are dialled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Final
+
+from aitorrentd.api import AitorrentError, PluginContext, Transport
+from aitorrentd.api.backoff import equal_jitter_s
+from aitorrentd.api.network.addresses import Address, parse_address
+from aitorrentd.api.network.resolver import Resolver
+
+MAX_ADDRESSES: Final = 64
+"Of one name; those beyond are ignored."
+DIALLED: Final = 3
+"Addresses of each name that are dialled at once."
+BASE_S: Final = 5.0
+CAP_S: Final = 600.0
+LOOK_S: Final = 30.0
+"How often a connected node looks whether it still has peers."
+
+
+class Seeds:
+    """Dials seeds while there are no peers; names are resolved anew each time."""
+
+    def __init__(
+        self, ctx: PluginContext, transport: Transport, seeds: tuple[str, ...], resolver: Resolver
+    ) -> None:
+        self.problems: dict[str, str] = {}
+        "Why a seed was of no use last time, by seed."
+        self._ctx = ctx
+        self._transport = transport
+        self._seeds = seeds
+        self._resolver = resolver
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        attempt = 0
+        while True:
+            draw = self._ctx.random.random()
+            if self._transport.peers():
+                attempt = 0
+                await asyncio.sleep(LOOK_S * (0.5 + draw))
+                continue
+            await asyncio.gather(*(self._ask(seed) for seed in self._seeds))
+            await asyncio.sleep(equal_jitter_s(attempt, base_s=BASE_S, cap_s=CAP_S, draw=draw))
+            attempt += 1
+
+    async def _ask(self, seed: str) -> None:
+        name = parse_address(seed)
+        try:
+            found = await self._resolver.resolve(name.host, max_addresses=MAX_ADDRESSES)
+        except (OSError, AitorrentError) as e:
+            self._failed(seed, f"{name.host} does not resolve: {e}")
+            return
+        wanted = {"dns4": (socket.AF_INET,), "dns6": (socket.AF_INET6,)}.get(name.family)
+        places = [
+            Address("ip4" if family == socket.AF_INET else "ip6", ip, name.port, name.masked)
+            for family, ip in found
+            if wanted is None or family in wanted
+        ]
+        self._ctx.random.shuffle(places)
+        results = await asyncio.gather(*map(self._dial, places[:DIALLED]))
+        problems = [text for text in results if text]
+        if len(problems) < len(results):
+            self.problems.pop(seed, None)
+        else:
+            self._failed(seed, "; ".join(problems) or f"{name.host} has no address")
+
+    async def _dial(self, place: Address) -> str:
+        """Why `place` cannot be dialled, or the empty string."""
+        try:
+            await self._transport.connect(str(place))
+        except AitorrentError as e:
+            return e.message
+        return ""
+
+    def _failed(self, seed: str, text: str) -> None:
+        if seed not in self.problems:
+            self._ctx.log.warning("seed %s is of no use now, and is asked again: %s", seed, text)
+        self.problems[seed] = text
