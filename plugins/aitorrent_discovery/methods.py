@@ -24,7 +24,6 @@ class StatsResult(_Model):
     sequence: int = Field(description="of this node's own record; 0 before the first")
     addresses: list[str] = Field(description="in this node's own record")
     gossip: bool
-    banned: int = Field(description="peers with which there is no gossip for now")
     counts: dict[str, int] = Field(description="events since the start, by name")
     local_network: str = Field(description="what is done on the local network, or why not")
     clock_ahead_s: float | None = Field(
@@ -66,7 +65,6 @@ def discovery_methods(service: DiscoveryService) -> Iterator[Method]:
             sequence=gossip.sequence,
             addresses=[address.location for address in own.addresses] if own else [],
             gossip=service.config.gossip,
-            banned=gossip.banned,
             counts=dict(sorted(gossip.counts.items())),
             local_network=service.local.problem or service.local.state,
             clock_ahead_s=gossip.clocks.ahead_s,

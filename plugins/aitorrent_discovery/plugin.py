@@ -20,6 +20,7 @@ from aitorrentd.api import (
     WireProtocol,
     hookimpl,
 )
+from aitorrentd.api.network.protection import PROTECTION
 
 
 class DiscoveryPlugin:
@@ -34,7 +35,7 @@ class DiscoveryPlugin:
         return PluginInfo(
             name="discovery",
             summary="finds peers by gossip, on the local network, and by the names of seeds",
-            requires=(TRANSPORT,),
+            requires=(TRANSPORT, PROTECTION),
             config=DiscoveryConfig,
         )
 

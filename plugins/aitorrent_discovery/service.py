@@ -16,6 +16,7 @@ from aitorrent_discovery.peers.saved import Saved
 from aitorrent_discovery.peers.standing import Standings
 from aitorrent_discovery.seeds import Seeds
 from aitorrentd.api import TRANSPORT, PeerId, PluginContext
+from aitorrentd.api.network.protection import PROTECTION, Offence
 from aitorrentd.api.network.resolver import Resolver
 from aitorrentd.api.tasks import Tasks
 
@@ -36,6 +37,10 @@ class DiscoveryService:
             self.standings,
             ctx.clock,
             ctx.random,
+        )
+        guard = ctx.service(PROTECTION)
+        self.gossip.on_fault = lambda peer, reason: guard.report(
+            peer, Offence.INVALID_MESSAGE, reason
         )
         self.candidates = Candidates(self.gossip.book, self.standings)
         self.exchanges = Exchanges(self.gossip, self.transport, ctx.clock.monotonic)

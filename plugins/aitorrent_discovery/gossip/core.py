@@ -24,7 +24,7 @@ from aitorrent_discovery.records.codec import (
     sign_record,
 )
 from aitorrentd.api import Busy, Clock, Denied, PeerId, ProtocolError, Signer
-from aitorrentd.api.limits import BanList, PerPeer, TokenBucket
+from aitorrentd.api.limits import PerPeer, TokenBucket
 from aitorrentd.api.network.addresses import Address, parse_address
 
 FANOUT: Final = 3
@@ -33,7 +33,6 @@ EXCHANGES_BURST: Final = 6
 "Per peer and direction. A round every 30 s reaches each peer at most once."
 TURN_S: Final = 600.0
 MAX_REMEMBERED: Final = 1024
-_BAN_S: Final = 600.0
 
 
 class Gossip:
@@ -52,6 +51,8 @@ class Gossip:
         max_records: int = MAX_RECORDS,
     ) -> None:
         """`addresses` returns where this node can be dialled now."""
+        self.on_fault: Callable[[PeerId, str], None] = lambda peer, reason: None
+        "Called when a peer broke the rules, with what it did."
         self.standings = standings
         self.counts: Counter[str] = Counter()
         "What happened, by reason."
@@ -68,7 +69,6 @@ class Gossip:
         self._own: PeerRecord | None = None
         self._own_of: tuple[str, ...] = ()
         self.book = Book(self._me, network_tag(network), self._places, max_records=max_records)
-        self._bans = BanList(ban_s=_BAN_S)
         self._sent: PerPeer[Generations] = PerPeer(
             lambda: Generations(MAX_RECORDS, TURN_S, source.randbytes(SALT_BYTES), 0.0),
             max_entries=MAX_REMEMBERED,
@@ -110,11 +110,7 @@ class Gossip:
     def partners(self, connected: Iterable[PeerId]) -> list[PeerId]:
         """The peers to exchange with in this round."""
         now = self._clock.monotonic()
-        ready = [
-            peer
-            for peer in connected
-            if not self._bans.left_s(peer, now) and self.standings.of(peer).exchange_after <= now
-        ]
+        ready = [peer for peer in connected if self.standings.of(peer).exchange_after <= now]
         return self.standings.by_trust(ready, now)[:FANOUT]
 
     def admit(self, peer: PeerId) -> None:
@@ -124,9 +120,10 @@ class Gossip:
             Denied: it broke the rules lately. Busy: it begins too many.
         """
         now = self._clock.monotonic()
-        if self._bans.left_s(peer, now):
-            self.counts["banned"] += 1
-            raise Denied(f"no gossip with this peer for now: {self._bans.reason(peer)}")
+        standing = self.standings.of(peer)
+        if standing.refused_until > now:
+            self.counts["refused"] += 1
+            raise Denied(f"no gossip for now: {standing.fault}")
         if not self._paces.of(peer).take(now):
             self.counts["too_often"] += 1
             raise Busy("too many gossip exchanges; one every 30 s is enough")
@@ -190,15 +187,9 @@ class Gossip:
 
     def fault(self, peer: PeerId, reason: str) -> None:
         """Note that `peer` broke the rules: there is no gossip with it for a while."""
-        now = self._clock.monotonic()
         self.counts["faults"] += 1
-        self.standings.fault(peer, now)
-        self._bans.ban(peer, reason, now)
-
-    @property
-    def banned(self) -> int:
-        """How many peers this node refuses to gossip with."""
-        return len(self._bans)
+        self.standings.fault(peer, reason, self._clock.monotonic())
+        self.on_fault(peer, reason)
 
 
 def _is_fresh(record: PeerRecord, now: float) -> bool:

@@ -24,6 +24,7 @@ MAX_COUNTED: Final = 3
 "Successes beyond these add no trust: an old peer is no better than a proven one."
 FAULT_S: Final = 3600.0
 "How long a fault lowers trust."
+REFUSED_S: Final = 600.0
 
 
 @dataclass(slots=True)
@@ -45,6 +46,10 @@ class Standing:
     exchange_after: float = 0.0
     faults: int = 0
     fault_at: float = 0.0
+    fault: str = ""
+    "What it did last against the rules of gossip."
+    refused_until: float = 0.0
+    "Monotonic time until which it may not begin an exchange."
 
 
 class Standings:
@@ -85,7 +90,7 @@ class Standings:
         """An exchange with `peer` was completed."""
         standing = self.of(peer)
         standing.silent = 0
-        standing.exchange_after = 0.0
+        standing.exchange_after = standing.refused_until
 
     def silent(self, peer: PeerId, now: float) -> None:
         """`peer` did not answer an exchange; the next one waits."""
@@ -95,13 +100,16 @@ class Standings:
         )
         standing.silent += 1
 
-    def fault(self, peer: PeerId, now: float) -> None:
-        """`peer` broke the rules of gossip."""
+    def fault(self, peer: PeerId, reason: str, now: float) -> None:
+        """`peer` broke the rules of gossip: there is none with it for a while."""
         standing = self.of(peer)
         if now - standing.fault_at > FAULT_S:
             standing.faults = 0
         standing.faults += 1
         standing.fault_at = now
+        standing.fault = reason
+        standing.refused_until = now + REFUSED_S
+        standing.exchange_after = max(standing.exchange_after, now + REFUSED_S)
 
     def trust(self, peer: PeerId, now: float) -> float:
         """How much to prefer `peer`: 1 for a stranger, up to 4 for a proven peer, towards 0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from aitorrent_discovery.gossip.messages import (
 )
 from aitorrent_discovery.records.bloom import Bloom
 from aitorrent_discovery.records.codec import LIFETIME_S, SKEW_S, Refusal, Refused, read_record
-from aitorrentd.api import Busy, Denied, Frame, ProtocolError, decode_frame
+from aitorrentd.api import Busy, Denied, Frame, PeerId, ProtocolError, decode_frame
 from tests.support.clocks import FakeClock
 from tests.support.discovery.records import GLOBAL, NOW, book, gossip, item, peer, raw, record
 
@@ -40,7 +41,7 @@ def exchange(one: Gossip, other: Gossip) -> None:
     other.take(me, AFAR, for_other)
 
 
-def own(node: Gossip) -> str:  # type: ignore[return]
+def own(node: Gossip) -> PeerId:
     record = node.own_record()
     assert record is not None
     return record.peer
@@ -153,7 +154,7 @@ def test_highest_sequence_wins_whatever_the_order() -> None:
     ],
 )
 def test_records_that_are_not_current_are_counted_but_no_fault(
-    options: dict[str, object], reason: Refusal
+    options: dict[str, Any], reason: Refusal
 ) -> None:
     me = gossip()
     assert me.take(peer("b"), AFAR, [item("x", **options), item("y")]) == [peer("y")]
@@ -261,7 +262,7 @@ def test_trusted_peers_are_asked_more_often() -> None:
     me = gossip()
     for _ in range(3):
         me.standings.connected(peer("p0"), NOW)
-    me.standings.fault(peer("p1"), 1000.0)
+    me.standings.fault(peer("p1"), "lied", -1000.0)
     everyone = [peer(f"p{i}") for i in range(10)]
     asked = [p for _ in range(300) for p in me.partners(everyone)]
     counts = [asked.count(peer(f"p{i}")) for i in range(3)]
