@@ -65,7 +65,7 @@ def discovery_methods(service: DiscoveryService) -> Iterator[Method]:
             sequence=gossip.sequence,
             addresses=[address.location for address in own.addresses] if own else [],
             gossip=service.config.gossip,
-            counts=dict(sorted(gossip.counts.items())),
+            counts=dict(sorted((gossip.counts + service.local.counts).items())),
             local_network=service.local.problem or service.local.state,
             clock_ahead_s=gossip.clocks.ahead_s,
         )

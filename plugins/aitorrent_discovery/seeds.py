@@ -54,15 +54,17 @@ class Seeds:
     async def _ask(self, seed: str) -> None:
         name = parse_address(seed)
         try:
-            found = await self._resolver.resolve(name.host, max_addresses=MAX_ADDRESSES)
+            found = await self._resolver.resolve(
+                name.host,
+                version={"dns4": 4, "dns6": 6}.get(name.family, 0),
+                max_addresses=MAX_ADDRESSES,
+            )
         except (OSError, AitorrentError) as e:
             self._failed(seed, f"{name.host} does not resolve: {e}")
             return
-        wanted = {"dns4": (socket.AF_INET,), "dns6": (socket.AF_INET6,)}.get(name.family)
         places = [
             Address("ip4" if family == socket.AF_INET else "ip6", ip, name.port, name.masked)
             for family, ip in found
-            if wanted is None or family in wanted
         ]
         self._ctx.random.shuffle(places)
         results = await asyncio.gather(*map(self._dial, places[:DIALLED]))

@@ -21,6 +21,7 @@ from aitorrent_discovery.peers.candidates import MAX_ANCHORS, Candidates
 from aitorrent_discovery.records.codec import Refused, read_record
 from aitorrent_discovery.records.places import MAX_PLACES
 from aitorrentd.api import (
+    AitorrentError,
     Busy,
     Conflict,
     InvalidParams,
@@ -71,6 +72,8 @@ class Saved:
                 async with self._ctx.db(MIGRATIONS) as db:
                     await self._use(db, self._attempt_over)
             except (Busy, Conflict, Unavailable, sqlite3.Error) as e:
+                if self._set_aside(e):
+                    continue
                 self._tell(e)
             self.restored.set()
             await asyncio.sleep(
@@ -83,20 +86,22 @@ class Saved:
             self._ctx.log.info("heard and dialled peers are saved again")
             self.problem = ""
 
+    def _set_aside(self, error: Exception) -> bool:
+        """Whether the error was damage, and the file is out of the way."""
+        if not isinstance(error, Unavailable) or not error.data.get("damaged"):
+            return False
+        try:
+            where = set_database_aside(self._ctx.data_dir / f"{self._ctx.name}.sqlite")
+        except OSError as e:
+            error.message += f"; cannot move it aside: {e.strerror}"
+            return False
+        self._ctx.log.warning(
+            "the database of heard peers was damaged; moved it to %s and created a new one", where
+        )
+        return True
+
     def _tell(self, error: Exception) -> None:
-        text = str(error)
-        if isinstance(error, Unavailable) and error.data.get("damaged"):
-            try:
-                where = set_database_aside(self._ctx.data_dir / f"{self._ctx.name}.sqlite")
-            except OSError as e:
-                text = f"{error.message}; cannot set it aside: {e.strerror}"
-            else:
-                self._ctx.log.warning(
-                    "the database of heard peers was damaged; it is now %s, and a new one was"
-                    " started",
-                    where,
-                )
-                return
+        text = error.message if isinstance(error, AitorrentError) else str(error)
         if not self.problem:
             self._ctx.log.warning("heard and dialled peers cannot be saved now: %s", text)
         self.problem = f"heard and dialled peers are not saved: {text}"

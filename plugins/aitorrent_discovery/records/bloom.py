@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from aitorrentd.api import ProtocolError
@@ -20,6 +20,7 @@ SALT_BYTES: Final = 8
 MIN_BYTES: Final = 16
 MAX_BYTES: Final = 4096
 "Room for 3,400 entries at 1 %."
+_LOW: Final = 2**64 - 1
 MAX_FILL: Final = 0.6
 "A filter sized for its entries is half full at most (optimal hashing); chance adds little."
 
@@ -83,14 +84,15 @@ class Bloom:
             self._bits[place >> 3] |= 0x80 >> (place & 7)
 
     def __contains__(self, key: bytes) -> bool:
-        return all(self._bits[p >> 3] & (0x80 >> (p & 7)) for p in self._places(key))
+        bits = self._bits
+        return all(bits[place >> 3] & (0x80 >> (place & 7)) for place in self._places(key))
 
-    def _places(self, key: bytes) -> list[int]:
-        digest = hashlib.blake2b(key, digest_size=16, key=self.salt).digest()
-        first = int.from_bytes(digest[:8], "big")
-        step = int.from_bytes(digest[8:], "big") | 1
-        count = 8 * len(self._bits)
-        return [(first + i * step) % count for i in range(HASHES)]
+    def _places(self, key: bytes) -> Iterator[int]:
+        digest = int.from_bytes(hashlib.blake2b(key, digest_size=16, key=self.salt).digest(), "big")
+        place, step, count = digest >> 64, digest & _LOW | 1, 8 * len(self._bits)
+        for _ in range(HASHES):
+            yield place % count
+            place += step
 
 
 class Generations:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 
 from aitorrentd.api.network.addresses import Address, is_loopback
@@ -29,6 +30,7 @@ def ip_of(host: str) -> Ip | None:
         return None
 
 
+@lru_cache(4096)
 def subnet(host: str) -> str:
     """The network that likely belongs to one owner: /16 of IPv4, /32 of IPv6, or the name."""
     ip = ip_of(host)
@@ -37,6 +39,7 @@ def subnet(host: str) -> str:
     return str(ipaddress.ip_network((ip, 16 if ip.version == 4 else 32), strict=False))
 
 
+@lru_cache(4096)
 def is_global(host: str) -> bool:
     """Whether the address means the same machine everywhere; names count as such."""
     ip = ip_of(host)

@@ -91,7 +91,7 @@ def test_kernel_without_ipv6_is_an_error_that_may_be_waived(
 SELF = """
 import asyncio
 from aitorrent_transport.links.racing import connect_tcp
-from aitorrent_transport.links.resolver import Resolver
+from aitorrentd.api.network.resolver import Resolver
 
 async def main():
     try:

@@ -1,0 +1,97 @@
+"""Seeds: each address of a name is a node of its own, asked again while there are no peers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from pydantic import ValidationError
+
+from aitorrent_discovery.config import DiscoveryConfig
+from aitorrent_discovery.seeds import CAP_S, DIALLED, Seeds
+from aitorrentd.api import Unavailable
+from tests.support.clocks import LoopClock
+
+SEED = "seeds.example:8468"
+
+
+class Net:
+    """A name server and a transport; `answering` are the addresses at which nodes listen."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = list(addresses)
+        self.answering: set[str] = set()
+        self.lookups: list[float] = []
+        self.dialled: list[str] = []
+        self.connected: list[str] = []
+
+    async def resolve(self, host: str, **options: Any) -> list[tuple[int, str]]:
+        self.lookups.append(asyncio.get_running_loop().time())
+        if not self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return [(socket.AF_INET6 if ":" in ip else socket.AF_INET, ip) for ip in self.addresses]
+
+    def peers(self) -> list[str]:
+        return self.connected
+
+    async def connect(self, address: str) -> None:
+        self.dialled.append(address)
+        if address.split("/")[2] not in self.answering:
+            raise Unavailable("nobody answers")
+        self.connected.append(address)
+
+
+def seeds(net: Net) -> Seeds:
+    log = SimpleNamespace(warning=lambda *words: None)
+    ctx = SimpleNamespace(random=random.Random(1), clock=LoopClock(), log=log)
+    return Seeds(cast(Any, ctx), cast(Any, net), (SEED,), cast(Any, net))
+
+
+async def run(found: Seeds, seconds: float) -> None:
+    task = asyncio.ensure_future(found.run())
+    await asyncio.sleep(seconds)
+    task.cancel()
+    await asyncio.wait({task})
+
+
+@pytest.mark.jump_clock
+async def test_a_few_of_all_addresses_are_dialled_each_as_a_node_of_its_own() -> None:
+    net = Net(*(f"203.0.113.{i}" for i in range(20)), "2001:db8::1")
+    net.answering = set(net.addresses)
+    await run(seeds(net), 300)
+    assert len(net.dialled) == len(set(net.dialled)) == DIALLED
+    assert len(net.lookups) == 1, "a node with peers asks no more"
+
+
+@pytest.mark.jump_clock
+async def test_name_that_does_not_resolve_is_asked_again_with_growing_waits() -> None:
+    net = Net()
+    found = seeds(net)
+    await run(found, 3600)
+    waits = [b - a for a, b in zip(net.lookups, net.lookups[1:], strict=False)]
+    assert 8 <= len(waits) <= 30
+    assert waits[0] <= 5 < max(waits) <= CAP_S
+    assert "seeds.example does not resolve" in found.problems[SEED]
+
+
+@pytest.mark.jump_clock
+async def test_seed_that_comes_back_is_used_and_its_problem_forgotten() -> None:
+    net = Net("203.0.113.1", "203.0.113.2")
+    found = seeds(net)
+    await run(found, 60)
+    assert "nobody answers" in found.problems[SEED]
+    net.answering = {"203.0.113.2"}
+    await run(found, 60)
+    assert found.problems == {}
+    assert net.connected == ["/ip4/203.0.113.2/tcp/8468"]
+
+
+def test_seed_is_a_name_with_a_port() -> None:
+    assert DiscoveryConfig(seeds=SEED).seeds == (SEED,)
+    for wrong in ("203.0.113.1:8468", "seeds.example", "/dns/a/tcp/1/udp"):
+        with pytest.raises(ValidationError, match="address|NAME:PORT|port"):
+            DiscoveryConfig(seeds=(wrong,))
