@@ -196,8 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import uvloop
 
-    from aitorrentd.api.descriptors import check_room, raise_limit
+    from aitorrentd.api.descriptors import raise_limit
     from aitorrentd.daemon.daemon import serve
+    from aitorrentd.daemon.room import check_room
     from aitorrentd.system.systemd import listen_fds
 
     raise_limit()

@@ -6,21 +6,16 @@ is nearly full, without counting: see `is_scarce`.
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
-
-from aitorrentd.errors import Unavailable
 
 _MOST: Final = 65_536
 "Some systems allow 2^30 descriptors; nothing here needs them, and children may close each one."
 _LEAST_RESERVE: Final = 16
 _MOST_RESERVE: Final = 128
-_LEAST_START: Final = 24
-"A node without peers opens about as many."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +53,6 @@ def raise_limit() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(ValueError, OSError):  # a container may forbid it, which only costs peers
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def check_room() -> None:
-    """Check that a node can start with the descriptors that this process may still open.
-
-    Raises:
-        Unavailable: they are too few.
-    """
-    try:
-        with ExitStack() as stack:
-            for _ in range(_LEAST_START):
-                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError as e:
-        if e.errno == errno.ENFILE:
-            text, remedy = "the machine has no free file descriptor", "raise fs.file-max (sysctl)"
-        else:
-            text = f"this process may open only {limit()} files"
-            remedy = "raise LimitNOFILE= in the daemon's unit, or ulimit -n where it is started"
-        raise Unavailable(f"cannot start: {text}; {remedy}") from None
 
 
 def of_process(pid: int) -> Descriptors:

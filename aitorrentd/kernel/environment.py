@@ -32,6 +32,8 @@ _PASSING_SQLITE: Final = frozenset(
     | {sqlite3.SQLITE_NOMEM}
 )
 "Primary result codes (sqlite.org/rescode.html)."
+_NO_THREAD: Final = "can't start new thread"
+"How Python words it when pthread_create(3) fails with EAGAIN."
 _MAX_CAUSES: Final = 16
 
 
@@ -49,6 +51,8 @@ def _is_passing(error: BaseException, causes_left: int) -> bool:
     if isinstance(error, ConnectionError | socket.gaierror):
         return True
     if isinstance(error, OSError) and error.errno in _PASSING:
+        return True
+    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
         return True
     cause = error.__cause__
     return (

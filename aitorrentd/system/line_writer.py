@@ -150,11 +150,10 @@ class QueuedStream(io.TextIOBase):
 def write_within(stream: TextIO, text: str, *, timeout_s: float) -> bool:
     """Write `text` to a stream that may be blocked; False if not written within `timeout_s`."""
     try:
-        fd = stream.fileno()
-    except OSError:  # it has no descriptor
+        writer = LineWriter(stream.fileno())
+    except (OSError, RuntimeError):  # it has no descriptor, or no thread can be created
         stream.write(text)
         stream.flush()
         return True
-    writer = LineWriter(fd)
     writer.put(text.encode(stream.encoding, "backslashreplace"))
     return writer.close(timeout_s)

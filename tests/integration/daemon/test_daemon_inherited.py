@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from aitorrentd.api import descriptors
+from aitorrentd.daemon import room
 from aitorrentd.errors import Unavailable
 from tests.support.nodes import REPOSITORY, Daemon, DaemonFactory, short_dir, wait_for
 
@@ -89,13 +90,30 @@ def test_machine_without_a_free_descriptor_is_told_from_a_low_limit(
 
     monkeypatch.setattr(os, "open", full)
     with pytest.raises(Unavailable, match=r"no free file descriptor; raise fs\.file-max"):
-        descriptors.check_room()
+        room.check_room()
+
+
+def test_too_few_threads_stop_the_start_with_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = 3
+    really = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        nonlocal left
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left -= 1
+        really(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(Unavailable, match="only 3 of 12 threads can be created; raise TasksMax="):
+        room.check_room()
 
 
 def test_check_of_the_room_leaves_nothing_open() -> None:
     before = os.listdir("/proc/self/fd")
-    descriptors.check_room()
+    room.check_room()
     assert os.listdir("/proc/self/fd") == before
+    assert not [t for t in threading.enumerate() if t.name == "room"]
 
 
 async def test_signals_of_log_rotation_end_nothing(daemon_factory: DaemonFactory) -> None:

@@ -46,6 +46,7 @@ def caused(error: Exception, cause: BaseException) -> Exception:
         of_sqlite(sqlite3.SQLITE_BUSY_SNAPSHOT),
         socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
         ConnectionResetError("Connection lost"),
+        RuntimeError("can't start new thread"),
         Unavailable("the disk is full"),
         Busy("the database is locked"),
         TimedOut("no answer"),

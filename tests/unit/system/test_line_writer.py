@@ -90,6 +90,18 @@ def test_full_disk_counts_as_dropped_and_is_told_after_it_has_room(tmp_path: Pat
     assert (tmp_path / "log").read_bytes() == b"kept\n"
 
 
+def test_last_words_are_written_when_no_thread_can_be_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with open(tmp_path / "log", "w") as log:
+        assert write_within(log, "cannot start\n", timeout_s=1)
+    assert (tmp_path / "log").read_text() == "cannot start\n"
+
+
 def test_closing_gives_up_after_its_time(pipe: tuple[int, int]) -> None:
     writer = LineWriter(pipe[1])
     writer.put(b"x" * 1_000_000)
