@@ -55,6 +55,8 @@ CONTACT_KEY: Final = "ait:dht:contact"
 WATCH_S: Final = 15.0
 "Between two looks at what has no event: addresses, sockets, what is to be saved."
 SAVE_S: Final = 300.0
+FIRST_SAVE_S: Final = 30.0
+"A node that is killed soon after its first start still finds back."
 MAX_NAMES: Final = 128
 
 
@@ -105,7 +107,7 @@ class DhtService:
         self.values_file = SavedFile(ctx.data_dir / "values", "values published in the DHT")
         self._names: dict[bytes, str] = {}
         "Names of this node's values, by key."
-        self._saved_at = self.now()
+        self._saved_at = self.now() - SAVE_S + FIRST_SAVE_S
         self._told_port: int | None = None
 
     @property
