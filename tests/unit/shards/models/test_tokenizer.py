@@ -72,6 +72,37 @@ def test_raw_prompts_become_the_ids_of_transformers(tmp_path: Path, bos: bool) -
         assert list(ours.encode(text)) == theirs(text)["input_ids"], text
 
 
+@pytest.mark.parametrize("kind", ["PreTrainedTokenizerFast", "LlamaTokenizerFast", None])
+@pytest.mark.parametrize("stated", [None, False])
+@pytest.mark.parametrize("bos", [False, True])
+def test_tokenizer_json_counts_whatever_class_the_settings_name(
+    tmp_path: Path, bos: bool, stated: bool | None, kind: str | None
+) -> None:
+    """Distilled models name LlamaTokenizerFast beside a byte-level tokenizer.json."""
+    settings = {"tokenizer_class": kind, "add_bos_token": stated, "add_eos_token": stated}
+    folder = make(tmp_path / "m", bos=bos, settings={})
+    path = folder / "tokenizer_config.json"
+    given = {k: v for k, v in settings.items() if v is not None}
+    path.write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"} | given))
+    ours, theirs = load(folder), AutoTokenizer.from_pretrained(folder)
+    for text in TEXTS:
+        assert list(ours.encode(text, raw=True)) == theirs(text)["input_ids"], text
+
+
+@pytest.mark.parametrize("clean_up", [True, False])
+def test_spaces_before_punctuation_stay_whatever_the_settings_say(
+    tmp_path: Path, clean_up: bool
+) -> None:
+    settings = {"clean_up_tokenization_spaces": clean_up}
+    folder = make(tmp_path / "m", bos=False, settings=settings)
+    ours, theirs = load(folder), AutoTokenizer.from_pretrained(folder)
+    text = "do n't , you ? x != y ."
+    ids = ours.encode(text, raw=True)
+    detokenizer = ours.detokenizer(())
+    pieces = [detokenizer.push(i) for i in ids] + [detokenizer.flush()]
+    assert "".join(pieces) == text == theirs.decode(list(ids))
+
+
 @pytest.mark.parametrize("where", ["settings", "named", "file"])
 @pytest.mark.parametrize("bos", [False, True])
 def test_conversations_become_the_ids_of_transformers(
