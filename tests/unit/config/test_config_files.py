@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,31 @@ def file(tmp_path: Path) -> Path:
     path.write_text("log: {level: info}\n")
     drop_in_dir(path).mkdir()
     return path
+
+
+@pytest.fixture
+def as_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests is not root, whose files are the system's."""
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+
+
+Broken = Callable[[Callable[[Path], bool], int], None]
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Broken:
+    """Makes opening the files for which a condition holds fail with an error number."""
+    really_open = os.open
+
+    def breaks(is_broken: Callable[[Path], bool], number: int) -> None:
+        def open_(path: Any, flags: int, *args: int) -> int:
+            if is_broken(Path(path)):
+                raise OSError(number, os.strerror(number), path)
+            return really_open(path, flags, *args)
+
+        monkeypatch.setattr(os, "open", open_)
+
+    return breaks
 
 
 def drop_in_dir(file: Path) -> Path:
@@ -183,10 +209,8 @@ def test_directory_of_drop_ins_that_is_none_is_an_error(make: Any, said: str, fi
 @pytest.mark.parametrize(
     "name", ["aitorrent.yml", "aitorrent.YAML", "aitorrent.json", "aitorrent.d", "aitorrent.yml.d"]
 )
-def test_default_file_under_a_name_that_is_not_read_is_an_error(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+@pytest.mark.usefixtures("as_user")
+def test_default_file_under_a_name_that_is_not_read_is_an_error(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "aitorrent"
     folder.mkdir()
     environ = {"AITORRENT_STATE_DIR": "/s", "XDG_CONFIG_HOME": str(tmp_path)}
@@ -196,20 +220,16 @@ def test_default_file_under_a_name_that_is_not_read_is_an_error(
         Config.load(environ=environ)
 
 
-def test_default_file_that_is_a_link_to_nothing_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+@pytest.mark.usefixtures("as_user")
+def test_default_file_that_is_a_link_to_nothing_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "aitorrent").mkdir()
     (tmp_path / "aitorrent" / "aitorrent.yaml").symlink_to("/nonexistent/dotfiles")
     with pytest.raises(ConfigError, match="is a link to /nonexistent/dotfiles"):
         Config.load(environ={"AITORRENT_STATE_DIR": "/s", "XDG_CONFIG_HOME": str(tmp_path)})
 
 
-def test_drop_ins_count_without_the_default_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+@pytest.mark.usefixtures("as_user")
+def test_drop_ins_count_without_the_default_file(tmp_path: Path) -> None:
     directory = tmp_path / "aitorrent" / "aitorrent.yaml.d"
     directory.mkdir(parents=True)
     (directory / "10.yaml").write_text("log: {level: debug}")
@@ -251,33 +271,19 @@ def test_exit_code_tells_a_wrong_file_from_one_that_cannot_be_read_now(
     number: int,
     code: int,
     file: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    broken: Broken,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    really_open = os.open
-
-    def open_(path: Any, flags: int, *args: int) -> int:
-        if str(path).endswith(".yaml"):
-            raise OSError(number, os.strerror(number), path)
-        return really_open(path, flags, *args)
-
-    monkeypatch.setattr(os, "open", open_)
+    broken(lambda path: path.suffix == ".yaml", number)
     assert main.main(["--check", "--config", str(file)]) == code
     assert str(file) in capsys.readouterr().err
 
 
 def test_exit_code_of_a_wrong_file_wins_over_one_that_cannot_be_read(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, broken: Broken
 ) -> None:
     (drop_in_dir(file) / "10.yaml").write_text("log: {level: [}")
-    really_open = os.open
-
-    def open_(path: Any, flags: int, *args: int) -> int:
-        if path == file:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return really_open(path, flags, *args)
-
-    monkeypatch.setattr(os, "open", open_)
+    broken(lambda path: path == file, errno.EACCES)
     with pytest.raises(ConfigError, match=r"permission denied.*10\.yaml:1:15") as caught:
         load(file)
     assert not isinstance(caught.value, UnreadableConfig)
@@ -298,18 +304,11 @@ def test_exit_code_tells_a_missing_secret_from_one_that_cannot_be_read_now(
     number: int,
     code: int,
     file: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    broken: Broken,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     file.write_text("plugins: {transport: {psk: {file: /run/psk-of-the-test}}}")
-    really_open = os.open
-
-    def open_(path: Any, flags: int, *args: int) -> int:
-        if str(path) == "/run/psk-of-the-test":
-            raise OSError(number, os.strerror(number), path)
-        return really_open(path, flags, *args)
-
-    monkeypatch.setattr(os, "open", open_)
+    broken(lambda path: path == Path("/run/psk-of-the-test"), number)
     assert main.main(["--check", "--config", str(file)]) == code
     said = "plugins.transport.psk: cannot read the secret in /run/psk-of-the-test: "
     assert f"{said}{os.strerror(number)}" in capsys.readouterr().err
