@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 
 from aitorrentd.errors import InvalidParams
 from aitorrentd.runtime.identity import encode
-from tests.support.nodes import Daemon, DaemonFactory, short_dir
+from tests.support.nodes import Daemon, DaemonFactory, short_dir, wait_for
 
 QUIET = """\
 log: {level: info}
@@ -98,10 +97,7 @@ async def test_log_that_is_lost_is_shown_by_status_and_doctor(
         warnings = (await daemon.call("node.status"))["warnings"]
         return [w["text"] for w in warnings if w["code"] == "log_output"]
 
-    async with asyncio.timeout(10):
-        while not (texts := await told()):  # noqa: ASYNC110 - each look is a call
-            await asyncio.sleep(0.02)
-    (text,) = texts
+    (text,) = await wait_for(told)
     assert text.startswith("the log output cannot be written (No space left on device); ")
     assert text.endswith(" records are missing there; the last ones are in: aitorrentctl logs")
     status, _, remedy = await finding(daemon, "process")

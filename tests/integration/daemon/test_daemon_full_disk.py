@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
@@ -129,13 +128,13 @@ async def test_plugin_with_a_database_outwaits_a_full_disk(disk: Callable[[str],
         await wait_for(socket.exists, 60)
         async with await AsyncClient.connect(socket, 60) as client:
 
-            async def row() -> dict[str, Any]:
+            async def restarted() -> dict[str, Any] | None:
                 rows = (await client.call("plugin.list"))["plugins"]
-                return next(row for row in rows if row["name"] == "notes")
+                found: dict[str, Any] = next(row for row in rows if row["name"] == "notes")
+                return found if found["restarts"] >= 2 else None
 
-            async with asyncio.timeout(60):
-                while (found := await row())["restarts"] < 2:  # noqa: ASYNC110 - each is a call
-                    await asyncio.sleep(0.05)
+            found = await wait_for(restarted, 60)
+            assert found is not None
             text = "the disk is full: cannot write the database "
             if found["state"] == "failed":  # it may just be trying again
                 assert found["detail"].startswith(text)

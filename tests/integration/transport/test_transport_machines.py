@@ -144,7 +144,7 @@ async def test_silent_neighbour_does_not_lock_its_network_out(tmp_path: Path) ->
         async with running(two, *hub) as far:
             assert await said(far, 30) == ["up"]
             async with running(one, str(SILENT), "10.77.0.2", "9999", "40", "6"):
-                await asyncio.sleep(1)
+                await asyncio.sleep(1)  # its silent connections have come: nobody here sees them
                 async with running(three, *dialer) as near:
                     assert (await said(near, 30))[0] == "up"
                     assert (await said(near, 4))[0] == "done"
@@ -159,7 +159,7 @@ async def test_address_that_comes_later_is_listened_on_then(tmp_path: Path) -> N
         async with running(two, *hub) as far, running(one, *dialer) as near:
             assert await said(far, 30) == ["up", "listen"]
             assert (await said(near, 30))[0] == "up"
-            await asyncio.sleep(2)
+            await asyncio.sleep(2)  # so late that the first attempts have failed
             ip("-n", two, "addr", "add", "10.77.0.9/24", "dev", "e0")
             assert await said(far, 60) == ["done"]
             assert (await said(near, 10))[0] == "done"

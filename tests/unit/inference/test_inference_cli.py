@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +31,7 @@ from tests.support.inference_fakes import (
     make_node,
     node_id,
 )
+from tests.support.nodes import wait_for
 
 LAST = Chunk(
     "",
@@ -363,10 +363,7 @@ def test_ctrl_c_stops_the_answer_in_the_daemon(tmp_path: Path) -> None:
         assert process.stdout.read(7) == "one two"
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
-        deadline = time.monotonic() + 10
-        while backend.running and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert backend.running == 0
+        asyncio.run(wait_for(lambda: backend.running == 0))
         assert node.router.local_slots.used == 0
 
 

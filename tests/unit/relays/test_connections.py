@@ -112,7 +112,7 @@ async def keeps_alive(request: Request, reply: Reply) -> None:
         piece = b": PROCESSING\n\n"
     while True:
         await reply.part(piece)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # the pace of the server
 
 
 @pytest.mark.parametrize("relay", [openai_of, ollama_of])
@@ -128,7 +128,7 @@ async def test_pause_after_a_reason_with_every_piece_does_not_end_the_answer() -
     async def handler(request: Request, reply: Reply) -> None:
         await reply.start("text/event-stream")
         await reply.part(said("H", "stop") + said("el", "stop"))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # longer than the rest of an answer may take
         await reply.part(said("lo", "stop") + DONE)
         await reply.end()
 

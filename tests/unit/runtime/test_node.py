@@ -273,7 +273,7 @@ class SlowPlugin:
     @hookimpl
     @asynccontextmanager
     async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
-        await asyncio.sleep(20)
+        await asyncio.Event().wait()
         yield
 
 
