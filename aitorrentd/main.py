@@ -27,7 +27,7 @@ from aitorrentd.errors import (
 from aitorrentd.installing import layer as layers
 from aitorrentd.system.foreign import disable_pydantic_plugins, tolerate_damaged_distributions
 from aitorrentd.system.line_writer import write_within
-from aitorrentd.system.streams import fill_standard_descriptors, stdout_to_stderr
+from aitorrentd.system.streams import append_to_file, fill_standard_descriptors, stdout_to_stderr
 from aitorrentd.system.systemd import is_journal
 from aitorrentd.system.words import readable, unreadable
 
@@ -202,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from aitorrentd.system.systemd import listen_fds
 
     raise_limit()
+    append_to_file(2)
     try:
         # Before anything can open a descriptor with the number of a socket that was never passed.
         given = listen_fds()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -22,6 +24,17 @@ def fill_standard_descriptors() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def append_to_file(descriptor: int) -> None:
+    """If `descriptor` is a file, always write at its end, wherever that is by then.
+
+    After `daemon 2> log`, a log rotation that truncates the file (copytruncate of logrotate(8))
+    would otherwise leave a hole of NULs as long as what was there before.
+    """
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
 
 
 @contextmanager

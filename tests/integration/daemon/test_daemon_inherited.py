@@ -116,6 +116,17 @@ def test_check_of_the_room_leaves_nothing_open() -> None:
     assert not [t for t in threading.enumerate() if t.name == "room"]
 
 
+async def test_log_file_that_is_truncated_begins_anew() -> None:
+    with started(":") as (daemon, log):
+        await wait_for(daemon.socket.exists, 60)
+        await daemon.call("node.wait", {"plugin": "transport", "timeout_s": 60})
+        await wait_for(lambda: log.stat().st_size > 0)
+        os.truncate(log, 0)
+        daemon.signal(signal.SIGUSR1)
+        await wait_for(lambda: b"SIGUSR1" in log.read_bytes())
+        assert b"\0" not in log.read_bytes()
+
+
 async def test_signals_of_log_rotation_end_nothing(daemon_factory: DaemonFactory) -> None:
     daemon = await daemon_factory()
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
