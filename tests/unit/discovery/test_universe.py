@@ -18,7 +18,8 @@ def test_every_node_hears_of_nearly_every_other_within_six_rounds(
     universe = Universe(100)
     universe.run(ROUNDS * ROUND_S)
     share = [universe.knowing(peer) for peer in universe.nodes]
-    assert min(share) >= 0.99
+    assert sum(share) / len(share) >= 0.999
+    assert min(share) >= 0.98, "each record reaches all but one or two nodes by then"
     # Each round costs a node 3 exchanges that it begins, and each new connection one more.
     nodes = len(universe.nodes)
     exchanges = universe.counts["exchanges"]
@@ -31,8 +32,8 @@ def test_every_node_hears_of_nearly_every_other_within_six_rounds(
     assert not any(node.gossip.counts["faults"] for node in universe.nodes.values())
     newcomer = universe.add()
     universe.run(ROUNDS * ROUND_S)
-    assert universe.knowing(newcomer.id) >= 0.99
-    assert len(newcomer.gossip.book) >= 99
+    assert universe.knowing(newcomer.id) >= 0.98
+    assert len(newcomer.gossip.book) >= 98
     figures["gossip of 100 nodes that just met"] = (
         f"{exchanges / nodes:.0f} exchanges, {sent / received:.2f} records sent per record new,"
         f" {size / 1024:.0f} KiB per node and hour"
