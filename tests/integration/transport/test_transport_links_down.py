@@ -24,8 +24,8 @@ from aitorrent_transport.health import warnings
 from aitorrentd.api.network.addresses import parse_address
 from tests.support.transport.transport_nodes import node
 
-async def main(path, seed, *bootstrap):
-    config = {"listen": "0.0.0.0", "port": 9999, "keepalive_s": 1, "bootstrap": list(bootstrap)}
+async def main(path, seed, listen, *bootstrap):
+    config = {"listen": listen, "port": 9999, "keepalive_s": 1, "bootstrap": list(bootstrap)}
     async with node(Path(path), seed, **config) as it:
         before = None
         while True:
@@ -64,8 +64,8 @@ async def test_peers_find_each_other_again_after_a_link_was_down(tmp_path: Path)
     place = str(tmp_path)
     with machines(2) as (one, two):
         async with (
-            running(two, place, "hub") as far,
-            running(one, place, "dialer", "10.77.0.2:9999") as near,
+            running(two, place, "hub", "0.0.0.0") as far,
+            running(one, place, "dialer", "0.0.0.0", "10.77.0.2:9999") as near,
         ):
             await until(near, "10.77.0.2")
             await until(far, "10.77.0.1")
@@ -85,8 +85,8 @@ async def test_node_whose_address_changes_is_soon_connected_from_the_new_one(
     place = str(tmp_path)
     with machines(2) as (one, two):
         async with (
-            running(two, place, "hub") as far,
-            running(one, place, "dialer", "10.77.0.2:9999") as near,
+            running(two, place, "hub", "0.0.0.0") as far,
+            running(one, place, "dialer", "0.0.0.0", "10.77.0.2:9999") as near,
         ):
             await until(near, "10.77.0.2")
             await until(far, "10.77.0.1")
@@ -94,3 +94,21 @@ async def test_node_whose_address_changes_is_soon_connected_from_the_new_one(
             ip("-n", one, "addr", "add", "10.77.0.8/24", "dev", "e0")
             await until(far, "10.77.0.8")
             await until(near, "10.77.0.2")
+
+
+async def test_listener_at_one_address_serves_again_when_the_address_returns(
+    tmp_path: Path,
+) -> None:
+    place = str(tmp_path)
+    with machines(2) as (one, two):
+        async with (
+            running(two, place, "hub", "10.77.0.2") as far,
+            running(one, place, "dialer", "0.0.0.0", "10.77.0.2:9999") as near,
+        ):
+            await until(near, "10.77.0.2")
+            await until(far, "10.77.0.1")
+            ip("-n", two, "addr", "del", "10.77.0.2/24", "dev", "e0")
+            await until(far)
+            ip("-n", two, "addr", "add", "10.77.0.2/24", "dev", "e0")
+            await until(near, "10.77.0.2")
+            await until(far, "10.77.0.1")
