@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 from typing import Final
 
+from aitorrent_transport.links.nat64 import synthesised
 from aitorrent_transport.links.path import StalledPaths
 from aitorrentd.api.network.resolver import Found, Resolver
 
@@ -49,7 +50,14 @@ async def connect_tcp(
     """
     loop = asyncio.get_running_loop()
     found = interleaved(await resolver.resolve(host, version=version))
-    sock = await _race(found, port, paths or StalledPaths(), delay_s)
+    paths = paths or StalledPaths()
+    try:
+        sock = await _race(found, port, paths, delay_s)
+    except OSError as e:
+        translated = await synthesised(found, e, resolver)
+        if not translated:
+            raise
+        sock = await _race(translated, port, paths, delay_s)
     try:
         transport, _ = await loop.create_connection(make_protocol, sock=sock)
     except BaseException:
