@@ -392,10 +392,8 @@ async def test_workers_end_with_their_plugin(tmp_path: Path) -> None:
     assert [await worker.closed for worker in workers] == ["closed", "closed"]
 
 
-async def test_worker_that_does_not_close_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aitorrentd.kernel.context.context.WORKER_CLOSE_S", 0.05)
+@pytest.mark.jump_clock
+async def test_worker_that_does_not_close_is_killed(tmp_path: Path) -> None:
     workers: list[FakeWorker] = []
 
     async def start(ctx: PluginContext) -> None:
