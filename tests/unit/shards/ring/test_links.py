@@ -113,6 +113,26 @@ async def test_time_that_was_waited_is_told_as_it_was(tmp_path: Path) -> None:
         assert 0.4 <= told_s <= time.monotonic() - began + 0.1
 
 
+async def test_link_that_failed_long_ago_is_not_tried_while_there_is_another_way(
+    tmp_path: Path,
+) -> None:
+    async with toy_network(tmp_path, "none", "0-3", "3-6", "3-6") as nodes:
+        here, first, *thirds = nodes
+
+        async def last_stage() -> PeerId:
+            chunks = [chunk async for chunk in here.shards.backend.generate(request())]
+            return PeerId(chunks[-1].stages[-1].peer)
+
+        usual = await last_stage()
+        long_ago = here.clock.monotonic() - 2 * MOST_S
+        here.shards.links.failed(first.id, usual, "no route", long_ago)
+        assert await last_stage() == next(n.id for n in thirds if n.id != usual)
+        for node in thirds:
+            here.shards.links.failed(first.id, node.id, "no route", long_ago)
+        assert await last_stage() == usual  # worth a try again
+        assert here.shards.links.last(first.id, usual) is None
+
+
 def test_failed_link_is_left_out_longer_each_time_and_then_tried_again() -> None:
     links, now = FailedLinks(), 100.0
     pauses = []
