@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.plugin_commands import PluginCommands
 from aitorrentd.cli.toolkit import PROGRAM, CommandFailed, ExitCode, Options, set_options
+from aitorrentd.cli.usage_hints import ClickException, hint_at_options, hint_at_subcommands
 from aitorrentd.errors import AitorrentError, ConfigError
 from aitorrentd.system.streams import stdout_to_stderr
 from aitorrentd.system.words import readable, unreadable
@@ -50,11 +51,6 @@ CORE: Final[dict[str, tuple[str, str]]] = {
 
 _DISK_TROUBLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 "What ends a command while it writes, without being a bug in it."
-
-# From click, or from the copy of it that newer typers bundle.
-_ClickException: Any = next(
-    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
-)
 
 GLOBAL_OPTIONS: Final = [
     ("--json", "Print JSON; one line per item for streams and errors."),
@@ -137,28 +133,12 @@ def _adapted(command: Any) -> Any:
     command.format_epilog = format_epilog
     if isinstance(command, TyperGroup):
         command.suggest_commands = False  # by spelling only
-        _suggest_by_meaning(command)
+        hint_at_subcommands(command)
         for inner in command.commands.values():
             _adapted(inner)
+    else:
+        hint_at_options(command)
     return command
-
-
-def _suggest_by_meaning(group: Any) -> None:
-    """Suggest for a mistyped subcommand one that is close in meaning or spelling, or none."""
-    resolve = group.resolve_command
-
-    def resolve_command(ctx: Any, args: list[str]) -> Any:
-        try:
-            return resolve(ctx, args)
-        except _ClickException as e:
-            if args and args[0] not in group.commands and not args[0].startswith("-"):
-                from aitorrentd.cli.suggestions import suggestion
-
-                if near := suggestion(args[0], group.commands, group=str(group.name)):
-                    e.message = f"{e.message.rstrip('.')}. Did you mean {near!r}?"
-            raise
-
-    group.resolve_command = resolve_command
 
 
 def _write_examples(epilog: str, formatter: Any) -> bool:
@@ -184,7 +164,7 @@ def _wrong_usage() -> Iterator[None]:
     """With --json, turn typer's usage errors into errors like any other."""
     try:
         yield
-    except _ClickException as e:
+    except ClickException as e:
         if not toolkit.options.json:
             raise
         path = e.ctx.command_path if getattr(e, "ctx", None) is not None else PROGRAM
@@ -266,8 +246,8 @@ class RootGroup(TyperGroup):
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """The commands that begin with `incomplete`, without building any."""
         self.plugins.is_silent = True
-        # From the same click as above.
-        package = _ClickException.__module__.rpartition(".")[0]
+        # From the same click.
+        package = ClickException.__module__.rpartition(".")[0]
         completion_item = import_module(f"{package}.shell_completion").CompletionItem
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
@@ -354,6 +334,8 @@ def exit_code(error: AitorrentError) -> int:
         return ExitCode.TRY_LATER
     if error.data.get("kind") == "config" or isinstance(error, ConfigError):
         return ExitCode.CONFIG
+    if error.code == "invalid_params":
+        return ExitCode.USAGE
     return ExitCode.ERROR
 
 

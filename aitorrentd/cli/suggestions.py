@@ -28,13 +28,18 @@ MEANINGS: Final[dict[str, tuple[str, ...]]] = {
     "id": ("whoami", "identity", "peer-id", "peerid", "addresses", "address"),
     "logs": ("journal", "log", "tail", "messages"),
     "models": ("ls-models", "list-models", "tags"),
+    "peers ban": ("ban", "block"),
+    "peers unban": ("unban", "unblock", "pardon"),
     "peers": ("nodes", "connections", "neighbours", "neighbors", "network", "swarm"),
     "ping": ("latency", "rtt"),
     "plugin": ("plugins", "extension", "extensions", "addon", "addons", "module", "modules"),
+    "plugin disable": ("disable",),
+    "plugin enable": ("enable",),
     "plugin install": ("install",),
     "plugin list": ("list", "ls"),
     "plugin remove": ("uninstall",),
     "rpc": ("methods", "api"),
+    "rpc describe": ("describe",),
     "sessions": ("answers", "running", "ps", "jobs"),
     "shell": ("prompt-line", "interactive", "console"),
     "spans": ("layers", "shards", "stages"),
@@ -66,6 +71,10 @@ _SUBCOMMANDS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "set": ("edit", "change", "write", "put"),
         "reload": ("refresh", "apply", "reread"),
     },
+    "peers": {
+        "ban": ("block", "blacklist", "deny"),
+        "unban": ("unblock", "pardon", "allow"),
+    },
     "rpc": {
         "list": ("ls", "methods", "all", "show"),
         "describe": ("info", "schema", "help", "doc"),
@@ -73,9 +82,11 @@ _SUBCOMMANDS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
 }
 
 _SERVICE: Final[dict[str, str]] = {
-    "start": "start it with: systemctl start aitorrentd, or aitorrentd",
-    "stop": "stop it with: systemctl stop aitorrentd, or Ctrl-C where it runs",
-    "restart": "restart it with: systemctl restart aitorrentd",
+    "start": "start it: aitorrentd, or systemctl start aitorrentd for the system service",
+    "stop": "stop it: Ctrl-C where it runs, kill PID (see aitorrentctl status), or systemctl stop "
+    "aitorrentd for the system service",
+    "restart": "stop it and start it again: aitorrentd, or systemctl restart aitorrentd for the "
+    "system service",
 }
 "Actions of the service manager, for which there is no command here."
 

@@ -45,9 +45,12 @@ def unreachable(path: str, error: OSError, *, systemd: Systemd | None = None) ->
     from aitorrentd.system import unit
 
     is_managed = (systemd or unit.SYSTEM).serves(path)
-    way_out = "systemctl status aitorrentd" if is_managed else "start it: aitorrentd"
-    hint = f"is it running? {way_out}"
-    return NoDaemon(f"cannot reach {path}: {error.strerror or error}; {hint}")
+    way_out = "see systemctl status aitorrentd" if is_managed else "start one: aitorrentd"
+    is_absent = error.errno in (errno.ENOENT, errno.ECONNREFUSED)
+    cause = (
+        f"no daemon at {path}" if is_absent else f"cannot reach {path}: {error.strerror or error}"
+    )
+    return NoDaemon(f"{cause}; {way_out}, or name its socket: --socket PATH or AITORRENT_SOCKET")
 
 
 def as_map(value: Any) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def register(app: typer.Typer) -> None:
 def peers(
     ctx: typer.Context,
     known: Annotated[
-        bool, typer.Option("--known", help="Show every peer that has ever answered this node.")
+        bool,
+        typer.Option("--known", help="Show every peer that has ever answered this node's dial."),
     ] = False,
     banned: Annotated[
         bool, typer.Option("--banned", help="Show banned peers, addresses and networks.")
@@ -101,7 +102,7 @@ def _peers_table(reply: Mapping[str, Any]) -> str:
 
 def _known_table(reply: Mapping[str, Any]) -> str:
     if not reply["known"]:
-        return "No peer has answered this node yet."
+        return "This node has dialled no peer yet. For connected peers: aitorrentctl peers"
     return toolkit.table(
         reply["known"],
         [

@@ -10,22 +10,17 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from aitorrent_transport.protocols.broadcast import MAX_CHARS
+from aitorrent_transport.selecting import find_peer
 from aitorrent_transport.service import TransportService
 from aitorrentd.api import (
     CallContext,
-    InvalidParams,
     Method,
-    NotFound,
-    PeerId,
     PeerView,
     Role,
     TimedOut,
-    parse_peer_id,
-    short,
 )
 
 _PAUSE_S: Final = 0.2
-_MIN_SUFFIX: Final = 4
 
 
 class _Model(BaseModel):
@@ -156,33 +151,6 @@ class DirectoryResult(_Model):
     records: list[RecordRow]
 
 
-def find_peer(service: TransportService, text: str) -> PeerId:
-    """The connected peer that `text`, an id or its last characters, identifies.
-
-    Raises:
-        NotFound: no match. InvalidParams: several matches, or too few characters.
-    """
-    text = text.removeprefix("…")
-    try:
-        return parse_peer_id(text)
-    except ValueError:
-        pass
-    found = [view.id for view in service.peers() if view.id.endswith(text)]
-    if not found and (named := [view.id for view in service.peers() if view.name == text]):
-        ids = ", ".join(map(short, named))
-        raise NotFound(
-            f"peers are selected by id, because any node can call itself {text!r}; matches: {ids}"
-        )
-    if len(text) < _MIN_SUFFIX:
-        raise InvalidParams(f"pass at least the last {_MIN_SUFFIX} characters of a peer id")
-    if not found:
-        hint = "an address is HOST:PORT" if "." in text else "see `aitorrentctl peers`"
-        raise NotFound(f"no connected peer's id ends with {text!r}; {hint}")
-    if len(found) > 1:
-        raise InvalidParams(f"{len(found)} peers end with {text!r}; pass more characters")
-    return found[0]
-
-
 def _row(view: PeerView) -> PeerRow:
     return PeerRow(**asdict(view))
 
@@ -238,7 +206,7 @@ class TransportMethods:
             Method(
                 "transport.known",
                 self.known,
-                "Known peers: every peer that has ever answered this node.",
+                "Known peers: every peer that has ever answered this node's dial.",
                 result=KnownResult,
             ),
             Method(
@@ -261,7 +229,7 @@ class TransportMethods:
 
     async def disconnect(self, call: CallContext, params: PeerParams) -> DisconnectResult:
         """`transport.disconnect`"""
-        peer = find_peer(self._service, params.peer)
+        peer = find_peer(self._service, params.peer, command="disconnect")
         await self._service.disconnect(peer)
         return DisconnectResult(id=peer)
 
@@ -272,7 +240,7 @@ class TransportMethods:
             view = await service.dial_once(params.peer, timeout_s=params.timeout_s)
             peer, address = view.id, view.address
         else:
-            peer = find_peer(service, params.peer)
+            peer = find_peer(service, params.peer, command="ping")
             connected = service.peer(peer)
             address = connected.address if connected else ""
         times: list[float | None] = []

@@ -7,9 +7,9 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from aitorrent_transport.methods import find_peer
 from aitorrent_transport.protection.bans import Ban, parse_subject
 from aitorrent_transport.protection.guard import BAN_AT
+from aitorrent_transport.selecting import find_peer
 from aitorrent_transport.service import TransportService
 from aitorrentd.api import CallContext, InvalidParams, Method, Role, parse_peer_id
 
@@ -133,7 +133,7 @@ class BanMethods:
 
     async def ban(self, call: CallContext, params: BanParams) -> BanRow:
         """`transport.ban`"""
-        subject = self._subject(params.subject)
+        subject = self._subject(params.subject, "peers ban")
         if subject == self._service.node_id:
             raise InvalidParams("this is the node's own id")
         reason = params.reason or "by the operator"
@@ -145,14 +145,14 @@ class BanMethods:
         banned = [b.subject for b in self._service.guard.bans.current(self._service.now())]
         text = params.subject.removeprefix("…")
         ends = [subject for subject in banned if subject.endswith(text)]
-        subject = ends[0] if len(ends) == 1 else self._subject(params.subject)
+        subject = ends[0] if len(ends) == 1 else self._subject(params.subject, "peers unban")
         await self._service.banning.unban(subject)
         return UnbanResult(subject=subject)
 
     def trust(self, call: CallContext, params: TrustParams) -> TrustResult:
         """`transport.trust`"""
         service, now = self._service, self._service.now()
-        peer = find_peer(service, params.peer)
+        peer = find_peer(service, params.peer, command="trust", or_banned=True)
         ban = service.guard.bans.of(peer, now)
         return TrustResult(
             id=peer,
@@ -165,14 +165,14 @@ class BanMethods:
             ],
         )
 
-    def _subject(self, text: str) -> str:
+    def _subject(self, text: str, command: str) -> str:
         try:
             return parse_peer_id(text)
         except ValueError:
             pass
         if "." in text or ":" in text:
             return parse_subject(text)
-        return find_peer(self._service, text)
+        return find_peer(self._service, text, command=command)
 
 
 def _row(ban: Ban, now: float) -> BanRow:

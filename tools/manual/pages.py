@@ -41,7 +41,7 @@ _DAEMON_EXITS: Final = {
 TOOL_EXITS: Final = {
     ExitCode.OK: "Done.",
     ExitCode.ERROR: "The daemon answered with an error, or a check failed.",
-    ExitCode.USAGE: "Invalid usage.",
+    ExitCode.USAGE: "Invalid usage: a wrong command, option or value.",
     ExitCode.NO_DAEMON: "The daemon is not running.",
     ExitCode.TRY_LATER: "No answer in time, or the daemon is busy.",
     ExitCode.DENIED: "Permission denied; the message says which group to join.",

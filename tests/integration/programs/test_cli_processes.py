@@ -127,7 +127,7 @@ async def test_a_daemon_that_is_killed_ends_a_stream_with_an_error(
     assert err == b"Error: the daemon closed the connection\n"
     code, _, err_text = await run(daemon, "status")
     assert code == 69
-    assert "is it running? start it: aitorrentd" in err_text
+    assert "start one: aitorrentd" in err_text
 
 
 async def test_a_daemon_that_hangs_costs_the_timeout(daemon_factory: DaemonFactory) -> None:

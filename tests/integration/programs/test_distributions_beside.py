@@ -53,12 +53,12 @@ def test_damaged_distribution_costs_commands_one_line(case: str, tmp_path: Path)
     assert peers.returncode == NO_DAEMON
     (line,) = warnings_of(peers)
     assert name in line
-    assert peers.stderr.splitlines()[-1].startswith("Error: cannot reach ")
+    assert peers.stderr.splitlines()[-1].startswith("Error: no daemon at ")
     shown = tool(site, tmp_path, "--help")
     assert shown.returncode == 0
     assert "\n  ask " in shown.stdout
     assert [name in line for line in warnings_of(shown)] == [True]
-    assert tool(site, tmp_path, "status").stderr.startswith("Error: cannot reach ")
+    assert tool(site, tmp_path, "status").stderr.startswith("Error: no daemon at ")
 
 
 @pytest.mark.parametrize("case", DAMAGED)
@@ -197,7 +197,7 @@ def test_module_that_ends_or_fails_at_import_costs_its_own_commands_only(
     distribution(site, "ends", commands="e = ends", module=commands_module("own", first))
     distribution(site, "fine", commands="f = fine", module=commands_module("fine"))
     assert tool(site, tmp_path, "fine").stdout == "from fine\n"
-    assert tool(site, tmp_path, "peers").stderr.startswith("Error: cannot reach ")
+    assert tool(site, tmp_path, "peers").stderr.startswith("Error: no daemon at ")
     shown = tool(site, tmp_path, "--help")
     assert shown.returncode == 0
     assert "\n  fine " in shown.stdout
@@ -236,7 +236,7 @@ def test_register_gets_only_the_commands_that_it_declares(tmp_path: Path) -> Non
         check=False,
     )
     assert ran.stdout == "from own\n"
-    assert ran.stderr.startswith("Error: cannot reach ")
+    assert ran.stderr.startswith("Error: no daemon at ")
 
 
 def test_two_distributions_with_one_plugin_name_are_told_by_the_check(tmp_path: Path) -> None:

@@ -38,11 +38,14 @@ async def test_names_are_shown_beside_ids_and_never_taken_for_one(
     }
 
     code, _, err = await run(b, "ping", "ant")
-    assert code == 1
+    assert code == 2
+    assert f"run: aitorrentctl ping {ids[a][-8:]}" in " ".join(err.split())
     assert "any node can call itself" in " ".join(err.split())
     assert "…" + ids[a][-8:] in err
-    code, _, err = await run(a, "disconnect", "bee")
-    assert code != 0
+    for command in ("disconnect", "trust", "peers ban", "peers unban"):
+        code, _, err = await run(a, *command.split(), "bee")
+        assert code == 2
+        assert f"run: aitorrentctl {command} {ids[b][-8:]}" in " ".join(err.split())
     assert len((await a.call("transport.peers"))["peers"]) == 2
     assert "Only the id proves identity" in " ".join((await run(a, "peers", "--help"))[1].split())
 
@@ -56,3 +59,18 @@ async def test_peers_fit_the_terminal(daemon_factory: DaemonFactory) -> None:
         assert max(map(len, lines)) <= columns
         assert {"PEER", "NAME", "ADDRESS", "RTT"} <= set(lines[0].split())
     assert "IN" in lines[0].split()  # 120 columns have room for it
+
+
+async def test_a_banned_peer_is_named_as_banned(daemon_factory: DaemonFactory) -> None:
+    a = await named(daemon_factory, "ant")
+    b = await named(daemon_factory, "two", a)
+    end = (await b.call("node.id"))["id"][-8:]
+    assert (await run(a, "peers", "ban", end))[0] == 0
+    _, _, err = await run(a, "ping", end)
+    assert f"…{end} is banned; lift the ban: aitorrentctl peers unban {end}" in err
+    code, _, err = await run(a, "ping", "two")
+    assert code == 2
+    assert "for ids, see aitorrentctl peers, or peers --banned" in err
+    code, out, _ = await run(a, "trust", end)
+    assert code == 0
+    assert "by the operator" in out

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aitorrent_transport.methods import find_peer
+from aitorrent_transport.selecting import find_peer
 from aitorrentd.api import (
     HealthWarning,
     InvalidParams,
@@ -254,9 +254,9 @@ async def test_control_methods_do_what_they_say(tmp_path: Path) -> None:
         assert (await call(a, "transport.disconnect", peer=b.id[-8:])).id == b.id
         await wait_for(lambda: not a.transport.peers())
         with pytest.raises(NotFound, match="no connected peer"):
-            find_peer(a.transport, "zzzz")
+            find_peer(a.transport, "zzzz", command="ping")
         with pytest.raises(InvalidParams, match="at least the last 4"):
-            find_peer(a.transport, "zz")
+            find_peer(a.transport, "zz", command="ping")
         with pytest.raises(Unavailable, match="is not connected"):
             await call(a, "transport.ping", peer=b.id)
 

@@ -21,7 +21,15 @@ from aitorrentd.cli import app, toolkit
 from aitorrentd.cli.main import main
 from aitorrentd.cli.plugin_commands import PluginCommands
 from aitorrentd.cli.toolkit import CommandFailed, ExitCode, Options
-from aitorrentd.errors import Busy, ConfigError, Conflict, Denied, TimedOut, Unavailable
+from aitorrentd.errors import (
+    Busy,
+    ConfigError,
+    Conflict,
+    Denied,
+    InvalidParams,
+    TimedOut,
+    Unavailable,
+)
 from aitorrentd.system import distributions
 from aitorrentd.system.distributions import Point, Scan
 from tests.support.control_server import ServerThread
@@ -193,7 +201,10 @@ def test_a_plugin_cannot_replace_a_core_command(
         (["qqq"], "Error: no such command: qqq; see aitorrentctl --help"),
         (["peer"], "Error: no such command: peer; see aitorrentctl --help"),
         (["log"], "Error: no such command: log; did you mean logs?"),
-        (["stop-daemon"], "Error: no such command: stop-daemon; stop it with: systemctl stop"),
+        (
+            ["stop-daemon"],
+            "Error: no such command: stop-daemon; stop it: Ctrl-C where it runs, kill PID",
+        ),
         (["plugin", "lsit"], "Did you mean 'list'?"),
         (["plugin", "uninstall"], "No such command 'uninstall'. Did you mean 'remove'?"),
         (["plugin", "unistall"], "No such command 'unistall'.\n"),
@@ -219,12 +230,37 @@ def test_wrong_usage_exits_with_2_and_says_what_is_wrong(
     assert told.out == ""
 
 
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["ban"], "Error: no such command: ban; did you mean peers ban?"),
+        (["peers", "list"], "No such command 'list'. Did you mean 'aitorrentctl peers'?"),
+        (["peers", "block"], "No such command 'block'. Did you mean 'ban'?"),
+        (
+            ["wait", "demo"],
+            "Unexpected argument: demo. Did you mean 'wait --plugin demo' or 'wait --model demo'?",
+        ),
+        (
+            ["broadcast", "Restarting", "in", "five"],
+            'Unexpected argument: in five. Did you mean broadcast "Restarting in five"?',
+        ),
+    ],
+)
+def test_wrong_usage_says_what_was_probably_meant(
+    capsys: pytest.CaptureFixture[str], args: list[str], text: str
+) -> None:
+    assert main(args) == ExitCode.USAGE
+    assert text in capsys.readouterr().err
+
+
 def test_no_daemon_exits_with_69_and_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status"]) == 69
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.startswith("Error: cannot reach ")
-    assert told.err.endswith("is it running? start it: aitorrentd\n")
+    assert told.err.startswith("Error: no daemon at ")
+    assert told.err.endswith(
+        "; start one: aitorrentd, or name its socket: --socket PATH or AITORRENT_SOCKET\n"
+    )
 
 
 def error_of(capsys: pytest.CaptureFixture[str]) -> Any:
@@ -320,6 +356,7 @@ def failing(error: Exception) -> Callable[[CallContext, NoParams], dict[str, Any
         (TimedOut("too late"), 75),
         (Denied("not you"), 77),
         (ConfigError("bad setting"), 78),
+        (InvalidParams("the port is missing"), 2),
     ],
 )
 def test_errors_of_the_daemon_have_their_exit_codes(

@@ -49,6 +49,9 @@ GROUPS = {
         ("generate", "ask"),
         ("health", "doctor"),
         ("hcat", "chat"),
+        ("ban", "peers ban"),
+        ("unban", "peers unban"),
+        ("disable", "plugin disable"),
         ("drian", "drain"),
         ("disconect", "disconnect"),
     ],
@@ -123,6 +126,10 @@ def test_commands_that_are_not_installed_are_not_suggested() -> None:
 @pytest.mark.parametrize("typed", ["stop", "stop-daemon", "stop_node", "restart", "start daemon"])
 def test_the_daemon_itself_is_the_service_managers(typed: str) -> None:
     assert "systemctl" in service_hint(typed)
+
+
+def test_stopping_fits_a_daemon_that_the_user_started() -> None:
+    assert "kill PID" in service_hint("stop")
 
 
 @pytest.mark.parametrize("typed", ["stop-plugin", "status", "stopp", "", "daemon-stop-all"])

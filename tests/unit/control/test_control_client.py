@@ -219,12 +219,12 @@ def test_ctrl_c_cancels_a_stream(server: ServerThread, client: Client) -> None:
 
 
 def test_no_daemon_is_said_with_a_way_out(tmp_path: Path) -> None:
-    with pytest.raises(NoDaemon, match="No such file or directory; is it running"):
+    with pytest.raises(NoDaemon, match="no daemon at .*; start one"):
         Client(tmp_path / "absent.sock")
     stale = tmp_path / "stale.sock"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(stale))
-    with pytest.raises(NoDaemon, match="Connection refused; is it running"):
+    with pytest.raises(NoDaemon, match="no daemon at .*; start one"):
         Client(stale)
 
 
@@ -232,9 +232,9 @@ async def test_both_clients_say_the_same_of_a_daemon_that_cannot_be_reached(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "absent.sock"
-    with pytest.raises(NoDaemon, match="is it running") as blocking:
+    with pytest.raises(NoDaemon, match="start one") as blocking:
         Client(path)
-    with pytest.raises(NoDaemon, match="is it running") as overlapping:
+    with pytest.raises(NoDaemon, match="start one") as overlapping:
         await AsyncClient.connect(path)
     assert overlapping.value.message == blocking.value.message
 
@@ -339,7 +339,7 @@ async def test_an_answer_that_breaks_the_rules_is_a_protocol_error(
 
 
 async def test_the_async_client_reports_the_same_errors(tmp_path: Path) -> None:
-    with pytest.raises(NoDaemon, match="cannot reach"):
+    with pytest.raises(NoDaemon, match="no daemon at"):
         await AsyncClient.connect(tmp_path / "absent.sock")
     path = tmp_path / "mute.sock"
     with socket.socket(socket.AF_UNIX) as mute:

@@ -215,14 +215,16 @@ def test_service_is_recommended_only_where_systemd_manages_it(tmp_path: Path) ->
 
     def hint(path: str) -> str:
         error = FileNotFoundError(2, "No such file")
-        return unreachable(path, error, systemd=active).message.partition("? ")[2]
+        return (
+            unreachable(path, error, systemd=active).message.partition("; ")[2].partition(", or")[0]
+        )
 
-    by_hand = ("start it: aitorrentd", "restart the daemon")
+    by_hand = ("start one: aitorrentd", "restart the daemon")
     assert (hint(unit.SOCKET), active.restart_remedy(unit.SOCKET)) == by_hand
     booted.mkdir()
     assert (hint(unit.SOCKET), active.restart_remedy(unit.SOCKET)) == by_hand
     (units / unit.DAEMON).touch()
-    assert hint(unit.SOCKET) == "systemctl status aitorrentd"
+    assert hint(unit.SOCKET) == "see systemctl status aitorrentd"
     assert active.restart_remedy(unit.SOCKET) == "systemctl restart aitorrentd"
     assert (hint("/run/user/1/own"), active.restart_remedy("/run/user/1/own")) == by_hand
     assert idle.restart_remedy(unit.SOCKET) == by_hand[1]

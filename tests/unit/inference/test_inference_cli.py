@@ -227,7 +227,7 @@ def test_ask_ends_a_broken_answer_with_its_error(ctl: Ctl, tmp_path: Path) -> No
 def test_ask_without_a_daemon_or_a_model_says_so(ctl: Ctl, tmp_path: Path) -> None:
     result = ctl("ask", "hi")
     assert result.code == 69
-    assert "is it running?" in result.err
+    assert "no daemon at" in result.err
     with serving(tmp_path / "s"):
         result = ctl("ask", "hi")
         assert (result.code, result.err) == (1, "Error: this node has no model that can answer\n")

@@ -138,6 +138,17 @@ def test_peers_are_a_table_without_what_a_terminal_would_obey(
     assert "KEPT" in capsys.readouterr().out
 
 
+def test_a_node_that_dialled_nobody_says_where_connected_peers_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nobody = Method("transport.known", lambda c, p: KnownResult(known=[]), "", result=KnownResult)
+    toolkit.set_options(Options(socket=str(tmp_path / "s")))
+    with ServerThread(tmp_path / "s", nobody):
+        run("peers", "--known")
+    toolkit.start_over()
+    assert "dialled no peer yet. For connected peers: aitorrentctl peers" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("daemon")
 def test_json_is_the_reply_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     toolkit.set_options(Options(socket=toolkit.options.socket, json=True))
