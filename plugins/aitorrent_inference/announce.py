@@ -15,6 +15,7 @@ from aitorrentd.api import (
     DirectoryChanged,
     Draining,
     PeerConnected,
+    PeerDisconnected,
     PluginChanged,
     PluginContext,
     Transport,
@@ -93,7 +94,13 @@ class Announcer:
 
         async def listen() -> None:
             while True:
-                kinds = (PluginChanged, DirectoryChanged, PeerConnected, Draining)
+                kinds = (
+                    PluginChanged,
+                    DirectoryChanged,
+                    PeerConnected,
+                    PeerDisconnected,
+                    Draining,
+                )
                 with ctx.subscribe(*kinds) as events:
                     async for event in events:
                         if isinstance(event, DirectoryChanged) and event.key.startswith(PREFIX):

@@ -43,6 +43,7 @@ from aitorrentd.api import (
     Priority,
     Registry,
     Stream,
+    TimedOut,
     Unavailable,
     short,
 )
@@ -300,7 +301,11 @@ class TransportService:
         if peer == self._me:
             return self._server.open_local(protocol, priority)
         await self._pace(peer, timeout_s)
-        found = self.table.get(peer) or await self.dialler.connect(peer, addresses, timeout_s)
+        try:
+            found = self.table.get(peer) or await self.dialler.connect(peer, addresses, timeout_s)
+        except (TimedOut, Unavailable):
+            self.channels.missed(peer)
+            raise
         return found.best.open(protocol, priority)
 
     async def _pace(self, peer: PeerId, timeout_s: float) -> None:

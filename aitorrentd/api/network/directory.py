@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from aitorrentd.api.ids import PeerId
 from aitorrentd.api.services import Registry, ServiceKey
@@ -56,6 +56,17 @@ class Directory(Protocol):
         """Records under exactly `key`, this node's own included; queries the network if needed."""
 
 
+@runtime_checkable
+class HearsPeers(Protocol):
+    """An optional addition to a source: it takes each record from the node that published it."""
+
+    def has_all_of(self, peer: PeerId) -> bool:
+        """Whether it holds every current record of `peer`."""
+
+    def is_gone(self, peer: PeerId) -> bool:
+        """Whether `peer` disconnected or could not be reached, and was not reached again."""
+
+
 DIRECTORY: Final = ServiceKey[Directory]("directory.v1")
 "The one directory that plugins query and publish in."
 DIRECTORY_SOURCES: Final = ServiceKey[Registry[Directory]]("directory.sources.v1")
@@ -66,7 +77,9 @@ class MergedDirectory:
     """One directory made of several: lookups query every source, and changes go to every source.
 
     A node has one record per key. Where sources disagree, the source added first wins; the
-    addresses from all sources are merged.
+    addresses from all sources are merged. What other sources say of a peer can be out of date: it
+    counts neither against a source that hears that peer (`HearsPeers`), nor as known once the peer
+    is gone. `find` still returns the records of a gone peer, which may be back.
     """
 
     def __init__(self, log: logging.Logger) -> None:
@@ -89,16 +102,19 @@ class MergedDirectory:
 
     def known(self, prefix: str) -> Sequence[Record]:
         """Records that any source already knows and whose key starts with `prefix`."""
-        return _merged([source.known(prefix) for source in self.sources])
+        answers = [(source, source.known(prefix)) for source in self.sources]
+        return _merged(_current(answers, with_gone=False))
 
     async def find(self, key: str, *, timeout_s: float = 5.0) -> Sequence[Record]:
         """Records under exactly `key` from any source; all are queried concurrently.
 
         A source that fails or takes longer than `timeout_s` contributes what it already knows.
         """
-        sources = zip(self.sources.names(), self.sources, strict=True)
+        sources = list(zip(self.sources.names(), self.sources, strict=True))
         asking = [self._ask(name, source, key, timeout_s) for name, source in sources]
-        return _merged(await asyncio.gather(*asking))
+        answers = await asyncio.gather(*asking)
+        found = [(source, answer) for (_, source), answer in zip(sources, answers, strict=True)]
+        return _merged(_current(found, with_gone=True))
 
     async def _ask(
         self, name: str, source: Directory, key: str, timeout_s: float
@@ -125,6 +141,26 @@ class _Sources(Registry[Directory]):
             for key, value in self._published.items():
                 entry.publish(key, value)
             yield
+
+
+def _current(
+    answers: Sequence[tuple[Directory, Sequence[Record]]], *, with_gone: bool
+) -> Sequence[Sequence[Record]]:
+    """The answers without the records that a source that hears their peers contradicts."""
+    hearing = [
+        (source, {(record.peer, record.key) for record in answer})
+        for source, answer in answers
+        if isinstance(source, HearsPeers)
+    ]
+
+    def counts(record: Record) -> bool:
+        return not any(
+            (source.has_all_of(record.peer) and (record.peer, record.key) not in heard)
+            or (not with_gone and source.is_gone(record.peer))
+            for source, heard in hearing
+        )
+
+    return [[record for record in answer if counts(record)] for _, answer in answers]
 
 
 def _merged(answers: Sequence[Sequence[Record]]) -> Sequence[Record]:

@@ -51,6 +51,7 @@ _RETRY_S: Final = 0.5
 "Before the first retry; doubles up to a minute."
 _WRITE_S: Final = 60.0
 _GRACE_S: Final = 5.0
+_MAX_GONE: Final = 1024
 
 
 class Teller:
@@ -110,7 +111,8 @@ async def _until_end(stream: Stream, teller: Teller) -> None:
 
 
 class ChannelDirectory:
-    """Implements `aitorrentd.api.Directory` over the records of connected peers."""
+    """Implements `aitorrentd.api.Directory` over the records of connected peers, each taken from
+    the peer itself (`HearsPeers`)."""
 
     def __init__(
         self,
@@ -127,6 +129,9 @@ class ChannelDirectory:
         self._book = Book()
         self._tellers: dict[PeerId, Teller] = {}
         self._reading: dict[PeerId, Stream] = {}
+        self._synced: set[PeerId] = set()
+        self._gone: dict[PeerId, None] = {}
+        "Peers that left or could not be reached; the longest gone comes first."
         now = ctx.clock.monotonic
         self._rates = PerPeer(lambda: TokenBucket(_FRAMES_PER_S, _FRAMES_BURST, now()))
 
@@ -156,6 +161,14 @@ class ChannelDirectory:
         """Records under exactly `key`; peers sent theirs when they connected."""
         return self._records(lambda other: other == key)
 
+    def has_all_of(self, peer: PeerId) -> bool:
+        """Whether the peer sent all its records, and its stream carries the changes."""
+        return peer in self._synced
+
+    def is_gone(self, peer: PeerId) -> bool:
+        """Whether the peer left or could not be reached, and was not reached again."""
+        return peer in self._gone
+
     def _records(self, wanted: Callable[[str], bool]) -> list[Record]:
         return [
             Record(key, peer, value, tuple(self._addresses(peer)))
@@ -172,6 +185,7 @@ class ChannelDirectory:
 
     def peer_up(self, peer: PeerId) -> None:
         """Handle a new peer: send it all records, then the changes."""
+        self._gone.pop(peer, None)
         teller = self._tellers[peer] = Teller(self._book.of(self._me))
         self._tasks.spawn(self._keep_telling(peer, teller), f"directory to {short(peer)}")
 
@@ -180,8 +194,19 @@ class ChannelDirectory:
         teller = self._tellers.pop(peer, None)
         if teller is not None:
             teller.end()
+        self.missed(peer)
         for key in self._book.forget(peer):
             self._changed(peer, key)
+
+    def missed(self, peer: PeerId) -> None:
+        """Note that the peer left or could not be reached."""
+        if peer in self._tellers:
+            return
+        self._synced.discard(peer)
+        self._gone.pop(peer, None)
+        if len(self._gone) >= _MAX_GONE:
+            del self._gone[next(iter(self._gone))]
+        self._gone[peer] = None
 
     def readdressed(self, peer: PeerId) -> None:
         """Handle new addresses of a node, which are part of its records."""
@@ -262,6 +287,7 @@ class ChannelDirectory:
         await asyncio.sleep(_GRACE_S)
         if self._reading.get(stream.peer) is stream:
             del self._reading[stream.peer]
+            self._synced.discard(stream.peer)
             for key in self._book.forget(stream.peer):
                 self._changed(stream.peer, key)
 
@@ -281,5 +307,7 @@ class ChannelDirectory:
                     if self._book.drop(peer, key):
                         self._changed(peer, key)
                 unconfirmed.clear()
+                if peer in self._tellers:
+                    self._synced.add(peer)
             case other:
                 raise ProtocolError(f"unknown directory operation {str(other)[:40]!r}")

@@ -73,6 +73,42 @@ async def test_a_node_has_one_record_with_the_addresses_of_all(directory: Merged
     assert len(found.addresses) == MAX_ADDRESSES
 
 
+class Hearing(Source):
+    """A source that takes records from the peers themselves."""
+
+    def __init__(self, *near: Record) -> None:
+        super().__init__(*near)
+        self.synced: set[PeerId] = set()
+        self.gone: set[PeerId] = set()
+
+    def has_all_of(self, peer: PeerId) -> bool:
+        return peer in self.synced
+
+    def is_gone(self, peer: PeerId) -> bool:
+        return peer in self.gone
+
+
+async def test_a_connected_peer_knows_best_what_it_offers(directory: MergedDirectory) -> None:
+    near = Hearing(record("k", A))
+    far = Source(record("k", A, 0, "x"), record("k-withdrawn", A), record("k-other", B))
+    with directory.sources.added("near", near), directory.sources.added("far", far):
+        assert {r.key for r in directory.known("k")} == {"k", "k-withdrawn", "k-other"}
+        near.synced.add(A)
+        assert {r.key for r in directory.known("k")} == {"k", "k-other"}
+        assert await directory.find("k-withdrawn") == []
+        assert await directory.find("k") == [record("k", A, 0, "x")]
+
+
+async def test_a_peer_that_is_gone_is_found_but_not_known(directory: MergedDirectory) -> None:
+    near, far = Hearing(), Source(record("k", A), record("k", B))
+    with directory.sources.added("near", near), directory.sources.added("far", far):
+        near.gone.add(A)
+        assert directory.known("k") == [record("k", B)]
+        assert await directory.find("k") == [record("k", A), record("k", B)]
+        near.gone.clear()
+        assert directory.known("k") == [record("k", A), record("k", B)]
+
+
 async def test_every_source_is_told_also_one_that_comes_later(directory: MergedDirectory) -> None:
     first, late = Source(), Source()
     with directory.sources.added("first", first):
