@@ -9,7 +9,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt $(PIP_FLAGS)
+# MAKE_TERMOUT is set if the output goes to a terminal: pip's progress is for a reader, not for a log.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install \
+	$(if $(MAKE_TERMOUT),--progress-bar on,--quiet) -c constraints.txt $(PIP_FLAGS)
 
 # One process per core, limited to what fits the memory of a typical machine.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
@@ -25,12 +27,12 @@ $(BIN)/python:
 
 # The demo needs no developer tools; `make test` adds them to the same environment.
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing aitorrentd with torch into $(VENV) (once; about a minute with a fast network)"
+	@echo "Installing aitorrentd with torch into $(VENV) (once; minutes; 1.2 GB, several GB with CUDA)"
 	@$(PIP) -e '.[all]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing aitorrentd and its developer tools into $(VENV)"
+	@echo "Installing aitorrentd and its developer tools into $(VENV) (once; minutes; 1.5 GB)"
 	@$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.run
 

@@ -1,7 +1,8 @@
 """Three nodes on this machine answer a prompt together: `demo.py [--keep] [--prompt TEXT]`.
 
 Starts three daemons on loopback, each with its own state directory, free ports and a third of the
-demo model, connects them, asks the first one through `aitorrentctl ask`, and stops everything.
+demo model, connects them, reports each as its layers are loaded, asks the first one through
+`aitorrentctl ask`, and stops everything.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 SPLITS: Final = ("0-3", "3-6", "6-9")
+LAYERS: Final = 9
 NAMES: Final = ("ada", "ben", "cyd")
 READY_S: Final = 60.0
+POLL_S: Final = 0.1
 BIN: Final = Path(sys.executable).parent
 QUESTION: Final = "How does a split model work?"
 
@@ -37,6 +41,8 @@ class Node:
 
     def __init__(self, home: Path, name: str, layers: str) -> None:
         self.home, self.name, self.layers = home / name, name, layers
+        self.id = ""
+        "Known once the node has an address."
         self.socket = self.home / "control.sock"
         self.log = self.home / "log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -78,15 +84,26 @@ class Node:
     def call(self, *words: str) -> Any:
         """The JSON that a command prints, or None while the daemon does not answer."""
         done = subprocess.run(self.ctl("--json", *words), capture_output=True, check=False)
+        self.check()
+        return json.loads(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
+
+    def check(self) -> None:
+        """Report a daemon that ended, with the end of its log.
+
+        Raises:
+            DemoError: the daemon ended.
+        """
         if self.process and self.process.poll() is not None:
             tail = self.log.read_text(errors="replace").strip().splitlines()[-5:]
             raise DemoError(f"node {self.name} ended early:\n  " + "\n  ".join(tail))
-        return json.loads(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
 
     def address(self) -> str | None:
         """The address where peers reach it, or None until it listens."""
         told = self.call("id")
-        return told["addresses"][0] if told and told["addresses"] else None
+        if not told or not told["addresses"]:
+            return None
+        self.id = told["id"]
+        return str(told["addresses"][0])
 
     def stop(self) -> None:
         """Stop the daemon gracefully, or after 10 s by force."""
@@ -105,8 +122,41 @@ def until(what: str, ready: Any, log: Path) -> Any:
     while time.monotonic() < deadline:
         if found := ready():
             return found
-        time.sleep(0.1)
+        time.sleep(POLL_S)
     raise DemoError(f"{what} did not happen within {READY_S:g} s; see {log}")
+
+
+def show_loading(nodes: Sequence[Node]) -> None:
+    """Print each node, in order, once its layers are loaded; a terminal also shows how many are.
+
+    Raises:
+        DemoError: a daemon ended, or the layers were not loaded in time.
+    """
+    first, waiting = nodes[0], list(nodes)
+    erase = "\r\x1b[K" if sys.stdout.isatty() else ""
+
+    drawn = ""
+
+    def is_loaded() -> bool:
+        nonlocal drawn
+        for node in nodes:
+            node.check()
+        spans = (first.call("spans") or {"spans": []})["spans"]
+        holders = {span["peer"] for span in spans}
+        while waiting and waiting[0].id in holders:
+            node = waiting.pop(0)
+            print(f"{erase}  {node.name}  layers {node.layers}  {node.id}", flush=True)
+            drawn = ""
+        layers = {n for span in spans for n in range(span["start"], span["end"])}
+        count = f"{erase}  {len(layers)} of {LAYERS} layers are loaded"
+        if erase and waiting and count != drawn:
+            print(drawn := count, end="", flush=True)
+        return not waiting
+
+    try:
+        until("loading the model", is_loaded, first.log)
+    finally:
+        print(erase, end="", flush=True)
 
 
 def run(home: Path, prompt: str, *, keep: bool) -> int:
@@ -116,21 +166,20 @@ def run(home: Path, prompt: str, *, keep: bool) -> int:
         for node in nodes:
             node.start()
         first = nodes[0]
-        print(f"Starting {len(nodes)} nodes, each with a third of the demo model …", flush=True)
+        print(f"Starting {len(nodes)} nodes, each with a third of the demo model (10 to 30 s) …")
+        sys.stdout.flush()
         address, *_ = [until(f"an address of {n.name}", n.address, n.log) for n in nodes]
         for node in nodes[1:]:
             subprocess.run(node.ctl("connect", address), check=True, capture_output=True)
+        show_loading(nodes)
         waiting = first.ctl("--timeout", f"{READY_S:g}", "wait", "--model", "demo")
         if subprocess.run(waiting, stdout=subprocess.DEVNULL, check=False).returncode:
             raise DemoError(f"the model did not become complete; see {first.log}")
-        for node in nodes:
-            print(f"  {node.name}  layers {node.layers}  {node.call('id')['id']}")
         print(f"\n$ aitorrentctl ask -m demo {shlex.quote(prompt)}\n", flush=True)
         code = subprocess.run(first.ctl("ask", "-m", "demo", prompt), check=False).returncode
         if keep and code == 0:
             leave(nodes, home)
             return 0
-        return code
     except BaseException:
         keep = False
         raise
@@ -138,6 +187,9 @@ def run(home: Path, prompt: str, *, keep: bool) -> int:
         if not keep:
             for node in nodes:
                 node.stop()
+    if code == 0:
+        print("\nStopped. Next: make demo KEEP=1", flush=True)
+    return code
 
 
 def leave(nodes: list[Node], home: Path) -> None:

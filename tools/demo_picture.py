@@ -28,7 +28,7 @@ CELL_PX: Final = 8.5
 BORDER_PX: Final = 20
 BAR_PX: Final = 36
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*([A-Za-z])|[\x00-\x08\x0b-\x1f]")
-_DETAIL: Final = re.compile(r"Starting|  \w+  layers|\d+ tokens,|layers \d")
+_DETAIL: Final = re.compile(r"Starting|Stopped|  \w+  layers|\d+ tokens,|layers \d")
 
 STYLE: Final = """
   .window { fill: #ffffff; stroke: #d0d7de }

@@ -4,6 +4,8 @@ The warden reads frames from its standard input as a worker does (`aitorrentd.wo
 passes each to a child that runs the code, and returns the child's answer. The child has no
 connection to the daemon; when a limit ends it, the warden reports which one. A sandbox serves one
 piece of work: its time runs from its start.
+
+Model workers do not run here: `packaging/systemd/aitorrent-worker@.service` confines them.
 """
 
 from __future__ import annotations

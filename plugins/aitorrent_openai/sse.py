@@ -1,5 +1,7 @@
 """Server-sent events (WHATWG HTML, section 9.2.6), as OpenAI API servers send them. No I/O.
 
+This is the framing only: `chunks.py` reads the JSON in an event.
+
 Deviations from the standard, so that no server output is lost:
 
 - the last event counts even without its blank line;

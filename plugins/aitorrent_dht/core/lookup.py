@@ -4,6 +4,8 @@ Iterative lookups of "Kademlia" (2002), section 2.3, on several paths that share
 liar spoils only its own path (Baumgart and Mies, "S/Kademlia", 2007, section 4.3). A node that is
 slow keeps its chance to answer but frees its place for the next one: waiting for dead nodes is what
 lookups spend their time on. No I/O and no clock: the caller reports answers, delays and failures.
+
+`finding.py` starts a lookup (`get`, `put`, `find_nodes`); `walk.py` carries it out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Bans of peers, hosts and subnets for a limited time. No I/O; times are monotonic seconds."""
+"""Bans of peers, hosts and subnets for a limited time. No I/O; times are monotonic seconds.
+
+These are the records only: `guard.py` decides who is banned, `peers/banning.py` enforces it.
+"""
 
 from __future__ import annotations
 

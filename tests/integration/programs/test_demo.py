@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.support.nodes import REPOSITORY, short_dir, wait_for
-from tools.demo import Node
-from tools.demo_picture import RECORDING
+from tools.demo import DemoError, Node, show_loading
+from tools.demo_picture import RECORDING, shown
 
 PROMPT = "How does a split model work?"
 
@@ -89,14 +90,56 @@ def test_node_that_does_not_listen_yet_has_no_address(home: Path) -> None:
             return self.told
 
     node = Told(home, "one", "0-2")
-    for told, address in ((None, None), ({"addresses": []}, None), ({"addresses": ["a"]}, "a")):
-        node.told = told
+    for told, address in ((None, None), ([], None), (["a"], "a")):
+        node.told = told if told is None else {"id": "12D3one", "addresses": told}
         assert node.address() == address
+    assert node.id == "12D3one"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_loading_shows_each_node_in_order_and_counts_on_a_terminal(
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    is_terminal: bool,
+) -> None:
+    """The second third is loaded first; its node is still listed second."""
+
+    class Holding(Node):
+        def call(self, *words: str) -> Any:
+            starts = replies.pop(0)
+            return starts and {
+                "spans": [{"peer": f"id {at}", "start": at, "end": at + 3} for at in starts]
+            }
+
+    nodes = [Holding(home, *each) for each in (("ada", "0-3"), ("ben", "3-6"), ("cyd", "6-9"))]
+    for node, start in zip(nodes, (0, 3, 6), strict=True):
+        node.id = f"id {start}"
+    replies: list[Any] = [None, [3], [3], [3, 0], [3, 0, 6]]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    show_loading(nodes)
+    assert replies == []
+    out = capsys.readouterr().out
+    listed = ["  ada  layers 0-3  id 0", "  ben  layers 3-6  id 3", "  cyd  layers 6-9  id 6"]
+    assert "\n".join(shown(out)).splitlines() == listed
+    counts = [f"  {n} of 9 layers are loaded" for n in (0, 3, 6)]
+    assert re.findall(r"  \d of 9 layers are loaded", out) == (counts if is_terminal else [])
+
+
+def test_node_that_ends_while_it_loads_ends_the_demo(home: Path) -> None:
+    node = Node(home, "ada", "0-3")
+    node.home.mkdir(parents=True)
+    node.log.write_text("no space left\n")
+    node.process = subprocess.Popen([sys.executable, "-c", ""])
+    node.process.wait()
+    with pytest.raises(DemoError, match="node ada ended early:\n  no space left"):
+        show_loading([node])
 
 
 async def test_three_nodes_answer_together_and_leave_nothing_behind(home: Path) -> None:
     out = await said(home, sys.executable, "tools/demo.py")
     check_answer(out)
+    assert out.endswith("\n\nStopped. Next: make demo KEEP=1\n")
     recording = RECORDING.read_text().removeprefix("$ make demo\n")
     assert form(out) == form(recording), "the README's picture is old; run: make demo-picture"
     assert list(home.glob("aitd-*")) == []  # torch leaves an empty directory of its own
