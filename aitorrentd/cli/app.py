@@ -21,6 +21,7 @@ import typer
 from typer.core import TyperGroup
 
 from aitorrentd.cli import toolkit
+from aitorrentd.cli.help_words import use_plain_words
 from aitorrentd.cli.plugin_commands import PluginCommands
 from aitorrentd.cli.toolkit import PROGRAM, CommandFailed, ExitCode, Options, set_options
 from aitorrentd.cli.usage_hints import ClickException, hint_at_options, hint_at_subcommands
@@ -105,6 +106,9 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+FIRST: Final = ("ask", "chat", "models", "peers", "status")
+"What --help lists first: what people use every day."
+
 RESERVED: Final = (*CORE, "help", *LEAVE)
 "Names that no plugin command may have."
 
@@ -123,6 +127,7 @@ def _quick_flag(option: Any) -> Any:
 def _adapted(command: Any) -> Any:
     """`command` and its subcommands, with a quick --help that ends with examples."""
     make_help = command.get_help_option
+    use_plain_words(command)
     command.get_help_option = lambda ctx: _quick_flag(make_help(ctx))
     write_epilog = command.format_epilog
 
@@ -239,9 +244,11 @@ class RootGroup(TyperGroup):
         return [(name, line) for name, (_, line) in CORE.items()]
 
     def help_lines(self) -> list[tuple[str, str]]:
-        """Every usable command with its help line, without building it."""
+        """Every usable command with its help line, the common ones first, without building any."""
         plugins = self.plugins.lines(verified=True)
-        return [*self._core_lines(), *((name, _sentence(line)) for name, line in plugins.items())]
+        lines = dict(self._core_lines()) | {name: _sentence(line) for name, line in plugins.items()}
+        first = {name: lines[name] for name in FIRST if name in lines}
+        return list((first | lines).items())
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """The commands that begin with `incomplete`, without building any."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+from aitorrentd.cli.help_words import plain_value_error
+
 # From click, or from the copy of it that newer typers bundle.
 ClickException: Any = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
@@ -47,6 +49,7 @@ def hint_at_options(command: Any) -> None:
         try:
             return parse(ctx, args)
         except ClickException as e:
+            e.message = plain_value_error(e) or e.message
             found = re.fullmatch(
                 r"Got unexpected extra arguments?\s?(?:\(s\) )?\((.*)\)", e.message
             )

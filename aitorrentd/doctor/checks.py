@@ -175,6 +175,9 @@ def _control(config: Config) -> Finding:
     try:
         grp.getgrnam(group)
     except KeyError:
+        is_chosen = "group" in config.settings.control.model_fields_set
+        if not is_chosen and not unit.SYSTEM.serves(path):
+            return Finding("ok", f"a daemon answers at {path}; only root and its user may operate")
         remedy = f"addgroup --system {group}, or set control.group"
         text = f"there is no group {group}: only root and the daemon's user may operate"
         return Finding("warn", text, remedy)

@@ -109,7 +109,10 @@ def ask(
     parallel: Annotated[
         int,
         typer.Option(
-            min=1, max=16, help="Ask this many backends at once; the first to respond answers."
+            min=1,
+            max=16,
+            help="Ask this many backends at once; the first to respond answers.",
+            metavar="COUNT",
         ),
     ] = 1,
     discover: Annotated[

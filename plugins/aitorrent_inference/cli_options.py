@@ -21,7 +21,8 @@ TopP = Annotated[
     ),
 ]
 TopK = Annotated[
-    int | None, typer.Option(min=0, help="Sample from this many most likely tokens; 0 = all.")
+    int | None,
+    typer.Option(min=0, help="Sample from this many most likely tokens; 0 = all.", metavar="COUNT"),
 ]
 MinP = Annotated[
     float | None,
@@ -48,12 +49,15 @@ FrequencyPenalty = Annotated[
     typer.Option(min=-2, max=2, help="Penalise tokens by their count in the answer; 0 = off."),
 ]
 NumCtx = Annotated[
-    int | None, typer.Option(min=1, help="Context length in tokens that Ollama uses.")
+    int | None,
+    typer.Option(min=1, help="Context length in tokens that Ollama uses.", metavar="COUNT"),
 ]
 Seed = Annotated[
     int | None, typer.Option(min=0, help="Random seed; the same seed gives the same answer.")
 ]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="Maximum number of new tokens.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="Maximum number of new tokens.", metavar="COUNT")
+]
 Stop = Annotated[
     list[str] | None, typer.Option(help="Stop before this text; repeatable.", metavar="TEXT")
 ]

@@ -142,7 +142,10 @@ def ping(
         str, typer.Argument(help="A peer id, its last characters, or an address.", metavar="PEER")
     ],
     count: Annotated[
-        int, typer.Option("-c", "--count", min=1, max=100, help="Number of pings to send.")
+        int,
+        typer.Option(
+            "-c", "--count", min=1, max=100, help="Number of pings to send.", metavar="COUNT"
+        ),
     ] = 4,
 ) -> None:
     """Measure the round-trip time to a peer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -99,3 +100,40 @@ def test_other_text_after_the_options_is_left_alone(capsys: pytest.CaptureFixtur
     command = app._built(SimpleNamespace(register=register))["x"]
     with command.make_context("x", []) as context:
         assert command.get_help(context).endswith("\n\n  See also: the manual.")
+
+
+def test_no_help_shows_the_type_names_of_the_language() -> None:
+    for words, _ in [*built_in(), (["peers"], None), (["peers", "ban"], None)]:
+        help_text = run_here(*words, "--help").out
+        assert not re.search(
+            r"<(float|int|str|list|bool|path)\b|<=x|\bx[<>]=|\{[A-Z]+\}", help_text
+        )
+
+
+def test_help_names_numbers_and_their_ranges_in_words() -> None:
+    shown = " ".join(run_here("ask", "--help").out.split())
+    assert "--temperature NUMBER Sampling temperature" in shown
+    assert "[0 to 100]" in shown
+    assert "--max-tokens COUNT Maximum number of new tokens. [at least 1]" in shown
+    assert "Usage: aitorrentctl peers ban [OPTIONS] SUBJECT\n" in run_here("peers", "ban", "-h").out
+
+
+def test_daily_commands_come_first_in_the_help() -> None:
+    listed = run_here("--help").out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed[:5]] == ["ask", "chat", "models", "peers", "status"]
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("ask --temperature hot x", "'hot' is not a number from 0 to 100\n"),
+        ("ask --temperature 200 x", "'200' is not a number from 0 to 100\n"),
+        ("ask --top-k 1.5 x", "'1.5' is not a whole number of at least 0\n"),
+        ("ping --count 0 x", "'0' is not a whole number from 1 to 100\n"),
+        ("logs --lines many", "'many' is not a whole number"),
+    ],
+)
+def test_value_that_is_no_number_is_named_with_the_range(line: str, text: str) -> None:
+    ran = run_here(*line.split())
+    assert ran.code == toolkit.ExitCode.USAGE
+    assert text in ran.err

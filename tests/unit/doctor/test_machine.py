@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import socket
 import subprocess
@@ -201,6 +202,28 @@ def test_layer_is_judged_by_whether_it_can_be_used(tmp_path: Path) -> None:
     status, text, remedy = found()
     assert (status, "none of its plugins is loaded" in text) == ("fail", True)
     assert remedy == f"chown -R root:root {layer} && chmod -R go-w {layer}"
+
+
+def test_group_is_missed_only_where_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(settings: str = "") -> dict[str, Any]:
+        text = f"control: {{socket: {path}{settings}}}"
+        return offline(tmp_path, text)["control-socket"]
+
+    path = tmp_path / "c.sock"
+    monkeypatch.setattr(grp, "getgrnam", {}.__getitem__)
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind(str(path))
+        daemon.listen()
+        assert (found()["status"], found()["remedy"]) == ("ok", "")
+        chosen = found(", group: operators")
+        assert chosen["status"] == "warn"
+        assert "addgroup --system operators" in chosen["remedy"]
+        (tmp_path / unit.DAEMON).touch()
+        system = Systemd(socket=str(path), booted=tmp_path, units=(tmp_path,))
+        monkeypatch.setattr(unit, "SYSTEM", system)
+        assert found()["status"] == "warn"
 
 
 def test_core_without_a_layer_says_where_plugins_go() -> None:
