@@ -47,6 +47,7 @@ MIGRATIONS: Final = {
         by_operator INTEGER NOT NULL
     ) WITHOUT ROWID;
     """,
+    5: "CREATE INDEX bans_until ON bans (until);",
 }
 
 
