@@ -127,13 +127,19 @@ def test_loading_shows_each_node_in_order_and_counts_on_a_terminal(
 
 
 def test_node_that_ends_while_it_loads_ends_the_demo(home: Path) -> None:
-    node = Node(home, "ada", "0-3")
+    """Also one that is not asked for the progress."""
+
+    class Asked(Node):
+        def call(self, *words: str) -> Any:
+            return None
+
+    node = Node(home, "ben", "3-6")
     node.home.mkdir(parents=True)
     node.log.write_text("no space left\n")
     node.process = subprocess.Popen([sys.executable, "-c", ""])
     node.process.wait()
-    with pytest.raises(DemoError, match="node ada ended early:\n  no space left"):
-        show_loading([node])
+    with pytest.raises(DemoError, match="node ben ended early:\n  no space left"):
+        show_loading([Asked(home, "ada", "0-3"), node])
 
 
 async def test_three_nodes_answer_together_and_leave_nothing_behind(home: Path) -> None:
