@@ -23,6 +23,8 @@ _DRAIN_S = 300.0
 _MAX_DRAIN_S = 86_400.0
 _DRAIN_GRACE_S = 5.0
 _SHOWN_WORKERS = 8
+_SHOWN_MODELS = 5
+_MODELS_S = 2.0
 _SEVERITY_STYLE = {"error": "red", "warning": "yellow", "info": "dim"}
 
 
@@ -31,24 +33,54 @@ def status(
 ) -> None:
     """Show the node's status, warnings first."""
     with toolkit.connect() as client:
-        toolkit.emit(client.call("node.status"), render_status)
+        if toolkit.options.json:
+            toolkit.emit(client.call("node.status"), render_status)
+        else:
+            toolkit.echo(_shown_status(client))
         while watch:
             # The socket becomes readable only when the daemon hangs up; the call then reports that.
             select.select([client], [], [], _WATCH_S)
-            reply = client.call("node.status")
             if toolkit.options.json:
-                toolkit.echo(toolkit.json_text(reply))
+                toolkit.echo(toolkit.json_text(client.call("node.status")))
             else:
-                toolkit.redraw(render_status(reply))
+                toolkit.redraw(_shown_status(client))
+
+
+def _shown_status(client: Client) -> str:
+    reply = client.call("node.status")
+    try:
+        models = client.call("inference.models", timeout=toolkit.timeout_s(_MODELS_S))
+    except AitorrentError:  # the inference plugin does not run, or a backend is slow
+        models = None
+    return render_status(reply, models)
 
 
 def _plugins_text(plugins: Mapping[str, Any]) -> str:
-    text = f"{plugins.get('running', 0)} of {plugins.get('total', 0)} running"
-    return f"{text}, {plugins['skipped']} skipped" if plugins.get("skipped") else text
+    running, skipped = plugins.get("running", 0), plugins.get("skipped", 0)
+    counts = {
+        "running": running,
+        "not running": plugins.get("total", 0) - running - skipped,
+        "skipped": skipped,
+        "disabled": plugins.get("disabled", 0),
+    }
+    texts = [f"{n} {state}" for state, n in counts.items() if n or state == "running"]
+    return ", ".join(texts)
 
 
-def render_status(reply: Mapping[str, Any]) -> str:
-    """The answer of node.status for display."""
+def _model_lines(models: Mapping[str, Any]) -> list[str]:
+    """`demo ready`: each model once, in its best state; those that can answer come first."""
+    states = {row["name"]: "ready" for row in models["models"]}
+    for row in models.get("pending", []):
+        states.setdefault(row["name"], row["state"])
+    lines = [toolkit.clean(f"{name} {state}") for name, state in states.items()]
+    if len(lines) > _SHOWN_MODELS:
+        more = len(lines) - _SHOWN_MODELS
+        lines[_SHOWN_MODELS:] = [f"{more} more; see aitorrentctl models"]
+    return lines or ["none"]
+
+
+def render_status(reply: Mapping[str, Any], models: Mapping[str, Any] | None = None) -> str:
+    """The answers of node.status and, if there is one, of inference.models for display."""
     plugins = reply.get("plugins", {})
     lines = [
         styled(f"aitorrentd {toolkit.clean(reply.get('version', ''))}", "bold")
@@ -70,6 +102,7 @@ def render_status(reply: Mapping[str, Any]) -> str:
         ("node", reply.get("id")),
         ("name", reply.get("name")),
         ("network", reply.get("network")),
+        *([("models", _model_lines(models))] if models is not None else []),
         ("peers", reply.get("peers")),
         ("plugins", _plugins_text(plugins)),
         # The id at the end of each is the line above.

@@ -53,6 +53,7 @@ async def status(runtime: Runtime) -> dict[str, Any]:
         "plugins": {
             "running": sum(row.state == "running" for row in rows),
             "skipped": sum(row.state == "skipped" for row in rows),
+            "disabled": sum(row.state == "disabled" for row in rows),
             "total": sum(row.state != "disabled" for row in rows),
         },
         "warnings": [

@@ -53,11 +53,12 @@ class MethodList(Result):
 
 
 class PluginCount(Result):
-    """Counts of running and enabled plugins."""
+    """Counts of plugins by state."""
 
     running: int
     skipped: int = Field(0, description="have nothing to do on this node")
-    total: int
+    disabled: int = 0
+    total: int = Field(description="all but the disabled ones")
 
 
 class WarningView(Result):

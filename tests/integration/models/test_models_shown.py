@@ -94,7 +94,14 @@ async def test_models_from_loading_to_an_answer_and_what_they_take(
         row["pid"] for row in (await a.call("shards.models"))["models"]
     }
     _, out, _ = await run(a, "status")
-    for part in (" in total", "daemon ", "shards-demo ", "shards-big "):
+    for part in (
+        " in total",
+        "daemon ",
+        "shards-demo ",
+        "shards-big ",
+        " demo ready",
+        " big incomplete",
+    ):
         assert part in out
 
     # Incomplete: what is missing, who holds the rest, what can be asked.

@@ -33,7 +33,8 @@ def test_status_fits_on_a_screen_with_warnings_on_top(ctl: Ctl, client: Client) 
     assert lines[0].startswith("aitorrentd 0.1.0, running for ")
     assert "warning: count: counting is tiring" in lines
     assert f"node       {client.call('node.id')['id']}" in lines
-    assert "plugins    1 of 1 running" in lines
+    assert "plugins    1 running" in lines
+    assert not any(line.startswith("models") for line in lines)  # no inference plugin here
     assert len(lines) <= 24
     assert ran.err == ""
 
@@ -46,8 +47,28 @@ def test_status_shows_errors_before_the_warnings_that_follow_from_them() -> None
 
 
 def test_status_tells_the_skipped_from_those_that_should_run() -> None:
-    counts = {"running": 3, "skipped": 1, "total": 4}
-    assert "plugins    3 of 4 running, 1 skipped" in render_status({"plugins": counts}).splitlines()
+    counts = {"running": 3, "skipped": 1, "total": 4, "disabled": 1}
+    text = "plugins    3 running, 1 skipped, 1 disabled"
+    assert text in render_status({"plugins": counts}).splitlines()
+    counts = {"running": 3, "skipped": 1, "total": 6, "disabled": 0}
+    text = "plugins    3 running, 2 not running, 1 skipped"
+    assert text in render_status({"plugins": counts}).splitlines()
+
+
+def test_status_names_each_model_once_in_its_best_state() -> None:
+    models = {
+        "models": [{"name": "demo"}, {"name": "demo"}],
+        "pending": [
+            {"name": "demo", "state": "loading"},
+            {"name": "b\x1big", "state": "incomplete"},
+        ],
+    }
+    lines = render_status({}, models).splitlines()
+    at = lines.index("models     demo ready")
+    assert lines[at + 1] == "           b\ufffdig incomplete"
+    assert "models     none" in render_status({}, {"models": []}).splitlines()
+    many = render_status({}, {"models": [{"name": f"m{i}"} for i in range(9)]})
+    assert "4 more; see aitorrentctl models" in many
 
 
 def test_status_is_watched_until_ctrl_c(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
