@@ -369,7 +369,7 @@ def _noticed(runtime: Runtime) -> Checked:
     name, summary = "process", "the log and the control socket work"
     found = [warning for notice in runtime.notices if (warning := notice()) is not None]
     if not found:
-        return Checked(name, "core", summary, "ok", "both work")
+        return Checked(name, "core", summary, "ok", "log and control socket: both work")
     status: Literal["warn", "fail"] = "warn"
     if any(warning.severity == "error" for warning in found):
         status = "fail"

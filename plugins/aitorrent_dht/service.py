@@ -45,6 +45,7 @@ from aitorrentd.api import (
     TooLarge,
     Unavailable,
     public_key,
+    short,
     verify,
 )
 from aitorrentd.api.network.addresses import is_loopback
@@ -284,7 +285,8 @@ class DhtService:
             found = await self.shell.search(key, id_of(key))
         records = [*found.records, *([own[key]] if key in own else [])]
         if not records:
-            raise NotFound(f"no value named {name!r} by {publisher or me} was found")
+            whose = f"of {short(publisher)}" if publisher and publisher != me else "of this node"
+            raise NotFound(f"no published value {whose} named {name!r} was found")
         newest = max(records, key=lambda record: record.seq)
         return Value(newest, self.node.publishing.stored(key))
 

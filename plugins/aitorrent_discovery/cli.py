@@ -16,7 +16,8 @@ _STATS: Final = (
 )
 _PEERS: Final = (
     "Show the peers that were found, connected or not.\n\nFOUND says how: lan, dialled (this node"
-    " reached it before) or heard. TRUST is 1 for a stranger; it decides who is dialled first."
+    " reached it before) or heard. STANDING is 1 for a stranger; it decides who is dialled first"
+    " and is no threat score, which `aitorrentctl trust` shows."
 )
 
 
@@ -53,12 +54,23 @@ def _render_stats(reply: Mapping[str, Any]) -> str:
         ("own record", reply["addresses"] or "none: this node has no address to tell"),
         ("local network", reply["local_network"]),
         ("gossip", "on" if reply["gossip"] else "off"),
-        ("exchanges", f"{counts.get('exchanges', 0)} begun, {counts.get('answered', 0)} answered"),
-        ("clock", "unknown" if ahead_s is None else f"peers are {ahead_s:+.1f} s ahead"),
+        (
+            "exchanges",
+            f"{counts.get('exchanges', 0)} started here, {counts.get('answered', 0)} by peers",
+        ),
+        ("clock", _clock_text(ahead_s)),
     ]
     shown = ("exchanges", "answered")
     rows += [(name.replace("_", " "), n) for name, n in counts.items() if name not in shown]
     return toolkit.fields(rows)
+
+
+def _clock_text(ahead_s: float | None) -> str:
+    if ahead_s is None:
+        return "unknown"
+    if abs(ahead_s) < 0.1:
+        return "agrees with the peers'"
+    return f"{abs(ahead_s):.1f} s {'behind' if ahead_s > 0 else 'ahead of'} the peers'"
 
 
 def peers() -> None:
@@ -84,7 +96,7 @@ def _render_peers(reply: Mapping[str, Any]) -> str:
         ("connected", "CONNECTED"),
         ("found", "FOUND"),
         ("address", "ADDRESS"),
-        ("trust", "TRUST"),
+        ("standing", "STANDING"),
         ("failed_dials", "FAILED"),
         ("retry", "RETRY IN"),
     ]

@@ -38,7 +38,7 @@ class PeerRow(_Model):
     connected: bool
     found: str = Field(description="lan, dialled or heard")
     addresses: list[str]
-    trust: float = Field(description="1 for a stranger, up to 4, towards 0 after failures")
+    standing: float = Field(description="1 for a stranger, up to 4, towards 0 after failures")
     failed_dials: int
     retry_s: float = Field(description="seconds until it may be dialled again")
     hops: int | None = Field(description="hops its record has left; None without a record")
@@ -93,7 +93,7 @@ def _row(service: DiscoveryService, peer: PeerId, lan: list[PeerId]) -> PeerRow:
         connected=service.transport.peer(peer) is not None,
         found="lan" if peer in lan else "dialled" if anchor else "heard",
         addresses=[address.location for address in places],
-        trust=round(service.standings.trust(peer, now), 2),
+        standing=round(service.standings.trust(peer, now), 2),
         failed_dials=standing.failed_dials,
         retry_s=max(0.0, standing.dial_after - now),
         hops=heard.hops if heard is not None else None,

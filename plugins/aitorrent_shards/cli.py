@@ -97,7 +97,7 @@ def _render_spans(reply: Mapping[str, Any]) -> str:
         ("layers", "OF"),
         ("node", "NODE"),
         ("dtype", "TYPE"),
-        ("free_positions", "FREE"),
+        ("free_positions", "FREE TOKENS"),
         ("step", "STEP"),
         ("digest", "DIGEST"),
     ]

@@ -87,7 +87,7 @@ async def test_values_are_put_found_changed_and_deleted(tmp_path: Path) -> None:
         await a.methods.put(CALL, PutParams(name="motto", value="zwei ✓"))
         assert (await c.methods.get(CALL, get)).value == "zwei ✓"
         assert (await a.methods.get(CALL, GetParams(name="motto"))).value == "zwei ✓"
-        with pytest.raises(NotFound, match="no value named 'motto'"):
+        with pytest.raises(NotFound, match="no published value of this node named 'motto'"):
             await c.methods.get(CALL, GetParams(name="motto"))
         with pytest.raises(NotFound, match="publishes no value named 'motto'"):
             await c.methods.delete(CALL, NameParams(name="motto"))

@@ -90,8 +90,9 @@ def test_stats_are_shown_in_words() -> None:
     text = cli._render_stats(reply)
     assert "3 of 8 wanted" in text
     assert "1 lan, 2 dialled, 40 heard" in text
-    assert "7 begun, 5 answered" in text
-    assert "peers are +0.2 s ahead" in text
+    assert "7 started here, 5 by peers" in text
+    assert "0.2 s behind the peers'" in text
+    assert "agrees with the peers'" in cli._render_stats({**reply, "clock_ahead_s": -0.01})
     assert len(lines) == 9
 
 
@@ -101,7 +102,7 @@ def test_peers_are_shown_as_a_table() -> None:
         "connected": True,
         "found": "lan",
         "addresses": ["/ip4/192.168.1.5/tcp/8468"],
-        "trust": 2.0,
+        "standing": 2.0,
         "failed_dials": 0,
         "retry_s": 0.0,
         "hops": 3,

@@ -94,7 +94,7 @@ def test_spans_tell_who_holds_which_layers(ctl: Any, tmp_path: Path) -> None:
         lines = ctl("spans").splitlines()
         told = json.loads(ctl("spans", "--json"))
     assert lines[0].split() == [
-        *("MODEL", "LAYERS", "OF", "NODE", "TYPE", "FREE", "STEP", "DIGEST")
+        *("MODEL", "LAYERS", "OF", "NODE", "TYPE", "FREE", "TOKENS", "STEP", "DIGEST")
     ]
     assert f"…{HERE[-8:]} (this node)" in lines[1]
     assert "0-3" in lines[1]
