@@ -142,16 +142,21 @@ class Catalogue:
         return [p for p in found if p.backend in backends or p.name not in offered_by_peers]
 
     def loading(
-        self, model: str, backend: str | None, *, discover: bool = False
+        self,
+        model: str,
+        backend: str | None,
+        *,
+        discover: bool = False,
+        incomplete: bool = False,
     ) -> list[PendingModel]:
-        """Models of `pending` that match and become ready without intervention; arguments as for
-        `candidates`."""
+        """Models of `pending` that match and become ready without intervention, or also those that
+        lack layers if `incomplete`; the other arguments as for `candidates`."""
         name = self.config.capabilities.get(model, model) or self.config.default_model
         only_peers = discover or (backend or "").startswith("peer:")
         return [
             p
             for p in self.pending()
-            if p.state == "loading"
+            if (p.state == "loading" or (incomplete and p.state == "incomplete"))
             and name in ("", p.name)
             and not (only_peers and p.backend in self.backends.names())
             and (only_peers or backend in (None, p.backend))
@@ -178,12 +183,17 @@ class Catalogue:
         """Local backends that may answer a peer; an empty model means the default.
 
         Raises:
-            NotFound: the model is not available here or not offered.
+            NotFound: the model is not available here or not offered. Unavailable: it lacks layers.
         """
         offer = await self.offer()
         name = model or self._default(offer)
         view = match(name, offer) if name else None
         if view is None:
+            may_tell = self.config.announce is True or name in (self.config.announce or ())
+            real = self.config.capabilities.get(name, name)
+            for pending in self.pending() if may_tell else ():
+                if pending.name == real and pending.shortage:
+                    raise Unavailable(f"model {real} cannot answer now: {pending.shortage}")
             raise NotFound(
                 f"no model {model!r} here{_there_are(offer)}" if model else "no model here"
             )
@@ -201,12 +211,18 @@ class Catalogue:
         return self.config.default_model or next(iter(names), "")
 
     async def candidates(
-        self, model: str, backend: str | None, *, discover: bool = False
+        self,
+        model: str,
+        backend: str | None,
+        *,
+        discover: bool = False,
+        with_gone: bool = True,
     ) -> list[Candidate]:
         """Candidates for this machine's requests, in order: local backends, then peers by latency.
 
         An empty model means the default; `backend` restricts the result to one backend or
-        `peer:<id>`, and `discover` to peers known only from the directory.
+        `peer:<id>`, and `discover` to peers known only from the directory. Peers that are gone, but
+        of which the network still keeps records, count if `with_gone`.
 
         Raises:
             NotFound: no one has the model, or no such backend. InvalidParams: not a peer id.
@@ -225,14 +241,27 @@ class Catalogue:
         if not name:
             raise Unavailable(f"this node has no model that can answer{_failures(states)}")
         found = self._local(self.config.capabilities.get(name, name))
-        found += [Candidate(peer, name) for peer in await self._peers(name, ask=not found)]
+        peers = await self._peers(name, ask=not found)
+        if not with_gone:
+            there = {view.backend for view in self.peer_models()}
+            peers = [peer for peer in peers if peer.name in there]
+        found += [Candidate(peer, name) for peer in peers]
         if not found:
             self._check_pending(self.config.capabilities.get(name, name), {**local, **remote})
-            there = _there_are({**local, **remote})
+            others = _there_are({**local, **remote})
             # a backend that knows the name gives the better reason
             states.sort(key=lambda s: name not in s.detail)
-            raise NotFound(f"no model {name!r}{there}{_failures(states)}")
+            raise NotFound(f"no model {name!r}{others}{_failures(states)}")
         return found
+
+    def lacking(self, model: str) -> str:
+        """What this node lacks to answer with a model itself; empty if it is not one of
+        `pending`."""
+        try:
+            self._check_pending(self.config.capabilities.get(model, model), ())
+        except Unavailable as e:
+            return e.message
+        return ""
 
     def _check_pending(self, model: str, names: Iterable[str], backend: str | None = None) -> None:
         """Report what a pending model lacks and which other models are available; an empty name

@@ -119,7 +119,7 @@ def ask(
         bool,
         typer.Option("--discover", help="Use only peers found through the directory."),
     ] = False,
-    wait: Wait = _WAIT_S,
+    wait: Wait = None,
     thinking: Thinking = False,
 ) -> None:
     """Send a prompt and stream the answer; statistics follow on stderr.
@@ -143,7 +143,8 @@ def ask(
             stop=stop or None,
         ),
         "parallel": parallel,
-        "wait_s": wait,
+        "wait_s": _WAIT_S if wait is None else wait,
+        "wait_incomplete": wait is not None,
         "thinking": thinking,
     }
     if backend and discover:
@@ -197,7 +198,7 @@ def chat(
     num_ctx: NumCtx = None,
     stop: Stop = None,
     backend: Backend = "",
-    wait: Wait = _WAIT_S,
+    wait: Wait = None,
     thinking: Thinking = False,
 ) -> None:
     """Chat with a model.
@@ -222,7 +223,8 @@ def chat(
             num_ctx=num_ctx,
             stop=stop or None,
         ),
-        "wait_s": wait,
+        "wait_s": _WAIT_S if wait is None else wait,
+        "wait_incomplete": wait is not None,
         "thinking": thinking,
     }
     if backend:

@@ -66,11 +66,12 @@ Backend = Annotated[
 ]
 
 Wait = Annotated[
-    float,
+    float | None,
     typer.Option(
         min=0,
         max=86_400,
-        help="How long to wait for a model that is loading, here or on a peer; 0 = do not wait.",
+        help="How long to wait for a model that is loading or lacks layers; 0 = do not wait."
+        " Without this option, only a loading model is waited for, up to 120 s.",
         metavar="SECONDS",
     ),
 ]

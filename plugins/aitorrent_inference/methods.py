@@ -63,6 +63,9 @@ class PendingRow(BaseModel):
     total_bytes: int = Field(description="bytes to read; 0 while unknown")
     layers: list[LayersRow] = Field(description="which nodes already hold which layers")
     missing: list[tuple[int, int]] = Field(description="layer ranges that no node holds")
+    shortage: str = Field(
+        "", description="which layers nobody holds or loads, and who last held them"
+    )
 
 
 Names = Annotated[
@@ -121,6 +124,9 @@ class GenerateParams(BaseModel):
         le=86_400,
         description="how long to wait for a model that is loading, here or on a peer; the call "
         "reports progress meanwhile",
+    )
+    wait_incomplete: bool = Field(
+        False, description="wait also for a model that lacks layers, until other nodes offer them"
     )
 
     @model_validator(mode="after")
@@ -237,6 +243,7 @@ def inference_methods(
             discover=params.discover,
             parallel=params.parallel,
             wait_s=params.wait_s,
+            wait_incomplete=params.wait_incomplete,
             answer=answer,
         )
         async with aclosing(stream) as chunks:

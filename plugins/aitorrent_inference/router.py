@@ -112,20 +112,35 @@ class Router:
         discover: bool = False,
         parallel: int = 1,
         wait_s: float = 0,
+        wait_incomplete: bool = False,
         answer: Answer | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """Answer this machine from the best backend or peer, or from the named one.
 
         `discover` restricts candidates to peers in the directory. `parallel` queries that many at
         once and takes the first to produce output. Waits at most `wait_s` seconds for a loading
-        model, yielding a chunk with a `notice` several times per second. `answer` is filled while
-        the iterator runs. Errors as in `Backend.generate`; Busy above `max_local`; ShuttingDown
-        while the node drains; TimedOut after `wait_s`.
+        model, or with `wait_incomplete` also for one that lacks layers, yielding a chunk with a
+        `notice` several times per second. `answer` is filled while the iterator runs. Errors as in
+        `Backend.generate`; Busy above `max_local`; ShuttingDown while the node drains; TimedOut
+        after `wait_s`.
         """
-        meant = partial(self.catalogue.loading, request.model, backend, discover=discover)
+        meant = partial(
+            self.catalogue.loading,
+            request.model,
+            backend,
+            discover=discover,
+            incomplete=wait_incomplete,
+        )
+
+        def find() -> Awaitable[list[Candidate]]:
+            with_gone = not (wait_incomplete and meant())
+            return self.catalogue.candidates(
+                request.model, backend, discover=discover, with_gone=with_gone
+            )
+
         return self._generate(
             request,
-            lambda: self.catalogue.candidates(request.model, backend, discover=discover),
+            find,
             answer if answer is not None else Answer(),
             parallel,
             self.local_slots,
@@ -222,7 +237,21 @@ class Router:
                 if spoke or (isinstance(e, InvalidParams) and not _is_peer(group[0])):
                     raise  # peers are exempt: another may accept what one calls invalid
                 errors.append(e)
-        raise _summary(errors, answer.failures)
+        raise self._explained(candidates, errors, answer.failures)
+
+    def _explained(
+        self,
+        candidates: Sequence[Candidate],
+        errors: Sequence[AitorrentError],
+        failures: Sequence[str],
+    ) -> AitorrentError:
+        """The error of an answer that no candidate could give. If only peers were left to ask, it
+        says first what this node lacks."""
+        error = _summary(errors, failures)
+        if isinstance(error, Busy | InvalidParams) or not all(map(_is_peer, candidates)):
+            return error
+        lacking = self.catalogue.lacking(candidates[0].model)
+        return Unavailable(f"{lacking}; {error.message}") if lacking else error
 
     async def _ask(
         self, request: GenerateRequest, group: list[Candidate]

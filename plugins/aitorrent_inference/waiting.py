@@ -24,7 +24,8 @@ async def until_loaded(
 ) -> AsyncGenerator[Chunk, None]:
     """Yield notices until `find` returns candidates, which are then in `found`.
 
-    `loading` returns the matching models that are loading. If there are none, or `wait_s` is 0,
+    `loading` returns the matching models that are loading, or whose missing layers are waited for;
+    of the latter, a notice comes only when its text changes. If there are none, or `wait_s` is 0,
     the error of `find` is raised at once.
 
     Raises:
@@ -33,6 +34,7 @@ async def until_loaded(
     loop = asyncio.get_running_loop()
     began = seen = loop.time()
     has_waited = False
+    told = ""
     while True:
         try:
             found[:] = await find()
@@ -48,7 +50,10 @@ async def until_loaded(
             now = loop.time()
             if coming:
                 seen = now
-                yield _notice(coming)
+                notice = _notice(coming)
+                if coming[0].state == "loading" or notice.notice != told:
+                    yield notice
+                told = notice.notice
             if now - began >= wait_s:
                 raise TimedOut(_late_text(coming, wait_s, error.message))
             await asyncio.sleep(min(TICK_S, wait_s - (now - began)))
@@ -59,6 +64,8 @@ async def until_loaded(
 
 def _notice(coming: Sequence[PendingModel]) -> Chunk:
     first = coming[0]
+    if first.state != "loading":
+        return Chunk("", notice=f"waiting for model {first.name}: {first.detail}")
     extra = {"done_bytes": first.done_bytes, "total_bytes": first.total_bytes}
     return Chunk("", notice=f"model {first.name} is loading", extra=extra)
 

@@ -12,6 +12,7 @@ from aitorrent_shards.answering.availability import coming_text, likely_route, o
 from aitorrent_shards.answering.backend import ShardsBackend
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.node_services import NodeServices
+from aitorrent_shards.protocol.last_holders import LastHolders
 from aitorrent_shards.protocol.loading import PREFIX as LOADING
 from aitorrent_shards.protocol.loading import Loading, parse_all
 from aitorrent_shards.protocol.loading_claims import Claims
@@ -58,6 +59,7 @@ class ShardsService:
         )
         self.models = {entry.name: LocalModel(entry) for entry in config.models}
         self.links = FailedLinks()
+        self._last_holders = LastHolders()
         node = NodeServices(
             transport=transport,
             directory=self.directory,
@@ -75,6 +77,7 @@ class ShardsService:
             spans=self.spans,
             loading=self._loading_elsewhere,
             name_of=self._name_of,
+            last_holders=self._last_holders.text,
             other_versions=lambda: other_versions(self.directory.known(PREFIX)),
         )
         self.prober = LinkProber(node, self._likely_routes, ctx.random)
@@ -201,7 +204,9 @@ class ShardsService:
 
     def spans(self) -> list[Span]:
         """The valid spans in the directory now, plus this node's own."""
-        return with_own(parse_spans(self.directory.known(PREFIX)), self.stage_server.spans())
+        found = parse_spans(self.directory.known(PREFIX))
+        self._last_holders.note((s for s in found if s.peer != self.node_id), self._name_of)
+        return with_own(found, self.stage_server.spans())
 
     def health(self) -> Iterator[HealthWarning]:
         """Models that cannot be used, or not yet."""

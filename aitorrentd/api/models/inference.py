@@ -269,6 +269,8 @@ class PendingModel:
     "Which nodes already hold which layers."
     missing: tuple[tuple[int, int], ...] = ()
     "Ranges of layers that no node holds; each end is exclusive."
+    shortage: str = ""
+    "Which layers nobody holds or loads, and who last held them; the part that peers may see."
 
 
 class Backend(Protocol):

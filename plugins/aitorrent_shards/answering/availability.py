@@ -23,6 +23,14 @@ _NO_PATH: Final = "its holders could not reach each other"
 Who = Callable[[PeerId], str]
 "The display name of a node."
 
+LastHeld = Callable[[Callable[[Span], bool], Sequence[tuple[int, int]]], str]
+"Who last offered layers in these ranges, of spans that satisfy the function; empty if unknown."
+
+
+def last_held_by_nobody(accepts: Callable[[Span], bool], lost: Sequence[tuple[int, int]]) -> str:
+    """No earlier holder is remembered."""
+    return ""
+
 
 def covering(
     model: LocalModel,
@@ -104,6 +112,7 @@ def pending(
     now: float,
     rss_bytes: Callable[[Span], int | None] = lambda span: None,
     other_versions: Sequence[Span] = (),
+    last_holders: LastHeld = last_held_by_nobody,
 ) -> PendingModel | None:
     """What a configured model lacks; None when it can answer.
 
@@ -143,8 +152,12 @@ def pending(
         own_range = f"layers {holder.start}-{holder.end} of {name}"
         reasons.append(f"{own_range} cannot be loaded on this node: {holder.problem}")
         lost = _without(lost, [mine])
+    shortage = ""
     if lost:
-        reasons.append(f"no reachable node holds layers {_ranges(lost)} of {name}")
+        shortage = f"no reachable node holds layers {_ranges(lost)} of {name}"
+        if last := last_holders(model.accepts, lost):
+            shortage += f", {last}"
+        reasons.append(shortage)
         if older := versions_problem((s for s in other_versions if model.accepts(s)), who):
             reasons.append(older)
     if best:
@@ -159,6 +172,7 @@ def pending(
         total_bytes=total,
         layers=held(best, rss_bytes),
         missing=tuple(missing),
+        shortage=shortage,
     )
 
 

@@ -11,10 +11,12 @@ from functools import partial
 
 from aitorrent_shards.answering.availability import (
     BACKEND,
+    LastHeld,
     covering,
     elsewhere,
     held,
     held_text,
+    last_held_by_nobody,
     pending,
 )
 from aitorrent_shards.answering.coordinator import Coordinator
@@ -56,6 +58,7 @@ class ShardsBackend:
         loading: Callable[[], list[Loading]] = list,
         name_of: Callable[[PeerId], str] = lambda peer: "",
         other_versions: Callable[[], list[Span]] = list,
+        last_holders: LastHeld = last_held_by_nobody,
     ) -> None:
         self.answering = 0
         "Answers in progress."
@@ -63,6 +66,7 @@ class ShardsBackend:
         self._node_id = node.transport.node_id
         self._loading, self._name_of = loading, name_of
         self._other_versions = other_versions
+        self._last_holders = last_holders
 
     @property
     def name(self) -> str:
@@ -118,6 +122,7 @@ class ShardsBackend:
                 now=self._node.clock.monotonic(),
                 rss_bytes=self._rss_bytes,
                 other_versions=others,
+                last_holders=self._last_holders,
             )
             for name, model in self._models.items()
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -60,16 +61,24 @@ async def test_model_whose_holder_was_killed_is_not_ready_and_not_waited_for_in_
     # Looking for the model brings back the records that the DHT keeps of the dead node.
     code, out, err = await run(ann, "ask", "--model", "demo", "--max-tokens", "2", "hi")
     assert (code, out) == (1, ""), err
+    gone = f'no reachable node holds layers 3-6 of demo, last held by …{ids["ben"][-8:]} "ben"'
+    assert f"model demo cannot answer now: {gone}" in err
     assert await nobody_offers()
+    # A peer that is asked by name gives the same reason.
+    _, _, err = await run(ann, "ask", "--backend", f"peer:{ids['cyd']}", "-m", "demo", "hi")
+    assert gone in err
     began = time.monotonic()
     code, out, err = await run(ann, "--timeout", "3", "wait", "--model", "demo")
     assert (code, out) == (75, ""), err
     assert time.monotonic() - began >= 3
     assert "no reachable node holds layers 3-6 of demo" in err
 
-    # The node comes back.
+    # The node comes back while a prompt waits for it.
+    words = ("ask", "--model", "demo", "--max-tokens", "2", "--wait", "90", "hi")
+    waiting = asyncio.create_task(run(ann, *words))
     await daemon_factory(directory=ben.directory)
+    code, out, err = await waiting
+    assert (code, bool(out)) == (0, True), err
+    assert f"[waiting for model demo: {gone}" in err
     code, out, err = await run(ann, "--timeout", "90", "wait", "--model", "demo")
     assert (code, out) == (0, "demo is ready\n"), err
-    code, out, err = await run(ann, "ask", "--model", "demo", "--max-tokens", "2", "hi")
-    assert (code, bool(out)) == (0, True), err
