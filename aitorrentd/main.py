@@ -1,8 +1,6 @@
 """aitorrentd: the daemon's command line.
 
-Exit codes are those of sysexits.h, which systemd shows by name: 0 stopped on request, 64 usage
-error, 69 a resource is in use or the disk is full, 70 a required plugin failed, 77 no permission,
-78 invalid configuration.
+Its exit codes, `DaemonExit`, are those of sysexits.h, which systemd shows by name.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ from aitorrentd.errors import (
     InvalidParams,
     Unavailable,
 )
+from aitorrentd.exit_codes import DaemonExit
 from aitorrentd.installing import layer as layers
 from aitorrentd.system.foreign import disable_pydantic_plugins, tolerate_damaged_distributions
 from aitorrentd.system.line_writer import write_within
@@ -36,23 +35,17 @@ if TYPE_CHECKING:
 
 _LAST_LINES_S: Final = 2.0
 "How long exit waits for the log's reader; a pipe that is never read must not block it."
-EX_OK: Final = 0
-EX_USAGE: Final = 64
-EX_UNAVAILABLE: Final = 69
-EX_SOFTWARE: Final = 70
-EX_NOPERM: Final = 77
-EX_CONFIG: Final = 78
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         complain(f"{message}; see aitorrentd --help")
-        sys.exit(EX_USAGE)
+        sys.exit(DaemonExit.USAGE)
 
     def _print_message(self, message: str, file: object = None) -> None:
         # argparse ignores a full disk. `error` is ours, so this only affects stdout.
         if not _told(message):
-            sys.exit(EX_UNAVAILABLE)
+            sys.exit(DaemonExit.UNAVAILABLE)
 
 
 def _port(text: str) -> int:
@@ -149,14 +142,14 @@ def exit_code(error: AitorrentError) -> int:
     from aitorrentd.config.load import WrongSettings
 
     if isinstance(error, UnreadableConfig | WrongSettings) and error.is_denied is not None:
-        return EX_NOPERM if error.is_denied else EX_UNAVAILABLE
+        return DaemonExit.NOPERM if error.is_denied else DaemonExit.UNAVAILABLE
     kinds: tuple[tuple[type[AitorrentError], int], ...] = (
-        (ConfigError, EX_CONFIG),
-        (Denied, EX_NOPERM),
-        (Conflict, EX_UNAVAILABLE),
-        (Unavailable, EX_UNAVAILABLE),
+        (ConfigError, DaemonExit.CONFIG),
+        (Denied, DaemonExit.NOPERM),
+        (Conflict, DaemonExit.UNAVAILABLE),
+        (Unavailable, DaemonExit.UNAVAILABLE),
     )
-    return next((code for kind, code in kinds if isinstance(error, kind)), EX_SOFTWARE)
+    return next((code for kind, code in kinds if isinstance(error, kind)), DaemonExit.SOFTWARE)
 
 
 def _words(argv: Sequence[str]) -> list[str]:
@@ -167,10 +160,10 @@ def _words(argv: Sequence[str]) -> list[str]:
             os.fsencode(word)
     except InvalidParams as e:
         complain(f"{e.message}; see aitorrentd --help")
-        sys.exit(EX_USAGE)
+        sys.exit(DaemonExit.USAGE)
     except UnicodeEncodeError as e:
         complain(f"an argument cannot be used: {unreadable(e)}")
-        sys.exit(EX_USAGE)
+        sys.exit(DaemonExit.USAGE)
     return words
 
 
@@ -212,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AitorrentError as e:
         complain("\n".join(e.problems) if isinstance(e, ConfigError) else e.message)
         return exit_code(e)
-    return EX_OK
+    return DaemonExit.OK
 
 
 def _check(config: Config) -> int:
@@ -223,19 +216,21 @@ def _check(config: Config) -> int:
     for text in beside(config):
         complain(f"warning: {text}", level=4)
     files = ", ".join(str(file) for file in config.files) or "no files, defaults only"
-    return EX_OK if _told(f"the configuration is valid: {files}\n") else EX_UNAVAILABLE
+    return (
+        DaemonExit.OK if _told(f"the configuration is valid: {files}\n") else DaemonExit.UNAVAILABLE
+    )
 
 
 def _refuse(config: Config | ConfigError) -> int:
-    """Report every problem in the configuration; EX_OK means there are none."""
+    """Report every problem in the configuration; DaemonExit.OK means there are none."""
     from aitorrentd.config.plugin_tables import all_problems
 
     with stdout_to_stderr():
         wrong = asyncio.run(all_problems(config))
     if not wrong:
-        return EX_OK
+        return DaemonExit.OK
     complain("\n".join(wrong))
-    return exit_code(config) if isinstance(config, ConfigError) else EX_CONFIG
+    return exit_code(config) if isinstance(config, ConfigError) else DaemonExit.CONFIG
 
 
 if __name__ == "__main__":

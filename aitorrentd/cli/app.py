@@ -23,9 +23,10 @@ from typer.core import TyperGroup
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.help_words import use_plain_words
 from aitorrentd.cli.plugin_commands import PluginCommands
-from aitorrentd.cli.toolkit import PROGRAM, CommandFailed, ExitCode, Options, set_options
+from aitorrentd.cli.toolkit import PROGRAM, CommandFailed, Options, set_options
 from aitorrentd.cli.usage_hints import ClickException, hint_at_options, hint_at_subcommands
 from aitorrentd.errors import AitorrentError, ConfigError
+from aitorrentd.exit_codes import ExitCode
 from aitorrentd.system.streams import stdout_to_stderr
 from aitorrentd.system.words import readable, unreadable
 
@@ -45,7 +46,7 @@ CORE: Final[dict[str, tuple[str, str]]] = {
     "call": ("calling", "Call any method of the control API."),
     "drain": ("node", "Stop taking new work and wait for running work to finish."),
     "doctor": ("checking", "Diagnose common problems and suggest fixes."),
-    "bugreport": ("reporting", "Write a bug report archive without secrets."),
+    "bugreport": ("bugreporting", "Write a bug report archive without secrets."),
     "shell": ("shell", "Open an interactive prompt."),
 }
 "Command -> the module below aitorrentd.cli that registers it, and its line in --help."

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from aitorrentd.cli import toolkit
-from aitorrentd.cli.toolkit import ExitCode, Progress, clean
+from aitorrentd.cli.toolkit import Progress, clean
+from aitorrentd.exit_codes import ExitCode
 from aitorrentd.system.words import unreadable
 
 _MAX_STDIN_CHARS: Final = 16 * 1024 * 1024

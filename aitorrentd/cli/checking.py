@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from aitorrentd.cli import tables, toolkit
-from aitorrentd.cli.toolkit import ExitCode, clean, styled
+from aitorrentd.cli.toolkit import clean, styled
 from aitorrentd.errors import AitorrentError
+from aitorrentd.exit_codes import ExitCode
 
 _STYLE = {"ok": "green", "warn": "yellow", "fail": "red"}
 _DOCTOR_TIMEOUT_S = 60.0

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aitorrentd.cli import toolkit
-from aitorrentd.cli.toolkit import AitorrentError, ExitCode, clean
+from aitorrentd.cli.toolkit import AitorrentError, clean
+from aitorrentd.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from aitorrentd.installing.plugins import Installer, Plan

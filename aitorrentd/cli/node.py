@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aitorrentd.cli import tables, toolkit
-from aitorrentd.cli.toolkit import ExitCode, duration_text, examples, styled
+from aitorrentd.cli.toolkit import duration_text, examples, styled
 from aitorrentd.errors import AitorrentError
+from aitorrentd.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from aitorrentd.control.client import Client

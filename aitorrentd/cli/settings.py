@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from aitorrentd.cli import toolkit
-from aitorrentd.cli.toolkit import ExitCode, examples
+from aitorrentd.cli.toolkit import examples
+from aitorrentd.exit_codes import ExitCode
 
 Key = Annotated[str, typer.Argument(help="A key, such as plugins.transport.port.", metavar="KEY")]
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 import typer
 
 from aitorrentd.cli import toolkit
-from aitorrentd.cli.toolkit import PROGRAM, CommandFailed, ExitCode
+from aitorrentd.cli.toolkit import PROGRAM, CommandFailed
+from aitorrentd.exit_codes import ExitCode
 from aitorrentd.system.paths import home
 
 _PROMPT: Final = "aitorrentctl> "

@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from aitorrentd.cli import tables
@@ -30,6 +29,7 @@ from aitorrentd.display import bytes_text as bytes_text
 from aitorrentd.display import called as called
 from aitorrentd.display import short as short
 from aitorrentd.errors import AitorrentError as AitorrentError  # for commands that survive one
+from aitorrentd.exit_codes import ExitCode as ExitCode
 
 if TYPE_CHECKING:
     from aitorrentd.control.client import Client, ClientStream
@@ -40,21 +40,6 @@ DEFAULT_TIMEOUT_S: Final = 30.0
 
 Column = tuple[str, str] | tuple[str, str, Callable[[Any], str]]
 "A key of the row, the heading, and a function that turns the value into text."
-
-
-class ExitCode(IntEnum):
-    """Exit codes of `aitorrentctl` (above 63 as in sysexits.h)."""
-
-    OK = 0
-    ERROR = 1
-    "The daemon answered with an error."
-    USAGE = 2
-    NO_DAEMON = 69
-    TRY_LATER = 75
-    "Timeout, or the daemon is busy."
-    DENIED = 77
-    CONFIG = 78
-    INTERRUPTED = 130
 
 
 class CommandFailed(Exception):

@@ -9,6 +9,7 @@ import typer
 
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import clean, styled, time_text
+from aitorrentd.exit_codes import ExitCode
 
 _GRACE_S = 1.0  # the daemon ends the stream in time; this is for a hanging one
 _LEVEL_STYLE = {"error": "red", "critical": "red", "warning": "yellow", "debug": "dim"}
@@ -28,7 +29,7 @@ def events(
     """
     summary = _follow("node.events", {"topics": list(topics or [])}, _render_event)
     if summary.get("dropped"):
-        toolkit.fail("events were lost because this reader is too slow", toolkit.ExitCode.TRY_LATER)
+        toolkit.fail("events were lost because this reader is too slow", ExitCode.TRY_LATER)
 
 
 def _follow(
@@ -45,7 +46,7 @@ def _follow(
             if e.code != "timeout" or limit_s is None:
                 raise
             if not stream.count:
-                toolkit.fail(f"no event within {limit_s:g} s", toolkit.ExitCode.TRY_LATER)
+                toolkit.fail(f"no event within {limit_s:g} s", ExitCode.TRY_LATER)
             return stream.summary
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from aitorrentd import __version__, main
 from aitorrentd.api import events, hooks
 from aitorrentd.cli.app import GLOBAL_OPTIONS
-from aitorrentd.cli.toolkit import ExitCode
+from aitorrentd.exit_codes import DaemonExit, ExitCode
 from aitorrentd.installing.layer import packages
 from aitorrentd.kernel.hooks import HOOKS
 from tools.manual.described import Table, commands, core_tables, plugin_tables
@@ -30,13 +30,13 @@ PAGES: Final = (
 _LAYER: Final = Path("/usr/local/lib/aitorrentd/plugins")
 
 _DAEMON_EXITS: Final = {
-    main.EX_OK: "Stopped as requested.",
-    main.EX_USAGE: "Invalid usage.",
-    main.EX_UNAVAILABLE: "The state directory or the control socket is in use by another "
+    DaemonExit.OK: "Stopped as requested.",
+    DaemonExit.USAGE: "Invalid usage.",
+    DaemonExit.UNAVAILABLE: "The state directory or the control socket is in use by another "
     "daemon, or the disk is full.",
-    main.EX_SOFTWARE: "A plugin in `required` failed.",
-    main.EX_NOPERM: "No permission for a directory or file.",
-    main.EX_CONFIG: "The configuration is invalid. systemd does not restart the daemon.",
+    DaemonExit.SOFTWARE: "A plugin in `required` failed.",
+    DaemonExit.NOPERM: "No permission for a directory or file.",
+    DaemonExit.CONFIG: "The configuration is invalid. systemd does not restart the daemon.",
 }
 TOOL_EXITS: Final = {
     ExitCode.OK: "Done.",

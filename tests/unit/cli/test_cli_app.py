@@ -20,7 +20,7 @@ from aitorrentd.api.plugin import CallContext, Method, NoParams, Role
 from aitorrentd.cli import app, toolkit
 from aitorrentd.cli.main import main
 from aitorrentd.cli.plugin_commands import PluginCommands
-from aitorrentd.cli.toolkit import CommandFailed, ExitCode, Options
+from aitorrentd.cli.toolkit import CommandFailed, Options
 from aitorrentd.errors import (
     Busy,
     ConfigError,
@@ -30,6 +30,7 @@ from aitorrentd.errors import (
     TimedOut,
     Unavailable,
 )
+from aitorrentd.exit_codes import ExitCode
 from aitorrentd.system import distributions
 from aitorrentd.system.distributions import Point, Scan
 from tests.support.control_server import ServerThread

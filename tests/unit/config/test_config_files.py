@@ -18,6 +18,7 @@ from aitorrentd import main
 from aitorrentd.config import Config
 from aitorrentd.config.drop_ins import UnreadableConfig
 from aitorrentd.errors import ConfigError
+from aitorrentd.exit_codes import DaemonExit
 
 CASES = Path(__file__).parents[2] / "cases" / "daemon" / "config"
 
@@ -257,14 +258,14 @@ def test_relative_paths_of_environment_and_command_line_are_resolved_once(
 @pytest.mark.parametrize(
     ("number", "code"),
     [
-        (errno.EACCES, main.EX_NOPERM),
-        (errno.EIO, main.EX_UNAVAILABLE),
-        (errno.EMFILE, main.EX_UNAVAILABLE),
-        (errno.ENFILE, main.EX_UNAVAILABLE),
-        (errno.ENOMEM, main.EX_UNAVAILABLE),
-        (errno.ESTALE, main.EX_UNAVAILABLE),
-        (errno.ELOOP, main.EX_CONFIG),
-        (errno.ENAMETOOLONG, main.EX_CONFIG),
+        (errno.EACCES, DaemonExit.NOPERM),
+        (errno.EIO, DaemonExit.UNAVAILABLE),
+        (errno.EMFILE, DaemonExit.UNAVAILABLE),
+        (errno.ENFILE, DaemonExit.UNAVAILABLE),
+        (errno.ENOMEM, DaemonExit.UNAVAILABLE),
+        (errno.ESTALE, DaemonExit.UNAVAILABLE),
+        (errno.ELOOP, DaemonExit.CONFIG),
+        (errno.ENAMETOOLONG, DaemonExit.CONFIG),
     ],
 )
 def test_exit_code_tells_a_wrong_file_from_one_that_cannot_be_read_now(
@@ -293,11 +294,11 @@ def test_exit_code_of_a_wrong_file_wins_over_one_that_cannot_be_read(
 @pytest.mark.parametrize(
     ("number", "code"),
     [
-        (errno.ENOENT, main.EX_CONFIG),
-        (errno.EACCES, main.EX_NOPERM),
-        (errno.EIO, main.EX_UNAVAILABLE),
-        (errno.ESTALE, main.EX_UNAVAILABLE),
-        (errno.EMFILE, main.EX_UNAVAILABLE),
+        (errno.ENOENT, DaemonExit.CONFIG),
+        (errno.EACCES, DaemonExit.NOPERM),
+        (errno.EIO, DaemonExit.UNAVAILABLE),
+        (errno.ESTALE, DaemonExit.UNAVAILABLE),
+        (errno.EMFILE, DaemonExit.UNAVAILABLE),
     ],
 )
 def test_exit_code_tells_a_missing_secret_from_one_that_cannot_be_read_now(
@@ -314,7 +315,7 @@ def test_exit_code_tells_a_missing_secret_from_one_that_cannot_be_read_now(
     assert f"{said}{os.strerror(number)}" in capsys.readouterr().err
     # A setting that is wrong in itself is what has to be mended first.
     (drop_in_dir(file) / "10.yaml").write_text("log: {level: loud}")
-    assert main.main(["--check", "--config", str(file)]) == main.EX_CONFIG
+    assert main.main(["--check", "--config", str(file)]) == DaemonExit.CONFIG
 
 
 @pytest.mark.parametrize(

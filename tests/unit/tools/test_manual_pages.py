@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr
 
 from aitorrentd import main
-from aitorrentd.cli.toolkit import ExitCode
+from aitorrentd.exit_codes import DaemonExit, ExitCode
 from aitorrentd.kernel.hooks import HOOKS
 from tools.manual import pages as manual
 from tools.manual.described import Command, Parameter, commands, kind_text, plugin_tables, table_of
@@ -102,9 +102,8 @@ def test_every_hook_is_described(pages: dict[str, str]) -> None:
 
 
 def test_every_exit_code_is_described(pages: dict[str, str]) -> None:
-    codes = {value for name, value in vars(main).items() if name.startswith("EX_")}
-    for code in codes:
-        assert f"\n{code}\n" in pages["aitorrentd.8"]
+    for end in DaemonExit:
+        assert f"\n{end.value}\n" in pages["aitorrentd.8"]
     for code in ExitCode:
         assert f"\n{code.value}\n" in pages["aitorrentctl.1"]
 
