@@ -53,7 +53,7 @@ class Repair:
         """Repair within the time limit, counted from the last token.
 
         Raises:
-            Waiting: a loss was not reported yet; nothing was repaired. Unavailable: time ran out.
+            Waiting: a loss was not reported yet; call again. Unavailable: time ran out.
             InvalidParams, TooLarge: a stage refuses the request.
         """
         self._raise_refusal()
@@ -79,6 +79,8 @@ class Repair:
         busy, relinks, began = False, 0, self._node.clock.monotonic()
         while True:
             self._raise_refusal()
+            if patient:
+                self._tell_waiting()
             self._drop_lost()
             problem: AitorrentError | None = None
             hopeless = False
@@ -146,7 +148,8 @@ class Repair:
         lost = [f"layers {s.start}-{s.end} with {s.who}" for s in self._pipeline.lost()]
         if lost and not self._told:
             self._told = True
-            raise Waiting(f"lost {', '.join(lost)}; looking for another holder")
+            limit_s = self._node.config.resume_timeout_s
+            raise Waiting(f"lost {', '.join(lost)}; waiting up to {limit_s:g} s for another holder")
 
     def _tell_lost(self, stages: tuple[StageControl, ...]) -> None:
         since = self._trouble_since or 0.0

@@ -93,7 +93,9 @@ async def network(
 
 
 TWICE = ["0-2", "2-4", "4-6", "2-6"]
-NOTICE = re.compile(r"\[lost layers \d+-\d+ with ….{8}(, layers .*)?; looking for another holder\]")
+NOTICE = re.compile(
+    r"\[lost layers \d+-\d+ with ….{8}(, layers .*)?; waiting up to \d+ s for another holder\]"
+)
 "All layers but the first two are held twice, by spans that do not match."
 
 

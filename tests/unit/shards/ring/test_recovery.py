@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from aitorrent_shards.ring.repair import Repair, Waiting
 from aitorrentd.api import (
     GenerateRequest,
     SamplingParams,
@@ -266,7 +269,7 @@ async def test_without_another_holder_the_answer_ends_with_an_error(tmp_path: Pa
                 nodes[2].kill()
                 notices += [chunk.notice] if chunk.notice else []
         # Said at once, once: whoever reads the answer would else wait without a word.
-        text = f"lost layers 3-6 with …{nodes[2].id[-8:]}; looking for another holder"
+        text = f"lost layers 3-6 with …{nodes[2].id[-8:]}; waiting up to 0.3 s for another holder"
         assert notices == [text]
         (lost,) = [e for e in nodes[0].events if isinstance(e, StageLost)]
         assert lost.replacement == ""
@@ -284,7 +287,19 @@ async def test_loss_is_told_with_the_name_of_the_peer_beside_its_id(tmp_path: Pa
                 lost.kill()
                 notices += [chunk.notice] if chunk.notice else []
         assert nodes[0].transport.peer(lost.id) is None
-        assert notices == [f"lost layers 3-6 with {called}; looking for another holder"]
+        assert notices == [f"lost layers 3-6 with {called}; waiting up to 0.3 s for another holder"]
+
+
+async def test_loss_that_shows_only_during_the_repair_is_told_too() -> None:
+    lost: Any = SimpleNamespace(start=3, end=6, who="…bee")
+    pipeline, node = mock.Mock(), mock.Mock()
+    pipeline.refusal.return_value = None
+    pipeline.lost.side_effect = [[], [lost]]
+    node.clock.monotonic.return_value = 0.0
+    node.config.resume_timeout_s = 30.0
+    repair = Repair(pipeline, mock.AsyncMock(), mock.AsyncMock(), node)
+    with pytest.raises(Waiting, match=r"^lost layers 3-6 with …bee; waiting up to 30 s for"):
+        await repair.recover()
 
 
 async def test_lying_last_stage_is_replaced(tmp_path: Path) -> None:
