@@ -30,7 +30,9 @@ def install(core: Core, what: str | Path, *more: str | Path) -> Done:
 
 def refused(core: Core, what: str | Path, *more: str | Path) -> str:
     done = install(core, what, *more)
-    assert (done.code, done.out) == (1, ""), done
+    # 2: what was named cannot be a plugin at all.
+    assert done.code in (1, 2), done
+    assert done.out == ""
     return last_words(done)
 
 
@@ -289,7 +291,7 @@ def test_only_root_installs_and_somebody_must_agree(core: Core, tmp_path: Path) 
         "import os, sys\nfrom aitorrentd.cli.main import main\n"
         "first = main(['plugin', 'install', '/nonexistent.whl', '--yes'])\n"
         "os.setgid(65534); os.setuid(65534)\n"
-        "sys.exit(main(sys.argv[1:]) if first == 1 else first)"
+        "sys.exit(main(sys.argv[1:]) if first == 2 else first)"
     )
     done = core.run("-c", code, "plugin", "install", wheel, "--yes")
     assert done.code == 77, done

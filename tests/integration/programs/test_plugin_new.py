@@ -49,7 +49,7 @@ def test_names_that_cannot_be_and_places_that_are_taken_are_refused(tmp_path: Pa
     core = make_core(tmp_path, packaged=False)
     for name in ("Weather", "9x", "x-", "a--b", "x" * 41, "../x"):
         done = core.ctl("plugin", "new", name, "--dir", tmp_path / "p")
-        assert (done.code, "is not a valid plugin name" in done.err) == (1, True), name
+        assert (done.code, "is not a valid plugin name" in done.err) == (2, True), name
     for name in ("transport", "node"):
         done = core.ctl("plugin", "new", name, "--dir", tmp_path / "p")
         assert "is reserved by aitorrentd" in done.err

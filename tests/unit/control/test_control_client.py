@@ -184,21 +184,27 @@ def test_silence_of_a_stream_has_a_limit(server: ServerThread, tmp_path: Path) -
 def interrupt(client: Client, server: ServerThread) -> Iterator[None]:
     """Ctrl-C comes while the client waits for its next answer."""
     before = client._connection.sleeps
+    is_interrupted, pause = threading.Event(), threading.Event()
 
-    # The client sleeps once more before SIGINT is sent: Python handles it inside that wait.
+    # The client sleeps once more before SIGINT is sent: Python handles it inside that wait. A
+    # signal that arrives just before the wait begins does not end it, so it is sent again.
     def press() -> None:
         wait_for_calls(server, 1)
         while client._connection.sleeps == before:
             pause.wait(0.005)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        while not is_interrupted.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            is_interrupted.wait(0.5)
 
-    pause = threading.Event()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     pressing = threading.Thread(target=press)
     pressing.start()
     try:
         yield
     finally:
+        is_interrupted.set()
         pressing.join()
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_ctrl_c_cancels_a_call(server: ServerThread, client: Client) -> None:
