@@ -104,7 +104,7 @@ class Disk:
 async def test_full_disk_is_outwaited_and_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="aitorrentd.kernel")
     disk = Disk(lambda: failing(errno.ENOSPC), 4 * FAST.restarts)
     async with kernel(tmp_path, made("notes", start=disk.start)) as node:
         await until_state(node, "notes", "running")
