@@ -385,6 +385,7 @@ TOOL, DAEMON = "aitorrentd.cli.main", "aitorrentd.main"
 FULL = "cannot write the output: No space left on device\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize(
     ("command", "code", "said"),

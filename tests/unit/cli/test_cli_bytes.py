@@ -126,6 +126,7 @@ def test_call_that_occurs_ends_in_one_line(call: dict[str, Any], node: NodeThrea
     assert "UTF-8" in one_line(err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [[b"ask"], [b"ask", b"-"], [b"chat"], [b"call", b"node.id", b"--stdin"], [b"shell"]]
 )

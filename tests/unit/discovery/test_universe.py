@@ -8,6 +8,8 @@ from aitorrent_discovery.peers.standing import LOST_SPREAD_S, Standings
 from aitorrentd.api import PeerId
 from tests.support.discovery.universe import OUTBOUND, ROUND_S, Universe
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 6
 
 

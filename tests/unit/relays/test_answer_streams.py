@@ -22,6 +22,8 @@ from tests.support.servers.canned import (
     read,
 )
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[[Iterable[bytes], str], Backend]
 SSE: Final = "text/event-stream"
 NDJSON: Final = "application/x-ndjson"

@@ -64,6 +64,7 @@ def expected(values: list[float], temperature: float, top_k: int, top_p: float) 
     return [p[i] / mass if i in kept else 0.0 for i in range(VOCAB)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p"),
     [(1.0, 0, 1.0), (0.7, 0, 1.0), (3.0, 0, 1.0), (1.0, 5, 1.0), (1.5, 20, 1.0), (1.0, 0, 0.8),

@@ -27,6 +27,8 @@ from tests.support.shards.shards_worker import (
     reference_tokens,
 )
 
+pytestmark = pytest.mark.slow
+
 CASES = Path(__file__).parents[3] / "cases" / "inference" / "models"
 NEW = 10
 

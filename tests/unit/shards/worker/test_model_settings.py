@@ -22,6 +22,8 @@ from tests.support.shards.shards_worker import (
     reference_tokens,
 )
 
+pytestmark = pytest.mark.slow
+
 LAYERS: Final = 4
 NEW: Final = 6
 YARN: Final = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100}

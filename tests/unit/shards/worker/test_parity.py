@@ -22,6 +22,8 @@ from tests.support.shards.shards_worker import (
     token_tail,
 )
 
+pytestmark = pytest.mark.slow
+
 MakeModel = Callable[..., Path]
 
 PROMPTS = (1, 2, 7, 64, 300)

@@ -23,6 +23,8 @@ from tests.support.shards.shards_worker import (
     token_tail,
 )
 
+pytestmark = pytest.mark.slow
+
 MakeModel = Callable[..., Path]
 
 _ROOT = Path(__file__).parents[4]

@@ -53,6 +53,7 @@ def fresh_reference(path: Path, prompt: list[int]) -> list[int]:
     return reference_tokens(path, prompt, NEW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast_rows", [True, False], ids=["fast rows", "modules"])
 @pytest.mark.parametrize("name", MODELS)
 def test_tokens_equal_generate_across_the_switch_of_factors(

@@ -297,6 +297,7 @@ def test_truncated_message_is_refused(flight: int) -> None:
         assert not outcome, f"{kept} bytes of flight {flight} were taken"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flight", [0, 1, 2, 3])
 def test_every_bit_flip_aborts_the_handshake(flight: int) -> None:
     stage = Stage()
