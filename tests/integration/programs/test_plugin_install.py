@@ -28,12 +28,15 @@ def install(core: Core, what: str | Path, *more: str | Path) -> Done:
     return core.ctl("plugin", "install", what, "--yes", *more)
 
 
-def refused(core: Core, what: str | Path, *more: str | Path) -> str:
+def refused(core: Core, what: str | Path, *more: str | Path, code: int = 1) -> str:
+    """What an installation that changes nothing says; `code` 2 is for a wrong argument."""
     done = install(core, what, *more)
-    # 2: what was named cannot be a plugin at all.
-    assert done.code in (1, 2), done
-    assert done.out == ""
+    assert (done.code, done.out) == (code, ""), done
     return last_words(done)
+
+
+def misnamed(core: Core, what: str | Path, *more: str | Path) -> str:
+    return refused(core, what, *more, code=2)
 
 
 def last_words(done: Done) -> str:
@@ -110,18 +113,18 @@ def test_plugin_that_wants_another_version_of_a_core_library_is_refused(
 
 def test_what_is_no_plugin_is_refused(core: Core, tmp_path: Path) -> None:
     room = tmp_path / "w"
-    assert "justlib 1.0.0 has no entry point in aitorrentd.plugins" in refused(
+    assert "justlib 1.0.0 has no entry point in aitorrentd.plugins" in misnamed(
         core, make_wheel(room, "justlib", files={"justlib.py": ""})
     )
-    assert "there is no file or directory" in refused(core, room / "none.whl").lower()
-    assert "is not a Python project" in refused(core, f"{tmp_path}/")
-    assert "download it first" in refused(core, "https://example.invalid/x.whl")
-    assert "is neither a distribution's name" in refused(core, "x; rm -rf")
+    assert "there is no file or directory" in misnamed(core, room / "none.whl").lower()
+    assert "is not a Python project" in misnamed(core, f"{tmp_path}/")
+    assert "download it first" in misnamed(core, "https://example.invalid/x.whl")
+    assert "is neither a distribution's name" in misnamed(core, "x; rm -rf")
     assert "no compatible version of nosuch was found; check the name" in refused(core, "nosuch")
     bad_name = make_wheel(room, "badname", plugins={"Bad Name": "m:C"})
-    assert "is called 'Bad Name', which is not allowed" in refused(core, bad_name)
+    assert "is called 'Bad Name', which is not allowed" in misnamed(core, bad_name)
     other = make_wheel(room, "alien", plugins={"alien": "m:C"}, tag="cp27-cp27m-win32")
-    assert "built for another Python or platform" in refused(core, other)
+    assert "built for another Python or platform" in misnamed(core, other)
     assert installed(core) == {}
 
 
@@ -129,12 +132,12 @@ def test_damaged_wheels_are_told_by_name(core: Core, tmp_path: Path) -> None:
     wheel = plugin_wheel(tmp_path / "w", "tiny")
     whole = wheel.read_bytes()
     wheel.write_bytes(whole[: len(whole) // 2])
-    assert f"damaged, or not a wheel: {wheel.name}" in refused(core, wheel)
+    assert f"damaged, or not a wheel: {wheel.name}" in misnamed(core, wheel)
     at = whole.index(b"does nothing".title()) if b"Does Nothing" in whole else whole.index(b"Does")
     wheel.write_bytes(whole[:at] + b"X" + whole[at + 1 :])
-    assert "damaged: aitorrent_tiny.py in" in refused(core, wheel)
+    assert "damaged: aitorrent_tiny.py in" in misnamed(core, wheel)
     wheel.write_bytes(b"")
-    assert f"damaged, or not a wheel: {wheel.name}" in refused(core, wheel)
+    assert f"damaged, or not a wheel: {wheel.name}" in misnamed(core, wheel)
 
 
 def test_names_that_are_taken_are_refused(core: Core, tmp_path: Path) -> None:
@@ -142,7 +145,7 @@ def test_names_that_are_taken_are_refused(core: Core, tmp_path: Path) -> None:
     own = make_wheel(room, "mine", plugins={"transport": "m:C"})
     assert "is called transport, which is the name of a built-in plugin" in refused(core, own)
     reserved = make_wheel(room, "mine2", plugins={"node": "m:C"})
-    assert "is called 'node', which is not allowed" in refused(core, reserved)
+    assert "is called 'node', which is not allowed" in misnamed(core, reserved)
     assert install(core, plugin_wheel(room, "tiny")).code == 0
     twin = make_wheel(room, "twin", plugins={"tiny": "m:C"})
     assert "like that of aitorrent-tiny; remove that one first" in refused(core, twin)
@@ -153,9 +156,9 @@ def test_names_that_are_taken_are_refused(core: Core, tmp_path: Path) -> None:
 def test_aitorrentd_itself_is_never_installed_but_its_extras_are(
     core: Core, tmp_path: Path
 ) -> None:
-    assert "is already installed" in refused(core, "aitorrentd")
-    assert "is already installed" in refused(core, "aitorrentd==9.9")
-    assert "aitorrentd has no extra nosuch; there are: all, torch" in refused(
+    assert "is already installed" in misnamed(core, "aitorrentd")
+    assert "is already installed" in misnamed(core, "aitorrentd==9.9")
+    assert "aitorrentd has no extra nosuch; there are: all, torch" in misnamed(
         core, "AItorrentd[nosuch]"
     )
     fake = make_wheel(tmp_path / "w", "aitorrentd", "0.0.9", plugins={"x": "m:C"})
