@@ -70,7 +70,7 @@ from aitorrentd.api.plugin import (
     Verdict,
 )
 from aitorrentd.api.services import Registry, ServiceKey
-from aitorrentd.api.settings import OptionalPath, SettingsTable
+from aitorrentd.api.settings import OptionalPath, Rate, SettingsTable, Size
 from aitorrentd.api.signing import verify
 from aitorrentd.api.workers import Worker
 from aitorrentd.display import bytes_text, called, short
@@ -176,6 +176,7 @@ __all__ = [
     "Priority",
     "Protection",
     "ProtocolError",
+    "Rate",
     "Record",
     "Registry",
     "Role",
@@ -184,6 +185,7 @@ __all__ = [
     "SettingsTable",
     "ShuttingDown",
     "Signer",
+    "Size",
     "SkipPlugin",
     "StageLost",
     "StageView",

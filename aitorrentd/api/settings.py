@@ -11,6 +11,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, fie
 
 from aitorrentd.system.paths import stray_characters
 
+_UNITS: Final = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_UNITS_10: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE: Final = re.compile(r"\s*(\d{1,15})\s*([A-Za-z]{0,3})\s*")
+_PER_SECOND: Final = re.compile(r"(.*?)\s*/\s*s\s*")
 _VARIABLE: Final = re.compile(r"\$\{?[A-Za-z_]")
 
 
@@ -70,3 +74,42 @@ def absolute_path(value: Any) -> Any:
 
 OptionalPath = Annotated[Path | None, BeforeValidator(absolute_path)]
 "A path that means the same wherever the daemon starts; `~` stands for a home directory."
+
+
+def parse_size(value: Any) -> Any:
+    """Bytes from `1GiB`, `512 MiB`, `2GB` or a plain number; other types are left to pydantic.
+
+    Raises:
+        ValueError: text that is not a size.
+    """
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value)
+    unit = match[2].upper() if match else "?"
+    factor = (_UNITS | _UNITS_10).get(unit)
+    if match is None or factor is None:
+        raise ValueError(f"{value!r} is not a size; write 512MiB, 1GiB, 2GB or a number of bytes")
+    return int(match[1]) * factor
+
+
+def parse_rate(value: Any) -> Any:
+    """Bytes per second from `2 MiB/s` or a plain number; other types are left to pydantic.
+
+    Raises:
+        ValueError: text that is not a rate.
+    """
+    if not isinstance(value, str):
+        return value
+    match = _PER_SECOND.fullmatch(value)
+    try:
+        return parse_size(match[1] if match else value)
+    except ValueError:
+        raise ValueError(
+            f"{value!r} is not a rate; write 512KiB/s, 2MiB/s or a number of bytes per second"
+        ) from None
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+"A number of bytes, written as 512MiB, 2GB or a plain number."
+Rate = Annotated[int, BeforeValidator(parse_rate)]
+"A number of bytes per second, written as 2MiB/s or a plain number."

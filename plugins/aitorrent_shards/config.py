@@ -8,32 +8,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from aitorrentd.api import OptionalPath, PluginConfig, SettingsTable
+from aitorrentd.api import OptionalPath, PluginConfig, SettingsTable, Size
 
 DEMO: Final = "demo"
-_UNITS: Final = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-_UNITS_10: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_SIZE: Final = re.compile(r"\s*(\d{1,15})\s*([A-Za-z]{0,3})\s*")
 _RANGE: Final = re.compile(r"(\d{1,5})-(\d{1,5})")
-
-
-def parse_size(value: Any) -> Any:
-    """Bytes from `1GiB`, `512 MiB`, `2GB` or a plain number; other types are left to pydantic.
-
-    Raises:
-        ValueError: text that is not a size.
-    """
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.fullmatch(value)
-    unit = match[2].upper() if match else "?"
-    factor = (_UNITS | _UNITS_10).get(unit)
-    if match is None or factor is None:
-        raise ValueError(f"{value!r} is not a size; write 512MiB, 1GiB, 2GB or a number of bytes")
-    return int(match[1]) * factor
-
-
-Size = Annotated[int, BeforeValidator(parse_size)]
 
 
 def parse_layers(text: str) -> tuple[int, int] | None:

@@ -36,6 +36,13 @@ _ERROR_LINE: Final = re.compile(
 LOOPBACK: Final[Mapping[str, Any]] = {"listen": "127.0.0.1", "port": 0}
 # Tests choose who is connected to whom; those of discovery turn it on.
 APART: Final[Mapping[str, Any]] = {"enabled": False}
+# Many nodes share this machine and its UDP ports; none needs a router.
+ANY_PORT: Final[Mapping[str, Any]] = {"port": 0, "upnp": False}
+QUIET: Final[Mapping[str, Any]] = {
+    "transport": LOOPBACK,
+    "discovery": APART,
+    "nat": ANY_PORT,
+}
 
 
 @overload
@@ -162,7 +169,7 @@ class NodeFactory:
             self._directories.append(state_dir)
         base: dict[str, Any] = {"node": {"state_dir": str(state_dir)}, "control": {"socket": None}}
         if sources is None:
-            base["plugins"] = {"transport": dict(LOOPBACK), "discovery": dict(APART)}
+            base["plugins"] = merged({}, QUIET)
         tree = Config.of(merged(base, config or {}), environ={"HOME": str(state_dir)})
         node = Node(tree, name=name, sources=sources)
         self._nodes.append(node)
@@ -315,8 +322,7 @@ class DaemonFactory:
         if isinstance(config, str):
             file.write_text(config, encoding="utf-8")
         elif config is not None or not file.exists():
-            plugins = {"transport": dict(LOOPBACK), "discovery": dict(APART)}
-            base = {"plugins": plugins} if loopback else {}
+            base = {"plugins": merged({}, QUIET)} if loopback else {}
             file.write_text(yaml.safe_dump(merged(base, config or {})), encoding="utf-8")
         command = [sys.executable, "-m", "aitorrentd.main", "--config", str(file)]
         command += ["--state-dir", str(directory / "state"), *args]

@@ -14,7 +14,16 @@ from tests.support.nodes import DaemonFactory
 QUIET: dict[str, Any] = {
     "plugins": {
         name: {"enabled": False}
-        for name in ("transport", "dht", "discovery", "inference", "ollama", "openai", "shards")
+        for name in (
+            "transport",
+            "dht",
+            "discovery",
+            "nat",
+            "inference",
+            "ollama",
+            "openai",
+            "shards",
+        )
     }
 }
 

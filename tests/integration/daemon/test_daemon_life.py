@@ -19,7 +19,16 @@ from tests.support.process_plugins import install
 ONLY_ODD = {
     "plugins": {
         name: {"enabled": False}
-        for name in ("transport", "dht", "discovery", "inference", "ollama", "openai", "shards")
+        for name in (
+            "transport",
+            "dht",
+            "discovery",
+            "nat",
+            "inference",
+            "ollama",
+            "openai",
+            "shards",
+        )
     }
 }
 

@@ -38,7 +38,7 @@ from tests.support.nodes import (
 )
 from tests.support.process_plugins import install
 
-OFF = ("transport", "dht", "discovery", "inference", "ollama", "openai", "shards")
+OFF = ("transport", "dht", "discovery", "nat", "inference", "ollama", "openai", "shards")
 QUIET: dict[str, Any] = {"plugins": {name: {"enabled": False} for name in OFF}}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from aitorrent_shards.config import ModelEntry, ShardsConfig, parse_layers, parse_size
+from aitorrent_shards.config import ModelEntry, ShardsConfig, parse_layers
 from aitorrent_shards.methods import shards_methods
 from aitorrent_shards.models.folder import Digests, combine, hash_model, read_model
 from aitorrent_shards.models.tokenizer import ModelTokenizer
@@ -35,14 +35,6 @@ from tests.support.shards.shards_fakes import (
     until,
     write_toy_model,
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("1GiB", 2**30), ("512 MiB", 2**29), ("2GB", 2 * 10**9), ("77", 77), ("1kib", 1024)],
-)
-def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
-    assert parse_size(text) == size
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""The NAT service: what runs, and what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from aitorrent_nat.config import NatConfig
+from aitorrent_nat.parts import Part
+from aitorrentd.api import PROTECTION, TRANSPORT, PluginContext
+from aitorrentd.api.tasks import Tasks
+
+
+class NatService:
+    """The parts of a running plugin."""
+
+    def __init__(self, ctx: PluginContext) -> None:
+        self.ctx = ctx
+        self.config: NatConfig = ctx.config
+        self.transport = ctx.service(TRANSPORT)
+        self.guard = ctx.service(PROTECTION)
+        self.tasks = Tasks(ctx.tasks)
+        self.parts: list[Part] = []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run every part while the block runs; the last one started stops first."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.tasks.close)
+            for part in self.parts:
+                await stack.enter_async_context(part.running())
+            yield
