@@ -30,10 +30,10 @@ def warnings(service: TransportService) -> Iterator[HealthWarning]:
 
 
 def _lonely(service: TransportService) -> Iterator[HealthWarning]:
-    for place, problem in service.dialler.waiting()[:MAX_PLACES]:
+    for place, problem in service.keeper.waiting()[:MAX_PLACES]:
         text = f"bootstrap address {place} is not connected; retrying: {problem}"
         yield HealthWarning("bootstrap", text)
-    count = service.dialler.sought
+    count = service.keeper.sought
     if not count or len(service.table):
         return
     given = "a bootstrap address is" if count == 1 else f"{count} bootstrap addresses are"

@@ -17,6 +17,7 @@ from aitorrent_transport.links.path import StalledPaths
 from aitorrent_transport.peers.address_file import read_address_file
 from aitorrent_transport.peers.banning import Banning
 from aitorrent_transport.peers.dialler import Dialler
+from aitorrent_transport.peers.keeper import Keeper
 from aitorrent_transport.peers.known_peers import PeerStore
 from aitorrent_transport.peers.own import OwnAddresses
 from aitorrent_transport.peers.peer import Peer
@@ -121,7 +122,8 @@ class TransportService:
             is_own=self._own.includes,
             masking=config.masking,
         )
-        self.banning = Banning(self.guard, self.table, self.dialler, store, self._tasks, ctx.clock)
+        self.keeper = Keeper(ctx, self._tasks, self.table, store, self.dialler)
+        self.banning = Banning(self.guard, self.table, self.keeper, store, self._tasks, ctx.clock)
         store.on_moved = self._take_up_store
 
     def now(self) -> float:
@@ -145,9 +147,9 @@ class TransportService:
         self._tasks.spawn(self._addresses.follow(), "own addresses")
         for text in self.config.bootstrap:
             if is_address_file(text):
-                self.dialler.keep_file(Path(text))
+                self.keeper.keep_file(Path(text))
             elif (address := parse_address(text)).peer != self._me:
-                self.dialler.keep_forever(address)
+                self.keeper.keep_forever(address)
         await self._keep_wanted()
 
     async def _listen(self) -> None:
@@ -188,7 +190,7 @@ class TransportService:
     async def _keep_wanted(self) -> None:
         for known in await self.store.all():
             if known.wanted:
-                self.dialler.keep(known.peer, [parse_address(known.address)])
+                self.keeper.keep(known.peer, [parse_address(known.address)])
 
     async def close(self) -> None:
         """Shut down in order: stop accepting, disconnect peers, then end the tasks."""
@@ -272,7 +274,7 @@ class TransportService:
         target = parse_address(address)
         peer = await self.dialler.dial(target, timeout_s)
         await self.store.dialled(peer.id, target.location, wanted=True, now=self._ctx.clock.time())
-        self.dialler.keep(peer.id, [target])
+        self.keeper.keep(peer.id, [target])
         return peer.view(self._ctx.clock.monotonic())
 
     async def dial_once(self, address: str, *, timeout_s: float = 10.0) -> PeerView:
@@ -282,7 +284,7 @@ class TransportService:
 
     async def disconnect(self, peer: PeerId) -> None:
         """Close the channel to `peer` and do not redial; a no-op if there is none."""
-        self.dialler.release(peer)
+        self.keeper.release(peer)
         await self.store.unwant(peer)
         self.table.disconnect(peer, "disconnected by its operator")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from aitorrent_transport.peers.dialler import Dialler
+from aitorrent_transport.peers.keeper import Keeper
 from aitorrent_transport.peers.known_peers import PeerStore, SavedBan
 from aitorrent_transport.peers.table import PeerTable
 from aitorrent_transport.protection.bans import Ban
@@ -23,14 +23,14 @@ class Banning:
         self,
         guard: Guard,
         table: PeerTable,
-        dialler: Dialler,
+        keeper: Keeper,
         store: PeerStore,
         tasks: Tasks,
         clock: Clock,
     ) -> None:
         self._guard = guard
         self._table = table
-        self._dialler = dialler
+        self._keeper = keeper
         self._store = store
         self._tasks = tasks
         self._clock = clock
@@ -57,7 +57,7 @@ class Banning:
     async def ban(self, subject: str, seconds: float, reason: str) -> Ban:
         """Ban on the operator's behalf; saved when this returns."""
         if (peer := _peer(subject)) is not None:
-            self._dialler.release(peer)
+            self._keeper.release(peer)
             await self._store.unwant(peer)
         ban = self._guard.ban(subject, seconds, reason)
         await self._save(ban)

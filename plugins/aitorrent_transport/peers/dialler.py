@@ -1,17 +1,14 @@
-"""Opening and keeping channels: dialling, racing addresses, redialling after a loss."""
+"""Opening channels: dialling an address, or racing all addresses of a peer."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from aitorrent_transport.links.dial import dial
 from aitorrent_transport.links.link import Link
-from aitorrent_transport.peers.address_file import read_address_file
 from aitorrent_transport.peers.known_peers import PeerStore
 from aitorrent_transport.peers.peer import Peer
 from aitorrent_transport.peers.table import PeerTable
@@ -28,45 +25,16 @@ from aitorrentd.api import (
     Unavailable,
     short,
 )
-from aitorrentd.api.backoff import full_jitter_s
 from aitorrentd.api.network.addresses import Address, parse_address
 from aitorrentd.api.tasks import Tasks
 
 DIAL_S: Final = 10.0
 STAGGER_S: Final = 0.25  # RFC 8305, section 5: connection attempt delay
 MAX_CANDIDATES: Final = 12
-GIVE_UP_S: Final = 3600.0
-MAX_WAIT_S: Final = 60.0
-STEADY_S: Final = 30.0  # a channel that lived this long counts as working
-MAX_KEPT: Final = 256
-
-
-@dataclass(slots=True)
-class Kept:
-    """A peer to which the node maintains a channel."""
-
-    addresses: tuple[Address, ...]
-    peer: PeerId | None
-    "The last peer to answer; None until a bootstrap address without a peer id answers."
-    forever: bool
-    is_pinned: bool = True
-    "Whether only `peer` is accepted; an address without a peer id accepts any peer."
-    file: Path | None = None
-    "Address file, re-read at each attempt."
-    task: asyncio.Task[None] | None = None
-    problem: str = ""
-    "Why the last attempt failed; empty while connected."
-    is_this_node: bool = False
-    "Whether this node itself answered the last attempt."
-
-    @property
-    def place(self) -> str:
-        """The place as configured."""
-        return str(self.file or self.addresses[0])
 
 
 class Dialler:
-    """Dials peers, one dial per place at a time, and maintains the wanted channels."""
+    """Dials peers, one dial per place at a time."""
 
     def __init__(
         self,
@@ -90,7 +58,6 @@ class Dialler:
         self._is_own = is_own
         self._masking = masking
         self._dials: dict[str, asyncio.Task[Peer | AitorrentError]] = {}
-        self._kept: list[Kept] = []
 
     # Dialling
 
@@ -258,145 +225,3 @@ class Dialler:
             for task in running:
                 task.cancel()
         raise Unavailable(f"{short(peer)} cannot be reached; " + "; ".join(errors))
-
-    # Keeping
-
-    def keep_forever(self, address: Address) -> None:
-        """Dial a bootstrap address now and redial it whenever it is not connected."""
-        pinned = address.peer is not None
-        self._keep(Kept((address,), address.peer, forever=True, is_pinned=pinned))
-
-    def keep_file(self, path: Path) -> None:
-        """Like `keep_forever`, for the node whose addresses are in the file at `path`."""
-        self._keep(Kept((), None, forever=True, is_pinned=False, file=path))
-
-    def keep(self, peer: PeerId, addresses: Iterable[Address]) -> None:
-        """Maintain a channel to `peer` until it has been unreachable for an hour."""
-        if all(kept.peer != peer for kept in self._kept) and len(self._kept) < MAX_KEPT:
-            self._keep(Kept(tuple(addresses), peer, forever=False))
-
-    def _keep(self, kept: Kept) -> None:
-        self._kept.append(kept)
-        kept.task = self._tasks.spawn(
-            self._keep_up(kept), f"keep {kept.peer or kept.file or kept.addresses}"
-        )
-
-    def release(self, peer: PeerId) -> None:
-        """Stop maintaining a channel to `peer`."""
-        for kept in [k for k in self._kept if k.peer == peer]:
-            self._kept.remove(kept)
-            if kept.task is not None:
-                kept.task.cancel()
-                kept.task = None  # it refers back
-
-    @property
-    def sought(self) -> int:
-        """Number of bootstrap addresses, without those at which this node itself answers."""
-        return sum(kept.forever and not kept.is_this_node for kept in self._kept)
-
-    @property
-    def missing(self) -> int:
-        """Number of bootstrap addresses not connected now."""
-        return sum(
-            kept.forever and (kept.peer is None or self._table.get(kept.peer) is None)
-            for kept in self._kept
-        )
-
-    def waiting(self) -> list[tuple[str, str]]:
-        """Bootstrap addresses that are not connected, each with its last error."""
-        return [
-            (kept.place, kept.problem)
-            for kept in self._kept
-            if kept.forever and kept.problem and not (kept.peer and self._table.get(kept.peer))
-        ]
-
-    async def _keep_up(self, kept: Kept) -> None:
-        clock = self._ctx.clock
-        attempt = 0
-        lost_at = clock.monotonic()
-        while True:
-            peer = self._table.get(kept.peer) if kept.peer else None
-            if peer is None and await self._try(kept) and kept.peer:
-                peer = self._table.get(kept.peer)  # None: it left at once; wait rather than spin
-            if peer is not None:
-                await asyncio.shield(peer.gone)
-                lost_at = clock.monotonic()
-                if lost_at - peer.since >= STEADY_S:
-                    attempt = 0
-            elif not kept.forever and clock.monotonic() - lost_at > GIVE_UP_S:
-                break
-            await asyncio.sleep(
-                full_jitter_s(attempt, cap_s=MAX_WAIT_S, draw=self._ctx.random.random())
-            )
-            attempt += 1
-        self._kept.remove(kept)
-        if kept.peer is not None:
-            self._ctx.log.info("gave up on %s after an hour", short(kept.peer))
-            await self._store.unwant(kept.peer)
-
-    async def _try(self, kept: Kept) -> bool:
-        try:
-            if kept.file is not None:
-                kept.peer = await self._dial_file(kept.file)
-            elif kept.is_pinned and kept.peer is not None:
-                await self.connect(kept.peer, [str(address) for address in kept.addresses])
-            else:
-                await self._dial_place(kept)
-        except AitorrentError as e:
-            # One list of bootstrap addresses may serve all nodes, also those that it names.
-            me = self._credentials.signer.peer_id
-            kept.is_this_node = isinstance(e, Unavailable) and e.data == {"peer": me}
-            kept.problem = "" if kept.is_this_node else e.message
-            self._ctx.log.debug("redialling: %s", e.message)
-            return False
-        kept.problem = ""
-        kept.is_this_node = False
-        return True
-
-    async def _dial_place(self, kept: Kept) -> None:
-        """Dial a bootstrap address without a peer id; if that fails, its last peer elsewhere.
-
-        Raises:
-            AitorrentError: nothing answers there, nor the last peer at its other addresses.
-        """
-        before = kept.peer
-        try:
-            kept.peer = (await self.dial(kept.addresses[0])).id
-        except AitorrentError as e:
-            if before is None:
-                raise
-            try:
-                await self.connect(before, ())
-            except AitorrentError:
-                raise e from None
-            return
-        if before not in (None, kept.peer):
-            self._ctx.log.warning(
-                "another node answers at %s: %s; it was %s before. To accept no other node "
-                "there, add /p2p/%s to this bootstrap address",
-                kept.place,
-                kept.peer,
-                before,
-                before,
-            )
-
-    async def _dial_file(self, path: Path) -> PeerId:
-        """The first peer to answer at the addresses in the file.
-
-        Raises:
-            AitorrentError: the file is missing or invalid, or nothing answers.
-        """
-        places: dict[PeerId | None, list[Address]] = {}
-        for address in await asyncio.to_thread(read_address_file, path):
-            places.setdefault(address.peer, []).append(address)
-        problem: AitorrentError = Unavailable(f"{path} lists only this node's own address")
-        for peer, addresses in places.items():
-            if peer == self._credentials.signer.peer_id:
-                continue
-            try:
-                if peer is not None:
-                    return (await self.connect(peer, map(str, addresses))).id
-                return (await self.dial(addresses[0])).id
-            except AitorrentError as e:
-                problem = e
-        raise problem

@@ -54,7 +54,7 @@ async def reconnect(hub: TestNode, a: TestNode) -> None:
 
 async def lose(hub: TestNode, a: TestNode) -> None:
     await a.transport.connect(hub.address)
-    a.transport.dialler.release(hub.id)
+    a.transport.keeper.release(hub.id)
     for peer in a.transport.table:
         for channel in peer.channels:
             channel.lose("the cable was pulled")

@@ -40,22 +40,22 @@ async def test_node_that_its_own_bootstrap_address_names_has_nothing_to_warn_of(
     async with node(tmp_path, "hub", port=port, bootstrap=places) as hub:
         await wait_for(lambda: hub.transport.listener.statistics()["failed"] > 0)
         await wait_for(lambda: not codes(hub))
-        assert hub.transport.dialler.sought == 0
+        assert hub.transport.keeper.sought == 0
         assert not hub.transport.peers()
         async with node(tmp_path, "one", bootstrap=places) as one:
             await wait_for(lambda: one.transport.peer(hub.id))
-            assert one.transport.dialler.sought == 1
+            assert one.transport.keeper.sought == 1
             assert not codes(one)
 
 
 async def test_place_where_another_node_takes_over_is_sought_again(tmp_path: Path) -> None:
     port = free_port()
     async with node(tmp_path, "one", port=port, bootstrap=[f"127.0.0.1:{port}"]) as one:
-        await wait_for(lambda: one.transport.dialler.sought == 0)
+        await wait_for(lambda: one.transport.keeper.sought == 0)
         await one.transport.listener.unlisten()
         async with node(tmp_path, "hub", port=port) as hub:
             await wait_for(lambda: one.transport.peer(hub.id), 20)
-            await wait_for(lambda: one.transport.dialler.sought == 1)
+            await wait_for(lambda: one.transport.keeper.sought == 1)
 
 
 async def test_own_address_that_a_peer_tells_is_never_dialled(tmp_path: Path) -> None:

@@ -67,13 +67,13 @@ async def test_killed_peer_is_noticed_and_found_again_after_its_restart(
 async def test_lost_peer_is_given_up_in_the_end(
     tmp_path: Path, processes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aitorrent_transport.peers.dialler.GIVE_UP_S", 0.3)
+    monkeypatch.setattr("aitorrent_transport.peers.keeper.GIVE_UP_S", 0.3)
     async with node(tmp_path, "a") as a:
         b = await processes("b")
         await a.transport.connect(b.address)
-        assert len(a.transport.dialler._kept) == 1
+        assert len(a.transport.keeper._kept) == 1
         await b.kill()
-        await wait_for(lambda: not a.transport.dialler._kept, 20)
+        await wait_for(lambda: not a.transport.keeper._kept, 20)
         await wait_for(lambda: not a.transport.peers())
         known = await a.transport.store.all()
         assert [k.peer for k in known] == [b.id]
@@ -149,10 +149,10 @@ async def test_bootstrap_is_dialled_until_it_answers(tmp_path: Path, processes: 
     async with node(tmp_path, "a", bootstrap=[f"127.0.0.1:{port}"]) as a:
         warnings = [w for _, w in a.kernel.health() if isinstance(w, HealthWarning)]
         assert {w.code for w in warnings} - {"bootstrap"} == {"no_peers"}
-        assert a.transport.dialler.missing == 1
+        assert a.transport.keeper.missing == 1
         b = await processes("b", port=port)
         await wait_for(lambda: a.transport.peer(b.id), 20)
-        await wait_for(lambda: a.transport.dialler.missing == 0)
+        await wait_for(lambda: a.transport.keeper.missing == 0)
         assert a.kernel.health() == []
 
 
