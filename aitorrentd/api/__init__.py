@@ -41,9 +41,18 @@ from aitorrentd.api.models.inference import (
     SamplingParams,
     StageView,
 )
+from aitorrentd.api.network.attempts import ATTEMPTS, Attempt, Attempts
 from aitorrentd.api.network.dialers import DIALERS, Dialer
 from aitorrentd.api.network.directory import DIRECTORY, DIRECTORY_SOURCES, Directory, Record
+from aitorrentd.api.network.peer_port import PEER_PORT, PeerPort, Preface
 from aitorrentd.api.network.protection import PROTECTION, Offence, Protection
+from aitorrentd.api.network.reachability import (
+    ADVERTISERS,
+    Advertiser,
+    Reach,
+    Reachability,
+)
+from aitorrentd.api.network.routes import DIRECT, MakeProtocol, Route
 from aitorrentd.api.network.transport import (
     TRANSPORT,
     PeerView,
@@ -114,14 +123,21 @@ from aitorrentd.wire import (
 )
 
 __all__ = [
+    "ADVERTISERS",
+    "ATTEMPTS",
     "BACKENDS",
     "DIALERS",
+    "DIRECT",
     "DIRECTORY",
     "DIRECTORY_SOURCES",
     "INFERENCE",
+    "PEER_PORT",
     "PROTECTION",
     "TRANSPORT",
+    "Advertiser",
     "AitorrentError",
+    "Attempt",
+    "Attempts",
     "Backend",
     "Busy",
     "CallContext",
@@ -148,6 +164,7 @@ __all__ = [
     "InvalidParams",
     "KnowsPending",
     "Lagged",
+    "MakeProtocol",
     "Message",
     "MessageReceived",
     "Method",
@@ -165,6 +182,7 @@ __all__ = [
     "PeerGone",
     "PeerId",
     "PeerMisbehaved",
+    "PeerPort",
     "PeerView",
     "PendingModel",
     "PluginChanged",
@@ -172,14 +190,18 @@ __all__ = [
     "PluginContext",
     "PluginError",
     "PluginInfo",
+    "Preface",
     "Price",
     "Priority",
     "Protection",
     "ProtocolError",
     "Rate",
+    "Reach",
+    "Reachability",
     "Record",
     "Registry",
     "Role",
+    "Route",
     "SamplingParams",
     "ServiceKey",
     "SettingsTable",

@@ -206,10 +206,10 @@ def _dialable(text: str, peer: PeerId) -> str:
 
 
 def place_of(address: str) -> tuple[str, int] | None:
-    """IP address and TCP port of a multiaddr; None for a name."""
+    """IP address and TCP port of a multiaddr; None for a name, or a place behind a relay."""
     try:
         parsed = parse_address(address)
         ipaddress.ip_address(parsed.host)
     except (AitorrentError, ValueError):
         return None
-    return parsed.host, parsed.port
+    return (parsed.host, parsed.port) if parsed.relay is None else None

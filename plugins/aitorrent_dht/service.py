@@ -216,8 +216,7 @@ class DhtService:
                 continue
             hosts = {place[0]: None for text in record.addresses if (place := place_of(text))}
             view = self._transport.peer(record.peer)
-            seen = place_of(view.address) if view is not None else None
-            is_here = seen is not None and is_loopback(seen[0])
+            is_here = view is not None and is_loopback(view.host)
             places = [(host, port) for host in hosts if is_here or not is_loopback(host)]
             self.node.add_places(places, self.now())
         self.shell.flush()

@@ -40,6 +40,9 @@ class PeerRow(_Model):
     bytes_out: int
     agent: str
     name: str = Field("", description="self-chosen name; only the id is proven")
+    route: str = Field("direct", description="how it is connected: direct, relay, punched, ...")
+    host: str = Field("", description="its IP address; empty if unknown, as behind a relay")
+    observed: str = Field("", description="this node's address as the peer sees it; HOST:PORT")
 
 
 class PeersResult(_Model):

@@ -15,12 +15,14 @@ from aitorrent_transport.links.dial import DirectDialer
 from aitorrent_transport.links.listener import Listener
 from aitorrent_transport.links.path import StalledPaths
 from aitorrent_transport.peers.address_file import read_address_file
+from aitorrent_transport.peers.attempts import AttemptLog
 from aitorrent_transport.peers.banning import Banning
 from aitorrent_transport.peers.dialler import Dialler
 from aitorrent_transport.peers.keeper import Keeper
 from aitorrent_transport.peers.known_peers import PeerStore
 from aitorrent_transport.peers.own import OwnAddresses
 from aitorrent_transport.peers.peer import Peer
+from aitorrent_transport.peers.peer_port import PeerPortService
 from aitorrent_transport.peers.store_opening import opened_store
 from aitorrent_transport.peers.stream_server import StreamServer
 from aitorrent_transport.peers.table import PeerTable
@@ -34,6 +36,7 @@ from aitorrent_transport.secure.certificate import Credentials, network_key
 from aitorrent_transport.secure.hello import HostPort
 from aitorrent_transport.streams.frames import is_protocol_id
 from aitorrentd.api import (
+    Advertiser,
     Busy,
     Dialer,
     InvalidParams,
@@ -112,6 +115,10 @@ class TransportService:
         self._listener.on_own_key = self._own_key_dialled
         self.binding = Binding(self._listener, config.listen, self._tasks, ctx.random.random)
         self._own = OwnAddresses(self.binding, config.announce, self._me, now)
+        self.attempts = AttemptLog(ctx.clock.time)
+        self.port = PeerPortService(
+            self.table, self._credentials, self._listener.prefaces, ctx.clock
+        )
         self.dialler = Dialler(
             ctx,
             self._tasks,
@@ -119,6 +126,7 @@ class TransportService:
             store,
             self._credentials,
             self.dialers,
+            self.attempts,
             is_own=self._own.includes,
             masking=config.masking,
         )
@@ -129,6 +137,11 @@ class TransportService:
     def now(self) -> float:
         """Seconds of the node's monotonic clock."""
         return self._ctx.clock.monotonic()
+
+    @property
+    def advertisers(self) -> Registry[Advertiser]:
+        """Sources of further addresses to announce."""
+        return self._own.advertisers
 
     @property
     def listener(self) -> Listener:

@@ -1,6 +1,7 @@
 """Addresses of nodes: libp2p multiaddrs, and plain host:port.
 
 /ip4/203.0.113.1/tcp/8468/p2p/12D3KooW…     /dns4/example.org/tcp/443/ws
+/ip4/203.0.113.1/tcp/8468/p2p/RELAY/p2p-circuit/p2p/12D3KooW…     through a relay
 203.0.113.1:8468                            [2001:db8::1]:8468
 """
 
@@ -21,6 +22,7 @@ MAX_ADDRESS_CHARS: Final = 400
 Family = Literal["ip4", "ip6", "dns", "dns4", "dns6"]
 "What the host of an address is, as a multiaddr names it."
 
+_CIRCUIT: Final = "p2p-circuit"
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\Z")
 _PORT: Final = re.compile(r"[0-9]{1,5}\Z")
 _LIKE_IP4: Final = re.compile(r"[0-9.]+\Z")
@@ -39,6 +41,8 @@ class Address:
     "Whether the connection uses the WebSocket disguise."
     peer: PeerId | None = None
     "The peer to expect there, or None for any."
+    relay: PeerId | None = None
+    "The relay that listens on `host` and `port` and leads to the peer; None if the peer does."
 
     def __str__(self) -> str:
         tail = f"/p2p/{self.peer}" if self.peer else ""
@@ -47,7 +51,8 @@ class Address:
     @property
     def location(self) -> str:
         """The multiaddr without /p2p."""
-        return f"/{self.family}/{self.host}/tcp/{self.port}{'/ws' if self.masked else ''}"
+        place = f"/{self.family}/{self.host}/tcp/{self.port}{'/ws' if self.masked else ''}"
+        return f"{place}/p2p/{self.relay}/{_CIRCUIT}" if self.relay else place
 
     def of(self, peer: PeerId) -> Address:
         """The same address, expecting `peer` there."""
@@ -122,12 +127,18 @@ def _multiaddr(text: str) -> Address:
     if masked:
         rest = rest[1:]
     peer: PeerId | None = None
+    relay: PeerId | None = None
+    if rest[:1] == ["p2p"] and rest[2:3] == [_CIRCUIT]:
+        relay = parse_peer_id(rest[1])
+        rest = rest[3:]
     if rest[:1] == ["p2p"] and len(rest) == 2:
         peer = parse_peer_id(rest[1])
         rest = []
     if rest:
         raise ValueError(f"unexpected /{'/'.join(rest)} at the end")
-    return Address(family, canonical, port, masked, peer)
+    if relay is not None and relay == peer:
+        raise ValueError("a peer cannot be its own relay")
+    return Address(family, canonical, port, masked, peer, relay)
 
 
 def _host_port(text: str) -> Address:

@@ -10,14 +10,11 @@ peer authentication.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from aitorrentd.api.network.addresses import Address
+from aitorrentd.api.network.routes import MakeProtocol, Route
 from aitorrentd.api.services import Registry, ServiceKey
-
-MakeProtocol = Callable[[], asyncio.Protocol]
-"Returns the asyncio protocol that receives the bytes of a new connection."
 
 
 class Dialer(Protocol):
@@ -29,6 +26,9 @@ class Dialer(Protocol):
 
     def can_try(self, address: Address) -> bool:
         """Whether to try this way for `address` now; cheap to call."""
+
+    def route(self, address: Address) -> Route | None:
+        """The route of a connection to `address`; None if it leads directly to the peer."""
 
     async def connect(self, address: Address, make_protocol: MakeProtocol) -> asyncio.Transport:
         """Connect to `address`; the bytes go to the protocol that `make_protocol` returns.

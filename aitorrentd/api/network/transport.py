@@ -45,6 +45,12 @@ class PeerView:
     name: str = ""
     """The peer's self-chosen name, at most 64 safe characters: an unverified claim, which any other
     node may make too. Only the id is authenticated."""
+    route: str = "direct"
+    "How the peer is connected: `direct`, `relay` and the like; see `Route`."
+    host: str = ""
+    "The peer's IP address; empty if unknown, as behind a relay."
+    observed: str = ""
+    "This node's address and port as the peer sees them, HOST:PORT; a claim, empty if not told."
 
 
 class Stream(Protocol):

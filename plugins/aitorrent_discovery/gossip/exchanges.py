@@ -115,7 +115,8 @@ class Exchanges:
         view = self._transport.peer(stream.peer)
         if view is None:
             raise PeerGone("the channel ended")
-        host = parse_address(view.address).host
+        # Through a relay, the peer is at least as far away as the relay.
+        host = view.host or parse_address(view.address).host
         if fresh := self._gossip.take(stream.peer, host, items):
             self.on_news(fresh)
 

@@ -47,7 +47,8 @@ def announcement(addresses: Sequence[str], networks: Sequence[str]) -> Announcem
 
 def listens_on_loopback_only(addresses: Sequence[str]) -> bool:
     """Whether no other machine can reach a node with these addresses."""
-    return all(is_loopback(parse_address(text).host) for text in addresses)
+    places = map(parse_address, addresses)
+    return all(is_loopback(place.host) for place in places if place.relay is None)
 
 
 def txt(peer: PeerId, network: str) -> dict[str, str]:

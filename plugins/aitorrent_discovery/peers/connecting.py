@@ -10,6 +10,7 @@ from aitorrent_discovery.gossip.exchanges import Exchanges
 from aitorrent_discovery.gossip.messages import PROTOCOL
 from aitorrent_discovery.peers.candidates import Candidate, Candidates
 from aitorrentd.api import (
+    DIRECT,
     AitorrentError,
     Lagged,
     PeerConnected,
@@ -70,11 +71,11 @@ class Connecting:
         """Note which connections come and go, until cancelled."""
         while True:
             for view in self._transport.peers():
-                self._came(view.id, view.address, view.outbound)
+                self._came(view.id, view.outbound)
             with self._ctx.subscribe(PeerConnected, PeerDisconnected) as events:
                 async for event in events:
                     if isinstance(event, PeerConnected):
-                        self._came(event.peer, event.address, event.outbound)
+                        self._came(event.peer, event.outbound)
                     elif isinstance(event, PeerDisconnected):
                         now = self._ctx.clock.monotonic()
                         self._gossip.standings.lost(event.peer, now)
@@ -82,11 +83,13 @@ class Connecting:
                     elif isinstance(event, Lagged):
                         break
 
-    def _came(self, peer: PeerId, address: str, outbound: bool) -> None:
+    def _came(self, peer: PeerId, outbound: bool) -> None:
         if not outbound:
             return
         self._gossip.standings.connected(peer, self._ctx.clock.time())
-        self._candidates.dialled(peer, [parse_address(address).of(peer)])
+        view = self._transport.peer(peer)
+        if view is not None and view.route == DIRECT:
+            self._candidates.dialled(peer, [parse_address(view.address).of(peer)])
         if peer not in self._dialling and self._config.gossip:
             self._tasks.spawn(self._first_exchange(peer), f"gossip with {short(peer)}")
 
@@ -102,7 +105,7 @@ class Connecting:
         if limit <= 0:
             return
         taken = {view.id for view in views} | self._dialling | {self._transport.node_id}
-        hosts = [parse_address(view.address).host for view in dialled]
+        hosts = [view.host for view in dialled if view.host]
         now = self._ctx.clock.monotonic()
         for candidate in self._candidates.choose(taken, hosts, now, limit):
             self._dialling.add(candidate.peer)

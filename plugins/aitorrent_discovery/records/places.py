@@ -56,7 +56,7 @@ def dialable(
     dials this node's `own` addresses.
     """
     near, here = not is_global(teller), is_loopback(teller)
-    mine = {(address.host, address.port) for address in own}
+    mine = {(address.host, address.port) for address in own if address.relay is None}
     names = 0
     found: dict[str, Address] = {}
     for address in addresses:
@@ -77,9 +77,9 @@ def dialable(
 
 
 def by_distance(addresses: Iterable[Address]) -> tuple[Address, ...]:
-    """Addresses in the order in which to try them: IPv6, IPv4, names; otherwise as given."""
+    """Addresses in the order in which to try them: IPv6, IPv4, names; those of relays last."""
     order = {"ip6": 0, "ip4": 1}
-    return tuple(sorted(addresses, key=lambda address: order.get(address.family, 2)))
+    return tuple(sorted(addresses, key=lambda a: (a.relay is not None, order.get(a.family, 2))))
 
 
 def on_link(addresses: Iterable[Address], networks: Sequence[str]) -> tuple[Address, ...]:
@@ -87,7 +87,7 @@ def on_link(addresses: Iterable[Address], networks: Sequence[str]) -> tuple[Addr
     attached = [ipaddress.ip_network(network) for network in networks]
     found = []
     for address in addresses:
-        ip = ip_of(address.host)
+        ip = ip_of(address.host) if address.relay is None else None
         if ip is not None and any(ip.version == n.version and ip in n for n in attached):
             found.append(address)
     return by_distance(found)[:MAX_PLACES]

@@ -16,8 +16,8 @@ from aitorrent_transport.secure.handshake import HANDSHAKE_S
 from aitorrentd.api import AitorrentError, Busy, PeerId, TimedOut, Unavailable
 from aitorrentd.api.descriptors import is_scarce, limit
 from aitorrentd.api.network.addresses import Address, host_port
-from aitorrentd.api.network.dialers import MakeProtocol
 from aitorrentd.api.network.resolver import Resolver
+from aitorrentd.api.network.routes import MakeProtocol, Route
 
 
 class DirectDialer:
@@ -30,8 +30,12 @@ class DirectDialer:
         self._paths = paths
 
     def can_try(self, address: Address) -> bool:
-        """Always true: only an attempt shows whether it works."""
-        return True
+        """Whether the peer itself listens at `address`."""
+        return address.relay is None
+
+    def route(self, address: Address) -> None:
+        """None: it leads directly to the peer."""
+        return None
 
     async def connect(self, address: Address, make_protocol: MakeProtocol) -> asyncio.Transport:
         """See `aitorrentd.api.Dialer.connect`."""
@@ -50,13 +54,16 @@ async def dial(
     masked: bool = False,
     timeout_s: float = 10.0,
     connect: Callable[[MakeProtocol], Awaitable[asyncio.Transport]] | None = None,
+    route: Route | None = None,
+    dialer: bool = True,
     limits: LinkLimits = LIMITS,
 ) -> Link:
     """Open a link to the peer that listens on `host` and `port`.
 
     `expected` rejects every other peer. With `masked` the connection looks like a WebSocket.
-    `connect` opens the connection; the default is TCP, racing all addresses of a name. The link
-    is returned unstarted.
+    `connect` opens the connection, on the `route` if it is not direct; the default is TCP, racing
+    all addresses of a name. Unless this side is the `dialer`, the other one begins the handshake.
+    The link is returned unstarted.
 
     Raises:
         Unavailable: nothing answers there, or an unexpected peer does. TimedOut: not complete
@@ -78,9 +85,15 @@ async def dial(
         if not done.done():
             done.set_result(error)
 
-    where = host_port(host, port)
+    where = route.location if route is not None else host_port(host, port)
     shake = HandshakeProtocol(
-        credentials, on_link, on_error, dialer=True, expected=expected, limits=limits
+        credentials,
+        on_link,
+        on_error,
+        dialer=dialer,
+        expected=expected,
+        route=route,
+        limits=limits,
     )
     outer: asyncio.Protocol = MaskedDialer(shake, host, port, on_error) if masked else shake
     transport: asyncio.Transport | None = None

@@ -13,7 +13,14 @@ from aitorrent_transport.links.link import LIMITS, Link, LinkLimits
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import Handshake, Refusal
 from aitorrent_transport.secure.hello import HostPort
-from aitorrentd.api import AitorrentError, PeerId, Unavailable
+from aitorrentd.api import DIRECT, AitorrentError, PeerId, Route, Unavailable
+from aitorrentd.api.network.addresses import address_of
+
+
+def direct_route(remote: HostPort) -> Route:
+    """The route of a plain connection to `remote`."""
+    host, port = remote
+    return Route(DIRECT, address_of(host, port).location if host else "", host)
 
 
 def remote_of(transport: asyncio.BaseTransport) -> HostPort:
@@ -37,9 +44,12 @@ class HandshakeProtocol(asyncio.Protocol):
         dialer: bool,
         expected: PeerId | None = None,
         wanted_segment: Callable[[str], int] = lambda host: 0,
+        route: Route | None = None,
         limits: LinkLimits = LIMITS,
     ) -> None:
-        """`wanted_segment(host)` is the largest TCP segment to ask `host` for; 0 for any."""
+        """`wanted_segment(host)` is the largest TCP segment to ask `host` for, 0 for any; `route`
+        is None for a direct connection."""
+        self._route = route
         self._limits = limits
         self._credentials = credentials
         self._on_link = on_link
@@ -58,12 +68,16 @@ class HandshakeProtocol(asyncio.Protocol):
         self._handshake = Handshake(
             self._credentials,
             dialer=self._dialer,
-            remote=remote if remote[0] else None,
+            remote=remote if remote[0] and not self._is_relayed else None,
             expected=self._expected,
             segment_bytes=self._wanted_segment(remote[0]) if remote[0] else 0,
         )
         if self._dialer:
             self._transport.write(self._handshake.start())
+
+    @property
+    def _is_relayed(self) -> bool:
+        return self._route is not None and self._route.is_relayed
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived from the other side (asyncio.Protocol)."""
@@ -81,11 +95,13 @@ class HandshakeProtocol(asyncio.Protocol):
         if result is not None:
             self._over = True
             self._transport.pause_reading()
+            remote = remote_of(self._transport)
             link = Link(
                 self._transport,
                 result,
                 outbound=self._dialer,
-                remote=remote_of(self._transport),
+                remote=remote,
+                route=self._route or direct_route(remote),
                 arrived=self._handshake.rest,
                 limits=self._limits,
             )

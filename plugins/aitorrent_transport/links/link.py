@@ -35,7 +35,7 @@ from aitorrent_transport.secure.records import (
     RecordReader,
     RecordWriter,
 )
-from aitorrentd.api import AitorrentError, PeerId, ProtocolError
+from aitorrentd.api import AitorrentError, PeerId, ProtocolError, Route
 
 HIGH_WATER_BYTES: Final = 0
 """Whatever the kernel does not accept pauses the sender, who can then still choose what to send
@@ -76,7 +76,8 @@ def _nobody(*_: Any) -> None:
 class Link(asyncio.BufferedProtocol):
     """A connection to `peer` after a completed handshake.
 
-    `remote` is the address of the other end, `observed` this end's address as the peer sees it;
+    `remote` is the address of the other end of the connection, which is a relay's if the `route` is
+    relayed; `observed` is this end's address as the peer sees it;
     `instance` distinguishes the peer's process from another one with the same identity. Counters
     cover bytes on the wire and data records.
 
@@ -92,6 +93,7 @@ class Link(asyncio.BufferedProtocol):
         *,
         outbound: bool,
         remote: HostPort,
+        route: Route,
         arrived: bytes = b"",
         limits: LinkLimits = LIMITS,
     ) -> None:
@@ -100,6 +102,7 @@ class Link(asyncio.BufferedProtocol):
         self.agent = handshake.agent
         self.outbound = outbound
         self.remote = remote
+        self.route = route
         self.observed = handshake.observed
         self.instance = handshake.instance
         self.handshake_hash = handshake.handshake_hash

@@ -1,8 +1,9 @@
 """Listening for peers.
 
-A listener accepts plain and masked connections on the same port and distinguishes them by their
-first four bytes. Unauthenticated connections are limited in number (see `half_open`) and each has a
-deadline. A dialer that began a valid handshake is told why it is rejected.
+A listener accepts plain and masked connections, and those of protocols that plugins add, on the
+same port and distinguishes them by their first four bytes. Unauthenticated connections are limited
+in number (see `half_open`) and each has a deadline. A dialer that began a valid handshake is told
+why it is rejected.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final, cast
 
 from aitorrent_transport.links.half_open import HalfOpen
@@ -18,11 +20,19 @@ from aitorrent_transport.links.handshaking import HandshakeProtocol, remote_of, 
 from aitorrent_transport.links.link import Link
 from aitorrent_transport.links.masking import GET, MaskedListener
 from aitorrent_transport.links.path import StalledPaths
+from aitorrent_transport.links.prefaced import PrefacedConnection
 from aitorrent_transport.protection.limits import Limits
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import HANDSHAKE_S, MAGIC, Refusal
 from aitorrent_transport.secure.hello import HostPort
-from aitorrentd.api import AitorrentError, Conflict, ProtocolError, Unavailable
+from aitorrentd.api import (
+    AitorrentError,
+    Conflict,
+    Preface,
+    ProtocolError,
+    Registry,
+    Unavailable,
+)
 from aitorrentd.api.descriptors import is_scarce
 from aitorrentd.api.tally import Tally
 
@@ -44,7 +54,7 @@ class _Doorman(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._first = b""
         self._shake = listener.handshake(self)
-        self._inner: HandshakeProtocol | MaskedListener | None = None
+        self._inner: HandshakeProtocol | MaskedListener | PrefacedConnection | None = None
         self.remote: HostPort = ("", 0)
         self.deadline: asyncio.TimerHandle | None = None
         self.refusal: Refusal | None = None
@@ -66,10 +76,16 @@ class _Doorman(asyncio.Protocol):
             self._hand_over(self._shake)
         elif start == GET:
             self._hand_over(MaskedListener(self._shake))
-        elif not MAGIC.startswith(start) and not GET.startswith(start):
+        elif (preface := self._listener.preface(start)) is not None:
+            forget = partial(self._listener.forget, self)
+            self._hand_over(PrefacedConnection(preface, self.remote, forget, self._inner_lost))
+        elif not self._listener.may_become_known(start):
             self.end(ProtocolError("the connection does not speak this protocol"))
 
-    def _hand_over(self, protocol: HandshakeProtocol | MaskedListener) -> None:
+    def _inner_lost(self) -> None:
+        self._listener.dismiss(self, Unavailable("the connection was closed"))
+
+    def _hand_over(self, protocol: HandshakeProtocol | MaskedListener | PrefacedConnection) -> None:
         if self._transport is None:
             return
         self._inner = protocol
@@ -92,6 +108,8 @@ class _Doorman(asyncio.Protocol):
         self._listener.forget(self)
         if isinstance(self._inner, MaskedListener) and not self._inner.is_open:
             self._inner.refuse()
+        elif isinstance(self._inner, PrefacedConnection) and self._transport is not None:
+            self._transport.abort()
         elif self._inner is not None:
             self._shake.refuse(refusal)
         elif self._transport is not None:
@@ -128,6 +146,8 @@ class Listener:
         self._is_scarce = is_scarce
         self._credentials = credentials
         self._on_link = on_link
+        self.prefaces: Registry[Preface] = Registry("preface")
+        "Other protocols on the port."
         self.is_banned: Callable[[str], bool] = lambda host: False
         "Whether connections from a host are refused unread."
         self.on_offence: Callable[[str, str], None] = lambda host, detail: None
@@ -204,6 +224,15 @@ class Listener:
             dialer=False,
             wanted_segment=self._wanted_segment,
         )
+
+    def preface(self, start: bytes) -> Preface | None:
+        """The other protocol that begins with `start`, or None."""
+        return next((each for each in self.prefaces if each.magic == start), None)
+
+    def may_become_known(self, start: bytes) -> bool:
+        """Whether `start` is the beginning of some protocol's first four bytes."""
+        known = (MAGIC, GET, *(each.magic for each in self.prefaces))
+        return any(len(start) < len(each) and each.startswith(start) for each in known)
 
     def _wanted_segment(self, host: str) -> int:
         return self._paths.wanted(host, asyncio.get_running_loop().time())

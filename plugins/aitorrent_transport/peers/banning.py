@@ -82,7 +82,7 @@ class Banning:
     def _end_refused(self) -> None:
         for peer in self._table:
             for channel in list(peer.channels):
-                if reason := self._guard.refusal(channel.link.remote[0], peer.id):
+                if reason := self._guard.refusal(channel.link.route.host, peer.id):
                     channel.close(reason)
 
     async def _save(self, ban: Ban) -> None:

@@ -9,12 +9,14 @@ from typing import Final
 
 from aitorrent_transport.links.dial import dial
 from aitorrent_transport.links.link import Link
+from aitorrent_transport.peers.attempts import AttemptLog
 from aitorrent_transport.peers.known_peers import PeerStore
 from aitorrent_transport.peers.peer import Peer
 from aitorrent_transport.peers.table import PeerTable
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrentd.api import (
     AitorrentError,
+    Attempt,
     Conflict,
     Dialer,
     InvalidParams,
@@ -31,6 +33,8 @@ from aitorrentd.api.tasks import Tasks
 DIAL_S: Final = 10.0
 STAGGER_S: Final = 0.25  # RFC 8305, section 5: connection attempt delay
 MAX_CANDIDATES: Final = 12
+MAX_RELAYED: Final = 3
+"Candidates that lead through relays, tried last."
 
 
 class Dialler:
@@ -44,6 +48,7 @@ class Dialler:
         store: PeerStore,
         credentials: Credentials,
         dialers: Registry[Dialer],
+        attempts: AttemptLog,
         *,
         is_own: Callable[[Address], bool],
         masking: bool,
@@ -55,6 +60,7 @@ class Dialler:
         self._store = store
         self._credentials = credentials
         self._dialers = dialers
+        self._attempts = attempts
         self._is_own = is_own
         self._masking = masking
         self._dials: dict[str, asyncio.Task[Peer | AitorrentError]] = {}
@@ -114,6 +120,26 @@ class Dialler:
             return e
         return peer
 
+    def _note(
+        self, peer: PeerId | None, dialer: Dialer, address: Address, began: float, outcome: str
+    ) -> None:
+        """Record an attempt; `outcome` is empty if it succeeded."""
+        if peer is None:
+            return
+        clock = self._ctx.clock
+        took_s = clock.monotonic() - began
+        self._attempts.note(
+            peer,
+            Attempt(
+                at=clock.time() - took_s,
+                way=dialer.name,
+                where=address.location,
+                ok=not outcome,
+                outcome=outcome or "connected",
+                took_s=took_s,
+            ),
+        )
+
     async def _link(self, address: Address) -> Link:
         """A link to `address` from the first dialer that succeeds; dialers share the time limit.
 
@@ -125,15 +151,18 @@ class Dialler:
         until = now() + DIAL_S
         failures: list[AitorrentError] = []
         for left, dialer in zip(range(len(dialers), 0, -1), dialers, strict=True):
+            began = now()
             try:
                 link = await self._link_by(dialer, address, (until - now()) / left)
                 if link.must_shrink():
                     self._table.on_stalled(*link.remote)
                     link.close("dialling again with smaller segments")
                     link = await self._link_by(dialer, address, (until - now()) / left)
+                self._note(link.peer, dialer, address, began, "")
                 return link
             except (Unavailable, TimedOut) as e:
                 failures.append(e)
+                self._note(address.peer, dialer, address, began, e.message)
                 self._ctx.log.debug("%s by %s: %s", address, dialer.name, e.message)
         if len(failures) == 1:
             try:
@@ -152,6 +181,7 @@ class Dialler:
             masked=self._masking or address.masked,
             timeout_s=timeout_s,
             connect=partial(dialer.connect, address),
+            route=dialer.route(address),
         )
 
     async def _remember(self, peer: PeerId, address: Address) -> None:
@@ -189,7 +219,10 @@ class Dialler:
         for address in self._table.told(peer):
             found.setdefault(address.location, address)
         # Machines share addresses such as that of a container bridge, where each would meet itself.
-        return [each for each in found.values() if not self._is_own(each)][:MAX_CANDIDATES]
+        others = [each for each in found.values() if not self._is_own(each)]
+        direct = [each for each in others if each.relay is None]
+        relayed = [each for each in others if each.relay is not None][:MAX_RELAYED]
+        return [*direct[: MAX_CANDIDATES - len(relayed)], *relayed]
 
     async def _race(self, peer: PeerId, candidates: Sequence[Address], timeout_s: float) -> Peer:
         """Dial the addresses in staggered succession; the first to connect wins."""

@@ -12,7 +12,7 @@ from aitorrent_transport.peers.interfaces import (
     inner_addresses,
     own_addresses,
 )
-from aitorrentd.api import PeerId
+from aitorrentd.api import Advertiser, PeerId, Registry
 from aitorrentd.api.network.addresses import Address, address_of, parse_address
 
 INTERFACES_S: Final = 4.0
@@ -30,6 +30,8 @@ class OwnAddresses:
     ) -> None:
         self._binding = binding
         self._announce = [parse_address(text).of(me) for text in announce]
+        self.advertisers: Registry[Advertiser] = Registry("advertiser")
+        "Sources of addresses that are told besides those on which this node listens."
         self._me = me
         self._now = now
         self._found: list[Address] = []
@@ -41,7 +43,10 @@ class OwnAddresses:
 
     def told(self) -> list[Address]:
         """The addresses that others are told."""
-        return self._announce or self._listened()
+        found = dict.fromkeys(self._announce or self._listened())
+        for advertiser in self.advertisers:
+            found.update(dict.fromkeys(each.of(self._me) for each in advertiser.addresses()))
+        return sorted(found, key=lambda address: address.relay is not None)
 
     def includes(self, address: Address) -> bool:
         """Whether this node itself listens at `address`, whatever peer is expected there."""

@@ -7,7 +7,7 @@ import asyncio
 from aitorrent_transport.streams.channel import Channel
 from aitorrent_transport.streams.secure_link import SecureLink
 from aitorrentd.api import PeerGone, PeerId, PeerView, short
-from aitorrentd.api.network.addresses import address_of
+from aitorrentd.api.network.addresses import host_port
 
 
 class Peer:
@@ -23,9 +23,10 @@ class Peer:
         "Resolves, with the reason, when the last channel ended."
         self._me = me
 
-    def _rank(self, channel: Channel) -> tuple[bool, str, bytes]:
+    def _rank(self, channel: Channel) -> tuple[bool, bool, str, bytes]:
         dialer = self._me if channel.link.outbound else self.id
-        return channel.suspect, dialer, channel.link.handshake_hash
+        link = channel.link
+        return channel.suspect, link.route.is_relayed, dialer, link.handshake_hash
 
     def of_other_instance(self, channel: Channel) -> Channel | None:
         """A channel to a different process than that of `channel`, or None."""
@@ -64,9 +65,12 @@ class Peer:
             bytes_out=sum(c.link.bytes_out for c in self.channels),
             agent=best.link.agent,
             name=self.name,
+            route=best.link.route.name,
+            host=best.link.route.host,
+            observed=host_port(*best.link.observed) if best.link.observed else "",
         )
 
 
 def location(link: SecureLink) -> str:
     """The remote address of a link, as a multiaddr without /p2p."""
-    return address_of(*link.remote[:2]).location
+    return link.route.location

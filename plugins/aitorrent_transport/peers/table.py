@@ -99,7 +99,7 @@ class PeerTable:
         if entry is None or not entry.channels:
             return False
         before = self._told.of(peer)
-        self._told.note(peer, listed, entry.best.link.remote[0])
+        self._told.note(peer, listed, entry.best.link.route.host)
         return self._told.of(peer) != before
 
     # Joining
@@ -138,7 +138,7 @@ class PeerTable:
     def _check(self, link: SecureLink) -> None:
         if self._closed:
             raise Busy("this node is shutting down")
-        self._guard.check(link.remote[0], link.peer)
+        self._guard.check(link.route.host, link.peer)
         known = link.peer in self._peers
         if not known:
             self._check_room(link)
@@ -152,11 +152,11 @@ class PeerTable:
     def _check_room(self, link: SecureLink) -> None:
         if len(self._peers) >= self._max_peers:
             raise Busy(f"this node has reached max_peers ({self._max_peers}); try again later")
-        if link.outbound or not is_public(link.remote[0]):
+        if link.outbound or not is_public(link.route.host):
             return
-        _, subnet = shares(link.remote[0])
+        _, subnet = shares(link.route.host)
         inbound = (c.link for peer in self for c in peer.channels if not c.link.outbound)
-        if sum(shares(each.remote[0])[1] == subnet for each in inbound) >= self._peers_per_subnet:
+        if sum(shares(each.route.host)[1] == subnet for each in inbound) >= self._peers_per_subnet:
             raise Busy(
                 f"this node has {self._peers_per_subnet} peers of {subnet}, its limit per subnet;"
                 " try again later"
@@ -196,7 +196,7 @@ class PeerTable:
         try:
             channel = self.admit(link)
         except (Denied, Busy) as e:
-            self._ctx.log.debug("refused %s at %s: %s", short(link.peer), link.remote, e.message)
+            self._ctx.log.debug("refused %s at %s: %s", short(link.peer), location(link), e.message)
             return
         self._tasks.spawn(self._await_greeting(channel), f"greeting {short(link.peer)}")
 
@@ -210,7 +210,7 @@ class PeerTable:
 
     def _on_greeted(self, channel: Channel, greeting: Mapping[str, Any]) -> None:
         self._pending.pop(channel, None)
-        self._told.note(channel.peer, greeting.get("addresses"), channel.link.remote[0])
+        self._told.note(channel.peer, greeting.get("addresses"), channel.link.route.host)
         name = told_name(greeting.get("name"))
         peer = self._peers.get(channel.peer)
         rival = peer.of_other_instance(channel) if peer is not None else None
@@ -228,7 +228,7 @@ class PeerTable:
             return
         try:
             # Both may have changed since the handshake.
-            self._guard.check(channel.link.remote[0], channel.peer)
+            self._guard.check(channel.link.route.host, channel.peer)
             self._check_room(channel.link)
         except (Busy, Denied) as e:
             channel.close(e.message)

@@ -51,7 +51,7 @@ def told_addresses(listed: object, peer: PeerId, remote: str) -> tuple[Address, 
             seen = address_of(remote, address.port, peer)
         except InvalidParams:
             seen = None
-        if seen is not None and "%" not in remote:
+        if seen is not None and "%" not in remote and address.relay is None:
             found.setdefault(seen)
         if here or not is_loopback(address.host):
             found.setdefault(address.of(peer))

@@ -84,7 +84,7 @@ class Channel:
 
     def __repr__(self) -> str:
         way = "to" if self.link.outbound else "from"
-        return f"<channel {way} {short(self.peer)} at {self.link.remote}>"
+        return f"<channel {way} {short(self.peer)} at {self.link.route.location}>"
 
     # Life
 

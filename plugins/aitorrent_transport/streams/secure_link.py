@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from aitorrentd.api import PeerId
+from aitorrentd.api import PeerId, Route
 
 
 class SecureLink(Protocol):
@@ -29,7 +29,11 @@ class SecureLink(Protocol):
 
     @property
     def remote(self) -> tuple[str, int]:
-        """The peer's IP address and port."""
+        """IP address and port of the other end of the connection: the peer's, or its relay's."""
+
+    @property
+    def route(self) -> Route:
+        """How the peer is reached."""
 
     @property
     def instance(self) -> bytes:

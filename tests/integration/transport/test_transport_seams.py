@@ -1,25 +1,32 @@
-"""What other plugins add to the transport: ways to reach a peer, and sources of the directory."""
+"""What plugins add to the transport: ways to reach a peer, connections, addresses, sources."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from aitorrentd.api import (
+    ADVERTISERS,
+    ATTEMPTS,
     DIALERS,
     DIRECTORY,
     DIRECTORY_SOURCES,
+    PEER_PORT,
+    MakeProtocol,
     PeerId,
+    PeerPort,
+    PeerView,
     Record,
+    Route,
     TimedOut,
     Unavailable,
 )
-from aitorrentd.api.network.addresses import Address
-from aitorrentd.api.network.dialers import MakeProtocol
+from aitorrentd.api.network.addresses import Address, parse_address
 from tests.support.nodes import wait_for
 from tests.support.transport.transport_nodes import ECHO, node
 
@@ -37,6 +44,9 @@ class Forwarder:
 
     def can_try(self, address: Address) -> bool:
         return address.host.endswith(".nat.invalid")
+
+    def route(self, address: Address) -> Route | None:
+        return Route("forwarded", address.location, is_relayed=True)
 
     async def connect(self, address: Address, make_protocol: MakeProtocol) -> asyncio.Transport:
         self.tried.append(str(address))
@@ -81,6 +91,171 @@ async def test_another_way_is_no_way_around_the_handshake(tmp_path: Path) -> Non
             await a.transport.connect(f"{NOWHERE}/p2p/{b.id}")
         assert len(forwarder.tried) == 1
         assert a.transport.peers() == []
+
+
+async def test_the_route_of_a_channel_is_what_the_dialer_says(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        forwarder = Forwarder(b.port)
+        with a.kernel.service(DIALERS).added(forwarder.name, forwarder):
+            view = await a.transport.connect(f"{NOWHERE}/p2p/{b.id}")
+        assert (view.route, view.address, view.host) == ("forwarded", NOWHERE, "")
+        # What the forwarder's address would be mistaken for is not told.
+        assert b.transport.peers()[0].observed == ""
+        assert view.observed.startswith("127.0.0.1:")
+
+
+async def test_attempts_are_recorded_with_their_outcome(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        attempts = a.kernel.service(ATTEMPTS)
+        with pytest.raises(Unavailable):
+            await a.transport.connect(f"{NOWHERE}/p2p/{b.id}")
+        forwarder = Forwarder(b.port)
+        with a.kernel.service(DIALERS).added(forwarder.name, forwarder):
+            await a.transport.connect(f"{NOWHERE}/p2p/{b.id}")
+        failed, failed_again, succeeded = attempts.of(b.id)
+        assert (failed.way, failed.ok, failed.where) == ("direct", False, NOWHERE)
+        assert "does not resolve" in failed.outcome or "cannot be reached" in failed.outcome
+        assert (failed_again.way, failed_again.ok) == ("direct", False)
+        assert (succeeded.way, succeeded.ok, succeeded.outcome) == ("forwarder", True, "connected")
+        assert succeeded.took_s < 10 and succeeded.at >= failed.at > 0
+        assert attempts.of(a.id) == []
+
+
+async def secured(
+    a: PeerPort, b: PeerPort, a_id: PeerId, b_id: PeerId, *, relay: PeerId | None = None
+) -> tuple[PeerView, PeerView]:
+    """A channel between two nodes over a socket pair that neither of them dialled."""
+    loop = asyncio.get_running_loop()
+
+    def brought(sock: socket.socket) -> Callable[[MakeProtocol], Awaitable[asyncio.Transport]]:
+        async def connect(make_protocol: MakeProtocol) -> asyncio.Transport:
+            transport, _ = await loop.create_unix_connection(make_protocol, sock=sock)
+            return transport
+
+        return connect
+
+    ours, theirs = socket.socketpair()
+    route = Route("brought", "/ip4/192.0.2.1/udp/1/quic-v1", "192.0.2.1")
+    if relay is not None:
+        route = Route("relay", f"/ip4/192.0.2.9/tcp/7/p2p/{relay}/p2p-circuit", is_relayed=True)
+    return await asyncio.gather(
+        a.secure(brought(ours), b_id, route, dialer=True),
+        b.secure(brought(theirs), a_id, route, dialer=False),
+    )
+
+
+async def test_a_connection_that_a_plugin_brings_becomes_a_channel(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        ports = a.kernel.service(PEER_PORT), b.kernel.service(PEER_PORT)
+        there, here = await secured(*ports, a.id, b.id)
+        assert (there.id, there.outbound, there.route) == (b.id, True, "brought")
+        assert (here.id, here.outbound, here.host) == (a.id, False, "192.0.2.1")
+        stream = await b.transport.open_stream(a.id, ECHO)
+        await stream.write(b"over a pair")
+        assert await stream.read_exactly(11) == b"over a pair"
+        stream.reset()
+
+
+async def test_a_direct_channel_replaces_one_through_a_relay_and_not_the_reverse(
+    tmp_path: Path,
+) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b, node(tmp_path, "c") as c:
+        ports = a.kernel.service(PEER_PORT), b.kernel.service(PEER_PORT)
+        there, here = await secured(*ports, a.id, b.id, relay=c.id)
+        assert (there.route, here.route, here.observed, here.host) == ("relay", "relay", "", "")
+        await secured(*ports, a.id, b.id)
+        for each in (a, b):
+            await wait_for(lambda: [p.route for p in each.transport.peers()] == ["brought"])  # noqa: B023
+        await secured(*ports, a.id, b.id, relay=c.id)
+        assert [p.route for p in a.transport.peers()] == ["brought"]
+        assert [p.route for p in b.transport.peers()] == ["brought"]
+
+
+async def test_a_brought_connection_to_another_peer_is_rejected(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b, node(tmp_path, "c") as c:
+        ports = a.kernel.service(PEER_PORT), b.kernel.service(PEER_PORT)
+        with pytest.raises(Unavailable, match=f"is {b.id}, not {c.id}"):
+            await secured(*ports, a.id, c.id)
+        assert a.transport.peers() == []
+
+
+class Shout:
+    """Another protocol on the peer port: answers in upper case."""
+
+    magic = b"SHUT"
+
+    def __init__(self) -> None:
+        self.remotes: list[tuple[str, int]] = []
+
+    def serve(self, remote: tuple[str, int], accept: Callable[[], None]) -> asyncio.Protocol:
+        self.remotes.append(remote)
+        return _Shouting(accept)
+
+
+class _Shouting(asyncio.Protocol):
+    def __init__(self, accept: Callable[[], None]) -> None:
+        self._accept = accept
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if b"open sesame" in data:
+            self._accept()
+        cast(asyncio.Transport, self._transport).write(data.upper())
+
+
+async def test_a_preface_takes_over_connections_that_begin_with_it(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        port = a.kernel.service(PEER_PORT)
+        shout = Shout()
+        listener = a.transport.listener
+        with port.prefaces.added("shout", shout):
+            reader, writer = await asyncio.open_connection("127.0.0.1", a.port)
+            for part in (b"SH", b"UT one"):
+                writer.write(part)
+                await writer.drain()
+            assert await reader.readexactly(8) == b"SHUT ONE"
+            assert listener.statistics()["half_open"] == 1
+            writer.write(b" open sesame")
+            assert await reader.readexactly(12) == b" OPEN SESAME"
+            assert listener.statistics()["half_open"] == 0
+            assert shout.remotes == [writer.get_extra_info("sockname")]
+            # Peers are as welcome as before, and an unaccepted connection is cleaned up.
+            await b.transport.connect(a.address)
+            other, leaving = await asyncio.open_connection("127.0.0.1", a.port)
+            leaving.write(b"SHUT two")
+            await other.readexactly(8)
+            leaving.close()
+            await wait_for(lambda: listener.statistics()["half_open"] == 0)
+            writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", a.port)
+        writer.write(b"SHUT again")
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await reader.readexactly(1)
+        writer.close()
+
+
+class Mapped:
+    """Knows a forwarded port and a relay."""
+
+    def __init__(self, relay: PeerId) -> None:
+        self.texts = [f"/ip4/192.0.2.9/tcp/7/p2p/{relay}/p2p-circuit", "/ip4/203.0.113.5/tcp/4711"]
+
+    def addresses(self) -> list[Address]:
+        return [parse_address(text) for text in self.texts]
+
+
+async def test_advertised_addresses_are_announced_and_those_of_relays_last(tmp_path: Path) -> None:
+    async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
+        await b.transport.connect(a.address)
+        with a.kernel.service(ADVERTISERS).added("mapped", Mapped(b.id)):
+            told = a.transport.addresses()
+            assert told[0] == a.address
+            circuit = f"/ip4/192.0.2.9/tcp/7/p2p/{b.id}/p2p-circuit/p2p/{a.id}"
+            assert told[-2:] == [f"/ip4/203.0.113.5/tcp/4711/p2p/{a.id}", circuit]
+            await wait_for(lambda: told[-1] in b.transport.addresses_of(a.id), 20)
+        assert a.transport.addresses() == [a.address]
 
 
 class Lookup:

@@ -216,6 +216,7 @@ class MemoryTransport:
             bytes_out=0,
             agent="memory",
             name=there.name,
+            host=parse_address(there.location).host,
         )
 
     def channel_to(self, other: MemoryTransport) -> None:

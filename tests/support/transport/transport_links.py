@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from aitorrentd.api import PeerId
+from aitorrentd.api import PeerId, Route
 
 
 class FakeLink:
@@ -18,6 +18,7 @@ class FakeLink:
         self.agent = "fake/1"
         self.outbound = outbound
         self.remote = ("127.0.0.1", 1)
+        self.route = Route("direct", "/ip4/127.0.0.1/tcp/1", "127.0.0.1")
         self.observed: tuple[str, int] | None = None
         self.instance = peer.encode()
         self.handshake_hash = shaken

@@ -9,11 +9,18 @@ from aitorrentd.api import InvalidParams, PeerId, peer_id
 from aitorrentd.api.network.addresses import Address, address_of, parse_address
 
 ID = peer_id(bytes(32))
+RELAY = peer_id(bytes(31) + b"r")
 
 GOOD = {
     "/ip4/203.0.113.1/tcp/8468": "/ip4/203.0.113.1/tcp/8468",
     f"/ip4/203.0.113.1/tcp/8468/p2p/{ID}": f"/ip4/203.0.113.1/tcp/8468/p2p/{ID}",
     f"/ip4/203.0.113.1/tcp/443/ws/p2p/{ID}": f"/ip4/203.0.113.1/tcp/443/ws/p2p/{ID}",
+    f"/ip4/203.0.113.1/tcp/8468/p2p/{RELAY}/p2p-circuit/p2p/{ID}": (
+        f"/ip4/203.0.113.1/tcp/8468/p2p/{RELAY}/p2p-circuit/p2p/{ID}"
+    ),
+    f"/dns/relay.example/tcp/443/ws/p2p/{RELAY}/p2p-circuit": (
+        f"/dns/relay.example/tcp/443/ws/p2p/{RELAY}/p2p-circuit"
+    ),
     "/ip6/2001:DB8::1/tcp/1": "/ip6/2001:db8::1/tcp/1",
     "/ip6/::ffff:192.0.2.1/tcp/80": "/ip4/192.0.2.1/tcp/80",
     "/dns/Example.ORG/tcp/65535": "/dns/example.org/tcp/65535",
@@ -46,6 +53,9 @@ BAD = {
     "2001:db8::1:80": "IPv6 in brackets",
     "[203.0.113.1]:80": "only IPv6 addresses take brackets",
     "[fe80::1%eth0]:80": "zone",
+    f"/ip4/203.0.113.1/tcp/1/p2p/{ID}/p2p-circuit/p2p/{ID}": "cannot be its own relay",
+    "/ip4/203.0.113.1/tcp/1/p2p-circuit": "unexpected /p2p-circuit at the end",
+    f"/ip4/203.0.113.1/tcp/1/p2p/{ID}/p2p-circuit/tcp/2": "unexpected /tcp/2 at the end",
     "/ip4/203.0.113.1": "expected /ip4/HOST/tcp/PORT",
     "/ip4/203.0.113.1/udp/8468/quic": "udp is not supported",
     "/ip4/2001:db8::1/tcp/80": "not an ip4 address",
@@ -63,7 +73,6 @@ BAD = {
     "/dns/ex\nample/tcp/80": "not a host name",
     "/dns/host/tcp/80/p2p": "unexpected",
     "/dns/host/tcp/80/p2p/QmOther": "not the peer id|base58",
-    f"/dns/host/tcp/80/p2p/{ID}/p2p-circuit": "unexpected",
     "x" * 401: "at most 400 characters",
 }
 

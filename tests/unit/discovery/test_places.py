@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aitorrent_discovery.records.places import MAX_PLACES, dialable, on_link, subnet
+from aitorrentd.api import peer_id
 from aitorrentd.api.network.addresses import parse_address
 
 HERE, NEAR, AFAR = "127.0.0.1", "192.168.1.7", "8.8.8.8"
@@ -35,6 +36,18 @@ def kept(listed: list[str], teller: str, own: list[str] | None = None) -> list[s
 )
 def test_private_addresses_from_afar_are_not_dialled(host: str, tellers: tuple[str, ...]) -> None:
     assert tuple(t for t in (HERE, NEAR, AFAR) if kept([f"{host}:8468"], t)) == tellers
+
+
+def test_addresses_through_relays_come_last_and_hide_no_relay() -> None:
+    relay, node = peer_id(bytes(32)), peer_id(bytes(31) + b"n")
+    circuit = f"/ip4/8.8.4.4/tcp/8468/p2p/{relay}/p2p-circuit"
+    found = dialable(
+        map(parse_address, [f"{circuit}/p2p/{node}", "8.8.4.4:8468"]),
+        AFAR,
+        [parse_address(circuit)],
+    )
+    assert [address.relay for address in found] == [None, relay]
+    assert on_link(map(parse_address, [circuit]), ["8.8.4.0/24"]) == ()
 
 
 def test_own_addresses_are_not_dialled_whoever_claims_them() -> None:

@@ -96,6 +96,15 @@ def test_answer_takes_no_more_than_its_parts_are_said_to(reply: Reply) -> None:
     assert len(A.codec.encode(reply)) <= REPLY_BYTES + room
 
 
+def test_longest_parts_of_an_answer_are_counted() -> None:
+    named = [contact_of(bytes(32), host, 0) for host in ["192.0.2.1"] * 9 + ["2001:db8::1"] * 9]
+    reply = Reply(
+        TXID, A.key, TO, token=TOKEN, nodes=tuple(named), observed=(":".join(["1000"] * 8), 65_535)
+    )
+    room = sum(map(node_bytes, reply.nodes))
+    assert len(A.codec.encode(reply)) <= REPLY_BYTES + room
+
+
 @given(requests())
 def test_padded_request_leaves_room_for_a_small_answer(request: Request) -> None:
     assert REPLY_BYTES <= len(A.codec.encode(request, REPLY_BYTES)) <= MAX_DATAGRAM_BYTES

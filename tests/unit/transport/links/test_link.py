@@ -24,7 +24,7 @@ from aitorrent_transport.protection.limits import Limits
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import Handshake, Refusal
 from aitorrent_transport.secure.records import READ_BUFFER_BYTES, RecordReader
-from aitorrentd.api import Busy, ProtocolError, TimedOut, TooLarge, Unavailable
+from aitorrentd.api import Busy, ProtocolError, Route, TimedOut, TooLarge, Unavailable
 from tests.support.transport.link_peers import (
     Watch,
     eventually,
@@ -226,7 +226,7 @@ async def test_large_records_leave_together_and_small_ones_at_once() -> None:
     shake_hands(us, them)
     assert us.result is not None
     transport = NotingTransport()
-    link = Link(transport, us.result, outbound=True, remote=("", 0))
+    link = Link(transport, us.result, outbound=True, remote=("", 0), route=Route("direct", ""))
     wire = 4 + 1 + 60_000 + 16
     link.send(b"a question")
     assert [len(w) for w in transport.writes] == [4 + 1 + 10 + 16]
@@ -265,7 +265,9 @@ def test_records_behind_unsent_bytes_of_the_handshake_arrive_whole(
             while not transport.get_write_buffer_size():
                 transport.write(bytes(4096))
                 before += 4096
-            link = Link(transport, ours_session, outbound=True, remote=("", 0))
+            link = Link(
+                transport, ours_session, outbound=True, remote=("", 0), route=Route("direct", "")
+            )
             assert not link.writable
             for record in sent:
                 link.send(record)
@@ -302,7 +304,9 @@ def test_small_record_is_in_the_kernel_when_send_returns(
         with theirs:
             running = asyncio.get_running_loop()
             transport, _ = await running.create_connection(asyncio.Protocol, sock=ours)
-            link = Link(transport, session, outbound=True, remote=("", 0))
+            link = Link(
+                transport, session, outbound=True, remote=("", 0), route=Route("direct", "")
+            )
             link.send(b"a token")
             assert len(theirs.recv(1000, socket.MSG_DONTWAIT)) == 4 + 1 + 7 + 16
             link.abort()
