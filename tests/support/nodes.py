@@ -306,13 +306,14 @@ class DaemonFactory:
         loopback: bool = True,
         files: int | None = None,
         stderr: str = "",
+        namespace: str = "",
     ) -> Daemon:
         """A daemon that is ready, unless `ready` is false.
 
         `config` is a tree or the text of a file, in `<directory>/aitorrent.yaml`; `loopback` binds
         its transport to a free loopback port; `files` limits its open descriptors; its standard
-        error goes to `stderr` in place of its log file. Pass the directory of a stopped daemon to
-        start it again.
+        error goes to `stderr` in place of its log file; it runs in a network `namespace`. Pass the
+        directory of a stopped daemon to start it again.
         """
         directory = directory or short_dir()
         before = next((d for d in self._daemons if d.directory == directory), None)
@@ -334,6 +335,8 @@ class DaemonFactory:
         }
         if files is not None:
             command = ["/bin/sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
+        if namespace:
+            command = ["ip", "netns", "exec", namespace, *command]
         (directory / "stderr.log").touch()
         process = self._spawn(command, environ, Path(stderr or directory / "stderr.log"), pass_fds)
         daemon = Daemon(directory, process, notify)

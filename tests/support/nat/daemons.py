@@ -1,0 +1,60 @@
+"""Daemons on the hosts of a lab: real processes with the default peer port.
+
+    one = await daemon_at(daemon_factory, host, {"plugins": {...}})
+
+They are `Daemon`s like any other: called over their control socket, read by `cli_runs.run`, and
+stopped, with their logs checked for errors, by `daemon_factory`. Enter the lab before the fixture
+ends: request `nat_lab` before `daemon_factory` in a test's arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tests.support.nat.lab import Host
+from tests.support.nodes import Daemon, DaemonFactory, merged
+
+PORT: Final = 8468
+"Where the daemons listen for peers."
+# Backends that look for a server or a model on the machine have nothing to do here.
+_QUIET: Final[Mapping[str, Any]] = {
+    "ollama": {"enabled": False},
+    "shards": {"enabled": False},
+    "discovery": {"mdns": False},
+}
+
+
+async def daemon_at(
+    factory: DaemonFactory,
+    host: Host,
+    config: Mapping[str, Any] | None = None,
+    *,
+    bootstrap: Host | None = None,
+    directory: Path | None = None,
+    ready: bool = True,
+) -> Daemon:
+    """A daemon on `host` whose bootstrap is the daemon on another host, if one is given."""
+    tree: dict[str, Any] = {"plugins": dict(_QUIET)}
+    if bootstrap is not None:
+        transport = {"bootstrap": [f"{bootstrap.address}:{PORT}"]}
+        tree = merged(tree, {"plugins": {"transport": transport}})
+    return await factory(
+        None if directory else merged(tree, config or {}),
+        directory=directory,
+        loopback=False,
+        ready=ready,
+        namespace=host.namespace,
+    )
+
+
+async def peers(daemon: Daemon) -> list[dict[str, Any]]:
+    """Its connected peers."""
+    rows: list[dict[str, Any]] = (await daemon.call("transport.peers"))["peers"]
+    return rows
+
+
+async def peer_id(daemon: Daemon) -> str:
+    """Its id."""
+    return str((await daemon.call("node.id"))["id"])
