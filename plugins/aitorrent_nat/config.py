@@ -45,6 +45,8 @@ class RelayLimits(SettingsTable):
     "bytes per second that a pair may send, both directions together"
     bytes_per_hour: Annotated[Size, Field(ge=2**20)] = 256 * 2**20
     "bytes that a pair may send in an hour, both directions together"
+    total_rate: Annotated[Rate, Field(ge=16 * 2**10)] = 32 * 2**20
+    "bytes per second of all pairs together"
     circuit_s: Annotated[float, Field(ge=60, le=86_400)] = 3600.0
     "seconds after which a relayed connection is closed"
 

@@ -251,6 +251,16 @@ class TransportService:
         """Bound IP addresses and ports."""
         return self.binding.bound
 
+    @property
+    def announced(self) -> Sequence[str]:
+        """The addresses in `announce`."""
+        return self.config.announce
+
+    @property
+    def is_masking(self) -> bool:
+        """Whether outgoing connections are disguised."""
+        return self.config.masking
+
     def addresses(self) -> Sequence[str]:
         """Where this node listens, as multiaddrs with /p2p; with actual ports."""
         return [str(address) for address in self._own.told()]

@@ -139,6 +139,14 @@ class Transport(Protocol):
     def bound(self) -> Sequence[tuple[str, int]]:
         """IP addresses and TCP ports on which this node listens; grows as addresses appear."""
 
+    @property
+    def announced(self) -> Sequence[str]:
+        """The addresses that the operator says are this node's (`announce`); usually none."""
+
+    @property
+    def is_masking(self) -> bool:
+        """Whether connections that this node opens are disguised; plugins then open no others."""
+
     def addresses(self) -> Sequence[str]:
         """Listening addresses of this node as multiaddrs with /p2p; ports are the actual ones."""
 

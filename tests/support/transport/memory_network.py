@@ -184,6 +184,14 @@ class MemoryTransport:
     def bound(self) -> Sequence[tuple[str, int]]:
         return ()
 
+    @property
+    def announced(self) -> Sequence[str]:
+        return ()
+
+    @property
+    def is_masking(self) -> bool:
+        return False
+
     async def bootstrap_addresses(self) -> Sequence[str]:
         return ()
 

@@ -1,0 +1,143 @@
+"""The dialer `relay`: reaches a peer through the relay that its address names."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Final
+
+from aitorrent_nat.relay.legs import Circuit, open_leg
+from aitorrent_nat.relay.messages import (
+    MAX_MESSAGE_BYTES,
+    PROTOCOL,
+    Connect,
+    Ended,
+    FromRelay,
+    Joined,
+    Opened,
+    Refused,
+    encode,
+    read_from_relay,
+)
+from aitorrentd.api import (
+    AitorrentError,
+    PeerGone,
+    PeerId,
+    PluginContext,
+    ProtocolError,
+    Stream,
+    Transport,
+    Unavailable,
+    read_frame,
+    short,
+)
+from aitorrentd.api.network.addresses import Address, parse_address
+from aitorrentd.api.network.attempts import Attempt, Attempts
+from aitorrentd.api.network.resolver import Resolver
+from aitorrentd.api.network.routes import MakeProtocol, Route
+from aitorrentd.api.tasks import Tasks
+
+NAME: Final = "relay"
+
+
+class RelayDialer:
+    """Implements `aitorrentd.api.Dialer`."""
+
+    name = NAME
+
+    def __init__(
+        self, ctx: PluginContext, tasks: Tasks, transport: Transport, attempts: Attempts
+    ) -> None:
+        self._ctx = ctx
+        self._tasks = tasks
+        self._transport = transport
+        self._attempts = attempts
+        self._resolver = Resolver()
+
+    def can_try(self, address: Address) -> bool:
+        """Whether the address leads through a relay other than this node.
+
+        A leg is never masked: its first four bytes name the protocol. So addresses at which the
+        relay expects the disguise are left to direct dials.
+        """
+        me = self._transport.node_id
+        return (
+            address.relay is not None
+            and address.relay != me
+            and address.peer not in (None, me, address.relay)
+            and not address.masked
+        )
+
+    def route(self, address: Address) -> Route | None:
+        """The route of a connection to `address`."""
+        return Route(NAME, address.location, is_relayed=True)
+
+    async def connect(self, address: Address, make_protocol: MakeProtocol) -> asyncio.Transport:
+        """See `aitorrentd.api.Dialer.connect`."""
+        if address.relay is None or address.peer is None:
+            raise Unavailable("the address names no relay, or no peer behind it")
+        place = replace(address, relay=None, peer=address.relay)
+        stream = await self._transport.open_stream(address.relay, PROTOCOL, addresses=[str(place)])
+        try:
+            places = self._places(place, address.relay)
+            await stream.write(encode(Connect(address.peer)))
+            opened = await self._read(stream)
+            if isinstance(opened, Refused):
+                raise Unavailable(f"the relay {short(address.relay)}: {opened.error.message}")
+            if not isinstance(opened, Opened):
+                raise ProtocolError("the relay did not answer the request")
+            circuit = Circuit(opened.circuit)
+            following = self._tasks.spawn(
+                self._follow(stream, circuit, address), f"circuit to {short(address.peer)}"
+            )
+        except BaseException:
+            stream.reset("gave up")
+            raise
+        try:
+            return await open_leg(places, opened.token, circuit, self._resolver, make_protocol)
+        except BaseException:
+            following.cancel()
+            raise
+
+    def _places(self, place: Address, relay: PeerId) -> tuple[Address, ...]:
+        """Where to connect: first where the channel to the relay leads."""
+        view = self._transport.peer(relay)
+        if view is None:
+            raise PeerGone("the channel to the relay ended")
+        here = parse_address(view.address)
+        if here.relay is not None:
+            raise Unavailable(f"the relay {short(relay)} is itself reached through a relay")
+        return tuple(dict.fromkeys((here, place))) if view.outbound else (place,)
+
+    async def _follow(self, stream: Stream, circuit: Circuit, address: Address) -> None:
+        """Read what the relay says about the circuit, until it is over."""
+        reason = ""
+        try:
+            while True:
+                message = await self._read(stream)
+                if isinstance(message, Joined):
+                    circuit.note_joined()
+                elif isinstance(message, Ended):
+                    reason = message.reason
+                    break
+        except AitorrentError as e:
+            # The circuit may outlive its control stream; its own bytes say when it ends.
+            circuit.note_ended(f"the relay was lost: {e.message}")
+        else:
+            circuit.note_ended(reason)
+            if circuit.is_joined and reason:
+                self._tell(address, reason)
+        finally:
+            stream.reset("the circuit is over")
+
+    def _tell(self, address: Address, reason: str) -> None:
+        if address.peer is None:
+            return
+        self._ctx.log.info("the relayed connection to %s ended: %s", short(address.peer), reason)
+        now = self._ctx.clock.time()
+        outcome = f"ended by the relay: {reason}"
+        attempt = Attempt(now, NAME, address.location, False, outcome, 0.0)
+        self._attempts.note(address.peer, attempt)
+
+    async def _read(self, stream: Stream) -> FromRelay:
+        return read_from_relay(await read_frame(stream, max_bytes=MAX_MESSAGE_BYTES))

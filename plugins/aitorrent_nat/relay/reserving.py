@@ -1,0 +1,187 @@
+"""Holding reservations: this node keeps as many relays as it wants while nobody can dial it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from aitorrent_nat.relay.choosing import Candidate, Setbacks, choose
+from aitorrent_nat.relay.dialing import NAME
+from aitorrent_nat.relay.held import Held
+from aitorrent_nat.relay.legs import open_leg
+from aitorrent_nat.relay.messages import Decline, Incoming
+from aitorrentd.api import AitorrentError, PeerId, PluginContext, Transport, short
+from aitorrentd.api.network.addresses import Address
+from aitorrentd.api.network.attempts import Attempt, Attempts
+from aitorrentd.api.network.peer_port import PeerPort
+from aitorrentd.api.network.resolver import Resolver
+from aitorrentd.api.network.routes import Route
+from aitorrentd.api.tasks import Tasks
+
+LOOK_S: Final = 5.0
+"Interval at which relays are looked for; news wake the search earlier."
+LOST_S: Final = 2.0
+"Clients of a relay that died look for another one within this time, not all at once."
+LEFT_ALONE_S: Final = 60.0
+"A relay that said it would stop is not asked again for this long."
+SECURE_S: Final = 15.0
+"From the announcement of a circuit to a channel over it."
+
+
+class Reserver:
+    """The relays of this node. Implements `Advertiser`: it lists the circuit addresses."""
+
+    def __init__(
+        self,
+        ctx: PluginContext,
+        tasks: Tasks,
+        transport: Transport,
+        port: PeerPort,
+        attempts: Attempts,
+        *,
+        wanted: int,
+        candidates: Callable[[], Iterable[Candidate]],
+        is_needed: Callable[[], bool],
+    ) -> None:
+        """`candidates()` are connected peers that relay; `is_needed()` says whether to reserve."""
+        self.wake = asyncio.Event()
+        "Set when candidates appeared or the need changed."
+        self.on_change: Callable[[], None] = lambda: None
+        self.remembered: dict[PeerId, tuple[bytes, tuple[Address, ...]]] = {}
+        "Reservations of the last run, with the addresses of their relays; used up at the start."
+        self.problems: dict[PeerId, str] = {}
+        "Why relays could not be used, the last few."
+        self._ctx = ctx
+        self._tasks = tasks
+        self._transport = transport
+        self._port = port
+        self._attempts = attempts
+        self._wanted = wanted
+        self._candidates = candidates
+        self._is_needed = is_needed
+        self._resolver = Resolver()
+        self._setbacks = Setbacks(ctx.random.random)
+        self._held: dict[PeerId, Held] = {}
+
+    @property
+    def held(self) -> Sequence[Held]:
+        """Relays at which a reservation is held, or being made."""
+        return list(self._held.values())
+
+    def addresses(self) -> Sequence[Address]:
+        """Addresses that lead to this node through its relays."""
+        me = self._transport.node_id
+        return [
+            replace(place, peer=me, relay=held.relay)
+            for held in self._held.values()
+            if held.is_live
+            for place in held.places
+        ]
+
+    async def run(self) -> None:
+        """Hold reservations until cancelled."""
+        while True:
+            self._adjust()
+            self.wake.clear()
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self.wake.wait()
+            except TimeoutError:
+                continue
+
+    def _adjust(self) -> None:
+        if not self._is_needed() or not self._wanted:
+            for held in self.held:
+                held.leave()
+            return
+        while self.remembered and len(self._held) < self._wanted:
+            relay, (raw, places) = self.remembered.popitem()
+            self._hold(relay, places, raw)
+        missing = self._wanted - len(self._held)
+        if missing <= 0:
+            return
+        now = self._ctx.clock.monotonic()
+        usable = [
+            each
+            for each in self._candidates()
+            if each.peer not in self._held and self._setbacks.may_try(each.peer, now)
+        ]
+        hosts = [place.host for held in self.held for place in held.places[:1]]
+        for candidate in choose(usable, hosts, missing):
+            self._hold(candidate.peer, (), b"")
+
+    def _hold(self, relay: PeerId, places: tuple[Address, ...], raw: bytes) -> None:
+        held = Held(self._ctx, self._transport, relay, places, raw)
+        held.on_incoming = self._incoming
+        held.on_ended = self._ended
+        held.on_change = self.on_change
+        self._held[relay] = held
+        self._tasks.spawn(self._keep(held), f"reservation at {short(relay)}")
+
+    async def _keep(self, held: Held) -> None:
+        now = self._ctx.clock.monotonic
+        try:
+            await held.run()
+        except AitorrentError as e:
+            # Also after a success: a relay that ends streams at once must not be asked in a loop.
+            closing_s = held.closing_until - now()
+            had = held.reservation is not None
+            if had and now() - held.received_at > LEFT_ALONE_S:
+                self._setbacks.worked(held.relay)
+            at_least_s = LEFT_ALONE_S if held.closing_until else 0.0
+            self._setbacks.failed(held.relay, now(), at_least_s)
+            self._note(held, e.message if self._is_needed() else "")
+            if had:
+                draw = self._ctx.random.random()
+                await asyncio.sleep(max(closing_s, draw * LOST_S))
+        # Not after a cancellation: what is held when the node stops is remembered.
+        del self._held[held.relay]
+        self.on_change()
+        self.wake.set()
+
+    def _note(self, held: Held, problem: str) -> None:
+        if not problem:
+            self._ctx.log.info("gave up the reservation at %s", short(held.relay))
+            return
+        self.problems.pop(held.relay, None)
+        self.problems[held.relay] = problem
+        while len(self.problems) > 8:
+            del self.problems[next(iter(self.problems))]
+        what = "lost the reservation at" if held.reservation is not None else "no reservation at"
+        self._ctx.log.info("%s %s: %s", what, short(held.relay), problem)
+
+    # Circuits
+
+    def _incoming(self, held: Held, message: Incoming) -> None:
+        self._tasks.spawn(self._take(held, message), f"circuit from {short(message.peer)}")
+
+    async def _take(self, held: Held, message: Incoming) -> None:
+        circuit = held.circuits[message.circuit]
+        places = held.legs_to
+        location = replace(places[0], peer=None, relay=held.relay).location
+        connect = partial(open_leg, places, message.token, circuit, self._resolver)
+        began = self._ctx.clock.time(), self._ctx.clock.monotonic()
+        outcome = "connected"
+        try:
+            await self._port.secure(
+                connect,
+                message.peer,
+                Route(NAME, location, is_relayed=True),
+                dialer=False,
+                timeout_s=SECURE_S,
+            )
+        except AitorrentError as e:
+            outcome = e.message
+            if not circuit.is_joined:
+                held.say(Decline(message.circuit, e.message))
+            self._ctx.log.debug("circuit from %s: %s", short(message.peer), e.message)
+        took_s = self._ctx.clock.monotonic() - began[1]
+        ok = outcome == "connected"
+        self._attempts.note(message.peer, Attempt(began[0], NAME, location, ok, outcome, took_s))
+
+    def _ended(self, held: Held, number: int, reason: str) -> None:
+        if reason:
+            self._ctx.log.info("a circuit through %s ended: %s", short(held.relay), reason)
