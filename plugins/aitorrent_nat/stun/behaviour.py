@@ -88,7 +88,7 @@ def mapping_of(
         return Mapping.NONE
     if agreed is not None:
         return Mapping.ENDPOINT_INDEPENDENT if len(firsts) > 1 else Mapping.UNKNOWN
-    enough = is_trusted or are_enough(list(by_host))
+    enough = len(firsts) > 1 and (is_trusted or are_enough(list(by_host)))
     if not enough or len({place for _, place in firsts}) < len(firsts):
         return Mapping.UNKNOWN  # neither do most agree nor do all differ: somebody lies
     pairs = [places for places in by_host.values() if len(places) > 1]

@@ -64,6 +64,9 @@ class StunSocket:
     def __init__(self, host: str = "0.0.0.0", port: int = 0) -> None:
         self.ignored: Counter[str] = Counter()
         "Datagrams that answered nothing, by reason."
+        self._garbled: set[Place] = set()
+        "Servers that were asked and sent what is not a reply."
+        self._asked: set[Place] = set()
         self._pending: dict[bytes, _Pending] = {}
         self._version = 6 if ":" in host else 4
         self._loop = asyncio.get_running_loop()
@@ -94,13 +97,14 @@ class StunSocket:
         began = self._loop.time()
         transaction = Transaction(timers, began)
         is_sent = False
+        self._asked.add(server)
         with self.expecting(request.transaction, sources or (server,)) as reply:
             while not reply.done():
                 try:
                     if transaction.poll(self._loop.time()):
                         is_sent |= self._socket.send(raw, server)
                 except TimeoutError:
-                    raise _failure(server, timers, is_sent=is_sent) from None
+                    raise self._failure(server, timers, is_sent=is_sent) from None
                 wait_s = max(0.0, transaction.due - self._loop.time())
                 await asyncio.wait({reply}, timeout=wait_s)
             received = reply.result()
@@ -109,6 +113,14 @@ class StunSocket:
             raise Unavailable(f"{host_port(*server)}/udp refuses with error {error}")
         rtt_s = received.at - began if transaction.sent == 1 else None
         return Answer(received.response, received.response.mapped, received.source, rtt_s)
+
+    def _failure(self, server: Place, timers: Timers, *, is_sent: bool) -> AitorrentError:
+        where = f"{host_port(*server)}/udp"
+        if not is_sent:
+            return Unavailable(f"nothing can be sent to {where}: there is no route to it")
+        if server in self._garbled:
+            return Unavailable(f"{where} answers with what is not STUN")
+        return TimedOut(f"{where} did not answer within {timers.total_s:g} s")
 
     @contextmanager
     def expecting(
@@ -133,6 +145,8 @@ class StunSocket:
             response = read(raw)
         except ProtocolError:
             self.ignored["malformed"] += 1
+            if source in self._asked:
+                self._garbled.add(source)
             return
         if not isinstance(response, Response):
             self.ignored["not a reply"] += 1
@@ -154,10 +168,3 @@ class StunSocket:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
-
-
-def _failure(server: Place, timers: Timers, *, is_sent: bool) -> AitorrentError:
-    where = host_port(*server)
-    if not is_sent:
-        return Unavailable(f"nothing can be sent to {where}/udp: there is no route to it")
-    return TimedOut(f"{where}/udp did not answer within {timers.total_s:g} s")

@@ -42,6 +42,8 @@ class StunServer:
         self._port = port
         self._sockets: dict[tuple[str, bool], UdpSocket] = {}
         "By the address that each is bound to, and whether its port is the alternate one."
+        self._number = port
+        "The port number to bind: with port 0, the one that was free at first."
         self._bound: list[str] = []
         self._hosts: list[str] = []
         self._problem = ""
@@ -93,16 +95,18 @@ class StunServer:
         if not hosts:
             return
         try:
-            first = _bound_to_one_port(hosts, self.responder.ports[0] or self._port, self._received)
+            first = _bound_to_one_port(hosts, self._number, self._received)
         except OSError as e:
             reason = (e.strerror or str(e)).lower()
             text = (
-                f"cannot listen on port {self._port}/udp: {reason}; free the port, or set"
+                f"cannot listen on port {self._number}/udp: {reason}; free the port, or set"
                 " plugins.nat.port to another one (0 for any free one)"
             )
             if text != self._problem:
                 self._ctx.log.warning("%s; retrying until it succeeds", text)
             self._problem = text
+            self._number = self._port
+            self.responder.ports = (0, 0)
             return
         try:
             second = _bound_to_one_port(hosts, 0, self._received_at_alternate)
@@ -111,9 +115,10 @@ class StunServer:
         if self._problem:
             self._ctx.log.info("now listening on port %d/udp", first[0].port)
         self._problem = ""
+        self._number = first[0].port
         self._sockets = {(each.host, False): each for each in first}
         self._sockets |= {(each.host, True): each for each in second}
-        self.responder.ports = (first[0].port, second[0].port if second else 0)
+        self.responder.ports = (self._number, second[0].port if second else 0)
         self.changed.set()
 
     def _received(self, raw: bytes, source: Place, host: str) -> None:
