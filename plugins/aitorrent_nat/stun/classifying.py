@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from aitorrent_nat.networks import Place, is_inside
+from aitorrent_nat.stun.asking import Answer, StunSocket
 from aitorrent_nat.stun.behaviour import (
     Behaviour,
     Filtering,
@@ -21,7 +22,6 @@ from aitorrent_nat.stun.behaviour import (
     keeps_ports,
     mapping_of,
 )
-from aitorrent_nat.stun.client import Answer, StunSocket
 from aitorrent_nat.stun.codec import Response, encode_response, new_transaction
 from aitorrent_nat.stun.transaction import BRISK, SILENT
 from aitorrentd.api import AitorrentError

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from aitorrent_nat.networks import Place
-from aitorrent_nat.stun.client import StunSocket
+from aitorrent_nat.stun.asking import StunSocket
 from aitorrent_nat.stun.codec import Request, encode_request, new_transaction
 from aitorrentd.api import AitorrentError
 

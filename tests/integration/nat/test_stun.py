@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from aitorrent_nat.networks import Place
+from aitorrent_nat.stun.asking import StunSocket
 from aitorrent_nat.stun.behaviour import Filtering, Mapping
 from aitorrent_nat.stun.classifying import classify, filtering_by, hairpins_at, observe
-from aitorrent_nat.stun.client import StunSocket
 from aitorrent_nat.stun.codec import Request, Response, encode_response, new_transaction, read
 from aitorrent_nat.stun.legacy import classify_legacy
 from aitorrent_nat.stun.lifetime import lifetime_s, longest, poke_by
