@@ -20,7 +20,7 @@ MAX_TEST_LINES = 800
 MAX_MODULES = 20
 "In one folder; more of them want rooms."
 # Rooms that are no packages: an __init__.py in packaging/ would hide PyPI's `packaging`.
-NO_PACKAGE = ("packaging", "plugins", "etc", "tests", "examples", "benchmarks", "docs")
+NO_PACKAGE = ("packaging", "plugins", "etc", "examples", "benchmarks", "docs")
 
 
 def name_of(path: Path) -> str:
