@@ -21,6 +21,7 @@ from aitorrentd.api.events import (
     PeerConnected,
     PeerDisconnected,
     PeerMisbehaved,
+    PeerRouteChanged,
     PluginChanged,
     StageLost,
 )
@@ -183,6 +184,7 @@ __all__ = [
     "PeerId",
     "PeerMisbehaved",
     "PeerPort",
+    "PeerRouteChanged",
     "PeerView",
     "PendingModel",
     "PluginChanged",

@@ -71,6 +71,17 @@ class PeerDisconnected(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PeerRouteChanged(Event):
+    """The channel to a peer continues on another route, with all its streams."""
+
+    topic = "peer.route_changed"
+
+    peer: PeerId
+    route: str
+    "`direct`, `punched` and the like, as in `PeerView.route`."
+
+
+@dataclass(frozen=True, slots=True)
 class PeerMisbehaved(Event):
     """A peer committed an offence; evidence for whoever keeps accounts of trust."""
 

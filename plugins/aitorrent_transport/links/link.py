@@ -106,6 +106,7 @@ class Link(asyncio.BufferedProtocol):
         self.observed = handshake.observed
         self.instance = handshake.instance
         self.handshake_hash = handshake.handshake_hash
+        self.can_move = handshake.can_move
         self._segment_bytes = handshake.segment_bytes
         self.cipher = handshake.suite.name
         self.on_record: Callable[[memoryview], None] = _nobody

@@ -106,7 +106,7 @@ class Dialler:
                 return connected
             link = await self._link(address)
             connected = self._table.get(link.peer)
-            if connected is not None and connected.has_live(link.instance):
+            if connected is not None and connected.has_as_good(link):
                 link.close("this node is already connected")
                 peer = connected
             else:

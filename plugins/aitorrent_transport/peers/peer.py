@@ -34,9 +34,14 @@ class Peer:
         others = (c for c in self.channels if b"" != c.link.instance != told != b"")
         return next(others, None)
 
-    def has_live(self, instance: bytes) -> bool:
-        """Whether a channel not under suspicion goes to this process of the peer."""
-        return any(not c.suspect and c.link.instance == instance for c in self.channels)
+    def has_as_good(self, link: SecureLink) -> bool:
+        """Whether a channel not under suspicion makes a new link to the same process needless."""
+        same = (c for c in self.channels if not c.suspect and c.link.instance == link.instance)
+        return any(link.route.is_relayed or not c.link.route.is_relayed for c in same)
+
+    def ranked(self) -> list[Channel]:
+        """The channels, the best one first."""
+        return sorted(self.channels, key=self._rank)
 
     @property
     def best(self) -> Channel:
@@ -61,8 +66,8 @@ class Peer:
             connected_s=now - self.since,
             rtt_s=best.srtt_s,
             streams=sum(len(c.mux) for c in self.channels),
-            bytes_in=sum(c.link.bytes_in for c in self.channels),
-            bytes_out=sum(c.link.bytes_out for c in self.channels),
+            bytes_in=sum(c.bytes_in for c in self.channels),
+            bytes_out=sum(c.bytes_out for c in self.channels),
             agent=best.link.agent,
             name=self.name,
             route=best.link.route.name,

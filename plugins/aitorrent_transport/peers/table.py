@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from aitorrent_transport.peers.moves import Moves
 from aitorrent_transport.peers.names import told_name
 from aitorrent_transport.peers.peer import Peer, location
 from aitorrent_transport.peers.rivals import Rivals
@@ -17,6 +18,7 @@ from aitorrent_transport.streams.secure_link import SecureLink
 from aitorrent_transport.streams.stream_state import StreamState
 from aitorrent_transport.streams.windows import WindowBudget
 from aitorrentd.api import (
+    AitorrentError,
     Busy,
     Denied,
     Offence,
@@ -24,6 +26,7 @@ from aitorrentd.api import (
     PeerConnected,
     PeerDisconnected,
     PeerId,
+    PeerRouteChanged,
     PluginContext,
     ProtocolError,
     TimedOut,
@@ -54,9 +57,13 @@ class PeerTable:
         serve: Callable[[Channel, StreamState], None],
     ) -> None:
         self.rivals = Rivals(ctx, tasks, add=self._add, serve=serve)
+        self.moves = Moves(ctx.identity.peer_id, find=self.get, begin=self.admit)
+        self.moves.on_stalled = lambda link: self.on_stalled(*link.remote[:2])
         self.on_stalled: Callable[[str, int], None] = lambda host, port: None
         self.on_up: Callable[[Peer], None] = lambda peer: None
         self.on_down: Callable[[PeerId, str], None] = lambda peer, reason: None
+        self.on_readdressed: Callable[[PeerId], None] = lambda peer: None
+        "Called when a peer's dial addresses change because its channel moved."
         self._ctx = ctx
         self._tasks = tasks
         self._guard = guard
@@ -110,12 +117,7 @@ class PeerTable:
         Raises:
             Denied, Busy: the peer is refused; the link is closed with the reason.
         """
-        try:
-            self._check(link)
-        except (Denied, Busy) as e:
-            link.on_lost = lambda reason: None
-            link.close(e.message)
-            raise
+        self._check_or_close(link)
         channel = Channel(
             link,
             clock=self._ctx.clock,
@@ -127,6 +129,7 @@ class PeerTable:
         channel.on_closed = self._on_closed
         channel.on_greeted = self._on_greeted
         channel.on_duplicate = self.rivals.note_told
+        channel.on_moved = self._on_moved
         self._pending[channel] = None
         inbound = [c for c in self._pending if not c.link.outbound]
         if len(inbound) > MAX_PENDING:
@@ -134,6 +137,14 @@ class PeerTable:
             inbound[0].close("no greeting, and others wait")
         channel.start()
         return channel
+
+    def _check_or_close(self, link: SecureLink) -> None:
+        try:
+            self._check(link)
+        except (Denied, Busy) as e:
+            link.on_lost = lambda reason: None
+            link.close(e.message)
+            raise
 
     def _check(self, link: SecureLink) -> None:
         if self._closed:
@@ -168,12 +179,16 @@ class PeerTable:
         Raises:
             Unavailable: the peer refused the channel. Denied, Busy: this node refused it.
         """
-        channel = self.admit(link)
+        channel: Channel | None = None
         try:
+            channel = await self._begun(link)
             await channel.greeted(timeout_s)
         except TimedOut:
             raise
         except Unavailable as e:
+            peer = self._peers.get(link.peer)
+            if peer is not None and peer.has_as_good(link):
+                return peer  # two upgrades raced, and the other one won
             hint = (
                 "; if the network has a pre-shared key, check that both nodes use the same one"
                 if "cut" in e.message
@@ -181,7 +196,8 @@ class PeerTable:
             )
             raise Unavailable(f"refused right after the handshake: {e.message}{hint}") from None
         except asyncio.CancelledError:
-            channel.close("gave up")
+            if channel is not None:
+                channel.close("gave up")
             raise
         await self.rivals.decided(channel)
         peer = self._peers.get(link.peer)
@@ -194,19 +210,35 @@ class PeerTable:
     def accept(self, link: SecureLink) -> None:
         """Accept a link that a peer dialled; the peer has a limited time to greet."""
         try:
-            channel = self.admit(link)
+            channel = None if self.moves.concerns(link) else self.admit(link)
         except (Denied, Busy) as e:
             self._ctx.log.debug("refused %s at %s: %s", short(link.peer), location(link), e.message)
             return
-        self._tasks.spawn(self._await_greeting(channel), f"greeting {short(link.peer)}")
+        self._tasks.spawn(self._await_greeting(link, channel), f"greeting {short(link.peer)}")
 
-    async def _await_greeting(self, channel: Channel) -> None:
+    async def _await_greeting(self, link: SecureLink, channel: Channel | None) -> None:
         try:
+            channel = channel or await self._begun(link)
             await channel.greeted(GREETING_S)
-        except Unavailable as e:
-            self._ctx.log.debug("%r did not greet: %s", channel, e.message)
-        except TimedOut as e:
-            self._ctx.log.debug("%r: %s", channel, e.message)
+        except AitorrentError as e:
+            self._ctx.log.debug("%s at %s: %s", short(link.peer), link.remote, e.message)
+
+    async def _begun(self, link: SecureLink) -> Channel:
+        """The channel of a new link: an ordinary one, or one that moved to it.
+
+        Raises:
+            Denied, Busy: this node refuses it. Unavailable, TimedOut: the link ended.
+            ProtocolError: the peer violated the protocol.
+        """
+        if self.moves.concerns(link):
+            self._check_or_close(link)
+            try:
+                if (channel := await self.moves.settle(link)) is not None:
+                    return channel
+            except ProtocolError as e:
+                self._guard.report(link.peer, Offence.PROTOCOL_ERROR, e.message)
+                raise
+        return self.admit(link)
 
     def _on_greeted(self, channel: Channel, greeting: Mapping[str, Any]) -> None:
         self._pending.pop(channel, None)
@@ -244,10 +276,19 @@ class PeerTable:
         self._ctx.publish(PeerConnected(peer.id, where, outbound))
         self.on_up(peer)
 
+    def _on_moved(self, channel: Channel) -> None:
+        """Both directions of a channel continue on another link."""
+        peer, route = channel.peer, channel.link.route
+        self._ctx.log.info("%s is now reached at %s (%s)", short(peer), route.location, route.name)
+        self._ctx.publish(PeerRouteChanged(peer, route.name))
+        if self._told.moved(peer, route.host):
+            self.on_readdressed(peer)
+
     # Leaving
 
     def disconnect(self, peer: PeerId, reason: str) -> None:
         """End every channel to `peer`."""
+        self.moves.drop(peer, reason)
         entry = self._peers.get(peer)
         contested = [c for c in self.rivals if c.peer == peer]
         for channel in [*contested, *(entry.channels if entry else ())]:
@@ -264,6 +305,7 @@ class PeerTable:
             return
         peer.channels.remove(channel)
         if fault is not None:
+            self.moves.drop(peer.id, "protocol error on another channel")
             for other in list(peer.channels):
                 other.close("protocol error on another channel")
         if not peer.channels and self._peers.get(peer.id) is peer:
@@ -273,10 +315,12 @@ class PeerTable:
             if not peer.gone.done():
                 peer.gone.set_result(reason)
             self.on_down(peer.id, reason)
+        self.moves.channel_closed(channel)
 
     def close(self) -> None:
         """End every channel and admit no more peers."""
         self._closed = True
+        self.moves.drop(None, "the node is shutting down")
         for channel in [*self._pending, *self.rivals]:
             channel.close("the node is shutting down")
         for peer in list(self._peers):

@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from aitorrentd.api import InvalidParams, PeerId
-from aitorrentd.api.network.addresses import Address, address_of, is_loopback, parse_address
+from aitorrentd.api.network.addresses import (
+    MAX_ADDRESS_CHARS,
+    Address,
+    address_of,
+    is_loopback,
+    parse_address,
+)
 
 MAX_TOLD_ADDRESSES: Final = 16
 MAX_REMEMBERED: Final = 1024
@@ -19,6 +25,7 @@ class ToldAddresses:
 
     def __init__(self) -> None:
         self._told: OrderedDict[PeerId, tuple[Address, ...]] = OrderedDict()
+        self._listed: dict[PeerId, list[str]] = {}
 
     def of(self, peer: PeerId) -> Sequence[Address]:
         """The addresses that `peer` announced last."""
@@ -26,10 +33,26 @@ class ToldAddresses:
 
     def note(self, peer: PeerId, listed: object, remote: str) -> None:
         """Replace the addresses of `peer` by its list, received on a channel from `remote`."""
-        self._told[peer] = told_addresses(listed, peer, remote)
+        texts = _texts(listed)
+        self._told[peer] = told_addresses(texts, peer, remote)
         self._told.move_to_end(peer)
+        self._listed[peer] = texts
         if len(self._told) > MAX_REMEMBERED:
-            self._told.popitem(last=False)
+            oldest, _ = self._told.popitem(last=False)
+            del self._listed[oldest]
+
+    def moved(self, peer: PeerId, remote: str) -> bool:
+        """Its channel now comes from `remote`; return whether that changes its addresses."""
+        before = self.of(peer)
+        if peer in self._listed:
+            self.note(peer, self._listed[peer], remote)
+        return self.of(peer) != before
+
+
+def _texts(listed: object) -> list[str]:
+    """What a list of addresses from a peer may contain, bounded."""
+    first = listed[:MAX_TOLD_ADDRESSES] if isinstance(listed, list) else ()
+    return [text for text in first if isinstance(text, str) and len(text) <= MAX_ADDRESS_CHARS]
 
 
 def told_addresses(listed: object, peer: PeerId, remote: str) -> tuple[Address, ...]:

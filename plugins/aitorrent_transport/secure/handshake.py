@@ -32,7 +32,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from aitorrent_transport.secure.certificate import Certificate, Credentials, network_bytes
-from aitorrent_transport.secure.hello import Hello, HostPort
+from aitorrent_transport.secure.hello import MOVES, Hello, HostPort
 from aitorrent_transport.secure.noise import CipherState, HandshakeState, Received
 from aitorrent_transport.secure.strangers import what_answers
 from aitorrent_transport.secure.suites import CHACHA, Suite, choose, own_capabilities
@@ -77,6 +77,8 @@ class HandshakeResult:
     "Distinguishes the peer's process from another one with the same identity; empty if not sent."
     segment_bytes: int = 0
     "Largest TCP segments that the peer asks for; 0 for any."
+    can_move: bool = False
+    "Whether both sides can move a channel to another link."
 
 
 class Refusal(IntEnum):
@@ -159,7 +161,9 @@ class Handshake:
         self._remote = remote
         self._expected = expected
         self._versions = tuple(versions)
-        self._capabilities = own_capabilities() if capabilities is None else tuple(capabilities)
+        self._capabilities = tuple(
+            (*own_capabilities(), MOVES) if capabilities is None else capabilities
+        )
         self._segment_bytes = segment_bytes
         self._ephemeral = ephemeral
         self._static = credentials.static_key()
@@ -336,6 +340,7 @@ class Handshake:
             suite=choose(self._capabilities, hello.capabilities),
             instance=hello.instance,
             segment_bytes=hello.segment_bytes,
+            can_move=MOVES in self._capabilities and MOVES in hello.capabilities,
         )
 
 

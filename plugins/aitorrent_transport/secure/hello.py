@@ -22,6 +22,8 @@ IDENTITY_BYTES: Final = 32
 MAX_ENTRIES: Final = 32
 MAX_CAP_CHARS: Final = 32
 MAX_HOST_CHARS: Final = 64
+MOVES: Final = "move"
+"Capability: the node can move a channel to another link."
 
 HostPort = tuple[str, int]
 

@@ -24,6 +24,10 @@ MAX_DATA_BYTES: Final = 60 * 1024
 MAX_PROTOCOL_CHARS: Final = 128
 MAX_REASON_BYTES: Final = 256
 NONCE_BYTES: Final = 8
+PLACE_BYTES: Final = 32
+"Length of the handshake hash that names a link."
+JOIN_BYTES: Final = 4096
+"Payload of a JOIN frame: fills several packets of full size, which a bad path would drop."
 
 HEADER: Final = struct.Struct(">BIH")
 HEADER_BYTES: Final = HEADER.size
@@ -55,6 +59,10 @@ class Kind(IntEnum):
     "The sender has another channel to this node and opens no more streams here."
     DUPLICATE = 10
     "Another node with the receiver's key is connected to the sender; payload is its address."
+    JOIN = 11
+    "First frame on a link to which a channel may move; payload names its current link, padded."
+    MOVE = 12
+    "The sender's last frame on this link; it continues on the link that the payload names."
 
 
 def frame(kind: Kind, stream: int, payload: bytes = b"") -> bytes:
@@ -107,6 +115,36 @@ def read_nonce(payload: memoryview) -> bytes:
     if len(payload) != NONCE_BYTES:
         raise ProtocolError(f"ping nonce of {len(payload)} bytes, not {NONCE_BYTES}")
     return bytes(payload)
+
+
+def join_frame(place: bytes) -> bytes:
+    """A JOIN frame for the channel on the link with the handshake hash `place`."""
+    return frame(Kind.JOIN, 0, place.ljust(JOIN_BYTES, b"\0"))
+
+
+def first_frame(record: memoryview) -> tuple[int, memoryview]:
+    """Kind and payload of the first frame in a record.
+
+    Raises:
+        ProtocolError: the record is shorter than that.
+    """
+    if len(record) >= HEADER_BYTES:
+        kind, _, size = HEADER.unpack_from(record)
+        payload = record[HEADER_BYTES : HEADER_BYTES + size]
+        if len(payload) == size:
+            return kind, payload
+    raise ProtocolError(f"a record of {len(record)} bytes without a whole frame")
+
+
+def read_place(payload: memoryview) -> bytes:
+    """The handshake hash that a JOIN or MOVE frame names.
+
+    Raises:
+        ProtocolError: too short.
+    """
+    if len(payload) < PLACE_BYTES:
+        raise ProtocolError(f"link named by {len(payload)} bytes, not {PLACE_BYTES}")
+    return bytes(payload[:PLACE_BYTES])
 
 
 def is_protocol_id(text: str) -> bool:

@@ -20,6 +20,7 @@ from aitorrent_transport.streams.frames import (
     frame,
     read_credit,
     read_nonce,
+    read_place,
     read_protocol,
     read_reason,
     reason_bytes,
@@ -50,8 +51,8 @@ class Mux:
 
     The owner sets the callbacks, feeds records and sends what `next_record` returns whenever the
     link is writable. `on_open(state)` receives a stream that the peer opened (and may `reset` it at
-    once); `on_pong(nonce)`, `on_hello(map)`, `on_retire()` and `on_duplicate(where)` receive the
-    contents of their frames.
+    once); `on_pong(nonce)`, `on_hello(map)`, `on_retire()`, `on_duplicate(where)` and `on_move(place)`
+    receive the contents of their frames.
     """
 
     def __init__(self, *, dialer: bool, budget: WindowBudget) -> None:
@@ -60,6 +61,7 @@ class Mux:
         self.on_hello: Callable[[Mapping[str, Any]], None] = lambda hello: None
         self.on_retire: Callable[[], None] = lambda: None
         self.on_duplicate: Callable[[str], None] = lambda where: None
+        self.on_move: Callable[[bytes], None] = lambda place: None
         self.rtt_s = _RTT_UNKNOWN_S
         "Unloaded round-trip time, for window growth; the owner keeps it current."
         self._streams: dict[int, StreamState] = {}
@@ -275,13 +277,15 @@ class Mux:
             raise ProtocolError("the peer requests more answers than it reads")
 
     def _take(self, kind: int, stream_id: int, payload: memoryview, now: float) -> None:
+        if kind == Kind.JOIN and stream_id == 0:
+            return  # the channel that the peer meant no longer exists here
         if not self._greeted:
             if kind != Kind.HELLO:
                 raise ProtocolError(f"frame of kind {kind} before the greeting")
         elif kind == Kind.HELLO:
             raise ProtocolError("second greeting")
         match kind:
-            case Kind.PING | Kind.PONG | Kind.HELLO | Kind.RETIRE | Kind.DUPLICATE:
+            case Kind.PING | Kind.PONG | Kind.HELLO | Kind.RETIRE | Kind.DUPLICATE | Kind.MOVE:
                 if stream_id != 0:
                     raise ProtocolError(f"frame of kind {kind} with stream id {stream_id}")
                 self._take_channel(kind, payload)
@@ -305,6 +309,8 @@ class Mux:
             self.on_retire()
         elif kind == Kind.DUPLICATE:
             self.on_duplicate(read_reason(payload))
+        elif kind == Kind.MOVE:
+            self.on_move(read_place(payload))
         else:
             if len(payload) > MAX_HELLO_BYTES:
                 raise ProtocolError(f"greeting of {len(payload)} bytes; the limit is 8192")

@@ -46,6 +46,13 @@ class Pings:
         """Least of the recent round-trip times: under load, pings queue behind data."""
         return min(self._recent)
 
+    def restart(self) -> None:
+        """Start measuring again, because the channel continues on another link."""
+        self.srtt_s = None
+        self._recent.clear()
+        for nonce in [n for n, (_, answer) in self._in_flight.items() if answer is None]:
+            del self._in_flight[nonce]
+
     def begin(self, now: float, answer: asyncio.Future[float] | None) -> bytes:
         """Note a ping that is sent now; return its nonce."""
         nonce = os.urandom(NONCE_BYTES)

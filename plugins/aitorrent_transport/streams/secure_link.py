@@ -48,6 +48,10 @@ class SecureLink(Protocol):
         """Identical on both sides, unique per handshake."""
 
     @property
+    def can_move(self) -> bool:
+        """Whether the peer can move a channel from or to this link."""
+
+    @property
     def writable(self) -> bool:
         """Whether the write buffer is below its high-water mark."""
 
@@ -61,6 +65,12 @@ class SecureLink(Protocol):
 
     def start(self) -> None:
         """Start delivering records."""
+
+    def pause_reading(self) -> None:
+        """Deliver no records until `resume_reading`."""
+
+    def resume_reading(self) -> None:
+        """Continue after `pause_reading`."""
 
     def send(self, *parts: bytes | memoryview) -> None:
         """Send one record, which may be batched until `flush`."""

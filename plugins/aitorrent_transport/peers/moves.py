@@ -1,0 +1,123 @@
+"""Which channel moves to which link: a better link to the process of a connected peer.
+
+A direct link is better than a relayed one. Channels on links of equal worth do not move: `rivals`
+keeps one of them. Nor does a channel whose peer does not know how, which retires as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from aitorrent_transport.peers.joining import Joining
+from aitorrent_transport.peers.peer import Peer
+from aitorrent_transport.streams.channel import Channel
+from aitorrent_transport.streams.secure_link import SecureLink
+from aitorrentd.api import AitorrentError, Busy, PeerId, Unavailable, short
+
+MAX_JOINING: Final = 3
+"Links to one peer about which nothing is decided yet."
+
+
+class Moves:
+    """The links to which channels are about to move.
+
+    `find(peer)` is a connected peer, `begin(link)` makes an ordinary channel. `on_stalled(link)` is
+    called for a new link that seems to drop large packets.
+    """
+
+    def __init__(
+        self,
+        me: PeerId,
+        *,
+        find: Callable[[PeerId], Peer | None],
+        begin: Callable[[SecureLink], Channel],
+    ) -> None:
+        self._me = me
+        self._find = find
+        self._begin = begin
+        self._joinings: dict[SecureLink, Joining] = {}
+        self.on_stalled: Callable[[SecureLink], None] = lambda link: None
+
+    def __len__(self) -> int:
+        return len(self._joinings)
+
+    def concerns(self, link: SecureLink) -> bool:
+        """Whether a channel might move to a new link."""
+        return bool(self._movable(link))
+
+    def _movable(self, link: SecureLink) -> list[Channel]:
+        """The channels that may move to `link`, the best one first."""
+        peer = self._find(link.peer)
+        if peer is None or not link.can_move or not link.instance or link.route.is_relayed:
+            return []
+        same = [c for c in peer.ranked() if c.link.instance == link.instance]
+        if any(not c.link.route.is_relayed for c in same):
+            return []
+        return [c for c in same if c.link.can_move and not (c.retired_here or c.retired_there)]
+
+    async def settle(self, link: SecureLink) -> Channel | None:
+        """What becomes of a link: a channel that moved to it, or a new one that greets.
+
+        None if no channel can move: the link is untouched.
+
+        Raises:
+            Unavailable, TimedOut: the link ended. Busy, Denied: it is not admitted.
+        """
+        leads = self._me < link.peer
+        while channels := self._movable(link):
+            if leads and (other := self._busy(channels[0])) is not None:
+                await asyncio.wait({other.outcome})
+                if channels[0].closed is None and not channels[0].link.route.is_relayed:
+                    link.close("this node is already connected")
+                    return channels[0]
+                continue
+            if sum(each.peer == link.peer for each in self._joinings) >= MAX_JOINING:
+                link.close("too many channels between two nodes")
+                raise Busy(f"too many links to {short(link.peer)} at once")
+            return await self._joined(link, channels[0] if leads else None)
+        return None
+
+    def _busy(self, channel: Channel) -> Joining | None:
+        return next((j for j in self._joinings.values() if j.channel is channel), None)
+
+    async def _joined(self, link: SecureLink, channel: Channel | None) -> Channel:
+        joining = Joining(
+            link, channel, find=partial(self._named, link), begin=self._begin
+        )
+        self._joinings[link] = joining
+        try:
+            joining.start()
+            outcome = await joining.outcome
+        finally:
+            joining.end(Unavailable("gave up"))
+            del self._joinings[link]
+        if joining.is_stalled:
+            self.on_stalled(link)
+        for other in list(self._joinings.values()):
+            if other.channel is outcome:
+                other.end(Unavailable("the channel moved to another link"))
+        if isinstance(outcome, AitorrentError):
+            try:
+                raise outcome
+            finally:
+                del outcome, joining  # otherwise error and frame form a reference cycle
+        return outcome
+
+    def _named(self, link: SecureLink, place: bytes) -> Channel | None:
+        movable = self._movable(link)
+        return next((c for c in movable if c.link.handshake_hash == place), None)
+
+    def channel_closed(self, channel: Channel) -> None:
+        """A channel ended; a link to which it was to move may replace it."""
+        for joining in list(self._joinings.values()):
+            if joining.channel is channel:
+                joining.channel_closed()
+
+    def drop(self, peer: PeerId | None, reason: str) -> None:
+        """Close the links to `peer`, or all, about which nothing is decided yet."""
+        for link, joining in list(self._joinings.items()):
+            if peer in (None, link.peer):
+                joining.end(Unavailable(reason))
