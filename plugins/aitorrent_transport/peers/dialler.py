@@ -34,7 +34,9 @@ DIAL_S: Final = 10.0
 STAGGER_S: Final = 0.25  # RFC 8305, section 5: connection attempt delay
 MAX_CANDIDATES: Final = 12
 MAX_RELAYED: Final = 3
-"Candidates that lead through relays, tried last."
+"Candidates that lead through relays."
+FIRST_DIRECT: Final = 4
+"Candidates tried before those through relays, which so wait a second at most."
 
 
 class Dialler:
@@ -102,7 +104,7 @@ class Dialler:
                 if address.peer
                 else self._table.dialled_at(address.location)
             )
-            if connected is not None:
+            if connected is not None and (address.relay or not connected.is_relayed):
                 return connected
             link = await self._link(address)
             connected = self._table.get(link.peer)
@@ -222,7 +224,8 @@ class Dialler:
         others = [each for each in found.values() if not self._is_own(each)]
         direct = [each for each in others if each.relay is None]
         relayed = [each for each in others if each.relay is not None][:MAX_RELAYED]
-        return [*direct[: MAX_CANDIDATES - len(relayed)], *relayed]
+        direct = direct[: MAX_CANDIDATES - len(relayed)]
+        return [*direct[:FIRST_DIRECT], *relayed, *direct[FIRST_DIRECT:]]
 
     async def _race(self, peer: PeerId, candidates: Sequence[Address], timeout_s: float) -> Peer:
         """Dial the addresses in staggered succession; the first to connect wins."""

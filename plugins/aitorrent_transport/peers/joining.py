@@ -97,7 +97,7 @@ class Joining:
             raise ProtocolError("the peer agreed to move another channel")
         self.link.pause_reading()
         self._settle(channel)
-        channel.move(self.link)
+        channel.mover.move(self.link)
 
     def _agree(self, place: bytes) -> None:
         channel = self._find(place)
@@ -108,7 +108,7 @@ class Joining:
         # What the leader sends next follows its MOVE, which comes on the other link.
         self.link.pause_reading()
         self._limit(MOVE_S)
-        channel.agree(self.link, lambda: self._settle(channel))
+        channel.mover.agree(self.link, lambda: self._settle(channel))
         self._say_join(channel)
 
     def _take_early(self, kind: int) -> None:
@@ -157,7 +157,7 @@ class Joining:
         if self._timer is not None:
             self._timer.cancel()
         if self.channel is not None:
-            self.channel.disagree(self.link)
+            self.channel.mover.disagree(self.link)
         self.link.on_record = self.link.on_lost = _ignore
 
     def _resolve(self, outcome: Channel | AitorrentError) -> None:

@@ -84,9 +84,7 @@ class Moves:
         return next((j for j in self._joinings.values() if j.channel is channel), None)
 
     async def _joined(self, link: SecureLink, channel: Channel | None) -> Channel:
-        joining = Joining(
-            link, channel, find=partial(self._named, link), begin=self._begin
-        )
+        joining = Joining(link, channel, find=partial(self._named, link), begin=self._begin)
         self._joinings[link] = joining
         try:
             joining.start()

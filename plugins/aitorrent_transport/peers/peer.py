@@ -39,6 +39,11 @@ class Peer:
         same = (c for c in self.channels if not c.suspect and c.link.instance == link.instance)
         return any(link.route.is_relayed or not c.link.route.is_relayed for c in same)
 
+    @property
+    def is_relayed(self) -> bool:
+        """Whether the peer is reached through a relay only."""
+        return self.best.link.route.is_relayed
+
     def ranked(self) -> list[Channel]:
         """The channels, the best one first."""
         return sorted(self.channels, key=self._rank)

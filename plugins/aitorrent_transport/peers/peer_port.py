@@ -51,7 +51,7 @@ class PeerPortService:
             entry is not None
             and link.route.is_relayed
             and not entry.best.link.route.is_relayed
-            and entry.has_live(link.instance)
+            and entry.has_as_good(link)
         ):
             link.close("a better connection exists")
         else:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from aitorrent_transport.streams.frames import MAX_DATA_BYTES
-from aitorrent_transport.streams.moving import Move
+from aitorrent_transport.streams.moving import Mover
 from aitorrent_transport.streams.mux import Mux
 from aitorrent_transport.streams.pings import MAX_PINGS, Pings
 from aitorrent_transport.streams.secure_link import SecureLink
@@ -71,10 +71,7 @@ class Channel:
         "Whether the channel was abandoned because its path seems to drop large packets."
         self.suspect = False
         "Whether a newer channel to the same peer casts doubt on this one."
-        self._move: Move | None = None
-        self._agreed: tuple[SecureLink, Callable[[], None]] | None = None
-        self._earlier_in = 0
-        self._earlier_out = 0
+        self.mover = Mover(link, use=self._use, on_moved=self._moved, on_failed=self.lose)
         self._clock = clock
         self._keepalive_s = keepalive_s
         self._loop = asyncio.get_running_loop()
@@ -87,7 +84,7 @@ class Channel:
         self.mux.on_hello = self._take_hello
         self.mux.on_retire = self._take_retire
         self.mux.on_duplicate = lambda where: self.on_duplicate(self, where)
-        self.mux.on_move = self._take_move
+        self.mux.on_move = self.mover.take_move
 
     def __repr__(self) -> str:
         way = "to" if self.link.outbound else "from"
@@ -126,9 +123,7 @@ class Channel:
         """Close gracefully; pending calls on the channel raise PeerGone."""
         if self.closed is None:
             self._send_ready()
-            if self._move is not None:
-                self._move.close(reason)
-                self._move_done()
+            self.mover.close(reason)
             self.link.close(reason)
             self._finish(f"closed here: {reason}")
 
@@ -139,9 +134,7 @@ class Channel:
         for handle in (self._flush_handle, self._tick_handle):
             if handle is not None:
                 handle.cancel()
-        if self._move is not None:
-            self._move.abort()
-            self._move = None
+        self.mover.end()
         self.mux.fail(f"the channel ended: {reason}")
         self._pings.fail(lambda: PeerGone(f"{short(self.peer)}: {reason}"))
         if not self._greeted.done():
@@ -255,74 +248,30 @@ class Channel:
         self.retired_there = True
         self._flush_soon()
 
-    # Moving to a better link; see `moving`
+    # Links
 
     @property
     def bytes_in(self) -> int:
         """Bytes received, on this link and earlier ones."""
-        now = self._move.old.bytes_in if self._move is not None else 0
-        return self._earlier_in + now + self.link.bytes_in
+        return self.mover.earlier_in + self.link.bytes_in
 
     @property
     def bytes_out(self) -> int:
         """Bytes sent, on this link and earlier ones."""
-        now = self._move.old.bytes_out if self._move is not None else 0
-        return self._earlier_out + now + self.link.bytes_out
+        return self.mover.earlier_out + self.link.bytes_out
 
-    @property
-    def is_moving(self) -> bool:
-        """Whether the old link is still needed."""
-        return self._move is not None
-
-    def agree(self, link: SecureLink, moved: Callable[[], None]) -> None:
-        """Follow the peer to `link`, which is paused, as soon as it moves there; call `moved` just before.
-
-        The last such link counts.
-        """
-        self._agreed = (link, moved)
-
-    def disagree(self, link: SecureLink) -> None:
-        """Do not follow the peer to `link`, because it ended."""
-        if self._agreed is not None and self._agreed[0] is link:
-            self._agreed = None
-
-    def move(self, link: SecureLink, *, has_arrived: bool = False) -> None:
-        """Continue on `link`, which is paused and whose other end agreed to that.
-
-        `has_arrived` says whether the peer moved first.
-        """
-        old, self.link = self.link, link
+    def _use(self, link: SecureLink) -> None:
+        """Continue on another link."""
+        self.link = link
         link.on_record = self._take_record
         link.on_lost = self._take_loss
         link.on_writable = self._flush
-        self._move = Move(
-            old,
-            link,
-            has_arrived=has_arrived,
-            on_done=self._move_done,
-            on_failed=self.lose,
-        )
         self._flush_soon()
 
-    def _take_move(self, place: bytes) -> None:
-        if self._move is not None:
-            self._move.arrive(place)
-        else:
-            agreed, self._agreed = self._agreed, None
-            if agreed is None or agreed[0].handshake_hash != place:
-                self.close("the connection to which the peer moved the channel no longer exists")
-                return
-            agreed[1]()
-            self.move(agreed[0], has_arrived=True)
+    def _moved(self) -> None:
         self._pings.restart()
         self._ping(None)
         self.on_moved(self)
-
-    def _move_done(self) -> None:
-        if self._move is not None:
-            self._earlier_in += self._move.old.bytes_in
-            self._earlier_out += self._move.old.bytes_out
-            self._move = None
 
     # Pings
 

@@ -51,8 +51,8 @@ class Mux:
 
     The owner sets the callbacks, feeds records and sends what `next_record` returns whenever the
     link is writable. `on_open(state)` receives a stream that the peer opened (and may `reset` it at
-    once); `on_pong(nonce)`, `on_hello(map)`, `on_retire()`, `on_duplicate(where)` and `on_move(place)`
-    receive the contents of their frames.
+    once); `on_pong(nonce)`, `on_hello(map)`, `on_retire()`, `on_duplicate(where)` and
+    `on_move(place)` receive the contents of their frames.
     """
 
     def __init__(self, *, dialer: bool, budget: WindowBudget) -> None:

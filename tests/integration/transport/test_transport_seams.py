@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +18,6 @@ from aitorrentd.api import (
     PEER_PORT,
     MakeProtocol,
     PeerId,
-    PeerPort,
-    PeerView,
     Record,
     Route,
     TimedOut,
@@ -28,6 +25,7 @@ from aitorrentd.api import (
 )
 from aitorrentd.api.network.addresses import Address, parse_address
 from tests.support.nodes import wait_for
+from tests.support.transport.brought import relay_route, secured
 from tests.support.transport.transport_nodes import ECHO, node
 
 NOWHERE = "/dns/behind.nat.invalid/tcp/9"
@@ -121,29 +119,6 @@ async def test_attempts_are_recorded_with_their_outcome(tmp_path: Path) -> None:
         assert attempts.of(a.id) == []
 
 
-async def secured(
-    a: PeerPort, b: PeerPort, a_id: PeerId, b_id: PeerId, *, relay: PeerId | None = None
-) -> tuple[PeerView, PeerView]:
-    """A channel between two nodes over a socket pair that neither of them dialled."""
-    loop = asyncio.get_running_loop()
-
-    def brought(sock: socket.socket) -> Callable[[MakeProtocol], Awaitable[asyncio.Transport]]:
-        async def connect(make_protocol: MakeProtocol) -> asyncio.Transport:
-            transport, _ = await loop.create_unix_connection(make_protocol, sock=sock)
-            return transport
-
-        return connect
-
-    ours, theirs = socket.socketpair()
-    route = Route("brought", "/ip4/192.0.2.1/udp/1/quic-v1", "192.0.2.1")
-    if relay is not None:
-        route = Route("relay", f"/ip4/192.0.2.9/tcp/7/p2p/{relay}/p2p-circuit", is_relayed=True)
-    return await asyncio.gather(
-        a.secure(brought(ours), b_id, route, dialer=True),
-        b.secure(brought(theirs), a_id, route, dialer=False),
-    )
-
-
 async def test_a_connection_that_a_plugin_brings_becomes_a_channel(tmp_path: Path) -> None:
     async with node(tmp_path, "a") as a, node(tmp_path, "b") as b:
         ports = a.kernel.service(PEER_PORT), b.kernel.service(PEER_PORT)
@@ -161,12 +136,12 @@ async def test_a_direct_channel_replaces_one_through_a_relay_and_not_the_reverse
 ) -> None:
     async with node(tmp_path, "a") as a, node(tmp_path, "b") as b, node(tmp_path, "c") as c:
         ports = a.kernel.service(PEER_PORT), b.kernel.service(PEER_PORT)
-        there, here = await secured(*ports, a.id, b.id, relay=c.id)
+        there, here = await secured(*ports, a.id, b.id, relay_route(c.id))
         assert (there.route, here.route, here.observed, here.host) == ("relay", "relay", "", "")
         await secured(*ports, a.id, b.id)
         for each in (a, b):
             await wait_for(lambda: [p.route for p in each.transport.peers()] == ["brought"])  # noqa: B023
-        await secured(*ports, a.id, b.id, relay=c.id)
+        await secured(*ports, a.id, b.id, relay_route(c.id))
         assert [p.route for p in a.transport.peers()] == ["brought"]
         assert [p.route for p in b.transport.peers()] == ["brought"]
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from aitorrent_transport.links.dial import link_in_process
 from aitorrent_transport.links.link import LIMITS, Link, LinkLimits
 from aitorrent_transport.peers.joining import Joining
-from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.streams.channel import Channel
+from aitorrent_transport.streams.secure_link import SecureLink
 from aitorrent_transport.streams.stream import ChannelStream
 from aitorrent_transport.streams.windows import WindowBudget
 from aitorrentd.api import AitorrentError, ProtocolError
@@ -66,7 +66,7 @@ class MovingChannels:
         self.links.append((near, far))
         return near, far
 
-    def channel(self, link: Link) -> Channel:
+    def channel(self, link: SecureLink) -> Channel:
         channel = Channel(
             link,
             clock=LoopClock(),
@@ -87,7 +87,7 @@ class MovingChannels:
             if joining.channel is channel and not joining.outcome.done():
                 joining.channel_closed()
 
-    def begin(self, link: Link) -> Channel:
+    def begin(self, link: SecureLink) -> Channel:
         """Make an ordinary channel of a link."""
         channel = self.channel(link)
         self.ordinary.append(channel)
@@ -102,9 +102,9 @@ class MovingChannels:
             far,
             None,
             find=lambda p: known if p == known.link.handshake_hash and not known.closed else None,
-            begin=self.begin,  # type: ignore[arg-type]
+            begin=self.begin,
         )
-        leads = Joining(near, self.leader, find=lambda p: None, begin=self.begin)  # type: ignore[arg-type]
+        leads = Joining(near, self.leader, find=lambda p: None, begin=self.begin)
         self.joinings += [leads, follows]
         follows.start()
         leads.start()

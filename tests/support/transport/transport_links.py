@@ -22,6 +22,7 @@ class FakeLink:
         self.observed: tuple[str, int] | None = None
         self.instance = peer.encode()
         self.handshake_hash = shaken
+        self.can_move = False
         self.on_record: Callable[[memoryview], None] = lambda record: None
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.on_writable: Callable[[], None] = lambda: None
@@ -57,6 +58,12 @@ class FakeLink:
             self.other._queue.append(record)
             self.other._queued += len(record)
             self.other._schedule()
+
+    def pause_reading(self) -> None:
+        self.hold = True
+
+    def resume_reading(self) -> None:
+        self.release()
 
     def is_stalled(self) -> bool:
         return False

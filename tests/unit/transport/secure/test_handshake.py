@@ -382,3 +382,17 @@ def test_any_bytes_give_nothing_or_a_protocol_error(
 
 
 _FUZZED = make_credentials()
+
+
+@pytest.mark.parametrize(
+    ("dialer", "listener", "can"), [(None, None, True), ((), None, False), (None, (), False)]
+)
+def test_channels_move_only_if_both_sides_can(
+    dialer: tuple[str, ...] | None, listener: tuple[str, ...] | None, can: bool
+) -> None:
+    left = Handshake(make_credentials(), dialer=True, capabilities=dialer)
+    right = Handshake(make_credentials(), dialer=False, capabilities=listener)
+    shake_hands(left, right)
+    for side in (left, right):
+        assert side.result is not None
+        assert side.result.can_move is can

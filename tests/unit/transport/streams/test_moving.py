@@ -65,7 +65,7 @@ async def test_streams_lose_no_byte_while_the_channel_moves_under_load(seed: int
                 await asyncio.sleep(draw.random() * 0.05)
                 outcomes = await pair.move(swapped=draw.random() < 0.5)
                 assert outcomes == [*pair.ends]
-                await wait_for(lambda: not any(end.is_moving for end in pair.ends))
+                await wait_for(lambda: not any(end.mover.is_moving for end in pair.ends))
         assert len(pair.moved) == 8
         assert pair.leader.link is pair.links[-1][0]
         assert pair.follower.link is pair.links[-1][1]
@@ -81,7 +81,7 @@ async def test_old_link_is_closed_cleanly_and_its_bytes_still_count() -> None:
         near, far = pair.links[0]
         await pair.leader.ping(5)
         await pair.move()
-        await wait_for(lambda: not any(end.is_moving for end in pair.ends))
+        await wait_for(lambda: not any(end.mover.is_moving for end in pair.ends))
         for old, end in ((near, pair.leader), (far, pair.follower)):
             assert end.bytes_in == old.bytes_in + end.link.bytes_in
             assert end.bytes_out == old.bytes_out + end.link.bytes_out
@@ -107,7 +107,7 @@ async def test_windows_outlive_the_move() -> None:
         far = await pair.inbound[pair.follower].get()
         await wait_for(lambda: far._receiving.buffered == INITIAL_WINDOW)
         await pair.move()
-        await wait_for(lambda: not any(end.is_moving for end in pair.ends))
+        await wait_for(lambda: not any(end.mover.is_moving for end in pair.ends))
         assert far._receiving.buffered == INITIAL_WINDOW
         assert await far.read_exactly(1_000_000) == bytes(1_000_000)
         await writing
@@ -137,7 +137,7 @@ async def test_new_link_waits_for_what_is_under_way_on_the_old_one(at_follower: 
 @pytest.mark.parametrize("end", ["leader", "follower"])
 @pytest.mark.parametrize("records", range(1, 8))
 async def test_loss_of_either_link_at_any_step_ends_or_keeps_the_channel_whole(
-    victim: str, end: str, records: int
+    monkeypatch: pytest.MonkeyPatch, victim: str, end: str, records: int
 ) -> None:
     async with MovingChannels(keepalive_s=1.0) as pair:
         old, links = pair.links[0], await pair.link_pair()
@@ -154,7 +154,8 @@ async def test_loss_of_either_link_at_any_step_ends_or_keeps_the_channel_whole(
                 counted.flush()
                 doomed.abort()
 
-        send, counted.send = counted.send, count  # type: ignore[method-assign]
+        send = counted.send
+        monkeypatch.setattr(counted, "send", count)
         streams = [end_.open("/test/prefix", Priority.TENSOR) for end_ in pair.ends]
         said = [random.Random(i).randbytes(400_000) for i in range(2)]
         heard = [b"", b""]
@@ -181,4 +182,4 @@ async def test_loss_of_either_link_at_any_step_ends_or_keeps_the_channel_whole(
         else:
             await wait_for(lambda: all(e.closed for e in pair.ends))
         assert not pair.faults
-        assert not any(e.is_moving for e in pair.ends) or heard == said
+        assert not any(e.mover.is_moving for e in pair.ends) or heard == said

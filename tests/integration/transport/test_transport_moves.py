@@ -1,0 +1,189 @@
+"""A relayed channel between two nodes moves to a better connection."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aitorrent_transport.links import handshaking
+from aitorrent_transport.peers.joining import Joining
+from aitorrent_transport.secure.certificate import Credentials
+from aitorrent_transport.secure.handshake import Handshake
+from aitorrent_transport.secure.suites import own_capabilities
+from aitorrentd.api import (
+    PEER_PORT,
+    Denied,
+    PeerConnected,
+    PeerDisconnected,
+    PeerRouteChanged,
+    Priority,
+    Route,
+)
+from tests.support.nodes import wait_for
+from tests.support.transport.brought import PUNCHED, relay_route, secured
+from tests.support.transport.transport_nodes import ECHO, Identity, TestNode, node
+
+
+@asynccontextmanager
+async def relayed(path: Path) -> AsyncIterator[tuple[TestNode, TestNode]]:
+    """Two nodes with a relayed channel between them; the first one has the smaller peer id."""
+    async with node(path, "a") as a, node(path, "b") as b:
+        a, b = sorted((a, b), key=lambda each: each.id)
+        await connected(a, b, relay_route())
+        await wait_for(lambda: routes(a, b) == ["relay", "relay"])
+        yield a, b
+
+
+async def connected(a: TestNode, b: TestNode, route: Route = PUNCHED) -> None:
+    """Another connection between the two nodes."""
+    await secured(a.kernel.service(PEER_PORT), b.kernel.service(PEER_PORT), a.id, b.id, route)
+
+
+def routes(*nodes: TestNode) -> list[str]:
+    return [peer.route for each in nodes for peer in each.transport.peers()]
+
+
+def channels(*nodes: TestNode) -> int:
+    return sum(len(peer.channels) for each in nodes for peer in each.transport.table)
+
+
+async def echoes(a: TestNode, b: TestNode, moved: asyncio.Event) -> int:
+    """Send bytes to and fro until the channel has moved, and a little longer; return how many."""
+    stream = await a.transport.open_stream(b.id, ECHO, priority=Priority.TENSOR)
+    size = after = 0
+    while after < 20:
+        said = os.urandom(30_000)
+        await stream.write(said)
+        assert await stream.read_exactly(len(said)) == said
+        size += len(said)
+        after += moved.is_set()
+    await stream.close()
+    return size
+
+
+@pytest.mark.parametrize("dialer", [0, 1])
+async def test_streams_go_on_when_a_better_connection_exists(tmp_path: Path, dialer: int) -> None:
+    async with relayed(tmp_path) as nodes:
+        a, b = nodes
+        moved = asyncio.Event()
+        talks = [asyncio.create_task(echoes(*ends, moved)) for ends in ((a, b), (b, a)) * 10]
+        await asyncio.sleep(0.05)
+        await connected(nodes[dialer], nodes[not dialer])
+        assert routes(a, b) == ["brought", "brought"]
+        moved.set()
+        total = sum(await asyncio.gather(*talks))
+        for each in nodes:
+            assert (each.count(PeerConnected), each.count(PeerDisconnected)) == (1, 0)
+            changes = [e for e in each.events if isinstance(e, PeerRouteChanged)]
+            assert [(e.peer, e.route) for e in changes] == [((b if each is a else a).id, "brought")]
+            view = each.transport.peers()[0]
+            assert (view.host, view.address) == (PUNCHED.host, PUNCHED.location)
+            assert view.bytes_in > total
+        await wait_for(lambda: channels(a, b) == 2)
+
+
+async def test_dialling_an_address_makes_a_relayed_peer_direct(tmp_path: Path) -> None:
+    async with relayed(tmp_path) as (a, b):
+        stream = await a.transport.open_stream(b.id, ECHO)
+        view = await b.transport.dial_once(a.address)
+        assert (view.route, view.host) == ("direct", "127.0.0.1")
+        await wait_for(lambda: routes(a, b) == ["direct", "direct"])
+        await stream.write(b"as before")
+        assert await stream.read_exactly(9) == b"as before"
+        # The peer's own addresses mean something only where its packets come from.
+        await wait_for(lambda: a.address in b.transport.addresses_of(a.id))
+
+
+async def test_upgrades_that_race_leave_one_channel_with_all_streams(tmp_path: Path) -> None:
+    async with relayed(tmp_path) as nodes:
+        a, b = nodes
+        moved = asyncio.Event()
+        talks = [asyncio.create_task(echoes(*ends, moved)) for ends in ((a, b), (b, a)) * 5]
+        await asyncio.sleep(0.05)
+        await asyncio.gather(
+            connected(a, b),
+            connected(b, a),
+            a.transport.dial_once(b.address),
+            b.transport.dial_once(a.address),
+        )
+        assert "relay" not in routes(a, b)
+        moved.set()
+        await asyncio.gather(*talks)
+        await wait_for(lambda: channels(a, b) == 2)
+        assert a.count(PeerDisconnected) == b.count(PeerDisconnected) == 0
+        links = [peer.best.link for each in nodes for peer in each.transport.table]
+        assert links[0].handshake_hash == links[1].handshake_hash
+
+
+async def test_channel_of_a_peer_that_cannot_move_retires_after_its_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Identity("b").peer_id
+
+    def shake(credentials: Credentials, **options: Any) -> Handshake:
+        is_old = credentials.signer.peer_id == old
+        return Handshake(
+            credentials, capabilities=own_capabilities() if is_old else None, **options
+        )
+
+    monkeypatch.setattr(handshaking, "Handshake", shake)
+    async with relayed(tmp_path) as (a, b):
+        stream = await a.transport.open_stream(b.id, ECHO)
+        await connected(a, b)
+        assert channels(a, b) == 4
+        assert routes(a, b) == ["brought", "brought"]
+        await stream.write(b"on the old one")
+        assert await stream.read_exactly(14) == b"on the old one"
+        await stream.close()
+        await wait_for(lambda: channels(a, b) == 2)
+        assert a.count(PeerRouteChanged) == b.count(PeerRouteChanged) == 0
+
+
+@pytest.mark.parametrize("leader_notices", [True, False])
+async def test_new_link_replaces_a_channel_that_ended_meanwhile(
+    tmp_path: Path, leader_notices: bool
+) -> None:
+    async with relayed(tmp_path) as (a, b):
+        entry = (a if leader_notices else b).transport.table.get(b.id if leader_notices else a.id)
+        assert entry is not None
+        asyncio.get_running_loop().call_soon(entry.best.lose, "the relay is gone")
+        await connected(a, b)
+        await wait_for(lambda: routes(a, b) == ["brought", "brought"])
+        stream = await a.transport.open_stream(b.id, ECHO)
+        await stream.write(b"reached again")
+        assert await stream.read_exactly(13) == b"reached again"
+
+
+async def test_ban_of_the_new_address_ends_the_channel_that_moved_there(tmp_path: Path) -> None:
+    async with relayed(tmp_path) as (a, b):
+        await connected(a, b)
+        await a.transport.banning.ban(PUNCHED.host, 60.0, "a test")
+        await wait_for(lambda: not a.transport.peers() and not b.transport.peers())
+
+
+async def test_link_from_a_banned_address_moves_no_channel(tmp_path: Path) -> None:
+    async with relayed(tmp_path) as (a, b):
+        await a.transport.banning.ban(PUNCHED.host, 60.0, "a test")
+        with pytest.raises(Denied, match="banned"):
+            await connected(a, b)
+        assert routes(a, b) == ["relay", "relay"]
+        assert await a.transport.ping(b.id) < 5
+
+
+async def test_disconnecting_closes_links_that_wait_for_the_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Joining, "_agree", lambda joining, place: None)
+    async with relayed(tmp_path) as (a, b):
+        joining = asyncio.create_task(connected(a, b))
+        await wait_for(lambda: len(b.transport.table.moves) or len(a.transport.table.moves))
+        await a.transport.disconnect(b.id)
+        await asyncio.gather(joining, return_exceptions=True)
+        await wait_for(lambda: not a.transport.peers() and not b.transport.peers())
+        assert not len(a.transport.table.moves) + len(b.transport.table.moves)
