@@ -38,23 +38,32 @@ def is_place(host: str, port: int) -> bool:
 
 @lru_cache(4096)
 def is_inside(host: str) -> bool:
-    """Whether only machines of the same network, or this one, can reach the address."""
-    ip = ipaddress.ip_address(host)
+    """Whether only machines of the same network, or this one, can reach the address.
+
+    Host names count as reachable from everywhere.
+    """
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return False
     return any(ip in network for network in _INSIDE)
 
 
 @lru_cache(4096)
 def subnet_of(host: str) -> str:
-    """The /24 or /56, of which one party may own every address."""
+    """The /24 or /56, of which one party may own every address; a name stands for itself."""
     return _network(host, 24, 56)
 
 
 @lru_cache(4096)
 def region_of(host: str) -> str:
-    """The /16 or /32: two addresses in different ones likely have different owners."""
+    """The /16 or /32: two addresses in different ones likely have different owners; or the name."""
     return _network(host, 16, 32)
 
 
 def _network(host: str, bits4: int, bits6: int) -> str:
-    ip = ipaddress.ip_address(host)
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return host
     return str(ipaddress.ip_network((ip, bits4 if ip.version == 4 else bits6), strict=False))

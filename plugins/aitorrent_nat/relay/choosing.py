@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from aitorrent_nat.relay.subnets import region_of
+from aitorrent_nat.networks import region_of
 from aitorrentd.api import PeerId
 from aitorrentd.api.backoff import equal_jitter_s
 from aitorrentd.api.limits import PerPeer
@@ -68,11 +68,11 @@ class Setbacks:
 def choose(candidates: Iterable[Candidate], hosts: Collection[str], count: int) -> list[Candidate]:
     """Up to `count` of the candidates, best first; `hosts` are those of relays already in use."""
     left = sorted(candidates, key=lambda c: (UNKNOWN_RTT_S if c.rtt_s is None else c.rtt_s, c.peer))
-    taken = {region_of(host) for host in hosts} - {""}
+    taken = {region_of(host) for host in hosts}
     chosen: list[Candidate] = []
     while left and len(chosen) < count:
         best = next((c for c in left if region_of(c.host) not in taken), left[0])
         left.remove(best)
         chosen.append(best)
-        taken |= {region_of(best.host)} - {""}
+        taken.add(region_of(best.host))
     return chosen

@@ -57,8 +57,8 @@ class RelayDialer:
     def can_try(self, address: Address) -> bool:
         """Whether the address leads through a relay other than this node.
 
-        A leg is never masked: its first four bytes name the protocol. So addresses at which the
-        relay expects the disguise are left to direct dials.
+        A leg is never masked: its first four bytes name the protocol. So a node that masks its
+        connections opens none, and none leads to an address where the relay expects the disguise.
         """
         me = self._transport.node_id
         return (
@@ -66,6 +66,7 @@ class RelayDialer:
             and address.relay != me
             and address.peer not in (None, me, address.relay)
             and not address.masked
+            and not self._transport.is_masking
         )
 
     def route(self, address: Address) -> Route | None:
@@ -86,7 +87,7 @@ class RelayDialer:
                 raise Unavailable(f"the relay {short(address.relay)}: {opened.error.message}")
             if not isinstance(opened, Opened):
                 raise ProtocolError("the relay did not answer the request")
-            circuit = Circuit(opened.circuit)
+            circuit = Circuit(opened.circuit, address.peer)
             following = self._tasks.spawn(
                 self._follow(stream, circuit, address), f"circuit to {short(address.peer)}"
             )
@@ -125,19 +126,20 @@ class RelayDialer:
             circuit.note_ended(f"the relay was lost: {e.message}")
         else:
             circuit.note_ended(reason)
-            if circuit.is_joined and reason:
-                self._tell(address, reason)
+            note_end(self._ctx, self._attempts, circuit, address.location, reason)
         finally:
             stream.reset("the circuit is over")
 
-    def _tell(self, address: Address, reason: str) -> None:
-        if address.peer is None:
-            return
-        self._ctx.log.info("the relayed connection to %s ended: %s", short(address.peer), reason)
-        now = self._ctx.clock.time()
-        outcome = f"ended by the relay: {reason}"
-        attempt = Attempt(now, NAME, address.location, False, outcome, 0.0)
-        self._attempts.note(address.peer, attempt)
-
     async def _read(self, stream: Stream) -> FromRelay:
         return read_from_relay(await read_frame(stream, max_bytes=MAX_MESSAGE_BYTES))
+
+
+def note_end(
+    ctx: PluginContext, attempts: Attempts, circuit: Circuit, location: str, reason: str
+) -> None:
+    """Say why a relay ended a circuit that was in use; without a reason, its ends closed it."""
+    if not reason or not circuit.is_joined:
+        return
+    ctx.log.info("the relayed connection to %s ended: %s", short(circuit.peer), reason)
+    outcome = f"ended by the relay: {reason}"
+    attempts.note(circuit.peer, Attempt(ctx.clock.time(), NAME, location, False, outcome, 0.0))

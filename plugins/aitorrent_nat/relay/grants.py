@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from aitorrent_nat.networks import region_of, subnet_of
 from aitorrent_nat.relay.reservation import Reservation, Terms, check, issue, read_reservation
-from aitorrent_nat.relay.subnets import region_of, subnet_of
 from aitorrentd.api import Busy, PeerId, ProtocolError, Signer
+from aitorrentd.api.network.addresses import is_loopback
 
 PER_SUBNET: Final = 8
 PER_REGION: Final = 32
@@ -83,10 +84,12 @@ class Grants:
         self._check_subnets(host)
 
     def _check_subnets(self, host: str, without: PeerId | None = None) -> None:
+        if is_loopback(host):
+            return  # strangers cannot connect from there
         hosts = [grant.host for grant in self._grants.values() if grant.client != without]
         for network_of, most in ((subnet_of, PER_SUBNET), (region_of, PER_REGION)):
             network = network_of(host)
-            if network and sum(network_of(each) == network for each in hosts) >= most:
+            if sum(network_of(each) == network for each in hosts) >= most:
                 raise Busy(
                     f"this relay has {most} reservations of {network}, its limit per network; try"
                     " another one"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from aitorrent_nat.networks import is_inside
 from aitorrent_nat.relay.legs import Circuit
 from aitorrent_nat.relay.messages import (
     MAX_MESSAGE_BYTES,
@@ -30,7 +31,6 @@ from aitorrent_nat.relay.messages import (
     read_from_relay,
 )
 from aitorrent_nat.relay.reservation import SKEW_S, Reservation, check, read_reservation
-from aitorrent_nat.relay.subnets import is_global
 from aitorrentd.api import (
     AitorrentError,
     InvalidParams,
@@ -77,11 +77,13 @@ class Held:
         "When it was given or renewed, in seconds of the monotonic clock."
         self.closing_until = 0.0
         "Until when a relay that is stopping wants its clients to wait; monotonic."
+        self.is_left = False
+        "Whether this node gave the reservation up."
         self.circuits: dict[int, Circuit] = {}
         "Circuits that the relay announced, until it says that they ended."
         self.on_incoming: Callable[[Held, Incoming], None] = lambda held, message: None
         self.on_change: Callable[[], None] = lambda: None
-        self.on_ended: Callable[[Held, int, str], None] = lambda held, number, reason: None
+        self.on_ended: Callable[[Held, Circuit, str], None] = lambda held, circuit, reason: None
         self._ctx = ctx
         self._transport = transport
         self._stream: Stream | None = None
@@ -90,7 +92,7 @@ class Held:
     @property
     def is_live(self) -> bool:
         """Whether the relay can announce circuits now."""
-        return self._stream is not None and self.reservation is not None
+        return self._stream is not None and self.reservation is not None and not self.is_left
 
     @property
     def legs_to(self) -> tuple[Address, ...]:
@@ -148,10 +150,11 @@ class Held:
             return  # the reading side notices
 
     def leave(self) -> None:
-        """Give the reservation up."""
-        self.say(Release())
-        if self._stream is not None:
-            self._stream.reset("no longer needed")
+        """Give the reservation up; the relay then ends the stream."""
+        if not self.is_left and self._stream is not None:
+            self.is_left = True
+            self.say(Release())
+            self._later(REPLY_S, self._silent)
 
     def _check_way(self) -> None:
         view = self._transport.peer(self.relay)
@@ -178,7 +181,7 @@ class Held:
                 circuit = self.circuits.pop(number, None)
                 if circuit is not None:
                     circuit.note_ended(reason)
-                    self.on_ended(self, number, reason)
+                    self.on_ended(self, circuit, reason)
             case Closing(after_s):
                 self.closing_until = self._ctx.clock.monotonic() + after_s
                 self._later(after_s, self.leave)
@@ -218,7 +221,7 @@ class Held:
             for each in found
             if each.relay is None and not each.masked and each.peer in (None, self.relay)
         ]
-        usable.sort(key=lambda each: not is_global(each.host))  # stable
+        usable.sort(key=lambda each: is_inside(each.host))  # stable
         chosen = {each.family: each for each in reversed(usable)}
         places = tuple(each for each in usable if chosen[each.family] == each)
         if not places:
@@ -232,7 +235,7 @@ class Held:
         if len(self.circuits) >= reservation.terms.circuits:
             self.say(Decline(message.circuit, "too many circuits"))
             return
-        self.circuits[message.circuit] = Circuit(message.circuit)
+        self.circuits[message.circuit] = Circuit(message.circuit, message.peer)
         self.on_incoming(self, message)
 
     def _renew(self) -> None:
@@ -243,7 +246,7 @@ class Held:
 
     def _silent(self) -> None:
         if self._stream is not None:
-            self._stream.reset("no answer to a renewal")
+            self._stream.reset("the relay does not answer")
 
     def _later(self, delay_s: float, call: Callable[[], object]) -> None:
         if self._timer is not None:

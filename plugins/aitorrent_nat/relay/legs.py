@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from aitorrent_nat.relay.claims import MAGIC
-from aitorrentd.api import Unavailable
+from aitorrentd.api import PeerId, Unavailable
 from aitorrentd.api.network.addresses import Address
 from aitorrentd.api.network.resolver import Resolver
 from aitorrentd.api.network.routes import MakeProtocol
@@ -20,8 +20,10 @@ CONNECT_S: Final = 5.0
 class Circuit:
     """A circuit as one end sees it, from its token to its end."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, peer: PeerId) -> None:
         self.number = number
+        self.peer = peer
+        "The node at the other end."
         self._joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property

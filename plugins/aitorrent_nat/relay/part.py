@@ -116,8 +116,9 @@ class RelayPart:
     def _is_needed(self) -> bool:
         if self._transport.is_masking or self._is_public():
             return False
-        is_new = self._ctx.clock.monotonic() - self._started_at < UNKNOWN_S
-        return not (is_new and self._reach() is Reach.UNKNOWN)
+        if self._reach() is not Reach.UNKNOWN or self.reserver.held or self.reserver.remembered:
+            return True
+        return self._ctx.clock.monotonic() - self._started_at >= UNKNOWN_S
 
     def _candidates(self) -> Iterator[Candidate]:
         for view in self._transport.peers():

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Final
 
 from aitorrent_nat.relay.choosing import Candidate, Setbacks, choose
-from aitorrent_nat.relay.dialing import NAME
+from aitorrent_nat.relay.dialing import NAME, note_end
 from aitorrent_nat.relay.held import Held
-from aitorrent_nat.relay.legs import open_leg
+from aitorrent_nat.relay.legs import Circuit, open_leg
 from aitorrent_nat.relay.messages import Decline, Incoming
 from aitorrentd.api import AitorrentError, PeerId, PluginContext, Transport, short
 from aitorrentd.api.network.addresses import Address
@@ -126,17 +126,17 @@ class Reserver:
         try:
             await held.run()
         except AitorrentError as e:
-            # Also after a success: a relay that ends streams at once must not be asked in a loop.
-            closing_s = held.closing_until - now()
             had = held.reservation is not None
             if had and now() - held.received_at > LEFT_ALONE_S:
                 self._setbacks.worked(held.relay)
-            at_least_s = LEFT_ALONE_S if held.closing_until else 0.0
-            self._setbacks.failed(held.relay, now(), at_least_s)
-            self._note(held, e.message if self._is_needed() else "")
-            if had:
+            if held.closing_until or not held.is_left:
+                # Also after a success: a relay that ends streams at once is not asked in a loop.
+                at_least_s = LEFT_ALONE_S if held.closing_until else 0.0
+                self._setbacks.failed(held.relay, now(), at_least_s)
+            self._note(held, "" if held.is_left else e.message)
+            if had and not held.is_left:
                 draw = self._ctx.random.random()
-                await asyncio.sleep(max(closing_s, draw * LOST_S))
+                await asyncio.sleep(max(held.closing_until - now(), draw * LOST_S))
         # Not after a cancellation: what is held when the node stops is remembered.
         del self._held[held.relay]
         self.on_change()
@@ -182,6 +182,6 @@ class Reserver:
         ok = outcome == "connected"
         self._attempts.note(message.peer, Attempt(began[0], NAME, location, ok, outcome, took_s))
 
-    def _ended(self, held: Held, number: int, reason: str) -> None:
-        if reason:
-            self._ctx.log.info("a circuit through %s ended: %s", short(held.relay), reason)
+    def _ended(self, held: Held, circuit: Circuit, reason: str) -> None:
+        location = replace(held.places[0], peer=None, relay=held.relay).location
+        note_end(self._ctx, self._attempts, circuit, location, reason)

@@ -143,9 +143,8 @@ class RelayServer:
             raise PeerGone("the channel ended")
         if parse_address(view.address).relay is not None:
             raise Unavailable("a relay cannot be used through another relay")
-        host = parse_address(view.address).host
         now = self._ctx.clock.time()
-        reservation = self.grants.reserve(client.peer, host, request.held, now)
+        reservation = self.grants.reserve(client.peer, view.host, request.held, now)
         client.send(Reserved(reservation.raw, tuple(map(str, self.places()))))
 
     def places(self) -> Sequence[Address]:

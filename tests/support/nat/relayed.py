@@ -1,0 +1,142 @@
+"""Nodes that relay or are relayed, in this process; the test says who can be dialled.
+
+A node with `reach=Reach.PUBLIC` relays, and tells so to nobody: a node uses the relays that its
+`relays` names, where real nodes believe what peers say of themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from aitorrent_nat.config import NatConfig
+from aitorrent_nat.relay.part import RelayPart
+from aitorrent_transport.plugin import TransportPlugin
+from aitorrent_transport.service import TransportService
+from aitorrentd.api import (
+    ADVERTISERS,
+    ATTEMPTS,
+    DIALERS,
+    PEER_PORT,
+    PROTECTION,
+    TRANSPORT,
+    PeerId,
+    PluginContext,
+    PluginInfo,
+    Reach,
+    WireProtocol,
+    hookimpl,
+)
+from aitorrentd.kernel import Kernel, KernelSettings, PluginSource
+from tests.support.nodes import wait_for
+from tests.support.transport.transport_nodes import Identity, ProtocolsPlugin
+
+
+class RelayPlugin:
+    """The relays of the NAT plugin, without the rest."""
+
+    def __init__(self, reach: Reach) -> None:
+        self.reach = reach
+        self.relays: set[PeerId] = set()
+        self.part: RelayPart | None = None
+
+    @hookimpl
+    def aitorrent_info(self) -> PluginInfo:
+        wanted = (TRANSPORT, PROTECTION, PEER_PORT, DIALERS, ADVERTISERS, ATTEMPTS)
+        return PluginInfo("nat", "relays", requires=wanted, config=NatConfig)
+
+    @hookimpl
+    @asynccontextmanager
+    async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
+        self.part = RelayPart(ctx, lambda: self.reach, lambda peer: peer in self.relays)
+        async with self.part.running():
+            yield
+
+    @hookimpl
+    def aitorrent_protocols(self, ctx: PluginContext) -> Iterable[WireProtocol]:
+        return self.part.protocols() if self.part is not None else ()
+
+
+class RelayNode:
+    """A running node."""
+
+    def __init__(self, kernel: Kernel, plugin: RelayPlugin) -> None:
+        assert plugin.part is not None
+        self.kernel = kernel
+        self.plugin = plugin
+        self.part = plugin.part
+        self.transport = cast(TransportService, kernel.service(TRANSPORT))
+
+    @property
+    def id(self) -> PeerId:
+        return self.transport.node_id
+
+    @property
+    def port(self) -> int:
+        return self.transport.bound[0][1]
+
+    @property
+    def address(self) -> str:
+        return f"/ip4/127.0.0.1/tcp/{self.port}/p2p/{self.id}"
+
+    def behind(self, relay: RelayNode) -> str:
+        """The address that leads to this node through `relay`."""
+        return f"/ip4/127.0.0.1/tcp/{relay.port}/p2p/{relay.id}/p2p-circuit/p2p/{self.id}"
+
+    async def reserves_at(self, *relays: RelayNode) -> None:
+        """Connect to the relays, and wait for a reservation at each."""
+        self.plugin.relays.update(relay.id for relay in relays)
+        for relay in relays:
+            await self.transport.connect(relay.address)
+        self.part.reserver.wake.set()
+        await wait_for(lambda: {r.id for r in relays} <= set(self.live()))
+
+    def live(self) -> list[PeerId]:
+        """The relays at which it holds a reservation."""
+        return [held.relay for held in self.part.reserver.held if held.is_live]
+
+
+@asynccontextmanager
+async def relay_node(
+    path: Path,
+    seed: str,
+    reach: Reach = Reach.CONE,
+    *,
+    transport: dict[str, Any] | None = None,
+    **nat: Any,
+) -> AsyncIterator[RelayNode]:
+    """A node whose id derives from `seed`; `nat` are settings of the NAT plugin."""
+
+    async def no_worker(entry: str, *, name: str, env: Any = None) -> Any:
+        raise AssertionError("no worker is expected")
+
+    plugin, protocols = RelayPlugin(reach), ProtocolsPlugin()
+    kernel = Kernel(
+        settings=KernelSettings(
+            plugins={
+                "transport": {"listen": "127.0.0.1", "port": 0, **(transport or {})},
+                "nat": nat,
+            },
+            required=(),
+            network="test",
+            data_dir=path / seed / "data",
+            cache_dir=path / seed / "cache",
+            runtime_dir=path / seed / "run",
+            spawn_worker=no_worker,
+        ),
+        identity=Identity(seed),
+        sources=[
+            PluginSource.of(TransportPlugin),
+            PluginSource.of(lambda: plugin, name="nat"),
+            PluginSource.of(lambda: protocols, name="protocols"),
+        ],
+    )
+    try:
+        await kernel.start()
+        yield RelayNode(kernel, plugin)
+    finally:
+        await kernel.stop()
+        await asyncio.sleep(0)
