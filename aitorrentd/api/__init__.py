@@ -49,6 +49,7 @@ from aitorrentd.api.network.peer_port import PEER_PORT, PeerPort, Preface
 from aitorrentd.api.network.protection import PROTECTION, Offence, Protection
 from aitorrentd.api.network.reachability import (
     ADVERTISERS,
+    REACHABILITY,
     Advertiser,
     Reach,
     Reachability,
@@ -134,6 +135,7 @@ __all__ = [
     "INFERENCE",
     "PEER_PORT",
     "PROTECTION",
+    "REACHABILITY",
     "TRANSPORT",
     "Advertiser",
     "AitorrentError",

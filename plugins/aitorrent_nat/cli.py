@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from aitorrentd.cli import toolkit
 
-COMMANDS = {"nat": "Show who can dial this node, and what NATs keep out"}
+COMMANDS = {"nat": "Show who can dial this node, and test its NAT"}
+PROBE_S: Final = 60.0
+LIFETIME_S: Final = 400.0
+
 _HELP: Final = {
-    "status": "Show what NAT traversal does.",
+    "status": "Show how strangers can reach this node, and what NAT traversal does.\n\nREACH is"
+    " public (strangers dial this node), behind a cone NAT (hole punching works), behind a"
+    " symmetric NAT (it works with some peers), relayed, offline, or unknown.",
+    "probe": "Test the NAT in front of this node now.\n\nWithout --server, the servers in"
+    " plugins.nat.stun and connected peers are asked. MAPPING says when packets from one port get"
+    " one external address, FILTERING whose packets get in (RFC 4787).",
 }
 _EXAMPLES: Final = {
     "status": ("nat status", "nat status --json"),
+    "probe": ("nat probe", "nat probe --server stun.example.org:3478", "nat probe --lifetime"),
 }
 
 
@@ -23,9 +32,9 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         no_args_is_help=True,
         help=f"{COMMANDS['nat']}.",
-        epilog=toolkit.examples("nat status"),
+        epilog=toolkit.examples("nat status", "nat probe"),
     )
-    for run in (status,):
+    for run in (status, probe):
         name = run.__name__
         group.command(name, help=_HELP[name], epilog=toolkit.examples(*_EXAMPLES[name]))(run)
     app.add_typer(group, name="nat")
@@ -39,4 +48,61 @@ def status() -> None:
 
 
 def _status_text(reply: Mapping[str, Any]) -> str:
-    return toolkit.fields(list(reply["parts"].items()))
+    parts = {name: text for name, text in reply["parts"].items() if name != "reachability"}
+    rows = [("reach", reply["reach"]), ("why", reply["reason"])]
+    return toolkit.fields([*rows, *_behaviour_rows(reply["behaviour"]), *parts.items()])
+
+
+def _behaviour_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        ("external address", toolkit.clean(found["external"]) or "unknown"),
+        ("mapping", found["mapping"]),
+        ("filtering", found["filtering"]),
+        ("keeps ports", _yes(found["keeps_ports"])),
+        ("hairpins", _yes(found["hairpins"])),
+    ]
+    if found["lifetime_s"] is not None:
+        rows.append(("mappings last", _lifetime_text(found["lifetime_s"])))
+    return rows
+
+
+def _yes(value: bool | None) -> str:
+    return "unknown" if value is None else "yes" if value else "no"
+
+
+def _lifetime_text(seconds: float) -> str:
+    if not seconds:
+        return "less than 15 s"
+    return f"at least {toolkit.duration_text(seconds)}"
+
+
+def probe(
+    server: Annotated[
+        str,
+        typer.Option(
+            "--server", metavar="HOST:PORT", help="STUN server to ask instead (port 3478)."
+        ),
+    ] = "",
+    lifetime: Annotated[
+        bool,
+        typer.Option("--lifetime", help="Also measure how long idle mappings last: 5 minutes."),
+    ] = False,
+) -> None:
+    """Test the NAT."""
+    params = {"server": server, "lifetime": lifetime}
+    with toolkit.connect(LIFETIME_S if lifetime else PROBE_S) as client, toolkit.Progress() as bar:
+        reply = client.call("nat.probe", params, progress=bar)
+    toolkit.emit(reply, _probe_text)
+
+
+def _probe_text(reply: Mapping[str, Any]) -> str:
+    lines = [toolkit.fields(_behaviour_rows(reply["behaviour"]))]
+    rows = [
+        {"server": each["server"], "says": each["mapped"] or each["problem"]}
+        for each in reply["seen_by"]
+    ]
+    if rows:
+        lines += ["", toolkit.table(rows, [("server", "SERVER"), ("says", "SEES THIS NODE AT")])]
+    if reply["problem"]:
+        lines += ["", toolkit.clean(reply["problem"])]
+    return "\n".join(lines)

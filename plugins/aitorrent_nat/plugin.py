@@ -9,7 +9,10 @@ from aitorrent_nat.config import NatConfig
 from aitorrent_nat.methods import nat_methods
 from aitorrent_nat.service import NatService
 from aitorrentd.api import (
+    ADVERTISERS,
+    PEER_PORT,
     PROTECTION,
+    REACHABILITY,
     TRANSPORT,
     HealthWarning,
     Method,
@@ -32,7 +35,8 @@ class NatPlugin:
         return PluginInfo(
             name="nat",
             summary="finds out who can dial this node, and reaches peers behind NATs",
-            requires=(TRANSPORT, PROTECTION),
+            provides=(REACHABILITY,),
+            requires=(TRANSPORT, PROTECTION, PEER_PORT, ADVERTISERS),
             config=NatConfig,
         )
 
@@ -43,6 +47,7 @@ class NatPlugin:
         service = NatService(ctx)
         async with service.running():
             self._service = service
+            ctx.provide(REACHABILITY, service.reach)
             try:
                 yield
             finally:
@@ -50,7 +55,7 @@ class NatPlugin:
 
     @hookimpl
     def aitorrent_methods(self, ctx: PluginContext) -> Iterable[Method]:
-        """`nat.status`."""
+        """`nat.status` and `nat.probe`."""
         return nat_methods(self._service) if self._service else ()
 
     @hookimpl

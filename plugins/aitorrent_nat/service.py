@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from aitorrent_nat.config import NatConfig
 from aitorrent_nat.parts import Part
+from aitorrent_nat.reach.part import ReachPart
 from aitorrent_nat.stun.server import StunServer
 from aitorrentd.api import PROTECTION, TRANSPORT, PluginContext
 from aitorrentd.api.tasks import Tasks
@@ -22,7 +23,8 @@ class NatService:
         self.guard = ctx.service(PROTECTION)
         self.tasks = Tasks(ctx.tasks)
         self.stun = StunServer(ctx, self.tasks, self.transport, self.config.port)
-        self.parts: list[Part] = [self.stun]
+        self.reach = ReachPart(ctx, self.tasks, self.transport, self.guard, self.stun)
+        self.parts: list[Part] = [self.stun, self.reach]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

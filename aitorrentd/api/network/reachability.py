@@ -48,3 +48,7 @@ class Reachability(Protocol):
     @property
     def reason(self) -> str:
         """One line: what the verdict rests on."""
+
+
+REACHABILITY: Final = ServiceKey[Reachability]("nat.reachability.v1")
+"How strangers can reach this node."

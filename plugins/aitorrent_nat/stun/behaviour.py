@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from aitorrent_nat.networks import Place
 from aitorrent_nat.votes import are_enough, elect
@@ -62,6 +62,10 @@ class Behaviour:
     def is_symmetric(self) -> bool:
         """Whether each destination sees this node at another port."""
         return self.mapping in (Mapping.ADDRESS_DEPENDENT, Mapping.ADDRESS_AND_PORT_DEPENDENT)
+
+
+UNKNOWN: Final = Behaviour()
+"Nothing is known."
 
 
 class Observation(NamedTuple):

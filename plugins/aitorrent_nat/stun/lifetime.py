@@ -13,7 +13,8 @@ from typing import Final
 from aitorrent_nat.networks import Place
 from aitorrent_nat.stun.asking import StunSocket
 from aitorrent_nat.stun.codec import Request, encode_request, new_transaction
-from aitorrentd.api import AitorrentError
+from aitorrentd.api import AitorrentError, Unavailable
+from aitorrentd.api.network.addresses import host_port
 
 WAITS_S: Final = (15.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 240.0, 300.0)
 "RFC 4787, REQ-5, demands 120 s; many home routers keep a mapping for 30 to 60 s."
@@ -30,8 +31,12 @@ async def lifetime_s(
     """The longest of `waits_s` that a mapping survives; 0 if none.
 
     Raises:
-        AitorrentError: `server` does not answer, or `poke` fails. OSError: no socket can be had.
+        AitorrentError: `server` does not answer, `poke` fails, or nothing arrives even at a mapping
+        that is in use. OSError: no socket can be had.
     """
+    if not await _survives(server, poke, host, 0.0):
+        where = host_port(*server)
+        raise Unavailable(f"{where}/udp does not send to another port on request (RESPONSE-PORT)")
     alive: dict[float, bool] = {}
 
     async def one(wait_s: float) -> None:

@@ -154,6 +154,18 @@ async def test_mapping_that_lives_is_found_by_a_datagram_after_silence() -> None
         await lifetime_s(place, poke_by(socket, place), LOCAL, waits_s=(0.05,))
 
 
+async def test_server_that_sends_to_no_other_port_does_not_tell_the_lifetime() -> None:
+    def answers(raw: bytes, source: Place) -> list[tuple[bytes, Place]]:
+        request = read(raw)
+        assert isinstance(request, Request)
+        return [] if request.response_port else [(reply_to(raw, source), source)]
+
+    with server(answers) as place, StunSocket(LOCAL) as socket:
+        poke = poke_by(socket, place)
+        with pytest.raises(Unavailable, match="does not send to another port on request"):
+            await lifetime_s(place, poke, LOCAL, waits_s=(0.05,))
+
+
 def test_lifetime_ends_at_the_first_loss() -> None:
     assert longest({15.0: True, 30.0: True, 60.0: False, 120.0: True}) == 30.0
     assert longest({15.0: False, 30.0: True}) == 0.0

@@ -1,0 +1,67 @@
+"""Which word a daemon finds for itself behind each kind of NAT, with the help of its peers only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aitorrentd.api import Reach
+from tests.support.nat.daemons import daemon_at
+from tests.support.nat.lab import Host, Lab
+from tests.support.nat.namespaces import CAN_MAKE, REASON
+from tests.support.nodes import Daemon, DaemonFactory, wait_for
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.slow,
+    pytest.mark.skipif(not CAN_MAKE, reason=REASON),
+]
+
+EI, AD, APD = "endpoint-independent", "address-dependent", "address-and-port-dependent"
+PLAIN: dict[str, Any] = {"plugins": {"nat": {"upnp": False, "reservations": 0}}}
+
+
+async def status(daemon: Daemon) -> dict[str, Any]:
+    return await daemon.call("nat.status")
+
+
+async def village(factory: DaemonFactory, net: Lab, count: int = 3) -> list[Host]:
+    """Public daemons that are connected with each other."""
+    hosts = [net.public() for _ in range(count)]
+    for host in hosts:
+        await daemon_at(factory, host, PLAIN, bootstrap=hosts[0] if host != hosts[0] else None)
+    return hosts
+
+
+@pytest.mark.parametrize(
+    ("kind", "reach", "mapping", "filtering"),
+    [
+        ("public", Reach.PUBLIC, "none", EI),
+        ("fullcone", Reach.CONE, EI, EI),
+        ("addrrestricted", Reach.CONE, EI, AD),
+        ("portrestricted", Reach.CONE, EI, APD),
+        ("symmetric", Reach.SYMMETRIC, APD, APD),
+    ],
+)
+async def test_daemon_classifies_its_nat_with_peers_only(
+    nat_lab: Lab,
+    daemon_factory: DaemonFactory,
+    kind: str,
+    reach: Reach,
+    mapping: str,
+    filtering: str,
+) -> None:
+    hosts = await village(daemon_factory, nat_lab)
+    host = nat_lab.place(kind)
+    bootstrap = {"plugins": {"transport": {"bootstrap": [f"{h.address}:8468" for h in hosts]}}}
+    daemon = await daemon_at(daemon_factory, host, {**PLAIN, **bootstrap})
+
+    async def is_found() -> bool:
+        now = await status(daemon)
+        return (now["reach"], now["behaviour"]["filtering"]) == (reach, filtering)
+
+    await wait_for(is_found, 40.0, every_s=0.5)
+    now = await status(daemon)
+    assert now["behaviour"]["mapping"] == mapping
+    assert now["behaviour"]["external"] == host.public
