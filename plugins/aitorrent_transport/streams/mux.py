@@ -277,15 +277,15 @@ class Mux:
             raise ProtocolError("the peer requests more answers than it reads")
 
     def _take(self, kind: int, stream_id: int, payload: memoryview, now: float) -> None:
-        if kind == Kind.JOIN and stream_id == 0:
-            return  # the channel that the peer meant no longer exists here
         if not self._greeted:
+            if kind == Kind.JOIN:
+                return  # the channel that the peer meant no longer exists here
             if kind != Kind.HELLO:
                 raise ProtocolError(f"frame of kind {kind} before the greeting")
         elif kind == Kind.HELLO:
             raise ProtocolError("second greeting")
         match kind:
-            case Kind.PING | Kind.PONG | Kind.HELLO | Kind.RETIRE | Kind.DUPLICATE | Kind.MOVE:
+            case Kind.PING | Kind.PONG | Kind.HELLO | Kind.RETIRE | Kind.DUPLICATE:
                 if stream_id != 0:
                     raise ProtocolError(f"frame of kind {kind} with stream id {stream_id}")
                 self._take_channel(kind, payload)
@@ -293,6 +293,8 @@ class Mux:
                 self._take_open(stream_id, read_protocol(payload), now)
             case Kind.DATA | Kind.WINDOW | Kind.END | Kind.STOP | Kind.RESET:
                 self._take_stream(kind, stream_id, payload, now)
+            case Kind.MOVE if stream_id == 0:
+                self.on_move(read_place(payload))
             case _:
                 raise ProtocolError(f"frame of unknown kind {kind}")
 
@@ -309,8 +311,6 @@ class Mux:
             self.on_retire()
         elif kind == Kind.DUPLICATE:
             self.on_duplicate(read_reason(payload))
-        elif kind == Kind.MOVE:
-            self.on_move(read_place(payload))
         else:
             if len(payload) > MAX_HELLO_BYTES:
                 raise ProtocolError(f"greeting of {len(payload)} bytes; the limit is 8192")
