@@ -44,7 +44,7 @@ quick: $(VENV)/.dev
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check unit
 
 unit: $(VENV)/.dev
-	$(PYTEST) -m "not slow" $(PYTEST_FLAGS) tests/unit
+	TEST_EFFORT=quick $(PYTEST) -m "not slow" $(PYTEST_FLAGS) tests/unit
 
 test: $(VENV)/.dev
 	$(PYTEST) $(PYTEST_FLAGS)

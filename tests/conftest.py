@@ -24,6 +24,7 @@ import uvloop
 from hypothesis import settings
 
 from tests.support.clocks import JumpLoop
+from tests.support.effort import examples
 from tests.support.nodes import DaemonFactory, Leaks, NodeFactory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,7 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in ("PORT", "AI_TORRENT_ADDR", "BOOTSTRAP_ADDR", "AITORRENT_CONFIG", "NOTIFY_SOCKET"):
     os.environ.pop(_name, None)
 
-settings.register_profile("aitorrentd", deadline=None, max_examples=100)
+settings.register_profile("aitorrentd", deadline=None, max_examples=examples(100))
 settings.load_profile("aitorrentd")
 
 _LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from aitorrentd.errors import ConfigError
 from aitorrentd.validation import nearest_plugin, suggestion, validated
+from tests.support.effort import examples
 
 
 class Listen(BaseModel):
@@ -110,7 +111,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(values)
 def test_any_table_is_a_model_or_a_list_of_problems(table: Any) -> None:
     try:

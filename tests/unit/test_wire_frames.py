@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from aitorrentd.errors import ProtocolError, TooLarge, error_from_map
 from aitorrentd.wire import check_length, decode_frame, encode_frame, pack, unpack, unpack_map
+from tests.support.effort import examples
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text() | st.binary()
 VALUES = st.recursive(
@@ -15,7 +16,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.dictionaries(st.text(max_size=8), VALUES, max_size=5), st.binary(max_size=300))
 def test_frame_survives_the_round_trip(header: dict[str, object], tail: bytes) -> None:
     raw = encode_frame(header, tail)
@@ -25,7 +26,7 @@ def test_frame_survives_the_round_trip(header: dict[str, object], tail: bytes) -
     assert bytes(frame.tail) == tail
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=400))
 def test_random_bytes_are_a_frame_or_a_protocol_error(raw: bytes) -> None:
     try:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from aitorrent_transport.peers.told import told_addresses
 from aitorrentd.api import InvalidParams, PeerId, peer_id
 from aitorrentd.api.network.addresses import Address, address_of, parse_address
+from tests.support.effort import examples
 
 ID = peer_id(bytes(32))
 RELAY = peer_id(bytes(31) + b"r")
@@ -90,7 +91,7 @@ def test_bad_address_is_refused_with_the_part_that_is_wrong(text: str) -> None:
         parse_address(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(
     st.one_of(
         st.text(max_size=60),

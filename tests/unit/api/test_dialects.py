@@ -16,6 +16,7 @@ from aitorrentd.api.models.reported_errors import (
     reported_error,
 )
 from aitorrentd.api.models.texts import ENDS, TextJoiner, end_of, text_in
+from tests.support.effort import examples
 from tests.support.nodes import REPOSITORY
 from tests.support.servers.relays import json_values
 
@@ -62,7 +63,7 @@ def test_what_is_no_error_is_none(value: Any) -> None:
     assert reported_error(value) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(
     st.dictionaries(
         st.sampled_from(["error", "message", "detail", "choices", "object", "error_code", "code"]),
@@ -117,7 +118,7 @@ def test_every_reason_of_the_table_is_documented() -> None:
         assert set(row.split("|")[2].replace("`", "").replace(" ", "").split(",")) == theirs
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.text(max_size=20), st.lists(st.integers(0, 40), max_size=6))
 def test_text_cut_between_halves_of_characters_is_whole(text: str, cuts: list[int]) -> None:
     halves = text.encode("utf-16-le", "surrogatepass")
@@ -131,7 +132,7 @@ def test_text_cut_between_halves_of_characters_is_whole(text: str, cuts: list[in
     assert got + joiner.rest() == text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(json_values | st.lists(st.dictionaries(st.sampled_from(["type", "text"]), json_values)))
 def test_any_content_is_text_or_refused(content: Any) -> None:
     try:
@@ -141,7 +142,7 @@ def test_any_content_is_text_or_refused(content: Any) -> None:
     assert isinstance(text + thinking, str)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.lists(json_values.map(lambda v: {"v": v}), max_size=4), st.booleans(), st.data())
 def test_documents_are_the_same_however_they_are_cut(
     values: list[Any], indented: bool, data: st.DataObject

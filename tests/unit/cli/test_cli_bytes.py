@@ -18,6 +18,7 @@ from aitorrentd.cli.app import CORE, root, run
 from aitorrentd.errors import InvalidParams
 from aitorrentd.system.words import readable, unreadable
 from tests.support.cli_nodes import Ctl, NodeThread
+from tests.support.effort import examples
 from tests.support.nodes import REPOSITORY
 
 PLAIN: Final = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -85,7 +86,7 @@ def test_argument_that_is_not_utf8_is_json_where_that_is_asked_for(
     assert (error["code"], "argument 3" in error["message"]) == ("usage", True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.lists(st.binary(max_size=20).map(lambda b: os.fsdecode(b.replace(b"\0", b"")))))
 def test_arguments_are_text_or_one_of_them_is_named(args: list[str]) -> None:
     try:

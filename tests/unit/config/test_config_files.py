@@ -19,6 +19,7 @@ from aitorrentd.config import Config
 from aitorrentd.config.drop_ins import UnreadableConfig
 from aitorrentd.errors import ConfigError
 from aitorrentd.exit_codes import DaemonExit
+from tests.support.effort import examples
 
 CASES = Path(__file__).parents[2] / "cases" / "daemon" / "config"
 
@@ -372,7 +373,7 @@ def test_secret_is_the_same_whatever_editor_wrote_it(
     assert load(file).settings.plugins["x"]["psk"] == "the-secret"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(
     content=st.binary(max_size=200) | st.text(alphabet="[]{}:,&*!-#'\"\n\t ab1<").map(str.encode)
 )

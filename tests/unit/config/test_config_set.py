@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aitorrentd.config import Config, plan_setting, write_setting
 from aitorrentd.errors import ConfigError, Denied
+from tests.support.effort import examples
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ def test_damaged_drop_in_is_told_and_stays(config: Config) -> None:
     assert set_file(config).read_text() == "log: ["
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(text=st.text(max_size=30).filter(lambda text: "\0" not in text))
 def test_any_text_that_is_set_is_read_or_refused(
     text: str, tmp_path_factory: pytest.TempPathFactory

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from aitorrentd.control import framing
 from aitorrentd.control.framing import FrameSplitter, decode, encode
 from aitorrentd.errors import ProtocolError, TooLarge
+from tests.support.effort import examples
 
 json_like = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(),
@@ -33,7 +34,7 @@ class Pair:
 
 
 @given(json_like)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 def test_what_is_encoded_is_decoded(value: Any) -> None:
     frame = encode(framing.RESULT, 7, value)
     assert struct.unpack(">I", frame[:4])[0] == len(frame) - 4
@@ -41,7 +42,7 @@ def test_what_is_encoded_is_decoded(value: Any) -> None:
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_random_bodies_decode_or_raise_protocol_error(body: bytes) -> None:
     try:
         message = decode(body)
@@ -51,7 +52,7 @@ def test_random_bodies_decode_or_raise_protocol_error(body: bytes) -> None:
 
 
 @given(st.lists(json_like, min_size=1, max_size=5), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 def test_frames_survive_any_fragmentation(values: list[Any], data: st.DataObject) -> None:
     stream = b"".join(encode(framing.RESULT, 1, value) for value in values)
     splitter = FrameSplitter(framing.MAX_FRAME_BYTES)
@@ -67,7 +68,7 @@ def test_frames_survive_any_fragmentation(values: list[Any], data: st.DataObject
 
 
 @given(st.binary(max_size=100), st.integers(1, 64))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 def test_a_splitter_keeps_no_frame_beyond_its_limit(raw: bytes, limit: int) -> None:
     splitter = FrameSplitter(limit)
     splitter.feed(raw)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.sources import tree
+
 ROOT = Path(__file__).parents[3]
 SOURCES = sorted(p for top in ("aitorrentd", "plugins") for p in (ROOT / top).rglob("*.py"))
 EVERYTHING = {"Exception", "BaseException"}
@@ -79,7 +81,7 @@ def found() -> list[tuple[str, ast.ExceptHandler]]:
     return [
         (f"{path.relative_to(ROOT)}:{function}", handler)
         for path in SOURCES
-        for function, handler in fences(ast.parse(path.read_text()))
+        for function, handler in fences(tree(path))
     ]
 
 

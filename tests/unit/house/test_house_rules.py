@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.sources import nodes, tree
+
 ROOT = Path(__file__).parents[3]
 CORE = ROOT / "aitorrentd"
 PLUGINS = ROOT / "plugins"
@@ -29,7 +31,7 @@ def name_of(path: Path) -> str:
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
     """Every module that a file imports, also inside functions, with the line."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -85,7 +87,7 @@ def import_graph() -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for path, name in names.items():
         found: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -134,11 +136,7 @@ def test_rooms_that_are_no_packages_have_no_init() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    silent = [
-        name_of(p)
-        for p in SOURCES
-        if p.read_text() and not ast.get_docstring(ast.parse(p.read_text()))
-    ]
+    silent = [name_of(p) for p in SOURCES if p.read_text() and not ast.get_docstring(tree(p))]
     assert silent == []
 
 
@@ -164,7 +162,7 @@ def test_remote_input_is_not_checked_by_assert() -> None:
     wrong = [
         f"{name_of(path)}:{node.lineno}"
         for path in decoders
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.Assert)
     ]
     assert wrong == []

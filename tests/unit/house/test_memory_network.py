@@ -22,6 +22,7 @@ from aitorrentd.api import (
     peer_id,
 )
 from tests.support.nodes import wait_for
+from tests.support.sources import nodes
 from tests.support.transport.memory_network import MemoryNetwork, MemoryTransport
 
 pytestmark = pytest.mark.jump_clock
@@ -195,7 +196,7 @@ async def test_node_reaches_itself_and_its_bug_ends_one_stream() -> None:
 def defines(method: str) -> Iterator[str]:
     """Classes of tests that define a method."""
     for path in sorted(TESTS.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.ClassDef) and any(
                 isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)) and each.name == method
                 for each in node.body

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.support.sources import nodes
 
 ROOT = Path(__file__).parents[3]
 SOURCES = sorted(p for top in ("aitorrentd", "plugins") for p in (ROOT / top).rglob("*.py"))
@@ -211,47 +213,40 @@ RULES = {
 }
 
 
-def found(pattern: Callable[[ast.AST], bool], tree: ast.AST) -> Iterator[int]:
+def found(pattern: Callable[[ast.AST], bool], among: Iterable[ast.AST]) -> Iterator[int]:
     """The lines on which the pattern stands."""
-    yield from (getattr(node, "lineno", 0) for node in ast.walk(tree) if pattern(node))
+    yield from (getattr(node, "lineno", 0) for node in among if pattern(node))
 
 
 def is_in(path: Path, room: str) -> bool:
     return (ROOT / room) in (path, *path.parents)
 
 
-@pytest.fixture(scope="module")
-def trees() -> dict[Path, ast.AST]:
-    return {path: ast.parse(path.read_text()) for path in SOURCES}
-
-
 @pytest.mark.parametrize("name", RULES)
-def test_there_is_one_copy(name: str, trees: Mapping[Path, ast.AST]) -> None:
+def test_there_is_one_copy(name: str) -> None:
     rule = RULES[name]
     allowed = (rule.home, *(rule.rooms or ()))
     second = [
         f"{path.relative_to(ROOT)}:{line}"
-        for path, tree in trees.items()
+        for path in SOURCES
         if not any(is_in(path, room) for room in allowed)
-        for line in found(rule.pattern, tree)
+        for line in found(rule.pattern, nodes(path))
     ]
     assert second == [], f"{name}: use {rule.use}"
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_each_room_of_a_rule_still_needs_its_place_there(
-    name: str, trees: Mapping[Path, ast.AST]
-) -> None:
+def test_each_room_of_a_rule_still_needs_its_place_there(name: str) -> None:
     rule = RULES[name]
     for room in (rule.home, *(rule.rooms or ())):
-        inside = [tree for path, tree in trees.items() if is_in(path, room)]
-        assert any(True for tree in inside for _ in found(rule.pattern, tree)), room
+        inside = [path for path in SOURCES if is_in(path, room)]
+        assert any(True for path in inside for _ in found(rule.pattern, nodes(path))), room
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_copy_would_be_recognised(name: str) -> None:
     rule = RULES[name]
     for code in rule.copies:
-        assert list(found(rule.pattern, ast.parse(code))), code
+        assert list(found(rule.pattern, ast.walk(ast.parse(code)))), code
     for code in rule.harmless:
-        assert not list(found(rule.pattern, ast.parse(code))), code
+        assert not list(found(rule.pattern, ast.walk(ast.parse(code)))), code

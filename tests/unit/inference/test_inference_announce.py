@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from aitorrent_inference.announce import Announcer
 from aitorrent_inference.capabilities import Capability, offered, read_record, record_value
 from aitorrentd.api import ModelView, Record, TooLarge, Unavailable, pack
+from tests.support.effort import examples
 from tests.support.inference_fakes import FakeBackend, FakeRouter, make_node, node_id
 from tests.support.transport.memory_directory import MemoryDirectory
 
@@ -129,7 +130,7 @@ values = st.dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.text(max_size=300).map(lambda t: "ait:cap:" + t) | st.text(max_size=20), values)
 def test_any_record_is_a_model_or_nothing(key: str, value: dict[str, Any]) -> None:
     view = read_record(Record(key, node_id(1), value))

@@ -24,6 +24,7 @@ from aitorrentd.api import (
     StageView,
     Unavailable,
 )
+from tests.support.effort import examples
 from tests.support.servers.canned import read
 
 TIME_S = 1_732_092_306.25
@@ -336,7 +337,7 @@ lines = st.binary(max_size=200) | st.dictionaries(fields, json_values, max_size=
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(lines)
 @example(b'{"prompt":"\\ud800"}')
 @example(b'{"prompt":"a","params":{"stop":"\\udfff"}}')
@@ -349,7 +350,7 @@ def test_any_bytes_are_a_request_or_a_protocol_error(line: bytes) -> None:
     assert wire.decode_request(wire.encode_request(request)) == request
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(lines)
 def test_any_bytes_are_a_chunk_an_error_or_a_protocol_error(line: bytes) -> None:
     try:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aitorrentd.kernel.order import plan
+from tests.support.effort import examples
 
 names = st.sampled_from("abcdefgh")
 graphs = st.fixed_dictionaries({name: st.sets(names, max_size=4) for name in "abcdefgh"})
@@ -33,7 +34,7 @@ def test_plugin_that_requires_itself_is_a_loop() -> None:
     assert plan({"a": {"a"}}, {"a": set()}).loops == {"a": "a needs a"}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(graphs, graphs)
 def test_plan_has_no_loops_and_keeps_every_requirement(
     requires: dict[str, set[str]], wants: dict[str, set[str]]
@@ -46,7 +47,7 @@ def test_plan_has_no_loops_and_keeps_every_requirement(
         assert after <= requires[name] | wants[name]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(graphs)
 def test_wishes_alone_never_keep_anybody_from_starting(wants: dict[str, set[str]]) -> None:
     assert not plan({name: set() for name in wants}, wants).loops

@@ -21,6 +21,7 @@ from aitorrent_nat.stun.codec import (
     read,
 )
 from aitorrentd.api import ProtocolError
+from tests.support.effort import examples
 
 TRANSACTION = bytes(range(12))
 COOKIE = struct.pack("!I", 0x2112A442)
@@ -108,7 +109,7 @@ def test_malformed_datagram_is_refused(datagram: bytes, reason: str) -> None:
 
 
 @given(st.binary(max_size=200), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_no_bytes_raise_anything_else(body: bytes, framed: bool) -> None:
     datagram = raw(0x0101, body[: len(body) // 4 * 4]) if framed else body
     with contextlib.suppress(ProtocolError):
@@ -116,7 +117,7 @@ def test_no_bytes_raise_anything_else(body: bytes, framed: bool) -> None:
 
 
 @given(st.binary(min_size=4, max_size=4), st.integers(0, 80))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_no_change_of_a_reply_raises_anything_else(noise: bytes, at: int) -> None:
     place = ("192.0.2.1", 4711)
     datagram = bytearray(encode_response(Response(TRANSACTION, place, place, place)))

@@ -37,6 +37,7 @@ from aitorrentd.api import (
 from aitorrentd.api.models.relay import json_object
 from aitorrentd.api.models.reported_errors import error_in_body
 from tests.support.clocks import FakeClock
+from tests.support.effort import examples
 from tests.support.servers.canned import expected, read
 from tests.support.servers.http_server import HttpServer, Reply, Request
 from tests.support.servers.ollama_server import FIGURES, FakeOllama
@@ -431,7 +432,7 @@ keys = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.dictionaries(keys, json_values))
 @example({"response": "\ud800"})
 def test_any_line_is_a_chunk_or_an_error(line: dict[str, Any]) -> None:
@@ -440,7 +441,7 @@ def test_any_line_is_a_chunk_or_an_error(line: dict[str, Any]) -> None:
         (part.text + part.thinking).encode()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(st.binary(max_size=100))
 def test_any_bytes_are_a_line_or_a_protocol_error(raw: bytes) -> None:
     assert isinstance(error_in_body(raw).message, str)

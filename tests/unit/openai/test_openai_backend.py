@@ -36,6 +36,7 @@ from aitorrentd.api import (
     Unavailable,
 )
 from tests.support.clocks import FakeClock
+from tests.support.effort import examples
 from tests.support.servers.canned import expected, read
 from tests.support.servers.http_server import HttpServer, Reply, Request
 from tests.support.servers.openai_server import KEY, FakeOpenai
@@ -512,7 +513,7 @@ def test_endless_event_is_refused() -> None:
             decoder.feed(b"data: " + b"x" * (MAX_EVENT_BYTES // 4) + b"\n")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(
     st.lists(st.sampled_from([b"data: x", b"data:", b":c", b"id: 1", b"", b"\xff"]), max_size=12),
     st.sampled_from([b"\n", b"\r\n", b"\r"]),
@@ -537,7 +538,7 @@ choice = st.dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(
     st.dictionaries(st.sampled_from(["choices", "usage", "error"]), json_values)
     | st.fixed_dictionaries({"choices": st.lists(choice, max_size=2)})

@@ -32,6 +32,7 @@ from aitorrentd.api import (
 )
 from aitorrentd.api.limits import PerPeer, TokenBucket
 from aitorrentd.wire import decode_frame
+from tests.support.effort import examples
 
 A, B = PeerId("12D3KooWaaaaaaaa"), PeerId("12D3KooWbbbbbbbb")
 
@@ -138,7 +139,7 @@ def test_deeply_nested_value_is_a_protocol_error(levels: int) -> None:
         read_put(Frame(unpack_map(deeply(levels))))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(
     st.one_of(
         st.binary(max_size=200),

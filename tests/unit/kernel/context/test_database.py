@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from aitorrentd.api import Busy, Conflict, InvalidParams, Unavailable
 from aitorrentd.kernel.context import database
 from aitorrentd.kernel.context.database import BUSY_S, open_database, statements
+from tests.support.effort import examples
 
 ONE = "CREATE TABLE peer (id TEXT PRIMARY KEY); INSERT INTO peer VALUES ('a;b');"
 TWO = """
@@ -149,7 +150,7 @@ def test_comments_alone_are_no_statement() -> None:
     assert list(statements("-- nothing; here\n\n;  ;")) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))))
 def test_texts_with_anything_in_them_never_split_a_statement(texts: list[str]) -> None:
     script = "".join(f"INSERT INTO t VALUES ('{t.replace(chr(39), chr(39) * 2)}');" for t in texts)

@@ -17,6 +17,7 @@ from aitorrent_shards.answering.logit_edits import LogitEdits
 from aitorrent_shards.answering.sampler import Sampling, choose, uniform
 from aitorrent_shards.models.generation_config import LogitRules, read_generation
 from aitorrent_shards.protocol.messages import Candidates
+from tests.support.effort import examples
 
 VOCAB = 48
 END = 47
@@ -92,7 +93,7 @@ ANSWERS = st.lists(st.integers(0, 9), max_size=8)
 
 
 @given(RULES, PROMPTS, ANSWERS, st.integers(0, 50))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_edited_logits_are_those_of_transformers_bit_for_bit(
     rules: LogitRules, prompt: list[int], new: list[int], seed: int
 ) -> None:
@@ -102,7 +103,7 @@ def test_edited_logits_are_those_of_transformers_bit_for_bit(
 
 
 @given(RULES, PROMPTS, ANSWERS, st.integers(0, 50), st.sampled_from([1, 4, 16, 40]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_few_candidates_decide_as_all_do_or_not_at_all(
     rules: LogitRules, prompt: list[int], new: list[int], seed: int, k: int
 ) -> None:

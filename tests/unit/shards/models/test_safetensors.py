@@ -23,6 +23,7 @@ from aitorrent_shards.models.safetensors import (
     parse_header,
 )
 from aitorrentd.errors import InvalidParams
+from tests.support.effort import examples
 
 
 def read_layout(path: Path) -> Layout:
@@ -186,7 +187,7 @@ _ENTRIES = st.fixed_dictionaries(
 
 
 @given(st.binary(max_size=300), st.integers(0, 400))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_random_bytes_are_a_layout_or_refused(header: bytes, file_bytes: int) -> None:
     _check(header, file_bytes)
 
@@ -195,14 +196,14 @@ def test_random_bytes_are_a_layout_or_refused(header: bytes, file_bytes: int) ->
     st.dictionaries(st.text(max_size=6) | st.just("__metadata__"), _ENTRIES | _JSON, max_size=4),
     st.integers(-1, 80),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_random_maps_are_a_layout_or_refused(entries: Any, data_bytes: int) -> None:
     header = json.dumps(entries).encode()
     _check(header, 8 + len(header) + data_bytes)
 
 
 @given(st.lists(st.sampled_from(["F32", "BF16", "U8", "F64"]), max_size=6), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 def test_headers_made_by_the_rules_are_read(dtypes: list[str], data: st.DataObject) -> None:
     entries, at = {}, 0
     for i, dtype in enumerate(dtypes):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from aitorrent_shards.worker.weights import Checkpoint
 from aitorrentd.errors import AitorrentError, InvalidParams, NotFound
+from tests.support.effort import examples
 from tests.support.shards.shards_worker import load_worker
 
 MakeModel = Callable[..., Path]
@@ -233,9 +234,7 @@ def test_weights_are_converted_as_torch_converts(
 
 
 @given(at=st.integers(0, 1 << 20), value=st.integers(0, 255))
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_one_changed_byte_in_config_or_header_loads_or_is_refused(
     model: MakeModel, tmp_path: Path, at: int, value: int
 ) -> None:

@@ -28,6 +28,7 @@ from aitorrentd.errors import (
     Unavailable,
 )
 from aitorrentd.wire import Frame
+from tests.support.effort import examples
 from tests.support.shards.shards_worker import (
     Chain,
     ask,
@@ -204,7 +205,7 @@ def test_equal_logits_stand_in_the_order_of_their_ids() -> None:
     st.lists(st.sampled_from([-2.0, 0.0, 0.5, 1.0, 7.25]), min_size=1, max_size=40),
     st.integers(0, 50),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 def test_candidates_equal_a_plain_sort(values: list[float], k: int) -> None:
     found = pick_candidates(torch.tensor(values), k, 2.0)
     order = sorted(range(len(values)), key=lambda i: (-values[i], i))[: k or None]
@@ -405,7 +406,7 @@ _NAMES = st.sampled_from(
 
 
 @given(_OPS, st.dictionaries(_NAMES, _JUNK | st.just(b"s") | st.integers(0, 70)), st.binary())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_random_requests_are_answered_or_refused(
     whole: ShardWorker, op: str, fields: dict[str, Any], tail: bytes
 ) -> None:

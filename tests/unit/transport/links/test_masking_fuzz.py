@@ -13,6 +13,7 @@ from wsproto.events import BytesMessage, Request
 
 from aitorrent_transport.links.masking import MAX_HTTP_HEAD_BYTES, MaskedDialer, MaskedListener
 from aitorrentd.api import AitorrentError
+from tests.support.effort import examples
 
 UPGRADE = WSConnection(ConnectionType.CLIENT).send(Request(host="example.org", target="/"))
 
@@ -65,7 +66,7 @@ def _listener() -> tuple[MaskedListener, DeafTransport, Sink]:
     return masked, transport, sink
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=200), st.integers(1, 40))
 @example(b"\x82\xfe", 1)
 def test_any_bytes_after_the_upgrade_are_data_or_the_end(wire: bytes, cut: int) -> None:
@@ -77,7 +78,7 @@ def test_any_bytes_after_the_upgrade_are_data_or_the_end(wire: bytes, cut: int) 
     assert len(sink.received) <= len(wire)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.integers(0, len(UPGRADE) - 5), st.binary(min_size=1, max_size=8), st.booleans())
 @example(UPGRADE.index(b"example"), b"\xff\xfe", False)
 @example(UPGRADE.index(b"Sec-WebSocket-Key") + 19, b"\xff\xfe=", False)
@@ -122,7 +123,7 @@ def test_unmasked_frames_from_a_client_are_refused() -> None:
     assert sink.received == b""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=300))
 @example(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
 @example(b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 101\r\n\r\n")

@@ -17,6 +17,7 @@ from aitorrent_transport.links.listener import CannotListen, Listener
 from aitorrent_transport.secure.handshake import Handshake
 from aitorrent_transport.secure.strangers import what_answers
 from aitorrentd.api import AitorrentError, ProtocolError
+from tests.support.effort import examples
 from tests.support.transport.link_peers import make_credentials
 from tests.support.transport.namespaces import CAN_MAKE, REASON, ip, machines, run_in
 
@@ -45,7 +46,7 @@ async def test_dialer_names_what_answers_instead_of_a_node(answer: bytes) -> Non
             await dial("127.0.0.1", server.sockets[0].getsockname()[1], make_credentials())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(st.binary(max_size=64))
 def test_sentence_about_any_answer_is_short_and_printable(first: bytes) -> None:
     text = what_answers(first)
@@ -53,7 +54,7 @@ def test_sentence_about_any_answer_is_short_and_printable(first: bytes) -> None:
     assert len(text) < 200
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(st.binary(max_size=64), st.integers(1, 8))
 def test_dialer_takes_any_answer_in_pieces(answer: bytes, size: int) -> None:
     dialer = Handshake(make_credentials(), dialer=True)
@@ -92,6 +93,7 @@ SELF = """
 import asyncio
 from aitorrent_transport.links.racing import connect_tcp
 from aitorrentd.api.network.resolver import Resolver
+from tests.support.effort import examples
 
 async def main():
     try:

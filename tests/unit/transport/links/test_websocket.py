@@ -22,6 +22,7 @@ from aitorrent_transport.links.websocket import (
     xor,
 )
 from aitorrentd.api import ProtocolError
+from tests.support.effort import examples
 
 sides = pytest.mark.parametrize("masked", [True, False], ids=["client", "server"])
 
@@ -53,7 +54,7 @@ def test_wsproto_reads_our_frames(masked: bool, size: int) -> None:
     assert [bytes(e.payload) for e in peer.events() if isinstance(e, Ping)] == [b"are you there"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     st.booleans(),
     st.lists(
@@ -116,7 +117,7 @@ def test_masked_frames_from_a_server_are_refused() -> None:
         list(WebSocketReader(masked=False).feed(b"\x82\x80"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=300), st.booleans(), st.randoms(use_true_random=False))
 def test_any_bytes_are_taken_in_bounds_or_refused(
     wire: bytes, masked: bool, draw: random.Random

@@ -15,6 +15,7 @@ from aitorrent_transport.secure import handshake as module
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import MAGIC, MAX_MESSAGE_BYTES, Handshake, encode_offer
 from aitorrentd.api import AitorrentError, Conflict, PeerId, ProtocolError, Unavailable
+from tests.support.effort import examples
 from tests.support.transport.link_peers import KeySigner, make_credentials, shake_hands
 
 
@@ -363,7 +364,7 @@ def test_aes_is_used_only_when_both_sides_have_it(
     assert dialer.result.suite.name == listener.result.suite.name == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.lists(st.binary(min_size=1, max_size=200), max_size=5), st.booleans(), st.booleans())
 def test_any_bytes_give_nothing_or_a_protocol_error(
     chunks: list[bytes], dialer: bool, after_magic: bool

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aitorrent_transport.secure.hello import Hello
 from aitorrentd.api import ProtocolError, pack, unpack_map
+from tests.support.effort import examples
 
 HELLO = Hello(
     identity=b"i" * 32,
@@ -84,19 +85,19 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_hello_or_a_protocol_error(payload: bytes) -> None:
     _decode(payload)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.dictionaries(_FIELDS, _VALUES))
 def test_any_map_is_a_hello_or_a_protocol_error(changes: dict[str, Any]) -> None:
     _decode(pack({**unpack_map(HELLO.encode()), **changes}))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.integers(0, len(HELLO.encode()) - 1), st.integers(0, 255))
 def test_any_changed_byte_is_a_hello_or_a_protocol_error(at: int, value: int) -> None:
     payload = bytearray(HELLO.encode())

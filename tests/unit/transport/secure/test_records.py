@@ -23,6 +23,7 @@ from aitorrent_transport.secure.records import (
 )
 from aitorrent_transport.secure.suites import AES, CHACHA, Suite, aes_in_hardware, choose
 from aitorrentd.api import ProtocolError, TooLarge
+from tests.support.effort import examples
 
 KEY = bytes(range(32))
 suites = pytest.mark.parametrize("suite", [CHACHA, AES], ids=lambda s: s.name)
@@ -82,7 +83,7 @@ def test_records_survive_the_way(suite: Suite, in_place: bool) -> None:
     assert reader.buffered == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(st.lists(st.integers(0, MAX_PLAINTEXT), max_size=8), st.integers())
 def test_records_survive_any_cutting_into_reads(sizes: list[int], seed: int) -> None:
     draw = random.Random(seed)
@@ -116,7 +117,7 @@ def test_records_on_the_wire_are_what_the_documentation_says() -> None:
         assert _seal(writer, b"hello") == head + changed.encrypt(nonce, b"\0hello", head)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     st.lists(st.tuples(st.integers(0, MAX_PLAINTEXT), st.sampled_from("-tr")), max_size=12),
     st.integers(),
@@ -281,7 +282,7 @@ def test_read_buffer_does_not_grow() -> None:
     assert len(reader.space()) == READ_BUFFER_BYTES
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=400))
 def test_any_bytes_give_nothing_or_a_protocol_error(wire: bytes) -> None:
     try:

@@ -13,6 +13,7 @@ from aitorrent_transport.streams.sending import SEND_QUEUE_BYTES
 from aitorrent_transport.streams.stream_state import StreamState
 from aitorrent_transport.streams.windows import INITIAL_WINDOW, MAX_WINDOW, WindowBudget
 from aitorrentd.api import Busy, Priority, ProtocolError
+from tests.support.effort import examples
 
 
 class Side:
@@ -58,7 +59,7 @@ def push(side: Side, state: StreamState, piece: bytes) -> None:
     side.mux.touch(state, 0.0)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120))
 @given(
     st.integers(0, 2**32),
     st.lists(st.tuples(st.integers(0, 4), st.integers(1, 200_000)), min_size=1, max_size=40),
@@ -372,7 +373,7 @@ framed = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.lists(st.one_of(st.binary(max_size=80), framed), max_size=30))
 def test_random_records_are_taken_or_are_protocol_errors(records: list[bytes]) -> None:
     _, b = pair()
@@ -385,7 +386,7 @@ def test_random_records_are_taken_or_are_protocol_errors(records: list[bytes]) -
     assert sum(state.receiving.buffered for state in b.mux.states()) <= len(b.mux) * INITIAL_WINDOW
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.lists(st.binary(min_size=1, max_size=30), max_size=12), st.integers(1, 200))
 def test_line_length_agrees_with_find(chunks: list[bytes], limit: int) -> None:
     half = ReceivingHalf(1, WindowBudget(), 0.0)

@@ -28,6 +28,7 @@ from aitorrentd.api import (
     Unavailable,
 )
 from tests.support.clocks import LoopClock
+from tests.support.effort import examples
 from tests.support.nodes import wait_for
 from tests.support.transport.transport_links import FakeLink, link_pair
 
@@ -421,7 +422,7 @@ async def test_retired_channel_closes_when_its_last_stream_ended() -> None:
         assert ends.far.closed
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=50), st.integers(0, 60)), max_size=30))
 def test_buffer_gives_back_what_it_was_fed(steps: list[bytes | int]) -> None:
     half = ReceivingHalf(1, WindowBudget(), 0.0)
