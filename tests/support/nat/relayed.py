@@ -2,15 +2,23 @@
 
 A node with `reach=Reach.PUBLIC` relays, and tells so to nobody: a node uses the relays that its
 `relays` names, where real nodes believe what peers say of themselves.
+
+`python -m tests.support.nat.relayed DIR SEED SETTINGS` runs a relay as a process of its own: it
+prints its address, and runs until its standard input ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
+
+import uvloop
 
 from aitorrent_nat.config import NatConfig
 from aitorrent_nat.relay.part import RelayPart
@@ -32,7 +40,12 @@ from aitorrentd.api import (
 )
 from aitorrentd.kernel import Kernel, KernelSettings, PluginSource
 from tests.support.nodes import wait_for
-from tests.support.transport.transport_nodes import Identity, ProtocolsPlugin
+from tests.support.transport.transport_nodes import (
+    ROOT,
+    Identity,
+    NodeProcess,
+    ProtocolsPlugin,
+)
 
 
 class RelayPlugin:
@@ -60,6 +73,17 @@ class RelayPlugin:
         return self.part.protocols() if self.part is not None else ()
 
 
+class Place(Protocol):
+    """A relay, in this process or another."""
+
+    @property
+    def id(self) -> PeerId: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def address(self) -> str: ...
+
+
 class RelayNode:
     """A running node."""
 
@@ -82,11 +106,11 @@ class RelayNode:
     def address(self) -> str:
         return f"/ip4/127.0.0.1/tcp/{self.port}/p2p/{self.id}"
 
-    def behind(self, relay: RelayNode) -> str:
+    def behind(self, relay: Place) -> str:
         """The address that leads to this node through `relay`."""
         return f"/ip4/127.0.0.1/tcp/{relay.port}/p2p/{relay.id}/p2p-circuit/p2p/{self.id}"
 
-    async def reserves_at(self, *relays: RelayNode) -> None:
+    async def reserves_at(self, *relays: Place) -> None:
         """Connect to the relays, and wait for a reservation at each."""
         self.plugin.relays.update(relay.id for relay in relays)
         for relay in relays:
@@ -140,3 +164,38 @@ async def relay_node(
     finally:
         await kernel.stop()
         await asyncio.sleep(0)
+
+
+async def start_relay(path: Path, seed: str, port: int = 0, **nat: Any) -> NodeProcess:
+    """A relay as a process; kill it when done."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.support.nat.relayed",
+        str(path),
+        seed,
+        json.dumps({"transport": {"port": port}, **nat}),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}"},
+    )
+    assert process.stdout is not None
+    line = await asyncio.wait_for(process.stdout.readline(), 30)
+    return NodeProcess(process, line.decode().strip())
+
+
+async def _main() -> None:
+    settings = json.loads(sys.argv[3])
+    async with relay_node(Path(sys.argv[1]), sys.argv[2], Reach.PUBLIC, **settings) as relay:
+        sys.stdout.write(relay.address + "\n")
+        sys.stdout.flush()
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        loop.add_reader(sys.stdin.fileno(), ended.set)
+        await ended.wait()
+        loop.remove_reader(sys.stdin.fileno())
+
+
+if __name__ == "__main__":
+    uvloop.run(_main())
