@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -69,7 +69,7 @@ class RelayPart:
             attempts,
             wanted=config.reservations,
             candidates=self._candidates,
-            is_needed=self._is_needed,
+            is_needed=self.is_needed,
         )
         self._dialer = RelayDialer(ctx, self._tasks, self._transport, attempts)
         self._saved = Saved(ctx, self.server.grants, self.reserver)
@@ -100,25 +100,42 @@ class RelayPart:
         """Reservations and circuits."""
         return [self.server.protocol()]
 
+    def now(self) -> float:
+        """Seconds of the monotonic clock."""
+        return self._ctx.clock.monotonic()
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return self._ctx.clock.time()
+
+    def relays_for_others(self) -> bool:
+        """Whether this node relays now."""
+        return not self.refusal()
+
+    def relayed_by(self) -> Sequence[PeerId]:
+        """Relays through which this node can be reached now."""
+        return [held.relay for held in self.reserver.held if held.is_live]
+
     def refusal(self) -> str:
         """Why this node does not relay for others now; "" if it does."""
         if not self._config.relay:
-            return "this node does not relay"
+            return "relaying is off"
         if self._ctx.draining:
-            return "this node is draining"
+            return "it is draining"
         if self._is_public():
             return ""
-        return "this node does not relay, since it does not know that everybody can dial it"
+        return "it is not known to be reachable by everybody"
 
     def _is_public(self) -> bool:
         return self._reach() is Reach.PUBLIC or bool(self._transport.announced)
 
-    def _is_needed(self) -> bool:
+    def is_needed(self) -> bool:
+        """Whether nobody can dial this node, as far as it knows, and relays may help."""
         if self._transport.is_masking or self._is_public():
             return False
         if self._reach() is not Reach.UNKNOWN or self.reserver.held or self.reserver.remembered:
             return True
-        return self._ctx.clock.monotonic() - self._started_at >= UNKNOWN_S
+        return self.now() - self._started_at >= UNKNOWN_S
 
     def _candidates(self) -> Iterator[Candidate]:
         for view in self._transport.peers():
@@ -143,18 +160,17 @@ class RelayPart:
         return f"{self._held_text()}; {self._given_text()}"
 
     def _held_text(self) -> str:
-        live = [short(held.relay) for held in self.reserver.held if held.is_live]
-        if live:
-            return f"reached through {', '.join(live)}"
+        if live := self.relayed_by():
+            return f"reached through {', '.join(map(short, live))}"
         if self._transport.is_masking:
             return "none used: connections through relays cannot be masked"
         if not self._config.reservations:
             return "none used: plugins.nat.reservations is 0"
-        return "none found yet" if self._is_needed() else "none needed"
+        return "none found yet" if self.is_needed() else "none needed"
 
     def _given_text(self) -> str:
         if refusal := self.refusal():
-            return refusal
+            return f"relays for nobody: {refusal}"
         server = self.server
         passed = bytes_text(server.lines.budgets.passed)
         return (

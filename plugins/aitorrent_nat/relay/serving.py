@@ -94,7 +94,7 @@ class RelayServer:
         try:
             self._guard.admit_call(stream.peer)
             if refusal := self.refusal():
-                raise Unavailable(refusal)
+                raise Unavailable(f"this node relays for nobody: {refusal}")
             if isinstance(request, Reserve):
                 await self._reserve(stream, request)
             else:

@@ -169,9 +169,11 @@ async def test_a_node_with_relay_false_never_relays(tmp_path: Path) -> None:
         await target.transport.connect(relay.address)
         target.part.reserver.wake.set()
         await wait_for(lambda: target.part.reserver.problems)
-        assert target.part.reserver.problems == {relay.id: "this node does not relay"}
+        assert target.part.reserver.problems == {
+            relay.id: "this node relays for nobody: relaying is off"
+        }
         assert not target.live()
-        with pytest.raises(Unavailable, match="this node does not relay"):
+        with pytest.raises(Unavailable, match="relays for nobody: relaying is off"):
             await dialer.transport.connect(target.behind(relay))
         assert len(relay.part.server.grants) == len(relay.part.server.lines) == 0
         assert relay.part.server.lines.budgets.passed == 0
@@ -185,12 +187,12 @@ async def test_a_node_relays_only_while_everybody_can_dial_it(tmp_path: Path) ->
         ) as told,
         relay_node(tmp_path, "target") as target,
     ):
-        assert "does not know that everybody can dial it" in relay.part.refusal()
+        assert "not known to be reachable" in relay.part.refusal()
         assert told.part.refusal() == ""
         relay.plugin.reach = Reach.PUBLIC
         await target.reserves_at(relay)
         relay.plugin.reach = Reach.SYMMETRIC
-        with pytest.raises(Unavailable, match="does not relay"):
+        with pytest.raises(Unavailable, match="relays for nobody"):
             await told.transport.connect(target.behind(relay))
 
 
