@@ -16,6 +16,7 @@ BENCHMARKS = {  # and how each is invoked; the last option takes the file
     "daemon": ("daemon", "--json"),
     "records": ("records", "--out"),
     "streams": ("streams", "--out"),
+    "relay": ("relay", "--out"),
     "dht": ("dht", "--out"),
     "decode": ("decode", "--json"),
     "decode-apart": ("decode", "--apart", "--json"),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from aitorrent_nat import cli_relay
 from aitorrentd.cli import toolkit
 
 COMMANDS = {"nat": "Show who can dial this node, and test its NAT"}
@@ -37,6 +38,7 @@ def register(app: typer.Typer) -> None:
     for run in (status, probe):
         name = run.__name__
         group.command(name, help=_HELP[name], epilog=toolkit.examples(*_EXAMPLES[name]))(run)
+    cli_relay.register(group)
     app.add_typer(group, name="nat")
 
 

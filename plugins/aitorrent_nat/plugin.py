@@ -7,9 +7,12 @@ from contextlib import asynccontextmanager
 
 from aitorrent_nat.config import NatConfig
 from aitorrent_nat.methods import nat_methods
+from aitorrent_nat.relay.methods import relay_methods
 from aitorrent_nat.service import NatService
 from aitorrentd.api import (
     ADVERTISERS,
+    ATTEMPTS,
+    DIALERS,
     PEER_PORT,
     PROTECTION,
     REACHABILITY,
@@ -36,7 +39,7 @@ class NatPlugin:
             name="nat",
             summary="finds out who can dial this node, and reaches peers behind NATs",
             provides=(REACHABILITY,),
-            requires=(TRANSPORT, PROTECTION, PEER_PORT, ADVERTISERS),
+            requires=(TRANSPORT, PROTECTION, PEER_PORT, DIALERS, ADVERTISERS, ATTEMPTS),
             config=NatConfig,
         )
 
@@ -55,8 +58,10 @@ class NatPlugin:
 
     @hookimpl
     def aitorrent_methods(self, ctx: PluginContext) -> Iterable[Method]:
-        """`nat.status` and `nat.probe`."""
-        return nat_methods(self._service) if self._service else ()
+        """`nat.status`, `nat.probe` and `nat.relays`."""
+        if self._service is None:
+            return ()
+        return [*nat_methods(self._service), *relay_methods(self._service.relay)]
 
     @hookimpl
     def aitorrent_protocols(self, ctx: PluginContext) -> Iterable[WireProtocol]:

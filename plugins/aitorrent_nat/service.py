@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from aitorrent_nat.config import NatConfig
 from aitorrent_nat.parts import Part
 from aitorrent_nat.reach.part import ReachPart
+from aitorrent_nat.relay.part import RelayPart
 from aitorrent_nat.stun.server import StunServer
 from aitorrentd.api import PROTECTION, TRANSPORT, PluginContext
 from aitorrentd.api.tasks import Tasks
@@ -24,7 +25,10 @@ class NatService:
         self.tasks = Tasks(ctx.tasks)
         self.stun = StunServer(ctx, self.tasks, self.transport, self.config.port)
         self.reach = ReachPart(ctx, self.tasks, self.transport, self.guard, self.stun)
-        self.parts: list[Part] = [self.stun, self.reach]
+        self.relay = RelayPart(ctx, lambda: self.reach.reach, self.reach.relays)
+        self.reach.relays_for_others = self.relay.relays_for_others
+        self.reach.relayed_by = self.relay.relayed_by
+        self.parts: list[Part] = [self.stun, self.reach, self.relay]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
