@@ -1,4 +1,4 @@
-"""A client for an HTTP server that streams its answers.
+"""The HTTP client of relay backends, whose servers stream their answers.
 
 Not exported by `aitorrentd.api`: httpx takes a few megabytes, which a node without such servers
 should not pay. Import it where the first request is made, in a thread.

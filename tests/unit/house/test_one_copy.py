@@ -158,6 +158,7 @@ RULES = {
             "aitorrentd/workers": "the reaper ends with its process, which is what it reports",
             "plugins/aitorrent_inference": "lanes of a race, awaited by the race",
             "plugins/aitorrent_transport/links": "attempts of a race, ended by the race",
+            "plugins/aitorrent_nat/punch": "attempts of a race, ended by the race",
         },
     ),
     "backoff": Rule(
