@@ -50,6 +50,15 @@ class Draining(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkChanged(Event):
+    """An address, link or route of this machine changed, or it was suspended."""
+
+    topic = "network.changed"
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PeerConnected(Event):
     """A channel to a peer completed its handshake."""
 

@@ -68,6 +68,10 @@ class PerPeer(Generic[T]):
             self._entries.move_to_end(peer)
         return entry
 
+    def values(self) -> list[T]:
+        """Every entry, the least recently used first."""
+        return list(self._entries.values())
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -11,7 +11,7 @@ import socket
 from typing import Final
 
 from aitorrentd.api import AitorrentError, PluginContext, Transport
-from aitorrentd.api.backoff import equal_jitter_s
+from aitorrentd.api.backoff import equal_jitter_s, full_jitter_s
 from aitorrentd.api.network.addresses import Address, parse_address
 from aitorrentd.api.network.resolver import Resolver
 
@@ -31,6 +31,8 @@ class Seeds:
     def __init__(
         self, ctx: PluginContext, transport: Transport, seeds: tuple[str, ...], resolver: Resolver
     ) -> None:
+        self.wake = asyncio.Event()
+        "Set when the network changed: names may resolve now."
         self.problems: dict[str, str] = {}
         "Why a seed was of no use last time, by seed."
         self._ctx = ctx
@@ -42,14 +44,25 @@ class Seeds:
         """Until cancelled."""
         attempt = 0
         while True:
-            draw = self._ctx.random.random()
             if self._transport.peers():
                 attempt = 0
-                await asyncio.sleep(LOOK_S * (0.5 + draw))
+                await asyncio.sleep(LOOK_S * (0.5 + self._ctx.random.random()))
                 continue
             await asyncio.gather(*(self._ask(seed) for seed in self._seeds))
-            await asyncio.sleep(equal_jitter_s(attempt, base_s=BASE_S, cap_s=CAP_S, draw=draw))
-            attempt += 1
+            attempt = await self._pause(attempt)
+
+    async def _pause(self, attempt: int) -> int:
+        """Wait after a failure; returns the number of the next attempt."""
+        draw = self._ctx.random.random()
+        wait_s = equal_jitter_s(attempt, base_s=BASE_S, cap_s=CAP_S, draw=draw)
+        self.wake.clear()
+        try:
+            async with asyncio.timeout(wait_s):
+                await self.wake.wait()
+        except TimeoutError:
+            return attempt + 1
+        await asyncio.sleep(full_jitter_s(0, draw=draw))
+        return 0
 
     async def _ask(self, seed: str) -> None:
         name = parse_address(seed)

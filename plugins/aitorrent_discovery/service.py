@@ -15,7 +15,7 @@ from aitorrent_discovery.peers.connecting import Connecting
 from aitorrent_discovery.peers.saved import Saved
 from aitorrent_discovery.peers.standing import Standings
 from aitorrent_discovery.seeds import Seeds
-from aitorrentd.api import TRANSPORT, PeerId, PluginContext
+from aitorrentd.api import TRANSPORT, NetworkChanged, PeerId, PluginContext
 from aitorrentd.api.network.protection import PROTECTION, Offence
 from aitorrentd.api.network.resolver import Resolver
 from aitorrentd.api.tasks import Tasks
@@ -55,6 +55,15 @@ class DiscoveryService:
     def _news(self, peers: list[PeerId]) -> None:
         self.connecting.wake.set()
 
+    async def _follow_network(self) -> None:
+        """Look again at what depends on the network of this machine when it changed."""
+        while True:
+            with self.ctx.subscribe(NetworkChanged) as events:
+                async for _ in events:
+                    self.standings.network_changed(self.ctx.clock.monotonic())
+                    for wake in (self.local.wake, self.seeds.wake, self.connecting.wake):
+                        wake.set()
+
     async def _rounds(self) -> None:
         """Exchange with a few peers, again and again."""
         while True:
@@ -68,6 +77,7 @@ class DiscoveryService:
         self.tasks.spawn(self.saved.keep(), "peers on disk")
         await self.saved.restored.wait()
         self.tasks.spawn(self.connecting.follow(), "follow connections")
+        self.tasks.spawn(self._follow_network(), "follow the network")
         if self.config.outbound:
             self.tasks.spawn(self.connecting.run(), "keep connections")
         if self.config.gossip:

@@ -14,6 +14,7 @@ from aitorrent_transport.links.binding import Binding
 from aitorrent_transport.links.dial import DirectDialer
 from aitorrent_transport.links.listener import Listener
 from aitorrent_transport.links.path import StalledPaths
+from aitorrent_transport.machine.watching import NetworkWatch
 from aitorrent_transport.peers.address_file import read_address_file
 from aitorrent_transport.peers.attempts import AttemptLog
 from aitorrent_transport.peers.banning import Banning
@@ -23,6 +24,7 @@ from aitorrent_transport.peers.known_peers import PeerStore
 from aitorrent_transport.peers.own import OwnAddresses
 from aitorrent_transport.peers.peer import Peer
 from aitorrent_transport.peers.peer_port import PeerPortService
+from aitorrent_transport.peers.revalidating import Revalidation
 from aitorrent_transport.peers.store_opening import opened_store
 from aitorrent_transport.peers.stream_server import StreamServer
 from aitorrent_transport.peers.table import PeerTable
@@ -132,6 +134,9 @@ class TransportService:
         )
         self.keeper = Keeper(ctx, self._tasks, self.table, store, self.dialler)
         self.banning = Banning(self.guard, self.table, self.keeper, store, self._tasks, ctx.clock)
+        self.revalidation = Revalidation(self.table, self._tasks)
+        self.network = NetworkWatch(ctx)
+        self.network.on_change = self._network_changed
         store.on_moved = self._take_up_store
 
     def now(self) -> float:
@@ -157,6 +162,7 @@ class TransportService:
         await self.banning.restore()
         await self._listen()
         self._tasks.spawn(self._server.end_with_plugins(), "handlers of plugins")
+        self._tasks.spawn(self.network.run(), "network of the machine")
         self._tasks.spawn(self._addresses.follow(), "own addresses")
         for text in self.config.bootstrap:
             if is_address_file(text):
@@ -186,6 +192,15 @@ class TransportService:
 
     def _own_key_dialled(self, where: HostPort) -> None:
         self.table.rivals.note_own_key(address_of(*where).location)
+
+    def _network_changed(self, reason: str) -> None:
+        self._own.is_told = self.network.is_told
+        self._own.forget()
+        self._addresses.network_changed()
+        self.binding.network_changed()
+        self.revalidation.start()
+        self.dialler.network_changed()
+        self.keeper.network_changed()
 
     def _on_bound_later(self, where: HostPort) -> None:
         self._own.forget()

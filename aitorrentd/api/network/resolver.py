@@ -86,7 +86,9 @@ class Resolver:
             running = self._start(host)
         done, _ = await asyncio.wait({running}, timeout=timeout_s)
         if not done:
-            raise TimedOut(f"the name server did not answer for {host} within {timeout_s:g} s")
+            raise TimedOut(
+                f"the name server did not answer for {host} within {timeout_s:g} s", unresolved=True
+            )
         wanted = _FAMILIES.get(version)
         found = [each for each in running.result() if wanted in (None, each[0])]
         if not found:

@@ -6,6 +6,7 @@ The work is done by `zeroconf`, which is imported on first use: it takes about 3
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import socket
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 LOOK_S: Final = 5.0
-"How often to look at the interfaces; addresses that come and go within it are not followed."
+"How often to look at the interfaces and at this node's addresses when nothing is announced."
 RETRY_S: Final = 60.0
 "When nothing changed and multicast did not work."
 CLOSE_S: Final = 3.0
@@ -45,6 +46,8 @@ class LocalNetwork:
         candidates: Candidates,
         on_found: Callable[[], None],
     ) -> None:
+        self.wake = asyncio.Event()
+        "Set when the network changed."
         self.problem = ""
         self.state = "not started"
         self.counts: Counter[str] = Counter()
@@ -67,8 +70,11 @@ class LocalNetwork:
         _quiet()
         try:
             while True:
+                self.wake.clear()
                 await self._follow()
-                await asyncio.sleep(LOOK_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self.wake.wait()
         finally:
             await self._close()
 

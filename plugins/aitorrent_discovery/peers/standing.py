@@ -20,6 +20,10 @@ EXCHANGE_BASE_S: Final = 60.0
 EXCHANGE_CAP_S: Final = 3600.0
 LOST_SPREAD_S: Final = 30.0
 "Peers that lose the same node at the same moment come back over this time."
+CHANGED_SPREAD_S: Final = 3.0
+"The same when it was this node's own network that changed."
+CHANGED_S: Final = 15.0
+"Peers lost within this after a change of the network were lost by it."
 MAX_COUNTED: Final = 3
 "Successes beyond these add no trust: an old peer is no better than a proven one."
 FAULT_S: Final = 3600.0
@@ -58,6 +62,7 @@ class Standings:
     def __init__(self, draw: Callable[[], float]) -> None:
         self._draw = draw
         self._peers: PerPeer[Standing] = PerPeer(Standing)
+        self._changed_at = float("-inf")
 
     def of(self, peer: PeerId) -> Standing:
         """The standing of `peer`."""
@@ -82,9 +87,19 @@ class Standings:
 
     def lost(self, peer: PeerId, now: float) -> None:
         """The channel to `peer` ended."""
-        wait_s = full_jitter_s(0, base_s=LOST_SPREAD_S, draw=self._draw())
+        is_ours = now - self._changed_at <= CHANGED_S
+        spread_s = CHANGED_SPREAD_S if is_ours else LOST_SPREAD_S
+        wait_s = full_jitter_s(0, base_s=spread_s, draw=self._draw())
         standing = self.of(peer)
         standing.dial_after = max(standing.dial_after, now + wait_s)
+
+    def network_changed(self, now: float) -> None:
+        """Dial everybody soon again: failures so far tell of the network that was."""
+        self._changed_at = now
+        for standing in self._peers.values():
+            wait_s = full_jitter_s(0, base_s=CHANGED_SPREAD_S, draw=self._draw())
+            standing.dial_after = min(standing.dial_after, now + wait_s)
+            standing.failed_dials = 0
 
     def answered(self, peer: PeerId) -> None:
         """An exchange with `peer` was completed."""

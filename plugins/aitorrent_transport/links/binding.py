@@ -47,6 +47,7 @@ class Binding:
         self._tasks = tasks
         self._draw = draw
         self._first_wait_s = first_wait_s
+        self._changed = asyncio.Event()
         self._port = 0
 
     async def start(self, port: int, last: int | None = None) -> None:
@@ -93,6 +94,19 @@ class Binding:
         self.waiting.pop(host, None)
         self.on_bound(where)
 
+    def network_changed(self) -> None:
+        """Try at once what is not bound yet: the machine may have the address now."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _changes_within(self, wait_s: float) -> bool:
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
     def _keep_trying(self) -> None:
         for host, error in self.waiting.items():
             log.warning("%s; retrying until it succeeds", error.message)
@@ -104,8 +118,7 @@ class Binding:
             wait_s = equal_jitter_s(
                 attempt, base_s=self._first_wait_s, cap_s=MAX_WAIT_S, draw=self._draw()
             )
-            await asyncio.sleep(wait_s)
-            attempt += 1
+            attempt = 0 if await self._changes_within(wait_s) else attempt + 1
             try:
                 await self._try(host)
             except CannotListen as e:

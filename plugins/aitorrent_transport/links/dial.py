@@ -123,7 +123,8 @@ async def dial(
             f"{where} accepted the connection but did not finish the handshake in time"
         ) from None
     except OSError as e:
-        raise Unavailable(f"{where} cannot be reached: {why(e)}") from None
+        causes = {"unresolved": True} if isinstance(e, socket.gaierror) else {}
+        raise Unavailable(f"{where} cannot be reached: {why(e)}", **causes) from None
     except AitorrentError as e:
         raise type(e)(f"{where}: {e.message}", **e.data) from None
     finally:

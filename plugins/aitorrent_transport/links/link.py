@@ -208,6 +208,14 @@ class Link(asyncio.BufferedProtocol):
         else:
             self._transport.close()
 
+    @property
+    def local_host(self) -> str:
+        """This end's IP address; empty if the connection has none."""
+        place = self._transport.get_extra_info("sockname")
+        if not isinstance(place, tuple):
+            return ""
+        return str(place[0]).removeprefix("::ffff:").partition("%")[0]
+
     def is_stalled(self) -> bool:
         """Whether the peer's silence suggests a path that drops large packets."""
         sock = self._transport.get_extra_info("socket")

@@ -66,6 +66,8 @@ class Dialler:
         self._is_own = is_own
         self._masking = masking
         self._dials: dict[str, asyncio.Task[Peer | AitorrentError]] = {}
+        self._linking: set[asyncio.Task[Peer | AitorrentError]] = set()
+        self._begun_anew: set[asyncio.Task[Peer | AitorrentError]] = set()
 
     # Dialling
 
@@ -78,17 +80,18 @@ class Dialler:
         """
         if address.peer == self._credentials.signer.peer_id:
             raise InvalidParams(f"{address} is this node itself")
-        task = self._dials.get(str(address))
-        if task is None:
-            task = self._tasks.spawn(self._dial(address), f"dial {address}")
-            self._dials[str(address)] = task
-            task.add_done_callback(lambda _: self._dials.pop(str(address), None))
-        # Not awaited directly: if it is cancelled, that concerns the transport, not the caller.
-        done, _ = await asyncio.wait({task}, timeout=timeout_s)
-        if not done:
-            raise TimedOut(f"{address.location} did not answer within {timeout_s:g} s")
-        if task.cancelled():
-            raise Unavailable("the transport is stopping")
+        now = self._ctx.clock.monotonic
+        until = now() + timeout_s
+        while True:
+            task = self._dials.get(str(address)) or self._begin(address)
+            # Not awaited directly: if it is cancelled, that does not concern the caller.
+            done, _ = await asyncio.wait({task}, timeout=max(0.0, until - now()))
+            if not done:
+                raise TimedOut(f"{address.location} did not answer within {timeout_s:g} s")
+            if not task.cancelled():
+                break
+            if task not in self._begun_anew:
+                raise Unavailable("the transport is stopping")
         result = task.result()
         if isinstance(result, AitorrentError):
             try:
@@ -96,6 +99,24 @@ class Dialler:
             finally:
                 del result, task, done  # otherwise error and frame form a reference cycle
         return result
+
+    def _begin(self, address: Address) -> asyncio.Task[Peer | AitorrentError]:
+        task = self._tasks.spawn(self._dial(address), f"dial {address}")
+        self._dials[str(address)] = task
+
+        def end(ended: asyncio.Task[Peer | AitorrentError]) -> None:
+            self._linking.discard(ended)
+            if self._dials.get(str(address)) is ended:
+                del self._dials[str(address)]
+
+        task.add_done_callback(end)
+        return task
+
+    def network_changed(self) -> None:
+        """Begin anew whatever is connecting: it may wait from an address that is gone."""
+        self._begun_anew = set(self._linking)
+        for task in self._begun_anew:
+            task.cancel()
 
     async def _dial(self, address: Address) -> Peer | AitorrentError:
         try:
@@ -106,7 +127,7 @@ class Dialler:
             )
             if connected is not None and (address.relay or not connected.is_relayed):
                 return connected
-            link = await self._link(address)
+            link = await self._linked(address)
             connected = self._table.get(link.peer)
             if connected is not None and connected.has_as_good(link):
                 link.close("this node is already connected")
@@ -141,6 +162,16 @@ class Dialler:
                 took_s=took_s,
             ),
         )
+
+    async def _linked(self, address: Address) -> Link:
+        """As `_link`; begun anew when the network changes."""
+        task = self._dials.get(str(address))
+        if task is not None:
+            self._linking.add(task)
+        try:
+            return await self._link(address)
+        finally:
+            self._linking -= {task}
 
     async def _link(self, address: Address) -> Link:
         """A link to `address` from the first dialer that succeeds; dialers share the time limit.

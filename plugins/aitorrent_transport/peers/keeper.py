@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,8 @@ from aitorrentd.api.tasks import Tasks
 
 GIVE_UP_S: Final = 3600.0
 MAX_WAIT_S: Final = 60.0
+UNRESOLVED_WAIT_S: Final = 8.0
+"While a name does not resolve: nobody is dialled, and name servers answer thousands."
 STEADY_S: Final = 30.0  # a channel that lived this long counts as working
 MAX_KEPT: Final = 256
 
@@ -36,8 +38,12 @@ class Kept:
     file: Path | None = None
     "Address file, re-read at each attempt."
     task: asyncio.Task[None] | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    "Set when the network changed: what failed before may succeed now."
     problem: str = ""
     "Why the last attempt failed; empty while connected."
+    is_unresolved: bool = False
+    "Whether the last attempt failed because a name did not resolve."
     is_this_node: bool = False
     "Whether this node itself answered the last attempt."
 
@@ -86,6 +92,11 @@ class Keeper:
             self._keep_up(kept), f"keep {kept.peer or kept.file or kept.addresses}"
         )
 
+    def network_changed(self) -> None:
+        """Redial whoever is missing soon, however often dialling failed."""
+        for kept in self._kept:
+            kept.changed.set()
+
     def release(self, peer: PeerId) -> None:
         """Stop maintaining a channel to `peer`."""
         for kept in [k for k in self._kept if k.peer == peer]:
@@ -130,14 +141,25 @@ class Keeper:
                     attempt = 0
             elif not kept.forever and clock.monotonic() - lost_at > GIVE_UP_S:
                 break
-            await asyncio.sleep(
-                full_jitter_s(attempt, cap_s=MAX_WAIT_S, draw=self._ctx.random.random())
-            )
-            attempt += 1
+            attempt = await self._pause(kept, attempt)
         self._kept.remove(kept)
         if kept.peer is not None:
             self._ctx.log.info("gave up on %s after an hour", short(kept.peer))
             await self._store.unwant(kept.peer)
+
+    async def _pause(self, kept: Kept, attempt: int) -> int:
+        """Wait after a failure or a loss; returns the number of the next attempt."""
+        cap_s = UNRESOLVED_WAIT_S if kept.is_unresolved else MAX_WAIT_S
+        wait_s = full_jitter_s(attempt, cap_s=cap_s, draw=self._ctx.random.random())
+        try:
+            async with asyncio.timeout(wait_s):
+                await kept.changed.wait()
+        except TimeoutError:
+            return attempt + 1
+        kept.changed.clear()
+        # A network serves more than one node, so they do not all dial in the same moment.
+        await asyncio.sleep(full_jitter_s(0, draw=self._ctx.random.random()))
+        return 0
 
     async def _try(self, kept: Kept) -> bool:
         try:
@@ -150,11 +172,12 @@ class Keeper:
         except AitorrentError as e:
             # One list of bootstrap addresses may serve all nodes, also those that it names.
             kept.is_this_node = isinstance(e, Unavailable) and e.data == {"peer": self._me}
+            kept.is_unresolved = "unresolved" in e.data
             kept.problem = "" if kept.is_this_node else e.message
             self._ctx.log.debug("redialling: %s", e.message)
             return False
         kept.problem = ""
-        kept.is_this_node = False
+        kept.is_this_node = kept.is_unresolved = False
         return True
 
     async def _dial_place(self, kept: Kept) -> None:

@@ -17,6 +17,8 @@ from aitorrentd.api.network.addresses import Address, address_of, parse_address
 
 INTERFACES_S: Final = 4.0
 "Minimum interval between queries for the interface addresses."
+TOLD_INTERFACES_S: Final = 60.0
+"The same while changes are announced, each of which leads to a query at once."
 
 
 class OwnAddresses:
@@ -36,9 +38,11 @@ class OwnAddresses:
         self._now = now
         self._found: list[Address] = []
         self._found_at = 0.0
+        self.is_told = False
+        "Whether `forget` is called at each change of the network."
 
     def forget(self) -> None:
-        """Query the interfaces anew at the next call: what is bound has changed."""
+        """Query the interfaces anew at the next call: they, or what is bound, have changed."""
         self._found = []
 
     def told(self) -> list[Address]:
@@ -55,7 +59,8 @@ class OwnAddresses:
 
     def _listened(self) -> list[Address]:
         now = self._now()
-        if not self._found or now - self._found_at > INTERFACES_S:
+        lasts_s = TOLD_INTERFACES_S if self.is_told else INTERFACES_S
+        if not self._found or now - self._found_at > lasts_s:
             self._found, self._found_at = self._query(), now
         return self._found
 

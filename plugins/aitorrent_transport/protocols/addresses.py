@@ -32,6 +32,8 @@ from aitorrentd.api.limits import PerPeer, TokenBucket
 PROTOCOL: Final = "/ai-torrent/1/addresses"
 LOOK_S: Final = 5.0
 "Between two looks at the own addresses; they are told once two looks agree."
+SECOND_LOOK_S: Final = 0.3
+"Between two looks after the network changed."
 MAX_FRAME_BYTES: Final = 8192
 _TIMEOUT_S: Final = 10.0
 # An interface that comes and goes must not make a node talk all the time.
@@ -111,6 +113,7 @@ class Addresses:
         self._open = open_stream
         self._own = own
         self._take = take
+        self._changed = asyncio.Event()
         self._rates = PerPeer(lambda: TokenBucket(_TAKEN_PER_S, _TAKEN_BURST, now()))
 
     async def follow(self) -> None:
@@ -122,7 +125,18 @@ class Addresses:
             async with asyncio.TaskGroup() as group:
                 for peer in self.news.outdated():
                     group.create_task(self._tell(peer, self.news.current))
-            await asyncio.sleep(LOOK_S)
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+            self._changed.clear()
+            self.news.look(self._own(), self._ctx.clock.monotonic())
+            await asyncio.sleep(SECOND_LOOK_S)
+
+    def network_changed(self) -> None:
+        """Look at once."""
+        self._changed.set()
 
     async def _tell(self, peer: PeerId, addresses: Sequence[str]) -> None:
         frame = encode_frame({"addresses": list(addresses)})

@@ -32,6 +32,10 @@ class SecureLink(Protocol):
         """IP address and port of the other end of the connection: the peer's, or its relay's."""
 
     @property
+    def local_host(self) -> str:
+        """IP address of this end; empty if the connection has none."""
+
+    @property
     def route(self) -> Route:
         """How the peer is reached."""
 

@@ -98,8 +98,10 @@ def sysctl(namespace: str, *settings: str) -> None:
     run("ip", "netns", "exec", namespace, "sysctl", "-qw", *settings)
 
 
-def socket_in(namespace: str, kind: socket.SocketKind) -> socket.socket:
-    """An IPv4 socket of this process that lives in `namespace`; close it."""
+def socket_in(
+    namespace: str, kind: socket.SocketKind, family: socket.AddressFamily = socket.AF_INET
+) -> socket.socket:
+    """A socket of this process that lives in `namespace`; close it."""
     made: list[socket.socket] = []
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -108,7 +110,7 @@ def socket_in(namespace: str, kind: socket.SocketKind) -> socket.socket:
         try:
             # Only the thread moves, and it ends here.
             if not libc.setns(fd, _CLONE_NEWNET):
-                made.append(socket.socket(socket.AF_INET, kind))
+                made.append(socket.socket(family, kind))
         finally:
             os.close(fd)
 

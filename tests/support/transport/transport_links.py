@@ -65,6 +65,10 @@ class FakeLink:
     def resume_reading(self) -> None:
         self.release()
 
+    @property
+    def local_host(self) -> str:
+        return ""
+
     def is_stalled(self) -> bool:
         return False
 

@@ -1,0 +1,1 @@
+"""This machine's network: when addresses, links and routes change, and when it was suspended."""
