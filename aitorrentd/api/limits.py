@@ -72,8 +72,15 @@ class PerPeer(Generic[T]):
         """Every entry, the least recently used first."""
         return list(self._entries.values())
 
+    def find(self, peer: str) -> T | None:
+        """The peer's entry, or None; does not count as use."""
+        return self._entries.get(peer)
+
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._entries))
 
 
 class InUse(Generic[K]):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aitorrent_transport import cli_bans
+from aitorrent_transport import cli_bans, cli_why
 from aitorrentd.cli import toolkit
 
 COMMANDS = {
@@ -27,7 +27,7 @@ _MORE = {"disconnect": _AGAIN + _BY_ID, "ping": _BY_ID}
 
 
 _EXAMPLES = {
-    "peers": ("peers", "peers --known", "peers ban oXHyf3Hs --for 12h"),
+    "peers": ("peers", "peers why oXHyf3Hs", "peers ban oXHyf3Hs --for 12h"),
     "connect": ("connect 192.0.2.1:8468", "connect /dns/node.example.org/tcp/8468"),
     "disconnect": ("disconnect oXHyf3Hs",),
     "ping": ("ping oXHyf3Hs", "ping --count 10 192.0.2.1:8468"),
@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
     )
     group.callback()(peers)
     cli_bans.register(group)
+    cli_why.register(group)
     app.add_typer(group, name="peers")
     for run in (connect, disconnect, ping, broadcast, cli_bans.trust):
         more = f"\n\n{_MORE[run.__name__]}" if run.__name__ in _MORE else ""
@@ -89,6 +90,7 @@ def _peers_table(reply: Mapping[str, Any]) -> str:
             ("name", "NAME", lambda name: name or "-"),
             ("address", "ADDRESS"),
             ("way", "WAY"),
+            ("route", "ROUTE"),
             ("rtt_s", "RTT", toolkit.ms_text),
             ("connected_s", "FOR", toolkit.duration_text),
             ("streams", "STREAMS"),

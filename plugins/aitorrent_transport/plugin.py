@@ -10,6 +10,7 @@ from aitorrent_transport.checks import checks
 from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.methods import TransportMethods
 from aitorrent_transport.methods_bans import BanMethods
+from aitorrent_transport.methods_why import WhyMethods
 from aitorrent_transport.service import TransportService, running
 from aitorrentd.api import (
     ADVERTISERS,
@@ -78,7 +79,8 @@ class TransportPlugin:
         """`transport.peers`, `connect`, `ping` and others."""
         if self._service is None:
             return ()
-        return [*TransportMethods(self._service).methods(), *BanMethods(self._service).methods()]
+        groups = (TransportMethods, BanMethods, WhyMethods)
+        return [method for group in groups for method in group(self._service).methods()]
 
     @hookimpl
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from aitorrentd.api import InvalidParams, NotFound, PeerId, parse_peer_id, short
@@ -13,12 +14,17 @@ MIN_SUFFIX: Final = 4
 
 
 def find_peer(
-    service: TransportService, text: str, *, command: str, or_banned: bool = False
+    service: TransportService,
+    text: str,
+    *,
+    command: str,
+    or_banned: bool = False,
+    more: Iterable[PeerId] = (),
 ) -> PeerId:
     """The connected peer that `text`, an id or its last characters, identifies.
 
     `command` is what `aitorrentctl` was asked to do, for errors that say what to run instead. With
-    `or_banned`, banned peers are found too.
+    `or_banned`, banned peers are found too, and always those in `more`.
 
     Raises:
         NotFound: no match. InvalidParams: a name, several matches, or too few characters.
@@ -30,7 +36,7 @@ def find_peer(
         pass
     connected = service.peers()
     banned = _banned_peers(service)
-    known = {*(view.id for view in connected), *(banned if or_banned else ())}
+    known = {*(view.id for view in connected), *(banned if or_banned else ()), *more}
     found: list[PeerId] = sorted(peer for peer in known if peer.endswith(text))
     if not found and (named := [view.id for view in connected if view.name == text]):
         runs = " or ".join(f"aitorrentctl {command} {_end(peer)}" for peer in named)

@@ -16,7 +16,6 @@ from aitorrent_transport.links.listener import Listener
 from aitorrent_transport.links.path import StalledPaths
 from aitorrent_transport.machine.watching import NetworkWatch
 from aitorrent_transport.peers.address_file import read_address_file
-from aitorrent_transport.peers.attempts import AttemptLog
 from aitorrent_transport.peers.banning import Banning
 from aitorrent_transport.peers.dialler import Dialler
 from aitorrent_transport.peers.keeper import Keeper
@@ -34,11 +33,14 @@ from aitorrent_transport.protection.limits import STREAMS_BURST, STREAMS_PER_S
 from aitorrent_transport.protocols.addresses import Addresses
 from aitorrent_transport.protocols.broadcast import Messages
 from aitorrent_transport.protocols.directory import ChannelDirectory
+from aitorrent_transport.routes.attempts import AttemptLog
 from aitorrent_transport.secure.certificate import Credentials, network_key
 from aitorrent_transport.secure.hello import HostPort
 from aitorrent_transport.streams.frames import is_protocol_id
+from aitorrent_transport.streams.secure_link import SecureLink
 from aitorrentd.api import (
     Advertiser,
+    Attempt,
     Busy,
     Dialer,
     InvalidParams,
@@ -108,6 +110,8 @@ class TransportService:
         self.table.on_down = self._peer_down
         self.paths = StalledPaths()
         self.table.on_stalled = self._path_stalled
+        self.table.on_readdressed = self.channels.readdressed
+        self.table.on_joined = self._link_joined
         self.table.rivals.on_moved = self.channels.peer_moved
         self._listener = Listener(
             self._credentials, self.table.accept, self.paths, limits=config.limits
@@ -189,6 +193,17 @@ class TransportService:
                 "smaller segments from now on",
                 host_port(host, port),
             )
+
+    def _link_joined(self, link: SecureLink, took_s: float, error: str) -> None:
+        attempt = Attempt(
+            at=self._ctx.clock.time() - took_s,
+            way="move",
+            where=link.route.location,
+            ok=not error,
+            outcome=error or "the channel continues here",
+            took_s=took_s,
+        )
+        self.attempts.note(link.peer, attempt)
 
     def _own_key_dialled(self, where: HostPort) -> None:
         self.table.rivals.note_own_key(address_of(*where).location)

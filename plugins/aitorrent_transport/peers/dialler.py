@@ -9,10 +9,10 @@ from typing import Final
 
 from aitorrent_transport.links.dial import dial
 from aitorrent_transport.links.link import Link
-from aitorrent_transport.peers.attempts import AttemptLog
 from aitorrent_transport.peers.known_peers import PeerStore
 from aitorrent_transport.peers.peer import Peer
 from aitorrent_transport.peers.table import PeerTable
+from aitorrent_transport.routes.attempts import AttemptLog
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrentd.api import (
     AitorrentError,

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from aitorrent_transport.peers.moves import Moves
 from aitorrent_transport.peers.names import told_name
 from aitorrent_transport.peers.peer import Peer, location
 from aitorrent_transport.peers.rivals import Rivals
 from aitorrent_transport.peers.told import ToldAddresses
 from aitorrent_transport.protection.guard import Guard
 from aitorrent_transport.protection.subnets import is_public, shares
+from aitorrent_transport.routes.moves import Moves
 from aitorrent_transport.streams.channel import Channel
 from aitorrent_transport.streams.secure_link import SecureLink
 from aitorrent_transport.streams.stream_state import StreamState
@@ -62,6 +62,8 @@ class PeerTable:
         self.on_stalled: Callable[[str, int], None] = lambda host, port: None
         self.on_up: Callable[[Peer], None] = lambda peer: None
         self.on_down: Callable[[PeerId, str], None] = lambda peer, reason: None
+        self.on_joined: Callable[[SecureLink, float, str], None] = lambda link, took_s, error: None
+        "Called when it is clear whether a channel moves to a new link; the error is empty if so."
         self.on_readdressed: Callable[[PeerId], None] = lambda peer: None
         "Called when a peer's dial addresses change because its channel moved."
         self._ctx = ctx
@@ -232,12 +234,19 @@ class PeerTable:
         """
         if self.moves.concerns(link):
             self._check_or_close(link)
+            began = self._ctx.clock.monotonic()
             try:
-                if (channel := await self.moves.settle(link)) is not None:
-                    return channel
-            except ProtocolError as e:
-                self._guard.report(link.peer, Offence.PROTOCOL_ERROR, e.message)
+                channel = await self.moves.settle(link)
+            except AitorrentError as e:
+                if isinstance(e, ProtocolError):
+                    self._guard.report(link.peer, Offence.PROTOCOL_ERROR, e.message)
+                self.on_joined(link, self._ctx.clock.monotonic() - began, e.message)
                 raise
+            if channel is not None:
+                peer = self._peers.get(link.peer)
+                if peer is not None and channel in peer.channels:
+                    self.on_joined(link, self._ctx.clock.monotonic() - began, "")
+                return channel
         return self.admit(link)
 
     def _on_greeted(self, channel: Channel, greeting: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aitorrent_transport.links import handshaking
-from aitorrent_transport.peers.joining import Joining
+from aitorrent_transport.routes.joining import Joining
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import Handshake
 from aitorrent_transport.secure.suites import own_capabilities
@@ -85,6 +85,8 @@ async def test_streams_go_on_when_a_better_connection_exists(tmp_path: Path, dia
             view = each.transport.peers()[0]
             assert (view.host, view.address) == (PUNCHED.host, PUNCHED.location)
             assert view.bytes_in > total
+            attempt = each.transport.attempts.of(view.id)[-1]
+            assert (attempt.way, attempt.where, attempt.ok) == ("move", PUNCHED.location, True)
         await wait_for(lambda: channels(a, b) == 2)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from aitorrent_transport.links.dial import link_in_process
 from aitorrent_transport.links.link import LIMITS, Link, LinkLimits
-from aitorrent_transport.peers.joining import Joining
+from aitorrent_transport.routes.joining import Joining
 from aitorrent_transport.streams.channel import Channel
 from aitorrent_transport.streams.secure_link import SecureLink
 from aitorrent_transport.streams.stream import ChannelStream

@@ -32,6 +32,7 @@ from aitorrent_transport.methods_bans import (
     TrustResult,
     UnbanResult,
 )
+from aitorrent_transport.methods_why import AttemptRow, WhyParams, WhyResult
 from aitorrentd.api import Method, Unavailable
 from aitorrentd.cli import toolkit
 from aitorrentd.cli.toolkit import CommandFailed, Options
@@ -70,6 +71,29 @@ def trust(call: Any, params: TrustParams) -> TrustResult:
     )
 
 
+def why(call: Any, params: WhyParams) -> WhyResult:
+    dialled = AttemptRow(
+        at=0.0,
+        way="direct",
+        where=ROW.address,
+        ok=False,
+        outcome="refused\x1b[31m",
+        took_s=0.25,
+        in_use=False,
+    )
+    relay = AttemptRow(
+        at=1.0, way="relay", where="", ok=True, outcome="connected", took_s=0.1, in_use=True
+    )
+    return WhyResult(
+        id=ID,
+        summary="connected by relay\x1b[31m; 1 attempt failed",
+        route="relay",
+        address="/ip4/192.0.2.9/tcp/7",
+        relayed=True,
+        attempts=[] if params.peer == "new0" else [dialled, relay],
+    )
+
+
 def connect(call: Any, params: ConnectParams) -> ConnectResult:
     if params.address.startswith("192"):
         raise Unavailable(f"{params.address} cannot be reached: connection refused")
@@ -105,6 +129,7 @@ def daemon(tmp_path: Path) -> Iterator[None]:
         ),
         Method("transport.bans", lambda c, p: BansResult(bans=[BAN]), "", result=BansResult),
         Method("transport.trust", trust, "", TrustParams, TrustResult),
+        Method("transport.why", why, "", WhyParams, WhyResult),
         Method(
             "transport.broadcast",
             lambda c, p: BroadcastResult(sent=1),
@@ -131,7 +156,16 @@ def test_peers_are_a_table_without_what_a_terminal_would_obey(
 ) -> None:
     run("peers")
     out = capsys.readouterr().out
-    for part in ("PEER", "…" + ID[-8:], ROW.address, "4.20 ms", "1 min 1 s", "2.0 KiB", "out"):
+    for part in (
+        "PEER",
+        "…" + ID[-8:],
+        ROW.address,
+        "4.20 ms",
+        "1 min 1 s",
+        "2.0 KiB",
+        "out",
+        "direct",
+    ):
         assert part in out
     assert "\x1b[31m" not in out
     run("peers", "--known")
@@ -223,6 +257,24 @@ def test_trust_shows_offences_without_what_a_terminal_would_obey(
     assert "\x1b" not in out
     run("trust", ID)
     assert "No offences since the daemon started" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("daemon")
+def test_why_is_one_line_and_a_table_of_attempts(capsys: pytest.CaptureFixture[str]) -> None:
+    run("peers", "why", ID)
+    first, blank, head, dialled, relayed = capsys.readouterr().out.splitlines()
+    assert first == f"…{ID[-8:]}: connected by relay\N{REPLACEMENT CHARACTER}[31m; 1 attempt failed"
+    assert not blank
+    assert head.split() == ["TIME", "WAY", "ADDRESS", "TOOK", "RESULT"]
+    assert ROW.address in dialled and "250 ms" in dialled and "refused" in dialled
+    assert relayed.endswith("connected (in use)") and " - " in relayed
+    assert "\x1b" not in dialled
+    run("peers", "why", "new0")
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    toolkit.set_options(Options(socket=toolkit.options.socket, json=True))
+    run("peers", "why", ID)
+    reply = WhyResult.model_validate_json(capsys.readouterr().out)
+    assert reply == why(None, WhyParams(peer=ID))
 
 
 def test_every_command_is_registered_with_its_line() -> None:

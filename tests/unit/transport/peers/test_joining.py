@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from aitorrent_transport.peers.joining import HOLD_S, JOIN_S, Joining
+from aitorrent_transport.routes.joining import HOLD_S, JOIN_S, Joining
 from aitorrent_transport.streams.channel import Channel
 from aitorrent_transport.streams.frames import JOIN_BYTES, Kind, frame, join_frame
 from aitorrent_transport.streams.moving import MOVE_S

@@ -27,7 +27,12 @@ class AttemptLog:
         outcome = attempt.outcome[:MAX_OUTCOME_CHARS]
         self._noted.of(peer).append(replace(attempt, outcome=outcome))
 
+    def peers(self) -> Sequence[PeerId]:
+        """The peers with recorded attempts."""
+        return [PeerId(peer) for peer in self._noted]
+
     def of(self, peer: PeerId) -> Sequence[Attempt]:
         """Attempts within the last 24 hours, oldest first."""
         since = self._now() - KEEP_S
-        return [attempt for attempt in self._noted.of(peer) if attempt.at >= since]
+        noted = self._noted.find(peer)
+        return [attempt for attempt in noted or () if attempt.at >= since]

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from aitorrent_transport.peers.joining import Joining
 from aitorrent_transport.peers.peer import Peer
+from aitorrent_transport.routes.joining import Joining
 from aitorrent_transport.streams.channel import Channel
 from aitorrent_transport.streams.secure_link import SecureLink
 from aitorrentd.api import AitorrentError, Busy, PeerId, Unavailable, short

@@ -1,0 +1,1 @@
+"""How peers are reached: attempts, and moves of channels to better links."""
