@@ -105,6 +105,7 @@ def render_status(reply: Mapping[str, Any], models: Mapping[str, Any] | None = N
         ("network", reply.get("network")),
         *([("models", _model_lines(models))] if models is not None else []),
         ("peers", reply.get("peers")),
+        *([("reach", _reach_text(reply["reach"]))] if reply.get("reach") else []),
         ("plugins", _plugins_text(plugins)),
         # The id at the end of each is the line above.
         ("addresses", [a.partition("/p2p/")[0] for a in reply.get("addresses") or []] or None),
@@ -117,6 +118,10 @@ def render_status(reply: Mapping[str, Any], models: Mapping[str, Any] | None = N
     ]
     lines.append(toolkit.fields(pairs))
     return "\n".join(lines)
+
+
+def _reach_text(reach: Mapping[str, Any]) -> str:
+    return toolkit.clean(f"{reach['word']}: {reach['reason']}")
 
 
 def _memory(reply: Mapping[str, Any]) -> list[str]:

@@ -38,6 +38,7 @@ async def status(runtime: Runtime) -> dict[str, Any]:
     workers = await runtime.workers.look()
     rows = runtime.kernel.rows()
     config = runtime.config
+    reach = runtime.reachability()
     return {
         "version": __version__,
         "id": runtime.id,
@@ -50,6 +51,7 @@ async def status(runtime: Runtime) -> dict[str, Any]:
         "under_way": [dataclasses.asdict(work) for work in runtime.kernel.drain.under_way()],
         "addresses": runtime.addresses(),
         "peers": len(runtime.peers()),
+        "reach": None if reach is None else {"word": reach.reach, "reason": reach.reason},
         "plugins": {
             "running": sum(row.state == "running" for row in rows),
             "skipped": sum(row.state == "skipped" for row in rows),

@@ -103,6 +103,13 @@ class WorkerView(Result):
     )
 
 
+class ReachView(Result):
+    """How strangers can reach the node."""
+
+    word: str = Field(description="public, behind a cone NAT, relayed, offline and the like")
+    reason: str = Field(description="what the word rests on, in one line")
+
+
 class Status(Result):
     """A node at a glance."""
 
@@ -117,6 +124,7 @@ class Status(Result):
     under_way: list[WorkView] = Field([], description="work a drain waits for")
     addresses: list[str]
     peers: int
+    reach: ReachView | None = Field(None, description="null while no plugin finds it out")
     plugins: PluginCount
     warnings: list[WarningView]
     rss_bytes: int = Field(description="resident memory of the daemon, without its workers")

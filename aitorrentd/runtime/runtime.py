@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from aitorrentd.api.events import Draining
 from aitorrentd.api.ids import PeerId
+from aitorrentd.api.network.reachability import REACHABILITY, Reachability
 from aitorrentd.api.network.transport import TRANSPORT, PeerView
 from aitorrentd.api.plugin import HealthWarning
 from aitorrentd.api.services import ServiceKey
@@ -272,6 +273,13 @@ class Runtime:
             return list(self.service(TRANSPORT).addresses())
         except Unavailable:
             return []
+
+    def reachability(self) -> Reachability | None:
+        """How strangers can reach this node; None while no plugin finds it out."""
+        try:
+            return self.service(REACHABILITY)
+        except Unavailable:
+            return None
 
     def peers(self) -> list[PeerView]:
         """Connected peers; empty without a transport."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
+from aitorrent_nat import health
 from aitorrent_nat.config import NatConfig
 from aitorrent_nat.methods import nat_methods
 from aitorrent_nat.relay.methods import relay_methods
@@ -17,6 +18,8 @@ from aitorrentd.api import (
     PROTECTION,
     REACHABILITY,
     TRANSPORT,
+    Check,
+    CheckResult,
     HealthWarning,
     Method,
     PluginContext,
@@ -71,8 +74,16 @@ class NatPlugin:
         return [protocol for part in self._service.parts for protocol in part.protocols()]
 
     @hookimpl
+    def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
+        """Check that strangers can reach this node."""
+        return [Check("reach", "Strangers can reach this node.", self._check_reach)]
+
+    @hookimpl
     def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:
         """Problems of the parts."""
         if self._service is None:
             return ()
         return [warning for part in self._service.parts for warning in part.warnings()]
+
+    async def _check_reach(self) -> CheckResult:
+        return health.check_reach(self._service)
