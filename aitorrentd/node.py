@@ -75,8 +75,8 @@ class Node(Runtime):
     ) -> Self:
         """A node whose state is deleted when it stops, without a control socket.
 
-        For tests and examples. Its transport uses a free port on the loopback interface, unless
-        `config` overrides it.
+        For tests and examples. It uses free ports on the loopback interface, unless `config`
+        overrides that.
         """
         directory = Path(tempfile.gettempdir()) / f"aitorrent-{secrets.token_hex(8)}"
         tree = dict(config or {})
@@ -84,7 +84,8 @@ class Node(Runtime):
         tree["control"] = {"socket": None, **(tree.get("control") or {})}
         plugins = dict(tree.get("plugins") or {})
         transport = {"listen": "127.0.0.1", "port": 0, **(plugins.get("transport") or {})}
-        tree["plugins"] = {**plugins, "transport": transport}
+        nat = {"port": 0, "upnp": False, **(plugins.get("nat") or {})}
+        tree["plugins"] = {**plugins, "transport": transport, "nat": nat}
         node = cls(tree, name=name, sources=sources)
         node._throw_away = directory
         return node

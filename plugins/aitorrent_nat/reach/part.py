@@ -73,7 +73,7 @@ class ReachPart:
         self._tasks = tasks
         self._transport = transport
         self._stun = stun
-        self._proofs = Proofs()
+        self.proofs = Proofs()
         self.talks = Talks(ctx, transport, guard, self.own_hello, self._send, self._heard)
         self._hellos: dict[PeerId, Hello] = {}
         self._told = Hello()
@@ -88,11 +88,13 @@ class ReachPart:
     async def running(self) -> AsyncIterator[None]:
         """Find out who can dial this node while the block runs."""
         with (
-            self._ctx.service(PEER_PORT).prefaces.added("dial-back", self._proofs),
+            self._ctx.service(PEER_PORT).prefaces.added("dial-back", self.proofs),
             self._ctx.service(ADVERTISERS).added("dialled", self),
         ):
             self._tasks.spawn(self._follow(), "nat: news of peers")
             self._tasks.spawn(self._keep_told(), "nat: hellos")
+            if self.servers.places:
+                self._wake.set()
             self._tasks.spawn(self._rounds(), "nat: reachability")
             yield
 
@@ -102,6 +104,10 @@ class ReachPart:
         """Whether a connected peer says that it relays for others."""
         hello = self._hellos.get(peer)
         return hello is not None and hello.relays
+
+    def hello_of(self, peer: PeerId) -> Hello | None:
+        """What a connected peer offers; None until it said so."""
+        return self._hellos.get(peer)
 
     def witnesses(self) -> list[Witness]:
         """Connected peers outside this node's own network that answer STUN requests."""
@@ -238,7 +244,7 @@ class ReachPart:
             return
         asked = [view for view in views if view.id in self._hellos]
         proof, failed = await dial_backs(
-            asked, self._transport, self._proofs, self.talks, self._external()
+            asked, self._transport, self.proofs, self.talks, self._external()
         )
         self._failed = failed
         if proof is not None or len(failed) > 1 or (failed and len(failed) == len(asked)):

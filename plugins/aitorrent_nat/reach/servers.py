@@ -20,12 +20,13 @@ class Servers:
     """Configured servers, and what is wrong with them."""
 
     def __init__(self, ctx: PluginContext, servers: Sequence[Place]) -> None:
+        self.places = servers
+        "Those that are configured: host name or IP address, and port."
         self.problems: dict[Place, str] = {}
         "Why a configured server was of no use last time."
         self.observed: tuple[Observation, ...] = ()
         "Where the servers saw this node last time."
         self._ctx = ctx
-        self._servers = servers
         self._resolver = Resolver()
 
     async def classify(
@@ -38,7 +39,7 @@ class Servers:
         Raises:
             OSError: no socket can be had.
         """
-        wanted = self._servers if servers is None else servers
+        wanted = self.places if servers is None else servers
         places, problems = await self._resolved(wanted)
         observed: list[Observation] = []
         found = UNKNOWN

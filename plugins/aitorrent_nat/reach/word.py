@@ -72,9 +72,9 @@ def _filter(behaviour: Behaviour) -> str:
 def _too_little(found: Evidence) -> str:
     if not found.outside:
         return "all peers are in this node's own network"
+    where = f", which see {found.external}" if found.external else ""
     tried = f"; {found.failed} could not dial this node" if found.failed else ""
-    where = f"; they see {found.external}" if found.external else ""
     return (
-        f"{found.outside} of the {WITNESSES} peers in {REGIONS} networks are connected that it"
-        f" takes{where}{tried}"
+        f"too few peers outside this network: {found.outside}{where}; it takes {WITNESSES} in"
+        f" {REGIONS} networks{tried}"
     )

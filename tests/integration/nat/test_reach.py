@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from aitorrentd.api import Reach
-from tests.support.nat.daemons import daemon_at
-from tests.support.nat.lab import Host, Lab
+from tests.support.nat.daemons import daemon_at, village
+from tests.support.nat.lab import Lab
 from tests.support.nat.namespaces import CAN_MAKE, REASON
 from tests.support.nodes import Daemon, DaemonFactory, wait_for
 
@@ -24,14 +24,6 @@ PLAIN: dict[str, Any] = {"plugins": {"nat": {"upnp": False, "reservations": 0}}}
 
 async def status(daemon: Daemon) -> dict[str, Any]:
     return await daemon.call("nat.status")
-
-
-async def village(factory: DaemonFactory, net: Lab, count: int = 3) -> list[Host]:
-    """Public daemons that are connected with each other."""
-    hosts = [net.public() for _ in range(count)]
-    for host in hosts:
-        await daemon_at(factory, host, PLAIN, bootstrap=hosts[0] if host != hosts[0] else None)
-    return hosts
 
 
 @pytest.mark.parametrize(
@@ -52,7 +44,7 @@ async def test_daemon_classifies_its_nat_with_peers_only(
     mapping: str,
     filtering: str,
 ) -> None:
-    hosts = await village(daemon_factory, nat_lab)
+    hosts = await village(daemon_factory, nat_lab, PLAIN)
     host = nat_lab.place(kind)
     bootstrap = {"plugins": {"transport": {"bootstrap": [f"{h.address}:8468" for h in hosts]}}}
     daemon = await daemon_at(daemon_factory, host, {**PLAIN, **bootstrap})

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.nat.lab import Host
+from tests.support.nat.lab import Host, Lab
 from tests.support.nodes import Daemon, DaemonFactory, merged
 
 PORT: Final = 8468
@@ -47,6 +47,17 @@ async def daemon_at(
         ready=ready,
         namespace=host.namespace,
     )
+
+
+async def village(
+    factory: DaemonFactory, net: Lab, config: Mapping[str, Any] | None = None
+) -> list[Host]:
+    """Three public hosts with daemons that are connected: enough to judge the NAT of a fourth."""
+    hosts = [net.public() for _ in range(3)]
+    for host in hosts:
+        bootstrap = hosts[0] if host is not hosts[0] else None
+        await daemon_at(factory, host, config, bootstrap=bootstrap)
+    return hosts
 
 
 async def peers(daemon: Daemon) -> list[dict[str, Any]]:
