@@ -24,6 +24,7 @@ from aitorrentd.api import (
     PEER_PORT,
     AitorrentError,
     HealthWarning,
+    NetworkChanged,
     PeerConnected,
     PeerDisconnected,
     PeerId,
@@ -41,6 +42,8 @@ from aitorrentd.api.tasks import Tasks
 
 SETTLE_S: Final = 1.0
 "After news, so that one round serves several peers that connect together."
+GAP_S: Final = 5.0
+"Between two rounds at least, whatever happens."
 RETRY_S: Final = 60.0
 "Between two rounds while something is not known."
 EVERY_S: Final = 600.0
@@ -81,6 +84,8 @@ class ReachPart:
         "Where peers saw this node in the last round."
         self._proven: Proven | None = None
         self._failed: set[PeerId] = set()
+        self._is_stale = False
+        "Whether the network changed since the last round that found anything out."
         self._wake = asyncio.Event()
         self._round = asyncio.Lock()
 
@@ -137,7 +142,7 @@ class ReachPart:
 
     async def _follow(self) -> None:
         while True:
-            with self._ctx.subscribe(PeerConnected, PeerDisconnected) as events:
+            with self._ctx.subscribe(PeerConnected, PeerDisconnected, NetworkChanged) as events:
                 for view in self._transport.peers():
                     self._greet(view.id)
                 async for event in events:
@@ -146,6 +151,9 @@ class ReachPart:
                     elif isinstance(event, PeerDisconnected):
                         self._hellos.pop(event.peer, None)
                         self._failed.discard(event.peer)
+                    elif isinstance(event, NetworkChanged):
+                        self._is_stale = True
+                        self._wake.set()
 
     def _greet(self, peer: PeerId) -> None:
         self._tasks.spawn(self._greeting(peer), f"nat: hello to {short(peer)}")
@@ -172,6 +180,8 @@ class ReachPart:
     # Rounds
 
     def _is_settled(self) -> bool:
+        if self._is_stale:
+            return False
         return self.behaviour.is_known and (self._proven is not None or len(self._failed) > 1)
 
     async def _rounds(self) -> None:
@@ -186,19 +196,16 @@ class ReachPart:
                 await asyncio.sleep(SETTLE_S * (0.5 + self._ctx.random.random()))
             self._wake.clear()
             await self.look()
-
-    def network_changed(self) -> None:
-        """Forget what was found in another network, and look again."""
-        self.behaviour, self.observed, self._proven = UNKNOWN, [], None
-        self._failed.clear()
-        self._wake.set()
+            await asyncio.sleep(GAP_S)
 
     async def look(self) -> None:
         """Find out everything anew, with those who are connected now."""
         async with self._round:
             before = self.reach
+            outside = bool(self._outside())
             await self._classify()
             await self._prove()
+            self._is_stale = self._is_stale and not outside
             if (now := self.reach) is not before:
                 self._ctx.log.info("reachability: %s (%s)", now, self.reason)
 
@@ -206,6 +213,7 @@ class ReachPart:
         try:
             found = await self.servers.classify(self.host_to_ask_from)
             witnesses = self._one_version(self.witnesses())
+            self.observed = []
             if witnesses:
                 place = witnesses[0].place
                 behaviour, self.observed = await classify_with_peers(
@@ -218,7 +226,7 @@ class ReachPart:
         except OSError as e:
             self._ctx.log.info("cannot test the NAT: %s", e.strerror)
             return
-        if found.is_known or not self.behaviour.is_known:
+        if found.is_known or self._is_stale or not self.behaviour.is_known:
             self.behaviour = found
 
     @staticmethod
@@ -247,7 +255,8 @@ class ReachPart:
             asked, self._transport, self.proofs, self.talks, self._external()
         )
         self._failed = failed
-        if proof is not None or len(failed) > 1 or (failed and len(failed) == len(asked)):
+        is_refuted = len(failed) > 1 or (failed and len(failed) == len(asked))
+        if proof is not None or is_refuted or self._is_stale:
             self._proven = proof
 
     def _external(self) -> str:

@@ -9,8 +9,9 @@ import pytest
 from aitorrentd.api import Reach
 from tests.support.nat.daemons import daemon_at, village
 from tests.support.nat.lab import Lab
-from tests.support.nat.namespaces import CAN_MAKE, REASON
-from tests.support.nodes import Daemon, DaemonFactory, wait_for
+from tests.support.nat.namespaces import CAN_MAKE, REASON, nft
+from tests.support.nat.rules import ruleset
+from tests.support.nodes import Daemon, DaemonFactory, merged, wait_for
 
 pytestmark = [
     pytest.mark.root,
@@ -47,7 +48,7 @@ async def test_daemon_classifies_its_nat_with_peers_only(
     hosts = await village(daemon_factory, nat_lab, PLAIN)
     host = nat_lab.place(kind)
     bootstrap = {"plugins": {"transport": {"bootstrap": [f"{h.address}:8468" for h in hosts]}}}
-    daemon = await daemon_at(daemon_factory, host, {**PLAIN, **bootstrap})
+    daemon = await daemon_at(daemon_factory, host, merged(PLAIN, bootstrap))
 
     async def is_found() -> bool:
         now = await status(daemon)
@@ -57,3 +58,26 @@ async def test_daemon_classifies_its_nat_with_peers_only(
     now = await status(daemon)
     assert now["behaviour"]["mapping"] == mapping
     assert now["behaviour"]["external"] == host.public
+
+
+async def test_word_follows_a_change_of_the_network(
+    nat_lab: Lab, daemon_factory: DaemonFactory
+) -> None:
+    hosts = await village(daemon_factory, nat_lab, PLAIN)
+    home = nat_lab.place("portrestricted")
+    assert home.nat is not None
+    bootstrap = {"plugins": {"transport": {"bootstrap": [f"{h.address}:8468" for h in hosts]}}}
+    daemon = await daemon_at(daemon_factory, home, merged(PLAIN, bootstrap))
+
+    async def is_behind_a_cone() -> bool:
+        return str((await status(daemon))["reach"]) == Reach.CONE
+
+    async def is_behind_a_symmetric_nat() -> bool:
+        return str((await status(daemon))["reach"]) == Reach.SYMMETRIC
+
+    await wait_for(is_behind_a_cone, 40.0, every_s=0.5)
+    nft(home.nat.namespace, "flush ruleset\n" + ruleset("symmetric", home.nat.outside))
+    home.nat.forget()
+    home.down()
+    home.up()
+    await wait_for(is_behind_a_symmetric_nat, 60.0, every_s=0.5)
