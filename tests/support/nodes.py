@@ -82,6 +82,12 @@ def _source(condition: Callable[[], object]) -> str:
     return inspect.getsource(condition).strip()
 
 
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
 def short_dir() -> Path:
     """A new temporary directory whose path is short enough for a socket in it."""
     return Path(tempfile.mkdtemp(prefix="ait-", dir="/tmp"))

@@ -45,7 +45,7 @@ class Revalidation:
                 if _is_gone(channel.link.local_host):
                     channel.lose(f"this machine no longer has {channel.link.local_host}")
                     return
-            await channel.ping(ANSWER_S)
+            await channel.probe(ANSWER_S)
         except TimedOut:
             channel.lose("no answer after the network of this machine changed")
         except (Unavailable, Busy):

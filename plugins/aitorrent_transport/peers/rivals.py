@@ -82,7 +82,7 @@ class Rivals:
         self, rival: Channel, channel: Channel, name: str, held: list[StreamState]
     ) -> None:
         try:
-            await rival.ping(PROBE_S)
+            await rival.probe(PROBE_S)
         except TimedOut:
             rival.lose("no answer, and the peer reconnected")
         except (Unavailable, Busy):
@@ -129,7 +129,7 @@ class Rivals:
 
     async def _probe(self, peer: Peer, channel: Channel) -> None:
         try:
-            await channel.ping(PROBE_S)
+            await channel.probe(PROBE_S)
         except TimedOut:
             channel.lose("no answer, and the peer reconnected")
             return

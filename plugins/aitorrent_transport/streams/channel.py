@@ -298,6 +298,15 @@ class Channel:
             self._pings.forget(nonce)
             del answer  # its error would keep this frame alive
 
+    async def probe(self, timeout_s: float) -> None:
+        """Ask whether the peer still answers; a move to another link has its own time limit.
+
+        Raises:
+            As `ping`.
+        """
+        await self.mover.settled()
+        await self.ping(timeout_s)
+
     def _ping(self, answer: asyncio.Future[float] | None) -> bytes:
         nonce = self._pings.begin(self._clock.monotonic(), answer)
         self.mux.ping(nonce)

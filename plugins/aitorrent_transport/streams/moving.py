@@ -55,6 +55,7 @@ class Mover:
         self._past_in = 0
         self._past_out = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._waiting: asyncio.Future[None] | None = None
 
     @property
     def is_moving(self) -> bool:
@@ -82,6 +83,19 @@ class Mover:
         """Do not follow the peer to `link`, because it ended."""
         if self._agreed is not None and self._agreed[0] is link:
             self._agreed = None
+            self._wake()
+
+    async def settled(self) -> None:
+        """Wait while the peer's answers may be held up by a move."""
+        while self._agreed is not None or self._old is not None:
+            if self._waiting is None:
+                self._waiting = self._loop.create_future()
+            await asyncio.wait({self._waiting})
+
+    def _wake(self) -> None:
+        if self._waiting is not None:
+            self._waiting.set_result(None)
+            self._waiting = None
 
     def move(self, link: SecureLink) -> None:
         """Continue on `link`, which is paused, and where the peer agreed to follow."""
@@ -160,10 +174,10 @@ class Mover:
 
     def end(self) -> None:
         """The channel ended: close the old link at once, and drop back references."""
+        self._agreed = None
         old = self._let_go()
         if old is not None:
             old.abort()
-        self._agreed = None
         self._use = self._on_moved = self._on_failed = _ignore
 
     def _let_go(self) -> SecureLink | None:
@@ -172,6 +186,7 @@ class Mover:
             old.on_record = old.on_lost = _ignore
         if self._timer is not None:
             self._timer.cancel()
+        self._wake()
         return old
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import cast
@@ -24,7 +23,7 @@ from aitorrentd.api import (
 )
 from aitorrentd.api.network.addresses import Address, parse_address
 from aitorrentd.node import Node
-from tests.support.nodes import NodeFactory, wait_for
+from tests.support.nodes import NodeFactory, free_port, wait_for
 from tests.support.shards.models import make_model
 from tests.support.shards.shards_nodes import (
     READY_S,
@@ -159,12 +158,6 @@ async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> N
         pass
     finally:
         target.close()
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 async def test_answer_goes_on_through_a_relay_when_the_direct_channel_is_cut(

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import pytest
 
 from tests.support import cli_runs
-from tests.support.nat.daemons import PORT, daemon_at, peer_id, peers
+from tests.support.nat.daemons import (
+    HELD_S,
+    OFF,
+    PORT,
+    daemon_at,
+    held_at,
+    peer_id,
+    peers,
+    route_to,
+)
 from tests.support.nat.lab import Host, Lab
 from tests.support.nat.namespaces import CAN_MAKE, REASON
-from tests.support.nodes import Daemon, DaemonFactory, wait_for
+from tests.support.nodes import Daemon, DaemonFactory, free_port, wait_for
 from tests.support.servers.ollama_server import FakeOllama
-
-OFF = {"enabled": False}
-HELD_S = 45.0
-"A node believes for ten seconds after its start that peers may yet dial it."
-
-
-async def held_at(daemon: Daemon) -> list[str]:
-    """The relays at which it holds a reservation."""
-    reply = await daemon.call("nat.relays")
-    return [row["relay"] for row in reply["held"] if row["live"]]
-
-
-async def route_to(daemon: Daemon, peer: str) -> str:
-    """How the peer is connected; empty if it is not."""
-    return next((row["route"] for row in await peers(daemon) if row["id"] == peer), "")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 async def quiet(make: DaemonFactory, **plugins: Any) -> Daemon:

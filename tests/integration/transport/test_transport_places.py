@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from aitorrent_transport.health import warnings
 from aitorrentd.api import PeerConnected, Unavailable
 from aitorrentd.api.network.addresses import parse_address
-from tests.support.nodes import wait_for
+from tests.support.nodes import free_port, wait_for
 from tests.support.transport.transport_nodes import TestNode, node
 
 
@@ -22,13 +21,6 @@ def codes(of: TestNode) -> dict[str, str]:
 
 def has(of: TestNode, peers: int) -> bool:
     return len(of.transport.peers()) == peers
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 async def test_node_that_its_own_bootstrap_address_names_has_nothing_to_warn_of(

@@ -24,6 +24,9 @@ _QUIET: Final[Mapping[str, Any]] = {
     "shards": {"enabled": False},
     "discovery": {"mdns": False},
 }
+OFF = {"enabled": False}
+HELD_S = 45.0
+"A node believes for ten seconds after its start that peers may yet dial it."
 
 
 async def daemon_at(
@@ -69,3 +72,14 @@ async def peers(daemon: Daemon) -> list[dict[str, Any]]:
 async def peer_id(daemon: Daemon) -> str:
     """Its id."""
     return str((await daemon.call("node.id"))["id"])
+
+
+async def held_at(daemon: Daemon) -> list[str]:
+    """The relays at which it holds a reservation."""
+    reply = await daemon.call("nat.relays")
+    return [row["relay"] for row in reply["held"] if row["live"]]
+
+
+async def route_to(daemon: Daemon, peer: str) -> str:
+    """How the peer is connected; empty if it is not."""
+    return next((row["route"] for row in await peers(daemon) if row["id"] == peer), "")

@@ -11,7 +11,7 @@ import pytest
 from aitorrent_transport.links.link import LinkLimits
 from aitorrent_transport.streams.channel import Channel
 from aitorrent_transport.streams.windows import INITIAL_WINDOW
-from aitorrentd.api import PeerGone, Priority, Stream
+from aitorrentd.api import PeerGone, Priority, Stream, TimedOut
 from tests.support.nodes import wait_for
 from tests.support.transport.moving_channels import MovingChannels
 
@@ -131,6 +131,23 @@ async def test_new_link_waits_for_what_is_under_way_on_the_old_one(at_follower: 
         assert far._receiving.buffered == 0
         old.resume_reading()
         assert await far.read_exactly(12) == b"first second"
+
+
+@pytest.mark.parametrize("at_follower", [False, True])
+async def test_channel_that_moves_slowly_is_not_taken_for_dead(at_follower: bool) -> None:
+    async with MovingChannels() as pair:
+        end = pair.ends[at_follower]
+        old = end.link
+        old.pause_reading()
+        joinings = pair.join(await pair.link_pair())
+        await joinings[0].outcome
+        probes = [asyncio.create_task(each.probe(0.05)) for each in pair.ends]
+        with pytest.raises(TimedOut):
+            await end.ping(0.2)
+        assert not probes[at_follower].done()
+        old.resume_reading()
+        await asyncio.gather(*probes)
+        await end.ping(5)
 
 
 @pytest.mark.parametrize("victim", ["old", "new"])
