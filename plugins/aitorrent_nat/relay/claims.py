@@ -34,13 +34,10 @@ class Leg(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the preface arrived (asyncio.Protocol)."""
-        before = len(self._first)
-        if before + len(data) > _PREFACE_BYTES:
-            self.abort()
-            return
         self._first += data
         if len(self._first) < _PREFACE_BYTES:
             return
+        # With more bytes than those of the preface, it is no token.
         if self._claim(self._first[len(MAGIC) :], self):
             self._accept()
         else:

@@ -13,7 +13,15 @@ import pytest
 from aitorrent_nat.relay import lines as lines_module
 from aitorrent_nat.relay import serving as serving_module
 from aitorrent_nat.relay.claims import MAGIC
-from aitorrent_nat.relay.messages import PROTOCOL, TOKEN_BYTES, Connect, Refused, Reserve, encode
+from aitorrent_nat.relay.messages import (
+    PROTOCOL,
+    TOKEN_BYTES,
+    Connect,
+    Opened,
+    Refused,
+    Reserve,
+    encode,
+)
 from aitorrent_nat.relay.messages import read_from_relay as read
 from aitorrent_nat.relay.reservation import Terms, issue
 from aitorrentd.api import (
@@ -237,16 +245,42 @@ async def test_nobody_is_reached_without_a_reservation(tmp_path: Path) -> None:
             await dialer.transport.connect(target.behind(relay))
 
 
-async def test_guessed_tokens_and_chatty_legs_are_cut(tmp_path: Path) -> None:
+async def cut_after(relay: RelayNode, *parts: bytes) -> None:
+    """Send these to the peer port, one after the other; fails unless the relay hangs up."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
+    try:
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(0.05)
+            await asyncio.wait_for(reader.readexactly(1), 5)
+    finally:
+        writer.close()
+
+
+async def test_guessed_tokens_are_cut(tmp_path: Path) -> None:
     async with three(tmp_path) as (relay, _, _):
-        for sent in (MAGIC + bytes(TOKEN_BYTES), MAGIC + bytes(2 * TOKEN_BYTES)):
-            reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
-            writer.write(sent)
-            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-                await reader.readexactly(1)
-            writer.close()
+        await cut_after(relay, MAGIC + bytes(TOKEN_BYTES))
+        await cut_after(relay, MAGIC[:3], MAGIC[3:] + bytes(9), bytes(TOKEN_BYTES - 9))
         half_open = relay.transport.listener.statistics
         await wait_for(lambda: half_open()["half_open"] == 0)
+
+
+async def test_a_leg_that_speaks_before_both_ends_are_there_is_cut(tmp_path: Path) -> None:
+    async with three(tmp_path) as (relay, target, dialer):
+        target.part.reserver.held[0].on_incoming = lambda held, message: None
+        stream = await dialer.transport.open_stream(relay.id, PROTOCOL, addresses=[relay.address])
+        await stream.write(encode(Connect(target.id)))
+        opened = read(await read_frame(stream))
+        assert isinstance(opened, Opened)
+        await cut_after(relay, MAGIC + opened.token + b"early")
+        assert len(relay.part.server.lines) == 1  # whoever that was, the token still works
+        await cut_after(relay, MAGIC + opened.token, b"early")
+        ended = read(await read_frame(stream))
+        assert "the connection of the dialer was lost" in str(ended)
+        assert len(relay.part.server.lines) == 0
+        stream.reset()
 
 
 async def test_a_circuit_whose_end_does_not_connect_is_over_in_time(
