@@ -22,13 +22,13 @@ def server_place(text: str) -> tuple[str, int]:
     Raises:
         ValueError: anything else.
     """
+    if text.startswith("/"):
+        raise ValueError(f"{text!r} is not HOST:PORT; a server is not written as a multiaddr")
     bare = ":" not in text or text.endswith("]")
     try:
         address = parse_address(f"{text}:{STUN_PORT}" if bare else text)
     except InvalidParams as e:
         raise ValueError(e.message) from None
-    if text.startswith("/"):
-        raise ValueError(f"{text!r} is not HOST:PORT; STUN servers have no multiaddr")
     return address.host, address.port
 
 

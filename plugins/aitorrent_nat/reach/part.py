@@ -75,7 +75,7 @@ class ReachPart:
         self._ctx = ctx
         self._tasks = tasks
         self._transport = transport
-        self._stun = stun
+        self.stun = stun
         self.proofs = Proofs()
         self.talks = Talks(ctx, transport, guard, self.own_hello, self._send, self._heard)
         self._hellos: dict[PeerId, Hello] = {}
@@ -130,14 +130,14 @@ class ReachPart:
 
     def own_hello(self) -> Hello:
         """What this node tells its peers."""
-        return Hello(*self._stun.ports, relays=self.relays_for_others())
+        return Hello(*self.stun.ports, relays=self.relays_for_others())
 
     def _heard(self, peer: PeerId, hello: Hello) -> None:
         if self._transport.peer(peer) is None:
             return
-        is_new = peer not in self._hellos
+        is_news = self._hellos.get(peer) != hello
         self._hellos[peer] = hello
-        if is_new and not self._is_settled():
+        if is_news and not self._is_settled():
             self._wake.set()
 
     async def _follow(self) -> None:
@@ -175,7 +175,7 @@ class ReachPart:
                     self._greet(peer)
 
     def _send(self, raw: bytes, to: Place, from_alternate: bool) -> bool:
-        return self._stun.send(raw, to, from_alternate=from_alternate)
+        return self.stun.send(raw, to, from_alternate=from_alternate)
 
     # Rounds
 
@@ -267,7 +267,9 @@ class ReachPart:
             if (place := place_of(view.observed)) is not None
         ]
         said += [(each.server[0], each.mapped[0]) for each in self.observed]
-        return elect(said) or self.behaviour.external
+        by_ip4 = elect([(host, seen) for host, seen in said if ":" not in seen])
+        by_ip6 = elect([(host, seen) for host, seen in said if ":" in seen])
+        return by_ip4 or by_ip6 or self.behaviour.external
 
     # Reachability, Advertiser and Part
 

@@ -28,6 +28,8 @@ UNKNOWN_ATTRIBUTE: Final = 420
 "Error code: the request asks for what this server cannot do (RFC 8489, section 6.3.1)."
 
 _HEADER: Final = struct.Struct("!HHI12s")
+_REQUEST: Final = b"\0\1"
+_COOKIE: Final = MAGIC_COOKIE.to_bytes(4)
 _TLV: Final = struct.Struct("!HH")
 _CHANGE_REQUEST: Final = 0x0003
 _UNKNOWN_ATTRIBUTES: Final = 0x000A
@@ -87,6 +89,13 @@ class Response:
 def new_transaction() -> bytes:
     """96 random bits: nobody who does not see the request can answer it."""
     return secrets.token_bytes(TRANSACTION_BYTES)
+
+
+def may_be_request(datagram: bytes) -> bool:
+    """Whether `read` may find a request in it; cheap, for floods."""
+    if not HEADER_BYTES <= len(datagram) <= MAX_BYTES:
+        return False
+    return datagram[:2] == _REQUEST and datagram[4:8] == _COOKIE
 
 
 def read(datagram: bytes) -> Request | Response:

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from aitorrent_nat.networks import Place, is_inside, is_place, subnet_of
-from aitorrent_nat.stun.codec import Request, Response, encode_refusal, encode_response, read
+from aitorrent_nat.stun.codec import (
+    Request,
+    Response,
+    encode_refusal,
+    encode_response,
+    may_be_request,
+    read,
+)
 from aitorrentd.api import ProtocolError
 from aitorrentd.api.limits import PerPeer, TokenBucket
 
@@ -94,13 +101,16 @@ class Responder:
         return Reply(encode_response(response), to, sender, from_alternate)
 
     def _admit(self, datagram: bytes, source: Place, now: float) -> tuple[Request | None, str]:
+        """In the order of cost: the head, the limits, the rest."""
+        if not may_be_request(datagram) or not is_place(*source):
+            return None, "not a request"
+        if not self._may_reply(source[0], now):
+            return None, "flood"
         try:
             request = read(datagram)
         except ProtocolError:
             return None, "malformed"
-        if not isinstance(request, Request) or not is_place(*source):
-            return None, "not a request"
-        return (request, "") if self._may_reply(source[0], now) else (None, "flood")
+        return (request, "") if isinstance(request, Request) else (None, "not a request")
 
     def _may_reply(self, host: str, now: float) -> bool:
         self._now = now

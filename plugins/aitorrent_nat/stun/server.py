@@ -34,8 +34,6 @@ class StunServer:
 
     def __init__(self, ctx: PluginContext, tasks: Tasks, transport: Transport, port: int) -> None:
         self.responder = Responder(ctx.clock.monotonic())
-        self.changed = asyncio.Event()
-        "Set when the ports change."
         self._ctx = ctx
         self._tasks = tasks
         self._transport = transport
@@ -56,10 +54,6 @@ class StunServer:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Answer requests while the block runs."""
-        # aioice takes a moment to import; the event loop must not wait for it at a first request.
-        await asyncio.to_thread(_import_codec)
-        self._bind()
-        self._look()
         self._tasks.spawn(self._watch(), "nat: stun server")
         try:
             yield
@@ -67,6 +61,10 @@ class StunServer:
             self._close()
 
     async def _watch(self) -> None:
+        # aioice takes a moment to import: neither the start nor a first request waits for it.
+        await asyncio.to_thread(_import_codec)
+        self._bind()
+        self._look()
         attempt = 0
         while True:
             wait_s = WATCH_S
@@ -119,7 +117,6 @@ class StunServer:
         self._sockets = {(each.host, False): each for each in first}
         self._sockets |= {(each.host, True): each for each in second}
         self.responder.ports = (self._number, second[0].port if second else 0)
-        self.changed.set()
 
     def _received(self, raw: bytes, source: Place, host: str) -> None:
         self._answer(raw, source, host, to_alternate=False)
@@ -162,7 +159,7 @@ class StunServer:
     def state(self) -> str:
         """Where it answers, and how often it did."""
         if not self._sockets:
-            return self._problem or "off: the transport does not listen"
+            return self._problem or "off: the transport does not listen yet"
         port, alternate = self.ports
         return f"answers on {port}/udp and {alternate}/udp; {self.responder.served} replies so far"
 

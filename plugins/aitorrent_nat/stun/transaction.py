@@ -10,7 +10,7 @@ from aitorrentd.api.backoff import exponential_s
 
 @dataclass(frozen=True, slots=True)
 class Timers:
-    """When to send again, and when to give up."""
+    """When to send again, and when to give up; the defaults are those of the RFC."""
 
     rto_s: float = 0.5
     "Until the second sending; it doubles each time."
@@ -26,7 +26,6 @@ class Timers:
         return sum(waits) + self.last_wait * self.rto_s
 
 
-RFC_8489: Final = Timers()
 BRISK: Final = Timers(rto_s=0.5, sends=3, last_wait=3)
 "3 s: for servers that are asked again later anyway."
 SILENT: Final = Timers(rto_s=0.3, sends=2, last_wait=4)

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from aitorrent_nat.networks import Place
+from aitorrent_nat.reach.part import ReachPart
 from aitorrent_nat.stun.asking import StunSocket
 from aitorrent_nat.stun.behaviour import Filtering, Mapping
 from aitorrent_nat.stun.classifying import classify, filtering_by, hairpins_at, observe
@@ -15,9 +16,9 @@ from aitorrent_nat.stun.codec import Request, Response, encode_response, new_tra
 from aitorrent_nat.stun.legacy import classify_legacy
 from aitorrent_nat.stun.lifetime import lifetime_s, longest, poke_by
 from aitorrent_nat.stun.transaction import Timers
-from aitorrentd.api import ProtocolError, TimedOut, Unavailable
+from aitorrentd.api import REACHABILITY, ProtocolError, TimedOut, Unavailable
 from tests.support.nat.stun_servers import rfc3489_server, rfc5780_server, server
-from tests.support.nodes import wait_for
+from tests.support.nodes import NodeFactory, wait_for
 
 LOCAL = "127.0.0.1"
 QUICK = Timers(rto_s=0.05, sends=3, last_wait=2)
@@ -37,6 +38,22 @@ async def test_server_tells_the_own_address() -> None:
         assert answer.source == place
         assert answer.rtt_s is not None
         assert answer.rtt_s < 1
+
+
+async def test_node_answers_by_ip6(node_factory: NodeFactory) -> None:
+    node = await node_factory({"plugins": {"transport": {"listen": ["127.0.0.1", "::1"]}}})
+    part = node.service(REACHABILITY)
+    assert isinstance(part, ReachPart)
+    await wait_for(lambda: part.own_hello().stun)
+    port, alternate = part.stun.ports
+    with StunSocket("::1") as socket:
+        answer = await socket.ask(("::1", port))
+        assert answer.mapped == ("::1", socket.port)
+        sources = [("::1", alternate)]
+        changed = await socket.ask(("::1", port), change_port=True, sources=sources)
+        assert changed.mapped == answer.mapped
+    with StunSocket(LOCAL) as socket:
+        assert (await socket.ask((LOCAL, port))).mapped == (LOCAL, socket.port)
 
 
 async def test_lost_request_is_sent_again() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+import sys
 from typing import Any
 
 import pytest
@@ -64,6 +66,39 @@ async def test_daemon_with_two_addresses_classifies_every_kind_of_nat(
         await client.stop()
 
 
+LIFETIME = """
+import asyncio, sys
+from aitorrent_nat.stun.asking import StunSocket
+from aitorrent_nat.stun.lifetime import lifetime_s, poke_by
+
+async def main():
+    server = (sys.argv[1], 8469)
+    with StunSocket() as socket:
+        print(await lifetime_s(server, poke_by(socket, server), "0.0.0.0", waits_s=(1.0, 2.0, 8.0)))
+
+asyncio.run(main())
+"""
+
+
+async def test_lifetime_of_mappings_is_measured(
+    nat_lab: Lab, daemon_factory: DaemonFactory
+) -> None:
+    server, home = nat_lab.public(), nat_lab.place("portrestricted", udp_s=5)
+    daemon = await daemon_at(daemon_factory, server, PLAIN)
+    await wait_for(lambda: is_answering(daemon), 10)
+    process = await asyncio.create_subprocess_exec(
+        *("ip", "netns", "exec", home.namespace, sys.executable, "-c", LIFETIME, server.address),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 40)
+    assert float(out) == 2.0
+
+
+async def is_answering(daemon: Daemon) -> bool:
+    state = (await daemon.call("nat.status"))["parts"]["stun"]
+    return bool(state.startswith("answers on"))
+
+
 async def test_useless_servers_are_warned_of_and_the_daemon_runs(
     nat_lab: Lab, daemon_factory: DaemonFactory
 ) -> None:
@@ -97,7 +132,7 @@ async def test_port_that_is_taken_is_warned_of_and_used_once_it_is_free(
     host = nat_lab.public()
     with host.socket(socket.SOCK_DGRAM, 8469):
         daemon = await daemon_at(daemon_factory, host, PLAIN)
-        (text,) = await warnings(daemon, "udp")
+        (text,) = await wait_for(lambda: warnings(daemon, "udp"), 10)
         assert "cannot listen on port 8469/udp: address already in use" in text
         assert "plugins.nat.port" in text
         assert (await daemon.call("nat.status"))["parts"]["stun"].startswith("cannot listen")

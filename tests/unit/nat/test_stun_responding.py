@@ -98,6 +98,13 @@ def test_flood_from_one_subnet_is_cut_and_does_not_silence_others() -> None:
     assert asked(server, now=1.0, source=("192.0.2.1", 40_000))[1].mapped == ("192.0.2.1", 40_000)
 
 
+def test_noise_does_not_use_up_what_a_subnet_may_ask() -> None:
+    server = responder()
+    for _ in range(500):
+        assert server.answer(b"\x16\xfe\xfd" * 20, CLIENT, ONE, 0.0) is None
+    assert asked(server)[1].mapped == CLIENT
+
+
 def test_replies_and_noise_get_no_reply() -> None:
     server = responder()
     loop = encode_response(Response(new_transaction(), CLIENT))
