@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from aitorrent_nat.config import NatConfig
 from aitorrent_nat.parts import Part
+from aitorrent_nat.punch.part import PunchPart
 from aitorrent_nat.reach.part import ReachPart
 from aitorrent_nat.relay.part import RelayPart
 from aitorrent_nat.stun.server import StunServer
@@ -28,7 +29,8 @@ class NatService:
         self.relay = RelayPart(ctx, lambda: self.reach.reach, self.reach.relays)
         self.reach.relays_for_others = self.relay.relays_for_others
         self.reach.relayed_by = self.relay.relayed_by
-        self.parts: list[Part] = [self.stun, self.reach, self.relay]
+        self.punch = PunchPart(ctx, self.transport, self.guard, self.reach)
+        self.parts: list[Part] = [self.stun, self.reach, self.relay, self.punch]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

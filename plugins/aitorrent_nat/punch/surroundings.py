@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from aitorrent_nat.punch.paths.datagrams import HostPort
-from aitorrent_nat.punch.paths.ice import TurnAccess
 from aitorrent_nat.punch.plan import Nat
 from aitorrent_nat.punch.sighting import Sighting
-from aitorrentd.api import PeerId, PeerView
+from aitorrentd.api import PeerId
 from aitorrentd.api.network.attempts import Attempt
 from aitorrentd.api.network.peer_port import PeerPort
+
+
+@dataclass(frozen=True, slots=True)
+class TurnAccess:
+    """A TURN server and the credentials for it."""
+
+    server: HostPort
+    user: str
+    password: str
+    tls: bool = False
+    transport: str = "udp"
 
 
 class Surroundings(Protocol):
@@ -61,7 +72,3 @@ class Surroundings(Protocol):
 
     def unix_s(self) -> float:
         """Seconds since the epoch."""
-
-
-Secured = Callable[[], Awaitable[PeerView]]
-"Runs one leg."

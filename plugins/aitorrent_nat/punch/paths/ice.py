@@ -11,9 +11,10 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
 import aioice
 from aioice.ice import CandidatePair, StunProtocol, server_reflexive_candidate
@@ -21,6 +22,7 @@ from aioice.stun import Message, TransactionError
 
 from aitorrent_nat.punch.candidates import Candidate, Kind
 from aitorrent_nat.punch.paths.datagrams import HostPort, keep_whole
+from aitorrent_nat.punch.surroundings import TurnAccess
 from aitorrentd.api import Unavailable
 from aitorrentd.api.tasks import Tasks
 
@@ -36,23 +38,13 @@ _PREFERENCES: Final = {Kind.UDP_HOST: 126, Kind.UDP: 100, Kind.TURN: 0}
 "Of RFC 8445, section 5.1.2.2."
 
 
-@dataclass(frozen=True, slots=True)
-class TurnAccess:
-    """A TURN server and the credentials for it."""
-
-    server: HostPort
-    user: str
-    password: str
-    tls: bool = False
-    transport: str = "udp"
-
-
 class Agent:
-    """This end of one ICE session; close it, unless `connect` returned its path."""
+    """This end of one ICE session; close it after use."""
 
     def __init__(self, tasks: Tasks, *, controlling: bool, turn: TurnAccess | None = None) -> None:
         self._tasks = tasks
         self._connection = _Connection(controlling, turn, tasks)
+        self._is_handed_over = False
 
     @property
     def user(self) -> str:
@@ -99,11 +91,13 @@ class Agent:
             raise Unavailable(f"no check came through within {CONNECT_S:g} s") from None
         except ConnectionError as e:
             raise Unavailable(f"no check came through ({e})") from None
+        self._is_handed_over = True
         return IcePath(connection, self._tasks)
 
     async def close(self) -> None:
-        """Release the sockets, and the allocation of a TURN server."""
-        await self._connection.close()
+        """Release the sockets and the allocation of a TURN server; a path keeps its own."""
+        if not self._is_handed_over:
+            await self._connection.close()
 
 
 class _Connection(aioice.Connection):
@@ -132,6 +126,9 @@ class _Connection(aioice.Connection):
         found = await super().get_component_candidates(
             component, addresses[:MAX_INTERFACES], timeout
         )
+        for protocol in self._protocols:
+            if protocol.local_candidate.type == "host":
+                protocol.transport.set_protocol(_Gate(self, protocol))
         asked = [
             asyncio.create_task(server_reflexive_candidate(protocol, server))
             for server in self.servers
@@ -187,6 +184,30 @@ class _Connection(aioice.Connection):
     def pair(self) -> CandidatePair:
         """The nominated pair; valid once `connect` has returned."""
         return self._nominated[1]
+
+
+class _Gate(asyncio.DatagramProtocol):
+    """Stands before aioice's protocol, which parses every datagram as STUN and trusts lengths.
+
+    QUIC packets begin with a byte of 64 or more, STUN messages with one below 4 (RFC 9443).
+    """
+
+    def __init__(self, connection: _Connection, inner: StunProtocol) -> None:
+        self._connection = connection
+        self._inner = inner
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        if not data or data[0] >= 4:
+            self._connection.on_data(data)
+            return
+        with suppress(ValueError, IndexError, KeyError, struct.error):  # no STUN message after all
+            self._inner.datagram_received(data, addr)
+
+    def error_received(self, exc: Exception) -> None:
+        self._inner.error_received(exc)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
 
 
 class IcePath:
