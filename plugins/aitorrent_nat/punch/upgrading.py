@@ -13,6 +13,7 @@ from typing import Final
 
 from aitorrentd.api import (
     Lagged,
+    NetworkChanged,
     PeerConnected,
     PeerDisconnected,
     PeerId,
@@ -68,15 +69,9 @@ class Upgrades:
         """A session with `peer` ended, whoever began it."""
         self._ended_at[peer] = self._ctx.clock.monotonic()
 
-    def network_changed(self) -> None:
-        """This machine's network changed: try again soon."""
-        self._ended_at.clear()
-        for wake in self._wakes.values():
-            wake.set()
-
     async def run(self) -> None:
         """Follow channels as they come and change."""
-        kinds = (PeerConnected, PeerDisconnected, PeerRouteChanged)
+        kinds = (PeerConnected, PeerDisconnected, PeerRouteChanged, NetworkChanged)
         while True:
             with self._ctx.subscribe(*kinds) as events:
                 for view in self._transport.peers():
@@ -84,7 +79,11 @@ class Upgrades:
                 async for event in events:
                     if isinstance(event, Lagged):
                         break
-                    if isinstance(event, (PeerConnected, PeerDisconnected, PeerRouteChanged)):
+                    if isinstance(event, NetworkChanged):
+                        self._ended_at.clear()
+                        for wake in self._wakes.values():
+                            wake.set()
+                    elif isinstance(event, (PeerConnected, PeerDisconnected, PeerRouteChanged)):
                         self._look(event.peer)
 
     def _look(self, peer: PeerId) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -61,9 +62,8 @@ async def net(nat_lab: Lab, factory: DaemonFactory, *places: Host, **config: Any
         await daemon_at(factory, host, bootstrap=publics[0])
     tree = {"plugins": {"nat": config}} if config else None
     one, two = [await daemon_at(factory, each, tree, bootstrap=publics[0]) for each in places]
-    await asyncio.gather(
-        *(wait_for(lambda d=each: nat_known(d), 40, every_s=0.3) for each in (one, two))
-    )
+    for each in (one, two):
+        await wait_for(partial(nat_known, each), 40, every_s=0.3)
     return Net(publics[0], await peer_id(relay), one, two)
 
 
