@@ -13,7 +13,15 @@ from aitorrent_nat.relay.dialing import NAME, note_end
 from aitorrent_nat.relay.held import Held
 from aitorrent_nat.relay.legs import Circuit, open_leg
 from aitorrent_nat.relay.messages import Decline, Incoming
-from aitorrentd.api import AitorrentError, PeerId, PluginContext, Transport, short
+from aitorrent_nat.relay.reservation import check, read_reservation
+from aitorrentd.api import (
+    AitorrentError,
+    PeerId,
+    PluginContext,
+    ProtocolError,
+    Transport,
+    short,
+)
 from aitorrentd.api.network.addresses import Address
 from aitorrentd.api.network.attempts import Attempt, Attempts
 from aitorrentd.api.network.peer_port import PeerPort
@@ -27,6 +35,7 @@ LOST_S: Final = 2.0
 "Clients of a relay that died look for another one within this time, not all at once."
 LEFT_ALONE_S: Final = 60.0
 "A relay that said it would stop is not asked again for this long."
+MAX_REMEMBERED: Final = 8
 SECURE_S: Final = 15.0
 "From the announcement of a circuit to a channel over it."
 
@@ -51,7 +60,7 @@ class Reserver:
         "Set when candidates appeared or the need changed."
         self.on_change: Callable[[], None] = lambda: None
         self.remembered: dict[PeerId, tuple[bytes, tuple[Address, ...]]] = {}
-        "Reservations of the last run, with the addresses of their relays; used up at the start."
+        "Reservations of the last run, or at relays that were lost, with the addresses of each."
         self.problems: dict[PeerId, str] = {}
         "Why relays could not be used, the last few."
         self._ctx = ctx
@@ -97,13 +106,15 @@ class Reserver:
             for held in self.held:
                 held.leave()
             return
-        while self.remembered and len(self._held) < self._wanted:
-            relay, (raw, places) = self.remembered.popitem()
-            self._hold(relay, places, raw)
+        now = self._ctx.clock.monotonic()
+        for relay in list(self.remembered):
+            if len(self._held) < self._wanted and self._setbacks.may_try(relay, now):
+                raw, places = self.remembered.pop(relay)
+                if relay not in self._held:
+                    self._hold(relay, places, raw)
         missing = self._wanted - len(self._held)
         if missing <= 0:
             return
-        now = self._ctx.clock.monotonic()
         usable = [
             each
             for each in self._candidates()
@@ -137,10 +148,23 @@ class Reserver:
             if had and not held.is_left:
                 draw = self._ctx.random.random()
                 await asyncio.sleep(max(held.closing_until - now(), draw * LOST_S))
-        # Not after a cancellation: what is held when the node stops is remembered.
+            if not held.is_left:
+                self._remember(held)
+        # Not after a cancellation: what is held when the node stops is saved.
         del self._held[held.relay]
         self.on_change()
         self.wake.set()
+
+    def _remember(self, held: Held) -> None:
+        """A relay that died may come back, and still have the slot."""
+        me, now = self._transport.node_id, self._ctx.clock.time()
+        try:
+            check(read_reservation(held.raw), held.relay, me, now)
+        except ProtocolError:
+            return  # none, or it expired
+        self.remembered[held.relay] = held.raw, held.places
+        while len(self.remembered) > MAX_REMEMBERED:
+            del self.remembered[next(iter(self.remembered))]
 
     def _note(self, held: Held, problem: str) -> None:
         if not problem:
@@ -148,7 +172,7 @@ class Reserver:
             return
         self.problems.pop(held.relay, None)
         self.problems[held.relay] = problem
-        while len(self.problems) > 8:
+        while len(self.problems) > MAX_REMEMBERED:
             del self.problems[next(iter(self.problems))]
         what = "lost the reservation at" if held.reservation is not None else "no reservation at"
         self._ctx.log.info("%s %s: %s", what, short(held.relay), problem)

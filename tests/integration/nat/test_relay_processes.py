@@ -195,3 +195,21 @@ async def test_a_killed_relay_still_knows_its_reservations(tmp_path: Path) -> No
             await wait_for(lambda: holder.live() == [relay.id])
     finally:
         await relay.kill()
+
+
+async def test_a_killed_relay_that_comes_back_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aitorrent_nat.relay.choosing.FIRST_WAIT_S", 0.5)
+    relay = await start_relay(tmp_path, "relay", relay_limits=LIMITS)
+    try:
+        async with relay_node(tmp_path, "target") as target:
+            await target.reserves_at(relay)
+            target.plugin.relays.clear()  # nothing but its own memory leads it there
+            await relay.kill()
+            await wait_for(lambda: not target.live())
+            relay = await start_relay(tmp_path, "relay", relay.port, relay_limits=LIMITS)
+            await wait_for(lambda: target.live() == [relay.id], 30)
+            assert target.behind(relay) in target.transport.addresses()
+    finally:
+        await relay.kill()
