@@ -153,7 +153,7 @@ class RelayPart:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRE_S)
-            self.server.grants.expire(self._ctx.clock.time())
+            self.server.expire()
 
     def state(self) -> str:
         """What it does, in one line."""

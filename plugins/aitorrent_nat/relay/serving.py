@@ -147,6 +147,13 @@ class RelayServer:
         reservation = self.grants.reserve(client.peer, view.host, request.held, now)
         client.send(Reserved(reservation.raw, tuple(map(str, self.places()))))
 
+    def expire(self) -> None:
+        """Forget expired reservations; clients that think they still have one learn it."""
+        self.grants.expire(self._ctx.clock.time())
+        for client in list(self._clients.values()):
+            if client.peer not in self.grants:
+                client.stream.reset("the reservation expired")
+
     def places(self) -> Sequence[Address]:
         """Where others can connect to this relay: unmasked TCP addresses."""
         listed = [parse_address(text) for text in self._transport.addresses()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -352,6 +353,21 @@ async def test_a_reservation_is_renewed_at_half_its_life(
         await wait_for(lambda: held.reservation != first)
         assert held.is_live
         assert len(relay.part.server.grants) == 1
+
+
+async def test_a_relay_whose_clock_jumps_makes_its_clients_reserve_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aitorrent_nat.relay.choosing.FIRST_WAIT_S", 0.5)
+    async with three(tmp_path) as (relay, target, dialer):
+        before = target.part.reserver.held[0]
+        relay.part.server.grants.expire(time.time() + 10 * 3600)
+        with pytest.raises(Unavailable, match="has no reservation at this relay now"):
+            await dialer.transport.connect(target.behind(relay))
+        relay.part.server.expire()
+        await wait_for(lambda: before not in target.part.reserver.held)
+        await wait_for(lambda: target.live() == [relay.id])
+        await dialer.transport.connect(target.behind(relay))
 
 
 async def test_reservations_outlive_a_restart_of_either_side(tmp_path: Path) -> None:
