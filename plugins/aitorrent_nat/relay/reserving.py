@@ -193,7 +193,7 @@ class Reserver:
             await self._port.secure(
                 connect,
                 message.peer,
-                Route(NAME, location, is_relayed=True),
+                Route(NAME, location, is_relayed=True, renews=message.renews),
                 dialer=False,
                 timeout_s=SECURE_S,
             )

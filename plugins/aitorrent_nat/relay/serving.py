@@ -170,7 +170,7 @@ class RelayServer:
         client = self._clients.get(request.target)
         if client is None or request.target not in self.grants:
             raise Unavailable(f"{short(request.target)} has no reservation at this relay now")
-        line = self.lines.open(Control(stream), client)
+        line = self.lines.open(Control(stream), client, renews=request.renews)
         try:
             await self._until_over(line)
         except asyncio.CancelledError:
