@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from aitorrent_nat.config import NatConfig
+from aitorrent_nat.mapping.part import MappingPart
 from aitorrent_nat.parts import Part
 from aitorrent_nat.punch.part import PunchPart
 from aitorrent_nat.reach.part import ReachPart
@@ -29,8 +30,9 @@ class NatService:
         self.relay = RelayPart(ctx, lambda: self.reach.reach, self.reach.relays)
         self.reach.relays_for_others = self.relay.relays_for_others
         self.reach.relayed_by = self.relay.relayed_by
+        self.mapping = MappingPart(ctx, self.tasks, self.transport, lambda: self.stun.ports[:1])
         self.punch = PunchPart(ctx, self.transport, self.guard, self.reach)
-        self.parts: list[Part] = [self.stun, self.reach, self.relay, self.punch]
+        self.parts: list[Part] = [self.stun, self.reach, self.mapping, self.relay, self.punch]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -28,7 +28,7 @@ from aitorrentd.api import (
     peer_id,
     public_key,
 )
-from aitorrentd.api.fields import MAX_EXACT, blob, flag, number, text, texts, whole
+from aitorrentd.api.fields import MAX_EXACT, blob, number, text, texts, whole
 from aitorrentd.api.network.addresses import MAX_ADDRESS_CHARS
 
 PROTOCOL: Final = "/ai-torrent/1/relay"
@@ -36,7 +36,6 @@ MAX_MESSAGE_BYTES: Final = 4096
 MAX_REASON_CHARS: Final = 300
 MAX_ADDRESSES: Final = 4
 MAX_DELAY_S: Final = 3600.0
-MAX_CIRCUIT_S: Final = 86_400.0
 TOKEN_BYTES: Final = 32
 
 
@@ -49,13 +48,9 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Dialer to relay: open a circuit to `target`.
-
-    With `renews` it replaces one that is about to reach its time limit.
-    """
+    """Dialer to relay: open a circuit to `target`."""
 
     target: PeerId
-    renews: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +83,19 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """Relay to client: `peer` wants a circuit; the client connects with the token or declines.
-
-    `renews` is what the peer said.
-    """
+    """Relay to client: `peer` wants a circuit; the client connects with the token or declines."""
 
     circuit: int
     token: bytes
     peer: PeerId
-    renews: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Relay to dialer: connect with this token; the circuit may last `seconds`."""
+    """Relay to dialer: connect with this token."""
 
     circuit: int
     token: bytes
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +130,8 @@ def encode(message: Request | FromClient | FromRelay) -> bytes:
     match message:
         case Reserve(held):
             head: dict[str, Any] = {"op": "reserve", "held": held}
-        case Connect(target, renews):
-            head = {"op": "connect", "target": public_key(target), "renews": renews}
+        case Connect(target):
+            head = {"op": "connect", "target": public_key(target)}
         case Decline(circuit, reason):
             head = {"op": "decline", "circuit": circuit, "reason": _short(reason)}
         case Release():
@@ -151,11 +141,11 @@ def encode(message: Request | FromClient | FromRelay) -> bytes:
             head = {"op": "reserved", "reservation": reservation, "addresses": listed}
         case Refused(error):
             head = {"op": "refused", "code": error.code, "reason": _short(error.message)}
-        case Incoming(circuit, token, peer, renews):
-            head = {"op": "incoming", "circuit": circuit, "token": token, "renews": renews}
-            head["peer"] = public_key(peer)
-        case Opened(circuit, token, seconds):
-            head = {"op": "opened", "circuit": circuit, "token": token, "seconds": seconds}
+        case Incoming(circuit, token, peer):
+            key = public_key(peer)
+            head = {"op": "incoming", "circuit": circuit, "token": token, "peer": key}
+        case Opened(circuit, token):
+            head = {"op": "opened", "circuit": circuit, "token": token}
         case Joined(circuit):
             head = {"op": "joined", "circuit": circuit}
         case Ended(circuit, reason):
@@ -176,7 +166,7 @@ def read_request(frame: Frame) -> Request:
         case "reserve":
             return Reserve(blob(fields, "held", 0, MAX_RESERVATION_BYTES))
         case "connect":
-            return Connect(_peer(fields, "target"), flag(fields, "renews"))
+            return Connect(_peer(fields, "target"))
     raise ProtocolError("a relay stream must begin with `reserve` or `connect`")
 
 
@@ -212,11 +202,9 @@ def read_from_relay(frame: Frame) -> FromRelay:
             code = text(fields, "code", 32)
             return Refused(error_from_map({"code": code, "message": _reason(fields)}))
         case "incoming":
-            peer, renews = _peer(fields, "peer"), flag(fields, "renews")
-            return Incoming(_circuit(fields), _token(fields), peer, renews)
+            return Incoming(_circuit(fields), _token(fields), _peer(fields, "peer"))
         case "opened":
-            seconds = number(fields, "seconds", 0, MAX_CIRCUIT_S)
-            return Opened(_circuit(fields), _token(fields), seconds)
+            return Opened(_circuit(fields), _token(fields))
         case "joined":
             return Joined(_circuit(fields))
         case "ended":
