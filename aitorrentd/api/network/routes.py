@@ -29,3 +29,5 @@ class Route:
     "The peer's IP address, for bans and limits; empty if unknown, as behind a relay."
     is_relayed: bool = False
     "Whether a third node forwards the bytes: any other route is better."
+    renews: bool = False
+    "Whether it replaces a relayed connection that is about to end: the peer's channel moves to it."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from aitorrent_nat.relay.legs import Circuit, open_leg
@@ -33,11 +34,14 @@ from aitorrentd.api import (
 )
 from aitorrentd.api.network.addresses import Address, parse_address
 from aitorrentd.api.network.attempts import Attempt, Attempts
+from aitorrentd.api.network.peer_port import PeerPort
 from aitorrentd.api.network.resolver import Resolver
 from aitorrentd.api.network.routes import MakeProtocol, Route
-from aitorrentd.api.tasks import Tasks
+from aitorrentd.api.tasks import Tasks, beside
 
 NAME: Final = "relay"
+RENEW_AT: Final = 0.9
+"Share of its time after which a circuit is renewed: channels do not notice its end."
 
 
 class RelayDialer:
@@ -46,8 +50,14 @@ class RelayDialer:
     name = NAME
 
     def __init__(
-        self, ctx: PluginContext, tasks: Tasks, transport: Transport, attempts: Attempts
+        self,
+        ctx: PluginContext,
+        tasks: Tasks,
+        transport: Transport,
+        port: PeerPort,
+        attempts: Attempts,
     ) -> None:
+        self._port = port
         self._ctx = ctx
         self._tasks = tasks
         self._transport = transport
@@ -75,13 +85,18 @@ class RelayDialer:
 
     async def connect(self, address: Address, make_protocol: MakeProtocol) -> asyncio.Transport:
         """See `aitorrentd.api.Dialer.connect`."""
+        return await self._connect(address, make_protocol, renews=False)
+
+    async def _connect(
+        self, address: Address, make_protocol: MakeProtocol, *, renews: bool
+    ) -> asyncio.Transport:
         if address.relay is None or address.peer is None:
             raise Unavailable("the address names no relay, or no peer behind it")
         place = replace(address, relay=None, peer=address.relay)
         stream = await self._transport.open_stream(address.relay, PROTOCOL, addresses=[str(place)])
         try:
             places = self._places(place, address.relay)
-            await stream.write(encode(Connect(address.peer)))
+            await stream.write(encode(Connect(address.peer, renews)))
             opened = await self._read(stream)
             if isinstance(opened, Refused):
                 raise Unavailable(f"the relay {short(address.relay)}: {opened.error.message}")
@@ -89,7 +104,8 @@ class RelayDialer:
                 raise ProtocolError("the relay did not answer the request")
             circuit = Circuit(opened.circuit, address.peer)
             following = self._tasks.spawn(
-                self._follow(stream, circuit, address), f"circuit to {short(address.peer)}"
+                self._follow(stream, circuit, address, opened.seconds),
+                f"circuit to {short(address.peer)}",
             )
         except BaseException:
             stream.reset("gave up")
@@ -110,8 +126,32 @@ class RelayDialer:
             raise Unavailable(f"the relay {short(relay)} is itself reached through a relay")
         return tuple(dict.fromkeys((here, place))) if view.outbound else (place,)
 
-    async def _follow(self, stream: Stream, circuit: Circuit, address: Address) -> None:
-        """Read what the relay says about the circuit, until it is over."""
+    async def _follow(
+        self, stream: Stream, circuit: Circuit, address: Address, seconds: float
+    ) -> None:
+        """Read what the relay says about the circuit, until it is over; renew it before."""
+        async with beside(self._renew(circuit, address, seconds), "renewal of a circuit"):
+            await self._read_on(stream, circuit, address)
+
+    async def _renew(self, circuit: Circuit, address: Address, seconds: float) -> None:
+        """Open the next circuit before this one reaches its time limit."""
+        await asyncio.sleep(seconds * RENEW_AT)
+        view = self._transport.peer(circuit.peer)
+        if view is None or view.address != address.location or not circuit.is_joined:
+            return  # the channel has moved, or is gone
+        try:
+            await self._port.secure(
+                partial(self._connect, address, renews=True),
+                circuit.peer,
+                Route(NAME, address.location, is_relayed=True, renews=True),
+                dialer=True,
+            )
+        except AitorrentError as e:
+            self._ctx.log.info(
+                "cannot renew the relayed connection to %s: %s", short(circuit.peer), e.message
+            )
+
+    async def _read_on(self, stream: Stream, circuit: Circuit, address: Address) -> None:
         reason = ""
         try:
             while True:

@@ -55,8 +55,8 @@ class Lines:
     def __iter__(self) -> Iterator[Line]:
         return iter(list(self._lines.values()))
 
-    def open(self, dialer: Control, client: Control) -> Line:
-        """A line whose two ends have been given their tokens.
+    def open(self, dialer: Control, client: Control, *, renews: bool = False) -> Line:
+        """A line whose two ends have been given their tokens; `renews` is passed on.
 
         Raises:
             Busy: a limit of the relay, of the pair, or of one of the two. Conflict: a node dials
@@ -75,8 +75,8 @@ class Lines:
         line.timer = loop.call_later(CLAIM_S, self._late, line)
         self._lines[circuit] = line
         number = circuit.number
-        client.send(Incoming(number, circuit.tokens[End.TARGET], dialer.peer))
-        dialer.send(Opened(number, circuit.tokens[End.DIALER]))
+        client.send(Incoming(number, circuit.tokens[End.TARGET], dialer.peer, renews))
+        dialer.send(Opened(number, circuit.tokens[End.DIALER], self._limits.circuit_s))
         return line
 
     def declined(self, client: Control, number: int, reason: str) -> None:

@@ -28,7 +28,7 @@ from aitorrentd.api import (
     peer_id,
     public_key,
 )
-from aitorrentd.api.fields import MAX_EXACT, blob, number, text, texts, whole
+from aitorrentd.api.fields import MAX_EXACT, blob, flag, number, text, texts, whole
 from aitorrentd.api.network.addresses import MAX_ADDRESS_CHARS
 
 PROTOCOL: Final = "/ai-torrent/1/relay"
@@ -36,6 +36,7 @@ MAX_MESSAGE_BYTES: Final = 4096
 MAX_REASON_CHARS: Final = 300
 MAX_ADDRESSES: Final = 4
 MAX_DELAY_S: Final = 3600.0
+MAX_CIRCUIT_S: Final = 86_400.0
 TOKEN_BYTES: Final = 32
 
 
@@ -48,9 +49,13 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Dialer to relay: open a circuit to `target`."""
+    """Dialer to relay: open a circuit to `target`.
+
+    With `renews` it replaces one that is about to reach its time limit.
+    """
 
     target: PeerId
+    renews: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +88,24 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """Relay to client: `peer` wants a circuit; the client connects with the token or declines."""
+    """Relay to client: `peer` wants a circuit; the client connects with the token or declines.
+
+    `renews` is what the peer said.
+    """
 
     circuit: int
     token: bytes
     peer: PeerId
+    renews: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Relay to dialer: connect with this token."""
+    """Relay to dialer: connect with this token; the circuit may last `seconds`."""
 
     circuit: int
     token: bytes
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +140,8 @@ def encode(message: Request | FromClient | FromRelay) -> bytes:
     match message:
         case Reserve(held):
             head: dict[str, Any] = {"op": "reserve", "held": held}
-        case Connect(target):
-            head = {"op": "connect", "target": public_key(target)}
+        case Connect(target, renews):
+            head = {"op": "connect", "target": public_key(target), "renews": renews}
         case Decline(circuit, reason):
             head = {"op": "decline", "circuit": circuit, "reason": _short(reason)}
         case Release():
@@ -141,11 +151,11 @@ def encode(message: Request | FromClient | FromRelay) -> bytes:
             head = {"op": "reserved", "reservation": reservation, "addresses": listed}
         case Refused(error):
             head = {"op": "refused", "code": error.code, "reason": _short(error.message)}
-        case Incoming(circuit, token, peer):
-            key = public_key(peer)
-            head = {"op": "incoming", "circuit": circuit, "token": token, "peer": key}
-        case Opened(circuit, token):
-            head = {"op": "opened", "circuit": circuit, "token": token}
+        case Incoming(circuit, token, peer, renews):
+            head = {"op": "incoming", "circuit": circuit, "token": token, "renews": renews}
+            head["peer"] = public_key(peer)
+        case Opened(circuit, token, seconds):
+            head = {"op": "opened", "circuit": circuit, "token": token, "seconds": seconds}
         case Joined(circuit):
             head = {"op": "joined", "circuit": circuit}
         case Ended(circuit, reason):
@@ -166,7 +176,7 @@ def read_request(frame: Frame) -> Request:
         case "reserve":
             return Reserve(blob(fields, "held", 0, MAX_RESERVATION_BYTES))
         case "connect":
-            return Connect(_peer(fields, "target"))
+            return Connect(_peer(fields, "target"), flag(fields, "renews"))
     raise ProtocolError("a relay stream must begin with `reserve` or `connect`")
 
 
@@ -202,9 +212,11 @@ def read_from_relay(frame: Frame) -> FromRelay:
             code = text(fields, "code", 32)
             return Refused(error_from_map({"code": code, "message": _reason(fields)}))
         case "incoming":
-            return Incoming(_circuit(fields), _token(fields), _peer(fields, "peer"))
+            peer, renews = _peer(fields, "peer"), flag(fields, "renews")
+            return Incoming(_circuit(fields), _token(fields), peer, renews)
         case "opened":
-            return Opened(_circuit(fields), _token(fields))
+            seconds = number(fields, "seconds", 0, MAX_CIRCUIT_S)
+            return Opened(_circuit(fields), _token(fields), seconds)
         case "joined":
             return Joined(_circuit(fields))
         case "ended":

@@ -57,7 +57,7 @@ class RelayPart:
         self._transport = ctx.service(TRANSPORT)
         self._tasks = Tasks(ctx.tasks)
         self._started_at = ctx.clock.monotonic()
-        attempts = ctx.service(ATTEMPTS)
+        attempts, port = ctx.service(ATTEMPTS), ctx.service(PEER_PORT)
         self.server = RelayServer(
             ctx, config.relay_limits, self._transport, ctx.service(PROTECTION), self.refusal
         )
@@ -65,13 +65,13 @@ class RelayPart:
             ctx,
             self._tasks,
             self._transport,
-            ctx.service(PEER_PORT),
+            port,
             attempts,
             wanted=config.reservations,
             candidates=self._candidates,
             is_needed=self.is_needed,
         )
-        self._dialer = RelayDialer(ctx, self._tasks, self._transport, attempts)
+        self._dialer = RelayDialer(ctx, self._tasks, self._transport, port, attempts)
         self._saved = Saved(ctx, self.server.grants, self.reserver)
         self.server.grants.on_change = self._saved.changed.set
         self.reserver.on_change = self._saved.changed.set
@@ -153,7 +153,7 @@ class RelayPart:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRE_S)
-            self.server.grants.expire(self._ctx.clock.time())
+            self.server.expire()
 
     def state(self) -> str:
         """What it does, in one line."""

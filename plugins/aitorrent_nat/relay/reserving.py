@@ -29,7 +29,7 @@ from aitorrentd.api.network.resolver import Resolver
 from aitorrentd.api.network.routes import Route
 from aitorrentd.api.tasks import Tasks
 
-LOOK_S: Final = 5.0
+LOOK_S: Final = 2.0
 "Interval at which relays are looked for; news wake the search earlier."
 LOST_S: Final = 2.0
 "Clients of a relay that died look for another one within this time, not all at once."
@@ -193,7 +193,7 @@ class Reserver:
             await self._port.secure(
                 connect,
                 message.peer,
-                Route(NAME, location, is_relayed=True),
+                Route(NAME, location, is_relayed=True, renews=message.renews),
                 dialer=False,
                 timeout_s=SECURE_S,
             )

@@ -147,6 +147,13 @@ class RelayServer:
         reservation = self.grants.reserve(client.peer, view.host, request.held, now)
         client.send(Reserved(reservation.raw, tuple(map(str, self.places()))))
 
+    def expire(self) -> None:
+        """Forget expired reservations; clients that think they still have one learn it."""
+        self.grants.expire(self._ctx.clock.time())
+        for client in list(self._clients.values()):
+            if client.peer not in self.grants:
+                client.stream.reset("the reservation expired")
+
     def places(self) -> Sequence[Address]:
         """Where others can connect to this relay: unmasked TCP addresses."""
         listed = [parse_address(text) for text in self._transport.addresses()]
@@ -163,7 +170,7 @@ class RelayServer:
         client = self._clients.get(request.target)
         if client is None or request.target not in self.grants:
             raise Unavailable(f"{short(request.target)} has no reservation at this relay now")
-        line = self.lines.open(Control(stream), client)
+        line = self.lines.open(Control(stream), client, renews=request.renews)
         try:
             await self._until_over(line)
         except asyncio.CancelledError:

@@ -1,7 +1,8 @@
 """Which channel moves to which link: a better link to the process of a connected peer.
 
-A direct link is better than a relayed one. Channels on links of equal worth do not move: `rivals`
-keeps one of them. Nor does a channel whose peer does not know how, which retires as well.
+A direct link is better than a relayed one. Channels on links of equal worth do not move, unless
+the new link renews a relayed one that is about to end: `rivals` keeps one of them. Nor does a
+channel whose peer does not know how, which retires as well.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class Moves:
     def _movable(self, link: SecureLink) -> list[Channel]:
         """The channels that may move to `link`, the best one first."""
         peer = self._find(link.peer)
-        if peer is None or not link.can_move or not link.instance or link.route.is_relayed:
+        if peer is None or not link.can_move or not link.instance:
+            return []
+        if link.route.is_relayed and not link.route.renews:
             return []
         same = [c for c in peer.ranked() if c.link.instance == link.instance]
         if any(not c.link.route.is_relayed for c in same):

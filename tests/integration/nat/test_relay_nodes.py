@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from aitorrent_nat.relay import dialing as dialing_module
 from aitorrent_nat.relay import lines as lines_module
 from aitorrent_nat.relay import serving as serving_module
 from aitorrent_nat.relay.claims import MAGIC
@@ -156,9 +158,30 @@ async def test_the_rate_of_a_pair_is_kept_over_many_circuits(tmp_path: Path) -> 
             leg.abort()
 
 
+async def test_a_channel_outlives_its_circuits(tmp_path: Path) -> None:
+    async with three(tmp_path) as (relay, target, dialer):
+        lines = relay.part.server.lines
+        object.__setattr__(lines._limits, "circuit_s", 1.0)
+        await dialer.transport.connect(target.behind(relay))
+        stream = await dialer.transport.open_stream(target.id, ECHO)
+        numbers = set()
+        for n in range(350):  # one stream, over at least three circuits
+            word = f"{n:08}".encode()
+            await stream.write(word)
+            assert await stream.read_exactly(8) == word
+            numbers |= {line.circuit.number for line in lines}
+            await asyncio.sleep(0.01)
+        assert len(numbers) >= 3
+        assert len(lines) <= 2
+        outcomes = [a.outcome for a in dialer.kernel.service(ATTEMPTS).of(target.id)]
+        assert not [each for each in outcomes if "per circuit" in each]
+        stream.reset()
+
+
 async def test_a_circuit_ends_after_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dialing_module, "RENEW_AT", 100.0)
     async with three(tmp_path) as (relay, target, dialer):
         object.__setattr__(relay.part.server.lines._limits, "circuit_s", 0.5)
         await dialer.transport.connect(target.behind(relay))
@@ -352,6 +375,21 @@ async def test_a_reservation_is_renewed_at_half_its_life(
         await wait_for(lambda: held.reservation != first)
         assert held.is_live
         assert len(relay.part.server.grants) == 1
+
+
+async def test_a_relay_whose_clock_jumps_makes_its_clients_reserve_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aitorrent_nat.relay.choosing.FIRST_WAIT_S", 0.5)
+    async with three(tmp_path) as (relay, target, dialer):
+        before = target.part.reserver.held[0]
+        relay.part.server.grants.expire(time.time() + 10 * 3600)
+        with pytest.raises(Unavailable, match="has no reservation at this relay now"):
+            await dialer.transport.connect(target.behind(relay))
+        relay.part.server.expire()
+        await wait_for(lambda: before not in target.part.reserver.held)
+        await wait_for(lambda: target.live() == [relay.id])
+        await dialer.transport.connect(target.behind(relay))
 
 
 async def test_reservations_outlive_a_restart_of_either_side(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ async def test_a_silent_relay_is_left() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [Incoming(1, TOKEN, OTHER.peer_id), Joined(1), Opened(1, TOKEN)]
+    "message", [Incoming(1, TOKEN, OTHER.peer_id), Joined(1), Opened(1, TOKEN, 1.0)]
 )
 async def test_a_relay_begins_with_the_reservation(message: FromRelay) -> None:
     async with scene(saying(message)) as made:

@@ -53,7 +53,9 @@ def framed(message: Request | FromClient | FromRelay) -> Frame:
     return decode_frame(encoded, 4)
 
 
-@pytest.mark.parametrize("message", [Reserve(b""), Reserve(b"x" * 200), Connect(PEER)])
+@pytest.mark.parametrize(
+    "message", [Reserve(b""), Reserve(b"x" * 200), Connect(PEER), Connect(PEER, True)]
+)
 def test_requests_read_back(message: Request) -> None:
     assert read_request(framed(message)) == message
 
@@ -68,7 +70,8 @@ def test_messages_of_a_client_read_back(message: FromClient) -> None:
     [
         Reserved(b"signed", ("/ip4/203.0.113.1/tcp/8468",)),
         Incoming(1, TOKEN, PEER),
-        Opened(2, TOKEN),
+        Incoming(1, TOKEN, PEER, True),
+        Opened(2, TOKEN, 3600.0),
         Joined(3),
         Ended(4, ""),
         Ended(5, "the relay is stopping"),
@@ -113,7 +116,7 @@ def test_a_message_has_no_tail() -> None:
 
 
 def test_tokens_have_their_exact_length() -> None:
-    frame = framed(Opened(1, TOKEN))
+    frame = framed(Opened(1, TOKEN, 1.0))
     frame.header["token"] = TOKEN[1:]
     with pytest.raises(ProtocolError, match="token must be 32 bytes"):
         read_from_relay(frame)
