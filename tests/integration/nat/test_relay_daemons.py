@@ -24,7 +24,7 @@ from tests.support.servers.ollama_server import FakeOllama
 
 
 async def quiet(make: DaemonFactory, **plugins: Any) -> Daemon:
-    nat = {"port": 0, **plugins.pop("nat", {})}
+    nat = {"port": 0, "punch": False, **plugins.pop("nat", {})}
     tree = {"ollama": OFF, "openai": OFF, "shards": OFF, "dht": OFF, "nat": nat, **plugins}
     return await make({"plugins": tree})
 
