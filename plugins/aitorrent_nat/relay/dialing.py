@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from aitorrent_nat.relay.legs import Circuit, open_leg
+from aitorrent_nat.relay.legs import Circuit, dialled_place, open_leg
 from aitorrent_nat.relay.messages import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
@@ -32,7 +32,7 @@ from aitorrentd.api import (
     read_frame,
     short,
 )
-from aitorrentd.api.network.addresses import Address, parse_address
+from aitorrentd.api.network.addresses import Address
 from aitorrentd.api.network.attempts import Attempt, Attempts
 from aitorrentd.api.network.peer_port import PeerPort
 from aitorrentd.api.network.resolver import Resolver
@@ -121,10 +121,9 @@ class RelayDialer:
         view = self._transport.peer(relay)
         if view is None:
             raise PeerGone("the channel to the relay ended")
-        here = parse_address(view.address)
-        if here.relay is not None:
+        if not view.host:
             raise Unavailable(f"the relay {short(relay)} is itself reached through a relay")
-        return tuple(dict.fromkeys((here, place))) if view.outbound else (place,)
+        return tuple(dict.fromkeys((*dialled_place(view), place)))
 
     async def _follow(
         self, stream: Stream, circuit: Circuit, address: Address, seconds: float

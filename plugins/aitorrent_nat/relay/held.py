@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from aitorrent_nat.networks import is_inside
-from aitorrent_nat.relay.legs import Circuit
+from aitorrent_nat.relay.legs import Circuit, dialled_place
 from aitorrent_nat.relay.messages import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
@@ -33,6 +33,7 @@ from aitorrent_nat.relay.messages import (
 from aitorrent_nat.relay.reservation import SKEW_S, Reservation, check, read_reservation
 from aitorrentd.api import (
     AitorrentError,
+    Conflict,
     InvalidParams,
     PeerGone,
     PeerId,
@@ -55,7 +56,7 @@ MAX_PLACES: Final = 2
 class Held:
     """A reservation at `relay` while its stream is open.
 
-    `on_incoming(held, message)` starts to take a circuit; `on_change()` is called when a
+    `on_incoming(held, circuit, message)` starts to take a circuit; `on_change()` is called when a
     reservation was given, renewed or lost.
     """
 
@@ -81,7 +82,7 @@ class Held:
         "Whether this node gave the reservation up."
         self.circuits: dict[int, Circuit] = {}
         "Circuits that the relay announced, until it says that they ended."
-        self.on_incoming: Callable[[Held, Incoming], None] = lambda held, message: None
+        self.on_incoming: Callable[[Held, Circuit, Incoming], None] = _ignore
         self.on_change: Callable[[], None] = lambda: None
         self.on_ended: Callable[[Held, Circuit, str], None] = lambda held, circuit, reason: None
         self._ctx = ctx
@@ -97,11 +98,8 @@ class Held:
     @property
     def legs_to(self) -> tuple[Address, ...]:
         """Where this node connects to the relay: first where its channel leads."""
-        view = self._transport.peer(self.relay)
-        if view is None or not view.outbound:
-            return self.places
-        here = parse_address(view.address)
-        return (here, *(place for place in self.places if place != here))
+        here = dialled_place(self._transport.peer(self.relay))
+        return tuple(dict.fromkeys(here + self.places))
 
     async def run(self) -> None:
         """Reserve, and hold the reservation until the stream ends.
@@ -146,7 +144,7 @@ class Held:
         try:
             if not self._stream.write_now(encode(message)):
                 self._stream.reset("the relay does not read")
-        except PeerGone:
+        except (PeerGone, Conflict):
             return  # the reading side notices
 
     def leave(self) -> None:
@@ -160,7 +158,7 @@ class Held:
         view = self._transport.peer(self.relay)
         if view is None:
             raise PeerGone("the channel to the relay ended")
-        if parse_address(view.address).relay is not None:
+        if not view.host:
             raise Unavailable("a relay cannot be used through another relay")
 
     async def _read(self, stream: Stream) -> FromRelay:
@@ -207,10 +205,7 @@ class Held:
         Raises:
             Unavailable: the relay has none.
         """
-        found: list[Address] = []
-        view = self._transport.peer(self.relay)
-        if view is not None and view.outbound:
-            found.append(parse_address(view.address))
+        found = list(dialled_place(self._transport.peer(self.relay)))
         for text in addresses:
             try:
                 found.append(parse_address(text))
@@ -235,8 +230,8 @@ class Held:
         if len(self.circuits) >= reservation.terms.circuits:
             self.say(Decline(message.circuit, "too many circuits"))
             return
-        self.circuits[message.circuit] = Circuit(message.circuit, message.peer)
-        self.on_incoming(self, message)
+        circuit = self.circuits[message.circuit] = Circuit(message.circuit, message.peer)
+        self.on_incoming(self, circuit, message)
 
     def _renew(self) -> None:
         self.say(Reserve(self.raw))
@@ -252,3 +247,7 @@ class Held:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(delay_s, call)
+
+
+def _ignore(held: Held, circuit: Circuit, message: Incoming) -> None:
+    """Default of a callback."""

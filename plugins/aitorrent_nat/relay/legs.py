@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from aitorrent_nat.relay.claims import MAGIC
-from aitorrentd.api import PeerId, Unavailable
-from aitorrentd.api.network.addresses import Address
+from aitorrentd.api import DIRECT, InvalidParams, PeerId, PeerView, Unavailable
+from aitorrentd.api.network.addresses import Address, parse_address
 from aitorrentd.api.network.resolver import Resolver
 from aitorrentd.api.network.routes import MakeProtocol
 
@@ -49,6 +49,16 @@ class Circuit:
             Unavailable: the circuit ended before.
         """
         await asyncio.shield(self._joined)
+
+
+def dialled_place(view: PeerView | None) -> tuple[Address, ...]:
+    """Where this node dialled a peer directly; empty if it did not."""
+    if view is None or not view.outbound or view.route != DIRECT:
+        return ()
+    try:
+        return (parse_address(view.address),)
+    except InvalidParams:
+        return ()
 
 
 async def open_leg(

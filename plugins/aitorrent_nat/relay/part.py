@@ -32,7 +32,6 @@ from aitorrentd.api import (
     bytes_text,
     short,
 )
-from aitorrentd.api.network.addresses import parse_address
 from aitorrentd.api.tasks import Tasks
 
 UNKNOWN_S: Final = 10.0
@@ -139,7 +138,7 @@ class RelayPart:
 
     def _candidates(self) -> Iterator[Candidate]:
         for view in self._transport.peers():
-            if self._relays(view.id) and parse_address(view.address).relay is None:
+            if view.host and self._relays(view.id):
                 yield Candidate(view.id, view.host, view.rtt_s)
 
     async def _follow(self) -> None:

@@ -179,11 +179,10 @@ class Reserver:
 
     # Circuits
 
-    def _incoming(self, held: Held, message: Incoming) -> None:
-        self._tasks.spawn(self._take(held, message), f"circuit from {short(message.peer)}")
+    def _incoming(self, held: Held, circuit: Circuit, message: Incoming) -> None:
+        self._tasks.spawn(self._take(held, circuit, message), f"circuit from {short(circuit.peer)}")
 
-    async def _take(self, held: Held, message: Incoming) -> None:
-        circuit = held.circuits[message.circuit]
+    async def _take(self, held: Held, circuit: Circuit, message: Incoming) -> None:
         places = held.legs_to
         location = replace(places[0], peer=None, relay=held.relay).location
         connect = partial(open_leg, places, message.token, circuit, self._resolver)

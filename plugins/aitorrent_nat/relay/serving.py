@@ -141,7 +141,7 @@ class RelayServer:
         view = self._transport.peer(client.peer)
         if view is None:
             raise PeerGone("the channel ended")
-        if parse_address(view.address).relay is not None:
+        if not view.host:
             raise Unavailable("a relay cannot be used through another relay")
         now = self._ctx.clock.time()
         reservation = self.grants.reserve(client.peer, view.host, request.held, now)

@@ -73,7 +73,8 @@ class Splice:
     def start(self) -> None:
         """Begin to pass bytes."""
         for sock in self._sockets:
-            _tune(sock)
+            with suppress(OSError):
+                _tune(sock)
         for direction in self._directions:
             direction.read_on()
 

@@ -292,7 +292,7 @@ async def test_guessed_tokens_are_cut(tmp_path: Path) -> None:
 
 async def test_a_leg_that_speaks_before_both_ends_are_there_is_cut(tmp_path: Path) -> None:
     async with three(tmp_path) as (relay, target, dialer):
-        target.part.reserver.held[0].on_incoming = lambda held, message: None
+        target.part.reserver.held[0].on_incoming = lambda *_: None
         stream = await dialer.transport.open_stream(relay.id, PROTOCOL, addresses=[relay.address])
         await stream.write(encode(Connect(target.id)))
         opened = read(await read_frame(stream))

@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 
 from aitorrent_nat.relay.held import REPLY_S, Held
+from aitorrent_nat.relay.legs import Circuit
 from aitorrent_nat.relay.messages import (
     PROTOCOL,
     TOKEN_BYTES,
@@ -88,7 +89,7 @@ async def scene(script: Script) -> AsyncIterator[Scene]:
     log = logging.getLogger("test")
     ctx = cast(PluginContext, SimpleNamespace(clock=clock, identity=CLIENT, log=log))
     made = Scene(Held(ctx, transport, RELAY.peer_id, (), b""))
-    made.held.on_incoming = lambda held, message: made.incoming.append(message)
+    made.held.on_incoming = lambda held, circuit, message: made.incoming.append(message)
     made.held.on_ended = lambda held, circuit, reason: made.ended.append((circuit.number, reason))
     try:
         yield made
@@ -193,6 +194,19 @@ async def test_a_joined_circuit_is_joined_once() -> None:
         await wait_for(lambda: 1 in made.held.circuits and made.held.circuits[1].is_joined)
         await made.held.circuits[1].joined()
         assert made.ended == []
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_circuit_that_ends_at_once_is_still_one_to_whoever_takes_it() -> None:
+    taken: list[Circuit] = []
+    messages: list[FromRelay] = [Incoming(1, TOKEN, OTHER.peer_id), Ended(1, "changed its mind")]
+    async with scene(saying(reserved(), *messages)) as made:
+        made.held.on_incoming = lambda held, circuit, message: taken.append(circuit)
+        running = asyncio.gather(made.held.run(), return_exceptions=True)
+        await wait_for(lambda: made.ended)
+        with pytest.raises(Unavailable, match="changed its mind"):
+            await taken[0].joined()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
