@@ -91,6 +91,6 @@ async def _with_lifetime(
 def _poke_by_peer(service: NatService, witness: Witness) -> Poke:
     async def poke(port: int, transaction: bytes) -> None:
         ask = SendDatagram(port, transaction, from_alternate=False)
-        await service.reach.talks.ask_for(witness.peer, ask)
+        await service.reach.hellos.talks.ask_for(witness.peer, ask)
 
     return poke

@@ -28,7 +28,7 @@ class NatService:
         self.stun = StunServer(ctx, self.tasks, self.transport, self.config.port)
         self.reach = ReachPart(ctx, self.tasks, self.transport, self.guard, self.stun)
         self.relay = RelayPart(ctx, lambda: self.reach.reach, self.reach.relays)
-        self.reach.relays_for_others = self.relay.relays_for_others
+        self.reach.hellos.relays_for_others = self.relay.relays_for_others
         self.reach.relayed_by = self.relay.relayed_by
         self.mapping = MappingPart(ctx, self.tasks, self.transport, lambda: self.stun.ports[:1])
         self.punch = PunchPart(ctx, self.transport, self.guard, self.reach)

@@ -8,12 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from aitorrent_nat.config import NatConfig
-from aitorrent_nat.networks import Place, is_inside
+from aitorrent_nat.networks import is_inside
 from aitorrent_nat.reach.assisted import Witness, classify_with_peers
-from aitorrent_nat.reach.messages import Hello
+from aitorrent_nat.reach.hellos import Hellos
 from aitorrent_nat.reach.proving import Proofs, Proven, dial_backs, inbound_proof, place_of
 from aitorrent_nat.reach.servers import Servers, merged
-from aitorrent_nat.reach.talking import Talks
 from aitorrent_nat.reach.word import Evidence, verdict
 from aitorrent_nat.stun.behaviour import UNKNOWN, Behaviour, Observation
 from aitorrent_nat.stun.server import StunServer
@@ -22,12 +21,13 @@ from aitorrent_nat.votes import elect
 from aitorrentd.api import (
     ADVERTISERS,
     PEER_PORT,
-    AitorrentError,
+    Event,
     HealthWarning,
     NetworkChanged,
     PeerConnected,
     PeerDisconnected,
     PeerId,
+    PeerRouteChanged,
     PeerView,
     PluginContext,
     Protection,
@@ -35,7 +35,6 @@ from aitorrentd.api import (
     Transport,
     WireProtocol,
     called,
-    short,
 )
 from aitorrentd.api.network.addresses import Address, address_of
 from aitorrentd.api.tasks import Tasks
@@ -48,8 +47,6 @@ RETRY_S: Final = 60.0
 "Between two rounds while something is not known."
 EVERY_S: Final = 600.0
 "Between two rounds otherwise; mappings and firewalls change, slowly."
-GREET_S: Final = 2.0
-"Between two looks at whether what this node tells its peers has changed."
 
 
 class ReachPart:
@@ -67,19 +64,15 @@ class ReachPart:
     ) -> None:
         config: NatConfig = ctx.config
         self.behaviour: Behaviour = UNKNOWN
-        self.relays_for_others: Callable[[], bool] = lambda: False
-        "Whether this node relays now; the relays set it."
         self.relayed_by: Callable[[], Sequence[PeerId]] = tuple
         "Relays through which others reach this node; the relays set it."
         self.servers = Servers(ctx, config.servers())
         self._ctx = ctx
         self._tasks = tasks
         self._transport = transport
-        self.stun = stun
         self.proofs = Proofs()
-        self.talks = Talks(ctx, transport, guard, self.own_hello, self._send, self._heard)
-        self._hellos: dict[PeerId, Hello] = {}
-        self._told = Hello()
+        self.hellos = Hellos(ctx, tasks, transport, guard, stun)
+        self.hellos.on_met = self._look_if_unsettled
         self.observed: list[Observation] = []
         "Where peers saw this node in the last round."
         self._proven: Proven | None = None
@@ -97,85 +90,56 @@ class ReachPart:
             self._ctx.service(ADVERTISERS).added("dialled", self),
         ):
             self._tasks.spawn(self._follow(), "nat: news of peers")
-            self._tasks.spawn(self._keep_told(), "nat: hellos")
+            self._tasks.spawn(self.hellos.keep_told(), "nat: hellos")
             if self.servers.places:
                 self._wake.set()
             self._tasks.spawn(self._rounds(), "nat: reachability")
             yield
 
-    # What others may know of peers
+    # Peers
 
     def relays(self, peer: PeerId) -> bool:
         """Whether a connected peer says that it relays for others."""
-        hello = self._hellos.get(peer)
-        return hello is not None and hello.relays
-
-    def hello_of(self, peer: PeerId) -> Hello | None:
-        """What a connected peer offers; None until it said so."""
-        return self._hellos.get(peer)
+        return self.hellos.relays(peer)
 
     def witnesses(self) -> list[Witness]:
         """Connected peers outside this node's own network that answer STUN requests."""
         return [
             Witness(view.id, (view.host, hello.stun), hello.alternate)
             for view in self._outside()
-            if (hello := self._hellos.get(view.id)) is not None and hello.stun
+            if (hello := self.hellos.of(view.id)) is not None and hello.stun
         ]
 
     def _outside(self) -> list[PeerView]:
         views = self._transport.peers()
         return [view for view in views if view.host and not is_inside(view.host)]
 
-    # Hellos
+    async def _follow(self) -> None:
+        kinds = (PeerConnected, PeerDisconnected, PeerRouteChanged, NetworkChanged)
+        while True:
+            with self._ctx.subscribe(*kinds) as events:
+                for view in self._transport.peers():
+                    self.hellos.greet(view.id)
+                async for event in events:
+                    self._happened(event)
 
-    def own_hello(self) -> Hello:
-        """What this node tells its peers."""
-        return Hello(*self.stun.ports, relays=self.relays_for_others())
-
-    def _heard(self, peer: PeerId, hello: Hello) -> None:
-        if self._transport.peer(peer) is None:
-            return
-        is_news = self._hellos.get(peer) != hello
-        self._hellos[peer] = hello
-        if is_news and not self._is_settled():
+    def _happened(self, event: Event) -> None:
+        if isinstance(event, PeerConnected):
+            if event.outbound:
+                self.hellos.greet(event.peer)
+            self._proven = self._inbound_proof() or self._proven
+        elif isinstance(event, PeerDisconnected):
+            self.hellos.forget(event.peer)
+            self._failed.discard(event.peer)
+        elif isinstance(event, PeerRouteChanged):
+            self._look_if_unsettled()  # the address of a relayed peer may be known now
+        elif isinstance(event, NetworkChanged):
+            self._is_stale = True
             self._wake.set()
 
-    async def _follow(self) -> None:
-        while True:
-            with self._ctx.subscribe(PeerConnected, PeerDisconnected, NetworkChanged) as events:
-                for view in self._transport.peers():
-                    self._greet(view.id)
-                async for event in events:
-                    if isinstance(event, PeerConnected) and event.outbound:
-                        self._greet(event.peer)
-                    elif isinstance(event, PeerDisconnected):
-                        self._hellos.pop(event.peer, None)
-                        self._failed.discard(event.peer)
-                    elif isinstance(event, NetworkChanged):
-                        self._is_stale = True
-                        self._wake.set()
-
-    def _greet(self, peer: PeerId) -> None:
-        self._tasks.spawn(self._greeting(peer), f"nat: hello to {short(peer)}")
-
-    async def _greeting(self, peer: PeerId) -> None:
-        try:
-            await self.talks.greet(peer)
-        except AitorrentError as e:
-            self._ctx.log.debug("no hello from %s: %s", short(peer), e.message)
-
-    async def _keep_told(self) -> None:
-        """Tell peers what changed since they were told."""
-        self._told = self.own_hello()
-        while True:
-            await asyncio.sleep(GREET_S)
-            if (own := self.own_hello()) != self._told:
-                self._told = own
-                for peer in self._hellos:
-                    self._greet(peer)
-
-    def _send(self, raw: bytes, to: Place, from_alternate: bool) -> bool:
-        return self.stun.send(raw, to, from_alternate=from_alternate)
+    def _look_if_unsettled(self) -> None:
+        if not self._is_settled():
+            self._wake.set()
 
     # Rounds
 
@@ -220,7 +184,7 @@ class ReachPart:
                     witnesses,
                     frozenset((local_host(place),)),
                     self.host_to_ask_from(place[0]),
-                    self.talks.ask_for,
+                    self.hellos.talks.ask_for,
                 )
                 found = merged(found, behaviour)
         except OSError as e:
@@ -246,18 +210,22 @@ class ReachPart:
 
     async def _prove(self) -> None:
         """Have peers outside dial this node, unless one of them did on its own."""
-        views = self._outside()
-        if proof := inbound_proof(views, self._external()):
+        if proof := self._inbound_proof():
             self._proven = proof
             return
-        asked = [view for view in views if view.id in self._hellos]
+        # The connection of a dial-back is not masked, and would betray this node.
+        views = [] if self._transport.is_masking else self._outside()
+        asked = [view for view in views if view.id in self.hellos]
         proof, failed = await dial_backs(
-            asked, self._transport, self.proofs, self.talks, self._external()
+            asked, self._transport, self.proofs, self.hellos.talks, self._external()
         )
         self._failed = failed
         is_refuted = len(failed) > 1 or (failed and len(failed) == len(asked))
         if proof is not None or is_refuted or self._is_stale:
             self._proven = proof
+
+    def _inbound_proof(self) -> Proven | None:
+        return inbound_proof(self._outside(), self._external())
 
     def _external(self) -> str:
         """This node's IP address as enough witnesses see it, or a configured server."""
@@ -314,7 +282,7 @@ class ReachPart:
 
     def protocols(self) -> Iterable[WireProtocol]:
         """Questions of peers."""
-        return [self.talks.protocol()]
+        return [self.hellos.talks.protocol()]
 
     def state(self) -> str:
         """The word and its reason."""

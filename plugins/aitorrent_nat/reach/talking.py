@@ -159,6 +159,8 @@ class Talks:
 
     async def _dial(self, peer: PeerId, ask: DialBack) -> bool:
         host = self._host_of(peer)
+        if self._transport.is_masking:
+            raise Unavailable("this node masks its connections, which a dial-back would betray")
         if not self._dials.of(peer).take(self._now()):
             raise Busy("too many dials; ask again in a minute")
         with self._dialling.taken():

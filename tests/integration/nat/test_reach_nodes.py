@@ -39,19 +39,15 @@ async def pair(node_factory: NodeFactory) -> tuple[Node, Node]:
     """Two connected nodes that have exchanged hellos."""
     one, two = await node_factory.get(2)
     await one.service(TRANSPORT).connect(two.service(TRANSPORT).addresses()[0])
-    await wait_for(lambda: reach_of(one).hello_of(two.id) and reach_of(two).hello_of(one.id))
+    await wait_for(lambda: reach_of(one).hellos.of(two.id) and reach_of(two).hellos.of(one.id))
     return one, two
-
-
-def stun_place(node: Node) -> tuple[str, int]:
-    return LOCAL, reach_of(node).own_hello().stun
 
 
 async def test_hello_tells_where_a_peer_answers_stun(node_factory: NodeFactory) -> None:
     one, two = await pair(node_factory)
-    hello = reach_of(one).hello_of(two.id)
+    hello = reach_of(one).hellos.of(two.id)
     assert hello is not None
-    assert hello == reach_of(two).own_hello()
+    assert hello == reach_of(two).hellos.own()
     with StunSocket(LOCAL) as sock:
         answer = await sock.ask((LOCAL, hello.stun))
         assert answer.mapped == (LOCAL, sock.port)
@@ -66,12 +62,12 @@ async def test_peer_sends_one_datagram_on_request(
     node_factory: NodeFactory, from_alternate: bool
 ) -> None:
     one, two = await pair(node_factory)
-    hello = reach_of(two).own_hello()
+    hello = reach_of(two).hellos.own()
     source = (LOCAL, hello.alternate if from_alternate else hello.stun)
     transaction = new_transaction()
     with StunSocket(LOCAL) as sock, sock.expecting(transaction, [source]) as arrival:
         ask = SendDatagram(sock.port, transaction, from_alternate)
-        assert await reach_of(one).talks.ask_for(two.id, ask)
+        assert await reach_of(one).hellos.talks.ask_for(two.id, ask)
         assert (await asyncio.wait_for(arrival, 5)).source == source
 
 
@@ -80,15 +76,15 @@ async def test_peer_dials_back_and_the_nonce_proves_it(node_factory: NodeFactory
     part = reach_of(one)
     port = one.service(TRANSPORT).bound[0][1]
     with part.proofs.expected(LOCAL) as (nonce, said):
-        assert await part.talks.ask_for(two.id, DialBack(port, nonce))
+        assert await part.hellos.talks.ask_for(two.id, DialBack(port, nonce))
         await asyncio.wait_for(said, 5)
     # The second connection is read after the first, which says its nonce from another address.
     with (
         part.proofs.expected("198.51.100.1") as (wrong, never),
         part.proofs.expected(LOCAL) as (nonce, said),
     ):
-        assert await part.talks.ask_for(two.id, DialBack(port, wrong))
-        assert await part.talks.ask_for(two.id, DialBack(port, nonce))
+        assert await part.hellos.talks.ask_for(two.id, DialBack(port, wrong))
+        assert await part.hellos.talks.ask_for(two.id, DialBack(port, nonce))
         await asyncio.wait_for(said, 5)
         assert not never.done()
 
@@ -100,7 +96,7 @@ async def test_peer_that_claims_to_have_dialled_proves_nothing(node_factory: Nod
         socket.create_server((LOCAL, 0)) as elsewhere,
         part.proofs.expected(LOCAL) as (nonce, said),
     ):
-        assert await part.talks.ask_for(two.id, DialBack(elsewhere.getsockname()[1], nonce))
+        assert await part.hellos.talks.ask_for(two.id, DialBack(elsewhere.getsockname()[1], nonce))
         with elsewhere.accept()[0] as connection:
             assert connection.recv(64) == MAGIC + nonce
         assert not said.done()
@@ -111,7 +107,7 @@ async def test_closed_port_is_not_reached(node_factory: NodeFactory) -> None:
     with socket.socket() as taken:
         taken.bind((LOCAL, 0))
         ask = DialBack(taken.getsockname()[1], bytes(16))
-        assert await reach_of(one).talks.ask_for(two.id, ask) is False
+        assert await reach_of(one).hellos.talks.ask_for(two.id, ask) is False
 
 
 async def test_wrong_nonce_is_closed_without_a_word(node_factory: NodeFactory) -> None:
@@ -129,7 +125,7 @@ async def test_wrong_nonce_is_closed_without_a_word(node_factory: NodeFactory) -
 
 async def test_dials_are_limited_for_each_peer(node_factory: NodeFactory) -> None:
     one, two = await pair(node_factory)
-    talks = reach_of(one).talks
+    talks = reach_of(one).hellos.talks
     port = one.service(TRANSPORT).bound[0][1]
     with pytest.raises((Busy, PeerGone), match="too many dials"):
         for _ in range(10):
@@ -138,6 +134,18 @@ async def test_dials_are_limited_for_each_peer(node_factory: NodeFactory) -> Non
     with pytest.raises((Busy, PeerGone), match="asked too often"):
         for _ in range(30):
             await talks.ask_for(two.id, ask)
+
+
+async def test_node_that_masks_its_connections_does_not_dial_back(
+    node_factory: NodeFactory,
+) -> None:
+    one = await node_factory()
+    two = await node_factory({"plugins": {"transport": {"masking": True}}})
+    await two.service(TRANSPORT).connect(one.service(TRANSPORT).addresses()[0])
+    await wait_for(lambda: reach_of(one).hellos.of(two.id))
+    port = one.service(TRANSPORT).bound[0][1]
+    with pytest.raises(PeerGone, match="this node masks its connections"):
+        await reach_of(one).hellos.talks.ask_for(two.id, DialBack(port, bytes(16)))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +163,9 @@ async def test_hostile_question_is_refused_and_reported(
         offence = await asyncio.wait_for(anext(offences), 5)
     assert isinstance(offence, PeerMisbehaved)
     assert (offence.peer, offence.offence) == (one.id, Offence.INVALID_MESSAGE)
-    assert await reach_of(one).talks.ask_for(two.id, SendDatagram(9, new_transaction(), False))
+    assert await reach_of(one).hellos.talks.ask_for(
+        two.id, SendDatagram(9, new_transaction(), False)
+    )
 
 
 async def test_loopback_peers_prove_nothing(node_factory: NodeFactory) -> None:

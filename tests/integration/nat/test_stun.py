@@ -44,8 +44,9 @@ async def test_node_answers_by_ip6(node_factory: NodeFactory) -> None:
     node = await node_factory({"plugins": {"transport": {"listen": ["127.0.0.1", "::1"]}}})
     part = node.service(REACHABILITY)
     assert isinstance(part, ReachPart)
-    await wait_for(lambda: part.own_hello().stun)
-    port, alternate = part.stun.ports
+    await wait_for(lambda: part.hellos.own().stun)
+    hello = part.hellos.own()
+    port, alternate = hello.stun, hello.alternate
     with StunSocket("::1") as socket:
         answer = await socket.ask(("::1", port))
         assert answer.mapped == ("::1", socket.port)
