@@ -38,11 +38,18 @@ from aitorrentd.api import (
 )
 from aitorrentd.api.network.addresses import parse_address
 from tests.support.nat.relayed import RelayNode, relay_node
-from tests.support.nodes import wait_for
+from tests.support.nodes import Leaks, wait_for
 from tests.support.transport.transport_nodes import ECHO, Identity
 
 MIB = 2**20
 FAST = {"rate": "1 GiB/s", "total_rate": "1 GiB/s", "bytes_per_hour": "10 GiB"}
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left_behind() -> AsyncIterator[None]:
+    leaks = Leaks()
+    yield
+    await leaks.check()
 
 
 async def exchange(one: RelayNode, other: RelayNode, content: bytes) -> None:
