@@ -45,18 +45,21 @@ class Witness:
     "Its STUN server, at the IP address of its channel."
     alternate: int
     "That server's other port, or 0."
+    is_likely: bool = True
+    "Whether its server can be reached, as far as is known: it may be behind a NAT itself."
 
 
 def chosen(witnesses: Sequence[Witness]) -> list[Witness]:
-    """At most eight, from as many networks as possible; one of each host."""
-    by_host = {each.place[0]: each for each in reversed(witnesses)}
+    """At most eight, likely ones first, from as many networks as possible; one of each host."""
+    likely_first = sorted(witnesses, key=lambda each: not each.is_likely)
+    by_host = {each.place[0]: each for each in reversed(likely_first)}
     rounds: dict[str, int] = {}
     ranked: list[tuple[int, Witness]] = []
     for each in reversed(by_host.values()):
         region = region_of(each.place[0])
         ranked.append((rounds.setdefault(region, 0), each))
         rounds[region] += 1
-    ranked.sort(key=lambda pair: pair[0])
+    ranked.sort(key=lambda pair: (not pair[1].is_likely, pair[0]))
     return [each for _, each in ranked[:MAX_WITNESSES]]
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from aitorrent_nat.config import NatConfig
 from aitorrent_nat.networks import is_inside
-from aitorrent_nat.reach.assisted import Witness, classify_with_peers
+from aitorrent_nat.reach.assisted import Witness, chosen, classify_with_peers
 from aitorrent_nat.reach.hellos import Hellos
 from aitorrent_nat.reach.proving import Proofs, Proven, dial_backs, inbound_proof, place_of
 from aitorrent_nat.reach.servers import Servers, merged
@@ -77,6 +77,8 @@ class ReachPart:
         "Where peers saw this node in the last round."
         self._proven: Proven | None = None
         self._failed: set[PeerId] = set()
+        self._silent: set[PeerId] = set()
+        "Peers whose STUN server did not answer in the last round."
         self._is_stale = False
         "Whether the network changed since the last round that found anything out."
         self._wake = asyncio.Event()
@@ -103,12 +105,21 @@ class ReachPart:
         return self.hellos.relays(peer)
 
     def witnesses(self) -> list[Witness]:
-        """Connected peers outside this node's own network that answer STUN requests."""
-        return [
-            Witness(view.id, (view.host, hello.stun), hello.alternate)
+        """Connected peers outside this node's own network that answer STUN requests.
+
+        Those that did not last time, and those that this node did not dial, may be behind NATs.
+        """
+        found = [
+            Witness(
+                view.id,
+                (view.host, hello.stun),
+                hello.alternate,
+                is_likely=view.outbound and view.id not in self._silent,
+            )
             for view in self._outside()
             if (hello := self.hellos.of(view.id)) is not None and hello.stun
         ]
+        return sorted(found, key=lambda each: not each.is_likely)
 
     def _outside(self) -> list[PeerView]:
         views = self._transport.peers()
@@ -187,6 +198,9 @@ class ReachPart:
                     self.hellos.talks.ask_for,
                 )
                 found = merged(found, behaviour)
+                answered = {each.server for each in self.observed}
+                asked = chosen(witnesses)
+                self._silent = {each.peer for each in asked if each.place not in answered}
         except OSError as e:
             self._ctx.log.info("cannot test the NAT: %s", e.strerror)
             return

@@ -86,6 +86,15 @@ def test_witnesses_are_of_as_many_networks_as_possible() -> None:
     assert [each.peer for each in found[:3]] == ["n1", "f1", "f2"]
 
 
+def test_witnesses_behind_nats_come_last() -> None:
+    hidden = [
+        Witness(PeerId(f"h{i}"), (f"198.{i}.0.1", 8469), 9000, is_likely=False) for i in range(20)
+    ]
+    found = chosen([*hidden, witness("n1", "203.0.113.1"), witness("n2", "203.0.113.2")])
+    assert [each.peer for each in found[:3]] == ["n1", "n2", "h0"]
+    assert len(found) == 8
+
+
 def test_host_with_many_peers_is_one_witness() -> None:
     found = chosen([witness(f"n{i}", "198.18.0.1") for i in range(5)])
     assert [each.peer for each in found] == ["n0"]
