@@ -70,8 +70,6 @@ async def gather(around: Surroundings, peer: PeerId, tasks: Tasks, *, may_guess:
 
     async def gather_tcp() -> None:
         gathered.punch = await Punch.prepare(around.mirrors(peer))
-        if gathered.punch.is_symmetric:
-            raise AitorrentError("the NAT uses another port for each destination")
         tcp.extend(gathered.punch.candidates(hosts))
 
     async def gather_udp() -> None:

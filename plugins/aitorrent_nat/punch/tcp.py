@@ -4,6 +4,8 @@ Both ends connect at the same moment, each from the port whose mapping it learne
 Each SYN opens its sender's NAT; the one that arrives after that completes the connection. A NAT
 that drops the early SYN loses nothing: its sender's kernel sends it again. One that answers it with
 RST ends that attempt, so there are three, at moments that both ends derive from the session's key.
+The port also listens: where nothing filters, as on a local network or behind a full cone NAT, the
+early SYN arrives before the other end has connected, and the listener takes it.
 
 Several attempts may connect: through the public addresses and on the local network, or to a
 stranger who has the same private address. So the dialer proves the session's key on one socket at a
@@ -31,6 +33,7 @@ JITTER_S: Final = 0.15
 DEADLINE_S: Final = 2.5
 "Covers the kernel's first repetition of a SYN, after a second."
 PROOF_S: Final = 1.0
+MAX_ACCEPTED: Final = 8
 PROOF_BYTES: Final = 16
 MAX_MIRRORS: Final = 2
 
@@ -96,8 +99,8 @@ class Punch:
         return len({port for _, port in self.mapped}) > 1
 
     def candidates(self, hosts: Sequence[str]) -> list[Candidate]:
-        """What to offer: the mapped address, and the port on this node's own `hosts`."""
-        seen = [Candidate(Kind.TCP, *where) for where in self.mapped[:1]]
+        """What to offer: the mapped address if there is only one, and the port on own `hosts`."""
+        seen = [] if self.is_symmetric else [Candidate(Kind.TCP, *self.mapped[0])]
         return seen + [Candidate(Kind.TCP_HOST, host, self.port) for host in hosts]
 
     async def connect(
@@ -117,8 +120,11 @@ class Punch:
 
         async def one(remote: Candidate) -> None:
             sock = await self._connect_one(remote, key, outcomes)
-            if sock is None:
-                return
+            if sock is not None:
+                await prove(sock, remote)
+
+        async def prove(sock: socket.socket, remote: Candidate) -> None:
+            kept = False
             try:
                 if dialer:
                     async with turn, asyncio.timeout(PROOF_S):
@@ -127,15 +133,32 @@ class Punch:
                     await _prove_second(sock, key)
                 if not won.done():
                     won.set_result((sock, remote))
-                    sock = None
+                    kept = True
             except (OSError, TimeoutError, ProtocolError) as e:
                 outcomes[remote] = f"connected, but not to this peer ({e or 'it is silent'})"
             finally:
-                if sock is not None:
+                if not kept:
                     sock.close()
 
+        async def take(group: asyncio.TaskGroup) -> None:
+            hosts = {remote.host for remote in remotes}
+            with self._make_socket(self.port) as listener:
+                listener.listen(MAX_ACCEPTED)
+                for _ in range(MAX_ACCEPTED):
+                    sock, where = await loop.sock_accept(listener)
+                    if where[0] in hosts:
+                        accepted = Candidate(Kind.TCP, where[0], where[1])
+                        group.create_task(prove(sock, accepted), name="prove a punch")
+                    else:
+                        sock.close()
+
         async def every() -> None:
-            await asyncio.gather(*map(one, remotes))
+            async with asyncio.TaskGroup() as group:
+                taking = group.create_task(take(group), name="accept a punch")
+                await asyncio.gather(*map(one, remotes))
+                # The other end may be later with all of its attempts.
+                await asyncio.sleep(PROOF_S)
+                taking.cancel()
 
         try:
             async with beside(every(), "punch TCP") as work:

@@ -35,6 +35,7 @@ class End:
         self._namespace = namespace
         self.loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name=f"end in {namespace}")
+        self._stopping = asyncio.Event()
         self._entered: concurrent.futures.Future[None] = concurrent.futures.Future()
 
     def __enter__(self) -> End:
@@ -43,7 +44,7 @@ class End:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
         self.loop.close()
 
@@ -60,7 +61,7 @@ class End:
             return
         self._entered.set_result(None)
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        self.loop.run_until_complete(self._stopping.wait())
 
     def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run `work` on the host."""
