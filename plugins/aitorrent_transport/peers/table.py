@@ -288,6 +288,9 @@ class PeerTable:
     def _on_moved(self, channel: Channel) -> None:
         """Both directions of a channel continue on another link."""
         peer, route = channel.peer, channel.link.route
+        if reason := self._guard.refusal(route.host, peer):
+            channel.close(reason)  # banned meanwhile
+            return
         self._ctx.log.info("%s is now reached at %s (%s)", short(peer), route.location, route.name)
         self._ctx.publish(PeerRouteChanged(peer, route.name))
         if self._told.moved(peer, route.host):

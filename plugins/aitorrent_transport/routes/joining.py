@@ -95,6 +95,9 @@ class Joining:
         channel = self.channel
         if channel is None or channel.link.handshake_hash != place:
             raise ProtocolError("the peer agreed to move another channel")
+        if channel.closed is not None:
+            self._become_ordinary()
+            return
         self.link.pause_reading()
         self._settle(channel)
         channel.mover.move(self.link)

@@ -72,7 +72,7 @@ class Moves:
         leads = self._me < link.peer
         while channels := self._movable(link):
             if leads and (other := self._busy(channels[0])) is not None:
-                await asyncio.wait({other.outcome})
+                await self._turn(link, other)
                 if channels[0].closed is None and not channels[0].link.route.is_relayed:
                     link.close("this node is already connected")
                     return channels[0]
@@ -83,6 +83,14 @@ class Moves:
             return await self._joined(link, channels[0] if leads else None)
         return None
 
+    async def _turn(self, link: SecureLink, other: Joining) -> None:
+        """Wait until it is decided about the other link."""
+        try:
+            await asyncio.wait({other.outcome})
+        except asyncio.CancelledError:
+            link.close("gave up")
+            raise
+
     def _busy(self, channel: Channel) -> Joining | None:
         return next((j for j in self._joinings.values() if j.channel is channel), None)
 
@@ -91,7 +99,9 @@ class Moves:
         self._joinings[link] = joining
         try:
             joining.start()
-            outcome = await joining.outcome
+            # Not awaited directly: the outcome must not be cancelled with this task.
+            await asyncio.wait({joining.outcome})
+            outcome = joining.outcome.result()
         finally:
             joining.end(Unavailable("gave up"))
             del self._joinings[link]

@@ -148,15 +148,25 @@ async def test_channel_of_a_peer_that_cannot_move_retires_after_its_streams(
 
 
 @pytest.mark.parametrize("leader_notices", [True, False])
-async def test_new_link_replaces_a_channel_that_ended_meanwhile(
-    tmp_path: Path, leader_notices: bool
+async def test_new_link_replaces_a_channel_that_ends_while_both_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leader_notices: bool
 ) -> None:
     async with relayed(tmp_path) as (a, b):
-        entry = (a if leader_notices else b).transport.table.get(b.id if leader_notices else a.id)
+        here, there = (a, b) if leader_notices else (b, a)
+        entry = here.transport.table.get(there.id)
         assert entry is not None
-        asyncio.get_running_loop().call_soon(entry.best.lose, "the relay is gone")
-        await connected(a, b)
+        channel, start = entry.best, Joining.start
+
+        def start_and_lose(joining: Joining) -> None:
+            start(joining)
+            if joining.link.peer == there.id:
+                channel.lose("the relay is gone")
+
+        monkeypatch.setattr(Joining, "start", start_and_lose)
+        async with asyncio.timeout(3):
+            await connected(a, b)
         await wait_for(lambda: routes(a, b) == ["brought", "brought"])
+        assert channel.closed
         stream = await a.transport.open_stream(b.id, ECHO)
         await stream.write(b"reached again")
         assert await stream.read_exactly(13) == b"reached again"
@@ -189,3 +199,35 @@ async def test_disconnecting_closes_links_that_wait_for_the_peer(
         await asyncio.gather(joining, return_exceptions=True)
         await wait_for(lambda: not a.transport.peers() and not b.transport.peers())
         assert not len(a.transport.table.moves) + len(b.transport.table.moves)
+
+
+async def test_giving_up_closes_the_link_and_keeps_the_channel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Joining, "_agree", lambda joining, place: None)
+    async with relayed(tmp_path) as (a, b):
+        joining = [asyncio.create_task(connected(a, b)) for _ in range(2)]
+        await wait_for(lambda: len(a.transport.table.moves) == 1)
+        await wait_for(lambda: len(b.transport.table.moves) == 2)
+        for task in joining:
+            task.cancel()
+        await asyncio.gather(*joining, return_exceptions=True)
+        assert not len(a.transport.table.moves) + len(b.transport.table.moves)
+        assert routes(a, b) == ["relay", "relay"]
+        assert await a.transport.ping(b.id) < 5
+
+
+async def test_ban_while_both_sides_agree_ends_the_channel_that_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with relayed(tmp_path) as (a, b):
+        agree = Joining._agree
+
+        def ban_and_agree(joining: Joining, place: bytes) -> None:
+            b.transport.guard.ban(PUNCHED.host, 60.0, "a test")
+            agree(joining, place)
+
+        monkeypatch.setattr(Joining, "_agree", ban_and_agree)
+        await asyncio.gather(connected(a, b), return_exceptions=True)
+        await wait_for(lambda: not a.transport.peers() and not b.transport.peers())
+        assert b.count(PeerRouteChanged) == 0

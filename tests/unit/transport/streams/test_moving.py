@@ -200,3 +200,37 @@ async def test_loss_of_either_link_at_any_step_ends_or_keeps_the_channel_whole(
             await wait_for(lambda: all(e.closed for e in pair.ends))
         assert not pair.faults
         assert not any(e.mover.is_moving for e in pair.ends) or heard == said
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_random_loss_under_load_delivers_prefixes_and_never_hangs(seed: int) -> None:
+    draw = random.Random(seed)
+    async with MovingChannels(MANY_KEYS, keepalive_s=1.0) as pair:
+        said = [draw.randbytes(draw.choice((1_000, 100_000, 500_000))) for _ in range(100)]
+        heard = [b""] * len(said)
+        openers = [pair.ends[i % 2] for i in range(len(said))]
+        streams = [end.open("/test/prefix", draw.choice(list(Priority))) for end in openers]
+        others = [await pair.inbound[pair.ends[not i % 2]].get() for i in range(len(said))]
+
+        async def write(i: int) -> None:
+            for at in range(0, len(said[i]), 20_000):
+                await streams[i].write(said[i][at : at + 20_000])
+                await asyncio.sleep(0)
+
+        async def read(i: int) -> None:
+            while len(heard[i]) < len(said[i]):
+                heard[i] += await others[i].read()
+
+        work = [asyncio.create_task(each(i)) for i in range(len(said)) for each in (write, read)]
+        await asyncio.sleep(draw.random() * 0.02)
+        links = await pair.link_pair(swapped=seed % 2 == 0)
+        joinings = pair.join(links)
+        await asyncio.sleep(draw.random() * 0.01)
+        draw.choice((*links, *pair.links[0])).abort()
+        async with asyncio.timeout(20):
+            results = await asyncio.gather(*work, return_exceptions=True)
+            await asyncio.wait([joining.outcome for joining in joinings])
+        assert {type(r) for r in results} <= {type(None), PeerGone}
+        assert all(s.startswith(h) for s, h in zip(said, heard, strict=True))
+        assert heard == said or all(end.closed for end in pair.ends)
+        assert not pair.faults
