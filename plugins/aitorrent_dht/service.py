@@ -109,6 +109,8 @@ class DhtService:
         self._names: dict[bytes, str] = {}
         "Names of this node's values, by key."
         self._saved_at = self.now() - SAVE_S + FIRST_SAVE_S
+        self._saved_count = 0
+        "Contacts in the file. Once there are twice as many, they are saved at the next look."
         self._told_port: int | None = None
 
     @property
@@ -142,6 +144,7 @@ class DhtService:
         await self._bind()
         self.node.start(now)
         places = [(c.host, c.port) for c in read_contacts(saved)]
+        self._saved_count = len(places)
         self.node.add_places([*places, *self.config.places()], now)
         self.shell.flush()
         self._tasks.spawn(self._learn_from_peers(), "dht: contacts of peers")
@@ -188,7 +191,8 @@ class DhtService:
             own = [place[0] for text in self._transport.addresses() if (place := place_of(text))]
             state.reachability.is_own([*own, *self.endpoint.bound])
             self.source.refresh()
-            if now - self._saved_at >= SAVE_S:
+            has_grown = len(self.node.state.table) > 2 * self._saved_count
+            if has_grown or now - self._saved_at >= SAVE_S:
                 await self._save_contacts()
             await asyncio.sleep(WATCH_S)
 
@@ -227,6 +231,7 @@ class DhtService:
         content = contacts_map([entry.contact for entry in entries])
         if not entries:
             return
+        self._saved_count = len(entries)
         try:
             await asyncio.to_thread(self.contacts_file.save, content, durable=False)
         except OSError as e:

@@ -1,8 +1,9 @@
 """What outlives a restart: records heard, peers dialled, and the last sequence number.
 
-The database is a copy of what is in memory, written as a whole when that changed. A damaged file
-is set aside; one that is locked, or a full disk, is tried again. Neither stops the node. Records of
-earlier runs are read like a stranger's.
+The database is a copy of what is in memory, written as a whole each minute if that changed, and
+within seconds after a new peer was dialled. A damaged file is set aside; one that is locked, or a
+full disk, is tried again. Neither stops the node. Records of earlier runs are read like
+a stranger's.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from aitorrentd.api.backoff import equal_jitter_s
 from aitorrentd.api.network.addresses import Address, parse_address
 
 SAVE_S: Final = 60.0
+LOOK_S: Final = 5.0
+"A peer that was dialled for the first time is saved this soon."
 MAX_WAIT_S: Final = 300.0
 MIGRATIONS: Final = {
     1: """
@@ -114,11 +117,19 @@ class Saved:
         self.restored.set()
         try:
             while True:
-                await asyncio.sleep(SAVE_S)
+                await self._until_due()
                 await self._save(db)
         finally:
             with suppress(sqlite3.Error):
                 await self._save(db)
+
+    async def _until_due(self) -> None:
+        known = {peer for peer, _ in self._candidates.anchors}
+        until = self._ctx.clock.monotonic() + SAVE_S
+        while self._ctx.clock.monotonic() < until:
+            await asyncio.sleep(LOOK_S)
+            if any(peer not in known for peer, _ in self._candidates.anchors):
+                return
 
     async def _restore(self, db: aiosqlite.Connection) -> None:
         now = self._ctx.clock.time()
