@@ -71,8 +71,8 @@ class Moves:
         """
         leads = self._me < link.peer
         while channels := self._movable(link):
-            if leads and (other := self._busy(channels[0])) is not None:
-                await self._turn(link, other)
+            if leads and self._is_busy(channels[0]):
+                await self._turn(link, channels[0])
                 if channels[0].closed is None and not channels[0].link.route.is_relayed:
                     link.close("this node is already connected")
                     return channels[0]
@@ -83,16 +83,22 @@ class Moves:
             return await self._joined(link, channels[0] if leads else None)
         return None
 
-    async def _turn(self, link: SecureLink, other: Joining) -> None:
-        """Wait until it is decided about the other link."""
+    def _is_busy(self, channel: Channel) -> bool:
+        return channel.mover.is_moving or bool(self._offers(channel))
+
+    def _offers(self, channel: Channel) -> set[asyncio.Future[Channel | AitorrentError]]:
+        """The outcomes of the links to which a channel may be about to move."""
+        return {j.outcome for j in self._joinings.values() if j.channel is channel}
+
+    async def _turn(self, link: SecureLink, channel: Channel) -> None:
+        """Wait while the channel moves, or may be about to move, to another link."""
         try:
-            await asyncio.wait({other.outcome})
+            await channel.mover.settled()
+            if offers := self._offers(channel):
+                await asyncio.wait(offers)
         except asyncio.CancelledError:
             link.close("gave up")
             raise
-
-    def _busy(self, channel: Channel) -> Joining | None:
-        return next((j for j in self._joinings.values() if j.channel is channel), None)
 
     async def _joined(self, link: SecureLink, channel: Channel | None) -> Channel:
         joining = Joining(link, channel, find=partial(self._named, link), begin=self._begin)

@@ -6,12 +6,14 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aitorrent_transport.links import handshaking
+from aitorrent_transport.links.link import Link
 from aitorrent_transport.routes.joining import Joining
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import Handshake
@@ -231,3 +233,26 @@ async def test_ban_while_both_sides_agree_ends_the_channel_that_moved(
         await asyncio.gather(connected(a, b), return_exceptions=True)
         await wait_for(lambda: not a.transport.peers() and not b.transport.peers())
         assert b.count(PeerRouteChanged) == 0
+
+
+async def test_next_move_waits_for_the_one_under_way(tmp_path: Path) -> None:
+    async with relayed(tmp_path) as (a, b):
+        entry = a.transport.table.get(b.id)
+        assert entry is not None
+        channel, old = entry.best, entry.best.link
+        assert isinstance(old, Link)
+        stream = await a.transport.open_stream(b.id, ECHO)
+        old.pause_reading()
+        await connected(a, b, replace(relay_route(), renews=True))
+        assert channel.mover.is_moving
+        upgrade = asyncio.create_task(connected(a, b))
+        await wait_for(lambda: len(b.transport.table.moves))
+        await stream.write(b"on the way")
+        await asyncio.sleep(0.1)
+        assert routes(a, b) == ["relay", "relay"]
+        old.resume_reading()
+        await upgrade
+        await wait_for(lambda: routes(a, b) == ["brought", "brought"])
+        assert await stream.read_exactly(10) == b"on the way"
+        assert entry.channels == [channel]
+        await stream.close()
