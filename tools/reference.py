@@ -64,16 +64,22 @@ def properties(schema: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return found
 
 
+def tables(schema: dict[str, Any], title: str) -> str:
+    """The properties of a model and of its nested models; `title` heads the first column."""
+    parts = []
+    if listed := properties(schema):
+        parts.append(rows((title, "type", "default", "meaning"), listed))
+    for name, below in schema.get("$defs", {}).items():
+        if listed := properties(below):
+            text = str(below.get("description", "")).strip().split("\n\n")[0]
+            table = rows(("key", "type", "default", "meaning"), listed)
+            parts.append(f"**{name}**: {text}\n\n{table}")
+    return "\n".join(parts)
+
+
 def described(model: type[BaseModel]) -> str:
     """A model and its nested models as tables."""
-    schema = model.model_json_schema()
-    header = ("key", "type", "default", "meaning")
-    parts = [rows(header, properties(schema))]
-    for name, below in schema.get("$defs", {}).items():
-        if below.get("properties"):
-            text = str(below.get("description", "")).strip().split("\n\n")[0]
-            parts.append(f"**{name}**: {text}\n\n{rows(header, properties(below))}")
-    return "\n".join(parts)
+    return tables(model.model_json_schema(), "key")
 
 
 def command_line(*words: str) -> str:
@@ -124,11 +130,9 @@ def methods(found: list[dict[str, Any]]) -> Iterator[str]:
         stream = ", a stream" if one["stream"] else ""
         yield f"\n## {one['name']}\n\n{one['summary']} Role: {one['role']}{stream}. "
         yield f"Since {one['since']}.\n"
-        for what in ("params", "result"):
-            listed = properties(one[what])
-            if listed:
-                title = {"params": "parameter", "result": "result"}[what]
-                yield f"\n{rows((title, 'type', 'default', 'meaning'), listed)}"
+        for what, title in (("params", "parameter"), ("result", "result")):
+            if shown := tables(one[what], title):
+                yield f"\n{shown}"
 
 
 async def gather() -> tuple[dict[str, Any], list[dict[str, Any]]]:

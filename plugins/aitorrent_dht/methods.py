@@ -64,9 +64,9 @@ class GetParams(_Model):
 class ValueResult(_Model):
     """A published value."""
 
-    name: str
-    publisher: str
-    value: str
+    name: str = Field(description="as given")
+    publisher: str = Field(description="peer id of the node that signed the value")
+    value: str = Field(description="text; bytes that are not UTF-8 are replaced")
     seq: int = Field(description="sequence number; increases with each change of the value")
     expires: int = Field(description="expiry in seconds since the epoch; republishing extends it")
     stored: int = Field(description="number of nodes that store it, if this node is the publisher")
@@ -75,30 +75,41 @@ class ValueResult(_Model):
 class DeleteResult(_Model):
     """How many nodes took the deletion."""
 
-    name: str
-    stored: int
+    name: str = Field(description="as given")
+    stored: int = Field(
+        description="number of nodes that store the deletion; 0 if none did in time"
+    )
 
 
 class FindParams(_Model):
     """A key of the directory."""
 
-    key: Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS)]
+    key: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_KEY_CHARS,
+            description="such as `ait:cap:<model>` or `ait:shard:<digest>`",
+        ),
+    ]
     timeout_s: _Timeout = TIMEOUT_S
 
 
 class ProviderRow(_Model):
     """What one node offers under the key."""
 
-    peer: str
-    addresses: list[str]
+    peer: str = Field(description="peer id of the provider")
+    addresses: list[str] = Field(description="multiaddrs, as claimed by the peer")
     value: dict[str, Any] = Field(description="claimed by the peer, not verified")
 
 
 class FindResult(_Model):
     """Providers of the key."""
 
-    key: str
-    providers: list[ProviderRow]
+    key: str = Field(description="as given")
+    providers: list[ProviderRow] = Field(
+        description="one row per node, this node included; empty if nobody provides the key"
+    )
 
 
 class StatsResult(_Model):
@@ -106,22 +117,26 @@ class StatsResult(_Model):
 
     id: str = Field(description="id of this node in the DHT, hex")
     mode: str = Field(description="server, or client if other nodes cannot reach this one")
-    joined: bool
+    joined: bool = Field(description="whether a lookup of this node's own id has completed")
     ports: list[int] = Field(description="UDP ports")
     seen_at: str = Field(description="address at which other nodes see this one; empty if unknown")
     nodes: int = Field(description="verified nodes in the routing table")
-    buckets: int
+    buckets: int = Field(description="non-empty buckets of the routing table, of 160")
     network_size: int = Field(description="estimated number of nodes")
-    rtt_s: float | None = Field(description="smoothed round-trip time to all nodes")
+    rtt_s: float | None = Field(
+        description="smoothed round-trip time to all nodes; null before the first reply"
+    )
     records: int = Field(description="records stored for other nodes")
-    records_bytes: int
+    records_bytes: int = Field(description="memory that these records take, as an estimate")
     published: int = Field(description="records that this node publishes")
-    lookups: int
-    requests: int
-    timeouts: int
+    lookups: int = Field(description="since the plugin started")
+    requests: int = Field(
+        description="sent to other nodes since the plugin started, without retransmissions"
+    )
+    timeouts: int = Field(description="requests of this node without a timely reply")
     served: int = Field(description="requests of other nodes that were answered")
-    bytes_in: int
-    bytes_out: int
+    bytes_in: int = Field(description="UDP payload received since the plugin started")
+    bytes_out: int = Field(description="UDP payload sent since the plugin started")
     checked: int = Field(description="messages with a valid signature")
     dropped: dict[str, int] = Field(description="ignored datagrams, by reason")
 

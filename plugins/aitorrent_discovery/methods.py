@@ -18,37 +18,47 @@ class StatsResult(_Model):
     """What discovery has and does."""
 
     outbound: int = Field(description="connections that this node dialled")
-    outbound_wanted: int
+    outbound_wanted: int = Field(
+        description="connections that this node dials and keeps, as configured"
+    )
     candidates: dict[str, int] = Field(description="peers to dial, by how they were found")
     records: int = Field(description="peer records of others")
-    sequence: int = Field(description="of this node's own record; 0 before the first")
-    addresses: list[str] = Field(description="in this node's own record")
-    gossip: bool
+    sequence: int = Field(
+        description="sequence number of this node's own record; 0 before the first"
+    )
+    addresses: list[str] = Field(description="multiaddrs in this node's own record")
+    gossip: bool = Field(description="whether it exchanges peer records, as configured")
     counts: dict[str, int] = Field(description="events since the start, by name")
     local_network: str = Field(description="what is done on the local network, or why not")
     clock_ahead_s: float | None = Field(
-        description="how far the peers' clocks are ahead of this one; None while unknown"
+        description="how far the peers' clocks are ahead of this one; null while unknown"
     )
 
 
 class PeerRow(_Model):
     """A peer that was found."""
 
-    id: str
-    connected: bool
+    id: str = Field(description="peer id")
+    connected: bool = Field(description="whether a channel to it is open now")
     found: str = Field(description="lan, dialled or heard")
-    addresses: list[str]
+    addresses: list[str] = Field(
+        description="multiaddrs at which it can be dialled; empty while unknown"
+    )
     standing: float = Field(description="1 for a stranger, up to 4, towards 0 after failures")
-    failed_dials: int
+    failed_dials: int = Field(description="since the last dial that succeeded")
     retry_s: float = Field(description="seconds until it may be dialled again")
-    hops: int | None = Field(description="hops its record has left; None without a record")
-    expires_s: float | None = Field(description="seconds until its record expires")
+    hops: int | None = Field(
+        description="hops that its record may still travel; null without a record"
+    )
+    expires_s: float | None = Field(
+        description="seconds until its record expires; null without a record"
+    )
 
 
 class PeersResult(_Model):
     """Peers that were found, connected ones first."""
 
-    peers: list[PeerRow]
+    peers: list[PeerRow] = Field(description="connected ones first, then by id")
 
 
 def discovery_methods(service: DiscoveryService) -> Iterator[Method]:

@@ -30,8 +30,8 @@ from aitorrentd.api import (
 class LayersRow(BaseModel):
     """Layers of a model that a node has in memory."""
 
-    peer: str
-    start: int
+    peer: str = Field(description="peer id of the node")
+    start: int = Field(description="first layer")
     end: int = Field(description="exclusive end: one past the last layer")
     rss_bytes: int | None = Field(
         None, description="resident memory of the process that holds them; only known for this node"
@@ -41,28 +41,39 @@ class LayersRow(BaseModel):
 class ModelRow(BaseModel):
     """A model that can answer now."""
 
-    name: str
-    backend: str
-    size_bytes: int | None = None
-    family: str = ""
-    context_length: int | None = None
-    detail: str = ""
+    name: str = Field(description="as the backend calls it")
+    backend: str = Field(
+        description="ollama, openai, shards or the like; `peer:<peer id>` for a peer"
+    )
+    size_bytes: int | None = Field(None, description="size of the weights; null if unknown")
+    family: str = Field("", description="architecture, such as llama; empty if unknown")
+    context_length: int | None = Field(
+        None, description="longest context in tokens; null if unknown"
+    )
+    detail: str = Field(
+        "", description="for display: the quantisation, the owner, or who holds which layers"
+    )
     layers: list[LayersRow] = Field(
-        [], description="which nodes hold which layers of a split model"
+        [], description="which nodes hold which layers of a split model; empty for others"
     )
 
 
 class PendingRow(BaseModel):
     """A model that cannot answer now."""
 
-    name: str
+    name: str = Field(description="as the backend calls it")
     backend: str = Field(description="peers, when only they are loading it")
-    state: Literal["loading", "incomplete", "failed"]
+    state: Literal["loading", "incomplete", "failed"] = Field(
+        description="loading needs no action; incomplete needs nodes that offer the missing "
+        "layers; failed is explained in detail"
+    )
     detail: str = Field(description="what is missing, and why")
     done_bytes: int = Field(description="bytes read so far, here and on peers")
     total_bytes: int = Field(description="bytes to read; 0 while unknown")
     layers: list[LayersRow] = Field(description="which nodes already hold which layers")
-    missing: list[tuple[int, int]] = Field(description="layer ranges that no node holds")
+    missing: list[tuple[int, int]] = Field(
+        description="start and exclusive end of each range of layers that no node holds"
+    )
     shortage: str = Field(
         "", description="which layers nobody holds or loads, and who last held them"
     )
@@ -77,23 +88,27 @@ Names = Annotated[
 class Models(BaseModel):
     """Models that can answer now, here and on peers, and those that cannot yet."""
 
-    models: list[ModelRow]
-    pending: list[PendingRow] = []
+    models: list[ModelRow] = Field(description="those of local backends first, then those of peers")
+    pending: list[PendingRow] = Field(
+        [], description="models known to this node that cannot answer yet"
+    )
     names: Names = {}
 
 
 class BackendRow(BaseModel):
     """A backend on this machine."""
 
-    name: str
-    ok: bool
-    detail: str
+    name: str = Field(description="such as ollama, openai or shards")
+    ok: bool = Field(description="whether it listed its models")
+    detail: str = Field(description="number of models, or why it cannot be used")
 
 
 class Backends(BaseModel):
     """The backends on this machine."""
 
-    backends: list[BackendRow]
+    backends: list[BackendRow] = Field(
+        description="in order of registration; empty if none is configured"
+    )
 
 
 class GenerateParams(BaseModel):
@@ -104,10 +119,15 @@ class GenerateParams(BaseModel):
     model: str = Field("", max_length=256, description="empty = the node's default")
     prompt: str | None = Field(None, description="the prompt; alternatively, pass messages")
     raw: bool = Field(False, description="send the prompt verbatim, without the chat template")
-    messages: tuple[Message, ...] | None = Field(None, max_length=4096)
-    params: SamplingParams = SamplingParams()
+    messages: tuple[Message, ...] | None = Field(
+        None, max_length=4096, description="a conversation, oldest turn first, in place of a prompt"
+    )
+    params: SamplingParams = Field(
+        SamplingParams(),
+        description="sampling and output options; those left out are up to the backend or model",
+    )
     backend: str | None = Field(
-        None, max_length=256, description="use only this backend, or peer:<peer id>"
+        None, max_length=256, description="use only this backend, or `peer:<peer id>`"
     )
     discover: bool = Field(
         False,
@@ -143,7 +163,7 @@ class GenerateParams(BaseModel):
 class Piece(BaseModel):
     """A piece of the answer, in order."""
 
-    text: str
+    text: str = Field(description="what follows the previous piece; may be empty")
     thinking: str = Field("", description="what the model thinks before it answers, if requested")
     token_ids: list[int] = Field([], description="token ids of the text, where known")
 

@@ -24,17 +24,23 @@ class BehaviourFields(_Model):
     mapping: str = Field(description="unknown, none, endpoint-independent or another dependence")
     filtering: str = Field(description="unknown, endpoint-independent or another dependence")
     external: str = Field(description="IP address that others see; empty while unknown")
-    keeps_ports: bool | None = Field(description="whether the external port is the local one")
-    hairpins: bool | None = Field(description="whether this node reaches its external address")
-    lifetime_s: float | None = Field(description="how long an idle mapping is kept at least")
+    keeps_ports: bool | None = Field(
+        description="whether the external port is the local one; null while unknown"
+    )
+    hairpins: bool | None = Field(
+        description="whether this node reaches its external address; null while unknown"
+    )
+    lifetime_s: float | None = Field(
+        description="seconds that an idle mapping lasts at least; null while not measured"
+    )
 
 
 class StatusResult(_Model):
     """What NAT traversal does."""
 
     reach: str = Field(description="how strangers can reach this node, in a word")
-    reason: str = Field(description="what the word rests on")
-    behaviour: BehaviourFields
+    reason: str = Field(description="the evidence, in one line")
+    behaviour: BehaviourFields = Field(description="how the NATs behave, as far as known")
     parts: dict[str, str] = Field(description="what each part does now, by its name")
 
 
@@ -50,15 +56,15 @@ class SeenBy(_Model):
 
     server: str = Field(description="HOST:PORT")
     mapped: str = Field(description="where it saw this node, HOST:PORT; empty without an answer")
-    problem: str = Field(description="why it was of no use; empty if it was")
+    problem: str = Field(description="why its answer was unusable; empty if it was usable")
 
 
 class ProbeResult(_Model):
     """What a test of the NAT found."""
 
-    behaviour: BehaviourFields
-    seen_by: list[SeenBy]
-    problem: str = Field(description="why not everything was found; empty if it was")
+    behaviour: BehaviourFields = Field(description="how the NATs behave, as far as determined")
+    seen_by: list[SeenBy] = Field(description="one row per server or peer that was asked")
+    problem: str = Field(description="why the result is incomplete; empty if it is complete")
 
 
 def nat_methods(service: NatService) -> Iterator[Method]:

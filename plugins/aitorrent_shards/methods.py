@@ -27,78 +27,94 @@ Names = Annotated[
 class ModelRow(_Row):
     """A configured model."""
 
-    name: str
-    path: str
+    name: str = Field(description="as configured")
+    path: str = Field(description="folder with the files of the model")
     layers: str = Field(description="layers this node computes, as configured")
     state: str = Field(description="reading, starting, loading, ready, restarting or failed")
     progress: float | None = Field(
-        description="share read so far: of the files while reading, of the weights while loading"
+        description="share read so far: of the files while reading, of the weights while loading; "
+        "null otherwise"
     )
     done_bytes: int = Field(description="bytes read so far, while reading or loading")
     total_bytes: int = Field(description="bytes to read; 0 while unknown")
-    problem: str
+    problem: str = Field(description="why it failed or restarts; empty otherwise")
     covered: bool = Field(description="whether every layer is held by some reachable node")
-    digest: str
-    dtype: str
-    weight_bytes: int
+    digest: str = Field(
+        description="SHA-256 of weights, configuration and tokenizer, hex; empty while being "
+        "read, or without weights"
+    )
+    dtype: str = Field(
+        description="float32, bfloat16 or float16; empty until the layers are loaded"
+    )
+    weight_bytes: int = Field(description="size of the loaded layers; 0 until they are loaded")
     rss_bytes: int | None = Field(
-        description="resident memory of the worker when a session last opened or closed"
+        description="resident memory of the worker when a session last opened or closed; null "
+        "before"
     )
     step_us: int = Field(description="median time per token in the layers held here; 0 = unknown")
-    restarts: int
-    pid: int | None
+    restarts: int = Field(description="restarts of the worker after a failure")
+    pid: int | None = Field(
+        description="process id of the worker; null while none runs, or until it is reported"
+    )
 
 
 class ModelRows(_Row):
     """Result of shards.models."""
 
-    models: list[ModelRow]
+    models: list[ModelRow] = Field(description="in the order of the configuration")
 
 
 class SpanRow(_Row):
     """Layers of a model, held by a node."""
 
-    peer: str
-    this_node: bool
-    model: str
-    digest: str
-    start: int
+    peer: str = Field(description="peer id of the node")
+    this_node: bool = Field(description="whether it is this node's own")
+    model: str = Field(description="name of the model, as that node calls it")
+    digest: str = Field(description="SHA-256 of weights, configuration and tokenizer, hex")
+    start: int = Field(description="first layer")
     end: int = Field(description="exclusive end: one past the last layer")
-    layers: int
-    dtype: str
-    max_positions: int
-    free_positions: int
-    step_us: int
+    layers: int = Field(description="number of layers of the whole model")
+    dtype: str = Field(description="float32, bfloat16 or float16")
+    max_positions: int = Field(description="positions that one session may have, prompt included")
+    free_positions: int = Field(
+        description="positions for which the cache has room now, over all sessions"
+    )
+    step_us: int = Field(
+        description="median time per token through these layers, in microseconds; 0 = unknown"
+    )
 
 
 class SpanRows(_Row):
     """Result of shards.spans."""
 
-    spans: list[SpanRow]
+    spans: list[SpanRow] = Field(description="by model, digest, first layer and peer id")
     names: Names = {}
 
 
 class SessionRow(_Row):
     """A session that this node computes."""
 
-    coordinator: str
-    prev: str
-    model: str
-    start: int
-    end: int
-    positions: int
-    max_positions: int
-    journal_bytes: int
+    coordinator: str = Field(description="peer id of the node that answers the prompt")
+    prev: str = Field(description="peer id of the node that sends the activations")
+    model: str = Field(description="name of the model, as configured here")
+    start: int = Field(description="first layer")
+    end: int = Field(description="exclusive end: one past the last layer")
+    positions: int = Field(description="tokens computed so far, prompt included")
+    max_positions: int = Field(description="tokens for which cache is reserved")
+    journal_bytes: int = Field(description="size of the sent activations kept for replay")
 
 
 class SessionRows(_Row):
     """Result of shards.sessions."""
 
-    sessions: list[SessionRow]
+    sessions: list[SessionRow] = Field(
+        description="in order of opening, whichever node coordinates the answer"
+    )
     names: Names = {}
     answering: int = Field(description="answers that this node coordinates")
     overhead_us: int | None = Field(
-        description="recent median time per token in this node outside the layers"
+        description="recent median time per token in this node outside the layers, in "
+        "microseconds; null before the first"
     )
 
 

@@ -30,38 +30,44 @@ class _Model(BaseModel):
 class PeerRow(_Model):
     """A connected peer."""
 
-    id: str
-    address: str
-    outbound: bool
-    connected_s: float
-    rtt_s: float | None
-    streams: int
-    bytes_in: int
-    bytes_out: int
-    agent: str
+    id: str = Field(description="peer id")
+    address: str = Field(description="multiaddr of the other end of the channel, without /p2p")
+    outbound: bool = Field(description="whether this node dialled")
+    connected_s: float = Field(description="seconds since the handshake")
+    rtt_s: float | None = Field(
+        description="smoothed round-trip time of keepalive pings; null before the first"
+    )
+    streams: int = Field(description="number of open streams")
+    bytes_in: int = Field(description="received on its open channels")
+    bytes_out: int = Field(description="sent on its open channels")
+    agent: str = Field(description="software that the peer reports, such as aitorrentd/0.1.0")
     name: str = Field("", description="self-chosen name; only the id is proven")
-    route: str = Field("direct", description="how it is connected: direct, relay, punched, ...")
+    route: str = Field("direct", description="direct, relay, punched and the like")
     host: str = Field("", description="its IP address; empty if unknown, as behind a relay")
-    observed: str = Field("", description="this node's address as the peer sees it; HOST:PORT")
+    observed: str = Field(
+        "", description="this node's address as the peer sees it, HOST:PORT; empty if unknown"
+    )
 
 
 class PeersResult(_Model):
     """Connected peers, in order of connection."""
 
-    peers: list[PeerRow]
+    peers: list[PeerRow] = Field(description="in order of connection")
 
 
 class ConnectParams(_Model):
     """The peer to connect to."""
 
     address: Annotated[str, Field(description="multiaddr or host:port", max_length=400)]
-    timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
+    timeout_s: Annotated[
+        float, Field(gt=0, le=120, description="seconds to wait for the handshake")
+    ] = 10.0
 
 
 class ConnectResult(_Model):
     """The peer that answered."""
 
-    peer: PeerRow
+    peer: PeerRow = Field(description="the peer that answered")
 
 
 class PeerParams(_Model):
@@ -75,7 +81,7 @@ class PeerParams(_Model):
 class DisconnectResult(_Model):
     """The peer whose channel ended."""
 
-    id: str
+    id: str = Field(description="peer id whose channels were closed")
 
 
 class PingParams(_Model):
@@ -85,73 +91,86 @@ class PingParams(_Model):
         str,
         Field(description="peer id, its last characters if unique, or an address", max_length=400),
     ]
-    count: Annotated[int, Field(ge=1, le=100)] = 4
-    timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
+    count: Annotated[
+        int, Field(ge=1, le=100, description="number of pings, one after the other")
+    ] = 4
+    timeout_s: Annotated[
+        float, Field(gt=0, le=60, description="seconds to wait for each answer")
+    ] = 5.0
 
 
 class PingResult(_Model):
     """Round-trip times in milliseconds, None for a ping without an answer."""
 
-    id: str
-    address: str
-    rtt_ms: list[float | None]
+    id: str = Field(description="peer id of the node that was pinged")
+    address: str = Field(
+        description="multiaddr at which it was reached; empty if it disconnected meanwhile"
+    )
+    rtt_ms: list[float | None] = Field(
+        description="round-trip time of each ping, in order; null = no answer in time"
+    )
 
 
 class BroadcastParams(_Model):
     """The message for every connected peer."""
 
-    text: Annotated[str, Field(min_length=1, max_length=MAX_CHARS)]
+    text: Annotated[
+        str,
+        Field(min_length=1, max_length=MAX_CHARS, description="the message, 1 to 4096 characters"),
+    ]
 
 
 class BroadcastResult(_Model):
     """How many peers accepted the message."""
 
-    sent: int
+    sent: int = Field(description="number of peers that accepted it")
 
 
 class AddressesResult(_Model):
     """Addresses at which peers can dial this node."""
 
-    addresses: list[str]
+    addresses: list[str] = Field(description="multiaddrs with /p2p")
 
 
 class KnownRow(_Model):
     """A place where a peer answered this node's dial."""
 
-    id: str
-    address: str
-    last_seen: float
+    id: str = Field(description="peer id")
+    address: str = Field(description="multiaddr without /p2p; a peer has one row for each")
+    last_seen: float = Field(
+        description="when a dial there last succeeded, in seconds since the epoch"
+    )
     "Seconds since the epoch."
-    fails: int
-    wanted: bool
-    connected: bool
+    fails: int = Field(description="failed dials there since then")
+    wanted: bool = Field(description="whether this node keeps a channel to the peer")
+    connected: bool = Field(description="whether a channel to the peer is open now")
 
 
 class KnownResult(_Model):
     """Known peers, most recently seen first."""
 
-    known: list[KnownRow]
+    known: list[KnownRow] = Field(description="most recently seen first")
 
 
 class DirectoryParams(_Model):
     """Which keys to list."""
 
-    prefix: Annotated[str, Field(max_length=256)] = ""
+    prefix: Annotated[str, Field(max_length=256, description="only keys that start with this")] = ""
 
 
 class RecordRow(_Model):
     """One node's record under a key."""
 
-    key: str
-    peer: str
-    value: dict[str, Any]
-    addresses: list[str]
+    key: str = Field(description="such as `ait:cap:<model>` or `ait:shard:<digest>`")
+    peer: str = Field(description="peer id of the node that published it")
+    value: dict[str, Any] = Field(description="claimed by the peer, not verified")
+    addresses: list[str] = Field(description="multiaddrs of the peer; empty if unknown")
 
 
 class DirectoryResult(_Model):
     """Records of this node and of connected peers."""
 
-    records: list[RecordRow]
+    records: list[RecordRow] = Field(description="those that this node knows, its own included")
 
 
 def _row(view: PeerView) -> PeerRow:

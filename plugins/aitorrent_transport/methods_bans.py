@@ -31,7 +31,14 @@ class BanParams(_Model):
             max_length=400,
         ),
     ]
-    seconds: Annotated[float, Field(gt=0, le=MAX_BAN_S)] = _DAY_S
+    seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=MAX_BAN_S,
+            description="duration of the ban; one day by default, at most 366 days",
+        ),
+    ] = _DAY_S
     reason: Annotated[
         str, Field(description="reason for the ban, sent to the peer", max_length=200)
     ] = ""
@@ -46,23 +53,25 @@ class SubjectParams(_Model):
 class BanRow(_Model):
     """A ban."""
 
-    subject: str
-    left_s: float
-    reason: str
-    times: int = Field(description="number of bans of this subject within a day")
-    by_operator: bool
+    subject: str = Field(description="peer id, IP address, or network in CIDR notation")
+    left_s: float = Field(description="seconds until the ban expires")
+    reason: str = Field(description="as sent to the peer")
+    times: int = Field(description="bans of this subject within a day, this one included")
+    by_operator: bool = Field(
+        description="true for a ban by this API; false for one by the node itself"
+    )
 
 
 class BansResult(_Model):
     """Current bans, the longest remaining first."""
 
-    bans: list[BanRow]
+    bans: list[BanRow] = Field(description="the longest remaining first")
 
 
 class UnbanResult(_Model):
     """The subject whose ban was lifted."""
 
-    subject: str
+    subject: str = Field(description="what was banned, in full")
 
 
 class TrustParams(_Model):
@@ -77,18 +86,22 @@ class OffenceRow(_Model):
     """What a peer did wrong."""
 
     at: float = Field(description="seconds since the epoch")
-    offence: str
-    detail: str
+    offence: str = Field(
+        description="protocol_error, invalid_message, failed_handshake, flood or excess_call"
+    )
+    detail: str = Field(description="such as the limit that it exceeded; may be empty")
 
 
 class TrustResult(_Model):
     """What this node knows of a peer's conduct since it started."""
 
-    id: str
+    id: str = Field(description="peer id")
     score: float = Field(description="threat score; halves every ten minutes")
     ban_at: float = Field(description="the score at which a peer is banned")
-    ban: BanRow | None
-    offences: list[OffenceRow]
+    ban: BanRow | None = Field(description="current ban of this peer id; null if there is none")
+    offences: list[OffenceRow] = Field(
+        description="the latest ones since the node started, oldest first"
+    )
 
 
 class BanMethods:

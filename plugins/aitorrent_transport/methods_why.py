@@ -31,16 +31,16 @@ class AttemptRow(_Model):
     at: float = Field(description="when it began, in seconds since the epoch")
     way: str = Field(description="direct, relay, tcp-punch, move and the like")
     where: str = Field(description="the address tried, as a multiaddr; empty if there is none")
-    ok: bool
+    ok: bool = Field(description="whether it led to a connection")
     outcome: str = Field(description="what happened, in one line")
-    took_s: float
+    took_s: float = Field(description="duration in seconds")
     in_use: bool = Field(description="whether the channel in use came about by it")
 
 
 class WhyResult(_Model):
     """How a peer is connected and why, and what was tried in the last 24 hours."""
 
-    id: str
+    id: str = Field(description="peer id")
     summary: str = Field(description="the explanation in one line")
     route: str = Field(description="direct, relay, punched and the like; empty if not connected")
     address: str = Field(description="where the peer is reached; empty if not connected")

@@ -42,8 +42,12 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    role: Literal["system", "user", "assistant", "tool"]
-    content: Text
+    role: Literal["system", "user", "assistant", "tool"] = Field(
+        description="author of the turn; developer is accepted for system"
+    )
+    content: Text = Field(
+        description="text, or a list of text and image parts as in the OpenAI API"
+    )
     images: tuple[Image, ...] = Field(
         (), max_length=32, description="as base64, data URLs, or URLs that the server fetches"
     )

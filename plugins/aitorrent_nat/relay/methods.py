@@ -17,32 +17,38 @@ class _Model(BaseModel):
 class HeldRow(_Model):
     """A relay of this node."""
 
-    relay: str
+    relay: str = Field(description="peer id of the relay")
     addresses: list[str] = Field(description="addresses that lead to this node through it")
     live: bool = Field(description="whether the relay can announce circuits now")
-    expires_s: float | None = Field(description="None before the relay answered")
-    rate: int | None = Field(description="bytes per second that the relay allows a pair of nodes")
-    bytes_per_hour: int | None = Field(description="bytes per hour that it allows a pair")
+    expires_s: float | None = Field(
+        description="seconds until the reservation expires; null before the relay answers"
+    )
+    rate: int | None = Field(
+        description="bytes per second that the relay allows a pair of nodes; null before it answers"
+    )
+    bytes_per_hour: int | None = Field(
+        description="bytes per hour that it allows a pair; null before it answers"
+    )
     circuits: int = Field(description="connections through it to this node")
 
 
 class GivenRow(_Model):
     """A node that may be reached through this one."""
 
-    client: str
-    host: str
-    connected: bool
-    expires_s: float
-    circuits: int
+    client: str = Field(description="peer id of the node")
+    host: str = Field(description="IP address to which the reservation counts")
+    connected: bool = Field(description="whether it is connected, so that circuits to it can open")
+    expires_s: float = Field(description="seconds until the reservation expires")
+    circuits: int = Field(description="number of its circuits through this node")
 
 
 class CircuitRow(_Model):
     """Two nodes that this node joins."""
 
-    dialer: str
-    target: str
+    dialer: str = Field(description="peer id of the node that opened the circuit")
+    target: str = Field(description="peer id of the node with the reservation")
     passed: int = Field(description="bytes in both directions")
-    age_s: float
+    age_s: float = Field(description="seconds since it was opened")
     pair_left: int = Field(description="bytes that the pair may still send within the hour")
 
 
@@ -51,10 +57,10 @@ class RelaysResult(_Model):
 
     needed: bool = Field(description="whether this node looks for relays")
     relaying: str = Field(description="why this node relays for nobody now; empty if it relays")
-    held: list[HeldRow]
+    held: list[HeldRow] = Field(description="reservations of this node at relays")
     problems: dict[str, str] = Field(description="why relays could not be used, by peer id")
-    given: list[GivenRow]
-    circuits: list[CircuitRow]
+    given: list[GivenRow] = Field(description="reservations that this node gave as a relay")
+    circuits: list[CircuitRow] = Field(description="circuits through this node")
     passed: int = Field(description="bytes relayed since the plugin started")
 
 

@@ -35,6 +35,20 @@ def test_every_method_has_a_summary_and_bounded_parameters() -> None:
         assert method["result"]["type"] == "object", method["name"]
 
 
+def test_every_field_of_a_method_says_what_it_means() -> None:
+    methods: list[dict[str, Any]] = json.loads((ROOT / "tests/golden/rpc.json").read_text())
+    fields = {
+        f"{method['name']}: {schema.get('title', '')}.{key}": str(field.get("description", ""))
+        for method in methods
+        for whole in (method["params"], method["result"])
+        for schema in (whole, *whole.get("$defs", {}).values())
+        for key, field in schema.get("properties", {}).items()
+    }
+    assert len(fields) > 300
+    assert [name for name, meaning in fields.items() if not meaning.strip()] == []
+    assert [name for name, meaning in fields.items() if meaning.rstrip().endswith(".")] == []
+
+
 def test_every_hook_is_documented() -> None:
     from aitorrentd.api import hooks
 
