@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,6 +39,7 @@ from aitorrentd.api import (
     DIRECTORY_SOURCES,
     TRANSPORT,
     DirectoryChanged,
+    NetworkChanged,
     NotFound,
     PeerId,
     PluginContext,
@@ -112,6 +113,7 @@ class DhtService:
         self._saved_count = 0
         "Contacts in the file. Once there are twice as many, they are saved at the next look."
         self._told_port: int | None = None
+        self._network_changed = asyncio.Event()
 
     @property
     def endpoint(self) -> Endpoint:
@@ -149,6 +151,7 @@ class DhtService:
         self.shell.flush()
         self._tasks.spawn(self._learn_from_peers(), "dht: contacts of peers")
         self._tasks.spawn(self._watch(), "dht: upkeep")
+        self._tasks.spawn(self._follow_network(), "dht: the network")
 
     async def close(self) -> None:
         """Save, stop the timers and close the sockets."""
@@ -194,7 +197,16 @@ class DhtService:
             has_grown = len(self.node.state.table) > 2 * self._saved_count
             if has_grown or now - self._saved_at >= SAVE_S:
                 await self._save_contacts()
-            await asyncio.sleep(WATCH_S)
+            self._network_changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_S):
+                    await self._network_changed.wait()
+
+    async def _follow_network(self) -> None:
+        while True:
+            with self._ctx.subscribe(NetworkChanged) as events:
+                async for _ in events:
+                    self._network_changed.set()
 
     def _tell_port(self) -> None:
         port = next(iter(self.endpoint.bound.values()), None)

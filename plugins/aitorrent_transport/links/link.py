@@ -210,9 +210,9 @@ class Link(asyncio.BufferedProtocol):
 
     @property
     def local_host(self) -> str:
-        """This end's IP address; empty if the connection has none."""
+        """This end's IP address; empty if the connection is no TCP connection."""
         place = self._transport.get_extra_info("sockname")
-        if not isinstance(place, tuple):
+        if self._transport.get_extra_info("socket") is None or not isinstance(place, tuple):
             return ""
         return str(place[0]).removeprefix("::ffff:").partition("%")[0]
 

@@ -33,7 +33,7 @@ class SecureLink(Protocol):
 
     @property
     def local_host(self) -> str:
-        """IP address of this end; empty if the connection has none."""
+        """IP address of this end; empty if the connection is no TCP connection."""
 
     @property
     def route(self) -> Route:
