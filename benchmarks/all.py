@@ -17,6 +17,7 @@ BENCHMARKS = {  # and how each is invoked; the last option takes the file
     "records": ("records", "--out"),
     "streams": ("streams", "--out"),
     "relay": ("relay", "--out"),
+    "punch": ("punch", "--out"),
     "dht": ("dht", "--out"),
     "decode": ("decode", "--json"),
     "decode-apart": ("decode", "--apart", "--json"),

@@ -14,14 +14,17 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import uvloop
 
 from aitorrent_nat.config import NatConfig
+from aitorrent_nat.punch.around import Witness
+from aitorrent_nat.punch.part import PunchPart
 from aitorrent_nat.relay.part import RelayPart
+from aitorrent_nat.stun.behaviour import Behaviour, Filtering, Mapping
 from aitorrent_transport.plugin import TransportPlugin
 from aitorrent_transport.service import TransportService
 from aitorrentd.api import (
@@ -38,6 +41,7 @@ from aitorrentd.api import (
     WireProtocol,
     hookimpl,
 )
+from aitorrentd.api.network.addresses import Address
 from aitorrentd.kernel import Kernel, KernelSettings, PluginSource
 from tests.support.nodes import wait_for
 from tests.support.transport.transport_nodes import (
@@ -51,10 +55,12 @@ from tests.support.transport.transport_nodes import (
 class RelayPlugin:
     """The relays of the NAT plugin, without the rest."""
 
-    def __init__(self, reach: Reach) -> None:
+    def __init__(self, reach: Reach, *, punches: bool = False) -> None:
         self.reach = reach
         self.relays: set[PeerId] = set()
         self.part: RelayPart | None = None
+        self.punches = punches
+        self.punch: PunchPart | None = None
 
     @hookimpl
     def aitorrent_info(self) -> PluginInfo:
@@ -65,12 +71,42 @@ class RelayPlugin:
     @asynccontextmanager
     async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
         self.part = RelayPart(ctx, lambda: self.reach, lambda peer: peer in self.relays)
-        async with self.part.running():
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.part.running())
+            if self.punches:
+                transport, guard = ctx.service(TRANSPORT), ctx.service(PROTECTION)
+                self.punch = PunchPart(ctx, transport, guard, Reached(self))
+                await stack.enter_async_context(self.punch.running())
             yield
 
     @hookimpl
     def aitorrent_protocols(self, ctx: PluginContext) -> Iterable[WireProtocol]:
-        return self.part.protocols() if self.part is not None else ()
+        parts = [part for part in (self.part, self.punch) if part is not None]
+        return [protocol for part in parts for protocol in part.protocols()]
+
+
+class Reached:
+    """Behind a port-restricted NAT, with relays that the test names and no STUN server."""
+
+    behaviour = Behaviour(
+        Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, "127.0.0.1"
+    )
+
+    def __init__(self, plugin: RelayPlugin) -> None:
+        self._plugin = plugin
+
+    @property
+    def reach(self) -> Reach:
+        return self._plugin.reach
+
+    def relays(self, peer: PeerId) -> bool:
+        return peer in self._plugin.relays
+
+    def witnesses(self) -> list[Witness]:
+        return []
+
+    def addresses(self) -> list[Address]:
+        return []
 
 
 class Place(Protocol):
@@ -130,6 +166,7 @@ async def relay_node(
     reach: Reach = Reach.CONE,
     *,
     transport: dict[str, Any] | None = None,
+    punches: bool = False,
     **nat: Any,
 ) -> AsyncIterator[RelayNode]:
     """A node whose id derives from `seed`; `nat` are settings of the NAT plugin."""
@@ -137,7 +174,7 @@ async def relay_node(
     async def no_worker(entry: str, *, name: str, env: Any = None) -> Any:
         raise AssertionError("no worker is expected")
 
-    plugin, protocols = RelayPlugin(reach), ProtocolsPlugin()
+    plugin, protocols = RelayPlugin(reach, punches=punches), ProtocolsPlugin()
     kernel = Kernel(
         settings=KernelSettings(
             plugins={
