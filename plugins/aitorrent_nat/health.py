@@ -17,8 +17,9 @@ def check_reach(service: NatService | None) -> CheckResult:
         return CheckResult("ok", text)
     if reach is Reach.OFFLINE:
         return CheckResult("warn", text, "connect to a peer; see the check discovery.peers")
-    is_relayed = bool(service.reach.relayed_by())
-    return CheckResult("ok" if is_relayed else "warn", text, _remedy(service))
+    if service.reach.relayed_by():
+        return CheckResult("ok", f"{text}; to be dialled as well, {_remedy(service)}")
+    return CheckResult("warn", text, _remedy(service))
 
 
 def _remedy(service: NatService) -> str:

@@ -178,8 +178,7 @@ class ReachPart:
         async with self._round:
             before = self.reach
             outside = bool(self._outside())
-            await self._classify()
-            await self._prove()
+            await asyncio.gather(self._classify(), self._prove())
             self._is_stale = self._is_stale and not outside
             if (now := self.reach) is not before:
                 self._ctx.log.info("reachability: %s (%s)", now, self.reason)

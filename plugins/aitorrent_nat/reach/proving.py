@@ -123,31 +123,39 @@ async def dial_backs(
     talks: Talks,
     external: str,
 ) -> tuple[Proven | None, set[PeerId]]:
-    """Have a few peers dial this node, one after the other until one succeeds; those that failed.
+    """Have a few peers dial this node at the same time; and those that could not.
 
     Each dials the address of its own channel, at the ports where this node listens.
     """
-    failed: set[PeerId] = set()
-    for view in _spread(views)[:MAX_PEERS]:
-        seen = place_of(view.observed)
-        if seen is None or view.host == external:
-            continue
-        tried = False
-        for port in _ports(transport, seen[0])[:MAX_PORTS]:
-            with proofs.expected(view.host) as (nonce, said):
-                try:
-                    await talks.ask_for(view.id, DialBack(port, nonce))
-                except AitorrentError:
-                    break  # it does not dial for others; that says nothing about this node
-                tried = True
-                await asyncio.wait({said}, timeout=ARRIVAL_S)
-                if said.done():
-                    is_certain = seen[0] == external or is_here(seen[0])
-                    by = called(view.id, view.name)
-                    return Proven(by, (seen[0], port), is_certain), failed
-        if tried:
-            failed.add(view.id)
-    return None, failed
+    asked = [view for view in _spread(views) if view.host != external][:MAX_PEERS]
+    results = await asyncio.gather(
+        *(_dial_back(view, transport, proofs, talks, external) for view in asked)
+    )
+    proven = next((each for each in results if isinstance(each, Proven)), None)
+    failed = {view.id for view, each in zip(asked, results, strict=True) if each is False}
+    return proven, failed
+
+
+async def _dial_back(
+    view: PeerView, transport: Transport, proofs: Proofs, talks: Talks, external: str
+) -> Proven | bool | None:
+    """Proof, or False: the peer could not dial this node, or None: it did not try."""
+    seen = place_of(view.observed)
+    if seen is None:
+        return None
+    result: bool | None = None
+    for port in _ports(transport, seen[0])[:MAX_PORTS]:
+        with proofs.expected(view.host) as (nonce, said):
+            try:
+                if await talks.ask_for(view.id, DialBack(port, nonce)):
+                    await asyncio.wait({said}, timeout=ARRIVAL_S)
+            except AitorrentError:
+                return result  # it does not dial for others, which says nothing about this node
+            if said.done():
+                is_certain = seen[0] == external or is_here(seen[0])
+                return Proven(called(view.id, view.name), (seen[0], port), is_certain)
+            result = False
+    return result
 
 
 def _spread(views: Sequence[PeerView]) -> list[PeerView]:

@@ -91,7 +91,6 @@ def service(
         (service(Reach.CONE), "warn", "forward port 8468/tcp to this machine on the router, or"),
         (service(Reach.CONE), "warn", "enable UPnP there"),
         (service(Reach.SYMMETRIC, upnp=False), "warn", "set plugins.nat.upnp to true"),
-        (service(Reach.RELAYED, relays=["r"]), "ok", "forward port 8468/tcp"),
         (
             service(Reach.CONE, behaviour=Behaviour(Mapping.NONE)),
             "warn",
@@ -105,6 +104,12 @@ def test_doctor_says_what_helps(made: NatService, status: str, remedy: str) -> N
     assert result.text == f"{made.reach.reach}: because"
     assert remedy in result.remedy
     assert bool(remedy) == bool(result.remedy)
+
+
+def test_doctor_is_content_with_a_relay_and_says_what_is_better() -> None:
+    result = health.check_reach(service(Reach.RELAYED, relays=["r"]))
+    assert (result.status, result.remedy) == ("ok", "")
+    assert "because; to be dialled as well, forward port 8468/tcp to this machine" in result.text
 
 
 @pytest.mark.parametrize(
