@@ -330,3 +330,23 @@ async def test_router_behind_another_nat_forwards_nothing(
         await wait_for(refused, 20, every_s=0.1)
         addresses = (await daemon.call("transport.addresses"))["addresses"]
         assert not any(home.outside in text for text in addresses)
+
+
+async def test_node_with_a_forwarded_port_is_public(
+    nat_lab: Lab, daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    host = nat_lab.place("portrestricted")
+    assert host.nat is not None
+    hubs = [nat_lab.public() for _ in range(3)]
+    with upnp_router(host.nat, tmp_path, pcp=False) as router:
+        await is_ready(router, host)
+        for hub in hubs:
+            await daemon_at(daemon_factory, hub)
+        places = {"transport": {"bootstrap": [f"{hub.address}:8468" for hub in hubs]}}
+        daemon = await daemon_at(daemon_factory, host, {"plugins": places})
+
+        async def reach() -> bool:
+            return str((await daemon.call("nat.status"))["reach"]) == "public"
+
+        await wait_for(reach, 60, every_s=0.5)
+        assert "by UPnP" in await status(daemon)
