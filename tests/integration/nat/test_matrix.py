@@ -1,4 +1,4 @@
-"""Every kind of NAT against every other: who connects to whom, how, and what the channel carries."""
+"""Every kind of NAT against every other: who connects to whom, how, and what it carries."""
 
 from __future__ import annotations
 
