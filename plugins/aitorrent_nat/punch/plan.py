@@ -23,6 +23,8 @@ from typing import Final
 
 from aitorrent_nat.punch.candidates import Kind
 
+PREFER_TCP_S: Final = 1.0
+"Head start of TCP over UDP where it should work: its streams are a hundred times as fast."
 STAGGER_S: Final = 0.25
 "Head start of a better way over the next (RFC 8305, section 5)."
 GUESS_LATER_S: Final = 1.0
@@ -124,7 +126,7 @@ def plan(
     symmetric = own.is_symmetric or peer.is_symmetric
     if both_tcp and (is_local or not symmetric):
         steps.append(Step(Leg.TCP, wait_s))
-        wait_s += STAGGER_S
+        wait_s += PREFER_TCP_S if own.is_cone and peer.is_cone else STAGGER_S
     turn = Kind.TURN in offered and Kind.TURN in peer_offered
     if both_udp and (is_local or turn or _ice_can_work(own, peer)):
         steps.append(Step(Leg.UDP, wait_s))

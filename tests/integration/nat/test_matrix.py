@@ -43,10 +43,8 @@ ALONE: Mapping[str, Any] = {
 
 def expected(a: str, b: str) -> str:
     """The route on which a node of kind `a` that dials one of kind `b` ends up."""
-    if b == "public":
-        return "direct"
-    if a == "public":
-        return "reversed"
+    if "public" in (a, b):
+        return "direct"  # if the other one dials, this is what the public one sees
     if {a, b} <= {*CONES}:
         return "punched"
     return "relay" if a == b == "symmetric" else "quic"
@@ -186,7 +184,7 @@ async def test_every_kind_of_nat_reaches_every_other(
                     await node.call("transport.disconnect", {"peer": peer})
                 except AitorrentError:
                     continue  # the other side was faster
-    assert failures == []
+    assert not failures, "\n".join(failures)
     slow = [s for (a, b), s in took.items() if {a, b} == {"portrestricted", "symmetric"}]
     quick = sorted(s for s in took.values() if s not in slow)
     figures["NAT matrix, all but birthday"] = (

@@ -49,7 +49,7 @@ def test_an_end_that_can_be_dialled_is_dialled_first_and_waits() -> None:
 
 def test_tcp_has_a_head_start_over_udp() -> None:
     steps = plan(KINDS["portrestricted"], KINDS["portrestricted"], ALL, ALL).steps
-    assert [(step.leg, step.delay_s) for step in steps] == [(Leg.TCP, 0.0), (Leg.UDP, 0.25)]
+    assert [(step.leg, step.delay_s) for step in steps] == [(Leg.TCP, 0.0), (Leg.UDP, 1.0)]
 
 
 def test_an_unknown_nat_is_tried_and_an_unknown_filter_is_guessed_later() -> None:
