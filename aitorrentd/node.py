@@ -188,7 +188,8 @@ class Node(Runtime):
 def _request(prompt: Prompt, model: str, raw: bool, params: Mapping[str, Any]) -> GenerateRequest:
     if unknown := sorted(set(params) - set(SamplingParams.model_fields)):
         raise InvalidParams(
-            f"unknown parameter {unknown[0]}; there are: {', '.join(SamplingParams.model_fields)}"
+            f"unknown parameter {unknown[0]}; known parameters: "
+            + ", ".join(SamplingParams.model_fields)
         )
     asked: dict[str, Any] = {"model": model, "params": dict(params)}
     if isinstance(prompt, str):

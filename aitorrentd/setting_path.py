@@ -50,7 +50,7 @@ def looked_up(tree: Any, key: str) -> Any:
         if not isinstance(tree, dict) or part not in tree:
             known = sorted(tree) if isinstance(tree, dict) else []
             inside = key_text(path[:i]) or "the configuration"
-            has = f"; it has: {', '.join(known[:_MAX_SHOWN])}" if known else ""
+            has = f"; known keys: {', '.join(known[:_MAX_SHOWN])}" if known else ""
             raise NotFound(f"{key} is not set in {inside}{has}")
         tree = tree[part]
     return tree

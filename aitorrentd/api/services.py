@@ -62,11 +62,11 @@ class Registry(Generic[T]):
         """The entry called `name`.
 
         Raises:
-            NotFound: no such entry; the message lists the existing names.
+            NotFound: no such entry; the message lists the registered names.
         """
         if name not in self._entries:
             known = ", ".join(sorted(self._entries)) or "none"
-            raise NotFound(f"no {self.kind} {name!r}; there are: {known}")
+            raise NotFound(f"no {self.kind} {name!r}; known {self.kind}s: {known}")
         return self._entries[name]
 
     def names(self) -> list[str]:

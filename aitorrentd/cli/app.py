@@ -21,7 +21,7 @@ import typer
 from typer.core import TyperGroup
 
 from aitorrentd.cli import toolkit
-from aitorrentd.cli.help_words import use_plain_words
+from aitorrentd.cli.help_words import use_panels, use_plain_words
 from aitorrentd.cli.plugin_commands import PluginCommands
 from aitorrentd.cli.toolkit import PROGRAM, CommandFailed, Options, set_options
 from aitorrentd.cli.usage_hints import ClickException, hint_at_options, hint_at_subcommands
@@ -143,6 +143,7 @@ def _adapted(command: Any) -> Any:
         for inner in command.commands.values():
             _adapted(inner)
     else:
+        use_panels(command)
         hint_at_options(command)
     return command
 

@@ -1,4 +1,7 @@
-"""Help and errors about options in plain words: NUMBER, 0 to 100, not <float range> or x<=100."""
+"""Help and errors about options in plain words: NUMBER, 0 to 100, not <float range> or x<=100.
+
+Options with a `rich_help_panel` are listed after the others, under that heading, also without rich.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,25 @@ def use_plain_words(command: Any) -> None:
     """Describe the parameters of `command` without the type names of Python."""
     for parameter in command.params:
         _reword(parameter, is_argument=parameter.param_type_name == "argument")
+
+
+def use_panels(command: Any) -> None:
+    """List the options of `command`, which is no group, under the headings of their panels."""
+
+    def format_options(ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in command.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is None:
+                continue
+            usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            panel = getattr(parameter, "rich_help_panel", None) or usual
+            panels.setdefault(panel, []).append(record)
+        for heading, records in panels.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+    command.format_options = format_options
 
 
 def _reword(parameter: Any, *, is_argument: bool) -> None:

@@ -232,7 +232,7 @@ def _wait_for_model(
         pending = [row for row in reply.get("pending", []) if row["name"] == name]
         if time.monotonic() >= deadline:
             known = ", ".join(sorted({str(row["name"]) for row in rows}))
-            others = f"; there are: {toolkit.clean(known)}" if known else ""
+            others = f"; available models: {toolkit.clean(known)}" if known else ""
             why = "".join(f": {toolkit.clean(row['detail'])}" for row in pending[:1])
             toolkit.fail(f"no model {name!r} in time{why}{others}", ExitCode.TRY_LATER)
         for row in pending[:1]:

@@ -54,7 +54,8 @@ async def plugin_problems(
         source = by_name.get(name)
         if source is None:
             near = nearest_plugin(name, by_name)
-            hint = f"did you mean {near}?" if near else f"there are: {', '.join(sorted(by_name))}"
+            installed = f"installed plugins: {', '.join(sorted(by_name))}"
+            hint = f"did you mean {near}?" if near else installed
             text = f"no such plugin is installed; {hint}"
             wrong.append(Problem(("plugins", name), text))
             continue

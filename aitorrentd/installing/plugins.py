@@ -143,8 +143,8 @@ class Installer:
             )
         known = {normalized(extra) for extra in core.extras}
         if unknown := [e for e in extras.split(",") if normalized(e) not in known]:
-            there_are = ", ".join(offered)
-            raise InvalidParams(f"aitorrentd has no extra {unknown[0]}; there are: {there_are}")
+            text = f"aitorrentd has no extra {unknown[0]}; available extras: {', '.join(offered)}"
+            raise InvalidParams(text)
         requirement = f"{CORE}[{extras}]"
         others = pip.resolve(self._all_with(requirement, CORE), room / "report.json")
         if any(normalized(name) == CORE for name, _ in others):
@@ -251,8 +251,8 @@ class Installer:
                 f"disable {name}"
             )
         known = [plugin for facts in self.target.distributions() for plugin in facts.plugins]
-        there = f"there are: {', '.join(known)}" if known else "there are none"
-        raise NotFound(f"no plugin {name} is installed; {there}")
+        others = ", ".join(known) or "none"
+        raise NotFound(f"no plugin {name} is installed; installed plugins: {others}")
 
     def check_removable(self, name: str) -> None:
         """Run the checks of `remove` before asking the user.

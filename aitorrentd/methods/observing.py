@@ -143,9 +143,7 @@ async def _wait(runtime: Runtime, params: shapes.WaitParams) -> dict[str, Any]:
     if params.plugin is None and params.state != "running":
         raise InvalidParams("without a plugin, only the state `running` can be awaited")
     if params.state not in _WAITABLE:
-        raise InvalidParams(
-            f"there is no state {params.state!r}; there are: {', '.join(_WAITABLE)}"
-        )
+        raise InvalidParams(f"unknown state {params.state!r}; known states: {', '.join(_WAITABLE)}")
     try:
         async with asyncio.timeout(params.timeout_s):
             if params.plugin is not None:

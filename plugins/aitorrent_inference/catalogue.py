@@ -194,9 +194,7 @@ class Catalogue:
             for pending in self.pending() if may_tell else ():
                 if pending.name == real and pending.shortage:
                     raise Unavailable(f"model {real} cannot answer now: {pending.shortage}")
-            raise NotFound(
-                f"no model {model!r} here{_there_are(offer)}" if model else "no model here"
-            )
+            raise NotFound(f"no model {model!r} here{_listed(offer)}" if model else "no model here")
         return self._local(view.name)
 
     def _local(self, model: str) -> list[Candidate]:
@@ -248,7 +246,7 @@ class Catalogue:
         found += [Candidate(peer, name) for peer in peers]
         if not found:
             self._check_pending(self.config.capabilities.get(name, name), {**local, **remote})
-            others = _there_are({**local, **remote})
+            others = _listed({**local, **remote})
             # a backend that knows the name gives the better reason
             states.sort(key=lambda s: name not in s.detail)
             raise NotFound(f"no model {name!r}{others}{_failures(states)}")
@@ -273,7 +271,7 @@ class Catalogue:
         meant = [p for p in self.pending() if backend in (None, p.backend) and p.detail]
         name = model or next((p.name for p in meant), "")
         if reasons := [p.detail for p in meant if p.name == name]:
-            complete = _there_are(names, "complete models")
+            complete = _listed(names, "complete models")
             raise Unavailable(f"model {name} cannot answer now: {'; '.join(reasons)}{complete}")
 
     async def _discovered(self, model: str) -> list[Candidate]:
@@ -287,7 +285,7 @@ class Catalogue:
             )
         peers = [p for p in await self._peers(name, ask=True) if p.name not in fixed]
         if not peers:
-            raise NotFound(f"the directory lists no peer with model {name!r}{_there_are(there)}")
+            raise NotFound(f"the directory lists no peer with model {name!r}{_listed(there)}")
         return [Candidate(peer, name) for peer in peers]
 
     def _fixed_peers(self) -> set[str]:
@@ -368,7 +366,7 @@ class Catalogue:
         return dict(zip(peers, await asyncio.gather(*map(rtt, peers)), strict=True))
 
 
-def _there_are(names: Iterable[str], title: str = "there are") -> str:
+def _listed(names: Iterable[str], title: str = "available models") -> str:
     known = sorted(names)
     if not known:
         return ""

@@ -91,17 +91,11 @@ def ask(
     ] = None,
     model: Model = "",
     system: System = "",
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    min_p: MinP = None,
-    repeat_penalty: RepeatPenalty = None,
-    presence_penalty: PresencePenalty = None,
-    frequency_penalty: FrequencyPenalty = None,
-    seed: Seed = None,
+    thinking: Thinking = False,
+    wait: Wait = None,
     max_tokens: MaxTokens = None,
-    num_ctx: NumCtx = None,
     stop: Stop = None,
+    num_ctx: NumCtx = None,
     backend: Backend = "",
     raw: Annotated[
         bool, typer.Option("--raw", help="Send the prompt verbatim, without the chat template.")
@@ -119,8 +113,14 @@ def ask(
         bool,
         typer.Option("--discover", help="Use only peers found through the directory."),
     ] = False,
-    wait: Wait = None,
-    thinking: Thinking = False,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
+    repeat_penalty: RepeatPenalty = None,
+    presence_penalty: PresencePenalty = None,
+    frequency_penalty: FrequencyPenalty = None,
+    seed: Seed = None,
 ) -> None:
     """Send a prompt and stream the answer; statistics follow on stderr.
 
@@ -186,6 +186,12 @@ def given(**params: Any) -> dict[str, Any]:
 def chat(
     model: Model = "",
     system: System = "",
+    thinking: Thinking = False,
+    wait: Wait = None,
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
+    num_ctx: NumCtx = None,
+    backend: Backend = "",
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
@@ -194,12 +200,6 @@ def chat(
     presence_penalty: PresencePenalty = None,
     frequency_penalty: FrequencyPenalty = None,
     seed: Seed = None,
-    max_tokens: MaxTokens = None,
-    num_ctx: NumCtx = None,
-    stop: Stop = None,
-    backend: Backend = "",
-    wait: Wait = None,
-    thinking: Thinking = False,
 ) -> None:
     """Chat with a model.
 

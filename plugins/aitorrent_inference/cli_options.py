@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+
+SAMPLING: Final = "Sampling options"
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Model to ask (default: the node's).", metavar="NAME")
@@ -12,17 +14,30 @@ Model = Annotated[
 System = Annotated[str, typer.Option(help="System prompt.", metavar="TEXT")]
 Temperature = Annotated[
     float | None,
-    typer.Option(min=0, max=100, help="Sampling temperature; 0 = always the most likely token."),
+    typer.Option(
+        min=0,
+        max=100,
+        help="Sampling temperature; 0 = always the most likely token.",
+        rich_help_panel=SAMPLING,
+    ),
 ]
 TopP = Annotated[
     float | None,
     typer.Option(
-        min=0, max=1, help="Sample from the most likely tokens up to this total probability."
+        min=0,
+        max=1,
+        help="Sample from the most likely tokens up to this total probability.",
+        rich_help_panel=SAMPLING,
     ),
 ]
 TopK = Annotated[
     int | None,
-    typer.Option(min=0, help="Sample from this many most likely tokens; 0 = all.", metavar="COUNT"),
+    typer.Option(
+        min=0,
+        help="Sample from this many most likely tokens; 0 = all.",
+        metavar="COUNT",
+        rich_help_panel=SAMPLING,
+    ),
 ]
 MinP = Annotated[
     float | None,
@@ -30,6 +45,7 @@ MinP = Annotated[
         min=0,
         max=1,
         help="Sample only from tokens at least this fraction as likely as the likeliest.",
+        rich_help_panel=SAMPLING,
     ),
 ]
 RepeatPenalty = Annotated[
@@ -38,22 +54,36 @@ RepeatPenalty = Annotated[
         min=0.01,
         max=100,
         help="Penalise tokens that already occurred, also in the prompt; 1 = off.",
+        rich_help_panel=SAMPLING,
     ),
 ]
 PresencePenalty = Annotated[
     float | None,
-    typer.Option(min=-2, max=2, help="Penalise tokens that the answer already has; 0 = off."),
+    typer.Option(
+        min=-2,
+        max=2,
+        help="Penalise tokens that the answer already has; 0 = off.",
+        rich_help_panel=SAMPLING,
+    ),
 ]
 FrequencyPenalty = Annotated[
     float | None,
-    typer.Option(min=-2, max=2, help="Penalise tokens by their count in the answer; 0 = off."),
+    typer.Option(
+        min=-2,
+        max=2,
+        help="Penalise tokens by their count in the answer; 0 = off.",
+        rich_help_panel=SAMPLING,
+    ),
 ]
 NumCtx = Annotated[
     int | None,
     typer.Option(min=1, help="Context length in tokens that Ollama uses.", metavar="COUNT"),
 ]
 Seed = Annotated[
-    int | None, typer.Option(min=0, help="Random seed; the same seed gives the same answer.")
+    int | None,
+    typer.Option(
+        min=0, help="Random seed; the same seed gives the same answer.", rich_help_panel=SAMPLING
+    ),
 ]
 MaxTokens = Annotated[
     int | None, typer.Option(min=1, help="Maximum number of new tokens.", metavar="COUNT")

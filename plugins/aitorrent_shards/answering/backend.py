@@ -198,7 +198,7 @@ class ShardsBackend:
             return next(iter(self._models.values()))
         if name not in self._models:
             known = ", ".join(self._models)
-            raise NotFound(f"no model {name!r} here; there are: {known}")
+            raise NotFound(f"no model {name!r} here; configured models: {known}")
         return self._models[name]
 
     def _sampling(self, params: SamplingParams, tokenizer: ModelTokenizer) -> Sampling:

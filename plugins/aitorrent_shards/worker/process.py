@@ -97,7 +97,9 @@ class ShardWorker:
         operation = self._operations.get(name) if isinstance(name, str) else None
         if operation is None:
             known = ", ".join(self._operations)
-            raise MethodNotFound(f"no worker operation {str(name)[:40]!r}; there are: {known}")
+            raise MethodNotFound(
+                f"no worker operation {str(name)[:40]!r}; known operations: {known}"
+            )
         try:
             return operation(request.header, memoryview(request.tail))
         except ProtocolError as e:

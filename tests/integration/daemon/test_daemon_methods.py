@@ -114,7 +114,7 @@ async def test_wait_says_why_a_plugin_will_never_run(client: AsyncClient) -> Non
         await client.call("node.wait", {"plugin": "transport"})
     with pytest.raises(NotFound, match="nonesuch"):
         await client.call("node.wait", {"plugin": "nonesuch"})
-    with pytest.raises(InvalidParams, match="there is no state 'flying'"):
+    with pytest.raises(InvalidParams, match="unknown state 'flying'; known states: running"):
         await client.call("node.wait", {"plugin": "odd", "state": "flying"})
     with pytest.raises(TimedOut, match=r"odd is running, not stopped, after 0\.05 s"):
         await client.call("node.wait", {"plugin": "odd", "state": "stopped", "timeout_s": 0.05})

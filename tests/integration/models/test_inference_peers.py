@@ -80,7 +80,9 @@ async def test_prompt_is_answered_by_the_ollama_of_a_peer(node_factory: NodeFact
             assert await here.ask("Why is the sky blue?", model=model) == "The sky is blue"
         request = server.requests[-1].json()
         assert (request["model"], request["prompt"]) == ("llama3.2:latest", "Why is the sky blue?")
-        with pytest.raises(NotFound, match=r"no model 'zz'; there are: llama-q4, llama3\.2:latest"):
+        with pytest.raises(
+            NotFound, match=r"no model 'zz'; available models: llama-q4, llama3\.2:latest"
+        ):
             await here.ask("hi", model="zz")
 
 

@@ -158,7 +158,7 @@ def test_aitorrentd_itself_is_never_installed_but_its_extras_are(
 ) -> None:
     assert "is already installed" in misnamed(core, "aitorrentd")
     assert "is already installed" in misnamed(core, "aitorrentd==9.9")
-    assert "aitorrentd has no extra nosuch; there are: all, torch" in misnamed(
+    assert "aitorrentd has no extra nosuch; available extras: all, torch" in misnamed(
         core, "AItorrentd[nosuch]"
     )
     fake = make_wheel(tmp_path / "w", "aitorrentd", "0.0.9", plugins={"x": "m:C"})
@@ -224,7 +224,7 @@ def test_remove_leaves_what_came_along_and_rebuild_drops_it(core: Core, tmp_path
     assert done.code == 0
     assert "removed aitorrent-two; its dependencies stay" in done.out
     assert installed(core) == {"aitorrent-one": "1.0.0", "tinylib": "1.0.0"}
-    assert "no plugin two is installed; there are: one" in (
+    assert "no plugin two is installed; installed plugins: one" in (
         core.ctl("plugin", "remove", "two", "--yes").err.lower()
     )
     assert "plugin disable transport" in core.ctl("plugin", "remove", "transport", "--yes").err
@@ -285,7 +285,10 @@ def test_only_root_installs_and_somebody_must_agree(core: Core, tmp_path: Path) 
     assert installed(core) == {}
     # Nobody is asked about what cannot be done.
     done = core.ctl("plugin", "remove", "tyny")
-    assert (done.code, last_words(done)) == (1, "no plugin tyny is installed; there are none")
+    assert (done.code, last_words(done)) == (
+        1,
+        "no plugin tyny is installed; installed plugins: none",
+    )
     for directory in (tmp_path, *tmp_path.parents):  # another user must be able to get this far
         if directory.stat().st_mode & 0o005 != 0o005:
             directory.chmod(0o755)

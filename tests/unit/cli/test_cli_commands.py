@@ -219,7 +219,7 @@ def test_plugin_that_a_setting_brought_down_is_told(
 def test_settings_of_plugins_are_looked_for_among_all_there_are(ctl: Ctl) -> None:
     assert ctl("config", "get", "plugins.count.lame").out == "false\n"
     assert ctl("config", "get", "plugins.count.prot").err == (
-        "Error: plugins.count.prot is not set in plugins.count; it has: enabled, lame, port\n"
+        "Error: plugins.count.prot is not set in plugins.count; known keys: enabled, lame, port\n"
     )
     assert (
         "no plugin 'coun' is installed; did you mean count?"

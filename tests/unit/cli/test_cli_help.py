@@ -75,6 +75,18 @@ def test_every_help_ends_with_examples() -> None:
         assert all(line.startswith("  ") and len(line) <= 80 for line in lines), words
 
 
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_sampling_options_have_a_heading_after_the_other_options(command: str) -> None:
+    general, heading, sampling = run_here(command, "--help").out.partition("\nSampling options:\n")
+    assert heading
+    options = general.partition("\nOptions:\n")[2]
+    assert re.findall(r"(?m)^  (?:-\w, )?(--[\w-]+)", options)[:2] == ["--model", "--system"]
+    assert "--help" in options
+    found = re.findall(r"(?m)^  (--[\w-]+)", sampling)
+    assert {"--temperature", "--top-p", "--seed"} < {*found}
+    assert not {*found} & {*re.findall(r"--[\w-]+", options)}
+
+
 def test_every_example_is_a_command_line_that_its_command_takes() -> None:
     seen = 0
     for words, command in built_in():

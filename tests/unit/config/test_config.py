@@ -445,9 +445,11 @@ def test_crash_while_writing_leaves_the_old_drop_in(
 
 def test_unknown_key_says_what_there_is(tmp_path: Path) -> None:
     config = load("plugins: {transport: {port: 1}}", tmp_path)
-    with pytest.raises(NotFound, match=r"not set in plugins\.transport; it has: port"):
+    with pytest.raises(NotFound, match=r"not set in plugins\.transport; known keys: port"):
         config.get("plugins.transport.prot")
-    with pytest.raises(NotFound, match="not set in the configuration; it has: control, log, node"):
+    with pytest.raises(
+        NotFound, match="not set in the configuration; known keys: control, log, node"
+    ):
         config.get("nothing")
 
 

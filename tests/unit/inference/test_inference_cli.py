@@ -233,7 +233,7 @@ def test_ask_without_a_daemon_or_a_model_says_so(ctl: Ctl, tmp_path: Path) -> No
         assert (result.code, result.err) == (1, "Error: this node has no model that can answer\n")
     with serving(tmp_path / "s", FakeBackend("a")):
         result = ctl("ask", "hi", "-m", "zz")
-        assert result.err == "Error: no model 'zz'; there are: m\n"
+        assert result.err == "Error: no model 'zz'; available models: m\n"
     with serving(tmp_path / "s", FakeBackend("a"), max_local=1) as node:
         node.router.local_slots.used = 1
         result = ctl("ask", "hi")
@@ -272,7 +272,7 @@ def test_what_is_not_ready_is_listed_with_its_state(ctl: Ctl, tmp_path: Path) ->
         late = ctl("--timeout", "0.1", "wait", "--model", "m")
     assert late.code == 75
     told = "Error: no model 'm' in time: layers 0-3 are loading here (30%)\n"
-    assert late.err == told  # and no list of the models that there are, since there is none
+    assert late.err == told  # and no list of available models, since there is none
 
 
 def test_wait_ends_when_the_model_can_answer(ctl: Ctl, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_wait_ends_when_the_model_can_answer(ctl: Ctl, tmp_path: Path) -> None:
         assert ctl("wait", "--model", "m").out == "m is ready\n"
         late = ctl("--timeout", "0.1", "wait", "--model", "other")
     assert late.code == 75
-    assert "no model 'other' in time; there are: m" in late.err
+    assert "no model 'other' in time; available models: m" in late.err
 
 
 def test_models_are_listed_as_a_table_or_as_json(ctl: Ctl, tmp_path: Path) -> None:

@@ -83,11 +83,11 @@ async def test_further_name_leads_to_its_model() -> None:
     assert backend.requests[0].model == "mistral"
 
 
-async def test_unknown_model_names_those_there_are() -> None:
+async def test_unknown_model_names_the_available_ones() -> None:
     node = make_node()
     with (
         node.having(FakeBackend("a", ["x", "y"]), FakeBackend("b", down=Unavailable("off"))),
-        pytest.raises(NotFound, match=r"no model 'm'; there are: x, y; b: off"),
+        pytest.raises(NotFound, match=r"no model 'm'; available models: x, y; b: off"),
     ):
         await text_of(node.router.generate(ask()))
 
@@ -178,7 +178,7 @@ async def test_named_backend_answers_alone() -> None:
     first, second = FakeBackend("first"), FakeBackend("second")
     with node.having(first, second):
         await text_of(node.router.generate(ask(), backend="second"))
-        with pytest.raises(NotFound, match="no backend 'third'; there are: first, second"):
+        with pytest.raises(NotFound, match="no backend 'third'; known backends: first, second"):
             await text_of(node.router.generate(ask(), backend="third"))
     assert first.requests == []
 

@@ -83,7 +83,7 @@ async def test_nobody_waits_for_what_is_not_being_loaded() -> None:
         for backend in (None, "shards"):
             with pytest.raises(Unavailable, match=text + "els: small"):
                 await asyncio.wait_for(chunks(node, "big", wait_s=3600, backend=backend), 5)
-        with pytest.raises(NotFound, match="no model 'zz'; there are: small"):
+        with pytest.raises(NotFound, match="no model 'zz'; available models: small"):
             await asyncio.wait_for(chunks(node, "zz", wait_s=3600), 5)
 
 

@@ -181,7 +181,7 @@ async def test_answer_that_is_not_read_to_its_end_stops_the_work(node_factory: N
 
 async def test_parameters_that_do_not_fit_are_refused_by_name(node_factory: NodeFactory) -> None:
     node = await node_factory(sources=FAKES)
-    with pytest.raises(InvalidParams, match="unknown parameter temprature; there are: temp"):
+    with pytest.raises(InvalidParams, match="unknown parameter temprature; known parameters: temp"):
         await node.ask("x", temprature=1)
     with pytest.raises(InvalidParams, match=r"params\.top_p: should be less than or equal to 1"):
         await node.ask("x", top_p=3)

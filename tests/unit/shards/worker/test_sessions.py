@@ -359,7 +359,7 @@ def test_requests_before_load_and_a_second_load_are_conflicts(model: MakeModel) 
 
 
 def test_unknown_operations_are_named() -> None:
-    with pytest.raises(MethodNotFound, match="'fly'; there are: load, loading, open"):
+    with pytest.raises(MethodNotFound, match="'fly'; known operations: load, loading, open"):
         ask(ShardWorker(), "fly")
 
 
