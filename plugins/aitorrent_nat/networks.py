@@ -6,6 +6,9 @@ import ipaddress
 from functools import lru_cache
 from typing import Final
 
+from aitorrentd.api import InvalidParams
+from aitorrentd.api.network.addresses import parse_address
+
 Place = tuple[str, int]
 "IP address and port."
 
@@ -67,3 +70,12 @@ def _network(host: str, bits4: int, bits6: int) -> str:
     except ValueError:
         return host
     return str(ipaddress.ip_network((ip, bits4 if ip.version == 4 else bits6), strict=False))
+
+
+def place_of(observed: str) -> Place | None:
+    """The IP address and port in what a peer says it sees, or None."""
+    try:
+        address = parse_address(observed)
+    except InvalidParams:
+        return None
+    return (address.host, address.port) if address.family in ("ip4", "ip6") else None

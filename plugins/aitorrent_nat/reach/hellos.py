@@ -96,5 +96,5 @@ class Hellos:
                 for peer in self._heard_of:
                     self.greet(peer)
 
-    def _send(self, raw: bytes, to: Place, from_alternate: bool) -> bool:
-        return self._stun.send(raw, to, from_alternate=from_alternate)
+    def _send(self, raw: bytes, to: Place, host: str, from_alternate: bool) -> bool:
+        return self._stun.send(raw, to, host, from_alternate=from_alternate)

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from aitorrent_nat.config import NatConfig
-from aitorrent_nat.networks import is_inside
+from aitorrent_nat.networks import is_inside, place_of
 from aitorrent_nat.reach.assisted import Witness, chosen, classify_with_peers
 from aitorrent_nat.reach.hellos import Hellos
-from aitorrent_nat.reach.proving import Proofs, Proven, dial_backs, inbound_proof, place_of
+from aitorrent_nat.reach.proving import Proofs, Proven, dial_backs, inbound_proof
 from aitorrent_nat.reach.servers import Servers, merged
 from aitorrent_nat.reach.word import Evidence, verdict
 from aitorrent_nat.stun.behaviour import UNKNOWN, Behaviour, Observation

@@ -14,14 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from aitorrent_nat.networks import Place, region_of
+from aitorrent_nat.networks import Place, place_of, region_of
 from aitorrent_nat.reach.messages import MAGIC, NONCE_BYTES, DialBack
 from aitorrent_nat.reach.talking import Talks
 from aitorrent_nat.stun.sockets import is_here
 from aitorrentd.api import (
     DIRECT,
     AitorrentError,
-    InvalidParams,
     PeerId,
     PeerView,
     Transport,
@@ -92,15 +91,6 @@ class Proven:
     "Where it was dialled."
     is_certain: bool
     "Whether the place is known from more than what one peer says."
-
-
-def place_of(observed: str) -> Place | None:
-    """The IP address and port in what a peer says it sees, or None."""
-    try:
-        address = parse_address(observed)
-    except InvalidParams:
-        return None
-    return (address.host, address.port) if address.family in ("ip4", "ip6") else None
 
 
 def inbound_proof(views: Sequence[PeerView], external: str) -> Proven | None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from aitorrent_nat.networks import Place
+from aitorrent_nat.networks import Place, place_of
 from aitorrent_nat.reach.messages import (
     MAGIC,
     MAX_FRAME_BYTES,
@@ -20,6 +20,7 @@ from aitorrent_nat.reach.messages import (
     read_hello,
 )
 from aitorrent_nat.stun.codec import Response, encode_response
+from aitorrent_nat.stun.sockets import is_here
 from aitorrentd.api import (
     Busy,
     Offence,
@@ -50,8 +51,9 @@ _ASKS_BURST: Final = 20.0
 _DIALS_PER_S: Final = 1 / 30
 _DIALS_BURST: Final = 6.0
 
-SendTo = Callable[[bytes, Place, bool], bool]
-"Sends a datagram to a place from this node's STUN port, or its alternate one; whether it left."
+SendTo = Callable[[bytes, Place, str, bool], bool]
+"""Sends a datagram to a place, from an own address (empty: any) and the STUN port or the alternate
+one; whether it left."""
 
 
 class Talks:
@@ -155,7 +157,11 @@ class Talks:
     def _send_datagram(self, peer: PeerId, ask: SendDatagram) -> bool:
         to = (self._host_of(peer), ask.port)
         response = Response(ask.transaction, mapped=to)
-        return self._send(encode_response(response), to, ask.from_alternate)
+        # The peer expects it from where it sees this node, which may have several addresses.
+        view = self._transport.peer(peer)
+        seen = place_of(view.observed) if view is not None else None
+        host = seen[0] if seen is not None and is_here(seen[0]) else ""
+        return self._send(encode_response(response), to, host, ask.from_alternate)
 
     async def _dial(self, peer: PeerId, ask: DialBack) -> bool:
         host = self._host_of(peer)

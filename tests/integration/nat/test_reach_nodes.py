@@ -39,8 +39,14 @@ async def pair(node_factory: NodeFactory) -> tuple[Node, Node]:
     """Two connected nodes that have exchanged hellos."""
     one, two = await node_factory.get(2)
     await one.service(TRANSPORT).connect(two.service(TRANSPORT).addresses()[0])
-    await wait_for(lambda: reach_of(one).hellos.of(two.id) and reach_of(two).hellos.of(one.id))
+    await wait_for(lambda: stun_port(one, two) and stun_port(two, one))
     return one, two
+
+
+def stun_port(node: Node, peer: Node) -> int:
+    """Where `node` was told that `peer` answers STUN requests; 0 until it was."""
+    hello = reach_of(node).hellos.of(peer.id)
+    return hello.stun if hello is not None else 0
 
 
 async def test_hello_tells_where_a_peer_answers_stun(node_factory: NodeFactory) -> None:
@@ -67,6 +73,22 @@ async def test_peer_sends_one_datagram_on_request(
     transaction = new_transaction()
     with StunSocket(LOCAL) as sock, sock.expecting(transaction, [source]) as arrival:
         ask = SendDatagram(sock.port, transaction, from_alternate)
+        assert await reach_of(one).hellos.talks.ask_for(two.id, ask)
+        assert (await asyncio.wait_for(arrival, 5)).source == source
+
+
+async def test_peer_with_two_addresses_sends_from_the_one_it_is_known_by(
+    node_factory: NodeFactory,
+) -> None:
+    one = await node_factory()
+    listen = {"plugins": {"transport": {"listen": [LOCAL, "127.0.0.2"]}}}
+    two = await node_factory(listen)
+    port = two.service(TRANSPORT).bound[0][1]
+    await one.service(TRANSPORT).connect(f"127.0.0.2:{port}")
+    source = ("127.0.0.2", await wait_for(lambda: stun_port(one, two)))
+    transaction = new_transaction()
+    with StunSocket(LOCAL) as sock, sock.expecting(transaction, [source]) as arrival:
+        ask = SendDatagram(sock.port, transaction, False)
         assert await reach_of(one).hellos.talks.ask_for(two.id, ask)
         assert (await asyncio.wait_for(arrival, 5)).source == source
 
