@@ -43,6 +43,8 @@ def shape(schema: dict[str, Any]) -> str:
     if "const" in schema:
         return json.dumps(schema["const"])
     kind = str(schema.get("type", "any"))
+    if "prefixItems" in schema:
+        return f"[{', '.join(map(shape, schema['prefixItems']))}]"
     if kind == "array":
         return f"list of {shape(schema.get('items', {}))}"
     if kind == "object" and isinstance(schema.get("additionalProperties"), dict):

@@ -124,8 +124,10 @@ class Status(Result):
     pid: int = Field(description="process id of the daemon")
     uptime_s: float = Field(description="seconds since the node began to start")
     state: str = Field(description="starting, running or stopping")
-    draining: bool = Field(False, description="the node takes no new work")
-    under_way: list[WorkView] = Field([], description="work a drain waits for")
+    draining: bool = Field(False, description="whether the node refuses new work")
+    under_way: list[WorkView] = Field(
+        [], description="work that a drain waits for, by plugin and kind"
+    )
     addresses: list[str] = Field(
         description="multiaddrs at which peers can dial this node; empty without a transport"
     )
@@ -170,7 +172,9 @@ class Version(Result):
 class WaitParams(Params):
     """What to wait for."""
 
-    plugin: str | None = Field(None, max_length=64, description="a plugin; null = the node")
+    plugin: str | None = Field(
+        None, max_length=64, description="name of a plugin; null for the node"
+    )
     state: str = Field(
         "running",
         max_length=32,

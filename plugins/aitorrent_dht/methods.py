@@ -120,15 +120,15 @@ class StatsResult(_Model):
     joined: bool = Field(description="whether a lookup of this node's own id has completed")
     ports: list[int] = Field(description="UDP ports")
     seen_at: str = Field(description="address at which other nodes see this one; empty if unknown")
-    nodes: int = Field(description="verified nodes in the routing table")
+    nodes: int = Field(description="number of verified nodes in the routing table")
     buckets: int = Field(description="non-empty buckets of the routing table, of 160")
     network_size: int = Field(description="estimated number of nodes")
     rtt_s: float | None = Field(
         description="smoothed round-trip time to all nodes; null before the first reply"
     )
-    records: int = Field(description="records stored for other nodes")
+    records: int = Field(description="number of records stored for other nodes")
     records_bytes: int = Field(description="memory that these records take, as an estimate")
-    published: int = Field(description="records that this node publishes")
+    published: int = Field(description="number of records that this node publishes")
     lookups: int = Field(description="since the plugin started")
     requests: int = Field(
         description="sent to other nodes since the plugin started, without retransmissions"

@@ -17,19 +17,23 @@ class _Model(BaseModel):
 class StatsResult(_Model):
     """What discovery has and does."""
 
-    outbound: int = Field(description="connections that this node dialled")
+    outbound: int = Field(description="open connections that this node dialled")
     outbound_wanted: int = Field(
         description="connections that this node dials and keeps, as configured"
     )
-    candidates: dict[str, int] = Field(description="peers to dial, by how they were found")
-    records: int = Field(description="peer records of others")
+    candidates: dict[str, int] = Field(
+        description="number of peers that can be dialled, connected or not, by how they were found"
+    )
+    records: int = Field(description="number of peer records of others")
     sequence: int = Field(
         description="sequence number of this node's own record; 0 before the first"
     )
     addresses: list[str] = Field(description="multiaddrs in this node's own record")
     gossip: bool = Field(description="whether it exchanges peer records, as configured")
-    counts: dict[str, int] = Field(description="events since the start, by name")
-    local_network: str = Field(description="what is done on the local network, or why not")
+    counts: dict[str, int] = Field(description="number of events since the plugin started, by name")
+    local_network: str = Field(
+        description="state of multicast DNS in one line, or why it does not work"
+    )
     clock_ahead_s: float | None = Field(
         description="how far the peers' clocks are ahead of this one; null while unknown"
     )
@@ -40,7 +44,9 @@ class PeerRow(_Model):
 
     id: str = Field(description="peer id")
     connected: bool = Field(description="whether a channel to it is open now")
-    found: str = Field(description="lan, dialled or heard")
+    found: str = Field(
+        description="lan (multicast DNS), dialled (by this node earlier) or heard (gossip)"
+    )
     addresses: list[str] = Field(
         description="multiaddrs at which it can be dialled; empty while unknown"
     )

@@ -62,7 +62,7 @@ class PendingRow(BaseModel):
     """A model that cannot answer now."""
 
     name: str = Field(description="as the backend calls it")
-    backend: str = Field(description="peers, when only they are loading it")
+    backend: str = Field(description="as in models; peers if only they are loading it")
     state: Literal["loading", "incomplete", "failed"] = Field(
         description="loading needs no action; incomplete needs nodes that offer the missing "
         "layers; failed is explained in detail"

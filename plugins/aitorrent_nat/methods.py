@@ -41,14 +41,17 @@ class StatusResult(_Model):
     reach: str = Field(description="how strangers can reach this node, in a word")
     reason: str = Field(description="the evidence, in one line")
     behaviour: BehaviourFields = Field(description="how the NATs behave, as far as known")
-    parts: dict[str, str] = Field(description="what each part does now, by its name")
+    parts: dict[str, str] = Field(description="state of each part in one line, by its name")
 
 
 class ProbeParams(_Model):
     """Whom to ask, and whether to wait for the lifetime of mappings."""
 
     server: str = Field("", description="STUN server as HOST or HOST:PORT; empty: as configured")
-    lifetime: bool = Field(False, description="also measure the lifetime, for up to 5 minutes")
+    lifetime: bool = Field(
+        False,
+        description="also measure how long an idle mapping lasts, which takes up to 5 minutes",
+    )
 
 
 class SeenBy(_Model):
