@@ -174,3 +174,15 @@ def test_tools_in_the_plugin_guide_can_be_imported_as_it_says() -> None:
     for names, module in named:
         for name in re.findall(r"`(\w+)`", names):
             assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+
+
+def test_every_attack_on_the_overlay_names_a_test_that_exists() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    named = re.findall(r"(?m)^\| .* \| `(tests/\S+)::(\w+)` \|$", page)
+    assert len(named) >= 29
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if not re.search(rf"(?m)^(async )?def {name}\b", (ROOT / file).read_text())
+    ]
+    assert missing == []
