@@ -10,7 +10,6 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator
 from aitorrentd.api import InvalidParams, PluginConfig, Rate, SettingsTable, Size
 from aitorrentd.api.network.addresses import parse_address
 
-DEFAULT_PORT: Final = 8469
 STUN_PORT: Final = 3478
 "The default port of STUN and TURN servers (RFC 8489, section 18.6)."
 _TURN: Final = re.compile(r"turns?:(?P<place>[^?]+)(\?transport=(udp|tcp))?")
@@ -78,8 +77,9 @@ class NatConfig(PluginConfig):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    port: Annotated[int, Field(ge=0, le=65_535)] = DEFAULT_PORT
-    "UDP port on which this node answers STUN requests; 0 = any free port, peers learn which"
+    port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    """UDP port on which this node answers STUN requests, and which peers learn; 0 = any free port,
+    null = 8469, or any free port if another node on this machine has that"""
     stun: tuple[str, ...] = ()
     """STUN servers (HOST:PORT) to ask in addition to peers; without any, nothing is sent to a host
     that is not a peer"""

@@ -19,6 +19,7 @@ from aitorrentd.api.backoff import equal_jitter_s
 from aitorrentd.api.network.addresses import parse_address
 from aitorrentd.api.tasks import Tasks
 
+DEFAULT_PORT: Final = 8469
 WATCH_S: Final = 5.0
 "Between two looks at where the transport listens, and which addresses there are."
 MAX_WAIT_S: Final = 60.0
@@ -32,7 +33,9 @@ class StunServer:
 
     name = "stun"
 
-    def __init__(self, ctx: PluginContext, tasks: Tasks, transport: Transport, port: int) -> None:
+    def __init__(
+        self, ctx: PluginContext, tasks: Tasks, transport: Transport, port: int | None
+    ) -> None:
         self.responder = Responder(ctx.clock.monotonic())
         self._ctx = ctx
         self._tasks = tasks
@@ -40,8 +43,8 @@ class StunServer:
         self._port = port
         self._sockets: dict[tuple[str, bool], UdpSocket] = {}
         "By the address that each is bound to, and whether its port is the alternate one."
-        self._number = port
-        "The port number to bind: with port 0, the one that was free at first."
+        self._numbers = self._wanted()
+        "Port numbers to try in this order; after the first success, the one that was free."
         self._bound: list[str] = []
         self._hosts: list[str] = []
         self._problem = ""
@@ -93,17 +96,17 @@ class StunServer:
         if not hosts:
             return
         try:
-            first = _bound_to_one_port(hosts, self._number, self._received)
+            first = self._first_bound(hosts)
         except OSError as e:
             reason = (e.strerror or str(e)).lower()
             text = (
-                f"cannot listen on port {self._number}/udp: {reason}; free the port, or set"
+                f"cannot listen on port {self._numbers[-1]}/udp: {reason}; free the port, or set"
                 " plugins.nat.port to another one (0 for any free one)"
             )
             if text != self._problem:
                 self._ctx.log.warning("%s; retrying until it succeeds", text)
             self._problem = text
-            self._number = self._port
+            self._numbers = self._wanted()
             self.responder.ports = (0, 0)
             return
         try:
@@ -113,10 +116,27 @@ class StunServer:
         if self._problem:
             self._ctx.log.info("now listening on port %d/udp", first[0].port)
         self._problem = ""
-        self._number = first[0].port
+        self._numbers = (first[0].port,)
         self._sockets = {(each.host, False): each for each in first}
         self._sockets |= {(each.host, True): each for each in second}
-        self.responder.ports = (self._number, second[0].port if second else 0)
+        self.responder.ports = (first[0].port, second[0].port if second else 0)
+
+    def _wanted(self) -> tuple[int, ...]:
+        return (DEFAULT_PORT, 0) if self._port is None else (self._port,)
+
+    def _first_bound(self, hosts: Sequence[str]) -> list[UdpSocket]:
+        """Sockets at the first of the wanted ports that is free.
+
+        Raises:
+            OSError: none is.
+        """
+        *preferred, last = self._numbers
+        for number in preferred:
+            try:
+                return _bound_to_one_port(hosts, number, self._received)
+            except OSError:
+                continue
+        return _bound_to_one_port(hosts, last, self._received)
 
     def _received(self, raw: bytes, source: Place, host: str) -> None:
         self._answer(raw, source, host, to_alternate=False)

@@ -130,8 +130,9 @@ async def test_port_that_is_taken_is_warned_of_and_used_once_it_is_free(
     nat_lab: Lab, daemon_factory: DaemonFactory
 ) -> None:
     host = nat_lab.public()
+    config = merged(PLAIN, {"plugins": {"nat": {"port": 8469}}})
     with host.socket(socket.SOCK_DGRAM, 8469):
-        daemon = await daemon_at(daemon_factory, host, PLAIN)
+        daemon = await daemon_at(daemon_factory, host, config)
         (text,) = await wait_for(lambda: warnings(daemon, "udp"), 10)
         assert "cannot listen on port 8469/udp: address already in use" in text
         assert "plugins.nat.port" in text
@@ -143,6 +144,17 @@ async def test_port_that_is_taken_is_warned_of_and_used_once_it_is_free(
     await wait_for(is_bound, 30, every_s=0.2)
     state = (await daemon.call("nat.status"))["parts"]["stun"]
     assert state.startswith("answers on 8469/udp and ")
+
+
+async def test_second_node_on_a_machine_takes_another_port_without_a_word(
+    nat_lab: Lab, daemon_factory: DaemonFactory
+) -> None:
+    host = nat_lab.public()
+    with host.socket(socket.SOCK_DGRAM, 8469):
+        daemon = await daemon_at(daemon_factory, host, PLAIN)
+        await wait_for(lambda: is_answering(daemon), 10)
+        assert "8469/udp" not in (await daemon.call("nat.status"))["parts"]["stun"]
+        assert await warnings(daemon, "udp") == []
 
 
 async def test_nothing_is_sent_to_a_host_that_is_no_peer(
