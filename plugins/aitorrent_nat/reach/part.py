@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from aitorrent_nat.config import NatConfig
@@ -203,8 +204,11 @@ class ReachPart:
         except OSError as e:
             self._ctx.log.info("cannot test the NAT: %s", e.strerror)
             return
-        if found.is_known or self._is_stale or not self.behaviour.is_known:
+        if self._is_stale:
             self.behaviour = found
+        elif found.is_known or not self.behaviour.is_known:
+            # Only `nat probe` measures the lifetime.
+            self.behaviour = replace(found, lifetime_s=self.behaviour.lifetime_s)
 
     @staticmethod
     def _one_version(witnesses: Sequence[Witness]) -> list[Witness]:

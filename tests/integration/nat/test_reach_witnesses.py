@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -124,6 +125,9 @@ async def test_configured_server_of_the_old_standard_classifies(node_factory: No
         await wait_for(lambda: part.behaviour.is_known, 20)
         assert part.behaviour.filtering is Filtering.ENDPOINT_INDEPENDENT
         assert (part.behaviour.external, part.servers.problems) == (LOCAL, {})
+        part.behaviour = replace(part.behaviour, lifetime_s=90.0)
+        await part.look()
+        assert part.behaviour.lifetime_s == 90.0, "measured on request only, and kept"
 
 
 async def test_configured_server_that_lies_is_warned_of(node_factory: NodeFactory) -> None:
