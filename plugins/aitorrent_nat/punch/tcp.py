@@ -48,6 +48,7 @@ class Punch:
         self.mapped: list[HostPort] = []
         "What mirrors said; different ports mean that the NAT is symmetric for TCP."
         self._held: list[socket.socket] = []
+        self._listener: socket.socket
 
     @classmethod
     async def prepare(
@@ -63,6 +64,9 @@ class Punch:
         punch = cls(make_socket or bound_socket)
         try:
             await punch._ask(mirrors)
+            # Before the start: the other end may be a little earlier.
+            punch._listener = punch._hold()
+            punch._listener.listen(MAX_ACCEPTED)
         except BaseException:
             punch.close()
             raise
@@ -142,15 +146,13 @@ class Punch:
 
         async def take(group: asyncio.TaskGroup) -> None:
             hosts = {remote.host for remote in remotes}
-            with self._make_socket(self.port) as listener:
-                listener.listen(MAX_ACCEPTED)
-                for _ in range(MAX_ACCEPTED):
-                    sock, where = await loop.sock_accept(listener)
-                    if where[0] in hosts:
-                        accepted = Candidate(Kind.TCP, where[0], where[1])
-                        group.create_task(prove(sock, accepted), name="prove a punch")
-                    else:
-                        sock.close()
+            for _ in range(MAX_ACCEPTED):
+                sock, where = await loop.sock_accept(self._listener)
+                if where[0] in hosts:
+                    accepted = Candidate(Kind.TCP, where[0], where[1])
+                    group.create_task(prove(sock, accepted), name="prove a punch")
+                else:
+                    sock.close()
 
         async def every() -> None:
             async with asyncio.TaskGroup() as group:

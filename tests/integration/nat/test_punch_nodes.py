@@ -161,7 +161,10 @@ async def test_a_node_says_what_it_has_seen_only_of_the_asking_peer(tmp_path: Pa
         # Two believes the relay, which it is connected to, about one, and about nobody else.
         assert punch_of(two).around.believed(one.id, seen) == {"127.0.0.1"}
         assert punch_of(two).around.believed(relay.id, seen) == set()
-        own = sighting.Sighting(one.id, "127.0.0.1", told.at_unix_s, told.signature)
+        # Not even one itself, whose signature is good.
+        signer = punch_of(one)._ctx.identity
+        own = sighting.attest(signer, "test", one.id, "127.0.0.1", told.at_unix_s)
+        assert own.is_true("test", one.id, told.at_unix_s)
         assert punch_of(two).around.believed(one.id, [own]) == set()
 
 

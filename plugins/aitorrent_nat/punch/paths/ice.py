@@ -180,6 +180,13 @@ class _Connection(aioice.Connection):
         """Of aioice, without its queue."""
         self.on_data(data)
 
+    def close_now(self) -> None:
+        """Close without waiting; a path may outlive the plugin that found it."""
+        if self._query_consent_task is not None:
+            self._query_consent_task.cancel()
+        for protocol in self._protocols:
+            protocol.transport.close()
+
     @property
     def pair(self) -> CandidatePair:
         """The nominated pair; valid once `connect` has returned."""
@@ -215,7 +222,6 @@ class IcePath:
 
     def __init__(self, connection: _Connection, tasks: Tasks) -> None:
         self._connection = connection
-        self._tasks = tasks
         self._pair = connection.pair
         self._on_lost: Callable[[str], None] = lambda reason: None
         self._closed = False
@@ -225,7 +231,7 @@ class IcePath:
             self._pair.local_candidate.type,
             self._pair.remote_candidate.type,
         )
-        tasks.spawn(self._watch(), "watch an ICE path")
+        self._watching = tasks.spawn(self._watch(), "watch an ICE path")
 
     @property
     def local(self) -> HostPort:
@@ -251,7 +257,8 @@ class IcePath:
         if not self._closed:
             self._closed = True
             self.listen(lambda datagram: None, lambda reason: None)
-            self._tasks.spawn(self._connection.close(), "close an ICE path")
+            self._watching.cancel()
+            self._connection.close_now()
 
     async def _watch(self) -> None:
         await self._connection.get_event()
