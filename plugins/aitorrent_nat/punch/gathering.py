@@ -18,6 +18,7 @@ from aitorrent_nat.punch.candidates import Candidate, Kind, is_local_host
 from aitorrent_nat.punch.messages import KEY_BYTES, Terms
 from aitorrent_nat.punch.observing import observe
 from aitorrent_nat.punch.paths.ice import Agent
+from aitorrent_nat.punch.plan import Leg
 from aitorrent_nat.punch.sighting import Sighting
 from aitorrent_nat.punch.surroundings import Surroundings
 from aitorrent_nat.punch.tcp import Punch
@@ -34,8 +35,8 @@ class Gathered:
         self.agent = agent
         self.punch: Punch | None = None
         self.many: socket.socket | None = None
-        self.problems: dict[str, str] = {}
-        "Why something is missing, by what is missing."
+        self.problems: dict[Leg, str] = {}
+        "Why this end cannot take part in a leg."
         self.public: frozenset[str] = frozenset()
         "Hosts as which others see this node."
         self.terms: Terms
@@ -85,25 +86,27 @@ async def gather(around: Surroundings, peer: PeerId, tasks: Tasks, *, may_guess:
     async def gather_seen() -> None:
         seen.extend(await around.sightings(peer))
 
-    async def within(what: str, work: Coroutine[Any, Any, None]) -> None:
+    async def within(leg: Leg | None, work: Coroutine[Any, Any, None]) -> None:
+        problem = ""
         try:
             async with asyncio.timeout(GATHER_S):
                 await work
         except TimeoutError:
-            gathered.problems[what] = f"nothing answered within {GATHER_S:g} s"
+            problem = f"nothing answered within {GATHER_S:g} s"
         except AitorrentError as e:
-            gathered.problems[what] = e.message
+            problem = e.message
         except OSError as e:
-            gathered.problems[what] = e.strerror or str(e)
+            problem = e.strerror or str(e)
+        if problem and leg is not None:
+            gathered.problems[leg] = problem
 
-    steps = {
-        "tcp": gather_tcp(),
-        "udp": gather_udp(),
-        "birthday": gather_many(),
-        "witnesses": gather_seen(),
-    }
     try:
-        await asyncio.gather(*(within(what, step) for what, step in steps.items()))
+        await asyncio.gather(
+            within(Leg.TCP, gather_tcp()),
+            within(Leg.UDP, gather_udp()),
+            within(Leg.BIRTHDAY, gather_many()),
+            within(None, gather_seen()),
+        )
     except BaseException:
         await gathered.close()
         raise

@@ -158,7 +158,7 @@ class Legs:
     async def _tcp(self) -> PeerView:
         remotes = self._permitted(Leg.TCP, Kind.TCP, Kind.TCP_HOST)
         if self._gathered.punch is None:
-            raise Unavailable(self._gathered.problems.get("tcp", "no mirror answered"))
+            raise Unavailable(self._gathered.problems.get(Leg.TCP, "no mirror answered"))
         sock, remote = await self._gathered.punch.connect(
             remotes, self._match.key, dialer=self._is_dialer
         )
@@ -189,7 +189,9 @@ class Legs:
             if own.is_symmetric:
                 sock, hit = await open_many((remote.host, remote.port), key)
             elif self._gathered.many is None:
-                raise Unavailable(self._gathered.problems.get("birthday", "no socket"))
+                raise Unavailable(
+                    self._gathered.problems.get(Leg.BIRTHDAY, "no STUN server answered")
+                )
             else:
                 sock = self._gathered.many
                 hit = await guess(sock, remote.host, key, random.Random(secrets.token_bytes(16)))

@@ -30,7 +30,7 @@ from aitorrent_nat.punch.signalling import (
     Told,
 )
 from aitorrent_nat.punch.surroundings import Surroundings
-from aitorrentd.api import Busy, PeerGone, Stream, TimedOut, read_frame
+from aitorrentd.api import Attempt, Busy, PeerGone, Stream, TimedOut, read_frame
 from aitorrentd.api.tasks import Tasks
 
 T = TypeVar("T")
@@ -138,8 +138,16 @@ class Session:
             is_local=allowance.is_local,
             birthday=self._around.birthday,
         )
+        self._note_missing(gathered)
         await asyncio.sleep(start.delay_s)
         return Match(self._stream.peer, signalling.key, terms, allowance, self.plan)
+
+    def _note_missing(self, gathered: Gathered) -> None:
+        """Record which legs this end cannot try, and why."""
+        at = self._around.unix_s()
+        for leg, why in gathered.problems.items():
+            attempt = Attempt(at, leg.value, "", False, f"not tried: {why}", 0.0)
+            self._around.note(self._stream.peer, attempt)
 
     def _allowance(self, terms: Terms, gathered: Gathered) -> Allowance:
         public = self._around.believed(self._stream.peer, terms.sightings)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import os
 import random
 import socket
 from collections.abc import Callable, Sequence
@@ -81,8 +82,10 @@ class Punch:
                     self.mapped.append(await ask(sock, mirror))
             except TimeoutError:
                 errors.append(f"{mirror[0]} did not answer")
-            except (OSError, ProtocolError) as e:
-                errors.append(f"{mirror[0]}: {e}")
+            except OSError as e:
+                errors.append(f"{mirror[0]}: {os.strerror(e.errno).lower() if e.errno else e}")
+            except ProtocolError as e:
+                errors.append(f"{mirror[0]}: {e.message}")
 
         for at in range(0, len(mirrors), MAX_MIRRORS):
             asked = mirrors[at : at + MAX_MIRRORS]

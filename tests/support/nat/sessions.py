@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -282,7 +283,9 @@ def pair(net: Lab, one: Host, two: Host) -> Iterator[Pair]:
     relay = net.public(2)
     with ExitStack() as stack:
         public, *ends = [stack.enter_context(End(host.namespace)) for host in (relay, one, two)]
-        serving = public.start(_serve())
+        ready = threading.Event()
+        serving = public.start(_serve(ready))
+        assert ready.wait(10)
         both = Pair(relay, one, two, (ends[0], ends[1]))
         try:
             yield both
@@ -300,13 +303,14 @@ async def _end(around: FakeAround) -> None:
     await asyncio.sleep(0.1)
 
 
-async def _serve() -> None:
+async def _serve(ready: threading.Event) -> None:
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(
         Reflector, local_addr=("0.0.0.0", STUN_PORT), family=socket.AF_INET
     )
     try:
         async with mirror_server(Mirror(time.monotonic), "0.0.0.0", MIRROR_PORT):
+            ready.set()
             await asyncio.Event().wait()
     finally:
         transport.close()
