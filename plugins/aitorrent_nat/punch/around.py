@@ -11,6 +11,7 @@ from aitorrent_nat.networks import Place, is_inside
 from aitorrent_nat.punch.plan import Behaviour, Nat
 from aitorrent_nat.punch.sighting import MAX_BYTES, MAX_SIGHTINGS, PROTOCOL, Sighting, decode
 from aitorrent_nat.punch.surroundings import TurnAccess
+from aitorrent_nat.relay.dialing import NAME as RELAY
 from aitorrent_nat.stun.behaviour import Behaviour as StunBehaviour
 from aitorrent_nat.stun.behaviour import Filtering, Mapping
 from aitorrentd.api import (
@@ -28,6 +29,7 @@ from aitorrentd.api import (
 )
 from aitorrentd.api.network.addresses import Address, parse_address
 from aitorrentd.api.network.resolver import Resolver
+from aitorrentd.api.network.routes import DIRECT
 
 MAX_MIRRORS: Final = 4
 MAX_SERVERS: Final = 4
@@ -113,7 +115,7 @@ class Around:
         return [
             view
             for view in self._transport.peers()
-            if view.route == "direct" and view.outbound and self._reached.relays(view.id)
+            if view.route == DIRECT and view.outbound and self._reached.relays(view.id)
         ]
 
     def stun_servers(self) -> Sequence[Place]:
@@ -215,7 +217,7 @@ class Around:
     def is_relayed(self, peer: PeerId) -> bool:
         """Whether the peer is connected through a relay."""
         view = self._transport.peer(peer)
-        return view is not None and view.route == "relay"
+        return view is not None and view.route == RELAY
 
     def note(self, peer: PeerId, attempt: Attempt) -> None:
         """See Surroundings."""

@@ -126,9 +126,14 @@ class PunchPart:
             stream = await self._transport.open_stream(peer, messages.PROTOCOL)
             session = module.Session(self.around, stream, self._paths, self._turns, initiator=True)
             await self._follow(peer, stream, session)
-        except (AitorrentError, OSError) as e:
-            self._note_failure(peer, began, str(e))
+        except Busy as e:
+            self._note_failure(peer, began, e.message)
             return True
+        except (AitorrentError, OSError) as e:
+            if isinstance(e, ProtocolError):
+                self._guard.report(peer, Offence.INVALID_MESSAGE, e.message)
+            self._note_failure(peer, began, str(e))
+            return False  # most likely a node that does not punch
         return session.plan is None or bool(session.plan.steps)
 
     async def _serve(self, stream: Stream) -> None:

@@ -37,15 +37,18 @@ async def nothing_is_left_behind() -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def trio(path: Path, **nat: Any) -> AsyncIterator[tuple[RelayNode, RelayNode, RelayNode]]:
-    """A relay, and two nodes that are connected to it; the second can be reached through it."""
+async def trio(
+    path: Path, *, second: bool = True, **nat: Any
+) -> AsyncIterator[tuple[RelayNode, RelayNode, RelayNode]]:
+    """A relay, and two nodes that are connected to it; the second can be reached through it, and
+    punches if the test says so."""
     async with AsyncExitStack() as stack:
         relay = await stack.enter_async_context(
             relay_node(path, "relay", Reach.PUBLIC, punches=True)
         )
         one, two = [
-            await stack.enter_async_context(relay_node(path, seed, punches=True, **nat))
-            for seed in ("one", "two")
+            await stack.enter_async_context(relay_node(path, seed, punches=punches, **nat))
+            for seed, punches in (("one", True), ("two", second))
         ]
         await two.reserves_at(relay)
         await one.transport.connect(relay.address)
@@ -88,6 +91,16 @@ async def test_without_punch_a_channel_stays_relayed(tmp_path: Path) -> None:
             await ask(one, two, b"")
         assert route(one, two) == "relay"
         assert punch_of(one).state() == "off: plugins.nat.punch is false"
+
+
+async def test_a_peer_that_does_not_punch_is_rarely_asked(tmp_path: Path) -> None:
+    async with trio(tmp_path, second=False) as (relay, one, two):
+        real, punch_of(one).upgrades._punch = punch_of(one).punch, never
+        await one.transport.connect(two.behind(relay))
+        assert await real(two.id) is False
+        noted = one.kernel.service(ATTEMPTS).of(two.id)
+        assert [each.way for each in noted if not each.ok] == ["punch"]
+        assert route(one, two) == "relay"
 
 
 async def ask(one: RelayNode, two: RelayNode, raw: bytes) -> messages.Message:
