@@ -172,6 +172,7 @@ class Dialler:
             return await self._link(address)
         finally:
             self._linking -= {task}
+            del task  # otherwise its error and this frame form a reference cycle
 
     async def _link(self, address: Address) -> Link:
         """A link to `address` from the first dialer that succeeds; dialers share the time limit.
