@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from aitorrentd.api import AitorrentError
+from aitorrentd.api import PEER_PORT, AitorrentError
 from tests.support.nodes import wait_for
+from tests.support.transport.brought import relay_route, secured
 from tests.support.transport.link_peers import turns
 from tests.support.transport.transport_nodes import ECHO, TestNode, node
 
@@ -67,8 +68,18 @@ async def fail(hub: TestNode, a: TestNode) -> None:
             await a.transport.connect(address)
 
 
+async def move(hub: TestNode, a: TestNode) -> None:
+    ports = a.kernel.service(PEER_PORT), hub.kernel.service(PEER_PORT)
+    await secured(*ports, a.id, hub.id, relay_route())
+    await secured(*ports, a.id, hub.id)
+    for each in (hub, a):
+        await wait_for(lambda: [p.route for p in each.transport.peers()] == ["brought"])  # noqa: B023
+    await a.transport.disconnect(hub.id)
+    await gone(hub, a)
+
+
 @pytest.mark.parametrize("masking", [False, True], ids=["plain", "masked"])
-@pytest.mark.parametrize("once", [reconnect, lose, fail])
+@pytest.mark.parametrize("once", [reconnect, lose, fail, move])
 async def test_links_are_freed_without_a_collection(
     tmp_path: Path, once: Round, masking: bool, no_collector: None
 ) -> None:
