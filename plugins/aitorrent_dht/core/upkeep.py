@@ -49,6 +49,8 @@ class Upkeep:
         self._lost: OrderedDict[Place, None] = OrderedDict()
         self._trying: set[Place] = set()
         self._attempt = 0
+        self._most = 0
+        "Nodes in the table that are no news: only more of them end the growing of the pauses."
         self._next_try = 0.0
         self._reached_out_at = state.now
         self._is_joining = False
@@ -70,6 +72,9 @@ class Upkeep:
             self._try(place, now)
 
     def _lose(self, contact: Contact) -> None:
+        self._most = min(self._most, len(self._state.table))
+        if not self._most:
+            self._attempt = 0
         self._lost[contact.host, contact.port] = None
         if len(self._lost) > MAX_LOST:
             self._lost.popitem(last=False)
@@ -135,7 +140,9 @@ class Upkeep:
             self._is_joining = False
             if not walk.lookup.closest(1):
                 return
-            self._attempt = 0
+            if len(self._state.table) > self._most:
+                self._most = len(self._state.table)
+                self._attempt = 0
             if not self.is_joined:
                 self.is_joined = True
                 self._publishing.refresh(now)
