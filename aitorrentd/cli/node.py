@@ -107,8 +107,11 @@ def render_status(reply: Mapping[str, Any], models: Mapping[str, Any] | None = N
         ("peers", reply.get("peers")),
         *([("reach", _reach_text(reply["reach"]))] if reply.get("reach") else []),
         ("plugins", _plugins_text(plugins)),
-        # The id at the end of each is the line above.
-        ("addresses", [a.partition("/p2p/")[0] for a in reply.get("addresses") or []] or None),
+        # The id at the end of each is the line above; one before it is that of a relay.
+        (
+            "addresses",
+            [a.rpartition("/p2p/")[0] or a for a in reply.get("addresses") or []] or None,
+        ),
         *([("under way", works)] if reply.get("under_way") else []),
         ("memory", _memory(reply)),
         ("loop lag", toolkit.ms_text(reply.get("loop_lag_s", 0))),

@@ -46,6 +46,14 @@ def test_status_shows_errors_before_the_warnings_that_follow_from_them() -> None
     assert lines[1:3] == ["error: transport: the port is taken", "warning: shards: is blocked"]
 
 
+def test_status_shows_which_addresses_are_those_of_a_relay() -> None:
+    circuit = "/ip4/203.0.113.1/tcp/8468/p2p/RELAY/p2p-circuit"
+    addresses = ["/ip4/192.0.2.7/tcp/8468/p2p/ME", f"{circuit}/p2p/ME"]
+    lines = render_status({"id": "ME", "addresses": addresses}).splitlines()
+    at = lines.index("addresses  /ip4/192.0.2.7/tcp/8468")
+    assert lines[at + 1].strip() == circuit
+
+
 def test_status_tells_the_skipped_from_those_that_should_run() -> None:
     counts = {"running": 3, "skipped": 1, "total": 4, "disabled": 1}
     text = "plugins    3 running, 1 skipped, 1 disabled"
