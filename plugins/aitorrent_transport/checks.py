@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
@@ -12,6 +13,8 @@ from aitorrent_transport.service import TransportService
 from aitorrentd.api import Check, CheckResult
 
 _CHECK_S: Final = 3.0
+_NO_FAMILY: Final = (errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.EAFNOSUPPORT)
+"Errors of a loopback address that the machine lacks, mostly for want of IPv6."
 
 
 def checks(service: Callable[[], TransportService | None]) -> Iterable[Check]:
@@ -55,6 +58,8 @@ async def _check_port(service: TransportService) -> CheckResult:
             async with asyncio.timeout(_CHECK_S):
                 _, writer = await asyncio.open_connection(target, port)
         except (OSError, TimeoutError) as e:
+            if ip.is_unspecified and isinstance(e, OSError) and e.errno in _NO_FAMILY:
+                continue
             return CheckResult(
                 "fail",
                 f"{target} port {port}/tcp does not answer: {e or 'no answer in time'}",
