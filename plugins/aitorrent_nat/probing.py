@@ -12,8 +12,9 @@ from aitorrent_nat.reach.messages import SendDatagram
 from aitorrent_nat.reach.servers import Servers
 from aitorrent_nat.service import NatService
 from aitorrent_nat.stun.asking import StunSocket
-from aitorrent_nat.stun.behaviour import Behaviour, Observation
+from aitorrent_nat.stun.behaviour import Behaviour, Mapping, Observation
 from aitorrent_nat.stun.lifetime import WAITS_S, Poke, lifetime_s, poke_by
+from aitorrent_nat.votes import REGIONS, WITNESSES
 from aitorrentd.api import AitorrentError, Unavailable
 
 Progress = Callable[[str], None]
@@ -61,6 +62,8 @@ async def probe(
         found = Probed(behaviour, asked.observed, dict(asked.problems))
     if not found.observed and not found.behaviour.external:
         raise Unavailable("; ".join(found.problems.values()) or _NOBODY)
+    if found.behaviour.mapping is Mapping.UNKNOWN:
+        found = replace(found, problem=_too_few(found, by_peers=servers is None))
     if not lifetime:
         return found
     progress(f"measuring the lifetime of mappings, for {WAITS_S[-1]:.0f} s")
@@ -68,6 +71,20 @@ async def probe(
     if servers is None:
         reach.behaviour = replace(reach.behaviour, lifetime_s=found.behaviour.lifetime_s)
     return found
+
+
+def _too_few(found: Probed, *, by_peers: bool) -> str:
+    """Why the mapping is unknown."""
+    if by_peers:
+        hosts = len({each.server[0] for each in found.observed})
+        return (
+            f"the mapping takes answers from {WITNESSES} hosts in {REGIONS} networks (/16):"
+            f" {hosts} answered; connect to more peers, or set plugins.nat.stun"
+        )
+    return (
+        "the mapping takes a server with two addresses (RFC 5780); without --server, peers are"
+        " asked"
+    )
 
 
 async def _with_lifetime(

@@ -37,7 +37,7 @@ def _why_text(reply: Mapping[str, Any]) -> str:
             **row,
             "at": datetime.fromtimestamp(row["at"]).strftime("%Y-%m-%d %H:%M:%S"),
             "where": row["where"] or "-",
-            "outcome": row["outcome"] + (" (in use)" if row["in_use"] else ""),
+            "outcome": row["outcome"] + (", in use" if row["in_use"] else ""),
         }
         for row in reply["attempts"]
     ]

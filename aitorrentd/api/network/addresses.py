@@ -134,8 +134,11 @@ def _multiaddr(text: str) -> Address:
     if rest[:1] == ["p2p"] and len(rest) == 2:
         peer = parse_peer_id(rest[1])
         rest = []
+    if rest[:1] == [_CIRCUIT]:
+        raise ValueError(f"/{_CIRCUIT} follows /p2p/RELAY, the id of the relay")
     if rest:
-        raise ValueError(f"unexpected /{'/'.join(rest)} at the end")
+        end = rest[2:] if rest[0] == "p2p" and len(rest) > 2 else rest
+        raise ValueError(f"unexpected /{'/'.join(end)} at the end")
     if relay is not None and relay == peer:
         raise ValueError("a peer cannot be its own relay")
     return Address(family, canonical, port, masked, peer, relay)

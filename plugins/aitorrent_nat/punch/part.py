@@ -23,6 +23,7 @@ from aitorrentd.api import (
     Busy,
     HealthWarning,
     Offence,
+    PeerGone,
     PeerId,
     PluginContext,
     Protection,
@@ -44,6 +45,7 @@ SESSION_RATE: Final = 1 / 15
 "Sessions of one peer per second, on average."
 SESSION_BURST: Final = 4
 WAY: Final = "punch"
+_PEER_IS_OFF: Final = "the peer does not punch: it is set so, or its version cannot"
 
 
 class PunchPart:
@@ -132,7 +134,8 @@ class PunchPart:
         except (AitorrentError, OSError) as e:
             if isinstance(e, ProtocolError):
                 self._guard.report(peer, Offence.INVALID_MESSAGE, e.message)
-            self._note_failure(peer, began, str(e))
+            is_off = isinstance(e, PeerGone) and "no such protocol" in e.message
+            self._note_failure(peer, began, _PEER_IS_OFF if is_off else str(e))
             return False  # most likely a node that does not punch
         return session.plan is None or bool(session.plan.steps)
 

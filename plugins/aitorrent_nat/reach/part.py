@@ -48,6 +48,7 @@ RETRY_S: Final = 60.0
 "Between two rounds while something is not known."
 EVERY_S: Final = 600.0
 "Between two rounds otherwise; mappings and firewalls change, slowly."
+_KNOWN: Final = frozenset(Reach) - {Reach.OFFLINE, Reach.UNKNOWN}
 
 
 class ReachPart:
@@ -80,6 +81,7 @@ class ReachPart:
         self._failed: set[PeerId] = set()
         self._silent: set[PeerId] = set()
         "Peers whose STUN server did not answer in the last round."
+        self._logged: Reach | None = None
         self._is_stale = False
         "Whether the network changed since the last round that found anything out."
         self._wake = asyncio.Event()
@@ -177,11 +179,11 @@ class ReachPart:
     async def look(self) -> None:
         """Find out everything anew, with those who are connected now."""
         async with self._round:
-            before = self.reach
             outside = bool(self._outside())
             await asyncio.gather(self._classify(), self._prove())
             self._is_stale = self._is_stale and not outside
-            if (now := self.reach) is not before:
+            if (now := self.reach) is not self._logged and (self._logged or now in _KNOWN):
+                self._logged = now
                 self._ctx.log.info("reachability: %s (%s)", now, self.reason)
 
     async def _classify(self) -> None:

@@ -67,7 +67,7 @@ class Servers:
             try:
                 _, ip = (await self._resolver.resolve(host))[0]
             except (OSError, AitorrentError) as e:
-                problems[place] = f"{host} does not resolve: {e}"
+                problems[place] = str(e) if host in str(e) else f"{host} does not resolve: {e}"
             else:
                 places[ip, port] = place
 
@@ -82,7 +82,14 @@ class Servers:
         try:
             own = frozenset((local_host(places[0]),))
         except OSError as e:
-            return UNKNOWN, (), dict.fromkeys(places, f"no route: {e.strerror}")
+            return (
+                UNKNOWN,
+                (),
+                {
+                    place: f"this node has no route to {host_port(*place)}: {e.strerror}"
+                    for place in places
+                },
+            )
         behaviour, asked = await classify(places, own, host_for(places[0][0]))
         problems = dict(asked.problems)
         old = [place for place in (*asked.legacy, *asked.problems) if ":" not in place[0]]

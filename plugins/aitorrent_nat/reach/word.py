@@ -40,20 +40,25 @@ def verdict(found: Evidence) -> tuple[Reach, str]:
         return Reach.OFFLINE, "no peer is connected"
     if found.proven_at is not None:
         return Reach.PUBLIC, f"{found.proven_by} dialled {host_port(*found.proven_at)}"
-    relayed = f"; reached through the relay {', '.join(found.relays)}" if found.relays else ""
+    through = _through(found.relays)
+    relayed = f"; {through}" if found.relays else ""
     behaviour = found.behaviour
     if behaviour.mapping is Mapping.ENDPOINT_INDEPENDENT:
         return Reach.CONE, f"{_seen(behaviour)} at one port for all{_filter(behaviour)}{relayed}"
     if behaviour.is_symmetric:
         return Reach.SYMMETRIC, f"{_seen(behaviour)} at a port for each of them{relayed}"
     if found.relays:
-        return Reach.RELAYED, f"reached through the relay {', '.join(found.relays)} only"
+        return Reach.RELAYED, f"{through} only"
     if behaviour.mapping is Mapping.NONE and found.failed:
         ports = ", ".join(map(str, found.ports)) or "none"
         return Reach.CONE, f"no NAT, but a firewall keeps peers out of port {ports}{relayed}"
     if behaviour.mapping is Mapping.NONE:
         return Reach.UNKNOWN, "no NAT; no peer outside has tried to dial this node yet"
     return Reach.UNKNOWN, _too_little(found)
+
+
+def _through(relays: Sequence[str]) -> str:
+    return f"reached through the relay{'s' * (len(relays) != 1)} {', '.join(relays)}"
 
 
 def _seen(behaviour: Behaviour) -> str:

@@ -99,7 +99,9 @@ class RelayDialer:
             await stream.write(encode(Connect(address.peer, renews)))
             opened = await self._read(stream)
             if isinstance(opened, Refused):
-                raise Unavailable(f"the relay {short(address.relay)}: {opened.error.message}")
+                raise Unavailable(
+                    f"the relay {short(address.relay)} refused: {opened.error.message}"
+                )
             if not isinstance(opened, Opened):
                 raise ProtocolError("the relay did not answer the request")
             circuit = Circuit(opened.circuit, address.peer)

@@ -118,7 +118,7 @@ class RelayPart:
     def refusal(self) -> str:
         """Why this node does not relay for others now; "" if it does."""
         if not self._config.relay:
-            return "relaying is off"
+            return "plugins.nat.relay is false"
         if self._ctx.draining:
             return "it is draining"
         if self._is_public():

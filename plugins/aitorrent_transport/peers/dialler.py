@@ -80,6 +80,8 @@ class Dialler:
         """
         if address.peer == self._credentials.signer.peer_id:
             raise InvalidParams(f"{address} is this node itself")
+        if address.relay is not None and address.peer is None:
+            raise InvalidParams(f"{address} ends at a relay; append /p2p/ID of the peer behind it")
         now = self._ctx.clock.monotonic
         until = now() + timeout_s
         while True:

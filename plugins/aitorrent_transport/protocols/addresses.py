@@ -120,7 +120,9 @@ class Addresses:
         """Look at the own addresses and tell peers about changes, until cancelled."""
         while True:
             if self.news.look(self._own(), self._ctx.clock.monotonic()):
-                self._ctx.log.info("own addresses: %s", ", ".join(self.news.current) or "none")
+                # All end in this node's id.
+                places = [text.rpartition("/p2p/")[0] or text for text in self.news.current]
+                self._ctx.log.info("own addresses: %s", ", ".join(places) or "none")
                 self.on_change()
             async with asyncio.TaskGroup() as group:
                 for peer in self.news.outdated():

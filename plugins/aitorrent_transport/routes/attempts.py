@@ -35,4 +35,5 @@ class AttemptLog:
         """Attempts within the last 24 hours, oldest first."""
         since = self._now() - KEEP_S
         noted = self._noted.find(peer)
-        return [attempt for attempt in noted or () if attempt.at >= since]
+        # Noted when they end; those that overlap began in another order.
+        return sorted((each for each in noted or () if each.at >= since), key=lambda each: each.at)

@@ -92,4 +92,4 @@ async def test_answer_stays_the_same_when_a_direct_connection_replaces_the_relay
     first, _, *table = out.splitlines()
     assert first.startswith(f"…{helps_id[-8:]}: connected (direct) at {direct.split('/p2p/')[0]}")
     assert [line.split()[2] for line in table[1:]] == ["relay", "direct", "move"]
-    assert table[-1].endswith("(in use)")
+    assert table[-1].endswith(", in use")

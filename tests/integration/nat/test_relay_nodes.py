@@ -30,6 +30,7 @@ from aitorrentd.api import (
     ATTEMPTS,
     AitorrentError,
     Draining,
+    InvalidParams,
     Offence,
     PeerGone,
     Reach,
@@ -208,10 +209,10 @@ async def test_a_node_with_relay_false_never_relays(tmp_path: Path) -> None:
         target.part.reserver.wake.set()
         await wait_for(lambda: target.part.reserver.problems)
         assert target.part.reserver.problems == {
-            relay.id: "this node relays for nobody: relaying is off"
+            relay.id: "this node relays for nobody: plugins.nat.relay is false"
         }
         assert not target.live()
-        with pytest.raises(Unavailable, match="relays for nobody: relaying is off"):
+        with pytest.raises(Unavailable, match="relays for nobody: plugins.nat.relay is false"):
             await dialer.transport.connect(target.behind(relay))
         assert len(relay.part.server.grants) == len(relay.part.server.lines) == 0
         assert relay.part.server.lines.budgets.passed == 0
@@ -260,6 +261,12 @@ async def test_a_masked_node_opens_no_connection_that_cannot_be_masked(tmp_path:
             await masked.transport.connect(target.behind(relay))
         assert not masked.part.reserver.held
         assert "cannot be masked" in masked.part.state()
+
+
+async def test_address_that_ends_at_a_relay_says_what_is_missing(tmp_path: Path) -> None:
+    async with three(tmp_path) as (relay, _, dialer):
+        with pytest.raises(InvalidParams, match="ends at a relay; append /p2p/ID of the peer"):
+            await dialer.transport.connect(f"{relay.address}/p2p-circuit")
 
 
 async def test_nobody_is_reached_without_a_reservation(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from aitorrent_nat import cli, health
 from aitorrent_nat.config import NatConfig, server_place
+from aitorrent_nat.probing import Probed, _too_few
 from aitorrent_nat.service import NatService
-from aitorrent_nat.stun.behaviour import UNKNOWN, Behaviour, Mapping
+from aitorrent_nat.stun.behaviour import UNKNOWN, Behaviour, Mapping, Observation
 from aitorrentd.api import ConfigError, Reach
 from aitorrentd.validation import validated
 
@@ -139,3 +140,11 @@ def test_stun_server_is_host_and_port(text: str, place: tuple[str, int]) -> None
 def test_wrong_setting_is_refused(table: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         validated(("plugins", "nat"), NatConfig, table)
+
+
+def test_probe_says_what_it_takes_to_tell_the_mapping() -> None:
+    place = ("203.0.113.7", 4711)
+    found = Probed(UNKNOWN, [Observation((f"198.51.100.{n}", 8469), place) for n in (1, 1, 2)], {})
+    peers, server = _too_few(found, by_peers=True), _too_few(found, by_peers=False)
+    assert "from 3 hosts in 2 networks (/16): 2 answered; connect to more peers" in peers
+    assert "a server with two addresses (RFC 5780)" in server

@@ -31,7 +31,8 @@ NO_NAT = Behaviour(Mapping.NONE, external="203.0.113.7")
         (
             Evidence(peers=3, outside=3, behaviour=SYMMETRIC, relays=["…r1", "…r2"]),
             Reach.SYMMETRIC,
-            "others see 203.0.113.7 at a port for each of them; reached through the relay …r1, …r2",
+            "others see 203.0.113.7 at a port for each of them;"
+            " reached through the relays …r1, …r2",
         ),
         (
             Evidence(peers=1, outside=1, relays=["…r1"]),

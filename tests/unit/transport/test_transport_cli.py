@@ -267,7 +267,7 @@ def test_why_is_one_line_and_a_table_of_attempts(capsys: pytest.CaptureFixture[s
     assert not blank
     assert head.split() == ["TIME", "WAY", "ADDRESS", "TOOK", "RESULT"]
     assert ROW.address in dialled and "250 ms" in dialled and "refused" in dialled
-    assert relayed.endswith("connected (in use)") and " - " in relayed
+    assert relayed.endswith("connected, in use") and " - " in relayed
     assert "\x1b" not in dialled
     run("peers", "why", "new0")
     assert len(capsys.readouterr().out.splitlines()) == 1

@@ -11,7 +11,7 @@ RELAY, CLIENT, DIALER = (Identity(name).peer_id for name in ("relay", "client", 
 CIRCUIT = f"/ip4/203.0.113.1/tcp/8468/p2p/{RELAY}/p2p-circuit/p2p/{CLIENT}"
 NOTHING: dict[str, Any] = {
     "needed": False,
-    "relaying": "relaying is off",
+    "relaying": "plugins.nat.relay is false",
     "held": [],
     "problems": {},
     "given": [],
@@ -34,7 +34,9 @@ def shown(**changes: Any) -> str:
 
 
 def test_a_node_that_needs_no_relay_says_so() -> None:
-    assert shown() == ("This node needs no relay.\n\nThis node relays for nobody: relaying is off.")
+    assert shown() == (
+        "This node needs no relay.\n\nThis node relays for nobody: plugins.nat.relay is false."
+    )
 
 
 def test_why_there_is_no_relay_yet() -> None:

@@ -83,3 +83,10 @@ def test_attempts_of_a_day_are_kept_and_only_the_last_ones() -> None:
     assert log.peers() == [PEER]
     now += 86_400
     assert log.of(PEER) == []
+
+
+def test_attempts_are_in_the_order_in_which_they_began() -> None:
+    log = AttemptLog(lambda: 10.0)
+    for attempt in (REACHED, REFUSED, UNPUNCHED):
+        log.note(PEER, attempt)
+    assert log.of(PEER) == [REFUSED, UNPUNCHED, REACHED]
