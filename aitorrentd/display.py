@@ -21,6 +21,13 @@ def short(peer: str) -> str:
     return "…" + peer[-8:]
 
 
+def short_ids(address: str) -> str:
+    """An address in which each peer id is shortened: one through a relay fits a table."""
+    head, *rest = address.split("/p2p/")
+    parts = [each.partition("/") for each in rest]
+    return head + "".join(f"/p2p/{short(peer)}{slash}{tail}" for peer, slash, tail in parts)
+
+
 def called(peer: str, name: str) -> str:
     """A node as shown in lists: its shortened id, then its self-chosen name in quotes."""
     name = name.replace('"', "'")

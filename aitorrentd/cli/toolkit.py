@@ -28,6 +28,7 @@ from aitorrentd.cli import tables
 from aitorrentd.display import bytes_text as bytes_text
 from aitorrentd.display import called as called
 from aitorrentd.display import short as short
+from aitorrentd.display import short_ids as short_ids
 from aitorrentd.errors import AitorrentError as AitorrentError  # for commands that survive one
 from aitorrentd.exit_codes import ExitCode as ExitCode
 

@@ -95,7 +95,7 @@ def _render_peers(reply: Mapping[str, Any]) -> str:
         ("id", "PEER", toolkit.short),
         ("connected", "CONNECTED"),
         ("found", "FOUND"),
-        ("address", "ADDRESS"),
+        ("address", "ADDRESS", toolkit.short_ids),
         ("standing", "STANDING"),
         ("failed_dials", "FAILED"),
         ("retry", "RETRY IN"),

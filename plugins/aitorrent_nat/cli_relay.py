@@ -61,6 +61,7 @@ def _held(reply: Mapping[str, Any]) -> str:
             ("circuits", "CIRCUITS"),
             ("address", "ADDRESS OF THIS NODE"),
         ],
+        drop=("address",),  # aitorrentctl id shows it, too
     )
 
 

@@ -88,7 +88,7 @@ def _peers_table(reply: Mapping[str, Any]) -> str:
         [
             ("id", "PEER", toolkit.short),
             ("name", "NAME", lambda name: name or "-"),
-            ("address", "ADDRESS"),
+            ("address", "ADDRESS", toolkit.short_ids),
             ("way", "WAY"),
             ("route", "ROUTE"),
             ("rtt_s", "RTT", toolkit.ms_text),
@@ -109,7 +109,7 @@ def _known_table(reply: Mapping[str, Any]) -> str:
         reply["known"],
         [
             ("id", "PEER", toolkit.short),
-            ("address", "ADDRESS"),
+            ("address", "ADDRESS", toolkit.short_ids),
             ("connected", "CONNECTED"),
             ("wanted", "KEPT"),
             ("fails", "FAILS"),

@@ -46,7 +46,7 @@ def _why_text(reply: Mapping[str, Any]) -> str:
         [
             ("at", "TIME"),
             ("way", "WAY"),
-            ("where", "ADDRESS"),
+            ("where", "ADDRESS", toolkit.short_ids),
             ("took_s", "TOOK", toolkit.ms_text),
             ("outcome", "RESULT"),
         ],

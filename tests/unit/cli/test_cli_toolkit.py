@@ -37,6 +37,14 @@ def test_durations_have_their_two_largest_units(seconds: float, text: str) -> No
     assert toolkit.duration_text(seconds) == text
 
 
+def test_address_through_a_relay_is_short_enough_for_a_table() -> None:
+    relay, peer = "12D3KooW" + 36 * "a" + "relay123", "12D3KooW" + 36 * "b" + "peer4567"
+    place = "/ip4/203.0.113.1/tcp/8468"
+    shown = toolkit.short_ids(f"{place}/p2p/{relay}/p2p-circuit/p2p/{peer}")
+    assert shown == f"{place}/p2p/…relay123/p2p-circuit/p2p/…peer4567"
+    assert toolkit.short_ids(place) == place
+
+
 def test_a_table_aligns_text_left_and_numbers_right() -> None:
     rows: list[dict[str, Any]] = [
         {"name": "a", "n": 5, "ok": True, "tags": ["x", "y"], "s": 0.002},
