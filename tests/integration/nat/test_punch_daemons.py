@@ -72,7 +72,8 @@ async def net(nat_lab: Lab, factory: DaemonFactory, *places: Host, **config: Any
     [
         ("portrestricted", "portrestricted", "punched", 5),
         ("fullcone", "symmetric", "quic", 6),
-        ("portrestricted", "symmetric", "quic", 25),
+        # Guesses may miss, rarely: the next session follows after a minute.
+        ("portrestricted", "symmetric", "quic", 100),
     ],
 )
 async def test_a_relayed_channel_becomes_direct(
