@@ -22,6 +22,7 @@ _NOBODY: Final = (
     "there is nobody to ask: no peer outside this network answers STUN requests; connect to peers,"
     " set plugins.nat.stun, or name a server: nat probe --server HOST:PORT"
 )
+_SILENT: Final = "no peer answered; see aitorrentctl peers, then try again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ async def probe(
         progress("testing how the NAT maps and filters")
         behaviour = await asked.classify(reach.host_to_ask_from)
         found = Probed(behaviour, asked.observed, dict(asked.problems))
+    if servers is None and not service.config.stun and not found.observed:
+        raise Unavailable(_SILENT)  # what is known is from an earlier round
     if not found.observed and not found.behaviour.external:
         raise Unavailable("; ".join(found.problems.values()) or _NOBODY)
     if found.behaviour.mapping is Mapping.UNKNOWN:

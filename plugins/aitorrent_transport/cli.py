@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -124,10 +125,13 @@ def connect(
     """Connect to a peer."""
     wait_s = toolkit.timeout_s(10.0)
     with toolkit.connect(wait_s + 5.0) as client:
+        began = time.monotonic()
         reply = client.call("transport.connect", {"address": address, "timeout_s": wait_s})
-    toolkit.emit(
-        reply, lambda r: f"connected to {r['peer']['id']} at {toolkit.clean(r['peer']['address'])}"
-    )
+        took_s = time.monotonic() - began
+    # An older channel to the peer stays, whatever the address.
+    already = "already " * (reply["peer"]["connected_s"] > took_s)
+    place = toolkit.clean(reply["peer"]["address"])
+    toolkit.emit(reply, lambda r: f"{already}connected to {r['peer']['id']} at {place}")
 
 
 def disconnect(

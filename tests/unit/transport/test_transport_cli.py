@@ -97,7 +97,8 @@ def why(call: Any, params: WhyParams) -> WhyResult:
 def connect(call: Any, params: ConnectParams) -> ConnectResult:
     if params.address.startswith("192"):
         raise Unavailable(f"{params.address} cannot be reached: connection refused")
-    return ConnectResult(peer=ROW)
+    is_new = params.address == "new.example.org:1"
+    return ConnectResult(peer=ROW.model_copy(update={"connected_s": 0.0}) if is_new else ROW)
 
 
 def ping(call: Any, params: PingParams) -> PingResult:
@@ -194,11 +195,13 @@ def test_json_is_the_reply_unchanged(capsys: pytest.CaptureFixture[str]) -> None
 def test_connect_disconnect_and_broadcast_say_what_happened(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    run("connect", "new.example.org:1")
     run("connect", "example.org:1")
     run("disconnect", ID)
     run("broadcast", "hello")
     assert capsys.readouterr().out.splitlines() == [
         f"connected to {ID} at {ROW.address}",
+        f"already connected to {ID} at {ROW.address}",
         f"disconnected from {ID}",
         "sent to 1 peer",
     ]
