@@ -123,7 +123,8 @@ async def test_checks_from_hosts_that_the_session_does_not_allow_are_ignored(
     both = Two(tasks)
     await both.gather()
     with pytest.raises(Unavailable):
-        await both.connect(allowed="11.1.0.2")
+        for path in await both.connect(allowed="11.1.0.2"):
+            path.close()
     await both.close()
 
 
