@@ -142,7 +142,14 @@ async def gather() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     from aitorrentd.kernel.found import installed
 
     servers = [{"name": "example", "url": "http://127.0.0.1:9/v1"}]
-    config = {"plugins": {"openai": {"servers": servers}, "ollama": {"url": "http://127.0.0.1:9"}}}
+    tracker = {"enabled": True, "listen": "127.0.0.1", "port": 0}
+    config = {
+        "plugins": {
+            "openai": {"servers": servers},
+            "ollama": {"url": "http://127.0.0.1:9"},
+            "tracker": tracker,
+        }
+    }
     async with Node.temporary(config) as node:
         source = Methods(node)
         _, describe = source.method("rpc.describe")

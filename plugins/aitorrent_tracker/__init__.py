@@ -1,0 +1,1 @@
+"""The tracker plugin: a BitTorrent tracker over HTTP and UDP."""

@@ -1,0 +1,1 @@
+"""What the tracker answers, and to whom; no I/O and no clock."""

@@ -1,0 +1,147 @@
+"""A tracker without sockets: requests in, replies out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aitorrent_tracker.answering.access import ANNOUNCE, Access
+from aitorrent_tracker.answering.sources import Proxies, Rates
+from aitorrent_tracker.swarms.storage import Announce, Found, Full, Storage
+from aitorrent_tracker.wire import http_replies, query, udp
+from aitorrent_tracker.wire.http_requests import Request
+from aitorrent_tracker.wire.refusals import Refused
+
+_OK = b"200 OK"
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """When clients announce themselves again, in seconds."""
+
+    usual_s: int = 900
+    least_s: int = 60
+
+
+class Tracker:
+    """Answers announces and scrapes. `draw` returns a random number in [0, 1)."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        access: Access,
+        rates: Rates,
+        proxies: Proxies,
+        ids: udp.ConnectionIds,
+        intervals: Intervals,
+        draw: Callable[[], float],
+    ) -> None:
+        self.storage = storage
+        self.access = access
+        self.counts: Counter[str] = Counter()
+        "Events since the start, by name."
+        self._rates = rates
+        self._proxies = proxies
+        self._ids = ids
+        self._intervals = intervals
+        self._draw = draw
+
+    def http(self, request: Request, host: bytes, now: float) -> tuple[bytes, bytes]:
+        """Status and body of the answer to a request from a packed address."""
+        try:
+            action = self.access.action(request.path)
+            host = self._proxies.client(host, request.forwarded)
+            if not self._rates.take(host, now):
+                raise Refused("rate", "too many requests from your network", retry_min=1)
+            if action == ANNOUNCE:
+                return _OK, self._http_announce(request.query, host, now)
+            hashes = query.read_scrape(request.query)
+        except Refused as e:
+            self.counts[f"refused_{e.kind}"] += 1
+            status = b"404 Not Found" if e.kind == "path" else _OK
+            return status, http_replies.failure_reply(e)
+        self.counts["http_scrapes"] += 1
+        listed = filter(self.access.is_listed, hashes)
+        return _OK, http_replies.scrape_reply({h: self.storage.counts(h) for h in listed})
+
+    def _http_announce(self, raw: bytes, host: bytes, now: float) -> bytes:
+        asked = query.read_announce(raw)
+        found = self._announce(asked, host, now)
+        self.counts["http_announces"] += 1
+        least_s = self._intervals.least_s
+        if asked.is_compact:
+            return http_replies.compact_reply(found, self._interval_s(), least_s)
+
+        def id_of(entry: bytes) -> bytes:
+            return self.storage.peer_id(asked.info_hash, entry)
+
+        return http_replies.full_reply(
+            found, self._interval_s(), least_s, id_of if asked.has_ids else None
+        )
+
+    def _announce(self, asked: query.Query | udp.UdpAnnounce, host: bytes, now: float) -> Found:
+        self.access.check_torrent(asked.info_hash)
+        announce = Announce(
+            asked.info_hash,
+            asked.peer_id,
+            host,
+            asked.port,
+            asked.event,
+            asked.is_seed,
+            asked.wanted,
+        )
+        try:
+            return self.storage.announce(announce, now)
+        except Full:
+            raise Refused("full", "this tracker has no room for another torrent") from None
+
+    def _interval_s(self) -> int:
+        """An eighth of it is random, so that clients that started together drift apart."""
+        return int(self._intervals.usual_s * (1 - self._draw() / 8))
+
+    def udp(self, raw: bytes, host: bytes, now: float) -> bytes | None:
+        """The answer to a datagram from a packed address, or none."""
+        head = udp.read_head(raw)
+        if head is None:
+            self.counts["udp_ignored"] += 1
+            return None
+        connection, action, transaction = head
+        if action == udp.CONNECT and connection == udp.PROTOCOL_ID:
+            # Not limited: the sender's address may be forged, and its owner must not pay for that.
+            self.counts["udp_connects"] += 1
+            return udp.connect_reply(transaction, self._ids.make(host, now))
+        if action not in (udp.ANNOUNCE, udp.SCRAPE):
+            self.counts["udp_ignored"] += 1
+            return None
+        if not self._ids.is_valid(connection, host, now):
+            self.counts["udp_unproven"] += 1
+            reply = udp.error_reply(transaction, "expired")
+            return reply if len(reply) <= len(raw) else None
+        if not self._rates.take(host, now):
+            self.counts["refused_rate"] += 1
+            return None
+        try:
+            if action == udp.ANNOUNCE:
+                return self._udp_announce(raw, transaction, host, now)
+            return self._udp_scrape(raw, transaction)
+        except Refused as e:
+            self.counts[f"refused_{e.kind}"] += 1
+            return udp.error_reply(transaction, e.text)
+
+    def _udp_announce(self, raw: bytes, transaction: int, host: bytes, now: float) -> bytes:
+        asked = udp.read_announce(raw, len(host))
+        self.access.action(asked.path.partition(b"?")[0] or b"/announce")
+        found = self._announce(asked, host, now)
+        self.counts["udp_announces"] += 1
+        return udp.announce_reply(transaction, found, self._interval_s(), len(host))
+
+    def _udp_scrape(self, raw: bytes, transaction: int) -> bytes:
+        hashes = udp.read_scrape(raw)
+        if self.access.is_private:
+            raise Refused("key", "scrape over HTTP, with your key")
+        counts = [
+            self.storage.counts(h) if self.access.is_listed(h) else udp.NO_COUNTS for h in hashes
+        ]
+        self.counts["udp_scrapes"] += 1
+        return udp.scrape_reply(transaction, counts)

@@ -1,0 +1,25 @@
+"""Health of a running tracker: warnings for `status`, a check for `doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from aitorrent_tracker.service import TrackerService
+from aitorrentd.api import CheckResult, HealthWarning
+
+
+def warnings(service: TrackerService) -> Iterator[HealthWarning]:
+    """Yield each current problem with its remedy."""
+    if not service.config.open and not service.config.torrents:
+        yield HealthWarning(
+            "no_torrents",
+            "the tracker refuses every announce: list info-hashes in plugins.tracker.torrents, or"
+            " set plugins.tracker.open to true",
+        )
+
+
+def check_port(service: TrackerService | None) -> CheckResult:
+    """Whether the tracker listens."""
+    if service is None:
+        return CheckResult("fail", "the tracker is not running", "aitorrentctl plugin list")
+    return CheckResult("ok", f"listening on {', '.join(service.listening)}")

@@ -1,0 +1,49 @@
+"""Control methods of the tracker: `tracker.*`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from aitorrent_tracker.service import TrackerService
+from aitorrentd.api import CallContext, Method, NoParams
+
+
+class StatsResult(BaseModel):
+    """What the tracker keeps and did."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    listening: list[str] = Field(description="addresses in use, such as 0.0.0.0:6969/tcp")
+    open: bool = Field(description="whether every info-hash is served, as configured")
+    private: bool = Field(description="whether clients need an announce key, as configured")
+    listed: int = Field(description="number of info-hashes in the configuration")
+    swarms: int = Field(description="number of torrents with peers")
+    seeds: int = Field(description="peers that have everything")
+    leechers: int = Field(description="peers that are downloading")
+    completed: int = Field(description="downloads completed since the plugin started")
+    unlisted: int = Field(
+        description="announces of peers that were not stored because of a limit, since the start"
+    )
+    expired: int = Field(description="peers that stopped announcing, since the start")
+    connections: int = Field(description="open TCP connections")
+    counts: dict[str, int] = Field(description="number of events since the start, by name")
+
+
+def tracker_methods(service: TrackerService) -> Iterator[Method]:
+    """All methods."""
+
+    def stats(call: CallContext, params: BaseModel) -> StatsResult:
+        tracker, config = service.tracker, service.config
+        return StatsResult(
+            listening=service.listening,
+            open=config.open,
+            private=bool(config.keys),
+            listed=len(config.torrents),
+            connections=len(service.http),
+            counts=dict(sorted(tracker.counts.items())),
+            **tracker.storage.statistics()._asdict(),
+        )
+
+    yield Method("tracker.stats", stats, "What the tracker keeps and did.", NoParams, StatsResult)

@@ -1,0 +1,66 @@
+"""The tracker plugin: hooks and lifespan."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from aitorrent_tracker import health
+from aitorrent_tracker.config import TrackerConfig
+from aitorrent_tracker.methods import tracker_methods
+from aitorrent_tracker.service import TrackerService
+from aitorrentd.api import (
+    Check,
+    CheckResult,
+    HealthWarning,
+    Method,
+    PluginContext,
+    PluginInfo,
+    hookimpl,
+)
+
+
+class TrackerPlugin:
+    """A BitTorrent tracker over HTTP and UDP, for any client; disabled by default."""
+
+    def __init__(self) -> None:
+        self._service: TrackerService | None = None
+
+    @hookimpl
+    def aitorrent_info(self) -> PluginInfo:
+        """The manifest."""
+        return PluginInfo(
+            name="tracker",
+            summary="a BitTorrent tracker over HTTP and UDP; disabled by default",
+            config=TrackerConfig,
+        )
+
+    @hookimpl
+    @asynccontextmanager
+    async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
+        """Serve while the plugin runs."""
+        service = TrackerService(ctx)
+        async with service.running():
+            self._service = service
+            try:
+                yield
+            finally:
+                self._service = None
+
+    @hookimpl
+    def aitorrent_methods(self, ctx: PluginContext) -> Iterable[Method]:
+        """`tracker.stats`."""
+        return tracker_methods(self._service) if self._service else ()
+
+    @hookimpl
+    def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
+        """Check that the tracker listens."""
+        return [Check("port", "The tracker listens on its port.", self._check_port)]
+
+    @hookimpl
+    def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:
+        """What keeps the tracker from serving."""
+        return list(health.warnings(self._service)) if self._service else []
+
+    async def _check_port(self) -> CheckResult:
+        return health.check_port(self._service)

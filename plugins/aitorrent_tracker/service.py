@@ -1,0 +1,97 @@
+"""The tracker service: what runs, and what it is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aitorrent_tracker.answering.access import Access
+from aitorrent_tracker.answering.sources import Proxies, Rates
+from aitorrent_tracker.answering.tracker import Intervals, Tracker
+from aitorrent_tracker.config import TrackerConfig
+from aitorrent_tracker.net.binding import bind
+from aitorrent_tracker.net.http_server import HttpServer
+from aitorrent_tracker.net.udp_server import UdpServer
+from aitorrent_tracker.swarms.memory import Limits, MemoryStorage
+from aitorrent_tracker.wire.udp import ConnectionIds
+from aitorrentd.api import PluginContext
+from aitorrentd.api.network.addresses import host_port
+from aitorrentd.api.tasks import Tasks
+
+SWEEP_S: Final = 1.0
+TTL_INTERVALS: Final = 2
+"A peer expires when it missed an announce: clients are late, and some requests are lost."
+
+
+class TrackerService:
+    """The parts of a running plugin."""
+
+    def __init__(self, ctx: PluginContext) -> None:
+        self.config: TrackerConfig = ctx.config
+        config, limits = self.config, self.config.limits
+        self._ctx = ctx
+        self._clock = ctx.clock.monotonic
+        self._tasks = Tasks(ctx.tasks)
+        storage = MemoryStorage(
+            Limits(limits.swarms, limits.peers, limits.peers_per_swarm, limits.peers_per_subnet),
+            ttl_s=TTL_INTERVALS * config.interval_s,
+            now=self._clock(),
+            draw=ctx.random.random,
+        )
+        self.tracker = Tracker(
+            storage,
+            Access(config.info_hashes(), [key.get_secret_value() for key in config.keys]),
+            Rates(limits.requests_per_s),
+            Proxies([ipaddress.ip_network(text) for text in config.trusted_proxies]),
+            ConnectionIds(os.urandom(32)),
+            Intervals(config.interval_s),
+            ctx.random.random,
+        )
+        self.http = HttpServer(
+            self.tracker,
+            self._clock,
+            max_connections=limits.connections,
+            max_per_subnet=limits.connections_per_subnet,
+        )
+        self.udp = UdpServer(self.tracker, self._clock)
+        self.port = 0
+        "The port that is bound."
+        self.listening: list[str] = []
+        "Addresses in use: `0.0.0.0:6969/tcp`."
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve while the block runs.
+
+        Raises:
+            Unavailable: the port is taken, or an address is not of this machine.
+        """
+        bound = bind(self.config.listen, self.config.port, udp=self.config.udp)
+        self.port = bound.port
+        try:
+            for sock in bound.tcp:
+                self.listening.append(f"{host_port(*sock.getsockname()[:2])}/tcp")
+                await self.http.listen(sock)
+            for sock in bound.udp:
+                self.listening.append(f"{host_port(*sock.getsockname()[:2])}/udp")
+                await self.udp.listen(sock)
+            self._ctx.log.info("listening on %s", ", ".join(self.listening))
+            self._tasks.spawn(self._sweep(), "tracker: sweep")
+            yield
+        finally:
+            await self._tasks.close()
+            self.udp.close()
+            await self.http.close()
+            for sock in (*bound.tcp, *bound.udp):
+                sock.close()
+
+    async def _sweep(self) -> None:
+        """End slow connections, and expire peers."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.http.sweep()
+            self.tracker.storage.expire(self._clock())

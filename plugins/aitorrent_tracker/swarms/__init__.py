@@ -1,0 +1,1 @@
+"""Swarms: who shares which torrent; no I/O and no clock."""

@@ -1,0 +1,111 @@
+"""Peers of one swarm, as compact arrays.
+
+Entries have the format of compact replies (BEP 23, BEP 7), so that a reply is a slice: some peers
+in a row from a random one on. Removal moves the last entry into the gap.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from aitorrent_tracker.swarms.storage import HASH_BYTES
+
+PEER_ID_BYTES = HASH_BYTES
+
+
+class Peers:
+    """Peers with addresses of one size, either seeds or leechers."""
+
+    __slots__ = ("_entries", "_ids", "_index", "_seen", "_width")
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._entries = bytearray()
+        self._ids = bytearray()
+        self._seen = array("I")
+        "The tick of each peer's last announce."
+        self._index: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __contains__(self, entry: bytes) -> bool:
+        return entry in self._index
+
+    def put(self, entry: bytes, peer_id: bytes, tick: int) -> None:
+        """Add a peer, or note that it announced itself again."""
+        at = self._index.get(entry)
+        if at is None:
+            self._index[entry] = len(self._seen)
+            self._entries += entry
+            self._ids += peer_id
+            self._seen.append(tick)
+        else:
+            self._seen[at] = tick
+            self._ids[at * PEER_ID_BYTES : (at + 1) * PEER_ID_BYTES] = peer_id
+
+    def drop(self, entry: bytes) -> bool:
+        """Remove a peer; whether it was there."""
+        at = self._index.pop(entry, None)
+        if at is None:
+            return False
+        width, ids, entries = self._width, self._ids, self._entries
+        seen = self._seen.pop()
+        if at < len(self._seen):
+            last = bytes(entries[-width:])
+            entries[at * width : (at + 1) * width] = last
+            ids[at * PEER_ID_BYTES : (at + 1) * PEER_ID_BYTES] = ids[-PEER_ID_BYTES:]
+            self._seen[at] = seen
+            self._index[last] = at
+        del entries[-width:], ids[-PEER_ID_BYTES:]
+        return True
+
+    def id_of(self, entry: bytes) -> bytes:
+        """The peer's id, or nothing."""
+        at = self._index.get(entry)
+        return b"" if at is None else bytes(self._ids[at * PEER_ID_BYTES :][:PEER_ID_BYTES])
+
+    def sample(self, wanted: int, draw: float, without: bytes) -> bytes:
+        """At most `wanted` entries from a random one on; `draw` in [0, 1) chooses it.
+
+        The entry `without` is left out.
+        """
+        count, width = len(self._seen), self._width
+        own = self._index.get(without)
+        if wanted >= count - (own is not None):
+            first, taken = 0, count
+        else:
+            first, taken = int(draw * count), wanted
+            if own is not None and (own - first) % count < taken:
+                taken += 1
+        begin, end = first * width, (first + taken) * width
+        found = bytes(self._entries[begin:end])
+        if len(found) < taken * width:
+            found += self._entries[: taken * width - len(found)]
+        if own is not None and (at := (own - first) % count) < taken:
+            return found[: at * width] + found[(at + 1) * width :]
+        return found
+
+    def count_prefix(self, prefix: bytes, enough: int) -> int:
+        """How many peers have an address that starts with these bytes; counts up to `enough`."""
+        found, at = 0, self._entries.find(prefix)
+        while at >= 0 and found < enough:
+            found += at % self._width == 0  # other matches are across entries
+            at = self._entries.find(prefix, at + 1)
+        return found
+
+    def oldest(self) -> int | None:
+        """The tick of the announce that is longest ago; None without peers."""
+        return min(self._seen, default=None)
+
+    def expire(self, tick: int) -> int:
+        """Remove peers whose last announce was before `tick`; how many."""
+        width, entries = self._width, self._entries
+        old = [
+            bytes(entries[at * width : (at + 1) * width])
+            for at, seen in enumerate(self._seen)
+            if seen < tick
+        ]
+        for entry in old:
+            self.drop(entry)
+        return len(old)

@@ -1,0 +1,1 @@
+"""Requests and replies of trackers: HTTP, UDP and bencode; no I/O."""

@@ -1,0 +1,90 @@
+"""Replies of an HTTP tracker: BEP 3, BEP 7, BEP 23, BEP 31 and BEP 48."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+
+from aitorrent_tracker.swarms.storage import Counts, Found
+from aitorrent_tracker.wire.bencode import Value, bencode
+from aitorrent_tracker.wire.refusals import Refused
+
+
+def compact_reply(found: Found, interval_s: int, min_interval_s: int) -> bytes:
+    """The answer to an announce, with peers as bytes (BEP 23, BEP 7)."""
+    seeds, leechers, completed = found.counts
+    return (
+        b"d8:completei%de10:downloadedi%de10:incompletei%de8:intervali%de12:min intervali%de"
+        b"5:peers%d:%b6:peers6%d:%be"
+        % (
+            seeds,
+            completed,
+            leechers,
+            interval_s,
+            min_interval_s,
+            len(found.peers4),
+            found.peers4,
+            len(found.peers6),
+            found.peers6,
+        )
+    )
+
+
+def full_reply(
+    found: Found, interval_s: int, min_interval_s: int, id_of: Callable[[bytes], bytes] | None
+) -> bytes:
+    """The answer to an announce, with peers as dictionaries (BEP 3).
+
+    `id_of` maps a compact address to its peer id; None leaves the ids out.
+    """
+    peers: list[Value] = []
+    for raw, width in ((found.peers4, 6), (found.peers6, 18)):
+        for at in range(0, len(raw), width):
+            entry = raw[at : at + width]
+            peer: dict[bytes, Value] = {
+                b"ip": str(ipaddress.ip_address(entry[:-2])).encode(),
+                b"port": int.from_bytes(entry[-2:], "big"),
+            }
+            if id_of is not None:
+                peer[b"peer id"] = id_of(entry)
+            peers.append(peer)
+    return bencode(
+        {
+            b"complete": found.counts.seeds,
+            b"downloaded": found.counts.completed,
+            b"incomplete": found.counts.leechers,
+            b"interval": interval_s,
+            b"min interval": min_interval_s,
+            b"peers": peers,
+        }
+    )
+
+
+def scrape_reply(counts: Mapping[bytes, Counts]) -> bytes:
+    """The answer to a scrape (BEP 48)."""
+    files: dict[bytes, Value] = {
+        info_hash: {b"complete": c.seeds, b"downloaded": c.completed, b"incomplete": c.leechers}
+        for info_hash, c in counts.items()
+    }
+    return bencode({b"files": files})
+
+
+def failure_reply(refused: Refused) -> bytes:
+    """The answer to a request that is not served."""
+    reply: dict[bytes, Value] = {b"failure reason": refused.text.encode()}
+    if refused.retry_min is not None:
+        reply[b"retry in"] = refused.retry_min
+    return bencode(reply)
+
+
+def http_reply(
+    body: bytes, *, status: bytes = b"200 OK", is_head: bool, keeps_alive: bool
+) -> bytes:
+    """A whole HTTP response."""
+    return b"HTTP/1.1 %b\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%b%b\r\n%b" % (
+        status,
+        len(body),
+        b"Allow: GET, HEAD\r\n" if status.startswith(b"405") else b"",
+        b"Connection: keep-alive\r\n" if keeps_alive else b"Connection: close\r\n",
+        b"" if is_head else body,
+    )

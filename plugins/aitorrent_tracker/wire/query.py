@@ -1,0 +1,117 @@
+"""Queries of HTTP announces and scrapes, read as bytes (BEP 3, BEP 7, BEP 23, BEP 48).
+
+An info-hash is any 20 bytes, percent-encoded, so nothing here is ever text. `+` stands for itself.
+Addresses in a query (`ip`, `ipv4`, `ipv6`) are ignored: they would let anyone direct a swarm at a
+third party.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from aitorrent_tracker.swarms.storage import HASH_BYTES, Event
+from aitorrent_tracker.wire.refusals import Refused
+
+MAX_SCRAPED: Final = 74
+"Info-hashes in one scrape, as over UDP (BEP 15)."
+DEFAULT_WANTED: Final = 50
+MAX_WANTED: Final = 200
+_MAX_PAIRS: Final = 64
+_MAX_DIGITS: Final = 20
+_EVENTS: Final = {
+    b"started": Event.STARTED,
+    b"completed": Event.COMPLETED,
+    b"stopped": Event.STOPPED,
+}
+_ONCE: Final = (b"info_hash", b"peer_id", b"port", b"left")
+
+
+class Query(NamedTuple):
+    """An announce as far as it is in the query."""
+
+    info_hash: bytes
+    peer_id: bytes
+    port: int
+    event: Event
+    is_seed: bool
+    wanted: int
+    is_compact: bool
+    "False if the client asked for the original list of dictionaries."
+    has_ids: bool
+    "Whether that list contains peer ids."
+
+
+def read_announce(query: bytes) -> Query:
+    """The announce in a query string.
+
+    Raises:
+        Refused: a field is missing, repeated or malformed.
+    """
+    fields: dict[bytes, bytes] = {}
+    pairs = query.split(b"&", _MAX_PAIRS)
+    if len(pairs) > _MAX_PAIRS:
+        raise Refused("malformed", "the query has too many parameters")
+    for pair in pairs:
+        key, _, value = pair.partition(b"=")
+        if key not in fields:
+            fields[key] = value
+        elif key in _ONCE:
+            raise Refused("malformed", f"{key.decode()} is repeated")
+    event = _EVENTS.get(fields.get(b"event", b""), Event.NONE)
+    port = whole_number(fields.get(b"port", b""))
+    if port is None or port > 65_535 or (port == 0 and event is not Event.STOPPED):
+        raise Refused("malformed", "port is missing or is not a number from 1 to 65535")
+    wanted = whole_number(fields.get(b"numwant", b""))
+    left = fields.get(b"left", b"")
+    return Query(
+        _twenty_bytes(fields, b"info_hash"),
+        _twenty_bytes(fields, b"peer_id"),
+        port,
+        event,
+        # Clients that do not know yet send other things than a number.
+        left.isdigit() and not left.strip(b"0"),
+        DEFAULT_WANTED if wanted is None else min(wanted, MAX_WANTED),
+        fields.get(b"compact") != b"0",
+        fields.get(b"no_peer_id") != b"1",
+    )
+
+
+def read_scrape(query: bytes) -> list[bytes]:
+    """The info-hashes of a scrape, each once.
+
+    Raises:
+        Refused: there is none, there are too many, or one is malformed.
+    """
+    hashes: dict[bytes, None] = {}
+    pairs = query.split(b"&", 2 * MAX_SCRAPED)
+    for pair in pairs:
+        key, _, value = pair.partition(b"=")
+        if key == b"info_hash":
+            hashes[_decoded(key, value)] = None
+    if not hashes:
+        raise Refused("malformed", "info_hash is missing; this tracker has no full scrape")
+    if len(pairs) > 2 * MAX_SCRAPED or len(hashes) > MAX_SCRAPED:
+        raise Refused("malformed", f"a scrape may name {MAX_SCRAPED} info-hashes at most")
+    return list(hashes)
+
+
+def whole_number(digits: bytes) -> int | None:
+    """The number, if these are a few ASCII digits and nothing else."""
+    # int() would accept signs, underscores, spaces and the digits of other scripts.
+    return int(digits) if digits.isdigit() and len(digits) <= _MAX_DIGITS else None
+
+
+def _twenty_bytes(fields: dict[bytes, bytes], key: bytes) -> bytes:
+    value = fields.get(key)
+    if value is None:
+        raise Refused("malformed", f"{key.decode()} is missing")
+    return _decoded(key, value)
+
+
+def _decoded(key: bytes, value: bytes) -> bytes:
+    decoded = unquote_to_bytes(value)
+    # An escape that is not %XX stays as it is, and would pass for three bytes.
+    if len(decoded) != HASH_BYTES or len(value) != HASH_BYTES + 2 * value.count(b"%"):
+        raise Refused("malformed", f"{key.decode()} is not {HASH_BYTES} percent-encoded bytes")
+    return decoded
