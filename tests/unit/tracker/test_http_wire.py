@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aitorrent_tracker.swarms.storage import Counts, Event, Found
-from aitorrent_tracker.wire.bencode import bencode
+from aitorrent_tracker.wire.bencode import Value, bencode
 from aitorrent_tracker.wire.http_replies import (
     compact_reply,
     failure_reply,
@@ -238,5 +238,5 @@ def test_scrape_failure_and_head_replies() -> None:
 
 
 def test_bencode_sorts_keys_and_counts_bytes() -> None:
-    value = {b"z": [1, -2, b""], b"a": {}, "é".encode(): "é".encode()}
+    value: Value = {b"z": [1, -2, b""], b"a": {}, "é".encode(): "é".encode()}
     assert bencode(value) == b"d1:ade1:zli1ei-2e0:e2:\xc3\xa92:\xc3\xa9e"
