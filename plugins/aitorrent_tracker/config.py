@@ -61,7 +61,7 @@ class TrackerConfig(PluginConfig):
     interval_s: Annotated[int, Field(ge=60, le=86_400)] = 900
     "Seconds between two announces of a client; one that is silent for twice as long is removed."
     limits: LimitsConfig = LimitsConfig()
-    "Bounds on what strangers can make the tracker keep and do."
+    "Limits on peers, requests and connections, in all and per network."
 
     @field_validator("listen", "torrents", "keys", "trusted_proxies", mode="before")
     @classmethod
