@@ -165,7 +165,7 @@ class RelayPart:
             return "none used: connections through relays cannot be masked"
         if not self._config.reservations:
             return "none used: plugins.nat.reservations is 0"
-        return "none found yet" if self.is_needed() else "none needed"
+        return "none needed" if self._is_public() else "none found yet"
 
     def _given_text(self) -> str:
         if refusal := self.refusal():

@@ -100,6 +100,7 @@ async def test_a_peer_that_does_not_punch_is_rarely_asked(tmp_path: Path) -> Non
         assert await real(two.id) is False
         noted = one.kernel.service(ATTEMPTS).of(two.id)
         assert [each.way for each in noted if not each.ok] == ["punch"]
+        assert noted[-1].outcome == "the peer does not punch: it is set so, or its version cannot"
         assert route(one, two) == "relay"
 
 

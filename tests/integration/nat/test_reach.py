@@ -60,6 +60,16 @@ async def test_daemon_classifies_its_nat_with_peers_only(
     assert now["behaviour"]["external"] == host.public
 
 
+async def test_daemon_that_peers_dialled_logs_that_it_is_public(
+    nat_lab: Lab, daemon_factory: DaemonFactory
+) -> None:
+    host, other = nat_lab.public(), nat_lab.public()
+    daemon = await daemon_at(daemon_factory, host, PLAIN)
+    await daemon_at(daemon_factory, other, PLAIN, bootstrap=host)
+    await wait_for(lambda: "nat: reachability: public (" in daemon.log(), 40.0, every_s=0.2)
+    assert daemon.log().count("nat: reachability") == 1
+
+
 async def test_word_follows_a_change_of_the_network(
     nat_lab: Lab, daemon_factory: DaemonFactory
 ) -> None:
