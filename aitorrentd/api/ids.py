@@ -72,3 +72,12 @@ def parse_peer_id(text: str) -> PeerId:
     """
     public_key(text)
     return PeerId(text)
+
+
+def is_peer_id(text: str) -> bool:
+    """Whether `text` is the peer id of an Ed25519 key."""
+    try:
+        public_key(text)
+    except ValueError:
+        return False
+    return True

@@ -8,7 +8,10 @@ from aitorrent_inference.catalogue import Catalogue
 from aitorrent_inference.router import Router
 from aitorrentd.api import Check, CheckResult, HealthWarning
 
-_REMEDY: Final = "Start Ollama, configure plugins.openai or plugins.shards, or connect to a peer."
+_REMEDY: Final = (
+    "Start Ollama, configure plugins.openai or plugins.shards, or connect to a peer that has a"
+    " model."
+)
 
 
 def can_answer(router: Router) -> Check:

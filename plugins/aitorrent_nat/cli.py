@@ -80,18 +80,20 @@ def _lifetime_text(seconds: float) -> str:
 
 def probe(
     server: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--server", metavar="HOST:PORT", help="STUN server to ask instead (port 3478)."
         ),
-    ] = "",
+    ] = None,
     lifetime: Annotated[
         bool,
         typer.Option("--lifetime", help="Also measure how long idle mappings last: 5 minutes."),
     ] = False,
 ) -> None:
     """Test the NAT."""
-    params = {"server": server, "lifetime": lifetime}
+    if server == "":
+        raise typer.BadParameter("it is empty; write HOST:PORT", param_hint="'--server'")
+    params = {"server": server or "", "lifetime": lifetime}
     with toolkit.connect(LIFETIME_S if lifetime else PROBE_S) as client, toolkit.Progress() as bar:
         reply = client.call("nat.probe", params, progress=bar)
     toolkit.emit(reply, _probe_text)

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from aitorrentd.api.ids import PeerId, parse_peer_id
+from aitorrentd.api.ids import PeerId, is_peer_id, parse_peer_id
 from aitorrentd.errors import InvalidParams
 
 SUFFIX: Final = ".addr"
@@ -146,6 +146,8 @@ def _multiaddr(text: str) -> Address:
 
 def _host_port(text: str) -> Address:
     host, colon, port = text.rpartition(":")
+    if not colon and is_peer_id(text):
+        raise ValueError("it is a peer id, which does not say where the node is; write HOST:PORT")
     if not colon or not port:
         raise ValueError("the port is missing; write HOST:PORT")
     if host.startswith("[") and host.endswith("]"):

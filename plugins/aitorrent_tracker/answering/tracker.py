@@ -116,8 +116,8 @@ class Tracker:
             return None
         if not self._ids.is_valid(connection, host, now):
             self.counts["udp_unproven"] += 1
-            reply = udp.error_reply(transaction, "expired")
-            return reply if len(reply) <= len(raw) else None
+            # At 15 bytes no longer than any request.
+            return udp.error_reply(transaction, "expired")
         if not self._rates.take(host, now):
             self.counts["refused_rate"] += 1
             return None

@@ -38,6 +38,7 @@ BAD = {
     "": "the address is empty",
     "203.0.113.1": "the port is missing",
     "203.0.113.1:": "the port is missing",
+    ID: "it is a peer id",
     ":8468": "not a host name",
     "203.0.113.1:0": "1 to 65535",
     "203.0.113.1:65536": "1 to 65535",

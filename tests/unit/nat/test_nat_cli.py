@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from typer import BadParameter
 
 from aitorrent_nat import cli, health
 from aitorrent_nat.config import NatConfig, server_place
@@ -63,6 +64,11 @@ def test_probe_shows_what_servers_said_and_how_long_mappings_last(
     assert f"mappings last     {text}" in shown
     assert "198.51.100.1:3478  203.0.113.7:4711" in shown
     assert "198.51.100.2:3478  did not answer" in shown
+
+
+def test_probe_of_no_server_is_a_usage_error() -> None:
+    with pytest.raises(BadParameter, match="write HOST:PORT"):
+        cli.probe("", False)
 
 
 def service(
