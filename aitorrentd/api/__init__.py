@@ -3,10 +3,11 @@
 Names here are stable: fields are only ever added, and a service's key carries its version.
 
 Tools that only some plugins need have their own modules: `aitorrentd.api.tasks` (background tasks
-with an owner), `fields` (checked fields of an untrusted map), `limits` (per peer), `backoff`,
-`network.addresses`, and, for backends that relay to a server, `models.relay` (a streaming client),
-`models.served`, `models.documents` (JSON from a body split at arbitrary points), `models.texts` and
-`models.reported_errors` (server dialects for text and errors).
+with an owner), `saved_tables` (state that outlives a restart), `fields` (checked fields of an
+untrusted map), `limits` (per peer), `backoff`, `network.addresses`, and, for backends that relay
+to a server, `models.relay` (a streaming client), `models.served`, `models.documents` (JSON from a
+body split at arbitrary points), `models.texts` and `models.reported_errors` (server dialects for
+text and errors).
 """
 
 from aitorrentd.api.context import Clock, PluginContext, Signer
