@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import sys
 from typing import Any
@@ -121,7 +122,8 @@ async def test_useless_servers_are_warned_of_and_the_daemon_runs(
         told = " ".join(sorted(await warnings(daemon, "stun")))
     assert f"{silent.address}:3478 is of no use: {silent.address}:3478/udp did not answer" in told
     assert f"{noisy.address}:3478/udp answers with what is not STUN" in told
-    assert "stun.invalid does not resolve" in told
+    # Which of the two depends on how busy the resolver is.
+    assert re.search(r"stun\.invalid (does not resolve|within 5 s)", told)
     code, _, err = await cli_runs.run(daemon, "nat", "probe", "--server", silent.address)
     assert (code, err) == (1, f"Error: {silent.address}:3478/udp did not answer within 3 s\n")
 

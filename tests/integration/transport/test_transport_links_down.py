@@ -28,12 +28,20 @@ async def main(path, seed, listen, *bootstrap):
     config = {"listen": listen, "port": 9999, "keepalive_s": 1, "bootstrap": list(bootstrap)}
     async with node(Path(path), seed, **config) as it:
         before = None
-        while True:
+
+        def show(*_):
+            nonlocal before
             hosts = sorted(parse_address(view.address).host for view in it.transport.peers())
             state = [*hosts, *sorted({w.code for w in warnings(it.transport)})]
             if state != before:
                 print("-", *state, flush=True)
                 before = state
+
+        # A peer may be back sooner than anybody looks again.
+        lost = it.transport.table.on_down
+        it.transport.table.on_down = lambda *about: (lost(*about), show())
+        while True:
+            show()
             await asyncio.sleep(0.05)
 
 asyncio.run(main(*sys.argv[1:]))
