@@ -30,6 +30,8 @@ from aitorrentd.workers.process import WorkerProcess, spawn_worker
 from aitorrentd.workers.sandbox import Limits, which_limit
 from tests.support.nodes import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 UNIT = REPOSITORY / "packaging/systemd/aitorrent-sandbox@.service"
 FOREIGN = "tests.support.workers:foreign"
 SMALL = {"processor_s": 1, "memory_bytes": 200 * 2**20, "frame_bytes": 100_000, "open_files": 32}

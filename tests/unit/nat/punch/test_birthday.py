@@ -27,6 +27,8 @@ from tests.support.clocks import FakeClock
 from tests.support.nat.paths import LOCAL, local_socket
 from tests.support.nodes import wait_for
 
+pytestmark = pytest.mark.slow
+
 KEY = b"k" * 32
 
 

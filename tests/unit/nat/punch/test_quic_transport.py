@@ -13,6 +13,8 @@ from aitorrentd.api import Unavailable
 from tests.support.nat.paths import BufferedRecorder, Recorder, Weather, connected, paths
 from tests.support.nodes import wait_for
 
+pytestmark = pytest.mark.slow
+
 MB = 1_000_000
 
 

@@ -104,6 +104,7 @@ def test_damaged_messages_are_ignored() -> None:
 
 @pytest.mark.skipif(not CAN_MAKE, reason=REASON)
 @pytest.mark.root
+@pytest.mark.slow
 def test_kernel_speaks_as_understood() -> None:
     with lab() as net:
         host = net.public()
