@@ -131,7 +131,7 @@ def reference(path: Path, new: int = NEW) -> list[int]:
     return reference_ids(path, [ord(c) - 33 if c != " " else 220 for c in PROMPT], new)
 
 
-async def connected(a: Daemon, b: Daemon, b_id: str, route: str) -> float:
+async def connected(a: Daemon, b: Daemon, b_id: str, route: str, within_s: float = 40.0) -> float:
     """Connect `a` to `b`; seconds until the channel has the route."""
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -147,8 +147,7 @@ async def connected(a: Daemon, b: Daemon, b_id: str, route: str) -> float:
     async def has_route() -> bool:
         return await route_to(a, b_id) == route
 
-    # What a busy machine makes fail is tried again after a minute.
-    await wait_for(has_route, 130, every_s=0.02)
+    await wait_for(has_route, within_s, every_s=0.02)
     return loop.time() - began
 
 
@@ -173,7 +172,9 @@ async def test_every_kind_of_nat_reaches_every_other(
             one, two = nodes[a, "0-3"], nodes[b, "3-6"]
             two_id = await peer_id(two)
             try:
-                took[a, b] = await connected(one, two, two_id, expected(a, b))
+                # Guessing ports may miss, and is tried again after a minute.
+                within_s = 130.0 if {a, b} == {"portrestricted", "symmetric"} else 40.0
+                took[a, b] = await connected(one, two, two_id, expected(a, b), within_s)
                 ids = await answer(one)
                 if ids != wanted:
                     failures.append(f"{a} to {b}: answered {ids}, not {wanted}")
