@@ -51,14 +51,15 @@ class Saved(SavedTables):
         )
         self._gossip = gossip
         self._candidates = candidates
+        self._known: set[PeerId] = set()
+        "Whose places were in the rows when those were last read."
 
     async def due(self) -> None:
         """Wait for a minute, or until a new peer was dialled."""
-        known = {peer for peer, _ in self._candidates.anchors}
         until = self._ctx.clock.monotonic() + SAVE_S
         while self._ctx.clock.monotonic() < until:
             await asyncio.sleep(LOOK_S)
-            if any(peer not in known for peer, _ in self._candidates.anchors):
+            if any(peer not in self._known for peer, _ in self._candidates.anchors):
                 return
 
     async def restore(self, db: aiosqlite.Connection) -> None:
@@ -88,6 +89,7 @@ class Saved(SavedTables):
     def rows(self) -> Any:
         """The rows of the tables, and the sequence number."""
         standings = self._gossip.standings
+        self._known = {peer for peer, _ in self._candidates.anchors}
         heard = [
             (h.record.peer, h.record.raw, h.hops, _joined(h.places), h.teller)
             for h in self._gossip.book
