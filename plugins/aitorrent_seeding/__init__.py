@@ -1,0 +1,1 @@
+"""Shares, finds and fetches files of models in BitTorrent swarms, by libtorrent."""
