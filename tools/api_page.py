@@ -22,6 +22,7 @@ T = TypeVar("T")
 ROOMS: Final = {
     "aitorrentd.api": "Plugins and their node",
     "aitorrentd.api.network": "Network",
+    "aitorrentd.api.faces": "HTTP servers",
     "aitorrentd.api.models": "Models",
 }
 "The folders of the API, with a title for each."

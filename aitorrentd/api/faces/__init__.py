@@ -1,0 +1,1 @@
+"""What plugins that serve programs or people over HTTP have in common."""

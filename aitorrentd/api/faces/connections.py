@@ -1,0 +1,301 @@
+"""Connections of a web server: uvicorn's HTTP/1.1 protocol, with the limits that it lacks.
+
+Import it where the first server starts, in a thread: uvicorn takes a few megabytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from email.utils import formatdate
+from typing import Any, Final, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from aitorrentd.api.faces.asgi import Aborted, App, Message, Receive, Send, WebLimits
+
+LEAST_BYTES: Final = 16 * 1024
+"What a client must take of a waiting answer in `stalled_s`."
+_LINGER_S: Final = 1.0
+_REFUSALS: Final = {
+    413: b"Content Too Large",
+    431: b"Request Header Fields Too Large",
+    408: b"Request Timeout",
+}
+
+
+class _Refused(Exception):
+    """Stops the parser."""
+
+
+class Connections:
+    """The connections of one server, and their limits."""
+
+    def __init__(self, app: App, log: logging.Logger, limits: WebLimits) -> None:
+        self.app = app
+        self.limits = limits
+        self.counts: Counter[str] = Counter()
+        # Of an application, errors are logged; what strangers send is only counted.
+        self.log = log.getChild("http")
+        self.log.setLevel(logging.ERROR)
+        self._open: dict[Connection, _Progress] = {}
+        self._none = asyncio.Event()
+        self._none.set()
+        self._state = ServerState()
+        self._config = Config(
+            cast(Any, app),
+            http="httptools",
+            interface="asgi3",
+            loop="none",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=max(1, round(limits.idle_s)),
+        )
+        self._config.load()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def new(self) -> Connection:
+        """The protocol of a new connection."""
+        return Connection(self, self._config, self._state)
+
+    def opened(self, connection: Connection) -> bool:
+        """Count a connection; whether there is room for it."""
+        if len(self._open) >= self.limits.connections:
+            self.counts["turned_away"] += 1
+            return False
+        self._open[connection] = _Progress(connection.clock())
+        self._none.clear()
+        return True
+
+    def closed(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self._open.pop(connection, None)
+        if not self._open:
+            self._none.set()
+
+    def sweep(self) -> None:
+        """Cut off clients that do not take their answers."""
+        for connection, progress in list(self._open.items()):
+            if progress.has_stalled(connection, self.limits.stalled_s):
+                self.counts["stalled"] += 1
+                connection.abort()
+
+    async def close(self) -> None:
+        """End all connections, running answers after `drain_s`."""
+        for connection in list(self._open):
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.limits.drain_s):
+                await self._none.wait()
+        for connection in list(self._open):
+            connection.abort()
+        tasks = set(self._state.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.limits.drain_s)
+        await self._none.wait()
+
+
+class _Progress:
+    """How much of its answers a client took, and since when."""
+
+    __slots__ = ("_at", "_taken")
+
+    def __init__(self, now: float) -> None:
+        self._at = now
+        self._taken = 0
+
+    def has_stalled(self, connection: Connection, stalled_s: float) -> bool:
+        now, waiting = connection.clock(), connection.waiting_bytes
+        taken = connection.sent_bytes - waiting
+        if waiting == 0 or taken - self._taken >= LEAST_BYTES:
+            self._at, self._taken = now, taken
+        return now - self._at > stalled_s
+
+
+class Connection(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, all_of_them: Connections, config: Config, state: ServerState) -> None:
+        super().__init__(config=config, server_state=state, app_state={})
+        self._all = all_of_them
+        self._limits = all_of_them.limits
+        self.clock = self.loop.time
+        self.app = cast(Any, self._answer)
+        self.logger = all_of_them.log
+        self.access_log = False
+        self.sent_bytes = 0
+        "Of answers' bodies, into the transport."
+        self._deadline: asyncio.TimerHandle | None = None
+        self._is_in_head = True
+        self._has_ended_head = False
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._is_refused = False
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that the client has not taken, beyond the kernel's buffers."""
+        return self.transport.get_write_buffer_size()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Serve the connection, if there is room for it."""
+        super().connection_made(transport)
+        if self._all.opened(self):
+            self._arm(self._limits.header_s)
+        else:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection ended."""
+        self._disarm()
+        self._all.closed(self)
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+
+    def abort(self) -> None:
+        """Cut the connection without sending what waits."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, within limits."""
+        if self._is_refused or self.transport.is_closing():
+            return
+        self._has_ended_head = False
+        super().data_received(data)
+        if self._is_refused or not self._is_in_head:
+            return
+        if not self._has_ended_head:
+            # Of a header that is not complete yet, only the length of what was read is known.
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.header_bytes:
+                self._refuse(431)
+                return
+        if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+            self._arm(self._limits.header_s)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP; a refusal is answered already."""
+        if not self._is_refused:
+            super().send_400_response(msg)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._is_in_head, self._head_bytes, self._body_bytes = True, 0, 0
+        if self._deadline is None:
+            self._arm(self._limits.header_s)
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the path."""
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header is complete."""
+        self._count_head(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The body follows, if any."""
+        self._is_in_head, self._has_ended_head, self._head_bytes = False, True, 0
+        self._all.counts["requests"] += 1
+        self._arm(self._limits.body_s)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._body_bytes += len(body)
+        if self._body_bytes > self._limits.body_bytes:
+            self._refuse(413)
+            raise _Refused
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        self._disarm()
+        self._is_in_head = True
+        super().on_message_complete()
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._limits.header_bytes:
+            self._refuse(431)
+            raise _Refused
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, once its client took the last answer."""
+        if self.waiting_bytes == 0:
+            super().timeout_keep_alive_handler()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        self._deadline = self.loop.call_later(seconds, self._late)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _late(self) -> None:
+        self._deadline = None
+        self._refuse(408)
+
+    def _refuse(self, status: int) -> None:
+        """Answer that the request is not taken, unless an answer to it has begun, and close."""
+        if self._is_refused:
+            return
+        self._is_refused = True
+        self._all.counts["timeouts" if status == 408 else "too_large"] += 1
+        self._disarm()
+        has_begun = self.cycle is not None and not self.cycle.response_complete
+        if has_begun:
+            self.abort()
+            return
+        reason = _REFUSALS[status]
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % (status, reason)
+        )
+        # A reset, which unread bytes cause, would overtake the answer: they are read and ignored.
+        self.transport.write_eof()
+        self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
+
+    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": _dated(message.get("headers", ()))}
+            self.sent_bytes += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._all.app(scope, receive, sending)
+        except (Aborted, asyncio.CancelledError):  # only `Connections.close` cancels
+            self.abort()
+
+
+def _dated(headers: Any) -> list[tuple[bytes, bytes]]:
+    """Headers with a date (RFC 9110, section 6.6.1)."""
+    listed = list(headers)
+    if all(name.lower() != b"date" for name, _ in listed):
+        listed.append((b"date", formatdate(time.time(), usegmt=True).encode()))
+    return listed
