@@ -15,10 +15,12 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 CAN_MAKE: Final = os.geteuid() == 0 and bool(shutil.which("ip")) and bool(shutil.which("nft"))
 REASON: Final = "hardware: NAT boxes need root, iproute2 and nftables"
@@ -98,25 +100,30 @@ def sysctl(namespace: str, *settings: str) -> None:
     run("ip", "netns", "exec", namespace, "sysctl", "-qw", *settings)
 
 
-def socket_in(
-    namespace: str, kind: socket.SocketKind, family: socket.AddressFamily = socket.AF_INET
-) -> socket.socket:
-    """A socket of this process that lives in `namespace`; close it."""
-    made: list[socket.socket] = []
+def within(namespace: str, function: Callable[[], T]) -> T:
+    """What `function` returns in a thread in `namespace`; threads that it starts stay there."""
+    results: list[T] = []
     libc = ctypes.CDLL(None, use_errno=True)
 
-    def make() -> None:
+    def enter() -> None:
         fd = os.open(_MOUNTED / namespace, os.O_RDONLY)
         try:
             # Only the thread moves, and it ends here.
             if not libc.setns(fd, _CLONE_NEWNET):
-                made.append(socket.socket(family, kind))
+                results.append(function())
         finally:
             os.close(fd)
 
-    thread = threading.Thread(target=make)
+    thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
-    if not made:
-        raise OSError(f"cannot enter the namespace {namespace}")
-    return made[0]
+    if not results:
+        raise OSError(f"cannot work in the namespace {namespace}")
+    return results[0]
+
+
+def socket_in(
+    namespace: str, kind: socket.SocketKind, family: socket.AddressFamily = socket.AF_INET
+) -> socket.socket:
+    """A socket of this process that lives in `namespace`; close it."""
+    return within(namespace, lambda: socket.socket(family, kind))
