@@ -1,4 +1,4 @@
-"""`sessions` and `spans`: which node computes what, on the command line."""
+"""`sessions`, `spans` and `model`: who computes what, on the command line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any, Final
 
 import typer
 
+from aitorrent_shards import cli_models
 from aitorrentd.cli import toolkit
 
 COMMANDS = {
+    "model": "Add, list and remove models that this node computes layers of",
     "sessions": "Show the sessions that this node computes now",
     "spans": "Show which nodes hold which layers of which models",
 }
@@ -31,6 +33,7 @@ def register(app: typer.Typer) -> None:
         name = run.__name__
         text = f"{COMMANDS[name]}.\n\n{_MORE[name]}"
         app.command(name, help=text, epilog=toolkit.examples(*_EXAMPLES[name]))(run)
+    cli_models.register(app)
 
 
 def sessions() -> None:
@@ -90,7 +93,7 @@ def _render_spans(reply: Mapping[str, Any]) -> str:
         for row in reply["spans"]
     ]
     if not rows:
-        return "No node holds layers; configure a model in plugins.shards.models."
+        return "No node holds layers; add a model: aitorrentctl model add NAME hf://ORG/NAME"
     columns: list[toolkit.Column] = [
         ("model", "MODEL"),
         ("range", "LAYERS"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from aitorrent_shards.fetching.sources import parse_source
 from aitorrentd.api import OptionalPath, PluginConfig, SettingsTable, Size
 
 DEMO: Final = "demo"
@@ -38,12 +40,23 @@ def _check_layers(value: Any) -> Any:
     return value
 
 
+def _check_source(value: str | None) -> str | None:
+    if value is not None:
+        parse_source(value)
+    return value
+
+
 class ModelEntry(SettingsTable):
     """A model on this machine, and the layers of it that this node computes."""
 
     name: str = Field(min_length=1, max_length=128, description="model name that clients use")
     path: OptionalPath = Field(
         None, description="folder in Hugging Face layout; the model `demo` ships with the package"
+    )
+    source: Annotated[str | None, AfterValidator(_check_source)] = Field(
+        None,
+        description="instead of path: fetch the files of these layers from hf://ORG/NAME, with"
+        " @REVISION if it is to stay the same everywhere, or by a model's digest from peers",
     )
     layers: Annotated[str, BeforeValidator(_check_layers)] = Field(
         "all", description='"all", "none" (only ask others), or a half-open range such as "0-4"'
@@ -58,14 +71,19 @@ class ModelEntry(SettingsTable):
 
     @model_validator(mode="after")
     def _has_path(self) -> ModelEntry:
-        if self.path is None and self.name != DEMO:
-            raise ValueError(f"model {self.name!r} needs a path")
+        if self.path is not None and self.source is not None:
+            raise ValueError(f"model {self.name!r} has both a path and a source; keep one")
+        if self.path is None and self.source is None and self.name != DEMO:
+            raise ValueError(f"model {self.name!r} needs a path, or a source to fetch it from")
         return self
 
-    @property
-    def folder(self) -> Path:
-        """The directory with the model's files."""
-        return self.path or Path(__file__).parent / DEMO
+    def folder(self, fetched: Path) -> Path:
+        """The directory with the model's files; models with a source are in folders in
+        `fetched`."""
+        if self.source is None:
+            return self.path or Path(__file__).parent / DEMO
+        # Names may contain slashes.
+        return fetched / hashlib.sha256(f"{self.name}\0{self.source}".encode()).hexdigest()[:16]
 
 
 class ShardsConfig(PluginConfig):

@@ -25,18 +25,22 @@ Names = Annotated[
 
 
 class ModelRow(_Row):
-    """A configured model."""
+    """A model of this node."""
 
-    name: str = Field(description="as configured")
+    name: str = Field(description="name that clients use")
     path: str = Field(description="folder with the files of the model")
+    source: str = Field(description="where the files are fetched from; empty if they lie here")
+    is_added: bool = Field(description="whether a command added it, not the configuration")
     layers: str = Field(description="layers this node computes, as configured")
-    state: str = Field(description="reading, starting, loading, ready, restarting or failed")
-    progress: float | None = Field(
-        description="share read so far: of the files while reading, of the weights while loading; "
-        "null otherwise"
+    state: str = Field(
+        description="fetching, reading, starting, loading, ready, restarting or failed"
     )
-    done_bytes: int = Field(description="bytes read so far, while reading or loading")
-    total_bytes: int = Field(description="bytes to read; 0 while unknown")
+    progress: float | None = Field(
+        description="share done so far: of the files while fetching or reading, of the weights "
+        "while loading; null otherwise"
+    )
+    done_bytes: int = Field(description="bytes so far, while fetching, reading or loading")
+    total_bytes: int = Field(description="bytes to fetch or read; 0 while unknown")
     problem: str = Field(description="why it failed or restarts; empty otherwise")
     covered: bool = Field(description="whether every layer is held by some reachable node")
     digest: str = Field(
@@ -61,7 +65,7 @@ class ModelRow(_Row):
 class ModelRows(_Row):
     """Result of shards.models."""
 
-    models: list[ModelRow] = Field(description="in the order of the configuration")
+    models: list[ModelRow] = Field(description="those of the configuration, then added ones")
 
 
 class SpanRow(_Row):
@@ -124,7 +128,9 @@ def _model_row(service: ShardsService, model: LocalModel) -> ModelRow:
     done, total = (loading.done_bytes, loading.total_bytes) if loading else (0, 0)
     return ModelRow(
         name=model.entry.name,
-        path=str(model.entry.folder),
+        path=str(model.folder),
+        source=model.entry.source or "",
+        is_added=service.list.is_added(model.entry.name),
         layers=model.entry.layers,
         state=model.state,
         progress=done / total if total else None,

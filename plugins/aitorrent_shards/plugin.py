@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.fetching import manifest_exchange
 from aitorrent_shards.methods import shards_methods
+from aitorrent_shards.methods_models import model_methods
 from aitorrent_shards.protocol.messages import PROTOCOL
 from aitorrent_shards.service import ShardsService
 from aitorrentd.api import (
@@ -23,6 +25,7 @@ from aitorrentd.api import (
     WireProtocol,
     hookimpl,
 )
+from aitorrentd.api.models.weights import MODEL_NAMES, WEIGHTS
 
 _STREAMS_PER_SESSION = 4
 
@@ -45,6 +48,7 @@ class ShardsPlugin:
             name="shards",
             summary="runs models whose layers are split across peers",
             requires=(TRANSPORT, DIRECTORY, BACKENDS),
+            wants=(WEIGHTS, MODEL_NAMES),
             config=ShardsConfig,
         )
 
@@ -62,21 +66,25 @@ class ShardsPlugin:
 
     @hookimpl
     def aitorrent_methods(self) -> Iterable[Method]:
-        """shards.models, shards.spans and shards.sessions."""
-        return list(shards_methods(self._running))
+        """The methods shards.*."""
+        return [*shards_methods(self._running), *model_methods(self._running)]
 
     @hookimpl
     def aitorrent_protocols(self, ctx: PluginContext) -> Iterable[WireProtocol]:
-        """The pipeline between stages."""
+        """The pipeline between stages, and what models consist of."""
         config: ShardsConfig = ctx.config
         return [
+            WireProtocol(manifest_exchange.PROTOCOL, self._tell_manifest, max_streams=4),
             WireProtocol(
                 PROTOCOL,
                 self._handle,
                 max_streams=_STREAMS_PER_SESSION * config.max_sessions_per_peer,
                 priority=Priority.TENSOR,
-            )
+            ),
         ]
+
+    async def _tell_manifest(self, stream: Stream) -> None:
+        await self._running().manifests.handle(stream)
 
     async def _handle(self, stream: Stream) -> None:
         await self._running().stage_server.handle(stream)

@@ -11,6 +11,8 @@ from typing import Final
 from aitorrent_shards.answering.availability import coming_text, likely_route, own_loading
 from aitorrent_shards.answering.backend import ShardsBackend
 from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.fetching.manifest_exchange import ManifestServer
+from aitorrent_shards.model_list import ModelList
 from aitorrent_shards.node_services import NodeServices
 from aitorrent_shards.protocol.last_holders import LastHolders
 from aitorrent_shards.protocol.loading import PREFIX as LOADING
@@ -27,7 +29,6 @@ from aitorrent_shards.routing.failed_links import FailedLinks
 from aitorrent_shards.routing.finder import rtt_us
 from aitorrent_shards.routing.planner import Leg, Reaches
 from aitorrent_shards.routing.probing import LinkProber
-from aitorrent_shards.serving.local_model import LocalModel
 from aitorrent_shards.serving.stage_server import StageServer
 from aitorrentd.api import (
     BACKENDS,
@@ -57,7 +58,8 @@ class ShardsService:
         self.stage_server = StageServer(
             transport, config, ctx.log, work=lambda: ctx.work("session")
         )
-        self.models = {entry.name: LocalModel(entry) for entry in config.models}
+        self.list = ModelList(ctx, self.stage_server, self.directory)
+        self.models = self.list.by_name
         self.links = FailedLinks()
         self._last_holders = LastHolders()
         node = NodeServices(
@@ -83,22 +85,14 @@ class ShardsService:
         self.prober = LinkProber(node, self._likely_routes, ctx.random)
         self._claims = Claims()
         self._begun = asyncio.Event()
-        for model in self.models.values():
-            model.on_loading = self._begun.set
+        self.list.on_loading = self._begun.set
+        self.manifests = ManifestServer(self.list.told)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Read and load the models in the background, and answer while the block runs."""
         tasks = Tasks(self._ctx.tasks)
-        for name, model in self.models.items():
-            reading = model.run(
-                self._ctx,
-                self._config,
-                self.stage_server,
-                node_id=self.node_id,
-                directory=self.directory,
-            )
-            tasks.spawn(reading, f"shards-{name}")
+        await self.list.start(tasks)
         tasks.spawn(self._follow_drain(), "shards-drain")
         tasks.spawn(self._tell_loading(), "shards-loading")
         tasks.spawn(self._follow_peers(), "shards-peers")
@@ -210,8 +204,11 @@ class ShardsService:
 
     def health(self) -> Iterator[HealthWarning]:
         """Models that cannot be used, or not yet."""
+        if self.list.problem:
+            yield HealthWarning("shards.added", self.list.problem)
         for name, loading in self.loading().items():
-            text = f"model {name}: {coming_text(loading, self.node_id, self.backend.who)}"
+            doing = self.models[name].doing
+            text = f"model {name}: {coming_text(loading, self.node_id, self.backend.who, doing)}"
             if self.models[name].state != "restarting":
                 yield HealthWarning("shards.loading", text, "info")
         for name, model in self.models.items():

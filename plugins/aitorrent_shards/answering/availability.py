@@ -16,7 +16,7 @@ from aitorrentd.api import HeldLayers, PeerId, PendingModel, Unavailable
 
 BACKEND: Final = "shards"
 ELSEWHERE: Final = "peers"
-_UNDER_WAY: Final = ("reading", "starting", "loading", "restarting")
+_UNDER_WAY: Final = ("fetching", "reading", "starting", "loading", "restarting")
 
 _NO_PATH: Final = "its holders could not reach each other"
 
@@ -96,8 +96,7 @@ def own_loading(model: LocalModel, node_id: PeerId) -> Loading | None:
     if holder is not None:
         done, total = holder.done_bytes, holder.total_bytes
         return Loading(node_id, model.entry.name, holder.start, holder.end, done, total)
-    total = model.files.size_bytes if model.files else 0
-    done = min(model.hashed_bytes, total)
+    done, total = model.amount
     return Loading(node_id, model.entry.name, *model.wanted(), done, total)
 
 
@@ -131,7 +130,7 @@ def pending(
     except Unavailable as e:
         if own is None:
             return PendingModel(name, BACKEND, "failed", e.message)
-        text = coming_text(replace(own, end=own.start), node_id, who)
+        text = coming_text(replace(own, end=own.start), node_id, who, model.doing)
         return PendingModel(name, BACKEND, "loading", text, own.done_bytes, own.total_bytes)
     layers = files.layers
     usable = [s for s in spans if model.accepts(s) and s.layers == layers]
@@ -200,14 +199,15 @@ def progress(coming: Sequence[Loading]) -> tuple[int, int]:
     return sum(c.done_bytes for c in coming), sum(c.total_bytes for c in coming)
 
 
-def coming_text(coming: Loading, node_id: PeerId, who: Who) -> str:
-    """Which node is about to hold which layers."""
+def coming_text(coming: Loading, node_id: PeerId, who: Who, doing: str = "read") -> str:
+    """Which node is about to hold which layers; `doing` is what it does with the files if it is
+    this one."""
     share = f" ({coming.done_bytes / coming.total_bytes:.0%})" if coming.total_bytes else ""
     where = "here" if coming.peer == node_id else f"by {who(coming.peer)}"
     if coming.start == coming.end and coming.peer != node_id:
         return f"it is being prepared {where}{share}"
     if coming.start == coming.end:
-        return f"its files are being read {where}{share}"
+        return f"its files are being {doing} {where}{share}"
     return f"layers {coming.start}-{coming.end} are loading {where}{share}"
 
 

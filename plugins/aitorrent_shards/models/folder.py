@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +54,8 @@ class Digests:
 
     front: str
     digest: str
+    files: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    "SHA-256 of each file, in hexadecimal."
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -96,6 +98,21 @@ def _count(settings: dict[str, Any], key: str, path: Path) -> int:
         raise InvalidParams(f"{path}: {e.message}, not {settings.get(key)!r}") from None
 
 
+def layers_of(path: Path) -> int:
+    """The number of layers of the model whose config.json is in the folder `path`.
+
+    Raises:
+        NotFound: no config.json. InvalidParams: a damaged one.
+    """
+    return _count(_text_settings(read_json(path / CONFIG)), "num_hidden_layers", path / CONFIG)
+
+
+def _text_settings(whole: dict[str, Any]) -> dict[str, Any]:
+    """The part of config.json that describes the language model."""
+    text = whole.get("text_config")
+    return text if isinstance(text, dict) else whole
+
+
 def read_model(path: Path) -> ModelFiles:
     """The model in a folder; reads config.json and the index of the weights only.
 
@@ -111,8 +128,7 @@ def read_model(path: Path) -> ModelFiles:
             f"{path / TOKENIZER} does not exist; a fast tokenizer is needed. transformers converts"
             " others: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
-    text = whole.get("text_config")
-    settings = text if isinstance(text, dict) else whole
+    settings = _text_settings(whole)
     context = settings.get("max_position_embeddings")
     # transformers prefers the older name.
     rope = settings.get("rope_scaling") or settings.get("rope_parameters")
@@ -169,10 +185,16 @@ def combine(hashes: Iterable[tuple[str, str]]) -> str:
     return digest.hexdigest()
 
 
-def hash_model(files: ModelFiles, cache: Path, advance: Callable[[int], None]) -> Digests:
+def hash_model(
+    files: ModelFiles,
+    cache: Path,
+    advance: Callable[[int], None],
+    proven: Mapping[str, str] | None = None,
+) -> Digests:
     """Digests of a model's files; blocking, so run it in a thread.
 
-    Hashes of unchanged files (same path, size, mtime in ns) come from the JSON file `cache`.
+    Hashes of unchanged files (same path, size, mtime in ns) come from the JSON file `cache`; those
+    in `proven`, by file name, are taken as they are: such a file may be here only in part.
     `advance` is called in this thread with the bytes read.
 
     Raises:
@@ -182,6 +204,10 @@ def hash_model(files: ModelFiles, cache: Path, advance: Callable[[int], None]) -
     hashes: dict[str, str] = {}
     try:
         for path in (files.path / CONFIG, files.path / TOKENIZER, *files.weights):
+            if proven and path.name in proven:
+                hashes[path.name] = proven[path.name]
+                advance(path.stat().st_size)
+                continue
             key = _file_key(path)
             if key in known:
                 advance(path.stat().st_size)
@@ -192,7 +218,7 @@ def hash_model(files: ModelFiles, cache: Path, advance: Callable[[int], None]) -
         raise InvalidParams(f"a file of the model cannot be read: {e}") from None
     _save_cache(cache, known)
     front = combine((n, hashes[n]) for n in (CONFIG, TOKENIZER))
-    return Digests(front, combine(hashes.items()) if files.weights else "")
+    return Digests(front, combine(hashes.items()) if files.weights else "", hashes)
 
 
 def _save_cache(cache: Path, known: dict[str, str]) -> None:

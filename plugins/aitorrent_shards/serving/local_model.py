@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from aitorrent_shards.config import ModelEntry, ShardsConfig, parse_layers
+from aitorrent_shards.fetching.manifest import Manifest
+from aitorrent_shards.fetching.model_fetch import ModelFetch
 from aitorrent_shards.models.folder import Digests, ModelFiles, hash_model, read_model
 from aitorrent_shards.models.tokenizer import ModelTokenizer
 from aitorrent_shards.protocol.spans import Span
@@ -17,21 +19,30 @@ from aitorrent_shards.serving.stage_server import StageServer
 from aitorrentd.api import (
     AitorrentError,
     Cancelled,
+    Denied,
     Directory,
     InvalidParams,
     PeerId,
     PluginContext,
     Unavailable,
 )
+from aitorrentd.api.backoff import equal_jitter_s
 
 NO_LAYERS: Final = "none"
+FETCH_CAP_S: Final = 60.0
+"The longest pause between two attempts to fetch a model."
 
 
 class LocalModel:
     """What this node knows of a model once it has inspected the folder."""
 
-    def __init__(self, entry: ModelEntry) -> None:
+    def __init__(self, entry: ModelEntry, folder: Path, fetch: ModelFetch | None = None) -> None:
+        """`fetch` brings the files into `folder` first."""
         self.entry = entry
+        self.folder = folder
+        self.fetch = fetch
+        self.manifest: Manifest | None = None
+        "What was fetched."
         self.files: ModelFiles | None = None
         self.tokenizer: ModelTokenizer | None = None
         self.digests: Digests | None = None
@@ -42,11 +53,15 @@ class LocalModel:
         self.on_loading: Callable[[], None] = lambda: None
         "Called when reading or loading of the model starts."
         self._ended = False
+        self._failed = False
+        "For good: a fetch that may still succeed only has a problem."
 
     @property
     def state(self) -> str:
-        """`reading`, `failed`, `ready` (for a model without layers here), else the holder's
-        state."""
+        """`fetching`, `reading`, `failed`, `ready` (for a model without layers here), else the
+        holder's state."""
+        if self.fetch is not None and self.manifest is None and not self._failed:
+            return "fetching"
         if self.problem:
             return "failed"
         if self.holder is not None:
@@ -55,10 +70,19 @@ class LocalModel:
 
     @property
     def progress(self) -> float | None:
-        """Share of the files read so far, while they are being read."""
-        if self.files is None or self.digests is not None:
+        """Share of the bytes that were fetched or read so far, while that goes on."""
+        if self.digests is not None or (self.files is None and self.state != "fetching"):
             return None
-        return min(self.hashed_bytes / max(self.files.size_bytes, 1), 1.0)
+        done, total = self.amount
+        return min(done / max(total, 1), 1.0)
+
+    @property
+    def amount(self) -> tuple[int, int]:
+        """Bytes fetched or read so far, and in total, before a worker loads them; 0 if unknown."""
+        if self.state == "fetching" and self.fetch is not None:
+            return self.fetch.progress
+        total = self.files.size_bytes if self.files else 0
+        return min(self.hashed_bytes, total), total
 
     async def run(
         self,
@@ -69,9 +93,27 @@ class LocalModel:
         node_id: PeerId,
         directory: Directory,
     ) -> None:
-        """Read the model, then hold its layers until cancelled; problems show in `state`."""
+        """Fetch and read the model, then hold its layers until cancelled; problems show in
+        `state`."""
+        try:
+            await self._run(ctx, config, stage_server, node_id=node_id, directory=directory)
+        finally:
+            if self.fetch is not None:
+                self.fetch.release()
+
+    async def _run(
+        self,
+        ctx: PluginContext,
+        config: ShardsConfig,
+        stage_server: StageServer,
+        *,
+        node_id: PeerId,
+        directory: Directory,
+    ) -> None:
         self.on_loading()
         try:
+            if self.fetch is not None:
+                await self._bring(self.fetch, ctx)
             await self._read(ctx.cache_dir)
             files, digests = self.ready()
             if self.entry.layers == NO_LAYERS:
@@ -84,7 +126,7 @@ class LocalModel:
                 ctx, config, self.entry, files, node_id=node_id, directory=directory
             )
         except AitorrentError as e:
-            self.problem = e.message
+            self.problem, self._failed = e.message, True
             ctx.log.warning("model %s cannot be used: %s", self.entry.name, e.message)
             return
         self.holder.on_gone = stage_server.holder_gone
@@ -95,15 +137,35 @@ class LocalModel:
         finally:
             del stage_server.holders[digests.digest]
 
+    async def _bring(self, fetch: ModelFetch, ctx: PluginContext) -> None:
+        """Fetch the files, however often that fails for reasons that may pass."""
+        attempt = 0
+        while True:
+            try:
+                self.manifest = await fetch.run()
+                self.problem = ""
+                return
+            except (InvalidParams, Denied):
+                raise
+            except AitorrentError as e:
+                pause_s = equal_jitter_s(attempt, cap_s=FETCH_CAP_S, draw=ctx.random.random())
+                if not self.problem:
+                    ctx.log.warning("cannot fetch model %s now: %s", self.entry.name, e.message)
+                self.problem = f"{e.message}; trying again"
+            fetch.release()
+            await asyncio.sleep(pause_s)
+            attempt += 1
+
     async def _read(self, cache_dir: Path) -> None:
         entry = self.entry
-        self.files = files = await asyncio.to_thread(read_model, entry.folder)
+        self.files = files = await asyncio.to_thread(read_model, self.folder)
         self.tokenizer = await asyncio.to_thread(ModelTokenizer, files, model=entry.name)
         # one cache file per folder, so that models hashed concurrently do not overwrite
         name = hashlib.sha256(str(files.path).encode()).hexdigest()[:16]
         cache = cache_dir / f"digests-{name}.json"
         try:
-            digests = await asyncio.to_thread(hash_model, files, cache, self._advance)
+            proven = {f.name: f.sha256 for f in self.manifest.files} if self.manifest else None
+            digests = await asyncio.to_thread(hash_model, files, cache, self._advance, proven)
         except asyncio.CancelledError:
             self._ended = True
             raise
@@ -136,9 +198,14 @@ class LocalModel:
             raise Unavailable(
                 f"model {self.entry.name} cannot be used: {self.problem}"
                 if self.problem
-                else f"model {self.entry.name} is still being read{share}; try again soon"
+                else f"model {self.entry.name} is still being {self.doing}{share}; try again soon"
             )
         return self.files, self.digests
+
+    @property
+    def doing(self) -> str:
+        """What is done with its files before a worker loads them."""
+        return "fetched" if self.state == "fetching" else "read"
 
     def accepts(self, span: Span) -> bool:
         """Whether a stage belongs to exactly this model.

@@ -15,6 +15,7 @@ import torch
 
 from aitorrent_shards.models.checkpoint_files import INDEX_FILE, SINGLE_FILE, read_index
 from aitorrent_shards.models.safetensors import Layout, TensorRange, layout_of, open_weights
+from aitorrent_shards.models.tensor_names import unwrapped
 from aitorrentd.api import Busy, InvalidParams, NotFound
 
 _PREFIX: Final = "model."
@@ -29,21 +30,10 @@ _DTYPES: Final[Mapping[str, torch.dtype]] = {
 }
 
 
-_WRAPPERS: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Parts of names from a model that was saved inside torch's wrappers: compiled, sharded, or with
-activation checkpoints. DistributedDataParallel puts `module` first."""
-
-
 def _names(name: str) -> tuple[str, ...]:
     """Possible names of a tensor: a model saved without its head has no prefix."""
     bare = name.removeprefix(_PREFIX)
     return (name,) if bare == name else (name, bare)
-
-
-def _unwrapped(name: str) -> str:
-    """A tensor's name without the parts that torch's wrappers add."""
-    parts = [part for part in name.split(".") if part not in _WRAPPERS]
-    return ".".join(parts[1:] if parts[0] == "module" else parts)
 
 
 class Checkpoint:
@@ -78,9 +68,9 @@ class Checkpoint:
         """The names in the checkpoint, by their names without wrappers."""
         index = self._index
         saved = self._open(SINGLE_FILE)[1].tensors.keys() if index is None else index.keys()
-        names = {name: _unwrapped(name) for name in saved}
-        plain = {name: name for name, unwrapped in names.items() if name == unwrapped}
-        return {unwrapped: name for name, unwrapped in names.items()} | plain
+        names = {name: unwrapped(name) for name in saved}
+        plain = {name: name for name, plain_name in names.items() if name == plain_name}
+        return {plain_name: name for name, plain_name in names.items()} | plain
 
     def _place(self, name: str) -> tuple[str, TensorRange] | None:
         """The file that holds a tensor, and where in it."""

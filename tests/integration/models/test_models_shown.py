@@ -31,7 +31,7 @@ async def address(daemon: Daemon) -> str:
 
 def another_model(folder: Path) -> Path:
     """The demo model with other digests."""
-    shutil.copytree(ModelEntry(name="demo").folder, folder)
+    shutil.copytree(ModelEntry(name="demo").folder(Path()), folder)
     config = folder / "config.json"
     config.write_text(config.read_text() + "\n")
     return folder

@@ -24,6 +24,7 @@ from typing import Any, cast
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from aitorrent_shards.config import ShardsConfig
+from aitorrent_shards.fetching import manifest_exchange
 from aitorrent_shards.protocol.messages import PROTOCOL
 from aitorrent_shards.service import ShardsService
 from aitorrentd.api import (
@@ -290,20 +291,31 @@ class FakeNode:
     events: list[Event] = field(default_factory=list)
     on_worker: Callable[[ToyWorker], None] = lambda worker: None
     name: str = ""
+    services: dict[ServiceKey[Any], Any] = field(default_factory=dict)
+    "Those of other plugins."
 
     def __post_init__(self) -> None:
         self.id = self.node_id = peer_id(random.Random(self.number).randbytes(32))
-        self.transport = self.net.join(self.id, WireProtocol(PROTOCOL, self._serve), name=self.name)
+        self.transport = self.net.join(
+            self.id,
+            WireProtocol(PROTOCOL, self._serve),
+            WireProtocol(manifest_exchange.PROTOCOL, self._tell_manifest),
+            name=self.name,
+        )
         self.directory = MemoryDirectory(self.id, self.net.records)
         self.backends: Registry[Backend] = Registry("backend")
         self.log = logging.getLogger(f"test.shards.{self.number}")
         self.clock: Clock = LoopClock()
         self.random = random.Random(self.number)
         self.cache_dir = self.folder
+        self.data_dir = self.folder / "data"
         self.tasks: asyncio.TaskGroup
 
     async def _serve(self, stream: Stream) -> None:
         await self.shards.stage_server.handle(stream)
+
+    async def _tell_manifest(self, stream: Stream) -> None:
+        await self.shards.manifests.handle(stream)
 
     @property
     def is_dead(self) -> bool:
@@ -315,7 +327,11 @@ class FakeNode:
 
     def service(self, key: ServiceKey[Any]) -> Any:
         """As api PluginContext."""
-        return {TRANSPORT: self.transport, DIRECTORY: self.directory, BACKENDS: self.backends}[key]
+        own = {TRANSPORT: self.transport, DIRECTORY: self.directory, BACKENDS: self.backends}
+        services = own | self.services
+        if key not in services:
+            raise Unavailable(f"no plugin provides {key.name} now")
+        return services[key]
 
     def publish(self, event: Event) -> None:
         """As api PluginContext."""

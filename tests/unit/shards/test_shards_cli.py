@@ -106,4 +106,4 @@ def test_spans_tell_who_holds_which_layers(ctl: Any, tmp_path: Path) -> None:
 def test_idle_node_says_so(ctl: Any, tmp_path: Path) -> None:
     with ServerThread(tmp_path / "s", *methods([], [])):
         assert ctl("sessions").startswith("No sessions: this node computes nothing now.\n")
-        assert ctl("spans").startswith("No node holds layers; configure a model")
+        assert ctl("spans").startswith("No node holds layers; add a model")

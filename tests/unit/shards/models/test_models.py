@@ -40,7 +40,9 @@ from tests.support.shards.shards_fakes import (
 @pytest.mark.parametrize(
     ("models", "problem"),
     [
-        ([{"name": "a"}], "model 'a' needs a path"),
+        ([{"name": "a"}], "model 'a' needs a path, or a source to fetch it from"),
+        ([{"name": "a", "path": "/x", "source": "hf://o/n"}], "both a path and a source"),
+        ([{"name": "a", "source": "o/n"}], "write hf://ORG/NAME, hf://ORG/NAME@REVISION"),
         ([{"name": "demo", "layers": "4-2"}], "is not a range of layers"),
         ([{"name": "demo", "layers": 3}], "'3' is not a range of layers"),
         ([{"name": "demo", "layers": "some"}], 'write "all", "none", or "4-8"'),
@@ -61,7 +63,7 @@ def test_layers_are_half_open() -> None:
 
 
 def test_demo_model_needs_no_path() -> None:
-    files = read_model(ModelEntry.model_validate({"name": "demo"}).folder)
+    files = read_model(ModelEntry.model_validate({"name": "demo"}).folder(Path("/nowhere")))
     tokenizer = ModelTokenizer(files, model="demo")
     assert files.weights
     assert tokenizer.encode(None, [{"role": "user", "content": "hi"}])
@@ -206,6 +208,8 @@ def test_plugin_without_a_running_service_has_no_warnings() -> None:
         "shards.models",
         "shards.spans",
         "shards.sessions",
+        "shards.add_model",
+        "shards.remove_model",
     ]
 
 
