@@ -152,9 +152,6 @@ class ShardsBackend:
             num_ctx="",
             format="",
             think="",
-            repeat_last_n="repeat_penalty covers all tokens",
-            presence_penalty="use repeat_penalty",
-            frequency_penalty="use repeat_penalty",
         )
         refuse_images(request, "shards")
         model = self._pick(request.model)
@@ -223,10 +220,17 @@ class ShardsBackend:
 
 
 def _rules(params: SamplingParams, usual: LogitRules) -> LogitRules:
-    """The model's rules, with the request's repetition penalty if it has one."""
-    if params.repeat_penalty is None:
-        return usual
-    return replace(usual, repetition_penalty=params.repeat_penalty)
+    """The model's rules, with the penalties of the request."""
+    reach = params.repeat_last_n
+    return replace(
+        usual,
+        repetition_penalty=(
+            usual.repetition_penalty if params.repeat_penalty is None else params.repeat_penalty
+        ),
+        repeat_last_n=None if reach is None or reach < 0 else reach,
+        presence_penalty=params.presence_penalty or 0.0,
+        frequency_penalty=params.frequency_penalty or 0.0,
+    )
 
 
 async def _encode(tokenizer: ModelTokenizer, request: GenerateRequest) -> tuple[int, ...]:

@@ -1,14 +1,16 @@
-"""Logit edits based on earlier tokens: repetition penalty and forbidden tokens. No I/O.
+"""Logit edits based on earlier tokens: penalties and forbidden tokens. No I/O.
 
-Follows the logits processors of transformers, in float32, so that greedy answers are the same. A
-stage returns only the likeliest candidates; `bound` limits how likely an edit can make any other
-token, so the sampler knows whether those candidates are enough.
+Follows the logits processors of transformers, in float32, so that greedy answers are the same; the
+presence and frequency penalties, which it lacks, are OpenAI's and come after the others. A stage
+returns only the likeliest candidates; `bound` limits how likely an edit can make any other token,
+so the sampler knows whether those candidates are enough.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from aitorrent_shards.models.generation_config import LogitRules
@@ -34,7 +36,12 @@ class LogitEdits:
         self._penalty = _f32(rules.repetition_penalty)
         self._ids: list[int] = []
         self._prompt_length = len(prompt)
-        self._seen: set[int] = set()
+        self._seen: Counter[int] = Counter()
+        "Tokens that the repetition penalty covers, by how often they occur there."
+        self._answer: Counter[int] = Counter()
+        self._presence = _f32(rules.presence_penalty)
+        self._frequency = _f32(rules.frequency_penalty)
+        self._has_penalties = bool(rules.presence_penalty or rules.frequency_penalty)
         self._followers: dict[tuple[int, ...], set[int]] = {}
         "Maps an n-gram without its last token to the last tokens seen after it."
         for token in prompt:
@@ -43,15 +50,26 @@ class LogitEdits:
     def commit(self, token: int) -> None:
         """Record a chosen token."""
         self._add(token)
+        if self._has_penalties:
+            self._answer[token] += 1
 
     def _add(self, token: int) -> None:
         self._ids.append(token)
         if self._penalty != 1.0:
-            self._seen.add(token)
+            self._cover(token)
         size = self._rules.no_repeat_ngram_size
         if size and len(self._ids) >= size:
             before = tuple(self._ids[len(self._ids) - size : -1])
             self._followers.setdefault(before, set()).add(token)
+
+    def _cover(self, token: int) -> None:
+        self._seen[token] += 1
+        reach = self._rules.repeat_last_n
+        if reach is not None and len(self._ids) > reach:
+            old = self._ids[-reach - 1]
+            left = self._seen.pop(old) - 1
+            if left:
+                self._seen[old] = left
 
     def banned(self) -> frozenset[int]:
         """The tokens that must not come next."""
@@ -72,20 +90,35 @@ class LogitEdits:
         return frozenset(banned)
 
     def penalised(self) -> Collection[int]:
-        """The tokens whose logits the repetition penalty changes."""
-        return self._seen
+        """The tokens whose logits a penalty changes."""
+        return self._seen.keys() | self._answer.keys()
 
     def edit(self, ids: Sequence[int], logits: Sequence[float]) -> list[float]:
         """The logits of candidates after all edits, in their order."""
-        banned, seen = self.banned(), self._seen
+        banned = self.banned()
         return [
-            -math.inf if i in banned else self._penalise(x) if i in seen else x
+            -math.inf if i in banned else self._edited(i, x)
             for i, x in zip(ids, logits, strict=True)
         ]
 
+    def _edited(self, token: int, logit: float) -> float:
+        if token in self._seen:
+            logit = self._penalise(logit)
+        count = self._answer.get(token, 0)
+        return self._discourage(logit, count) if count else logit
+
+    def _discourage(self, logit: float, count: int) -> float:
+        """The logit of a token that the answer has `count` times."""
+        return _f32(_f32(logit - _f32(self._frequency * count)) - self._presence)
+
     def bound(self, logit: float) -> float:
         """The highest value that edits can give a logit of at most `logit`."""
-        return max(logit, self._penalise(logit)) if self._seen else logit
+        highest = max(logit, self._penalise(logit)) if self._seen else logit
+        if not self._answer:
+            return highest
+        # Negative penalties raise logits, most where a token occurs once or most often.
+        most = max(self._answer.values())
+        return max(highest, self._discourage(highest, 1), self._discourage(highest, most))
 
     def _penalise(self, logit: float) -> float:
         return _f32(logit * self._penalty if logit < 0 else logit / self._penalty)
@@ -93,4 +126,4 @@ class LogitEdits:
     @property
     def raises(self) -> bool:
         """Whether an edit can make a token likelier."""
-        return self._penalty < 1.0
+        return self._penalty < 1.0 or self._presence < 0 or self._frequency < 0

@@ -53,6 +53,12 @@ class LogitRules:
 
     repetition_penalty: float = 1.0
     "Divides positive logits of earlier tokens, including the prompt's; multiplies negative ones."
+    repeat_last_n: int | None = None
+    "How many of the latest tokens the repetition penalty covers; None = all."
+    presence_penalty: float = 0.0
+    "Subtracted from the logits of tokens that the answer already has."
+    frequency_penalty: float = 0.0
+    "The same, for each time that the answer has them."
     no_repeat_ngram_size: int = 0
     "Sequences of this many tokens occur at most once; 0 = no limit."
     suppressed: frozenset[int] = frozenset()

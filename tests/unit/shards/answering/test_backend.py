@@ -117,11 +117,6 @@ async def test_prompt_longer_than_the_context_is_named_with_its_numbers(tmp_path
         (request(model="other"), NotFound, "no model 'other' here; configured models: toy"),
         (request(prompt=""), InvalidParams, "the prompt is empty"),
         (request(num_ctx=8, think=True), InvalidParams, "shards cannot apply num_ctx, think"),
-        (
-            request(presence_penalty=1, repeat_last_n=64),
-            InvalidParams,
-            "repeat_last_n: repeat_penalty covers all tokens, presence_penalty: use repeat_penalty",
-        ),
         (request(format="json"), InvalidParams, "shards cannot apply format"),
         (request(context=(1, 999)), InvalidParams, "outside the vocabulary of 258"),
         (
@@ -260,6 +255,20 @@ async def test_penalty_and_min_p_of_the_request_replace_those_of_the_model(tmp_p
         usual = await nodes[0].tokens(request(**wishes))
     assert greedy != penalised
     assert likeliest == greedy != usual
+
+
+async def test_penalties_of_the_answer_apply_to_its_own_tokens(tmp_path: Path) -> None:
+    async with toy_network(tmp_path, "0-3", "3-6") as nodes:
+        wishes: dict[str, Any] = {"prompt": "abcabc", "max_tokens": 40, "temperature": 0}
+        greedy = await nodes[0].tokens(request(**wishes))
+        eager = await nodes[0].tokens(request(presence_penalty=-2, **wishes))
+        varied = await nodes[0].tokens(request(presence_penalty=2, frequency_penalty=2, **wishes))
+        latest = await nodes[0].tokens(request(repeat_penalty=4, repeat_last_n=16, **wishes))
+        longer = await nodes[0].tokens(request(repeat_penalty=4, repeat_last_n=-1, **wishes))
+        none = await nodes[0].tokens(request(repeat_penalty=4, repeat_last_n=0, **wishes))
+    assert len(set(varied)) > len(set(greedy)) > len(set(eager))
+    assert none == greedy
+    assert len({tuple(greedy), tuple(latest), tuple(longer)}) == 3
 
 
 @pytest.mark.parametrize("temperature", [0, 0.8])

@@ -40,7 +40,14 @@ def processed(rules: LogitRules, prompt: list[int], new: list[int], values: list
     ids, scores = torch.tensor([[*prompt, *new]]), torch.tensor([values])
     chain: list[Any] = []
     if rules.repetition_penalty != 1:
-        chain.append(processors.RepetitionPenaltyLogitsProcessor(rules.repetition_penalty))
+        processor = processors.RepetitionPenaltyLogitsProcessor(rules.repetition_penalty)
+        reach = rules.repeat_last_n
+        covered = ids if reach is None else ids[:, max(0, ids.shape[1] - reach) :]
+        scores = processor(covered, scores)
+    # Not in transformers; as in vLLM's sampler, over the answer only.
+    counts = torch.bincount(torch.tensor(new, dtype=torch.long), minlength=VOCAB)
+    scores = scores - rules.frequency_penalty * counts
+    scores = scores - rules.presence_penalty * (counts > 0)
     if rules.no_repeat_ngram_size:
         chain.append(processors.NoRepeatNGramLogitsProcessor(rules.no_repeat_ngram_size))
     if rules.bad_words:
@@ -79,6 +86,9 @@ IDS = st.frozensets(st.integers(0, VOCAB - 2), max_size=6)
 RULES = st.builds(
     LogitRules,
     repetition_penalty=st.sampled_from([1.0, 1.05, 1.5, 4.0, 0.7]),
+    repeat_last_n=st.sampled_from([None, 0, 1, 3, 9]),
+    presence_penalty=st.sampled_from([0.0, 0.0, 0.6, 2.0, -0.7, -2.0]),
+    frequency_penalty=st.sampled_from([0.0, 0.0, 0.1, 2.0, -0.3, -2.0]),
     no_repeat_ngram_size=st.integers(0, 4),
     suppressed=IDS,
     begin_suppressed=IDS,
