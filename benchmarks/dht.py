@@ -6,7 +6,9 @@
 Each DHT runs the same way: `--nodes` nodes on loopback, `--per-process` in a process (300 processes
 would fill the memory of a small machine), 50 values put, then lookups from random nodes, one after
 the other, before and after SIGKILL ends 30 % of the processes. `--rivals` names a Python that has
-kademlia 2.2.3 and pyipv8 installed; the product needs neither.
+kademlia 2.2.3 and pyipv8 installed; the product needs neither. Each figure is printed and written
+as soon as it is known. A phase that takes too long ends with the lookups made until then; a DHT
+that does not get ready in time runs again with half as many nodes.
 """
 
 from __future__ import annotations
@@ -14,10 +16,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,112 +31,57 @@ from aitorrent_dht.core.contact import contact_of  # noqa: E402
 from aitorrent_dht.core.state import Outgoing, Tuning, id_bytes  # noqa: E402
 from aitorrent_dht.wire.codec import Codec  # noqa: E402
 from aitorrent_dht.wire.messages import Query, Request  # noqa: E402
-from benchmarks.report import finish  # noqa: E402
+from benchmarks.dht_fleet import NAMES, Fleet, OutOfTime  # noqa: E402
+from benchmarks.report import machine  # noqa: E402
 from tests.support.dht.universe import SimNode, Universe  # noqa: E402
 from tests.support.dht.wired import Wired  # noqa: E402
 
-NAMES: Final = [f"name {i}" for i in range(50)]
 KILLED: Final = 0.3
 HEADERS_BYTES: Final = 28
 "IPv4 and UDP."
 BASE_PORT: Final = 21_000
 
-
-class Fleet:
-    """Nodes of one kind in several processes."""
-
-    def __init__(self, command: Sequence[str], nodes: int, per_process: int, port: int) -> None:
-        self._command = list(command)
-        self._port = port
-        self._per_process = per_process
-        self._processes: list[subprocess.Popen[str]] = []
-        for first in range(0, nodes, per_process):
-            count = min(per_process, nodes - first)
-            more = [str(port)] if first else []
-            process = subprocess.Popen(
-                [*command, str(port + first), str(count), *more],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # rivals log each silent node
-                text=True,
-                cwd=HERE.parent,
-            )
-            self._processes.append(process)
-            self._read(process)
-        self.alive = list(range(nodes))
-
-    def _read(self, process: subprocess.Popen[str]) -> dict[str, Any]:
-        if process.stdout is None or not (line := process.stdout.readline()):
-            raise RuntimeError(f"{self._command} ended")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def tell(self, node: int, op: str, **more: Any) -> dict[str, Any]:
-        """Let a node do something; its answer."""
-        process = self._processes[node // self._per_process]
-        order = {"op": op, "node": node % self._per_process, **more}
-        if process.stdin is None:
-            raise RuntimeError("no pipe")
-        process.stdin.write(json.dumps(order) + "\n")
-        process.stdin.flush()
-        return self._read(process)
-
-    def kill(self, share: float) -> float:
-        """SIGKILL processes, but not the first; returns the share of nodes that died."""
-        before = len(self.alive)
-        for i in random.sample(range(1, len(self._processes)), round(share * len(self._processes))):
-            self._processes[i].kill()
-            self._processes[i].wait()
-            self.alive = [n for n in self.alive if n // self._per_process != i]
-        return 1 - len(self.alive) / before
-
-    def close(self) -> None:
-        """End every process."""
-        for process in self._processes:
-            process.kill()
-            process.wait()
+Keep = Callable[[str, Any], None]
+"Takes the name of a figure and the figure."
 
 
-def lookups(fleet: Fleet, count: int) -> dict[str, Any]:
-    """`count` lookups from random living nodes, one after the other."""
-    took: list[float] = []
-    sent, found = [], 0
-    for i in range(count):
-        answer = fleet.tell(random.choice(fleet.alive), "get", name=NAMES[i % len(NAMES)])
-        took.append(answer["took_s"] * 1000)
-        sent.append(answer["sent"])
-        found += answer["found"]
-    took.sort()
-    return {
-        "found": f"{found} of {count}",
-        "median_ms": round(took[count // 2], 2),
-        "p95_ms": round(took[int(count * 0.95)], 2),
-        "requests_mean": round(sum(sent) / count, 1),
-    }
+def over_sockets(command: Sequence[str], args: argparse.Namespace, keep: Keep) -> None:
+    """One DHT, whole and with 30 % of its nodes killed; smaller where the machine is too slow."""
+    for nodes in (args.nodes, args.nodes // 2, args.nodes // 4):
+        keep("nodes", nodes)
+        fleet = Fleet(command, args.per_process, BASE_PORT)
+        try:
+            fleet.limit(args.limit)
+            started = time.perf_counter()
+            fleet.start(nodes)
+            if "ipv8" in command:
+                settle(fleet)
+            keep("build_s", round(time.perf_counter() - started, 1))
+            fleet.limit(args.limit)
+            put = fleet.put_all()
+            keep("put", put)
+            fleet.limit(args.limit)
+            whole = fleet.look_up(args.lookups)
+            if "out_of_time_after" in whole and nodes > args.nodes // 4:
+                keep(f"{nodes}_nodes", {"too_slow": whole})
+                continue
+            keep("whole", whole)
+            share = fleet.kill(KILLED)
+            fleet.limit(args.limit)
+            keep("killed", {"share": round(share, 2), **fleet.look_up(args.lookups)})
+            return
+        except OutOfTime:
+            keep(f"{nodes}_nodes", {"too_slow": f"not ready after {args.limit:.0f} s"})
+        finally:
+            fleet.close()
 
 
-def over_sockets(command: Sequence[str], args: argparse.Namespace, port: int) -> dict[str, Any]:
-    """One DHT, whole and with 30 % of its nodes killed."""
-    started = time.perf_counter()
-    fleet = Fleet(command, args.nodes, args.per_process, port)
-    try:
-        if "ipv8" in command:
-            for node in fleet.alive:
-                ports = [port + n for n in random.sample(fleet.alive, min(20, args.nodes))]
-                fleet.tell(node, "settle", ports=ports)
-            time.sleep(2.0)
-        build_s = time.perf_counter() - started
-        puts = [fleet.tell(random.choice(fleet.alive), "put", name=name) for name in NAMES]
-        whole = lookups(fleet, args.lookups)
-        share = fleet.kill(KILLED)
-        return {
-            "build_s": round(build_s, 1),
-            "put_median_ms": round(sorted(p["took_s"] * 1000 for p in puts)[len(puts) // 2], 2),
-            "whole": whole,
-            "killed": {"share": round(share, 2), **lookups(fleet, args.lookups)},
-        }
-    finally:
-        fleet.close()
+def settle(fleet: Fleet) -> None:
+    """Let each node of py-ipv8 meet 20 others, as its walker would do over minutes."""
+    for node in fleet.alive:
+        ports = [fleet.port + n for n in random.sample(fleet.alive, min(20, len(fleet.alive)))]
+        fleet.tell(node, "settle", ports=ports)
+    time.sleep(2.0)
 
 
 def cpu_ms() -> dict[str, float]:
@@ -213,34 +159,52 @@ def simulated(nodes: int) -> dict[str, Any]:
     }
 
 
+class Results:
+    """Figures by part, printed and written as soon as each is known."""
+
+    def __init__(self, out: Path | None) -> None:
+        self._out = out
+        self._figures: dict[str, Any] = {"machine": machine()}
+
+    def part(self, *path: str) -> Keep:
+        """Where a part keeps its figures."""
+
+        def keep(name: str, value: Any) -> None:
+            at = self._figures
+            for step in path:
+                at = at.setdefault(step, {})
+            at[name] = value
+            print(f"{'.'.join((*path, name))}: {json.dumps(value)}", flush=True)
+            if self._out:
+                self._out.write_text(json.dumps(self._figures, indent=2) + "\n")
+
+        return keep
+
+
 def main() -> None:
-    """Run all parts."""
+    """Run the parts, in the order in which they disturb the machine more and more."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--nodes", type=int, default=300)
-    parser.add_argument("--per-process", type=int, default=20)
+    parser.add_argument("--per-process", type=int, default=15)
     parser.add_argument("--lookups", type=int, default=200)
     parser.add_argument("--simulated", type=int, default=10_000)
     parser.add_argument("--rivals", help="a Python with kademlia and pyipv8")
+    parser.add_argument("--limit", type=float, default=150.0, help="seconds for one phase")
     args = parser.parse_args()
     random.seed(1)
     commands = {"aitorrentd": [sys.executable, "-m", "benchmarks.dht_worker"]}
     if args.rivals:
         script = str(HERE / "dht_rivals.py")
         commands |= {kind: [args.rivals, script, kind] for kind in ("kademlia", "ipv8")}
-    sockets = {
-        name: over_sockets(command, args, BASE_PORT + 1000 * i)
-        for i, (name, command) in enumerate(commands.items())
-    }
-    figures = {
-        "nodes": args.nodes,
-        "nodes_per_process": args.per_process,
-        "sockets": sockets,
-        "cpu_ms_per_1000_requests": cpu_ms(),
-        "idle": idle_bytes(args.nodes),
-        "simulation": simulated(args.simulated),
-    }
-    finish(figures, args.out)
+    results = Results(args.out)
+    keep = results.part()
+    keep("nodes_per_process", args.per_process)
+    keep("cpu_ms_per_1000_requests", cpu_ms())
+    for name, command in commands.items():
+        over_sockets(command, args, results.part("sockets", name))
+    keep("idle", idle_bytes(args.nodes))
+    keep("simulation", simulated(args.simulated))
 
 
 if __name__ == "__main__":

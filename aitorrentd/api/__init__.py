@@ -52,9 +52,11 @@ from aitorrentd.api.network.protection import PROTECTION, Offence, Protection
 from aitorrentd.api.network.reachability import (
     ADVERTISERS,
     REACHABILITY,
+    UDP_LISTENERS,
     Advertiser,
     Reach,
     Reachability,
+    UdpListener,
 )
 from aitorrentd.api.network.routes import DIRECT, MakeProtocol, Route
 from aitorrentd.api.network.transport import (
@@ -139,6 +141,7 @@ __all__ = [
     "PROTECTION",
     "REACHABILITY",
     "TRANSPORT",
+    "UDP_LISTENERS",
     "Advertiser",
     "AitorrentError",
     "Attempt",
@@ -222,6 +225,7 @@ __all__ = [
     "TimedOut",
     "TooLarge",
     "Transport",
+    "UdpListener",
     "Unavailable",
     "Verdict",
     "VersionMismatch",

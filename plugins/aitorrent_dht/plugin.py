@@ -12,7 +12,9 @@ from aitorrent_dht.service import DhtService, running
 from aitorrentd.api import (
     DIRECTORY,
     DIRECTORY_SOURCES,
+    REACHABILITY,
     TRANSPORT,
+    UDP_LISTENERS,
     Check,
     CheckResult,
     HealthWarning,
@@ -36,6 +38,7 @@ class DhtPlugin:
             name="dht",
             summary="finds providers in the whole network by a distributed hash table",
             requires=(TRANSPORT, DIRECTORY, DIRECTORY_SOURCES),
+            wants=(REACHABILITY, UDP_LISTENERS),
             config=DhtConfig,
         )
 

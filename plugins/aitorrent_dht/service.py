@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,7 +37,9 @@ from aitorrent_dht.wire.messages import Family
 from aitorrentd.api import (
     DIRECTORY,
     DIRECTORY_SOURCES,
+    REACHABILITY,
     TRANSPORT,
+    UDP_LISTENERS,
     DirectoryChanged,
     NetworkChanged,
     NotFound,
@@ -176,6 +178,10 @@ class DhtService:
             families |= Family.IP6 if ":" in host else Family.IP4
         self.node.state.use(families)
 
+    def udp_ports(self) -> list[int]:
+        """The ports of its sockets; see `aitorrentd.api.UdpListener`."""
+        return sorted(set(self.endpoint.bound.values()))
+
     async def _watch(self) -> None:
         """Follow what has no event of its own."""
         bootstrap: list[str] = []
@@ -193,6 +199,8 @@ class DhtService:
             state.epoch_offset_s = self._ctx.clock.time() - now
             own = [place[0] for text in self._transport.addresses() if (place := place_of(text))]
             state.reachability.is_own([*own, *self.endpoint.bound])
+            nat = self._ctx.optional(REACHABILITY)
+            state.reachability.is_closed = nat is not None and nat.is_closed
             self.source.refresh()
             has_grown = len(self.node.state.table) > 2 * self._saved_count
             if has_grown or now - self._saved_at >= SAVE_S:
@@ -340,9 +348,13 @@ def _once(done: asyncio.Future[Stored]) -> Callable[[Stored], None]:
 async def running(ctx: PluginContext) -> AsyncIterator[DhtService]:
     """Run the service, from binding to the last save."""
     service = DhtService(ctx, ctx.config)
+    listeners = ctx.optional(UDP_LISTENERS)
     try:
         await service.start()
-        with ctx.service(DIRECTORY_SOURCES).added("dht", service.source):
+        with (
+            ctx.service(DIRECTORY_SOURCES).added("dht", service.source),
+            nullcontext() if listeners is None else listeners.added("dht", service),
+        ):
             yield service
     finally:
         await service.close()

@@ -18,6 +18,7 @@ from aitorrentd.api import (
     PROTECTION,
     REACHABILITY,
     TRANSPORT,
+    UDP_LISTENERS,
     Check,
     CheckResult,
     HealthWarning,
@@ -41,7 +42,7 @@ class NatPlugin:
         return PluginInfo(
             name="nat",
             summary="finds out who can dial this node, and reaches peers behind NATs",
-            provides=(REACHABILITY,),
+            provides=(REACHABILITY, UDP_LISTENERS),
             requires=(TRANSPORT, PROTECTION, PEER_PORT, DIALERS, ADVERTISERS, ATTEMPTS),
             config=NatConfig,
         )
@@ -54,6 +55,7 @@ class NatPlugin:
         async with service.running():
             self._service = service
             ctx.provide(REACHABILITY, service.reach)
+            ctx.provide(UDP_LISTENERS, service.listeners)
             try:
                 yield
             finally:

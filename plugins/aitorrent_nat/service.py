@@ -12,7 +12,7 @@ from aitorrent_nat.punch.part import PunchPart
 from aitorrent_nat.reach.part import ReachPart
 from aitorrent_nat.relay.part import RelayPart
 from aitorrent_nat.stun.server import StunServer
-from aitorrentd.api import PROTECTION, TRANSPORT, PluginContext
+from aitorrentd.api import PROTECTION, TRANSPORT, PluginContext, Registry, UdpListener
 from aitorrentd.api.tasks import Tasks
 
 
@@ -30,9 +30,14 @@ class NatService:
         self.relay = RelayPart(ctx, lambda: self.reach.reach, self.reach.relays)
         self.reach.hellos.relays_for_others = self.relay.relays_for_others
         self.reach.relayed_by = self.relay.relayed_by
-        self.mapping = MappingPart(ctx, self.tasks, self.transport, lambda: self.stun.ports[:1])
+        self.listeners = Registry[UdpListener]("UDP listener")
+        self.mapping = MappingPart(ctx, self.tasks, self.transport, self._udp_ports)
         self.punch = PunchPart(ctx, self.transport, self.guard, self.reach)
         self.parts: list[Part] = [self.stun, self.reach, self.mapping, self.relay, self.punch]
+
+    def _udp_ports(self) -> list[int]:
+        ports = [port for each in self.listeners for port in each.udp_ports()]
+        return [*ports, *self.stun.ports[:1]]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

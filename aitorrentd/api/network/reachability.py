@@ -21,6 +21,13 @@ ADVERTISERS: Final = ServiceKey[Registry[Advertiser]]("transport.advertisers.v1"
 "Sources of addresses that peers are told in addition to the listening addresses."
 
 
+class UdpListener(Protocol):
+    """Receives datagrams from strangers, besides the transport."""
+
+    def udp_ports(self) -> Sequence[int]:
+        """The local ports on which it listens now; cheap to call, every few seconds."""
+
+
 class Reach(StrEnum):
     """How strangers can reach this node."""
 
@@ -49,6 +56,13 @@ class Reachability(Protocol):
     def reason(self) -> str:
         """One line: what the verdict rests on."""
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether datagrams are known to be kept out that come from hosts to which this node did
+        not send; false while that is not known."""
+
 
 REACHABILITY: Final = ServiceKey[Reachability]("nat.reachability.v1")
 "How strangers can reach this node."
+UDP_LISTENERS: Final = ServiceKey[Registry[UdpListener]]("nat.udp_listeners.v1")
+"Who listens for datagrams; the nat plugin has the router forward the ports."

@@ -4,7 +4,7 @@ Behind a NAT a node is asked only by nodes that it sent to a moment ago. So a no
 an address that is not its own takes part as a client, which nobody keeps in a table, unless
 requests arrive from hosts to which it sent nothing (a forwarded port, or a NAT that lets everybody
 in). To find that out it must be known: it is a server for a while at first, and again every two
-hours.
+hours, unless it is known from elsewhere that strangers' datagrams are kept out.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Reachability:
 
     def __init__(self, mode: Mode, now: float) -> None:
         self.mode = mode
+        self.is_closed = False
+        "Whether the NAT or firewall is known to keep strangers' datagrams out."
         self.asked_at: float | None = None
         "When a stranger's request last arrived."
         self._own: frozenset[str] = frozenset()
@@ -81,10 +83,12 @@ class Reachability:
         """Whether this node is to keep out of others' tables."""
         if self.mode != "auto":
             return self.mode == "client"
-        if not self.is_translated:
+        if not self.is_closed and not self.is_translated:
             return False
         if self.asked_at is not None and now - self.asked_at < EVIDENCE_S:
             return False
+        if self.is_closed:
+            return True
         if now - self._trial_at >= TRIAL_EVERY_S:
             self._trial_at = now
         return now - self._trial_at >= TRIAL_S

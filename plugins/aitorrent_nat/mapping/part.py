@@ -26,6 +26,8 @@ from aitorrentd.api.tasks import Tasks
 
 CHECK_S: Final = 60.0
 "Between two checks of what the router forwards: one that restarts has forgotten it."
+WATCH_S: Final = 5.0
+"Between two looks at which ports are wanted: plugins start and change theirs."
 RETRY_S: Final = 5.0
 MAX_RETRY_S: Final = 900.0
 "A router that forwards nothing rarely changes its mind."
@@ -47,7 +49,7 @@ class MappingPart:
         forwarding: Forwarding | None = None,
         gateway: Callable[[], Gateway | None] = default_gateway,
     ) -> None:
-        """`udp_ports()` are this plugin's own."""
+        """`udp_ports()` are those on which anything here listens for strangers' datagrams."""
         self.forwarding = forwarding or Forwarding()
         self._ctx = ctx
         self._tasks = tasks
@@ -55,6 +57,7 @@ class MappingPart:
         self._udp_ports = udp_ports
         self._gateway = gateway
         self._needless = "not looked yet"
+        self._asked: list[Want] = []
         self._wake = asyncio.Event()
         self._logged = ""
 
@@ -98,17 +101,27 @@ class MappingPart:
             if attempt:
                 wait_s = equal_jitter_s(attempt - 1, base_s=RETRY_S, cap_s=MAX_RETRY_S, draw=draw)
             self._wake.clear()
+            watching = self._tasks.spawn(self._watch(), "forwarded ports: what listens")
             try:
                 async with asyncio.timeout(wait_s):
                     await self._wake.wait()
                 attempt = 0
             except TimeoutError:
                 continue
+            finally:
+                watching.cancel()
+
+    async def _watch(self) -> None:
+        """Wake up once other ports are wanted than those that were asked for."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if self._wants(self._gateway()) != self._asked:
+                self._wake.set()
 
     async def _look(self) -> bool:
         """Ask the router, if there is one to ask; returns whether all is as it should be."""
         gateway = self._gateway()
-        wants = self._wants(gateway)
+        wants = self._asked = self._wants(gateway)
         self._needless = self._why_not(gateway, wants)
         if self._needless or gateway is None:
             await self.forwarding.release()
@@ -132,9 +145,8 @@ class MappingPart:
             return []
         bound = self._transport.bound
         ports = [port for host, port in bound if host in ("0.0.0.0", gateway.own)]
-        # The DHT listens on the transport's port number.
         tcp = [Want("tcp", port) for port in ports]
-        udp = [Want("udp", port) for port in [*ports, *self._udp_ports()] if port and ports]
+        udp = [Want("udp", port) for port in self._udp_ports() if port and ports]
         return list(dict.fromkeys([*tcp, *udp]))
 
     def _log(self, works: bool) -> None:

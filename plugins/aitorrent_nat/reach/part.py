@@ -293,6 +293,11 @@ class ReachPart:
         """This node's IP address as others see it; empty while unknown."""
         return self._external()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether strangers' datagrams are kept out; see `Reachability.is_closed`."""
+        return self.reach in (Reach.CONE, Reach.SYMMETRIC, Reach.RELAYED) and self.behaviour.filters
+
     def addresses(self) -> Sequence[Address]:
         """Where this node was dialled, if that is an address that it does not have itself."""
         if self._proven is None or not self._proven.is_certain:

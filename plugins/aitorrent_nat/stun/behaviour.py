@@ -63,6 +63,11 @@ class Behaviour:
         """Whether each destination sees this node at another port."""
         return self.mapping in (Mapping.ADDRESS_DEPENDENT, Mapping.ADDRESS_AND_PORT_DEPENDENT)
 
+    @property
+    def filters(self) -> bool:
+        """Whether it is known that not everybody's packets get in."""
+        return self.filtering not in (Filtering.UNKNOWN, Filtering.ENDPOINT_INDEPENDENT)
+
 
 UNKNOWN: Final = Behaviour()
 "Nothing is known."

@@ -31,21 +31,24 @@ async def main():
 
 asyncio.run(main())
 """
-# Prints the destination of each IP packet that leaves by e0, but for what kernels say themselves:
-# neighbours, routers and group memberships (ARP, ICMPv6, IGMP).
+# Prints protocol number, destination and port of each IP packet that leaves by the card in argv,
+# but for what kernels say themselves: neighbours, groups and errors (ARP, ICMP, ICMPv6, IGMP).
 CAPTURE = """
-import ipaddress, socket, struct
+import ipaddress, socket, sys
 sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
-sock.bind(("e0", 3))
+sock.bind((sys.argv[1], 3))
 print("ready", flush=True)
 while True:
     data, (_, kind, direction, *_) = sock.recvfrom(65536)
     if direction != socket.PACKET_OUTGOING:
         continue
-    if kind == 0x0800 and data[9] != socket.IPPROTO_IGMP:
-        print(ipaddress.ip_address(data[16:20]), flush=True)
+    if kind == 0x0800 and data[9] not in (socket.IPPROTO_IGMP, socket.IPPROTO_ICMP):
+        protocol, to, rest = data[9], data[16:20], data[4 * (data[0] & 15):]
     elif kind == 0x86DD and data[6] not in (0, socket.IPPROTO_ICMPV6):
-        print(ipaddress.ip_address(data[24:40]), flush=True)
+        protocol, to, rest = data[6], data[24:40], data[40:]
+    else:
+        continue
+    print(protocol, ipaddress.ip_address(to), int.from_bytes(rest[2:4], "big"), flush=True)
 """
 QUIET: Mapping[str, Any] = {"ollama": {"enabled": False}, "shards": {"enabled": False}}
 
@@ -135,21 +138,28 @@ async def model_server(namespace: str) -> AsyncIterator[str]:
 
 
 class Capture:
-    """The destinations of the packets that left a machine."""
+    """The packets that left a machine."""
 
     def __init__(self) -> None:
-        self.destinations: list[str] = []
+        self.packets: list[tuple[int, str, int]] = []
+        "Protocol number, destination, and its port."
+
+    @property
+    def destinations(self) -> list[str]:
+        """Where each packet went."""
+        return [address for _, address, _ in self.packets]
 
     async def follow(self, lines: asyncio.StreamReader) -> None:
         while line := await lines.readline():
-            self.destinations.append(line.decode().strip())
+            protocol, address, port = line.decode().split()
+            self.packets.append((int(protocol), address, int(port)))
 
 
 @asynccontextmanager
-async def captured(namespace: str) -> AsyncIterator[Capture]:
-    """Where packets go that leave the machine while the block runs."""
+async def captured(namespace: str, card: str = "e0") -> AsyncIterator[Capture]:
+    """The packets that leave the machine by a network card while the block runs."""
     process = await asyncio.create_subprocess_exec(
-        *("ip", "netns", "exec", namespace, sys.executable, "-c", CAPTURE),
+        *("ip", "netns", "exec", namespace, sys.executable, "-c", CAPTURE, card),
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None

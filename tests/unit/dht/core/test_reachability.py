@@ -38,6 +38,17 @@ def test_node_behind_a_nat_becomes_a_client_after_a_trial_without_strangers() ->
     assert it.is_client(TRIAL_EVERY_S + 1 + TRIAL_S)
 
 
+def test_node_whose_nat_keeps_strangers_out_is_a_client_at_once() -> None:
+    it = behind_nat()
+    it.is_closed = True
+    assert it.is_client(1.0)
+    assert it.is_client(TRIAL_EVERY_S + 1)  # there is nothing to try
+    it.asked("6.6.6.6", 2.0)
+    assert not it.is_client(3.0)
+    it.is_closed = False
+    assert it.is_client(2.0 + EVIDENCE_S + TRIAL_S)
+
+
 def test_request_of_a_stranger_makes_it_a_server_for_an_hour() -> None:
     it = behind_nat()
     it.asked("6.6.6.6", TRIAL_S)

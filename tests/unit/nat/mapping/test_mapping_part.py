@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +13,15 @@ import pytest
 
 from aitorrent_nat.mapping.gateway import Gateway
 from aitorrent_nat.mapping.keeping import Forwarding
-from aitorrent_nat.mapping.part import MappingPart
+from aitorrent_nat.mapping.part import WATCH_S, MappingPart
 from aitorrent_nat.mapping.routers import Lease, Router, Want
 from aitorrentd.api import Denied, Unavailable
+from aitorrentd.api.tasks import Tasks
 
 HOME = Gateway("192.168.1.1", "192.168.1.2")
 AWAY = Gateway("10.0.0.1", "10.0.0.7")
 TCP, UDP = Want("tcp", 8468), Want("udp", 8468)
+UDP_PORTS = (8468, 8469)
 
 
 class FakeRouter:
@@ -119,16 +123,17 @@ def part(
     gateway: Gateway | None = HOME,
     bound: Sequence[tuple[str, int]] = (("0.0.0.0", 8468), ("::", 8468)),
     seen: str = "",
+    udp_ports: Sequence[int] = UDP_PORTS,
 ) -> MappingPart:
     view = SimpleNamespace(outbound=True, host="11.1.0.2", observed=seen)
     transport: Any = SimpleNamespace(bound=bound, peers=lambda: [view] if seen else [])
-    ctx: Any = SimpleNamespace(log=SimpleNamespace(log=lambda *a: None))
-    tasks: Any = None
+    ctx: Any = SimpleNamespace(log=SimpleNamespace(log=lambda *a: None), random=random.Random(1))
+    tasks: Any = Tasks(logging.getLogger("test"))
     return MappingPart(
         ctx,
         tasks,
         transport,
-        lambda: [8469],
+        lambda: udp_ports,
         forwarding=Forwarding([way(router)]),
         gateway=lambda: gateway,
     )
@@ -146,6 +151,24 @@ async def test_peer_port_and_udp_ports_are_forwarded_and_the_peer_port_is_announ
         " 81.2.69.142:8469/udp by fake"
     )
     assert not list(it.warnings())
+
+
+@pytest.mark.jump_clock
+async def test_port_of_a_plugin_that_starts_later_is_forwarded_within_seconds() -> None:
+    router = FakeRouter()
+    ports = [8469]
+    it = part(router, udp_ports=ports)
+    keeping = asyncio.create_task(it._keep())
+    await asyncio.sleep(1)
+    assert set(map(str, router.forwarded)) == {"8468/tcp", "8469/udp"}
+    ports.append(9000)
+    await asyncio.sleep(WATCH_S)
+    assert set(map(str, router.forwarded)) == {"8468/tcp", "8469/udp", "9000/udp"}
+    ports.remove(9000)
+    await asyncio.sleep(WATCH_S)
+    assert set(map(str, router.forwarded)) == {"8468/tcp", "8469/udp"}
+    keeping.cancel()
+    await asyncio.wait({keeping})
 
 
 @pytest.mark.parametrize(
