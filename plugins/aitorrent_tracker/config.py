@@ -15,6 +15,13 @@ _HASH: Final = re.compile(r"[0-9a-fA-F]{40}|[0-9a-fA-F]{64}", re.ASCII)
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{16,128}", re.ASCII)
 
 
+MEMORY: Final = "memory"
+_REDIS: Final = re.compile(
+    r"rediss?://([^\s:@/]+@)?(\[[0-9a-fA-F:.]+\]|[^\s:@/\[\]]+)(:[0-9]{1,5})?(/[0-9]{1,5})?/?"
+    r"|unix:///\S+"
+)
+
+
 class LimitsConfig(SettingsTable):
     """Bounds on what strangers can make the tracker keep and do."""
 
@@ -60,6 +67,11 @@ class TrackerConfig(PluginConfig):
     "Networks of reverse proxies whose X-Forwarded-For is believed."
     interval_s: Annotated[int, Field(ge=60, le=86_400)] = 900
     "Seconds between two announces of a client; one that is silent for twice as long is removed."
+    storage: str = MEMORY
+    """Where swarms are kept: `memory`, or a Redis that several trackers share, such as
+    redis://USER@HOST:6379/0, rediss://HOST or unix:///run/redis.sock."""
+    storage_password: SecretStr | None = None
+    "Password of that Redis."
     limits: LimitsConfig = LimitsConfig()
     "Limits on peers, requests and connections, in all and per network."
 
@@ -86,6 +98,16 @@ class TrackerConfig(PluginConfig):
         for text in value:
             if not _HASH.fullmatch(text):
                 raise ValueError(f"{text!r} is not an info-hash of 40 or 64 hexadecimal digits")
+        return value
+
+    @field_validator("storage")
+    @classmethod
+    def _is_memory_or_redis(cls, value: str) -> str:
+        if value != MEMORY and not _REDIS.fullmatch(value):
+            raise ValueError(
+                "neither `memory` nor an address such as redis://HOST:6379/0; write its password"
+                " in plugins.tracker.storage_password"
+            )
         return value
 
     @field_validator("keys")

@@ -16,6 +16,10 @@ def warnings(service: TrackerService) -> Iterator[HealthWarning]:
             "the tracker refuses every announce: list info-hashes in plugins.tracker.torrents, or"
             " set plugins.tracker.open to true",
         )
+    if service.exchange is not None and service.exchange.problem:
+        yield HealthWarning("not_shared", service.exchange.problem)
+    if service.counters.problem:
+        yield HealthWarning("not_saved", service.counters.problem)
 
 
 def check_port(service: TrackerService | None) -> CheckResult:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 
 from aitorrent_tracker import health
-from aitorrent_tracker.config import TrackerConfig
+from aitorrent_tracker.config import MEMORY, TrackerConfig
 from aitorrent_tracker.methods import tracker_methods
 from aitorrent_tracker.service import TrackerService
 from aitorrentd.api import (
@@ -16,6 +17,7 @@ from aitorrentd.api import (
     Method,
     PluginContext,
     PluginInfo,
+    SkipPlugin,
     hookimpl,
 )
 
@@ -39,6 +41,8 @@ class TrackerPlugin:
     @asynccontextmanager
     async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
         """Serve while the plugin runs."""
+        if ctx.config.storage != MEMORY and find_spec("redis") is None:
+            raise SkipPlugin("aitorrentctl plugin install 'aitorrentd[redis]'")
         service = TrackerService(ctx)
         async with service.running():
             self._service = service

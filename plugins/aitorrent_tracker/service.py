@@ -7,20 +7,26 @@ import ipaddress
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aitorrent_tracker.answering.access import Access
 from aitorrent_tracker.answering.sources import Proxies, Rates
 from aitorrent_tracker.answering.tracker import Intervals, Tracker
-from aitorrent_tracker.config import TrackerConfig
+from aitorrent_tracker.config import MEMORY, TrackerConfig
 from aitorrent_tracker.net.binding import bind
 from aitorrent_tracker.net.http_server import HttpServer
 from aitorrent_tracker.net.udp_server import UdpServer
+from aitorrent_tracker.sharing.shared import SharedStorage
 from aitorrent_tracker.swarms.memory import Limits, MemoryStorage
+from aitorrent_tracker.swarms.saved import SavedCounters
+from aitorrent_tracker.swarms.storage import Storage
 from aitorrent_tracker.wire.udp import ConnectionIds
 from aitorrentd.api import PluginContext
 from aitorrentd.api.network.addresses import host_port
 from aitorrentd.api.tasks import Tasks
+
+if TYPE_CHECKING:
+    from aitorrent_tracker.sharing.exchange import RedisExchange
 
 SWEEP_S: Final = 1.0
 TTL_INTERVALS: Final = 2
@@ -36,12 +42,20 @@ class TrackerService:
         self._ctx = ctx
         self._clock = ctx.clock.monotonic
         self._tasks = Tasks(ctx.tasks)
-        storage = MemoryStorage(
+        memory = MemoryStorage(
             Limits(limits.swarms, limits.peers, limits.peers_per_swarm, limits.peers_per_subnet),
             ttl_s=TTL_INTERVALS * config.interval_s,
             now=self._clock(),
             draw=ctx.random.random,
         )
+        self.counters = SavedCounters(ctx, memory)
+        self.exchange: RedisExchange | None = None
+        "With other trackers, if the configuration says so."
+        storage: Storage = memory
+        if config.storage != MEMORY:
+            shared = SharedStorage(memory, ctx.clock.time() - self._clock())
+            self.exchange = self._exchange_of(shared)
+            storage = shared
         self.tracker = Tracker(
             storage,
             Access(config.info_hashes(), [key.get_secret_value() for key in config.keys]),
@@ -63,6 +77,20 @@ class TrackerService:
         self.listening: list[str] = []
         "Addresses in use: `0.0.0.0:6969/tcp`."
 
+    def _exchange_of(self, shared: SharedStorage) -> RedisExchange:
+        from aitorrent_tracker.sharing.exchange import RedisExchange
+
+        password = self.config.storage_password
+        return RedisExchange(
+            self.config.storage,
+            password.get_secret_value() if password else None,
+            shared,
+            self._clock,
+            self._ctx.random.random,
+            self._ctx.log,
+            max_counters=self.config.limits.swarms,
+        )
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Serve while the block runs.
@@ -73,6 +101,8 @@ class TrackerService:
         bound = bind(self.config.listen, self.config.port, udp=self.config.udp)
         self.port = bound.port
         try:
+            self._tasks.spawn(self.counters.keep(), "tracker: counters")
+            await self.counters.restored.wait()
             for sock in bound.tcp:
                 self.listening.append(f"{host_port(*sock.getsockname()[:2])}/tcp")
                 await self.http.listen(sock)
@@ -81,6 +111,8 @@ class TrackerService:
                 await self.udp.listen(sock)
             self._ctx.log.info("listening on %s", ", ".join(self.listening))
             self._tasks.spawn(self._sweep(), "tracker: sweep")
+            if self.exchange is not None:
+                self._tasks.spawn(self.exchange.keep(), "tracker: exchange")
             yield
         finally:
             await self._tasks.close()

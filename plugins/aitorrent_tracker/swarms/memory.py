@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,6 +71,7 @@ class MemoryStorage:
     def __init__(
         self, limits: Limits, *, ttl_s: float, now: float, draw: Callable[[], float]
     ) -> None:
+        self.ttl_s = ttl_s
         self._limits = limits
         self._ttl = max(1, int(ttl_s / TICK_S))
         self._draw = draw
@@ -78,6 +79,8 @@ class MemoryStorage:
         self._wheel = Wheel(self._ttl + 3, int(now / TICK_S))
         self._completed: OrderedDict[bytes, int] = OrderedDict()
         "Outlives its swarm, as long as there is room."
+        self._copied: dict[bytes, int] | None = None
+        "Its last copy, until it changes."
         self._seeds = self._leechers = 0
         self._total_completed = self._unlisted = self._expired = 0
 
@@ -115,10 +118,21 @@ class MemoryStorage:
             self._remove(swarm, kind, entry)
         if announce.event is Event.COMPLETED and announce.is_seed and not was_seed:
             self._count_completed(announce.info_hash)
-        peers = seeds if announce.is_seed else leechers
+        self._put(swarm, kind, entry, announce.peer_id, announce.is_seed, tick)
+
+    def _put(
+        self,
+        swarm: _Swarm,
+        kind: tuple[int, bool],
+        entry: bytes,
+        peer_id: bytes,
+        is_seed: bool,
+        tick: int,
+    ) -> None:
+        peers = swarm.of(kind)[0 if is_seed else 1]
         before = len(peers)
-        peers.put(entry, announce.peer_id, tick)
-        if announce.is_seed:
+        peers.put(entry, peer_id, tick)
+        if is_seed:
             self._seeds += len(peers) - before
         else:
             self._leechers += len(peers) - before
@@ -137,6 +151,10 @@ class MemoryStorage:
     def _count_completed(self, info_hash: bytes) -> None:
         self._total_completed += 1
         self._completed[info_hash] = self._completed.get(info_hash, 0) + 1
+        self._keep_completed(info_hash)
+
+    def _keep_completed(self, info_hash: bytes) -> None:
+        self._copied = None
         self._completed.move_to_end(info_hash)
         if len(self._completed) > self._limits.swarms:
             self._completed.popitem(last=False)
@@ -195,22 +213,85 @@ class MemoryStorage:
         pair = swarm.kinds.get((len(host), is_loopback(host))) if swarm is not None else None
         return pair[0].id_of(entry) or pair[1].id_of(entry) if pair is not None else b""
 
-    def expire(self, now: float) -> None:
+    def expire(self, now: float) -> list[tuple[bytes, bytes]]:
         """See `Storage.expire`."""
         tick = int(now / TICK_S)
+        expired: list[tuple[bytes, bytes]] = []
         for info_hash in self._wheel.due(tick):
             swarm = self._swarms[info_hash]
             oldest: list[int] = []
             for seeds, leechers in swarm.kinds.values():
                 gone = seeds.expire(tick - self._ttl), leechers.expire(tick - self._ttl)
-                self._seeds -= gone[0]
-                self._leechers -= gone[1]
-                self._expired += sum(gone)
+                self._seeds -= len(gone[0])
+                self._leechers -= len(gone[1])
+                expired += [(info_hash, entry) for entries in gone for entry in entries]
                 oldest += [t for t in (seeds.oldest(), leechers.oldest()) if t is not None]
             if oldest:
                 self._wheel.add(info_hash, min(oldest) + self._ttl + 1)
             else:
                 del self._swarms[info_hash]
+        self._expired += len(expired)
+        return expired
+
+    def learn(
+        self, info_hash: bytes, entry: bytes, peer_id: bytes, is_seed: bool, seen: float, now: float
+    ) -> None:
+        """Note that a peer announced itself elsewhere at `seen`, unless more recent is known."""
+        tick = int(seen / TICK_S)
+        if tick < int(now / TICK_S) - self._ttl:
+            return
+        swarm = self._swarms.get(info_hash)
+        if swarm is None:
+            if len(self._swarms) >= self._limits.swarms:
+                return
+            swarm = self._swarms[info_hash] = _Swarm()
+            self._wheel.add(info_hash, tick + self._ttl + 1)
+        kind = (len(entry) - 2, is_loopback(entry[:-2]))
+        known, other = swarm.of(kind) if is_seed else reversed(swarm.of(kind))
+        before = known.seen(entry)
+        if before is None and (before := other.seen(entry)) is None:
+            limits, all_peers = self._limits, self._seeds + self._leechers
+            if all_peers >= limits.peers or swarm.size() >= limits.peers_per_swarm:
+                self._unlisted += 1
+                return
+        elif tick < before:
+            return
+        if entry in other:
+            self._remove(swarm, kind, entry)
+        self._put(swarm, kind, entry, peer_id, is_seed, tick)
+
+    def forget(self, info_hash: bytes, entry: bytes, seen: float) -> None:
+        """Remove a peer that left at `seen`, unless it announced itself since."""
+        swarm = self._swarms.get(info_hash)
+        if swarm is None:
+            return
+        kind = (len(entry) - 2, is_loopback(entry[:-2]))
+        if all((peers.seen(entry) or 0) <= int(seen / TICK_S) for peers in swarm.of(kind)):
+            self._remove(swarm, kind, entry)
+
+    def set_completed(self, info_hash: bytes, count: int) -> None:
+        """Correct how many downloads were completed."""
+        if count and count != self._completed.get(info_hash):
+            self._completed[info_hash] = count
+            self._keep_completed(info_hash)
+
+    def completed(self) -> Mapping[bytes, int]:
+        """A copy of the counters of completed downloads, by info-hash."""
+        if self._copied is None:
+            self._copied = dict(self._completed)
+        return self._copied
+
+    def info_hashes(self) -> list[bytes]:
+        """Of the swarms."""
+        return list(self._swarms)
+
+    def peers(self, info_hash: bytes) -> Iterator[tuple[bytes, bytes, bool, float]]:
+        """Entry, id, whether it is a seed, and when it announced itself, of every peer."""
+        swarm = self._swarms.get(info_hash)
+        for pair in list(swarm.kinds.values()) if swarm is not None else ():
+            for peers, is_seed in zip(pair, (True, False), strict=True):
+                for entry, peer_id, tick in peers:
+                    yield entry, peer_id, is_seed, tick * TICK_S
 
     def statistics(self) -> Statistics:
         """See `Storage.statistics`."""

@@ -7,6 +7,7 @@ in a row from a random one on. Removal moves the last entry into the gap.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 
 from aitorrent_tracker.swarms.storage import HASH_BYTES
 
@@ -98,8 +99,8 @@ class Peers:
         """The tick of the announce that is longest ago; None without peers."""
         return min(self._seen, default=None)
 
-    def expire(self, tick: int) -> int:
-        """Remove peers whose last announce was before `tick`; how many."""
+    def expire(self, tick: int) -> list[bytes]:
+        """Remove peers whose last announce was before `tick`; returns their entries."""
         width, entries = self._width, self._entries
         old = [
             bytes(entries[at * width : (at + 1) * width])
@@ -108,4 +109,14 @@ class Peers:
         ]
         for entry in old:
             self.drop(entry)
-        return len(old)
+        return old
+
+    def seen(self, entry: bytes) -> int | None:
+        """The tick of a peer's last announce; None if it is not here."""
+        at = self._index.get(entry)
+        return None if at is None else self._seen[at]
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes, int]]:
+        """Entries, ids and ticks."""
+        for entry, at in self._index.items():
+            yield entry, self.id_of(entry), self._seen[at]

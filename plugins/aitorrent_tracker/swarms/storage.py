@@ -6,6 +6,7 @@ it holds, and exchanges changes in the background.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -88,8 +89,11 @@ class Storage(Protocol):
     def peer_id(self, info_hash: bytes, entry: bytes) -> bytes:
         """The id with which the peer at this compact address announced itself; empty if unknown."""
 
-    def expire(self, now: float) -> None:
-        """Remove peers that have not announced themselves for too long; call it often."""
+    def expire(self, now: float) -> Sequence[tuple[bytes, bytes]]:
+        """Remove peers that have not announced themselves for too long; call it often.
+
+        Returns their info-hashes and compact addresses.
+        """
 
     def statistics(self) -> Statistics:
         """How much is stored."""

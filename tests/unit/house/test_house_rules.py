@@ -156,7 +156,10 @@ def test_remote_input_is_not_checked_by_assert() -> None:
         *(PLUGINS / "aitorrent_dht" / r for r in ("core", "wire", "net")),
         *(PLUGINS / "aitorrent_discovery" / r for r in ("records", "gossip", "lan")),
         *(PLUGINS / "aitorrent_nat" / r for r in ("stun", "reach")),
-        *(PLUGINS / "aitorrent_tracker" / r for r in ("swarms", "wire", "answering", "net")),
+        *(
+            PLUGINS / "aitorrent_tracker" / r
+            for r in ("swarms", "sharing", "wire", "answering", "net")
+        ),
     ]
     decoders = [CORE / "wire.py", *(path for room in rooms for path in room.rglob("*.py"))]
     assert all(room.is_dir() for room in rooms)

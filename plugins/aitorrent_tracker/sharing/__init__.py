@@ -1,0 +1,1 @@
+"""Swarms that several trackers share through Redis."""
