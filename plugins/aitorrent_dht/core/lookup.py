@@ -209,10 +209,12 @@ class Lookup:
     def _is_exhausted(self, path: _Path, *, any_hit: bool) -> bool:
         if self._quorum and path.has_hit:
             return True
-        states = [state for _, state in self._window(path)]
-        if State.ASKED in states:
-            return False
-        if State.WAITING in states:
+        is_waiting = False
+        for _, state in self._window(path):
+            if state is State.ASKED:
+                return False
+            is_waiting = is_waiting or state is State.WAITING
+        if is_waiting:
             return self.asked >= self._max_asked
         if path.replies or any_hit:
             return True

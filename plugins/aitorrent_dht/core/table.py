@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from heapq import nsmallest
 from typing import Final
 
 from aitorrent_dht.core.contact import ID_SPACE, Contact, subnet_of
@@ -191,24 +190,20 @@ class RoutingTable:
     ) -> list[Contact]:
         """At most `count` nodes nearest to `target`, nearest first.
 
-        Bucket i of the target's own distance is nearest as a whole; then come all below it, mixed;
-        then each above it, in order.
+        Buckets are nearer as a whole or farther as a whole: the ids of bucket i differ from the own
+        id in bit i. If the target does, too, they are nearer to it than all below, else farther.
         """
-        i = (target ^ self.own_id).bit_length() - 1
+        distance = target ^ self.own_id
+        shared = [i for i in self._buckets if distance >> i & 1]
+        others = [i for i in self._buckets if not distance >> i & 1]
         found: list[Contact] = []
-        below = [j for j in self._buckets if j < i]
-        above = sorted(j for j in self._buckets if j > i)
-        for group in ([i], below, *([j] for j in above)):
+        for i in (*sorted(shared, reverse=True), *sorted(others)):
+            live = self._buckets[i].live.values()
+            inside = [entry.contact for entry in live if wanted(entry.contact)]
+            inside.sort(key=lambda contact: contact.id ^ target)
+            found += inside[: count - len(found)]
             if len(found) >= count:
                 break
-            inside = [
-                entry.contact
-                for j in group
-                if j in self._buckets
-                for entry in self._buckets[j].live.values()
-                if wanted(entry.contact)
-            ]
-            found += nsmallest(count - len(found), inside, key=lambda c: c.id ^ target)
         return found
 
     def network_size(self) -> float:

@@ -60,11 +60,11 @@ class Walk:
     def _step(self, now: float) -> None:
         if self._is_over:
             return
-        if not (self.lookup.is_done and not self._paging):
-            for contact in self.lookup.ready():
-                self._ask(contact, now)
         if self.lookup.is_done and not self._paging:
             self._end(now)
+            return
+        for contact in self.lookup.ready():
+            self._ask(contact, now)
 
     def _end(self, now: float) -> None:
         if not self._is_over:
