@@ -148,9 +148,12 @@ class PluginContext(Protocol):
         """The first opinion of the plugins' policy hooks, or None; a failing hook has none."""
 
     def db(
-        self, migrations: Mapping[int, str]
+        self, migrations: Mapping[int, str], *, name: str = ""
     ) -> AbstractAsyncContextManager[aiosqlite.Connection]:
-        """The plugin's own SQLite database (WAL), with pending numbered SQL scripts applied."""
+        """The plugin's own SQLite database (WAL), with pending numbered SQL scripts applied.
+
+        A plugin that has several gives each a `name`; the usual one has the plugin's.
+        """
 
     async def spawn_worker(
         self, entry: str, *, name: str, env: Mapping[str, str] | None = None, sandbox: bool = False

@@ -37,7 +37,8 @@ def stats() -> None:
 
 
 def _render_stats(reply: Mapping[str, Any]) -> str:
-    serves = "every torrent" if reply["open"] else f"{reply['listed']} listed torrents"
+    listed = f"{reply['listed']} listed torrents, {reply['published']} files of the catalogue"
+    serves = "every torrent" if reply["open"] else listed
     rows: list[tuple[str, Any]] = [
         ("listening", reply["listening"]),
         ("serves", f"{serves}, {'to holders of a key' if reply['private'] else 'to everyone'}"),

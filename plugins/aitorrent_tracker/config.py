@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 from pydantic import ConfigDict, Field, SecretStr, field_validator
 
+from aitorrent_tracker.catalogue.config import CatalogueConfig
 from aitorrent_tracker.swarms.storage import HASH_BYTES
 from aitorrentd.api import PluginConfig, SettingsTable
 
@@ -57,7 +58,8 @@ class TrackerConfig(PluginConfig):
     udp: bool = True
     "Whether to serve UDP, too."
     torrents: Annotated[tuple[str, ...], Field(max_length=100_000)] = ()
-    "Info-hashes that are served, in hexadecimal; those of v2 torrents have 64 digits."
+    """Info-hashes that are served besides those of the catalogue, in hexadecimal; those of v2
+    torrents have 64 digits."""
     open: bool = False
     "Serve every info-hash that anyone announces, instead of `torrents`."
     keys: Annotated[tuple[SecretStr, ...], Field(max_length=10_000)] = ()
@@ -72,6 +74,8 @@ class TrackerConfig(PluginConfig):
     redis://USER@HOST:6379/0, rediss://HOST or unix:///run/redis.sock."""
     storage_password: SecretStr | None = None
     "Password of that Redis."
+    catalogue: CatalogueConfig = CatalogueConfig()
+    "Published models, with a REST API and a web page."
     limits: LimitsConfig = LimitsConfig()
     "Limits on peers, requests and connections, in all and per network."
 

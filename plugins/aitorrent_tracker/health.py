@@ -10,10 +10,16 @@ from aitorrentd.api import CheckResult, HealthWarning
 
 def warnings(service: TrackerService) -> Iterator[HealthWarning]:
     """Yield each current problem with its remedy."""
-    if not service.config.open and not service.config.torrents:
+    catalogue = service.catalogue
+    if catalogue is not None and catalogue.problem:
+        yield HealthWarning("catalogue", f"the catalogue is not available: {catalogue.problem}")
+    config = service.config
+    can_publish = catalogue is not None and catalogue.can_grow
+    if not config.open and not config.torrents and not can_publish:
         yield HealthWarning(
             "no_torrents",
-            "the tracker refuses every announce: list info-hashes in plugins.tracker.torrents, or"
+            "the tracker refuses every announce: list who may publish in"
+            " plugins.tracker.catalogue.publishers, or info-hashes in plugins.tracker.torrents, or"
             " set plugins.tracker.open to true",
         )
     if service.exchange is not None and service.exchange.problem:

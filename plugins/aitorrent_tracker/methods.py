@@ -19,6 +19,8 @@ class StatsResult(BaseModel):
     open: bool = Field(description="whether every info-hash is served, as configured")
     private: bool = Field(description="whether clients need an announce key, as configured")
     listed: int = Field(description="number of info-hashes in the configuration")
+    published: int = Field(description="number of files listed in the catalogue")
+    problem: str = Field(description="why the catalogue is not available; empty if it is")
     swarms: int = Field(description="number of torrents with peers")
     seeds: int = Field(description="peers that have everything")
     leechers: int = Field(description="peers that are downloading")
@@ -35,12 +37,14 @@ def tracker_methods(service: TrackerService) -> Iterator[Method]:
     """All methods."""
 
     def stats(call: CallContext, params: BaseModel) -> StatsResult:
-        tracker, config = service.tracker, service.config
+        tracker, config, catalogue = service.tracker, service.config, service.catalogue
         return StatsResult(
             listening=service.listening,
             open=config.open,
             private=bool(config.keys),
             listed=len(config.torrents),
+            published=catalogue.listed if catalogue is not None else 0,
+            problem="it is not enabled" if catalogue is None else catalogue.problem,
             connections=len(service.http),
             counts=dict(sorted(tracker.counts.items())),
             **tracker.storage.statistics()._asdict(),

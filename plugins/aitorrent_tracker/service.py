@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import ipaddress
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from aitorrent_tracker.answering.access import Access
 from aitorrent_tracker.answering.sources import Proxies, Rates
 from aitorrent_tracker.answering.tracker import Intervals, Tracker
+from aitorrent_tracker.catalogue.service import Catalogue
 from aitorrent_tracker.config import MEMORY, TrackerConfig
-from aitorrent_tracker.net.binding import bind
+from aitorrent_tracker.net.binding import Bound, bind
 from aitorrent_tracker.net.http_server import HttpServer
 from aitorrent_tracker.net.udp_server import UdpServer
 from aitorrent_tracker.sharing.shared import SharedStorage
@@ -22,6 +24,7 @@ from aitorrent_tracker.swarms.saved import SavedCounters
 from aitorrent_tracker.swarms.storage import Storage
 from aitorrent_tracker.wire.udp import ConnectionIds
 from aitorrentd.api import PluginContext
+from aitorrentd.api.faces.serving import WebLimits, serving
 from aitorrentd.api.network.addresses import host_port
 from aitorrentd.api.tasks import Tasks
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from aitorrent_tracker.sharing.exchange import RedisExchange
 
 SWEEP_S: Final = 1.0
+WEB_LIMITS: Final = WebLimits(header_bytes=16 * 1024, body_bytes=8 * 2**20)
+"Of the catalogue, which refuses long bodies itself, in words."
 TTL_INTERVALS: Final = 2
 "A peer expires when it missed an announce: clients are late, and some requests are lost."
 
@@ -72,6 +77,10 @@ class TrackerService:
             max_per_subnet=limits.connections_per_subnet,
         )
         self.udp = UdpServer(self.tracker, self._clock)
+        self.catalogue: Catalogue | None = None
+        "None if it is not enabled."
+        if config.catalogue.enabled:
+            self.catalogue = Catalogue(ctx, config.catalogue, self.tracker.access)
         self.port = 0
         "The port that is bound."
         self.listening: list[str] = []
@@ -100,9 +109,12 @@ class TrackerService:
         """
         bound = bind(self.config.listen, self.config.port, udp=self.config.udp)
         self.port = bound.port
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._close, bound)
             self._tasks.spawn(self.counters.keep(), "tracker: counters")
             await self.counters.restored.wait()
+            if self.catalogue is not None:
+                await self._serve_catalogue(self.catalogue, stack)
             for sock in bound.tcp:
                 self.listening.append(f"{host_port(*sock.getsockname()[:2])}/tcp")
                 await self.http.listen(sock)
@@ -114,12 +126,25 @@ class TrackerService:
             if self.exchange is not None:
                 self._tasks.spawn(self.exchange.keep(), "tracker: exchange")
             yield
-        finally:
-            await self._tasks.close()
-            self.udp.close()
-            await self.http.close()
-            for sock in (*bound.tcp, *bound.udp):
-                sock.close()
+
+    async def _serve_catalogue(self, catalogue: Catalogue, stack: AsyncExitStack) -> None:
+        """Open the catalogue, and serve it on connections that ask for it."""
+        await stack.enter_async_context(catalogue.running())
+        # The import takes longer than the event loop may block.
+        module = await asyncio.to_thread(
+            importlib.import_module, "aitorrent_tracker.catalogue.rest.app"
+        )
+        udp_port = self.port if self.config.udp else 0
+        app = module.make_app(catalogue, self.tracker, self._clock, udp_port=udp_port)
+        web = await stack.enter_async_context(serving(app, log=self._ctx.log, limits=WEB_LIMITS))
+        self.http.adopt = web.adopt
+
+    async def _close(self, bound: Bound) -> None:
+        await self._tasks.close()
+        self.udp.close()
+        await self.http.close()
+        for sock in (*bound.tcp, *bound.udp):
+            sock.close()
 
     async def _sweep(self) -> None:
         """End slow connections, and expire peers."""

@@ -230,7 +230,8 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is complete."""
         self._disarm()
-        self._is_in_head = True
+        # What was read with the end of a body is no header, though none ended in it.
+        self._is_in_head, self._has_ended_head = True, True
         super().on_message_complete()
 
     def _count_head(self, size: int) -> None:

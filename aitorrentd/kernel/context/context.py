@@ -211,10 +211,10 @@ class Context:
         return self._around.decide(hook, **arguments)
 
     def db(
-        self, migrations: Mapping[int, str]
+        self, migrations: Mapping[int, str], *, name: str = ""
     ) -> AbstractAsyncContextManager[aiosqlite.Connection]:
-        """The plugin's own SQLite database; see `aitorrentd.kernel.context.database`."""
-        return open_database(self.data_dir / f"{self._name}.sqlite", migrations)
+        """A SQLite database of the plugin's own; see `aitorrentd.kernel.context.database`."""
+        return open_database(self.data_dir / f"{name or self._name}.sqlite", migrations)
 
     async def spawn_worker(
         self, entry: str, *, name: str, env: Mapping[str, str] | None = None, sandbox: bool = False

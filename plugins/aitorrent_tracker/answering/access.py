@@ -21,6 +21,7 @@ class Access:
 
     def __init__(self, torrents: Iterable[bytes] | None, keys: Iterable[str]) -> None:
         self.torrents = None if torrents is None else frozenset(torrents)
+        self._published: set[bytes] = set()
         # Looking up a keyed hash takes no time that depends on how much of a key was guessed.
         self._secret = os.urandom(32)
         self._keys = frozenset(self._hashed(key.encode()) for key in keys)
@@ -33,9 +34,22 @@ class Access:
         """Whether clients need an announce key."""
         return bool(self._keys)
 
+    def publish(self, info_hashes: Iterable[bytes]) -> None:
+        """Serve these, too."""
+        self._published.update(info_hashes)
+
+    def withdraw(self, info_hashes: Iterable[bytes]) -> None:
+        """Serve these no longer, except those that are configured."""
+        self._published.difference_update(info_hashes)
+
     def is_listed(self, info_hash: bytes) -> bool:
         """Whether the torrent is served."""
-        return self.torrents is None or info_hash in self.torrents
+        torrents = self.torrents
+        return torrents is None or info_hash in torrents or info_hash in self._published
+
+    def is_key(self, key: str) -> bool:
+        """Whether this is an announce key."""
+        return self._hashed(key.encode()) in self._keys
 
     def check_torrent(self, info_hash: bytes) -> None:
         """Refuse what is not served.
@@ -43,7 +57,7 @@ class Access:
         Raises:
             Refused: the info-hash is not listed.
         """
-        if self.torrents is not None and info_hash not in self.torrents:
+        if not self.is_listed(info_hash):
             raise Refused("unregistered", "unregistered torrent")
 
     def action(self, path: bytes) -> bytes:

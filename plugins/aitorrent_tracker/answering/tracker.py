@@ -41,8 +41,8 @@ class Tracker:
         self.access = access
         self.counts: Counter[str] = Counter()
         "Events since the start, by name."
-        self._rates = rates
-        self._proxies = proxies
+        self.rates = rates
+        self.proxies = proxies
         self._ids = ids
         self._intervals = intervals
         self._draw = draw
@@ -51,8 +51,8 @@ class Tracker:
         """Status and body of the answer to a request from a packed address."""
         try:
             action = self.access.action(request.path)
-            host = self._proxies.client(host, request.forwarded)
-            if not self._rates.take(host, now):
+            host = self.proxies.client(host, request.forwarded)
+            if not self.rates.take(host, now):
                 raise Refused("rate", "too many requests from your network", retry_min=1)
             if action == ANNOUNCE:
                 return _OK, self._http_announce(request.query, host, now)
@@ -118,7 +118,7 @@ class Tracker:
             self.counts["udp_unproven"] += 1
             # At 15 bytes no longer than any request.
             return udp.error_reply(transaction, "expired")
-        if not self._rates.take(host, now):
+        if not self.rates.take(host, now):
             self.counts["refused_rate"] += 1
             return None
         try:

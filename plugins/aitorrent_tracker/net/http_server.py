@@ -37,10 +37,14 @@ class HttpServer:
         self._per_subnet: InUse[str] = InUse()
         self._open: OrderedDict[_Connection, float] = OrderedDict()
         "By the time of their last answer, the oldest first."
+        self._handed_over: dict[asyncio.Transport, str] = {}
+        "Connections that `adopt` took, and their networks, until a sweep finds them closed."
         self._servers: list[asyncio.Server] = []
+        self.adopt: Callable[[asyncio.Transport, bytes], None] | None = None
+        "Takes a connection, and what was read of it, on which a request is not for the tracker."
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._open) + len(self._handed_over)
 
     async def listen(self, sock: socket.socket) -> None:
         """Serve a bound socket."""
@@ -51,7 +55,7 @@ class HttpServer:
 
     def admit(self, connection: _Connection, subnet: str) -> bool:
         """Count a new connection; whether there is room for it."""
-        if len(self._open) >= self._max:
+        if len(self) >= self._max:
             self.tracker.counts["http_turned_away"] += 1
             return False
         if subnet and not self._per_subnet.take(subnet, self._max_per_subnet):
@@ -70,8 +74,21 @@ class HttpServer:
         if self._open.pop(connection, None) is not None and subnet:
             self._per_subnet.release(subnet)
 
+    def hand_over(
+        self, connection: _Connection, subnet: str, transport: asyncio.Transport, rest: bytes
+    ) -> None:
+        """Give a connection to `adopt`; it still counts for its network."""
+        if self.adopt is not None and self._open.pop(connection, None) is not None:
+            self._handed_over[transport] = subnet
+            self.adopt(transport, rest)
+
     def sweep(self) -> None:
         """End connections that took too long."""
+        for transport, subnet in list(self._handed_over.items()):
+            if transport.is_closing():
+                del self._handed_over[transport]
+                if subnet:
+                    self._per_subnet.release(subnet)
         until = self.clock() - IDLE_S
         for connection, answered in list(self._open.items()):
             if answered > until:
@@ -139,6 +156,10 @@ class _Connection(asyncio.Protocol):
     def _answer(self) -> None:
         server = self._server
         while (transport := self._transport) is not None and not self._is_paused:
+            if server.adopt is not None and self._reader.is_for_others():
+                self._transport = None
+                server.hand_over(self, self._subnet, transport, self._reader.rest())
+                return
             try:
                 request = self._reader.take()
             except BadRequest as e:

@@ -50,6 +50,10 @@ class SharedStorage:
         """See `Storage.counts`."""
         return self.memory.counts(info_hash)
 
+    def peers(self, info_hash: bytes) -> Iterator[tuple[bytes, bytes, bool, float]]:
+        """See `Storage.peers`."""
+        return self.memory.peers(info_hash)
+
     def peer_id(self, info_hash: bytes, entry: bytes) -> bytes:
         """See `Storage.peer_id`."""
         return self.memory.peer_id(info_hash, entry)

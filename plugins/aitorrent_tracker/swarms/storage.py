@@ -6,7 +6,7 @@ it holds, and exchanges changes in the background.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -85,6 +85,10 @@ class Storage(Protocol):
 
     def counts(self, info_hash: bytes) -> Counts:
         """Counts of a swarm; zeros if there is none."""
+
+    def peers(self, info_hash: bytes) -> Iterator[tuple[bytes, bytes, bool, float]]:
+        """Compact address, id, whether it is a seed, and when it announced itself, of every peer of
+        a swarm."""
 
     def peer_id(self, info_hash: bytes, entry: bytes) -> bytes:
         """The id with which the peer at this compact address announced itself; empty if unknown."""

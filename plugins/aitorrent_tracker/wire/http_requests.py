@@ -35,6 +35,11 @@ class BadRequest(Exception):
 _BAD: Final = b"400 Bad Request"
 
 
+def is_for_tracker(path: bytes) -> bool:
+    """Whether a path asks for an announce or a scrape, with or without an announce key."""
+    return path.rpartition(b"/")[2] in (b"announce", b"scrape")
+
+
 class RequestReader:
     """Bytes of one connection in, requests out."""
 
@@ -44,6 +49,22 @@ class RequestReader:
     def feed(self, raw: bytes) -> None:
         """Add bytes that arrived. What is not taken by `take` stays in memory."""
         self._buffer += raw
+
+    def is_for_others(self) -> bool:
+        """Whether the next request is well-formed so far, and nothing that a tracker answers."""
+        buffer = self._buffer
+        if buffer.startswith(b"GET /announce?"):
+            return False
+        end = buffer.find(b"\r\n", 0, MAX_HEAD_BYTES)
+        method, _, rest = bytes(buffer[: max(end, 0)]).partition(b" ")
+        target, _, version = rest.partition(b" ")
+        if not method.isalpha() or version not in (b"HTTP/1.1", b"HTTP/1.0"):
+            return False
+        return not is_for_tracker(target.partition(b"?")[0])
+
+    def rest(self) -> bytes:
+        """What arrived and was not taken."""
+        return bytes(self._buffer)
 
     def take(self) -> Request | None:
         """The next request; None until it is complete.

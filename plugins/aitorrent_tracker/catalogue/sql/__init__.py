@@ -1,0 +1,1 @@
+"""The catalogue in SQL: one layer for SQLite and PostgreSQL."""

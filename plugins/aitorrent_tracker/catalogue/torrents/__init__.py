@@ -1,0 +1,1 @@
+"""Torrent files that publishers upload: read strictly; no I/O."""
