@@ -15,6 +15,7 @@ from aitorrentd.api.events import (
     DirectoryChanged,
     Draining,
     Event,
+    FileReady,
     GenerationEnded,
     Lagged,
     MessageReceived,
@@ -26,6 +27,8 @@ from aitorrentd.api.events import (
     PeerRouteChanged,
     PluginChanged,
     StageLost,
+    TransferFailed,
+    TransferSucceeded,
 )
 from aitorrentd.api.hooks import hookimpl
 from aitorrentd.api.ids import PeerId, parse_peer_id, peer_id, public_key
@@ -163,6 +166,7 @@ __all__ = [
     "Draining",
     "End",
     "Event",
+    "FileReady",
     "Frame",
     "GenerateRequest",
     "GenerationEnded",
@@ -224,6 +228,8 @@ __all__ = [
     "Stream",
     "TimedOut",
     "TooLarge",
+    "TransferFailed",
+    "TransferSucceeded",
     "Transport",
     "UdpListener",
     "Unavailable",

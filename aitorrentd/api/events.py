@@ -136,6 +136,43 @@ class DirectoryChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TransferSucceeded(Event):
+    """A peer sent verified bytes of a file that is now complete; `peer` is known by its channel."""
+
+    topic = "weights.transfer_succeeded"
+
+    peer: PeerId
+    sha256: str
+    "The file; empty for a torrent of several files."
+    size_bytes: int
+    "Verified bytes that came from the peer."
+
+
+@dataclass(frozen=True, slots=True)
+class TransferFailed(Event):
+    """A peer named or sent bytes that are not the file that they were said to be."""
+
+    topic = "weights.transfer_failed"
+
+    peer: PeerId
+    sha256: str
+    size_bytes: int
+    "Bytes that were wasted."
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileReady(Event):
+    """A file was fetched and verified, and is seeded."""
+
+    topic = "weights.file_ready"
+
+    sha256: str
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class StageLost(Event):
     """A stage of a running answer was lost; `replacement` is empty if the answer cannot
     continue."""

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
 
+from aitorrent_seeding import health
 from aitorrent_seeding.config import SeedingConfig
-from aitorrentd.api import PluginContext, PluginInfo, Registry, SkipPlugin, hookimpl
-from aitorrentd.api.models.weights import (
-    MODEL_NAMES,
-    TORRENT_INDEXES,
-    WEIGHTS,
-    ModelNames,
-    TorrentIndex,
+from aitorrent_seeding.methods import seeding_methods
+from aitorrent_seeding.service import SeedingService
+from aitorrentd.api import (
+    DIRECTORY,
+    TRANSPORT,
+    Check,
+    CheckResult,
+    HealthWarning,
+    Method,
+    PluginContext,
+    PluginInfo,
+    SkipPlugin,
+    hookimpl,
 )
+from aitorrentd.api.models.weights import MODEL_NAMES, TORRENT_INDEXES, WEIGHTS
 
 
 class SeedingPlugin:
     """Shares, finds and fetches files of models in BitTorrent swarms."""
+
+    def __init__(self) -> None:
+        self._service: SeedingService | None = None
 
     @hookimpl
     def aitorrent_info(self) -> PluginInfo:
@@ -27,6 +37,7 @@ class SeedingPlugin:
             name="seeding",
             summary="shares, finds and fetches files of models in BitTorrent swarms",
             provides=(WEIGHTS, TORRENT_INDEXES, MODEL_NAMES),
+            requires=(TRANSPORT, DIRECTORY),
             config=SeedingConfig,
         )
 
@@ -34,10 +45,41 @@ class SeedingPlugin:
     @asynccontextmanager
     async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
         """Serve while the plugin runs."""
-        if find_spec("libtorrent") is None:
-            raise SkipPlugin("aitorrentctl plugin install 'aitorrentd[seeding]'")
-        indexes: Registry[TorrentIndex] = Registry("index of torrents")
-        names: Registry[ModelNames] = Registry("scheme of model names")
-        ctx.provide(TORRENT_INDEXES, indexes)
-        ctx.provide(MODEL_NAMES, names)
-        yield
+        if not health.has_libtorrent():
+            raise SkipPlugin(health.EXTRA)
+        service = SeedingService(ctx)
+        async with service.running():
+            self._service = service
+            try:
+                yield
+            finally:
+                self._service = None
+
+    @hookimpl
+    def aitorrent_methods(self, ctx: PluginContext) -> Iterable[Method]:
+        """`seeding.*`."""
+        return seeding_methods(self._service) if self._service else ()
+
+    @hookimpl
+    def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
+        """Check the library, the port and the disk."""
+
+        async def libtorrent() -> CheckResult:
+            return health.check_libtorrent()
+
+        async def port() -> CheckResult:
+            return health.check_port(self._service)
+
+        async def disk() -> CheckResult:
+            return health.check_disk(ctx.config.directory or ctx.data_dir)
+
+        return [
+            Check("libtorrent", "libtorrent is installed.", libtorrent),
+            Check("port", "BitTorrent peers can connect.", port),
+            Check("disk", "There is room for files.", disk),
+        ]
+
+    @hookimpl
+    def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:
+        """What keeps the node from sharing."""
+        return list(health.warnings(self._service)) if self._service else []

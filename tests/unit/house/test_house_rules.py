@@ -160,6 +160,7 @@ def test_remote_input_is_not_checked_by_assert() -> None:
             PLUGINS / "aitorrent_tracker" / r
             for r in ("swarms", "sharing", "wire", "answering", "net")
         ),
+        *(PLUGINS / "aitorrent_seeding" / r for r in ("torrents", "library", "sources")),
     ]
     decoders = [CORE / "wire.py", *(path for room in rooms for path in room.rglob("*.py"))]
     assert all(room.is_dir() for room in rooms)

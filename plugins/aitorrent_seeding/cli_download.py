@@ -1,0 +1,132 @@
+"""`download`: a progress line while files arrive, and where they are."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Final
+
+import typer
+
+from aitorrentd.cli import toolkit
+
+_WIDTH: Final = 20
+_FICLONE: Final = 0x40049409
+"ioctl_ficlone(2)."
+_MAX_TORRENT: Final = 8 * 2**20
+
+
+def download(
+    what: Annotated[str, typer.Argument(help="link, digest, name or path of a .torrent file")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="FOLDER", help="place the files in this folder, too")
+    ] = "",
+    url: Annotated[
+        list[str] | None,
+        typer.Option("--url", metavar="URL", help="web address of the file, for a SHA-256"),
+    ] = None,
+) -> None:
+    """Fetch and verify."""
+    params: dict[str, Any] = {"what": what, "urls": url or []}
+    if what.endswith(".torrent") and "://" not in what:
+        params = {"torrent": _read(what)}
+    done: list[tuple[str, str]] = []
+    with (
+        toolkit.connect() as client,
+        client.stream("seeding.download", params) as stream,
+        Line() as line,
+    ):
+        for item in stream:
+            line.show(item)
+            if toolkit.options.json:
+                toolkit.echo(toolkit.json_text(item))
+            if item["path"]:
+                done.append((item["name"], item["path"]))
+    if not toolkit.options.json and not to:
+        for _, path in done:
+            toolkit.echo(toolkit.clean(path))
+    for name in stream.summary.get("small_files", ()):
+        toolkit.warn(f"{toolkit.clean(name)} is not in any swarm, and was left out")
+    for name, path in done if to else ():
+        placed = place(Path(path), Path(to), name)
+        if not toolkit.options.json:
+            toolkit.echo(toolkit.clean(placed))
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_MAX_TORRENT + 1)
+    except OSError as e:
+        toolkit.fail(f"cannot read {path}: {e.strerror}")
+    if len(content) > _MAX_TORRENT:
+        toolkit.fail(f"{path} has over {_MAX_TORRENT} bytes; pass its info-hash instead")
+    return content
+
+
+class Line:
+    """The line of progress on standard error, if that is a terminal."""
+
+    def __init__(self) -> None:
+        self._progress: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Line:
+        if sys.stderr.isatty() and not toolkit.options.json:
+            from rich.console import Console
+            from rich.progress import Progress, TextColumn
+
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                console=Console(stderr=True, no_color=not toolkit.options.color),
+                transient=True,
+            )
+            self._task = self._progress.add_task("")
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def show(self, item: Mapping[str, Any]) -> None:
+        """Draw the state of a download."""
+        if self._progress:
+            self._progress.update(self._task, description=progress_text(item))
+
+
+def progress_text(item: Mapping[str, Any]) -> str:
+    """`[=====>......] 45% (2.5 MiB/s) | Peers: 5`."""
+    share = min(1.0, item["done"] / item["total"]) if item["total"] else 0.0
+    filled = round(share * _WIDTH)
+    bar = ("=" * filled + ">")[:_WIDTH].ljust(_WIDTH, ".")
+    rate = toolkit.bytes_text(item["bytes_per_s"])
+    return f"[{bar}] {share:.0%} ({rate}/s) | Peers: {item['peers']}"
+
+
+def place(path: Path, folder: Path, name: str) -> Path:
+    """Copy a verified file, or folder, into `folder` under `name`; without copying where the file
+    system shares blocks."""
+    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", ".")]
+    target = folder.joinpath(*parts or [path.name])
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            shutil.copytree(path, target, copy_function=_copy, dirs_exist_ok=True)
+        else:
+            _copy(path, target)
+    except OSError as e:
+        toolkit.fail(f"cannot write {target}: {e.strerror}; the file is at {path}")
+    return target
+
+
+def _copy(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    with open(path, "rb") as source, open(target, "wb") as copy:
+        try:
+            fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
+        except OSError:
+            shutil.copyfileobj(source, copy, 2**20)

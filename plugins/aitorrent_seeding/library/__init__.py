@@ -1,0 +1,1 @@
+"""What this node holds of which torrent, on disk and across restarts."""

@@ -1,0 +1,260 @@
+"""One torrent on this node: what is saved of it, what libtorrent does with it, and its end.
+
+A file is complete once every piece is here, everything is on disk, and its SHA-256 is the wanted
+one. Then it is made read-only, and libtorrent never writes to it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from aitorrent_seeding.library.means import Means
+from aitorrent_seeding.library.store import Held
+from aitorrent_seeding.session.torrent import Torrent
+from aitorrent_seeding.sources.directory import Endpoint
+from aitorrent_seeding.torrents.hashing import Stamp, hash_file
+from aitorrent_seeding.torrents.metainfo import Metainfo
+from aitorrentd.api import (
+    AitorrentError,
+    FileReady,
+    PeerId,
+    ProtocolError,
+    TransferFailed,
+    TransferSucceeded,
+    Unavailable,
+)
+from aitorrentd.api.backoff import equal_jitter_s
+from aitorrentd.api.models.weights import KnownTorrent, Span
+
+_LOOK_S: Final = 2.0
+"Before the second look for peers; doubles up to `_LOOK_AT_MOST_S`."
+_LOOK_AT_MOST_S: Final = 60.0
+_READ_ONLY: Final = 0o444
+
+
+class Entry:
+    """A torrent on the shelf."""
+
+    def __init__(self, means: Means, info_hash: str, meta: Metainfo, torrent: Torrent) -> None:
+        self.info_hash = info_hash
+        self.meta = meta
+        self.torrent = torrent
+        self.peers_of: dict[PeerId, set[tuple[str, int]]] = {}
+        "Where the nodes are that are known to share it."
+        self._means = means
+        self._ended = asyncio.Event()
+        self._error: AitorrentError | None = None
+        self._spans: dict[object, tuple[Span, ...] | None] = {}
+        self.urgent = Counter[int]()
+        "Pieces that somebody reads next, and by how many."
+        if self.held.is_whole:
+            self._ended.set()
+
+    @property
+    def held(self) -> Held:
+        """What is saved."""
+        return self._means.store.held[self.info_hash]
+
+    @property
+    def path(self) -> Path:
+        """Where the file, or the folder, lies."""
+        return self.held.path
+
+    @property
+    def problem(self) -> str:
+        """Why it stopped; empty if it did not."""
+        return self._error.message if self._error else self.torrent.problem
+
+    @property
+    def state(self) -> str:
+        """In a word."""
+        if self.held.is_paused:
+            return "paused"
+        if self.problem:
+            return "stopped"
+        if self.torrent.counts.checking is not None or not self.torrent.is_checked:
+            return "checking"
+        if self.held.is_whole:
+            return "seeding"
+        return "verifying" if self.torrent.is_whole else "downloading"
+
+    @property
+    def done(self) -> int:
+        """Bytes that are here."""
+        return min(self.meta.size, self.torrent.held * self.meta.piece_length)
+
+    @property
+    def from_peers(self) -> int:
+        """Verified bytes that came from peers in this run."""
+        return min(self.meta.size, self.torrent.arrived * self.meta.piece_length)
+
+    def known(self) -> KnownTorrent:
+        """How others find it."""
+        return KnownTorrent(
+            sha256=self.held.sha256,
+            size=self.meta.size,
+            info_hash=self.info_hash,
+            piece_length=self.meta.piece_length,
+            trackers=self.held.trackers,
+            metainfo=self.meta.raw,
+        )
+
+    # Ranges
+
+    def pieces_of(self, spans: Iterable[Span]) -> list[int]:
+        """The pieces that the byte ranges touch, in the order of the ranges."""
+        found: dict[int, None] = {}
+        for start, stop in spans:
+            last = -(-min(stop, self.meta.size) // self.meta.piece_length)
+            found.update(dict.fromkeys(range(max(0, start) // self.meta.piece_length, last)))
+        return list(found)
+
+    def has(self, spans: Iterable[Span]) -> bool:
+        """Whether all of the byte ranges are here."""
+        return self.torrent.is_checked and all(
+            self.torrent.have[piece] for piece in self.pieces_of(spans)
+        )
+
+    async def want(self, who: object, spans: Sequence[Span] | None) -> None:
+        """Fetch these ranges for `who`, in their order; None = everything."""
+        self._spans[who] = None if spans is None else tuple(spans)
+        await self._want()
+
+    async def unwant(self, who: object) -> None:
+        """`who` no longer wants anything; if nobody does, what is here is only seeded."""
+        self._spans.pop(who, None)
+        await self._want()
+
+    async def _want(self) -> None:
+        if self.held.is_whole:
+            return
+        wanted = self.wanted()
+        if wanted is None:
+            self.torrent.want(None)
+        else:
+            self.torrent.want(self.pieces_of(wanted), first=self.pieces_of(wanted[:1]))
+        await self._means.store.change(self.info_hash, wanted=wanted)
+
+    def wanted(self) -> tuple[Span, ...] | None:
+        """The ranges that somebody wants; None = everything."""
+        if None in self._spans.values():
+            return None
+        return tuple(span for spans in self._spans.values() for span in spans or ())
+
+    def order(self) -> Iterator[int]:
+        """Pieces that are wanted and missing, in the order in which they are wanted."""
+        wanted = self.wanted()
+        pieces = range(self.torrent.pieces) if wanted is None else self.pieces_of(wanted)
+        both = (*self.urgent, *pieces)
+        return (piece for piece in both if not self.torrent.have[piece])
+
+    # Life
+
+    async def run(self) -> None:
+        """Find peers until the file is complete, then seed."""
+        if self.held.is_whole:
+            return
+        looking = self._means.tasks.spawn(self._look_for_peers(), "seeding: look for peers")
+        try:
+            while not self._ended.is_set():
+                try:
+                    await self.torrent.until(lambda: self.torrent.is_whole)
+                except Unavailable:
+                    if self.torrent.has_left:
+                        raise
+                    await self.torrent.changed()  # it stopped; the user may resume it
+                    continue
+                await self._complete()
+        except AitorrentError as e:
+            self._error = e
+            self._ended.set()
+        finally:
+            looking.cancel()
+
+    async def whole(self) -> Path:
+        """Wait until the file is complete and verified.
+
+        Raises:
+            ProtocolError: what arrived is another file. Unavailable: it stopped, and `problem` says
+            why.
+        """
+        while not self._ended.is_set():
+            if self.torrent.problem:
+                raise Unavailable(self.torrent.problem)
+            await self.torrent.changed()
+        if self._error:
+            raise self._error
+        return self.path
+
+    async def _complete(self) -> None:
+        await self.torrent.flush()
+        sha256 = self.held.sha256
+        stamp = None
+        if sha256:
+            async with self._means.hashing:
+                hashes, _ = await asyncio.to_thread(hash_file, self.path, stop=self._means.stop)
+            if hashes.sha256 != sha256:
+                self._blame()
+                raise ProtocolError(
+                    f"the torrent {self.info_hash} is not the file {sha256}: its SHA-256 is"
+                    f" {hashes.sha256}; it was discarded"
+                )
+            self.torrent.seal()
+            with contextlib.suppress(OSError):  # another user's file system may not allow it
+                os.chmod(self.path, _READ_ONLY)
+            stamp = Stamp.of(os.stat(self.path))
+        else:
+            self.torrent.seal()
+        await self._means.store.change(self.info_hash, is_whole=True, stamp=stamp, wanted=None)
+        self._ended.set()
+        self.torrent.pulse()
+        await self._credit()
+        self._means.ctx.publish(FileReady(sha256, str(self.path), self.meta.size))
+        await self._means.publish(self.known(), self.held.published)
+
+    # Peers
+
+    async def _look_for_peers(self) -> None:
+        attempt = 0
+        while True:
+            for endpoint in await self._means.nearby.endpoints(
+                sha256=self.held.sha256, info_hash=self.info_hash
+            ):
+                self._meet(endpoint)
+            draw = self._means.ctx.random.random()
+            await asyncio.sleep(
+                equal_jitter_s(attempt, base_s=_LOOK_S, cap_s=_LOOK_AT_MOST_S, draw=draw)
+            )
+            attempt += 1
+
+    def _meet(self, endpoint: Endpoint) -> None:
+        if endpoint.is_proven:
+            self.peers_of.setdefault(endpoint.peer, set()).add((endpoint.host, endpoint.port))
+        self.torrent.connect(endpoint.host, endpoint.port)
+
+    async def _credit(self) -> None:
+        """Tell who sent how much; nodes are known by the host of their channel."""
+        for peer, bytes_ in (await self._sent()).items():
+            if bytes_:
+                self._means.ctx.publish(TransferSucceeded(peer, self.held.sha256, bytes_))
+
+    def _blame(self) -> None:
+        for peer in self.peers_of:
+            self._means.ctx.publish(
+                TransferFailed(peer, self.held.sha256, self.meta.size, "named another file")
+            )
+
+    async def _sent(self) -> dict[PeerId, int]:
+        by_place: dict[tuple[str, int], int] = {}
+        for peer in await self._means.engine.peers(self.torrent):
+            by_place[peer.ip] = by_place.get(peer.ip, 0) + int(peer.total_download)
+        return {
+            peer: sum(by_place.get(place, 0) for place in places)
+            for peer, places in self.peers_of.items()
+        }

@@ -1,0 +1,73 @@
+"""What torrents and downloads of this node work with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from aitorrent_seeding.config import SeedingConfig
+from aitorrent_seeding.library.store import Store
+from aitorrent_seeding.session.engine import Engine
+from aitorrent_seeding.sources.directory import DirectoryIndex
+from aitorrent_seeding.torrents.hashing import Stop
+from aitorrentd.api import AitorrentError, PluginContext, Registry
+from aitorrentd.api.models.weights import KnownTorrent, Published, TorrentIndex
+from aitorrentd.api.tasks import Tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Shared by everything in a running plugin."""
+
+    ctx: PluginContext
+    config: SeedingConfig
+    engine: Engine
+    store: Store
+    http: aiohttp.ClientSession
+    indexes: Registry[TorrentIndex]
+    nearby: DirectoryIndex
+    directory: Path
+    "Where fetched files are kept."
+    tasks: Tasks
+    stop: Stop = field(default_factory=Stop)
+    "Ends hashing that runs on threads."
+    hashing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    "Files that are hashed at the same time."
+
+    async def find(self, sha256: str) -> list[KnownTorrent]:
+        """Torrents of a file from every index; signed ones first. An index that fails has none."""
+        asked = await asyncio.gather(
+            *(self._ask(name, index, sha256) for name, index in self._by_name())
+        )
+        found: dict[str, KnownTorrent] = {}
+        for torrent in (torrent for answer in asked for torrent in answer):
+            known = found.get(torrent.info_hash)
+            if torrent.sha256 == sha256 and (known is None or torrent.metainfo):
+                found[torrent.info_hash] = torrent
+        return sorted(found.values(), key=lambda torrent: not torrent.metainfo)
+
+    def _by_name(self) -> list[tuple[str, TorrentIndex]]:
+        return list(zip(self.indexes.names(), self.indexes, strict=True))
+
+    async def _ask(self, name: str, index: TorrentIndex, sha256: str) -> Sequence[KnownTorrent]:
+        try:
+            async with asyncio.timeout(10.0):
+                return await index.find(sha256)
+        except (AitorrentError, TimeoutError) as e:
+            self.ctx.log.debug("index %s: %s", name, e or "no answer in time")
+            return ()
+
+    async def publish(self, torrent: KnownTorrent, source: Published) -> None:
+        """Enter a torrent in every index; one that refuses it is logged."""
+        for name, index in self._by_name():
+            try:
+                async with asyncio.timeout(30.0):
+                    await index.publish(torrent, source)
+            except (AitorrentError, TimeoutError) as e:
+                self.ctx.log.info(
+                    "index %s does not list %s: %s", name, torrent.sha256[:12], e or "timeout"
+                )

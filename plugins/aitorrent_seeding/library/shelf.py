@@ -1,0 +1,282 @@
+"""The torrents of this node: added, restored after a restart, saved, limited, removed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from aitorrent_seeding.library.checking import pieces_there
+from aitorrent_seeding.library.entry import Entry
+from aitorrent_seeding.library.means import Means
+from aitorrent_seeding.library.store import Held, Limits
+from aitorrent_seeding.session import params
+from aitorrent_seeding.torrents import metainfo
+from aitorrent_seeding.torrents.hashing import Stamp, hash_file
+from aitorrent_seeding.torrents.metainfo import Metainfo
+from aitorrentd.api import AitorrentError, Conflict, NotFound, Unavailable
+
+SAVE_S: Final = 10.0
+"Between two saves of the state of downloads."
+_LIMITS_S: Final = 5.0
+_STOP_S: Final = 10.0
+
+
+class Shelf:
+    """Every torrent of this node by its info-hash."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._entries: dict[str, Entry] = {}
+        self._adding: set[str] = set()
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(list(self._entries.values()))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, info_hash: str) -> Entry | None:
+        """The torrent, if it is here."""
+        return self._entries.get(info_hash)
+
+    def find(self, text: str) -> Entry:
+        """The torrent whose info-hash, SHA-256 or name `text` is, or begins.
+
+        Raises:
+            NotFound: there is none. Conflict: there are several.
+        """
+        text = text.strip()
+        found = [e for e in self if text in (e.info_hash, e.held.sha256, e.held.name)]
+        if not found and len(text) >= 4:
+            found = [
+                e
+                for e in self
+                if e.info_hash.startswith(text.lower()) or e.held.sha256.startswith(text.lower())
+            ]
+        if not found:
+            raise NotFound(f"there is no torrent {text[:80]!r} here; see aitorrentctl torrents")
+        if len(found) > 1:
+            raise Conflict(f"{len(found)} torrents match {text[:80]!r}; write more of the digest")
+        return found[0]
+
+    # Adding
+
+    async def add(self, held: Held, meta: Metainfo, *, have: list[bool] | None = None) -> Entry:
+        """Put a torrent on the shelf, and start it.
+
+        Raises:
+            Conflict: it is there. ProtocolError, Unavailable: libtorrent does not take it.
+        """
+        if held.info_hash in self._entries or held.info_hash in self._adding:
+            raise Conflict(f"the torrent {held.info_hash} is here already")
+        self._adding.add(held.info_hash)
+        try:
+            await self._means.store.add(held, meta.raw)
+            return await self._start(held, meta, have=have)
+        finally:
+            self._adding.discard(held.info_hash)
+
+    async def _start(
+        self, held: Held, meta: Metainfo, *, resume: bytes = b"", have: list[bool] | None = None
+    ) -> Entry:
+        config = self._means.config
+        renamed = {0: held.path} if meta.is_single and held.sha256 else None
+        if have is None and meta.is_single and meta.hashes and not held.is_whole:
+            have = await self._what_is_there(held, meta, resume)
+        atp = params.of_metainfo(
+            meta.raw,
+            held.save_path,
+            renamed=renamed,
+            resume=resume if have is None else b"",
+            have=have,
+            seeds=held.is_whole,
+            paused=held.is_paused,
+            allocate=config.preallocate,
+            dht=config.dht and not meta.is_private,
+            trackers=held.trackers,
+            web_seeds=() if held.sha256 else meta.web_seeds,
+        )
+        torrent = await self._means.engine.add(atp, meta.pieces)
+        entry = self._entries[held.info_hash] = Entry(self._means, held.info_hash, meta, torrent)
+        torrent.limit(upload_bps=held.limits.upload_bps, download_bps=held.limits.download_bps)
+        if held.wanted is not None and not held.is_whole:
+            await entry.want(entry, held.wanted)
+        self._means.nearby.share(entry.known())
+        self._means.tasks.spawn(entry.run(), f"seeding: torrent {held.info_hash[:8]}")
+        return entry
+
+    async def _what_is_there(self, held: Held, meta: Metainfo, resume: bytes) -> list[bool]:
+        known = params.pieces_in(resume)
+        async with self._means.hashing:
+            return await asyncio.to_thread(
+                pieces_there,
+                held.path,
+                meta.hashes,
+                meta.piece_length,
+                known,
+                self._means.stop,
+            )
+
+    # Across restarts
+
+    async def restore(self) -> None:
+        """Start what was here when the node stopped. One that cannot be started is logged."""
+        for held in list(self._means.store.held.values()):
+            raw, resume = await self._means.store.parts(held.info_hash)
+            try:
+                meta = metainfo.read(raw)
+                if kept := await self._checked(held):
+                    await self._start(kept, meta, resume=resume)
+            except AitorrentError as e:
+                self._means.ctx.log.warning("cannot share %s: %s", held.path, e.message)
+
+    async def _checked(self, held: Held) -> Held | None:
+        """What is true of a torrent after a restart; None if it is to be forgotten."""
+        if not held.is_whole or not held.sha256:
+            return held
+        try:
+            if Stamp.of(os.stat(held.path)) == held.stamp:
+                return held
+            async with self._means.hashing:
+                found, stamp = await asyncio.to_thread(hash_file, held.path, stop=self._means.stop)
+            if found.sha256 == held.sha256:
+                return await self._means.store.change(held.info_hash, stamp=stamp)
+            reason = "it changed"
+        except (OSError, AitorrentError) as e:
+            reason = str(e)
+        self._means.ctx.log.warning("%s is no longer shared: %s", held.path, reason)
+        if held.own_path:
+            await self._means.store.remove(held.info_hash)
+            return None
+        return await self._means.store.change(held.info_hash, is_whole=False, stamp=None)
+
+    async def keep_saving(self) -> None:
+        """Save the state of downloads at intervals, and stop what reached its limits."""
+        ticks = round(SAVE_S / _LIMITS_S)
+        while True:
+            for _ in range(ticks):
+                await asyncio.sleep(_LIMITS_S)
+                await self._apply_limits()
+            await self.save()
+
+    async def save(self) -> None:
+        """Save the state of every download."""
+        entries = [e for e in self if not e.held.is_whole and e.torrent.is_checked]
+        if entries:
+            states = await asyncio.gather(*(self._state(entry) for entry in entries))
+            await self._means.store.save_resume([state for state in states if state])
+
+    async def _state(self, entry: Entry) -> tuple[str, bytes] | None:
+        try:
+            async with asyncio.timeout(_STOP_S):
+                return entry.info_hash, await entry.torrent.resume_data()
+        except (AitorrentError, TimeoutError) as e:
+            self._means.ctx.log.debug("no state of %s: %s", entry.info_hash, e)
+            return None
+
+    async def _apply_limits(self) -> None:
+        for entry in self:
+            held, counts, config = entry.held, entry.torrent.counts, self._means.config
+            if not held.is_whole or held.is_paused:
+                continue
+            ratio = config.seed_ratio if held.limits.ratio is None else held.limits.ratio
+            most_s = config.seed_time_s if held.limits.seed_s is None else held.limits.seed_s
+            if ratio and counts.uploaded >= ratio * entry.meta.size:
+                why = f"sent {ratio:g} times its size"
+            elif most_s and counts.seeding_s >= most_s:
+                why = f"seeded for {most_s:g} s"
+            else:
+                continue
+            self._means.ctx.log.info("stopped seeding %s: %s", held.name, why)
+            await self.pause(entry)
+
+    # What users do
+
+    async def pause(self, entry: Entry) -> None:
+        """Neither send nor receive, also after a restart."""
+        await self._means.store.change(entry.info_hash, is_paused=True)
+        entry.torrent.pause()
+        entry.torrent.pulse()
+        self._means.nearby.withdraw(entry.info_hash)
+
+    async def resume(self, entry: Entry) -> None:
+        """Go on after a pause or an error."""
+        await self._means.store.change(entry.info_hash, is_paused=False)
+        entry.torrent.resume(is_whole=entry.held.is_whole)
+        entry.torrent.pulse()
+        self._means.nearby.share(entry.known())
+
+    async def limit(self, entry: Entry, limits: Limits) -> None:
+        """Set the limits of a torrent."""
+        await self._means.store.change(entry.info_hash, limits=limits)
+        entry.torrent.limit(upload_bps=limits.upload_bps, download_bps=limits.download_bps)
+
+    async def recheck(self, entry: Entry) -> Entry:
+        """Hash everything again; what is wrong is fetched again, unless it is the user's file."""
+        held = entry.held
+        await self._take_down(entry)
+        if held.sha256 and held.is_whole:
+            stale = held.changed(stamp=None)
+            self._means.store.held[held.info_hash] = stale
+            kept = await self._checked(stale)
+        else:
+            kept = held
+        if kept is None:
+            raise NotFound(f"{held.path} is no longer the file that was shared")
+        if not kept.own_path and not kept.is_whole:
+            with contextlib.suppress(OSError):
+                os.chmod(kept.path, 0o644)
+        return await self._start(kept, entry.meta)
+
+    async def remove(self, entry: Entry, *, with_files: bool) -> None:
+        """Forget a torrent; files of the user stay in any case."""
+        held = entry.held
+        await self._take_down(entry)
+        await self._means.store.remove(held.info_hash)
+        if with_files and held.own_path is None:
+            await asyncio.to_thread(_delete, held.path, self._means.directory)
+
+    async def _take_down(self, entry: Entry) -> None:
+        self._means.nearby.withdraw(entry.info_hash)
+        self._entries.pop(entry.info_hash, None)
+        await self._means.engine.remove(entry.torrent)
+
+    def of_file(self, sha256: str) -> Entry | None:
+        """The torrent of a file, a whole one first."""
+        held = self._means.store.of_file(sha256)
+        return self._entries.get(held.info_hash) if held else None
+
+
+def _delete(path: Path, below: Path) -> None:
+    """Delete a file or folder that was fetched, if it lies below `below`."""
+    if not path.resolve().is_relative_to(below.resolve()) or path.resolve() == below.resolve():
+        return
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that this process may still write in the file system of `path`."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+def check_room(path: Path, needed: int) -> None:
+    """That `needed` bytes fit.
+
+    Raises:
+        Unavailable: they do not.
+    """
+    free = free_bytes(path)
+    if free < needed:
+        raise Unavailable(
+            f"{path} has {free} bytes left, and {needed} are needed; free some space there, or set"
+            " plugins.seeding.directory"
+        )

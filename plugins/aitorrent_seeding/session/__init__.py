@@ -1,0 +1,1 @@
+"""libtorrent's session on asyncio; the only room that imports libtorrent."""

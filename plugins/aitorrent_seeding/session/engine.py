@@ -1,0 +1,168 @@
+"""libtorrent's session on asyncio.
+
+libtorrent has threads of its own. It writes a byte into a pipe when alerts are waiting, so the
+event loop learns of them like of any other input, and nothing here waits for libtorrent's thread:
+calls that do wait run on a thread of `asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+import libtorrent as lt
+
+from aitorrent_seeding.session import alerts
+from aitorrent_seeding.session.torrent import Awaited, Torrent
+from aitorrentd.api import Conflict, ProtocolError, TimedOut
+from aitorrentd.api.tasks import beside
+
+_POLL_S: Final = 0.5
+_ADD_S: Final = 30.0
+_LISTEN_S: Final = 5.0
+_PIPE: Final = 65_536
+_COUNTERS: Final = lt.status_flags_t.query_accurate_download_counters
+
+
+class Engine:
+    """A running session; create it with `running`."""
+
+    def __init__(self, session: Any, log: logging.Logger) -> None:
+        self._session = session
+        self._log = log
+        self._torrents: dict[Any, Torrent] = {}
+        self._adding: dict[str, tuple[int, Awaited[Torrent]]] = {}
+        self._bound = asyncio.Event()
+        self.port = 0
+        "The TCP port that is bound; 0 = none."
+        self.listen_problem = ""
+        "Why a port or address could not be bound; empty if nothing went wrong."
+
+    @classmethod
+    @asynccontextmanager
+    async def running(
+        cls, settings: Mapping[str, Any], log: logging.Logger
+    ) -> AsyncIterator[Engine]:
+        """A session with these settings while the block runs."""
+        readable, writable = os.pipe()
+        os.set_blocking(readable, False)
+        os.set_blocking(writable, False)
+        loop = asyncio.get_running_loop()
+        engine = cls(await asyncio.to_thread(lt.session, dict(settings)), log)
+        loop.add_reader(readable, engine._drain, readable)
+        engine._session.set_alert_fd(writable)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LISTEN_S):
+                    await engine._bound.wait()
+            async with beside(engine._poll(), "seeding: state of torrents"):
+                yield engine
+        finally:
+            loop.remove_reader(readable)
+            for torrent in engine._torrents.values():
+                torrent.gone()
+            engine._torrents.clear()
+            last, engine._session = [engine._session], None
+            await asyncio.to_thread(last.clear)  # waits for trackers and for the disk
+            os.close(readable)
+            os.close(writable)
+
+    async def _poll(self) -> None:
+        """Ask for the state of the torrents that changed, as long as there are any."""
+        while True:
+            await asyncio.sleep(_POLL_S)
+            if self._torrents:
+                self._session.post_torrent_updates(_COUNTERS)
+
+    def __len__(self) -> int:
+        return len(self._torrents)
+
+    async def add(self, params: Any, pieces: int) -> Torrent:
+        """Add a torrent of `pieces` pieces; 0 = unknown.
+
+        Raises:
+            Conflict: it is there already. ProtocolError, TimedOut: libtorrent did not take it.
+        """
+        key = str(params.info_hashes.get_best())
+        if key in self._adding:
+            raise Conflict(f"the torrent {key} is being added")
+        added = Awaited[Torrent]()
+        self._adding[key] = pieces, added
+        try:
+            future = added.future()
+            self._session.async_add_torrent(params)
+            async with asyncio.timeout(_ADD_S):
+                return await future
+        except TimeoutError:
+            raise TimedOut(f"libtorrent did not add the torrent within {_ADD_S:g} s") from None
+        finally:
+            del self._adding[key]
+
+    async def remove(self, torrent: Torrent) -> None:
+        """Remove a torrent from the session; its files stay."""
+        self._torrents.pop(torrent.handle, None)
+        torrent.gone()
+        await asyncio.to_thread(self._session.remove_torrent, torrent.handle)
+
+    async def peers(self, torrent: Torrent) -> list[Any]:
+        """libtorrent's `peer_info` of each peer that is connected."""
+        return list(await asyncio.to_thread(torrent.handle.get_peer_info))
+
+    async def partial(self, torrent: Torrent) -> set[int]:
+        """Pieces that peers are sending now."""
+        queue = await asyncio.to_thread(torrent.handle.get_download_queue)
+        return {int(one["piece_index"]) for one in queue}
+
+    def limit(self, *, upload_bps: int, download_bps: int) -> None:
+        """Limit the rates of all torrents together; 0 = unlimited."""
+        self._session.apply_settings(
+            {"upload_rate_limit": upload_bps, "download_rate_limit": download_bps}
+        )
+
+    # Alerts
+
+    def _drain(self, readable: int) -> None:
+        with suppress(BlockingIOError):
+            while len(os.read(readable, _PIPE)) == _PIPE:
+                pass
+        for alert in self._session.pop_alerts():
+            self._hear(alert)
+
+    def _hear(self, alert: Any) -> None:
+        kind = type(alert).__name__
+        if kind == "add_torrent_alert":
+            self._added(alert)
+        elif kind == "state_update_alert":
+            for status in alert.status:
+                if torrent := self._torrents.get(status.handle):
+                    torrent.updated(status)
+        elif kind == "listen_succeeded_alert":
+            if "[TCP]" in alert.message():
+                self.port = self.port or int(alert.port)
+                self._bound.set()
+        elif kind == "listen_failed_alert":
+            self.listen_problem = alert.message()
+            self._bound.set()
+        elif kind == "alerts_dropped_alert":
+            self._log.warning("libtorrent dropped alerts; asking for the state of all torrents")
+            for torrent in self._torrents.values():
+                torrent.handle.post_status(lt.status_flags_t.query_pieces)
+        elif torrent := self._torrents.get(getattr(alert, "handle", None)):
+            alerts.hear(torrent, alert)
+
+    def _added(self, alert: Any) -> None:
+        key = str(alert.params.info_hashes.get_best())
+        pieces, waiting = self._adding.get(key, (0, None))
+        if waiting is None:
+            return
+        if alert.error.value():
+            text = alert.error.message()
+            is_there = "exists" in text or "duplicate" in text.lower()
+            waiting.fail(Conflict(text) if is_there else ProtocolError(text))
+            return
+        torrent = self._torrents[alert.handle] = Torrent(alert.handle, pieces)
+        waiting.settle(torrent)

@@ -1,0 +1,278 @@
+"""One torrent in libtorrent's session: its pieces, its state, and whoever waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import libtorrent as lt
+
+from aitorrentd.api import AitorrentError, Unavailable
+
+T = TypeVar("T")
+
+_PRIORITY: Final = 4
+"libtorrent's default; 0 = not wanted, 7 = the highest."
+_LOW: Final = 1
+_TOP: Final = 7
+
+
+class Awaited(Generic[T]):
+    """A result of libtorrent that several may wait for; each settling wakes all of them."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[T]] = []
+
+    def future(self) -> asyncio.Future[T]:
+        """The next result."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        return future
+
+    def settle(self, value: T) -> None:
+        """Give `value` to all that wait."""
+        for future in self._taken():
+            future.set_result(value)
+
+    def fail(self, error: AitorrentError) -> None:
+        """Raise `error` in all that wait."""
+        for future in self._taken():
+            future.set_exception(error)
+
+    def _taken(self) -> list[asyncio.Future[T]]:
+        waiting, self._waiting = self._waiting, []
+        return [future for future in waiting if not future.done()]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Numbers of a torrent; bytes, or bytes per second."""
+
+    peers: int = 0
+    seeds: int = 0
+    download_bps: int = 0
+    upload_bps: int = 0
+    downloaded: int = 0
+    "Payload from peers since the torrent was first added."
+    uploaded: int = 0
+    seeding_s: int = 0
+    progress: float = 0.0
+    "Of the pieces that are wanted."
+    checking: float | None = None
+    "Progress of a hash check that runs."
+
+
+class Torrent:
+    """A torrent of the session. Handle calls here only post to libtorrent's thread."""
+
+    def __init__(self, handle: Any, pieces: int) -> None:
+        self.handle = handle
+        self.pieces = pieces
+        self.have = bytearray(pieces)
+        "1 for each piece that is here and verified."
+        self.held = 0
+        "Number of pieces that are here."
+        self.arrived = 0
+        "Number of pieces that came from peers in this run."
+        self.is_checked = False
+        "Whether `have` is known."
+        self.counts = Counts()
+        self.problem = ""
+        "Why it stopped; empty if it did not."
+        self.tracker_problem = ""
+        self.resume_was_rejected = False
+        self.has_left = False
+        "Whether it was removed from the session."
+        self.flushed = Awaited[None]()
+        self.saved = Awaited[bytes]()
+        self.metadata = Awaited[bytes]()
+        self.on_bad_piece: Callable[[int], None] = lambda piece: None
+        self._given: set[int] = set()
+        self._reads: dict[int, Awaited[bytes]] = {}
+        self._pulse = Awaited[None]()
+
+    # What libtorrent says
+
+    def has_piece(self, piece: int) -> None:
+        """A piece arrived, and its hash is right."""
+        if 0 <= piece < self.pieces and not self.have[piece]:
+            self.have[piece] = 1
+            self.held += 1
+            self.arrived += piece not in self._given
+            self._given.discard(piece)
+            self._pulse.settle(None)
+
+    def failed_piece(self, piece: int) -> None:
+        """A piece arrived, and its hash is wrong."""
+        self._given.discard(piece)
+        self.on_bad_piece(piece)
+
+    def was_read(self, piece: int, content: bytes, error: str) -> None:
+        """A piece was read from the disk; `error` is empty if that succeeded."""
+        if waiting := self._reads.pop(piece, None):
+            if error:
+                waiting.fail(Unavailable(f"cannot read piece {piece}: {error}"))
+            else:
+                waiting.settle(content)
+
+    def stopped_by(self, code: int, text: str, path: str) -> None:
+        """A file or the whole torrent failed."""
+        where = f" {path}" if path else ""
+        if code in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space there, then aitorrentctl seed resume"
+            self.problem = f"cannot write{where}: the disk is full; {remedy}"
+        elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "let the user of the daemon write there, then aitorrentctl seed resume"
+            self.problem = f"cannot use{where}: {text.lower()}; {remedy}"
+        else:
+            self.problem = f"{text}{where and ':'}{where}"
+        for waiting in self._reads.values():
+            waiting.fail(Unavailable(self.problem))
+        self._reads.clear()
+        self._pulse.settle(None)
+
+    def updated(self, status: Any) -> None:
+        """Its status, with or without the list of pieces."""
+        state = str(status.state)
+        checks = state.startswith(("checking", "queued"))
+        self.counts = Counts(
+            peers=status.num_peers,
+            seeds=status.num_seeds,
+            download_bps=status.download_payload_rate,
+            upload_bps=status.upload_payload_rate,
+            downloaded=status.all_time_download,
+            uploaded=status.all_time_upload,
+            seeding_s=int(status.seeding_duration.total_seconds()),
+            progress=status.progress,
+            checking=status.progress if checks else None,
+        )
+        if listed := status.pieces:
+            self.have = bytearray(listed[: self.pieces])
+            self.have.extend(bytes(self.pieces - len(self.have)))
+            self.held = sum(self.have)
+            self.is_checked = not checks
+        self._pulse.settle(None)
+
+    def gone(self) -> None:
+        """It left the session: whoever waits gets an error."""
+        self.has_left = True
+        error = Unavailable("the torrent was removed")
+        self.problem = self.problem or error.message
+        self.flushed.fail(error)
+        for waiting in (self.saved, self.metadata, *self._reads.values()):
+            waiting.fail(error)
+        self._reads.clear()
+        self._pulse.settle(None)
+
+    # What others want
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every piece is here."""
+        return self.is_checked and self.held == self.pieces
+
+    async def until(self, condition: Callable[[], T]) -> T:
+        """The first true value of `condition`, asked at each change.
+
+        Raises:
+            Unavailable: the torrent stopped, and `problem` says why.
+        """
+        while not (value := condition()):
+            if self.problem:
+                raise Unavailable(self.problem)
+            await self.changed()
+        return value
+
+    async def changed(self) -> None:
+        """Wait for the next change."""
+        await self._pulse.future()
+
+    def pulse(self) -> None:
+        """Wake whoever waits for a change."""
+        self._pulse.settle(None)
+
+    async def piece(self, piece: int) -> bytes:
+        """The content of a piece that is here, or that arrives: it is fetched next.
+
+        Raises:
+            Unavailable: it cannot be read, or the torrent stopped.
+        """
+        waiting = self._reads.get(piece)
+        if waiting is None:
+            waiting = self._reads[piece] = Awaited()
+            if self.have[piece]:
+                self.handle.read_piece(piece)
+            else:
+                self.urge(piece, then_read=True)
+        return await waiting.future()
+
+    def urge(self, piece: int, *, after_ms: int = 0, then_read: bool = False) -> None:
+        """Fetch a piece before others."""
+        flag = lt.deadline_flags_t.alert_when_available if then_read else 0
+        self.handle.set_piece_deadline(piece, after_ms, flag)
+
+    def want(self, pieces: Iterable[int] | None, *, first: Iterable[int] = ()) -> None:
+        """Fetch only these pieces (None = all), those in `first` before the others."""
+        wanted = bytearray([_PRIORITY]) * self.pieces if pieces is None else bytearray(self.pieces)
+        for piece in pieces or ():
+            wanted[piece] = _PRIORITY
+        for piece in first:
+            wanted[piece] = _TOP
+        self.handle.prioritize_pieces(list(wanted))
+
+    def rank(self, piece: int, *, is_last: bool) -> None:
+        """Whether peers are asked for a piece only when no other is left."""
+        if not self.have[piece] and not self.has_left:
+            self.handle.piece_priority(piece, _LOW if is_last else _PRIORITY)
+
+    def give(self, piece: int, content: bytes) -> None:
+        """Hand over a piece that came from elsewhere; its hash is checked."""
+        self._given.add(piece)
+        self.handle.add_piece(piece, content, 0)
+
+    async def flush(self) -> None:
+        """Wait until everything that arrived is in the file."""
+        flushed = self.flushed.future()
+        self.handle.flush_cache()
+        await flushed
+
+    async def resume_data(self) -> bytes:
+        """libtorrent's fastresume, for `params.resumed`.
+
+        Raises:
+            Unavailable: it cannot be made now.
+        """
+        saved = self.saved.future()
+        self.handle.save_resume_data(lt.save_resume_flags_t.flush_disk_cache)
+        return await saved
+
+    def pause(self) -> None:
+        """Neither send nor receive."""
+        self.handle.unset_flags(lt.torrent_flags.auto_managed)
+        self.handle.pause()
+
+    def resume(self, *, is_whole: bool) -> None:
+        """Send and receive; also after an error. A whole file is never written to."""
+        self.problem = ""
+        self.handle.clear_error()
+        if not is_whole:
+            self.handle.unset_flags(lt.torrent_flags.upload_mode)
+        self.handle.resume()
+
+    def seal(self) -> None:
+        """The file is complete: from now on it is only read."""
+        self.handle.set_flags(lt.torrent_flags.upload_mode)
+
+    def limit(self, *, upload_bps: int | None = None, download_bps: int | None = None) -> None:
+        """Limit rates in bytes per second; 0 = unlimited, None = as before."""
+        if upload_bps is not None:
+            self.handle.set_upload_limit(upload_bps)
+        if download_bps is not None:
+            self.handle.set_download_limit(download_bps)
+
+    def connect(self, host: str, port: int) -> None:
+        """Try to reach a peer at an IP address."""
+        self.handle.connect_peer((host, port))

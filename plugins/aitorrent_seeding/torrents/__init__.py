@@ -1,0 +1,1 @@
+"""Torrents without a session: how they are made, read and named."""

@@ -1,0 +1,109 @@
+"""What a user asked for: a magnet link, an info-hash, a digest, a name such as `hf://org/model`."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qs, quote, urlsplit
+
+from aitorrentd.api import InvalidParams
+from aitorrentd.api.models.weights import is_sha256
+
+MAX_TEXT: Final = 8192
+MAX_TRACKERS: Final = 32
+_INFO_HASH: Final = re.compile(r"[0-9a-fA-F]{40}", re.ASCII)
+_BASE32: Final = re.compile(r"[a-zA-Z2-7]{32}", re.ASCII)
+_NAME: Final = re.compile(r"([a-z][a-z0-9+.-]{0,31})://(\S+?)(?:@([^\s@/]+))?", re.ASCII)
+_BTIH: Final = "urn:btih:"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedTorrent:
+    """A torrent by its info-hash."""
+
+    info_hash: str
+    trackers: tuple[str, ...] = ()
+    peers: tuple[tuple[str, int], ...] = ()
+    "Host and port of peers that a magnet link names."
+
+
+@dataclass(frozen=True, slots=True)
+class WantedDigest:
+    """A file by its SHA-256."""
+
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class WantedName:
+    """A model by a name of some scheme; `revision` is empty for the newest."""
+
+    scheme: str
+    name: str
+    revision: str = ""
+
+
+def parse(text: str) -> WantedTorrent | WantedDigest | WantedName:
+    """What `text` asks for.
+
+    Raises:
+        InvalidParams: it is none of the forms.
+    """
+    text = text.strip()
+    if len(text) > MAX_TEXT:
+        raise InvalidParams(f"a link has at most {MAX_TEXT} characters, not {len(text)}")
+    if text.startswith("magnet:"):
+        return _magnet(text)
+    if is_sha256(text.lower()):
+        return WantedDigest(text.lower())
+    if found := _hash(text):
+        return WantedTorrent(found)
+    if match := _NAME.fullmatch(text):
+        return WantedName(match[1], match[2], match[3] or "")
+    raise InvalidParams(
+        f"{text[:80]!r} is no magnet link, SHA-256 (64 hexadecimal digits), info-hash (40) or name"
+        " such as hf://org/model"
+    )
+
+
+def _hash(text: str) -> str:
+    """An info-hash in hexadecimal, from that or base32; empty if `text` is neither."""
+    if _INFO_HASH.fullmatch(text):
+        return text.lower()
+    if _BASE32.fullmatch(text):
+        try:
+            return base64.b32decode(text.upper()).hex()
+        except binascii.Error:
+            return ""
+    return ""
+
+
+def _magnet(text: str) -> WantedTorrent:
+    query = parse_qs(urlsplit(text).query, max_num_fields=256)
+    topics = [topic.removeprefix(_BTIH) for topic in query.get("xt", ()) if _BTIH in topic]
+    info_hash = _hash(topics[0]) if topics else ""
+    if not info_hash:
+        raise InvalidParams("the magnet link has no info-hash (xt=urn:btih:…)")
+    trackers = [t for t in query.get("tr", ()) if t.startswith(("http://", "https://", "udp://"))]
+    return WantedTorrent(
+        info_hash, tuple(dict.fromkeys(trackers))[:MAX_TRACKERS], _peers(query.get("x.pe", []))
+    )
+
+
+def _peers(texts: list[str]) -> tuple[tuple[str, int], ...]:
+    """BEP 9 `x.pe`: host and port."""
+    found = []
+    for text in texts[:MAX_TRACKERS]:
+        host, _, port = text.rpartition(":")
+        if host and port.isdecimal() and port.isascii() and 0 < int(port[:6]) < 65_536:
+            found.append((host.strip("[]"), int(port)))
+    return tuple(found)
+
+
+def magnet_link(info_hash: str, name: str, trackers: tuple[str, ...]) -> str:
+    """The magnet link of a torrent (BEP 9)."""
+    tail = "".join(f"&tr={quote(tracker, safe='')}" for tracker in trackers)
+    return f"magnet:?xt={_BTIH}{info_hash}&dn={quote(name, safe='')}{tail}"

@@ -1,0 +1,87 @@
+"""Daemons share files and fetch them by digest, without a tracker."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aitorrentd.api.tasks import beside
+from tests.support.nodes import DaemonFactory, wait_for
+from tests.support.seeding.daemons import MIB, download, make_file, seeding_daemon, torrents
+
+
+async def test_a_file_is_fetched_by_its_digest_without_a_tracker(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    digest = make_file(tmp_path / "weights.safetensors", 21 * MIB)
+    a = await seeding_daemon(daemon_factory)
+    shared = await a.call("seeding.share", {"path": str(tmp_path / "weights.safetensors")})
+    assert [file["sha256"] for file in shared["files"]] == [digest]
+    b = await seeding_daemon(daemon_factory, a)
+
+    items = await download(b, digest)
+
+    path = Path(items[-1]["path"])
+    assert path.read_bytes() == (tmp_path / "weights.safetensors").read_bytes()
+    assert items[-1]["from_peers"] >= 21 * MIB
+    assert items[-1]["from_web"] == 0
+    assert path.stat().st_mode & 0o222 == 0, "a verified file is read-only"
+    (row,) = await torrents(b)
+    assert (row["state"], row["done"]) == ("seeding", 21 * MIB)
+
+
+async def test_killed_download_fetches_only_what_is_missing(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    size = 96 * MIB
+    digest = make_file(tmp_path / "weights", size)
+    a = await seeding_daemon(daemon_factory, upload_limit="16MiB/s")
+    await a.call("seeding.share", {"path": str(tmp_path / "weights")})
+    b = await seeding_daemon(daemon_factory, a)
+
+    async def fetched() -> int:
+        rows = await torrents(b)
+        return int(rows[0]["done"]) if rows else 0
+
+    async def ask() -> None:
+        with contextlib.suppress(Exception):
+            await download(b, digest)
+
+    async with beside(ask(), "download"):
+        await wait_for(lambda: at_least(fetched, 32 * MIB), 60)
+        before = await fetched()
+        await b.kill()
+    b = await seeding_daemon(daemon_factory, directory=b.directory)
+    done = await wait_for(lambda: at_least(fetched, before), 30)
+    assert done < size, "the test has to kill it in the middle"
+
+    items = await download(b, digest)
+
+    assert Path(items[-1]["path"]).read_bytes() == (tmp_path / "weights").read_bytes()
+    rows = await torrents(b)
+    assert rows[0]["downloaded"] <= size - before + 8 * MIB
+
+
+async def at_least(number: Callable[[], Awaitable[int]], least: int) -> int:
+    found = await number()
+    return found if found >= least else 0
+
+
+async def test_a_shared_file_survives_a_restart_and_one_that_changed_is_no_longer_shared(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    for name in ("kept", "changed"):
+        make_file(tmp_path / name, MIB, seed=len(name))
+    a = await seeding_daemon(daemon_factory)
+    for name in ("kept", "changed"):
+        await a.call("seeding.share", {"path": str(tmp_path / name)})
+    await a.stop()
+    (tmp_path / "changed").write_bytes(b"other")
+
+    a = await seeding_daemon(daemon_factory, directory=a.directory)
+
+    await wait_for(lambda: "changed is no longer shared" in a.log(), 10)
+    rows = await torrents(a)
+    assert [(row["name"], row["state"]) for row in rows] == [("kept", "seeding")]
+    assert (tmp_path / "changed").read_bytes() == b"other", "a user's file is never written"
