@@ -120,7 +120,7 @@ class TrackerService:
                 await self.http.listen(sock)
             for sock in bound.udp:
                 self.listening.append(f"{host_port(*sock.getsockname()[:2])}/udp")
-                await self.udp.listen(sock)
+                self.udp.listen(sock)
             self._ctx.log.info("listening on %s", ", ".join(self.listening))
             self._tasks.spawn(self._sweep(), "tracker: sweep")
             if self.exchange is not None:

@@ -13,7 +13,7 @@ from aitorrent_tracker.wire import http_replies, query, udp
 from aitorrent_tracker.wire.http_requests import Request
 from aitorrent_tracker.wire.refusals import Refused
 
-_OK = b"200 OK"
+_OK = http_replies.OK
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,8 @@ class Tracker:
 
     def _udp_announce(self, raw: bytes, transaction: int, host: bytes, now: float) -> bytes:
         asked = udp.read_announce(raw, len(host))
-        self.access.action(asked.path.partition(b"?")[0] or b"/announce")
+        if asked.path or self.access.is_private:
+            self.access.action(asked.path.partition(b"?")[0] or b"/announce")
         found = self._announce(asked, host, now)
         self.counts["udp_announces"] += 1
         return udp.announce_reply(transaction, found, self._interval_s(), len(host))

@@ -16,6 +16,8 @@ from aitorrentd.api.limits import InUse
 
 IDLE_S: Final = 15.0
 "From one answer to the end of the next request; bytes in between do not extend it."
+MAX_BATCH: Final = 32
+"Pipelined requests that are answered in one write."
 BACKLOG: Final = 1024
 
 
@@ -154,30 +156,48 @@ class _Connection(asyncio.Protocol):
         self._answer()
 
     def _answer(self) -> None:
+        """Answer the requests that are complete, those that were pipelined in one write."""
         server = self._server
         while (transport := self._transport) is not None and not self._is_paused:
-            if server.adopt is not None and self._reader.is_for_others():
+            replies, is_last = self._replies()
+            if replies:
+                server.answered(self)
+                transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
+                if is_last:
+                    self._end(transport)
+                elif not self._reader.has_rest:
+                    return
+            elif server.adopt is not None and self._reader.is_for_others():
                 self._transport = None
                 server.hand_over(self, self._subnet, transport, self._reader.rest())
+            else:
                 return
+
+    def _replies(self) -> tuple[list[bytes], bool]:
+        """Some replies, and whether the connection ends after them."""
+        server, host, now = self._server, self._host, self._server.clock()
+        tracker, has_others = server.tracker, server.adopt is not None
+        replies: list[bytes] = []
+        # Few at a time, so that a client which does not read them makes the transport pause.
+        for _ in range(MAX_BATCH):
+            if has_others and self._reader.is_for_others():
+                break
             try:
                 request = self._reader.take()
             except BadRequest as e:
-                server.tracker.counts["refused_http"] += 1
-                transport.write(http_reply(b"", status=e.status, is_head=False, keeps_alive=False))
-                self._end(transport)
-                return
+                tracker.counts["refused_http"] += 1
+                replies.append(http_reply(b"", status=e.status, is_head=False, keeps_alive=False))
+                return replies, True
             if request is None:
-                return
-            status, body = server.tracker.http(request, self._host, server.clock())
-            transport.write(
-                http_reply(
-                    body, status=status, is_head=request.is_head, keeps_alive=request.keeps_alive
-                )
+                break
+            status, body = tracker.http(request, host, now)
+            keeps_alive = request.keeps_alive
+            replies.append(
+                http_reply(body, status=status, is_head=request.is_head, keeps_alive=keeps_alive)
             )
-            server.answered(self)
-            if not request.keeps_alive:
-                self._end(transport)
+            if not keeps_alive:
+                return replies, True
+        return replies, False
 
     def _end(self, transport: asyncio.Transport) -> None:
         """Close after what was written; later bytes are ignored."""

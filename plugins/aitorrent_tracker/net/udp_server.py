@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any, cast
+from functools import lru_cache
+from typing import Final
 
 from aitorrent_tracker.answering.sources import packed
 from aitorrent_tracker.answering.tracker import Tracker
 from aitorrent_tracker.wire.udp import MAX_BYTES
+
+MAX_BATCH: Final = 64
+"Datagrams that are answered before other work has its turn."
 
 
 class UdpServer:
@@ -18,43 +22,35 @@ class UdpServer:
     def __init__(self, tracker: Tracker, clock: Callable[[], float]) -> None:
         self._tracker = tracker
         self._clock = clock
-        self._transports: list[asyncio.DatagramTransport] = []
+        self._packed = lru_cache(maxsize=4096)(packed)
+        self._sockets: list[socket.socket] = []
 
-    async def listen(self, sock: socket.socket) -> None:
-        """Serve a bound socket."""
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_datagram_endpoint(
-            lambda: _Datagrams(self._tracker, self._clock), sock=sock
-        )
-        self._transports.append(transport)
+    def listen(self, sock: socket.socket) -> None:
+        """Serve a bound socket that does not block; the caller closes it after `close`."""
+        asyncio.get_running_loop().add_reader(sock, self._answer, sock)
+        self._sockets.append(sock)
 
     def close(self) -> None:
         """Stop listening."""
-        for transport in self._transports:
-            transport.close()
+        for sock in self._sockets:
+            asyncio.get_running_loop().remove_reader(sock)
+        self._sockets.clear()
 
-
-class _Datagrams(asyncio.DatagramProtocol):
-    def __init__(self, tracker: Tracker, clock: Callable[[], float]) -> None:
-        self._tracker = tracker
-        self._clock = clock
-        self._transport: asyncio.DatagramTransport | None = None
-        self._is_paused = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.DatagramTransport, transport)
-
-    def pause_writing(self) -> None:
-        self._is_paused = True
-
-    def resume_writing(self) -> None:
-        self._is_paused = False
-
-    def datagram_received(self, raw: bytes, source: tuple[Any, ...]) -> None:
-        # Replies do not wait for a full buffer: clients repeat their requests.
-        if self._transport is None or self._is_paused or len(raw) > MAX_BYTES or not source[1]:
-            self._tracker.counts["udp_ignored"] += 1
-            return
-        reply = self._tracker.udp(raw, packed(source[0]), self._clock())
-        if reply is not None:
-            self._transport.sendto(reply, source)
+    def _answer(self, sock: socket.socket) -> None:
+        """Answer what has arrived; a transport would cost more than the answers do."""
+        tracker, now = self._tracker, self._clock()
+        for _ in range(MAX_BATCH):
+            try:
+                raw, source = sock.recvfrom(MAX_BYTES + 1)
+            except OSError:  # nothing more, or an error that concerns one earlier reply
+                return
+            if len(raw) > MAX_BYTES or not source[1]:
+                tracker.counts["udp_ignored"] += 1
+                continue
+            reply = tracker.udp(raw, self._packed(source[0]), now)
+            if reply is None:
+                continue
+            try:
+                sock.sendto(reply, source)
+            except OSError:  # its buffer is full, or there is no way back: clients ask again
+                tracker.counts["udp_unsent"] += 1

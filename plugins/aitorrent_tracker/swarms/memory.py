@@ -24,6 +24,9 @@ TICK_S: Final = 10.0
 SUBNET_BYTES: Final = {4: 3, 16: 7}
 "A /24 or a /56, of which one party may own every address; by the size of the address."
 _LOOPBACK6: Final = bytes(15) + b"\x01"
+_TOLD: Final = {4: (4, 16), 16: (16, 4), -4: (-4, -16, 4, 16), -16: (-16, -4, 16, 4)}
+"""Kinds of peers that an announcer of each kind is told, its own first; loopback addresses only on
+loopback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +45,28 @@ def is_loopback(host: bytes) -> bool:
     return host[0] == 127 if len(host) == 4 else host == _LOOPBACK6
 
 
+def _kind_of(host: bytes) -> int:
+    """The size of an address, negative for loopback: whose peers go together."""
+    size = len(host)
+    return -size if (host[0] == 127 if size == 4 else host == _LOOPBACK6) else size
+
+
 class _Swarm:
     """Seeds and leechers by the kind of address."""
 
-    __slots__ = ("kinds",)
+    __slots__ = ("kinds", "leechers", "seeds")
 
     def __init__(self) -> None:
-        self.kinds: dict[tuple[int, bool], tuple[Peers, Peers]] = {}
-        "By size of the address and whether it is loopback: seeds, leechers."
+        self.kinds: dict[int, tuple[Peers, Peers]] = {}
+        "Seeds, leechers."
+        self.seeds = self.leechers = 0
 
-    def of(self, kind: tuple[int, bool]) -> tuple[Peers, Peers]:
+    def of(self, kind: int) -> tuple[Peers, Peers]:
         found = self.kinds.get(kind)
         if found is None:
-            width = kind[0] + 2
+            width = abs(kind) + 2
             found = self.kinds[kind] = (Peers(width), Peers(width))
         return found
-
-    def size(self) -> int:
-        return sum(len(seeds) + len(leechers) for seeds, leechers in self.kinds.values())
 
 
 class MemoryStorage:
@@ -86,60 +93,58 @@ class MemoryStorage:
 
     def announce(self, announce: Announce, now: float) -> Found:
         """See `Storage.announce`."""
-        info_hash, _, host, port, event, is_seed, wanted = announce
+        info_hash, peer_id, host, port, event, is_seed, wanted = announce
         swarm = self._swarms.get(info_hash)
         entry = host + port.to_bytes(2, "big")
-        kind = (len(host), is_loopback(host))
+        kind = _kind_of(host)
         if event is Event.STOPPED:
             if swarm is not None:
                 self._remove(swarm, kind, entry)
             return Found(self.counts(info_hash), b"", b"")
+        tick = int(now / TICK_S)
         if swarm is None:
             if len(self._swarms) >= self._limits.swarms:
                 raise Full
             swarm = self._swarms[info_hash] = _Swarm()
-            self._wheel.add(info_hash, int(now / TICK_S) + self._ttl + 1)
-        self._store(swarm, kind, entry, announce, int(now / TICK_S))
-        counts = self.counts(info_hash)
+            self._wheel.add(info_hash, tick + self._ttl + 1)
+        pair = swarm.kinds.get(kind) or swarm.of(kind)
+        if not pair[0 if is_seed else 1].touch(entry, peer_id, tick):
+            self._store(swarm, kind, entry, announce, tick)
+        counts = Counts(swarm.seeds, swarm.leechers, self._completed.get(info_hash, 0))
         if not wanted:
             return Found(counts, b"", b"")
         return self._found(swarm, kind, entry, is_seed, wanted, counts)
 
-    def _store(
-        self, swarm: _Swarm, kind: tuple[int, bool], entry: bytes, announce: Announce, tick: int
-    ) -> None:
+    def _store(self, swarm: _Swarm, kind: int, entry: bytes, announce: Announce, tick: int) -> None:
+        """Add a peer that is not known in its role."""
         seeds, leechers = swarm.of(kind)
-        was_seed = entry in seeds
-        if not was_seed and entry not in leechers:
-            if not self._has_room(swarm, seeds, leechers, announce.host):
-                self._unlisted += 1
-                return
-        elif was_seed != announce.is_seed:
+        is_known = entry in (leechers if announce.is_seed else seeds)
+        if not is_known and not self._has_room(swarm, seeds, leechers, announce.host):
+            self._unlisted += 1
+            return
+        if is_known:
             self._remove(swarm, kind, entry)
-        if announce.event is Event.COMPLETED and announce.is_seed and not was_seed:
+        if announce.event is Event.COMPLETED and announce.is_seed:
             self._count_completed(announce.info_hash)
         self._put(swarm, kind, entry, announce.peer_id, announce.is_seed, tick)
 
     def _put(
-        self,
-        swarm: _Swarm,
-        kind: tuple[int, bool],
-        entry: bytes,
-        peer_id: bytes,
-        is_seed: bool,
-        tick: int,
+        self, swarm: _Swarm, kind: int, entry: bytes, peer_id: bytes, is_seed: bool, tick: int
     ) -> None:
         peers = swarm.of(kind)[0 if is_seed else 1]
-        before = len(peers)
+        before = peers.count
         peers.put(entry, peer_id, tick)
+        added = peers.count - before
         if is_seed:
-            self._seeds += len(peers) - before
+            self._seeds += added
+            swarm.seeds += added
         else:
-            self._leechers += len(peers) - before
+            self._leechers += added
+            swarm.leechers += added
 
     def _has_room(self, swarm: _Swarm, seeds: Peers, leechers: Peers, host: bytes) -> bool:
         limits = self._limits
-        if self._seeds + self._leechers >= limits.peers or swarm.size() >= limits.peers_per_swarm:
+        if self._is_full(swarm):
             return False
         subnet = host[: SUBNET_BYTES[len(host)]]
         if len(seeds) + len(leechers) < limits.peers_per_subnet:
@@ -147,6 +152,13 @@ class MemoryStorage:
         most = limits.peers_per_subnet
         near = seeds.count_prefix(subnet, most) + leechers.count_prefix(subnet, most)
         return near < most or not ipaddress.ip_address(host).is_global
+
+    def _is_full(self, swarm: _Swarm) -> bool:
+        limits = self._limits
+        return (
+            self._seeds + self._leechers >= limits.peers
+            or swarm.seeds + swarm.leechers >= limits.peers_per_swarm
+        )
 
     def _count_completed(self, info_hash: bytes) -> None:
         self._total_completed += 1
@@ -159,58 +171,59 @@ class MemoryStorage:
         if len(self._completed) > self._limits.swarms:
             self._completed.popitem(last=False)
 
-    def _remove(self, swarm: _Swarm, kind: tuple[int, bool], entry: bytes) -> None:
+    def _remove(self, swarm: _Swarm, kind: int, entry: bytes) -> None:
         seeds, leechers = swarm.of(kind)
-        self._seeds -= seeds.drop(entry)
-        self._leechers -= leechers.drop(entry)
+        if seeds.drop(entry):
+            self._gone(swarm, 1, 0)
+        if leechers.drop(entry):
+            self._gone(swarm, 0, 1)
+
+    def _gone(self, swarm: _Swarm, seeds: int, leechers: int) -> None:
+        self._seeds -= seeds
+        swarm.seeds -= seeds
+        self._leechers -= leechers
+        swarm.leechers -= leechers
 
     def _found(
-        self,
-        swarm: _Swarm,
-        own: tuple[int, bool],
-        entry: bytes,
-        is_seed: bool,
-        wanted: int,
-        counts: Counts,
+        self, swarm: _Swarm, own: int, entry: bytes, is_seed: bool, wanted: int, counts: Counts
     ) -> Found:
-        """Peers of the announcer's own kind first; loopback addresses only for loopback."""
-        width, is_local = own
-        other = 20 - width
-        kinds = [own, (other, is_local)]
-        if is_local:
-            kinds += [(width, False), (other, False)]
-        found = {4: b"", 16: b""}
-        for kind in kinds:
+        """Peers of the announcer's own kind first."""
+        found4 = found6 = b""
+        for kind in _TOLD[own]:
             pair = swarm.kinds.get(kind)
             if pair is None:
                 continue
             seeds, leechers = pair
             # A seed has no use for seeds. A leecher gets as many of them as of leechers.
-            share = min(len(seeds), max(wanted - wanted // 2, wanted - len(leechers)))
-            some = b"" if is_seed else seeds.sample(share, self._draw(), entry)
-            size = kind[0] + 2
-            some += leechers.sample(wanted - len(some) // size, self._draw(), entry)
-            found[kind[0]] += some
+            some = b""
+            if not is_seed and seeds.count:
+                share = min(seeds.count, max(wanted - wanted // 2, wanted - leechers.count))
+                some = seeds.sample(share, self._draw(), entry)
+            size = abs(kind) + 2
+            if leechers.count:
+                more = wanted - len(some) // size
+                some += leechers.sample(more, self._draw(), entry)
+            if size == 6:
+                found4 += some
+            else:
+                found6 += some
             wanted -= len(some) // size
             if wanted <= 0:
                 break
-        return Found(counts, found[4], found[16])
+        return Found(counts, found4, found6)
 
     def counts(self, info_hash: bytes) -> Counts:
         """See `Storage.counts`."""
-        seeds = leechers = 0
         swarm = self._swarms.get(info_hash)
-        if swarm is not None:
-            for some_seeds, some_leechers in swarm.kinds.values():
-                seeds += len(some_seeds)
-                leechers += len(some_leechers)
-        return Counts(seeds, leechers, self._completed.get(info_hash, 0))
+        completed = self._completed.get(info_hash, 0)
+        if swarm is None:
+            return Counts(0, 0, completed)
+        return Counts(swarm.seeds, swarm.leechers, completed)
 
     def peer_id(self, info_hash: bytes, entry: bytes) -> bytes:
         """See `Storage.peer_id`."""
         swarm = self._swarms.get(info_hash)
-        host = entry[:-2]
-        pair = swarm.kinds.get((len(host), is_loopback(host))) if swarm is not None else None
+        pair = swarm.kinds.get(_kind_of(entry[:-2])) if swarm is not None else None
         return pair[0].id_of(entry) or pair[1].id_of(entry) if pair is not None else b""
 
     def expire(self, now: float) -> list[tuple[bytes, bytes]]:
@@ -222,8 +235,7 @@ class MemoryStorage:
             oldest: list[int] = []
             for seeds, leechers in swarm.kinds.values():
                 gone = seeds.expire(tick - self._ttl), leechers.expire(tick - self._ttl)
-                self._seeds -= len(gone[0])
-                self._leechers -= len(gone[1])
+                self._gone(swarm, len(gone[0]), len(gone[1]))
                 expired += [(info_hash, entry) for entries in gone for entry in entries]
                 oldest += [t for t in (seeds.oldest(), leechers.oldest()) if t is not None]
             if oldest:
@@ -246,12 +258,11 @@ class MemoryStorage:
                 return
             swarm = self._swarms[info_hash] = _Swarm()
             self._wheel.add(info_hash, tick + self._ttl + 1)
-        kind = (len(entry) - 2, is_loopback(entry[:-2]))
+        kind = _kind_of(entry[:-2])
         known, other = swarm.of(kind) if is_seed else reversed(swarm.of(kind))
         before = known.seen(entry)
         if before is None and (before := other.seen(entry)) is None:
-            limits, all_peers = self._limits, self._seeds + self._leechers
-            if all_peers >= limits.peers or swarm.size() >= limits.peers_per_swarm:
+            if self._is_full(swarm):
                 self._unlisted += 1
                 return
         elif tick < before:
@@ -265,7 +276,7 @@ class MemoryStorage:
         swarm = self._swarms.get(info_hash)
         if swarm is None:
             return
-        kind = (len(entry) - 2, is_loopback(entry[:-2]))
+        kind = _kind_of(entry[:-2])
         if all((peers.seen(entry) or 0) <= int(seen / TICK_S) for peers in swarm.of(kind)):
             self._remove(swarm, kind, entry)
 

@@ -17,9 +17,10 @@ PEER_ID_BYTES = HASH_BYTES
 class Peers:
     """Peers with addresses of one size, either seeds or leechers."""
 
-    __slots__ = ("_entries", "_ids", "_index", "_seen", "_width")
+    __slots__ = ("_entries", "_ids", "_index", "_seen", "_width", "count")
 
     def __init__(self, width: int) -> None:
+        self.count = 0
         self._width = width
         self._entries = bytearray()
         self._ids = bytearray()
@@ -28,22 +29,28 @@ class Peers:
         self._index: dict[bytes, int] = {}
 
     def __len__(self) -> int:
-        return len(self._index)
+        return self.count
 
     def __contains__(self, entry: bytes) -> bool:
         return entry in self._index
 
-    def put(self, entry: bytes, peer_id: bytes, tick: int) -> None:
-        """Add a peer, or note that it announced itself again."""
+    def touch(self, entry: bytes, peer_id: bytes, tick: int) -> bool:
+        """Note that a peer announced itself again; False if it is not here."""
         at = self._index.get(entry)
         if at is None:
-            self._index[entry] = len(self._seen)
+            return False
+        self._seen[at] = tick
+        self._ids[at * PEER_ID_BYTES : (at + 1) * PEER_ID_BYTES] = peer_id
+        return True
+
+    def put(self, entry: bytes, peer_id: bytes, tick: int) -> None:
+        """Add a peer, or note that it announced itself again."""
+        if not self.touch(entry, peer_id, tick):
+            self._index[entry] = self.count
             self._entries += entry
             self._ids += peer_id
             self._seen.append(tick)
-        else:
-            self._seen[at] = tick
-            self._ids[at * PEER_ID_BYTES : (at + 1) * PEER_ID_BYTES] = peer_id
+            self.count += 1
 
     def drop(self, entry: bytes) -> bool:
         """Remove a peer; whether it was there."""
@@ -52,7 +59,8 @@ class Peers:
             return False
         width, ids, entries = self._width, self._ids, self._entries
         seen = self._seen.pop()
-        if at < len(self._seen):
+        self.count -= 1
+        if at < self.count:
             last = bytes(entries[-width:])
             entries[at * width : (at + 1) * width] = last
             ids[at * PEER_ID_BYTES : (at + 1) * PEER_ID_BYTES] = ids[-PEER_ID_BYTES:]
@@ -71,7 +79,7 @@ class Peers:
 
         The entry `without` is left out.
         """
-        count, width = len(self._seen), self._width
+        count, width = self.count, self._width
         own = self._index.get(without)
         if wanted >= count - (own is not None):
             first, taken = 0, count

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from aitorrent_tracker.swarms.storage import Counts, Found
 from aitorrent_tracker.wire.bencode import Value, bencode
 from aitorrent_tracker.wire.refusals import Refused
+
+OK: Final = b"200 OK"
+_USUAL: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: "
+_KEEP: Final = b"\r\nConnection: keep-alive\r\n\r\n"
 
 
 def compact_reply(found: Found, interval_s: int, min_interval_s: int) -> bytes:
@@ -77,10 +82,10 @@ def failure_reply(refused: Refused) -> bytes:
     return bencode(reply)
 
 
-def http_reply(
-    body: bytes, *, status: bytes = b"200 OK", is_head: bool, keeps_alive: bool
-) -> bytes:
+def http_reply(body: bytes, *, status: bytes = OK, is_head: bool, keeps_alive: bool) -> bytes:
     """A whole HTTP response."""
+    if keeps_alive and not is_head and status is OK:
+        return b"%b%d%b%b" % (_USUAL, len(body), _KEEP, body)
     return b"HTTP/1.1 %b\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%b%b\r\n%b" % (
         status,
         len(body),

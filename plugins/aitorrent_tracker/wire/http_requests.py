@@ -6,6 +6,8 @@ the tracker must see the same requests.
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 MAX_HEAD_BYTES: Final = 8192
@@ -33,6 +35,9 @@ class BadRequest(Exception):
 
 
 _BAD: Final = b"400 Bad Request"
+_USUAL: Final = re.compile(rb"GET (/[^ ?\0\r\n]*)(?:\?([^ #\0\r\n]*))? HTTP/1\.1")
+_MAX_REMEMBERED: Final = 512
+"Bytes of headers that are worth remembering."
 
 
 def is_for_tracker(path: bytes) -> bool:
@@ -44,27 +49,35 @@ class RequestReader:
     """Bytes of one connection in, requests out."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._buffer = b""
+        self._at = 0
+        "What is before was taken."
 
     def feed(self, raw: bytes) -> None:
         """Add bytes that arrived. What is not taken by `take` stays in memory."""
-        self._buffer += raw
+        self._buffer = self._buffer[self._at :] + raw if self._at < len(self._buffer) else raw
+        self._at = 0
 
     def is_for_others(self) -> bool:
         """Whether the next request is well-formed so far, and nothing that a tracker answers."""
-        buffer = self._buffer
-        if buffer.startswith(b"GET /announce?"):
+        buffer, at = self._buffer, self._at
+        if buffer.startswith(b"GET /announce?", at):
             return False
-        end = buffer.find(b"\r\n", 0, MAX_HEAD_BYTES)
-        method, _, rest = bytes(buffer[: max(end, 0)]).partition(b" ")
+        end = buffer.find(b"\r\n", at, at + MAX_HEAD_BYTES)
+        method, _, rest = buffer[at : max(end, at)].partition(b" ")
         target, _, version = rest.partition(b" ")
         if not method.isalpha() or version not in (b"HTTP/1.1", b"HTTP/1.0"):
             return False
         return not is_for_tracker(target.partition(b"?")[0])
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether anything was not taken."""
+        return self._at < len(self._buffer)
+
     def rest(self) -> bytes:
         """What arrived and was not taken."""
-        return bytes(self._buffer)
+        return self._buffer[self._at :]
 
     def take(self) -> Request | None:
         """The next request; None until it is complete.
@@ -72,24 +85,30 @@ class RequestReader:
         Raises:
             BadRequest: it is malformed, too long, or has a body.
         """
-        buffer = self._buffer
-        while buffer.startswith(b"\r\n"):
-            del buffer[:2]  # RFC 9112, 2.2: a client may send an empty line before a request
-        end = buffer.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES + 4)
+        buffer, at = self._buffer, self._at
+        while buffer.startswith(b"\r\n", at):
+            at += 2  # RFC 9112, 2.2: a client may send an empty line before a request
+        end = buffer.find(b"\r\n\r\n", at, at + MAX_HEAD_BYTES + 4)
         if end < 0:
-            if len(buffer) > MAX_HEAD_BYTES:
+            self._at = at
+            if len(buffer) - at > MAX_HEAD_BYTES:
                 raise BadRequest(b"431 Request Header Fields Too Large")
             return None
-        head = bytes(buffer[:end])
-        del buffer[: end + 4]
-        return _read(head)
+        self._at = end + 4
+        return _read(buffer[at:end])
 
 
 def _read(head: bytes) -> Request:
-    line, *headers = head.split(b"\r\n")
+    line, _, headers = head.partition(b"\r\n")
+    usual = _USUAL.fullmatch(line)
+    if usual is not None:
+        keeps_alive, _, forwarded = _headers_of(headers)
+        path, query = usual.groups(b"")
+        return Request(path, query, False, keeps_alive, forwarded)
+    if b"\n" in line or b"\r" in line or b"\0" in line:
+        raise BadRequest(_BAD)
     parts = line.split(b" ")
-    lines = len(headers)
-    if len(parts) != 3 or head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+    if len(parts) != 3:
         raise BadRequest(_BAD)
     method, target, version = parts
     if version not in (b"HTTP/1.1", b"HTTP/1.0"):
@@ -97,29 +116,47 @@ def _read(head: bytes) -> Request:
         raise BadRequest(b"505 HTTP Version Not Supported" if known else _BAD)
     if method not in _METHODS:
         raise BadRequest(b"405 Method Not Allowed" if method.isalpha() else _BAD)
-    keeps_alive = version == b"HTTP/1.1"
+    keeps_alive, asks_to, forwarded = _headers_of(headers)
+    if version == b"HTTP/1.0":
+        keeps_alive = keeps_alive and asks_to
+    if not target.startswith(b"/"):
+        target = _without_authority(target)
+    path, _, query = target.partition(b"?")
+    return Request(path, query.partition(b"#")[0], method == b"HEAD", keeps_alive, forwarded)
+
+
+def _headers_of(headers: bytes) -> tuple[bool, bool, tuple[bytes, ...]]:
+    """Whether the client does not say `close`, whether it says `keep-alive`, X-Forwarded-For."""
+    # Clients send the same headers again and again.
+    return _remembered(headers) if len(headers) <= _MAX_REMEMBERED else _read_headers(headers)
+
+
+def _read_headers(headers: bytes) -> tuple[bool, bool, tuple[bytes, ...]]:
+    lines = headers.split(b"\r\n") if headers else []
+    between = max(0, len(lines) - 1)
+    if headers.count(b"\n") != between or headers.count(b"\r") != between or b"\0" in headers:
+        raise BadRequest(_BAD)
+    keeps_alive, asks_to = True, False
     forwarded: list[bytes] = []
-    for header in headers:
+    for header in lines:
         name, colon, value = header.partition(b":")
         if not colon or not name or name[:1] in b" \t" or name[-1:] in b" \t":
             raise BadRequest(_BAD)  # a folded line, or a space before the colon
         name = name.lower()
         if name == b"connection":
             options = value.lower().replace(b" ", b"").replace(b"\t", b"").split(b",")
-            if b"close" in options:
-                keeps_alive = False
-            elif b"keep-alive" in options and version == b"HTTP/1.0":
-                keeps_alive = True
+            keeps_alive = keeps_alive and b"close" not in options
+            asks_to = asks_to or b"keep-alive" in options
         elif name == b"x-forwarded-for":
             forwarded.append(value)
         elif name == b"transfer-encoding" or (
             name == b"content-length" and value.strip() not in _NO_BODY
         ):
             raise BadRequest(b"413 Content Too Large")
-    if not target.startswith(b"/"):
-        target = _without_authority(target)
-    path, _, query = target.partition(b"?")
-    return Request(path, query.partition(b"#")[0], method == b"HEAD", keeps_alive, tuple(forwarded))
+    return keeps_alive, asks_to, tuple(forwarded)
+
+
+_remembered = lru_cache(maxsize=1024)(_read_headers)
 
 
 def _without_authority(target: bytes) -> bytes:

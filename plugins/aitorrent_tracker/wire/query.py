@@ -7,6 +7,7 @@ third party.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -48,16 +49,13 @@ def read_announce(query: bytes) -> Query:
     Raises:
         Refused: a field is missing, repeated or malformed.
     """
-    fields: dict[bytes, bytes] = {}
     pairs = query.split(b"&", _MAX_PAIRS)
-    if len(pairs) > _MAX_PAIRS:
-        raise Refused("malformed", "the query has too many parameters")
-    for pair in pairs:
-        key, _, value = pair.partition(b"=")
-        if key not in fields:
-            fields[key] = value
-        elif key in _ONCE:
-            raise Refused("malformed", f"{key.decode()} is repeated")
+    try:
+        fields = dict([pair.split(b"=", 1) for pair in pairs])
+    except ValueError:  # one has no `=`
+        fields = {}
+    if len(fields) != len(pairs):
+        fields = _unusual(pairs)
     event = _EVENTS.get(fields.get(b"event", b""), Event.NONE)
     port = whole_number(fields.get(b"port", b""))
     if port is None or port > 65_535 or (port == 0 and event is not Event.STOPPED):
@@ -75,6 +73,20 @@ def read_announce(query: bytes) -> Query:
         fields.get(b"compact") != b"0",
         fields.get(b"no_peer_id") != b"1",
     )
+
+
+def _unusual(pairs: list[bytes]) -> dict[bytes, bytes]:
+    """Fields of a query in which something is repeated or has no value."""
+    if len(pairs) > _MAX_PAIRS:
+        raise Refused("malformed", "the query has too many parameters")
+    fields: dict[bytes, bytes] = {}
+    for pair in pairs:
+        key, _, value = pair.partition(b"=")
+        if key not in fields:
+            fields[key] = value
+        elif key in _ONCE:
+            raise Refused("malformed", f"{key.decode()} is repeated")
+    return fields
 
 
 def read_scrape(query: bytes) -> list[bytes]:
@@ -110,8 +122,16 @@ def _twenty_bytes(fields: dict[bytes, bytes], key: bytes) -> bytes:
 
 
 def _decoded(key: bytes, value: bytes) -> bytes:
-    decoded = unquote_to_bytes(value)
+    if len(value) == HASH_BYTES and b"%" not in value:
+        return value
+    decoded = _unquoted(value) if len(value) <= 3 * HASH_BYTES else b""
     # An escape that is not %XX stays as it is, and would pass for three bytes.
     if len(decoded) != HASH_BYTES or len(value) != HASH_BYTES + 2 * value.count(b"%"):
         raise Refused("malformed", f"{key.decode()} is not {HASH_BYTES} percent-encoded bytes")
     return decoded
+
+
+@lru_cache(maxsize=4096)
+def _unquoted(value: bytes) -> bytes:
+    """Percent-decoded; info-hashes come again and again."""
+    return unquote_to_bytes(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import struct
+from functools import lru_cache
 from hashlib import blake2s
 from typing import Final, NamedTuple
 
@@ -29,6 +30,8 @@ DEFAULT_WANTED: Final = 50
 MAX_WANTED: Final = {4: 74, 16: 64}
 "By the size of the address: replies fit into 1,232 bytes, the least that any IPv6 path carries."
 NO_COUNTS: Final = Counts(0, 0, 0)
+_EVENTS: Final = tuple(Event)
+"By number."
 _HEAD: Final = struct.Struct(">QII")
 _ANNOUNCE: Final = struct.Struct(">QII20s20sQQQIIIiH")
 _REPLY: Final = struct.Struct(">II")
@@ -62,23 +65,23 @@ class ConnectionIds:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
+        self._of = lru_cache(maxsize=4096)(self._hashed)
 
     def make(self, host: bytes, now: float) -> int:
         """The id for a packed address now."""
-        return self._of(host, int(now / WINDOW_S))
+        return int.from_bytes(self._of(host, int(now / WINDOW_S)), "big")
 
     def is_valid(self, connection: int, host: bytes, now: float) -> bool:
         """Whether this address got this id not too long ago."""
         window = int(now / WINDOW_S)
         given = connection.to_bytes(8, "big")
-        return any(
-            hmac.compare_digest(given, self._of(host, each).to_bytes(8, "big"))
-            for each in (window, window - 1)
+        return hmac.compare_digest(given, self._of(host, window)) or hmac.compare_digest(
+            given, self._of(host, window - 1)
         )
 
-    def _of(self, host: bytes, window: int) -> int:
+    def _hashed(self, host: bytes, window: int) -> bytes:
         text = window.to_bytes(8, "big", signed=True) + host
-        return int.from_bytes(blake2s(text, digest_size=8, key=self._secret).digest(), "big")
+        return blake2s(text, digest_size=8, key=self._secret).digest()
 
 
 def read_head(raw: bytes) -> Head | None:
@@ -96,10 +99,9 @@ def read_announce(raw: bytes, host_bytes: int) -> UdpAnnounce:
     """
     if len(raw) < _ANNOUNCE.size:
         raise Refused("malformed", "announce is too short")
-    fields = _ANNOUNCE.unpack_from(raw)
-    info_hash, peer_id, left, number, wanted, port = (fields[i] for i in (3, 4, 6, 8, 11, 12))
+    _, _, _, info_hash, peer_id, _, left, _, number, _, _, wanted, port = _ANNOUNCE.unpack_from(raw)
     # Numbers beyond those of BEP 15, such as `paused` (BEP 21), do not change the swarm.
-    event = Event(number) if number in tuple(Event) else Event.NONE
+    event = _EVENTS[number] if number < len(_EVENTS) else Event.NONE
     if port == 0 and event is not Event.STOPPED:
         raise Refused("malformed", "port 0 cannot be announced")
     return UdpAnnounce(
@@ -109,7 +111,7 @@ def read_announce(raw: bytes, host_bytes: int) -> UdpAnnounce:
         event,
         left == 0,
         min(DEFAULT_WANTED if wanted < 0 else wanted, MAX_WANTED[host_bytes]),
-        _url_path(raw[_ANNOUNCE.size :]),
+        _url_path(raw[_ANNOUNCE.size :]) if len(raw) > _ANNOUNCE.size else b"",
     )
 
 
