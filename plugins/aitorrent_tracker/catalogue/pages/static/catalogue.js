@@ -1,4 +1,4 @@
-// Copy buttons. Without scripts, links and commands are still there to be copied by hand.
+// Shows the copy buttons. Without scripts, links and commands can still be copied by hand.
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.hidden = !navigator.clipboard;
   button.addEventListener("click", async () => {
