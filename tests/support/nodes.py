@@ -34,7 +34,8 @@ _ERROR_LINE: Final = re.compile(
     r"^\S+ \S+ (?:error|critical) |^Traceback |^Exception ignored|^Fatal Python error", re.M
 )
 LOOPBACK: Final[Mapping[str, Any]] = {"listen": "127.0.0.1", "port": 0}
-# Tests choose who is connected to whom; those of discovery turn it on.
+# Tests choose who is connected to whom, and one mirror of the Hub has its port; those of
+# discovery and of the hub turn them on.
 APART: Final[Mapping[str, Any]] = {"enabled": False}
 # Many nodes share this machine and its UDP ports; none needs a router.
 ANY_PORT: Final[Mapping[str, Any]] = {"port": 0, "upnp": False}
@@ -42,6 +43,7 @@ QUIET: Final[Mapping[str, Any]] = {
     "transport": LOOPBACK,
     "discovery": APART,
     "nat": ANY_PORT,
+    "hub": APART,
 }
 
 

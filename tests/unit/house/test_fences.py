@@ -53,6 +53,8 @@ FENCES = {
     "aitorrentd/system/distributions.py:_distributions": "an import hook that lists distributions",
     "aitorrentd/system/distributions.py:_text": "a class of distribution that an import hook made",
     "aitorrentd/system/foreign.py:entry_points": "the same; `distributions` tells it",
+    # Programs of other people, in which the hook for huggingface_hub runs.
+    "plugins/aitorrent_hf.py:download": "the hook itself: what it cannot do is done over HTTP",
     # A library that raises plain Exception; everything else is raised again.
     "plugins/aitorrent_shards/models/tokenizer.py:__init__": "the tokenizers library",
 }

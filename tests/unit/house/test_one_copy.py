@@ -136,6 +136,7 @@ RULES = {
         ("os.rename(a, b)", "temporary.replace(path)", "os.fsync(fd)"),
         ('text.replace("a", "b")', "replace(record, a=1)"),
         {
+            "plugins/aitorrent_hf.py": "runs where aitorrentd is not installed",
             "aitorrentd/installing": "moves whole directories aside; no file replacement does that",
         },
     ),

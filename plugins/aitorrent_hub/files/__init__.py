@@ -1,0 +1,1 @@
+"""Content and metadata of files: fetched once, verified, and kept."""

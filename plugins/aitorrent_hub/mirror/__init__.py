@@ -1,0 +1,1 @@
+"""The HTTP endpoint that programs use in place of the Hub."""

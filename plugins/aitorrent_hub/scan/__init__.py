@@ -1,0 +1,1 @@
+"""Files that huggingface_hub has on this machine: found, verified, and offered for seeding."""
