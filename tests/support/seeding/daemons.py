@@ -40,7 +40,9 @@ async def seeding_daemon(
 
 def make_file(path: Path, size: int, seed: int = 1) -> str:
     """A file of `size` random bytes; returns its SHA-256."""
-    content = random.Random(seed).randbytes(size)
+    source = random.Random(seed)
+    parts = [source.randbytes(min(16 * MIB, size - at)) for at in range(0, size, 16 * MIB)]
+    content = b"".join(parts)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return hashlib.sha256(content).hexdigest()

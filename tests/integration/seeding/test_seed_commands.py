@@ -1,0 +1,122 @@
+"""`share`, `download`, `seed` and `torrents` on the command line, and torrents that others made."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import libtorrent as lt
+import pytest
+
+from aitorrentd.api import InvalidParams, ProtocolError
+from tests.support.nodes import Daemon, DaemonFactory, wait_for
+from tests.support.seeding.daemons import MIB, download, make_file, seeding_daemon, torrents
+
+
+async def ctl(daemon: Daemon, *args: str) -> str:
+    """Standard output of a command that succeeds."""
+    command = [sys.executable, "-m", "aitorrentd.cli.main", "--socket", str(daemon.socket), *args]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def test_folder_is_shared_listed_limited_and_removed(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    digests = [make_file(folder / name, MIB + n, seed=n) for n, name in enumerate("ab")]
+    make_file(folder / "deep" / "c", 5)
+    (folder / "empty").touch()
+    a = await seeding_daemon(daemon_factory)
+    shared = json.loads(await ctl(a, "share", str(folder), "--repo", "org/m", "--json"))
+    assert [Path(file["path"]).name for file in shared["files"]] == ["a", "b", "c"]
+    assert shared["skipped"] == [str(folder / "empty")]
+    assert [file["sha256"] for file in shared["files"][:2]] == digests
+
+    listed = await ctl(a, "torrents")
+    assert digests[0][:12] in listed and "seeding" in listed
+    assert "100%" in listed
+    await ctl(a, "seed", "limit", digests[0][:8], "--upload", "5MiB/s", "--ratio", "2")
+    assert "paused" in await ctl(a, "seed", "stop", digests[0])
+    await a.stop()
+    a = await seeding_daemon(daemon_factory, directory=a.directory)
+    await wait_for(lambda: states(a, paused=1, seeding=2), 10)
+    assert "seeding" in await ctl(a, "seed", "resume", digests[0])
+    await ctl(a, "seed", "remove", digests[0], "--files")
+    assert (folder / "a").exists(), "a user's file stays in any case"
+    assert len(await torrents(a)) == 2
+
+
+async def states(daemon: Daemon, **wanted: int) -> bool:
+    found = [row["state"] for row in await torrents(daemon)]
+    return {state: found.count(state) for state in set(found)} == wanted
+
+
+async def test_shared_folder_with_a_link_is_refused(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    make_file(tmp_path / "m" / "a", 5)
+    (tmp_path / "m" / "passwd").symlink_to("/etc/passwd")
+    a = await seeding_daemon(daemon_factory)
+    with pytest.raises(InvalidParams, match="passwd is a symbolic link"):
+        await a.call("seeding.share", {"path": str(tmp_path / "m")})
+    assert await torrents(a) == []
+
+
+async def test_download_by_magnet_link_places_the_file_where_the_user_wants_it(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    make_file(tmp_path / "f.bin", 9 * MIB)
+    a = await seeding_daemon(daemon_factory)
+    shared = await a.call("seeding.share", {"path": str(tmp_path / "f.bin"), "hybrid": True})
+    b = await seeding_daemon(daemon_factory, a)
+    magnet = shared["files"][0]["magnet"]
+    out = await ctl(b, "download", magnet, "--to", str(tmp_path / "out"))
+    (placed,) = (tmp_path / "out").iterdir()
+    assert out.strip() == str(placed)
+    assert placed.read_bytes() == (tmp_path / "f.bin").read_bytes()
+
+
+def others_torrent(folder: Path) -> bytes:
+    made = lt.create_torrent(lt.list_files(str(folder)), MIB, lt.create_torrent.v1_only)
+    lt.set_piece_hashes(made, str(folder.parent))
+    whole: Any = made.generate()
+    return bytes(lt.bencode(whole))
+
+
+async def test_folder_torrent_of_another_client_is_fetched_from_it(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    folder = tmp_path / "seed" / "model"
+    for n, name in enumerate(("a", "deep/b")):
+        make_file(folder / name, 2 * MIB + n, seed=n)
+    raw = others_torrent(folder)
+    session = lt.session({"listen_interfaces": "127.0.0.1:0", "enable_dht": False})
+    params = lt.load_torrent_buffer(raw)
+    params.save_path = str(folder.parent)
+    session.add_torrent(params)
+    await wait_for(session.listen_port, 10)
+    info_hash = str(params.info_hashes.v1)
+    b = await seeding_daemon(daemon_factory)
+    peer = f"127.0.0.1:{session.listen_port()}"
+
+    items = await download(b, f"magnet:?xt=urn:btih:{info_hash}&x.pe={peer}")
+
+    path = Path(items[-1]["path"])
+    for name in ("a", "deep/b"):
+        assert (path / name).read_bytes() == (folder / name).read_bytes()
+    again = await download(b, torrent=raw)
+    assert again[-1]["path"] == str(path)
+    del session
+
+
+async def test_torrent_file_that_would_escape_is_refused(daemon_factory: DaemonFactory) -> None:
+    a = await seeding_daemon(daemon_factory)
+    raw = b"d4:infod6:lengthi5e4:name5:../up12:piece lengthi16384e6:pieces20:%bee" % bytes(20)
+    with pytest.raises(ProtocolError, match="unsafe name"):
+        await download(a, torrent=raw)

@@ -1,0 +1,179 @@
+"""The service `WEIGHTS`, as other plugins use it: ranges, reading in order, offers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aitorrentd import Node
+from aitorrentd.api import TRANSPORT, Conflict, Event, InvalidParams, NotFound, TransferSucceeded
+from aitorrentd.api.models.weights import WEIGHTS, WantedFile, WebSource, Weights
+from aitorrentd.api.tasks import beside
+from tests.support.nodes import NodeFactory, wait_for
+from tests.support.seeding.daemons import MIB, make_file, settings
+from tests.support.seeding.web import file_server
+
+SIZE = 64 * MIB
+PIECE = 4 * MIB
+
+
+async def node(factory: NodeFactory, hub: Node | None = None, **over: Any) -> Node:
+    bootstrap = [] if hub is None else list(hub.kernel.service(TRANSPORT).addresses())
+    tables = {
+        "transport": {"bootstrap": bootstrap},
+        "dht": {"enabled": False},
+        "seeding": settings(**over),
+    }
+    made = await factory({"plugins": tables})
+    if hub is not None:
+        await wait_for(lambda: made.kernel.service(TRANSPORT).peers(), 10)
+    return made
+
+
+def weights(of: Node) -> Weights:
+    return of.kernel.service(WEIGHTS)
+
+
+async def test_ranges_take_at_most_a_twentieth_more_bytes_than_they_have(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    digest = make_file(tmp_path / "f", 5 * SIZE)
+    content = (tmp_path / "f").read_bytes()
+    a = await node(node_factory)
+    await weights(a).offer(tmp_path / "f")
+    b = await node(node_factory, a)
+    header, third = (0, 100_000), (1 * SIZE + 12_345, 3 * SIZE + 777)
+
+    fetch = await weights(b).fetch(WantedFile(digest, 5 * SIZE, "f"), ranges=[header, third])
+    path = await fetch.want([header, third])
+
+    with path.open("rb") as file:
+        for start, stop in (header, third):
+            file.seek(start)
+            assert file.read(stop - start) == content[start:stop]
+    progress = fetch.progress()
+    most = 1.05 * (third[1] - third[0]) + PIECE  # the header takes a piece of its own
+    assert progress.done == progress.total
+    assert progress.from_peers <= most
+    assert path.stat().st_blocks * 512 <= most, "the rest is a hole"
+    assert weights(b).local(digest) is None, "it is not whole"
+
+    c = await node(node_factory, b)  # b seeds what it holds
+    fetch_c = await weights(c).fetch(WantedFile(digest, 5 * SIZE, "f"), ranges=[third])
+    async with asyncio.timeout(60):
+        await fetch_c.want([third])
+    fetch.release()
+    fetch_c.release()
+
+
+async def test_bytes_are_read_in_order_while_they_arrive(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    digest = make_file(tmp_path / "f", SIZE)
+    content = (tmp_path / "f").read_bytes()
+    a = await node(node_factory, upload_limit="24MiB/s")
+    await weights(a).offer(tmp_path / "f")
+    b = await node(node_factory, a)
+    fetch = await weights(b).fetch(WantedFile(digest, SIZE, "f"))
+
+    read = bytearray()
+    done_at_first = 0
+    async for chunk in fetch.read(1000, SIZE):
+        done_at_first = done_at_first or fetch.progress().done
+        read += chunk
+
+    assert read == content[1000:]
+    assert done_at_first < 0.75 * SIZE, "the first bytes came long before the last"
+    path = await fetch.wait()
+    assert weights(b).local(digest) == path
+    assert b"".join([chunk async for chunk in fetch.read(5, 10)]) == content[5:10]
+    fetch.release()
+
+
+async def test_bytes_of_a_file_without_a_torrent_are_read_while_they_arrive_but_for_the_last(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    digest = make_file(tmp_path / "f", 20 * MIB)
+    content = (tmp_path / "f").read_bytes()
+    a = await node(node_factory)
+    async with file_server(content) as web:
+        web.rate_bps = 20 * MIB
+        sources = (WebSource(web.url, {"Authorization": "Bearer hf_secret"}),)
+        fetch = await weights(a).fetch(WantedFile(digest, 20 * MIB, "f", sources))
+        chunks = fetch.read(0, 20 * MIB)
+        first = await anext(chunks)
+        assert web.sent < 20 * MIB
+        assert first + b"".join([chunk async for chunk in chunks]) == content
+        assert web.authorization == {"Bearer hf_secret"}
+        fetch.release()
+        await wait_for(lambda: weights(a).local(digest))
+    async with file_server(content) as web:
+        web.corrupt(3)
+        b = await node(node_factory)
+        fetch = await weights(b).fetch(WantedFile(digest, 20 * MIB, "f", (WebSource(web.url),)))
+        read = bytearray()
+        with pytest.raises(Exception, match="no source sent the file"):
+            async for chunk in fetch.read(0, 20 * MIB):
+                read += chunk
+        assert len(read) < 20 * MIB, "a wrong file is never seen whole"
+        fetch.release()
+
+
+async def test_peer_that_sent_the_file_is_named(node_factory: NodeFactory, tmp_path: Path) -> None:
+    digest = make_file(tmp_path / "f", SIZE)
+    a = await node(node_factory)
+    await weights(a).offer(tmp_path / "f")
+    b = await node(node_factory, a)
+    seen: list[Event] = []
+
+    async def listen(events: AsyncIterator[Event]) -> None:
+        while True:
+            seen.append(await anext(events))
+
+    with b.events(TransferSucceeded) as events:
+        async with beside(listen(events), "listen"):
+            fetch = await weights(b).fetch(WantedFile(digest, SIZE, "f"))
+            await fetch.wait()
+            (event,) = await wait_for(lambda: seen, 10)
+    fetch.release()
+    assert isinstance(event, TransferSucceeded)
+    assert (event.peer, event.sha256) == (a.id, digest)
+    assert SIZE <= event.size_bytes < 1.1 * SIZE
+
+
+async def test_offer_refuses_another_digest_and_withdraw_an_unknown_file(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    digest = make_file(tmp_path / "f", MIB)
+    a = await node(node_factory)
+    with pytest.raises(Conflict, match="has the SHA-256"):
+        await weights(a).offer(tmp_path / "f", sha256="00" * 32)
+    with pytest.raises(NotFound, match="there is no file"):
+        await weights(a).offer(tmp_path / "none")
+    with pytest.raises(NotFound, match="is not seeded here"):
+        await weights(a).withdraw("00" * 32)
+    with pytest.raises(InvalidParams, match="is no SHA-256"):
+        await weights(a).fetch(WantedFile("../../x", 1, "x"))
+    assert await weights(a).offer(tmp_path / "f", sha256=digest) == digest
+    assert weights(a).local(digest) == tmp_path / "f"
+    (tmp_path / "f").write_bytes(b"changed")
+    assert weights(a).local(digest) is None
+    await weights(a).withdraw(digest)
+    assert (tmp_path / "f").exists()
+
+
+async def test_bad_ranges_are_refused(node_factory: NodeFactory, tmp_path: Path) -> None:
+    digest = make_file(tmp_path / "f", MIB)
+    a = await node(node_factory)
+    await weights(a).offer(tmp_path / "f")
+    for ranges in ([(5, 5)], [(-1, 3)], [(4, 2)]):
+        with pytest.raises(InvalidParams, match="is not a range of bytes"):
+            await weights(a).fetch(WantedFile(digest, MIB, "f"), ranges=ranges)
+    fetch = await weights(a).fetch(WantedFile(digest, MIB, "f"))
+    assert hashlib.sha256((await fetch.wait()).read_bytes()).hexdigest() == digest
+    fetch.release()
