@@ -24,11 +24,14 @@ async def seeding_daemon(
     *,
     plugins: Mapping[str, Any] | None = None,
     directory: Path | None = None,
+    directory_of_files: Path | None = None,
     **over: Any,
 ) -> Daemon:
     """A daemon that seeds, connected to `hub`; one that was stopped keeps its configuration."""
     if directory is not None:
         return await factory(directory=directory)
+    if directory_of_files is not None:
+        over["directory"] = str(directory_of_files)
     bootstrap = [] if hub is None else (await hub.call("node.id"))["addresses"]
     tables = {
         "transport": {"bootstrap": bootstrap},
