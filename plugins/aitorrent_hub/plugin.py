@@ -19,7 +19,7 @@ from aitorrentd.api import (
     PluginInfo,
     hookimpl,
 )
-from aitorrentd.api.models.weights import MODEL_NAMES, WEIGHTS
+from aitorrentd.api.models.weights import MODEL_NAMES, TORRENT_INDEXES, WEIGHTS
 
 
 class HubPlugin:
@@ -34,7 +34,7 @@ class HubPlugin:
         return PluginInfo(
             name="hub",
             summary="a mirror of the Hugging Face Hub for programs on this machine",
-            wants=(WEIGHTS, MODEL_NAMES),
+            wants=(WEIGHTS, TORRENT_INDEXES, MODEL_NAMES),
             config=HubConfig,
         )
 

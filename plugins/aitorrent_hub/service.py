@@ -20,7 +20,7 @@ from aitorrent_hub.mirror.files import FileAnswers
 from aitorrent_hub.upstream.asking import Hub
 from aitorrentd.api import PluginContext, Unavailable
 from aitorrentd.api.faces.serving import WebLimits, listen, serving
-from aitorrentd.api.models.weights import WEIGHTS
+from aitorrentd.api.models.weights import TORRENT_INDEXES, WEIGHTS
 from aitorrentd.api.network.addresses import host_port
 from aitorrentd.api.tasks import Tasks
 
@@ -63,6 +63,7 @@ class HubService:
             self.sources = Sources(
                 self.store,
                 lambda: ctx.optional(WEIGHTS),
+                lambda: ctx.optional(TORRENT_INDEXES) or (),
                 ctx.log,
                 swarm_min=config.swarm_min,
                 seed=config.seed,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,18 @@ from aitorrent_hub.files.store import Store
 from aitorrent_hub.upstream.described import Described, Place, target_of
 from aitorrentd.api import AitorrentError, NotFound, TimedOut
 from aitorrentd.api.faces.asgi import Aborted
-from aitorrentd.api.models.weights import Fetch, Published, WantedFile, WebSource, Weights
+from aitorrentd.api.models.weights import (
+    Fetch,
+    Published,
+    TorrentIndex,
+    WantedFile,
+    WebSource,
+    Weights,
+)
 from aitorrentd.api.tasks import beside
 
+FIND_S: Final = 2.5
+"For an index of torrents; HTTP is used if none knows the file by then."
 FIRST_S: Final = 4.0
 "For the first bytes from a swarm; after that, the Hub is asked. Clients wait 10 s."
 NEXT_S: Final = 6.0
@@ -34,6 +44,7 @@ class Sources:
         self,
         store: Store,
         weights: Callable[[], Weights | None],
+        indexes: Callable[[], Iterable[TorrentIndex]],
         log: logging.Logger,
         *,
         swarm_min: int,
@@ -43,6 +54,7 @@ class Sources:
     ) -> None:
         self.store = store
         self._weights = weights
+        self._indexes = indexes
         self._log = log
         self._swarm_min = swarm_min
         self._seed = seed
@@ -92,25 +104,61 @@ class Sources:
                     self.sent["here"] += len(part)
                     yield part
             return
-        at = start
         fetch = await self._swarm(file, place)
+        came = self._come(fetch, file, place, opened, start, stop)
+        if fetch is not None and start == 0 and stop == file.size:
+            came = self._proven(came, file.digest)
+        async with aclosing(came):
+            async for part in came:
+                yield part
+
+    async def _come(
+        self,
+        fetch: Fetch | None,
+        file: Described,
+        place: Place | None,
+        opened: Opened,
+        start: int,
+        stop: int,
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes from a swarm, and from the Hub when it stops."""
+        at = start
         if fetch is not None:
             async with aclosing(self._from_swarm(fetch, start, stop)) as parts:
                 async for part in parts:
                     at += len(part)
                     self.sent["swarm"] += len(part)
                     yield part
-        if at < stop:
-            download = self._download(file, place, opened)
-            async with aclosing(download.read(at, stop)) as parts:
-                try:
-                    async for part in parts:
-                        self.sent["hub"] += len(part)
-                        yield part
-                except AitorrentError:
-                    if at > start:
-                        raise Aborted from None
-                    raise
+        if at >= stop:
+            return
+        download = self._download(file, place, opened)
+        async with aclosing(download.read(at, stop)) as parts:
+            try:
+                async for part in parts:
+                    self.sent["hub"] += len(part)
+                    yield part
+            except AitorrentError:
+                if at > start:
+                    raise Aborted from None
+                raise
+
+    async def _proven(
+        self, parts: AsyncGenerator[bytes, None], digest: str
+    ) -> AsyncGenerator[bytes, None]:
+        """The parts of a whole file; the last one only if all together have the digest: a swarm
+        verifies pieces against a torrent, which somebody else may have made."""
+        hashed, held = hashlib.sha256(), b""
+        async with aclosing(parts):
+            async for part in parts:
+                if held:
+                    yield held
+                await asyncio.to_thread(hashed.update, part)
+                held = part
+        if hashed.hexdigest() != digest:
+            self._log.warning("a swarm sent wrong bytes of %s…", digest[:12])
+            self.store.note_wrong(digest)
+            raise Aborted
+        yield held
 
     async def whole(
         self,
@@ -178,6 +226,8 @@ class Sources:
             return None
         if file.size is None or file.size < self._swarm_min:
             return None
+        if not await self._is_shared(file.digest):
+            return None
         at = replace(place, revision=file.commit)
         web = WebSource(self._origin + target_of(at))
         wanted = WantedFile(file.digest, file.size, place.path, (web,))
@@ -187,6 +237,20 @@ class Sources:
         except (AitorrentError, TimeoutError) as e:
             self._log.debug("%s is fetched over HTTP: %s", place.path, e)
             return None
+
+    async def _is_shared(self, digest: str) -> bool:
+        """Whether an index knows a swarm; without one, the file comes from the Hub alone."""
+        indexes = self._indexes()
+
+        async def knows(index: TorrentIndex) -> bool:
+            try:
+                async with asyncio.timeout(FIND_S):
+                    return bool(await index.find(digest))
+            except (AitorrentError, TimeoutError) as e:
+                self._log.debug("an index of torrents does not answer: %s", e)
+                return False
+
+        return any(await asyncio.gather(*map(knows, indexes)))
 
     async def _from_swarm(self, fetch: Fetch, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """What comes in time; ends early otherwise."""

@@ -124,12 +124,13 @@ class Store:
             self.fetched_bytes += download.fetched
             self.wrong_files += download.wrong
             if download.wrong:
-                self._note_wrong(digest)
+                self.note_wrong(digest)
         if download.is_whole and self.when_whole is not None:
             await self.when_whole(digest)
         await self.trim(keep=digest)
 
-    def _note_wrong(self, digest: str) -> None:
+    def note_wrong(self, digest: str) -> None:
+        """Clients may hold wrong bytes of a file."""
         now = time.monotonic()
         self._wrong_at = {d: at for d, at in self._wrong_at.items() if now - at < WRONG_S}
         self._wrong_at[digest] = now

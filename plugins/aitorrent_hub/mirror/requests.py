@@ -32,7 +32,7 @@ class Request:
     target: str
     "Path and query, as they were sent."
     path: str
-    "The path, as it was sent."
+    "The path, as it was sent, with one slash at its beginning."
     headers: Pairs
     "What the Hub gets of them; lower-case names."
     host: str
@@ -48,7 +48,8 @@ class Request:
 
 def request_of(scope: Any) -> Request:
     """The request of an ASGI scope."""
-    path = scope["raw_path"].decode("latin-1")
+    # Programs join the endpoint `http://127.0.0.1:8042/` and `/api/…`.
+    path = "/" + scope["raw_path"].decode("latin-1").lstrip("/")
     query = scope["query_string"].decode("latin-1")
     asks = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     return Request(

@@ -143,11 +143,17 @@ async def test_a_file_of_a_gated_repository_is_never_published(
     program = Program(await mirror_of(node))
     service = node_service(node)
     service.sources._weights = Recorder
+    service.sources._indexes = lambda: [Knowing()]
     for path in (GATED, PRIVATE):
         assert (await get(program, path, AUTH)).content == LARGE
     assert offered == []
     assert (await get(program, PUBLIC, AUTH)).status_code == 200
     await wait_for(lambda: offered == ["fetch model.safetensors", "offer org/model"])
+
+
+class Knowing:
+    async def find(self, sha256: str) -> list[str]:
+        return ["a torrent"]
 
 
 def node_service(node: Any) -> Any:

@@ -82,6 +82,10 @@ class FakeHub:
     "Status and Retry-After of the next answers of the hub."
     declared: dict[str, int] = field(default_factory=dict)
     "Sizes that HEAD and tree declare for a path, whatever the file has."
+    compresses: bool = False
+    "Small files are compressed for clients that accept gzip, without a length."
+    aligns: int = 0
+    "Parts begin at multiples of so many bytes, whatever was asked for."
     page: int = 0
     "Entries on a page of a tree; 0 = all."
     renamed: dict[str, str] = field(default_factory=dict)

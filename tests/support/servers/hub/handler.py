@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -183,11 +184,15 @@ class Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
             start = int(match[1])
             stop = min(int(match[2]) + 1, file.size) if match[2] else file.size
+            start -= start % self.hub.aligns if self.hub.aligns else 0
             if start >= file.size:
                 self._send(416, {}, {"Content-Range": f"bytes */{file.size}"})
                 return
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
         is_head = self.command == "HEAD"
+        if self.hub.compresses and not file.is_lfs and "gzip" in self.headers["Accept-Encoding"]:
+            self._compressed(file, headers)
+            return
         self.send_response(206 if "Content-Range" in headers else 200)
         headers["Content-Type"] = "application/octet-stream"
         headers["Content-Length"] = size if is_head else str(stop - start)
@@ -196,6 +201,15 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if not is_head:
             self._bytes(file, start, stop)
+
+    def _compressed(self, file: File, headers: dict[str, str]) -> None:
+        self.close_connection = True
+        self.send_response(200)
+        for name, value in (headers | {"Content-Encoding": "gzip", "Connection": "close"}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(gzip.compress(file.content))
 
     def _bytes(self, file: File, start: int, stop: int) -> None:
         hub = self.hub
