@@ -49,8 +49,6 @@ def download(
     if not toolkit.options.json and not to:
         for _, path in done:
             toolkit.echo(toolkit.clean(path))
-    for name in stream.summary.get("small_files", ()):
-        toolkit.warn(f"{toolkit.clean(name)} is not in any swarm, and was left out")
     for name, path in done if to else ():
         placed = place(Path(path), Path(to), name)
         if not toolkit.options.json:

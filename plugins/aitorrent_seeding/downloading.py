@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from aitorrent_seeding.service import SeedingService
 from aitorrent_seeding.shapes import DownloadParams, DownloadProgress
 from aitorrent_seeding.torrents.wanted import WantedDigest, WantedName, WantedTorrent, parse
-from aitorrentd.api import End, InvalidParams, NotFound
+from aitorrentd.api import End, InvalidParams, NotFound, Unavailable, replace_file
 from aitorrentd.api.models.weights import SmallFile, WantedFile, WebSource
 from aitorrentd.api.tasks import beside
 
@@ -60,15 +60,42 @@ async def _model(
 ) -> AsyncIterator[DownloadProgress | End]:
     scheme = service.names.get(wanted.scheme)
     files = (await scheme.resolve(wanted.name, wanted.revision)).files
-    left = []
+    small = [(name, file) for name, file in files if isinstance(file, SmallFile)]
+    for name, one in small:
+        yield await _small(service, one, name)
     for name, file in files:
         if isinstance(file, SmallFile):
-            left.append(name)
             continue
         async for item in _file(service, file, name):
             if not isinstance(item, End):
                 yield item
-    yield End({"small_files": left})
+    yield End({})
+
+
+async def _small(service: SeedingService, file: SmallFile, name: str) -> DownloadProgress:
+    """Fetch a file that no swarm carries, such as config.json."""
+    from aitorrentd.api.models.small_files import fetch_small
+
+    path = service.directory / "small" / file.git_sha1
+    if not path.exists():
+        content = await fetch_small(file)
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            replace_file(path, content, mode=0o444, durable=False)
+        except OSError as e:
+            raise Unavailable(f"cannot write {path}: {e.strerror}; make room there") from None
+    size = path.stat().st_size
+    return DownloadProgress(
+        file=file.git_sha1,
+        name=name,
+        done=size,
+        total=size,
+        bytes_per_s=0.0,
+        peers=0,
+        from_peers=0,
+        from_web=size,
+        path=str(path),
+    )
 
 
 async def _file(

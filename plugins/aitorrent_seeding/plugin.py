@@ -9,6 +9,7 @@ from aitorrent_seeding import health
 from aitorrent_seeding.config import SeedingConfig
 from aitorrent_seeding.methods import seeding_methods
 from aitorrent_seeding.service import SeedingService
+from aitorrent_seeding.sources.asking import MAX_STREAMS, PROTOCOL
 from aitorrentd.api import (
     DIRECTORY,
     TRANSPORT,
@@ -19,6 +20,9 @@ from aitorrentd.api import (
     PluginContext,
     PluginInfo,
     SkipPlugin,
+    Stream,
+    Unavailable,
+    WireProtocol,
     hookimpl,
 )
 from aitorrentd.api.models.weights import MODEL_NAMES, TORRENT_INDEXES, WEIGHTS
@@ -59,6 +63,16 @@ class SeedingPlugin:
     def aitorrent_methods(self, ctx: PluginContext) -> Iterable[Method]:
         """`seeding.*`."""
         return seeding_methods(self._service) if self._service else ()
+
+    @hookimpl
+    def aitorrent_protocols(self, ctx: PluginContext) -> Iterable[WireProtocol]:
+        """Peers ask what this node shares."""
+        return [WireProtocol(PROTOCOL, self._handle, max_streams=MAX_STREAMS)]
+
+    async def _handle(self, stream: Stream) -> None:
+        if self._service is None:
+            raise Unavailable("the seeding plugin is not running")
+        await self._service.peers.handle(stream)
 
     @hookimpl
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from aitorrent_seeding.config import SeedingConfig
 from aitorrent_seeding.library.store import MIGRATIONS, Store
+from aitorrent_seeding.sources.asking import PeerIndex
 from aitorrent_seeding.sources.directory import DirectoryIndex
+from aitorrent_seeding.sources.nearby import Nearby
 from aitorrent_seeding.torrents.hashing import stamp_of
 from aitorrentd.api import (
     DIRECTORY,
@@ -39,10 +41,11 @@ from aitorrentd.api.tasks import Tasks
 
 if TYPE_CHECKING:
     from aitorrent_seeding.library.library import Library
+    from aitorrent_seeding.library.shelf import Shelf
 
 CLOSE_S: Final = 20.0
 "Saving the state of many downloads takes a while on a slow disk."
-NEARBY: Final = "directory"
+NEARBY: Final = "peers"
 "The name of the index that needs no tracker."
 
 
@@ -58,8 +61,14 @@ class SeedingService:
         "The library, if the session runs."
         self._tasks = Tasks(ctx.tasks)
         self._store: Store | None = None
-        self._nearby = DirectoryIndex(ctx.service(DIRECTORY), ctx.service(TRANSPORT))
+        transport = ctx.service(TRANSPORT)
+        directory = DirectoryIndex(ctx.service(DIRECTORY), transport)
+        self.peers = PeerIndex(transport, self._shares, lambda: directory.port, ctx.clock)
+        self._nearby = Nearby(directory, self.peers)
         self._started: asyncio.Future[Library] | None = None
+
+    def _shares(self) -> Shelf | None:
+        return self.running_library.shelf if self.running_library else None
 
     @property
     def directory(self) -> Path:
@@ -151,7 +160,7 @@ class SeedingService:
                 self.ctx.log.info("BitTorrent peers are accepted on port %d", engine.port)
             else:
                 self.ctx.log.warning("no BitTorrent peer can connect: %s", engine.listen_problem)
-            self._nearby.port = engine.port
+            self._nearby.directory.port = engine.port
             tasks = Tasks(self.ctx.tasks)
             means = Means(
                 self.ctx,

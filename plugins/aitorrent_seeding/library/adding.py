@@ -174,11 +174,14 @@ async def fetch_metainfo(
     sha256: str = "",
     timeout_s: float = METAINFO_S,
 ) -> bytes:
-    """The .torrent file of an info-hash, from peers (BEP 9); its hash is checked.
+    """The .torrent file of an info-hash, from nodes or peers (BEP 9); check its hash.
 
     Raises:
         NotFound: no peer sent it in time. Conflict: it is being fetched.
     """
+    for answer in await means.nearby.peers.ask_all(info_hash=info_hash):
+        if answer.torrent.info_hash == info_hash and (raw := answer.torrent.metainfo):
+            return raw
     torrent = await means.engine.add(
         params.of_magnet(info_hash, means.directory, trackers=trackers, dht=means.config.dht), 0
     )

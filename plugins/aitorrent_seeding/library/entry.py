@@ -85,6 +85,11 @@ class Entry:
         return "verifying" if self.torrent.is_whole else "downloading"
 
     @property
+    def is_shared(self) -> bool:
+        """Whether peers may get from it what is here."""
+        return not self.held.is_paused and not self.problem
+
+    @property
     def done(self) -> int:
         """Bytes that are here."""
         return min(self.meta.size, self.torrent.held * self.meta.piece_length)

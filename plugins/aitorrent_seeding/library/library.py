@@ -13,8 +13,9 @@ from aitorrent_seeding.library.entry import Entry
 from aitorrent_seeding.library.fetch import FileFetch, checked_spans
 from aitorrent_seeding.library.means import Means
 from aitorrent_seeding.library.shelf import Shelf, check_room
+from aitorrent_seeding.torrents import metainfo
 from aitorrent_seeding.torrents.wanted import WantedTorrent
-from aitorrentd.api import InvalidParams, NotFound
+from aitorrentd.api import InvalidParams, NotFound, ProtocolError
 from aitorrentd.api.models.weights import Published, Span, WantedFile, is_sha256
 
 
@@ -108,6 +109,8 @@ class Library:
         raw = await fetch_metainfo(
             self.means, wanted.info_hash, trackers=wanted.trackers, peers=wanted.peers
         )
+        if metainfo.read(raw).info_hash != wanted.info_hash:
+            raise ProtocolError(f"a peer sent another torrent than {wanted.info_hash}")
         entry = await add_torrent(self.means, self.shelf, raw, trackers=wanted.trackers)
         for host, port in wanted.peers:
             entry.torrent.connect(host, port)
@@ -125,4 +128,4 @@ class Library:
         """Save the state of downloads."""
         self.means.stop.set()
         await self.shelf.save()
-        self.means.nearby.close()
+        self.means.nearby.directory.close()

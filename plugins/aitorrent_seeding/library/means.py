@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
@@ -12,7 +12,7 @@ import aiohttp
 from aitorrent_seeding.config import SeedingConfig
 from aitorrent_seeding.library.store import Store
 from aitorrent_seeding.session.engine import Engine
-from aitorrent_seeding.sources.directory import DirectoryIndex
+from aitorrent_seeding.sources.nearby import Nearby
 from aitorrent_seeding.torrents.hashing import Stop
 from aitorrentd.api import AitorrentError, PluginContext, Registry
 from aitorrentd.api.models.weights import KnownTorrent, Published, TorrentIndex
@@ -29,7 +29,7 @@ class Means:
     store: Store
     http: aiohttp.ClientSession
     indexes: Registry[TorrentIndex]
-    nearby: DirectoryIndex
+    nearby: Nearby
     directory: Path
     "Where fetched files are kept."
     tasks: Tasks
@@ -39,16 +39,19 @@ class Means:
     "Files that are hashed at the same time."
 
     async def find(self, sha256: str) -> list[KnownTorrent]:
-        """Torrents of a file from every index; signed ones first. An index that fails has none."""
-        asked = await asyncio.gather(
-            *(self._ask(name, index, sha256) for name, index in self._by_name())
-        )
+        """Torrents of a file from every index. An index that fails has none.
+
+        What other nodes say comes last: other indexes know who published a torrent.
+        """
+        indexes = sorted(self._by_name(), key=lambda named: named[1] is self.nearby)
+        asked = await asyncio.gather(*(self._ask(*named, sha256) for named in indexes))
         found: dict[str, KnownTorrent] = {}
         for torrent in (torrent for answer in asked for torrent in answer):
-            known = found.get(torrent.info_hash)
-            if torrent.sha256 == sha256 and (known is None or torrent.metainfo):
-                found[torrent.info_hash] = torrent
-        return sorted(found.values(), key=lambda torrent: not torrent.metainfo)
+            if torrent.sha256 == sha256:
+                known = found.setdefault(torrent.info_hash, torrent)
+                if torrent.metainfo and not known.metainfo:
+                    found[torrent.info_hash] = replace(known, metainfo=torrent.metainfo)
+        return list(found.values())
 
     def _by_name(self) -> list[tuple[str, TorrentIndex]]:
         return list(zip(self.indexes.names(), self.indexes, strict=True))

@@ -19,6 +19,7 @@ from aitorrent_seeding.torrents import metainfo
 from aitorrent_seeding.torrents.hashing import Stamp, hash_file
 from aitorrent_seeding.torrents.metainfo import Metainfo
 from aitorrentd.api import AitorrentError, Conflict, NotFound, Unavailable
+from aitorrentd.api.models.weights import KnownTorrent
 
 SAVE_S: Final = 10.0
 "Between two saves of the state of downloads."
@@ -106,7 +107,7 @@ class Shelf:
         torrent.limit(upload_bps=held.limits.upload_bps, download_bps=held.limits.download_bps)
         if held.wanted is not None and not held.is_whole:
             await entry.want(entry, held.wanted)
-        self._means.nearby.share(entry.known())
+        self._means.nearby.directory.share(entry.known())
         self._means.tasks.spawn(entry.run(), f"seeding: torrent {held.info_hash[:8]}")
         return entry
 
@@ -202,14 +203,14 @@ class Shelf:
         await self._means.store.change(entry.info_hash, is_paused=True)
         entry.torrent.pause()
         entry.torrent.pulse()
-        self._means.nearby.withdraw(entry.info_hash)
+        self._means.nearby.directory.withdraw(entry.info_hash)
 
     async def resume(self, entry: Entry) -> None:
         """Go on after a pause or an error."""
         await self._means.store.change(entry.info_hash, is_paused=False)
         entry.torrent.resume(is_whole=entry.held.is_whole)
         entry.torrent.pulse()
-        self._means.nearby.share(entry.known())
+        self._means.nearby.directory.share(entry.known())
 
     async def limit(self, entry: Entry, limits: Limits) -> None:
         """Set the limits of a torrent."""
@@ -242,9 +243,14 @@ class Shelf:
             await asyncio.to_thread(_delete, held.path, self._means.directory)
 
     async def _take_down(self, entry: Entry) -> None:
-        self._means.nearby.withdraw(entry.info_hash)
+        self._means.nearby.directory.withdraw(entry.info_hash)
         self._entries.pop(entry.info_hash, None)
         await self._means.engine.remove(entry.torrent)
+
+    def known(self, *, sha256: str, info_hash: str) -> KnownTorrent | None:
+        """The torrent of a file, or with an info-hash, for peers that ask."""
+        entry = self.of_file(sha256) if sha256 else self._entries.get(info_hash)
+        return entry.known() if entry and entry.is_shared else None
 
     def of_file(self, sha256: str) -> Entry | None:
         """The torrent of a file, a whole one first."""

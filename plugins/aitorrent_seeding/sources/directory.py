@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from aitorrentd.api import AitorrentError, Directory, PeerId, Record, Transport
 from aitorrentd.api.fields import blob, whole
-from aitorrentd.api.models.weights import KnownTorrent, Published
+from aitorrentd.api.models.weights import KnownTorrent
 from aitorrentd.api.network.addresses import parse_address
 
 FIND_S: Final = 5.0
 MOST: Final = 100
 """Torrents that are published. Each takes two records, and a node sends its peers at most 256;
-newer ones replace older ones, whose peers are found through trackers and other indexes only."""
+newer ones replace older ones, which connected peers still find by asking."""
 _MAX_SIZE: Final = 2**50
 _MAX_PIECE: Final = 2**28
 
@@ -36,7 +36,7 @@ class Endpoint:
 
 
 class DirectoryIndex:
-    """A `TorrentIndex` on the directory; also tells where the nodes of a swarm are."""
+    """Publishes and finds torrents in the directory."""
 
     def __init__(self, directory: Directory, transport: Transport) -> None:
         self._directory = directory
@@ -95,12 +95,8 @@ class DirectoryIndex:
                 found.append(Endpoint(record.peer, address.host, port, is_proven=False))
         return found
 
-    async def publish(self, torrent: KnownTorrent, source: Published) -> None:
-        """Tell other nodes that this one shares a torrent."""
-        self.share(torrent)
-
     def share(self, torrent: KnownTorrent) -> None:
-        """The same, without waiting."""
+        """Tell other nodes that this one shares a torrent."""
         if not self.port:
             return
         value = {

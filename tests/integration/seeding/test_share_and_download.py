@@ -85,3 +85,16 @@ async def test_a_shared_file_survives_a_restart_and_one_that_changed_is_no_longe
     rows = await torrents(a)
     assert [(row["name"], row["state"]) for row in rows] == [("kept", "seeding")]
     assert (tmp_path / "changed").read_bytes() == b"other", "a user's file is never written"
+
+
+async def test_any_of_many_files_is_found_by_asking_peers(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    """More files than a node publishes in the directory."""
+    digests = [make_file(tmp_path / "m" / f"{n:03}", 2000, seed=n) for n in range(120)]
+    a = await seeding_daemon(daemon_factory)
+    await a.call("seeding.share", {"path": str(tmp_path / "m")}, timeout_s=120)
+    b = await seeding_daemon(daemon_factory, a)
+    for n in (0, 119):
+        items = await download(b, digests[n])
+        assert Path(items[-1]["path"]).read_bytes() == (tmp_path / "m" / f"{n:03}").read_bytes()
