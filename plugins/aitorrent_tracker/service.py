@@ -73,6 +73,7 @@ class TrackerService:
         self.http = HttpServer(
             self.tracker,
             self._clock,
+            self._tasks.spawn,
             max_connections=limits.connections,
             max_per_subnet=limits.connections_per_subnet,
         )
@@ -117,7 +118,7 @@ class TrackerService:
                 await self._serve_catalogue(self.catalogue, stack)
             for sock in bound.tcp:
                 self.listening.append(f"{host_port(*sock.getsockname()[:2])}/tcp")
-                await self.http.listen(sock)
+                self.http.listen(sock)
             for sock in bound.udp:
                 self.listening.append(f"{host_port(*sock.getsockname()[:2])}/udp")
                 self.udp.listen(sock)
@@ -140,9 +141,9 @@ class TrackerService:
         self.http.adopt = web.adopt
 
     async def _close(self, bound: Bound) -> None:
-        await self._tasks.close()
         self.udp.close()
-        await self.http.close()
+        self.http.close()
+        await self._tasks.close()
         for sock in (*bound.tcp, *bound.udp):
             sock.close()
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Final, cast
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Final, cast
 
 from aitorrent_tracker.answering.sources import packed, subnet_of
 from aitorrent_tracker.answering.tracker import Tracker
+from aitorrent_tracker.net.accepting import Acceptor
 from aitorrent_tracker.wire.http_replies import http_reply
 from aitorrent_tracker.wire.http_requests import BadRequest, RequestReader
 from aitorrentd.api.limits import InUse
@@ -18,7 +21,8 @@ IDLE_S: Final = 15.0
 "From one answer to the end of the next request; bytes in between do not extend it."
 MAX_BATCH: Final = 32
 "Pipelined requests that are answered in one write."
-BACKLOG: Final = 1024
+MAX_READ: Final = 16_384
+"Bytes that are read of a new connection before it is held."
 
 
 class HttpServer:
@@ -28,6 +32,7 @@ class HttpServer:
         self,
         tracker: Tracker,
         clock: Callable[[], float],
+        spawn: Callable[[Coroutine[Any, Any, None], str], object],
         *,
         max_connections: int,
         max_per_subnet: int,
@@ -41,25 +46,43 @@ class HttpServer:
         "By the time of their last answer, the oldest first."
         self._handed_over: dict[asyncio.Transport, str] = {}
         "Connections that `adopt` took, and their networks, until a sweep finds them closed."
-        self._servers: list[asyncio.Server] = []
+        self._acceptor = Acceptor(self._begin)
+        self._packed = lru_cache(maxsize=4096)(packed)
+        self._spawn = spawn
         self.adopt: Callable[[asyncio.Transport, bytes], None] | None = None
         "Takes a connection, and what was read of it, on which a request is not for the tracker."
 
     def __len__(self) -> int:
         return len(self._open) + len(self._handed_over)
 
-    async def listen(self, sock: socket.socket) -> None:
-        """Serve a bound socket."""
-        loop = asyncio.get_running_loop()
-        self._servers.append(
-            await loop.create_server(lambda: _Connection(self), sock=sock, backlog=BACKLOG)
-        )
+    def listen(self, sock: socket.socket) -> None:
+        """Serve a bound socket that does not block; the caller closes it after `close`."""
+        self._acceptor.listen(sock)
 
-    def admit(self, connection: _Connection, subnet: str) -> bool:
-        """Count a new connection; whether there is room for it."""
+    def _begin(self, sock: socket.socket, source: Any) -> None:
+        """Answer a new connection at once, if its request is there; hold it if more may come."""
+        host = self._packed(source[0])
+        connection = _Connection(self, host, subnet_of(host))
         if len(self) >= self._max:
             self.tracker.counts["http_turned_away"] += 1
-            return False
+        elif not connection.answer_first(sock) and self._admit(connection, connection.subnet):
+            self._spawn(self._hold(sock, connection), "tracker: connection")
+            return
+        sock.close()
+
+    async def _hold(self, sock: socket.socket, connection: _Connection) -> None:
+        loop, is_held = asyncio.get_running_loop(), False
+        try:
+            with suppress(OSError):  # it ended meanwhile
+                await loop.connect_accepted_socket(lambda: connection, sock=sock)
+                is_held = True
+        finally:
+            if not is_held:
+                self.release(connection, connection.subnet)
+                sock.close()
+
+    def _admit(self, connection: _Connection, subnet: str) -> bool:
+        """Count a connection that is held; whether there is room for it."""
         if subnet and not self._per_subnet.take(subnet, self._max_per_subnet):
             self.tracker.counts["http_turned_away"] += 1
             return False
@@ -98,41 +121,55 @@ class HttpServer:
             self.tracker.counts["http_timeouts"] += 1
             connection.abort()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Stop listening and end all connections."""
-        for server in self._servers:
-            server.close()
+        self._acceptor.close()
         for connection in list(self._open):
             connection.abort()
-        for server in self._servers:
-            await server.wait_closed()
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: HttpServer, host: bytes, subnet: str) -> None:
+        self.subnet = subnet
         self._server = server
+        self._host = host
         self._reader = RequestReader()
         self._transport: asyncio.Transport | None = None
-        self._host = b""
-        self._subnet = ""
         self._is_paused = False
+        self._unsent = b""
+        self._ends = False
+        "After what is unsent."
+
+    def answer_first(self, sock: socket.socket) -> bool:
+        """Answer what has arrived on a new socket; whether that is the end of the connection."""
+        try:
+            raw = sock.recv(MAX_READ)
+            if not raw:
+                return True
+            self._reader.feed(raw)
+            replies, self._ends = self._replies()
+            self._unsent = b"".join(replies)
+            if self._unsent:
+                self._unsent = self._unsent[sock.send(self._unsent) :]
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return self._ends and not self._unsent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        stream = cast(asyncio.Transport, transport)
-        source = stream.get_extra_info("peername")
-        if not source:  # gone before it was accepted
-            stream.abort()
-            return
-        self._host = packed(source[0])
-        self._subnet = subnet_of(self._host)
-        if self._server.admit(self, self._subnet):
-            self._transport = stream
+        self._transport = stream = cast(asyncio.Transport, transport)
+        if self._unsent:
+            stream.write(self._unsent)
+            self._unsent = b""
+        if self._ends:
+            self._end(stream)
         else:
-            stream.abort()
+            self._answer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._server.release(self, self._subnet)
+        self._server.release(self, self.subnet)
 
     def abort(self) -> None:
         """End the connection now."""
@@ -169,7 +206,7 @@ class _Connection(asyncio.Protocol):
                     return
             elif server.adopt is not None and self._reader.is_for_others():
                 self._transport = None
-                server.hand_over(self, self._subnet, transport, self._reader.rest())
+                server.hand_over(self, self.subnet, transport, self._reader.rest())
             else:
                 return
 

@@ -19,6 +19,9 @@ from aitorrent_tracker.swarms.storage import (
 )
 from aitorrent_tracker.swarms.wheel import Wheel
 
+# In constants: an Enum looks its members up each time, which costs a hundred nanoseconds.
+_STOPPED: Final = Event.STOPPED
+_COMPLETED: Final = Event.COMPLETED
 TICK_S: Final = 10.0
 "Peers expire this much later than they must, at most."
 SUBNET_BYTES: Final = {4: 3, 16: 7}
@@ -97,7 +100,7 @@ class MemoryStorage:
         swarm = self._swarms.get(info_hash)
         entry = host + port.to_bytes(2, "big")
         kind = _kind_of(host)
-        if event is Event.STOPPED:
+        if event is _STOPPED:
             if swarm is not None:
                 self._remove(swarm, kind, entry)
             return Found(self.counts(info_hash), b"", b"")
@@ -124,7 +127,7 @@ class MemoryStorage:
             return
         if is_known:
             self._remove(swarm, kind, entry)
-        if announce.event is Event.COMPLETED and announce.is_seed:
+        if announce.event is _COMPLETED and announce.is_seed:
             self._count_completed(announce.info_hash)
         self._put(swarm, kind, entry, announce.peer_id, announce.is_seed, tick)
 

@@ -25,6 +25,8 @@ _EVENTS: Final = {
     b"completed": Event.COMPLETED,
     b"stopped": Event.STOPPED,
 }
+_STOPPED: Final = Event.STOPPED
+_NONE: Final = Event.NONE
 _ONCE: Final = (b"info_hash", b"peer_id", b"port", b"left")
 
 
@@ -56,9 +58,9 @@ def read_announce(query: bytes) -> Query:
         fields = {}
     if len(fields) != len(pairs):
         fields = _unusual(pairs)
-    event = _EVENTS.get(fields.get(b"event", b""), Event.NONE)
+    event = _EVENTS.get(fields.get(b"event", b""), _NONE)
     port = whole_number(fields.get(b"port", b""))
-    if port is None or port > 65_535 or (port == 0 and event is not Event.STOPPED):
+    if port is None or port > 65_535 or (port == 0 and event is not _STOPPED):
         raise Refused("malformed", "port is missing or is not a number from 1 to 65535")
     wanted = whole_number(fields.get(b"numwant", b""))
     left = fields.get(b"left", b"")

@@ -32,6 +32,8 @@ MAX_WANTED: Final = {4: 74, 16: 64}
 NO_COUNTS: Final = Counts(0, 0, 0)
 _EVENTS: Final = tuple(Event)
 "By number."
+_STOPPED: Final = Event.STOPPED
+_NONE: Final = Event.NONE
 _HEAD: Final = struct.Struct(">QII")
 _ANNOUNCE: Final = struct.Struct(">QII20s20sQQQIIIiH")
 _REPLY: Final = struct.Struct(">II")
@@ -101,8 +103,8 @@ def read_announce(raw: bytes, host_bytes: int) -> UdpAnnounce:
         raise Refused("malformed", "announce is too short")
     _, _, _, info_hash, peer_id, _, left, _, number, _, _, wanted, port = _ANNOUNCE.unpack_from(raw)
     # Numbers beyond those of BEP 15, such as `paused` (BEP 21), do not change the swarm.
-    event = _EVENTS[number] if number < len(_EVENTS) else Event.NONE
-    if port == 0 and event is not Event.STOPPED:
+    event = _EVENTS[number] if number < len(_EVENTS) else _NONE
+    if port == 0 and event is not _STOPPED:
         raise Refused("malformed", "port 0 cannot be announced")
     return UdpAnnounce(
         info_hash,

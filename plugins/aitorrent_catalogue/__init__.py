@@ -1,1 +1,0 @@
-"""The catalogue plugin: a client of catalogues of published models."""
