@@ -18,6 +18,7 @@ BENCHMARKS = {  # and how each is invoked; the last option takes the file
     "streams": ("streams", "--out"),
     "relay": ("relay", "--out"),
     "punch": ("punch", "--out"),
+    "nat": ("nat", "--out"),
     "dht": ("dht", "--out"),
     "decode": ("decode", "--json"),
     "decode-apart": ("decode", "--apart", "--json"),

@@ -103,7 +103,11 @@ def pmp_answer(data: bytes, want: Want) -> PmpMapped | None:
     if (found := _pmp(data, number, 16)) is None:
         return None
     port, external_port, lasts_s = struct.unpack("!HHI", found)
-    return PmpMapped(external_port, lasts_s) if port == want.port else None
+    if port != want.port:
+        return None
+    if not external_port or not lasts_s:
+        raise ProtocolError("a NAT-PMP response that grants no port")
+    return PmpMapped(external_port, lasts_s)
 
 
 def pmp_address_request() -> bytes:

@@ -45,7 +45,8 @@ _ERRORS: Final = (
 # WANIPConnection:2, section 2.5; those of :1 are a part of them.
 _NO_SUCH_ENTRY: Final = 714
 _CONFLICTS: Final = (718, 729)
-_PERMANENT_ONLY: Final = 725
+_PERMANENT_ONLY: Final = (402, 501, 725)
+"What routers say to a duration that they do not know; 725 is what they should say."
 _REFUSALS: Final = {
     501: "it failed",
     606: "it is not allowed",
@@ -170,7 +171,7 @@ class UpnpRouter:
                     NewLeaseDuration=lasts_s,
                 )
             except UpnpActionError as e:
-                if e.error_code != _PERMANENT_ONLY or not lasts_s:
+                if e.error_code not in _PERMANENT_ONLY or not lasts_s:
                     raise
             else:
                 return lasts_s

@@ -80,6 +80,8 @@ class Allowance:
     "Whether both ends have the same public address."
     turn: frozenset[str] = field(default_factory=frozenset)
     "Addresses of the TURN server that this node uses."
+    own: frozenset[str] = field(default_factory=frozenset)
+    "This machine's own addresses: containers have bridges at 172.17.0.1 on every machine."
 
     def permits(self, candidate: Candidate) -> bool:
         """Whether this node may send to `candidate`."""
@@ -92,6 +94,7 @@ class Allowance:
             and candidate.kind in _PRIVATE_KINDS
             and candidate.port >= 1024
             and is_local_host(candidate.host)
+            and candidate.host not in self.own
         )
 
     def select(self, candidates: Iterable[Candidate]) -> list[Candidate]:

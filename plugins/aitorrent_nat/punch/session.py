@@ -156,6 +156,7 @@ class Session:
             public=public,
             is_local=bool(public & gathered.public),
             turn=frozenset([turn.server[0]] if turn else []),
+            own=frozenset(self._around.local_hosts()),
         )
 
     async def _punch(self, match: Match, gathered: Gathered) -> Result:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import statistics
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,20 @@ from typing import Any
 import pytest
 
 from aitorrentd.api import AitorrentError
-from tests.support.nat.daemons import PORT, daemon_at, peer_id, peers
-from tests.support.nat.lab import Host, Lab
+from tests.support.nat.daemons import peer_id, route_to
+from tests.support.nat.lab import Lab
+from tests.support.nat.matrix import (
+    ALONE,
+    BIRTHDAY,
+    BIRTHDAY_S,
+    KINDS,
+    connected,
+    disconnected,
+    expected,
+    internet,
+    joined,
+    knows_its_nat,
+)
 from tests.support.nat.namespaces import CAN_MAKE, REASON
 from tests.support.nodes import Daemon, DaemonFactory, merged, wait_for
 from tests.support.shards.models import make_model
@@ -26,28 +37,8 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-KINDS = ("public", "fullcone", "addrrestricted", "portrestricted", "symmetric")
-CONES = KINDS[1:4]
 PROMPT = "WHICH WAY LEADS THROUGH BOTH"
 NEW = 8
-# What other plugins connect by themselves would hide what is tried here.
-ALONE: Mapping[str, Any] = {
-    "plugins": {
-        "shards": {"enabled": False},
-        "discovery": {"enabled": False},
-        "dht": {"enabled": False},
-        "openai": {"enabled": False},
-    }
-}
-
-
-def expected(a: str, b: str) -> str:
-    """The route on which a node of kind `a` that dials one of kind `b` ends up."""
-    if "public" in (a, b):
-        return "direct"  # if the other one dials, this is what the public one sees
-    if {a, b} <= {*CONES}:
-        return "punched"
-    return "relay" if a == b == "symmetric" else "quic"
 
 
 def holding(path: Path, layers: str, **transport: Any) -> dict[str, Any]:
@@ -55,41 +46,6 @@ def holding(path: Path, layers: str, **transport: Any) -> dict[str, Any]:
     model = {"name": "m", "path": str(path), "layers": layers, "kv_budget": "64MiB"}
     shards = {"enabled": True, "models": [model], "step_timeout_s": 2.0, "ping_timeout_s": 1.0}
     return merged(ALONE, {"plugins": {"shards": shards, "transport": transport}})
-
-
-async def knows_its_nat(daemon: Daemon) -> bool:
-    """Whether it found out what is in front of it, and can be reached somehow."""
-    status = await daemon.call("nat.status")
-    return status["behaviour"]["mapping"] != "unknown" and bool(await places(daemon))
-
-
-async def places(daemon: Daemon) -> list[str]:
-    """Addresses at which strangers can dial it: its own if they are public, or through a relay."""
-    found: list[str] = (await daemon.call("transport.addresses"))["addresses"]
-    return [each for each in found if "p2p-circuit" in each or each.startswith("/ip4/11.")]
-
-
-async def route_to(daemon: Daemon, peer: str) -> str:
-    """How it is connected to a peer; empty if it is not."""
-    return next((str(p["route"]) for p in await peers(daemon) if p["id"] == peer), "")
-
-
-async def internet(net: Lab, factory: DaemonFactory) -> list[Host]:
-    """Three public daemons, which are relays and mirrors for others."""
-    hosts = [net.public() for _ in range(3)]
-    for i, host in enumerate(hosts):
-        await daemon_at(factory, host, ALONE, bootstrap=hosts[0] if i else None)
-    return hosts
-
-
-async def joined(
-    factory: DaemonFactory, host: Host, publics: list[Host], tree: Mapping[str, Any]
-) -> Daemon:
-    """A daemon that is connected to all public ones."""
-    bootstrap = [f"{each.address}:{PORT}" for each in publics]
-    return await daemon_at(
-        factory, host, merged(tree, {"plugins": {"transport": {"bootstrap": bootstrap}}})
-    )
 
 
 async def loaded(node: Daemon) -> bool:
@@ -131,26 +87,6 @@ def reference(path: Path, new: int = NEW) -> list[int]:
     return reference_ids(path, [ord(c) - 33 if c != " " else 220 for c in PROMPT], new)
 
 
-async def connected(a: Daemon, b: Daemon, b_id: str, route: str, within_s: float = 40.0) -> float:
-    """Connect `a` to `b`; seconds until the channel has the route."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    for place in await places(b):
-        try:
-            await a.call("transport.connect", {"address": place})
-            break
-        except AitorrentError:
-            continue
-    else:
-        raise AssertionError(f"not connected at {await places(b)}")
-
-    async def has_route() -> bool:
-        return await route_to(a, b_id) == route
-
-    await wait_for(has_route, within_s, every_s=0.02)
-    return loop.time() - began
-
-
 async def test_every_kind_of_nat_reaches_every_other(
     nat_lab: Lab, daemon_factory: DaemonFactory, tmp_path: Path, figures: dict[str, str]
 ) -> None:
@@ -172,22 +108,17 @@ async def test_every_kind_of_nat_reaches_every_other(
             one, two = nodes[a, "0-3"], nodes[b, "3-6"]
             two_id = await peer_id(two)
             try:
-                # Guessing ports may miss, and is tried again after a minute.
-                within_s = 130.0 if {a, b} == {"portrestricted", "symmetric"} else 40.0
-                took[a, b] = await connected(one, two, two_id, expected(a, b), within_s)
+                within_s = BIRTHDAY_S if {a, b} == BIRTHDAY else 40.0
+                took[a, b] = (await connected(one, two, two_id, expected(a, b), within_s)).route_s
                 ids = await answer(one)
                 if ids != wanted:
                     failures.append(f"{a} to {b}: answered {ids}, not {wanted}")
             except (AssertionError, AitorrentError) as e:
                 attempts = await one.call("transport.why", {"peer": two_id})
                 failures.append(f"{a} to {b}: {await route_to(one, two_id)!r}: {e}; {attempts}")
-            for node, peer in ((one, two_id), (two, await peer_id(one))):
-                try:
-                    await node.call("transport.disconnect", {"peer": peer})
-                except AitorrentError:
-                    continue  # the other side was faster
+            await disconnected(one, two)
     assert not failures, "\n".join(failures)
-    slow = [s for (a, b), s in took.items() if {a, b} == {"portrestricted", "symmetric"}]
+    slow = [s for (a, b), s in took.items() if {a, b} == BIRTHDAY]
     quick = sorted(s for s in took.values() if s not in slow)
     figures["NAT matrix, all but birthday"] = (
         f"median {statistics.median(quick):.2f} s, p90 {quick[int(0.9 * len(quick))]:.2f} s"

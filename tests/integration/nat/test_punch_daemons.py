@@ -100,6 +100,18 @@ async def test_a_relayed_channel_becomes_direct(
     assert await both.route() == route
 
 
+async def test_without_hole_punching_even_cone_nats_stay_relayed(
+    nat_lab: Lab, daemon_factory: DaemonFactory
+) -> None:
+    places = nat_lab.place("portrestricted"), nat_lab.place("fullcone")
+    both = await net(nat_lab, daemon_factory, *places, punch=False)
+    await both.connect()
+    await asyncio.sleep(6)  # with it, they are direct within five
+    assert await both.route() == "relay"
+    status = await both.one.call("nat.status")
+    assert status["parts"]["hole punching"].startswith("off")
+
+
 async def test_two_symmetric_nats_stay_relayed(nat_lab: Lab, daemon_factory: DaemonFactory) -> None:
     places = nat_lab.place("symmetric"), nat_lab.place("symmetric")
     both = await net(nat_lab, daemon_factory, *places)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aitorrent_nat.punch.candidates import MOST, Allowance, Candidate, Kind, canonical
@@ -35,6 +37,15 @@ def test_private_addresses_are_used_only_behind_the_same_public_address(host: st
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "11.9.0.9", "8.8.8.8"])
 def test_no_local_network_permits_this_machine_or_a_stranger(host: str) -> None:
     assert not LAN.permits(Candidate(Kind.TCP_HOST, host, 40_000))
+
+
+def test_nebula_bridge_that_both_machines_have_is_not_dialled() -> None:
+    bridge, wifi = (
+        Candidate(Kind.TCP_HOST, host, 40_001) for host in ("172.17.0.1", "192.168.1.7")
+    )
+    allowance = replace(LAN, own=frozenset({"172.17.0.1", "192.168.1.8"}))
+    assert allowance.select([bridge, wifi]) == [wifi]
+    assert LAN.select([bridge, wifi]) == [bridge, wifi]
 
 
 def test_ports_of_services_are_not_punched() -> None:
