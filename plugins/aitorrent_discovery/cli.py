@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import typer
@@ -37,6 +37,55 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="discovery")
 
 
+_COUNTS: Final[Sequence[tuple[str, Sequence[tuple[str, str]]]]] = (
+    ("dials", (("dials", "begun"), ("failed_dials", "failed"))),
+    (
+        "announcements",
+        (
+            ("services", "heard"),
+            ("services_foreign", "of other networks"),
+            ("services_off_link", "without an address on the link"),
+            ("services_unresolved", "without details"),
+            ("services_dropped", "dropped: too many at once"),
+        ),
+    ),
+    (
+        "records heard",
+        (
+            ("new", "new"),
+            ("updated", "updated"),
+            ("known", "known already"),
+            ("stale", "outdated"),
+            ("own", "of this node"),
+            ("crowded", "without room"),
+        ),
+    ),
+    (
+        "records refused",
+        (
+            ("malformed", "malformed"),
+            ("forged", "forged"),
+            ("too_long", "that last too long"),
+            ("foreign_network", "of other networks"),
+            ("expired", "expired"),
+            ("future", "from the future"),
+            ("inflated", "with too many hops"),
+        ),
+    ),
+    ("records sent", (("sent", "to peers"),)),
+    (
+        "exchanges failed",
+        (
+            ("unanswered", "without an answer"),
+            ("refused", "of peers that broke the rules"),
+            ("too_often", "that came too often"),
+            ("faults", "with a breach of the rules"),
+        ),
+    ),
+)
+"What the names of the counters mean, in groups."
+
+
 def stats() -> None:
     """Show what discovery has and does."""
     with toolkit.connect() as client:
@@ -60,9 +109,11 @@ def _render_stats(reply: Mapping[str, Any]) -> str:
         ),
         ("clock", _clock_text(ahead_s)),
     ]
-    shown = ("exchanges", "answered")
-    rows += [(name.replace("_", " "), n) for name, n in counts.items() if name not in shown]
-    return toolkit.fields(rows)
+    rows += [
+        (label, ", ".join(f"{counts[name]} {text}" for name, text in texts if name in counts))
+        for label, texts in _COUNTS
+    ]
+    return toolkit.fields((name, value or "-") for name, value in rows)
 
 
 def _clock_text(ahead_s: float | None) -> str:

@@ -83,7 +83,15 @@ def peers(
 def _peers_table(reply: Mapping[str, Any]) -> str:
     if not reply["peers"]:
         return "No peers. Connect to one: aitorrentctl connect ADDRESS"
-    rows = [{**row, "way": "out" if row["outbound"] else "in"} for row in reply["peers"]]
+    rows = [
+        {
+            **row,
+            "way": "out" if row["outbound"] else "in",
+            # The peer is in the first column.
+            "address": row["address"].removesuffix(f"/p2p/{row['id']}"),
+        }
+        for row in reply["peers"]
+    ]
     return toolkit.table(
         rows,
         [
@@ -99,7 +107,7 @@ def _peers_table(reply: Mapping[str, Any]) -> str:
             ("bytes_out", "OUT", toolkit.bytes_text),
             ("agent", "AGENT"),
         ],
-        drop=("agent", "streams", "bytes_out", "bytes_in", "connected_s"),
+        drop=("agent", "streams", "bytes_out", "bytes_in", "connected_s", "way", "name", "rtt_s"),
     )
 
 

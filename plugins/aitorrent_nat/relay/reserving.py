@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -175,7 +176,9 @@ class Reserver:
         while len(self.problems) > MAX_REMEMBERED:
             del self.problems[next(iter(self.problems))]
         what = "lost the reservation at" if held.reservation is not None else "no reservation at"
-        self._ctx.log.info("%s %s: %s", what, short(held.relay), problem)
+        # A node that stops loses them all, which is no news.
+        level = logging.DEBUG if self._ctx.draining else logging.INFO
+        self._ctx.log.log(level, "%s %s: %s", what, short(held.relay), problem)
 
     # Circuits
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from aitorrent_discovery import cli, health
+from aitorrent_discovery.gossip.book import Outcome
+from aitorrent_discovery.records.codec import Refusal
 from aitorrent_discovery.service import DiscoveryService
 from tests.support.discovery.records import gossip, peer
+
+PLUGIN = Path(cli.__file__).parent
 
 
 def service(**changes: Any) -> DiscoveryService:
@@ -93,7 +99,15 @@ def test_stats_are_shown_in_words() -> None:
     assert "7 started here, 5 by peers" in text
     assert "0.2 s behind the peers'" in text
     assert "agrees with the peers'" in cli._render_stats({**reply, "clock_ahead_s": -0.01})
-    assert len(lines) == 9
+    assert ["dials", "2 failed"] in lines
+    assert ["announcements", "-"] in lines
+
+
+def test_every_counter_of_discovery_is_shown_with_what_it_counts() -> None:
+    named = {name for _, texts in cli._COUNTS for name, _ in texts} | {"exchanges", "answered"}
+    source = "".join(path.read_text() for path in PLUGIN.rglob("*.py"))
+    counted = set(re.findall(r'counts\["(\w+)"\]', source))
+    assert named == counted | set(Outcome) | set(Refusal)
 
 
 def test_peers_are_shown_as_a_table() -> None:
