@@ -33,6 +33,7 @@ class NatService:
         self.listeners = Registry[UdpListener]("UDP listener")
         self.mapping = MappingPart(ctx, self.tasks, self.transport, self._udp_ports)
         self.punch = PunchPart(ctx, self.transport, self.guard, self.reach)
+        self.reach.on_learned = self.punch.upgrades.try_again
         self.parts: list[Part] = [self.stun, self.reach, self.mapping, self.relay, self.punch]
 
     def _udp_ports(self) -> list[int]:

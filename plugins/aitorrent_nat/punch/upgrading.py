@@ -1,8 +1,8 @@
 """Keeps trying to replace relayed channels by direct ones.
 
 At once when a relayed channel appears, then every minute, less often where the kinds of both NATs
-leave no hope, and whenever this machine's network changed. The end with the lower id begins; the
-other one begins too if it hears nothing, or if its own network changed.
+leave no hope, and whenever this machine's network changed or its NAT became known. The end with the
+lower id begins; the other one begins too if it hears nothing, or if its own network changed.
 """
 
 from __future__ import annotations
@@ -69,6 +69,12 @@ class Upgrades:
         """A session with `peer` ended, whoever began it."""
         self._ended_at[peer] = self._ctx.clock.monotonic()
 
+    def try_again(self) -> None:
+        """Begin with every peer now: other ways may work than at the last attempt."""
+        self._ended_at.clear()
+        for wake in self._wakes.values():
+            wake.set()
+
     async def run(self) -> None:
         """Follow channels as they come and change."""
         kinds = (PeerConnected, PeerDisconnected, PeerRouteChanged, NetworkChanged)
@@ -80,9 +86,7 @@ class Upgrades:
                     if isinstance(event, Lagged):
                         break
                     if isinstance(event, NetworkChanged):
-                        self._ended_at.clear()
-                        for wake in self._wakes.values():
-                            wake.set()
+                        self.try_again()
                     elif isinstance(event, (PeerConnected, PeerDisconnected, PeerRouteChanged)):
                         self._look(event.peer)
 

@@ -68,6 +68,8 @@ class ReachPart:
         self.behaviour: Behaviour = UNKNOWN
         self.relayed_by: Callable[[], Sequence[PeerId]] = tuple
         "Relays through which others reach this node; the relays set it."
+        self.on_learned: Callable[[], None] = lambda: None
+        "Called when the NAT is known to behave otherwise than before."
         self.servers = Servers(ctx, config.servers())
         self._ctx = ctx
         self._tasks = tasks
@@ -180,7 +182,11 @@ class ReachPart:
         """Find out everything anew, with those who are connected now."""
         async with self._round:
             outside = bool(self._outside())
+            before = self.behaviour.mapping, self.behaviour.filtering
             await asyncio.gather(self._classify(), self._prove())
+            now_known = self.behaviour.mapping, self.behaviour.filtering
+            if self.behaviour.is_known and now_known != before:
+                self.on_learned()
             self._is_stale = self._is_stale and not outside
             if (now := self.reach) is not self._logged and (self._logged or now in _KNOWN):
                 self._logged = now

@@ -22,6 +22,7 @@ from typing import Any, Final
 from aitorrent_transport.links.path import (
     has_large_segments,
     is_stalled,
+    is_unheard,
     tcp_info,
     unacked_bytes,
 )
@@ -220,6 +221,11 @@ class Link(asyncio.BufferedProtocol):
         """Whether the peer's silence suggests a path that drops large packets."""
         sock = self._transport.get_extra_info("socket")
         return sock is not None and is_stalled(tcp_info(sock), unacked_bytes(sock))
+
+    def is_unheard(self) -> bool:
+        """Whether nothing that this node sends has arrived for seconds."""
+        sock = self._transport.get_extra_info("socket")
+        return sock is not None and is_unheard(tcp_info(sock))
 
     def must_shrink(self) -> bool:
         """Whether the peer asks for smaller segments than this connection has."""

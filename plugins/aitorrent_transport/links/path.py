@@ -29,6 +29,7 @@ MAX_HOSTS: Final = 256
 _INFO: Final = struct.Struct("=BBBBBBBB5I")
 _QUEUED: Final = struct.Struct("=i")
 _ENOUGH_RETRANSMITS: Final = 3
+_TOO_MANY_RETRANSMITS: Final = 5
 
 
 def is_stalled(tcp_info: bytes, unacked_bytes: int) -> bool:
@@ -47,6 +48,18 @@ def is_stalled(tcp_info: bytes, unacked_bytes: int) -> bool:
     if unacked == 0:
         return bool(unacked_bytes == 0 and rcv_mss <= SMALL_SEGMENT_BYTES)
     return bool(retransmits >= _ENOUGH_RETRANSMITS and unacked_bytes > SMALL_SEGMENT_BYTES)
+
+
+def is_unheard(tcp_info: bytes) -> bool:
+    """Whether the other side's kernel has acknowledged nothing for at least 6 s.
+
+    Five retransmissions of the same bytes, each after twice the time of the last, beginning with at
+    least 0.2 s (tcp(7), RFC 6298).
+    """
+    if len(tcp_info) < _INFO.size:
+        return False
+    _, _, retransmits, *_, unacked = _INFO.unpack_from(tcp_info)
+    return bool(unacked and retransmits >= _TOO_MANY_RETRANSMITS)
 
 
 def tcp_info(sock: socket.socket) -> bytes:

@@ -337,7 +337,7 @@ class Channel:
 
     def _tick(self) -> None:
         now = self._clock.monotonic()
-        if lost := self._pings.check(now, self.bytes_in):
+        if lost := self._pings.check(now, self.bytes_in, is_unheard=self.link.is_unheard()):
             self.lose(lost)
             return
         if self._pings.is_due(now):

@@ -89,8 +89,12 @@ class Pings:
         """Note a sign of life."""
         self._heard = now
 
-    def check(self, now: float, bytes_in: int) -> str:
-        """Why the peer is lost, or the empty string; `bytes_in` counts what the link received."""
+    def check(self, now: float, bytes_in: int, *, is_unheard: bool = False) -> str:
+        """Why the peer is lost, or the empty string.
+
+        `bytes_in` counts what the link received; `is_unheard` says that its kernel acknowledges
+        nothing, which is known sooner than that a ping has no answer.
+        """
         unanswered = self._unanswered()
         if bytes_in != self._bytes_seen or now - self._checked > self._keepalive_s:
             # Bytes arrived, or this process itself stalled, which is not the peer's fault.
@@ -100,6 +104,8 @@ class Pings:
         silent_s = now - max(self._heard, min(unanswered, default=now))
         if silent_s >= self._keepalive_s * 4 / 3:
             return f"silent for {silent_s:.0f} s"
+        if is_unheard and now - self._heard >= self._keepalive_s / 3:
+            return f"nothing arrives there or from there for {now - self._heard:.0f} s"
         if len(unanswered) >= _MAX_UNANSWERED:
             return f"{len(unanswered)} pings unanswered"
         return ""

@@ -85,6 +85,9 @@ class SecureLink(Protocol):
     def is_stalled(self) -> bool:
         """Whether the peer's silence suggests a path that drops large packets."""
 
+    def is_unheard(self) -> bool:
+        """Whether nothing that this node sends has arrived for seconds."""
+
     def close(self, reason: str = "") -> None:
         """Close once pending records are sent, giving the peer the reason."""
 

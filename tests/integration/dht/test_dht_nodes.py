@@ -77,6 +77,26 @@ async def test_what_one_node_offers_another_finds_through_a_third(tmp_path: Path
         await wait_for(gone)
 
 
+@pytest.mark.parametrize("listen", ["::1", ["127.0.0.1", "::1"]], ids=["IPv6 only", "both"])
+async def test_records_are_found_over_ip6_sockets(tmp_path: Path, listen: Any) -> None:
+    async with (
+        dht_node(tmp_path, "b", listen=listen) as b,
+        dht_node(tmp_path, "a", listen="::1") as a,
+    ):
+        (place,) = [text for text in b.transport.addresses() if text.startswith("/ip6/")]
+        await a.transport.connect(place)
+        await wait_for(lambda: a.knows(b) and b.knows(a))
+        assert set(a.dht.endpoint.bound) == {"::1"}
+        assert [contact.host for contact in a.dht.node.contacts()] == ["::1"]
+        b.kernel.service(DIRECTORY).publish("ait:cap:m", {"v": 1, "model": "m"})
+
+        async def found() -> Any:
+            return (await a.methods.find(CALL, FindParams(key="ait:cap:m"))).providers
+
+        (row,) = await wait_for(found)
+        assert row.peer == b.id and place in row.addresses
+
+
 async def test_values_are_put_found_changed_and_deleted(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         a, _, c = await line_of_three(stack, tmp_path)

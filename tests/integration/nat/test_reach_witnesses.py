@@ -16,7 +16,7 @@ from aitorrent_nat.reach.assisted import Witness, classify_with_peers, filtering
 from aitorrent_nat.reach.messages import SendDatagram
 from aitorrent_nat.reach.part import ReachPart
 from aitorrent_nat.reach.servers import Servers
-from aitorrent_nat.stun.behaviour import Filtering, Mapping
+from aitorrent_nat.stun.behaviour import UNKNOWN, Filtering, Mapping
 from aitorrent_nat.stun.codec import Request, Response, encode_response, read
 from aitorrent_nat.stun.sockets import UdpSocket
 from aitorrentd.api import REACHABILITY, Busy, PeerId, PluginContext
@@ -123,6 +123,13 @@ async def test_configured_server_of_the_old_standard_classifies(node_factory: No
         stun = {"plugins": {"nat": {"stun": f"{host}:{port}"}}}
         part = reach_of(await node_factory(stun))
         await wait_for(lambda: part.behaviour.is_known, 20)
+        learned: list[bool] = []
+        part.on_learned = lambda: learned.append(True)
+        await part.look()
+        assert not learned, "nothing is new"
+        part.behaviour = UNKNOWN
+        await part.look()
+        assert learned == [True]
         assert part.behaviour.filtering is Filtering.ENDPOINT_INDEPENDENT
         assert (part.behaviour.external, part.servers.problems) == (LOCAL, {})
         part.behaviour = replace(part.behaviour, lifetime_s=90.0)

@@ -45,7 +45,7 @@ class DhtTestNode:
 
     @property
     def address(self) -> str:
-        return f"/ip4/127.0.0.1/tcp/{self.port}/p2p/{self.id}"
+        return self.transport.addresses()[0]
 
     def knows(self, *others: DhtTestNode) -> bool:
         """Whether the routing table has these nodes."""

@@ -72,6 +72,9 @@ class FakeLink:
     def is_stalled(self) -> bool:
         return False
 
+    def is_unheard(self) -> bool:
+        return False
+
     def flush(self) -> None:
         return None
 

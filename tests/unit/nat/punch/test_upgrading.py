@@ -130,6 +130,15 @@ async def test_a_change_of_the_network_is_an_occasion(world: World) -> None:
     assert len(world.begun) == count + 1
 
 
+async def test_a_nat_that_becomes_known_is_an_occasion(world: World) -> None:
+    world.connect(HIGHER)
+    await asyncio.sleep(1)
+    assert len(world.begun) == 1  # by ways that do not suit this NAT
+    world.upgrades.try_again()
+    await asyncio.sleep(2)
+    assert len(world.begun) == 2
+
+
 async def test_a_direct_channel_is_left_alone(world: World) -> None:
     world.becomes_direct = True
     world.connect(HIGHER)

@@ -14,6 +14,7 @@ from aitorrent_transport.links.path import (
     SMALL_SEGMENT_BYTES,
     StalledPaths,
     is_stalled,
+    is_unheard,
     tcp_info,
     unacked_bytes,
 )
@@ -52,6 +53,20 @@ def test_stalled_path_is_recognised_by_what_the_kernel_says(
     seen: bytes, queued: int, stalled: bool
 ) -> None:
     assert is_stalled(seen, queued) is stalled
+
+
+@pytest.mark.parametrize(
+    ("seen", "unheard"),
+    [
+        (info(retransmits=5, snd_mss=1448, unacked=2), True),
+        (info(retransmits=4, snd_mss=1448, unacked=2), False),
+        (info(retransmits=5, snd_mss=1448, unacked=0), False),
+        (b"", False),
+    ],
+    ids=["cut", "a hiccup", "acknowledged since", "unknown"],
+)
+def test_peer_that_acknowledges_nothing_is_recognised(seen: bytes, unheard: bool) -> None:
+    assert is_unheard(seen) is unheard
 
 
 async def test_queue_of_a_connection_counts_what_the_other_side_has_not_acknowledged() -> None:
