@@ -34,7 +34,7 @@ OFF = {name: {"enabled": False} for name in OTHERS}
 TOKEN = "the-token-of-the-operator"
 
 
-async def call(node: Node, name: str, **params: Any) -> dict[str, Any]:
+async def call(node: Node, name: str, /, **params: Any) -> dict[str, Any]:
     """What a control method returns."""
     method = Methods(node).method(name)[1]
     reply = method.handler(cast(CallContext, None), method.params(**params))

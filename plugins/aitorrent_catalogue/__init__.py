@@ -1,0 +1,1 @@
+"""The catalogue plugin: a client of catalogues of published models."""
