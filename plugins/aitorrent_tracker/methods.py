@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Final, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from aitorrent_tracker.catalogue.sql.store import CREATED, UNCHANGED
 from aitorrent_tracker.service import TrackerService
-from aitorrentd.api import CallContext, Method, NoParams
+from aitorrentd.api import CallContext, Method, NoParams, Role, Unavailable
+
+MAX_DOCUMENTS: Final = 1000
 
 
 class StatsResult(BaseModel):
@@ -33,6 +37,37 @@ class StatsResult(BaseModel):
     counts: dict[str, int] = Field(description="number of events since the start, by name")
 
 
+class ImportParams(BaseModel):
+    """Documents of an older catalogue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    documents: list[dict[str, Any]] = Field(
+        max_length=MAX_DOCUMENTS, description="as mongoexport writes them"
+    )
+    dry_run: bool = Field(False, description="whether to write nothing")
+
+
+class RefusedDocument(BaseModel):
+    """A document that was not entered."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int = Field(description="of the document, from 0")
+    name: str = Field(description="repository and path, as it has them")
+    reason: str = Field(description="why it was refused")
+
+
+class ImportResult(BaseModel):
+    """What became of documents."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    created: int = Field(description="number of documents that were entered")
+    unchanged: int = Field(description="number of documents that the catalogue had")
+    refused: list[RefusedDocument] = Field(description="the others")
+
+
 def tracker_methods(service: TrackerService) -> Iterator[Method]:
     """All methods."""
 
@@ -50,4 +85,22 @@ def tracker_methods(service: TrackerService) -> Iterator[Method]:
             **tracker.storage.statistics()._asdict(),
         )
 
+    async def import_(call: CallContext, params: BaseModel) -> ImportResult:
+        asked = cast(ImportParams, params)
+        if service.catalogue is None:
+            raise Unavailable("the catalogue is off; set plugins.tracker.catalogue.enabled to true")
+        report = await service.catalogue.enter(asked.documents, is_dry=asked.dry_run)
+        return ImportResult(
+            created=report.counts[CREATED],
+            unchanged=report.counts[UNCHANGED],
+            refused=[
+                RefusedDocument(number=number, name=name, reason=reason)
+                for number, name, reason in report.refused
+            ],
+        )
+
+    yield Method(
+        "tracker.import", import_, "Enter documents of an older catalogue.",
+        ImportParams, ImportResult, role=Role.OPERATE,
+    )  # fmt: skip
     yield Method("tracker.stats", stats, "What the tracker keeps and did.", NoParams, StatsResult)

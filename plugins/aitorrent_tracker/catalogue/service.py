@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from hashlib import blake2b
 from hmac import compare_digest
-from typing import Final
+from typing import Any, Final
 
 from aitorrent_tracker.answering.access import Access
 from aitorrent_tracker.catalogue.config import CatalogueConfig
+from aitorrent_tracker.catalogue.importing.importing import Report, import_documents
 from aitorrent_tracker.catalogue.listing import Listing
 from aitorrent_tracker.catalogue.publishing import Publishers
 from aitorrent_tracker.catalogue.sql.database import Database
@@ -102,6 +103,13 @@ class Catalogue:
         entry = await self.store.set_state(entry_id, state)
         await self.follow()
         return entry
+
+    async def enter(self, documents: Sequence[Mapping[str, Any]], *, is_dry: bool) -> Report:
+        """Enter documents of an older catalogue; see `import_documents`."""
+        now = int(self._ctx.clock.time())
+        report = await import_documents(self.store, documents, now=now, is_dry=is_dry)
+        await self.follow()
+        return report
 
     async def follow(self) -> None:
         """Make the tracker serve what is approved in the database now."""

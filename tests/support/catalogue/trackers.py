@@ -45,8 +45,9 @@ async def call(node: Node, name: str, /, **params: Any) -> dict[str, Any]:
 class TrackerWithCatalogue:
     """A running tracker and a client of it."""
 
-    def __init__(self, node: Node, port: int, state_dir: Path) -> None:
+    def __init__(self, node: Node, port: int, state_dir: Path, settings: Mapping[str, Any]) -> None:
         self.node = node
+        self.settings = dict(settings)
         self.state_dir = state_dir
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
@@ -95,12 +96,11 @@ class Trackers:
         on = {"enabled": True, "listen": ["127.0.0.1"], "port": 0, "catalogue": made}
         state_dir = self._directory / f"tracker-{len(self._made)}"
         state_dir.mkdir(mode=0o700)
-        node = await self.factory(
-            {"plugins": {**OFF, "tracker": on | dict(tracker or {})}}, state_dir=state_dir
-        )
+        settings = on | dict(tracker or {})
+        node = await self.factory({"plugins": {**OFF, "tracker": settings}}, state_dir=state_dir)
         stats = await call(node, "tracker.stats")
         port = int(stats["listening"][0].rpartition(":")[2].partition("/")[0])
-        found = TrackerWithCatalogue(node, port, state_dir)
+        found = TrackerWithCatalogue(node, port, state_dir, settings)
         self._made.append(found)
         await found.wait_until_open()
         return found

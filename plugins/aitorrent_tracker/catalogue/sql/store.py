@@ -18,7 +18,7 @@ from aitorrent_tracker.catalogue.sql.entries import (
     values_of,
 )
 from aitorrent_tracker.catalogue.sql.searching import Search, condition, listed
-from aitorrentd.api import Busy, Conflict, Denied, NotFound
+from aitorrentd.api import AitorrentError, Busy, Conflict, Denied, NotFound
 
 CREATED: Final = "created"
 UPDATED: Final = "updated"
@@ -53,6 +53,10 @@ class Model(NamedTuple):
     revisions: int
     size: int
     published_at: int
+
+
+class _Undone(Exception):
+    """Rolls a transaction back."""
 
 
 class Store:
@@ -133,29 +137,37 @@ class Store:
         total, own, pending = (int(row["n"]) for row in counts)
         if total >= self._capacity.entries:
             raise Busy("this catalogue is full")
-        if own >= self._capacity.per_publisher:
+        if new.publisher and own >= self._capacity.per_publisher:
             raise Busy(f"you have published {own} files, which is the limit of this catalogue")
         if new.state == PENDING and pending >= self._capacity.pending:
             raise Busy("too many publications wait for the operator; try again later")
 
-    async def add(self, new: Entry) -> Outcome:
-        """Enter a row that nobody signed, of an older catalogue.
+    async def add(
+        self, entries: Sequence[Entry], *, is_dry: bool
+    ) -> Sequence[Outcome | AitorrentError]:
+        """Enter rows that nobody signed, of an older catalogue, in one transaction; for each what
+        it did, or why it was refused. With `is_dry` nothing is kept."""
+        outcomes: list[Outcome | AitorrentError] = []
+        try:
+            async with self.database.writing() as tables:
+                outcomes += [await self._added(tables, new) for new in entries]
+                if is_dry:
+                    raise _Undone
+        except _Undone:
+            pass
+        return outcomes
 
-        Raises:
-            Conflict: another torrent is known for this file. Busy: there is no room.
-        """
-        async with self.database.writing() as tables:
-            old = await _found(tables, new.key)
-            if old is None:
+    async def _added(self, tables: Statements, new: Entry) -> Outcome | AitorrentError:
+        old = await _found(tables, new.key)
+        if old is None:
+            try:
                 await self._check_room(tables, new)
-                return Outcome(CREATED, await _insert(tables, new))
-            if old.info_hash != new.info_hash:
-                raise Conflict(f"it is in the catalogue with info-hash {old.info_hash}")
-            return Outcome(UNCHANGED, old)
-
-    async def has(self, key: tuple[str, str, str]) -> Entry | None:
-        """The entry of a file, in any state."""
-        return await _found(self.database, key)
+            except Busy as e:
+                return e
+            return Outcome(CREATED, await _insert(tables, new))
+        if old.info_hash != new.info_hash:
+            return Conflict(f"it is in the catalogue with info-hash {old.info_hash}")
+        return Outcome(UNCHANGED, old)
 
     async def set_state(self, entry_id: int, state: str) -> Entry:
         """Approve or remove an entry.

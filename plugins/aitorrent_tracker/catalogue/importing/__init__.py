@@ -1,0 +1,1 @@
+"""Collections of older catalogues, read from their exports; no I/O."""
