@@ -18,7 +18,7 @@ from aitorrent_seeding.library.means import Means
 from aitorrent_seeding.library.store import Held
 from aitorrent_seeding.session.torrent import Torrent
 from aitorrent_seeding.sources.directory import Endpoint
-from aitorrent_seeding.torrents.hashing import Stamp, hash_file
+from aitorrent_seeding.torrents.hashing import Stamp, digest_file
 from aitorrent_seeding.torrents.metainfo import Metainfo
 from aitorrentd.api import (
     AitorrentError,
@@ -203,12 +203,12 @@ class Entry:
         stamp = None
         if sha256:
             async with self._means.hashing:
-                hashes, _ = await asyncio.to_thread(hash_file, self.path, stop=self._means.stop)
-            if hashes.sha256 != sha256:
+                found, _ = await asyncio.to_thread(digest_file, self.path, self._means.stop)
+            if found != sha256:
                 self._blame()
                 raise ProtocolError(
                     f"the torrent {self.info_hash} is not the file {sha256}: its SHA-256 is"
-                    f" {hashes.sha256}; it was discarded"
+                    f" {found}; it was discarded"
                 )
             self.torrent.seal()
             with contextlib.suppress(OSError):  # another user's file system may not allow it

@@ -16,7 +16,7 @@ from aitorrent_seeding.library.means import Means
 from aitorrent_seeding.library.store import Held, Limits
 from aitorrent_seeding.session import params
 from aitorrent_seeding.torrents import metainfo
-from aitorrent_seeding.torrents.hashing import Stamp, hash_file
+from aitorrent_seeding.torrents.hashing import Stamp, digest_file
 from aitorrent_seeding.torrents.metainfo import Metainfo
 from aitorrentd.api import AitorrentError, Conflict, NotFound, Unavailable
 from aitorrentd.api.models.weights import KnownTorrent
@@ -144,8 +144,8 @@ class Shelf:
             if Stamp.of(os.stat(held.path)) == held.stamp:
                 return held
             async with self._means.hashing:
-                found, stamp = await asyncio.to_thread(hash_file, held.path, stop=self._means.stop)
-            if found.sha256 == held.sha256:
+                found, stamp = await asyncio.to_thread(digest_file, held.path, self._means.stop)
+            if found == held.sha256:
                 return await self._means.store.change(held.info_hash, stamp=stamp)
             reason = "it changed"
         except (OSError, AitorrentError) as e:

@@ -115,6 +115,34 @@ def hash_file(
     return found, stamp
 
 
+def digest_file(path: Path, stop: Stop) -> tuple[str, Stamp]:
+    """The SHA-256 of a file whose pieces are verified already, and its stamp; blocks.
+
+    Raises:
+        Conflict: it changed meanwhile. NotFound, Denied, InvalidParams, Unavailable: it cannot be
+        read.
+    """
+    fd, stamp = open_file(path)
+    whole, buffer = hashlib.sha256(), memoryview(bytearray(_READ))
+    with open(fd, "rb", buffering=0) as file:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        left = stamp.size
+        while left > 0:
+            stop.check()
+            try:
+                filled = file.readinto(buffer)
+            except OSError as e:
+                text = f"cannot read {path}: {e.strerror}; check the disk (dmesg)"
+                raise Unavailable(text) from None
+            if not filled:
+                break
+            whole.update(buffer[:filled])
+            left -= filled
+        if left or Stamp.of(os.fstat(fd)) != stamp:
+            raise Conflict(f"{path} changed while it was verified")
+    return whole.hexdigest(), stamp
+
+
 def _feed(
     fd: int,
     size: int,
