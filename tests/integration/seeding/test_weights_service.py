@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ import pytest
 
 from aitorrentd import Node
 from aitorrentd.api import TRANSPORT, Conflict, Event, InvalidParams, NotFound, TransferSucceeded
-from aitorrentd.api.models.weights import WEIGHTS, WantedFile, WebSource, Weights
+from aitorrentd.api.models.weights import (
+    TORRENT_INDEXES,
+    WEIGHTS,
+    KnownTorrent,
+    Published,
+    WantedFile,
+    WebSource,
+    Weights,
+)
 from aitorrentd.api.tasks import beside
 from tests.support.nodes import NodeFactory, wait_for
 from tests.support.seeding.daemons import MIB, make_file, settings
@@ -176,4 +185,36 @@ async def test_bad_ranges_are_refused(node_factory: NodeFactory, tmp_path: Path)
             await weights(a).fetch(WantedFile(digest, MIB, "f"), ranges=ranges)
     fetch = await weights(a).fetch(WantedFile(digest, MIB, "f"))
     assert hashlib.sha256((await fetch.wait()).read_bytes()).hexdigest() == digest
+    fetch.release()
+
+
+class Liar:
+    """An index that names the torrent of one file for another of the same size."""
+
+    def __init__(self, wanted: str, named: KnownTorrent) -> None:
+        self.wanted = wanted
+        self.named = named
+
+    async def find(self, sha256: str) -> list[KnownTorrent]:
+        return [replace(self.named, sha256=sha256)] if sha256 == self.wanted else []
+
+    async def publish(self, torrent: KnownTorrent, source: Published) -> None:
+        raise Conflict("this index takes nothing")
+
+
+async def test_torrent_that_is_another_file_is_discarded_and_the_right_one_found(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    right, other = (make_file(tmp_path / n, 9 * MIB, seed=len(n)) for n in ("a", "bb"))
+    a = await node(node_factory)
+    for name in ("a", "bb"):
+        await weights(a).offer(tmp_path / name)
+    b = await node(node_factory, a)
+    indexes = b.kernel.service(TORRENT_INDEXES)
+    (known,) = await indexes.get("peers").find(other)
+    with indexes.added("lies", Liar(right, known)):
+        fetch = await weights(b).fetch(WantedFile(right, 9 * MIB, "a"))
+        path = await fetch.wait()
+    assert path.read_bytes() == (tmp_path / "a").read_bytes()
+    assert weights(b).local(other) is None
     fetch.release()
