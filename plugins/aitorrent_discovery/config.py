@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 
 from pydantic import ConfigDict, Field, field_validator
 
+from aitorrent_discovery.dnsaddr import PREFIX, name_in
 from aitorrentd.api import InvalidParams, PluginConfig
 from aitorrentd.api.network.addresses import parse_address
+
+_NAME: Final = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
 
 
 class DiscoveryConfig(PluginConfig):
@@ -26,7 +30,8 @@ class DiscoveryConfig(PluginConfig):
     used by a node that listens on loopback only."""
     seeds: tuple[str, ...] = ()
     """Names whose every A and AAAA record is the address of another node, such as
-    seeds.example.org:8468; some are dialled while this node has no peers."""
+    seeds.example.org:8468, or whose TXT records are addresses: /dnsaddr/seeds.example.org; some are
+    dialled while this node has no peers."""
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -37,10 +42,17 @@ class DiscoveryConfig(PluginConfig):
     @classmethod
     def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
+            if text.startswith(PREFIX):
+                if not _NAME.fullmatch(name_in(text)):
+                    raise ValueError(f"{text!r} is not /dnsaddr/NAME")
+                continue
             try:
                 address = parse_address(text)
             except InvalidParams as e:
                 raise ValueError(e.message) from None
             if address.peer is not None or not address.family.startswith("dns"):
-                raise ValueError(f"{text!r} is not NAME:PORT; single nodes belong in bootstrap")
+                raise ValueError(
+                    f"{text!r} is neither NAME:PORT nor /dnsaddr/NAME; single nodes belong in"
+                    " bootstrap"
+                )
         return value

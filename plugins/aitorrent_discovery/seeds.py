@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from aitorrent_discovery.dnsaddr import addresses_in, name_in, txt_records
 from aitorrentd.api import AitorrentError, PluginContext, Transport
 from aitorrentd.api.backoff import equal_jitter_s, full_jitter_s
 from aitorrentd.api.network.addresses import Address, parse_address
@@ -29,7 +31,12 @@ class Seeds:
     """Dials seeds while there are no peers; names are resolved anew each time."""
 
     def __init__(
-        self, ctx: PluginContext, transport: Transport, seeds: tuple[str, ...], resolver: Resolver
+        self,
+        ctx: PluginContext,
+        transport: Transport,
+        seeds: tuple[str, ...],
+        resolver: Resolver,
+        txt: Callable[[str], Awaitable[Sequence[str]]] = txt_records,
     ) -> None:
         self.wake = asyncio.Event()
         "Set when the network changed: names may resolve now."
@@ -39,6 +46,7 @@ class Seeds:
         self._transport = transport
         self._seeds = seeds
         self._resolver = resolver
+        self._txt = txt
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -65,27 +73,37 @@ class Seeds:
         return 0
 
     async def _ask(self, seed: str) -> None:
-        name = parse_address(seed)
+        listed = name_in(seed)
+        host = listed or parse_address(seed).host
         try:
-            found = await self._resolver.resolve(
-                name.host,
-                version={"dns4": 4, "dns6": 6}.get(name.family, 0),
-                max_addresses=MAX_ADDRESSES,
-            )
+            places = await (self._listed(listed) if listed else self._named(parse_address(seed)))
         except (OSError, AitorrentError) as e:
-            self._failed(seed, f"{name.host} does not resolve: {e}")
+            self._failed(seed, f"{host} does not resolve: {e}")
             return
-        places = [
-            Address("ip4" if family == socket.AF_INET else "ip6", ip, name.port, name.masked)
-            for family, ip in found
-        ]
         self._ctx.random.shuffle(places)
         results = await asyncio.gather(*map(self._dial, places[:DIALLED]))
         problems = [text for text in results if text]
         if len(problems) < len(results):
             self.problems.pop(seed, None)
         else:
-            self._failed(seed, "; ".join(problems) or f"{name.host} has no address")
+            self._failed(seed, "; ".join(problems) or f"{host} has no address")
+
+    async def _named(self, name: Address) -> list[Address]:
+        """The A and AAAA records of a name."""
+        found = await self._resolver.resolve(
+            name.host,
+            version={"dns4": 4, "dns6": 6}.get(name.family, 0),
+            max_addresses=MAX_ADDRESSES,
+        )
+        return [
+            Address("ip4" if family == socket.AF_INET else "ip6", ip, name.port, name.masked)
+            for family, ip in found
+        ]
+
+    async def _listed(self, name: str) -> list[Address]:
+        """The addresses in the TXT records of a name, but this node's own."""
+        me = self._transport.node_id
+        return [place for place in addresses_in(await self._txt(name)) if place.peer != me]
 
     async def _dial(self, place: Address) -> str:
         """Why `place` cannot be dialled, or the empty string."""

@@ -8,13 +8,19 @@ import socket
 from types import SimpleNamespace
 from typing import Any, cast
 
+import dns.asyncresolver
+import dns.message
+import dns.rcode
+import dns.rrset
 import pytest
 from pydantic import ValidationError
 
 from aitorrent_discovery.config import DiscoveryConfig
+from aitorrent_discovery.dnsaddr import txt_records
 from aitorrent_discovery.seeds import CAP_S, DIALLED, Seeds
 from aitorrentd.api import Unavailable
 from tests.support.clocks import LoopClock
+from tests.support.discovery.records import peer
 
 SEED = "seeds.example:8468"
 
@@ -28,6 +34,7 @@ class Net:
         self.lookups: list[float] = []
         self.dialled: list[str] = []
         self.connected: list[str] = []
+        self.node_id = peer("me")
 
     async def resolve(self, host: str, **options: Any) -> list[tuple[int, str]]:
         self.lookups.append(asyncio.get_running_loop().time())
@@ -44,11 +51,15 @@ class Net:
             raise Unavailable("nobody answers")
         self.connected.append(address)
 
+    async def txt(self, name: str) -> list[str]:
+        self.lookups.append(asyncio.get_running_loop().time())
+        return self.addresses
 
-def seeds(net: Net) -> Seeds:
+
+def seeds(net: Net, seed: str = SEED) -> Seeds:
     log = SimpleNamespace(warning=lambda *words: None)
     ctx = SimpleNamespace(random=random.Random(1), clock=LoopClock(), log=log)
-    return Seeds(cast(Any, ctx), cast(Any, net), (SEED,), cast(Any, net))
+    return Seeds(cast(Any, ctx), cast(Any, net), (seed,), cast(Any, net), net.txt)
 
 
 async def run(found: Seeds, seconds: float) -> None:
@@ -65,6 +76,58 @@ async def test_a_few_of_all_addresses_are_dialled_each_as_a_node_of_its_own() ->
     await run(seeds(net), 300)
     assert len(net.dialled) == len(set(net.dialled)) == DIALLED
     assert len(net.lookups) == 1, "a node with peers asks no more"
+
+
+@pytest.mark.jump_clock
+async def test_each_address_in_the_txt_records_of_a_dnsaddr_name_is_a_node() -> None:
+    them = peer("them")
+    listed = [f"dnsaddr=/ip4/203.0.113.{i}/tcp/8468/p2p/{them}" for i in range(2)]
+    others = [
+        "v=spf1 -all",
+        "dnsaddr=",
+        "dnsaddr=/ip4/203.0.113.9/udp/4001/quic-v1/p2p/12D3KooW",
+        f"dnsaddr=/ip4/203.0.113.8/tcp/8468/p2p/{peer('me')}",
+        "dnsaddr=/ip4/203.0.113.7/tcp/8468" + "x" * 600,
+    ]
+    net = Net(*others, *listed)
+    net.answering = {"203.0.113.0", "203.0.113.1"}
+    await run(seeds(net, "/dnsaddr/seeds.example"), 300)
+    assert sorted(net.dialled) == [text.removeprefix("dnsaddr=") for text in listed]
+
+
+async def test_txt_records_are_asked_of_the_systems_name_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Server(asyncio.DatagramProtocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = cast(asyncio.DatagramTransport, transport)
+
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            query = dns.message.from_wire(data)
+            reply = dns.message.make_response(query)
+            asked = query.question[0]
+            if str(asked.name) == "_dnsaddr.seeds.example.":
+                text = ("dnsaddr=/ip4/203.0.113.1", "/tcp/8468")
+                reply.answer.append(
+                    dns.rrset.from_text(asked.name, 60, "IN", "TXT", *map(repr, text))
+                )
+            else:
+                reply.set_rcode(dns.rcode.NXDOMAIN)
+            self.transport.sendto(reply.to_wire(), addr)
+
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+        Server, ("127.0.0.1", 0)
+    )
+    resolver = dns.asyncresolver.Resolver(configure=False)
+    resolver.nameservers = ["127.0.0.1"]
+    resolver.port = transport.get_extra_info("sockname")[1]
+    monkeypatch.setattr(dns.asyncresolver, "default_resolver", resolver)
+    try:
+        assert len(await txt_records("seeds.example")) == 2
+        with pytest.raises(Unavailable, match="does not exist"):
+            await txt_records("nobody.example")
+    finally:
+        transport.close()
 
 
 @pytest.mark.jump_clock
@@ -92,6 +155,15 @@ async def test_seed_that_comes_back_is_used_and_its_problem_forgotten() -> None:
 
 def test_seed_is_a_name_with_a_port() -> None:
     assert DiscoveryConfig(seeds=SEED).seeds == (SEED,)
-    for wrong in ("203.0.113.1:8468", "seeds.example", "/dns/a/tcp/1/udp"):
-        with pytest.raises(ValidationError, match="address|NAME:PORT|port"):
+    listed = "/dnsaddr/seeds.example.org"
+    assert DiscoveryConfig(seeds=(listed, SEED)).seeds == (listed, SEED)
+    for wrong in (
+        "/dnsaddr/",
+        "/dnsaddr/a b",
+        "/dnsaddr/a..b",
+        "203.0.113.1:8468",
+        "seeds.example",
+        "/dns/a/tcp/1/udp",
+    ):
+        with pytest.raises(ValidationError, match="address|NAME:PORT|/dnsaddr/NAME|port"):
             DiscoveryConfig(seeds=(wrong,))
