@@ -22,6 +22,7 @@ import uvloop
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 
+from aitorrent_nat.punch.upgrading import FLAP_S  # noqa: E402
 from aitorrentd.api import AitorrentError  # noqa: E402
 from benchmarks.report import finish, spread  # noqa: E402
 from tests.support.nat.daemons import peer_id, route_to  # noqa: E402
@@ -89,7 +90,9 @@ async def matrix(net: Lab, make: DaemonFactory, rounds: int, *, punch: bool) -> 
     for node in nodes.values():
         await wait_for(lambda: knows_its_nat(node), KNOWN_S, every_s=0.3)  # noqa: B023
     cells = {(a, b): Cell() for a in KINDS for b in KINDS}
-    for _ in range(rounds):
+    for i in range(rounds):
+        if i:
+            await asyncio.sleep(FLAP_S)  # who was direct a moment ago is not sought again at once
         for (a, b), cell in cells.items():
             await once(a, b, nodes[a, "one"], nodes[b, "two"], cell, punch=punch)
             last = cell.took[-1] if cell.took else cell.others[-1]

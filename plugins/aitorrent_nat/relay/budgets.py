@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 from aitorrentd.api import Busy, PeerId
@@ -78,6 +79,11 @@ class Hourly:
             self._slots.append((slot, n))
         self._sum += n
 
+    def slots(self, now: float) -> list[tuple[float, int]]:
+        """When each slot that counts began, and its bytes."""
+        self._forget(now)
+        return [(slot * SLOT_S, count) for slot, count in self._slots]
+
     def wait_s(self, now: float) -> float:
         """Seconds until the oldest bytes are forgotten; 0 if there are none."""
         self._forget(now)
@@ -134,6 +140,24 @@ class Budgets:
             )
         budget.circuits += 1
         return budget
+
+    def hours(self, now: float) -> list[tuple[Pair, float, int]]:
+        """What each pair has sent in the last hour: the pair, when a slot began, and its bytes."""
+        return [
+            (pair, at, count)
+            for pair, budget in self._pairs.items()
+            for at, count in budget.hour.slots(now)
+        ]
+
+    def restore(self, one: PeerId, other: PeerId, slots: Iterable[tuple[float, int]]) -> None:
+        """Take up what a pair sent before a restart: when, oldest first, and the bytes."""
+        if len(self._pairs) >= MAX_PAIRS:
+            return
+        for at, count in slots:
+            pair = pair_of(one, other)
+            if pair not in self._pairs:
+                self._pairs[pair] = PairBudget(self._rate, self._bytes_per_hour, at)
+            self._pairs[pair].hour.spend(count, at)
 
     def give_up(self, budget: PairBudget) -> None:
         """A circuit of the pair ended."""

@@ -44,6 +44,8 @@ class Lines:
     def __init__(self, limits: RelayLimits, now: Callable[[], float]) -> None:
         self.circuits: Circuits[Leg] = Circuits(limits.circuits_per_peer)
         self.budgets = Budgets(limits.rate, limits.bytes_per_hour, limits.total_rate, now())
+        self.on_over: Callable[[], None] = _nobody
+        "Called when a line ended."
         self._limits = limits
         self._now = now
         self._pipes = Pipes()
@@ -166,6 +168,7 @@ class Lines:
             return
         del self._lines[line.circuit]
         self.budgets.give_up(line.budget)
+        self.on_over()
         if line.timer is not None:
             line.timer.cancel()
             line.timer = None

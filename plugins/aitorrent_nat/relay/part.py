@@ -71,8 +71,9 @@ class RelayPart:
             is_needed=self.is_needed,
         )
         self._dialer = RelayDialer(ctx, self._tasks, self._transport, port, attempts)
-        self._saved = Saved(ctx, self.server.grants, self.reserver)
+        self._saved = Saved(ctx, self.server.grants, self.reserver, self.server.lines.budgets)
         self.server.grants.on_change = self._saved.changed.set
+        self.server.lines.on_over = self._saved.changed.set
         self.reserver.on_change = self._saved.changed.set
 
     @asynccontextmanager

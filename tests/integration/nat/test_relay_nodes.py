@@ -425,6 +425,23 @@ async def test_reservations_outlive_a_restart_of_either_side(tmp_path: Path) -> 
             assert target.behind(relay) in target.transport.addresses()
 
 
+async def test_the_hour_of_a_pair_outlives_a_restart_of_the_relay(tmp_path: Path) -> None:
+    limit = {"bytes_per_hour": "1 MiB"}
+    async with relay_node(tmp_path, "target") as target, relay_node(tmp_path, "dialer") as dialer:
+        async with relay_node(tmp_path, "relay", Reach.PUBLIC, relay_limits=limit) as relay:
+            port = relay.port
+            await target.reserves_at(relay)
+            await dialer.transport.connect(target.behind(relay))
+            with pytest.raises(PeerGone):
+                await exchange(dialer, target, bytes(2 * MIB))
+        async with relay_node(
+            tmp_path, "relay", Reach.PUBLIC, transport={"port": port}, relay_limits=limit
+        ) as relay:
+            await wait_for(lambda: target.live() == [relay.id], 20)
+            with pytest.raises(Unavailable, match=r"allows in an hour; try again in \d+ min"):
+                await dialer.transport.connect(target.behind(relay))
+
+
 async def test_a_damaged_database_is_set_aside_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
