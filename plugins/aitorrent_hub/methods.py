@@ -158,17 +158,18 @@ async def _acquire(service: HubService, call: CallContext, params: AcquireParams
     if file.digest != params.etag:
         raise Conflict(f"{place.path} has another digest at the Hub now")
 
+    place = Place(place.repo, file.commit, place.path)  # a branch may move meanwhile
+
     def progress(done: int) -> None:
         call.progress(place.path, done=done, total=file.size, unit="B")
 
     opened = partial(service.hub.file, target_of(place), [])
     path = await service.sources.whole(file, place, opened, progress)
     mirror = service.listening[0] if service.listening else ""
-    at = Place(place.repo, file.commit, place.path)
     return AcquireResult(
         path=str(path),
         size=path.stat().st_size,
-        mirror=f"http://{mirror}{target_of(at)}" if mirror else "",
+        mirror=f"http://{mirror}{target_of(place)}" if mirror else "",
     )
 
 

@@ -7,6 +7,7 @@ request without a token was answered, or the Hub calls the repository neither pr
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import time
 from collections.abc import Callable
@@ -20,6 +21,9 @@ from aitorrentd.api import AitorrentError, TimedOut, Unavailable
 
 FRESH_S: Final = 600.0
 "How long a repository counts as public without asking again."
+TOLD_S: Final = 30.0
+"How long after a HEAD a GET gets the same file."
+_MAX_TOLD: Final = 4096
 HEAD_S: Final = 8.0
 "For an answer about a file; clients wait 10 s."
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
@@ -42,14 +46,32 @@ class Describing:
         self._hub = hub
         self._memory = memory
         self._wall = wall
+        self._told: dict[tuple[Place, bytes], tuple[float, Described, bool]] = {}
+        "What HEAD was answered, by file and digest of the token."
 
-    async def describe(self, place: Place, headers: Pairs) -> tuple[Described, bool]:
+    async def describe(
+        self, place: Place, headers: Pairs, *, is_head: bool = False
+    ) -> tuple[Described, bool]:
         """The file, and whether it is public. `headers` are those of the client, with its token.
+
+        A GET gets the file that the HEAD before it described, although a branch may have moved.
 
         Raises:
             Refused: as the Hub says. Unavailable, TimedOut: it cannot be asked, and the file is not
             remembered.
         """
+        key = (place, hashlib.sha256(token_of(headers).encode()).digest())
+        told = self._told.get(key)
+        if told is not None and not is_head and self._wall() - told[0] < TOLD_S:
+            return told[1:]
+        found = await self._describe(place, headers)
+        if is_head:
+            self._told[key] = (self._wall(), *found)
+            if len(self._told) > _MAX_TOLD:
+                del self._told[next(iter(self._told))]
+        return found
+
+    async def _describe(self, place: Place, headers: Pairs) -> tuple[Described, bool]:
         seen_at = await self._memory.visible_at(place.repo)
         is_fresh = seen_at is not None and self._wall() - seen_at < FRESH_S
         if is_fresh and _COMMIT.fullmatch(place.revision):

@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -89,7 +88,7 @@ class Sources:
         self, file: Described, place: Place | None, opened: Opened, start: int, stop: int
     ) -> AsyncGenerator[bytes, None]:
         """The bytes of [start, stop), verified as far as that is possible before the end of the
-        file. `place` names a file that anybody may have; None keeps it out of the swarms.
+        file. `place`, at a commit, names a file that anybody may have; None keeps it out of swarms.
 
         Raises:
             AitorrentError: before the first byte. Aborted: after it, or a client got wrong bytes.
@@ -228,8 +227,7 @@ class Sources:
             return None
         if not await self._is_shared(file.digest):
             return None
-        at = replace(place, revision=file.commit)
-        web = WebSource(self._origin + target_of(at))
+        web = WebSource(self._origin + target_of(place))
         wanted = WantedFile(file.digest, file.size, place.path, (web,))
         try:
             async with asyncio.timeout(self._first_s):

@@ -26,6 +26,8 @@ MIGRATION: Final = """
 LINGER_S: Final = 60.0
 "How long a download goes on for which nobody waits: a client that lost its connection comes back."
 SWEEP_S: Final = 5.0
+USED_S: Final = 60.0
+"How exactly the time of the last use is known: a write for each range would wear out disks."
 WRONG_S: Final = 3600.0
 "How long clients that may hold wrong bytes of a file are told to start over."
 
@@ -69,7 +71,7 @@ class Store:
     async def held(self, file: Described) -> Path | None:
         """The path of a whole file, which was verified when it came."""
         async with self._db.execute(
-            "SELECT size FROM held WHERE digest = ?", (file.digest,)
+            "SELECT size, used_at FROM held WHERE digest = ?", (file.digest,)
         ) as cursor:
             row = await cursor.fetchone()
         if row is None:
@@ -82,10 +84,12 @@ class Store:
         if not is_there:
             await self._forget(file.digest)
             return None
-        await self._db.execute(
-            "UPDATE held SET used_at = ? WHERE digest = ?", (time.time(), file.digest)
-        )
-        await self._db.commit()
+        now = time.time()
+        if now - row[1] > USED_S:
+            await self._db.execute(
+                "UPDATE held SET used_at = ? WHERE digest = ?", (now, file.digest)
+            )
+            await self._db.commit()
         return path
 
     def get(self, file: Described, opened: Opened) -> Download:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from functools import partial
 
 from aitorrent_hub.files.describing import Describing, Refused
@@ -32,8 +33,12 @@ class FileAnswers:
             Aborted: the answer cannot be completed.
         """
         try:
-            file, is_public = await self._describing.describe(place, request.headers)
-            if request.method == "HEAD":
+            is_head = request.method == "HEAD"
+            file, is_public = await self._describing.describe(
+                place, request.headers, is_head=is_head
+            )
+            place = replace(place, revision=file.commit)  # a branch may move while it is sent
+            if is_head:
                 await self._head(file, send)
             elif not file.digest:
                 await self._unverified(request, place, file, send, receive)

@@ -49,11 +49,15 @@ async def pass_through(hub: Hub, request: Request, send: Send, receive: Receive)
         async with client.opened(request.method, request.target, request.headers, body=body) as got:
             headers = for_client(got.headers, upstream=hub.origin, mirror=mirror_of(request))
             has_begun = True
-            await replies.start(send, got.status, headers)
-            if request.method != "HEAD":
-                async for part in got.parts():
-                    await send({"type": "http.response.body", "body": part, "more_body": True})
-            await replies.end(send)
+            if request.method == "HEAD" or body is not None:
+                # The client's own body may still be on its way: nothing else can be received.
+                await replies.start(send, got.status, headers)
+                if request.method != "HEAD":
+                    async for part in got.parts():
+                        await send({"type": "http.response.body", "body": part, "more_body": True})
+                await replies.end(send)
+            else:
+                await replies.stream(send, receive, got.status, headers, b"", got.parts())
     except AitorrentError as e:
         if has_begun:
             raise Aborted from None

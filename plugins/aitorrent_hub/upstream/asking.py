@@ -57,7 +57,9 @@ class Hub:
                 # The import of aiohttp takes longer than the event loop may block.
                 name = "aitorrent_hub.upstream.connection"
                 module = await asyncio.to_thread(importlib.import_module, name)
-                made: HubClient = module.HubClient(self.origin)
+                has_tls = self.origin.startswith("https:")
+                tls = await asyncio.to_thread(module.tls_context) if has_tls else None
+                made: HubClient = module.HubClient(self.origin, tls)
                 self._client = made
             return self._client
 

@@ -6,13 +6,15 @@ Import it where the first request is made, in a thread: aiohttp takes a few mega
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+import certifi
 import yarl
 
 from aitorrent_hub.upstream.headers import Pairs, without_token
@@ -28,6 +30,16 @@ _MAX_REDIRECTS: Final = 5
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 
 
+def tls_context() -> ssl.SSLContext:
+    """The system's certificates, or those that SSL_CERT_FILE or SSL_CERT_DIR names; Mozilla's on a
+    system without any. Reads files: call it in a thread."""
+    context = ssl.create_default_context()
+    named = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+    if not named and not context.cert_store_stats()["x509_ca"]:
+        context.load_verify_locations(certifi.where())
+    return context
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An answer whose body has not been read."""
@@ -40,7 +52,7 @@ class Answer:
     "Whether it comes from the Hub itself, not from a host to which it redirects."
     _response: aiohttp.ClientResponse
 
-    async def parts(self) -> AsyncIterator[bytes]:
+    async def parts(self) -> AsyncGenerator[bytes, None]:
         """The body as it arrives, as it was encoded."""
         async for part in self._response.content.iter_chunked(_PART_BYTES):
             yield part
@@ -58,17 +70,20 @@ class Answer:
 class HubClient:
     """Connections to the Hub and to the hosts to which it redirects; end them with `close`."""
 
-    def __init__(self, origin: str, *, silence_s: float = SILENCE_S) -> None:
+    def __init__(self, origin: str, tls: ssl.SSLContext | None) -> None:
+        """`tls`: from `tls_context`; None for an origin without TLS, which is for tests."""
         self.origin = origin
-        self._silence_s = silence_s
+        self._silence_s = SILENCE_S
         self._host = urlsplit(origin).netloc
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=3.0),
+            connector=aiohttp.TCPConnector(
+                limit=_CONNECTIONS, keepalive_timeout=3.0, ssl=True if tls is None else tls
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=_CONNECT_S, sock_read=silence_s, connect=None
+                total=None, sock_connect=_CONNECT_S, sock_read=SILENCE_S, connect=None
             ),
         )
 

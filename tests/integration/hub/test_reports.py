@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.nodes import NodeFactory
+from tests.support.nodes import DaemonFactory, NodeFactory
 from tests.support.servers.hub.fake_hub import FakeHub
 from tests.support.servers.hub.mirrors import Program, files_in, mirror_config, mirror_of
 from tests.support.servers.hub.repos import weights
@@ -119,6 +119,18 @@ async def test_a_new_commit_is_seen_at_once(node_factory: NodeFactory, hub: Fake
     assert await Program(program.endpoint).snapshot() == changed
 
 
+async def test_a_branch_that_moves_between_head_and_get_mixes_no_files(
+    node_factory: NodeFactory, hub: FakeHub
+) -> None:
+    """The cache of huggingface_hub names a file by the ETag of HEAD, and keeps what GET sends."""
+    program = await mirrored(node_factory, hub)
+    head = await ask(program, "HEAD", LARGE_PATH)
+    hub.repos["org/model"].commit({"model.safetensors": weights(900_000)})
+    answer = await ask(program, "GET", LARGE_PATH)
+    assert answer.headers["etag"] == head.headers["etag"]
+    assert answer.content == LARGE
+
+
 async def test_an_endpoint_with_a_slash_at_its_end(node_factory: NodeFactory, hub: FakeHub) -> None:
     """binary-husky/gpt_academic issue 1504: `HF_ENDPOINT=https://hf-mirror.com/`; clients that join
     texts ask for `//api/…`."""
@@ -181,6 +193,24 @@ async def test_transformers_loads_a_model(node_factory: NodeFactory, hub: FakeHu
     hub.stop()
     again = await Program(program.endpoint).run(code, timeout_s=180)
     assert again.splitlines()[-1] == first.splitlines()[-1]
+
+
+async def test_transformers_loads_a_model_with_the_hook(
+    daemon_factory: DaemonFactory, hub: FakeHub
+) -> None:
+    hub.add("org/tiny", files_in(await tiny_model()))
+    daemon = await daemon_factory(mirror_config(hub))
+    hub.corrupt = 1
+    program = Program(hub.url, env={"AITORRENT_SOCKET": str(daemon.socket)})
+    loaded = await program.run(
+        "import aitorrent_hf; aitorrent_hf.enable()\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "print(AutoModelForCausalLM.from_pretrained('org/tiny').config.hidden_size)",
+        timeout_s=180,
+    )
+    assert loaded.splitlines()[-1] == "32"
+    status = await daemon.call("hub.status")
+    assert (status["files"], status["wrong_files"]) == (1, 1)
 
 
 async def tiny_model() -> Path:

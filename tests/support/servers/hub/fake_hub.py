@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,8 +42,11 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, hub: FakeHub, name: str, port: int) -> None:
         self.hub, self.name = hub, name
+        self.has_tls = hub.tls is not None and name in hub.secured
         self.connections: list[socket.socket] = []
         super().__init__(("127.0.0.1", port), Handler)
+        if hub.tls is not None and self.has_tls:
+            self.socket = hub.tls.wrap_socket(self.socket, server_side=True)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.connections.append(request)
@@ -88,6 +92,9 @@ class FakeHub:
     "Parts begin at multiples of so many bytes, whatever was asked for."
     page: int = 0
     "Entries on a page of a tree; 0 = all."
+    tls: ssl.SSLContext | None = None
+    secured: tuple[str, ...] = ("hub", "cdn")
+    "Servers that speak TLS if `tls` is set."
     renamed: dict[str, str] = field(default_factory=dict)
     "Old names of repositories, which redirect (307)."
 
@@ -132,11 +139,15 @@ class FakeHub:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._ports['hub']}"
+        return self._url("hub")
 
     @property
     def cdn_url(self) -> str:
-        return f"http://127.0.0.1:{self._ports['cdn']}"
+        return self._url("cdn")
+
+    def _url(self, name: str) -> str:
+        scheme = "https" if self.tls is not None and name in self.secured else "http"
+        return f"{scheme}://127.0.0.1:{self._ports[name]}"
 
     def add(
         self,
