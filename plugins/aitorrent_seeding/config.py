@@ -20,7 +20,8 @@ class SeedingConfig(PluginConfig):
     listen: Annotated[tuple[str, ...], Field(min_length=1, max_length=16)] = ("0.0.0.0", "::")
     "IP addresses on which BitTorrent peers are accepted."
     port: Annotated[int, Field(ge=0, le=65_535)] = 6881
-    "TCP port for BitTorrent peers; 0 = any free port. Bound when something is first shared."
+    """TCP port for BitTorrent peers, or the first free one of the ten after it; 0 = any free port.
+    It is bound when something is first shared."""
     directory: OptionalPath = None
     "Where fetched files are kept; null = the plugin's data directory."
     upload_limit: Annotated[Rate, Field(ge=0)] = 0

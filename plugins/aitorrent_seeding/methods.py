@@ -49,9 +49,7 @@ def seeding_methods(service: SeedingService) -> Iterator[Method]:
 
     async def resume(call: CallContext, params: WhichParams) -> TorrentRow:
         shelf = (await service.library()).shelf
-        entry = shelf.find(params.which)
-        await shelf.resume(entry)
-        return row_of(entry)
+        return row_of(await shelf.resume(shelf.find(params.which)))
 
     async def recheck(call: CallContext, params: WhichParams) -> TorrentRow:
         shelf = (await service.library()).shelf

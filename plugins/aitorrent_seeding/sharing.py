@@ -88,6 +88,6 @@ def row_of(entry: Entry) -> TorrentRow:
         download_bps=counts.download_bps,
         upload_bps=counts.upload_bps,
         downloaded=counts.downloaded,
-        uploaded=counts.uploaded,
+        uploaded=max(0, entry.uploaded),
         tracker_problem=entry.torrent.tracker_problem,
     )

@@ -169,11 +169,11 @@ class Download:
 
     async def _with(self, entry: Entry) -> None:
         """Let the torrent fetch the file, with help of the web."""
+        if entry.held.is_paused or entry.problem:
+            entry = await self._shelf.resume(entry)  # whoever asks again wants it to go on
         self.entry = entry
         for who, spans in self._wants.items():
             await entry.want(who, spans)
-        if entry.held.is_paused:
-            await self._shelf.resume(entry)
         self._tell()
         async with beside(feed(self._means, entry, self.web), "seeding: web feed"):
             await entry.whole()

@@ -51,6 +51,8 @@ class Entry:
         self._ended = asyncio.Event()
         self._error: AitorrentError | None = None
         self._spans: dict[object, tuple[Span, ...] | None] = {}
+        self.seeded_s = 0.0
+        "Seconds seeded in this run."
         self.urgent = Counter[int]()
         "Pieces that somebody reads next, and by how many."
         if self.held.is_whole:
@@ -93,6 +95,16 @@ class Entry:
     def done(self) -> int:
         """Bytes that are here."""
         return min(self.meta.size, self.torrent.held * self.meta.piece_length)
+
+    @property
+    def uploaded(self) -> int:
+        """Bytes sent to peers, over all runs."""
+        return self.held.uploaded + self.torrent.counts.uploaded
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended with an error, and has to be started again."""
+        return self._error is not None
 
     @property
     def from_peers(self) -> int:

@@ -127,5 +127,5 @@ class Library:
     async def close(self) -> None:
         """Save the state of downloads."""
         self.means.stop.set()
-        await self.shelf.save()
+        await self.shelf.close()
         self.means.nearby.directory.close()

@@ -172,6 +172,17 @@ class Shelf:
             states = await asyncio.gather(*(self._state(entry) for entry in entries))
             await self._means.store.save_resume([state for state in states if state])
 
+    async def close(self) -> None:
+        """Save what is only known while the session runs."""
+        await self.save()
+        for entry in self:
+            if entry.held.is_whole:
+                await self._means.store.change(
+                    entry.info_hash,
+                    uploaded=entry.uploaded,
+                    seeded_s=entry.held.seeded_s + entry.seeded_s,
+                )
+
     async def _state(self, entry: Entry) -> tuple[str, bytes] | None:
         try:
             async with asyncio.timeout(_STOP_S):
@@ -182,14 +193,15 @@ class Shelf:
 
     async def _apply_limits(self) -> None:
         for entry in self:
-            held, counts, config = entry.held, entry.torrent.counts, self._means.config
+            held, config = entry.held, self._means.config
             if not held.is_whole or held.is_paused:
                 continue
+            entry.seeded_s += _LIMITS_S
             ratio = config.seed_ratio if held.limits.ratio is None else held.limits.ratio
             most_s = config.seed_time_s if held.limits.seed_s is None else held.limits.seed_s
-            if ratio and counts.uploaded >= ratio * entry.meta.size:
+            if ratio and entry.uploaded >= ratio * entry.meta.size:
                 why = f"sent {ratio:g} times its size"
-            elif most_s and counts.seeding_s >= most_s:
+            elif most_s and held.seeded_s + entry.seeded_s >= most_s:
                 why = f"seeded for {most_s:g} s"
             else:
                 continue
@@ -205,12 +217,18 @@ class Shelf:
         entry.torrent.pulse()
         self._means.nearby.directory.withdraw(entry.info_hash)
 
-    async def resume(self, entry: Entry) -> None:
-        """Go on after a pause or an error."""
-        await self._means.store.change(entry.info_hash, is_paused=False)
+    async def resume(self, entry: Entry) -> Entry:
+        """Go on after a pause or an error; limits of ratio and time count from now."""
+        entry.seeded_s = 0.0
+        await self._means.store.change(
+            entry.info_hash, is_paused=False, seeded_s=0.0, uploaded=-entry.torrent.counts.uploaded
+        )
+        if entry.has_failed:
+            return await self.recheck(entry)
         entry.torrent.resume(is_whole=entry.held.is_whole)
         entry.torrent.pulse()
         self._means.nearby.directory.share(entry.known())
+        return entry
 
     async def limit(self, entry: Entry, limits: Limits) -> None:
         """Set the limits of a torrent."""

@@ -64,6 +64,10 @@ class Held(BaseModel):
     wanted: tuple[tuple[int, int], ...] | None = None
     "The byte ranges that are fetched; None = everything."
     limits: Limits = Limits()
+    uploaded: int = 0
+    "Bytes sent in earlier runs, since it is whole."
+    seeded_s: float = 0.0
+    "Seconds seeded in earlier runs."
 
     @property
     def path(self) -> Path:

@@ -31,12 +31,13 @@ _COUNTERS: Final = lt.status_flags_t.query_accurate_download_counters
 class Engine:
     """A running session; create it with `running`."""
 
-    def __init__(self, session: Any, log: logging.Logger) -> None:
+    def __init__(self, session: Any, addresses: int, log: logging.Logger) -> None:
         self._session = session
         self._log = log
         self._torrents: dict[Any, Torrent] = {}
         self._adding: dict[str, tuple[int, Awaited[Torrent]]] = {}
         self._bound = asyncio.Event()
+        self._unbound = addresses
         self.port = 0
         "The TCP port that is bound; 0 = none."
         self.listen_problem = ""
@@ -52,7 +53,8 @@ class Engine:
         os.set_blocking(readable, False)
         os.set_blocking(writable, False)
         loop = asyncio.get_running_loop()
-        engine = cls(await asyncio.to_thread(lt.session, dict(settings)), log)
+        addresses = str(settings["listen_interfaces"]).count(",") + 1
+        engine = cls(await asyncio.to_thread(lt.session, dict(settings)), addresses, log)
         loop.add_reader(readable, engine._drain, readable)
         engine._session.set_alert_fd(writable)
         try:
@@ -146,7 +148,9 @@ class Engine:
                 self._bound.set()
         elif kind == "listen_failed_alert":
             self.listen_problem = alert.message()
-            self._bound.set()
+            self._unbound -= "TCP" in self.listen_problem
+            if self._unbound <= 0:
+                self._bound.set()
         elif kind == "alerts_dropped_alert":
             self._log.warning("libtorrent dropped alerts; asking for the state of all torrents")
             for torrent in self._torrents.values():

@@ -46,7 +46,7 @@ _COMMON: Final[dict[str, Any]] = {
     "anonymous_mode": False,
     "user_agent": "aitorrentd",
     "listen_system_port_fallback": False,
-    "max_retry_port_bind": 0,
+    "max_retry_port_bind": 10,
     "stop_tracker_timeout": 1,
 }
 _OF: Final[dict[Profile, dict[str, Any]]] = {

@@ -58,7 +58,6 @@ class Counts:
     downloaded: int = 0
     "Payload from peers since the torrent was first added."
     uploaded: int = 0
-    seeding_s: int = 0
     progress: float = 0.0
     "Of the pieces that are wanted."
     checking: float | None = None
@@ -145,7 +144,6 @@ class Torrent:
             upload_bps=status.upload_payload_rate,
             downloaded=status.all_time_download,
             uploaded=status.all_time_upload,
-            seeding_s=int(status.seeding_duration.total_seconds()),
             progress=status.progress,
             checking=status.progress if checks else None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -98,3 +99,54 @@ async def test_any_of_many_files_is_found_by_asking_peers(
     for n in (0, 119):
         items = await download(b, digests[n])
         assert Path(items[-1]["path"]).read_bytes() == (tmp_path / "m" / f"{n:03}").read_bytes()
+
+
+async def test_a_users_file_is_never_written_even_if_it_changes_while_it_is_shared(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    for name in ("a", "c"):
+        digest = make_file(tmp_path / name, 12 * MIB)
+    content = (tmp_path / "c").read_bytes()
+    a = await seeding_daemon(daemon_factory)
+    c = await seeding_daemon(daemon_factory, a)
+    await a.call("seeding.share", {"path": str(tmp_path / "a")})
+    await c.call("seeding.share", {"path": str(tmp_path / "c")})
+    with (tmp_path / "a").open("r+b") as file:
+        file.write(b"the user edits the file")
+    edited = (tmp_path / "a").read_bytes()
+    b = await seeding_daemon(daemon_factory, a)
+    await b.call("transport.connect", {"address": (await c.call("node.id"))["addresses"][0]})
+
+    items = await download(b, digest)
+
+    assert Path(items[-1]["path"]).read_bytes() == content
+    assert (tmp_path / "a").read_bytes() == edited
+
+
+async def test_seeding_stops_at_its_time_and_stays_stopped(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    make_file(tmp_path / "f", MIB)
+    a = await seeding_daemon(daemon_factory, seed_time_s=1)
+    await a.call("seeding.share", {"path": str(tmp_path / "f")})
+
+    async def is_paused() -> bool:
+        return [row["state"] for row in await torrents(a)] == ["paused"]
+
+    await wait_for(is_paused, 15)
+    assert "stopped seeding f: seeded for 1 s" in a.log()
+    await a.stop()
+    a = await seeding_daemon(daemon_factory, directory=a.directory)
+    await wait_for(is_paused, 15)
+
+
+async def test_port_in_use_is_replaced_by_one_of_the_next(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    make_file(tmp_path / "f", MIB)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        taken = sock.getsockname()[1]
+        a = await seeding_daemon(daemon_factory, port=taken)
+        await a.call("seeding.share", {"path": str(tmp_path / "f")})
+        port = (await a.call("seeding.torrents"))["port"]
+    assert taken < port <= taken + 10
