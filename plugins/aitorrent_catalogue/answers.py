@@ -41,6 +41,23 @@ class Listing:
     "Continues the listing; empty at its end."
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a catalogue did with a publication, as it says."""
+
+    server: str
+    outcome: str
+    state: str
+    trackers: tuple[str, ...]
+
+
+def read_taken(value: object, server: str) -> Taken:
+    """What a server answered to a publication."""
+    found = value if isinstance(value, Mapping) else {}
+    outcome, state = (str(found.get(name, ""))[:32] for name in ("outcome", "state"))
+    return Taken(server, outcome, state, _trackers(found.get("magnet_link")))
+
+
 def read_listing(
     value: object,
     server: str,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Final, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from aitorrent_catalogue.answers import Listed
+from aitorrent_catalogue.answers import Listed, Taken
 from aitorrent_catalogue.service import CatalogueClient
 from aitorrentd.api import CallContext, InvalidParams, Method, PluginContext, Role, TimedOut
 from aitorrentd.api.models.file_names import check_commit, check_path, check_repo, is_pickle
@@ -144,7 +144,8 @@ def catalogue_methods(ctx: PluginContext, client: CatalogueClient) -> Iterator[M
         except ValueError as e:
             raise InvalidParams(f"cannot be published: the name {e}") from None
         sha256, outcomes = await _shared(ctx, client, Path(asked.path), source)
-        return PublishResult(sha256=sha256, servers=[OutcomeView(**each) for each in outcomes])
+        servers = [OutcomeView(server=o.server, outcome=o.outcome, state=o.state) for o in outcomes]
+        return PublishResult(sha256=sha256, servers=servers)
 
     yield Method(
         "catalogue.search", search, "Search catalogues; every entry is verified.",
@@ -159,7 +160,7 @@ def catalogue_methods(ctx: PluginContext, client: CatalogueClient) -> Iterator[M
 
 async def _shared(
     ctx: PluginContext, client: CatalogueClient, path: Path, source: Published
-) -> tuple[str, list[dict[str, Any]]]:
+) -> tuple[str, list[Taken]]:
     """Seed a file, which publishes it, and wait for what the catalogues say."""
     if not client.config.publish:
         raise InvalidParams("publishing is off; set plugins.catalogue.publish to true")

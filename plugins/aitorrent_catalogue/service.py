@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from aitorrent_catalogue.answers import Listed, Listing, read_listing
+from aitorrent_catalogue.answers import Listed, Listing, Taken, read_listing, read_taken
 from aitorrent_catalogue.config import CatalogueConfig, ServerConfig
 from aitorrentd.api import (
     AitorrentError,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from aitorrent_catalogue.connection import CatalogueConnection
 
 T = TypeVar("T")
-Outcome = asyncio.Future[list[dict[str, Any]]]
+Outcome = asyncio.Future[list[Taken]]
 "What each catalogue said to a publication."
 ATTEMPTS: Final = 3
 "At a server that cannot be reached, or does not answer in time."
@@ -102,21 +102,23 @@ class CatalogueClient:
                 return _known(entry, known.trackers, raw)
         return known
 
-    async def publish(self, torrent: KnownTorrent, source: Published) -> None:
+    async def publish(self, torrent: KnownTorrent, source: Published) -> Sequence[str]:
         """See `TorrentIndex.publish`; what has no repository and commit is not published."""
         is_known = bool(source.repo_id and source.revision and source.filename)
         if not self.config.publish or not self.config.servers or not is_known:
-            return
+            return ()
         outcome = self._expected.get(source)
         try:
             done = await self.publish_signed(self._signed(torrent, source), torrent.metainfo)
-            if outcome is not None and not outcome.done():
-                outcome.set_result(done)
         except AitorrentError as e:
             if outcome is not None and not outcome.done():
                 outcome.set_exception(e)
             raise
+        if outcome is not None and not outcome.done():
+            outcome.set_result(done)
         self._found.pop(torrent.sha256, None)
+        listed = (each.trackers for each in done if each.state == "approved")
+        return tuple(dict.fromkeys(url for urls in listed for url in urls))
 
     @contextmanager
     def expecting(self, source: Published) -> Iterator[Outcome]:
@@ -155,9 +157,7 @@ class CatalogueClient:
             raise InvalidParams(f"cannot be published: {e.message}") from None
         return signed_map(publication, publication.signed_by(self._ctx.identity))
 
-    async def publish_signed(
-        self, signed: Mapping[str, Any], metainfo: bytes
-    ) -> list[dict[str, Any]]:
+    async def publish_signed(self, signed: Mapping[str, Any], metainfo: bytes) -> list[Taken]:
         """Publish at every catalogue; what each said.
 
         Raises:
@@ -165,11 +165,8 @@ class CatalogueClient:
         """
         body = {**signed, "metainfo": b64encode(metainfo).decode()} if metainfo else signed
 
-        async def at(one: CatalogueConnection) -> dict[str, Any]:
-            answer = await one.publish(body)
-            found = answer if isinstance(answer, Mapping) else {}
-            said = {name: str(found.get(name, ""))[:32] for name in ("outcome", "state")}
-            return {"server": one.name, **said}
+        async def at(one: CatalogueConnection) -> Taken:
+            return read_taken(await one.publish(body), one.name)
 
         return await self._everywhere(at)
 

@@ -97,8 +97,11 @@ class TorrentIndex(Protocol):
             Unavailable, TimedOut: the index cannot be asked now.
         """
 
-    async def publish(self, torrent: KnownTorrent, source: Published) -> None:
+    async def publish(self, torrent: KnownTorrent, source: Published) -> Sequence[str]:
         """Enter a torrent that this node seeds.
+
+        Returns announce URLs of trackers that serve it from now on; the node announces itself there
+        so that those who find the torrent in the index find the node.
 
         Raises:
             AitorrentError: the index refused it, or cannot be reached now.

@@ -89,7 +89,7 @@ async def add_whole(
         trackers=tuple(trackers),
     )
     entry = await shelf.add(held, meta)
-    means.tasks.spawn(means.publish(entry.known(), published), "seeding: publish")
+    means.tasks.spawn(entry.publish(), "seeding: publish")
     return entry
 
 

@@ -19,7 +19,7 @@ from aitorrent_seeding.library.store import Held
 from aitorrent_seeding.session.torrent import Torrent
 from aitorrent_seeding.sources.directory import Endpoint
 from aitorrent_seeding.torrents.hashing import Stamp, digest_file
-from aitorrent_seeding.torrents.metainfo import Metainfo
+from aitorrent_seeding.torrents.metainfo import MAX_TRACKERS, Metainfo
 from aitorrentd.api import (
     AitorrentError,
     FileReady,
@@ -233,7 +233,17 @@ class Entry:
         self.torrent.pulse()
         await self._credit()
         self._means.ctx.publish(FileReady(sha256, str(self.path), self.meta.size))
-        await self._means.publish(self.known(), self.held.published)
+        await self.publish()
+
+    async def publish(self) -> None:
+        """Enter the torrent in every index, and announce it to the trackers of those that have
+        one."""
+        offered = await self._means.publish(self.known(), self.held.published)
+        known = self.held.trackers
+        added = [url for url in dict.fromkeys(offered) if url not in known][:MAX_TRACKERS]
+        if added and not self.torrent.has_left:
+            self.torrent.announce_to(added)
+            await self._means.store.change(self.info_hash, trackers=(*known, *added))
 
     # Peers
 

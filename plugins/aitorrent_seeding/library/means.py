@@ -64,13 +64,16 @@ class Means:
             self.ctx.log.debug("index %s: %s", name, e or "no answer in time")
             return ()
 
-    async def publish(self, torrent: KnownTorrent, source: Published) -> None:
-        """Enter a torrent in every index; one that refuses it is logged."""
+    async def publish(self, torrent: KnownTorrent, source: Published) -> list[str]:
+        """Enter a torrent in every index; one that refuses it is logged. Returns the trackers that
+        serve it now."""
+        trackers: list[str] = []
         for name, index in self._by_name():
             try:
                 async with asyncio.timeout(30.0):
-                    await index.publish(torrent, source)
+                    trackers += await index.publish(torrent, source)
             except (AitorrentError, TimeoutError) as e:
                 self.ctx.log.info(
                     "index %s does not list %s: %s", name, torrent.sha256[:12], e or "timeout"
                 )
+        return trackers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -263,6 +263,11 @@ class Torrent:
     def seal(self) -> None:
         """The file is complete: from now on it is only read."""
         self.handle.set_flags(lt.torrent_flags.upload_mode)
+
+    def announce_to(self, trackers: Sequence[str]) -> None:
+        """Announce the torrent to further trackers."""
+        for url in trackers:
+            self.handle.add_tracker({"url": url})
 
     def limit(self, *, upload_bps: int | None = None, download_bps: int | None = None) -> None:
         """Limit rates in bytes per second; 0 = unlimited, None = as before."""

@@ -42,6 +42,7 @@ class Nearby:
         proven = {endpoint.peer for endpoint in asked}
         return [*asked, *(e for e in listed if e.peer not in proven)]
 
-    async def publish(self, torrent: KnownTorrent, source: Published) -> None:
+    async def publish(self, torrent: KnownTorrent, source: Published) -> Sequence[str]:
         """Tell other nodes that this one shares a torrent."""
         self.directory.share(torrent)
+        return ()

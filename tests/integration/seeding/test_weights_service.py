@@ -198,7 +198,7 @@ class Liar:
     async def find(self, sha256: str) -> list[KnownTorrent]:
         return [replace(self.named, sha256=sha256)] if sha256 == self.wanted else []
 
-    async def publish(self, torrent: KnownTorrent, source: Published) -> None:
+    async def publish(self, torrent: KnownTorrent, source: Published) -> list[str]:
         raise Conflict("this index takes nothing")
 
 
