@@ -68,7 +68,9 @@ class RequestReader:
         target, _, version = rest.partition(b" ")
         if not method.isalpha() or version not in (b"HTTP/1.1", b"HTTP/1.0"):
             return False
-        return not is_for_tracker(target.partition(b"?")[0])
+        path, _, query = target.partition(b"?")
+        # Of a tracker's URL without a path, clients make this: they are told the right one.
+        return not is_for_tracker(path) and not (path == b"/" and b"info_hash=" in query)
 
     @property
     def has_rest(self) -> bool:
