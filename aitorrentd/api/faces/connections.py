@@ -14,7 +14,7 @@ from email.utils import formatdate
 from typing import Any, Final, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from aitorrentd.api.faces.asgi import Aborted, App, Message, Receive, Send, WebLimits
@@ -283,6 +283,8 @@ class Connection(HttpToolsProtocol):
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
+            if self.transport.is_closing():
+                raise Aborted  # the client left, and uvicorn is about to be told
             if message["type"] == "http.response.start":
                 message = {**message, "headers": _dated(message.get("headers", ()))}
             self.sent_bytes += len(message.get("body", b""))
@@ -291,6 +293,10 @@ class Connection(HttpToolsProtocol):
         try:
             await self._all.app(scope, receive, sending)
         except (Aborted, asyncio.CancelledError):  # only `Connections.close` cancels
+            # Of pipelined requests, `self.cycle` is the last, and this may be an earlier one.
+            cycle = getattr(send, "__self__", None)
+            if isinstance(cycle, RequestResponseCycle):
+                cycle.disconnected = True
             self.abort()
 
 
