@@ -89,7 +89,9 @@ class Serving:
             is_usable = ip6 if is_ip6(contact.host) else ip4
             return is_usable and contact.id != own and can_name(host, contact)
 
-        nodes = self._state.table.closest(target, min(self._state.tuning.k, MAX_NODES), is_wanted)
+        count = min(self._state.tuning.k, MAX_NODES)
+        # Those that are silent here would cost the asker a timeout each.
+        nodes = self._state.table.closest(target, count, is_wanted, answering=True)
         fitting = []
         for node in nodes:
             room -= node_bytes(node)

@@ -9,7 +9,7 @@ their address may be added. No I/O and no clock: callers pass `now`.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from aitorrent_dht.core.contact import ID_SPACE, Contact, subnet_of
@@ -186,9 +186,15 @@ class RoutingTable:
     # Asking
 
     def closest(
-        self, target: int, count: int, wanted: Callable[[Contact], bool] = lambda _: True
+        self,
+        target: int,
+        count: int,
+        wanted: Callable[[Contact], bool] = lambda _: True,
+        *,
+        answering: bool = False,
     ) -> list[Contact]:
-        """At most `count` nodes nearest to `target`, nearest first.
+        """At most `count` nodes nearest to `target`, nearest first; only `answering` leaves out
+        those that did not answer the last request.
 
         Buckets are nearer as a whole or farther as a whole: the ids of bucket i differ from the own
         id in bit i. If the target does, too, they are nearer to it than all below, else farther.
@@ -198,7 +204,9 @@ class RoutingTable:
         others = [i for i in self._buckets if not distance >> i & 1]
         found: list[Contact] = []
         for i in (*sorted(shared, reverse=True), *sorted(others)):
-            live = self._buckets[i].live.values()
+            live: Iterable[Entry] = self._buckets[i].live.values()
+            if answering:
+                live = [entry for entry in live if not entry.fails]
             inside = [entry.contact for entry in live if wanted(entry.contact)]
             inside.sort(key=lambda contact: contact.id ^ target)
             found += inside[: count - len(found)]

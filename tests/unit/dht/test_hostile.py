@@ -498,3 +498,18 @@ def test_libp2p_client_stays_out_of_tables_but_is_answered() -> None:
     meet(server, client)
     assert [c.key for c in client.node.contacts()] == [server.key]
     assert server.node.contacts() == []
+
+
+def test_rust_libp2p_1771_node_that_was_silent_is_not_named_to_others() -> None:
+    node, other = Wired(1), Wired(2)
+    full_table(node, 4)
+    table = node.node.state.table
+    silent = node.node.contacts()[0]
+    table.failed(silent)
+    assert silent in node.node.contacts()  # one lost datagram does not drop it
+    find = ask(node, other, Query.FIND, token=token(node, other))
+    named = answer(node, node.receive(other.datagram(find, 240), other.place)).nodes
+    assert len(named) == 3 and silent not in named
+    table.seen(silent, 2.0)
+    named = answer(node, node.receive(other.datagram(find, 240), other.place)).nodes
+    assert silent in named
