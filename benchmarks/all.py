@@ -20,6 +20,7 @@ BENCHMARKS = {  # and how each is invoked; the last option takes the file
     "punch": ("punch", "--out"),
     "nat": ("nat", "--out"),
     "dht": ("dht", "--out"),
+    "seeding": ("seeding", "--out"),
     "decode": ("decode", "--json"),
     "decode-apart": ("decode", "--apart", "--json"),
     "package": ("package", "--json"),

@@ -191,7 +191,7 @@ async def fetch_metainfo(
             torrent.connect(host, port)
         async with asyncio.timeout(timeout_s):
             while not arrived.done():
-                for at in await means.nearby.endpoints(sha256=sha256, info_hash=info_hash):
+                async for at in means.nearby.endpoints(sha256=sha256, info_hash=info_hash):
                     torrent.connect(at.host, at.port)
                 await asyncio.wait({arrived}, timeout=2.0)
             return encode_info(arrived.result())

@@ -250,7 +250,7 @@ class Entry:
     async def _look_for_peers(self) -> None:
         attempt = 0
         while True:
-            for endpoint in await self._means.nearby.endpoints(
+            async for endpoint in self._means.nearby.endpoints(
                 sha256=self.held.sha256, info_hash=self.info_hash
             ):
                 self._meet(endpoint)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from aitorrent_seeding.sources.asking import PeerIndex
 from aitorrent_seeding.sources.directory import DirectoryIndex, Endpoint
@@ -28,19 +27,16 @@ class Nearby:
         ranked = sorted(voters.values(), key=lambda same: -len(same))
         return [next((t for t in same if t.metainfo), same[0]) for same in ranked]
 
-    async def endpoints(self, *, sha256: str, info_hash: str) -> list[Endpoint]:
-        """Where the nodes are that share a torrent; nodes with a channel first."""
-        answers, listed = await asyncio.gather(
-            self.peers.ask_all(info_hash=info_hash),
-            self.directory.endpoints(sha256=sha256, info_hash=info_hash),
-        )
-        asked = [
-            Endpoint(answer.peer, answer.host, answer.port, is_proven=True)
-            for answer in answers
-            if answer.host
-        ]
-        proven = {endpoint.peer for endpoint in asked}
-        return [*asked, *(e for e in listed if e.peer not in proven)]
+    async def endpoints(self, *, sha256: str, info_hash: str) -> AsyncIterator[Endpoint]:
+        """Where the nodes are that share a torrent; those with a channel first, and at once."""
+        proven = set()
+        for answer in await self.peers.ask_all(info_hash=info_hash):
+            if answer.host:
+                proven.add(answer.peer)
+                yield Endpoint(answer.peer, answer.host, answer.port, is_proven=True)
+        for endpoint in await self.directory.endpoints(sha256=sha256, info_hash=info_hash):
+            if endpoint.peer not in proven:
+                yield endpoint
 
     async def publish(self, torrent: KnownTorrent, source: Published) -> Sequence[str]:
         """Tell other nodes that this one shares a torrent."""
