@@ -109,6 +109,17 @@ async def test_a_part_that_begins_too_early_is_cut(node_factory: NodeFactory, hu
     assert (await ask(program, "GET", LARGE_PATH)).content == LARGE
 
 
+async def test_a_hub_that_ignores_ranges(node_factory: NodeFactory, hub: FakeHub) -> None:
+    """ai-dynamo/modelexpress pull request 467: a mirror answers `Range: bytes=0-0` with all of the
+    file and 200. Behind us, it is answered as it was asked."""
+    hub.ignores_ranges = True
+    program = await mirrored(node_factory, hub)
+    part = await ask(program, "GET", LARGE_PATH, Range="bytes=0-0")
+    assert (part.status_code, part.content) == (206, LARGE[:1])
+    hub.truncated = 1
+    assert (await ask(program, "GET", LARGE_PATH)).content == LARGE
+
+
 async def test_a_new_commit_is_seen_at_once(node_factory: NodeFactory, hub: FakeHub) -> None:
     """huggingface_hub issue 3406: a branch whose history was replaced gave files of the old one."""
     program = await mirrored(node_factory, hub)

@@ -90,6 +90,8 @@ class FakeHub:
     "Small files are compressed for clients that accept gzip, without a length."
     aligns: int = 0
     "Parts begin at multiples of so many bytes, whatever was asked for."
+    ignores_ranges: bool = False
+    "Every body is whole, with 200."
     page: int = 0
     "Entries on a page of a tree; 0 = all."
     tls: ssl.SSLContext | None = None

@@ -181,7 +181,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _body(self, file: File, headers: dict[str, str], size: str) -> None:
         start, stop = 0, file.size
-        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+        wanted = "" if self.hub.ignores_ranges else self.headers.get("Range") or ""
+        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted):
             start = int(match[1])
             stop = min(int(match[2]) + 1, file.size) if match[2] else file.size
             start -= start % self.hub.aligns if self.hub.aligns else 0
