@@ -158,10 +158,11 @@ def test_remote_input_is_not_checked_by_assert() -> None:
         *(PLUGINS / "aitorrent_nat" / r for r in ("stun", "reach")),
         *(
             PLUGINS / "aitorrent_tracker" / r
-            for r in ("swarms", "sharing", "wire", "answering", "net")
+            for r in ("swarms", "sharing", "wire", "answering", "net", "catalogue")
         ),
         *(PLUGINS / "aitorrent_seeding" / r for r in ("torrents", "library", "sources")),
     ]
+    rooms.append(PLUGINS / "aitorrent_catalogue")
     rooms += [PLUGINS / "aitorrent_hub" / r for r in ("mirror", "upstream", "files", "scan")]
     decoders = [CORE / "wire.py", *(path for room in rooms for path in room.rglob("*.py"))]
     assert all(room.is_dir() for room in rooms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import wraps
@@ -24,7 +25,7 @@ from aitorrentd.api import AitorrentError, NotFound, bytes_text, short
 
 PAGE_MODELS: Final = 25
 MAX_PAGES: Final = 1000
-MAX_FILES: Final = 2000
+MAX_FILES: Final = 1000
 "Of one repository on its page."
 _COUNTED: Final = 5000
 "Files whose seeders are looked up for a list of models."
@@ -45,7 +46,7 @@ def _shown_as_page(handler: _Handler) -> _Handler:
         try:
             return await handler(self, request)
         except AitorrentError as e:
-            return self.render("error.html", status_of(e), message=e.message)
+            return await self.render("error.html", status_of(e), message=e.message)
 
     return handle
 
@@ -74,12 +75,14 @@ class Pages:
             Route("/static/{name}", self.static),
         ]
 
-    def render(self, template: str, status: int = 200, **values: Any) -> Response:
+    async def render(self, template: str, status: int = 200, **values: Any) -> Response:
         """A page of the catalogue."""
         title = self._catalogue.config.title
         values = {"title": title, "text": "", "heading": "", **values}
+        # A long page takes longer than announces should wait.
+        text = await asyncio.to_thread(self._templates.get_template(template).render, values)
         return HTMLResponse(
-            self._templates.get_template(template).render(values),
+            text,
             status,
             headers={"Cache-Control": "no-cache"},
         )
@@ -103,7 +106,7 @@ class Pages:
             for model in found
         ]
         pages = min(MAX_PAGES, -(-total // PAGE_MODELS))
-        return self.render(
+        return await self.render(
             "models.html",
             heading="",
             rows=rows,
@@ -128,7 +131,7 @@ class Pages:
         files = [entry for entry in entries if entry.commit_hash == revision]
         if not files:
             raise NotFound("no file of this model, or of this revision, is published here")
-        return self.render(
+        return await self.render(
             "model.html",
             heading=repo_id,
             repo_id=repo_id,
@@ -138,7 +141,7 @@ class Pages:
                 for each in revisions
             ],
             command=f"aitorrentctl download catalogue://{repo_id}@{revision}",
-            rows=rows_of(files, self._shower, request),
+            rows=rows_of(files, self._shower, self._shower.announced(request)),
             size=sum(entry.size for entry in files),
             files=sum(entry.file_count for entry in files),
             seeds=_availability([self._shower.counts(entry).seeds for entry in files]),

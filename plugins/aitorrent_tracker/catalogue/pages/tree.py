@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from starlette.requests import Request
-
 from aitorrent_tracker.catalogue.rest.showing import Shower
 from aitorrent_tracker.catalogue.sql.entries import Entry
 from aitorrentd.api.models.file_names import is_pickle
 
 
-def rows_of(files: Sequence[Entry], shower: Shower, request: Request) -> list[dict[str, Any]]:
+def rows_of(files: Sequence[Entry], shower: Shower, announced: str) -> list[dict[str, Any]]:
     """One row for each folder and file; files of a folder before its folders."""
-    return list(_rows(sorted(files, key=_order), shower, request))
+    return list(_rows(sorted(files, key=_order), shower, announced))
 
 
 def _order(entry: Entry) -> tuple[tuple[int, str], ...]:
@@ -22,7 +20,7 @@ def _order(entry: Entry) -> tuple[tuple[int, str], ...]:
     return (*((1, folder) for folder in folders), (0, name))
 
 
-def _rows(files: Sequence[Entry], shower: Shower, request: Request) -> Iterator[dict[str, Any]]:
+def _rows(files: Sequence[Entry], shower: Shower, announced: str) -> Iterator[dict[str, Any]]:
     shown: list[str] = []
     for entry in files:
         *folders, name = entry.filename.split("/")
@@ -39,8 +37,7 @@ def _rows(files: Sequence[Entry], shower: Shower, request: Request) -> Iterator[
             "size": entry.size,
             "sha256": entry.sha256,
             "seeds": shower.counts(entry).seeds,
-            "leechers": shower.counts(entry).leechers,
-            "magnet": shower.magnet(entry, request),
+            "magnet": shower.magnet(entry, announced),
             "is_pickle": is_pickle(name),
             "publisher": entry.publisher,
         }

@@ -63,7 +63,8 @@ class Api:
     async def publish(self, request: Request) -> Response:
         """201 for a new publication, 202 if it waits for the operator, 200 if it was known."""
         outcome = await self._catalogue.publish(await json_body(request))
-        shown = self._shower.shown(outcome.entry, request) | {"outcome": outcome.what}
+        shown = self._shower.shown(outcome.entry, self._shower.announced(request))
+        shown["outcome"] = outcome.what
         waits = outcome.entry.state != APPROVED
         status = 202 if waits else 201 if outcome.what == CREATED else 200
         return JSONResponse(shown, status)
@@ -88,7 +89,8 @@ class Api:
             before=whole(asked, "cursor", 0, 1),
             limit=limit + 1,
         )
-        shown = [self._shower.shown(entry, request) for entry in entries[:limit]]
+        announced = self._shower.announced(request)
+        shown = [self._shower.shown(entry, announced) for entry in entries[:limit]]
         cursor = str(entries[limit - 1].id) if len(entries) > limit else None
         return JSONResponse({"torrents": shown, "total": total, "cursor": cursor})
 
@@ -118,7 +120,8 @@ class Api:
         entries = await self._catalogue.store.sources(
             root, whole(asked, "size", 0, 1), limit=MAX_LIMIT
         )
-        return JSONResponse({"torrents": [self._shower.shown(e, request) for e in entries]})
+        announced = self._shower.announced(request)
+        return JSONResponse({"torrents": [self._shower.shown(e, announced) for e in entries]})
 
     async def admin_list(self, request: Request) -> Response:
         """Entries in any state; `state=pending` are those that wait."""
@@ -140,7 +143,7 @@ class Api:
     async def _set_state(self, request: Request, state: str) -> Response:
         self._check_admin(request)
         entry = await self._catalogue.set_state(path_id(request), state)
-        return JSONResponse(self._shower.shown(entry, request))
+        return JSONResponse(self._shower.shown(entry, self._shower.announced(request)))
 
     async def peers(self, request: Request) -> Response:
         """Peers of a torrent, as they announced themselves."""

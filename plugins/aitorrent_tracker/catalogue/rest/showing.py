@@ -15,6 +15,7 @@ from aitorrent_tracker.catalogue.sql.entries import Entry
 from aitorrent_tracker.swarms.storage import Counts, Storage
 from aitorrentd.api.network.addresses import host_port
 
+_NO_SEEDS: Final = '"web_seeds":[]'
 _AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?")
 
 
@@ -49,6 +50,8 @@ class Shower:
 
     def counts(self, entry: Entry) -> Counts:
         """The live swarm of an entry: of its v1 and its v2 info-hash together."""
+        if not entry.info_hash_v2:
+            return self._storage.counts(bytes.fromhex(entry.info_hash))
         parts = [self._storage.counts(info_hash) for info_hash in entry.info_hashes]
         return Counts(*(sum(numbers) for numbers in zip(*parts, strict=True)))
 
@@ -56,20 +59,24 @@ class Shower:
         """Live seeders of each torrent."""
         return [self._storage.counts(info_hash).seeds for info_hash in info_hashes]
 
-    def magnet(self, entry: Entry, request: Request) -> str:
-        """A magnet link (BEP 9) with this tracker."""
+    def announced(self, request: Request) -> str:
+        """The end of magnet links for this client: its trackers."""
+        return "".join(f"&tr={quote(url, safe='')}" for url in self.trackers(request))
+
+    def magnet(self, entry: Entry, announced: str) -> str:
+        """A magnet link (BEP 9) with the signed web seeds, and an end that `announced` made."""
         topics = [f"xt=urn:btih:{entry.info_hash}"]
         if entry.info_hash_v2:
             topics.append(f"xt=urn:btmh:1220{entry.info_hash_v2}")
         name = entry.filename.rpartition("/")[2] or entry.repo_id
         topics += [f"dn={quote(name, safe='')}", f"xl={entry.size}"]
-        topics += [f"tr={quote(url, safe='')}" for url in self.trackers(request)]
-        publication = entry.publication() or {}
-        topics += [f"ws={quote(url, safe='')}" for url in publication.get("web_seeds", ())]
-        return "magnet:?" + "&".join(topics)
+        if _NO_SEEDS not in entry.document:
+            seeds = (entry.publication() or {}).get("web_seeds", ())
+            topics += [f"ws={quote(url, safe='')}" for url in seeds]
+        return "magnet:?" + "&".join(topics) + announced
 
-    def shown(self, entry: Entry, request: Request) -> dict[str, Any]:
-        """An entry as JSON."""
+    def shown(self, entry: Entry, announced: str) -> dict[str, Any]:
+        """An entry as JSON; `announced` is the end of its magnet link."""
         seeds, leechers, completed = self.counts(entry)
         return {
             "id": entry.id,
@@ -90,7 +97,7 @@ class Shower:
             "seeders": seeds,
             "leechers": leechers,
             "completed": completed,
-            "magnet_link": self.magnet(entry, request),
+            "magnet_link": self.magnet(entry, announced),
             "publication": entry.publication(),
             "signature": entry.signature,
         }

@@ -23,8 +23,8 @@ from aitorrentd.api import AitorrentError, Busy, Conflict, Denied, NotFound
 CREATED: Final = "created"
 UPDATED: Final = "updated"
 UNCHANGED: Final = "unchanged"
-_CHANGES: Final = 10_000
-"Rows that are read at once."
+_CHANGES: Final = 1000
+"Rows that are read at once; the event loop waits while they become objects."
 _TABLE: Final = "catalogue_publications"
 _NEXT: Final = f"(SELECT COALESCE(MAX(changed), 0) + 1 FROM {_TABLE})"
 
