@@ -21,6 +21,7 @@ BENCHMARKS = {  # and how each is invoked; the last option takes the file
     "nat": ("nat", "--out"),
     "dht": ("dht", "--out"),
     "seeding": ("seeding", "--out"),
+    "tracker": ("tracker", "--out"),
     "decode": ("decode", "--json"),
     "decode-apart": ("decode", "--apart", "--json"),
     "package": ("package", "--json"),

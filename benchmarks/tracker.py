@@ -122,9 +122,9 @@ def running(command: Callable[[int, Path], Sequence[str]]) -> Iterator[Server]:
 
 
 def ours(port: int, directory: Path) -> Sequence[str]:
-    """A whole daemon whose only plugin is the tracker."""
+    """A whole daemon whose only plugin is the tracker, on all addresses as by default."""
     plugins: dict[str, Any] = {name: {"enabled": False} for name in OTHERS}
-    plugins["tracker"] = {"enabled": True, "listen": "127.0.0.1", "port": port, "open": True}
+    plugins["tracker"] = {"enabled": True, "port": port, "open": True}
     file = directory / "aitorrent.yaml"
     file.write_text(yaml.safe_dump({"plugins": plugins}))
     state = str(directory / "state")
