@@ -189,13 +189,13 @@ def memory(program: Path) -> dict[str, float]:
     with running(ours) as server:
         on_the_other_processor(str(program), str(server.port), "1", "1", "1")
         empty = server.rss_bytes()
-        for _ in range(2):  # what a full buffer dropped is announced again
-            on_the_other_processor(str(program), str(server.port), "0", "1000", "1000")
+        words = (str(program), str(server.port), "0", "1000", "1000")
+        peers = int(on_the_other_processor(*words).split()[0])
         full = server.rss_bytes()
     return {
         "empty_mb": round(empty / 1e6, 1),
         "million_peers_mb": round(full / 1e6, 1),
-        "bytes_per_peer": round((full - empty) / 1e6, 1),
+        "bytes_per_peer": round((full - empty) / peers, 1),
     }
 
 
