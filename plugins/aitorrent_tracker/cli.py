@@ -121,6 +121,7 @@ def _render_stats(reply: Mapping[str, Any]) -> str:
     rows: list[tuple[str, Any]] = [
         ("listening", reply["listening"]),
         ("serves", f"{serves}, {'to holders of a key' if reply['private'] else 'to everyone'}"),
+        ("kept in", reply["storage_problem"] or reply["storage"]),
         ("swarms", reply["swarms"]),
         ("peers", f"{reply['seeds']} seeds, {reply['leechers']} leechers"),
         ("completed", reply["completed"]),

@@ -25,6 +25,8 @@ class StatsResult(BaseModel):
     listed: int = Field(description="number of info-hashes in the configuration")
     published: int = Field(description="number of files listed in the catalogue")
     problem: str = Field(description="why the catalogue is not available; empty if it is")
+    storage: str = Field(description="where swarms are kept, as configured: memory, or a Redis")
+    storage_problem: str = Field(description="why swarms are not shared; empty if they are")
     swarms: int = Field(description="number of torrents with peers")
     seeds: int = Field(description="peers that have everything")
     leechers: int = Field(description="peers that are downloading")
@@ -80,6 +82,8 @@ def tracker_methods(service: TrackerService) -> Iterator[Method]:
             listed=len(config.torrents),
             published=catalogue.listed if catalogue is not None else 0,
             problem="it is not enabled" if catalogue is None else catalogue.problem,
+            storage=config.storage,
+            storage_problem=service.exchange.problem if service.exchange else "",
             connections=len(service.http),
             counts=dict(sorted(tracker.counts.items())),
             **tracker.storage.statistics()._asdict(),

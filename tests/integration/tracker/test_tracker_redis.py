@@ -26,6 +26,7 @@ from tests.integration.tracker.test_tracker_sockets import (
     config,
     connected,
     reply_of,
+    stats,
     udp_socket,
 )
 from tests.support.nodes import Daemon, DaemonFactory, NodeFactory, wait_for
@@ -183,9 +184,12 @@ async def test_wrong_password_is_a_warning(
     node = await node_factory(setup)
 
     async def told() -> bool:
-        return "invalid username-password pair" in str(await called(node, "node.status"))
+        problem = (await stats(node))["storage_problem"]
+        return bool(problem) and problem in str(await called(node, "node.status"))
 
     await wait_for(told, 20)
+    found = await stats(node)
+    assert found["storage"] == redis.url and "invalid username-password" in found["storage_problem"]
 
 
 @contextlib.asynccontextmanager
