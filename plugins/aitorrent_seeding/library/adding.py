@@ -73,6 +73,9 @@ async def add_whole(
     meta = metainfo.read(canonical.metainfo(hashes, private=means.config.private))
     if there := shelf.get(meta.info_hash):
         if there.held.is_whole:
+            if published != _UNPUBLISHED:  # it was shared before anyone knew what it is
+                await means.store.change(meta.info_hash, published=published)
+                means.tasks.spawn(there.publish(), "seeding: publish")
             return there
         await shelf.remove(there, with_files=own_path is not None)
     held = Held(

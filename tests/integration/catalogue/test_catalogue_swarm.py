@@ -44,11 +44,12 @@ async def test_published_file_is_downloaded_by_its_name_from_a_node_found_by_the
     digest = make_file(file, 9 * MIB)
     url = await tracker(daemon_factory)
     a, b = await apart(daemon_factory, url), await apart(daemon_factory, url)
-    code, out, err = await cli_runs.run(
-        a, "catalogue", "publish", str(file), "--repo", "org/model", "--revision", COMMIT
-    )
-    assert code == 0, err
-    assert digest in out and "created" in out and "approved" in out
+    await a.call("seeding.share", {"path": str(file)})  # which publishes nothing
+    command = ("catalogue", "publish", str(file), "--repo", "org/model", "--revision", COMMIT)
+    for outcome in ("created", "unchanged"):
+        code, out, err = await cli_runs.run(a, *command)
+        assert code == 0, err
+        assert digest in out and outcome in out and "approved" in out
 
     await wait_for(lambda: counts(url, seeders=1, completed=0), 30)
     assert (await torrents(a))[0]["tracker_problem"] == ""
