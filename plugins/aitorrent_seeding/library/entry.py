@@ -48,6 +48,7 @@ class Entry:
         self.peers_of: dict[PeerId, set[tuple[str, int]]] = {}
         "Where the nodes are that are known to share it."
         self._means = means
+        self._held = means.store.held[info_hash]
         self._ended = asyncio.Event()
         self._error: AitorrentError | None = None
         self._spans: dict[object, tuple[Span, ...] | None] = {}
@@ -60,8 +61,9 @@ class Entry:
 
     @property
     def held(self) -> Held:
-        """What is saved."""
-        return self._means.store.held[self.info_hash]
+        """What is saved; after a removal, what was saved last."""
+        self._held = self._means.store.held.get(self.info_hash, self._held)
+        return self._held
 
     @property
     def path(self) -> Path:
@@ -279,6 +281,8 @@ class Entry:
 
     async def _sent(self) -> dict[PeerId, int]:
         by_place: dict[tuple[str, int], int] = {}
+        if self.torrent.has_left:
+            return {}
         for peer in await self._means.engine.peers(self.torrent):
             by_place[peer.ip] = by_place.get(peer.ip, 0) + int(peer.total_download)
         return {

@@ -25,6 +25,8 @@ _POLL_S: Final = 0.5
 _ADD_S: Final = 30.0
 _LISTEN_S: Final = 5.0
 _PIPE: Final = 65_536
+_GLOBAL_CLASS: Final = 1
+"The bit of `lt.session.global_peer_class_id`, which is 0."
 _COUNTERS: Final = lt.status_flags_t.query_accurate_download_counters
 
 
@@ -57,6 +59,8 @@ class Engine:
         engine = cls(await asyncio.to_thread(lt.session, dict(settings)), addresses, log)
         loop.add_reader(readable, engine._drain, readable)
         engine._session.set_alert_fd(writable)
+        if settings["upload_rate_limit"] or settings["download_rate_limit"]:
+            engine._session.set_peer_class_filter(_one_class())
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LISTEN_S):
@@ -106,17 +110,24 @@ class Engine:
 
     async def remove(self, torrent: Torrent) -> None:
         """Remove a torrent from the session; its files stay."""
-        self._torrents.pop(torrent.handle, None)
+        is_here = self._torrents.pop(torrent.handle, None) is not None
         torrent.gone()
-        await asyncio.to_thread(self._session.remove_torrent, torrent.handle)
+        if is_here:
+            await asyncio.to_thread(self._session.remove_torrent, torrent.handle)
 
     async def peers(self, torrent: Torrent) -> list[Any]:
-        """libtorrent's `peer_info` of each peer that is connected."""
-        return list(await asyncio.to_thread(torrent.handle.get_peer_info))
+        """libtorrent's `peer_info` of each peer that is connected; none of a removed torrent."""
+        try:
+            return list(await asyncio.to_thread(torrent.handle.get_peer_info))
+        except RuntimeError:  # the handle became invalid meanwhile
+            return []
 
     async def partial(self, torrent: Torrent) -> set[int]:
-        """Pieces that peers are sending now."""
-        queue = await asyncio.to_thread(torrent.handle.get_download_queue)
+        """Pieces that peers are sending now; none of a removed torrent."""
+        try:
+            queue = await asyncio.to_thread(torrent.handle.get_download_queue)
+        except RuntimeError:
+            return set()
         return {int(one["piece_index"]) for one in queue}
 
     def limit(self, *, upload_bps: int, download_bps: int) -> None:
@@ -170,3 +181,11 @@ class Engine:
             return
         torrent = self._torrents[alert.handle] = Torrent(alert.handle, pieces)
         waiting.settle(torrent)
+
+
+def _one_class() -> Any:
+    """Peers of the local network count towards the limits of rate, like all others."""
+    everyone, every_class = lt.ip_filter(), _GLOBAL_CLASS
+    everyone.add_rule("0.0.0.0", "255.255.255.255", every_class)
+    everyone.add_rule("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", every_class)
+    return everyone

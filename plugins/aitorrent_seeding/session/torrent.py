@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -92,6 +93,12 @@ class Torrent:
         self._given: set[int] = set()
         self._reads: dict[int, Awaited[bytes]] = {}
         self._pulse = Awaited[None]()
+
+    def _call(self, method: Callable[..., object], *args: object) -> None:
+        """Post to libtorrent's thread, unless the torrent was removed."""
+        if not self.has_left:
+            with suppress(RuntimeError):  # libtorrent dropped it a moment ago
+                method(*args)
 
     # What libtorrent says
 
@@ -184,6 +191,10 @@ class Torrent:
             await self.changed()
         return value
 
+    def _check_here(self) -> None:
+        if self.has_left:
+            raise Unavailable("the torrent was removed")
+
     async def changed(self) -> None:
         """Wait for the next change."""
         await self._pulse.future()
@@ -198,11 +209,12 @@ class Torrent:
         Raises:
             Unavailable: it cannot be read, or the torrent stopped.
         """
+        self._check_here()
         waiting = self._reads.get(piece)
         if waiting is None:
             waiting = self._reads[piece] = Awaited()
             if self.have[piece]:
-                self.handle.read_piece(piece)
+                self._call(self.handle.read_piece, piece)
             else:
                 self.urge(piece, then_read=True)
         return await waiting.future()
@@ -210,7 +222,7 @@ class Torrent:
     def urge(self, piece: int, *, after_ms: int = 0, then_read: bool = False) -> None:
         """Fetch a piece before others."""
         flag = lt.deadline_flags_t.alert_when_available if then_read else 0
-        self.handle.set_piece_deadline(piece, after_ms, flag)
+        self._call(self.handle.set_piece_deadline, piece, after_ms, flag)
 
     def want(self, pieces: Iterable[int] | None, *, first: Iterable[int] = ()) -> None:
         """Fetch only these pieces (None = all), those in `first` before the others."""
@@ -219,22 +231,23 @@ class Torrent:
             wanted[piece] = _PRIORITY
         for piece in first:
             wanted[piece] = _TOP
-        self.handle.prioritize_pieces(list(wanted))
+        self._call(self.handle.prioritize_pieces, list(wanted))
 
     def rank(self, piece: int, *, is_last: bool) -> None:
         """Whether peers are asked for a piece only when no other is left."""
         if not self.have[piece] and not self.has_left:
-            self.handle.piece_priority(piece, _LOW if is_last else _PRIORITY)
+            self._call(self.handle.piece_priority, piece, _LOW if is_last else _PRIORITY)
 
     def give(self, piece: int, content: bytes) -> None:
         """Hand over a piece that came from elsewhere; its hash is checked."""
         self._given.add(piece)
-        self.handle.add_piece(piece, content, 0)
+        self._call(self.handle.add_piece, piece, content, 0)
 
     async def flush(self) -> None:
         """Wait until everything that arrived is in the file."""
+        self._check_here()
         flushed = self.flushed.future()
-        self.handle.flush_cache()
+        self._call(self.handle.flush_cache)
         await flushed
 
     async def resume_data(self) -> bytes:
@@ -243,39 +256,40 @@ class Torrent:
         Raises:
             Unavailable: it cannot be made now.
         """
+        self._check_here()
         saved = self.saved.future()
-        self.handle.save_resume_data(lt.save_resume_flags_t.flush_disk_cache)
+        self._call(self.handle.save_resume_data, lt.save_resume_flags_t.flush_disk_cache)
         return await saved
 
     def pause(self) -> None:
         """Neither send nor receive."""
-        self.handle.unset_flags(lt.torrent_flags.auto_managed)
-        self.handle.pause()
+        self._call(self.handle.unset_flags, lt.torrent_flags.auto_managed)
+        self._call(self.handle.pause)
 
     def resume(self, *, is_whole: bool) -> None:
         """Send and receive; also after an error. A whole file is never written to."""
         self.problem = ""
-        self.handle.clear_error()
+        self._call(self.handle.clear_error)
         if not is_whole:
-            self.handle.unset_flags(lt.torrent_flags.upload_mode)
-        self.handle.resume()
+            self._call(self.handle.unset_flags, lt.torrent_flags.upload_mode)
+        self._call(self.handle.resume)
 
     def seal(self) -> None:
         """The file is complete: from now on it is only read."""
-        self.handle.set_flags(lt.torrent_flags.upload_mode)
+        self._call(self.handle.set_flags, lt.torrent_flags.upload_mode)
 
     def announce_to(self, trackers: Sequence[str]) -> None:
         """Announce the torrent to further trackers."""
         for url in trackers:
-            self.handle.add_tracker({"url": url})
+            self._call(self.handle.add_tracker, {"url": url})
 
     def limit(self, *, upload_bps: int | None = None, download_bps: int | None = None) -> None:
         """Limit rates in bytes per second; 0 = unlimited, None = as before."""
         if upload_bps is not None:
-            self.handle.set_upload_limit(upload_bps)
+            self._call(self.handle.set_upload_limit, upload_bps)
         if download_bps is not None:
-            self.handle.set_download_limit(download_bps)
+            self._call(self.handle.set_download_limit, download_bps)
 
     def connect(self, host: str, port: int) -> None:
         """Try to reach a peer at an IP address."""
-        self.handle.connect_peer((host, port))
+        self._call(self.handle.connect_peer, (host, port))

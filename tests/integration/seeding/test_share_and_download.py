@@ -150,3 +150,18 @@ async def test_port_in_use_is_replaced_by_one_of_the_next(
         await a.call("seeding.share", {"path": str(tmp_path / "f")})
         port = (await a.call("seeding.torrents"))["port"]
     assert taken < port <= taken + 10
+
+
+async def test_file_is_fetched_again_after_it_was_removed(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    """Whatever still runs for a torrent when it is removed ends quietly."""
+    digest = make_file(tmp_path / "f", 24 * MIB)
+    a = await seeding_daemon(daemon_factory)
+    await a.call("seeding.share", {"path": str(tmp_path / "f")})
+    b = await seeding_daemon(daemon_factory, a)
+    for _ in range(6):
+        items = await download(b, digest)
+        await b.call("seeding.remove", {"which": digest, "files": True})
+        assert not Path(items[-1]["path"]).exists()
+    assert (await b.call("plugin.info", {"name": "seeding"}))["state"] == "running"

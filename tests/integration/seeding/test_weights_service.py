@@ -85,7 +85,7 @@ async def test_bytes_are_read_in_order_while_they_arrive(
 ) -> None:
     digest = make_file(tmp_path / "f", SIZE)
     content = (tmp_path / "f").read_bytes()
-    a = await node(node_factory, upload_limit="24MiB/s")
+    a = await node(node_factory, upload_limit="8MiB/s")
     await weights(a).offer(tmp_path / "f")
     b = await node(node_factory, a)
     fetch = await weights(b).fetch(WantedFile(digest, SIZE, "f"))
