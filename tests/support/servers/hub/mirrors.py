@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import inspect
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -57,12 +59,18 @@ async def mirror_of(node: Node) -> str:
     return f"http://{(await called(node, 'hub.status'))['listening'][0]}"
 
 
+def _new_home() -> Path:
+    home = tempfile.mkdtemp(prefix="ait-hf-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return Path(home)
+
+
 @dataclass
 class Program:
     """A Python program that uses huggingface_hub."""
 
     endpoint: str
-    home: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ait-hf-")))
+    home: Path = field(default_factory=_new_home)
     python: str = sys.executable
     env: dict[str, str] = field(default_factory=dict)
 
