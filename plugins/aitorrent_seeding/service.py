@@ -47,6 +47,8 @@ CLOSE_S: Final = 20.0
 "Saving the state of many downloads takes a while on a slow disk."
 NEARBY: Final = "peers"
 "The name of the index that needs no tracker."
+_READABLE: Final = 0o750
+"Workers, which load weights from there, run as another user in the daemon's group."
 
 
 class SeedingService:
@@ -55,8 +57,8 @@ class SeedingService:
     def __init__(self, ctx: PluginContext) -> None:
         self.ctx = ctx
         self.config: SeedingConfig = ctx.config
-        self.indexes: Registry[TorrentIndex] = Registry("index of torrents")
-        self.names: Registry[ModelNames] = Registry("scheme of model names")
+        self.indexes: Registry[TorrentIndex] = Registry("torrent source")
+        self.names: Registry[ModelNames] = Registry("model name scheme")
         self.running_library: Library | None = None
         "The library, if the session runs."
         self._tasks = Tasks(ctx.tasks)
@@ -150,6 +152,9 @@ class SeedingService:
         directory = self.directory
         try:
             directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if self.config.directory is None:
+                for path in (self.ctx.data_dir, directory):
+                    path.chmod(_READABLE)
         except OSError as e:
             text = f"cannot write to {directory}: {e.strerror}; set plugins.seeding.directory"
             started.set_exception(Denied(text))

@@ -112,6 +112,8 @@ class ModelList:
             task.cancel()
             await asyncio.wait({task})
         if all(other.folder != model.folder for other in self.by_name.values()):
+            if model.fetch is not None:
+                await model.fetch.forget()
             await asyncio.to_thread(shutil.rmtree, model.folder, ignore_errors=True)
         return model
 

@@ -136,11 +136,18 @@ class Download:
         """A torrent of the file; None if there is none and the web has no file either."""
         if not self.web.is_usable:
             return await self._search()
+        # Pieces can be verified only with a torrent: without one, ranges cost the whole file.
+        if self._is_partial and (found := await self._search()):
+            return found
         async with beside(self._from_web(), "seeding: plain download") as plain:
             if found := await self._from_indexes(plain):
                 return found
             await asyncio.wait({plain})
             return None if plain.cancelled() else plain.result()
+
+    @property
+    def _is_partial(self) -> bool:
+        return bool(self._wants) and None not in self._wants.values()
 
     async def _search(self) -> Entry | None:
         """A torrent of the file, once an index knows one: nodes may only just have connected."""

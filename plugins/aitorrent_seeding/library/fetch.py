@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from aitorrentd.api.models.weights import FetchProgress, Span
 CHUNK: Final = 2**20
 AHEAD: Final = 4
 "Pieces that are urged before a reader needs them."
+READABLE: Final = 0o640
+"Workers, which load ranges of a file, run as another user in the daemon's group."
 MAX_SPANS: Final = 100_000
 
 
@@ -60,6 +63,9 @@ class FileFetch:
         entry = await self._entry()
         await entry.torrent.until(lambda: entry.has(spans))
         await entry.torrent.flush()
+        if not entry.held.own_path and not entry.held.is_whole:
+            with contextlib.suppress(OSError):
+                entry.path.chmod(READABLE)
         return entry.path
 
     async def _entry(self) -> Entry:

@@ -111,8 +111,9 @@ class ModelFetch:
             NotFound: no such model or file, or nobody has it. InvalidParams: a damaged or
             unsuitable model. Other AitorrentErrors: it cannot be fetched now.
         """
-        await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True)
+        await asyncio.to_thread(self._make_folder)
         manifest = await self._manifest()
+        await self._offer(manifest)
         count = await asyncio.to_thread(layers_of, self._folder)
         wanted = self._wanted(count)
         if wanted is None:
@@ -129,6 +130,10 @@ class ModelFetch:
             )
         await asyncio.to_thread(self._fill_in, manifest)
         return manifest
+
+    def _make_folder(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.chmod(0o750)  # workers run as another user of the daemon's group
 
     def _wanted(self, count: int) -> LayerTensors | None:
         if self._layers == "none":
@@ -225,9 +230,32 @@ class ModelFetch:
             fetch.release()
 
     def _keep(self, name: str, content: bytes) -> ManifestFile:
-        # Workers run as another user of the daemon's group.
         replace_file(self._folder / name, content, mode=0o640)
         return ManifestFile(name, sha256(content).hexdigest(), len(content))
+
+    async def _offer(self, manifest: Manifest) -> None:
+        """Seed what other nodes need to add the model by its digest, besides weights."""
+        weights = self._weights()
+        for name in (CONFIG, TOKENIZER):
+            file = manifest.get(name)
+            if file is None or weights.local(file.sha256) is not None:
+                continue
+            try:
+                await weights.offer(self._folder / name, sha256=file.sha256)
+            except AitorrentError as e:
+                self._log.info("%s of this model is not seeded: %s", name, e.message)
+
+    async def forget(self) -> None:
+        """Stop seeding what `run` offered; the folder is about to be deleted."""
+        manifest = await asyncio.to_thread(self._saved)
+        for name in (CONFIG, TOKENIZER):
+            file = manifest.get(name) if manifest else None
+            if file is None:
+                continue
+            with suppress(AitorrentError):
+                weights = self._weights()
+                if weights.local(file.sha256) == self._folder / name:
+                    await weights.withdraw(file.sha256)
 
     # The weights
 
@@ -292,6 +320,7 @@ class ModelFetch:
                     path.unlink()  # a link whose target is gone
                 with path.open("wb") as empty:
                     empty.truncate(file.size)
+                path.chmod(0o640)
 
 
 def _read(path: Path, start: int, end: int) -> bytes:

@@ -34,6 +34,7 @@ class FolderWeights:
         self.problem: AitorrentError | None = None
         "Raised by each fetch."
         self.released = 0
+        self.offered: dict[str, Path] = {}
         store.mkdir(parents=True, exist_ok=True)
 
     async def fetch(self, file: WantedFile, *, ranges: Sequence[Span] | None = None) -> Fetch:
@@ -46,19 +47,20 @@ class FolderWeights:
 
     def local(self, sha256: str) -> Path | None:
         """As api Weights."""
-        return None
+        return self.offered.get(sha256)
 
     async def offer(
         self, path: Path, *, sha256: str = "", published: Published | None = None
     ) -> str:
         """As api Weights."""
         found = await asyncio.to_thread(digest_of, path)
-        self.files[found] = path
+        self.files.setdefault(found, path)
+        self.offered[found] = path
         return found
 
     async def withdraw(self, sha256: str) -> None:
         """As api Weights."""
-        del self.files[sha256]
+        del self.offered[sha256]
 
 
 class FolderFetch:

@@ -63,7 +63,7 @@ class Site:
         (self.whole / "model.safetensors").write_bytes(content)
         self.net = MemoryNetwork()
         self.origin = OneModel(files_in(self.whole))
-        self.names: Registry[ModelNames] = Registry("scheme of model names")
+        self.names: Registry[ModelNames] = Registry("model name scheme")
 
     def node(self, number: int, **settings: Any) -> FakeNode:
         home = self.folder / f"node{number}"
@@ -181,10 +181,12 @@ async def test_removed_model_is_gone_for_good(site: Site) -> None:
         await add(node)
         folder = node.shards.models["toy"].folder
         assert folder.is_dir()
+        offered = node.services[WEIGHTS].offered
+        assert {path.name for path in offered.values()} == {"config.json", "tokenizer.json"}
         remove = method(node.shards, "shards.remove_model")
         assert (await remove(Call(), RemoveParams(name="toy"))).name == "toy"
         assert rows(node) == [] and not node.shards.spans() and not folder.exists()
-        assert node.services[WEIGHTS].released > 0
+        assert node.services[WEIGHTS].released > 0 and not offered
         with pytest.raises(NotFound, match="there is no model toy; this node has: none"):
             await remove(Call(), RemoveParams(name="toy"))
         assert (await add(node)).state == "ready"

@@ -55,7 +55,7 @@ class Node:
         self.folder = folder / "model"
         self.weights = FolderWeights(swarm.iterdir(), folder / "store", **settings)
         self.origin = OneModel(files)
-        self.names: Registry[ModelNames] = Registry("scheme of model names")
+        self.names: Registry[ModelNames] = Registry("model name scheme")
 
     async def fetch(self, layers: str, source: str = "hf://org/toy", ask: Any = nobody) -> Manifest:
         with self.names.added("hf", self.origin):
