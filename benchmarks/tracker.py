@@ -194,7 +194,8 @@ def memory(program: Path) -> dict[str, float]:
         full = server.rss_bytes()
     return {
         "empty_mb": round(empty / 1e6, 1),
-        "million_peers_mb": round(full / 1e6, 1),
+        "peers": peers,
+        "full_mb": round(full / 1e6, 1),
         "bytes_per_peer": round((full - empty) / peers, 1),
     }
 
