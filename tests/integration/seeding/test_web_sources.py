@@ -78,7 +78,7 @@ async def test_corrupt_web_source_beside_a_peer_is_banned(
     async with file_server(content) as wrong, file_server(content) as right:
         for piece in range(0, size, 4 * MIB):
             wrong.corrupt(piece)
-        wrong.rate_bps = right.rate_bps = 16 * MIB
+        wrong.rate_bps = right.rate_bps = 2 * MIB
         items = await download(b, digest, urls=[wrong.url, right.url])
     assert Path(items[-1]["path"]).read_bytes() == content
     assert "sent wrong bytes" in b.log()
