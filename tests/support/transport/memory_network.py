@@ -150,6 +150,7 @@ class _Channel:
     outbound: bool
     since_s: float
     rtt_s: float | None = None
+    route: str = "direct"
 
 
 @dataclass
@@ -225,6 +226,7 @@ class MemoryTransport:
             agent="memory",
             name=there.name,
             host=parse_address(there.location).host,
+            route=channel.route,
         )
 
     def channel_to(self, other: MemoryTransport) -> None:

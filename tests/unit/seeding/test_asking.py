@@ -2,70 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from aitorrent_seeding.sources.asking import PeerIndex
-from aitorrentd.api import Busy, PeerGone, PeerId, encode_frame
+from aitorrent_seeding.sources.asking import PROTOCOL, PeerIndex
+from aitorrentd.api import Busy, PeerId, Stream, WireProtocol, encode_frame, peer_id, read_frame
 from aitorrentd.api.models.weights import KnownTorrent
 from tests.support.clocks import FakeClock
+from tests.support.transport.memory_network import MemoryNetwork
 
-PEER = PeerId("12D3KooWPeer")
+ME, PEER = (peer_id(random.Random(n).randbytes(32)) for n in range(2))
 DIGEST, HASH = "ab" * 32, "cd" * 20
 TORRENT = KnownTorrent(DIGEST, 7000, HASH, 4 * 2**20, metainfo=b"d4:infodee")
-
-
-class Pipe:
-    """One end of a stream: what was written, and what is read."""
-
-    peer = PEER
-
-    def __init__(self, incoming: bytes = b"") -> None:
-        self.incoming = incoming
-        self.written = bytearray()
-        self.ended = ""
-
-    async def read_exactly(self, n: int) -> bytes:
-        if len(self.incoming) < n:
-            raise PeerGone("ended")
-        part, self.incoming = self.incoming[:n], self.incoming[n:]
-        return part
-
-    async def write(self, part: bytes) -> None:
-        self.written += part
-
-    async def close(self) -> None:
-        self.ended = "closed"
-
-    def reset(self, reason: str = "") -> None:
-        self.ended = "reset"
-
-
-class View:
-    id = PEER
-    host = "192.0.2.7"
-    route = "direct"
-
-
-class Network:
-    """A transport with one peer, which answers `answer` to everything."""
-
-    def __init__(self, answer: bytes) -> None:
-        self.answer = answer
-        self.view = View()
-        self.pipes: list[Pipe] = []
-
-    def peers(self) -> Sequence[View]:
-        return [self.view]
-
-    def peer(self, peer: PeerId) -> View:
-        return self.view
-
-    async def open_stream(self, peer: PeerId, protocol: str) -> Pipe:
-        self.pipes.append(Pipe(self.answer))
-        return self.pipes[-1]
 
 
 class Shelf:
@@ -73,40 +24,59 @@ class Shelf:
         return TORRENT if sha256 == DIGEST or info_hash == HASH else None
 
 
-def index(network: Any = None, *, shares: Any = None, port: int = 6881) -> PeerIndex:
-    transport: Any = network or Network(b"")
-    return PeerIndex(transport, lambda: shares, lambda: port, FakeClock())
+@pytest.fixture
+async def net() -> AsyncIterator[MemoryNetwork]:
+    net = MemoryNetwork()
+    yield net
+    await net.close()
 
 
-async def served(question: dict[str, Any], **known: Any) -> bytes:
-    pipe: Any = Pipe(encode_frame(question))
-    await index(**known).handle(pipe)
-    assert pipe.ended == "closed"
-    return bytes(pipe.written)
+def index(net: MemoryNetwork, me: PeerId, *, shares: Any = None, port: int = 6881) -> PeerIndex:
+    """An index of a node that joins the network, and answers there."""
+
+    async def handle(stream: Stream) -> None:
+        await found.handle(stream)
+
+    transport = net.join(me, WireProtocol(PROTOCOL, handle))
+    found = PeerIndex(transport, lambda: shares, lambda: port, FakeClock())
+    return found
 
 
-async def test_question_and_answer_fit_each_other() -> None:
-    question = {"file": bytes.fromhex(DIGEST), "hash": b""}
-    answer = await served(question, shares=Shelf())
-    network = Network(answer)
-    (found,) = await index(network).ask_all(sha256=DIGEST)
+def answering(net: MemoryNetwork, answer: bytes) -> None:
+    """A peer that answers these bytes to everything."""
+
+    async def handle(stream: Stream) -> None:
+        await read_frame(stream)
+        await stream.write(answer)
+
+    net.join(PEER, WireProtocol(PROTOCOL, handle))
+
+
+@pytest.mark.parametrize("question", [{"sha256": DIGEST}, {"info_hash": HASH}])
+async def test_question_and_answer_fit_each_other(
+    net: MemoryNetwork, question: dict[str, str]
+) -> None:
+    index(net, PEER, shares=Shelf())
+    (found,) = await index(net, ME).ask_all(**question)
     assert found.torrent.info_hash == HASH
     assert found.torrent.metainfo == TORRENT.metainfo
-    assert (found.host, found.port, found.peer) == ("192.0.2.7", 6881, PEER)
-    assert network.pipes[0].written == encode_frame(question)
+    assert (found.host, found.port, found.peer) == ("127.0.0.1", 6881, PEER)
 
 
 @pytest.mark.parametrize("known", [{}, {"shares": Shelf(), "port": 0}])
-async def test_node_that_shares_nothing_answers_nothing(known: dict[str, Any]) -> None:
-    answer = await served({"file": bytes.fromhex(DIGEST), "hash": b""}, **known)
-    assert answer == encode_frame({})
-    assert await index(Network(answer)).ask_all(sha256=DIGEST) == []
+async def test_node_that_shares_nothing_answers_nothing(
+    net: MemoryNetwork, known: dict[str, Any]
+) -> None:
+    index(net, PEER, **known)
+    assert await index(net, ME).ask_all(sha256=DIGEST) == []
+    assert not net.errors
 
 
-async def test_host_of_a_relay_is_not_the_host_of_the_peer() -> None:
-    network = Network(await served({"file": b"", "hash": bytes.fromhex(HASH)}, shares=Shelf()))
-    network.view.route = "relay"
-    (found,) = await index(network).ask_all(info_hash=HASH)
+async def test_host_of_a_relay_is_not_the_host_of_the_peer(net: MemoryNetwork) -> None:
+    index(net, PEER, shares=Shelf())
+    asking = index(net, ME)
+    net.nodes[ME].channels[PEER].route = "relay"
+    (found,) = await asking.ask_all(info_hash=HASH)
     assert found.host == ""
 
 
@@ -127,16 +97,16 @@ GOOD = {"hash": bytes(20), "size": 5, "piece": 16_384, "port": 6881}
         encode_frame({"hash": bytes(20)}),
     ],
 )
-async def test_hostile_answer_counts_as_none(answer: bytes) -> None:
-    network = Network(answer)
-    assert await index(network).ask_all(sha256=DIGEST) == []
+async def test_hostile_answer_counts_as_none(net: MemoryNetwork, answer: bytes) -> None:
+    answering(net, answer)
+    assert await index(net, ME).ask_all(sha256=DIGEST) == []
 
 
-async def test_peer_that_asks_too_often_is_refused() -> None:
-    asked = index(shares=Shelf())
-    question = encode_frame({"file": bytes(32), "hash": b""})
-    pipes: list[Any] = [Pipe(question) for _ in range(501)]
-    for pipe in pipes[:500]:
-        await asked.handle(pipe)
-    with pytest.raises(Busy, match="too many questions"):
-        await asked.handle(pipes[500])
+async def test_peer_that_asks_too_often_is_refused(net: MemoryNetwork) -> None:
+    index(net, PEER, shares=Shelf())
+    asking = index(net, ME)
+    for _ in range(500):
+        assert len(await asking.ask_all(sha256=DIGEST)) == 1
+    assert await asking.ask_all(sha256=DIGEST) == []
+    (error,) = net.errors
+    assert isinstance(error, Busy) and "too many questions" in error.message
