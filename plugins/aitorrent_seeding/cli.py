@@ -34,7 +34,10 @@ _EXAMPLES: Final = {
         "download 'magnet:?xt=urn:btih:…'",
     ),
 }
-Which = Annotated[str, typer.Argument(help="digest, info-hash or name; the first digits suffice")]
+Which = Annotated[
+    str,
+    typer.Argument(help="Digest, info-hash or name; the first digits suffice.", metavar="WHICH"),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -62,19 +65,19 @@ def register(app: typer.Typer) -> None:
 
 
 def share(
-    path: Annotated[str, typer.Argument(help="file or folder")],
+    path: Annotated[str, typer.Argument(help="File or folder.", metavar="PATH")],
     repo: Annotated[
-        str, typer.Option("--repo", metavar="ORG/NAME", help="model that the files belong to")
+        str, typer.Option("--repo", metavar="ORG/NAME", help="Model that the files belong to.")
     ] = "",
-    revision: Annotated[str, typer.Option("--revision", help="revision of that model")] = "",
+    revision: Annotated[str, typer.Option("--revision", help="Revision of that model.")] = "",
     sha256: Annotated[
-        str, typer.Option("--sha256", metavar="DIGEST", help="refuse a file with another digest")
+        str, typer.Option("--sha256", metavar="DIGEST", help="Refuse a file with another digest.")
     ] = "",
     tracker: Annotated[
-        list[str] | None, typer.Option("--tracker", metavar="URL", help="announce to this tracker")
+        list[str] | None, typer.Option("--tracker", metavar="URL", help="Announce to this tracker.")
     ] = None,
     hybrid: Annotated[
-        bool, typer.Option("--hybrid", help="make torrents of version 1 and 2 at once")
+        bool, typer.Option("--hybrid", help="Make torrents of version 1 and 2 at once.")
     ] = False,
 ) -> None:
     """Share a file or a folder."""
@@ -182,7 +185,7 @@ def remove(
     which: Which,
     files: Annotated[
         bool,
-        typer.Option("--files", help="also delete what was fetched; files you shared always stay"),
+        typer.Option("--files", help="Also delete what was fetched; files you shared always stay."),
     ] = False,
 ) -> None:
     """Forget a torrent."""
@@ -192,18 +195,19 @@ def remove(
 def limit(
     which: Which,
     upload: Annotated[
-        str | None, typer.Option("--upload", metavar="RATE", help="such as 2MiB/s; 0 = unlimited")
+        str | None, typer.Option("--upload", metavar="RATE", help="Such as 2MiB/s; 0 = unlimited.")
     ] = None,
     download: Annotated[
-        str | None, typer.Option("--download", metavar="RATE", help="such as 2MiB/s; 0 = unlimited")
+        str | None,
+        typer.Option("--download", metavar="RATE", help="Such as 2MiB/s; 0 = unlimited."),
     ] = None,
     ratio: Annotated[
         float | None,
-        typer.Option("--ratio", min=0, help="stop after this many times the size; 0 = never"),
+        typer.Option("--ratio", min=0, help="Stop after this many times the size; 0 = never."),
     ] = None,
     time: Annotated[
         float | None,
-        typer.Option("--time", metavar="SECONDS", min=0, help="stop after this long; 0 = never"),
+        typer.Option("--time", metavar="SECONDS", min=0, help="Stop after this long; 0 = never."),
     ] = None,
 ) -> None:
     """Set limits."""

@@ -21,13 +21,15 @@ _MAX_TORRENT: Final = 8 * 2**20
 
 
 def download(
-    what: Annotated[str, typer.Argument(help="link, digest, name or path of a .torrent file")],
+    what: Annotated[
+        str, typer.Argument(help="Link, digest, name, or path of a .torrent file.", metavar="WHAT")
+    ],
     to: Annotated[
-        str, typer.Option("--to", metavar="FOLDER", help="place the files in this folder, too")
+        str, typer.Option("--to", metavar="FOLDER", help="Place the files in this folder, too.")
     ] = "",
     url: Annotated[
         list[str] | None,
-        typer.Option("--url", metavar="URL", help="web address of the file, for a SHA-256"),
+        typer.Option("--url", metavar="URL", help="Web address of the file, for a SHA-256."),
     ] = None,
 ) -> None:
     """Fetch and verify."""
