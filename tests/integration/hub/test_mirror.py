@@ -159,19 +159,19 @@ async def test_pages_of_a_tree_stay_at_the_mirror(node_factory: NodeFactory, hub
 @pytest.mark.parametrize(
     ("header", "part"),
     [
-        ("bytes=0-9", LARGE[:10]),
-        ("bytes=1000000-1000009", LARGE[1000000:1000010]),
-        ("bytes=2999990-", LARGE[-10:]),
-        ("bytes=-10", LARGE[-10:]),
-        ("bytes=0-99999999", LARGE),
+        ("bytes=0-9", slice(10)),
+        ("bytes=1000000-1000009", slice(1_000_000, 1_000_010)),
+        ("bytes=2999990-", slice(-10, None)),
+        ("bytes=-10", slice(-10, None)),
+        ("bytes=0-99999999", slice(None)),
     ],
 )
-async def test_ranges(node_factory: NodeFactory, hub: FakeHub, header: str, part: bytes) -> None:
+async def test_ranges(node_factory: NodeFactory, hub: FakeHub, header: str, part: slice) -> None:
     program = await mirrored(node_factory, hub)
     for _ in range(2):
         answer = await get(program, Range=header)
         assert answer.status_code == 206
-        assert answer.content == part
+        assert answer.content == LARGE[part]
         assert answer.headers["content-range"].endswith(f"/{len(LARGE)}")
         assert (await get(program)).content == LARGE  # then it is here
 
