@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from aitorrent_hub import health
 from aitorrent_hub.config import HubConfig
-from aitorrent_hub.methods import hub_methods
-from aitorrent_hub.names import HubNames
-from aitorrent_hub.service import HubService
 from aitorrentd.api import (
     Check,
     CheckResult,
@@ -20,6 +19,18 @@ from aitorrentd.api import (
     hookimpl,
 )
 from aitorrentd.api.models.weights import MODEL_NAMES, TORRENT_INDEXES, WEIGHTS
+
+if TYPE_CHECKING:
+    from aitorrent_hub.names import HubNames
+    from aitorrent_hub.service import HubService
+
+
+def _classes() -> tuple[type[HubService], type[HubNames]]:
+    """Imported only where the plugin is enabled: they take a few megabytes."""
+    from aitorrent_hub.names import HubNames
+    from aitorrent_hub.service import HubService
+
+    return HubService, HubNames
 
 
 class HubPlugin:
@@ -42,11 +53,12 @@ class HubPlugin:
     @asynccontextmanager
     async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
         """Serve while the plugin runs."""
-        service = HubService(ctx)
+        make_service, make_names = await asyncio.to_thread(_classes)
+        service = make_service(ctx)
         async with service.running(), AsyncExitStack() as stack:
             names = ctx.optional(MODEL_NAMES)
             if names is not None:
-                stack.enter_context(names.added("hf", HubNames(service.hub)))
+                stack.enter_context(names.added("hf", make_names(service.hub)))
             self._service = service
             try:
                 yield
@@ -56,7 +68,11 @@ class HubPlugin:
     @hookimpl
     def aitorrent_methods(self, ctx: PluginContext) -> Iterable[Method]:
         """`hub.status`, `hub.acquire` and `hub.scan`."""
-        return hub_methods(self._service, ctx) if self._service else ()
+        if self._service is None:
+            return ()
+        from aitorrent_hub.methods import hub_methods
+
+        return hub_methods(self._service, ctx)
 
     @hookimpl
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from aitorrent_tracker.service import TrackerService
 from aitorrentd.api import CheckResult, HealthWarning
+
+if TYPE_CHECKING:
+    from aitorrent_tracker.service import TrackerService
 
 
 def warnings(service: TrackerService) -> Iterator[HealthWarning]:

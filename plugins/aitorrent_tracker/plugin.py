@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from aitorrent_tracker import health
 from aitorrent_tracker.config import MEMORY, TrackerConfig
-from aitorrent_tracker.methods import tracker_methods
-from aitorrent_tracker.service import TrackerService
 from aitorrentd.api import (
     Check,
     CheckResult,
@@ -20,6 +20,16 @@ from aitorrentd.api import (
     SkipPlugin,
     hookimpl,
 )
+
+if TYPE_CHECKING:
+    from aitorrent_tracker.service import TrackerService
+
+
+def _service_class() -> type[TrackerService]:
+    """Imported only where a tracker runs: it takes a few megabytes."""
+    from aitorrent_tracker.service import TrackerService
+
+    return TrackerService
 
 
 class TrackerPlugin:
@@ -43,7 +53,7 @@ class TrackerPlugin:
         """Serve while the plugin runs."""
         if ctx.config.storage != MEMORY and find_spec("redis") is None:
             raise SkipPlugin("aitorrentctl plugin install 'aitorrentd[redis]'")
-        service = TrackerService(ctx)
+        service = (await asyncio.to_thread(_service_class))(ctx)
         async with service.running():
             self._service = service
             try:
@@ -54,7 +64,11 @@ class TrackerPlugin:
     @hookimpl
     def aitorrent_methods(self, ctx: PluginContext) -> Iterable[Method]:
         """`tracker.stats`."""
-        return tracker_methods(self._service) if self._service else ()
+        if self._service is None:
+            return ()
+        from aitorrent_tracker.methods import tracker_methods
+
+        return tracker_methods(self._service)
 
     @hookimpl
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:

@@ -28,6 +28,9 @@ ONLY_ODD = {
             "ollama",
             "openai",
             "shards",
+            "seeding",
+            "hub",
+            "catalogue",
         )
     }
 }
