@@ -158,8 +158,9 @@ def test_aitorrentd_itself_is_never_installed_but_its_extras_are(
 ) -> None:
     assert "is already installed" in misnamed(core, "aitorrentd")
     assert "is already installed" in misnamed(core, "aitorrentd==9.9")
-    assert "aitorrentd has no extra nosuch; available extras: all, torch" in misnamed(
-        core, "AItorrentd[nosuch]"
+    assert (
+        "aitorrentd has no extra nosuch; available extras: all, postgres, redis, seeding, torch"
+        in misnamed(core, "AItorrentd[nosuch]")
     )
     fake = make_wheel(tmp_path / "w", "aitorrentd", "0.0.9", plugins={"x": "m:C"})
     assert "is part of aitorrentd" in refused(core, fake)
