@@ -66,6 +66,8 @@ class Download:
         self.is_whole = False
         self.wrong = 0
         "How often what came had another digest."
+        self.restarts = 0
+        "How often it began anew, after readers may have got bytes."
         self.readers = 0
         self.fetched = 0
         "Bytes that came from the Hub."
@@ -161,10 +163,13 @@ class Download:
         self._hash.update(part)
 
     async def _restart(self, out: IO[bytes]) -> None:
-        await asyncio.to_thread(out.truncate, 0)
+        # At once, before readers can take what is still in the file for the new beginning.
+        if self.done:
+            self.restarts += 1
         self._hash = hashlib.sha256()
         self.done = 0
         self.size = self.file.size
+        await asyncio.to_thread(out.truncate, 0)
         self._tell()
 
     async def _prove(self, out: IO[bytes]) -> None:
@@ -215,20 +220,20 @@ class Download:
             AitorrentError: nothing was read, and the file cannot be had. Aborted: the same, or what
             was read is wrong.
         """
-        at, wrong = start, self.wrong
+        at, restarts = start, self.restarts
         self.readers += 1
         try:
             with self.path.open("rb") as part:
                 while at < stop:
-                    if self.wrong != wrong:
+                    if self.restarts != restarts:
                         if at > start:
                             raise Aborted
-                        wrong = self.wrong
+                        restarts = self.restarts
                     there = self.done if self.is_whole else min(self.done, (self.size or 0) - 1)
                     if there > at:
                         size = min(PART_BYTES, there - at, stop - at)
                         piece = await asyncio.to_thread(os.pread, part.fileno(), size, at)
-                        if self.wrong != wrong:
+                        if self.restarts != restarts:
                             continue
                         if not piece:
                             raise Aborted

@@ -108,7 +108,7 @@ class Store:
     def may_be_wrong(self, digest: str) -> bool:
         """Whether clients may hold wrong bytes of a file, so that they must start over."""
         running, at = self._running.get(digest), self._wrong_at.get(digest)
-        if running is not None and running.wrong:
+        if running is not None and running.restarts:
             return True
         return at is not None and time.monotonic() - at < WRONG_S
 
@@ -127,7 +127,7 @@ class Store:
             self._ended.pop(digest, None)
             self.fetched_bytes += download.fetched
             self.wrong_files += download.wrong
-            if download.wrong:
+            if download.restarts:
                 self.note_wrong(digest)
         if download.is_whole and self.when_whole is not None:
             await self.when_whole(digest)
