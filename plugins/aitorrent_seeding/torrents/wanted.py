@@ -64,8 +64,8 @@ def parse(text: str) -> WantedTorrent | WantedDigest | WantedName:
     if match := _NAME.fullmatch(text):
         return WantedName(match[1], match[2], match[3] or "")
     raise InvalidParams(
-        f"{text[:80]!r} is no magnet link, SHA-256 (64 hexadecimal digits), info-hash (40) or name"
-        " such as hf://org/model"
+        f"{text[:80]!r} is not a magnet link, a SHA-256 (64 hexadecimal digits), an info-hash (40)"
+        " or a name such as hf://org/model"
     )
 
 
