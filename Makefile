@@ -13,8 +13,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install \
 	$(if $(MAKE_TERMOUT),--progress-bar on,--quiet) -c constraints.txt $(PIP_FLAGS)
 
-# One process per core, limited to what fits the memory of a typical machine.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+# Otherwise each of the thousands of processes that tests start compiles every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Unit tests compute: one process per core. The others wait half of their time: three for two cores.
+# Both are limited to what fits the memory of a typical machine.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help demo quick unit test check fmt docs bench demo-model demo-picture lock wheelhouse deb apt-repo up down rebuild clean
@@ -44,10 +48,10 @@ quick: $(VENV)/.dev
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check unit
 
 unit: $(VENV)/.dev
-	TEST_EFFORT=quick $(PYTEST) -m "not slow" $(PYTEST_FLAGS) tests/unit
+	TEST_EFFORT=quick $(PYTEST) -n auto -m "not slow" $(PYTEST_FLAGS) tests/unit
 
 test: $(VENV)/.dev
-	$(PYTEST) $(PYTEST_FLAGS)
+	$(PYTEST) -n $$(($$(nproc) * 3 / 2)) $(PYTEST_FLAGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

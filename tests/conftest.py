@@ -31,6 +31,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What a developer's shell sets must not reach the nodes of a test.
 for _name in ("PORT", "AI_TORRENT_ADDR", "BOOTSTRAP_ADDR", "AITORRENT_CONFIG", "NOTIFY_SOCKET"):
     os.environ.pop(_name, None)
+# Nor may it make every daemon compile all modules at its start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 settings.register_profile("aitorrentd", deadline=None, max_examples=examples(100))
 settings.load_profile("aitorrentd")

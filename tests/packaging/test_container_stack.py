@@ -27,7 +27,7 @@ from tests.support.packaging.container_engine import (
     until,
 )
 
-pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(900)]
 
 IMAGE: Final = "aitorrentd:latest"
 TORCH_IMAGE: Final = "aitorrentd:torch"

@@ -15,7 +15,7 @@ from tests.support.nodes import REPOSITORY
 from tests.support.packaging.package_build import BUILD_MARK
 from tests.support.packaging.package_machine import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MAX_BYTES: Final = 45_000_000
 EXPOSURE: Final = {

@@ -32,7 +32,7 @@ os.kill(pid, 9)
 """
 SUBCOMMANDS = ("disable", "enable", "info", "install", "list", "new", "rebuild", "remove")
 
-pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_installed_wheel_brings_its_command_and_its_methods(

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.packaging.package_machine import Machine, until
 
-pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(900)]
 
 REFUSED = {"EACCES", "EPERM", "EROFS", "ENOENT", "EAFNOSUPPORT", "EINVAL"}
 EVERYWHERE = (

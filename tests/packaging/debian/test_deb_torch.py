@@ -12,7 +12,7 @@ import pytest
 from tests.support.nodes import REPOSITORY
 from tests.support.packaging.package_machine import Machine, run, until
 
-pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(900)]
 
 _DOWNLOAD_S: Final = 900.0
 _MODEL: Final = "plugins: {shards: {models: [{name: demo, layers: all}]}}\n"

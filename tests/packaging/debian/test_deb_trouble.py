@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.packaging.package_machine import SOCKET, Machine, pause, until
 
-pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STATE = "/var/lib/aitorrent"
 LAYER = "usr/local/lib/aitorrentd/plugins/lib/python3.11/site-packages"

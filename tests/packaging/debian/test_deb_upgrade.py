@@ -18,7 +18,7 @@ from tests.support.nodes import REPOSITORY
 from tests.support.packaging.package_build import PREVIOUS
 from tests.support.packaging.package_machine import Machine, run, until
 
-pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(900)]
 
 _DATABASE: Final = "var/lib/aitorrent/transport/transport.sqlite"
 _OTHER: Final = """\
