@@ -51,7 +51,7 @@ unit: $(VENV)/.dev
 	TEST_EFFORT=quick $(PYTEST) -n auto -m "not slow" $(PYTEST_FLAGS) tests/unit
 
 test: $(VENV)/.dev
-	$(PYTEST) -n $$(($$(nproc) * 3 / 2)) $(PYTEST_FLAGS)
+	$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)) $(PYTEST_FLAGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -23,6 +23,7 @@ import pytest
 import uvloop
 from hypothesis import settings
 
+from tests.support import hangs
 from tests.support.clocks import JumpLoop
 from tests.support.effort import examples
 from tests.support.nodes import DaemonFactory, Leaks, NodeFactory
@@ -56,6 +57,7 @@ _figures: dict[str, str] = {}
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(hangs)
     config.addinivalue_line(
         "markers", "allow_error_log: the test makes nodes log errors, and that is right"
     )
