@@ -109,9 +109,7 @@ class SeedingService:
     def local(self, sha256: str) -> Path | None:
         """See `Weights`."""
         held = self._store.of_file(sha256) if self._store else None
-        if held is None or not held.is_whole or stamp_of(held.path) != held.stamp:
-            return None
-        return held.path
+        return held.path if held is not None and held.is_still(stamp_of(held.path)) else None
 
     async def offer(
         self, path: Path, *, sha256: str = "", published: Published | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aitorrent_seeding.library.entry import Entry
+from aitorrent_seeding.library.keeping import boot_id
 from aitorrent_seeding.library.means import Means
 from aitorrent_seeding.library.shelf import Shelf, check_room
 from aitorrent_seeding.library.store import Held
@@ -71,6 +72,7 @@ async def add_whole(
 ) -> Entry:
     """Seed a whole file by its canonical torrent: a user's file, or one in the directory."""
     meta = metainfo.read(canonical.metainfo(hashes, private=means.config.private))
+    await shelf.restored(info_hash=meta.info_hash)
     if there := shelf.get(meta.info_hash):
         if there.held.is_whole:
             if published != _UNPUBLISHED:  # it was shared before anyone knew what it is
@@ -88,6 +90,7 @@ async def add_whole(
         added_at=means.ctx.clock.time(),
         is_whole=True,
         stamp=stamp,
+        boot="" if own_path else boot_id(),
         published=published,
         trackers=tuple(trackers),
     )
@@ -118,6 +121,7 @@ async def add_known(
         raise ProtocolError(f"the torrent file has the info-hash {meta.info_hash}")
     if not meta.is_single or meta.size != known.size:
         raise ProtocolError(f"the torrent has {len(meta.files)} files and {meta.size} bytes")
+    await shelf.restored(info_hash=meta.info_hash)
     held = Held(
         info_hash=meta.info_hash,
         sha256=known.sha256,
@@ -142,6 +146,7 @@ async def add_torrent(
         ProtocolError, TooLarge: the torrent file is refused. Unavailable: there is no room.
     """
     meta = metainfo.read(raw)
+    await shelf.restored(info_hash=meta.info_hash)
     if there := shelf.get(meta.info_hash):
         return there
     check_room(means.directory, meta.size)

@@ -16,6 +16,7 @@ from typing import Final
 
 from aitorrent_seeding.library.adding import add_known, add_whole
 from aitorrent_seeding.library.entry import Entry
+from aitorrent_seeding.library.keeping import make_read_only
 from aitorrent_seeding.library.means import Means
 from aitorrent_seeding.library.shelf import Shelf, check_room
 from aitorrent_seeding.library.webfeed import feed
@@ -199,6 +200,7 @@ class Download:
             async with self._means.hashing:
                 hashes, stamp = await asyncio.to_thread(hash_file, path, stop=self._means.stop)
             if hashes.sha256 == self.file.sha256:
+                make_read_only(path)
                 return await add_whole(self._means, self._shelf, hashes, stamp)
             if not resumed:  # otherwise what was there before may be to blame
                 hosts = ", ".join(sorted({self.web.ban(url) for url in used} - {""}))
@@ -216,7 +218,8 @@ class Download:
         """
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            self.plain = resumed = os.lseek(fd, 0, os.SEEK_END)
+            self.plain = resumed = _end_of_content(fd)
+            os.ftruncate(fd, resumed)
             if self.web.size and self.plain > self.web.size:
                 os.ftruncate(fd, 0)
                 self.plain = resumed = os.lseek(fd, 0, os.SEEK_SET)
@@ -263,6 +266,14 @@ class Download:
         return FetchProgress(
             done, total, counts.download_bps, counts.peers, entry.from_peers, from_web
         )
+
+
+def _end_of_content(fd: int) -> int:
+    """The number of bytes before the first hole, which a torrent of the file may have left."""
+    try:
+        return os.lseek(fd, 0, os.SEEK_HOLE)
+    except OSError:  # empty, or a file system that knows no holes
+        return os.lseek(fd, 0, os.SEEK_END)
 
 
 def _write_all(fd: int, content: bytes) -> None:

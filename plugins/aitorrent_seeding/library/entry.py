@@ -7,13 +7,14 @@ one. Then it is made read-only, and libtorrent never writes to it again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from aitorrent_seeding.library.checking import pieces_there
+from aitorrent_seeding.library.keeping import boot_id, make_read_only, write_to_disk
 from aitorrent_seeding.library.means import Means
 from aitorrent_seeding.library.store import Held
 from aitorrent_seeding.session.torrent import Torrent
@@ -35,7 +36,8 @@ from aitorrentd.api.models.weights import KnownTorrent, Span
 _LOOK_S: Final = 2.0
 "Before the second look for peers; doubles up to `_LOOK_AT_MOST_S`."
 _LOOK_AT_MOST_S: Final = 60.0
-_READ_ONLY: Final = 0o444
+_LOSSES: Final = 2
+"How often verified pieces may be wrong on the disk later."
 
 
 class Entry:
@@ -51,6 +53,7 @@ class Entry:
         self._held = means.store.held[info_hash]
         self._ended = asyncio.Event()
         self._error: AitorrentError | None = None
+        self._losses = 0
         self._spans: dict[object, tuple[Span, ...] | None] = {}
         self.seeded_s = 0.0
         "Seconds seeded in this run."
@@ -178,6 +181,7 @@ class Entry:
     async def run(self) -> None:
         """Find peers until the file is complete, then seed."""
         if self.held.is_whole:
+            await self._make_durable()
             return
         looking = self._means.tasks.spawn(self._look_for_peers(), "seeding: look for peers")
         try:
@@ -219,23 +223,65 @@ class Entry:
             async with self._means.hashing:
                 found, _ = await asyncio.to_thread(digest_file, self.path, self._means.stop)
             if found != sha256:
+                if await self._lost_pieces():
+                    self._means.ctx.log.warning(
+                        "%s changed on the disk; what is wrong in it is fetched again", self.path
+                    )
+                    self.torrent.recheck()
+                    return
                 self._blame()
                 raise ProtocolError(
                     f"the torrent {self.info_hash} is not the file {sha256}: its SHA-256 is"
                     f" {found}; it was discarded"
                 )
             self.torrent.seal()
-            with contextlib.suppress(OSError):  # another user's file system may not allow it
-                os.chmod(self.path, _READ_ONLY)
+            make_read_only(self.path)
             stamp = Stamp.of(os.stat(self.path))
         else:
             self.torrent.seal()
-        await self._means.store.change(self.info_hash, is_whole=True, stamp=stamp, wanted=None)
+        await self._means.store.change(
+            self.info_hash, is_whole=True, stamp=stamp, boot=boot_id(), wanted=None
+        )
         self._ended.set()
         self.torrent.pulse()
         await self._credit()
         self._means.ctx.publish(FileReady(sha256, str(self.path), self.meta.size))
         await self.publish()
+        await self._make_durable()
+
+    async def _lost_pieces(self) -> bool:
+        """Whether pieces that were verified are no longer in the file.
+
+        Raises:
+            Unavailable: the disk does not keep what is written.
+        """
+        async with self._means.hashing:
+            there = await asyncio.to_thread(
+                pieces_there,
+                self.path,
+                self.meta.hashes,
+                self.meta.piece_length,
+                (),
+                self._means.stop,
+            )
+        self._losses += not all(there)
+        if self._losses > _LOSSES:
+            raise Unavailable(
+                f"{self.path} changes on the disk again and again; check the disk (dmesg), then"
+                " aitorrentctl seed resume"
+            )
+        return not all(there)
+
+    async def _make_durable(self) -> None:
+        if not self.held.boot:
+            return
+        try:
+            if self.held.sha256:
+                await asyncio.to_thread(write_to_disk, self.path)
+        except Unavailable as e:
+            self._means.ctx.log.warning("%s", e.message)
+            return
+        await self._means.store.change(self.info_hash, boot="")
 
     async def publish(self) -> None:
         """Enter the torrent in every index, and announce it to the trackers of those that have

@@ -39,6 +39,7 @@ class Library:
         if not is_sha256(file.sha256):
             raise InvalidParams(f"{file.sha256[:80]!r} is no SHA-256 of 64 lower-case digits")
         spans = None if ranges is None else checked_spans(ranges)
+        await self.shelf.restored(sha256=file.sha256)
         if self.shelf.of_file(file.sha256) is None:
             check_room(self.means.directory, file.size if spans is None else 0)
         running = self._running.get(file.sha256)
@@ -93,6 +94,7 @@ class Library:
 
     async def withdraw(self, sha256: str) -> None:
         """Stop seeding a file; see `Weights`."""
+        await self.shelf.restored(sha256=sha256)
         entry = self.shelf.of_file(sha256)
         if entry is None:
             raise NotFound(f"{sha256[:80]} is not seeded here; see aitorrentctl torrents")
@@ -104,6 +106,7 @@ class Library:
         Raises:
             NotFound: no peer has its metainfo. ProtocolError: it is refused.
         """
+        await self.shelf.restored(info_hash=wanted.info_hash)
         if there := self.shelf.get(wanted.info_hash):
             return there
         raw = await fetch_metainfo(

@@ -12,9 +12,11 @@ from typing import Final
 
 from aitorrent_seeding.library.checking import pieces_there
 from aitorrent_seeding.library.entry import Entry
+from aitorrent_seeding.library.keeping import boot_id, write_to_disk
 from aitorrent_seeding.library.means import Means
 from aitorrent_seeding.library.store import Held, Limits
 from aitorrent_seeding.session import params
+from aitorrent_seeding.session.torrent import Awaited
 from aitorrent_seeding.torrents import metainfo
 from aitorrent_seeding.torrents.hashing import Stamp, digest_file
 from aitorrent_seeding.torrents.metainfo import Metainfo
@@ -34,6 +36,9 @@ class Shelf:
         self._means = means
         self._entries: dict[str, Entry] = {}
         self._adding: set[str] = set()
+        self._unrestored = dict.fromkeys(means.store.held)
+        self._restore_next: list[str] = []
+        self._restored = Awaited[None]()
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._entries.values()))
@@ -127,26 +132,49 @@ class Shelf:
 
     async def restore(self) -> None:
         """Start what was here when the node stopped. One that cannot be started is logged."""
-        for held in list(self._means.store.held.values()):
-            raw, resume = await self._means.store.parts(held.info_hash)
-            try:
-                meta = metainfo.read(raw)
-                if kept := await self._checked(held):
-                    await self._start(kept, meta, resume=resume)
-            except AitorrentError as e:
-                self._means.ctx.log.warning("cannot share %s: %s", held.path, e.message)
+        try:
+            while self._unrestored:
+                wanted = self._restore_next.pop() if self._restore_next else ""
+                info_hash = wanted if wanted in self._unrestored else next(iter(self._unrestored))
+                if held := self._means.store.held.get(info_hash):
+                    await self._restore(held)
+                self._unrestored.pop(info_hash)
+                self._restored.settle(None)
+        finally:
+            self._unrestored.clear()
+            self._restored.settle(None)
+
+    async def _restore(self, held: Held) -> None:
+        raw, resume = await self._means.store.parts(held.info_hash)
+        try:
+            meta = metainfo.read(raw)
+            if kept := await self._checked(held):
+                await self._start(kept, meta, resume=resume)
+        except AitorrentError as e:
+            self._means.ctx.log.warning("cannot share %s: %s", held.path, e.message)
+
+    async def restored(self, *, sha256: str = "", info_hash: str = "") -> None:
+        """Wait until what was here of this file, or torrent, is here again; it comes next."""
+        while found := [
+            one
+            for one in self._unrestored
+            if one == info_hash
+            or (sha256 and (held := self._means.store.held.get(one)) and held.sha256 == sha256)
+        ]:
+            self._restore_next += found
+            await self._restored.future()
 
     async def _checked(self, held: Held) -> Held | None:
         """What is true of a torrent after a restart; None if it is to be forgotten."""
         if not held.is_whole or not held.sha256:
             return held
         try:
-            if Stamp.of(os.stat(held.path)) == held.stamp:
+            if held.is_still(Stamp.of(os.stat(held.path))):
                 return held
             async with self._means.hashing:
                 found, stamp = await asyncio.to_thread(digest_file, held.path, self._means.stop)
             if found == held.sha256:
-                return await self._means.store.change(held.info_hash, stamp=stamp)
+                return await self._means.store.change(held.info_hash, stamp=stamp, boot=boot_id())
             reason = "it changed"
         except (OSError, AitorrentError) as e:
             reason = str(e)
@@ -186,7 +214,11 @@ class Shelf:
     async def _state(self, entry: Entry) -> tuple[str, bytes] | None:
         try:
             async with asyncio.timeout(_STOP_S):
-                return entry.info_hash, await entry.torrent.resume_data()
+                state = await entry.torrent.resume_data()
+                # Pieces that it lists are not hashed again, so they must outlive a power cut.
+                if entry.held.sha256:
+                    await asyncio.to_thread(write_to_disk, entry.path)
+                return entry.info_hash, state
         except (AitorrentError, TimeoutError) as e:
             self._means.ctx.log.debug("no state of %s: %s", entry.info_hash, e)
             return None

@@ -12,6 +12,7 @@ from typing import Final
 import aiosqlite
 from pydantic import BaseModel, ConfigDict
 
+from aitorrent_seeding.library.keeping import boot_id
 from aitorrent_seeding.torrents.hashing import Stamp
 from aitorrentd.api.models.weights import Published
 
@@ -58,6 +59,8 @@ class Held(BaseModel):
     "Whether everything was verified."
     stamp: Stamp | None = None
     "What the file looked like when it was verified."
+    boot: str = ""
+    "The start of the machine in which it was verified, until its bytes are surely on the disk."
     is_paused: bool = False
     published: Published = Published()
     trackers: tuple[str, ...] = ()
@@ -73,6 +76,10 @@ class Held(BaseModel):
     def path(self) -> Path:
         """Where the file, or the folder, lies."""
         return self.own_path or self.save_path / (self.sha256 or self.name)
+
+    def is_still(self, stamp: Stamp | None) -> bool:
+        """Whether it is whole and, as its file has `stamp`, what was verified."""
+        return self.is_whole and stamp == self.stamp and self.boot in ("", boot_id())
 
     def changed(self, **fields: object) -> Held:
         """This with other values in some fields."""

@@ -243,6 +243,11 @@ class Torrent:
         self._given.add(piece)
         self._call(self.handle.add_piece, piece, content, 0)
 
+    def recheck(self) -> None:
+        """Hash again what is in the file, and fetch what is wrong."""
+        self.is_checked, self.held, self.have = False, 0, bytearray(self.pieces)
+        self._call(self.handle.force_recheck)
+
     async def flush(self) -> None:
         """Wait until everything that arrived is in the file."""
         self._check_here()

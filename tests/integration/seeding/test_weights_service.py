@@ -31,14 +31,16 @@ SIZE = 64 * MIB
 PIECE = 4 * MIB
 
 
-async def node(factory: NodeFactory, hub: Node | None = None, **over: Any) -> Node:
+async def node(
+    factory: NodeFactory, hub: Node | None = None, *, state_dir: Path | None = None, **over: Any
+) -> Node:
     bootstrap = [] if hub is None else list(hub.kernel.service(TRANSPORT).addresses())
     tables = {
         "transport": {"bootstrap": bootstrap},
         "dht": {"enabled": False},
         "seeding": settings(**over),
     }
-    made = await factory({"plugins": tables})
+    made = await factory({"plugins": tables}, state_dir=state_dir)
     if hub is not None:
         await wait_for(lambda: made.kernel.service(TRANSPORT).peers(), 10)
     return made
@@ -218,3 +220,28 @@ async def test_torrent_that_is_another_file_is_discarded_and_the_right_one_found
     assert path.read_bytes() == (tmp_path / "a").read_bytes()
     assert weights(b).local(other) is None
     fetch.release()
+
+
+async def test_file_that_is_asked_for_while_the_node_starts_is_not_fetched_again(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    """Files that changed are hashed then; the one that is asked for does not wait for them."""
+    changed = [tmp_path / f"changed{n}" for n in range(4)]
+    for n, path in enumerate(changed):
+        make_file(path, 40 * MIB, seed=n + 2)
+    digest = make_file(tmp_path / "f", MIB)
+    state = tmp_path / "state"
+    first = await node(node_factory, state_dir=state)
+    for path in (*changed, tmp_path / "f"):
+        await weights(first).offer(path)
+    await first.stop()
+    for path in changed:
+        path.touch()
+    async with file_server((tmp_path / "f").read_bytes()) as web:
+        again = await node(node_factory, state_dir=state)
+        sources = (WebSource(web.url),)
+        fetch = await weights(again).fetch(WantedFile(digest, MIB, "f", sources))
+        async with asyncio.timeout(20):
+            assert await fetch.wait() == tmp_path / "f"
+        fetch.release()
+        assert web.requests == []

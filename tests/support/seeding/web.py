@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 
 
 @dataclass
@@ -50,7 +51,8 @@ class FileServer:
             total = len(self.content)
             response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{total}"
         await response.prepare(request)
-        await self._send(response, start, stop)
+        with contextlib.suppress(ClientConnectionResetError):  # the client was killed
+            await self._send(response, start, stop)
         return response
 
     async def _send(self, response: web.StreamResponse, start: int, stop: int) -> None:
