@@ -27,7 +27,13 @@ from aitorrent_shards.fetching.manifest import (
 from aitorrent_shards.fetching.manifest_exchange import ToldModel
 from aitorrent_shards.fetching.sources import Source
 from aitorrent_shards.models.checkpoint_files import INDEX_FILE, SINGLE_FILE, read_index
-from aitorrent_shards.models.folder import CONFIG, TOKENIZER, layers_of
+from aitorrent_shards.models.folder import (
+    CONFIG,
+    FAST_TOKENIZER,
+    TOKENIZER,
+    layers_of,
+    read_json,
+)
 from aitorrent_shards.models.layer_bytes import (
     LENGTH_BYTES,
     Range,
@@ -37,6 +43,7 @@ from aitorrent_shards.models.layer_bytes import (
     tensor_ranges,
 )
 from aitorrent_shards.models.safetensors import Layout
+from aitorrent_shards.models.supported import check_config, check_weights
 from aitorrent_shards.models.tensor_names import LayerTensors
 from aitorrentd.api import (
     AitorrentError,
@@ -60,6 +67,9 @@ from aitorrentd.api.models.weights import (
 MAX_SMALL_BYTES: Final = 64 * 2**20
 "A file that is copied into the folder."
 MAX_MANIFEST_BYTES: Final = 8 * 2**20
+
+_OTHER_WEIGHTS: Final = (WEIGHTS_SUFFIX, ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
+"Names of files with weights end so; those of other formats, layouts and folders are not read."
 
 AskPeers = Callable[[str], Awaitable[ToldModel]]
 "What peers tell about the model with this digest."
@@ -118,6 +128,7 @@ class ModelFetch:
         wanted = self._wanted(count)
         if wanted is None:
             return manifest
+        check_config(await asyncio.to_thread(read_json, self._folder / CONFIG))
         index = await asyncio.to_thread(self._index, manifest)
         if index is None:
             await asyncio.gather(*(self._bring(file, wanted, None) for file in manifest.weights))
@@ -179,10 +190,11 @@ class ModelFetch:
         resolver = self._names().get(self._source.scheme)
         model = await resolver.resolve(self._source.name, self._source.revision)
         there = {name: file for name, file in model.files if is_plain_name(name)}
-        for name in (CONFIG, TOKENIZER):
-            if name not in there:
-                raise NotFound(f"{self._source.name} has no {name}, which is needed")
-        small = [name for name in (CONFIG, TOKENIZER, *EXTRAS) if name in there]
+        if CONFIG not in there:
+            raise NotFound(f"{self._source.name} has no {CONFIG}, which is needed")
+        if TOKENIZER not in there:
+            raise NotFound(f"{self._source.name} has no {TOKENIZER}; {FAST_TOKENIZER}")
+        small: list[str] = [name for name in (CONFIG, TOKENIZER, *EXTRAS) if name in there]
         contents = await asyncio.gather(*(self._content(there[name]) for name in small))
         files = []
         for name, content in zip(small, contents, strict=True):
@@ -194,9 +206,18 @@ class ModelFetch:
                 set((await asyncio.to_thread(read_index, self._folder) or {}).values())
             )
         if not weights:
-            raise NotFound(f"{self._source.name} has no {SINGLE_FILE} and no {INDEX_FILE}")
+            others = [name for name, _ in model.files if name.endswith(_OTHER_WEIGHTS)]
+            raise NotFound(
+                f"{self._source.name} has no {SINGLE_FILE} and no {INDEX_FILE}"
+                + (f", but {others[0][:200]}, which is not read" if others else "")
+            )
         for name in weights:
             file = there.get(name)
+            if file is None:
+                raise NotFound(
+                    f"{self._source.name} has no {name[:200]}, though its {INDEX_FILE} names it:"
+                    " the repository is damaged"
+                )
             if not isinstance(file, WantedFile):
                 raise NotFound(f"{self._source.name} gives no SHA-256 for {name}")
             self._sources[name] = file.sources
@@ -283,6 +304,7 @@ class ModelFetch:
         takes = wanted.among(layout.tensors) if names is None else names
         if missing := takes - layout.tensors.keys():
             raise await asyncio.to_thread(self._wrong_index, file.name, min(missing))
+        check_weights(layout, takes, file.name)
         ranges: list[Range] = [(0, layout.header_bytes), *tensor_ranges(layout, takes)]
         path = await fetch.want(ranges)
         await asyncio.to_thread(self._link, file.name, path)

@@ -27,6 +27,11 @@ from aitorrentd.api.fields import whole
 
 CONFIG: Final = "config.json"
 TOKENIZER: Final = "tokenizer.json"
+FAST_TOKENIZER: Final = (
+    "a fast tokenizer is needed. transformers converts others:"
+    " AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+)
+"What to do about a model without `TOKENIZER`."
 MAX_JSON_BYTES: Final = 64 * 2**20
 _MAX_COUNT: Final = 2**31 - 1
 _BLOCK: Final = 4 * 2**20
@@ -67,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise InvalidParams(f"{path} is larger than {MAX_JSON_BYTES} bytes")
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes().decode())
     except FileNotFoundError:
         raise NotFound(
             f"{path} does not exist; the folder must have the Hugging Face layout"
@@ -124,10 +129,7 @@ def read_model(path: Path) -> ModelFiles:
         raise NotFound(f"model folder {path} does not exist")
     whole = read_json(path / CONFIG)
     if not (path / TOKENIZER).is_file():
-        raise NotFound(
-            f"{path / TOKENIZER} does not exist; a fast tokenizer is needed. transformers converts"
-            " others: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-        )
+        raise NotFound(f"{path / TOKENIZER} does not exist; {FAST_TOKENIZER}")
     settings = _text_settings(whole)
     context = settings.get("max_position_embeddings")
     # transformers prefers the older name.

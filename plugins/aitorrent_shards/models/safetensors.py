@@ -33,6 +33,8 @@ BITS: Final[Mapping[str, int]] = {
     "F8_E5M2": 8,
     "F8_E4M3": 8,
     "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
     "F4": 4,
     "F6_E2M3": 6,
     "F6_E3M2": 6,
@@ -88,8 +90,9 @@ def _is_count(value: object, limit: int) -> bool:
 
 def _tensor(name: str, entry: Any, data_start: int, data_bytes: int) -> TensorRange:
     """The range that a header entry describes; raises ValueError with the reason if invalid."""
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"tensor {name[:200]!r} needs exactly dtype, shape and data_offsets")
+    name.encode()  # texts of JSON may have halves of surrogate pairs
+    if not isinstance(entry, dict) or not entry.keys() >= {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"tensor {name[:200]!r} needs dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
         raise ValueError(f"tensor {name[:200]!r} has the unknown dtype {str(dtype)[:40]!r}")
@@ -134,8 +137,10 @@ def parse_header(header: bytes, file_bytes: int) -> Layout:
         entries = json.loads(header.decode(), object_pairs_hook=_unique)
         if not isinstance(entries, dict):
             raise ValueError("the header is not a map")
-        metadata = entries.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        metadata = entries.pop("__metadata__", None)
+        if metadata is not None and not (
+            isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
+        ):
             raise ValueError("__metadata__ is not a map of texts")
         tensors = {
             name: _tensor(name, entry, data_start, data_bytes) for name, entry in entries.items()

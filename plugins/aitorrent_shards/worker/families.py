@@ -21,13 +21,6 @@ from aitorrent_shards.models.context_length import context_length
 from aitorrent_shards.worker.model_config import read_model_config
 from aitorrentd.api import InvalidParams
 
-FAMILIES: Final[Mapping[str, str]] = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
-"Supported values of model_type, with their class in transformers."
 _WINDOWED: Final = ("mistral", "qwen2", "qwen3")
 "Families with sliding windows: in the layers that layer_types names, or in all if it names none."
 
@@ -90,7 +83,7 @@ def read_anatomy(directory: Path) -> Anatomy:
     Raises:
         NotFound: no config.json. InvalidParams: damaged, or it states something unsupported.
     """
-    stated = read_model_config(directory, FAMILIES)
+    stated = read_model_config(directory)
     family, path = stated["model_type"], directory / "config.json"
     try:
         config = CONFIG_MAPPING[family].from_dict(stated)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from aitorrent_shards.models.supported import check_config
 from aitorrentd.api import InvalidParams, NotFound
 
 MAX_CONFIG_BYTES: Final = 1024 * 1024
@@ -25,30 +26,19 @@ _LIMITS: Final[Mapping[str, int]] = {
     "max_position_embeddings": 1 << 24,
 }
 "Far above any known model; a config.json that exceeds them is damaged or hostile."
-_QUANTISED: Final = ("quantization_config", "quantization", "compression_config")
-"Used by transformers, MLX, and older releases of compressed-tensors."
 _LAYER_TYPES: Final = ("full_attention", "sliding_attention")
 _DTYPES: Final = ("dtype", "torch_dtype")
 
 
-def read_model_config(directory: Path, architectures: Mapping[str, str]) -> dict[str, Any]:
+def read_model_config(directory: Path) -> dict[str, Any]:
     """The settings in `directory`/config.json.
-
-    `architectures` maps supported values of model_type to their class in transformers.
 
     Raises:
         NotFound: no config.json. InvalidParams: damaged, or it states something unsupported.
     """
     path = directory / "config.json"
     config = _read(path)
-    _check_family(config, architectures)
-    for name in _QUANTISED:
-        if stated := config.get(name):
-            method = stated.get("quant_method") if isinstance(stated, dict) else None
-            raise InvalidParams(
-                "quantised checkpoints are not supported"
-                f" ({name}: {str(method or stated)[:80]}); use the unquantised model"
-            )
+    check_config(config)
     _check_sizes(config, path)
     _check_attention(config, path)
     for name in _DTYPES:
@@ -74,25 +64,6 @@ def _read(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as e:
         raise InvalidParams(f"{path} is damaged: {e}") from None
     return config
-
-
-def _check_family(config: Mapping[str, Any], architectures: Mapping[str, str]) -> None:
-    family = config.get("model_type")
-    if not isinstance(family, str) or family not in architectures:
-        raise InvalidParams(
-            f"model family {str(family)[:80]!r} is not supported; these are:"
-            f" {', '.join(sorted(architectures))}",
-            supported=sorted(architectures),
-        )
-    stated = config.get("architectures") or [architectures[family]]
-    names = [str(name) for name in stated] if isinstance(stated, list) else [str(stated)]
-    # Some early checkpoints say LLaMAForCausalLM.
-    if architectures[family].lower() not in (name.lower() for name in names):
-        raise InvalidParams(
-            f"architecture {', '.join(names)[:80]} of model_type {family} is not supported; only"
-            f" {architectures[family]} is"
-            + (", and code from a model's folder is never run" if config.get("auto_map") else "")
-        )
 
 
 def _check_sizes(config: Mapping[str, Any], path: Path) -> None:

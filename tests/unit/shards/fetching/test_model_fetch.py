@@ -33,7 +33,7 @@ from aitorrentd.api import (
     Unavailable,
 )
 from aitorrentd.api.models.weights import ModelFiles, ModelNames, SmallFile, WantedFile
-from tests.support.shards.folder_weights import FolderWeights, OneModel, files_in
+from tests.support.shards.folder_weights import FolderWeights, OneModel, digest_of, files_in
 from tests.support.shards.models import make_model
 from tests.support.shards.shards_worker import Chain, load_worker, random_prompt
 
@@ -199,10 +199,14 @@ def renamed(files: ModelFiles, old: str, new: str) -> ModelFiles:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("tokenizer.json", "spiece.model", "no tokenizer.json"),
+        ("tokenizer.json", "tokenizer.model", "no tokenizer.json; .*AutoTokenizer"),
         ("config.json", "../config.json", "no config.json"),
         ("config.json", "sub/config.json", "no config.json"),
-        ("model.safetensors", "pytorch_model.bin", "no model.safetensors and no"),
+        ("model.safetensors", "pytorch_model.bin", "index.json, but pytorch_model.bin, which"),
+        ("model.safetensors", "consolidated.safetensors", "but consolidated.safetensors, which"),
+        ("model.safetensors", "model-Q4_K.gguf", "but model-Q4_K.gguf, which is not read"),
+        ("model.safetensors", "unet/model.safetensors", "but unet/model.safetensors, which"),
+        ("model.safetensors", "README.md", "no model.safetensors.index.json$"),
     ],
 )
 async def test_repository_that_lacks_a_file_is_explained(
@@ -213,6 +217,90 @@ async def test_repository_that_lacks_a_file_is_explained(
     with pytest.raises(NotFound, match=problem):
         await node.fetch("all")
     assert {path.name for path in tmp_path.iterdir()} <= {"whole", "node"}
+
+
+BUILT = "model-00001-of-00003.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("file", "changed", "problem"),
+    [
+        # sglang 32279, nativ 370, mlx-vlm 1827: an index of another build of the model
+        (INDEX_FILE, {BUILT: "model-00001-of-00013.safetensors"}, "00013.safetensors, though its"),
+        (INDEX_FILE, {BUILT: "/etc/passwd.safetensors"}, "safetensors files beside it"),
+        (INDEX_FILE, {BUILT: "../model.safetensors"}, "safetensors files beside it"),
+        (INDEX_FILE, {BUILT: "pytorch_model-00001.bin"}, "safetensors files beside it"),
+        (INDEX_FILE, {"weight_map": "weights"}, "has no weight_map"),
+        (INDEX_FILE, {'"weight_map": {': '"weight_map": {"x": [], '}, "beside it"),
+        ("config.json", {'"llama"': '"gpt_oss"'}, "model family 'gpt_oss' is not supported"),
+        ("config.json", {"LlamaForC": "LlamaForSequenceC"}, "only LlamaForCausalLM is"),
+        (
+            "config.json",
+            {"{": '{"quantization_config": {"quant_method": "fp8"}, '},
+            "not supp.* fp8",
+        ),
+        ("config.json", {"{": '{"quantization": {"bits": 4}, '}, "quantised checkpoints are not"),
+        (
+            "config.json",
+            {'"num_hidden_layers": 6': '"num_hidden_layers": "6"'},
+            "num_hidden_layers",
+        ),
+        ("config.json", {"{": "\ufeff{"}, "config.json cannot be read"),
+    ],
+)
+async def test_repository_that_cannot_be_computed_costs_no_bytes_of_weights(
+    tmp_path: Path, file: str, changed: dict[str, str], problem: str
+) -> None:
+    whole = make_model(tmp_path / "whole", shards=3)
+    text = (whole / file).read_text()
+    for old, new in changed.items():
+        assert old in text
+        text = text.replace(old, new)
+    (whole / file).write_text(text)
+    node = Node(tmp_path / "node", whole, whole)
+    with pytest.raises((InvalidParams, NotFound), match=problem):
+        await node.fetch("0-2")
+    for path in whole.glob("*.safetensors"):
+        assert not (node.weights.store / digest_of(path)).exists()
+
+
+@pytest.mark.parametrize("dtype", ["U8", "F8_E4M3", "I8"])
+async def test_quantised_weights_are_refused_after_their_header(tmp_path: Path, dtype: str) -> None:
+    whole = make_model(tmp_path / "whole")
+    raw = (whole / "model.safetensors").read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    entry = header["model.layers.1.mlp.up_proj.weight"]
+    entry["dtype"], entry["shape"] = dtype, [entry["shape"][0], 4 * entry["shape"][1]]
+    text = json.dumps(header).encode()
+    (whole / "model.safetensors").write_bytes(
+        len(text).to_bytes(8, "little") + text + raw[8 + length :]
+    )
+    node = Node(tmp_path / "node", whole, whole, piece=512)
+    await node.fetch("2-4")
+    before = node.weights.fetched_bytes
+    with pytest.raises(InvalidParams, match=f"up_proj.weight' is {dtype}; quantised"):
+        await node.fetch("0-2")
+    assert node.weights.fetched_bytes - before <= len(text) + 8 + 2 * 512
+
+
+async def test_only_what_the_index_names_is_fetched(tmp_path: Path) -> None:
+    """vllm 40765, unsloth-zoo 900: other layouts beside the shards, and their unusual names."""
+    whole = make_model(tmp_path / "whole", shards=2)
+    index = (whole / INDEX_FILE).read_text()
+    for n in (1, 2):
+        old = f"model-{n:05}-of-00002.safetensors"
+        new = f"model.safetensors-{n:05}-of-00002.safetensors"
+        (whole / old).rename(whole / new)
+        index = index.replace(old, new)
+    (whole / INDEX_FILE).write_text(index)
+    for name in ("consolidated.safetensors", "model.fp16.safetensors", "pytorch_model.bin"):
+        (whole / name).write_bytes(name.encode())
+    (whole / "generation_config.json").unlink()
+    node = Node(tmp_path / "node", whole, whole)
+    manifest = await node.fetch("0-6")
+    assert {file.name for file in manifest.weights} == set(json.loads(index)["weight_map"].values())
+    load_worker(node.folder, 0, 6)
 
 
 async def test_weights_without_a_sha256_are_refused(tmp_path: Path) -> None:
