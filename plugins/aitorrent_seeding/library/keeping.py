@@ -33,7 +33,7 @@ def write_to_disk(path: Path) -> None:
     try:
         fd = open_regular(path)
         try:
-            os.fsync(fd)
+            os.fdatasync(fd)
         finally:
             os.close(fd)
     except OSError as e:

@@ -66,7 +66,7 @@ def write_toy_model(
     """A model folder that the real catalogue and tokenizer can read; its weights are dummies."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
-        "model_type": "toy",
+        "model_type": "llama",
         "num_hidden_layers": layers,
         "vocab_size": VOCAB,
         "hidden_size": 2,

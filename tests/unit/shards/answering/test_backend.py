@@ -157,7 +157,7 @@ async def test_layers_without_a_holder_are_named(tmp_path: Path) -> None:
 async def test_models_tell_who_holds_what(tmp_path: Path) -> None:
     async with toy_network(tmp_path, "none", "0-3", "3-6") as nodes:
         (view,) = await nodes[0].shards.backend.models()
-        assert (view.name, view.backend, view.family) == ("toy", "shards", "toy")
+        assert (view.name, view.backend, view.family) == ("toy", "shards", "llama")
         assert view.context_length == 512
         assert view.detail == f"float32; 0-3 …{nodes[1].id[-8:]}, 3-6 …{nodes[2].id[-8:]}"
         assert nodes[0].service(BACKENDS).names() == ["shards"]

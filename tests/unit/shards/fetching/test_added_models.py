@@ -55,7 +55,7 @@ class Site:
         tensors |= {"model.norm.weight": 7, "lm_head.weight": 8}
         header = json.dumps(
             {
-                name: {"dtype": "U8", "shape": [1000], "data_offsets": [n * 1000, n * 1000 + 1000]}
+                name: {"dtype": "F32", "shape": [250], "data_offsets": [n * 1000, n * 1000 + 1000]}
                 for name, n in tensors.items()
             }
         ).encode()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from aitorrent_shards.worker import families
+from aitorrent_shards.models import supported
 from aitorrent_shards.worker.families import build_skeleton, read_anatomy
 from aitorrent_shards.worker.rows import RowLayer, can_run_rows
 from tests.support.shards.models import FAMILIES
@@ -84,8 +84,8 @@ def test_smollm3_would_be_computed_right_by_its_modules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not a supported family; were it listed, its layers must not be taken for Llama's."""
-    listed = {**families.FAMILIES, "smollm3": "SmolLM3ForCausalLM"}
-    monkeypatch.setattr(families, "FAMILIES", listed)
+    listed = {**supported.FAMILIES, "smollm3": "SmolLM3ForCausalLM"}
+    monkeypatch.setattr(supported, "FAMILIES", listed)
     config = AutoConfig.for_model(
         "smollm3",
         hidden_size=64,
