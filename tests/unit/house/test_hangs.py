@@ -65,7 +65,7 @@ def run_tests(directory: Path, code: str) -> str:
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""},
     )
     assert done.returncode == 1, done.stdout + done.stderr
     return done.stdout

@@ -47,7 +47,7 @@ def run_tests(directory: Path, *options: str, ci: str) -> subprocess.CompletedPr
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, "-c", os.devnull, "--rootdir", directory, "."],
         cwd=directory,
-        env={**os.environ, "CI": ci, "PYTHONPATH": str(REPOSITORY)},
+        env={**os.environ, "CI": ci, "PYTHONPATH": str(REPOSITORY), "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
         timeout=120,
