@@ -33,6 +33,7 @@ from aitorrentd.api.models.inference import (
 )
 from aitorrentd.api.network.transport import TRANSPORT, PeerView
 from aitorrentd.errors import InvalidParams, TimedOut
+from aitorrentd.methods.inside import InsideDoor
 from aitorrentd.methods.serving import serve_control
 from aitorrentd.runtime.runtime import Runtime
 from aitorrentd.validation import problems
@@ -62,8 +63,17 @@ class Node(Runtime):
         name: str | None = None,
         sources: Sequence[PluginSource] | None = None,
         sockets: Sequence[socket.socket] = (),
+        given: Mapping[str, Sequence[socket.socket]] | None = None,
     ) -> None:
-        super().__init__(config, serve=serve_control, name=name, sources=sources, sockets=sockets)
+        super().__init__(
+            config,
+            serve=serve_control,
+            name=name,
+            sources=sources,
+            sockets=sockets,
+            given=given,
+            control=InsideDoor,
+        )
 
     @classmethod
     def temporary(

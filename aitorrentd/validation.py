@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from aitorrentd.errors import ConfigError
+from aitorrentd.errors import ConfigError, InvalidParams
 from aitorrentd.setting_path import SettingPath, key_text, names_secret
 
 M = TypeVar("M", bound=BaseModel)
@@ -204,3 +204,16 @@ def _members(kinds: Iterable[Any]) -> tuple[Any, ...]:
         else:
             flat.append(kind)
     return tuple(flat)
+
+
+def checked_params(model: type[M], params: Mapping[str, Any], method: str) -> M:
+    """Parameters of a control method.
+
+    Raises:
+        InvalidParams: it lists each problem.
+    """
+    try:
+        return model.model_validate(params)
+    except ValidationError as e:
+        found = tuple(map(str, problems((), e, model)))
+        raise InvalidParams(f"{method}: {'; '.join(found)}", problems=list(found)) from None

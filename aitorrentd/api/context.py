@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any, Protocol, TypeVar
 import aiosqlite
 
 from aitorrentd.api.events import Event
+from aitorrentd.api.faces.routes import HttpRoute
 from aitorrentd.api.ids import PeerId
+from aitorrentd.api.plugin import Role
 from aitorrentd.api.services import ServiceKey
 from aitorrentd.api.workers import Worker
 
@@ -48,6 +51,38 @@ class Signer(Protocol):
         `domain` names the purpose (`aitd/dhcert/1`), so that a signature for one purpose is never
         valid for another. Verify with `aitorrentd.api.verify`.
         """
+
+
+class Caller(Protocol):
+    """Calls control methods inside the process, with a role of its own."""
+
+    async def call(self, method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The result of a method that answers once, as clients of the control socket get it.
+
+        Raises:
+            AitorrentError: as over the socket. Denied: the role does not suffice.
+        """
+
+
+class ControlDoor(Protocol):
+    """The control API of the node, for plugins that offer it elsewhere."""
+
+    def caller(self, role: Role) -> Caller:
+        """A caller with this role."""
+
+    def role_of(self, sock: PeerSocket) -> Role:
+        """The role of the process at the other end of a Unix socket, as on the control socket.
+
+        Raises:
+            OSError: not a Unix socket, or the other end is gone.
+        """
+
+
+class PeerSocket(Protocol):
+    """A connected socket, as far as its peer's credentials are concerned."""
+
+    def getsockopt(self, level: int, option: int, length: int, /) -> bytes:
+        """As in socket.socket."""
 
 
 class PluginContext(Protocol):
@@ -140,6 +175,22 @@ class PluginContext(Protocol):
         Raises:
             ShuttingDown: on entering the block, while the node is draining.
         """
+
+    def routes(self) -> tuple[tuple[str, HttpRoute], ...]:
+        """(plugin, HTTP route) of running plugins: the same tuple until a plugin starts or
+        stops; for the HTTP server."""
+
+    @property
+    def control(self) -> ControlDoor:
+        """The control API, from inside the process.
+
+        Raises:
+            Unavailable: the node has none.
+        """
+
+    def sockets(self) -> list[socket.socket]:
+        """Listening sockets that the service manager opened for this plugin: those whose
+        FileDescriptorName= is its name. The plugin closes them; the next start gets them again."""
 
     def protocols(self) -> Iterator[Any]:
         """Wire protocols that running plugins declare; for the transport."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final
+from typing import Final
 
 import pluggy
 
 from aitorrentd.api.context import PluginContext
+from aitorrentd.api.faces.routes import HttpRoute
 from aitorrentd.api.network.transport import WireProtocol
 from aitorrentd.api.plugin import (
     Check,
@@ -56,8 +57,9 @@ def aitorrent_methods(ctx: PluginContext) -> Iterable[Method]:
 
 
 @hookspec
-def aitorrent_routes(ctx: PluginContext) -> Iterable[Any]:
-    """HTTP routes (Starlette `BaseRoute`), mounted by the HTTP server while the plugin runs."""
+def aitorrent_routes(ctx: PluginContext) -> Iterable[HttpRoute]:
+    """HTTP routes, served by the HTTP plugin while the plugin runs. A path that another plugin
+    serves already is an error at the start."""
     raise NotImplementedError
 
 

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from aitorrentd.api.plugin import End, Method, Role
 from aitorrentd.control import framing
@@ -32,7 +32,7 @@ from aitorrentd.errors import (
     ProtocolError,
     TimedOut,
 )
-from aitorrentd.validation import problems
+from aitorrentd.validation import checked_params
 
 MAX_OPEN_CALLS: Final = 128
 
@@ -196,11 +196,7 @@ class Calls:
         call = Call(ident, plugin, method, self._role, self._outbox)
         if meta:
             call.apply(meta)
-        try:
-            return call, method.params.model_validate(params)
-        except ValidationError as e:
-            found = tuple(map(str, problems((), e, method.params)))
-            raise InvalidParams(f"{name}: {'; '.join(found)}", problems=list(found)) from None
+        return call, checked_params(method.params, params, name)
 
     def _denial(self, method: Method) -> Denied:
         if method.name not in self._denied:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from aitorrentd.api.descriptors import is_scarce, limit
+from aitorrentd.api.faces import unix_socket
 from aitorrentd.api.plugin import HealthWarning, Role
 from aitorrentd.api.tally import Tally
-from aitorrentd.control import sockets
 from aitorrentd.control.auth import Credentials, group_id, role_of
 from aitorrentd.control.calls import Counters, MethodSource
 from aitorrentd.control.connection import (
@@ -24,13 +24,28 @@ from aitorrentd.control.connection import (
     too_many,
 )
 from aitorrentd.control.polling import POLLING, Polling, WakefulLoop
-from aitorrentd.errors import AitorrentError, ShuttingDown
+from aitorrentd.errors import AitorrentError, ConfigError, ShuttingDown
 
 CHECK_S: Final = 5.0
 _OPERATOR_DESCRIPTORS: Final = 8
 "The last file descriptors are for those who can fix what uses up the others."
 _ARRIVING_BYTES: Final = 64 * 1024 * 1024
 "Large frames that are still arriving use at most this much memory, over all connections."
+
+
+def check_inherited(sock: socket.socket) -> None:
+    """Check that a socket from the service manager can be served.
+
+    Raises:
+        ConfigError: not a listening Unix stream socket.
+    """
+    is_listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM or not is_listening:
+        raise ConfigError(
+            "the service manager passed a control socket that is not a listening"
+            " Unix stream socket; see ListenStream= in aitorrentd.socket"
+        )
+    sock.setblocking(False)
 
 
 class ControlServer:
@@ -68,7 +83,7 @@ class ControlServer:
         self._leaving: set[Connection] = set()
         "Closed, but with calls that have not ended."
         self._servers: list[asyncio.Server] = []
-        self._bound: list[sockets.BoundSocket] = []
+        self._bound: list[unix_socket.BoundSocket] = []
         self._unreachable: dict[Path, str] = {}
         "Sockets without a file, and what can be done about each."
         self._check_s = check_s
@@ -98,14 +113,16 @@ class ControlServer:
             asyncio.create_task(self._keep(bound, server, mode), name="control-socket")
         )
 
-    async def _bind(self, path: Path, mode: int) -> sockets.BoundSocket:
+    async def _bind(self, path: Path, mode: int) -> unix_socket.BoundSocket:
         bound = await asyncio.to_thread(
-            sockets.bind, path, mode=mode, gid=self._operate_gid, group=self.group
+            unix_socket.bind, path, mode=mode, gid=self._operate_gid, group=self.group
         )
         self._bound.append(bound)
         return bound
 
-    async def _keep(self, bound: sockets.BoundSocket, server: asyncio.Server, mode: int) -> None:
+    async def _keep(
+        self, bound: unix_socket.BoundSocket, server: asyncio.Server, mode: int
+    ) -> None:
         """Restore the socket file after something, such as a cleaner of /tmp, removed it."""
         while True:
             await asyncio.sleep(self._check_s)
@@ -135,7 +152,7 @@ class ControlServer:
         Raises:
             ConfigError: not a listening Unix stream socket.
         """
-        sockets.check_inherited(sock)
+        check_inherited(sock)
         await self._serve(sock)
         if isinstance(path := sock.getsockname(), str) and path:
             watching = self._watch_inherited(Path(path))
@@ -159,7 +176,7 @@ class ControlServer:
         if self.awake is None and self.polling.pays():
             self.awake = WakefulLoop(loop, spin_s=self.polling.spin_s)
         server = await loop.create_unix_server(
-            lambda: Connection(self), sock=sock, backlog=sockets.BACKLOG
+            lambda: Connection(self), sock=sock, backlog=unix_socket.BACKLOG
         )
         self._servers.append(server)
         return server

@@ -43,10 +43,10 @@ async def serve(config: Config, given: Mapping[str, Sequence[socket.socket]]) ->
         AitorrentError: it could not start, or (PluginError) a required plugin failed for good.
     """
     sockets = [sock for name in _SOCKET_NAMES for sock in given.get(name, ())]
-    for sock in (sock for all_of_a_name in given.values() for sock in all_of_a_name):
-        if sock not in sockets:
-            sock.close()
-    node = Node(config, sockets=sockets)
+    for_plugins = {
+        name: all_of_it for name, all_of_it in given.items() if name not in _SOCKET_NAMES
+    }
+    node = Node(config, sockets=sockets, given=for_plugins)
     log = config.settings.log
     with output(node.redactor, level=log.level, style=log.format) as written:
         node.notices.append(written.problem)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Final
 
+from aitorrentd.api.faces.routes import HttpRoute, collide
 from aitorrentd.api.network.transport import WireProtocol
 from aitorrentd.api.plugin import Check, HealthWarning, Method
 from aitorrentd.errors import MethodNotFound, Unavailable
@@ -25,12 +26,13 @@ class Served:
         self._roster = roster
         self._hooks = hooks
         self._methods: dict[str, tuple[str, Method]] = {}
+        self._routes: tuple[tuple[str, HttpRoute], ...] = ()
 
     def add(self, plugin: Plugin, context: Context) -> None:
         """Collect the contributions of a plugin that has just started, and serve them from now on.
 
         Raises:
-            Misdeclared: it breaks the rules, or another plugin serves the same protocol.
+            Misdeclared: it breaks the rules, or another plugin serves the same protocol or path.
         """
         added = self._hooks.contributions(plugin.name, context)
         taken = {protocol.id: name for name, protocol in self.protocols()}
@@ -39,15 +41,24 @@ class Served:
                 raise Misdeclared(
                     f"protocol {protocol.id} is already handled by plugin {taken[protocol.id]}"
                 )
+        for name, theirs in self.routes():
+            for route in added.routes:
+                if collide(route, theirs):
+                    raise Misdeclared(
+                        f"route {route.path} is already served by plugin {name} as {theirs.path}"
+                    )
         plugin.contributions = added
-        self._list_methods()
+        self._list()
 
     def remove(self, plugin: Plugin) -> None:
         """Stop serving anything of `plugin`."""
         plugin.contributions = None
-        self._list_methods()
+        self._list()
 
-    def _list_methods(self) -> None:
+    def _list(self) -> None:
+        self._routes = tuple(
+            (plugin.name, route) for plugin, _, added in self._running() for route in added.routes
+        )
         self._methods = {
             method.name: (plugin.name, method)
             for plugin, _, added in self._running()
@@ -87,9 +98,9 @@ class Served:
         """(plugin, protocol)."""
         return [(p.name, each) for p, _, added in self._running() for each in added.protocols]
 
-    def routes(self) -> list[tuple[str, Any]]:
-        """(plugin, HTTP route)."""
-        return [(p.name, each) for p, _, added in self._running() for each in added.routes]
+    def routes(self) -> tuple[tuple[str, HttpRoute], ...]:
+        """(plugin, HTTP route): the same tuple until a plugin starts or stops."""
+        return self._routes
 
     def checks(self) -> list[tuple[str, Check]]:
         """(plugin, doctor check)."""

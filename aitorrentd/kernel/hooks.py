@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from aitorrentd.api import hooks as specs
 from aitorrentd.api.context import Clock, PluginContext
+from aitorrentd.api.faces.routes import HttpRoute, problem_of
 from aitorrentd.api.network.transport import WireProtocol
 from aitorrentd.api.plugin import (
     Check,
@@ -59,7 +60,7 @@ class Contributions:
     """What a plugin contributes while it runs."""
 
     methods: tuple[Method, ...] = ()
-    routes: tuple[Any, ...] = ()
+    routes: tuple[HttpRoute, ...] = ()
     protocols: tuple[WireProtocol, ...] = ()
     checks: tuple[Check, ...] = ()
 
@@ -188,7 +189,11 @@ class Hooks:
         _unique("method", [m.name for m in methods])
         _unique("protocol", [p.id for p in protocols])
         _unique("check", [c.name for c in checks])
-        routes = self._items(name, "aitorrent_routes", ctx, object)
+        routes = self._items(name, "aitorrent_routes", ctx, HttpRoute)
+        for route in routes:
+            if problem := problem_of(route):
+                raise Misdeclared(problem)
+        _unique("route", [f"{m} {r.path}" for r in routes for m in sorted(r.methods)])
         return Contributions(methods, routes, protocols, checks)
 
     def health(self, name: str, ctx: PluginContext) -> list[HealthWarning]:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from aitorrentd.api.context import Clock, Signer
+from aitorrentd.api.context import Clock, ControlDoor, Signer
+from aitorrentd.api.faces.routes import HttpRoute
 from aitorrentd.api.network.transport import WireProtocol
 from aitorrentd.api.plugin import Check, HealthWarning, Method
 from aitorrentd.api.services import ServiceKey
@@ -55,6 +57,10 @@ class KernelSettings:
     "`(entry, *, name, env) -> Worker`."
     node_name: str = ""
     "The operator's name for the node; empty = none."
+    control: ControlDoor | None = None
+    "How plugins call control methods."
+    sockets: Mapping[str, Sequence[socket.socket]] = field(default_factory=dict)
+    "Listening sockets from the service manager, by the plugin that they are for."
 
 
 class Kernel:
@@ -105,6 +111,9 @@ class Kernel:
             spawn_worker=settings.spawn_worker,
             bus=self.bus,
             services=self._services,
+            control=settings.control,
+            sockets=settings.sockets,
+            routes=self.routes,
             protocols=lambda: iter([p for _, p in self.protocols()]),
             decide=self._decide,
             changed=changed.tell,
@@ -319,7 +328,7 @@ class Kernel:
         """(plugin, protocol) of running plugins."""
         return self._served.protocols()
 
-    def routes(self) -> list[tuple[str, Any]]:
+    def routes(self) -> tuple[tuple[str, HttpRoute], ...]:
         """(plugin, HTTP route) of running plugins."""
         return self._served.routes()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import shutil
 import socket
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
+from aitorrentd.api.context import ControlDoor
 from aitorrentd.api.events import Draining
 from aitorrentd.api.ids import PeerId
 from aitorrentd.api.network.reachability import REACHABILITY, Reachability
@@ -55,7 +57,8 @@ class Runtime:
 
     `config` is a path, a mapping as in the file, a Config, or None for the file that the daemon
     would read. `serve` opens the control socket. `name` replaces `node.name`. `sources` replaces
-    the installed plugins, and `sockets` are control sockets that already listen.
+    the installed plugins, `sockets` are control sockets that already listen, and `given` are
+    sockets for plugins, by their names.
     """
 
     def __init__(
@@ -66,6 +69,8 @@ class Runtime:
         name: str | None = None,
         sources: Sequence[PluginSource] | None = None,
         sockets: Sequence[socket.socket] = (),
+        given: Mapping[str, Sequence[socket.socket]] | None = None,
+        control: Callable[[Runtime], ControlDoor] | None = None,
     ) -> None:
         if isinstance(config, Mapping):
             config = Config.of(config)
@@ -91,6 +96,8 @@ class Runtime:
         self.changing = asyncio.Lock()
         "Held while the configuration changes; see `aitorrentd.runtime.reload`."
         self.sockets = sockets
+        self._given = dict(given or {})
+        self._control = control
         self._callbacks = Callbacks(self.log)
         self._throw_away: Path | None = None
         self._stack = contextlib.AsyncExitStack()
@@ -166,6 +173,8 @@ class Runtime:
         runtime_mode = 0o755 if is_system() else 0o700
         make_directory(directories.runtime, setting="node.runtime_dir", mode=runtime_mode)
         stack.enter_context(state_lock(directories.state))
+        for sock in itertools.chain.from_iterable(self._given.values()):
+            stack.callback(sock.close)
         self._ring = stack.enter_context(capture(self.redactor, self.log))
         make_directory(config.identity_file.parent, setting="node.identity")
         self._identity = await asyncio.to_thread(load_or_create, config.identity_file)
@@ -182,6 +191,11 @@ class Runtime:
         if config.socket is not None or self.sockets:
             self.control_path = await self._serve(self, stack)
         await self._kernel.start()
+        plugins = {row.name for row in self._kernel.rows()}
+        for name in self._given.keys() - plugins:
+            # Clients of a socket that nobody serves would wait.
+            for sock in self._given[name]:
+                sock.close()
 
     def _kernel_settings(self, config: Config) -> KernelSettings:
         return KernelSettings(
@@ -194,6 +208,8 @@ class Runtime:
             cache_dir=config.directories.cache,
             runtime_dir=config.directories.runtime,
             spawn_worker=self.workers.spawn,
+            control=self._control(self) if self._control is not None else None,
+            sockets=self._given,
         )
 
     async def drain(

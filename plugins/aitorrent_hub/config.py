@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator
 
 from aitorrentd.api import PluginConfig, Size
+from aitorrentd.api.faces.settings import Addresses, HostNames
 
 PORT: Final = 8042
 "The mirror's default port."
-_HOST: Final = re.compile(r"(?!-)[a-z0-9-]{1,63}(?:\.(?!-)[a-z0-9-]{1,63})*", re.ASCII)
 
 
 class HubConfig(PluginConfig):
@@ -24,11 +22,11 @@ class HubConfig(PluginConfig):
     upstream: str = "https://huggingface.co"
     """the Hub behind the mirror, or another mirror of it; contacted only when a program asks for
     something"""
-    listen: Annotated[tuple[str, ...], Field(min_length=1, max_length=8)] = ("127.0.0.1",)
+    listen: Addresses = ("127.0.0.1",)
     "IP addresses on which the mirror listens; programs there read what this node may read"
     port: Annotated[int, Field(ge=0, le=65_535)] | None = None
     "TCP port; 0 = any free port, null = 8042, without a mirror if another program has that"
-    hosts: Annotated[tuple[str, ...], Field(max_length=32)] = ()
+    hosts: HostNames = ()
     """host names by which programs reach the mirror, besides localhost and IP addresses; others are
     refused, because a web page could send them"""
     swarm_min: Size = 32 * 2**20
@@ -38,29 +36,6 @@ class HubConfig(PluginConfig):
     for the longest time are deleted"""
     seed: bool = True
     "seed public files that were fetched over HTTP; gated and private ones never are"
-
-    @field_validator("listen", "hosts", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
-
-    @field_validator("listen")
-    @classmethod
-    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for text in value:
-            try:
-                ipaddress.ip_address(text)
-            except ValueError:
-                raise ValueError(f"{text!r} is not an IP address; write 127.0.0.1 or ::") from None
-        return value
-
-    @field_validator("hosts")
-    @classmethod
-    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for text in value:
-            if not _HOST.fullmatch(text.lower()):
-                raise ValueError(f"{text!r} is not a host name; write it without a port")
-        return tuple(text.lower() for text in value)
 
     @field_validator("upstream")
     @classmethod

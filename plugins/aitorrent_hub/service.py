@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,7 +18,7 @@ from aitorrent_hub.mirror.documents import DocumentAnswers
 from aitorrent_hub.mirror.files import FileAnswers
 from aitorrent_hub.upstream.asking import Hub
 from aitorrentd.api import PluginContext, Unavailable
-from aitorrentd.api.faces.serving import WebLimits, listen, serving
+from aitorrentd.api.faces.serving import WebLimits, listen, serve_when_asked
 from aitorrentd.api.models.weights import TORRENT_INDEXES, WEIGHTS
 from aitorrentd.api.network.addresses import host_port
 from aitorrentd.api.tasks import Tasks
@@ -84,7 +83,12 @@ class HubService:
             serving_tasks = Tasks(ctx.tasks)
             if sockets:
                 ctx.log.info("mirror of %s on %s", config.upstream, ", ".join(self.listening))
-                serving_tasks.spawn(self._serve(sockets), "hub: mirror")
+                serving_tasks.spawn(
+                    serve_when_asked(
+                        lambda: self.mirror, sockets, log=ctx.log, limits=replace(LIMITS)
+                    ),
+                    "hub: mirror",
+                )
             try:
                 yield
             finally:
@@ -101,16 +105,3 @@ class HubService:
                 raise
             self.problem = e.message
             return []
-
-    async def _serve(self, sockets: list[socket.socket]) -> None:
-        """Start the server with the first client: most nodes have none, and save its memory."""
-        loop, asked = asyncio.get_running_loop(), asyncio.Event()
-        for sock in sockets:
-            loop.add_reader(sock, asked.set)
-        try:
-            await asked.wait()
-        finally:
-            for sock in sockets:
-                loop.remove_reader(sock)
-        async with serving(self.mirror, sockets, log=self._ctx.log, limits=replace(LIMITS)):
-            await asyncio.Event().wait()

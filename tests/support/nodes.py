@@ -34,8 +34,8 @@ _ERROR_LINE: Final = re.compile(
     r"^\S+ \S+ (?:error|critical) |^Traceback |^Exception ignored|^Fatal Python error", re.M
 )
 LOOPBACK: Final[Mapping[str, Any]] = {"listen": "127.0.0.1", "port": 0}
-# Tests choose who is connected to whom, and one mirror of the Hub has its port; those of
-# discovery and of the hub turn them on.
+# Tests choose who is connected to whom, and one mirror of the Hub, and one HTTP server, has
+# its port; the tests of these plugins turn them on.
 APART: Final[Mapping[str, Any]] = {"enabled": False}
 # Many nodes share this machine and its UDP ports; none needs a router.
 ANY_PORT: Final[Mapping[str, Any]] = {"port": 0, "upnp": False}
@@ -44,6 +44,7 @@ QUIET: Final[Mapping[str, Any]] = {
     "discovery": APART,
     "nat": ANY_PORT,
     "hub": APART,
+    "http": APART,
 }
 
 
@@ -170,8 +171,10 @@ class NodeFactory:
         name: str | None = None,
         sources: Sequence[PluginSource] | None = None,
         state_dir: Path | None = None,
+        given: Mapping[str, Sequence[socket.socket]] | None = None,
     ) -> Node:
-        """A node that is not started yet; same arguments as a call."""
+        """A node that is not started yet; same arguments as a call. `given` are sockets for its
+        plugins, by their names."""
         if state_dir is None:
             state_dir = short_dir()
             self._directories.append(state_dir)
@@ -179,7 +182,7 @@ class NodeFactory:
         if sources is None:
             base["plugins"] = merged({}, QUIET)
         tree = Config.of(merged(base, config or {}), environ={"HOME": str(state_dir)})
-        node = Node(tree, name=name, sources=sources)
+        node = Node(tree, name=name, sources=sources, given=given)
         self._nodes.append(node)
         return node
 

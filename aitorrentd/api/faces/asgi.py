@@ -39,5 +39,11 @@ class WebLimits:
     "Between two requests on one connection."
     stalled_s: float = 60.0
     "A client that takes less than 16 KiB of a waiting answer in this time is cut off."
+    per_address: int | None = None
+    "Connections of one IP address at the same time; None = no limit of its own."
+    one_host: bool = False
+    "Whether a request must have exactly one Host header and a path, else it is answered with 400."
+    cancels: bool = False
+    "Whether a request's handler is cancelled when its client leaves."
     drain_s: float = 5.0
     "How long running answers may continue when the server stops."

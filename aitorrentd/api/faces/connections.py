@@ -23,10 +23,14 @@ LEAST_BYTES: Final = 16 * 1024
 "What a client must take of a waiting answer in `stalled_s`."
 _LINGER_S: Final = 1.0
 _REFUSALS: Final = {
+    400: b"Bad Request",
     413: b"Content Too Large",
     431: b"Request Header Fields Too Large",
     408: b"Request Timeout",
 }
+
+
+_COUNTED: Final = {400: "malformed", 408: "timeouts"}
 
 
 class _Refused(Exception):
@@ -44,6 +48,7 @@ class Connections:
         self.log = log.getChild("http")
         self.log.setLevel(logging.ERROR)
         self._open: dict[Connection, _Progress] = {}
+        self._of_address: Counter[str] = Counter()
         self._none = asyncio.Event()
         self._none.set()
         self._state = ServerState()
@@ -72,16 +77,24 @@ class Connections:
 
     def opened(self, connection: Connection) -> bool:
         """Count a connection; whether there is room for it."""
-        if len(self._open) >= self.limits.connections:
+        most = self.limits.per_address
+        address = connection.client[0] if connection.client else ""
+        is_crowd = most is not None and address != "" and self._of_address[address] >= most
+        if is_crowd or len(self._open) >= self.limits.connections:
             self.counts["turned_away"] += 1
             return False
+        self._of_address[address] += 1
         self._open[connection] = _Progress(connection.clock())
         self._none.clear()
         return True
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
-        self._open.pop(connection, None)
+        if self._open.pop(connection, None) is not None:
+            address = connection.client[0] if connection.client else ""
+            self._of_address.subtract((address,))
+            if self._of_address[address] <= 0:
+                del self._of_address[address]
         if not self._open:
             self._none.set()
 
@@ -145,6 +158,8 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_bytes = 0
         self._is_refused = False
+        self._hosts = 0
+        self._answering: asyncio.Task[object] | None = None
 
     @property
     def waiting_bytes(self) -> int:
@@ -163,6 +178,8 @@ class Connection(HttpToolsProtocol):
         """The connection ended."""
         self._disarm()
         self._all.closed(self)
+        if self._limits.cancels and self._answering is not None:
+            self._answering.cancel()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
@@ -198,7 +215,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._is_in_head, self._head_bytes, self._body_bytes = True, 0, 0
+        self._is_in_head, self._head_bytes, self._body_bytes, self._hosts = True, 0, 0, 0
         if self._deadline is None:
             self._arm(self._limits.header_s)
 
@@ -210,11 +227,15 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header is complete."""
         self._count_head(len(name) + len(value) + 4)
+        self._hosts += name.lower() == b"host"
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The body follows, if any."""
         self._is_in_head, self._has_ended_head, self._head_bytes = False, True, 0
+        if self._limits.one_host and (self._hosts != 1 or not self.url.startswith(b"/")):
+            self._refuse(400)
+            raise _Refused
         self._all.counts["requests"] += 1
         self._arm(self._limits.body_s)
         super().on_headers_complete()
@@ -267,21 +288,29 @@ class Connection(HttpToolsProtocol):
         if self._is_refused:
             return
         self._is_refused = True
-        self._all.counts["timeouts" if status == 408 else "too_large"] += 1
+        self._all.counts[_COUNTED.get(status, "too_large")] += 1
         self._disarm()
-        has_begun = self.cycle is not None and not self.cycle.response_complete
-        if has_begun:
-            self.abort()
-            return
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if cycle.response_started or self.pipeline:
+                self.abort()
+                return
+            # Its handler waits for the rest of the body, and must not answer, too.
+            cycle.disconnected = True
+            cycle.message_event.set()
         reason = _REFUSALS[status]
         self.transport.write(
             b"HTTP/1.1 %d %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % (status, reason)
         )
         # A reset, which unread bytes cause, would overtake the answer: they are read and ignored.
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS cannot
+            self.transport.write_eof()
         self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
+        self._answering = asyncio.current_task()
+        scope["aitorrent.socket"] = self.transport.get_extra_info("socket")
+
         async def sending(message: Message) -> None:
             if self.transport.is_closing():
                 raise Aborted  # the client left, and uvicorn is about to be told
@@ -292,12 +321,14 @@ class Connection(HttpToolsProtocol):
 
         try:
             await self._all.app(scope, receive, sending)
-        except (Aborted, asyncio.CancelledError):  # only `Connections.close` cancels
+        except (Aborted, asyncio.CancelledError):  # only this module cancels
             # Of pipelined requests, `self.cycle` is the last, and this may be an earlier one.
             cycle = getattr(send, "__self__", None)
             if isinstance(cycle, RequestResponseCycle):
                 cycle.disconnected = True
             self.abort()
+        finally:
+            self._answering = None
 
 
 def _dated(headers: Any) -> list[tuple[bytes, bytes]]:

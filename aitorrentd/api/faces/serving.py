@@ -15,8 +15,9 @@ import asyncio
 import importlib
 import logging
 import socket
+import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +29,7 @@ from aitorrentd.errors import Unavailable
 if TYPE_CHECKING:
     from aitorrentd.api.faces.connections import Connections
 
-__all__ = ["Aborted", "App", "WebLimits", "WebServer", "listen", "serving"]
+__all__ = ["Aborted", "App", "WebLimits", "WebServer", "listen", "serve_when_asked", "serving"]
 
 BACKLOG: Final = 1024
 "Connections that wait to be accepted."
@@ -48,7 +49,8 @@ class WebServer:
 
     @property
     def counts(self) -> Counter[str]:
-        """Events since the start, by name: requests, turned_away, too_large, timeouts, stalled."""
+        """Events since the start, by name: requests, turned_away, too_large, timeouts, malformed,
+        stalled."""
         return self._connections.counts
 
     def adopt(self, transport: asyncio.Transport, received: bytes) -> None:
@@ -96,9 +98,10 @@ async def serving(
     *,
     log: logging.Logger,
     limits: WebLimits | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[WebServer]:
     """Serve `app` while the block runs, on listening `sockets`, which are closed at its end, and on
-    connections that are given to `WebServer.adopt`.
+    connections that are given to `WebServer.adopt`. `tls` applies to TCP sockets, not to Unix ones.
 
     At the end of the block, no new connection is accepted, idle ones are closed, and answers that
     take longer than `limits.drain_s` are cut off.
@@ -113,7 +116,14 @@ async def serving(
         loop = asyncio.get_running_loop()
         try:
             for sock in sockets:
-                server = await loop.create_server(connections.new, sock=sock, backlog=BACKLOG)
+                if sock.family == socket.AF_UNIX:
+                    server = await loop.create_unix_server(
+                        connections.new, sock=sock, backlog=BACKLOG
+                    )
+                else:
+                    server = await loop.create_server(
+                        connections.new, sock=sock, backlog=BACKLOG, ssl=tls
+                    )
                 servers.append(server)
             async with beside(_sweep(connections), "web: sweep"):
                 yield WebServer(connections)
@@ -126,6 +136,30 @@ async def serving(
     finally:
         for sock in sockets:
             sock.close()
+
+
+async def serve_when_asked(
+    app: Callable[[], App],
+    sockets: Sequence[socket.socket],
+    *,
+    log: logging.Logger,
+    limits: WebLimits | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Serve until cancelled, from the first connection on: most nodes have none, and save the
+    server's memory. `app` is called in a thread, and imports what the application needs.
+    """
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    for sock in sockets:
+        loop.add_reader(sock, asked.set)
+    try:
+        await asked.wait()
+    finally:
+        for sock in sockets:
+            loop.remove_reader(sock)
+    made = await asyncio.to_thread(app)
+    async with serving(made, sockets, log=log, limits=limits, tls=tls):
+        await asyncio.Event().wait()
 
 
 async def _sweep(connections: Connections) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any, Final, TypeVar
 
 import aiosqlite
 
-from aitorrentd.api.context import Clock, Signer
+from aitorrentd.api.context import Clock, ControlDoor, Signer
 from aitorrentd.api.events import Event
+from aitorrentd.api.faces.routes import HttpRoute
 from aitorrentd.api.plugin import PluginConfig
 from aitorrentd.api.services import ServiceKey
 from aitorrentd.api.workers import Worker
@@ -61,6 +63,9 @@ class Surroundings:
     spawn_worker: Callable[..., Awaitable[Worker]]
     bus: EventBus
     services: Services
+    control: ControlDoor | None
+    sockets: Mapping[str, Sequence[socket.socket]]
+    routes: Callable[[], tuple[tuple[str, HttpRoute], ...]]
     protocols: Callable[[], Iterator[Any]]
     decide: Callable[..., Any]
     changed: Callable[[], None]
@@ -205,6 +210,21 @@ class Context:
     def protocols(self) -> Iterator[Any]:
         """Wire protocols of running plugins."""
         return self._around.protocols()
+
+    def routes(self) -> tuple[tuple[str, HttpRoute], ...]:
+        """(plugin, HTTP route) of running plugins."""
+        return self._around.routes()
+
+    @property
+    def control(self) -> ControlDoor:
+        """The control API, from inside."""
+        if self._around.control is None:
+            raise Unavailable("this node has no control methods")
+        return self._around.control
+
+    def sockets(self) -> list[socket.socket]:
+        """Duplicates of the plugin's sockets from the service manager."""
+        return [sock.dup() for sock in self._around.sockets.get(self._name, ())]
 
     def decide(self, hook: str, **arguments: Any) -> Any:
         """The first opinion of the policy hooks, or None."""

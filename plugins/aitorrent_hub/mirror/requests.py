@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,6 +9,7 @@ from urllib.parse import unquote
 
 from aitorrent_hub.upstream.described import Place
 from aitorrent_hub.upstream.headers import Pairs, for_upstream
+from aitorrentd.api.faces.hosts import host_of, is_own
 from aitorrentd.api.models.file_names import check_path, check_repo
 
 _RESOLVE: Final = re.compile(
@@ -19,9 +19,6 @@ _API: Final = re.compile(
     r"/api/(models|datasets|spaces)/([^/]+(?:/[^/]+)?)(?:/(revision|tree|paths-info)/([^/]+)(/.*)?)?",
     re.ASCII,
 )
-_HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::\d{1,5})?", re.ASCII)
-_LOCAL: Final = ("localhost", "host.docker.internal", "host.containers.internal")
-"This machine: the last two are its names inside Docker's and Podman's containers."
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +60,9 @@ def request_of(scope: Any) -> Request:
 
 
 def is_trustworthy(request: Request, hosts: tuple[str, ...]) -> bool:
-    """Whether a program sent the request, not a page in a browser.
-
-    A page can make a name of its own lead to this machine (DNS rebinding), or send a request
-    across sites. Neither is possible with an IP address as the host, and without Origin.
-    """
-    match = _HOST.fullmatch(request.host)
-    if match is None:
+    """Whether a program sent the request, not a page in a browser."""
+    if not is_own(host_of(request.host), hosts):
         return False
-    host = match[1].lower().rstrip(".")
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        if host not in _LOCAL and host not in hosts:
-            return False
     site = request.asks.get("sec-fetch-site", "none")
     return site in ("none", "same-origin") and "origin" not in request.asks
 

@@ -30,6 +30,7 @@ ONLY_ODD = {
             "shards",
             "seeding",
             "hub",
+            "http",
             "catalogue",
         )
     }

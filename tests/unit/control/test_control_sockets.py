@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from aitorrentd.control import sockets
+from aitorrentd.api.faces import unix_socket
+from aitorrentd.control.server import check_inherited
 from aitorrentd.errors import AitorrentError, Conflict, Denied, InvalidParams, TimedOut
 
 NOBODY = 65_534
 
 
-def bind(path: Path, *, mode: int = 0o660, gid: int | None = None) -> sockets.BoundSocket:
-    return sockets.bind(path, mode=mode, gid=gid, group="aitorrent")
+def bind(path: Path, *, mode: int = 0o660, gid: int | None = None) -> unix_socket.BoundSocket:
+    return unix_socket.bind(path, mode=mode, gid=gid, group="aitorrent")
 
 
 def leave_stale_socket(path: Path) -> None:
@@ -118,9 +119,9 @@ def test_only_the_own_file_is_removed(tmp_path: Path) -> None:
 
 def test_a_directory_that_somebody_keeps_locked_is_an_error_in_time(tmp_path: Path) -> None:
     with (
-        sockets._only_one(tmp_path),
+        unix_socket._only_one(tmp_path),
         pytest.raises(TimedOut, match="is locked by another process"),
-        sockets._only_one(tmp_path, wait_s=0.05),
+        unix_socket._only_one(tmp_path, wait_s=0.05),
     ):
         pass
 
@@ -130,9 +131,9 @@ def test_other_sockets_from_the_service_manager_are_refused(tmp_path: Path) -> N
         socket.socket(socket.AF_UNIX) as idle,
         pytest.raises(InvalidParams, match="not a listening Unix stream socket"),
     ):
-        sockets.check_inherited(idle)
+        check_inherited(idle)
     with socket.create_server(("127.0.0.1", 0)) as tcp, pytest.raises(InvalidParams, match="Unix"):
-        sockets.check_inherited(tcp)
+        check_inherited(tcp)
 
 
 def _bind_as_nobody(path: Path, answer: multiprocessing.SimpleQueue[str]) -> None:

@@ -23,6 +23,7 @@ from aitorrentd.api import (
     WireProtocol,
     hookimpl,
 )
+from aitorrentd.api.faces.routes import HttpRoute, Scope
 from aitorrentd.kernel.found import PluginSource
 from tests.support.kernel_plugins import Story, kernel, made, states
 
@@ -383,16 +384,21 @@ async def test_checks_and_routes_of_running_plugins_are_listed(tmp_path: Path) -
     async def run() -> CheckResult:
         return CheckResult("ok", "fine")
 
+    async def answer(request: Any) -> Any:
+        return None
+
     check = Check("port-free", "the port is free", run)
+    route = HttpRoute("/a", frozenset({"GET"}), answer, Scope.PUBLIC, "answers")
     source = spoilt(
         aitorrent_checks=hookimpl(lambda self, ctx: [check]),
-        aitorrent_routes=hookimpl(lambda self, ctx: ("a route",)),
+        aitorrent_routes=hookimpl(lambda self, ctx: (route,)),
     )
     async with kernel(tmp_path, source) as node:
         assert node.checks() == [("bad", check)]
-        assert node.routes() == [("bad", "a route")]
+        assert node.routes() == (("bad", route),)
+        assert node.routes() is node.routes()
         await node.disable("bad")
-        assert node.checks() == node.routes() == []
+        assert (node.checks(), node.routes()) == ([], ())
 
 
 async def test_health_hook_that_raises_is_itself_a_warning(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Creates the control socket's file: without a race on its mode, and never over a live daemon.
+"""Creates the file of a Unix socket: without a race on its mode, and never over a live daemon.
 
 A dead daemon's file blocks bind(2). Only connecting shows whether the daemon is dead.
 """
@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from aitorrentd.errors import ConfigError, Conflict, Denied, InvalidParams, TimedOut, Unavailable
+from aitorrentd.errors import Conflict, Denied, InvalidParams, TimedOut, Unavailable
 from aitorrentd.system.paths import MAX_SOCKET_BYTES
 
 BACKLOG: Final = 128
+"Connections that wait to be accepted."
 _LOCK_WAIT_S: Final = 2.0
 _LOCK_POLL_S: Final = 0.02
 
@@ -51,23 +52,11 @@ class BoundSocket:
                 self.path.unlink()
 
 
-def check_inherited(sock: socket.socket) -> None:
-    """Check that a socket from the service manager can be served.
-
-    Raises:
-        ConfigError: not a listening Unix stream socket.
-    """
-    is_listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM or not is_listening:
-        raise ConfigError(
-            "the service manager passed a control socket that is not a listening"
-            " Unix stream socket; see ListenStream= in aitorrentd.socket"
-        )
-    sock.setblocking(False)
-
-
-def bind(path: Path, *, mode: int, gid: int | None, group: str) -> BoundSocket:
-    """A listening socket at `path` with this mode and group. Blocks up to 2 s.
+def bind(
+    path: Path, *, mode: int, gid: int | None, group: str, setting: str = "control.socket"
+) -> BoundSocket:
+    """A listening socket at `path` with this mode and group. Blocks up to 2 s. `setting` is what
+    the user changes to choose another path; the errors name it.
 
     No client can connect before the mode is set: listen(2) comes last.
 
@@ -77,7 +66,7 @@ def bind(path: Path, *, mode: int, gid: int | None, group: str) -> BoundSocket:
     if len(os.fsencode(path)) > MAX_SOCKET_BYTES:
         raise InvalidParams(
             f"the socket path {path} is longer than {MAX_SOCKET_BYTES} bytes; "
-            "set control.socket to a shorter one"
+            f"set {setting} to a shorter one"
         )
     try:
         # A user's own directory is private; the system's must admit the group.
@@ -86,11 +75,11 @@ def bind(path: Path, *, mode: int, gid: int | None, group: str) -> BoundSocket:
             path.parent.mkdir(parents=True, exist_ok=True, mode=mode_above)
             path.parent.chmod(mode_above)  # regardless of the umask
         with _only_one(path.parent):
-            _clear(path)
+            _clear(path, setting)
             return _bind(path, mode, gid, group)
     except PermissionError:
         raise Denied(
-            f"no permission to listen at {path}; set control.socket to a path you may write to"
+            f"no permission to listen at {path}; set {setting} to a path you may write to"
         ) from None
     except OSError as e:
         raise Unavailable(f"cannot listen at {path}: {os.strerror(e.errno or 0)}") from None
@@ -124,14 +113,14 @@ def _which(path: Path) -> tuple[int, int, int]:
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
-def _clear(path: Path) -> None:
+def _clear(path: Path, setting: str) -> None:
     """Remove the socket file of a daemon that is dead."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise Conflict(f"{path} exists and is not a socket; move it away or set control.socket")
+        raise Conflict(f"{path} exists and is not a socket; move it away or set {setting}")
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         probe.setblocking(False)
@@ -147,8 +136,7 @@ def _clear(path: Path) -> None:
     finally:
         probe.close()
     raise Conflict(
-        f"another daemon is listening at {path}; stop it first, or set control.socket to "
-        "another path"
+        f"another daemon is listening at {path}; stop it first, or set {setting} to another path"
     )
 
 

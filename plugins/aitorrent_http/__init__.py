@@ -1,0 +1,1 @@
+"""The HTTP plugin: one server for the routes of all plugins."""

@@ -1,0 +1,65 @@
+"""Finds the route for a path. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote
+
+from aitorrentd.api.faces.routes import HttpRoute
+
+_NAME: Final = re.compile(r"\{([a-z_]+)(:path)?\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The route for a request, or what there is instead."""
+
+    plugin: str
+    route: HttpRoute | None
+    parts: dict[str, str]
+    "The values of `{name}` in the path."
+    allowed: frozenset[str]
+    "Methods that the path has; empty if nothing has this path."
+
+
+class Table:
+    """The routes of all plugins at one moment."""
+
+    def __init__(self, routes: Iterable[tuple[str, HttpRoute]]) -> None:
+        self.routes = tuple(routes)
+        self._static: dict[str, list[tuple[str, HttpRoute]]] = {}
+        self._patterns: list[tuple[re.Pattern[str], str, HttpRoute]] = []
+        for plugin, route in self.routes:
+            if "{" in route.path:
+                self._patterns.append((_pattern(route.path), plugin, route))
+            else:
+                self._static.setdefault(route.path, []).append((plugin, route))
+
+    def find(self, method: str, raw_path: str) -> Found:
+        """The route for a path as it was sent; %2F in it is no slash."""
+        method = "GET" if method == "HEAD" else method
+        candidates: list[tuple[str, HttpRoute, dict[str, str]]] = [
+            (plugin, route, {}) for plugin, route in self._static.get(raw_path, ())
+        ]
+        candidates += [
+            (plugin, route, {name: unquote(text) for name, text in match.groupdict().items()})
+            for pattern, plugin, route in self._patterns
+            if (match := pattern.fullmatch(raw_path))
+        ]
+        for plugin, route, parts in candidates:
+            if method in route.methods:
+                return Found(plugin, route, parts, route.methods)
+        allowed = frozenset(m for _, route, _ in candidates for m in route.methods)
+        return Found("", None, {}, allowed)
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    parts, at = [], 0
+    for match in _NAME.finditer(path):
+        parts.append(re.escape(path[at : match.start()]))
+        parts.append(f"(?P<{match[1]}>{'.+' if match[2] else '[^/]+'})")
+        at = match.end()
+    return re.compile("".join(parts) + re.escape(path[at:]), re.DOTALL)
