@@ -232,7 +232,7 @@ class DhtMethods:
             ports=sorted(set(endpoint.bound.values())),
             seen_at=state.reachability.seen_at(),
             nodes=len(state.table),
-            buckets=sum(bool(bucket.live) for _, bucket in state.table.buckets()),
+            buckets=sum(1 for _ in state.table.buckets()),
             network_size=round(state.table.network_size()),
             rtt_s=state.round_trip.srtt_s,
             records=len(state.store),

@@ -77,12 +77,18 @@ def scope_of(host: str) -> Scope:
     return Scope.GLOBAL if ip.is_global else Scope.SITE
 
 
-def can_name(teller: str, contact: Contact) -> bool:
-    """Whether a node at `teller` may tell of `contact`: addresses are valid where both are.
+def least_scope(teller: str) -> Scope:
+    """The scope that addresses of other nodes must have to be named by, or to, one at `teller`.
 
-    Else a stranger could direct this node's packets at machines of its own network.
+    Addresses are valid where both are: else a stranger could direct this node's packets at machines
+    of its own network.
     """
-    return 0 < contact.port < 65_536 and 0 < scope_of(contact.host) >= scope_of(teller)
+    return max(Scope.MACHINE, scope_of(teller))
+
+
+def can_name(least: Scope, contact: Contact) -> bool:
+    """Whether a node may tell of `contact`; `least` is its `least_scope`."""
+    return scope_of(contact.host) >= least and 0 < contact.port < 65_536
 
 
 @lru_cache(_CACHED)

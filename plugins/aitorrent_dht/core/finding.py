@@ -80,7 +80,13 @@ class Finding:
         self._walk(target, now, on_end, paths=paths, k=k, seeds=seeds)
 
     def get(self, key: bytes, target: int, now: float, on_end: Callable[[Found], None]) -> None:
-        """Find the records under `key`, on disjoint paths."""
+        """Find the records under `key`, on disjoint paths, until two of them have some.
+
+        Of each publisher, `on_end` gets the record with the highest number among the answers; its
+        signature is verified. A higher number may exist at nodes that were not asked: a publisher
+        puts a record at the nodes nearest to the key, and one that was away then keeps the last one
+        until the publisher puts the record again, within an hour.
+        """
         own = self._state.store.get(key, self._state.epoch_s(now))
 
         def ended(walk: Walk, now: float) -> None:
@@ -115,7 +121,9 @@ class Finding:
             found.records = [record for record in newest.values() if not record.is_deleted]
             on_end(found)
 
-        self._walk(target, now, ended, paths=self._state.tuning.paths, quorum=QUORUM, key=key)
+        # What this node keeps itself is an answer like that of any node near the key.
+        quorum = QUORUM - 1 if own else QUORUM
+        self._walk(target, now, ended, paths=self._state.tuning.paths, quorum=quorum, key=key)
 
     def put(
         self,

@@ -38,12 +38,14 @@ class State(IntEnum):
 
 
 class _Path:
-    __slots__ = ("has_hit", "known", "nodes", "replies")
+    __slots__ = ("busy", "has_hit", "known", "nodes", "replies")
 
     def __init__(self) -> None:
         self.nodes: list[tuple[int, Contact]] = []
         "Nearest first. Several paths may know a node; the first to ask it has it."
         self.known: set[int] = set()
+        self.busy = 0
+        "Its nodes whose answer is not late yet."
         self.replies = 0
         self.has_hit = False
 
@@ -74,8 +76,6 @@ class Lookup:
         self.asked = 0
         self.hops = 0
         "Length of the longest chain of nodes that named each other."
-        self._busy = 0
-        "Nodes whose answer is not late yet."
         self._own_id = own_id
         self._alpha = alpha
         self._width = -(-k // paths)
@@ -85,6 +85,7 @@ class Lookup:
         self._avoid = avoid
         self._paths = [_Path() for _ in range(paths)]
         self._states: dict[int, State] = {}
+        self._named: dict[int, Contact] = {}
         self._path_of: dict[int, _Path] = {}
         "The path that asked a node."
         self._depth: dict[int, int] = {}
@@ -99,23 +100,30 @@ class Lookup:
     # What the caller does
 
     def ready(self) -> list[Contact]:
-        """Nodes to ask now; each counts as asked."""
+        """Nodes to ask now; each counts as asked.
+
+        Paths share the places equally: those of a path that has a hit are not filled by others
+        whose nodes are still to answer, most of which have a hit, too.
+        """
         chosen: list[Contact] = []
         active = [path for path in self._paths if not path.has_hit or not self._quorum]
-        while self._busy < self._alpha and self.asked < self._max_asked:
-            found = False
+        active = [path for path in active if path.busy or self._next(path) is not None]
+        if not active:
+            return chosen
+        share = max(1, self._alpha // len(active))
+        has_asked = True
+        while has_asked:
+            has_asked = False
             for path in active:
-                has_room = self._busy < self._alpha and self.asked < self._max_asked
+                has_room = path.busy < share and self.asked < self._max_asked
                 contact = self._next(path) if has_room else None
                 if contact is not None:
                     self._states[contact.id] = State.ASKED
                     self._path_of[contact.id] = path
                     self.asked += 1
-                    self._busy += 1
-                    found = True
+                    path.busy += 1
+                    has_asked = True
                     chosen.append(contact)
-            if not found:
-                break
         return chosen
 
     def replied(self, contact: Contact, nodes: Iterable[Contact], *, hit: bool = False) -> None:
@@ -123,10 +131,10 @@ class Lookup:
         state = self._states.get(contact.id)
         if state not in (State.ASKED, State.SLOW):
             return
-        self._busy -= state is State.ASKED
+        path = self._path_of[contact.id]
+        path.busy -= state is State.ASKED
         self._states[contact.id] = State.REPLIED
         insort(self._replied, (contact.id ^ self.target, contact))
-        path = self._path_of[contact.id]
         path.replies += 1
         path.has_hit = path.has_hit or hit
         self._answering.add(self._named_by.get(contact.id, -1))
@@ -142,14 +150,14 @@ class Lookup:
         """Note that an answer is late; the node may still answer."""
         if self._states.get(contact.id) is State.ASKED:
             self._states[contact.id] = State.SLOW
-            self._busy -= 1
+            self._path_of[contact.id].busy -= 1
             self._blame(contact)
 
     def failed(self, contact: Contact) -> None:
         """Note that no answer will come."""
         state = self._states.get(contact.id)
         if state is State.ASKED:
-            self._busy -= 1
+            self._path_of[contact.id].busy -= 1
             self._blame(contact)
         if state in (State.ASKED, State.SLOW):
             self._states[contact.id] = State.FAILED
@@ -161,6 +169,14 @@ class Lookup:
         if self._quorum and hits >= self._quorum:
             return True
         return all(self._is_exhausted(path, any_hit=hits > 0) for path in self._paths)
+
+    def knows(self, contact: Contact) -> bool:
+        """Whether exactly this contact was named to it before."""
+        return self._named.get(contact.id) == contact
+
+    def named(self) -> Iterable[Contact]:
+        """Every node that was named to it, or that it started from."""
+        return self._named.values()
 
     def closest(self, count: int) -> list[Contact]:
         """The nearest nodes that answered, nearest first."""
@@ -180,6 +196,7 @@ class Lookup:
                     return
                 self._subnets[subnet] += 1
             self._states[node.id] = State.WAITING
+            self._named[node.id] = node
             self._depth[node.id] = depth
             if by is not None:
                 self._named_by[node.id] = by.id

@@ -28,6 +28,8 @@ PATIENCE: Final = 3
 "Timeouts until a request has failed; it is repeated after the first."
 MIN_PATIENCE_S: Final = 1.0
 MAX_IN_FLIGHT: Final = 4096
+GREET_S: Final = 1.0
+"After an answer to a search: what the search still has to do comes first."
 _REMEMBERED: Final = 512
 _AGAIN_S: Final = 600.0
 
@@ -42,6 +44,7 @@ def _nothing(now: float) -> None:
 @dataclass(slots=True)
 class _Pending:
     contact: Contact | None
+    query: Query
     host: str
     port: int
     outgoing: Outgoing
@@ -149,7 +152,7 @@ class Rpc:
         timer = state.timers.at(now + rto_s, lambda now: self._late(txid, now))
         patience_s = max(PATIENCE * rto_s, MIN_PATIENCE_S)
         self._pending[txid] = _Pending(
-            contact, host, port, outgoing, now, *calls, timer, now + patience_s
+            contact, request.query, host, port, outgoing, now, *calls, timer, now + patience_s
         )
         state.outgoing.append(outgoing)
         state.reachability.sent(host, now)
@@ -200,7 +203,7 @@ class Rpc:
             self._state.reachability.observed(host, reply.observed[0])
         if not reply.is_client:
             self.verified(contact, now)
-            self._accept(reply, contact, now)
+            self._accept(reply, contact, pending.query, now)
         entry = self._state.table.get(contact.id)
         if entry is not None and entry.contact == contact:
             entry.token = reply.token
@@ -216,7 +219,7 @@ class Rpc:
         if oldest is not None:
             self.ping(oldest, now)
 
-    def _accept(self, reply: Reply, contact: Contact, now: float) -> None:
+    def _accept(self, reply: Reply, contact: Contact, query: Query, now: float) -> None:
         """Prove this node's address to one that would keep it in its table."""
         if not reply.invites or self._state.is_client:
             return
@@ -227,4 +230,8 @@ class Rpc:
         self._greeted.move_to_end(contact.id)
         if len(self._greeted) > _REMEMBERED:
             self._greeted.popitem(last=False)
-        self.ping(contact, now, token=reply.token)
+        if query is not Query.GET:
+            self.ping(contact, now, token=reply.token)
+            return
+        token = reply.token
+        self._state.timers.at(now + GREET_S, lambda now: self.ping(contact, now, token=token))

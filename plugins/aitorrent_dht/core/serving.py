@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from aitorrent_dht.core.contact import Contact, can_name, contact_of, id_of, is_ip6
+from aitorrent_dht.core.contact import Contact, can_name, contact_of, id_of, is_ip6, least_scope
 from aitorrent_dht.core.record import DhtRecord, check
 from aitorrent_dht.core.rpc import Rpc
 from aitorrent_dht.core.state import NodeState, Outgoing, id_bytes
@@ -83,11 +83,11 @@ class Serving:
     def _add_nodes(self, reply: Reply, request: Request, asker: Contact, room: int) -> None:
         target = id_of(request.key)
         ip4, ip6 = Family.IP4 in request.want, Family.IP6 in request.want
-        host, own = asker.host, asker.id
+        least, own = least_scope(asker.host), asker.id
 
         def is_wanted(contact: Contact) -> bool:
             is_usable = ip6 if is_ip6(contact.host) else ip4
-            return is_usable and contact.id != own and can_name(host, contact)
+            return is_usable and contact.id != own and can_name(least, contact)
 
         count = min(self._state.tuning.k, MAX_NODES)
         # Those that are silent here would cost the asker a timeout each.

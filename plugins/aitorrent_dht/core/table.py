@@ -9,10 +9,10 @@ their address may be added. No I/O and no clock: callers pass `now`.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from aitorrent_dht.core.contact import ID_SPACE, Contact, subnet_of
+from aitorrent_dht.core.contact import ID_BITS, ID_SPACE, Contact, subnet_of
 from aitorrent_dht.core.timing import RoundTrip
 
 K: Final = 20
@@ -22,6 +22,8 @@ PER_TABLE: Final = 10
 "Nodes of one subnet in the table."
 MAX_FAILS: Final = 2
 "Failures in a row before a node is dropped even without a replacement."
+FRESH_S: Final = 300.0
+"A node that answered this recently is not pinged when another one wants its place."
 SETTLED_S: Final = 60.0
 "A node that answered this recently is not moved to another address."
 
@@ -45,12 +47,14 @@ class Entry:
 class Bucket:
     """Nodes whose distance has the same highest bit, least recently seen first."""
 
-    __slots__ = ("live", "spare", "touched_at")
+    __slots__ = ("live", "size_then", "spare", "touched_at")
 
     def __init__(self, now: float) -> None:
         self.live: OrderedDict[int, Entry] = OrderedDict()
         self.spare: OrderedDict[int, Entry] = OrderedDict()
         "Verified nodes for which there is no room, newest last."
+        self.size_then = -1
+        "How many nodes it had when it was refreshed last: if it grew, there may be more."
         self.touched_at = now
         "When a lookup last went through it."
 
@@ -79,7 +83,15 @@ class RoutingTable:
 
     def buckets(self) -> Iterator[tuple[int, Bucket]]:
         """Buckets that hold nodes, by the highest bit of the distance."""
-        yield from sorted(self._buckets.items())
+        yield from ((i, b) for i, b in sorted(self._buckets.items()) if b.live)
+
+    def span(self, now: float) -> list[tuple[int, Bucket]]:
+        """All buckets from the nearest one that holds nodes to the farthest, empty ones too."""
+        used = [index for index, bucket in self._buckets.items() if bucket.live]
+        for index in range(min(used, default=ID_BITS), ID_BITS):
+            if index not in self._buckets:
+                self._buckets[index] = Bucket(now)
+        return [(i, b) for i, b in sorted(self._buckets.items()) if used and i >= min(used)]
 
     # Changing
 
@@ -98,8 +110,8 @@ class RoutingTable:
     def seen(self, contact: Contact, now: float) -> Contact | None:
         """Note that `contact` gave a signed answer from its address.
 
-        Returns the node to ping when the bucket is full: if that one is silent, the new one takes
-        its place (`failed`).
+        Returns the node to ping when the bucket is full and its oldest node was silent for a
+        while: if that one does not answer, the new one takes its place (`failed`).
         """
         index = (contact.id ^ self.own_id).bit_length() - 1
         if index < 0:
@@ -123,7 +135,7 @@ class RoutingTable:
         if len(bucket.live) < self.k:
             return None  # its subnet has enough nodes
         oldest = next(iter(bucket.live.values()))
-        return oldest.contact
+        return oldest.contact if now - oldest.seen_at > FRESH_S else None
 
     def _renew(self, bucket: Bucket, entry: Entry, contact: Contact, now: float) -> None:
         if entry.contact.key != contact.key:
@@ -204,14 +216,17 @@ class RoutingTable:
         others = [i for i in self._buckets if not distance >> i & 1]
         found: list[Contact] = []
         for i in (*sorted(shared, reverse=True), *sorted(others)):
-            live: Iterable[Entry] = self._buckets[i].live.values()
-            if answering:
-                live = [entry for entry in live if not entry.fails]
-            inside = [entry.contact for entry in live if wanted(entry.contact)]
-            inside.sort(key=lambda contact: contact.id ^ target)
-            found += inside[: count - len(found)]
-            if len(found) >= count:
-                break
+            inside = [
+                (entry.contact.id ^ target, entry.contact)
+                for entry in self._buckets[i].live.values()
+                if not (answering and entry.fails)
+            ]
+            inside.sort()
+            for _, contact in inside:
+                if wanted(contact):
+                    found.append(contact)
+                    if len(found) == count:
+                        return found
         return found
 
     def network_size(self) -> float:

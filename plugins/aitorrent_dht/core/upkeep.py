@@ -15,6 +15,7 @@ from aitorrent_dht.core.finding import Finding
 from aitorrent_dht.core.publishing import Publishing
 from aitorrent_dht.core.rpc import Rpc
 from aitorrent_dht.core.state import NodeState
+from aitorrent_dht.core.table import Bucket
 from aitorrent_dht.core.walk import Walk
 from aitorrent_dht.wire.messages import Reply
 from aitorrentd.api.backoff import equal_jitter_s
@@ -161,15 +162,35 @@ class Upkeep:
             self._rpc.ping(entry.contact, now)
 
     def _refresh_one(self, now: float) -> None:
-        """Refresh the bucket that was idle for longest, if that is long."""
+        """Refresh the farthest bucket that fills up, else the one idle for longest, if for long.
+
+        A lookup whose first nodes are right needs few more, so buckets are filled soon after the
+        node joined, a few nodes each time ("Kademlia", section 2.3, refreshes them all at once).
+        """
         state = self._state
-        idle = [(b.touched_at, index, b) for index, b in state.table.buckets() if b.live]
-        if not idle:
-            return
-        touched_at, index, bucket = min(idle, key=lambda each: each[:2])
-        if now - touched_at < state.tuning.refresh_s * (0.9 + state.random.random() / 5):
-            return
+        buckets = state.table.span(now)
+        filling = [(i, b) for i, b in buckets if b.size_then < len(b.live) < state.tuning.k]
+        if filling:
+            self._refresh(*filling[-1], now)
+        elif buckets:
+            index, bucket = min(buckets, key=lambda each: each[1].touched_at)
+            idle_s = now - bucket.touched_at
+            if idle_s >= state.tuning.refresh_s * (0.9 + state.random.random() / 5):
+                self._refresh(index, bucket, now)
+
+    def _refresh(self, index: int, bucket: Bucket, now: float) -> None:
+        """Find nodes for a bucket, and ping those for which it has room."""
+        state = self._state
         bucket.touched_at = now
+        bucket.size_then = len(bucket.live)
+
+        def ended(walk: Walk, now: float) -> None:
+            near = [c for c in walk.lookup.named() if (c.id ^ state.id).bit_length() - 1 == index]
+            new = [contact for contact in near if state.table.would_take(contact)]
+            room = min(AT_ONCE, state.tuning.k - len(bucket.live))
+            for contact in new[: max(0, room)]:
+                self._rpc.ping(contact, now)
+
         target = state.id ^ pow(2, index) ^ state.random.getrandbits(index)
         state.counts["refreshes"] += 1
-        self._finding.find_nodes(target, now, lambda walk, now: None, k=state.tuning.alpha)
+        self._finding.find_nodes(target, now, ended, k=state.tuning.alpha)

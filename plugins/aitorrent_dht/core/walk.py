@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from aitorrent_dht.core.contact import Contact, can_name
+from aitorrent_dht.core.contact import Contact, can_name, least_scope
 from aitorrent_dht.core.lookup import Lookup
 from aitorrent_dht.core.record import DhtRecord, check
 from aitorrent_dht.core.rpc import Rpc
@@ -16,6 +16,8 @@ MAX_FOUND: Final = 64
 "Records that one lookup collects."
 MAX_PAGES: Final = 8
 "Further answers that one node is asked for."
+ENOUGH: Final = 8
+"Named nodes with which an answer is of use, although more did not fit."
 LIMIT_S: Final = 20.0
 
 
@@ -97,7 +99,7 @@ class Walk:
         self.tokens[contact.id] = reply.token
         if self._is_over:
             return
-        if reply.is_cut and contact.id not in self._proven:
+        if self._says_too_little(reply) and contact.id not in self._proven:
             self._proven.add(contact.id)  # the token that it had from before was too old
             self._ask(contact, now, reply.token)
             return
@@ -107,11 +109,15 @@ class Walk:
         else:
             if reply.has_more and new:
                 self._ask_again(contact, reply.token, now)
-            usable = self._state.can_use
-            nodes = [n for n in reply.nodes if usable(n) and can_name(contact.host, n)]
+            usable, knows, least = self._state.can_use, self.lookup.knows, least_scope(contact.host)
+            nodes = [n for n in reply.nodes if knows(n) or (can_name(least, n) and usable(n))]
             is_hit = any(record.publisher in self.records for record in reply.records)
             self.lookup.replied(contact, nodes, hit=is_hit)
         self._step(now)
+
+    def _says_too_little(self, reply: Reply) -> bool:
+        """Whether an answer was cut so far that the node is asked again, with a valid token."""
+        return reply.is_cut and not reply.records and len(reply.nodes) < ENOUGH
 
     def _take(self, reply: Reply, now: float) -> bool:
         """Keep valid records; whether one was new."""

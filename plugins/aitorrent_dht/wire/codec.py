@@ -19,6 +19,7 @@ import hashlib
 import socket
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 from aitorrent_dht.core.contact import ID_BYTES, KEY_BYTES, Contact, contact_of, is_ip6
@@ -48,6 +49,8 @@ _HEAD: Final = struct.Struct("!4s4s32s64sH")
 _SIGNATURE_AT: Final = 40
 _PORT: Final = struct.Struct("!H")
 _MAX_ITEMS: Final = 128
+_CACHED: Final = 8192
+"Nodes whose form in a message is remembered: neighbours name the same ones again and again."
 
 Message = Request | Reply
 Sign = Callable[[str, bytes], bytes]
@@ -207,11 +210,13 @@ def _parts(fields: dict[str, Any], name: str, size: int, most: int) -> tuple[byt
     return tuple(raw[i : i + size] for i in range(0, len(raw), size))
 
 
+@lru_cache(_CACHED)
 def _packed(contact: Contact) -> bytes:
     family = socket.AF_INET6 if is_ip6(contact.host) else socket.AF_INET
     return contact.key + socket.inet_pton(family, contact.host) + _PORT.pack(contact.port)
 
 
+@lru_cache(_CACHED)
 def _node(raw: bytes) -> Contact:
     family = socket.AF_INET if len(raw) == NODE4_BYTES else socket.AF_INET6
     host = socket.inet_ntop(family, raw[KEY_BYTES:-2])

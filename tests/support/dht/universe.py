@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
@@ -129,8 +130,7 @@ class Universe:
         )
         sim = SimNode(node, host or self.host(), 8468, lie)
         if known is None:
-            alive = self.alive()
-            known = self.random.sample(alive, min(3, len(alive)))
+            known = self.some(min(3, len(self.nodes)))
         self.nodes.append(sim)
         self._at[sim.host, sim.port] = sim
         node.start(self.now)
@@ -149,6 +149,17 @@ class Universe:
     def alive(self, *, honest: bool = True) -> list[SimNode]:
         return [n for n in self.nodes if n.alive and not (honest and n.lie)]
 
+    def some(self, n: int, wanted: Callable[[SimNode], bool] = lambda sim: True) -> list[SimNode]:
+        """At most `n` random honest living nodes that are `wanted`, without a look at all nodes."""
+        chosen: dict[int, SimNode] = {}
+        for _ in range(100 * n):
+            sim = self.random.choice(self.nodes)
+            if sim.alive and not sim.lie and wanted(sim):
+                chosen[sim.node.id] = sim
+                if len(chosen) == n:
+                    break
+        return list(chosen.values())
+
     def kill(self, sim: SimNode) -> None:
         sim.alive = False
 
@@ -159,7 +170,12 @@ class Universe:
 
     def run(self, seconds: float) -> None:
         """Let time pass."""
-        self.run_until(lambda: False, seconds)
+        end, events = self.now + seconds, self._events
+        while events and events[0][0] <= end:
+            due, _, call = heappop(events)
+            self.now = max(self.now, due)
+            call()
+        self.now = end
 
     def run_until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Let time pass until `condition` holds, or for `seconds`; whether it held."""
@@ -273,16 +289,17 @@ class Universe:
         assert self.run_until(lambda: bool(done), 60.0), f"the search for {name} does not end"
         return done[0], self.now - start
 
+    def _lacks(self, key: bytes, sim: SimNode) -> bool:
+        return not sim.node.state.store.get(key, EPOCH_S + self.now)
+
     def search(self, names: Sequence[str], n: int, value: bytes = b"value") -> Result:
         """`n` searches from random honest nodes that do not keep the record themselves."""
         result = Result()
         for i in range(n):
             name = names[i % len(names)]
             key = provider_key(name)
-            others = [
-                s for s in self.alive() if not s.node.state.store.get(key, EPOCH_S + self.now)
-            ]
-            found, took_s = self.get(self.random.choice(others), name)
+            (asker,) = self.some(1, partial(self._lacks, key))
+            found, took_s = self.get(asker, name)
             result.asked += 1
             result.found += [r.value for r in found.records] == [value]
             result.hops[found.hops] += 1

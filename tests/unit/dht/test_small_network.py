@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aitorrent_dht.core.state import Tuning
 from tests.support.dht.universe import Universe
 
 NODES = 5
@@ -25,6 +26,17 @@ def test_node_that_joins_a_quiet_network_is_found_by_all() -> None:
     universe.add(known=universe.nodes[:1])
     universe.run(90.0)
     assert all(len(sim.node.state.table) == NODES for sim in universe.alive())
+
+
+def test_far_buckets_are_full_some_minutes_after_a_node_joined() -> None:
+    universe = Universe(seed=10, tuning=Tuning(k=8))
+    universe.grow(32)
+    universe.run(180.0)
+    far = [dict(sim.node.state.table.buckets())[159] for sim in universe.alive()]
+    assert all(len(bucket.live) == 8 for bucket in far)
+    messages = universe.messages
+    universe.run(180.0)
+    assert universe.messages - messages < 32 * 10, "filling does not end"
 
 
 def test_network_that_loses_all_its_nodes_is_tried_again_soon() -> None:

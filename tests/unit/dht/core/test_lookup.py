@@ -82,6 +82,27 @@ def test_paths_share_no_node_and_two_of_three_end_a_search() -> None:
     assert it.is_done
 
 
+def test_path_with_a_hit_leaves_its_place_empty_while_others_wait() -> None:
+    it = lookup([1, 2, 3, 4, 5, 6], paths=3, quorum=2)
+    it.ready()
+    it.replied(contact(1), [], hit=True)
+    assert it.ready() == []
+    it.replied(contact(2), [])
+    assert it.ready() == [contact(5)]
+
+
+def test_path_that_is_left_alone_asks_three_at_a_time() -> None:
+    it = lookup([1, 2, 3, 6, 9, 12], paths=3, quorum=2, k=12)
+    it.ready()
+    it.replied(contact(2), [])
+    it.replied(contact(3), [])
+    it.ready()
+    it.failed(contact(9))
+    it.failed(contact(12))
+    it.replied(contact(1), [contact(n) for n in (0x20, 0x21, 0x22)])
+    assert it.ready() == [contact(6), contact(0x20), contact(0x21)]
+
+
 def test_one_seed_is_enough_for_three_paths() -> None:
     it = lookup([100], paths=3, quorum=2)
     assert it.ready() == [contact(100)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from aitorrent_dht.core.contact import contact_of
 from aitorrent_dht.core.record import Kind, name_digest, provider_key, value_key
 from aitorrent_dht.core.state import Tuning
+from aitorrent_dht.wire.messages import Reply
 from tests.support.dht.wired import EPOCH_S, Wired, deliver, meet
 
 KEY = provider_key("thing")
@@ -97,6 +99,54 @@ def test_record_put_while_nobody_is_there_is_put_when_somebody_comes() -> None:
     deliver(alone.sent(), alone, first, now=5.0)
     assert [s.count for s in done] == [1]
     assert [r.value for r in first.node.state.store.get(KEY, EPOCH_S)] == [b"early"]
+
+
+def searched(node: Wired, now: float = 2.0) -> list[Any]:
+    found: list[Any] = []
+    node.node.finding.get(KEY, TARGET, now, found.append)
+    return found
+
+
+def test_answer_with_the_record_is_of_use_although_nodes_were_cut_from_it() -> None:
+    keeper, seeker = Wired(1), Wired(2)
+    meet(keeper, seeker)
+    for i in range(40):
+        where = contact_of(i.to_bytes(32, "big"), f"127.0.1.{i}", 8468)
+        keeper.node.state.table.seen(where, 1.0)
+    record = keeper.record("thing", bytes(300))
+    keeper.node.state.store.put(record, "127.0.0.1", until=EPOCH_S + 99, epoch_s=EPOCH_S)
+    entry = seeker.node.state.table.get(keeper.node.id)
+    assert entry is not None
+    entry.token = b""  # as at the first contact: the answer may be no longer than the request
+    searched(seeker)
+    (first,) = seeker.sent()
+    (raw,) = keeper.receive(first.raw, seeker.place, 2.0)
+    reply = seeker.codec.decode(raw.raw)
+    assert isinstance(reply, Reply) and reply.is_cut and reply.records
+    asked = seeker.receive(raw.raw, keeper.place, 2.0)
+    assert asked and keeper.place not in [each.to for each in asked]
+
+
+def test_node_that_keeps_the_record_needs_one_answer_from_another() -> None:
+    nodes = network()
+    put(nodes, nodes[0], b"v")
+    found = searched(nodes[1])
+    assert nodes[1].node.state.store.get(KEY, EPOCH_S)
+    asked = nodes[1].sent()
+    assert not found
+    deliver(asked[:1], *nodes)
+    assert [r.value for r in found[0].records] == [b"v"]
+
+
+def test_nodes_that_a_search_met_are_greeted_after_it() -> None:
+    keeper, seeker = Wired(1), Wired(2)
+    seeker.node.state.table.seen(contact_of(keeper.key, *keeper.place), 1.0)
+    searched(seeker)
+    deliver(seeker.sent(), keeper, seeker, now=2.0)
+    assert keeper.node.contacts() == []
+    seeker.node.run(3.1)
+    deliver(seeker.sent(), keeper, seeker, now=3.1)
+    assert [c.key for c in keeper.node.contacts()] == [seeker.key]
 
 
 def test_value_belongs_to_its_publisher_alone() -> None:

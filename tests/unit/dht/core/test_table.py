@@ -32,11 +32,12 @@ def full_bucket() -> RoutingTable:
 
 def test_full_bucket_keeps_old_live_nodes_and_names_the_oldest_to_ping() -> None:
     table = full_bucket()
-    assert table.seen(far(99), 50.0) == far(0)
+    assert table.seen(far(99), 50.0) is None  # all answered a moment ago
+    assert table.seen(far(99), 350.0) == far(0)
     assert table.get(far(99).id) is None
-    assert table.seen(far(0), 51.0) is None  # it answered
+    assert table.seen(far(0), 351.0) is None  # it answered
     assert {e.contact for e in table} == {far(n) for n in range(K)}
-    assert table.seen(far(99), 52.0) == far(1)  # the next one is asked
+    assert table.seen(far(99), 352.0) == far(1)  # the next one is asked
 
 
 def test_silent_node_of_a_full_bucket_gives_its_place_to_the_newest_replacement() -> None:
