@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from aitorrent_nat.punch.birthday import udp_socket
-from aitorrent_nat.punch.candidates import Candidate, Kind, is_local_host
+from aitorrent_nat.punch.candidates import Candidate, Kind, canonical, is_local_host
 from aitorrent_nat.punch.messages import KEY_BYTES, Terms
 from aitorrent_nat.punch.observing import observe
 from aitorrent_nat.punch.paths.ice import Agent
@@ -110,6 +110,7 @@ async def gather(around: Surroundings, peer: PeerId, tasks: Tasks, *, may_guess:
     except BaseException:
         await gathered.close()
         raise
+    tcp, udp, many = usable(tcp), usable(udp), usable(many)
     gathered.public = frozenset(each.host for each in seen) | frozenset(
         each.host for each in (*tcp, *udp) if each.kind in (Kind.TCP, Kind.UDP)
     )
@@ -127,6 +128,18 @@ async def gather(around: Surroundings, peer: PeerId, tasks: Tasks, *, may_guess:
         sightings=tuple(seen),
     )
     return gathered
+
+
+def usable(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that a peer accepts: a mirror or a STUN server that lies must not end the session."""
+    return [each for each in candidates if _is_unicast(each.host) and 0 < each.port < 65_536]
+
+
+def _is_unicast(host: str) -> bool:
+    try:
+        return canonical(host) == host
+    except ValueError:
+        return False
 
 
 def _is_private(candidate: Candidate, public: frozenset[str]) -> bool:

@@ -19,6 +19,8 @@ SLOTS: Final = 13
 MIN_PASS_BYTES: Final = 64 * 1024
 "Passing less at a time costs more for the wakeup than for the bytes."
 MAX_PAIRS: Final = 4096
+FORGIVEN: Final = 0.01
+"Share of its hour that an idle pair may have sent and be forgotten, if pairs become too many."
 
 Pair = tuple[PeerId, PeerId]
 "Two nodes in sorted order."
@@ -183,8 +185,17 @@ class Budgets:
         return max(budget.flow.wait_s(n, now), self._total.wait_s(n, now))
 
     def _prune(self, now: float) -> None:
-        for pair, budget in list(self._pairs.items()):
-            if not budget.circuits and budget.hour.left(now) == budget.hour.limit:
+        """Forget idle pairs that sent nothing within the hour, else the one that sent least.
+
+        Else a node with thousands of identities, each of which sends a byte, would keep all
+        others out for an hour.
+        """
+        idle = {pair: b.hour for pair, b in self._pairs.items() if not b.circuits}
+        used = {pair: hour.limit - hour.left(now) for pair, hour in idle.items()}
+        unused = [pair for pair, n in used.items() if not n]
+        least = min(used, key=used.__getitem__, default=None)
+        for pair in unused or ([] if least is None else [least]):
+            if used[pair] <= self._bytes_per_hour * FORGIVEN:
                 del self._pairs[pair]
 
 

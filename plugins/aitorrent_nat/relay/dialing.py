@@ -42,6 +42,8 @@ from aitorrentd.api.tasks import Tasks, beside
 NAME: Final = "relay"
 RENEW_AT: Final = 0.9
 "Share of its time after which a circuit is renewed: channels do not notice its end."
+MIN_RENEW_S: Final = 30.0
+"Whatever time a relay gives, circuits do not follow each other faster."
 
 
 class RelayDialer:
@@ -136,7 +138,7 @@ class RelayDialer:
 
     async def _renew(self, circuit: Circuit, address: Address, seconds: float) -> None:
         """Open the next circuit before this one reaches its time limit."""
-        await asyncio.sleep(seconds * RENEW_AT)
+        await asyncio.sleep(max(seconds * RENEW_AT, MIN_RENEW_S))
         view = self._transport.peer(circuit.peer)
         if view is None or view.address != address.location or not circuit.is_joined:
             return  # the channel has moved, or is gone

@@ -35,7 +35,8 @@ PROTOCOL: Final = "/ai-torrent/1/relay"
 MAX_MESSAGE_BYTES: Final = 4096
 MAX_REASON_CHARS: Final = 300
 MAX_ADDRESSES: Final = 4
-MAX_DELAY_S: Final = 3600.0
+MAX_DELAY_S: Final = 60.0
+"A relay that stops spreads its clients over a few seconds; until then they keep its place."
 MAX_CIRCUIT_S: Final = 86_400.0
 TOKEN_BYTES: Final = 32
 

@@ -27,6 +27,8 @@ from aitorrentd.api.fields import MAX_EXACT, blob, whole
 DOMAIN: Final = "aitd/reservation/1"
 VERSION: Final = 1
 LIFETIME_S: Final = 3600
+MIN_LIFETIME_S: Final = 60
+"A client renews at half the lifetime."
 MAX_RESERVATION_BYTES: Final = 512
 SKEW_S: Final = 600
 "How far in the future a reservation may be issued: clocks differ."
@@ -97,7 +99,7 @@ def read_reservation(raw: bytes) -> Reservation:
         relay_key = blob(fields, "relay", 32, 32)
         client = peer_id(blob(fields, "client", 32, 32))
         issued = whole(fields, "issued", 0, MAX_EXACT)
-        expires = whole(fields, "expires", issued + 1, issued + LIFETIME_S)
+        expires = whole(fields, "expires", issued + MIN_LIFETIME_S, issued + LIFETIME_S)
         terms = Terms(
             rate=whole(fields, "rate", 1, MAX_EXACT),
             bytes_per_hour=whole(fields, "hour", 1, MAX_EXACT),

@@ -166,7 +166,10 @@ async def test_the_rate_of_a_pair_is_kept_over_many_circuits(tmp_path: Path) -> 
             leg.abort()
 
 
-async def test_a_channel_outlives_its_circuits(tmp_path: Path) -> None:
+async def test_a_channel_outlives_its_circuits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialing_module, "MIN_RENEW_S", 0.5)
     async with three(tmp_path) as (relay, target, dialer):
         lines = relay.part.server.lines
         object.__setattr__(lines._limits, "circuit_s", 1.0)
@@ -382,6 +385,7 @@ async def test_a_reservation_is_renewed_at_half_its_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aitorrent_nat.relay.reservation.LIFETIME_S", 2)
+    monkeypatch.setattr("aitorrent_nat.relay.reservation.MIN_LIFETIME_S", 1)
     async with three(tmp_path) as (relay, target, _):
         held = target.part.reserver.held[0]
         first = held.reservation

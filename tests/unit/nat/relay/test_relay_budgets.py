@@ -102,7 +102,7 @@ def test_idle_pairs_make_room_and_busy_ones_are_not_forgotten(
     monkeypatch.setattr(module, "MAX_PAIRS", 2)
     all_pairs = budgets()
     used = all_pairs.take_up(A, B, 0.0)
-    all_pairs.spend(used, 1, 0.0)
+    all_pairs.spend(used, 100 * MIB, 0.0)
     all_pairs.give_up(used)
     open_circuit = all_pairs.take_up(A, C, 0.0)
     with pytest.raises(Busy, match="2 pairs of nodes, its limit"):
