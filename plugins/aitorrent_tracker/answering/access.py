@@ -25,14 +25,11 @@ class Access:
         # Looking up a keyed hash takes no time that depends on how much of a key was guessed.
         self._secret = os.urandom(32)
         self._keys = frozenset(self._hashed(key.encode()) for key in keys)
+        self.is_private = bool(self._keys)
+        "Whether clients need an announce key."
 
     def _hashed(self, key: bytes) -> bytes:
         return blake2b(key, digest_size=16, key=self._secret).digest()
-
-    @property
-    def is_private(self) -> bool:
-        """Whether clients need an announce key."""
-        return bool(self._keys)
 
     def publish(self, info_hashes: Iterable[bytes]) -> None:
         """Serve these, too."""
@@ -50,15 +47,6 @@ class Access:
     def is_key(self, key: str) -> bool:
         """Whether this is an announce key."""
         return self._hashed(key.encode()) in self._keys
-
-    def check_torrent(self, info_hash: bytes) -> None:
-        """Refuse what is not served.
-
-        Raises:
-            Refused: the info-hash is not listed.
-        """
-        if not self.is_listed(info_hash):
-            raise Refused("unregistered", "unregistered torrent")
 
     def action(self, path: bytes) -> bytes:
         """`announce` or `scrape`, from the path of a URL: `/announce`, or `/KEY/announce`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from aitorrent_tracker.swarms.memory import SUBNET_BYTES, is_loopback
@@ -47,9 +48,11 @@ class Rates:
             lambda: TokenBucket(per_s, max(1.0, per_s * BURST_S), 0.0), max_entries=MAX_SUBNETS
         )
 
+        self._subnet_of = lru_cache(maxsize=4096)(subnet_of)
+
     def take(self, host: bytes, now: float) -> bool:
         """Whether a request of this address may be answered now."""
-        subnet = subnet_of(host)
+        subnet = self._subnet_of(host)
         return not subnet or self._buckets.of(subnet).take(now)
 
 

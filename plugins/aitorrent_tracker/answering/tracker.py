@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from aitorrent_tracker.answering.access import ANNOUNCE, Access
 from aitorrent_tracker.answering.sources import Proxies, Rates
@@ -13,7 +14,9 @@ from aitorrent_tracker.wire import http_replies, query, udp
 from aitorrent_tracker.wire.http_requests import Request
 from aitorrent_tracker.wire.refusals import Refused
 
-_OK = http_replies.OK
+_OK: Final = http_replies.OK
+_ANNOUNCE: Final = udp.ANNOUNCE
+_CONNECT: Final = udp.CONNECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Tracker:
         self._ids = ids
         self._intervals = intervals
         self._draw = draw
+        self._spread_s = intervals.usual_s / 8
 
     def http(self, request: Request, host: bytes, now: float) -> tuple[bytes, bytes]:
         """Status and body of the answer to a request from a packed address."""
@@ -66,31 +70,23 @@ class Tracker:
         return _OK, http_replies.scrape_reply({h: self.storage.counts(h) for h in listed})
 
     def _http_announce(self, raw: bytes, host: bytes, now: float) -> bytes:
-        asked = query.read_announce(raw)
-        found = self._announce(asked, host, now)
+        announce, is_compact, has_ids = query.read_announce(raw, host)
+        found = self._announce(announce, now)
         self.counts["http_announces"] += 1
         least_s = self._intervals.least_s
-        if asked.is_compact:
+        if is_compact:
             return http_replies.compact_reply(found, self._interval_s(), least_s)
 
         def id_of(entry: bytes) -> bytes:
-            return self.storage.peer_id(asked.info_hash, entry)
+            return self.storage.peer_id(announce.info_hash, entry)
 
         return http_replies.full_reply(
-            found, self._interval_s(), least_s, id_of if asked.has_ids else None
+            found, self._interval_s(), least_s, id_of if has_ids else None
         )
 
-    def _announce(self, asked: query.Query | udp.UdpAnnounce, host: bytes, now: float) -> Found:
-        self.access.check_torrent(asked.info_hash)
-        announce = Announce(
-            asked.info_hash,
-            asked.peer_id,
-            host,
-            asked.port,
-            asked.event,
-            asked.is_seed,
-            asked.wanted,
-        )
+    def _announce(self, announce: Announce, now: float) -> Found:
+        if not self.access.is_listed(announce[0]):
+            raise Refused("unregistered", "unregistered torrent")
         try:
             return self.storage.announce(announce, now)
         except Full:
@@ -98,7 +94,7 @@ class Tracker:
 
     def _interval_s(self) -> int:
         """An eighth of it is random, so that clients that started together drift apart."""
-        return int(self._intervals.usual_s * (1 - self._draw() / 8))
+        return int(self._intervals.usual_s - self._draw() * self._spread_s)
 
     def udp(self, raw: bytes, host: bytes, now: float) -> bytes | None:
         """The answer to a datagram from a packed address, or none."""
@@ -107,11 +103,11 @@ class Tracker:
             self.counts["udp_ignored"] += 1
             return None
         connection, action, transaction = head
-        if action == udp.CONNECT and connection == udp.PROTOCOL_ID:
+        if action == _CONNECT and connection == udp.PROTOCOL_ID:
             # Not limited: the sender's address may be forged, and its owner must not pay for that.
             self.counts["udp_connects"] += 1
             return udp.connect_reply(transaction, self._ids.make(host, now))
-        if action not in (udp.ANNOUNCE, udp.SCRAPE):
+        if action != _ANNOUNCE and action != udp.SCRAPE:
             self.counts["udp_ignored"] += 1
             return None
         if not self._ids.is_valid(connection, host, now):
@@ -122,7 +118,7 @@ class Tracker:
             self.counts["refused_rate"] += 1
             return None
         try:
-            if action == udp.ANNOUNCE:
+            if action == _ANNOUNCE:
                 return self._udp_announce(raw, transaction, host, now)
             return self._udp_scrape(raw, transaction)
         except Refused as e:
@@ -130,10 +126,10 @@ class Tracker:
             return udp.error_reply(transaction, e.text)
 
     def _udp_announce(self, raw: bytes, transaction: int, host: bytes, now: float) -> bytes:
-        asked = udp.read_announce(raw, len(host))
-        if asked.path or self.access.is_private:
-            self.access.action(asked.path.partition(b"?")[0] or b"/announce")
-        found = self._announce(asked, host, now)
+        announce, path = udp.read_announce(raw, host), udp.url_path(raw)
+        if path or self.access.is_private:
+            self.access.action(path.partition(b"?")[0] or b"/announce")
+        found = self._announce(announce, now)
         self.counts["udp_announces"] += 1
         return udp.announce_reply(transaction, found, self._interval_s(), len(host))
 

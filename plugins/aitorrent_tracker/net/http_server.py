@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any, Final, cast
 
-from aitorrent_tracker.answering.sources import packed, subnet_of
+from aitorrent_tracker.answering.sources import subnet_of
 from aitorrent_tracker.answering.tracker import Tracker
 from aitorrent_tracker.net.accepting import Acceptor
 from aitorrent_tracker.wire.http_replies import http_reply
@@ -42,12 +41,10 @@ class HttpServer:
         self._max = max_connections
         self._max_per_subnet = max_per_subnet
         self._per_subnet: InUse[str] = InUse()
-        self._open: OrderedDict[_Connection, float] = OrderedDict()
-        "By the time of their last answer, the oldest first."
+        self._open: set[_Connection] = set()
         self._handed_over: dict[asyncio.Transport, str] = {}
         "Connections that `adopt` took, and their networks, until a sweep finds them closed."
         self._acceptor = Acceptor(self._begin)
-        self._packed = lru_cache(maxsize=4096)(packed)
         self._spawn = spawn
         self.adopt: Callable[[asyncio.Transport, bytes], None] | None = None
         "Takes a connection, and what was read of it, on which a request is not for the tracker."
@@ -59,16 +56,61 @@ class HttpServer:
         """Serve a bound socket that does not block; the caller closes it after `close`."""
         self._acceptor.listen(sock)
 
-    def _begin(self, sock: socket.socket, source: Any) -> None:
+    def _begin(self, fd: int, host: bytes) -> None:
         """Answer a new connection at once, if its request is there; hold it if more may come."""
-        host = self._packed(source[0])
-        connection = _Connection(self, host, subnet_of(host))
-        if len(self) >= self._max:
+        if len(self._open) + len(self._handed_over) >= self._max:
             self.tracker.counts["http_turned_away"] += 1
-        elif not connection.answer_first(sock) and self._admit(connection, connection.subnet):
-            self._spawn(self._hold(sock, connection), "tracker: connection")
+            os.close(fd)
             return
-        sock.close()
+        reader, unsent, ends = RequestReader(), b"", False
+        try:
+            raw = os.read(fd, MAX_READ)
+            if raw:
+                reader.feed(raw)
+                replies, ends = self.replies(reader, host)
+                unsent = replies[0] if len(replies) == 1 else b"".join(replies)
+                if unsent:
+                    unsent = unsent[os.write(fd, unsent) :]
+            ends = ends or not raw
+        except BlockingIOError:
+            pass
+        except OSError:
+            ends, unsent = True, b""
+        if ends and not unsent:
+            os.close(fd)
+            return
+        connection = _Connection(self, host, reader, unsent, ends=ends)
+        if self._admit(connection, connection.subnet):
+            self._spawn(self._hold(socket.socket(fileno=fd), connection), "tracker: connection")
+        else:
+            os.close(fd)
+
+    def replies(self, reader: RequestReader, host: bytes) -> tuple[list[bytes], bool]:
+        """Replies to requests that have arrived, and whether the connection ends after them."""
+        tracker, now, has_others = self.tracker, self.clock(), self.adopt is not None
+        replies: list[bytes] = []
+        # Few at a time, so that a client which does not read them makes the transport pause.
+        for _ in range(MAX_BATCH):
+            if has_others and reader.is_for_others():
+                break
+            try:
+                request = reader.take()
+            except BadRequest as e:
+                tracker.counts["refused_http"] += 1
+                replies.append(http_reply(b"", status=e.status, is_head=False, keeps_alive=False))
+                return replies, True
+            if request is None:
+                break
+            status, body = tracker.http(request, host, now)
+            _, _, is_head, keeps_alive, _ = request
+            replies.append(
+                http_reply(body, status=status, is_head=is_head, keeps_alive=keeps_alive)
+            )
+            if not keeps_alive:
+                return replies, True
+            if not reader.has_rest:
+                break
+        return replies, False
 
     async def _hold(self, sock: socket.socket, connection: _Connection) -> None:
         loop, is_held = asyncio.get_running_loop(), False
@@ -86,24 +128,22 @@ class HttpServer:
         if subnet and not self._per_subnet.take(subnet, self._max_per_subnet):
             self.tracker.counts["http_turned_away"] += 1
             return False
-        self.answered(connection)
+        self._open.add(connection)
         return True
-
-    def answered(self, connection: _Connection) -> None:
-        """Give a connection time for its next request."""
-        self._open[connection] = self.clock()
-        self._open.move_to_end(connection)
 
     def release(self, connection: _Connection, subnet: str) -> None:
         """Forget a connection that ended."""
-        if self._open.pop(connection, None) is not None and subnet:
-            self._per_subnet.release(subnet)
+        if connection in self._open:
+            self._open.remove(connection)
+            if subnet:
+                self._per_subnet.release(subnet)
 
     def hand_over(
         self, connection: _Connection, subnet: str, transport: asyncio.Transport, rest: bytes
     ) -> None:
         """Give a connection to `adopt`; it still counts for its network."""
-        if self.adopt is not None and self._open.pop(connection, None) is not None:
+        if self.adopt is not None and connection in self._open:
+            self._open.remove(connection)
             self._handed_over[transport] = subnet
             self.adopt(transport, rest)
 
@@ -115,9 +155,7 @@ class HttpServer:
                 if subnet:
                     self._per_subnet.release(subnet)
         until = self.clock() - IDLE_S
-        for connection, answered in list(self._open.items()):
-            if answered > until:
-                return
+        for connection in [held for held in self._open if held.answered_at <= until]:
             self.tracker.counts["http_timeouts"] += 1
             connection.abort()
 
@@ -129,33 +167,24 @@ class HttpServer:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, server: HttpServer, host: bytes, subnet: str) -> None:
-        self.subnet = subnet
+    __slots__ = (
+        *("_ends", "_host", "_is_paused", "_reader", "_server", "_transport", "_unsent"),
+        *("answered_at", "subnet"),
+    )
+
+    def __init__(
+        self, server: HttpServer, host: bytes, reader: RequestReader, unsent: bytes, *, ends: bool
+    ) -> None:
+        self.subnet = subnet_of(host)
+        self.answered_at = server.clock()
         self._server = server
         self._host = host
-        self._reader = RequestReader()
+        self._reader = reader
         self._transport: asyncio.Transport | None = None
         self._is_paused = False
-        self._unsent = b""
-        self._ends = False
+        self._unsent = unsent
+        self._ends = ends
         "After what is unsent."
-
-    def answer_first(self, sock: socket.socket) -> bool:
-        """Answer what has arrived on a new socket; whether that is the end of the connection."""
-        try:
-            raw = sock.recv(MAX_READ)
-            if not raw:
-                return True
-            self._reader.feed(raw)
-            replies, self._ends = self._replies()
-            self._unsent = b"".join(replies)
-            if self._unsent:
-                self._unsent = self._unsent[sock.send(self._unsent) :]
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return self._ends and not self._unsent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = stream = cast(asyncio.Transport, transport)
@@ -196,9 +225,9 @@ class _Connection(asyncio.Protocol):
         """Answer the requests that are complete, those that were pipelined in one write."""
         server = self._server
         while (transport := self._transport) is not None and not self._is_paused:
-            replies, is_last = self._replies()
+            replies, is_last = server.replies(self._reader, self._host)
             if replies:
-                server.answered(self)
+                self.answered_at = server.clock()
                 transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
                 if is_last:
                     self._end(transport)
@@ -209,32 +238,6 @@ class _Connection(asyncio.Protocol):
                 server.hand_over(self, self.subnet, transport, self._reader.rest())
             else:
                 return
-
-    def _replies(self) -> tuple[list[bytes], bool]:
-        """Some replies, and whether the connection ends after them."""
-        server, host, now = self._server, self._host, self._server.clock()
-        tracker, has_others = server.tracker, server.adopt is not None
-        replies: list[bytes] = []
-        # Few at a time, so that a client which does not read them makes the transport pause.
-        for _ in range(MAX_BATCH):
-            if has_others and self._reader.is_for_others():
-                break
-            try:
-                request = self._reader.take()
-            except BadRequest as e:
-                tracker.counts["refused_http"] += 1
-                replies.append(http_reply(b"", status=e.status, is_head=False, keeps_alive=False))
-                return replies, True
-            if request is None:
-                break
-            status, body = tracker.http(request, host, now)
-            keeps_alive = request.keeps_alive
-            replies.append(
-                http_reply(body, status=status, is_head=request.is_head, keeps_alive=keeps_alive)
-            )
-            if not keeps_alive:
-                return replies, True
-        return replies, False
 
     def _end(self, transport: asyncio.Transport) -> None:
         """Close after what was written; later bytes are ignored."""

@@ -41,7 +41,7 @@ class SharedStorage:
         if announce.event is Event.STOPPED:
             self._add(info_hash, entry, Change(Kind.GONE, value))
         elif self.memory.peer_id(info_hash, entry):
-            is_counted = 0 <= before < found.counts.completed
+            is_counted = 0 <= before < found.completed
             kind = Kind.SEEN | Kind.COMPLETED if is_counted else Kind.SEEN
             self._add(info_hash, entry, Change(kind, value))
         return found

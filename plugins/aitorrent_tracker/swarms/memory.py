@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from aitorrent_tracker.swarms.peers import Peers
+from aitorrent_tracker.swarms.peers import ABSENT, Peers
 from aitorrent_tracker.swarms.storage import (
     Announce,
     Counts,
@@ -16,6 +16,7 @@ from aitorrent_tracker.swarms.storage import (
     Found,
     Full,
     Statistics,
+    make_tuple,
 )
 from aitorrent_tracker.swarms.wheel import Wheel
 
@@ -72,6 +73,18 @@ class _Swarm:
         return found
 
 
+def _half(seeds: Peers, leechers: Peers, wanted: int, draw: Callable[[], float], own: int) -> bytes:
+    """Entries for a leecher, half of them seeds if there are enough; not the leecher at `own`."""
+    if not seeds.count:
+        return leechers.sample(wanted, draw(), own)
+    share = wanted - wanted // 2
+    if share < wanted - leechers.count:
+        share = wanted - leechers.count
+    if share > seeds.count:
+        share = seeds.count
+    return seeds.sample(share, draw()) + leechers.sample(wanted - share, draw(), own)
+
+
 class MemoryStorage:
     """The swarms of one process. Peers are told apart by address and port.
 
@@ -99,11 +112,14 @@ class MemoryStorage:
         info_hash, peer_id, host, port, event, is_seed, wanted = announce
         swarm = self._swarms.get(info_hash)
         entry = host + port.to_bytes(2, "big")
-        kind = _kind_of(host)
+        # `_kind_of(host)`, without the call: this is what a tracker does all day.
+        kind = len(host)
+        if host[0] == 127 if kind == 4 else host == _LOOPBACK6:
+            kind = -kind
         if event is _STOPPED:
             if swarm is not None:
                 self._remove(swarm, kind, entry)
-            return Found(self.counts(info_hash), b"", b"")
+            return Found(*self.counts(info_hash), b"", b"")
         tick = int(now / TICK_S)
         if swarm is None:
             if len(self._swarms) >= self._limits.swarms:
@@ -111,25 +127,38 @@ class MemoryStorage:
             swarm = self._swarms[info_hash] = _Swarm()
             self._wheel.add(info_hash, tick + self._ttl + 1)
         pair = swarm.kinds.get(kind) or swarm.of(kind)
-        if not pair[0 if is_seed else 1].touch(entry, peer_id, tick):
-            self._store(swarm, kind, entry, announce, tick)
-        counts = Counts(swarm.seeds, swarm.leechers, self._completed.get(info_hash, 0))
+        seeds, leechers = pair
+        own = (seeds if is_seed else leechers).touch(entry, peer_id, tick)
+        if own < 0:
+            own = self._store(swarm, kind, entry, announce, tick)
+        # A seed has no use for seeds. A leecher gets as many of them as of leechers.
         if not wanted:
-            return Found(counts, b"", b"")
-        return self._found(swarm, kind, entry, is_seed, wanted, counts)
+            found = b""
+        elif is_seed:
+            found = leechers.sample(wanted, self._draw())
+        else:
+            found = _half(seeds, leechers, wanted, self._draw, own)
+        by_width = {6: b"", 18: b"", len(host) + 2: found}
+        if len(swarm.kinds) > 1:
+            self._add_others(swarm, kind, is_seed, wanted, by_width)
+        completed = self._completed.get(info_hash, 0)
+        return make_tuple(
+            Found, (swarm.seeds, swarm.leechers, completed, by_width[6], by_width[18])
+        )
 
-    def _store(self, swarm: _Swarm, kind: int, entry: bytes, announce: Announce, tick: int) -> None:
-        """Add a peer that is not known in its role."""
+    def _store(self, swarm: _Swarm, kind: int, entry: bytes, announce: Announce, tick: int) -> int:
+        """Add a peer that is not known in its role; its place, or `ABSENT` without room for it."""
         seeds, leechers = swarm.of(kind)
         is_known = entry in (leechers if announce.is_seed else seeds)
         if not is_known and not self._has_room(swarm, seeds, leechers, announce.host):
             self._unlisted += 1
-            return
+            return ABSENT
         if is_known:
             self._remove(swarm, kind, entry)
         if announce.event is _COMPLETED and announce.is_seed:
             self._count_completed(announce.info_hash)
         self._put(swarm, kind, entry, announce.peer_id, announce.is_seed, tick)
+        return (seeds if announce.is_seed else leechers).count - 1
 
     def _put(
         self, swarm: _Swarm, kind: int, entry: bytes, peer_id: bytes, is_seed: bool, tick: int
@@ -187,33 +216,22 @@ class MemoryStorage:
         self._leechers -= leechers
         swarm.leechers -= leechers
 
-    def _found(
-        self, swarm: _Swarm, own: int, entry: bytes, is_seed: bool, wanted: int, counts: Counts
-    ) -> Found:
-        """Peers of the announcer's own kind first."""
-        found4 = found6 = b""
-        for kind in _TOLD[own]:
+    def _add_others(
+        self, swarm: _Swarm, own: int, is_seed: bool, wanted: int, found: dict[int, bytes]
+    ) -> None:
+        """Add peers of other kinds to those of the announcer's own, by the size of entries."""
+        wanted -= len(found[abs(own) + 2]) // (abs(own) + 2)
+        for kind in _TOLD[own][1:]:
             pair = swarm.kinds.get(kind)
-            if pair is None:
-                continue
-            seeds, leechers = pair
-            # A seed has no use for seeds. A leecher gets as many of them as of leechers.
-            some = b""
-            if not is_seed and seeds.count:
-                share = min(seeds.count, max(wanted - wanted // 2, wanted - leechers.count))
-                some = seeds.sample(share, self._draw(), entry)
-            size = abs(kind) + 2
-            if leechers.count:
-                more = wanted - len(some) // size
-                some += leechers.sample(more, self._draw(), entry)
-            if size == 6:
-                found4 += some
-            else:
-                found6 += some
-            wanted -= len(some) // size
-            if wanted <= 0:
-                break
-        return Found(counts, found4, found6)
+            if pair is not None and wanted > 0:
+                seeds, leechers = pair
+                if is_seed:
+                    some = leechers.sample(wanted, self._draw())
+                else:
+                    some = _half(seeds, leechers, wanted, self._draw, ABSENT)
+                width = abs(kind) + 2
+                found[width] += some
+                wanted -= len(some) // width
 
     def counts(self, info_hash: bytes) -> Counts:
         """See `Storage.counts`."""

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from typing import Final
 
 from aitorrent_tracker.swarms.storage import HASH_BYTES
 
-PEER_ID_BYTES = HASH_BYTES
+PEER_ID_BYTES: Final = HASH_BYTES
+ABSENT: Final = -1
+"The place of a peer that is not here."
 
 
 class Peers:
@@ -34,18 +37,19 @@ class Peers:
     def __contains__(self, entry: bytes) -> bool:
         return entry in self._index
 
-    def touch(self, entry: bytes, peer_id: bytes, tick: int) -> bool:
-        """Note that a peer announced itself again; False if it is not here."""
+    def touch(self, entry: bytes, peer_id: bytes, tick: int) -> int:
+        """Note that a peer announced itself again; its place, or `ABSENT`."""
         at = self._index.get(entry)
         if at is None:
-            return False
+            return ABSENT
         self._seen[at] = tick
-        self._ids[at * PEER_ID_BYTES : (at + 1) * PEER_ID_BYTES] = peer_id
-        return True
+        begin = at * PEER_ID_BYTES
+        self._ids[begin : begin + PEER_ID_BYTES] = peer_id
+        return at
 
     def put(self, entry: bytes, peer_id: bytes, tick: int) -> None:
         """Add a peer, or note that it announced itself again."""
-        if not self.touch(entry, peer_id, tick):
+        if self.touch(entry, peer_id, tick) == ABSENT:
             self._index[entry] = self.count
             self._entries += entry
             self._ids += peer_id
@@ -74,26 +78,37 @@ class Peers:
         at = self._index.get(entry)
         return b"" if at is None else bytes(self._ids[at * PEER_ID_BYTES :][:PEER_ID_BYTES])
 
-    def sample(self, wanted: int, draw: float, without: bytes) -> bytes:
+    def sample(self, wanted: int, draw: float, own: int = ABSENT) -> bytes:
         """At most `wanted` entries from a random one on; `draw` in [0, 1) chooses it.
 
-        The entry `without` is left out.
+        The entry at the place `own` is left out.
         """
-        count, width = self.count, self._width
-        own = self._index.get(without)
-        if wanted >= count - (own is not None):
-            first, taken = 0, count
+        count, width, entries = self.count, self._width, self._entries
+        if own < 0:
+            if wanted >= count:
+                return bytes(entries)
+            begin = int(draw * count) * width
+            end = begin + wanted * width
+            if end <= count * width:
+                return bytes(entries[begin:end])
+        elif wanted >= count - 1:
+            return bytes(entries[: own * width] + entries[(own + 1) * width :])
         else:
-            first, taken = int(draw * count), wanted
-            if own is not None and (own - first) % count < taken:
-                taken += 1
-        begin, end = first * width, (first + taken) * width
-        found = bytes(self._entries[begin:end])
-        if len(found) < taken * width:
-            found += self._entries[: taken * width - len(found)]
-        if own is not None and (at := (own - first) % count) < taken:
-            return found[: at * width] + found[(at + 1) * width :]
-        return found
+            first = int(draw * count)
+            begin, at = first * width, own - first
+            if at < 0:
+                at += count
+            if at < wanted:
+                found = self._run(begin, (wanted + 1) * width)
+                return found[: at * width] + found[(at + 1) * width :]
+        return self._run(begin, wanted * width)
+
+    def _run(self, begin: int, size: int) -> bytes:
+        """`size` bytes of entries from `begin` on; the first entry follows the last one."""
+        entries, end = self._entries, begin + size
+        if end <= len(entries):
+            return bytes(entries[begin:end])
+        return bytes(entries[begin:] + entries[: end - len(entries)])
 
     def count_prefix(self, prefix: bytes, enough: int) -> int:
         """How many peers have an address that starts with these bytes; counts up to `enough`."""

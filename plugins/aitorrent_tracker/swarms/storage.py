@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
+make_tuple: Final = tuple.__new__
+"""Makes a named tuple in a third of the time that calling its class takes; announces make several.
+`make_tuple(Counts, (1, 2, 3))`"""
 HASH_BYTES = 20
 "An info-hash: SHA-1, or the first 20 bytes of the SHA-256 of a v2 torrent (BEP 52)."
 
@@ -50,7 +53,9 @@ class Counts(NamedTuple):
 class Found(NamedTuple):
     """What an announce is answered with. Peers are compact: address, then port (BEP 23, BEP 7)."""
 
-    counts: Counts
+    seeds: int
+    leechers: int
+    completed: int
     peers4: bytes
     "6 bytes for each peer."
     peers6: bytes

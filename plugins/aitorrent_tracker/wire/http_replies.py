@@ -17,7 +17,7 @@ _KEEP: Final = b"\r\nConnection: keep-alive\r\n\r\n"
 
 def compact_reply(found: Found, interval_s: int, min_interval_s: int) -> bytes:
     """The answer to an announce, with peers as bytes (BEP 23, BEP 7)."""
-    seeds, leechers, completed = found.counts
+    seeds, leechers, completed, peers4, peers6 = found
     return (
         b"d8:completei%de10:downloadedi%de10:incompletei%de8:intervali%de12:min intervali%de"
         b"5:peers%d:%b6:peers6%d:%be"
@@ -27,10 +27,10 @@ def compact_reply(found: Found, interval_s: int, min_interval_s: int) -> bytes:
             leechers,
             interval_s,
             min_interval_s,
-            len(found.peers4),
-            found.peers4,
-            len(found.peers6),
-            found.peers6,
+            len(peers4),
+            peers4,
+            len(peers6),
+            peers6,
         )
     )
 
@@ -55,9 +55,9 @@ def full_reply(
             peers.append(peer)
     return bencode(
         {
-            b"complete": found.counts.seeds,
-            b"downloaded": found.counts.completed,
-            b"incomplete": found.counts.leechers,
+            b"complete": found.seeds,
+            b"downloaded": found.completed,
+            b"incomplete": found.leechers,
             b"interval": interval_s,
             b"min interval": min_interval_s,
             b"peers": peers,

@@ -6,9 +6,10 @@ the tracker must see the same requests.
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import Final, NamedTuple
+
+from aitorrent_tracker.swarms.storage import make_tuple
 
 MAX_HEAD_BYTES: Final = 8192
 _METHODS: Final = (b"GET", b"HEAD")
@@ -35,7 +36,6 @@ class BadRequest(Exception):
 
 
 _BAD: Final = b"400 Bad Request"
-_USUAL: Final = re.compile(rb"GET (/[^ ?\0\r\n]*)(?:\?([^ #\0\r\n]*))? HTTP/1\.1")
 _MAX_REMEMBERED: Final = 512
 "Bytes of headers that are worth remembering."
 
@@ -102,17 +102,16 @@ class RequestReader:
 
 def _read(head: bytes) -> Request:
     line, _, headers = head.partition(b"\r\n")
-    usual = _USUAL.fullmatch(line)
-    if usual is not None:
-        keeps_alive, _, forwarded = _headers_of(headers)
-        path, query = usual.groups(b"")
-        return Request(path, query, False, keeps_alive, forwarded)
     if b"\n" in line or b"\r" in line or b"\0" in line:
         raise BadRequest(_BAD)
     parts = line.split(b" ")
     if len(parts) != 3:
         raise BadRequest(_BAD)
     method, target, version = parts
+    if method == b"GET" and version == b"HTTP/1.1" and target[:1] == b"/" and b"#" not in target:
+        keeps_alive, _, forwarded = _headers_of(headers)
+        path, _, query = target.partition(b"?")
+        return make_tuple(Request, (path, query, False, keeps_alive, forwarded))
     if version not in (b"HTTP/1.1", b"HTTP/1.0"):
         known = version.startswith(b"HTTP/") and version[5:6].isdigit()
         raise BadRequest(b"505 HTTP Version Not Supported" if known else _BAD)

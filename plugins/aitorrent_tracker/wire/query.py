@@ -8,10 +8,10 @@ third party.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from aitorrent_tracker.swarms.storage import HASH_BYTES, Event
+from aitorrent_tracker.swarms.storage import HASH_BYTES, Announce, Event, make_tuple
 from aitorrent_tracker.wire.refusals import Refused
 
 MAX_SCRAPED: Final = 74
@@ -30,23 +30,10 @@ _NONE: Final = Event.NONE
 _ONCE: Final = (b"info_hash", b"peer_id", b"port", b"left")
 
 
-class Query(NamedTuple):
-    """An announce as far as it is in the query."""
+def read_announce(query: bytes, host: bytes) -> tuple[Announce, bool, bool]:
+    """The announce in a query string of a client at this packed address.
 
-    info_hash: bytes
-    peer_id: bytes
-    port: int
-    event: Event
-    is_seed: bool
-    wanted: int
-    is_compact: bool
-    "False if the client asked for the original list of dictionaries."
-    has_ids: bool
-    "Whether that list contains peer ids."
-
-
-def read_announce(query: bytes) -> Query:
-    """The announce in a query string.
+    Returns with it whether the client takes a compact reply, and if not, whether one with ids.
 
     Raises:
         Refused: a field is missing, repeated or malformed.
@@ -63,15 +50,17 @@ def read_announce(query: bytes) -> Query:
     if port is None or port > 65_535 or (port == 0 and event is not _STOPPED):
         raise Refused("malformed", "port is missing or is not a number from 1 to 65535")
     wanted = whole_number(fields.get(b"numwant", b""))
+    if wanted is None:
+        wanted = DEFAULT_WANTED
+    elif wanted > MAX_WANTED:
+        wanted = MAX_WANTED
     left = fields.get(b"left", b"")
-    return Query(
-        _twenty_bytes(fields, b"info_hash"),
-        _twenty_bytes(fields, b"peer_id"),
-        port,
-        event,
-        # Clients that do not know yet send other things than a number.
-        left.isdigit() and not left.strip(b"0"),
-        DEFAULT_WANTED if wanted is None else min(wanted, MAX_WANTED),
+    # Clients that do not know yet send other things than a number.
+    is_seed = left == b"0" or (left.isdigit() and not left.strip(b"0"))
+    info_hash = _twenty_bytes(fields, b"info_hash")
+    peer_id = _twenty_bytes(fields, b"peer_id")
+    return (
+        make_tuple(Announce, (info_hash, peer_id, host, port, event, is_seed, wanted)),
         fields.get(b"compact") != b"0",
         fields.get(b"no_peer_id") != b"1",
     )

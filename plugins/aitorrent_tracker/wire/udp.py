@@ -7,16 +7,16 @@ request.
 
 from __future__ import annotations
 
-import hmac
 import struct
 from functools import lru_cache
 from hashlib import blake2s
-from typing import Final, NamedTuple
+from hmac import compare_digest
+from typing import Final
 
-from aitorrent_tracker.swarms.storage import HASH_BYTES, Counts, Event, Found
+from aitorrent_tracker.swarms.storage import HASH_BYTES, Announce, Counts, Event, Found, make_tuple
 from aitorrent_tracker.wire.refusals import Refused
 
-PROTOCOL_ID: Final = 0x41727101980
+PROTOCOL_ID: Final = (0x41727101980).to_bytes(8, "big")
 CONNECT: Final = 0
 ANNOUNCE: Final = 1
 SCRAPE: Final = 2
@@ -34,32 +34,14 @@ _EVENTS: Final = tuple(Event)
 "By number."
 _STOPPED: Final = Event.STOPPED
 _NONE: Final = Event.NONE
-_HEAD: Final = struct.Struct(">QII")
-_ANNOUNCE: Final = struct.Struct(">QII20s20sQQQIIIiH")
+_HEAD: Final = struct.Struct(">8sII")
+_ANNOUNCE: Final = struct.Struct(">16x20s20s8xQ8xI8xiH")
+"Without the head, and without what a tracker does not need."
 _REPLY: Final = struct.Struct(">II")
 _ANNOUNCED: Final = struct.Struct(">IIIII")
 _COUNTS: Final = struct.Struct(">III")
-
-
-class Head(NamedTuple):
-    """How each request starts."""
-
-    connection: int
-    action: int
-    transaction: int
-
-
-class UdpAnnounce(NamedTuple):
-    """An announce."""
-
-    info_hash: bytes
-    peer_id: bytes
-    port: int
-    event: Event
-    is_seed: bool
-    wanted: int
-    path: bytes
-    "Path and query of the tracker's URL, if the client sent them."
+_HEAD_BYTES: Final = _HEAD.size
+_ANNOUNCE_BYTES: Final = _ANNOUNCE.size
 
 
 class ConnectionIds:
@@ -67,54 +49,55 @@ class ConnectionIds:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
-        self._of = lru_cache(maxsize=4096)(self._hashed)
+        self._ids = lru_cache(maxsize=4096)(self._now_and_before)
 
-    def make(self, host: bytes, now: float) -> int:
+    def make(self, host: bytes, now: float) -> bytes:
         """The id for a packed address now."""
-        return int.from_bytes(self._of(host, int(now / WINDOW_S)), "big")
+        return self._ids(host, int(now / WINDOW_S))[0]
 
-    def is_valid(self, connection: int, host: bytes, now: float) -> bool:
+    def is_valid(self, connection: bytes, host: bytes, now: float) -> bool:
         """Whether this address got this id not too long ago."""
-        window = int(now / WINDOW_S)
-        given = connection.to_bytes(8, "big")
-        return hmac.compare_digest(given, self._of(host, window)) or hmac.compare_digest(
-            given, self._of(host, window - 1)
-        )
+        current, previous = self._ids(host, int(now / WINDOW_S))
+        return compare_digest(connection, current) or compare_digest(connection, previous)
+
+    def _now_and_before(self, host: bytes, window: int) -> tuple[bytes, bytes]:
+        return self._hashed(host, window), self._hashed(host, window - 1)
 
     def _hashed(self, host: bytes, window: int) -> bytes:
         text = window.to_bytes(8, "big", signed=True) + host
         return blake2s(text, digest_size=8, key=self._secret).digest()
 
 
-def read_head(raw: bytes) -> Head | None:
-    """The head of a request; None if these bytes are none."""
-    return Head(*_HEAD.unpack_from(raw)) if len(raw) >= _HEAD.size else None
+def read_head(raw: bytes) -> tuple[bytes, int, int] | None:
+    """Connection id, action and transaction of a request; None if these bytes are none."""
+    return _HEAD.unpack_from(raw) if len(raw) >= _HEAD_BYTES else None
 
 
-def read_announce(raw: bytes, host_bytes: int) -> UdpAnnounce:
-    """An announce; `host_bytes` is the size of the sender's address.
+def read_announce(raw: bytes, host: bytes) -> Announce:
+    """The announce of a client at this packed address.
 
-    The address in the request is ignored: it would let anyone direct a swarm at a third party.
+    An address in the request is ignored: it would let anyone direct a swarm at a third party.
 
     Raises:
         Refused: it is too short, or a field is malformed.
     """
-    if len(raw) < _ANNOUNCE.size:
+    if len(raw) < _ANNOUNCE_BYTES:
         raise Refused("malformed", "announce is too short")
-    _, _, _, info_hash, peer_id, _, left, _, number, _, _, wanted, port = _ANNOUNCE.unpack_from(raw)
+    info_hash, peer_id, left, number, wanted, port = _ANNOUNCE.unpack_from(raw)
     # Numbers beyond those of BEP 15, such as `paused` (BEP 21), do not change the swarm.
     event = _EVENTS[number] if number < len(_EVENTS) else _NONE
     if port == 0 and event is not _STOPPED:
         raise Refused("malformed", "port 0 cannot be announced")
-    return UdpAnnounce(
-        info_hash,
-        peer_id,
-        port,
-        event,
-        left == 0,
-        min(DEFAULT_WANTED if wanted < 0 else wanted, MAX_WANTED[host_bytes]),
-        _url_path(raw[_ANNOUNCE.size :]) if len(raw) > _ANNOUNCE.size else b"",
-    )
+    if wanted < 0:
+        wanted = DEFAULT_WANTED
+    elif wanted > (most := MAX_WANTED[len(host)]):
+        wanted = most
+    return make_tuple(Announce, (info_hash, peer_id, host, port, event, left == 0, wanted))
+
+
+def url_path(raw: bytes) -> bytes:
+    """Path and query of the tracker's URL, if the client sent them with its announce."""
+    return _url_path(raw[_ANNOUNCE_BYTES:]) if len(raw) > _ANNOUNCE_BYTES else b""
 
 
 def _url_path(options: bytes) -> bytes:
@@ -140,23 +123,23 @@ def read_scrape(raw: bytes) -> list[bytes]:
     Raises:
         Refused: there is none.
     """
-    hashes = raw[_HEAD.size : MAX_BYTES]
+    hashes = raw[_HEAD_BYTES:MAX_BYTES]
     whole = len(hashes) // HASH_BYTES * HASH_BYTES
     if not whole:
         raise Refused("malformed", "scrape names no info-hash")
     return [hashes[at : at + HASH_BYTES] for at in range(0, whole, HASH_BYTES)]
 
 
-def connect_reply(transaction: int, connection: int) -> bytes:
+def connect_reply(transaction: int, connection: bytes) -> bytes:
     """The answer to a connect; as long as the request."""
-    return _REPLY.pack(CONNECT, transaction) + connection.to_bytes(8, "big")
+    return _REPLY.pack(CONNECT, transaction) + connection
 
 
 def announce_reply(transaction: int, found: Found, interval_s: int, host_bytes: int) -> bytes:
     """The answer to an announce. Peers are of the family of the client's address."""
-    seeds, leechers, _ = found.counts
+    seeds, leechers, _, peers4, peers6 = found
     head = _ANNOUNCED.pack(ANNOUNCE, transaction, interval_s, leechers, seeds)
-    return head + (found.peers4 if host_bytes == 4 else found.peers6)
+    return head + (peers4 if host_bytes == 4 else peers6)
 
 
 def scrape_reply(transaction: int, counts: list[Counts]) -> bytes:

@@ -162,8 +162,10 @@ async def test_one_byte_at_a_time_does_not_extend_the_deadline(
         writer.write(b"GET /announce?")
 
         async def is_cut() -> bool:
+            if reader.at_eof() or reader.exception() is not None or writer.is_closing():
+                return True
             writer.write(b"a")
-            return reader.at_eof() or reader.exception() is not None
+            return False
 
         await wait_for(is_cut, 20, every_s=0.05)
     assert (await stats(node))["connections"] == 0

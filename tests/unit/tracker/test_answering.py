@@ -57,7 +57,7 @@ def udp_announce(
 
 
 def connect(one: Tracker, host: bytes, now: float = 0.0) -> int:
-    reply = one.udp(struct.pack(">QII", PROTOCOL_ID, 0, 5), host, now)
+    reply = one.udp(struct.pack(">8sII", PROTOCOL_ID, 0, 5), host, now)
     assert reply is not None and reply[:8] == struct.pack(">II", 0, 5) and len(reply) == 16
     return int.from_bytes(reply[8:], "big")
 
@@ -121,7 +121,7 @@ def test_no_unproven_sender_gets_more_bytes_than_it_sent(raw: bytes, host: bytes
     one = tracker()
     for start in (
         b"",
-        struct.pack(">QI", PROTOCOL_ID, 0),
+        struct.pack(">8sI", PROTOCOL_ID, 0),
         bytes(11) + b"\x01",
         bytes(11) + b"\x02",
     ):
@@ -138,7 +138,7 @@ def test_proven_sender_may_send_anything(raw: bytes, action: int) -> None:
 
 @pytest.mark.parametrize("size", range(16))
 def test_short_datagrams_are_not_answered(size: int) -> None:
-    assert tracker().udp(struct.pack(">QII", PROTOCOL_ID, 0, 5)[:size], V4, 0) is None
+    assert tracker().udp(struct.pack(">8sII", PROTOCOL_ID, 0, 5)[:size], V4, 0) is None
 
 
 def test_udp_announce_of_port_0_or_cut_short_is_an_error() -> None:

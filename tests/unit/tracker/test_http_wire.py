@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aitorrent_tracker.swarms.storage import Counts, Event, Found
+from aitorrent_tracker.swarms.storage import Announce, Counts, Event, Found
 from aitorrent_tracker.wire.bencode import Value, bencode
 from aitorrent_tracker.wire.http_replies import (
     compact_reply,
@@ -44,8 +44,12 @@ def requests(*chunks: bytes) -> list[Request]:
 # Queries
 
 
+def announce_of(query: bytes) -> Announce:
+    return read_announce(query, b"\1\2\3\4")[0]
+
+
 def test_info_hash_has_any_bytes_escaped_in_any_case_or_not_at_all() -> None:
-    assert read_announce(GOOD).info_hash == b"\x00&=%+\xff\xfe+-._~abcdefgh"
+    assert announce_of(GOOD).info_hash == b"\x00&=%+\xff\xfe+-._~abcdefgh"
 
 
 @given(st.binary(min_size=20, max_size=20), st.booleans(), st.booleans())
@@ -54,7 +58,7 @@ def test_every_info_hash_survives_the_query(raw: bytes, lower: bool, all_of_it: 
     if lower:
         text = "".join(c.lower() if i and text[i - 1] in "%" else c for i, c in enumerate(text))
     query = b"peer_id=" + PEER + b"&port=1&info_hash=" + text.encode()
-    assert read_announce(query).info_hash == raw
+    assert announce_of(query).info_hash == raw
     assert read_scrape(query) == [raw]
 
 
@@ -88,31 +92,31 @@ def test_every_info_hash_survives_the_query(raw: bytes, lower: bool, all_of_it: 
 )
 def test_malformed_announce_is_refused_with_its_reason(query: bytes, reason: str) -> None:
     with pytest.raises(Refused, match=reason):
-        read_announce(query)
+        announce_of(query)
 
 
 def test_numbers_that_clients_get_wrong_do_not_matter() -> None:
     for left in (b"-1", b"NaN", b"Infinity", b"", b"16384", b"9" * 400):
-        assert not read_announce(GOOD.replace(b"left=0", b"left=" + left)).is_seed
-    assert read_announce(GOOD).is_seed and read_announce(GOOD + b"0").is_seed
+        assert not announce_of(GOOD.replace(b"left=0", b"left=" + left)).is_seed
+    assert announce_of(GOOD).is_seed and announce_of(GOOD + b"0").is_seed
     for wanted in (b"-1", b"", b"many", b"1e3", b"9" * 4300):
-        assert read_announce(GOOD + b"&numwant=" + wanted).wanted == DEFAULT_WANTED
-    assert read_announce(GOOD + b"&numwant=0").wanted == 0
-    assert read_announce(GOOD + b"&numwant=1000000").wanted == MAX_WANTED
+        assert announce_of(GOOD + b"&numwant=" + wanted).wanted == DEFAULT_WANTED
+    assert announce_of(GOOD + b"&numwant=0").wanted == 0
+    assert announce_of(GOOD + b"&numwant=1000000").wanted == MAX_WANTED
 
 
 def test_events_and_formats_are_read_and_unknown_ones_are_plain_announces() -> None:
-    assert read_announce(GOOD + b"&event=completed").event is Event.COMPLETED
+    assert announce_of(GOOD + b"&event=completed").event is Event.COMPLETED
     for event in (b"paused", b"", b"STARTED", b"\xff"):
-        assert read_announce(GOOD + b"&event=" + event).event is Event.NONE
-    assert read_announce(GOOD.replace(b"6881", b"0") + b"&event=stopped").port == 0
-    plain = read_announce(GOOD + b"&compact=0&no_peer_id=1")
-    assert not plain.is_compact and not plain.has_ids
-    assert read_announce(GOOD).is_compact and read_announce(GOOD).has_ids
+        assert announce_of(GOOD + b"&event=" + event).event is Event.NONE
+    assert announce_of(GOOD.replace(b"6881", b"0") + b"&event=stopped").port == 0
+    plain = GOOD + b"&compact=0&no_peer_id=1"
+    assert read_announce(plain, b"\1\2\3\4")[1:] == (False, False)
+    assert read_announce(GOOD, b"\1\2\3\4")[1:] == (True, True)
 
 
 def test_empty_pairs_and_unknown_parameters_are_skipped() -> None:
-    assert read_announce(b"&&=&ip=1.2.3.4&" + GOOD + b"&&key").port == 6881
+    assert announce_of(b"&&=&ip=1.2.3.4&" + GOOD + b"&&key").port == 6881
 
 
 def test_scrape_names_each_hash_once_and_few_of_them() -> None:
@@ -129,7 +133,7 @@ def test_scrape_names_each_hash_once_and_few_of_them() -> None:
 
 @given(st.binary(max_size=300))
 def test_random_queries_are_refused_or_read(raw: bytes) -> None:
-    for read in (read_announce, read_scrape):
+    for read in (announce_of, read_scrape):
         try:
             read(raw)
         except Refused as e:
@@ -211,9 +215,7 @@ def test_random_bytes_are_refused_or_waited_for(chunks: list[bytes]) -> None:
 
 
 def test_compact_and_full_replies_have_the_keys_of_the_specifications() -> None:
-    found = Found(
-        Counts(1, 2, 3), b"\x01\x02\x03\x04\x1a\xe1", b"\x20\x01" + bytes(13) + b"\x05\0\x50"
-    )
+    found = Found(1, 2, 3, b"\x01\x02\x03\x04\x1a\xe1", b"\x20\x01" + bytes(13) + b"\x05\0\x50")
     assert compact_reply(found, 900, 60) == (
         b"d8:completei1e10:downloadedi3e10:incompletei2e8:intervali900e12:min intervali60e"
         b"5:peers6:\x01\x02\x03\x04\x1a\xe16:peers618:\x20\x01" + bytes(13) + b"\x05\0\x50e"
