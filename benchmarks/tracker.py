@@ -2,9 +2,11 @@
 
     python -m benchmarks.tracker --out results/tracker.json --node-tracker DIR
 
-Each server runs on processor 0 and the load on processor 1, one after the other, in rounds. What
-counts is replies per second of the server's processor time, because the load generator, or other
-work on the machine, may limit replies per second. The ratios are medians of the rounds' ratios.
+All servers run on processor 0, with swarms that were filled before, and the load on processor 1: in
+rounds, one kind of load and one server after the other. What counts is replies per second of the
+server's processor time, because the load generator, or other work on the machine, may limit replies
+per second. The ratios are medians of the rounds' ratios. Latency is that of announces at half the
+rate that keeps aitorrentd's processor busy, over several connections.
 
 It needs wrk, gcc, opentracker (Debian packages) and node; DIR is where this was run:
 `npm install --ignore-scripts --omit=optional bittorrent-tracker@11.2.3`.
@@ -24,8 +26,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +41,9 @@ HASHES: Final = 1000
 PORTS: Final = 200
 "Peers of each info-hash, half of them seeds; a client gets 50."
 CONNECTIONS: Final = 32
+FILL_S: Final = 4.0
+PACED: Final = 8
+"Connections over which latency is measured."
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 OTHERS: Final = (
     *("transport", "discovery", "nat", "dht", "inference", "ollama", "openai", "shards"),
@@ -155,7 +161,10 @@ def node_of(folder: Path) -> Callable[[int, Path], Sequence[str]]:
 def on_the_other_processor(*words: str) -> str:
     """What a load generator prints."""
     command = ["taskset", "-c", "1", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{words[0]}: {done.stderr or done.stdout}")
+    return done.stdout
 
 
 def http_load(port: int, seconds: float, kind: str) -> int:
@@ -174,6 +183,27 @@ def udp_load(program: Path, port: int, seconds: float) -> int:
     """Replies to announces."""
     words = (str(port), f"{seconds:g}", str(HASHES), str(PORTS))
     return int(on_the_other_processor(str(program), *words).split()[0])
+
+
+def fill(program: Path, port: int) -> None:
+    """Announce most peers once."""
+    udp_load(program, port, FILL_S)
+
+
+def latency(program: Path, paced: Path, rate: float) -> dict[str, float]:
+    """Milliseconds from when an announce over HTTP is due to its reply."""
+    with running(ours) as server:
+        fill(program, server.port)
+        words = (str(paced), str(server.port), "10", f"{rate:.0f}", str(PACED))
+        printed = on_the_other_processor(*words, str(HASHES), str(PORTS))
+    p50, p99, most = (round(float(us) / 1000, 2) for us in printed.split())
+    return {
+        "connections": PACED,
+        "per_s": round(rate),
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "max_ms": most,
+    }
 
 
 def measured(server: Server, load: Callable[[], int]) -> dict[str, float]:
@@ -214,9 +244,13 @@ def main() -> None:
     if options.node_tracker:
         servers["bittorrent-tracker"] = node_of(options.node_tracker)
     with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "udp"
-        subprocess.run(["gcc", "-O2", "-o", str(program), str(LOAD / "udp.c")], check=True)
+        program, paced = Path(folder) / "udp", Path(folder) / "paced"
+        for built in (program, paced):
+            source = str(LOAD / f"{built.name}.c")
+            subprocess.run(["gcc", "-O2", "-o", str(built), source], check=True)
         figures = _figures(servers, program, options.rounds, options.seconds)
+        rate = figures["keep-alive"]["aitorrentd"]["per_cpu_s"]["median"] / 2
+        figures["latency"] = latency(program, paced, rate)
         figures["memory"] = memory(program)
     finish(figures, options.out)
 
@@ -233,15 +267,16 @@ def _figures(
         "udp": lambda port: udp_load(program, port, seconds),
     }
     results: dict[str, dict[str, list[dict[str, float]]]] = {kind: {} for kind in loads}
-    for _ in range(rounds):
-        for name, command in servers.items():
-            with running(command) as server:
-                udp_load(program, server.port, 1.0)  # fills the swarms
-                for kind, load in loads.items():
-                    if kind == "keep-alive" and name == "opentracker":
-                        continue  # Debian's closes every connection
-                    row = measured(server, partial(load, server.port))
-                    results[kind].setdefault(name, []).append(row)
+    with ExitStack() as stack:
+        started = {name: stack.enter_context(running(run)) for name, run in servers.items()}
+        for server in started.values():
+            fill(program, server.port)
+        for _, (kind, load) in product(range(rounds), loads.items()):
+            for name, server in started.items():
+                if kind == "keep-alive" and name == "opentracker":
+                    continue  # Debian's closes every connection
+                row = measured(server, partial(load, server.port))
+                results[kind].setdefault(name, []).append(row)
     figures: dict[str, Any] = {"rounds": rounds, "seconds": seconds}
     for kind, rows in results.items():
         figures[kind] = {

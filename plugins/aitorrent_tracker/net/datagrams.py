@@ -74,7 +74,7 @@ class Datagrams:
     def __init__(self, sock: socket.socket, max_bytes: int) -> None:
         self._sock = sock
         self._max = max_bytes
-        self._unpack = _NAMES[socket.AddressFamily(sock.family)].unpack_from
+        self._unpack = _NAMES[socket.AddressFamily(sock.family)].iter_unpack
         self._name_bytes = _NAMES[socket.AddressFamily(sock.family)].size
         control_bytes = _tell_addresses(sock)
         # Of several addresses of this machine, the kernel would choose one to reply from, and a
@@ -82,7 +82,6 @@ class Datagrams:
         # control message as its request, ip(7), without the interface in the one for IPv4: the
         # way back may be another one.
         self._has_interfaces = control_bytes > 0 and sock.family == socket.AF_INET
-        self._control_step = control_bytes // 4
         names, controls = bytearray(SLOTS * self._name_bytes), bytearray(SLOTS * control_bytes)
         requests, replies = bytearray(SLOTS * (max_bytes + 1)), bytearray(SLOTS * REPLY_BYTES)
         inward, outward = bytearray(SLOTS * _MESSAGE_BYTES), bytearray(SLOTS * _MESSAGE_BYTES)
@@ -102,12 +101,11 @@ class Datagrams:
                 if control_bytes:
                     message.control = _address(controls) + at * control_bytes
                     message.control_size = control_bytes
-        self._names, self._requests, self._replies = (
-            names,
-            memoryview(requests),
-            memoryview(replies),
-        )
-        self._controls = memoryview(controls).cast("I")
+        self._names = names
+        self._requests = _slots(requests, max_bytes + 1)
+        self._replies = _slots(replies, REPLY_BYTES)
+        self._interfaces = memoryview(controls).cast("I")[4 :: max(1, control_bytes // 4)]
+        self._no_interfaces = memoryview(bytes(4 * SLOTS)).cast("I")
         self._in, self._out, self._fresh = inward, outward, bytes(inward)
         self._in_address, self._out_address = _address(inward), _address(outward)
         self._in_sizes = memoryview(inward).cast("I")
@@ -122,24 +120,25 @@ class Datagrams:
         """
         ctypes.memmove(self._in_address, self._fresh, len(self._fresh))
         count = _receive(self._sock.fileno(), self._in_address, SLOTS, 0, None)
-        slot, ignored, unsent, first = self._max + 1, 0, 0, 0
-        sizes, requests, replies = self._in_sizes, self._requests, self._replies
+        ignored = unsent = first = 0
+        most, requests, replies = self._max, self._requests, self._replies
+        in_sizes, out_sizes = self._in_sizes, self._out_sizes
+        senders = self._unpack(self._names)
+        if self._has_interfaces:
+            self._interfaces[:] = self._no_interfaces
         for at in range(count):
-            port, host = self._unpack(self._names, at * self._name_bytes)
-            size = sizes[at * _SIZE_STEP + _SIZE_AT]
+            (port, host), size = next(senders), in_sizes[at * _SIZE_STEP + _SIZE_AT]
             reply = None
-            if port and size < slot:
-                reply = reply_to(requests[at * slot : at * slot + size].tobytes(), host)
+            if port and size <= most:
+                reply = reply_to(requests[at][:size].tobytes(), host)
             else:
                 ignored += 1
             if reply is None:
                 unsent += self._send(first, at)
                 first = at + 1
                 continue
-            if self._has_interfaces:
-                self._controls[at * self._control_step + 4] = 0
-            self._out_sizes[2 * at + 1] = size = len(reply)
-            replies[at * REPLY_BYTES : at * REPLY_BYTES + size] = reply
+            out_sizes[2 * at + 1] = size = len(reply)
+            replies[at][:size] = reply
         return ignored, unsent + self._send(first, max(count, 0))
 
     def _send(self, first: int, end: int) -> int:
@@ -166,6 +165,12 @@ def _tell_addresses(sock: socket.socket) -> int:
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     return _CONTROL_BYTES[socket.AddressFamily(sock.family)]
+
+
+def _slots(buffer: bytearray, size: int) -> list[memoryview]:
+    """Its parts of that size."""
+    whole = memoryview(buffer)
+    return [whole[at : at + size] for at in range(0, len(buffer), size)]
 
 
 def _address(buffer: bytearray) -> int:

@@ -67,7 +67,7 @@ class HttpServer:
             raw = os.read(fd, MAX_READ)
             if raw:
                 reader.feed(raw)
-                replies, ends = self.replies(reader, host)
+                replies, ends = self.replies(reader, host, self.clock())
                 unsent = replies[0] if len(replies) == 1 else b"".join(replies)
                 if unsent:
                     unsent = unsent[os.write(fd, unsent) :]
@@ -85,9 +85,9 @@ class HttpServer:
         else:
             os.close(fd)
 
-    def replies(self, reader: RequestReader, host: bytes) -> tuple[list[bytes], bool]:
+    def replies(self, reader: RequestReader, host: bytes, now: float) -> tuple[list[bytes], bool]:
         """Replies to requests that have arrived, and whether the connection ends after them."""
-        tracker, now, has_others = self.tracker, self.clock(), self.adopt is not None
+        tracker, has_others = self.tracker, self.adopt is not None
         replies: list[bytes] = []
         # Few at a time, so that a client which does not read them makes the transport pause.
         for _ in range(MAX_BATCH):
@@ -225,9 +225,10 @@ class _Connection(asyncio.Protocol):
         """Answer the requests that are complete, those that were pipelined in one write."""
         server = self._server
         while (transport := self._transport) is not None and not self._is_paused:
-            replies, is_last = server.replies(self._reader, self._host)
+            now = server.clock()
+            replies, is_last = server.replies(self._reader, self._host, now)
             if replies:
-                self.answered_at = server.clock()
+                self.answered_at = now
                 transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
                 if is_last:
                     self._end(transport)

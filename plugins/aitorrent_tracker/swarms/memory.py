@@ -149,39 +149,34 @@ class MemoryStorage:
     def _store(self, swarm: _Swarm, kind: int, entry: bytes, announce: Announce, tick: int) -> int:
         """Add a peer that is not known in its role; its place, or `ABSENT` without room for it."""
         seeds, leechers = swarm.of(kind)
-        is_known = entry in (leechers if announce.is_seed else seeds)
-        if not is_known and not self._has_room(swarm, seeds, leechers, announce.host):
+        if (leechers if announce.is_seed else seeds).drop(entry):
+            self._changed(swarm, -1, not announce.is_seed)
+        elif not self._has_room(swarm, kind, seeds, leechers, announce.host):
             self._unlisted += 1
             return ABSENT
-        if is_known:
-            self._remove(swarm, kind, entry)
         if announce.event is _COMPLETED and announce.is_seed:
             self._count_completed(announce.info_hash)
-        self._put(swarm, kind, entry, announce.peer_id, announce.is_seed, tick)
-        return (seeds if announce.is_seed else leechers).count - 1
+        self._changed(swarm, 1, announce.is_seed)
+        return (seeds if announce.is_seed else leechers).add(entry, announce.peer_id, tick)
 
-    def _put(
-        self, swarm: _Swarm, kind: int, entry: bytes, peer_id: bytes, is_seed: bool, tick: int
-    ) -> None:
-        peers = swarm.of(kind)[0 if is_seed else 1]
-        before = peers.count
-        peers.put(entry, peer_id, tick)
-        added = peers.count - before
-        if is_seed:
-            self._seeds += added
-            swarm.seeds += added
+    def _changed(self, swarm: _Swarm, peers: int, are_seeds: bool) -> None:
+        """Count peers that came or went."""
+        if are_seeds:
+            self._seeds += peers
+            swarm.seeds += peers
         else:
-            self._leechers += added
-            swarm.leechers += added
+            self._leechers += peers
+            swarm.leechers += peers
 
-    def _has_room(self, swarm: _Swarm, seeds: Peers, leechers: Peers, host: bytes) -> bool:
-        limits = self._limits
+    def _has_room(
+        self, swarm: _Swarm, kind: int, seeds: Peers, leechers: Peers, host: bytes
+    ) -> bool:
         if self._is_full(swarm):
             return False
-        subnet = host[: SUBNET_BYTES[len(host)]]
-        if len(seeds) + len(leechers) < limits.peers_per_subnet:
+        most = self._limits.peers_per_subnet
+        if seeds.count + leechers.count < most or kind < 0:
             return True
-        most = limits.peers_per_subnet
+        subnet = host[: SUBNET_BYTES[kind]]
         near = seeds.count_prefix(subnet, most) + leechers.count_prefix(subnet, most)
         return near < most or not ipaddress.ip_address(host).is_global
 
@@ -204,17 +199,9 @@ class MemoryStorage:
             self._completed.popitem(last=False)
 
     def _remove(self, swarm: _Swarm, kind: int, entry: bytes) -> None:
-        seeds, leechers = swarm.of(kind)
-        if seeds.drop(entry):
-            self._gone(swarm, 1, 0)
-        if leechers.drop(entry):
-            self._gone(swarm, 0, 1)
-
-    def _gone(self, swarm: _Swarm, seeds: int, leechers: int) -> None:
-        self._seeds -= seeds
-        swarm.seeds -= seeds
-        self._leechers -= leechers
-        swarm.leechers -= leechers
+        for peers, are_seeds in zip(swarm.of(kind), (True, False), strict=True):
+            if peers.drop(entry):
+                self._changed(swarm, -1, are_seeds)
 
     def _add_others(
         self, swarm: _Swarm, own: int, is_seed: bool, wanted: int, found: dict[int, bytes]
@@ -255,9 +242,10 @@ class MemoryStorage:
             swarm = self._swarms[info_hash]
             oldest: list[int] = []
             for seeds, leechers in swarm.kinds.values():
-                gone = seeds.expire(tick - self._ttl), leechers.expire(tick - self._ttl)
-                self._gone(swarm, len(gone[0]), len(gone[1]))
-                expired += [(info_hash, entry) for entries in gone for entry in entries]
+                for peers, are_seeds in ((seeds, True), (leechers, False)):
+                    gone = peers.expire(tick - self._ttl)
+                    self._changed(swarm, -len(gone), are_seeds)
+                    expired += [(info_hash, entry) for entry in gone]
                 oldest += [t for t in (seeds.oldest(), leechers.oldest()) if t is not None]
             if oldest:
                 self._wheel.add(info_hash, min(oldest) + self._ttl + 1)
@@ -288,9 +276,11 @@ class MemoryStorage:
                 return
         elif tick < before:
             return
-        if entry in other:
-            self._remove(swarm, kind, entry)
-        self._put(swarm, kind, entry, peer_id, is_seed, tick)
+        if other.drop(entry):
+            self._changed(swarm, -1, not is_seed)
+        if known.touch(entry, peer_id, tick) == ABSENT:
+            known.add(entry, peer_id, tick)
+            self._changed(swarm, 1, is_seed)
 
     def forget(self, info_hash: bytes, entry: bytes, seen: float) -> None:
         """Remove a peer that left at `seen`, unless it announced itself since."""

@@ -47,14 +47,14 @@ class Peers:
         self._ids[begin : begin + PEER_ID_BYTES] = peer_id
         return at
 
-    def put(self, entry: bytes, peer_id: bytes, tick: int) -> None:
-        """Add a peer, or note that it announced itself again."""
-        if self.touch(entry, peer_id, tick) == ABSENT:
-            self._index[entry] = self.count
-            self._entries += entry
-            self._ids += peer_id
-            self._seen.append(tick)
-            self.count += 1
+    def add(self, entry: bytes, peer_id: bytes, tick: int) -> int:
+        """Add a peer that is not here; its place."""
+        at = self._index[entry] = self.count
+        self._entries += entry
+        self._ids += peer_id
+        self._seen.append(tick)
+        self.count += 1
+        return at
 
     def drop(self, entry: bytes) -> bool:
         """Remove a peer; whether it was there."""

@@ -166,9 +166,9 @@ def test_one_ipv6_subnet_shares_a_limit_however_many_addresses_it_has() -> None:
 
 def test_prefix_is_counted_at_the_start_of_addresses_only() -> None:
     peers = Peers(6)
-    peers.put(bytes((1, 1, 1, 1, 1, 1)), b"a" * 20, 0)
-    peers.put(bytes((1, 1, 1, 1, 1, 2)), b"b" * 20, 0)
-    peers.put(bytes((9, 1, 1, 1, 1, 1)), b"c" * 20, 0)
+    peers.add(bytes((1, 1, 1, 1, 1, 1)), b"a" * 20, 0)
+    peers.add(bytes((1, 1, 1, 1, 1, 2)), b"b" * 20, 0)
+    peers.add(bytes((9, 1, 1, 1, 1, 1)), b"c" * 20, 0)
     assert peers.count_prefix(bytes((1, 1, 1)), 10) == 2
     assert peers.count_prefix(bytes((1, 1, 1)), 1) == 1
 
