@@ -6,7 +6,7 @@ All servers run on processor 0, with swarms that were filled before, and the loa
 rounds, one kind of load and one server after the other. What counts is replies per second of the
 server's processor time, because the load generator, or other work on the machine, may limit replies
 per second. The ratios are medians of the rounds' ratios. Latency is that of announces at half the
-rate that keeps aitorrentd's processor busy, over several connections.
+rate that aitorrentd reached on open connections, over several of them.
 
 It needs wrk, gcc, opentracker (Debian packages) and node; DIR is where this was run:
 `npm install --ignore-scripts --omit=optional bittorrent-tracker@11.2.3`.
@@ -249,7 +249,7 @@ def main() -> None:
             source = str(LOAD / f"{built.name}.c")
             subprocess.run(["gcc", "-O2", "-o", str(built), source], check=True)
         figures = _figures(servers, program, options.rounds, options.seconds)
-        rate = figures["keep-alive"]["aitorrentd"]["per_cpu_s"]["median"] / 2
+        rate = figures["keep-alive"]["aitorrentd"]["per_s"]["median"] / 2
         figures["latency"] = latency(program, paced, rate)
         figures["memory"] = memory(program)
     finish(figures, options.out)

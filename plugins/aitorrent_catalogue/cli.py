@@ -8,9 +8,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from aitorrent_catalogue import cli_admin
 from aitorrentd.cli import toolkit
 
-COMMANDS = {"catalogue": "Search, show and publish models at catalogues"}
+COMMANDS = {"catalogue": "Search, show, publish and administer models at catalogues"}
 _SEARCH: Final = (
     "Search the catalogues for files.\n\nEvery word must be part of the repository's name or of the"
     " file's path. Only files whose publisher's signature verifies are listed."
@@ -44,6 +45,7 @@ def register(app: typer.Typer) -> None:
         help=_PUBLISH,
         epilog=toolkit.examples("catalogue publish w.gguf --repo org/model --revision $COMMIT"),
     )(publish)
+    cli_admin.register(group)
     app.add_typer(group, name="catalogue")
 
 

@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import ExitStack, asynccontextmanager
 
 from aitorrent_catalogue.config import CatalogueConfig
+from aitorrent_catalogue.health import check_servers
 from aitorrent_catalogue.methods import catalogue_methods
 from aitorrent_catalogue.service import CatalogueClient
 from aitorrentd.api import (
+    Check,
+    CheckResult,
     Method,
     PluginChanged,
     PluginContext,
@@ -57,6 +60,15 @@ class CataloguePlugin:
     def aitorrent_methods(self, ctx: PluginContext) -> Iterable[Method]:
         """`catalogue.*`."""
         return catalogue_methods(ctx, self._client) if self._client else ()
+
+    @hookimpl
+    def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
+        """Check the configured catalogues."""
+
+        async def servers() -> CheckResult:
+            return await check_servers(self._client)
+
+        return [Check("servers", "The catalogues answer, and take this node's key.", servers)]
 
 
 async def _registered(ctx: PluginContext, client: CatalogueClient) -> None:

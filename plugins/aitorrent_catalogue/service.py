@@ -45,6 +45,8 @@ ATTEMPTS: Final = 3
 FRESH_S: Final = 60.0
 "How long an answer to a search by digest is remembered."
 MAX_REMEMBERED: Final = 1024
+CHECK_S: Final = 8.0
+"For the answer that `doctor` asks for, which has 10 s."
 PAGE: Final = 100
 MAX_FILES: Final = 5000
 "Of one model."
@@ -250,6 +252,22 @@ class CatalogueClient:
                 one.name, len(listing.lies), lie,
             )  # fmt: skip
         return listing
+
+    async def problems(self) -> list[AitorrentError]:
+        """What is wrong with catalogues now: each is asked once for its newest entry."""
+
+        async def problem(server: ServerConfig) -> AitorrentError | None:
+            try:
+                async with asyncio.timeout(CHECK_S):
+                    listing = await self._page(await self._connection(server), {}, limit=1)
+            except AitorrentError as e:
+                return e
+            except TimeoutError:
+                return TimedOut(f"{server.url} does not answer within {CHECK_S:g} s")
+            return ProtocolError(f"{server.url}: {listing.lies[0]}") if listing.lies else None
+
+        found = await asyncio.gather(*map(problem, self.config.servers))
+        return [each for each in found if each is not None]
 
     # Servers
 

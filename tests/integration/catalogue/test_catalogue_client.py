@@ -14,7 +14,9 @@ from typing import Any, cast
 
 import pytest
 
+from aitorrent_catalogue import service
 from aitorrent_catalogue.config import CatalogueConfig
+from aitorrent_catalogue.health import check_servers
 from aitorrent_catalogue.service import CatalogueClient
 from aitorrentd.api import Conflict, Denied, InvalidParams, NotFound, ProtocolError, Unavailable
 from aitorrentd.api.models.weights import KnownTorrent, Published
@@ -118,6 +120,9 @@ async def test_key_opens_a_private_catalogue(trackers: Trackers) -> None:
     async with client(one.url) as index:
         with pytest.raises(Denied, match="announce key"):
             await index.find("a" * 64)
+        checked = await check_servers(index)
+        assert checked.status == "fail" and "announce key" in checked.text
+        assert "plugins.catalogue.servers" in checked.remedy
     async with client({"url": one.url, "key": key}) as index:
         await index.publish(known(), SOURCE)
         (found,) = await index.find(known().sha256)
@@ -225,6 +230,38 @@ async def test_listing_that_never_ends_ends() -> None:
     async with against(handle) as (_, index):
         assert (await index.resolve("org/model")).revision == COMMIT
     assert asked == 2
+
+
+async def test_doctor_tells_catalogues_that_answer_from_dead_slow_and_lying_ones(
+    trackers: Trackers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await trackers(others="accept")
+    assert (await one.publish(fresh(MALLORY))).status_code == 201
+    async with client() as index:
+        assert (await check_servers(index)).text == "no catalogue is configured"
+    async with client(one.url) as index:
+        assert (await check_servers(index)).text == f"answered: {one.url}"
+    async with client(one.url, "http://127.0.0.1:1") as index:
+        checked = await check_servers(index)
+        assert checked.status == "fail" and "cannot connect to http://127.0.0.1:1" in checked.text
+        assert one.url not in checked.text
+
+    async def stall(request: Request, reply: Reply) -> None:
+        await asyncio.sleep(60)
+
+    async def lie(request: Request, reply: Reply) -> None:
+        listing = (await one.client.get("/api/v1/torrents")).json()
+        listing["torrents"][0]["publication"]["size"] += 1
+        await reply.json(listing)
+
+    monkeypatch.setattr(service, "CHECK_S", 0.3)
+    async with against(stall) as (_, index):
+        assert "does not answer within 0.3 s" in (await check_servers(index)).text
+    monkeypatch.setattr(service, "CHECK_S", 8.0)
+    async with against(lie) as (_, index):
+        checked = await check_servers(index)
+        assert checked.status == "fail" and "signature" in checked.text
+    assert (await check_servers(None)).status == "fail"
 
 
 async def test_dead_and_slow_catalogues_do_not_stop_the_others(trackers: Trackers) -> None:
