@@ -3,9 +3,9 @@
 The request is one JSON line `{"prompt"|"messages", "model", "params"}`. An unknown field or
 parameter is rejected by name, since ignoring it would change the answer. The answer is NDJSON as
 streamed by Ollama's `/api/generate` (Ollama, docs/api.md, "Generate a completion"): lines with
-`response`, or with `thinking` for reasoning before the answer, then one with `done` true, the
-statistics, and where they apply `warning` and `reasoning_tokens`. An error is a final line
-`{"error", "code"}`. Unknown answer fields are ignored.
+`response`, or with `thinking` for reasoning before the answer, and with `logprobs` if requested;
+then one with `done` true, the statistics, and where they apply `warning` and `reasoning_tokens`. An
+error is a final line `{"error", "code"}`. Unknown answer fields are ignored.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from aitorrentd.api import (
     Unavailable,
     error_from_map,
 )
+from aitorrentd.api.models.logprobs import logprob_map, read_logprobs
 
 PROTOCOL: Final = "/ai-torrent/1/generate"
 MAX_LINE_BYTES: Final = 1024 * 1024
@@ -87,6 +88,7 @@ class _Reply(BaseModel):
     stages: tuple[_Stage, ...] = Field((), max_length=1024)
     reasoning_tokens: _Count | None = None
     warning: str | None = None
+    logprobs: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +180,19 @@ def created_at(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def text_line(model: str, time_s: float, text: str, thinking: str = "") -> bytes:
+def text_line(model: str, time_s: float, chunk: Chunk) -> bytes:
     """A line that carries a piece of the answer or of the reasoning before it."""
-    value = {"model": model, "created_at": created_at(time_s), "response": text, "done": False}
-    return _line({**value, "thinking": thinking} if thinking else value)
+    value: dict[str, Any] = {
+        "model": model,
+        "created_at": created_at(time_s),
+        "response": chunk.text,
+        "done": False,
+    }
+    if chunk.thinking:
+        value["thinking"] = chunk.thinking
+    if chunk.logprobs:
+        value["logprobs"] = [logprob_map(each) for each in chunk.logprobs]
+    return _line(value)
 
 
 def last_line(model: str, time_s: float, chunk: Chunk, timing: Timing) -> bytes:
@@ -242,8 +253,12 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
         if text == "Too many requests":
             return error_from_map({"code": "busy", "message": text})
         return Unavailable(text)
+    try:
+        logprobs = read_logprobs(reply.logprobs)
+    except ValueError as e:
+        raise ProtocolError(f"bad answer line: {e}") from None
     if not reply.done:
-        return Chunk(reply.response, thinking=reply.thinking)
+        return Chunk(reply.response, thinking=reply.thinking, logprobs=logprobs)
     if reply.done_reason not in _REASONS:
         raise ProtocolError(f"bad answer line: done_reason {reply.done_reason!r}")
     extra = {k: v for k in _DURATIONS if (v := getattr(reply, k)) is not None}
@@ -260,4 +275,5 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
         extra=extra,
         thinking=reply.thinking,
         warning=(reply.warning or "")[:_MAX_WARNING_CHARS],
+        logprobs=logprobs,
     )

@@ -25,6 +25,7 @@ from aitorrentd.api import (
     SamplingParams,
     Unavailable,
 )
+from aitorrentd.api.models.logprobs import logprob_map
 
 
 class LayersRow(BaseModel):
@@ -166,6 +167,11 @@ class Piece(BaseModel):
     text: str = Field(description="what follows the previous piece; may be empty")
     thinking: str = Field("", description="what the model thinks before it answers, if requested")
     token_ids: list[int] = Field([], description="token ids of the text, where known")
+    logprobs: list[dict[str, Any]] = Field(
+        [],
+        description="if requested, for each token of the answer: token, logprob, bytes,"
+        " top_logprobs and, where known, id, as in the OpenAI API",
+    )
 
 
 def _nobody(_ids: Iterable[str]) -> Mapping[str, str]:
@@ -219,6 +225,8 @@ def _piece(chunk: Chunk, *, thinking: bool) -> dict[str, Any]:
         piece["thinking"] = chunk.thinking
     if chunk.token_ids:
         piece["token_ids"] = list(chunk.token_ids)
+    if chunk.logprobs:
+        piece["logprobs"] = [logprob_map(each) for each in chunk.logprobs]
     return piece if chunk.text or len(piece) > 1 else {}
 
 

@@ -98,7 +98,7 @@ class PeerBackend:
             reply = decode_reply(line)
             if not isinstance(reply, Chunk):
                 raise type(reply)(f"peer {short(self.peer)}: {reply.message}")
-            chars += len(reply.text) + len(reply.thinking)
+            chars += len(reply.text) + len(reply.thinking) + len(reply.logprobs)
             if chars > MAX_ANSWER_CHARS:
                 raise ProtocolError(f"peer {short(self.peer)} sent over {MAX_ANSWER_CHARS} chars")
             yield reply

@@ -111,9 +111,8 @@ class GenerateHandler:
         async with aclosing(self._router.generate_for_peer(request, answer)) as chunks:
             async for chunk in chunks:
                 model = request.model or answer.model
-                if chunk.text or chunk.thinking:
-                    line = text_line(model, self._clock.time(), chunk.text, chunk.thinking)
-                    await _write(stream, line)
+                if chunk.text or chunk.thinking or chunk.logprobs:
+                    await _write(stream, text_line(model, self._clock.time(), chunk))
                 if chunk.done:
                     timing = self._timing(answer)
                     await _write(stream, last_line(model, self._clock.time(), chunk, timing))

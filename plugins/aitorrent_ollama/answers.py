@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from aitorrentd.api import Chunk, ProtocolError, Unavailable
 from aitorrentd.api.fields import count_of
 from aitorrentd.api.models.inference import DoneReason
+from aitorrentd.api.models.logprobs import missing_warning, read_logprobs
 from aitorrentd.api.models.texts import TextJoiner, end_of, text_in
 from aitorrentd.api.models.tool_calls import ToolCalls
 
@@ -18,11 +20,15 @@ _EMPTY: Final = ("load", "unload")
 class AnswerReader:
     """Turns the documents of one answer into chunks.
 
-    `max_tokens` is the requested limit, and `is_empty` whether the prompt has no text.
+    `max_tokens` is the requested limit, `is_empty` whether the prompt has no text, and `logprobs`
+    whether they were requested.
     """
 
-    def __init__(self, max_tokens: int | None, *, is_empty: bool = False) -> None:
+    def __init__(
+        self, max_tokens: int | None, *, is_empty: bool = False, logprobs: bool = False
+    ) -> None:
         self._max_tokens, self._is_empty = max_tokens, is_empty
+        self._lacks_logprobs = logprobs
         self._tools = ToolCalls("Ollama")
         self._has_text = False
         self._text, self._thinking = TextJoiner(), TextJoiner()
@@ -39,6 +45,7 @@ class AnswerReader:
         try:
             text, thinking = text_in(said.get("content" if said is message else "response"))
             thinking += "".join(text_in(said.get("thinking")))
+            logprobs = read_logprobs(line.get("logprobs"))
         except ValueError as e:
             raise ProtocolError(f"Ollama sent {e}") from None
         text, thinking = self._text.add(text), self._thinking.add(thinking)
@@ -46,9 +53,11 @@ class AnswerReader:
         self._tools.note(said)
         if line.get("done_reason"):
             self._last = line
+        self._lacks_logprobs = self._lacks_logprobs and not logprobs
         if line.get("done") is not True:
-            return Chunk(text, thinking=thinking)
-        return self._ended(line, text + self._text.rest(), thinking + self._thinking.rest())
+            return Chunk(text, thinking=thinking, logprobs=logprobs)
+        last = self._ended(line, text + self._text.rest(), thinking + self._thinking.rest())
+        return replace(last, logprobs=logprobs)
 
     def finish(self) -> Chunk:
         """The last chunk of an answer without a `done` line: some of Ollama's runners send only a
@@ -63,6 +72,7 @@ class AnswerReader:
 
     def _ended(self, line: dict[str, Any], text: str, thinking: str) -> Chunk:
         tokens = count_of(line.get("eval_count"))
+        lacking = missing_warning("Ollama") if self._lacks_logprobs and self._has_text else ""
         context = line.get("context")
         is_context = isinstance(context, list) and all(
             type(i) is int and 0 <= i < 2**32 for i in context
@@ -76,7 +86,7 @@ class AnswerReader:
             context=tuple(context or ()) if is_context else None,
             extra={k: line[k] for k in _DURATIONS if type(line.get(k)) is int},
             thinking=thinking,
-            warning=self._tools.check(has_text=self._has_text),
+            warning="; ".join(filter(None, (self._tools.check(has_text=self._has_text), lacking))),
         )
 
     def _reason(self, reason: object, tokens: int) -> DoneReason:

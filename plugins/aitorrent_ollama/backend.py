@@ -156,14 +156,18 @@ class OllamaBackend:
             raise NotFound(f"the model {request.model!r} is not in plugins.ollama.models")
         client = await self._connected()
         path, body = request_body(request, self._config.keep_alive, self._config.num_ctx)
-        reader = AnswerReader(request.params.max_tokens, is_empty=not text_bytes(request))
+        reader = AnswerReader(
+            request.params.max_tokens,
+            is_empty=not text_bytes(request),
+            logprobs=bool(request.params.logprobs),
+        )
         async with aclosing(client.lines(path, body)) as lines:
             async for line in lines:
                 part = reader.read(line)
                 if part.done:
                     yield await self._judged(client, request, part)
                     return
-                if part.text or part.thinking:
+                if part.text or part.thinking or part.logprobs:
                     yield part
         yield await self._judged(client, request, reader.finish())
 

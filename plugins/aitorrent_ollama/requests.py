@@ -37,6 +37,7 @@ def request_body(
         InvalidParams: a parameter or an image that Ollama would drop.
     """
     params = request.params
+    refuse_params(params, "Ollama", logit_bias="")
     body: dict[str, Any] = {"model": request.model}
     if request.messages is not None:
         refuse_params(params, "Ollama", context="it requires prompt, not messages")
@@ -58,6 +59,10 @@ def request_body(
         body["format"] = params.format
     if params.think is not None:
         body["think"] = params.think
+    if params.logprobs:
+        body["logprobs"] = True
+        if params.top_logprobs is not None:
+            body["top_logprobs"] = params.top_logprobs
     if chosen := options(params, num_ctx):
         body["options"] = chosen
     if keep_alive is not None:

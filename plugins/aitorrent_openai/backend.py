@@ -177,7 +177,9 @@ class OpenaiBackend:
     async def _stream(
         self, client: OpenaiClient, path: str, body: dict[str, Any]
     ) -> AsyncGenerator[Chunk, None]:
-        reader = AnswerReader(self.name, str(body["model"]))
+        reader = AnswerReader(
+            self.name, str(body["model"]), logprobs=body.get("logprobs") not in (None, False)
+        )
         said_done = False
         stray: list[bytes] = []
         async with aclosing(client.events(path, body, stray)) as events:
@@ -195,6 +197,6 @@ class OpenaiBackend:
                 if event is None or event is _END:
                     break
                 chunk = reader.read(event)
-                if chunk.text or chunk.thinking:
+                if chunk.text or chunk.thinking or chunk.logprobs:
                     yield chunk
         yield reader.finish(said_done=said_done, stray=b" ".join(stray))

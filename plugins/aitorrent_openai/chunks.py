@@ -7,6 +7,7 @@ from typing import Any, Final
 from aitorrent_openai.usage import Usage
 from aitorrentd.api import Chunk, ProtocolError, Unavailable
 from aitorrentd.api.models.inference import DoneReason
+from aitorrentd.api.models.logprobs import missing_warning, read_logprobs
 from aitorrentd.api.models.texts import TextJoiner, end_of, text_in
 from aitorrentd.api.models.tool_calls import ToolCalls
 
@@ -25,10 +26,11 @@ _NOT_YET: Final = (None, "", "null", "none")
 class AnswerReader:
     """Turns an answer's events into chunks; the last chunk comes from `finish`.
 
-    `server` and `model` are what was asked.
+    `server` and `model` are what was asked, `logprobs` whether they were requested.
     """
 
-    def __init__(self, server: str, model: str = "") -> None:
+    def __init__(self, server: str, model: str = "", *, logprobs: bool = False) -> None:
+        self._lacks_logprobs = logprobs
         self._server, self._asked = server, model
         self._answered_by = ""
         self._reason: DoneReason | None = None
@@ -68,6 +70,7 @@ class AnswerReader:
             return Chunk("")
         try:
             text, thinking = self._pieces(choice)
+            logprobs = read_logprobs(choice.get("logprobs"))
         except ValueError as e:
             raise ProtocolError(f"{self._server} sent {e}") from None
         self._said.append(text)
@@ -78,7 +81,8 @@ class AnswerReader:
         self._tools.note(choice.get("delta"))
         self._tools.note(choice.get("message"))
         self._note_reason(choice)
-        return Chunk(self._text.add(text), thinking=self._thinking.add(thinking))
+        self._lacks_logprobs = self._lacks_logprobs and not logprobs
+        return Chunk(self._text.add(text), thinking=self._thinking.add(thinking), logprobs=logprobs)
 
     def _pieces(self, choice: dict[str, Any]) -> tuple[str, str]:
         delta, message = choice.get("delta"), choice.get("message")
@@ -125,6 +129,8 @@ class AnswerReader:
             )
         tool = self._tools.check(has_text=any(self._said))
         usage = self._usage
+        is_lacking = self._lacks_logprobs and self._has_answer
+        lacking = missing_warning(self._server) if is_lacking else ""
         extra = {"reasoning_tokens": usage.reasoning} if usage.reasoning else {}
         return Chunk(
             self._text.rest(),
@@ -134,7 +140,7 @@ class AnswerReader:
             completion_tokens=usage.completion,
             thinking=self._thinking.rest(),
             extra=extra,
-            warning="; ".join(filter(None, (tool, self._other_model()))),
+            warning="; ".join(filter(None, (tool, lacking, self._other_model()))),
         )
 
     def _other_model(self) -> str:

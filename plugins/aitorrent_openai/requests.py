@@ -29,6 +29,7 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
         "seed": params.seed,
         "max_tokens": params.max_tokens,
         "stop": list(params.stop) or None,
+        "logit_bias": {str(k): v for k, v in (params.logit_bias or {}).items()} or None,
     }
     return {name: value for name, value in named.items() if value is not None}
 
@@ -54,6 +55,10 @@ def chat_body(request: GenerateRequest) -> dict[str, Any]:
     elif params.format is not None:
         schema = {"name": "answer", "schema": params.format}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if params.logprobs:
+        body["logprobs"] = True
+        if params.top_logprobs is not None:
+            body["top_logprobs"] = params.top_logprobs
     if isinstance(params.think, str):
         body["reasoning_effort"] = params.think
     elif params.think is not None:
@@ -84,12 +89,15 @@ def completion_body(request: GenerateRequest) -> dict[str, Any]:
         format=why,
         think=why,
     )
+    params = request.params
+    top = {"logprobs": params.top_logprobs or 0} if params.logprobs else {}
     return {
         "model": request.model,
         "prompt": request.prompt or "",
         "stream": True,
         "stream_options": {"include_usage": True},
-        **_sampling(request.params),
+        **_sampling(params),
+        **top,
     }
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Final, Literal, Protocol, Self, runtime_checkable
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from aitorrentd.api.models.images import Image, Picture, joined_parts
+from aitorrentd.api.models.logprobs import MAX_TOP, TokenLogprob
 from aitorrentd.api.services import Registry, ServiceKey
 from aitorrentd.errors import InvalidParams
 
@@ -31,6 +32,10 @@ def _is_text(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_is_text)]
 "Text that can be encoded as UTF-8."
+
+
+TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
 class Message(BaseModel):
@@ -138,11 +143,44 @@ class SamplingParams(BaseModel):
     think: bool | Literal["low", "medium", "high"] | None = Field(
         None, description="whether, or how long, the model thinks first (Ollama, OpenAI)"
     )
+    logit_bias: dict[TokenId, Bias] | None = Field(
+        None,
+        max_length=1024,
+        description="what to add to the logits of tokens, by id; -100 forbids a token"
+        " (shards, OpenAI)",
+    )
+    logprobs: Literal[True] | None = Field(
+        None,
+        description="send the log-probability of every token, as the model gave it before any"
+        " other parameter",
+    )
+    top_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP,
+        description="with logprobs: also those of this many likeliest tokens",
+    )
 
     @field_validator("stop", mode="before")
     @classmethod
     def _one_stop(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _off_is_unset(cls, value: Any) -> Any:
+        return None if value is False else value
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _no_bias_is_unset(cls, value: dict[int, float] | None) -> dict[int, float] | None:
+        return value or None
+
+    @model_validator(mode="after")
+    def _top_of_logprobs(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError('"top_logprobs" requires "logprobs"')
+        return self
 
 
 def refuse_params(params: SamplingParams, who: str, **reasons: str) -> None:
@@ -223,6 +261,8 @@ class Chunk:
     reasoning_tokens where the server counts them."""
     thinking: str = ""
     "Part of the model's reasoning before it answers; not part of the answer."
+    logprobs: tuple[TokenLogprob, ...] = ()
+    "One for each token of the answer, in order, if requested; not for the token that ends it."
     warning: str = ""
     """What the user must know to judge the answer, such as that the server truncated the prompt; in
     the last chunk."""

@@ -20,6 +20,7 @@ from aitorrent_shards.answering.availability import (
     pending,
 )
 from aitorrent_shards.answering.coordinator import Coordinator
+from aitorrent_shards.answering.logprobs import Scorer
 from aitorrent_shards.answering.sampler import Sampling
 from aitorrent_shards.answering.transcript import Transcript, room_for
 from aitorrent_shards.models.generation_config import LogitRules
@@ -175,13 +176,19 @@ class ShardsBackend:
                     model=model.entry.name,
                     settings=tokenizer.generation,
                 ),
-                rules=_rules(params, tokenizer.generation.rules),
+                rules=_rules(params, tokenizer.generation.rules, files.vocab),
                 stop_ids=tokenizer.end_ids,
                 vocab=files.vocab,
+                top_logprobs=params.top_logprobs or 0,
             )
+            scorer = None
+            if params.logprobs:
+                scorer = Scorer(
+                    transcript.top_logprobs, transcript.sampling.temperature, tokenizer.texts().raw
+                )
             detokenizer = tokenizer.detokenizer(prompt)
             stops = (*params.stop, *tokenizer.generation.stop_texts)
-            answer = Coordinator(self._node, model, transcript, detokenizer, stops)
+            answer = Coordinator(self._node, model, transcript, detokenizer, stops, scorer)
             async with aclosing(answer.chunks()) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -219,8 +226,18 @@ class ShardsBackend:
         )
 
 
-def _rules(params: SamplingParams, usual: LogitRules) -> LogitRules:
-    """The model's rules, with the penalties of the request."""
+def _rules(params: SamplingParams, usual: LogitRules, vocab: int) -> LogitRules:
+    """The model's rules, with the penalties and biases of the request.
+
+    Raises:
+        InvalidParams: a bias for an id outside the vocabulary.
+    """
+    bias = params.logit_bias or {}
+    if unknown := [token for token in bias if token >= vocab]:
+        raise InvalidParams(
+            f"logit_bias names the token {unknown[0]}; the model has the ids 0 to {vocab - 1}",
+            params=["logit_bias"],
+        )
     reach = params.repeat_last_n
     return replace(
         usual,
@@ -230,6 +247,7 @@ def _rules(params: SamplingParams, usual: LogitRules) -> LogitRules:
         repeat_last_n=None if reach is None or reach < 0 else reach,
         presence_penalty=params.presence_penalty or 0.0,
         frequency_penalty=params.frequency_penalty or 0.0,
+        bias=tuple((token, value) for token, value in bias.items() if value),
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
+from aitorrent_shards.answering.logprobs import Scorer
 from aitorrent_shards.answering.sampler import choose
 from aitorrent_shards.answering.transcript import Transcript
 from aitorrent_shards.models.detokenizer import Detokenizer, StopTexts
@@ -15,6 +16,7 @@ from aitorrent_shards.ring.repair import Waiting
 from aitorrent_shards.ring.ring import THREAD_ABOVE, Ring
 from aitorrent_shards.serving.local_model import LocalModel
 from aitorrentd.api import Chunk, ProtocolError
+from aitorrentd.api.models.logprobs import TokenLogprob
 
 MORE_K: Final = (1024, 0)
 "Candidate counts to request when the first ones are not enough; 0 = all."
@@ -30,9 +32,17 @@ class Coordinator:
         transcript: Transcript,
         detokenizer: Detokenizer,
         stops: Sequence[str],
+        scorer: Scorer | None = None,
     ) -> None:
-        """Raise Unavailable while the model's files are still being read."""
+        """`scorer` gives the tokens' log-probabilities, if requested.
+
+        Raises:
+            Unavailable: the model's files are still being read.
+        """
         files, _ = model.ready()
+        self._scorer = scorer
+        self._scores: list[TokenLogprob] = []
+        "Of tokens whose text has not been sent."
         self._node, self._transcript, self._detokenizer = node, transcript, detokenizer
         self._texts = StopTexts(stops)
         demand = Demand(
@@ -62,7 +72,7 @@ class Coordinator:
                 ring.send(message)
             while not reason:
                 try:
-                    token = await self._next()
+                    token, score = await self._next()
                 except Waiting as e:
                     yield Chunk("", notice=str(e))
                     continue
@@ -72,19 +82,21 @@ class Coordinator:
                     ring.send(transcript.step())  # computed while the caller reads this token
                 pending.append(token)
                 is_end = token in transcript.stop_ids
+                if score is not None and not is_end:
+                    self._scores.append(score)
                 text = "" if is_end else texts.push(self._detokenizer.push(token))
                 if texts.stopped:
                     reason = "stop"
                 if text:
-                    yield Chunk(text, token_ids=tuple(pending))
+                    yield Chunk(text, token_ids=tuple(pending), logprobs=self._take_scores())
                     pending.clear()
             text = texts.push(self._detokenizer.flush()) + texts.flush()
             yield self._last(text, pending, first_s, clock.monotonic() - began)
         finally:
             await ring.close()
 
-    async def _next(self) -> int:
-        """The next token; the choice is final.
+    async def _next(self) -> tuple[int, TokenLogprob | None]:
+        """The next token, and its log-probability if requested; the choice is final.
 
         Raises:
             Waiting: as Ring.answer; call again.
@@ -96,15 +108,28 @@ class Coordinator:
         while True:
             try:
                 token = await _choose(candidates, transcript)
+                if token is not None:
+                    score = await self._score(token, candidates, length)
+                    ring.commit(length)
+                    return token, score
             except ProtocolError as e:
                 candidates = await ring.reject(length, e.message)
                 continue
-            if token is not None:
-                ring.commit(length)
-                return token
             want = Want(MORE_K[min(more, 1)], transcript.sampling.temperature)
             more += 1
             candidates = await ring.more(length, want)
+
+    async def _score(self, token: int, candidates: Candidates, length: int) -> TokenLogprob | None:
+        if self._scorer is None:
+            return None
+        want = self._scorer.lacks(token, candidates, self._transcript.vocab)
+        plain = candidates if want is None else await self._ring.more(length, want)
+        return self._scorer.score(token, candidates, plain)
+
+    def _take_scores(self) -> tuple[TokenLogprob, ...]:
+        taken = tuple(self._scores)
+        self._scores.clear()
+        return taken
 
     def _last(self, text: str, pending: list[int], first_s: float, whole_s: float) -> Chunk:
         ring, transcript = self._ring, self._transcript
@@ -120,6 +145,7 @@ class Coordinator:
             context=(*transcript.prompt, *transcript.committed),
             stages=ring.views(),
             token_ids=tuple(pending),
+            logprobs=self._take_scores(),
             extra={
                 "ttft_s": first_s,
                 "decode_s": decode_s,

@@ -1,7 +1,8 @@
 """Logit edits based on earlier tokens: penalties and forbidden tokens. No I/O.
 
 Follows the logits processors of transformers, in float32, so that greedy answers are the same; the
-presence and frequency penalties, which it lacks, are OpenAI's and come after the others. A stage
+presence and frequency penalties, which it lacks, are OpenAI's and come after the others. A bias
+comes first, as in transformers; one of -100 forbids the token, as OpenAI documents. A stage
 returns only the likeliest candidates; `bound` limits how likely an edit can make any other token,
 so the sampler knows whether those candidates are enough.
 """
@@ -15,6 +16,8 @@ from collections.abc import Collection, Sequence
 
 from aitorrent_shards.models.generation_config import LogitRules
 
+FORBIDS = -100.0
+"A bias that forbids a token."
 _F32 = struct.Struct("<f")
 
 
@@ -41,6 +44,9 @@ class LogitEdits:
         self._answer: Counter[int] = Counter()
         self._presence = _f32(rules.presence_penalty)
         self._frequency = _f32(rules.frequency_penalty)
+        self._bias = {token: _f32(bias) for token, bias in rules.bias if bias > FORBIDS}
+        self._forbidden = frozenset(token for token, bias in rules.bias if bias <= FORBIDS)
+        self._most_bias = max(self._bias.values(), default=0.0)
         self._has_penalties = bool(rules.presence_penalty or rules.frequency_penalty)
         self._followers: dict[tuple[int, ...], set[int]] = {}
         "Maps an n-gram without its last token to the last tokens seen after it."
@@ -74,7 +80,7 @@ class LogitEdits:
     def banned(self) -> frozenset[int]:
         """The tokens that must not come next."""
         rules, ids = self._rules, self._ids
-        banned = set(rules.suppressed)
+        banned = set(rules.suppressed) | self._forbidden
         if len(ids) == self._prompt_length:
             banned |= rules.begin_suppressed
         new = len(ids) - self._prompt_length
@@ -90,8 +96,8 @@ class LogitEdits:
         return frozenset(banned)
 
     def penalised(self) -> Collection[int]:
-        """The tokens whose logits a penalty changes."""
-        return self._seen.keys() | self._answer.keys()
+        """The tokens whose logits a penalty or a bias changes."""
+        return self._seen.keys() | self._answer.keys() | self._bias.keys()
 
     def edit(self, ids: Sequence[int], logits: Sequence[float]) -> list[float]:
         """The logits of candidates after all edits, in their order."""
@@ -102,6 +108,8 @@ class LogitEdits:
         ]
 
     def _edited(self, token: int, logit: float) -> float:
+        if token in self._bias:
+            logit = _f32(logit + self._bias[token])
         if token in self._seen:
             logit = self._penalise(logit)
         count = self._answer.get(token, 0)
@@ -111,8 +119,12 @@ class LogitEdits:
         """The logit of a token that the answer has `count` times."""
         return _f32(_f32(logit - _f32(self._frequency * count)) - self._presence)
 
-    def bound(self, logit: float) -> float:
-        """The highest value that edits can give a logit of at most `logit`."""
+    def bound(self, logit: float, known: Collection[int] = ()) -> float:
+        """The highest value that edits can give a logit of at most `logit`, of a token that is not
+        among the `known` ones."""
+        if self._most_bias > 0:
+            others = (bias for token, bias in self._bias.items() if token not in known)
+            logit = _f32(logit + max(0.0, max(others, default=0.0)))
         highest = max(logit, self._penalise(logit)) if self._seen else logit
         if not self._answer:
             return highest
@@ -126,4 +138,6 @@ class LogitEdits:
     @property
     def raises(self) -> bool:
         """Whether an edit can make a token likelier."""
-        return self._penalty < 1.0 or self._presence < 0 or self._frequency < 0
+        return (
+            self._most_bias > 0 or self._penalty < 1.0 or self._presence < 0 or self._frequency < 0
+        )

@@ -37,11 +37,11 @@ class Sampling:
     seed: int
     min_p: float = 0.0
 
-    def want(self, vocab: int, *, edited: bool = False) -> Want:
-        """The candidates to request from the last stage for each token; more where logits are
-        `edited`."""
+    def want(self, vocab: int, *, edited: bool = False, least: int = 0) -> Want:
+        """The candidates to request from the last stage for each token: at least `least`, and more
+        where logits are `edited`."""
         if self.temperature == 0:
-            return Want(min(SAMPLE_K if edited else GREEDY_K, vocab), 0.0)
+            return Want(min(max(SAMPLE_K if edited else GREEDY_K, least), vocab), 0.0)
         k = min(2 * self.top_k if edited else self.top_k, 1024)
         return Want(min(max(SAMPLE_K, k), vocab), self.temperature)
 
@@ -116,7 +116,8 @@ def _rank(
     order = sorted(range(len(ids)), key=lambda i: (-edited[i], ids[i]))
     complete = len(ids) == vocab
     lowest = logits[-1]
-    bound = lowest if edits is None else edits.bound(lowest)
+    inside = set(ids)
+    bound = lowest if edits is None else edits.bound(lowest, inside)
     is_sure = edits is None or complete
     sure = order if is_sure else [i for i in order if edited[i] > bound]
     sure = [i for i in sure if edited[i] > -math.inf] or sure[:1]
@@ -130,7 +131,6 @@ def _rank(
     outside = 0.0 if complete else max(0.0, 1.0 - mass)
     low = high = outside
     if edits is not None and not complete:
-        inside = set(ids)
         banned, penalised = edits.banned() - inside, set(edits.penalised()) - inside
         touched = len(banned | penalised)
         low = max(0.0, outside - touched * _weight(lowest, sampling, candidates))

@@ -30,6 +30,8 @@ class Transcript:
     stop_ids: frozenset[int]
     vocab: int
     rules: LogitRules = field(default_factory=LogitRules)
+    top_logprobs: int = 0
+    "How many of the likeliest tokens to know at each place."
     edits: LogitEdits | None = field(init=False)
     "The edits to the next token's logits; None where the rules change nothing."
     committed: list[int] = field(default_factory=list)
@@ -60,7 +62,9 @@ class Transcript:
         return ids_message(pos, self.committed[-1:], self._want())
 
     def _want(self) -> Want:
-        return self.sampling.want(self.vocab, edited=self.edits is not None)
+        return self.sampling.want(
+            self.vocab, edited=self.edits is not None, least=self.top_logprobs
+        )
 
     def commit(self, token: int) -> str:
         """Record a chosen token; returns why the answer ends here, or an empty string."""

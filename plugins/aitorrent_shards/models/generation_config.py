@@ -59,6 +59,8 @@ class LogitRules:
     "Subtracted from the logits of tokens that the answer already has."
     frequency_penalty: float = 0.0
     "The same, for each time that the answer has them."
+    bias: tuple[tuple[int, float], ...] = ()
+    "What is added to the logits of tokens, before anything else."
     no_repeat_ngram_size: int = 0
     "Sequences of this many tokens occur at most once; 0 = no limit."
     suppressed: frozenset[int] = frozenset()

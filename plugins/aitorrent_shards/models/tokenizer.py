@@ -16,6 +16,7 @@ from aitorrent_shards.models.detokenizer import Detokenizer
 from aitorrent_shards.models.folder import CONFIG, ModelFiles, read_optional_json
 from aitorrent_shards.models.generation_config import read_generation
 from aitorrent_shards.models.special_tokens import read_special_tokens
+from aitorrent_shards.models.token_texts import TokenTexts
 from aitorrentd.api import InvalidParams
 
 THREAD_ABOVE_CHARS: Final = 2_000
@@ -42,6 +43,7 @@ class ModelTokenizer:
         self._tokenizer.no_padding()
         settings = read_optional_json(path / "tokenizer_config.json")
         self._model, self._vocab = model, files.vocab
+        self._texts: TokenTexts | None = None
         special = read_special_tokens(path, settings)
         special.complete(self._tokenizer)
         self._bos = self._id(special.names.get("bos_token"))
@@ -73,6 +75,12 @@ class ModelTokenizer:
     def detokenizer(self, before: Sequence[int]) -> Detokenizer:
         """Turns the tokens after `before` into text."""
         return Detokenizer(self._tokenizer, before)
+
+    def texts(self) -> TokenTexts:
+        """Reads tokens one by one."""
+        if self._texts is None:
+            self._texts = TokenTexts(self._tokenizer)
+        return self._texts
 
     def encode(
         self,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from aitorrent_shards.protocol.spans import Span, parse_spans
 from aitorrentd.api import DIRECTORY, Busy, InvalidParams
@@ -14,6 +15,7 @@ from aitorrentd.node import Node
 from tests.support.nodes import NodeFactory, wait_for
 from tests.support.shards.models import FAMILIES, make_model
 from tests.support.shards.shards_nodes import answer, greedy, reference_ids, shards_network
+from tests.support.shards.shards_worker import reference_model
 
 SPLITS = {1: ["0-6"], 2: ["0-3", "3-6"], 3: ["0-2", "2-4", "4-6"]}
 
@@ -40,8 +42,29 @@ async def test_greedy_tokens_equal_generate(
         assert found["last"].prompt_tokens == n
         assert found["ids"] == expected[n], f"prompt of {n}"
         assert [f"{s.start}-{s.end}" for s in found["last"].stages] == SPLITS[stages]
+    await check_logprobs(nodes[0], path)
     together = await asyncio.gather(*(answer(nodes[0], p, **greedy(16)) for p in prompts.values()))
     assert [t["ids"] for t in together] == list(expected.values())
+
+
+async def check_logprobs(node: Node, path: Path) -> None:
+    """The log-probabilities of a sampled answer are those of transformers."""
+    prompt = text_of(20)
+    wishes: Any = {"temperature": 0.7, "seed": 3, "max_tokens": 12}
+    wishes |= {"logprobs": True, "top_logprobs": 4}
+    chunks = [chunk async for chunk in node.generate(prompt, model="m", **wishes)]
+    scores = [score for chunk in chunks for score in chunk.logprobs]
+    new = [i for chunk in chunks for i in chunk.token_ids]
+    ids = torch.tensor([[*(ord(c) - 33 for c in prompt), *new]])
+    with torch.inference_mode():
+        logits = reference_model(path)(ids).logits[0, len(prompt) - 1 : -1]
+    right = torch.log_softmax(logits.double(), -1)
+    for score, row in zip(scores, right, strict=False):
+        assert score.logprob == pytest.approx(row[score.token_id].item(), abs=1e-4)
+        assert [t.logprob for t in score.top] == pytest.approx(
+            row.topk(4).values.tolist(), abs=1e-4
+        )
+    assert len(scores) >= len(new) - 1
 
 
 async def test_sampled_tokens_with_a_seed_are_the_same_over_any_number_of_nodes(

@@ -425,6 +425,20 @@ async def _all_running(nodes: Sequence[FakeNode]) -> AsyncIterator[None]:
         yield
 
 
+def toy_rows(prompt: Sequence[int], answer: Sequence[int], *, layers: int = 6) -> list[bytes]:
+    """What the last layer puts out before each token of an answer to a short prompt."""
+    states = [b""] * layers
+    rows = []
+    for tokens in (prompt, *([token] for token in answer[:-1])):
+        for token in tokens:
+            row = struct.pack("<I", token)
+            for j in range(layers):
+                parts = (states[j], j.to_bytes(2, "big"), row, len(tokens).to_bytes(4, "big"))
+                states[j] = row = _hash(*parts)
+        rows.append(row)
+    return rows
+
+
 def toy_answer(prompt: Sequence[int], new: int, *, layers: int = 6, chunk: int = 128) -> list[int]:
     """Greedy tokens of the toy model, computed directly."""
     from aitorrent_shards.routing.planner import prefill_chunks

@@ -24,6 +24,7 @@ from aitorrentd.api import (
     StageView,
     Unavailable,
 )
+from aitorrentd.api.models.logprobs import TokenLogprob
 from tests.support.effort import examples
 from tests.support.servers.canned import read
 
@@ -68,9 +69,26 @@ def test_requests_survive_the_wire() -> None:
             frequency_penalty=2,
             seed=7,
             stop=("a", "b"),
+            logit_bias={5: -1.5},
+            logprobs=True,
+            top_logprobs=3,
         ),
     )
     assert wire.decode_request(wire.encode_request(request)) == request
+
+
+def test_logprobs_survive_the_wire_and_wrong_ones_are_refused() -> None:
+    top = (TokenLogprob("a", -0.1, 7, b"a"), TokenLogprob("\ufffd", -3.5, 9, b"\xff"))
+    chunk = Chunk("a", logprobs=(TokenLogprob("a", -0.1, 7, b"a", top), TokenLogprob("b", -9999.0)))
+    assert wire.decode_reply(wire.text_line("m", TIME_S, chunk)) == chunk
+    for wrong in (
+        "7",
+        '[{"token":"a"}]',
+        '[{"token":"a","logprob":NaN}]',
+        "[" + "{}," * 5000 + "1]",
+    ):
+        with pytest.raises(ProtocolError, match="bad answer line: .*logprob"):
+            wire.decode_reply(f'{{"response":"a","logprobs":{wrong}}}'.encode())
 
 
 @pytest.mark.parametrize(
@@ -106,6 +124,9 @@ def test_parameters_under_ollamas_names_are_understood(
         (b'{"prompt":"a","params":{"temperature":-1}}\n', "temperature: "),
         (b'{"prompt":"a","params":{"temperature":NaN}}\n', "temperature: "),
         (b'{"prompt":"a","params":{"max_tokens":0}}\n', "max_tokens: "),
+        (b'{"prompt":"a","params":{"logit_bias":{"x":1}}}\n', "logit_bias.x"),
+        (b'{"prompt":"a","params":{"logprobs":true,"top_logprobs":21}}\n', "top_logprobs: "),
+        (b'{"prompt":"a","params":{"top_logprobs":2}}\n', '"top_logprobs" requires "logprobs"'),
         (b'{"prompt":"a","params":[]}\n', "params: "),
         (b'{"messages":[{"role":"king","content":""}]}\n', "messages.0.role: "),
         (b'{"prompt":"a","model":"' + b"m" * 300 + b'"}\n', "model: "),
@@ -161,9 +182,9 @@ def test_part_that_cannot_be_sent_on_is_refused(content: Any, why: str) -> None:
 
 
 def test_thinking_crosses_the_wire_apart_from_the_answer() -> None:
-    line = wire.text_line("m", TIME_S, "", "let me see")
+    line = wire.text_line("m", TIME_S, Chunk("", thinking="let me see"))
     assert wire.decode_reply(line) == Chunk("", thinking="let me see")
-    assert b"thinking" not in wire.text_line("m", TIME_S, "hi")
+    assert b"thinking" not in wire.text_line("m", TIME_S, Chunk("hi"))
 
 
 def test_half_a_character_is_no_text() -> None:
@@ -177,7 +198,7 @@ def test_half_a_character_is_no_text() -> None:
 
 
 def test_answer_lines_are_as_ollama_writes_them() -> None:
-    assert wire.text_line("llama3.2", TIME_S, 'The "sky"\n✓') == (
+    assert wire.text_line("llama3.2", TIME_S, Chunk('The "sky"\n✓')) == (
         '{"model":"llama3.2","created_at":"2024-11-20T08:45:06.250000Z",'
         '"response":"The \\"sky\\"\\n✓","done":false}\n'.encode()
     )
@@ -240,7 +261,7 @@ def test_answers_survive_the_wire() -> None:
         stages=last.stages,
         extra=back.extra,
     )
-    assert wire.decode_reply(wire.text_line("m", TIME_S, "x")) == Chunk("x")
+    assert wire.decode_reply(wire.text_line("m", TIME_S, Chunk("x"))) == Chunk("x")
 
 
 def test_warning_crosses_the_wire_and_is_bounded() -> None:

@@ -39,6 +39,11 @@ def processed(rules: LogitRules, prompt: list[int], new: list[int], values: list
     """What the processors of transformers make of the logits: [vocab]."""
     ids, scores = torch.tensor([[*prompt, *new]]), torch.tensor([values])
     chain: list[Any] = []
+    added: Any = [[[token], bias] for token, bias in rules.bias if bias > -100]
+    if added:
+        scores = processors.SequenceBiasLogitsProcessor(added)(ids, scores)
+    if forbidden := [token for token, bias in rules.bias if bias <= -100]:
+        chain.append(processors.SuppressTokensLogitsProcessor(forbidden))
     if rules.repetition_penalty != 1:
         processor = processors.RepetitionPenaltyLogitsProcessor(rules.repetition_penalty)
         reach = rules.repeat_last_n
@@ -89,6 +94,9 @@ RULES = st.builds(
     repeat_last_n=st.sampled_from([None, 0, 1, 3, 9]),
     presence_penalty=st.sampled_from([0.0, 0.0, 0.6, 2.0, -0.7, -2.0]),
     frequency_penalty=st.sampled_from([0.0, 0.0, 0.1, 2.0, -0.3, -2.0]),
+    bias=st.dictionaries(
+        st.integers(0, VOCAB - 2), st.sampled_from([-100.0, -3.0, 0.5, 2.0, 100.0]), max_size=4
+    ).map(lambda biases: tuple(biases.items())),
     no_repeat_ngram_size=st.integers(0, 4),
     suppressed=IDS,
     begin_suppressed=IDS,
