@@ -34,8 +34,8 @@ Text = Annotated[str, AfterValidator(_is_text)]
 "Text that can be encoded as UTF-8."
 
 
-TokenId = Annotated[int, Field(ge=0, lt=2**32)]
-Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+_TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+_Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
 class Message(BaseModel):
@@ -143,7 +143,7 @@ class SamplingParams(BaseModel):
     think: bool | Literal["low", "medium", "high"] | None = Field(
         None, description="whether, or how long, the model thinks first (Ollama, OpenAI)"
     )
-    logit_bias: dict[TokenId, Bias] | None = Field(
+    logit_bias: dict[_TokenId, _Bias] | None = Field(
         None,
         max_length=1024,
         description="what to add to the logits of tokens, by id; -100 forbids a token"
