@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Final
 
@@ -19,9 +19,18 @@ class Stream:
     between two pieces: the work behind it ends at once, not when memory is next collected.
     """
 
-    def __init__(self, pieces: AsyncGenerator[bytes], media_type: bytes = EVENTS) -> None:
+    def __init__(
+        self,
+        pieces: AsyncGenerator[bytes],
+        media_type: bytes = EVENTS,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self._pieces = pieces
         self._headers = [(b"content-type", media_type), (b"x-accel-buffering", b"no")]
+        self._headers += [
+            (k.encode("latin-1"), v.encode("latin-1")) for k, v in (headers or {}).items()
+        ]
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer."""

@@ -31,6 +31,7 @@ ONLY_ODD = {
             "seeding",
             "hub",
             "http",
+            "gateway",
             "catalogue",
         )
     }

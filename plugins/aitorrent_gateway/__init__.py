@@ -1,0 +1,1 @@
+"""The gateway plugin: models of the whole network, in the dialects that clients speak."""

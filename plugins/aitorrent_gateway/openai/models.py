@@ -1,0 +1,65 @@
+"""Models in OpenAI's shape, with the keys that Anthropic's clients read from the same path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from aitorrentd.api import Inference, ModelView, NotFound
+
+
+async def listed(inference: Inference, began: int) -> JSONResponse:
+    """GET /v1/models. Of a model that several nodes have there is one entry, which names no
+    peer."""
+    found = [_shown(view, began) for view in _once(await inference.models())]
+    ids = [model["id"] for model in found]
+    return JSONResponse(
+        {
+            "object": "list",
+            "data": found,
+            "has_more": False,
+            "first_id": ids[0] if ids else None,
+            "last_id": ids[-1] if ids else None,
+        }
+    )
+
+
+async def one(inference: Inference, began: int, name: str) -> JSONResponse:
+    """GET /v1/models/NAME.
+
+    Raises:
+        NotFound: no model of that name can answer now.
+    """
+    for view in _once(await inference.models()):
+        if view.name == name:
+            return JSONResponse(_shown(view, began))
+    raise NotFound(
+        f"no model {name[:200]!r} can answer now; see /v1/models",
+        http_code="model_not_found",
+        param="model",
+    )
+
+
+def _once(views: Sequence[ModelView]) -> list[ModelView]:
+    found: dict[str, ModelView] = {}
+    for view in views:
+        found.setdefault(view.name, view)
+    return [found[name] for name in sorted(found)]
+
+
+def _shown(view: ModelView, began: int) -> dict[str, Any]:
+    model: dict[str, Any] = {
+        "id": view.name,
+        "object": "model",
+        "type": "model",
+        "created": began,
+        "created_at": datetime.fromtimestamp(began, UTC).isoformat().replace("+00:00", "Z"),
+        "owned_by": "aitorrent",
+        "display_name": view.name,
+    }
+    if view.context_length is not None:
+        model["context_length"] = view.context_length
+    return model

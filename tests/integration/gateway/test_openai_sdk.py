@@ -1,0 +1,132 @@
+"""OpenAI's own Python client against a model that three nodes hold a third of each."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai import AsyncOpenAI
+
+from aitorrentd.node import Node
+from tests.support.http_nodes import called
+from tests.support.nodes import NodeFactory
+from tests.support.shards.models import make_model
+from tests.support.shards.shards_nodes import answer, shards_network
+
+PROMPT = "SEVERALNODESHOLDAMODEL"
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+ASKED: list[Any] = [{"role": "user", "content": PROMPT}]
+
+
+async def served(node: Node) -> str:
+    """The base URL of the API of a node, which serves it from now on."""
+    node.kernel.configure("http", {"enabled": True, "port": 0})
+    await node.kernel.enable("http")
+    return f"http://{(await called(node, 'http.status'))['listening'][0]}/v1"
+
+
+@contextlib.asynccontextmanager
+async def client_of(url: str, key: str = "none") -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=url, api_key=key, max_retries=0) as client:
+        yield client
+
+
+async def test_the_sdk_over_a_split_model(node_factory: NodeFactory, tmp_path: Path) -> None:
+    path = make_model(tmp_path / "m")
+    (path / "chat_template.jinja").write_text(TEMPLATE)
+    nodes = await shards_network(node_factory, path, ["0-2", "2-4", "4-6"])
+    url = await served(nodes[0])
+    expected = (await answer(nodes[1], PROMPT, temperature=0.0, max_tokens=12))["text"]
+    async with client_of(url) as client:
+        assert [model.id async for model in await client.models.list()] == ["m"]
+        assert (await client.models.retrieve("m")).id == "m"
+
+        whole = await client.chat.completions.create(
+            model="m", messages=ASKED, temperature=0, max_tokens=12
+        )
+        (choice,) = whole.choices
+        assert (choice.message.content, choice.finish_reason) == (expected, "length")
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens == 12
+        assert whole.usage.total_tokens == whole.usage.prompt_tokens + 12
+        assert whole.model_extra is not None
+        assert whole.model_extra["x_aitorrent"]["stages"] == [[0, 2], [2, 4], [4, 6]]
+
+        text, reasons, usage = "", [], None
+        async for chunk in await client.chat.completions.create(
+            model="m",
+            messages=ASKED,
+            temperature=0,
+            max_completion_tokens=12,
+            stream=True,
+            stream_options={"include_usage": True},
+        ):
+            usage = chunk.usage or usage
+            for part in chunk.choices:
+                text += part.delta.content or ""
+                reasons.append(part.finish_reason)
+        assert (text, reasons[-1], set(reasons[:-1])) == (expected, "length", {None})
+        assert usage == whole.usage
+
+        stop = expected[4:6]
+        stopped = await client.chat.completions.create(
+            model="m", messages=ASKED, temperature=0, max_tokens=12, stop=[stop, "never"]
+        )
+        assert stopped.choices[0].message.content == expected[: expected.index(stop)]
+        assert stopped.choices[0].finish_reason == "stop"
+
+        drawn = [
+            await client.chat.completions.create(
+                model="m", messages=ASKED, temperature=1.5, seed=seed, max_tokens=12
+            )
+            for seed in (-7, -7, 8)
+        ]
+        texts = [each.choices[0].message.content for each in drawn]
+        assert texts[0] == texts[1] != texts[2]
+
+        legacy = await client.completions.create(
+            model="m", prompt=PROMPT, temperature=0, max_tokens=12
+        )
+        raw = await answer(nodes[1], PROMPT, raw=True, temperature=0.0, max_tokens=12)
+        assert legacy.choices[0].text == raw["text"]
+
+        # agents send a max_tokens that no small model has room for
+        async with client.chat.completions.stream(
+            model="m", messages=ASKED, temperature=0, max_tokens=32_000
+        ) as stream:
+            async for event in stream:
+                if event.type == "content.delta":
+                    break
+
+        with pytest.raises(openai.NotFoundError) as missing:
+            await client.chat.completions.create(model="none", messages=ASKED)
+        assert missing.value.code == "model_not_found"
+        assert missing.value.request_id is not None
+
+        with pytest.raises(openai.BadRequestError) as long:
+            long_one: list[Any] = [{"role": "user", "content": "A" * 600}]
+            await client.chat.completions.create(model="m", messages=long_one, stream=True)
+        assert long.value.code == "context_length_exceeded"
+
+        with pytest.raises(openai.BadRequestError) as tools:
+            await client.chat.completions.create(
+                model="m",
+                messages=ASKED,
+                tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
+            )
+        assert (tools.value.param, tools.value.code) == ("tools", "unsupported_value")
+        assert "tools is not supported" in str(tools.value)
+
+        with pytest.raises(openai.BadRequestError) as schema:
+            await client.chat.completions.create(
+                model="m", messages=ASKED, response_format={"type": "json_object"}
+            )
+        assert schema.value.param == "response_format"
+
+    async with client_of(url, key="ait_" + "x" * 43) as stranger:
+        with pytest.raises(openai.AuthenticationError, match="unknown, revoked or expired"):
+            await stranger.models.list()

@@ -1,0 +1,41 @@
+"""Nodes with the OpenAI API over a backend of a test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aitorrent_gateway.plugin import GatewayPlugin
+from aitorrent_inference.plugin import InferencePlugin
+from aitorrentd.api import BACKENDS, Backend, PluginContext, PluginInfo, hookimpl
+from aitorrentd.node import Node
+from tests.support.http_nodes import http_node
+from tests.support.nodes import NodeFactory
+
+
+class BackendPlugin:
+    """Adds a backend."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @hookimpl
+    def aitorrent_info(self) -> PluginInfo:
+        return PluginInfo("fake", "a backend for tests", requires=(BACKENDS,))
+
+    @hookimpl
+    @asynccontextmanager
+    async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
+        with ctx.service(BACKENDS).added(self._backend.name, self._backend):
+            yield
+
+
+async def gateway_node(factory: NodeFactory, backend: Backend, **settings: Any) -> tuple[Node, str]:
+    """A node whose API answers from `backend`, and its address."""
+    plugins: Mapping[str, Any] = {
+        "inference": InferencePlugin(),
+        "gateway": GatewayPlugin(),
+        "fake": BackendPlugin(backend),
+    }
+    return await http_node(factory, *plugins.items(), **settings)
