@@ -115,6 +115,7 @@ class Download:
                 except ProtocolError as e:
                     self._means.ctx.log.warning("%s", e.message)
                     self._refused.add(entry.info_hash)
+                    self.web.forgive(entry.info_hash)
                     self.entry = None
                     await self._shelf.remove(entry, with_files=True)
                     continue

@@ -57,6 +57,8 @@ class Entry:
         self._spans: dict[object, tuple[Span, ...] | None] = {}
         self.seeded_s = 0.0
         "Seconds seeded in this run."
+        self.is_disputed = False
+        "Whether the web has other bytes than its pieces: only the whole file tells who is right."
         self.urgent = Counter[int]()
         "Pieces that somebody reads next, and by how many."
         if self.held.is_whole:
@@ -139,6 +141,8 @@ class Entry:
 
     def has(self, spans: Iterable[Span]) -> bool:
         """Whether all of the byte ranges are here."""
+        if self.is_disputed:
+            return self.held.is_whole
         return self.torrent.is_checked and all(
             self.torrent.have[piece] for piece in self.pieces_of(spans)
         )
@@ -165,7 +169,7 @@ class Entry:
 
     def wanted(self) -> tuple[Span, ...] | None:
         """The ranges that somebody wants; None = everything."""
-        if None in self._spans.values():
+        if None in self._spans.values() or (self.is_disputed and self._spans):
             return None
         return tuple(span for spans in self._spans.values() for span in spans or ())
 
@@ -175,6 +179,12 @@ class Entry:
         pieces = range(self.torrent.pieces) if wanted is None else self.pieces_of(wanted)
         both = (*self.urgent, *pieces)
         return (piece for piece in both if not self.torrent.have[piece])
+
+    def dispute(self) -> None:
+        """The web has other bytes than a piece: fetch everything, since the digest decides."""
+        if self.held.sha256 and not self.is_disputed:
+            self.is_disputed = True
+            self._means.tasks.spawn(self._want(), "seeding: fetch everything")
 
     # Life
 

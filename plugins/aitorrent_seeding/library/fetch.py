@@ -60,13 +60,28 @@ class FileFetch:
         """Fetch only these ranges, and wait for them; see `Fetch`."""
         spans = checked_spans(ranges)
         await self.download.want(self, spans)
-        entry = await self._entry()
-        await entry.torrent.until(lambda: entry.has(spans))
+        while not await self._has(entry := await self._entry(), spans):
+            pass  # the torrent was another file: the next one is tried
         await entry.torrent.flush()
         if not entry.held.own_path and not entry.held.is_whole:
             with contextlib.suppress(OSError):
                 entry.path.chmod(READABLE)
         return entry.path
+
+    async def _has(self, entry: Entry, spans: Sequence[Span]) -> bool:
+        """Wait until the ranges are here; False if the torrent was discarded for another one."""
+        try:
+            return await entry.torrent.until(lambda: entry.has(spans))
+        except Unavailable:
+            if not entry.torrent.has_left:
+                raise
+        while self.download.entry is entry and not self.download.is_over:
+            await self.download.changed()
+        if self.download.error:
+            raise self.download.error
+        if self.download.entry is entry:
+            raise Unavailable("the torrent was removed")
+        return False
 
     async def _entry(self) -> Entry:
         """The torrent, once there is one."""

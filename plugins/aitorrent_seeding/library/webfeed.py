@@ -94,7 +94,8 @@ class WebFeed:
     def _bad_piece(self, piece: int) -> None:
         """A piece failed its hash: if it came from the web, its address is banned."""
         if url := self._came_from.pop(piece, ""):
-            host = self._web.ban(url)
+            host = self._web.ban(url, by=self._entry.info_hash)
+            self._entry.dispute()
             self._means.ctx.log.warning(
                 "%s sent wrong bytes for %s; not asked again", host, self._entry.held.sha256[:12]
             )

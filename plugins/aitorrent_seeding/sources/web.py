@@ -47,6 +47,7 @@ class _Address:
         self.failures = 0
         self.not_before = 0.0
         self.is_banned = False
+        self.banned_by = ""
 
     @property
     def host(self) -> str:
@@ -98,14 +99,23 @@ class WebFile:
     def _is_usable(address: _Address) -> bool:
         return not address.is_banned and address.failures < _MOST_FAILURES
 
-    def ban(self, url: str) -> str:
-        """Never ask this address again: it sent wrong bytes. Returns its host."""
+    def ban(self, url: str, *, by: str = "") -> str:
+        """Never ask this address again: it sent wrong bytes, says the torrent `by` or the digest.
+
+        Returns its host.
+        """
         for address in self._addresses:
             if address.source.url == url:
-                address.is_banned = True
+                address.is_banned, address.banned_by = True, by
                 address.problem = "sent bytes that do not match the file's hashes"
                 return address.host
         return ""
+
+    def forgive(self, info_hash: str) -> None:
+        """Ask those again that were banned by this torrent: it is another file."""
+        for address in self._addresses:
+            if address.is_banned and address.banned_by == info_hash:
+                address.is_banned, address.problem = False, ""
 
     async def _pick(self) -> _Address:
         usable = [address for address in self._addresses if self._is_usable(address)]

@@ -245,3 +245,26 @@ async def test_file_that_is_asked_for_while_the_node_starts_is_not_fetched_again
             assert await fetch.wait() == tmp_path / "f"
         fetch.release()
         assert web.requests == []
+
+
+async def test_ranges_are_not_given_out_while_the_web_has_other_bytes_than_the_torrent(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    """A peer names a torrent of other bytes: the digest of the whole file decides."""
+    size = 24 * MIB
+    right, other = (make_file(tmp_path / n, size, seed=len(n)) for n in ("a", "bb"))
+    content = (tmp_path / "a").read_bytes()
+    a = await node(node_factory)
+    await weights(a).offer(tmp_path / "bb")
+    b = await node(node_factory, a)
+    indexes = b.kernel.service(TORRENT_INDEXES)
+    (known,) = await indexes.get("peers").find(other)
+    span = (0, 20 * MIB)
+    async with file_server(content) as web:
+        with indexes.added("lies", Liar(right, known)):
+            wanted = WantedFile(right, size, "a", (WebSource(web.url),))
+            fetch = await weights(b).fetch(wanted, ranges=[span])
+            async with asyncio.timeout(60):
+                path = await fetch.want([span])
+    assert path.read_bytes()[: span[1]] == content[: span[1]]
+    fetch.release()
