@@ -26,18 +26,20 @@ from tests.support.seeding.kill_trials import Found  # noqa: E402
 
 
 async def run(trials: int, seed: int, kinds: list[str], folder: Path) -> dict[str, Any]:
-    """Trials of each kind, as many of each."""
+    """Trials of all kinds in turn."""
     daemons = DaemonFactory()
     found = {kind: Found() for kind in kinds}
     started = time.monotonic()
     try:
         async with works(daemons, found, folder) as made:
-            for kind, work in made.items():
-                draw = random.Random(f"{seed}{kind}")
+            draw = random.Random(seed)
+            for work in made.values():
                 await work.whole()
-                for n in range(trials // len(kinds)):
-                    await work.trial(draw)
-                    print(f"{kind} {n + 1}: {found[kind].as_json()}", file=sys.stderr)
+            for n in range(trials):
+                kind = kinds[n % len(kinds)]
+                await made[kind].trial(draw)
+                print(f"{n + 1}: {kind} {found[kind].as_json()}", file=sys.stderr)
+            for work in made.values():
                 await work.end()
     finally:
         errors = await daemons.close()

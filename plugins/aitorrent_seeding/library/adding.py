@@ -16,7 +16,7 @@ from aitorrent_seeding.session import params
 from aitorrent_seeding.torrents import canonical, metainfo
 from aitorrent_seeding.torrents.bencode import encode_info
 from aitorrent_seeding.torrents.canonical import FileHashes
-from aitorrent_seeding.torrents.hashing import Stamp, hash_file
+from aitorrent_seeding.torrents.hashing import Stamp, hash_file, stamp_of
 from aitorrent_seeding.torrents.metainfo import Metainfo
 from aitorrentd.api import Conflict, NotFound, ProtocolError
 from aitorrentd.api.models.weights import KnownTorrent, Published, is_sha256
@@ -74,7 +74,7 @@ async def add_whole(
     meta = metainfo.read(canonical.metainfo(hashes, private=means.config.private))
     await shelf.restored(info_hash=meta.info_hash)
     if there := shelf.get(meta.info_hash):
-        if there.held.is_whole:
+        if there.held.is_still(stamp_of(there.path)):  # otherwise it was moved, or changed
             if published != _UNPUBLISHED:  # it was shared before anyone knew what it is
                 await means.store.change(meta.info_hash, published=published)
                 means.tasks.spawn(there.publish(), "seeding: publish")

@@ -91,7 +91,7 @@ class Shelf:
         self, held: Held, meta: Metainfo, *, resume: bytes = b"", have: list[bool] | None = None
     ) -> Entry:
         config = self._means.config
-        renamed = {0: held.path} if meta.is_single and held.sha256 else None
+        renamed = {0: held.path} if meta.is_single and held.sha256 else meta.long_names
         if have is None and meta.is_single and meta.hashes and not held.is_whole:
             have = await self._what_is_there(held, meta, resume)
         atp = params.of_metainfo(

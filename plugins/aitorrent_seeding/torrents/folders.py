@@ -51,6 +51,11 @@ def _walk(folder: Path) -> list[tuple[Path, int]]:
 def _size(path: Path, status: os.stat_result) -> int:
     if stat.S_ISLNK(status.st_mode):
         raise InvalidParams(f"{path} is a symbolic link; share the file that it points to")
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise InvalidParams(f"the name {shown} is not UTF-8; rename the file") from None
     if not stat.S_ISREG(status.st_mode):
         raise InvalidParams(f"{path} is neither a file nor a folder")
     return status.st_size

@@ -11,6 +11,7 @@ import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from aitorrent_seeding.torrents.bencode import Decoded, Value, decode
@@ -24,6 +25,8 @@ MIN_PIECE: Final = 16 * 1024
 MAX_PIECE: Final = 256 * 2**20
 MAX_PIECES: Final = 2_000_000
 MAX_PART_BYTES: Final = 255
+_SHORT_BYTES: Final = 240
+"libtorrent cuts longer names, so that the file would not be where others look for it."
 MAX_PARTS: Final = 32
 MAX_TRACKERS: Final = 32
 MAX_WEB_SEEDS: Final = 16
@@ -67,6 +70,15 @@ class Metainfo:
     def size(self) -> int:
         """Bytes of all files, without padding."""
         return sum(file.size for file in self.files if not file.is_padding)
+
+    @property
+    def long_names(self) -> dict[int, Path]:
+        """The paths with names that libtorrent would shorten, by the number of the file."""
+        return {
+            index: Path(*file.path)
+            for index, file in enumerate(self.files)
+            if any(len(part.encode()) > _SHORT_BYTES for part in file.path)
+        }
 
     @property
     def pieces(self) -> int:

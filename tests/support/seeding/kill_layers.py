@@ -94,7 +94,7 @@ class FetchingLayers(Downloading):
     async def end(self) -> None:
         """The layers compute."""
         daemon = await self.daemon()
-        await daemon.ready()
+        await daemon.ready(LIFE_S)
         await self.do(daemon)
 
         async def is_ready() -> bool:

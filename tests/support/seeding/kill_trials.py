@@ -23,7 +23,8 @@ from tests.support.seeding.daemons import settings
 
 STARTING: Final = 0.15
 "Share of the kills that hit a daemon that is starting; the others hit its work."
-LIFE_S: Final = 120.0
+LIFE_S: Final = 240.0
+"No work takes so long, also on a machine that has much else to do."
 OFF: Final = {"enabled": False}
 ALONE: Final = {
     name: OFF
@@ -100,7 +101,7 @@ class Work(ABC):
         await self.begin()
         daemon = await self.daemon()
         started = time.monotonic()
-        await daemon.ready()
+        await daemon.ready(LIFE_S)
         self.start_s = time.monotonic() - started
         await self._finish(daemon)
         self.work_s = time.monotonic() - started - self.start_s
@@ -116,7 +117,7 @@ class Work(ABC):
         daemon = await self.daemon()
         async with beside(self._live(daemon), "a life") as life:
             if not is_early:
-                await daemon.ready()
+                await daemon.ready(LIFE_S)
             await asyncio.wait({life}, timeout=moment)
             is_over = life.done()
             if is_over:
@@ -132,11 +133,11 @@ class Work(ABC):
     async def end(self) -> None:
         """Complete what is left."""
         daemon = await self.daemon()
-        await daemon.ready()
+        await daemon.ready(LIFE_S)
         await self._finish(daemon)
 
     async def _live(self, daemon: Daemon) -> None:
-        await daemon.ready()
+        await daemon.ready(LIFE_S)
         await self._finish(daemon)
 
     async def _finish(self, daemon: Daemon) -> None:
