@@ -102,9 +102,15 @@ async def _events(asked: Asked, shape: Shape, inference: Inference) -> AsyncGene
 class _Pieces:
     """The chunks of an answer, which is generated ahead of its reader."""
 
-    def __init__(self, queue: asyncio.Queue[Chunk | None], task: asyncio.Task[None]) -> None:
-        self._queue = queue
-        self._task = task
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Chunk | None] = asyncio.Queue(_AHEAD)
+        "None wakes the reader: the answer ended, or there was nothing for a while."
+        self.task: asyncio.Task[None]
+
+    def wake(self, _: object = None) -> None:
+        """Let a waiting reader look again."""
+        if not self.queue.full():
+            self.queue.put_nowait(None)
 
     async def batch(self, wait_s: float) -> list[Chunk]:
         """All that is there; after `wait_s` without anything, an empty list.
@@ -112,35 +118,33 @@ class _Pieces:
         Raises:
             AitorrentError: why there is no more.
         """
-        found: list[Chunk] = []
-        if not (self._task.done() and self._queue.empty()):
+        queue, found = self.queue, list[Chunk]()
+        if queue.empty() and not self.task.done():
+            # Cheaper than a timeout, for something that happens for each token.
+            timer = asyncio.get_running_loop().call_later(wait_s, self.wake)
             try:
-                async with asyncio.timeout(wait_s):
-                    item = await self._queue.get()
-            except TimeoutError:
+                item = await queue.get()
+            finally:
+                timer.cancel()
+        else:
+            item = None if queue.empty() else queue.get_nowait()
+        while item is not None:
+            found.append(item)
+            if item.done or queue.empty():
                 return found
-            while item is not None:
-                found.append(item)
-                if item.done or self._queue.empty():
-                    return found
-                item = self._queue.get_nowait()
-        if not found:
-            await self._task  # raises what ended it
+            item = queue.get_nowait()
+        if not found and self.task.done() and queue.empty():
+            await self.task  # raises what ended it
             raise Unavailable("the answer ended without a reason")
         return found
 
 
 @asynccontextmanager
 async def _pieces(request: GenerateRequest, inference: Inference) -> AsyncIterator[_Pieces]:
-    queue: asyncio.Queue[Chunk | None] = asyncio.Queue(_AHEAD)
-
-    def wake(_: object) -> None:
-        if not queue.full():
-            queue.put_nowait(None)
-
-    async with beside(_fill(queue, request, inference), "gateway: answer") as task:
-        task.add_done_callback(wake)
-        yield _Pieces(queue, task)
+    pieces = _Pieces()
+    async with beside(_fill(pieces.queue, request, inference), "gateway: answer") as pieces.task:
+        pieces.task.add_done_callback(pieces.wake)
+        yield pieces
 
 
 async def _fill(
@@ -154,32 +158,24 @@ async def _fill(
 
 
 async def _generated(request: GenerateRequest, inference: Inference) -> AsyncGenerator[Chunk]:
-    """The answer. A `max_tokens` beyond the model's context is lowered to what has room: agents
-    send 32,000 to every model."""
-    try:
-        async with aclosing(_asked(request, inference)) as chunks:
+    """The answer. A `max_tokens` beyond the model's context is lowered, once, to what has room:
+    agents send 32,000 to every model."""
+    may_lower = True
+    while True:
+        chunks = inference.generate(request)
+        try:
             async for chunk in chunks:
+                if may_lower and not chunk.notice:
+                    may_lower = False
                 yield chunk
             return
-    except AitorrentError as e:
-        room = room_left(e)
-        if room is None:
-            raise translated(e) from e
-    params = request.params.model_copy(update={"max_tokens": room})
-    try:
-        fitting = request.model_copy(update={"params": params})
-        async with aclosing(_asked(fitting, inference)) as chunks:
-            async for chunk in chunks:
-                yield chunk
-    except AitorrentError as e:
-        raise translated(e) from e
-
-
-async def _asked(request: GenerateRequest, inference: Inference) -> AsyncGenerator[Chunk]:
-    chunks = inference.generate(request)
-    try:
-        async for chunk in chunks:
-            yield chunk
-    finally:
-        if isinstance(chunks, AsyncGenerator):
-            await chunks.aclose()
+        except AitorrentError as e:
+            room = room_left(e) if may_lower else None
+            if room is None:
+                raise translated(e) from e
+            may_lower = False
+        finally:
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
+        params = request.params.model_copy(update={"max_tokens": room})
+        request = request.model_copy(update={"params": params})

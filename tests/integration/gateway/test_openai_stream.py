@@ -280,6 +280,15 @@ async def test_max_tokens_beyond_the_context_is_lowered(
     assert [r.params.max_tokens for r in backend.requests] == [32_000, 40]
 
 
+async def test_answer_that_has_begun_is_not_begun_again(node_factory: NodeFactory) -> None:
+    error = InvalidParams("too long", prompt_tokens=60, max_tokens=90, context=100)
+    backend = FakeBackend("f", fails=error)
+    _, address = await gateway_node(node_factory, backend)
+    answer = await exchange(address, post(messages=HELLO, max_tokens=90, stream=True))
+    assert events(answer.body)[-1]["error"]["message"] == "too long"
+    assert len(backend.requests) == 1
+
+
 class Twice(FakeBackend):
     """Lists a model as two backends would."""
 
