@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aitorrent_tracker.catalogue.sql import postgres as postgres_module
+from aitorrent_tracker.catalogue.sql.database import for_sqlite
 from aitorrent_tracker.catalogue.sql.postgres import open_postgres
 from aitorrent_tracker.catalogue.sql.schema import POSTGRES, SQLITE
+from aitorrent_tracker.catalogue.sql.searching import Search, condition
 from aitorrent_tracker.catalogue.sql.store import Capacity, Store
 from aitorrentd.api import Conflict, Unavailable
 from tests.support.catalogue.publishing import Publisher
@@ -72,7 +76,45 @@ async def test_sqlite_is_migrated_from_each_version_and_keeps_its_rows(
     one.node = node
     await one.wait_until_open()
     assert [each["repo_id"] for each in await one.listed()] == ["old/model"]
+    assert len(await one.listed(q="mode A.GGUF")) == 1 and await one.listed(q="other") == []
     assert b"complete" in await one.announce("e" * 40)
+
+
+async def test_words_are_found_by_an_index_and_not_by_reading_every_row(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    asked = Search(text='tra_10 "quoted%" zz')
+    where, values = condition(asked, has_words=True)
+    with closing(sqlite3.connect(tmp_path / "c.sqlite")) as db:
+        for script in SQLITE.values():
+            db.executescript(script)
+        sql = f"EXPLAIN QUERY PLAN SELECT * FROM catalogue_publications WHERE {for_sqlite(where)}"
+        plan = " / ".join(row[3] for row in db.execute(sql, values))
+    assert "SCAN catalogue_words VIRTUAL TABLE INDEX" in plan
+    assert "SCAN catalogue_publications" not in plan and "catalogue_by_state" not in plan
+    async with open_postgres(postgres.new_database()) as database, database.writing() as tables:
+        where, values = condition(Search(text="tra_10"), has_words=database.has_words)
+        # In an empty table, these suit as well.
+        await tables.rows("DROP INDEX catalogue_by_state, catalogue_by_publisher")
+        await tables.rows("SET LOCAL enable_seqscan = off")
+        await tables.rows("SET LOCAL enable_indexscan = off")
+        sql = f"EXPLAIN SELECT * FROM catalogue_publications WHERE {where}"
+        plan = " / ".join(row["QUERY PLAN"] for row in await tables.rows(sql, *values))
+        assert "Bitmap Index Scan on catalogue_by_words" in plan, plan
+
+
+async def test_without_pg_trgm_words_are_found_all_the_same(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = {**POSTGRES, 5: POSTGRES[5].replace("pg_trgm", "not_installed")}
+    monkeypatch.setattr(postgres_module, "POSTGRES", missing)
+    async with open_postgres(postgres.new_database()) as database:
+        async with database.writing() as tables:
+            await tables.rows(_ROW)
+        found, count = await Store(database, Capacity()).search(
+            Search(text="gguf OLD"), before=0, limit=9
+        )
+        assert count == 1 and found[0].repo_id == "old/model"
 
 
 async def test_database_of_a_newer_program_is_left_alone(postgres: PostgresServer) -> None:

@@ -68,6 +68,15 @@ async def test_each_filter_finds_its_files_and_pages_neither_repeat_nor_skip(
     assert len(await one.listed(q="BIG part-5")) == 1
     assert len(await one.listed(q="ärger")) == 1
     assert len(await one.listed(q="under_score")) == 1
+    # Parts of words count, also short ones, and so do quotes and words of the index's language.
+    assert len(await one.listed(q="er_sc ärge")) == len(await one.listed(q="r_ .g")) == 1
+    for text in (
+        '"under_score',
+        "under_score NOT xyz",
+        "under* AND",
+        "-under_score",
+    ):
+        assert await one.listed(q=text) == []
     # Wildcards of SQL are characters like any other.
     assert await one.listed(q="%") == await one.listed(q="t_r") == []
     assert await one.listed(q="'; DROP TABLE catalogue_publications; --") == []

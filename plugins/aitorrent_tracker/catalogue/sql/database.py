@@ -32,6 +32,9 @@ class Database(Statements, Protocol):
     is_shared: bool
     "Whether other processes write to it."
 
+    has_words: bool
+    "Whether the table `catalogue_words` finds words; if not, an index helps LIKE to."
+
     def writing(self) -> AbstractAsyncContextManager[Statements]:
         """A transaction. There is one at a time, also among processes, so that what is committed
         later has a higher number.

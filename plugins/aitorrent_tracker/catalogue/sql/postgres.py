@@ -25,6 +25,7 @@ class PostgresDatabase:
     """A pool of connections; one that broke is replaced."""
 
     is_shared = True
+    has_words = False
 
     def __init__(self, pool: Any, name: str) -> None:
         self._pool = pool

@@ -9,6 +9,8 @@ from aitorrent_tracker.catalogue.sql.database import Value
 from aitorrent_tracker.catalogue.sql.entries import APPROVED
 
 MAX_WORDS: Final = 8
+TRIGRAM: Final = 3
+"Characters of the shortest word that an index finds."
 _EXACT: Final = ("sha256", "repo_id", "commit_hash", "filename", "publisher", "info_hash")
 
 
@@ -27,17 +29,34 @@ class Search:
     state: str = APPROVED
 
 
-def condition(search: Search) -> tuple[str, list[Value]]:
-    """A condition with parameters from `$1`, and their values."""
+def condition(search: Search, *, has_words: bool) -> tuple[str, list[Value]]:
+    """A condition with parameters from `$1`, and their values; see `Database.has_words`."""
     parts, values = ["state = $1"], [search.state]
     for column in _EXACT:
         if value := getattr(search, column):
             values.append(value)
             parts.append(f"{column} = ${len(values)}")
-    for word in search.text.casefold().split()[:MAX_WORDS]:
+    words = search.text.casefold().split()[:MAX_WORDS]
+    if has_words and (indexed := [word for word in words if _has_trigrams(word)]):
+        values.append(" ".join(map(_phrase, indexed)))
+        found = f"SELECT rowid FROM catalogue_words WHERE catalogue_words MATCH ${len(values)}"
+        # `+` keeps SQLite from reading every approved row by the index on states instead.
+        parts[0] = "+state = $1"
+        parts.append(f"id IN ({found})")
+        words = [word for word in words if not _has_trigrams(word)]
+    for word in words:
         values.append(f"%{_literally(word)}%")
         parts.append(f"searched LIKE ${len(values)} ESCAPE '!'")
     return " AND ".join(parts), list(values)
+
+
+def _has_trigrams(word: str) -> bool:
+    return len(word) >= TRIGRAM
+
+
+def _phrase(word: str) -> str:
+    """The word as FTS5 takes it literally."""
+    return '"' + word.replace('"', '""') + '"'
 
 
 def _literally(word: str) -> str:

@@ -19,6 +19,7 @@ class SqliteDatabase:
 
     name = "SQLite"
     is_shared = False
+    has_words = True
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._statements = _Statements(connection)

@@ -198,7 +198,7 @@ class Store:
     ) -> tuple[Sequence[Entry], int]:
         """Entries with an id below `before` (0 = no bound), the newest first, and how many match
         in all."""
-        where, values = condition(search)
+        where, values = condition(search, has_words=self.database.has_words)
         (count,) = await self.database.rows(
             f"SELECT COUNT(*) AS n FROM {_TABLE} WHERE {where}", *values
         )
@@ -215,7 +215,7 @@ class Store:
         self, search: Search, *, offset: int, limit: int
     ) -> tuple[Sequence[Model], int]:
         """Repositories with a file that matches, the newest first, and how many there are."""
-        where, values = condition(search)
+        where, values = condition(search, has_words=self.database.has_words)
         (count,) = await self.database.rows(
             f"SELECT COUNT(DISTINCT repo_id) AS n FROM {_TABLE} WHERE {where}", *values
         )
