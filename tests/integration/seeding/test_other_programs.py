@@ -10,42 +10,20 @@ import pytest
 
 from aitorrent_seeding.torrents import bencode, canonical
 from aitorrent_seeding.torrents.hashing import hash_file
-from tests.support.clients.programs import (
-    CAN_RUN,
-    REASON,
-    Aria2,
-    Client,
-    QBittorrent,
-    Transmission,
-)
+from tests.support.clients.programs import Client
+from tests.support.clients.street import HELD_S, NEEDS, NODE, PROGRAMS, street
 from tests.support.clients.torrents import NAME, torrent
-from tests.support.nat.namespaces import CAN_MAKE, ip, namespaces
 from tests.support.nodes import DaemonFactory, wait_for
 from tests.support.seeding.daemons import MIB, download, make_file, settings
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.slow,
-    pytest.mark.skipif(not CAN_MAKE or not CAN_RUN, reason=REASON),
-]
-NODE = "10.77.0.1"
+pytestmark = NEEDS
 TRACKER = f"http://{NODE}:6969/announce"
-PROGRAMS: dict[str, type[Client]] = {
-    "10.77.0.2": Transmission,
-    "10.77.0.3": QBittorrent,
-    "10.77.0.4": Aria2,
-}
-HELD_S = 100.0
-"Transmission considers whom to serve every 10 to 20 s."
 
 
 @pytest.fixture
-def street() -> Iterator[str]:
+def namespace() -> Iterator[str]:
     """A network namespace in which each program has an address."""
-    with namespaces() as made:
-        name = made.make()
-        for address in (NODE, *PROGRAMS):
-            ip("-n", name, "addr", "add", f"{address}/24", "dev", "lo")
+    with street() as name:
         yield name
 
 
@@ -57,7 +35,7 @@ def announced(path: Path) -> tuple[bytes, str]:
 
 
 async def test_programs_fetch_from_a_node_and_a_node_fetches_from_them(
-    street: str, daemon_factory: DaemonFactory, tmp_path: Path
+    namespace: str, daemon_factory: DaemonFactory, tmp_path: Path
 ) -> None:
     tables = {
         "transport": {"listen": NODE},
@@ -65,7 +43,7 @@ async def test_programs_fetch_from_a_node_and_a_node_fetches_from_them(
         "tracker": {"enabled": True, "listen": NODE, "open": True},
         "seeding": settings(listen=NODE),
     }
-    node = await daemon_factory({"plugins": tables}, namespace=street)
+    node = await daemon_factory({"plugins": tables}, namespace=namespace)
     make_file(tmp_path / "ours", 6 * MIB)
     shared = await node.call(
         "seeding.share", {"path": str(tmp_path / "ours"), "trackers": [TRACKER]}
@@ -75,7 +53,7 @@ async def test_programs_fetch_from_a_node_and_a_node_fetches_from_them(
     programs: list[Client] = []
     try:
         for n, (address, kind) in enumerate(PROGRAMS.items()):
-            program = kind(street, address, tmp_path / kind.__name__)
+            program = kind(namespace, address, tmp_path / kind.__name__)
             programs.append(program)
             (tmp_path / f"to-{n}").mkdir()
             program.add(raw, tmp_path / f"to-{n}")

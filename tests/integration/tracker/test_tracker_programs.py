@@ -17,42 +17,22 @@ import libtorrent as lt
 import pytest
 
 from tests.integration.tracker.test_tracker_sockets import config
-from tests.support.clients.programs import (
-    CAN_RUN,
-    REASON,
-    Aria2,
-    Client,
-    QBittorrent,
-    Transmission,
-)
+from tests.support.clients.programs import REASON, Client
+from tests.support.clients.street import HELD_S, LIBTORRENT, NEEDS, PROGRAMS, street
+from tests.support.clients.street import NODE as TRACKER
 from tests.support.clients.torrents import NAME, Libtorrent, Torrent, torrent
-from tests.support.nat.namespaces import CAN_MAKE, ip, namespaces, socket_in
+from tests.support.nat.namespaces import socket_in
 from tests.support.nodes import DaemonFactory, wait_for
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.slow,
-    pytest.mark.skipif(not CAN_MAKE or not CAN_RUN, reason=REASON),
-]
-TRACKER = "10.77.0.1"
-PROGRAMS: dict[str, type[Client]] = {
-    "10.77.0.2": Transmission,
-    "10.77.0.3": QBittorrent,
-    "10.77.0.4": Aria2,
-}
+pytestmark = NEEDS
 STEPS = ("seeded by", "fetched by")
 BYTES = 2 * 2**20
-HELD_S = 100.0
-"Transmission considers whom to serve every 10 to 20 s."
 
 
 @pytest.fixture
-def street() -> Iterator[str]:
-    """A network namespace in which each client has an address."""
-    with namespaces() as made:
-        name = made.make()
-        for address in (TRACKER, *PROGRAMS, "10.77.0.5"):
-            ip("-n", name, "addr", "add", f"{address}/24", "dev", "lo")
+def namespace() -> Iterator[str]:
+    """A network namespace in which each program has an address."""
+    with street() as name:
         yield name
 
 
@@ -74,16 +54,16 @@ def scraped(namespace: str, info_hash: str) -> dict[bytes, int]:
 
 @pytest.mark.parametrize("scheme", ["http", "udp"])
 async def test_programs_seed_to_libtorrent_and_fetch_from_it(
-    scheme: str, street: str, daemon_factory: DaemonFactory, tmp_path: Path
+    scheme: str, namespace: str, daemon_factory: DaemonFactory, tmp_path: Path
 ) -> None:
     setup = config(listen=TRACKER, port=6969)
-    daemon = await daemon_factory(setup, namespace=street)
+    daemon = await daemon_factory(setup, namespace=namespace)
     made: list[Client] = []
-    ours = Libtorrent("10.77.0.5", street)
+    ours = Libtorrent(LIBTORRENT, namespace)
     downloads: list[tuple[Torrent, Client | Libtorrent, Path]] = []
     try:
         for at, (address, kind) in enumerate(PROGRAMS.items()):
-            client = kind(street, address, tmp_path / kind.__name__)
+            client = kind(namespace, address, tmp_path / kind.__name__)
             made.append(client)
             pairs: list[tuple[Client | Libtorrent, Client | Libtorrent]]
             pairs = [(client, ours), (ours, client)]
@@ -107,7 +87,7 @@ async def test_programs_seed_to_libtorrent_and_fetch_from_it(
         once = {name: {b"complete": 2, b"downloaded": 1, b"incomplete": 0} for name in names}
 
         def counts() -> dict[str, dict[bytes, int]]:
-            found = [scraped(street, shared.info_hash) for shared, _, _ in downloads]
+            found = [scraped(namespace, shared.info_hash) for shared, _, _ in downloads]
             return dict(zip(names, found, strict=True))
 
         with contextlib.suppress(AssertionError):  # the difference says more
