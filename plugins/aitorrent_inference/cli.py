@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -11,6 +13,7 @@ import typer
 from aitorrent_inference.cli_answer import message, report, stream_answer
 from aitorrent_inference.cli_options import (
     Backend,
+    Format,
     FrequencyPenalty,
     MaxTokens,
     MinP,
@@ -97,6 +100,7 @@ def ask(
     stop: Stop = None,
     num_ctx: NumCtx = None,
     backend: Backend = "",
+    format: Format = "",
     raw: Annotated[
         bool, typer.Option("--raw", help="Send the prompt verbatim, without the chat template.")
     ] = False,
@@ -141,6 +145,7 @@ def ask(
             max_tokens=max_tokens,
             num_ctx=num_ctx,
             stop=stop or None,
+            format=_format(format),
         ),
         "parallel": parallel,
         "wait_s": _WAIT_S if wait is None else wait,
@@ -176,6 +181,19 @@ def _prompt(words: list[str] | None) -> str:
     if not text.strip():
         toolkit.fail("standard input is empty", toolkit.ExitCode.USAGE)
     return text.rstrip("\n")
+
+
+def _format(text: str) -> Any:
+    """`json`, or the JSON Schema in the file of that name; None for an empty text."""
+    if text in ("", "json"):
+        return text or None
+    try:
+        found = json.loads(Path(text).read_bytes())
+    except (OSError, ValueError) as e:
+        toolkit.fail(f"--format: {text} has no JSON Schema: {e}", toolkit.ExitCode.USAGE)
+    if not isinstance(found, dict):
+        toolkit.fail(f"--format: {text} must contain a JSON object", toolkit.ExitCode.USAGE)
+    return found
 
 
 def given(**params: Any) -> dict[str, Any]:

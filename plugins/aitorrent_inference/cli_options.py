@@ -91,6 +91,13 @@ MaxTokens = Annotated[
 Stop = Annotated[
     list[str] | None, typer.Option(help="Stop before this text; repeatable.", metavar="TEXT")
 ]
+Format = Annotated[
+    str,
+    typer.Option(
+        help="Answer in JSON: `json` for any object, or a file with a JSON Schema.",
+        metavar="json|FILE",
+    ),
+]
 Backend = Annotated[
     str, typer.Option(help="Use only this backend, or peer:PEERID.", metavar="NAME")
 ]

@@ -151,7 +151,6 @@ class ShardsBackend:
             request.params,
             "shards",
             num_ctx="",
-            format="",
             think="",
         )
         refuse_images(request, "shards")
@@ -166,6 +165,9 @@ class ShardsBackend:
         try:
             prompt = await _encode(tokenizer, request)
             params = request.params
+            grammar = None
+            if params.format is not None:
+                grammar = await asyncio.to_thread(tokenizer.grammars.compile, params.format)
             transcript = Transcript(
                 prompt=prompt,
                 sampling=self._sampling(params, tokenizer),
@@ -180,6 +182,7 @@ class ShardsBackend:
                 stop_ids=tokenizer.end_ids,
                 vocab=files.vocab,
                 top_logprobs=params.top_logprobs or 0,
+                grammar=grammar,
             )
             scorer = None
             if params.logprobs:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from typing import Final
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
 from aitorrent_shards.answering.logprobs import Scorer
 from aitorrent_shards.answering.sampler import choose
@@ -16,7 +17,10 @@ from aitorrent_shards.ring.repair import Waiting
 from aitorrent_shards.ring.ring import THREAD_ABOVE, Ring
 from aitorrent_shards.serving.local_model import LocalModel
 from aitorrentd.api import Chunk, ProtocolError
+from aitorrentd.api.models.inference import DoneReason
 from aitorrentd.api.models.logprobs import TokenLogprob
+
+T = TypeVar("T")
 
 MORE_K: Final = (1024, 0)
 "Candidate counts to request when the first ones are not enough; 0 = all."
@@ -65,7 +69,7 @@ class Coordinator:
         began = clock.monotonic()
         first_s = 0.0
         pending: list[int] = []
-        reason = ""
+        reason: DoneReason | None = None
         try:
             await ring.open()
             for message in transcript.prefill(chunk=self._node.config.prefill_chunk):
@@ -91,7 +95,7 @@ class Coordinator:
                     yield Chunk(text, token_ids=tuple(pending), logprobs=self._take_scores())
                     pending.clear()
             text = texts.push(self._detokenizer.flush()) + texts.flush()
-            yield self._last(text, pending, first_s, clock.monotonic() - began)
+            yield self._last(text, pending, reason, first_s, clock.monotonic() - began)
         finally:
             await ring.close()
 
@@ -102,12 +106,15 @@ class Coordinator:
             Waiting: as Ring.answer; call again.
         """
         ring, transcript = self._ring, self._transcript
+        await _off_loop(transcript.constrain, transcript.vocab)  # while the stages compute
         length = len(transcript.prompt) + len(transcript.committed)
         candidates = await ring.answer(length)
         more = 0
         while True:
             try:
-                token = await _choose(candidates, transcript)
+                token = transcript.forced()
+                if token is None:
+                    token = await _choose(candidates, transcript)
                 if token is not None:
                     score = await self._score(token, candidates, length)
                     ring.commit(length)
@@ -131,15 +138,16 @@ class Coordinator:
         self._scores.clear()
         return taken
 
-    def _last(self, text: str, pending: list[int], first_s: float, whole_s: float) -> Chunk:
+    def _last(
+        self, text: str, pending: list[int], reason: DoneReason, first_s: float, whole_s: float
+    ) -> Chunk:
         ring, transcript = self._ring, self._transcript
         count = len(transcript.committed)
         decode_s = max(whole_s - first_s, 0.0)
-        ended = self._texts.stopped or transcript.committed[-1] in transcript.stop_ids
         return Chunk(
             text,
             done=True,
-            reason="stop" if ended else "length",
+            reason="stop" if self._texts.stopped else reason,
             prompt_tokens=len(transcript.prompt),
             completion_tokens=count,
             context=(*transcript.prompt, *transcript.committed),
@@ -156,10 +164,12 @@ class Coordinator:
 
 
 async def _choose(candidates: Candidates, transcript: Transcript) -> int | None:
-    if len(candidates.ids) <= THREAD_ABOVE:
-        return choose(
-            candidates, transcript.sampling, vocab=transcript.vocab, edits=transcript.edits
-        )
-    return await asyncio.to_thread(
+    pick = partial(
         choose, candidates, transcript.sampling, vocab=transcript.vocab, edits=transcript.edits
     )
+    return await _off_loop(pick, len(candidates.ids))
+
+
+async def _off_loop(work: Callable[[], T], tokens: int) -> T:
+    """The result of `work`, done in a thread if so many tokens would block the event loop."""
+    return work() if tokens <= THREAD_ABOVE else await asyncio.to_thread(work)

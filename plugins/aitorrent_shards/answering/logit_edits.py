@@ -48,6 +48,8 @@ class LogitEdits:
         self._forbidden = frozenset(token for token, bias in rules.bias if bias <= FORBIDS)
         self._most_bias = max(self._bias.values(), default=0.0)
         self._has_penalties = bool(rules.presence_penalty or rules.frequency_penalty)
+        self.mask: bytes | None = None
+        "The tokens that a grammar allows next; see `Grammar.mask`."
         self._followers: dict[tuple[int, ...], set[int]] = {}
         "Maps an n-gram without its last token to the last tokens seen after it."
         for token in prompt:

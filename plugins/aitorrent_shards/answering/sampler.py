@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aitorrent_shards.answering.logit_edits import LogitEdits
+from aitorrent_shards.models.grammar import allows
 from aitorrent_shards.protocol.messages import Candidates, Want
 from aitorrentd.api import ProtocolError
 
@@ -112,25 +113,36 @@ def _rank(
     candidates: Candidates, sampling: Sampling, vocab: int, edits: LogitEdits | None
 ) -> _Ranked:
     ids, logits = candidates.ids, candidates.logits
-    edited = list(logits) if edits is None else edits.edit(ids, logits)
-    order = sorted(range(len(ids)), key=lambda i: (-edited[i], ids[i]))
+    mask = None if edits is None else edits.mask
     complete = len(ids) == vocab
     lowest = logits[-1]
+    if mask is not None:
+        fit = [n for n, token in enumerate(ids) if allows(mask, token)]
+        ids, logits = tuple(ids[n] for n in fit), tuple(logits[n] for n in fit)
+    edited = list(logits) if edits is None else edits.edit(ids, logits)
+    if mask is not None and complete and all(x == -math.inf for x in edited):
+        edited = list(logits)  # the model's rules forbid all that the grammar allows
+    order = sorted(range(len(ids)), key=lambda i: (-edited[i], ids[i]))
     inside = set(ids)
     bound = lowest if edits is None else edits.bound(lowest, inside)
     is_sure = edits is None or complete
     sure = order if is_sure else [i for i in order if edited[i] > bound]
-    sure = [i for i in sure if edited[i] > -math.inf] or sure[:1]
+    sure = [i for i in sure if edited[i] > -math.inf] or (sure[:1] if mask is None else [])
     ranked_ids, ranked = [ids[i] for i in sure], [edited[i] for i in sure]
     if sampling.temperature == 0:
         return _Ranked(ranked_ids, ranked, 0.0, 0.0, complete)
-    mass = sum(_weight(x, sampling, candidates) for x in logits)
+    mass = sum(_weight(x, sampling, candidates) for x in candidates.logits)
     if mass > 1 + _EXCESS:
         raise ProtocolError("the candidates' probabilities add up to more than 1")
     known = sum(_weight(edited[i], sampling, candidates) for i in order[len(sure) :])
     outside = 0.0 if complete else max(0.0, 1.0 - mass)
     low = high = outside
-    if edits is not None and not complete:
+    if edits is not None and mask is not None and not complete:
+        low, others = 0.0, int.from_bytes(mask, "little").bit_count() - len(ids)
+        high = min(outside, others * _weight(lowest, sampling, candidates))
+        if edits.raises:
+            high = others * _weight(bound, sampling, candidates)
+    elif edits is not None and not complete:
         banned, penalised = edits.banned() - inside, set(edits.penalised()) - inside
         touched = len(banned | penalised)
         low = max(0.0, outside - touched * _weight(lowest, sampling, candidates))

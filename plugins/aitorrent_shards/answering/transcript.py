@@ -13,9 +13,11 @@ from aitorrent_shards.answering.logit_edits import LogitEdits
 from aitorrent_shards.answering.sampler import Sampling
 from aitorrent_shards.hops.sender import HopMessage
 from aitorrent_shards.models.generation_config import GenerationSettings, LogitRules
+from aitorrent_shards.models.grammar import Grammar, only_one
 from aitorrent_shards.protocol.messages import Want
 from aitorrent_shards.routing.planner import prefill_chunks
 from aitorrentd.api import InvalidParams
+from aitorrentd.api.models.inference import DoneReason
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -32,13 +34,14 @@ class Transcript:
     rules: LogitRules = field(default_factory=LogitRules)
     top_logprobs: int = 0
     "How many of the likeliest tokens to know at each place."
+    grammar: Grammar | None = None
     edits: LogitEdits | None = field(init=False)
     "The edits to the next token's logits; None where the rules change nothing."
     committed: list[int] = field(default_factory=list)
     "New tokens, including the end token."
 
     def __post_init__(self) -> None:
-        is_neutral = self.rules.is_neutral
+        is_neutral = self.rules.is_neutral and self.grammar is None
         self.edits = None if is_neutral else LogitEdits(self.rules, self.prompt, self.stop_ids)
 
     @property
@@ -66,14 +69,30 @@ class Transcript:
             self.vocab, edited=self.edits is not None, least=self.top_logprobs
         )
 
-    def commit(self, token: int) -> str:
-        """Record a chosen token; returns why the answer ends here, or an empty string."""
+    def constrain(self) -> None:
+        """Let the grammar, if any, say which tokens may come next."""
+        if self.grammar is not None and self.edits is not None:
+            self.edits.mask = self.grammar.mask()
+
+    def forced(self) -> int | None:
+        """The next token, if the grammar leaves only one."""
+        mask = None if self.edits is None else self.edits.mask
+        return None if mask is None else only_one(mask)
+
+    def commit(self, token: int) -> DoneReason | None:
+        """Record a chosen token; returns why the answer ends here, or None.
+
+        Raises:
+            InvalidParams: the grammar exceeds a limit here.
+        """
         self.committed.append(token)
         if self.edits is not None:
             self.edits.commit(token)
         if token in self.stop_ids:
             return "stop"
-        return "length" if len(self.committed) >= self.max_tokens else ""
+        if self.grammar is not None and self.grammar.commit(token):
+            return "stop"
+        return "length" if len(self.committed) >= self.max_tokens else None
 
 
 def ids_message(pos: int, ids: Sequence[int], want: Want | None) -> HopMessage:

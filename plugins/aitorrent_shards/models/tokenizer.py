@@ -15,6 +15,7 @@ from aitorrent_shards.models.chat_template import DEFAULT, ChatTemplate, read_te
 from aitorrent_shards.models.detokenizer import Detokenizer
 from aitorrent_shards.models.folder import CONFIG, ModelFiles, read_optional_json
 from aitorrent_shards.models.generation_config import read_generation
+from aitorrent_shards.models.grammar import GrammarCompiler
 from aitorrent_shards.models.special_tokens import read_special_tokens
 from aitorrent_shards.models.token_texts import TokenTexts
 from aitorrentd.api import InvalidParams
@@ -63,6 +64,9 @@ class ModelTokenizer:
             self._ends = self.generation.end_ids
         else:
             self._ends = frozenset(_ids(files.settings.get("eos_token_id")))
+        self.grammars = GrammarCompiler(
+            self._tokenizer.to_str, files.vocab, self.end_ids, model=model
+        )
 
     @property
     def end_ids(self) -> frozenset[int]:

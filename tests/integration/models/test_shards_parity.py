@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ async def test_greedy_tokens_equal_generate(
         assert found["ids"] == expected[n], f"prompt of {n}"
         assert [f"{s.start}-{s.end}" for s in found["last"].stages] == SPLITS[stages]
     await check_logprobs(nodes[0], path)
+    await check_json(nodes[0])
     together = await asyncio.gather(*(answer(nodes[0], p, **greedy(16)) for p in prompts.values()))
     assert [t["ids"] for t in together] == list(expected.values())
 
@@ -65,6 +67,16 @@ async def check_logprobs(node: Node, path: Path) -> None:
             row.topk(4).values.tolist(), abs=1e-4
         )
     assert len(scores) >= len(new) - 1
+
+
+async def check_json(node: Node) -> None:
+    """A model with random weights answers in JSON."""
+    properties: Any = {"n": {"type": "integer", "maximum": 9}, "s": {"enum": ["a", "bc"]}}
+    schema: Any = {"type": "object", "properties": properties, "required": ["n", "s"]}
+    schema["additionalProperties"] = False
+    found = await answer(node, text_of(9), temperature=1.0, seed=1, max_tokens=200, format=schema)
+    assert found["last"].reason == "stop"
+    assert set(json.loads(found["text"])) == {"n", "s"}
 
 
 async def test_sampled_tokens_with_a_seed_are_the_same_over_any_number_of_nodes(

@@ -74,7 +74,12 @@ def test_ask_streams_the_answer_and_tells_its_figures(ctl: Ctl, tmp_path: Path) 
 
 def test_ask_gives_its_options_to_the_backend(ctl: Ctl, tmp_path: Path) -> None:
     backend = FakeBackend("a")
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "integer"}')
     with serving(tmp_path / "s", backend, FakeBackend("b")):
+        for wrong in ("no-such-file", __file__):
+            refused = ctl("ask", "hi", "--format", wrong)
+            assert (refused.code, "--format: " in refused.err) == (2, True)
         options = [
             "--temperature",
             "0",
@@ -96,6 +101,8 @@ def test_ask_gives_its_options_to_the_backend(ctl: Ctl, tmp_path: Path) -> None:
             "9",
             "--num-ctx",
             "512",
+            "--format",
+            str(schema),
         ]
         stops = ["--stop", "A", "--stop", "B"]
         assert (
@@ -118,6 +125,7 @@ def test_ask_gives_its_options_to_the_backend(ctl: Ctl, tmp_path: Path) -> None:
         "max_tokens": 9,
         "num_ctx": 512,
         "stop": ("A", "B"),
+        "format": {"type": "integer"},
     }
 
 

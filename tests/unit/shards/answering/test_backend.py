@@ -117,7 +117,7 @@ async def test_prompt_longer_than_the_context_is_named_with_its_numbers(tmp_path
         (request(model="other"), NotFound, "no model 'other' here; configured models: toy"),
         (request(prompt=""), InvalidParams, "the prompt is empty"),
         (request(num_ctx=8, think=True), InvalidParams, "shards cannot apply num_ctx, think"),
-        (request(format="json"), InvalidParams, "shards cannot apply format"),
+        (request(format={"type": "x"}), InvalidParams, "format: the schema cannot be applied"),
         (request(context=(1, 999)), InvalidParams, "outside the vocabulary of 258"),
         (
             GenerateRequest.model_validate({"messages": [{"role": "user", "content": "hi"}]}),

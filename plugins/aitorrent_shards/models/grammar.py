@@ -1,0 +1,184 @@
+"""JSON Schemas as masks of the tokens that may come next, by llguidance.
+
+llguidance follows the grammar with an Earley parser over the bytes of the model's tokens, so an
+answer that ends by itself is valid whatever the weights are. A schema comes from a stranger: its
+size and depth are limited here, and the work of the compiler and of each mask by llguidance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from aitorrentd.api import InvalidParams
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+    from llguidance._lib import JsonCompileOptions
+
+MAX_SCHEMA_BYTES: Final = 64 * 1024
+MAX_SCHEMA_DEPTH: Final = 64
+_MAX_SHOWN: Final = 200
+_BITS: Final = bytes([1, 2, 4, 8, 16, 32, 64, 128])
+_OPTIONS: Final[JsonCompileOptions] = {
+    "item_separator": ",",
+    "key_separator": ":",
+    "whitespace_flexible": True,
+    # Some space helps models; without a limit, a poor one may send nothing else.
+    "whitespace_pattern": r"[ \n\t]{0,16}",
+    "coerce_one_of": False,
+    "lenient": False,
+}
+"Set for every schema, since one may contain options of its own (`x-guidance`)."
+_NOTHING: Final = "NoExtension"
+"llguidance: nothing can follow."
+_ANY_OBJECT: Final = {"type": "object"}
+
+
+class Grammar:
+    """The grammar of one answer; `commit` every token but the one that ends it."""
+
+    def __init__(
+        self, matcher: LLMatcher, end_ids: Collection[int], named_ends: Collection[int]
+    ) -> None:
+        """`end_ids` are the model's end tokens, `named_ends` also those of its tokenizer."""
+        self._matcher, self._end_ids, self._named_ends = matcher, end_ids, named_ends
+        self._mask: bytes | None = None
+
+    def commit(self, token: int) -> bool:
+        """Record a chosen token; returns whether nothing more can follow it.
+
+        Raises:
+            InvalidParams: the grammar exceeds a limit here.
+        """
+        self._mask = None
+        self._matcher.consume_token(token)
+        self._check()
+        return self._matcher.is_stopped()
+
+    def mask(self) -> bytes:
+        """The tokens that may come next: bit `id & 7` of byte `id >> 3`.
+
+        Raises:
+            InvalidParams: none may, or the grammar exceeds a limit here.
+        """
+        if self._mask is None:
+            bits = bytearray(self._matcher.compute_bitmask())
+            self._check()
+            can_end = self._matcher.is_accepting()
+            for token in self._named_ends:
+                bits[token >> 3] &= ~_BITS[token & 7]
+            for token in self._end_ids if can_end else ():
+                bits[token >> 3] |= _BITS[token & 7]
+            if not any(bits):
+                raise _refused(_NOTHING)
+            self._mask = bytes(bits)
+        return self._mask
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise _refused(self._matcher.get_error())
+
+
+class GrammarCompiler:
+    """Compiles the grammars for one tokenizer. Blocking: call it in a thread."""
+
+    def __init__(
+        self, tokenizer: Callable[[], str], vocab: int, end_ids: Collection[int], *, model: str
+    ) -> None:
+        """`tokenizer` returns the content of a tokenizer.json."""
+        self._tokenizer, self._vocab, self._model = tokenizer, vocab, model
+        self._end_ids = sorted(i for i in end_ids if i < vocab)
+        self._made: LLTokenizer | None = None
+
+    def compile(self, form: str | Mapping[str, Any]) -> Grammar:
+        """The grammar of `json` (any object) or of a JSON Schema.
+
+        Raises:
+            InvalidParams: the schema is wrong, not supported, or too large.
+        """
+        schema = _ANY_OBJECT if isinstance(form, str) else form
+        check_size(schema)
+        tokens = self._tokens()
+        import llguidance
+
+        limits = llguidance.LLParserLimits(verbose_errors=False)
+        try:
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(
+                dict(schema), overrides=_OPTIONS
+            )
+        except ValueError as e:
+            raise _refused(str(e)) from None
+        matcher = llguidance.LLMatcher(tokens, grammar, log_level=0, limits=limits)
+        if matcher.is_error():
+            raise _refused(matcher.get_error())
+        found = Grammar(matcher, self._end_ids, {*self._end_ids, *tokens.eos_tokens})
+        found.mask()
+        return found
+
+    def _tokens(self) -> LLTokenizer:
+        if self._made is None:
+            # The import takes 70 ms and 12 MiB, and most answers need no grammar.
+            import llguidance
+
+            try:
+                self._made = llguidance.LLTokenizer(
+                    self._tokenizer(),
+                    n_vocab=self._vocab,
+                    eos_token=self._end_ids or None,
+                    slices=llguidance.LLTokenizer.json_slices(),
+                )
+            except ValueError as e:
+                raise InvalidParams(
+                    f"format: the tokenizer of {self._model} cannot be used with it:"
+                    f" {str(e)[:_MAX_SHOWN]}",
+                    params=["format"],
+                ) from None
+        return self._made
+
+
+def check_size(schema: Mapping[str, Any]) -> None:
+    """Refuse a schema that is too deep or too long.
+
+    Raises:
+        InvalidParams: it is.
+    """
+    level: list[Any] = [schema]
+    depth = 0
+    while level := [inner for each in level for inner in _inside(each)]:
+        depth += 1
+        if depth > MAX_SCHEMA_DEPTH:
+            raise InvalidParams(
+                f"format: the schema is nested more than {MAX_SCHEMA_DEPTH} levels deep",
+                params=["format"],
+            )
+    if (size := len(json.dumps(schema))) > MAX_SCHEMA_BYTES:
+        raise InvalidParams(
+            f"format: the schema has {size} bytes; at most {MAX_SCHEMA_BYTES} are accepted",
+            params=["format"],
+        )
+
+
+def _inside(value: Any) -> Collection[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _refused(why: str) -> InvalidParams:
+    if _NOTHING in why:
+        return InvalidParams("format: no JSON value matches this schema", params=["format"])
+    text = " ".join(why.replace("<non-verbose/>", "").split())[:_MAX_SHOWN]
+    return InvalidParams(f"format: the schema cannot be applied: {text}", params=["format"])
+
+
+def allows(mask: bytes, token: int) -> bool:
+    """Whether a mask has a token."""
+    return bool(mask[token >> 3] & _BITS[token & 7])
+
+
+def only_one(mask: bytes) -> int | None:
+    """The token of a mask that has only one."""
+    bits = int.from_bytes(mask, "little")
+    return bits.bit_length() - 1 if bits.bit_count() == 1 else None
