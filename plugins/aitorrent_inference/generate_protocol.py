@@ -1,11 +1,12 @@
 """`/ai-torrent/1/generate`: the lines that peers exchange for an answer. No I/O.
 
-The request is one JSON line `{"prompt"|"messages", "model", "params"}`. An unknown field or
+The request is one JSON line `{"prompt"|"messages", "model", "params"}`, and with tools `tools`,
+`tool_choice` and `parallel_tool_calls` as in the OpenAI API. An unknown field or
 parameter is rejected by name, since ignoring it would change the answer. The answer is NDJSON as
 streamed by Ollama's `/api/generate` (Ollama, docs/api.md, "Generate a completion"): lines with
 `response`, or with `thinking` for reasoning before the answer, and with `logprobs` if requested;
-then one with `done` true, the statistics, and where they apply `warning` and `reasoning_tokens`. An
-error is a final line `{"error", "code"}`. Unknown answer fields are ignored.
+then one with `done` true, the statistics, and where they apply `tool_calls`, `warning` and
+`reasoning_tokens`. An error is a final line `{"error", "code"}`. Unknown answer fields are ignored.
 """
 
 from __future__ import annotations
@@ -30,7 +31,18 @@ from aitorrentd.api import (
     Unavailable,
     error_from_map,
 )
+from aitorrentd.api.models.inference import DoneReason
 from aitorrentd.api.models.logprobs import logprob_map, read_logprobs
+from aitorrentd.api.models.tools import (
+    MAX_CALLS,
+    MAX_TOOLS,
+    NamedTool,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    call_map,
+    tool_map,
+)
 
 PROTOCOL: Final = "/ai-torrent/1/generate"
 MAX_LINE_BYTES: Final = 1024 * 1024
@@ -44,7 +56,7 @@ _CODES_KEPT: Final = frozenset({"busy", "not_found", "invalid_params"})
 _ALIASES: Final = {"num_predict": "max_tokens", "repetition_penalty": "repeat_penalty"}
 _DURATIONS: Final = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 # "load" and "unload" answer an empty prompt; old servers send no reason.
-_REASONS: Final = (None, "stop", "length", "load", "unload")
+_REASONS: Final = (None, "stop", "length", "tool_calls", "load", "unload")
 
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
 _TokenId = Annotated[int, Field(ge=0, lt=2**32)]
@@ -58,6 +70,9 @@ class _Request(BaseModel):
     messages: tuple[Message, ...] | None = Field(None, max_length=4096)
     params: dict[str, Any] | None = None
     raw: bool = False
+    tools: tuple[Tool, ...] = Field((), max_length=MAX_TOOLS)
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     stream: bool | None = Field(None, description="an answer is always a stream")
 
 
@@ -89,6 +104,7 @@ class _Reply(BaseModel):
     reasoning_tokens: _Count | None = None
     warning: str | None = None
     logprobs: Any = None
+    tool_calls: tuple[ToolCall, ...] = Field((), max_length=MAX_CALLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +166,14 @@ def encode_request(request: GenerateRequest) -> bytes:
         value["messages"] = [m.model_dump(exclude_defaults=True) for m in request.messages or ()]
     if request.model:
         value["model"] = request.model
+    if request.tools:
+        value["tools"] = [tool_map(tool) for tool in request.tools]
+    if isinstance(request.tool_choice, NamedTool):
+        value["tool_choice"] = {"name": request.tool_choice.name}
+    elif request.tool_choice is not None:
+        value["tool_choice"] = request.tool_choice
+    if request.parallel_tool_calls is not None:
+        value["parallel_tool_calls"] = request.parallel_tool_calls
     value["params"] = request.params.model_dump(exclude_none=True, exclude_defaults=True)
     return _line(value)
 
@@ -167,6 +191,9 @@ def decode_request(line: bytes) -> GenerateRequest:
             prompt=wire.prompt,
             messages=wire.messages or None,
             raw=wire.raw,
+            tools=wire.tools,
+            tool_choice=wire.tool_choice,
+            parallel_tool_calls=wire.parallel_tool_calls,
             params=sampling_params(wire.params or {}),
         )
     except ValidationError as e:
@@ -219,6 +246,8 @@ def last_line(model: str, time_s: float, chunk: Chunk, timing: Timing) -> bytes:
     value["eval_duration"] = durations.get("eval_duration", timing.evaluation)
     if (hidden := chunk.extra.get("reasoning_tokens")) and isinstance(hidden, int):
         value["reasoning_tokens"] = hidden
+    if chunk.tool_calls:
+        value["tool_calls"] = [call_map(call) for call in chunk.tool_calls]
     if chunk.warning:
         value["warning"] = chunk.warning[:_MAX_WARNING_CHARS]
     if chunk.stages:
@@ -233,6 +262,15 @@ def last_line(model: str, time_s: float, chunk: Chunk, timing: Timing) -> bytes:
 def error_line(error: AitorrentError) -> bytes:
     """The line that reports why the answer failed or stopped."""
     return _line({"error": error.message[:_MAX_ERROR_CHARS] or error.code, "code": error.code})
+
+
+def _reason(reply: _Reply) -> DoneReason:
+    match reply.done_reason:
+        case "length":
+            return "length"
+        case "tool_calls" if reply.tool_calls:
+            return "tool_calls"
+    return "stop"
 
 
 def decode_reply(line: bytes) -> Chunk | AitorrentError:
@@ -267,7 +305,8 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
     return Chunk(
         reply.response,
         done=True,
-        reason="length" if reply.done_reason == "length" else "stop",
+        reason=_reason(reply),
+        tool_calls=reply.tool_calls,
         prompt_tokens=reply.prompt_eval_count,
         completion_tokens=reply.eval_count,
         context=reply.context,

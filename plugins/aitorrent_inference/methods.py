@@ -26,6 +26,7 @@ from aitorrentd.api import (
     Unavailable,
 )
 from aitorrentd.api.models.logprobs import logprob_map
+from aitorrentd.api.models.tools import MAX_TOOLS, Tool, ToolChoice, call_map, check_tools
 
 
 class LayersRow(BaseModel):
@@ -123,6 +124,15 @@ class GenerateParams(BaseModel):
     messages: tuple[Message, ...] | None = Field(
         None, max_length=4096, description="a conversation, oldest turn first, in place of a prompt"
     )
+    tools: tuple[Tool, ...] = Field(
+        (), max_length=MAX_TOOLS, description="functions that the model may call; need messages"
+    )
+    tool_choice: ToolChoice | None = Field(
+        None, description="auto (the default), none, required, or the name of one tool"
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description="whether one answer may call several tools"
+    )
     params: SamplingParams = Field(
         SamplingParams(),
         description="sampling and output options; those left out are up to the backend or model",
@@ -156,6 +166,7 @@ class GenerateParams(BaseModel):
             raise ValueError('give either "prompt" or a non-empty "messages"')
         if self.raw and self.messages:
             raise ValueError('"raw" requires "prompt", not "messages"')
+        check_tools(self.tools, self.tool_choice, has_messages=bool(self.messages))
         if self.discover and self.backend is not None:
             raise ValueError('"discover" and "backend" are mutually exclusive')
         return self
@@ -167,6 +178,9 @@ class Piece(BaseModel):
     text: str = Field(description="what follows the previous piece; may be empty")
     thinking: str = Field("", description="what the model thinks before it answers, if requested")
     token_ids: list[int] = Field([], description="token ids of the text, where known")
+    tool_calls: list[dict[str, Any]] = Field(
+        [], description="the model's calls of tools, as in the OpenAI API"
+    )
     logprobs: list[dict[str, Any]] = Field(
         [],
         description="if requested, for each token of the answer: token, logprob, bytes,"
@@ -225,6 +239,8 @@ def _piece(chunk: Chunk, *, thinking: bool) -> dict[str, Any]:
         piece["thinking"] = chunk.thinking
     if chunk.token_ids:
         piece["token_ids"] = list(chunk.token_ids)
+    if chunk.tool_calls:
+        piece["tool_calls"] = [call_map(call) for call in chunk.tool_calls]
     if chunk.logprobs:
         piece["logprobs"] = [logprob_map(each) for each in chunk.logprobs]
     return piece if chunk.text or len(piece) > 1 else {}
@@ -262,6 +278,9 @@ def inference_methods(
             prompt=params.prompt,
             messages=params.messages,
             raw=params.raw,
+            tools=params.tools,
+            tool_choice=params.tool_choice,
+            parallel_tool_calls=params.parallel_tool_calls,
             params=params.params,
         )
         answer = Answer()

@@ -53,7 +53,7 @@ class Answer:
     @property
     def note(self) -> str:
         """Why the answer is empty; an empty string if it is not."""
-        if self.last is None or self.text_chars:
+        if self.last is None or self.text_chars or self.last.tool_calls:
             return ""
         hidden = _whole(self.last.extra.get("reasoning_tokens"))
         # Some servers do not count the thinking as part of the answer.

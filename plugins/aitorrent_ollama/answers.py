@@ -10,6 +10,7 @@ from aitorrentd.api.fields import count_of
 from aitorrentd.api.models.inference import DoneReason
 from aitorrentd.api.models.logprobs import missing_warning, read_logprobs
 from aitorrentd.api.models.texts import TextJoiner, end_of, text_in
+from aitorrentd.api.models.tool_calls import ENDS as TOOL_ENDS
 from aitorrentd.api.models.tool_calls import ToolCalls
 
 _DURATIONS: Final = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
@@ -20,16 +21,21 @@ _EMPTY: Final = ("load", "unload")
 class AnswerReader:
     """Turns the documents of one answer into chunks.
 
-    `max_tokens` is the requested limit, `is_empty` whether the prompt has no text, and `logprobs`
-    whether they were requested.
+    `max_tokens` is the requested limit, `is_empty` whether the prompt has no text, `logprobs`
+    whether they were requested, and `tools` whether some are offered.
     """
 
     def __init__(
-        self, max_tokens: int | None, *, is_empty: bool = False, logprobs: bool = False
+        self,
+        max_tokens: int | None,
+        *,
+        is_empty: bool = False,
+        logprobs: bool = False,
+        tools: bool = False,
     ) -> None:
         self._max_tokens, self._is_empty = max_tokens, is_empty
         self._lacks_logprobs = logprobs
-        self._tools = ToolCalls("Ollama")
+        self._tools = ToolCalls("Ollama", offered=tools)
         self._has_text = False
         self._text, self._thinking = TextJoiner(), TextJoiner()
         self._last: dict[str, Any] | None = None
@@ -77,10 +83,13 @@ class AnswerReader:
         is_context = isinstance(context, list) and all(
             type(i) is int and 0 <= i < 2**32 for i in context
         )
+        calls = self._tools.calls()
+        reason = self._reason(line.get("done_reason"), tokens, has_calls=bool(calls))
         return Chunk(
             text,
             done=True,
-            reason=self._reason(line.get("done_reason"), tokens),
+            reason=reason,
+            tool_calls=calls,
             prompt_tokens=count_of(line.get("prompt_eval_count")),
             completion_tokens=tokens,
             context=tuple(context or ()) if is_context else None,
@@ -89,7 +98,9 @@ class AnswerReader:
             warning="; ".join(filter(None, (self._tools.check(has_text=self._has_text), lacking))),
         )
 
-    def _reason(self, reason: object, tokens: int) -> DoneReason:
+    def _reason(self, reason: object, tokens: int, *, has_calls: bool) -> DoneReason:
+        if has_calls and (reason in (None, "", *TOOL_ENDS) or end_of(str(reason)) == "stop"):
+            return "tool_calls"
         if reason in (None, ""):
             # Servers before 0.3 give no reason; then the token count decides.
             is_cut = self._max_tokens is not None and tokens >= self._max_tokens

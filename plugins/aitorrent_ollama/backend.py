@@ -160,6 +160,7 @@ class OllamaBackend:
             request.params.max_tokens,
             is_empty=not text_bytes(request),
             logprobs=bool(request.params.logprobs),
+            tools="tools" in body,
         )
         async with aclosing(client.lines(path, body)) as lines:
             async for line in lines:

@@ -6,6 +6,7 @@ from typing import Any
 
 from aitorrentd.api import GenerateRequest, InvalidParams, Message, SamplingParams
 from aitorrentd.api.models.inference import refuse_params
+from aitorrentd.api.models.tools import call_map, tool_map
 
 
 def options(params: SamplingParams, num_ctx: int | None = None) -> dict[str, Any]:
@@ -50,6 +51,13 @@ def request_body(
             body["raw"] = True
         if params.context is not None:
             body["context"] = list(params.context)
+    if request.tools and request.tool_choice != "none":
+        if request.tool_choice not in (None, "auto") or request.parallel_tool_calls is False:
+            raise InvalidParams(
+                "Ollama cannot apply tool_choice or parallel_tool_calls; the model chooses",
+                params=["tool_choice", "parallel_tool_calls"],
+            )
+        body["tools"] = [tool_map(tool) for tool in request.tools]
     body["stream"] = True
     # By default, Ollama drops the beginning of what exceeds the context, silently: of the prompt
     # (`truncate`), and of the conversation when the answer fills the context (`shift`). Servers
@@ -72,6 +80,11 @@ def request_body(
 
 def _message(message: Message) -> dict[str, Any]:
     said: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        said["tool_calls"] = [call_map(call, as_object=True) for call in message.tool_calls]
+    for name in ("tool_name", "tool_call_id"):
+        if value := getattr(message, name):
+            said[name] = value
     if message.images:
         said["images"] = [picture.base64 for picture in message.pictures()]
         if None in said["images"]:

@@ -178,7 +178,10 @@ class OpenaiBackend:
         self, client: OpenaiClient, path: str, body: dict[str, Any]
     ) -> AsyncGenerator[Chunk, None]:
         reader = AnswerReader(
-            self.name, str(body["model"]), logprobs=body.get("logprobs") not in (None, False)
+            self.name,
+            str(body["model"]),
+            logprobs=body.get("logprobs") not in (None, False),
+            tools="tools" in body and body.get("tool_choice") != "none",
         )
         said_done = False
         stray: list[bytes] = []

@@ -9,6 +9,7 @@ from aitorrentd.api import Chunk, ProtocolError, Unavailable
 from aitorrentd.api.models.inference import DoneReason
 from aitorrentd.api.models.logprobs import missing_warning, read_logprobs
 from aitorrentd.api.models.texts import TextJoiner, end_of, text_in
+from aitorrentd.api.models.tool_calls import ENDS as TOOL_ENDS
 from aitorrentd.api.models.tool_calls import ToolCalls
 
 # DeepSeek, vLLM and llama.cpp use the first; OpenRouter, Ollama and newer vLLM the second.
@@ -26,10 +27,13 @@ _NOT_YET: Final = (None, "", "null", "none")
 class AnswerReader:
     """Turns an answer's events into chunks; the last chunk comes from `finish`.
 
-    `server` and `model` are what was asked, `logprobs` whether they were requested.
+    `server` and `model` are what was asked, `logprobs` whether they were requested,
+    and `tools` whether some are offered.
     """
 
-    def __init__(self, server: str, model: str = "", *, logprobs: bool = False) -> None:
+    def __init__(
+        self, server: str, model: str = "", *, logprobs: bool = False, tools: bool = False
+    ) -> None:
         self._lacks_logprobs = logprobs
         self._server, self._asked = server, model
         self._answered_by = ""
@@ -39,7 +43,8 @@ class AnswerReader:
         self._text, self._thinking = TextJoiner(), TextJoiner()
         self._said: list[str] = []
         self._has_answer = False
-        self._tools = ToolCalls(server)
+        self._tools = ToolCalls(server, offered=tools)
+        self._offers_tools = tools
 
     @property
     def is_finished(self) -> bool:
@@ -108,6 +113,8 @@ class AnswerReader:
         if reason in _NOT_YET:
             return
         end = end_of(reason) if isinstance(reason, str) else None
+        if self._offers_tools and reason in TOOL_ENDS:
+            end = "stop"
         if end is None:
             self._tools.check(has_text=any(self._said))
             raise Unavailable(f"{self._server} cut the answer short: {str(reason)[:64]}")
@@ -121,6 +128,8 @@ class AnswerReader:
             Unavailable: nothing indicated that the answer is complete, or the model called a tool
             instead of answering.
         """
+        calls = self._tools.calls()
+        self._has_answer = self._has_answer or bool(calls)
         if self._reason is None and not (said_done and self._has_answer):
             text = " ".join(stray.decode("utf-8", "replace").split())
             why = f": {text}" if text else ""
@@ -135,7 +144,8 @@ class AnswerReader:
         return Chunk(
             self._text.rest(),
             done=True,
-            reason=self._reason or "stop",
+            reason="tool_calls" if calls and self._reason != "length" else self._reason or "stop",
+            tool_calls=calls,
             prompt_tokens=usage.prompt,
             completion_tokens=usage.completion,
             thinking=self._thinking.rest(),

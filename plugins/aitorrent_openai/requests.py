@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from aitorrentd.api import GenerateRequest, Message, SamplingParams
 from aitorrentd.api.models.inference import refuse_params
+from aitorrentd.api.models.tools import NamedTool, call_map, tool_map
 
 CHAT: Final = "/chat/completions"
 COMPLETIONS: Final = "/completions"
@@ -45,11 +46,20 @@ def chat_body(request: GenerateRequest) -> dict[str, Any]:
     messages = request.messages or (Message(role="user", content=request.prompt or ""),)
     body = {
         "model": request.model,
-        "messages": [{"role": m.role, "content": _content(m)} for m in messages],
+        "messages": [_message(m) for m in messages],
         "stream": True,
         "stream_options": {"include_usage": True},
         **_sampling(params),
     }
+    if request.tools:
+        body["tools"] = [tool_map(tool) for tool in request.tools]
+    if isinstance(request.tool_choice, NamedTool):
+        named = {"name": request.tool_choice.name}
+        body["tool_choice"] = {"type": "function", "function": named}
+    elif request.tool_choice is not None and request.tools:
+        body["tool_choice"] = request.tool_choice
+    if request.parallel_tool_calls is not None and request.tools:
+        body["parallel_tool_calls"] = request.parallel_tool_calls
     if params.format == "json":
         body["response_format"] = {"type": "json_object"}
     elif params.format is not None:
@@ -64,6 +74,16 @@ def chat_body(request: GenerateRequest) -> dict[str, Any]:
     elif params.think is not None:
         refuse_params(params, "an OpenAI-compatible server", think=_EFFORT)
     return body
+
+
+def _message(message: Message) -> dict[str, Any]:
+    said: dict[str, Any] = {"role": message.role, "content": _content(message)}
+    if message.tool_calls:
+        said["content"] = said["content"] or None
+        said["tool_calls"] = [call_map(call) for call in message.tool_calls]
+    if message.tool_call_id:
+        said["tool_call_id"] = message.tool_call_id
+    return said
 
 
 def _content(message: Message) -> str | list[dict[str, Any]]:

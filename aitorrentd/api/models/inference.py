@@ -14,11 +14,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from aitorrentd.api.models.images import Image, Picture, joined_parts
 from aitorrentd.api.models.logprobs import MAX_TOP, TokenLogprob
+from aitorrentd.api.models.tools import (
+    MAX_CALLS,
+    MAX_TOOLS,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    check_tools,
+)
 from aitorrentd.api.services import Registry, ServiceKey
 from aitorrentd.errors import InvalidParams
 
-DoneReason = Literal["stop", "length"]
-"Why an answer ended: by itself, or at the token limit."
+DoneReason = Literal["stop", "length", "tool_calls"]
+"Why an answer ended: by itself, at the token limit, or with calls of tools."
 
 
 def _is_text(text: str) -> str:
@@ -56,6 +64,15 @@ class Message(BaseModel):
     images: tuple[Image, ...] = Field(
         (), max_length=32, description="as base64, data URLs, or URLs that the server fetches"
     )
+    tool_calls: tuple[ToolCall, ...] = Field(
+        (), max_length=MAX_CALLS, description="the model's calls of tools, in an assistant's turn"
+    )
+    tool_call_id: Text = Field(
+        "", max_length=256, description="in a tool's turn: the id of the call that it answers"
+    )
+    tool_name: Text = Field(
+        "", max_length=128, description="in a tool's turn: which tool it is (Ollama)"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -63,6 +80,8 @@ class Message(BaseModel):
         if not isinstance(value, dict):
             return value
         fields = {k: v for k, v in value.items() if v is not None}
+        if fields.get("tool_calls"):
+            fields.setdefault("content", "")
         if fields.get("role") == "developer":
             fields["role"] = "system"
         if isinstance(fields.get("content"), list | tuple):
@@ -206,6 +225,20 @@ def refuse_images(request: GenerateRequest, who: str) -> None:
         raise InvalidParams(f"{who} does not accept images; leave out messages[].images")
 
 
+def refuse_tools(request: GenerateRequest, who: str) -> None:
+    """Reject tools and earlier calls of tools; called by backends that would drop them.
+
+    Raises:
+        InvalidParams: the request has some.
+    """
+    fields = [
+        *(["tools"] if request.tools and request.tool_choice != "none" else []),
+        *(["messages[].tool_calls"] if any(m.tool_calls for m in request.messages or ()) else []),
+    ]
+    if fields:
+        raise InvalidParams(f"{who} cannot apply {', '.join(fields)}", params=fields)
+
+
 class GenerateRequest(BaseModel):
     """A prompt (or a conversation) for a model. An empty model means the node's default.
 
@@ -220,6 +253,15 @@ class GenerateRequest(BaseModel):
     messages: tuple[Message, ...] | None = Field(None, max_length=4096)
     params: SamplingParams = SamplingParams()
     raw: bool = Field(False, description="send the prompt verbatim, without the chat template")
+    tools: tuple[Tool, ...] = Field(
+        (), max_length=MAX_TOOLS, description="functions that the model may call"
+    )
+    tool_choice: ToolChoice | None = Field(
+        None, description="auto (the default), none, required, or the name of one tool"
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description="whether one answer may call several tools"
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> GenerateRequest:
@@ -227,6 +269,7 @@ class GenerateRequest(BaseModel):
             raise ValueError('give either "prompt" or a non-empty "messages"')
         if self.raw and self.messages:
             raise ValueError('"raw" requires "prompt", not "messages"')
+        check_tools(self.tools, self.tool_choice, has_messages=bool(self.messages))
         return self
 
 
@@ -263,6 +306,8 @@ class Chunk:
     "Part of the model's reasoning before it answers; not part of the answer."
     logprobs: tuple[TokenLogprob, ...] = ()
     "One for each token of the answer, in order, if requested; not for the token that ends it."
+    tool_calls: tuple[ToolCall, ...] = ()
+    "The model's calls of tools, each whole; only if the request offers tools."
     warning: str = ""
     """What the user must know to judge the answer, such as that the server truncated the prompt; in
     the last chunk."""

@@ -43,7 +43,7 @@ from aitorrentd.api import (
     Unavailable,
     called,
 )
-from aitorrentd.api.models.inference import refuse_images, refuse_params
+from aitorrentd.api.models.inference import refuse_images, refuse_params, refuse_tools
 
 
 class ShardsBackend:
@@ -154,6 +154,7 @@ class ShardsBackend:
             think="",
         )
         refuse_images(request, "shards")
+        refuse_tools(request, "shards")
         model = self._pick(request.model)
         files, _ = model.ready()
         tokenizer = model.tokenizer

@@ -77,6 +77,40 @@ def test_requests_survive_the_wire() -> None:
     assert wire.decode_request(wire.encode_request(request)) == request
 
 
+def test_tools_and_calls_survive_the_wire() -> None:
+    turns = [
+        {"role": "user", "content": "weather?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": "c1",
+                    "type": "function",
+                    "function": {"name": "look", "arguments": {"a": 1}},
+                }
+            ],
+        },
+        {"role": "tool", "content": "rain", "tool_call_id": "c1"},
+    ]
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    request = GenerateRequest.model_validate(
+        {
+            "messages": turns,
+            "tools": [tool],
+            "tool_choice": {"type": "function", "function": {"name": "look"}},
+            "parallel_tool_calls": False,
+        }
+    )
+    assert wire.decode_request(wire.encode_request(request)) == request
+    [call] = (request.messages or ())[1].tool_calls
+    assert (call.id, call.name, call.arguments) == ("c1", "look", '{"a": 1}')
+    last = Chunk("", done=True, reason="tool_calls", tool_calls=(call,))
+    read_back = wire.decode_reply(wire.last_line("m", TIME_S, last, wire.Timing(3, 2, 1)))
+    assert isinstance(read_back, Chunk)
+    assert (read_back.reason, read_back.tool_calls) == ("tool_calls", (call,))
+
+
 def test_logprobs_survive_the_wire_and_wrong_ones_are_refused() -> None:
     top = (TokenLogprob("a", -0.1, 7, b"a"), TokenLogprob("\ufffd", -3.5, 9, b"\xff"))
     chunk = Chunk("a", logprobs=(TokenLogprob("a", -0.1, 7, b"a", top), TokenLogprob("b", -9999.0)))
@@ -128,6 +162,9 @@ def test_parameters_under_ollamas_names_are_understood(
         (b'{"prompt":"a","params":{"logprobs":true,"top_logprobs":21}}\n', "top_logprobs: "),
         (b'{"prompt":"a","params":{"top_logprobs":2}}\n', '"top_logprobs" requires "logprobs"'),
         (b'{"prompt":"a","params":[]}\n', "params: "),
+        (b'{"prompt":"a","tools":[{"name":"x"}]}\n', '"tools" require "messages"'),
+        (b'{"prompt":"a","tools":[{"type":"web_search"}]}\n', "only functions can be called"),
+        (b'{"prompt":"a","tool_choice":"required"}\n', "there are no"),
         (b'{"messages":[{"role":"king","content":""}]}\n', "messages.0.role: "),
         (b'{"prompt":"a","model":"' + b"m" * 300 + b'"}\n', "model: "),
         (b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}\n", "recursion limit"),
@@ -162,8 +199,8 @@ def test_developer_is_the_system_and_null_is_nothing() -> None:
     line = b'{"messages":[{"role":"developer","content":"x","name":null,"tool_calls":null}]}'
     asked = wire.decode_request(line)
     assert asked.messages == (Message(role="system", content="x"),)
-    with pytest.raises(InvalidParams, match=r"messages\.0\.tool_calls: unknown"):
-        wire.decode_request(line.replace(b'"tool_calls":null', b'"tool_calls":[]'))
+    with pytest.raises(InvalidParams, match=r"messages\.0\.audio: unknown"):
+        wire.decode_request(line.replace(b'"tool_calls":null', b'"audio":[]'))
 
 
 @pytest.mark.parametrize(
