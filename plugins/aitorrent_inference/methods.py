@@ -25,6 +25,7 @@ from aitorrentd.api import (
     SamplingParams,
     Unavailable,
 )
+from aitorrentd.api.models.features import KnowsFeatures
 from aitorrentd.api.models.logprobs import logprob_map
 from aitorrentd.api.models.tools import MAX_TOOLS, Tool, ToolChoice, call_map, check_tools
 
@@ -103,6 +104,9 @@ class BackendRow(BaseModel):
     name: str = Field(description="such as ollama, openai or shards")
     ok: bool = Field(description="whether it listed its models")
     detail: str = Field(description="number of models, or why it cannot be used")
+    features: list[str] = Field(
+        [], description="what requests to it may use beyond text and sampling parameters"
+    )
 
 
 class Backends(BaseModel):
@@ -268,7 +272,14 @@ def inference_methods(
 
     async def backends(call: CallContext, params: NoParams) -> dict[str, Any]:
         states = await router.catalogue.ask_backends()
-        return {"backends": [{"name": s.name, "ok": s.ok, "detail": s.detail} for s in states]}
+        local = router.catalogue.backends
+        can = {b.name: sorted(b.features()) for b in local if isinstance(b, KnowsFeatures)}
+        return {
+            "backends": [
+                {"name": s.name, "ok": s.ok, "detail": s.detail, "features": can.get(s.name, [])}
+                for s in states
+            ]
+        }
 
     async def generate(
         call: CallContext, params: GenerateParams

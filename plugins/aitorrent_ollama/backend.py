@@ -24,6 +24,7 @@ from aitorrentd.api import (
     NotFound,
     Unavailable,
 )
+from aitorrentd.api.models.features import Feature
 from aitorrentd.api.models.pacing import paced
 from aitorrentd.api.models.served import ServedModels
 from aitorrentd.api.models.truncation import text_bytes, truncation
@@ -38,6 +39,16 @@ _MAX_SHOWN: Final = 256
 _LONG_BYTES: Final = 1024
 "Shorter prompts fit every context in use, unless the request asks for a smaller one."
 _UNKNOWN: Final = Shown()
+_FEATURES: Final[tuple[Feature, ...]] = (
+    "context",
+    "format",
+    "images",
+    "logprobs",
+    "num_ctx",
+    "repeat_last_n",
+    "think",
+    "tools",
+)
 
 
 class OllamaBackend:
@@ -71,6 +82,10 @@ class OllamaBackend:
         """Close all connections."""
         if self._client is not None:
             await self._client.close()
+
+    def features(self) -> frozenset[Feature]:
+        """What Ollama's API has; `context` only with a prompt."""
+        return frozenset(_FEATURES)
 
     async def models(self) -> Sequence[ModelView]:
         """Ollama's current models, restricted to those that the configuration allows."""

@@ -26,6 +26,7 @@ from aitorrentd.api import (
     TimedOut,
     Unavailable,
 )
+from aitorrentd.api.models.features import Feature
 from aitorrentd.api.models.pacing import paced
 from aitorrentd.api.models.served import ServedModels
 from aitorrentd.api.models.truncation import text_bytes, truncation
@@ -43,6 +44,15 @@ REST_S: Final = 15.0
 """Time for token counts that may follow the end of an answer; for a server that sends a reason with
 every piece, also the longest pause after the first one."""
 _END: Final[dict[str, Any]] = {}
+_FEATURES: Final[tuple[Feature, ...]] = (
+    "format",
+    "images",
+    "logit_bias",
+    "logprobs",
+    "think",
+    "tool_choice",
+    "tools",
+)
 
 
 class OpenaiBackend:
@@ -84,6 +94,10 @@ class OpenaiBackend:
             if self._client is None:
                 self._client = made
         return self._client
+
+    def features(self) -> frozenset[Feature]:
+        """What the OpenAI API has; not every server supports all of it."""
+        return frozenset(_FEATURES)
 
     async def models(self) -> Sequence[ModelView]:
         """The server's models, restricted to those that the configuration allows."""

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from aitorrentd.errors import InvalidParams
 
 MAX_TOOLS: Final = 256
+"Tools in a request."
 MAX_CALLS: Final = 128
+"Calls of tools in a message or an answer."
 _NAME: Final = r"^[A-Za-z0-9_.:/-]{1,128}$"
 
 
@@ -41,8 +43,8 @@ class _OfFunction(BaseModel):
 class Tool(_OfFunction):
     """A function that the model may call; also accepted as OpenAI's {type, function}."""
 
-    name: str = Field(pattern=_NAME)
-    description: str = Field("", max_length=65_536)
+    name: str = Field(pattern=_NAME, description="of the function")
+    description: str = Field("", max_length=65_536, description="when and how to call it")
     parameters: dict[str, Any] | None = Field(None, description="JSON Schema of the arguments")
     strict: bool | None = Field(None, description="whether calls must match the schema (OpenAI)")
 
@@ -51,7 +53,7 @@ class ToolCall(_OfFunction):
     """A call of a tool by the model; also accepted as OpenAI's or Ollama's {function}."""
 
     id: str = Field("", max_length=256, description="repeated in the tool's answer")
-    name: str = Field(pattern=_NAME)
+    name: str = Field(pattern=_NAME, description="of the called function")
     arguments: str = Field(
         "{}",
         max_length=1024 * 1024,
@@ -73,7 +75,7 @@ class NamedTool(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=_NAME)
+    name: str = Field(pattern=_NAME, description="of the tool to call")
 
     @model_validator(mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from aitorrent_shards.answering.availability import (
     BACKEND,
@@ -43,7 +44,16 @@ from aitorrentd.api import (
     Unavailable,
     called,
 )
+from aitorrentd.api.models.features import Feature
 from aitorrentd.api.models.inference import refuse_images, refuse_params, refuse_tools
+
+_FEATURES: Final[tuple[Feature, ...]] = (
+    "context",
+    "format",
+    "logit_bias",
+    "logprobs",
+    "repeat_last_n",
+)
 
 
 class ShardsBackend:
@@ -73,6 +83,10 @@ class ShardsBackend:
     def name(self) -> str:
         """`shards`."""
         return BACKEND
+
+    def features(self) -> frozenset[Feature]:
+        """What a split model can do: what follows from choosing its tokens here."""
+        return frozenset(_FEATURES)
 
     async def models(self) -> Sequence[ModelView]:
         """The configured models whose layers are all held by reachable nodes.
