@@ -3,7 +3,10 @@
 In a network namespace, a node seeds a file in memory (/dev/shm). Another node fetches it by its
 digest, and qBittorrent by its torrent; huggingface_hub's `http_get` fetches it from nginx. Times
 end when the file is complete; the node's includes the SHA-256 of the whole, which the others do not
-compute. Sharing is compared with libtorrent's own hashing. Needs root, nginx and qbittorrent-nox.
+compute. Processor time is that of both ends. Sharing, from the command to the announcement, is
+compared with libtorrent's own hashing. Then a node fetches the file from the web server alone and
+from both, and eight nodes fetch one at once from a seeder whose upload is limited. Needs root,
+nginx and qbittorrent-nox.
 
     python benchmarks/seeding.py --out benchmarks/results/seeding.json
 """
@@ -12,18 +15,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
-
-import libtorrent as lt
+from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
@@ -31,89 +27,54 @@ sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 from aitorrent_seeding.torrents import bencode, canonical  # noqa: E402
 from aitorrent_seeding.torrents.hashing import hash_file  # noqa: E402
 from benchmarks.report import finish, spread  # noqa: E402
-from tests.support.clients.programs import QBittorrent  # noqa: E402
+from benchmarks.seeding_rivals import (  # noqa: E402
+    LIMIT_S,
+    MIB,
+    Took,
+    Watch,
+    WebServer,
+    huggingface_hub,
+    libtorrent_hash,
+    nginx,
+    qbittorrent,
+)
 from tests.support.nat.namespaces import ip, namespaces  # noqa: E402
-from tests.support.nodes import Daemon, DaemonFactory, free_port, wait_for  # noqa: E402
-from tests.support.seeding.daemons import MIB, download, make_file, settings  # noqa: E402
+from tests.support.nodes import Daemon, DaemonFactory  # noqa: E402
+from tests.support.seeding.daemons import download, make_file, seeding_daemon, settings  # noqa: E402
 
 SEED, LEECH, QBIT = "10.77.0.1", "10.77.0.2", "10.77.0.3"
 TRACKER: Final = f"http://{SEED}:6969/announce"
-LIMIT_S: Final = 300.0
+CROWD: Final = 8
+CROWD_BPS: Final = 8 * MIB
+CROWD_SIZE: Final = 64 * MIB
 
 
-@contextmanager
-def nginx(folder: Path) -> Iterator[str]:
-    """The URL of a server of the files in `folder`."""
-    port = free_port()
-    conf = folder / "nginx.conf"
-    conf.write_text(
-        f"worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log; user root;"
-        f"events {{}} http {{ sendfile on; access_log off; server {{ listen 127.0.0.1:{port};"
-        f" root {folder}; }} }}"
-    )
-    server = subprocess.Popen(["nginx", "-c", conf, "-g", "daemon off;"])
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
+async def share(seed: Daemon, file: Path, digest: str) -> Took:
+    """A node's share of a file that it does not know."""
+    await seed.call("seeding.remove", {"which": digest})
+    watch = Watch(seed.pid)
+    await seed.call("seeding.share", {"path": str(file), "trackers": [TRACKER]}, timeout_s=LIMIT_S)
+    return watch.took()
 
 
-def hash_s(file: Path) -> tuple[float, float]:
-    """Seconds of the node's pass (SHA-1 of pieces and SHA-256), and of libtorrent's (SHA-1)."""
-    started = time.perf_counter()
-    hash_file(file)
-    ours = time.perf_counter() - started
-    made = lt.create_torrent(lt.list_files(str(file)), 4 * MIB, lt.create_torrent.v1_only)
-    started = time.perf_counter()
-    lt.set_piece_hashes(made, str(file.parent))
-    return ours, time.perf_counter() - started
-
-
-def http_s(url: str, folder: Path) -> float:
-    """Seconds of huggingface_hub."""
-    from huggingface_hub.file_download import http_get
-
-    started = time.perf_counter()
-    with (folder / "http").open("wb") as file:
-        http_get(url, file)
-    took = time.perf_counter() - started
-    (folder / "http").unlink()
-    return took
-
-
-async def node_s(leech: Daemon, digest: str) -> float:
-    """Seconds of a node."""
-    started = time.perf_counter()
-    await download(leech, digest, timeout_s=LIMIT_S)
-    took = time.perf_counter() - started
+async def fetch(leech: Daemon, digest: str, *ends: int, **params: Any) -> Took:
+    """A node's download; `ends` are the processes that send."""
+    watch = Watch(leech.pid, *ends)
+    await download(leech, digest, timeout_s=LIMIT_S, **params)
+    took = watch.took()
     await leech.call("seeding.remove", {"which": digest, "files": True})
     return took
 
 
-async def qbittorrent_s(street: str, raw: bytes, info_hash: str, folder: Path) -> float:
-    """Seconds of qBittorrent, from the moment it is given the torrent."""
-    program = QBittorrent(street, QBIT, folder / "program")
-    (folder / "files").mkdir()
-    try:
-        started = time.perf_counter()
-        program.add(raw, folder / "files")
-        await wait_for(lambda: info_hash in program.complete(), LIMIT_S, every_s=0.05)
-        return time.perf_counter() - started
-    finally:
-        await asyncio.to_thread(program.stop)
-        shutil.rmtree(folder)
-
-
-async def measure(size: int, rounds: int, folder: Path) -> dict[str, object]:
-    """All figures, in MiB/s, and the medians of the rounds' ratios."""
+async def single(size: int, rounds: int, folder: Path) -> dict[str, list[Took]]:
+    """Each way in turn, `rounds` times."""
     digest = make_file(folder / "file", size)
     hashes, _ = hash_file(folder / "file")
     info = bencode.decode(canonical.metainfo(hashes)).value[b"info"]
     raw = bencode.encode({b"announce": TRACKER.encode(), b"info": info})
     daemons = DaemonFactory()
-    found: dict[str, list[float]] = {}
-    with namespaces() as made, nginx(folder) as url:
+    found: dict[str, list[Took]] = {}
+    with namespaces() as made, nginx(folder) as web:
         street = made.make()
         for address in (SEED, LEECH, QBIT):
             ip("-n", street, "addr", "add", f"{address}/24", "dev", "lo")
@@ -124,43 +85,124 @@ async def measure(size: int, rounds: int, folder: Path) -> dict[str, object]:
             seed = await daemons(
                 {"plugins": {**tables, "tracker": tracker, "seeding": seeding}}, namespace=street
             )
-            shared = await seed.call(
-                "seeding.share", {"path": str(folder / "file"), "trackers": [TRACKER]}
-            )
-            bootstrap = (await seed.call("node.id"))["addresses"]
+            shared = await seed.call("seeding.share", {"path": str(folder / "file")})
+            info_hash = shared["files"][0]["info_hash"]
             tables = {
                 "dht": {"enabled": False},
-                "transport": {"listen": LEECH, "bootstrap": bootstrap},
+                "transport": {
+                    "listen": LEECH,
+                    "bootstrap": (await seed.call("node.id"))["addresses"],
+                },
                 "seeding": settings(listen=LEECH, directory=str(folder / "leech")),
             }
             leech = await daemons({"plugins": tables}, namespace=street)
-            info_hash = shared["files"][0]["info_hash"]
+            await fetch(leech, digest)  # starts its session
             for n in range(rounds):
-                ours, theirs = await asyncio.to_thread(hash_s, folder / "file")
                 took = {
-                    "share": ours,
-                    "libtorrent_hash": theirs,
-                    "node": await node_s(leech, digest),
-                    "http": await asyncio.to_thread(http_s, f"{url}/file", folder),
-                    "qbittorrent": await qbittorrent_s(
-                        street, raw, info_hash, folder / f"round-{n}"
+                    "share": await share(seed, folder / "file", digest),
+                    "libtorrent_hash": await asyncio.to_thread(libtorrent_hash, folder / "file"),
+                    "node": await fetch(leech, digest, seed.pid),
+                    "http": await asyncio.to_thread(huggingface_hub, web, folder),
+                    "qbittorrent": await qbittorrent(
+                        street, QBIT, raw, info_hash, folder / f"round-{n}", seed.pid
                     ),
                 }
-                for name, seconds in took.items():
-                    found.setdefault(name, []).append(size / MIB / seconds)
+                for name, one in took.items():
+                    found.setdefault(name, []).append(one)
+            await beside_web(daemons, web, folder, digest, rounds, found)
         finally:
             await daemons.close()
+    return found
 
-    def ratio(of: str, to: str) -> float:
-        pairs = zip(found[of], found[to], strict=True)
-        return round(statistics.median(a / b for a, b in pairs), 3)
+
+async def beside_web(
+    daemons: DaemonFactory,
+    web: WebServer,
+    folder: Path,
+    digest: str,
+    rounds: int,
+    found: dict[str, list[Took]],
+) -> None:
+    """From a peer, from the web, and from both, on loopback: nginx is not in the namespace."""
+    seed = await seeding_daemon(daemons)
+    await seed.call("seeding.share", {"path": str(folder / "file")}, timeout_s=LIMIT_S)
+    near = await seeding_daemon(daemons, seed, directory_of_files=folder / "near")
+    alone = await seeding_daemon(daemons, directory_of_files=folder / "alone")
+    urls = [f"{web.url}/file"]
+    await fetch(near, digest)
+    for _ in range(rounds):
+        took = {
+            "peer": await fetch(near, digest, seed.pid),
+            "web": await fetch(alone, digest, *web.workers, urls=urls),
+            "web_and_peer": await fetch(near, digest, seed.pid, *web.workers, urls=urls),
+        }
+        for name, one in took.items():
+            found.setdefault(name, []).append(one)
+
+
+async def crowd(leechers: int, folder: Path) -> float:
+    """Seconds until all of so many nodes have a file from a seeder with a limit."""
+    daemons = DaemonFactory()
+    digest = make_file(folder / "capped", CROWD_SIZE, seed=2)
+    try:
+        seed = await seeding_daemon(daemons, upload_limit=CROWD_BPS)
+        await seed.call("seeding.share", {"path": str(folder / "capped")})
+        nodes: list[Daemon] = []
+        for _ in range(leechers):
+            node = await seeding_daemon(daemons, seed)
+            for other in nodes:
+                address = (await other.call("node.id"))["addresses"][0]
+                await node.call("transport.connect", {"address": address})
+            nodes.append(node)
+        watch = Watch()
+        await asyncio.gather(*(download(node, digest, timeout_s=LIMIT_S) for node in nodes))
+        return watch.took().wall_s
+    finally:
+        await daemons.close()
+
+
+async def measure(size: int, rounds: int, folder: Path) -> dict[str, object]:
+    """All figures, and the medians of the rounds' ratios of rates."""
+    found = await single(size, rounds, folder)
+    alone, many = [], []
+    for _ in range(rounds):
+        alone.append(await crowd(1, folder))
+        many.append(await crowd(CROWD, folder))
+
+    def ratio(of: str, *to: str) -> dict[str, float]:
+        def one(n: int, clock: str) -> float:
+            best = min(getattr(found[name][n], clock) for name in to)
+            return float(best / max(0.01, getattr(found[of][n], clock)))
+
+        return {
+            clock.removesuffix("_s"): round(
+                statistics.median(one(n, clock) for n in range(rounds)), 3
+            )
+            for clock in ("wall_s", "cpu_s")
+        }
 
     return {
         "size_mib": size // MIB,
-        "mib_per_s": {name: spread(values) for name, values in found.items()},
+        "rounds": rounds,
+        "mib_per_s": {
+            name: spread([size / MIB / took.wall_s for took in all_])
+            for name, all_ in found.items()
+        },
+        "cpu_s": {name: spread([took.cpu_s for took in all_]) for name, all_ in found.items()},
         "share_to_libtorrent": ratio("share", "libtorrent_hash"),
         "node_to_http": ratio("node", "http"),
         "node_to_qbittorrent": ratio("node", "qbittorrent"),
+        "web_and_peer_to_better_alone": ratio("web_and_peer", "web", "peer"),
+        "crowd": {
+            "nodes": CROWD,
+            "size_mib": CROWD_SIZE // MIB,
+            "limit_mib_per_s": CROWD_BPS // MIB,
+            "one_s": spread(alone),
+            "all_s": spread(many),
+            "all_to_one": round(
+                statistics.median(b / a for a, b in zip(alone, many, strict=True)), 3
+            ),
+        },
     }
 
 

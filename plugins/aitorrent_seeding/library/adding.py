@@ -195,12 +195,11 @@ async def fetch_metainfo(
     )
     try:
         arrived = torrent.metadata.future()
-        for host, port in peers:
-            torrent.connect(host, port)
+        torrent.connect(peers)
         async with asyncio.timeout(timeout_s):
             while not arrived.done():
-                async for at in means.nearby.endpoints(sha256=sha256, info_hash=info_hash):
-                    torrent.connect(at.host, at.port)
+                async for found in means.nearby.endpoints(sha256=sha256, info_hash=info_hash):
+                    torrent.connect((at.host, at.port) for at in found)
                 await asyncio.wait({arrived}, timeout=2.0)
             return encode_info(arrived.result())
     except TimeoutError:

@@ -1,7 +1,8 @@
 """One torrent on this node: what is saved of it, what libtorrent does with it, and its end.
 
 A file is complete once every piece is here, everything is on disk, and its SHA-256 is the wanted
-one. Then it is made read-only, and libtorrent never writes to it again.
+one. Then it is made read-only. libtorrent does not write to a file that it has whole; its upload
+mode is not set then, since it crashes if a peer still owes a block (2.1.1).
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from aitorrent_seeding.library.checking import pieces_there
+from aitorrent_seeding.library.digest import Digest
 from aitorrent_seeding.library.keeping import boot_id, make_read_only, write_to_disk
 from aitorrent_seeding.library.means import Means
 from aitorrent_seeding.library.store import Held
 from aitorrent_seeding.session.torrent import Torrent
 from aitorrent_seeding.sources.directory import Endpoint
-from aitorrent_seeding.torrents.hashing import Stamp, digest_file
+from aitorrent_seeding.torrents.hashing import Stamp
 from aitorrent_seeding.torrents.metainfo import MAX_TRACKERS, Metainfo
 from aitorrentd.api import (
     AitorrentError,
@@ -194,16 +196,23 @@ class Entry:
             await self._make_durable()
             return
         looking = self._means.tasks.spawn(self._look_for_peers(), "seeding: look for peers")
+        digest = Digest(
+            self._means,
+            self.torrent,
+            self.path,
+            size=self.meta.size,
+            piece_length=self.meta.piece_length,
+        )
         try:
             while not self._ended.is_set():
                 try:
-                    await self.torrent.until(lambda: self.torrent.is_whole)
+                    await digest.follow(lambda: bool(self.held.sha256) and self.held.wanted is None)
                 except Unavailable:
                     if self.torrent.has_left:
                         raise
                     await self.torrent.changed()  # it stopped; the user may resume it
                     continue
-                await self._complete()
+                await self._complete(digest)
         except AitorrentError as e:
             self._error = e
             self._ended.set()
@@ -225,13 +234,12 @@ class Entry:
             raise self._error
         return self.path
 
-    async def _complete(self) -> None:
+    async def _complete(self, digest: Digest) -> None:
         await self.torrent.flush()
         sha256 = self.held.sha256
         stamp = None
         if sha256:
-            async with self._means.hashing:
-                found, _ = await asyncio.to_thread(digest_file, self.path, self._means.stop)
+            found = await digest.finish(sha256)
             if found != sha256:
                 if await self._lost_pieces():
                     self._means.ctx.log.warning(
@@ -244,11 +252,8 @@ class Entry:
                     f"the torrent {self.info_hash} is not the file {sha256}: its SHA-256 is"
                     f" {found}; it was discarded"
                 )
-            self.torrent.seal()
             make_read_only(self.path)
             stamp = Stamp.of(os.stat(self.path))
-        else:
-            self.torrent.seal()
         await self._means.store.change(
             self.info_hash, is_whole=True, stamp=stamp, boot=boot_id(), wanted=None
         )
@@ -308,20 +313,30 @@ class Entry:
     async def _look_for_peers(self) -> None:
         attempt = 0
         while True:
-            async for endpoint in self._means.nearby.endpoints(
+            async for found in self._means.nearby.endpoints(
                 sha256=self.held.sha256, info_hash=self.info_hash
             ):
-                self._meet(endpoint)
+                self._meet(found)
+                if found and not attempt:
+                    await self._dial()
             draw = self._means.ctx.random.random()
             await asyncio.sleep(
                 equal_jitter_s(attempt, base_s=_LOOK_S, cap_s=_LOOK_AT_MOST_S, draw=draw)
             )
             attempt += 1
 
-    def _meet(self, endpoint: Endpoint) -> None:
-        if endpoint.is_proven:
-            self.peers_of.setdefault(endpoint.peer, set()).add((endpoint.host, endpoint.port))
-        self.torrent.connect(endpoint.host, endpoint.port)
+    def _meet(self, found: Iterable[Endpoint]) -> None:
+        for endpoint in found:
+            if endpoint.is_proven:
+                self.peers_of.setdefault(endpoint.peer, set()).add((endpoint.host, endpoint.port))
+        self.torrent.connect((endpoint.host, endpoint.port) for endpoint in found)
+
+    async def _dial(self) -> None:
+        """Dial the first peers at once. Trackers would hear that it stopped and started."""
+        while not self.torrent.is_checked and not self.torrent.has_left:
+            await self.torrent.changed()
+        if not self.held.is_paused and not self.held.trackers:
+            self.torrent.connect_now()
 
     async def _credit(self) -> None:
         """Tell who sent how much; nodes are known by the host of their channel."""

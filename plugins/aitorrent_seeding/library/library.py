@@ -115,8 +115,7 @@ class Library:
         if metainfo.read(raw).info_hash != wanted.info_hash:
             raise ProtocolError(f"a peer sent another torrent than {wanted.info_hash}")
         entry = await add_torrent(self.means, self.shelf, raw, trackers=wanted.trackers)
-        for host, port in wanted.peers:
-            entry.torrent.connect(host, port)
+        entry.torrent.connect(wanted.peers)
         return entry
 
     async def torrent_file(self, raw: bytes) -> Entry:

@@ -72,8 +72,8 @@ class Shelf:
 
     # Adding
 
-    async def add(self, held: Held, meta: Metainfo, *, have: list[bool] | None = None) -> Entry:
-        """Put a torrent on the shelf, and start it.
+    async def add(self, held: Held, meta: Metainfo) -> Entry:
+        """Put a torrent on the shelf, and start it. One that is whole has just been verified.
 
         Raises:
             Conflict: it is there. ProtocolError, Unavailable: libtorrent does not take it.
@@ -83,16 +83,17 @@ class Shelf:
         self._adding.add(held.info_hash)
         try:
             await self._means.store.add(held, meta.raw)
-            return await self._start(held, meta, have=have)
+            return await self._start(held, meta, verified=held.is_whole)
         finally:
             self._adding.discard(held.info_hash)
 
     async def _start(
-        self, held: Held, meta: Metainfo, *, resume: bytes = b"", have: list[bool] | None = None
+        self, held: Held, meta: Metainfo, *, resume: bytes = b"", verified: bool = False
     ) -> Entry:
         config = self._means.config
+        have: list[bool] | None = None
         renamed = {0: held.path} if meta.is_single and held.sha256 else meta.long_names
-        if have is None and meta.is_single and meta.hashes and not held.is_whole:
+        if meta.is_single and meta.hashes and not held.is_whole:
             have = await self._what_is_there(held, meta, resume)
         atp = params.of_metainfo(
             meta.raw,
@@ -101,6 +102,7 @@ class Shelf:
             resume=resume if have is None else b"",
             have=have,
             seeds=held.is_whole,
+            verified=verified,
             paused=held.is_paused,
             allocate=config.preallocate,
             dht=config.dht and not meta.is_private,

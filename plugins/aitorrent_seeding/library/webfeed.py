@@ -35,6 +35,7 @@ class WebFeed:
         """Fetch pieces until none is missing, or no address is left."""
         torrent = self._entry.torrent
         torrent.on_bad_piece = self._bad_piece
+        torrent.is_fed = True
         try:
             await torrent.until(lambda: torrent.is_checked)
             async with asyncio.TaskGroup() as group:
@@ -42,6 +43,7 @@ class WebFeed:
                     group.create_task(self._fetch(), name="seeding: web")
         finally:
             torrent.on_bad_piece = lambda piece: None
+            torrent.is_fed = False
             for piece in self._claimed:
                 torrent.rank(piece, is_last=False)
 

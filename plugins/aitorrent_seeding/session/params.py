@@ -28,6 +28,7 @@ def of_metainfo(
     resume: bytes = b"",
     have: Sequence[bool] | None = None,
     seeds: bool = False,
+    verified: bool = False,
     paused: bool = False,
     sequential: bool = False,
     allocate: bool = False,
@@ -38,7 +39,8 @@ def of_metainfo(
     """Parameters of a torrent from its .torrent file, which `metainfo.read` has accepted.
 
     `renamed` says where files lie under other names. `have` are pieces that are known to be here.
-    With `seeds`, everything is here and nothing is ever written.
+    With `seeds`, everything is here and nothing is ever written; libtorrent checks each piece when
+    a peer first asks for it, unless all are `verified`.
 
     Raises:
         ProtocolError: libtorrent does not take it.
@@ -56,6 +58,8 @@ def of_metainfo(
         params.renamed_files = {index: str(path) for index, path in renamed.items()}
     if have is not None:
         params.have_pieces = list(have)
+    if verified:
+        params.verified_pieces = [True] * params.ti.num_pieces()
     params.trackers, params.tracker_tiers = list(trackers), [0] * len(trackers)
     params.url_seeds = list(web_seeds)
     params.flags = _flags(seeds=seeds, paused=paused, sequential=sequential, dht=dht)

@@ -90,6 +90,9 @@ class Torrent:
         self.saved = Awaited[bytes]()
         self.metadata = Awaited[bytes]()
         self.on_bad_piece: Callable[[int], None] = lambda piece: None
+        self.is_fed = False
+        "Whether pieces also come from elsewhere."
+        self._is_in_order = False
         self._given: set[int] = set()
         self._reads: dict[int, Awaited[bytes]] = {}
         self._pulse = Awaited[None]()
@@ -224,6 +227,19 @@ class Torrent:
         flag = lt.deadline_flags_t.alert_when_available if then_read else 0
         self._call(self.handle.set_piece_deadline, piece, after_ms, flag)
 
+    @property
+    def has_only_seeds(self) -> bool:
+        """Whether no peer is known that misses pieces, and nobody else sends any."""
+        return self.counts.peers == self.counts.seeds and not self.is_fed
+
+    def fetch_in_order(self, value: bool) -> None:
+        """Whether peers are asked for pieces in the order of the file."""
+        if value != self._is_in_order:
+            self._is_in_order = value
+            flag = lt.torrent_flags.sequential_download
+            handle = self.handle
+            self._call(handle.set_flags if value else handle.unset_flags, flag)
+
     def want(self, pieces: Iterable[int] | None, *, first: Iterable[int] = ()) -> None:
         """Fetch only these pieces (None = all), those in `first` before the others."""
         wanted = bytearray([_PRIORITY]) * self.pieces if pieces is None else bytearray(self.pieces)
@@ -279,10 +295,6 @@ class Torrent:
             self._call(self.handle.unset_flags, lt.torrent_flags.upload_mode)
         self._call(self.handle.resume)
 
-    def seal(self) -> None:
-        """The file is complete: from now on it is only read."""
-        self._call(self.handle.set_flags, lt.torrent_flags.upload_mode)
-
     def announce_to(self, trackers: Sequence[str]) -> None:
         """Announce the torrent to further trackers."""
         for url in trackers:
@@ -295,6 +307,14 @@ class Torrent:
         if download_bps is not None:
             self._call(self.handle.set_download_limit, download_bps)
 
-    def connect(self, host: str, port: int) -> None:
-        """Try to reach a peer at an IP address."""
-        self._call(self.handle.connect_peer, (host, port))
+    def connect(self, peers: Iterable[tuple[str, int]]) -> None:
+        """Try to reach peers at these IP addresses and ports."""
+        for peer in peers:
+            self._call(self.handle.connect_peer, peer)
+
+    def connect_now(self) -> None:
+        """Dial known peers, if none is connected: libtorrent dials once in a second, and when a
+        torrent resumes."""
+        if not self.counts.peers:
+            self._call(self.handle.pause)
+            self._call(self.handle.resume)

@@ -27,16 +27,14 @@ class Nearby:
         ranked = sorted(voters.values(), key=lambda same: -len(same))
         return [next((t for t in same if t.metainfo), same[0]) for same in ranked]
 
-    async def endpoints(self, *, sha256: str, info_hash: str) -> AsyncIterator[Endpoint]:
-        """Where the nodes are that share a torrent; those with a channel first, and at once."""
-        proven = set()
-        for answer in await self.peers.ask_all(info_hash=info_hash):
-            if answer.host:
-                proven.add(answer.peer)
-                yield Endpoint(answer.peer, answer.host, answer.port, is_proven=True)
-        for endpoint in await self.directory.endpoints(sha256=sha256, info_hash=info_hash):
-            if endpoint.peer not in proven:
-                yield endpoint
+    async def endpoints(self, *, sha256: str, info_hash: str) -> AsyncIterator[list[Endpoint]]:
+        """Where the nodes are that share a torrent: at once those with a channel, then others."""
+        answers = await self.peers.ask_all(info_hash=info_hash)
+        near = [Endpoint(a.peer, a.host, a.port, is_proven=True) for a in answers if a.host]
+        yield near
+        proven = {endpoint.peer for endpoint in near}
+        found = await self.directory.endpoints(sha256=sha256, info_hash=info_hash)
+        yield [endpoint for endpoint in found if endpoint.peer not in proven]
 
     async def publish(self, torrent: KnownTorrent, source: Published) -> Sequence[str]:
         """Tell other nodes that this one shares a torrent."""

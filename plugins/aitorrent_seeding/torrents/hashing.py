@@ -1,7 +1,7 @@
 """Hashes a file in one pass: the SHA-1 of its pieces and the SHA-256 of the whole.
 
-Each byte is read once. The two digests of a piece are computed on two threads, since hashlib
-releases the interpreter's lock.
+Each byte is read once. The two digests are computed on two threads, since hashlib releases the
+interpreter's lock, in chunks that fit into a processor's cache.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import hashlib
 import os
 import stat
 import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,7 +25,10 @@ from aitorrent_seeding.torrents.canonical import (
 )
 from aitorrentd.api import Conflict, Denied, InvalidParams, NotFound, Unavailable, open_regular
 
-_READ: Final = 4 * 2**20
+_CHUNK: Final = 2**20
+"Read at once; every piece length is a multiple of it."
+_AHEAD: Final = 8
+"Chunks by which one digest may be ahead of the other."
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,7 @@ def digest_file(path: Path, stop: Stop) -> tuple[str, Stamp]:
         read.
     """
     fd, stamp = open_file(path)
-    whole, buffer = hashlib.sha256(), memoryview(bytearray(_READ))
+    whole, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK))
     with open(fd, "rb", buffering=0) as file:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         left = stamp.size
@@ -151,79 +155,88 @@ def _feed(
     progress: Callable[[int], None],
     path: Path,
 ) -> None:
-    buffers = [bytearray(hasher.piece_length), bytearray(hasher.piece_length)]
+    chunks = [memoryview(bytearray(_CHUNK)) for _ in range(_AHEAD)]
     done, turn = 0, 0
     while done <= size:  # a file that somebody appends to would never end
         stop.check()
-        piece = memoryview(buffers[turn])
+        hasher.leave(_AHEAD - 1)
+        chunk = chunks[turn]
         try:
-            filled = _read_into(fd, piece)
+            filled = _read_into(fd, chunk)
         except OSError as e:
             raise Unavailable(f"cannot read {path}: {e.strerror}; check the disk (dmesg)") from None
         if not filled:
             return
-        hasher.update(piece[:filled])
+        hasher.update(chunk[:filled])
         done += filled
-        progress(done)
-        turn ^= 1
+        if done % hasher.piece_length == 0 or done >= size:
+            progress(done)
+        turn = (turn + 1) % _AHEAD
 
 
 def _read_into(fd: int, buffer: memoryview) -> int:
     filled = 0
-    while filled < len(buffer):
-        n = os.readv(fd, [buffer[filled : filled + _READ]])
-        if not n:
-            break
+    while filled < len(buffer) and (n := os.readv(fd, [buffer[filled:]])):
         filled += n
     return filled
 
 
 class _Pass:
-    """The running hashes; reading of a piece overlaps with hashing of the one before."""
+    """The running hashes: SHA-256 on the thread that calls, those of pieces on another."""
 
     def __init__(self, length: int, *, hybrid: bool) -> None:
         self.piece_length = length
-        self.pool = ThreadPoolExecutor(2, "hashing")
+        self.pool = ThreadPoolExecutor(1, "hashing")
         self._whole = hashlib.sha256()
+        self._piece = hashlib.sha1(usedforsecurity=False)
         self._pieces: list[bytes] = []
+        self._leaves: list[bytes] = []
         self._layer: list[bytes] | None = [] if hybrid else None
         self._size = 0
-        self._pending: list[Callable[[], object]] = []
+        self._pending: deque[Future[None]] = deque()
 
-    def update(self, piece: memoryview) -> None:
-        """Hash the next piece; all but the last have the full length. The one before is done."""
-        self._join()
-        self._size += len(piece)
-        whole = self.pool.submit(self._whole.update, piece)
-        one = self.pool.submit(self._one, piece)
-        self._pending = [whole.result, one.result]
+    def leave(self, chunks: int) -> None:
+        """Wait until at most so many of the given chunks are still read."""
+        while len(self._pending) > chunks:
+            self._pending.popleft().result()
 
-    def _one(self, piece: memoryview) -> None:
-        self._pieces.append(hashlib.sha1(piece, usedforsecurity=False).digest())
+    def update(self, chunk: memoryview) -> None:
+        """Hash the next chunk, which must stay as it is until `leave` says so.
+
+        All but the last have the same length, of which the length of a piece is a multiple.
+        """
+        self._size += len(chunk)
+        self._pending.append(self.pool.submit(self._in_piece, chunk, self._size))
+        self._whole.update(chunk)
+
+    def _in_piece(self, chunk: memoryview, size: int) -> None:
+        self._piece.update(chunk)
         if self._layer is not None:
-            self._layer.append(self._v2(piece))
+            self._leaves += [
+                hashlib.sha256(chunk[i : i + BLOCK]).digest() for i in range(0, len(chunk), BLOCK)
+            ]
+        if size % self.piece_length == 0:
+            self._end_piece()
 
-    def _v2(self, piece: memoryview) -> bytes:
-        leaves = [
-            hashlib.sha256(piece[i : i + BLOCK]).digest() for i in range(0, len(piece), BLOCK)
-        ]
-        if self._pieces[1:]:  # a piece of several is a whole tree, filled up with zeros
-            leaves += [bytes(32)] * (self.piece_length // BLOCK - len(leaves))
-        return merkle_root(leaves)
-
-    def _join(self) -> None:
-        for result in self._pending:
-            result()
-        self._pending = []
+    def _end_piece(self) -> None:
+        self._pieces.append(self._piece.digest())
+        self._piece = hashlib.sha1(usedforsecurity=False)
+        if self._layer is not None:
+            if self._pieces[1:]:  # a piece of several is a whole tree, filled up with zeros
+                missing = self.piece_length // BLOCK - len(self._leaves)
+                self._leaves += [bytes(32)] * missing
+            self._layer.append(merkle_root(self._leaves))
+            self._leaves = []
 
     def result(self) -> FileHashes:
         """The hashes of everything."""
-        self._join()
-        layer = b"".join(self._layer or ())
+        self.leave(0)
+        if self._size % self.piece_length:
+            self._end_piece()
         return FileHashes(
             self._size,
             self._whole.hexdigest(),
             self.piece_length,
             b"".join(self._pieces),
-            layer,
+            b"".join(self._layer or ()),
         )

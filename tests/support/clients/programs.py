@@ -53,6 +53,11 @@ class Client(ABC):
                 raise AssertionError(f"{type(self).__name__} does not start:\n{self.log()}")
             time.sleep(0.05)
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     @abstractmethod
     def command(self) -> list[str]:
         """Its command line, after its configuration was written."""
