@@ -1,14 +1,15 @@
 """The DHT against `kademlia` and py-ipv8's: lookups over sockets, and what a node costs.
 
-    python -m benchmarks.dht --out results/dht.json --rivals /path/to/python
+    python -m benchmarks.dht --out results/dht.json --rivals /path/to/python [--ipv8]
     python -m benchmarks.dht --nodes 40 --lookups 40 --simulated 500        # a quick look
 
 Each DHT runs the same way: `--nodes` nodes on loopback, `--per-process` in a process (300 processes
-would fill the memory of a small machine), 50 values put, then lookups from random nodes, one after
-the other, before and after SIGKILL ends 30 % of the processes. `--rivals` names a Python that has
-kademlia 2.2.3 and pyipv8 installed; the product needs neither. Each figure is printed and written
-as soon as it is known. A phase that takes too long ends with the lookups made until then; a DHT
-that does not get ready in time runs again with half as many nodes.
+would fill the memory of a small machine), 50 values put, `--settle` seconds in which nodes may meet
+others, then lookups from random nodes, one after the other, before and after SIGKILL ends 30 % of
+the processes. This DHT and kademlia's run at the same time, in alternation. `--rivals` names a
+Python that has kademlia 2.2.3 and pyipv8 installed; the product needs neither. Each figure is
+printed and written as soon as it is known. A phase that takes too long ends with the lookups made
+until then; py-ipv8's DHT, if it does not get ready in time, runs again with half as many nodes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +35,7 @@ from aitorrent_dht.core.contact import contact_of  # noqa: E402
 from aitorrent_dht.core.state import Outgoing, Tuning, id_bytes  # noqa: E402
 from aitorrent_dht.wire.codec import Codec  # noqa: E402
 from aitorrent_dht.wire.messages import Query, Request  # noqa: E402
-from benchmarks.dht_fleet import NAMES, Fleet, OutOfTime  # noqa: E402
+from benchmarks.dht_fleet import NAMES, Fleet, Lookups, OutOfTime  # noqa: E402
 from benchmarks.report import machine  # noqa: E402
 from tests.support.dht.universe import SimNode, Universe  # noqa: E402
 from tests.support.dht.wired import Wired  # noqa: E402
@@ -44,34 +47,87 @@ BASE_PORT: Final = 21_000
 SIMULATION_GC: Final = (100_000, 50, 1000)
 "A million objects live until the end: looking through them often finds nothing."
 
+ROUND: Final = 20
+"Lookups of one DHT before it is another one's turn."
+
 Keep = Callable[[str, Any], None]
 "Takes the name of a figure and the figure."
+Of = Callable[[str], Keep]
+"Where the figures of a DHT go."
 
 
-def over_sockets(command: Sequence[str], args: argparse.Namespace, keep: Keep) -> None:
-    """One DHT, whole and with 30 % of its nodes killed; smaller where the machine is too slow."""
+def over_sockets(commands: Mapping[str, Sequence[str]], args: argparse.Namespace, of: Of) -> None:
+    """Several DHTs at the same time, whole and with 30 % of the nodes killed.
+
+    Lookups are made in rounds that alternate between them, so that other work on the machine slows
+    all of them.
+    """
+    fleets = {
+        name: Fleet(command, args.per_process, BASE_PORT + 1000 * number)
+        for number, (name, command) in enumerate(commands.items())
+    }
+    try:
+        for name, fleet in fleets.items():
+            of(name)("nodes", args.nodes)
+            fleet.limit(2 * args.limit)
+            started = time.perf_counter()
+            fleet.start(args.nodes)
+            of(name)("build_s", round(time.perf_counter() - started, 1))
+            of(name)("put", fleet.put_all())
+        time.sleep(args.settle)
+        of("")("load_at_lookups", round(os.getloadavg()[0], 1))
+        for name, lookups in alternating(fleets, args).items():
+            of(name)("whole", lookups.figures())
+        shares = {name: round(fleet.kill(KILLED), 2) for name, fleet in fleets.items()}
+        for name, lookups in alternating(fleets, args).items():
+            of(name)("killed", {"share": shares[name], **lookups.figures()})
+    finally:
+        for fleet in fleets.values():
+            fleet.close()
+
+
+def alternating(fleets: Mapping[str, Fleet], args: argparse.Namespace) -> dict[str, Lookups]:
+    """Lookups in rounds; a DHT that is out of its time makes no more."""
+    made = {name: Lookups() for name in fleets}
+    left_s = dict.fromkeys(fleets, args.limit)
+    for i in range(-(-args.lookups // ROUND)):
+        for name in sorted(fleets, reverse=bool(i % 2)):
+            if made[name].is_cut:
+                continue
+            started = time.perf_counter()
+            fleets[name].limit(left_s[name])
+            with suppress(OutOfTime):
+                fleets[name].look_up(ROUND, made[name])
+            left_s[name] -= time.perf_counter() - started
+    return made
+
+
+def ipv8_alone(command: Sequence[str], args: argparse.Namespace, keep: Keep) -> None:
+    """py-ipv8's DHT, which loads the machine most; smaller where the machine is too slow."""
     for nodes in (args.nodes, args.nodes // 2, args.nodes // 4):
         keep("nodes", nodes)
         fleet = Fleet(command, args.per_process, BASE_PORT)
+        whole, dead = Lookups(), Lookups()
         try:
             fleet.limit(args.limit)
             started = time.perf_counter()
             fleet.start(nodes)
-            if "ipv8" in command:
-                settle(fleet)
+            settle(fleet)
             keep("build_s", round(time.perf_counter() - started, 1))
             fleet.limit(args.limit)
-            put = fleet.put_all()
-            keep("put", put)
+            keep("put", fleet.put_all())
             fleet.limit(args.limit)
-            whole = fleet.look_up(args.lookups)
-            if "out_of_time_after" in whole and nodes > args.nodes // 4:
-                keep(f"{nodes}_nodes", {"too_slow": whole})
+            with suppress(OutOfTime):
+                fleet.look_up(args.lookups, whole)
+            if whole.is_cut and nodes > args.nodes // 4:
+                keep(f"{nodes}_nodes", {"too_slow": whole.figures()})
                 continue
-            keep("whole", whole)
+            keep("whole", whole.figures())
             share = fleet.kill(KILLED)
             fleet.limit(args.limit)
-            keep("killed", {"share": round(share, 2), **fleet.look_up(args.lookups)})
+            with suppress(OutOfTime):
+                fleet.look_up(args.lookups, dead)
+            keep("killed", {"share": round(share, 2), **dead.figures()})
             return
         except OutOfTime:
             keep(f"{nodes}_nodes", {"too_slow": f"not ready after {args.limit:.0f} s"})
@@ -196,21 +252,25 @@ def main() -> None:
     parser.add_argument("--lookups", type=int, default=200)
     parser.add_argument("--simulated", type=int, default=10_000)
     parser.add_argument("--rivals", help="a Python with kademlia and pyipv8")
+    parser.add_argument("--ipv8", action="store_true", help="run pyipv8 as well: some minutes")
+    parser.add_argument("--settle", type=float, default=150.0, help="seconds before the lookups")
     parser.add_argument("--limit", type=float, default=150.0, help="seconds for one phase")
     args = parser.parse_args()
     random.seed(1)
     commands = {"aitorrentd": [sys.executable, "-m", "benchmarks.dht_worker"]}
+    rival = [args.rivals, str(HERE / "dht_rivals.py")]
     if args.rivals:
-        script = str(HERE / "dht_rivals.py")
-        commands |= {kind: [args.rivals, script, kind] for kind in ("kademlia", "ipv8")}
+        commands["kademlia"] = [*rival, "kademlia"]
     results = Results(args.out)
     keep = results.part()
     keep("nodes_per_process", args.per_process)
     keep("cpu_ms_per_1000_requests", cpu_ms())
-    for name, command in commands.items():
-        over_sockets(command, args, results.part("sockets", name))
+    over_sockets(commands, args, lambda name: results.part("sockets", *filter(None, [name])))
+    if args.rivals and args.ipv8:
+        ipv8_alone([*rival, "ipv8"], args, results.part("sockets", "ipv8"))
     keep("idle", idle_bytes(args.nodes))
-    keep("simulation", simulated(args.simulated))
+    if args.simulated:
+        keep("simulation", simulated(args.simulated))
 
 
 if __name__ == "__main__":

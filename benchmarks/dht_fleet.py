@@ -12,7 +12,9 @@ import random
 import select
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +36,8 @@ class Fleet:
         self._per_process = per_process
         self._processes: list[subprocess.Popen[bytes]] = []
         self._deadline = 0.0
+        self._buffers: dict[int, bytearray] = {}
+        self._owed: Counter[int] = Counter()
 
     def limit(self, seconds: float) -> None:
         """Raise `OutOfTime` from whatever waits longer than `seconds` from now."""
@@ -58,21 +62,27 @@ class Fleet:
 
     def _read(self, process: subprocess.Popen[bytes]) -> dict[str, Any]:
         assert process.stdout is not None
-        line = b""
-        while not line.endswith(b"\n"):
+        buffer = self._buffers.setdefault(process.pid, bytearray())
+        while b"\n" not in buffer:
             left_s = self._deadline - time.perf_counter()
             if left_s <= 0 or not select.select([process.stdout], [], [], left_s)[0]:
+                self._owed[process.pid] += 1
                 raise OutOfTime
             part = os.read(process.stdout.fileno(), 65_536)
             if not part:
                 raise RuntimeError(f"{self._command} ended")
-            line += part
+            buffer += part
+        line, _, rest = bytes(buffer).partition(b"\n")
+        buffer[:] = rest
         answer: dict[str, Any] = json.loads(line)
         return answer
 
     def tell(self, node: int, op: str, **more: Any) -> dict[str, Any]:
         """Let a node do something; its answer."""
         process = self._processes[node // self._per_process]
+        while self._owed[process.pid]:  # answers that came too late
+            self._owed[process.pid] -= 1
+            self._read(process)
         order = {"op": op, "node": node % self._per_process, **more}
         assert process.stdin is not None
         process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -116,25 +126,49 @@ class Fleet:
             stored += answer["found"]
         return {"stored": f"{stored} of {len(NAMES)}", **_times(took)}
 
-    def look_up(self, count: int) -> dict[str, Any]:
-        """`count` lookups from random living nodes, one after the other, as far as time allows."""
-        took: list[float] = []
-        sent, found = [], 0
+    def look_up(self, count: int, so_far: Lookups) -> Lookups:
+        """`count` more lookups from random living nodes, one after the other.
+
+        Raises:
+            OutOfTime: the limit is reached; those made until then are in `so_far`.
+        """
         cpu_s = self.cpu_s()
-        for i in range(count):
-            try:
-                answer = self.tell(random.choice(self.alive), "get", name=NAMES[i % len(NAMES)])
-            except OutOfTime:
-                break
-            took.append(answer["took_s"] * 1000)
-            sent.append(answer["sent"])
-            found += answer["found"]
-        figures: dict[str, Any] = {"found": f"{found} of {len(took)}", **_times(took)}
-        if len(took) < count:
-            figures["out_of_time_after"] = len(took)
-        if sent:
-            figures["requests_mean"] = round(sum(sent) / len(sent), 1)
-            figures["cpu_ms_mean"] = round((self.cpu_s() - cpu_s) * 1000 / len(took), 1)
+        try:
+            for _ in range(count):
+                name = NAMES[len(so_far.took_ms) % len(NAMES)]
+                answer = self.tell(random.choice(self.alive), "get", name=name)
+                so_far.took_ms.append(answer["took_s"] * 1000)
+                so_far.sent.append(answer["sent"])
+                so_far.found += answer["found"]
+        except OutOfTime:
+            so_far.is_cut = True
+            raise
+        finally:
+            so_far.cpu_s += self.cpu_s() - cpu_s
+        return so_far
+
+
+@dataclass(slots=True)
+class Lookups:
+    """Lookups that were made."""
+
+    took_ms: list[float] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
+    found: int = 0
+    cpu_s: float = 0.0
+    "Of all processes of the DHT while they were made."
+    is_cut: bool = False
+    "Whether there was no time for more."
+
+    def figures(self) -> dict[str, Any]:
+        """What they came to."""
+        count = len(self.took_ms)
+        figures: dict[str, Any] = {"found": f"{self.found} of {count}", **_times(self.took_ms)}
+        if self.is_cut:
+            figures["out_of_time_after"] = count
+        if count:
+            figures["requests_mean"] = round(sum(self.sent) / count, 1)
+            figures["cpu_ms_mean"] = round(self.cpu_s * 1000 / count, 1)
         return figures
 
 

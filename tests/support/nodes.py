@@ -318,13 +318,15 @@ class DaemonFactory:
         files: int | None = None,
         stderr: str = "",
         namespace: str = "",
+        user: int = 0,
     ) -> Daemon:
         """A daemon that is ready, unless `ready` is false.
 
         `config` is a tree or the text of a file, in `<directory>/aitorrent.yaml`; `loopback` binds
         its transport to a free loopback port; `files` limits its open descriptors; its standard
-        error goes to `stderr` in place of its log file; it runs in a network `namespace`. Pass the
-        directory of a stopped daemon to start it again.
+        error goes to `stderr` in place of its log file; it runs in a network `namespace`, and as
+        `user`, if one is given, without any capability. Pass the directory of a stopped daemon to
+        start it again.
         """
         directory = directory or short_dir()
         before = next((d for d in self._daemons if d.directory == directory), None)
@@ -346,6 +348,9 @@ class DaemonFactory:
         }
         if files is not None:
             command = ["/bin/sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
+        if user:
+            # A user namespace: the files of the tests stay readable, and nothing else is gained.
+            command = ["unshare", "--user", f"--map-user={user}", f"--map-group={user}", *command]
         if namespace:
             command = ["ip", "netns", "exec", namespace, *command]
         (directory / "stderr.log").touch()

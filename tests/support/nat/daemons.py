@@ -37,6 +37,7 @@ async def daemon_at(
     bootstrap: Host | None = None,
     directory: Path | None = None,
     ready: bool = True,
+    user: int = 0,
 ) -> Daemon:
     """A daemon on `host` whose bootstrap is the daemon on another host, if one is given."""
     tree: dict[str, Any] = {"plugins": dict(_QUIET)}
@@ -49,6 +50,7 @@ async def daemon_at(
         loopback=False,
         ready=ready,
         namespace=host.namespace,
+        user=user,
     )
 
 
