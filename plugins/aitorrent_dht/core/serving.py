@@ -27,6 +27,8 @@ from aitorrent_dht.wire.messages import (
     node_bytes,
 )
 
+WITH_RECORDS: Final = 6
+"Nodes in an answer that has what was asked for: enough for each of three paths to go on."
 _REFUSALS: Final = {
     Outcome.STORED: Refusal.NONE,
     Outcome.KNOWN: Refusal.NONE,
@@ -89,7 +91,7 @@ class Serving:
             is_usable = ip6 if is_ip6(contact.host) else ip4
             return is_usable and contact.id != own and can_name(least, contact)
 
-        count = min(self._state.tuning.k, MAX_NODES)
+        count = min(self._state.tuning.k, WITH_RECORDS if reply.records else MAX_NODES)
         # Those that are silent here would cost the asker a timeout each.
         nodes = self._state.table.closest(target, count, is_wanted, answering=True)
         fitting = []
