@@ -113,7 +113,7 @@ def test_answer_with_the_record_is_of_use_although_nodes_were_cut_from_it() -> N
     for i in range(40):
         where = contact_of(i.to_bytes(32, "big"), f"127.0.1.{i}", 8468)
         keeper.node.state.table.seen(where, 1.0)
-    record = keeper.record("thing", bytes(560))
+    record = keeper.record("thing", bytes(640))
     keeper.node.state.store.put(record, "127.0.0.1", until=EPOCH_S + 99, epoch_s=EPOCH_S)
     entry = seeker.node.state.table.get(keeper.node.id)
     assert entry is not None
