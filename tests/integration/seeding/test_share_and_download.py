@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from aitorrent_seeding.torrents import canonical, metainfo
+from aitorrent_seeding.torrents.hashing import hash_file
 from aitorrentd.api.tasks import beside
 from tests.support.nodes import DaemonFactory, wait_for
 from tests.support.seeding.daemons import MIB, download, make_file, seeding_daemon, torrents
@@ -165,3 +168,36 @@ async def test_file_is_fetched_again_after_it_was_removed(
         await b.call("seeding.remove", {"which": digest, "files": True})
         assert not Path(items[-1]["path"]).exists()
     assert (await b.call("plugin.info", {"name": "seeding"}))["state"] == "running"
+
+
+async def test_settings_of_seeding_are_kept_to(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    """Rate, ratio, the private flag, reserved space, and a recheck that repairs."""
+    size, rate = 24 * MIB, 8 * MIB
+    digest = make_file(tmp_path / "f", size)
+    hashes, _ = hash_file(tmp_path / "f")
+    private = metainfo.read(canonical.metainfo(hashes, private=True))
+    a = await seeding_daemon(daemon_factory, upload_limit="8MiB/s", seed_ratio=1.1, private=True)
+    shared = await a.call("seeding.share", {"path": str(tmp_path / "f")})
+    assert shared["files"][0]["info_hash"] == private.info_hash
+    b = await seeding_daemon(daemon_factory, a, preallocate=True)
+    path = b.state_dir / "seeding" / "files" / digest
+    started = time.monotonic()
+    async with beside(download(b, digest), "download") as fetching:
+        await wait_for(lambda: path.exists() and path.stat().st_blocks * 512 >= size, 30)
+        assert not fetching.done(), "space is reserved when the download starts"
+        await fetching
+    assert time.monotonic() - started > 0.7 * size / rate
+
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(b"damaged")
+    await b.call("seeding.recheck", {"which": digest})
+    await download(b, digest)
+    assert path.read_bytes() == (tmp_path / "f").read_bytes()
+    (row,) = await torrents(b)
+    assert row["downloaded"] <= 4 * MIB
+
+    await wait_for(lambda: "stopped seeding f: sent 1.1 times its size" in a.log(), 20)
+    assert [row["state"] for row in await torrents(a)] == ["paused"]
