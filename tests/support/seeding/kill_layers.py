@@ -13,7 +13,7 @@ from aitorrent_shards.models.tensor_names import LayerTensors
 from tests.support.nodes import Daemon, DaemonFactory, wait_for
 from tests.support.seeding.daemons import seeding_daemon
 from tests.support.seeding.kill_trials import ALONE, LIFE_S, OFF, Found
-from tests.support.seeding.kill_works import RATE, Downloading, files_of, missing_bytes
+from tests.support.seeding.kill_works import RATE, Downloading, missing_bytes, sha256_of
 from tests.support.servers.hub.fake_hub import FakeHub
 from tests.support.shards.models import make_model
 
@@ -44,6 +44,7 @@ class FetchingLayers(Downloading):
         super().__init__(daemons, found, weights.parent, seeder)
         self._model = digest
         self._content = weights.read_bytes()
+        self._digest = sha256_of(weights)
         self._ranges = ranges_of(weights)
         length = piece_length(len(self._content))
         self._wanted = {n for a, b in self._ranges for n in range(a // length, -(-b // length))}
@@ -64,18 +65,11 @@ class FetchingLayers(Downloading):
 
     def check(self, state_dir: Path) -> None:
         """What the worker may read is right; pieces that were there are there."""
-        self._digest = self._digest or self._found_digest(state_dir)
         super().check(state_dir)
         if (link := weights_link(state_dir)) is not None:
             there = link.read_bytes()
             for start, end in self._ranges:
                 assert there[start:end] == self._content[start:end], f"wrong bytes from {start} on"
-
-    @staticmethod
-    def _found_digest(state_dir: Path) -> str:
-        """The weights' digest, once their file is there."""
-        sizes = {path.name: path.stat().st_size for path in files_of(state_dir).glob("?" * 64)}
-        return max(sizes, key=lambda name: sizes[name]) if sizes else ""
 
     def missing(self) -> int:
         """Bytes of the pieces with wanted layers that were not there when this life began."""
@@ -84,7 +78,6 @@ class FetchingLayers(Downloading):
 
     async def check_finished(self, daemon: Daemon) -> None:
         """Only what was missing came."""
-        self._digest = self._digest or self._found_digest(daemon.state_dir)
         fetched = await self.fetched(daemon)
         missing = self.missing()
         assert fetched <= missing, f"{fetched} bytes came, and {missing} were missing"
@@ -95,7 +88,7 @@ class FetchingLayers(Downloading):
         """The layers compute."""
         daemon = await self.daemon()
         await daemon.ready(LIFE_S)
-        await self.do(daemon)
+        await self._finish(daemon)
 
         async def is_ready() -> bool:
             (model,) = (await daemon.call("shards.models"))["models"]
