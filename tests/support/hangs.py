@@ -58,6 +58,12 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
     return True
 
 
+def pytest_timeout_cancel_timer(item: pytest.Item) -> bool:
+    """No alarm outlives its test."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return True
+
+
 def _failing() -> Generator[None]:
     try:
         return (yield)
