@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
@@ -46,6 +47,13 @@ QUIET: Final[Mapping[str, Any]] = {
     "hub": APART,
     "http": APART,
 }
+
+BUILT_IN_OFF: Final[Mapping[str, Any]] = {
+    plugin.name: {"enabled": False}
+    for plugin in entry_points(group="aitorrentd.plugins")
+    if plugin.dist is not None and plugin.dist.name == "aitorrentd"
+}
+"For tests of what the daemon does alone, or with a plugin of theirs."
 
 
 @overload

@@ -15,9 +15,8 @@ import pytest
 import yaml
 
 from aitorrentd.control.aclient import AsyncClient
-from tests.support.nodes import REPOSITORY, short_dir, wait_for
+from tests.support.nodes import BUILT_IN_OFF, REPOSITORY, short_dir, wait_for
 
-BUILT_IN_NAMES = ("transport", "dht", "inference", "ollama", "openai", "shards")
 BUILT_IN: Mapping[str, Any] = {"transport": {"listen": "127.0.0.1", "port": 0}}
 KEEPS_NOTES = """
 from contextlib import asynccontextmanager
@@ -119,10 +118,9 @@ async def test_plugin_with_a_database_outwaits_a_full_disk(disk: Callable[[str],
     (beside / "case_notes.py").write_text(KEEPS_NOTES)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: case-notes\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[aitorrentd.plugins]\nnotes = case_notes:Notes\n")
-    off = {name: {"enabled": False} for name in BUILT_IN_NAMES}
     room = shutil.disk_usage(place).free
     (place / "fill").write_bytes(bytes(room - 12 * 1024))
-    daemon = start(place, off, {"PYTHONPATH": str(beside)})
+    daemon = start(place, BUILT_IN_OFF, {"PYTHONPATH": str(beside)})
     try:
         socket = place.parent / "run" / "control.sock"
         await wait_for(socket.exists, 60)

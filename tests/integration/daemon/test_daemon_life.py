@@ -8,34 +8,23 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aitorrentd.control.client import NoDaemon
 from aitorrentd.errors import InvalidParams, Unavailable
-from tests.support.nodes import REPOSITORY, Daemon, DaemonFactory, short_dir, wait_for
+from tests.support.nodes import (
+    BUILT_IN_OFF,
+    REPOSITORY,
+    Daemon,
+    DaemonFactory,
+    short_dir,
+    wait_for,
+)
 from tests.support.process_plugins import install
 
-ONLY_ODD = {
-    "plugins": {
-        name: {"enabled": False}
-        for name in (
-            "transport",
-            "dht",
-            "discovery",
-            "nat",
-            "inference",
-            "ollama",
-            "openai",
-            "shards",
-            "seeding",
-            "hub",
-            "http",
-            "gateway",
-            "catalogue",
-        )
-    }
-}
+ONLY_ODD: dict[str, Any] = {"plugins": BUILT_IN_OFF}
 
 
 @pytest.fixture
