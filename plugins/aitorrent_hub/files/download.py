@@ -67,7 +67,7 @@ class Download:
         self.wrong = 0
         "How often what came had another digest."
         self.restarts = 0
-        "How often it began anew, after readers may have got bytes."
+        "How often it began anew because what readers may have got was wrong."
         self.readers = 0
         self.fetched = 0
         "Bytes that came from the Hub."
@@ -114,6 +114,8 @@ class Download:
                 self._log.warning(
                     "%s came with wrong bytes, %d times; fetched again", self._what(), self.wrong
                 )
+                if self.done:
+                    self.restarts += 1
                 await self._restart(out)
                 if self.wrong >= _WRONG:
                     raise
@@ -164,8 +166,6 @@ class Download:
 
     async def _restart(self, out: IO[bytes]) -> None:
         # At once, before readers can take what is still in the file for the new beginning.
-        if self.done:
-            self.restarts += 1
         self._hash = hashlib.sha256()
         self.done = 0
         self.size = self.file.size
