@@ -218,8 +218,8 @@ async def test_backends_tell_whether_they_work() -> None:
         handler: Any = methods_of(node)["inference.backends"].handler
         assert await handler(CALL, NoParams()) == {
             "backends": [
-                {"name": "a", "ok": True, "detail": "2 models"},
-                {"name": "b", "ok": False, "detail": "off"},
+                {"name": "a", "ok": True, "detail": "2 models", "features": []},
+                {"name": "b", "ok": False, "detail": "off", "features": []},
             ]
         }
 
