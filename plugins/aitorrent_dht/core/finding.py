@@ -167,7 +167,13 @@ class Finding:
         avoid: tuple[int, int] | None = None,
     ) -> None:
         state = self._state
-        near = state.table.closest(target, state.tuning.k, state.can_use)
+
+        def is_wanted(contact: Contact) -> bool:
+            # One bucket of nodes to avoid must not be all that a lookup starts from.
+            is_avoided = avoid is not None and contact.id ^ avoid[0] < avoid[1]
+            return not is_avoided and state.can_use(contact)
+
+        near = state.table.closest(target, state.tuning.k, is_wanted)
         known = dict.fromkeys([*seeds, *near])
         lookup = Lookup(
             target,
