@@ -254,7 +254,7 @@ async def test_ranges_are_not_given_out_while_the_web_has_other_bytes_than_the_t
     size = 24 * MIB
     right, other = (make_file(tmp_path / n, size, seed=len(n)) for n in ("a", "bb"))
     content = (tmp_path / "a").read_bytes()
-    a = await node(node_factory)
+    a = await node(node_factory, upload_limit="4MiB/s")  # the web is heard before all has come
     await weights(a).offer(tmp_path / "bb")
     b = await node(node_factory, a)
     indexes = b.kernel.service(TORRENT_INDEXES)
@@ -264,7 +264,8 @@ async def test_ranges_are_not_given_out_while_the_web_has_other_bytes_than_the_t
         with indexes.added("lies", Liar(right, known)):
             wanted = WantedFile(right, size, "a", (WebSource(web.url),))
             fetch = await weights(b).fetch(wanted, ranges=[span])
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(200):
                 path = await fetch.want([span])
-    assert path.read_bytes()[: span[1]] == content[: span[1]]
+    is_right = path.read_bytes()[: span[1]] == content[: span[1]]
+    assert is_right  # not compared here: the difference of long bytes takes minutes to tell
     fetch.release()
