@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aitorrent_gateway.config import GatewayConfig
-from aitorrent_gateway.service import Gateway
+from aitorrent_gateway.service import gateway_routes
 from aitorrentd.api import INFERENCE, PluginContext, PluginInfo, hookimpl
 from aitorrentd.api.faces.routes import HttpRoute
 
@@ -25,5 +25,5 @@ class GatewayPlugin:
 
     @hookimpl
     def aitorrent_routes(self, ctx: PluginContext) -> Iterable[HttpRoute]:
-        """The paths below /v1."""
-        return Gateway(ctx).routes()
+        """The paths of every dialect."""
+        return gateway_routes(ctx)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.responses import JSONResponse
 
-from aitorrentd.api import Inference, ModelView, NotFound
+from aitorrent_gateway.core.models import answering_model, answering_models
+from aitorrentd.api import Inference, ModelView
 
 
 async def listed(inference: Inference, began: int) -> JSONResponse:
     """GET /v1/models. Of a model that several nodes have there is one entry, which names no
     peer."""
-    found = [_shown(view, began) for view in _once(await inference.models())]
+    found = [_shown(view, began) for view in await answering_models(inference)]
     ids = [model["id"] for model in found]
     return JSONResponse(
         {
@@ -33,21 +33,7 @@ async def one(inference: Inference, began: int, name: str) -> JSONResponse:
     Raises:
         NotFound: no model of that name can answer now.
     """
-    for view in _once(await inference.models()):
-        if view.name == name:
-            return JSONResponse(_shown(view, began))
-    raise NotFound(
-        f"no model {name[:200]!r} can answer now; see /v1/models",
-        http_code="model_not_found",
-        param="model",
-    )
-
-
-def _once(views: Sequence[ModelView]) -> list[ModelView]:
-    found: dict[str, ModelView] = {}
-    for view in views:
-        found.setdefault(view.name, view)
-    return [found[name] for name in sorted(found)]
+    return JSONResponse(_shown(await answering_model(inference, name), began))
 
 
 def _shown(view: ModelView, began: int) -> dict[str, Any]:

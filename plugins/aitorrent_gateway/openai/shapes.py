@@ -11,12 +11,11 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+from aitorrent_gateway.core.answers import KEEP_ALIVE
 from aitorrentd.api import AitorrentError, Chunk
 from aitorrentd.api.faces.errors import fault_of
 
 DONE: Final = b"data: [DONE]\n\n"
-KEEP_ALIVE: Final = b": keep-alive\n\n"
-"A comment, which clients skip (HTML standard, section 9.2.6)."
 _FINGERPRINT: Final = "aitorrentd"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aitorrent_gateway.openai import answering
+from aitorrent_gateway.core import answers
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -191,8 +191,8 @@ async def test_answer_that_ends_without_a_reason_is_an_error(node_factory: NodeF
 async def test_silence_is_filled_with_comments(
     node_factory: NodeFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answering, "HEADERS_S", 0.01)
-    monkeypatch.setattr(answering, "KEEP_ALIVE_S", 0.02)
+    monkeypatch.setattr(answers, "HEADERS_S", 0.01)
+    monkeypatch.setattr(answers, "KEEP_ALIVE_S", 0.02)
     backend = FakeBackend("f")
     backend.gate = asyncio.Event()
     _, address = await gateway_node(node_factory, backend)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aitorrent_gateway.bodies import MAX_DEPTH, json_object
+from aitorrent_gateway.core.bodies import MAX_DEPTH, json_object
 from aitorrent_gateway.openai.requests import chat, completion
 from aitorrentd.api import InvalidParams
 
@@ -147,9 +147,9 @@ def test_image_in_the_request_is_kept() -> None:
 
 def test_unknown_fields_are_reported_as_far_as_they_can_stand_in_a_header() -> None:
     fields = {"frobnicate": 1, "a\r\nb": 2, "ö": 3, "x" * 41: 4, "unset": None}
-    assert chat({"messages": HELLO, **fields}).ignored == ("frobnicate",)
+    assert chat({"messages": HELLO, **fields}).headers == {"x-aitorrent-ignored": "frobnicate"}
     many = {f"f{n}": 1 for n in range(1000)}
-    assert len(chat({"messages": HELLO, **many}).ignored) == 20
+    assert len(chat({"messages": HELLO, **many}).headers["x-aitorrent-ignored"].split(", ")) == 20
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What every dialect of the gateway needs: bodies, fields, models, answers, errors."""

@@ -1,0 +1,79 @@
+"""Fields of requests, from strangers: what is wrong is said with the client's own name. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Set
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from aitorrentd.api import InvalidParams
+
+MAX_SEED: Final = 2**63
+_HEADER_SAFE: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}", re.ASCII)
+_MOST_IGNORED: Final = 20
+
+
+def present(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are not null, which counts as absent."""
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def wrong(name: str, text: str, code: str = "invalid_value") -> InvalidParams:
+    """An error about a field."""
+    return InvalidParams(f"{name} {text}", param=name, http_code=code)
+
+
+def unsupported(name: str) -> InvalidParams:
+    """An error about a field that this server cannot do."""
+    return wrong(name, "is not supported by this server; leave it out", "unsupported_value")
+
+
+def flag(name: str, value: Any) -> bool:
+    """A boolean.
+
+    Raises:
+        InvalidParams: it is none.
+    """
+    if not isinstance(value, bool):
+        raise wrong(name, "is neither true nor false")
+    return value
+
+
+def one_of(name: str, value: Any, choices: Mapping[str, Any]) -> Any:
+    """What a word stands for.
+
+    Raises:
+        InvalidParams: it is not among the choices.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise wrong(name, f"is not one of {', '.join(choices)}")
+    return choices[value]
+
+
+def explained(error: ValidationError) -> InvalidParams:
+    """The first problem, with the path to the field, and without what was sent."""
+    found = error.errors(include_url=False, include_input=False)[0]
+    path = [part for part in found["loc"] if part != "params"]
+    name = ""
+    for part in path:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
+    text = found["msg"].removeprefix("Value error, ")
+    return InvalidParams(f"{name}: {text}" if name else text, param=name or None)
+
+
+def refuse_fetching(name: str, url: object) -> None:
+    """Images come in the request: a URL would make a server fetch what only it can reach.
+
+    Raises:
+        InvalidParams: `url` is not a data: URL.
+    """
+    if not isinstance(url, str) or not url.startswith("data:"):
+        raise wrong(name, "has an image that is not a data: URL")
+
+
+def ignored_header(fields: Mapping[str, Any], known: Set[str]) -> dict[str, str]:
+    """A header that names the fields that nobody knows, as far as they can stand in one."""
+    unknown = sorted(name for name in fields.keys() - known if _HEADER_SAFE.fullmatch(name))
+    return {"x-aitorrent-ignored": ", ".join(unknown[:_MOST_IGNORED])} if unknown else {}

@@ -1,0 +1,90 @@
+"""The paths of OpenAI's dialect. What answers them is imported with the first request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aitorrent_gateway.config import GatewayConfig
+from aitorrentd.api import INFERENCE, Inference, PluginContext
+from aitorrentd.api.faces.asgi import App
+from aitorrentd.api.faces.routes import HttpRoute, Scope
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+CHAT_BYTES: Final = 8 * 2**20
+"The largest conversation: agents begin with 50 kB, and images travel in it."
+
+
+class OpenAiRoutes:
+    """Answers for one node."""
+
+    def __init__(self, ctx: PluginContext) -> None:
+        self._ctx = ctx
+        self._began = int(ctx.clock.time())
+
+    def routes(self) -> list[HttpRoute]:
+        """What the HTTP server mounts."""
+        config: GatewayConfig = self._ctx.config
+        get, post = frozenset({"GET"}), frozenset({"POST"})
+        chat = HttpRoute(
+            "/v1/chat/completions",
+            post,
+            self._chat,
+            Scope.GENERATE,
+            "OpenAI: the next turn of a conversation.",
+            max_body=CHAT_BYTES,
+            slots=config.requests,
+            browser=True,
+        )
+        completions = HttpRoute(
+            "/v1/completions",
+            post,
+            self._completions,
+            Scope.GENERATE,
+            "OpenAI: the continuation of a text.",
+            max_body=CHAT_BYTES,
+            slots=config.requests,
+            browser=True,
+        )
+        models = HttpRoute(
+            "/v1/models",
+            get,
+            self._models,
+            Scope.GENERATE,
+            "OpenAI: models that can answer.",
+            browser=True,
+        )
+        model = HttpRoute(
+            "/v1/models/{model:path}",
+            get,
+            self._model,
+            Scope.GENERATE,
+            "OpenAI: one model.",
+            browser=True,
+        )
+        return [chat, completions, models, model]
+
+    @property
+    def _inference(self) -> Inference:
+        return self._ctx.service(INFERENCE)
+
+    async def _chat(self, request: Request) -> App:
+        from aitorrent_gateway.openai import answering
+
+        return await answering.chat(request, self._inference, self._ctx.clock)
+
+    async def _completions(self, request: Request) -> App:
+        from aitorrent_gateway.openai import answering
+
+        return await answering.completions(request, self._inference, self._ctx.clock)
+
+    async def _models(self, request: Request) -> App:
+        from aitorrent_gateway.openai import models
+
+        return await models.listed(self._inference, self._began)
+
+    async def _model(self, request: Request) -> App:
+        from aitorrent_gateway.openai import models
+
+        return await models.one(self._inference, self._began, request.path_params["model"])
