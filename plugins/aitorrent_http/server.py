@@ -32,7 +32,7 @@ _CORS_HEADERS: Final = (
     b" x-stainless-retry-count, x-stainless-runtime, x-stainless-runtime-version,"
     b" x-stainless-timeout"
 )
-_EXPOSED: Final = b"x-request-id, retry-after"
+_EXPOSED: Final = b"x-request-id, request-id, retry-after"
 
 
 class Server:
@@ -75,6 +75,7 @@ class Server:
         self._access.check_host(headers, client)
         found = self._find(method, scope["raw_path"].decode("latin-1"))
         route = found.route
+        exchange.error_body = route.error_body if route is not None else None
         origin = self._access.allowed_origin(headers)
         if method == "OPTIONS" and origin:
             await self._preflight(headers, scope, origin, exchange)
@@ -89,6 +90,7 @@ class Server:
         self._access.check_scope(rights, route.scope)
         scope["path_params"] = found.parts
         scope["aitorrent.scopes"] = rights.scopes
+        scope["aitorrent.request_id"] = exchange.ident
         body = _Body(receive, route.max_body)
         body.check(headers)
         key = (route.path, route.methods)
@@ -136,8 +138,13 @@ class _Exchange:
     """The sending half of one exchange; it adds the headers that every answer has."""
 
     def __init__(self, send: Send) -> None:
+        self.ident = f"req_{secrets.token_hex(12)}"
+        self.error_body: Callable[[HttpFault, str], bytes] | None = None
+        "As in HttpRoute."
         self._send = send
-        self._headers: Headers = [(b"x-request-id", b"req_" + secrets.token_hex(12).encode())]
+        ident = self.ident.encode()
+        # The first is what OpenAI's clients show, the second Anthropic's.
+        self._headers: Headers = [(b"x-request-id", ident), (b"request-id", ident)]
         self._has_begun = False
 
     def allow(self, origin: str) -> None:
@@ -169,7 +176,8 @@ class _Exchange:
         """Answer with an error, unless an answer has begun: then cut it off."""
         if self._has_begun:
             raise RuntimeError(f"failed after its answer had begun: {fault.message}")
-        await self.plain(fault.status, [JSON, *fault.headers], fault.body())
+        body = fault.body() if self.error_body is None else self.error_body(fault, self.ident)
+        await self.plain(fault.status, [JSON, *fault.headers], body)
 
 
 class _Body:

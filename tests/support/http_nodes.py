@@ -49,6 +49,15 @@ class Probe:
         yield HttpRoute("/flood", GET, self._flood, public, "never ends")
         yield HttpRoute("/busy", GET, self._busy, public, "refuses")
         yield HttpRoute("/wrong", GET, self._wrong, public, "refuses")
+        yield HttpRoute(
+            "/dialect",
+            frozenset({"GET", "POST"}),
+            self._busy,
+            Scope.GENERATE,
+            "refuses",
+            max_body=1000,
+            error_body=lambda fault, ident: f"{fault.status} {ident}".encode(),
+        )
         yield HttpRoute("/bug", GET, self._bug, public, "raises")
 
     async def _ok(self, request: Request) -> Response:

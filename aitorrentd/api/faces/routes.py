@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from aitorrentd.api.faces.asgi import App
+from aitorrentd.api.faces.errors import HttpFault
 from aitorrentd.api.plugin import Role
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class HttpRoute:
 
     `endpoint` gets Starlette's request, and returns one of Starlette's responses or a
     `streaming.Stream`. It may raise an AitorrentError, which is answered as JSON
-    with the fitting status. It is cancelled when its client leaves.
+    with the fitting status. It is cancelled when its client leaves. The id of the request is
+    `request.scope["aitorrent.request_id"]`.
     """
 
     path: str
@@ -71,6 +73,9 @@ class HttpRoute:
     "Requests at the same time; more are answered with 429. None = no limit of its own."
     browser: bool = False
     "Whether pages of the origins in `plugins.http.origins` may call it."
+    error_body: Callable[[HttpFault, str], bytes] | None = None
+    """The JSON of an error, from the fault and the id of the request; None = as OpenAI's clients
+    read it."""
 
 
 def problem_of(route: HttpRoute) -> str:

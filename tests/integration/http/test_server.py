@@ -96,6 +96,21 @@ async def test_hostile_bytes(node_factory: NodeFactory, name: str, raw: bytes, s
     assert (await exchange(address, request("GET", "/scope/public"))).status == 200
 
 
+async def test_errors_of_a_dialect_have_its_shape_and_the_id(node_factory: NodeFactory) -> None:
+    """Those of the endpoint, and those that come before it."""
+    _, address = await http_node(node_factory, ("probe", Probe()))
+    bad_key = {"x-api-key": "ait_" + "x" * 43}
+    for raw, status in (
+        (request("GET", "/dialect"), 429),
+        (request("GET", "/dialect", bad_key), 401),
+        (request("POST", "/dialect", body=b"x" * 1001), 413),
+    ):
+        answer = await exchange(address, raw)
+        ident = answer.headers["request-id"]
+        assert (answer.status, answer.body) == (status, f"{status} {ident}".encode())
+        assert answer.headers["x-request-id"] == ident
+
+
 @pytest.mark.allow_error_log
 async def test_endpoint_that_raises_answers_500_without_a_traceback(
     node_factory: NodeFactory,
