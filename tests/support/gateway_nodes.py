@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from aitorrent_gateway.plugin import GatewayPlugin
 from aitorrent_inference.plugin import InferencePlugin
-from aitorrentd.api import BACKENDS, Backend, PluginContext, PluginInfo, hookimpl
+from aitorrentd.api import (
+    BACKENDS,
+    Backend,
+    Chunk,
+    GenerateRequest,
+    InvalidParams,
+    PluginContext,
+    PluginInfo,
+    hookimpl,
+)
+from aitorrentd.api.models.features import FEATURES, Feature, lacking
 from aitorrentd.node import Node
 from tests.support.http_nodes import http_node
+from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import NodeFactory
 
 
@@ -29,6 +40,26 @@ class BackendPlugin:
     async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
         with ctx.service(BACKENDS).added(self._backend.name, self._backend):
             yield
+
+
+class ScriptedBackend(FakeBackend):
+    """Answers every request with these chunks, and refuses what its features lack."""
+
+    def __init__(self, *script: Chunk, can: frozenset[Feature] = FEATURES) -> None:
+        super().__init__("scripted")
+        self.script = script
+        self.can = can
+
+    def features(self) -> frozenset[Feature]:
+        return self.can
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        self.requests.append(request)
+        if refused := lacking(self, request):
+            names = ", ".join(refused)
+            raise InvalidParams(f"scripted cannot apply {names}", params=list(refused))
+        for chunk in self.script:
+            yield chunk
 
 
 async def gateway_node(factory: NodeFactory, backend: Backend, **settings: Any) -> tuple[Node, str]:

@@ -222,7 +222,9 @@ def refuse_images(request: GenerateRequest, who: str) -> None:
         InvalidParams: the conversation has images.
     """
     if any(message.images for message in request.messages or ()):
-        raise InvalidParams(f"{who} does not accept images; leave out messages[].images")
+        raise InvalidParams(
+            f"{who} does not accept images; leave out messages[].images", params=["images"]
+        )
 
 
 def refuse_tools(request: GenerateRequest, who: str) -> None:

@@ -9,7 +9,7 @@ Whoever leaves the block ends the generation, also at the peers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Final, Generic, TypeVar
 
@@ -104,15 +104,28 @@ class Pieces(Generic[T]):
 
 
 @asynccontextmanager
-async def ahead(items: AsyncGenerator[T]) -> AsyncIterator[Pieces[T]]:
-    """Run a generator while the block runs; it is closed in any case."""
+async def ahead(*sources: AsyncGenerator[T]) -> AsyncIterator[Pieces[T]]:
+    """Run generators at the same time while the block runs; they are closed in any case. The first
+    that fails ends all."""
     pieces = Pieces[T]()
-    async with beside(_fill(pieces.queue, items), "gateway: answer") as pieces.task:
+    async with beside(_fill(pieces.queue, sources), "gateway: answer") as pieces.task:
         pieces.task.add_done_callback(pieces.wake)
         yield pieces
 
 
-async def _fill(queue: asyncio.Queue[T | None], items: AsyncGenerator[T]) -> None:
+async def _fill(queue: asyncio.Queue[T | None], sources: Sequence[AsyncGenerator[T]]) -> None:
+    if len(sources) == 1:
+        await _pour(queue, sources[0])
+        return
+    try:
+        async with asyncio.TaskGroup() as group:
+            for source in sources:
+                group.create_task(_pour(queue, source))
+    except BaseExceptionGroup as e:
+        raise e.exceptions[0] from None
+
+
+async def _pour(queue: asyncio.Queue[T | None], items: AsyncGenerator[T]) -> None:
     async with aclosing(items):
         async for item in items:
             await queue.put(item)

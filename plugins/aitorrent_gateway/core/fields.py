@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from aitorrentd.api import InvalidParams
 MAX_SEED: Final = 2**63
 _HEADER_SAFE: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}", re.ASCII)
 _MOST_IGNORED: Final = 20
+_QUOTED: Final = re.compile(r'"([a-z_]+)" ')
 
 
 def present(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +61,10 @@ def explained(error: ValidationError) -> InvalidParams:
     for part in path:
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
     text = found["msg"].removeprefix("Value error, ")
-    return InvalidParams(f"{name}: {text}" if name else text, param=name or None)
+    if name:
+        return InvalidParams(f"{name}: {text}", param=name)
+    named = _QUOTED.match(text)  # what is wrong with two fields together
+    return InvalidParams(text, param=named[1] if named else None)
 
 
 def refuse_fetching(name: str, url: object) -> None:
@@ -73,7 +77,11 @@ def refuse_fetching(name: str, url: object) -> None:
         raise wrong(name, "has an image that is not a data: URL")
 
 
-def ignored_header(fields: Mapping[str, Any], known: Set[str]) -> dict[str, str]:
-    """A header that names the fields that nobody knows, as far as they can stand in one."""
-    unknown = sorted(name for name in fields.keys() - known if _HEADER_SAFE.fullmatch(name))
+def ignored_header(
+    fields: Mapping[str, Any], known: Set[str], inner: Iterable[str] = ()
+) -> dict[str, str]:
+    """A header that names the fields that nobody knows, as far as they can stand in one; `inner`
+    are such fields below the top, as `messages.name`."""
+    names = {*(fields.keys() - known), *inner}
+    unknown = sorted(name for name in names if _HEADER_SAFE.fullmatch(name))
     return {"x-aitorrent-ignored": ", ".join(unknown[:_MOST_IGNORED])} if unknown else {}

@@ -8,86 +8,124 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from aitorrent_gateway.core.answers import KEEP_ALIVE, ahead, generated
+from aitorrent_gateway.core.answers import KEEP_ALIVE, Pieces, ahead, generated
 from aitorrent_gateway.core.bodies import json_object
 from aitorrent_gateway.core.errors import translated
 from aitorrent_gateway.openai import requests
 from aitorrent_gateway.openai.requests import Asked
 from aitorrent_gateway.openai.shapes import (
     DONE,
-    ChatShape,
+    ChatChoice,
     Identity,
-    Shape,
-    TextShape,
     failure,
+    usage_event,
+    whole_answer,
 )
-from aitorrentd.api import AitorrentError, Chunk, Clock, Inference
+from aitorrent_gateway.openai.text_shapes import TextChoice
+from aitorrentd.api import AitorrentError, Chunk, Clock, GenerateRequest, Inference
 from aitorrentd.api.faces.asgi import App
 from aitorrentd.api.faces.streaming import Stream
 
 # Fields of this node that OpenAI's clients know by another name.
-NAMES: Final = {"format": "response_format", "think": "reasoning_effort", "images": "messages"}
+NAMES: Final = {
+    "format": "response_format",
+    "think": "reasoning_effort",
+    "images": "messages",
+    "messages[].tool_calls": "messages",
+}
+Kind = type[ChatChoice] | type[TextChoice]
+Numbered = tuple[int, Chunk]
+"A choice's index, and a piece of it."
 
 
 async def chat(request: Request, inference: Inference, clock: Clock) -> App:
     """POST /v1/chat/completions."""
     asked = requests.chat(json_object(await request.body()))
-    return await _answer(asked, ChatShape, inference, clock)
+    return await _answer(asked, ChatChoice, inference, clock)
 
 
 async def completions(request: Request, inference: Inference, clock: Clock) -> App:
     """POST /v1/completions."""
     asked = requests.completion(json_object(await request.body()))
-    return await _answer(asked, TextShape, inference, clock)
+    return await _answer(asked, TextChoice, inference, clock)
 
 
-async def _answer(asked: Asked, kind: type[Shape], inference: Inference, clock: Clock) -> App:
-    ident = kind.prefix + secrets.token_hex(12)
-    identity = Identity(ident, int(clock.time()), asked.request.model or "default")
-    shape = kind(identity, with_usage=asked.with_usage)
+async def _answer(asked: Asked, kind: Kind, inference: Inference, clock: Clock) -> App:
+    identity = Identity(
+        kind.prefix + secrets.token_hex(12),
+        int(clock.time()),
+        asked.request.model or "default",
+        with_logprobs=bool(asked.request.params.logprobs),
+    )
     try:
         if not asked.is_stream:
-            return JSONResponse(await _whole(asked, shape, inference), headers=asked.headers)
-        events = _events(asked, shape, inference)
+            whole = await _whole(asked, kind, identity, inference)
+            return JSONResponse(whole, headers=asked.headers)
+        events = _events(asked, kind, identity, inference)
         await anext(events)  # raises what is wrong so far
         return Stream(events, headers=asked.headers)
     except AitorrentError as e:
         raise translated(e, NAMES) from e
 
 
-async def _whole(asked: Asked, shape: Shape, inference: Inference) -> dict[str, Any]:
-    text, thinking, last = [], [], Chunk("")
-    async with aclosing(generated(asked.request, inference)) as chunks:
-        async for last in chunks:
-            text.append(last.text)
-            thinking.append(last.thinking)
-    return shape.whole("".join(text), "".join(thinking), last)
+def _pieces(asked: Asked, inference: Inference) -> AbstractAsyncContextManager[Pieces[Numbered]]:
+    return ahead(*(_numbered(n, each, inference) for n, each in enumerate(asked.requests())))
 
 
-async def _events(asked: Asked, shape: Shape, inference: Inference) -> AsyncGenerator[bytes]:
+async def _numbered(
+    index: int, request: GenerateRequest, inference: Inference
+) -> AsyncGenerator[Numbered]:
+    async with aclosing(generated(request, inference)) as chunks:
+        async for chunk in chunks:
+            yield index, chunk
+
+
+async def _whole(
+    asked: Asked, kind: Kind, identity: Identity, inference: Inference
+) -> dict[str, Any]:
+    choices = [kind(identity, n, with_usage=False) for n in range(asked.choices)]
+    lasts: dict[int, Chunk] = {}
+    async with _pieces(asked, inference) as pieces:
+        while len(lasts) < asked.choices:
+            for index, chunk in await pieces.batch():
+                choices[index].add(chunk)
+                if chunk.done:
+                    lasts[index] = chunk
+    ends = [lasts[n] for n in range(asked.choices)]
+    made = [choice.whole(last) for choice, last in zip(choices, ends, strict=True)]
+    return whole_answer(kind.kind, identity, made, ends)
+
+
+async def _events(
+    asked: Asked, kind: Kind, identity: Identity, inference: Inference
+) -> AsyncGenerator[bytes]:
     """The stream's bytes, after an empty piece that tells that there is an answer."""
-    async with ahead(generated(asked.request, inference)) as pieces:
+    choices = [kind(identity, n, with_usage=asked.with_usage) for n in range(asked.choices)]
+    lasts: list[Chunk] = []
+    async with _pieces(asked, inference) as pieces:
         batch = await pieces.batch()
         yield b""
-        begun = shape.first()
+        events = [choice.first() for choice in choices]
         try:
             while True:
-                events = [begun, *map(shape.piece, batch)]
-                last = batch[-1] if batch else None
-                if last is not None and last.done:
-                    events.append(shape.last(last))
+                for index, chunk in batch:
+                    events.append(choices[index].piece(chunk))
+                    if chunk.done:
+                        events.append(choices[index].last(chunk))
+                        lasts.append(chunk)
+                if len(lasts) == asked.choices:
                     if asked.with_usage:
-                        events.append(shape.usage(last))
+                        events.append(usage_event(kind.chunk_kind, identity, lasts))
                     yield b"".join([*events, DONE])
                     return
                 yield b"".join(events) or KEEP_ALIVE
-                begun = b""
+                events = []
                 batch = await pieces.batch()
         except AitorrentError as e:
             yield failure(translated(e, NAMES))

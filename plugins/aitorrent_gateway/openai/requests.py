@@ -6,7 +6,7 @@ the answer is accepted; fields that nobody knows are reported, and do not matter
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,14 +19,17 @@ from aitorrent_gateway.core.fields import (
     ignored_header,
     one_of,
     present,
-    refuse_fetching,
     unsupported,
     wrong,
 )
+from aitorrent_gateway.openai.tools import offered_tools
+from aitorrent_gateway.openai.turns import turn_of
 from aitorrentd.api import GenerateRequest
 
 DEFAULT_TOKENS: Final = 16
 "Of a completion without max_tokens, as at OpenAI."
+MAX_CHOICES: Final = 8
+"The largest `n`: each choice takes the place of an answer."
 _SAME: Final = (
     "temperature",
     "top_p",
@@ -35,16 +38,16 @@ _SAME: Final = (
     "repeat_penalty",
     "presence_penalty",
     "frequency_penalty",
-    "stop",
+    "logit_bias",
 )
-_NO_EFFECT: Final = frozenset(
+NO_EFFECT: Final = frozenset(
     {
         "include_obfuscation",
         "metadata",
         "moderation",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
+        "prompt_cache_options",
         "prompt_cache_retention",
         "safety_identifier",
         "service_tier",
@@ -54,8 +57,8 @@ _NO_EFFECT: Final = frozenset(
     }
 )
 _COMMON: Final = frozenset(
-    {*_SAME, *_NO_EFFECT, "model", "max_tokens", "seed", "stream", "stream_options", "n"}
-    | {"logit_bias", "logprobs"}
+    {*_SAME, *NO_EFFECT, "model", "max_tokens", "seed", "stop", "stream", "stream_options", "n"}
+    | {"logprobs"}
 )
 _CHAT: Final = _COMMON | {
     "messages",
@@ -64,6 +67,7 @@ _CHAT: Final = _COMMON | {
     "reasoning_effort",
     "tools",
     "tool_choice",
+    "parallel_tool_calls",
     "functions",
     "function_call",
     "top_logprobs",
@@ -74,13 +78,6 @@ _CHAT: Final = _COMMON | {
 _COMPLETION: Final = _COMMON | {"prompt", "suffix", "echo", "best_of"}
 # Values of fields that this node does not have, with which they ask for nothing.
 _NOTHING: Final[dict[str, tuple[Any, ...]]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -89,19 +86,15 @@ _NOTHING: Final[dict[str, tuple[Any, ...]]] = {
     "suffix": ("",),
     "echo": (False,),
 }
-_EFFORTS: Final = {
+EFFORTS: Final = {
     "none": False,
     "minimal": "low",
     "low": "low",
     "medium": "medium",
     "high": "high",
     "xhigh": "high",
+    "max": "high",
 }
-# Fields of a message that say nothing to the model.
-_MESSAGE_NO_EFFECT: Final = frozenset(
-    {"name", "refusal", "annotations", "reasoning", "reasoning_content", "audio", "id"}
-)
-_MESSAGE_NOTHING: Final[dict[str, Any]] = {"tool_calls": [], "function_call": {}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +107,20 @@ class Asked:
     "Whether the stream ends with a chunk that has the usage."
     headers: Mapping[str, str]
     "Of the answer: which fields nobody knows."
+    choices: int = 1
+    "How many answers."
+
+    def requests(self) -> list[GenerateRequest]:
+        """One for each choice; a seed counts up, so that they differ."""
+        request, seed = self.request, self.request.params.seed
+        if self.choices == 1 or seed is None:
+            return [request] * self.choices
+        return [
+            request.model_copy(
+                update={"params": request.params.model_copy(update={"seed": (seed + n) % MAX_SEED})}
+            )
+            for n in range(self.choices)
+        ]
 
 
 def chat(body: Mapping[str, Any]) -> Asked:
@@ -124,35 +131,51 @@ def chat(body: Mapping[str, Any]) -> Asked:
     """
     fields = present(body)
     _refuse(fields)
-    params = _params(fields)
+    params = sampling(fields)
     limit = fields.get("max_completion_tokens", fields.get("max_tokens"))
     if limit is not None:
         params["max_tokens"] = limit
     params |= _format(fields.get("response_format"))
     if "reasoning_effort" in fields:
-        params["think"] = one_of("reasoning_effort", fields["reasoning_effort"], _EFFORTS)
+        params["think"] = one_of("reasoning_effort", fields["reasoning_effort"], EFFORTS)
+    if flag("logprobs", fields.get("logprobs", False)):
+        params["logprobs"] = True
+    if top := fields.get("top_logprobs"):  # 0 asks for nothing
+        params["top_logprobs"] = top
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
         raise wrong("messages", "is not a list with at least one message")
-    turns = [_message(index, each) for index, each in enumerate(messages)]
-    return _asked(fields, _CHAT, {"messages": turns, "params": params})
+    unknown: set[str] = set()
+    made = {
+        "messages": [turn_of(index, each, unknown) for index, each in enumerate(messages)],
+        "params": params,
+        **offered_tools(fields, unknown),
+    }
+    return _asked(fields, _CHAT, made, unknown)
 
 
 def completion(body: Mapping[str, Any]) -> Asked:
     """A request to /v1/completions; errors as in `chat`."""
     fields = present(body)
     _refuse(fields)
-    params = _params(fields) | {"max_tokens": fields.get("max_tokens", DEFAULT_TOKENS)}
+    params = sampling(fields) | {"max_tokens": fields.get("max_tokens", DEFAULT_TOKENS)}
+    top = fields.get("logprobs", False)
+    if top is not False:
+        if type(top) is not int:
+            raise wrong("logprobs", "is not the number of likeliest tokens")
+        params |= {"logprobs": True, "top_logprobs": top}
     prompt = fields.get("prompt", "")
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str):
         raise wrong("prompt", "is not a text; send one prompt in a request, and no token ids")
+    if "best_of" in fields and fields["best_of"] != fields.get("n", 1):
+        raise unsupported("best_of")
     return _asked(fields, _COMPLETION, {"prompt": prompt, "raw": True, "params": params})
 
 
 def _refuse(fields: Mapping[str, Any]) -> None:
-    """Refuse what would change the answer, and is not there yet."""
+    """Refuse what would change the answer, and is not there."""
     for name, harmless in _NOTHING.items():
         if name not in fields:
             continue
@@ -161,12 +184,16 @@ def _refuse(fields: Mapping[str, Any]) -> None:
             raise unsupported(name)
 
 
-def _params(fields: Mapping[str, Any]) -> dict[str, Any]:
+def sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that chat, completions and responses have in common."""
     params = {name: fields[name] for name in _SAME if name in fields}
     if (seed := fields.get("seed")) is not None:
         if type(seed) is not int:
             raise wrong("seed", "is not an integer")
         params["seed"] = seed % MAX_SEED  # clients also send negative ones
+    if (stop := fields.get("stop")) is not None:
+        texts = stop if isinstance(stop, list) else [stop]
+        params["stop"] = [text for text in texts if text != ""]  # which would stop at once
     return params
 
 
@@ -174,55 +201,57 @@ def _format(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "json_schema":
+        return {"format": schema_of("response_format", value.get("json_schema"))}
+    return format_of("response_format", kind)
+
+
+def format_of(name: str, kind: object) -> dict[str, Any]:
+    """The parameter for a format without a schema."""
     if kind == "text":
         return {}
     if kind == "json_object":
         return {"format": "json"}
-    if kind == "json_schema":
-        described = value.get("json_schema")
-        schema = described.get("schema") if isinstance(described, dict) else None
-        if isinstance(schema, dict):
-            return {"format": schema}
-        raise wrong("response_format", "has no json_schema.schema")
-    raise wrong("response_format", "is not of the type text, json_object or json_schema")
+    raise wrong(name, "is not of the type text, json_object or json_schema")
 
 
-def _message(index: int, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise wrong(f"messages[{index}]", "is not an object")
-    turn = {k: v for k, v in present(value).items() if k not in _MESSAGE_NO_EFFECT}
-    for name, nothing in _MESSAGE_NOTHING.items():
-        if turn.get(name) == nothing:
-            del turn[name]
-    for name in ("tool_calls", "tool_call_id", "function_call"):
-        if name in turn:
-            raise unsupported(f"messages[{index}].{name}")
-    if turn.get("role") == "assistant":
-        turn.setdefault("content", "")
-    if isinstance(turn.get("content"), list):
-        for each in turn["content"]:
-            _refuse_fetching(index, each)
-    return turn
+def schema_of(name: str, described: object) -> dict[str, Any]:
+    """The schema in a description of one."""
+    schema = described.get("schema") if isinstance(described, dict) else None
+    if not isinstance(schema, dict):
+        raise wrong(name, "has no json_schema.schema")
+    return schema
 
 
-def _refuse_fetching(index: int, part: Any) -> None:
-    if isinstance(part, dict) and part.get("type") in ("image_url", "input_image", "image"):
-        image = part.get("image_url", part.get("image"))
-        url = image.get("url") if isinstance(image, dict) else image
-        refuse_fetching(f"messages[{index}].content", url)
-
-
-def _asked(fields: Mapping[str, Any], known: frozenset[str], made: dict[str, Any]) -> Asked:
+def _asked(
+    fields: Mapping[str, Any],
+    known: frozenset[str],
+    made: dict[str, Any],
+    unknown: Iterable[str] = (),
+) -> Asked:
     stream = flag("stream", fields.get("stream", False))
     options = fields.get("stream_options", {})
     if not isinstance(options, dict):
         raise wrong("stream_options", "is not an object")
     with_usage = flag("stream_options.include_usage", options.get("include_usage") or False)
+    choices = fields.get("n", 1)
+    if type(choices) is not int or not 1 <= choices <= MAX_CHOICES:
+        raise wrong("n", f"is not an integer from 1 to {MAX_CHOICES}")
+    request = request_of(fields, made)
+    headers = ignored_header(fields, known, unknown)
+    return Asked(request, stream, with_usage, headers, choices)
+
+
+def request_of(fields: Mapping[str, Any], made: dict[str, Any]) -> GenerateRequest:
+    """The request that `made` describes, for the model in `fields`.
+
+    Raises:
+        InvalidParams: with `param` in its data.
+    """
     model = fields.get("model", "")
     if not isinstance(model, str):
         raise wrong("model", "is not a text")
     try:
-        request = GenerateRequest.model_validate({"model": model, **made})
+        return GenerateRequest.model_validate({"model": model, **made})
     except ValidationError as e:
         raise explained(e) from None
-    return Asked(request, stream, with_usage, ignored_header(fields, known))

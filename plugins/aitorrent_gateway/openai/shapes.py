@@ -1,4 +1,4 @@
-"""Answers in OpenAI's shapes: chunks of a stream, and whole ones. No I/O.
+"""Answers of /v1/chat/completions: chunks of a stream, and whole ones. No I/O.
 
 Clients depend on details: the id and time are the same in all chunks; `finish_reason` is null
 until the last, which has an empty delta; a chunk with the usage has no choices; `[DONE]` follows
@@ -8,36 +8,19 @@ only an answer that is whole.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any, Final
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
-from aitorrent_gateway.core.answers import KEEP_ALIVE
+from aitorrent_gateway.openai.totals import node_part, usage_of
 from aitorrentd.api import AitorrentError, Chunk
 from aitorrentd.api.faces.errors import fault_of
+from aitorrentd.api.models.logprobs import TokenLogprob, logprob_map
+from aitorrentd.api.models.tools import ToolCall, call_map
 
 DONE: Final = b"data: [DONE]\n\n"
 _FINGERPRINT: Final = "aitorrentd"
-
-
-def usage_of(last: Chunk) -> dict[str, Any]:
-    """The usage of an answer that ended with this chunk."""
-    usage: dict[str, Any] = {
-        "prompt_tokens": last.prompt_tokens,
-        "completion_tokens": last.completion_tokens,
-        "total_tokens": last.prompt_tokens + last.completion_tokens,
-    }
-    hidden = last.extra.get("reasoning_tokens")
-    if isinstance(hidden, int):
-        usage["completion_tokens_details"] = {"reasoning_tokens": hidden}
-    return usage
-
-
-def node_part(last: Chunk) -> dict[str, Any]:
-    """What only this server says; clients keep keys that they do not know. It names no peer."""
-    part: dict[str, Any] = {"stages": [[stage.start, stage.end] for stage in last.stages]}
-    if last.warning:
-        part["warning"] = last.warning
-    return part
 
 
 def failure(error: AitorrentError) -> bytes:
@@ -53,124 +36,181 @@ class Identity:
     created: int
     "Seconds since the epoch."
     model: str
+    with_logprobs: bool = False
 
 
-class ChatShape:
-    """Answers of /v1/chat/completions."""
+class Choice(Protocol):
+    """One choice of an answer, and how it looks."""
+
+    def first(self) -> bytes:
+        """The events before any text."""
+
+    def piece(self, chunk: Chunk) -> bytes:
+        """The events of a chunk, also of the last if it has text."""
+
+    def last(self, chunk: Chunk) -> bytes:
+        """The event with the reason of the end."""
+
+    def add(self, chunk: Chunk) -> None:
+        """Keep a chunk for `whole`."""
+
+    def whole(self, last: Chunk) -> dict[str, Any]:
+        """The choice in an answer that is not streamed."""
+
+
+@dataclass(slots=True)
+class Gathered:
+    """The parts of a choice that is not streamed."""
+
+    text: list[str] = field(default_factory=list)
+    thinking: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+
+    def add(self, chunk: Chunk) -> None:
+        """Keep a chunk."""
+        self.text.append(chunk.text)
+        self.thinking.append(chunk.thinking)
+        self.logprobs += chunk.logprobs
+        self.calls += chunk.tool_calls
+
+
+class ChatChoice:
+    """A choice of /v1/chat/completions."""
 
     prefix: Final = "chatcmpl-"
+    kind: Final = "chat.completion"
+    chunk_kind: Final = "chat.completion.chunk"
 
-    def __init__(self, identity: Identity, *, with_usage: bool) -> None:
-        self._identity = identity
-        self._head = _head("chat.completion.chunk", identity)
-        null = b',"usage":null' if with_usage else b""
+    def __init__(self, identity: Identity, index: int, *, with_usage: bool) -> None:
+        self._index, self._with_logprobs = index, identity.with_logprobs
+        self._null = b',"usage":null' if with_usage else b""
         # The parts around a text that is encoded for each token.
-        self._text = self._head + b'[{"index":0,"delta":{"content":'
-        self._thinking = self._head + b'[{"index":0,"delta":{"reasoning_content":'
-        self._tail = b'},"logprobs":null,"finish_reason":null}]' + null + b"}\n\n"
-        self._null = null
+        self._head = head(self.chunk_kind, identity)
+        start = self._head + b'[{"index":%d,"delta":' % index
+        self._delta = start
+        self._text = start + b'{"content":'
+        self._thinking = start + b'{"reasoning_content":'
+        self._end = b',"finish_reason":null}]' + self._null + b"}\n\n"
+        self._tail = b'},"logprobs":null' + self._end
+        self._calls = 0
+        self._gathered = Gathered()
 
     def first(self) -> bytes:
         """The event before any text."""
-        role = b'[{"index":0,"delta":{"role":"assistant","content":""'
-        return self._head + role + self._tail
+        return self._delta + b'{"role":"assistant","content":""' + self._tail
 
     def piece(self, chunk: Chunk) -> bytes:
-        """The events of a piece; none if it has no text."""
-        events = b""
+        """The events of a piece; none if it has nothing for clients."""
+        events, tail = b"", self._tail
         if chunk.thinking:
-            events = self._thinking + _quoted(chunk.thinking) + self._tail
-        if chunk.text:
-            events += self._text + _quoted(chunk.text) + self._tail
+            events = self._thinking + quoted(chunk.thinking) + self._tail
+        if self._with_logprobs and chunk.logprobs:
+            tail = b'},"logprobs":' + encoded(logprobs_of(chunk.logprobs)) + self._end
+        if chunk.text or tail is not self._tail:
+            events += self._text + quoted(chunk.text) + tail
+        for call in chunk.tool_calls:
+            events += self._call(call)
         return events
 
+    def _call(self, call: ToolCall) -> bytes:
+        """A call begins with its name; its arguments follow, as clients put them together."""
+        index, self._calls = self._calls, self._calls + 1
+        begun = {**call_shape(call), "index": index}
+        begun["function"] = {"name": call.name, "arguments": ""}
+        more = {"index": index, "function": {"arguments": call.arguments}}
+        return b"".join(
+            self._delta + b'{"tool_calls":[' + encoded(part) + b"]" + self._tail
+            for part in (begun, more)
+        )
+
     def last(self, chunk: Chunk) -> bytes:
         """The event with the reason of the end."""
-        choice = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": chunk.reason}
-        part = b',"x_aitorrent":' + _encoded(node_part(chunk))
-        return self._head + _encoded([choice]) + self._null + part + b"}\n\n"
+        reason = ended(chunk, has_calls=self._calls > 0)
+        choice = {"index": self._index, "delta": {}, "logprobs": None, "finish_reason": reason}
+        part = b',"x_aitorrent":' + encoded(node_part(chunk))
+        return self._head + encoded([choice]) + self._null + part + b"}\n\n"
 
-    def usage(self, chunk: Chunk) -> bytes:
-        """The event with the usage."""
-        return self._head + b'[],"usage":' + _encoded(usage_of(chunk)) + b"}\n\n"
+    def add(self, chunk: Chunk) -> None:
+        """Keep a chunk for `whole`."""
+        self._gathered.add(chunk)
 
-    def whole(self, text: str, thinking: str, last: Chunk) -> dict[str, Any]:
-        """An answer that is not streamed."""
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    def whole(self, last: Chunk) -> dict[str, Any]:
+        """The choice in an answer that is not streamed."""
+        found = self._gathered
+        text, thinking = "".join(found.text), "".join(found.thinking)
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": text if text or not found.calls else None,
+            "refusal": None,
+        }
         if thinking:
             message["reasoning_content"] = thinking
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": last.reason}
-        return _whole("chat.completion", self._identity, choice, last)
+        if found.calls:
+            message["tool_calls"] = [call_shape(call) for call in found.calls]
+        return {
+            "index": self._index,
+            "message": message,
+            "logprobs": logprobs_of(found.logprobs) if self._with_logprobs else None,
+            "finish_reason": ended(last, has_calls=bool(found.calls)),
+        }
 
 
-class TextShape:
-    """Answers of /v1/completions; thinking is left out."""
-
-    prefix: Final = "cmpl-"
-
-    def __init__(self, identity: Identity, *, with_usage: bool) -> None:
-        self._identity = identity
-        self._head = _head("text_completion", identity)
-        null = b',"usage":null' if with_usage else b""
-        self._text = self._head + b'[{"index":0,"text":'
-        self._tail = b',"logprobs":null,"finish_reason":null}]' + null + b"}\n\n"
-        self._null = null
-
-    def first(self) -> bytes:
-        """The event before any text: a comment, because there is nothing to say yet."""
-        return KEEP_ALIVE
-
-    def piece(self, chunk: Chunk) -> bytes:
-        """The event of a piece; none if it has no text."""
-        return self._text + _quoted(chunk.text) + self._tail if chunk.text else b""
-
-    def last(self, chunk: Chunk) -> bytes:
-        """The event with the reason of the end."""
-        choice = {"index": 0, "text": "", "logprobs": None, "finish_reason": chunk.reason}
-        part = b',"x_aitorrent":' + _encoded(node_part(chunk))
-        return self._head + _encoded([choice]) + self._null + part + b"}\n\n"
-
-    def usage(self, chunk: Chunk) -> bytes:
-        """The event with the usage."""
-        return self._head + b'[],"usage":' + _encoded(usage_of(chunk)) + b"}\n\n"
-
-    def whole(self, text: str, thinking: str, last: Chunk) -> dict[str, Any]:
-        """An answer that is not streamed."""
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": last.reason}
-        return _whole("text_completion", self._identity, choice, last)
+def ended(last: Chunk, *, has_calls: bool) -> str | None:
+    """Why a choice ended: some servers say `stop` after calls of tools, on which agents would
+    end."""
+    return "tool_calls" if has_calls and last.reason == "stop" else last.reason
 
 
-Shape = ChatShape | TextShape
+def call_shape(call: ToolCall) -> dict[str, Any]:
+    """A call of a tool, with an id in any case: clients send it back with the result."""
+    shape = call_map(call)
+    return shape if call.id else {**shape, "id": f"call_{secrets.token_hex(12)}"}
 
 
-def _head(kind: str, identity: Identity) -> bytes:
-    common = {
-        "id": identity.ident,
-        "object": kind,
-        "created": identity.created,
-        "model": identity.model,
-        "system_fingerprint": _FINGERPRINT,
+def logprobs_of(values: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """The `logprobs` of a choice."""
+    return {"content": [logprob_map(value) for value in values], "refusal": None}
+
+
+def head(kind: str, identity: Identity) -> bytes:
+    """The start of every event, up to the choices."""
+    return b"data: " + encoded(_common(kind, identity))[:-1] + b',"choices":'
+
+
+def usage_event(kind: str, identity: Identity, lasts: Sequence[Chunk]) -> bytes:
+    """The event with the usage, which has no choices."""
+    return head(kind, identity) + b'[],"usage":' + encoded(usage_of(lasts)) + b"}\n\n"
+
+
+def whole_answer(
+    kind: str, identity: Identity, choices: Sequence[dict[str, Any]], lasts: Sequence[Chunk]
+) -> dict[str, Any]:
+    """An answer that is not streamed."""
+    return {
+        **_common(kind, identity),
+        "choices": list(choices),
+        "usage": usage_of(lasts),
+        "x_aitorrent": node_part(lasts[0]),
     }
-    return b"data: " + _encoded(common)[:-1] + b',"choices":'
 
 
-def _whole(kind: str, identity: Identity, choice: dict[str, Any], last: Chunk) -> dict[str, Any]:
+def _common(kind: str, identity: Identity) -> dict[str, Any]:
     return {
         "id": identity.ident,
         "object": kind,
         "created": identity.created,
         "model": identity.model,
         "system_fingerprint": _FINGERPRINT,
-        "choices": [choice],
-        "usage": usage_of(last),
-        "x_aitorrent": node_part(last),
     }
 
 
-def _encoded(value: Any) -> bytes:
+def encoded(value: Any) -> bytes:
+    """Compact JSON."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def _quoted(text: str) -> bytes:
-    # Only ASCII: a lone surrogate of a model becomes an escape, and no line separator stays.
+def quoted(text: str) -> bytes:
+    """A text in JSON. Only ASCII: a lone surrogate of a model becomes an escape, and no line
+    separator stays."""
     return json.dumps(text).encode()

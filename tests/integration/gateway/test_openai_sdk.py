@@ -113,15 +113,6 @@ async def test_the_sdk_over_a_split_model(node_factory: NodeFactory, tmp_path: P
             await client.chat.completions.create(model="m", messages=long_one, stream=True)
         assert long.value.code == "context_length_exceeded"
 
-        with pytest.raises(openai.BadRequestError) as tools:
-            await client.chat.completions.create(
-                model="m",
-                messages=ASKED,
-                tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
-            )
-        assert (tools.value.param, tools.value.code) == ("tools", "unsupported_value")
-        assert "tools is not supported" in str(tools.value)
-
         json_one = await client.chat.completions.create(
             model="m",
             messages=ASKED,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aitorrent_gateway.core.bodies import MAX_DEPTH, json_object
-from aitorrent_gateway.openai.requests import chat, completion
+from aitorrent_gateway.openai.requests import MAX_CHOICES, chat, completion
 from aitorrentd.api import InvalidParams
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -18,6 +18,19 @@ def asked(**fields: Any) -> dict[str, Any]:
     """The parameters that a chat request sets."""
     request = chat({"model": "m", "messages": HELLO, **fields}).request
     return request.params.model_dump(exclude_unset=True)
+
+
+def tool(name: str, **more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **more}}
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [named(name) for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
 
 def fault(body: dict[str, Any], read: Any = chat) -> InvalidParams:
@@ -47,10 +60,16 @@ def fault(body: dict[str, Any], read: Any = chat) -> InvalidParams:
         ({"reasoning_effort": "none"}, {"think": False}),
         # nothing is asked for
         (
-            {"tools": [], "tool_choice": "auto", "n": 1, "logit_bias": {}, "logprobs": False}
-            | {"top_logprobs": 0, "modalities": ["text"], "user": "u", "store": True},
+            {"tools": [], "tool_choice": "auto", "n": 1, "logprobs": False, "top_logprobs": 0}
+            | {"parallel_tool_calls": False, "modalities": ["text"], "user": "u", "store": True},
             {},
         ),
+        ({"logit_bias": {}}, {"logit_bias": None}),
+        ({"logit_bias": {"5": -100, "0": 1}}, {"logit_bias": {5: -100.0, 0: 1.0}}),
+        ({"logprobs": True}, {"logprobs": True}),
+        ({"logprobs": True, "top_logprobs": 20}, {"logprobs": True, "top_logprobs": 20}),
+        ({"stop": ["", "a"]}, {"stop": ("a",)}),
+        ({"stop": ""}, {"stop": ()}),
         (dict.fromkeys(("temperature", "tools", "n", "stop", "seed", "response_format")), {}),
     ],
 )
@@ -61,15 +80,33 @@ def test_parameters(fields: dict[str, Any], params: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"n": 2}, "n"),
+        ({"n": 0}, "n"),
+        ({"n": MAX_CHOICES + 1}, "n"),
         ({"n": True}, "n"),
         ({"n": 10**9}, "n"),  # n_bomb
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"tools": {}}, "tools"),
+        ({"tools": ["f"]}, "tools[0]"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
+        ({"tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"tools": [tool("a b")]}, "tools[0].name"),
+        ({"tools": [tool("f", parameters=1)]}, "tools[0].parameters"),
+        ({"tools": [tool("f"), tool("f")]}, "tools"),
+        ({"tools": [tool(f"f{n}") for n in range(10**4)]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tools": [tool("f")], "tool_choice": "any"}, "tool_choice"),
+        ({"tools": [tool("f")], "tool_choice": 1}, "tool_choice"),
+        ({"tools": [tool("f")], "tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tools": [tool("f")], "tool_choice": {"type": "custom"}}, "tool_choice"),
+        ({"tools": [tool("f")], "tool_choice": named("g")}, "tool_choice"),
+        ({"tools": [tool("f")], "tool_choice": allowed("auto", "g")}, "tool_choice"),
+        ({"tools": [tool("f")], "tool_choice": allowed("never", "f")}, "tool_choice"),
+        ({"tools": [tool("f")], "parallel_tool_calls": "no"}, "parallel_tool_calls"),
         ({"functions": [{}]}, "functions"),
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 2}, "logprobs"),
         ({"top_logprobs": 5}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logit_bias": {"hello": 1}}, "logit_bias.hello.[key]"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5"),
         ({"logit_bias": {str(n): 1 for n in range(10**5)}}, "logit_bias"),  # logit_bias_bomb
         ({"audio": {}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
@@ -102,11 +139,16 @@ def test_parameters(fields: dict[str, Any], params: dict[str, Any]) -> None:
         ({"messages": HELLO * 5000}, "messages"),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]},
-            "messages[0].tool_calls",
+            "messages[0].tool_calls[0]",
+        ),
+        ({"messages": [{"role": "assistant", "tool_calls": {}}]}, "messages[0].tool_calls"),
+        (
+            {"messages": [{"role": "assistant", "function_call": {"name": "f"}}]},
+            "messages[0].function_call",
         ),
         (
-            {"messages": [{"role": "tool", "content": "a", "tool_call_id": "b"}]},
-            "messages[0].tool_call_id",
+            {"messages": [{"role": "user", "content": "a", "images": ["http://localhost/"]}]},
+            "messages[0].images",
         ),
     ],
 )
@@ -145,6 +187,58 @@ def test_image_in_the_request_is_kept() -> None:
     assert (turn.content, len(turn.images)) == ("a", 1)
 
 
+@pytest.mark.parametrize(
+    ("choice", "names", "picked"),
+    [
+        (None, ["f", "g"], None),
+        ("required", ["f", "g"], "required"),
+        ("none", ["f", "g"], "none"),
+        (named("g"), ["f", "g"], "g"),
+        (allowed("required", "g"), ["g"], "required"),
+        (allowed("auto", "f", "g"), ["f", "g"], "auto"),
+    ],
+)
+def test_tools_and_the_choice_among_them(choice: Any, names: list[str], picked: Any) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    tools = [tool("f", parameters=schema, strict=True, description="d"), tool("g")]
+    fields = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": False}
+    request = chat({"model": "m", "messages": HELLO, **fields}).request
+    assert [each.name for each in request.tools] == names
+    assert getattr(request.tool_choice, "name", request.tool_choice) == picked
+    assert request.parallel_tool_calls is False
+    if names == ["f", "g"]:
+        f, _ = request.tools
+        assert (f.parameters, f.strict, f.description) == (schema, True, "d")
+
+
+def test_turns_with_calls_and_their_results() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    turns = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [call | {"signature": "s"}]},
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "12"}]},
+    ]
+    asked = chat({"messages": turns, "tools": [tool("f", cache_control={})]})
+    _, said, result = asked.request.messages or ()
+    assert (said.content, [c.model_dump() for c in said.tool_calls]) == (
+        "",
+        [{"id": "c1", "name": "f", "arguments": '{"a": 1}'}],
+    )
+    assert (result.role, result.content, result.tool_call_id) == ("tool", "12", "c1")
+    assert asked.headers == {"x-aitorrent-ignored": "tools.cache_control"}
+
+
+def test_fields_of_a_message_that_nobody_knows_are_reported() -> None:
+    turn = {"role": "user", "content": "a", "name": "ann", "cache_control": {"type": "ephemeral"}}
+    assert chat({"messages": [turn]}).headers == {"x-aitorrent-ignored": "messages.cache_control"}
+
+
+def test_seeds_of_choices_differ() -> None:
+    asked = chat({"messages": HELLO, "n": 3, "seed": -2})
+    assert [each.params.seed for each in asked.requests()] == [2**63 - 2, 2**63 - 1, 0]
+    assert [each.params.seed for each in chat({"messages": HELLO, "n": 2}).requests()] == [None] * 2
+
+
 def test_unknown_fields_are_reported_as_far_as_they_can_stand_in_a_header() -> None:
     fields = {"frobnicate": 1, "a\r\nb": 2, "ö": 3, "x" * 41: 4, "unset": None}
     assert chat({"messages": HELLO, **fields}).headers == {"x-aitorrent-ignored": "frobnicate"}
@@ -161,8 +255,8 @@ def test_unknown_fields_are_reported_as_far_as_they_can_stand_in_a_header() -> N
         ({"prompt": "a", "suffix": "b"}, "suffix"),
         ({"prompt": "a", "echo": True}, "echo"),
         ({"prompt": "a", "best_of": 2}, "best_of"),
-        ({"prompt": "a", "logprobs": 1}, "logprobs"),
-        ({"prompt": "a", "logprobs": 0}, "logprobs"),
+        ({"prompt": "a", "logprobs": True}, "logprobs"),
+        ({"prompt": "a", "logprobs": 21}, "top_logprobs"),
     ],
 )
 def test_completions_refuse_with_the_name(body: dict[str, Any], param: str) -> None:

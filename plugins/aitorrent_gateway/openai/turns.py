@@ -1,0 +1,68 @@
+"""Turns of a conversation in OpenAI's chat, as one of this node. No I/O."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aitorrent_gateway.core.fields import present, refuse_fetching, unsupported, wrong
+
+_KEPT: Final = frozenset({"role", "content", "images", "tool_calls", "tool_call_id"})
+# Fields that clients repeat from answers, and that say nothing to the model.
+_NO_EFFECT: Final = frozenset(
+    {"name", "refusal", "annotations", "reasoning", "reasoning_content", "audio", "id"}
+)
+_NOTHING: Final[dict[str, Any]] = {"tool_calls": [], "function_call": {}}
+_IMAGES: Final = ("image_url", "input_image", "image")
+
+
+def turn_of(index: int, value: Any, unknown: set[str]) -> dict[str, Any]:
+    """The fields of a `Message` for `messages[index]`; names that nobody knows go to `unknown`.
+
+    Raises:
+        InvalidParams: with `param` in its data.
+    """
+    name = f"messages[{index}]"
+    if not isinstance(value, dict):
+        raise wrong(name, "is not an object")
+    turn = present(value)
+    for key, nothing in _NOTHING.items():
+        if turn.get(key) == nothing:
+            del turn[key]
+    if "function_call" in turn:
+        raise unsupported(f"{name}.function_call")
+    unknown.update(f"messages.{key}" for key in turn.keys() - _KEPT - _NO_EFFECT)
+    turn = {key: field for key, field in turn.items() if key in _KEPT}
+    if turn.get("role") == "assistant":
+        turn.setdefault("content", "")
+    if "tool_calls" in turn:
+        turn["tool_calls"] = _calls(f"{name}.tool_calls", turn["tool_calls"])
+    if isinstance(turn.get("content"), list):
+        for each in turn["content"]:
+            if isinstance(each, dict) and each.get("type") in _IMAGES:
+                image = each.get("image_url", each.get("image"))
+                url = image.get("url") if isinstance(image, dict) else image
+                refuse_fetching(f"{name}.content", url)
+    images = turn.get("images")
+    for image in images if isinstance(images, list) else ():
+        if isinstance(image, str) and ":" in image:  # base64 has no colon
+            refuse_fetching(f"{name}.images", image)
+    return turn
+
+
+def _calls(name: str, value: Any) -> list[dict[str, Any]]:
+    """Earlier calls of tools; of what clients add to them, such as signatures, nothing is kept."""
+    if not isinstance(value, list):
+        raise wrong(name, "is not a list")
+    calls = []
+    for index, each in enumerate(value):
+        function = each.get("function") if isinstance(each, dict) else None
+        if not isinstance(function, dict):
+            raise wrong(f"{name}[{index}]", "is not a call of a function")
+        calls.append(
+            {
+                "id": each.get("id"),
+                "name": function.get("name"),
+                "arguments": function.get("arguments"),
+            }
+        )
+    return calls

@@ -1,0 +1,188 @@
+"""Tools, log-probabilities, choices and images in the OpenAI API, byte for byte where clients
+depend on it, over a backend that says what it is told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from aitorrentd.api import Chunk
+from aitorrentd.api.models.features import FEATURES
+from aitorrentd.api.models.logprobs import TokenLogprob
+from aitorrentd.api.models.tools import ToolCall
+from tests.support.clients.raw_http import Answer, exchange, request
+from tests.support.gateway_nodes import ScriptedBackend, gateway_node
+from tests.support.nodes import NodeFactory
+
+HELLO = [{"role": "user", "content": "hello"}]
+JSON = {"Content-Type": "application/json"}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+END = Chunk("", done=True, reason="stop", prompt_tokens=3, completion_tokens=2)
+
+
+async def asked(address: str, path: str = "chat/completions", **fields: Any) -> Answer:
+    body = json.dumps({"model": "m", **fields}).encode()
+    return await exchange(address, request("POST", f"/v1/{path}", JSON, body))
+
+
+def choices(answer: Answer) -> list[dict[str, Any]]:
+    """The choices in the events of a stream that is whole."""
+    assert answer.status == 200
+    *events, done = answer.body.decode().removeprefix(": keep-alive\n\n").split("\n\n")[:-1]
+    assert done == "data: [DONE]"
+    parsed = [json.loads(event.removeprefix("data: ")) for event in events]
+    return [choice for event in parsed for choice in event["choices"]]
+
+
+async def test_calls_of_tools(node_factory: NodeFactory) -> None:
+    """The shape that SDKs put together; the reason is `tool_calls` also if a server said `stop`
+    (ollama 12557: agents ended their loop)."""
+    calls = (ToolCall(id="c1", name="weather", arguments='{"at":"B"}'), ToolCall(name="weather"))
+    backend = ScriptedBackend(Chunk("let me see"), Chunk("", tool_calls=calls), END)
+    _, address = await gateway_node(node_factory, backend)
+    first, text, *deltas, last = choices(
+        await asked(address, messages=HELLO, tools=[TOOL], stream=True)
+    )
+    assert [each["delta"] for each in (first, text, last)] == [
+        {"role": "assistant", "content": ""},
+        {"content": "let me see"},
+        {},
+    ]
+    parts = [each["delta"]["tool_calls"][0] for each in deltas]
+    made_id = parts[2]["id"]
+    assert made_id.startswith("call_")  # clients send it back with the result
+    function = {"name": "weather", "arguments": ""}
+    assert parts == [
+        {"id": "c1", "type": "function", "function": function, "index": 0},
+        {"index": 0, "function": {"arguments": '{"at":"B"}'}},
+        {"id": made_id, "type": "function", "function": function, "index": 1},
+        {"index": 1, "function": {"arguments": "{}"}},
+    ]
+    assert [each["finish_reason"] for each in (first, text, *deltas, last)] == [
+        *[None] * 6,
+        "tool_calls",
+    ]
+    whole = json.loads((await asked(address, messages=HELLO, tools=[TOOL])).body)
+    (choice,) = whole["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] == "let me see"
+    assert choice["message"]["tool_calls"][0] == {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"at":"B"}'},
+    }
+    backend.script = (Chunk("", tool_calls=calls[:1]), END)
+    silent = json.loads((await asked(address, messages=HELLO, tools=[TOOL])).body)
+    assert silent["choices"][0]["message"]["content"] is None
+    backend.script = (Chunk("sunny"), END)
+    calm = json.loads((await asked(address, messages=HELLO, tools=[TOOL])).body)
+    assert "tool_calls" not in calm["choices"][0]["message"]  # vllm 20105: an empty list
+    assert calm["choices"][0]["finish_reason"] == "stop"
+
+
+HE = TokenLogprob("He", -0.5, 7, b"He", (TokenLogprob("He", -0.5, 7, b"He"),))
+HALF = TokenLogprob("\ufffd", -2.0, 8, b"\xe2\x80", (TokenLogprob("\ufffd", -2.0, 8, b"\xe2\x80"),))
+SHOWN_HE = {"id": 7, "token": "He", "logprob": -0.5, "bytes": [72, 101]}
+
+
+async def test_log_probabilities(node_factory: NodeFactory) -> None:
+    """Tokens whose text is held back come with their log-probabilities all the same."""
+    backend = ScriptedBackend(Chunk("He", logprobs=(HE,)), Chunk("", logprobs=(HALF,)), END)
+    _, address = await gateway_node(node_factory, backend)
+    fields: dict[str, Any] = {"messages": HELLO, "logprobs": True, "top_logprobs": 1}
+    whole = json.loads((await asked(address, **fields)).body)["choices"][0]["logprobs"]
+    assert whole["content"][0] == {**SHOWN_HE, "top_logprobs": [SHOWN_HE]}
+    assert [each["logprob"] for each in whole["content"]] == [-0.5, -2.0]
+    streamed = choices(await asked(address, **fields, stream=True))
+    assert [each["delta"] for each in streamed] == [
+        {"role": "assistant", "content": ""},
+        {"content": "He"},
+        {"content": ""},
+        {},
+    ]
+    parts = [each["logprobs"] for each in streamed]
+    assert (parts[0], parts[3]) == (None, None)
+    assert [part["content"] for part in parts[1:3]] == [[one] for one in whole["content"]]
+    params = backend.requests[-1].params
+    assert (params.logprobs, params.top_logprobs) == (True, 1)
+    unasked = await asked(address, messages=HELLO, stream=True)
+    assert [each["logprobs"] for each in choices(unasked)] == [None] * 3
+
+
+async def test_legacy_log_probabilities(node_factory: NodeFactory) -> None:
+    backend = ScriptedBackend(Chunk("He", logprobs=(HE,)), Chunk("", logprobs=(HALF,)), END)
+    _, address = await gateway_node(node_factory, backend)
+    whole = json.loads((await asked(address, "completions", prompt="a", logprobs=1)).body)
+    half = "bytes:\\xe2\\x80"  # OpenAI's way to tell such tokens apart
+    assert whole["choices"][0]["logprobs"] == {
+        "tokens": ["He", half],
+        "token_logprobs": [-0.5, -2.0],
+        "top_logprobs": [{"He": -0.5}, {half: -2.0}],
+        "text_offset": [0, 2],
+    }
+    streamed = choices(await asked(address, "completions", prompt="a", logprobs=1, stream=True))
+    assert [each["logprobs"] and each["logprobs"]["text_offset"] for each in streamed] == [
+        [0],
+        [2],
+        None,
+    ]
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+async def test_several_choices(node_factory: NodeFactory, path: str) -> None:
+    """Each is a generation of its own; the prompt counts once (llama.cpp counted one choice)."""
+    backend = ScriptedBackend(Chunk("one"), END)
+    _, address = await gateway_node(node_factory, backend)
+    fields: dict[str, Any] = {"messages": HELLO} if path.startswith("chat") else {"prompt": "a"}
+    fields |= {"n": 3, "seed": 5, "stream_options": {"include_usage": True}}
+    whole = json.loads((await asked(address, path, **fields)).body)
+    assert [each["index"] for each in whole["choices"]] == [0, 1, 2]
+    assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 6, "total_tokens": 9}
+    assert sorted(each.params.seed or 0 for each in backend.requests) == [5, 6, 7]
+    answer = await asked(address, path, **fields, stream=True)
+    streamed = choices(answer)
+    for index in range(3):
+        mine = [each for each in streamed if each["index"] == index]
+        assert [each["finish_reason"] for each in mine][-2:] == [None, "stop"]
+    assert b'"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":6' in answer.body
+
+
+async def test_one_choice_that_fails_fails_the_answer(node_factory: NodeFactory) -> None:
+    backend = ScriptedBackend(Chunk("one"))
+    _, address = await gateway_node(node_factory, backend)
+    answer = await asked(address, messages=HELLO, n=3)
+    assert (answer.status, answer.error["code"]) == (503, "unavailable")
+
+
+PICTURE = [
+    {"type": "text", "text": "what?"},
+    {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [TOOL]}, "tools"),
+        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "parallel_tool_calls": False}, "tool_choice"),
+        ({"logprobs": True}, "logprobs"),
+        ({"logit_bias": {"1": 5}}, "logit_bias"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"messages": [{"role": "user", "content": PICTURE}]}, "messages"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_backend_cannot_do_is_refused_with_its_name(
+    node_factory: NodeFactory, fields: dict[str, Any], param: str, stream: bool
+) -> None:
+    backend = ScriptedBackend(END, can=frozenset())
+    _, address = await gateway_node(node_factory, backend)
+    answer = await asked(address, **{"messages": HELLO, "stream": stream, **fields})
+    found = (answer.status, answer.error["param"], answer.error["code"])
+    assert found == (400, param, "unsupported_value")
+    backend.can = FEATURES
+    assert (await asked(address, **{"messages": HELLO, "stream": stream, **fields})).status == 200
