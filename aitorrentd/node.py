@@ -23,14 +23,10 @@ from pydantic import ValidationError
 
 from aitorrentd.api.events import DirectoryChanged, Event
 from aitorrentd.api.ids import PeerId
-from aitorrentd.api.models.inference import (
-    INFERENCE,
-    Chunk,
-    GenerateRequest,
-    Message,
-    ModelView,
-    SamplingParams,
-)
+from aitorrentd.api.models.inference import INFERENCE, Chunk, GenerateRequest
+from aitorrentd.api.models.messages import Message
+from aitorrentd.api.models.sampling import SamplingParams
+from aitorrentd.api.models.views import ModelView
 from aitorrentd.api.network.transport import TRANSPORT, PeerView
 from aitorrentd.errors import InvalidParams, TimedOut
 from aitorrentd.methods.inside import InsideDoor

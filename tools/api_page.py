@@ -24,6 +24,7 @@ ROOMS: Final = {
     "aitorrentd.api.network": "Network",
     "aitorrentd.api.faces": "HTTP servers",
     "aitorrentd.api.models": "Models",
+    "aitorrentd.api.relays": "Relays to model servers",
 }
 "The folders of the API, with a title for each."
 LISTED_ABOVE: Final = ("aitorrentd.api.events", "aitorrentd.errors")

@@ -5,8 +5,8 @@ Names here are stable: fields are only ever added, and a service's key carries i
 Tools that only some plugins need have their own modules: `aitorrentd.api.tasks` (background tasks
 with an owner), `saved_tables` (state that outlives a restart), `fields` (checked fields of an
 untrusted map), `limits` (per peer), `backoff`, `network.addresses`, and, for backends that relay
-to a server, `models.relay` (a streaming client), `models.served`, `models.documents` (JSON from a
-body split at arbitrary points), `models.texts` and `models.reported_errors` (server dialects for
+to a server, `relays.client` (a streaming client), `relays.served`, `relays.documents` (JSON from a
+body split at arbitrary points), `relays.texts` and `relays.reported_errors` (server dialects for
 text and errors).
 """
 
@@ -32,21 +32,21 @@ from aitorrentd.api.events import (
 )
 from aitorrentd.api.hooks import hookimpl
 from aitorrentd.api.ids import PeerId, parse_peer_id, peer_id, public_key
+from aitorrentd.api.models.embeddings import Embeddings, EmbedRequest, Embeds
 from aitorrentd.api.models.inference import (
     BACKENDS,
     INFERENCE,
     Backend,
     Chunk,
+    CountsTokens,
     GenerateRequest,
-    HeldLayers,
     Inference,
     KnowsPending,
-    Message,
-    ModelView,
-    PendingModel,
-    SamplingParams,
     StageView,
 )
+from aitorrentd.api.models.messages import Message
+from aitorrentd.api.models.sampling import SamplingParams
+from aitorrentd.api.models.views import HeldLayers, ModelView, PendingModel
 from aitorrentd.api.network.attempts import ATTEMPTS, Attempt, Attempts
 from aitorrentd.api.network.dialers import DIALERS, Dialer
 from aitorrentd.api.network.directory import DIRECTORY, DIRECTORY_SOURCES, Directory, Record
@@ -159,11 +159,15 @@ __all__ = [
     "Clock",
     "ConfigError",
     "Conflict",
+    "CountsTokens",
     "Denied",
     "Dialer",
     "Directory",
     "DirectoryChanged",
     "Draining",
+    "EmbedRequest",
+    "Embeddings",
+    "Embeds",
     "End",
     "Event",
     "FileReady",

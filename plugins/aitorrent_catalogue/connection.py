@@ -22,7 +22,7 @@ from aitorrentd.api import (
     ProtocolError,
     Unavailable,
 )
-from aitorrentd.api.models.relay import HttpServer
+from aitorrentd.api.relays.client import HttpServer
 
 MAX_ANSWER_BYTES: Final = 8 * 2**20
 MAX_METAINFO_BYTES: Final = 5 * 2**20

@@ -1,4 +1,4 @@
-"""Keeps this node's `ait:cap:<model>` records current as backends and models come and go."""
+"""Keeps this node's records of models current (`ait:cap:`, `ait:embed:`)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from aitorrent_inference.capabilities import PREFIX, record_key, record_value
+from aitorrent_inference.capabilities import EMBED_PREFIX, PREFIX, record_key, record_value
 from aitorrent_inference.catalogue import Catalogue
+from aitorrent_inference.embedders import Embedders
 from aitorrentd.api import (
     AitorrentError,
     Directory,
     DirectoryChanged,
     Draining,
+    ModelView,
     PeerConnected,
     PeerDisconnected,
     PluginChanged,
@@ -24,6 +26,13 @@ from aitorrentd.api import (
 _SETTLE_S: Final = 0.2
 # A directory accepts 256 records per peer; the rest is for other plugins.
 _MAX_RECORDS: Final = 128
+
+
+_OURS: Final = (PREFIX, EMBED_PREFIX)
+
+
+def _model_of(key: str) -> str:
+    return key.removeprefix(PREFIX).removeprefix(EMBED_PREFIX)
 
 
 class Announcer:
@@ -38,6 +47,7 @@ class Announcer:
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self._catalogue = catalogue
+        self._embedders = Embedders(catalogue)
         self._directory = directory
         self._log = log
         self._draining = draining
@@ -47,7 +57,11 @@ class Announcer:
 
     async def refresh(self) -> None:
         """Query the backends and update the records; a draining node publishes none."""
-        offer = {} if self._draining() else await self._catalogue.offer()
+        offer: dict[str, ModelView] = {}
+        if not self._draining():
+            embedders = await self._embedders.offer()
+            offer = {record_key(n): v for n, v in (await self._catalogue.offer()).items()}
+            offer |= {record_key(n, EMBED_PREFIX): v for n, v in embedders.items()}
         if self._draining():  # draining may have begun during the query
             offer = {}
         directory = self._directory()
@@ -55,18 +69,18 @@ class Announcer:
             self._said, self._said_to = {}, directory
         if directory is None:
             return
-        wanted = {record_key(n): record_value(v) for n, v in list(offer.items())[:_MAX_RECORDS]}
+        wanted = {key: record_value(view) for key, view in list(offer.items())[:_MAX_RECORDS]}
         self._refused &= wanted.keys()
         for key in [k for k in self._said if k not in wanted]:
             directory.withdraw(key)
             del self._said[key]
-            self._log.info("no longer answering for %s", key.removeprefix(PREFIX))
+            self._log.info("no longer answering for %s", _model_of(key))
         for key, value in wanted.items():
             if self._said.get(key) != value:
                 self._say(directory, key, value)
 
     def _say(self, directory: Directory, key: str, value: dict[str, Any]) -> None:
-        name = key.removeprefix(PREFIX)
+        name = _model_of(key)
         try:
             directory.publish(key, value)
         except AitorrentError as e:
@@ -103,7 +117,7 @@ class Announcer:
                 )
                 with ctx.subscribe(*kinds) as events:
                     async for event in events:
-                        if isinstance(event, DirectoryChanged) and event.key.startswith(PREFIX):
+                        if isinstance(event, DirectoryChanged) and event.key.startswith(_OURS):
                             continue
                         changed.set()
                 # A subscription that lags ends; the events it missed may have mattered.

@@ -1,4 +1,5 @@
-"""`ait:cap:<model>` records: which node serves which model. No I/O."""
+"""`ait:cap:<model>` and `ait:embed:<model>` records: which node answers with which model, and which
+makes vectors with it. No I/O."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from aitorrentd.api import ModelView, PeerId, Record, called
 
 PREFIX: Final = "ait:cap:"
+EMBED_PREFIX: Final = "ait:embed:"
 
 
 class Capability(BaseModel):
@@ -24,9 +26,9 @@ class Capability(BaseModel):
     context_length: int | None = Field(None, ge=1, lt=2**31)
 
 
-def record_key(model: str) -> str:
+def record_key(model: str, prefix: str = PREFIX) -> str:
     """The directory key of a model."""
-    return PREFIX + model
+    return prefix + model
 
 
 def offered(
@@ -77,8 +79,9 @@ def read_record(record: Record, name_of: Callable[[PeerId], str] | None = None) 
 
     `name_of` returns the name that a peer claims.
     """
-    name = record.key.removeprefix(PREFIX)
-    if name == record.key or not 1 <= len(name) <= 256 or not name.isprintable():
+    prefix = next((p for p in (PREFIX, EMBED_PREFIX) if record.key.startswith(p)), None)
+    name = record.key.removeprefix(prefix or "")
+    if prefix is None or not 1 <= len(name) <= 256 or not name.isprintable():
         return None
     try:
         value = Capability.model_validate(dict(record.value))

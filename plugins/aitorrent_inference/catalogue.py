@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from aitorrent_inference.capabilities import PREFIX, match, offered, read_record, record_key
+from aitorrent_inference.capabilities import (
+    EMBED_PREFIX,
+    PREFIX,
+    match,
+    offered,
+    read_record,
+    record_key,
+)
 from aitorrent_inference.config import InferenceConfig
-from aitorrent_inference.peers import PeerBackend
+from aitorrent_inference.peers.backend import PeerBackend
 from aitorrentd.api import (
     AitorrentError,
     Backend,
@@ -88,14 +95,17 @@ class Catalogue:
     async def ask_backends(self) -> list[BackendState]:
         """Query all local backends for their models, in registration order; errors are captured."""
         backends = list(self.backends)
-        states = await asyncio.gather(*(self._ask_backend(b) for b in backends))
+        states = await asyncio.gather(*(self.ask_backend(b, b.models) for b in backends))
         self.states = {state.name: state for state in states}
         return list(states)
 
-    async def _ask_backend(self, backend: Backend) -> BackendState:
+    async def ask_backend(
+        self, backend: Backend, ask: Callable[[], Awaitable[Sequence[ModelView]]]
+    ) -> BackendState:
+        """What `ask` of a backend returns, or its error."""
         try:
             async with asyncio.timeout(_MODELS_TIMEOUT_S):
-                models = tuple(await backend.models())
+                models = tuple(await ask())
         except AitorrentError as e:
             return BackendState(backend.name, False, e.message)
         except TimeoutError:
@@ -112,9 +122,9 @@ class Catalogue:
         local = [view for state in await self.ask_backends() for view in state.models]
         return [*local, *self.peer_models()]
 
-    def peer_models(self) -> list[ModelView]:
-        """Models that peers announce, as far as known locally."""
-        views = (read_record(record, self.name_of) for record in self._records(PREFIX))
+    def peer_models(self, prefix: str = PREFIX) -> list[ModelView]:
+        """Models that peers announce under a prefix, as far as known locally."""
+        views = (read_record(record, self.name_of) for record in self._records(prefix))
         return [view for view in views if view is not None]
 
     def name_of(self, peer: str) -> str:
@@ -134,7 +144,7 @@ class Catalogue:
             try:
                 found += backend.pending()
             except Exception:
-                # Fence around another plugin's code, as in _ask_backend.
+                # Fence around another plugin's code, as in ask_backend.
                 self._log.exception(
                     "backend %s failed to list what it is waiting for", backend.name
                 )
@@ -227,7 +237,7 @@ class Catalogue:
             Unavailable: no model is available at all.
         """
         if backend is not None and backend.startswith("peer:"):
-            return [Candidate(self._peer_named(backend.removeprefix("peer:")), model)]
+            return [Candidate(self.peer_named(backend.removeprefix("peer:")), model)]
         if discover and backend is None:
             return await self._discovered(model)
         states = await self.ask_backends()
@@ -237,9 +247,9 @@ class Catalogue:
         remote = {view.name: view for view in self.peer_models()}
         name = model or self._default({**local, **remote})
         if not name:
-            raise Unavailable(f"this node has no model that can answer{_failures(states)}")
+            raise Unavailable(f"this node has no model that can answer{failures(states)}")
         found = self._local(self.config.capabilities.get(name, name))
-        peers = await self._peers(name, ask=not found)
+        peers = await self.peers(name, ask=not found)
         if not with_gone:
             there = {view.backend for view in self.peer_models()}
             peers = [peer for peer in peers if peer.name in there]
@@ -249,7 +259,7 @@ class Catalogue:
             others = _listed({**local, **remote})
             # a backend that knows the name gives the better reason
             states.sort(key=lambda s: name not in s.detail)
-            raise NotFound(f"no model {name!r}{others}{_failures(states)}")
+            raise NotFound(f"no model {name!r}{others}{failures(states)}")
         return found
 
     def lacking(self, model: str) -> str:
@@ -283,7 +293,7 @@ class Catalogue:
                 "the directory lists no peer that answers prompts; pass --model to search for a "
                 "model"
             )
-        peers = [p for p in await self._peers(name, ask=True) if p.name not in fixed]
+        peers = [p for p in await self.peers(name, ask=True) if p.name not in fixed]
         if not peers:
             raise NotFound(f"the directory lists no peer with model {name!r}{_listed(there)}")
         return [Candidate(peer, name) for peer in peers]
@@ -304,7 +314,12 @@ class Catalogue:
             self._check_pending(name, views, backend)
         return Candidate(chosen, view.name if view else name)
 
-    def _peer_named(self, text: str) -> PeerBackend:
+    def peer_named(self, text: str) -> PeerBackend:
+        """The peer with this id.
+
+        Raises:
+            InvalidParams: not a peer id. Unavailable: peers cannot be asked.
+        """
         transport = self._transport()
         if transport is None:
             raise Unavailable("cannot ask peers: the transport plugin is not running")
@@ -320,16 +335,20 @@ class Catalogue:
             transport,
             addresses=addresses,
             models=lambda: [v for v in self.peer_models() if v.backend == f"peer:{peer}"],
+            embedders=lambda: [
+                v for v in self.peer_models(EMBED_PREFIX) if v.backend == f"peer:{peer}"
+            ],
             first_token_timeout_s=self.config.first_token_timeout_s,
             token_timeout_s=self.config.token_timeout_s,
         )
 
-    async def _peers(self, model: str, *, ask: bool) -> list[PeerBackend]:
+    async def peers(self, model: str, *, ask: bool, prefix: str = PREFIX) -> list[PeerBackend]:
         """Peers that offer the model, nearest first; `ask` searches beyond what is known."""
         transport, directory = self._transport(), self._directory()
         if transport is None or directory is None:
             return []
-        keys = [record_key(model)] + ([] if ":" in model else [record_key(f"{model}:latest")])
+        names = [model] if ":" in model else [model, f"{model}:latest"]
+        keys = [record_key(name, prefix) for name in names]
         records = {r.peer: r for key in keys for r in self._records(key) if r.key == key}
         if ask and not records:
             try:
@@ -374,5 +393,6 @@ def _listed(names: Iterable[str], title: str = "available models") -> str:
     return f"; {title}: {shown}"
 
 
-def _failures(states: Iterable[BackendState]) -> str:
+def failures(states: Iterable[BackendState]) -> str:
+    """Why backends did not list their models, for the end of a message."""
     return "".join(f"; {s.name}: {s.detail}" for s in states if not s.ok)

@@ -5,191 +5,36 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import Any
 
 from aitorrent_inference.router import Answer, Router
+from aitorrent_inference.schemas import (
+    Backends,
+    Count,
+    CountParams,
+    EmbeddingModels,
+    EmbedParams,
+    GenerateParams,
+    Models,
+    Piece,
+    Vector,
+)
 from aitorrentd.api import (
     CallContext,
     Chunk,
     Clock,
+    EmbedRequest,
     End,
-    GenerateRequest,
-    Message,
     Method,
     ModelView,
     NoParams,
     PendingModel,
     Role,
-    SamplingParams,
     Unavailable,
 )
 from aitorrentd.api.models.features import KnowsFeatures
 from aitorrentd.api.models.logprobs import logprob_map
-from aitorrentd.api.models.tools import MAX_TOOLS, Tool, ToolChoice, call_map, check_tools
-
-
-class LayersRow(BaseModel):
-    """Layers of a model that a node has in memory."""
-
-    peer: str = Field(description="peer id of the node")
-    start: int = Field(description="first layer")
-    end: int = Field(description="exclusive end: one past the last layer")
-    rss_bytes: int | None = Field(
-        None, description="resident memory of the process that holds them; only known for this node"
-    )
-
-
-class ModelRow(BaseModel):
-    """A model that can answer now."""
-
-    name: str = Field(description="as the backend calls it")
-    backend: str = Field(
-        description="ollama, openai, shards or the like; `peer:<peer id>` for a peer"
-    )
-    size_bytes: int | None = Field(None, description="size of the weights; null if unknown")
-    family: str = Field("", description="architecture, such as llama; empty if unknown")
-    context_length: int | None = Field(
-        None, description="longest context in tokens; null if unknown"
-    )
-    detail: str = Field(
-        "", description="for display: the quantisation, the owner, or who holds which layers"
-    )
-    layers: list[LayersRow] = Field(
-        [], description="which nodes hold which layers of a split model; empty for others"
-    )
-
-
-class PendingRow(BaseModel):
-    """A model that cannot answer now."""
-
-    name: str = Field(description="as the backend calls it")
-    backend: str = Field(description="as in models; peers if only they are loading it")
-    state: Literal["loading", "incomplete", "failed"] = Field(
-        description="loading needs no action; incomplete needs nodes that offer the missing "
-        "layers; failed is explained in detail"
-    )
-    detail: str = Field(description="what is missing, and why")
-    done_bytes: int = Field(description="bytes read so far, here and on peers")
-    total_bytes: int = Field(description="bytes to read; 0 while unknown")
-    layers: list[LayersRow] = Field(description="which nodes already hold which layers")
-    missing: list[tuple[int, int]] = Field(
-        description="start and exclusive end of each range of layers that no node holds"
-    )
-    shortage: str = Field(
-        "", description="which layers nobody holds or loads, and who last held them"
-    )
-
-
-Names = Annotated[
-    dict[str, str],
-    Field(description="self-chosen names by peer id; only ids are proven"),
-]
-
-
-class Models(BaseModel):
-    """Models that can answer now, here and on peers, and those that cannot yet."""
-
-    models: list[ModelRow] = Field(description="those of local backends first, then those of peers")
-    pending: list[PendingRow] = Field(
-        [], description="models known to this node that cannot answer yet"
-    )
-    names: Names = {}
-
-
-class BackendRow(BaseModel):
-    """A backend on this machine."""
-
-    name: str = Field(description="such as ollama, openai or shards")
-    ok: bool = Field(description="whether it listed its models")
-    detail: str = Field(description="number of models, or why it cannot be used")
-    features: list[str] = Field(
-        [], description="what requests to it may use beyond text and sampling parameters"
-    )
-
-
-class Backends(BaseModel):
-    """The backends on this machine."""
-
-    backends: list[BackendRow] = Field(
-        description="in order of registration; empty if none is configured"
-    )
-
-
-class GenerateParams(BaseModel):
-    """A prompt or a conversation, and how to answer it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = Field("", max_length=256, description="empty = the node's default")
-    prompt: str | None = Field(None, description="the prompt; alternatively, pass messages")
-    raw: bool = Field(False, description="send the prompt verbatim, without the chat template")
-    messages: tuple[Message, ...] | None = Field(
-        None, max_length=4096, description="a conversation, oldest turn first, in place of a prompt"
-    )
-    tools: tuple[Tool, ...] = Field(
-        (), max_length=MAX_TOOLS, description="functions that the model may call; need messages"
-    )
-    tool_choice: ToolChoice | None = Field(
-        None, description="auto (the default), none, required, or the name of one tool"
-    )
-    parallel_tool_calls: bool | None = Field(
-        None, description="whether one answer may call several tools"
-    )
-    params: SamplingParams = Field(
-        SamplingParams(),
-        description="sampling and output options; those left out are up to the backend or model",
-    )
-    backend: str | None = Field(
-        None, max_length=256, description="use only this backend, or `peer:<peer id>`"
-    )
-    discover: bool = Field(
-        False,
-        description="only peers found through the directory: neither this machine's backends nor "
-        "the configured plugins.inference.nodes",
-    )
-    parallel: int = Field(
-        1, ge=1, le=16, description="ask this many backends at once; the first to respond answers"
-    )
-    thinking: bool = Field(False, description="also stream what the model thinks before it answers")
-    wait_s: float = Field(
-        0,
-        ge=0,
-        le=86_400,
-        description="how long to wait for a model that is loading, here or on a peer; the call "
-        "reports progress meanwhile",
-    )
-    wait_incomplete: bool = Field(
-        False, description="wait also for a model that lacks layers, until other nodes offer them"
-    )
-
-    @model_validator(mode="after")
-    def _one_of(self) -> GenerateParams:
-        if (self.prompt is None) == (not self.messages):
-            raise ValueError('give either "prompt" or a non-empty "messages"')
-        if self.raw and self.messages:
-            raise ValueError('"raw" requires "prompt", not "messages"')
-        check_tools(self.tools, self.tool_choice, has_messages=bool(self.messages))
-        if self.discover and self.backend is not None:
-            raise ValueError('"discover" and "backend" are mutually exclusive')
-        return self
-
-
-class Piece(BaseModel):
-    """A piece of the answer, in order."""
-
-    text: str = Field(description="what follows the previous piece; may be empty")
-    thinking: str = Field("", description="what the model thinks before it answers, if requested")
-    token_ids: list[int] = Field([], description="token ids of the text, where known")
-    tool_calls: list[dict[str, Any]] = Field(
-        [], description="the model's calls of tools, as in the OpenAI API"
-    )
-    logprobs: list[dict[str, Any]] = Field(
-        [],
-        description="if requested, for each token of the answer: token, logprob, bytes,"
-        " top_logprobs and, where known, id, as in the OpenAI API",
-    )
+from aitorrentd.api.models.tools import call_map
 
 
 def _nobody(_ids: Iterable[str]) -> Mapping[str, str]:
@@ -281,22 +126,29 @@ def inference_methods(
             ]
         }
 
+    async def embedding_models(call: CallContext, params: NoParams) -> dict[str, Any]:
+        views = await router.embedding_models()
+        ids = [view.backend.removeprefix("peer:") for view in views]
+        return {"models": [asdict(view) for view in views], "names": names(ids)}
+
+    async def count_tokens(call: CallContext, params: CountParams) -> dict[str, Any]:
+        return {"tokens": await router.count_tokens(params.request(), backend=params.backend)}
+
+    async def embed(
+        call: CallContext, params: EmbedParams
+    ) -> AsyncGenerator[dict[str, Any] | End, None]:
+        request = EmbedRequest.model_validate(params.model_dump(exclude={"backend"}))
+        found = await router.embed(request, backend=params.backend)
+        for each in found.vectors:
+            yield {"vector": each.tolist()}
+        yield End({"tokens": found.tokens})
+
     async def generate(
         call: CallContext, params: GenerateParams
     ) -> AsyncGenerator[dict[str, Any] | End, None]:
-        request = GenerateRequest(
-            model=params.model,
-            prompt=params.prompt,
-            messages=params.messages,
-            raw=params.raw,
-            tools=params.tools,
-            tool_choice=params.tool_choice,
-            parallel_tool_calls=params.parallel_tool_calls,
-            params=params.params,
-        )
         answer = Answer()
         stream = router.generate(
-            request,
+            params.request(),
             backend=params.backend,
             discover=params.discover,
             parallel=params.parallel,
@@ -329,6 +181,30 @@ def inference_methods(
             backends,
             "Backends on this machine and their health.",
             result=Backends,
+        ),
+        Method(
+            "inference.embedding_models",
+            embedding_models,
+            "Models made to turn texts into vectors, here or on connected peers.",
+            result=EmbeddingModels,
+        ),
+        Method(
+            "inference.count_tokens",
+            count_tokens,
+            "Count the tokens of a prompt as whoever would answer it counts them, without an"
+            " answer.",
+            params=CountParams,
+            result=Count,
+            role=Role.OPERATE,
+        ),
+        Method(
+            "inference.embed",
+            embed,
+            "Turn texts into vectors, as a stream that ends with the number of tokens.",
+            params=EmbedParams,
+            result=Vector,
+            role=Role.OPERATE,
+            stream=True,
         ),
         Method(
             "inference.generate",

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from aitorrent_inference.config import InferenceConfig
-from aitorrent_inference.generate_protocol import PROTOCOL
 from aitorrent_inference.health import can_answer, warnings
 from aitorrent_inference.methods import inference_methods
+from aitorrent_inference.peers.generate_protocol import PROTOCOL
+from aitorrent_inference.peers.measure_protocol import COUNT_TOKENS, EMBED
 from aitorrent_inference.service import InferenceService, running
 from aitorrentd.api import (
     BACKENDS,
@@ -52,7 +53,7 @@ class InferencePlugin:
 
     @hookimpl
     def aitorrent_methods(self, ctx: PluginContext) -> Iterable[Method]:
-        """`inference.models`, `inference.backends`, `inference.generate`."""
+        """The methods `inference.*`."""
         if self._service is None:
             return []
         return inference_methods(
@@ -64,13 +65,17 @@ class InferencePlugin:
 
     @hookimpl
     def aitorrent_protocols(self, ctx: PluginContext) -> Iterable[WireProtocol]:
-        """`/ai-torrent/1/generate`."""
+        """`/ai-torrent/1/generate`, `count-tokens` and `embed`."""
         if self._service is None:
             return []
         handler = self._service.handler
         # More streams than answers, so that excess requests get "Too many requests".
         spare = handler.slots.limit + 27
-        return [WireProtocol(PROTOCOL, handler, max_streams=spare)]
+        return [
+            WireProtocol(PROTOCOL, handler, max_streams=spare),
+            WireProtocol(COUNT_TOKENS, handler.counting, max_streams=spare),
+            WireProtocol(EMBED, handler.embedding, max_streams=spare),
+        ]
 
     @hookimpl
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:

@@ -12,9 +12,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, aclosing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from aitorrent_inference.catalogue import Candidate, Catalogue
-from aitorrent_inference.peers import PeerBackend
+from aitorrent_inference.embedders import Embedders
+from aitorrent_inference.measuring import first, is_peer, summary, tokens_of, vectors_of, who
+from aitorrent_inference.peers.backend import PeerBackend
 from aitorrent_inference.race import race, speaks
 from aitorrent_inference.waiting import until_loaded
 from aitorrentd.api import (
@@ -22,6 +25,8 @@ from aitorrentd.api import (
     Busy,
     Chunk,
     Clock,
+    Embeddings,
+    EmbedRequest,
     Event,
     GenerateRequest,
     GenerationEnded,
@@ -29,9 +34,10 @@ from aitorrentd.api import (
     ModelView,
     PendingModel,
     Unavailable,
-    short,
 )
 from aitorrentd.api.limits import Slots
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -94,6 +100,7 @@ class Router:
     ) -> None:
         """`work` is entered for each answer; if it raises, the answer does not start."""
         self.catalogue = catalogue
+        self.embedders = Embedders(catalogue)
         self.local_slots = Slots(max_local)
         self._clock = clock
         self._publish = publish
@@ -157,6 +164,47 @@ class Router:
             request, lambda: self.catalogue.offered_candidates(request.model), answer, 1, None
         )
 
+    async def count_tokens(self, request: GenerateRequest, *, backend: str | None = None) -> int:
+        """Tokens of the prompt, as whoever would answer it counts them.
+
+        Raises:
+            InvalidParams: that one cannot count, or would refuse the request. Others as `generate`.
+        """
+        with self._work():
+            found = await self.catalogue.candidates(request.model, backend)
+            return await self._first(found, partial(tokens_of, request))
+
+    async def count_tokens_for_peer(self, request: GenerateRequest) -> int:
+        """As `count_tokens`, only by local backends and for offered models."""
+        with self._work():
+            found = await self.catalogue.offered_candidates(request.model)
+            return await self._first(found, partial(tokens_of, request))
+
+    async def embedding_models(self) -> Sequence[ModelView]:
+        """Embedding models of local backends, then those that peers offer."""
+        return await self.embedders.models()
+
+    async def embed(self, request: EmbedRequest, *, backend: str | None = None) -> Embeddings:
+        """The texts as vectors of the best or the named backend or peer; counts as an answer.
+
+        Raises:
+            NotFound, InvalidParams: as `Embedders.candidates`. Others as `generate`.
+        """
+        with self._work(), self.local_slots.taken():
+            found = await self.embedders.candidates(request.model, backend)
+            return await self._first(found, partial(vectors_of, request))
+
+    async def embed_for_peer(self, request: EmbedRequest) -> Embeddings:
+        """As `embed`, only by local backends and with offered models."""
+        with self._work():
+            found = await self.embedders.offered_candidates(request.model)
+            return await self._first(found, partial(vectors_of, request))
+
+    async def _first(
+        self, candidates: Sequence[Candidate], ask: Callable[[Candidate], Awaitable[T]]
+    ) -> T:
+        return await first(candidates, ask, catalogue=self.catalogue, log=self._log)
+
     async def _generate(
         self,
         request: GenerateRequest,
@@ -218,8 +266,8 @@ class Router:
         parallel: int,
     ) -> AsyncGenerator[Chunk, None]:
         errors: list[AitorrentError] = []
-        first = min(max(parallel, 1), len(candidates))
-        groups = [candidates[:first], *([c] for c in candidates[first:])]
+        count = min(max(parallel, 1), len(candidates))
+        groups = [candidates[:count], *([c] for c in candidates[count:])]
         for group in groups:
             spoke = False
             try:
@@ -231,10 +279,10 @@ class Router:
                         yield chunk
                         if chunk.done:
                             return
-                raise Unavailable(f"{_who(group[0])} ended its answer without a reason")
+                raise Unavailable(f"{who(group[0])} ended its answer without a reason")
             except AitorrentError as e:
                 self._note_failure(group, answer, e, spoke=spoke)
-                if spoke or (isinstance(e, InvalidParams) and not _is_peer(group[0])):
+                if spoke or (isinstance(e, InvalidParams) and not is_peer(group[0])):
                     raise  # peers are exempt: another may accept what one calls invalid
                 errors.append(e)
         raise self._explained(candidates, errors, answer.failures)
@@ -247,8 +295,8 @@ class Router:
     ) -> AitorrentError:
         """The error of an answer that no candidate could give. If only peers were left to ask, it
         says first what this node lacks."""
-        error = _summary(errors, failures)
-        if isinstance(error, Busy | InvalidParams) or not all(map(_is_peer, candidates)):
+        error = summary(errors, failures)
+        if isinstance(error, Busy | InvalidParams) or not all(map(is_peer, candidates)):
             return error
         lacking = self.catalogue.lacking(candidates[0].model)
         return Unavailable(f"{lacking}; {error.message}") if lacking else error
@@ -277,29 +325,9 @@ class Router:
         for candidate in group:
             if spoke and candidate.backend.name != answer.backend:
                 continue
-            who = _who(candidate)
-            text = error.message if error.message.startswith(who) else f"{who}: {error.message}"
+            name = who(candidate)
+            text = error.message if error.message.startswith(name) else f"{name}: {error.message}"
             answer.failures.append(text)
             self._log.debug("failed: %s", text)
             if isinstance(candidate.backend, PeerBackend) and not isinstance(error, InvalidParams):
                 self.catalogue.distrust(candidate.backend.peer)
-
-
-def _is_peer(candidate: Candidate) -> bool:
-    return isinstance(candidate.backend, PeerBackend)
-
-
-def _who(candidate: Candidate) -> str:
-    backend = candidate.backend
-    return f"peer {short(backend.peer)}" if isinstance(backend, PeerBackend) else backend.name
-
-
-def _summary(errors: Sequence[AitorrentError], failures: Sequence[str]) -> AitorrentError:
-    """One error for several failures before any output; of their type if they agree."""
-    if len(errors) == 1:
-        return errors[0]
-    kinds = {type(e) for e in errors}
-    if kinds == {Busy}:
-        return Busy("Too many requests", asked=len(errors))
-    kind = kinds.pop() if len(kinds) == 1 else Unavailable
-    return kind("no backend could answer: " + "; ".join(failures))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from aitorrent_inference.announce import Announcer, keep_connected
 from aitorrent_inference.catalogue import Catalogue
 from aitorrent_inference.config import InferenceConfig
+from aitorrent_inference.peers.serve import GenerateHandler
 from aitorrent_inference.router import Router
-from aitorrent_inference.serve import GenerateHandler
 from aitorrentd.api import (
     BACKENDS,
     DIRECTORY,

@@ -9,9 +9,9 @@ from aitorrentd.api import Chunk, ProtocolError, Unavailable
 from aitorrentd.api.fields import count_of
 from aitorrentd.api.models.inference import DoneReason
 from aitorrentd.api.models.logprobs import missing_warning, read_logprobs
-from aitorrentd.api.models.texts import TextJoiner, end_of, text_in
-from aitorrentd.api.models.tool_calls import ENDS as TOOL_ENDS
-from aitorrentd.api.models.tool_calls import ToolCalls
+from aitorrentd.api.relays.texts import TextJoiner, end_of, text_in
+from aitorrentd.api.relays.tool_calls import ENDS as TOOL_ENDS
+from aitorrentd.api.relays.tool_calls import ToolCalls
 
 _DURATIONS: Final = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 # Reasons for an empty prompt, which only loads or unloads the model.

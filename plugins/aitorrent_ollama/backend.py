@@ -14,20 +14,23 @@ from urllib.parse import urlsplit
 from aitorrent_ollama.answers import AnswerReader
 from aitorrent_ollama.config import OllamaConfig
 from aitorrent_ollama.models import Shown, context_in_use, view
-from aitorrent_ollama.requests import request_body
+from aitorrent_ollama.requests import embed_body, request_body
 from aitorrentd.api import (
     AitorrentError,
     Chunk,
     Clock,
+    Embeddings,
+    EmbedRequest,
     GenerateRequest,
     ModelView,
     NotFound,
+    TimedOut,
     Unavailable,
 )
 from aitorrentd.api.models.features import Feature
-from aitorrentd.api.models.pacing import paced
-from aitorrentd.api.models.served import ServedModels
-from aitorrentd.api.models.truncation import text_bytes, truncation
+from aitorrentd.api.relays.pacing import paced
+from aitorrentd.api.relays.served import ServedModels
+from aitorrentd.api.relays.truncation import text_bytes, truncation
 
 if TYPE_CHECKING:
     from aitorrent_ollama.connection import OllamaClient
@@ -41,6 +44,7 @@ _LONG_BYTES: Final = 1024
 _UNKNOWN: Final = Shown()
 _FEATURES: Final[tuple[Feature, ...]] = (
     "context",
+    "embed",
     "format",
     "images",
     "logprobs",
@@ -59,6 +63,7 @@ class OllamaBackend:
         self._log = log
         self._client: OllamaClient | None = None
         self._shown: dict[str, Shown] = {}
+        self._embedders: list[ModelView] = []
         self._models = ServedModels(
             f"Ollama at {config.url}",
             self._look,
@@ -92,16 +97,41 @@ class OllamaBackend:
         return await self._models.views()
 
     async def _look(self) -> Sequence[ModelView]:
+        self._embedders = []
         client = await self._connected()
         tags = [tag for tag in await client.tags() if self._is_allowed(tag["name"])]
         loaded = await self._loaded(client) if tags else {}
         views = []
         for tag in tags:
             shown = await self._describe(client, tag)
-            if shown.can_answer:
-                context = context_in_use(shown, loaded.get(tag["name"]), self._config.num_ctx)
-                views.append(view(tag, shown, context))
+            context = context_in_use(shown, loaded.get(tag["name"]), self._config.num_ctx)
+            found = view(tag, shown, context)
+            views += [found] if shown.can_answer else []
+            self._embedders += [found] if shown.can_embed else []
         return views
+
+    async def embedding_models(self) -> Sequence[ModelView]:
+        """As `models`, for those that Ollama says are made for embeddings."""
+        await self._models.views()
+        return tuple(self._embedders)
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """The vectors by `/api/embed`, of which Ollama normalises each to the length 1."""
+        self._check_allowed(request.model)
+        client = await self._connected()
+        try:
+            async with asyncio.timeout(self._config.token_timeout_s):
+                return await client.embed(
+                    embed_body(request, self._config.keep_alive, self._config.num_ctx),
+                    len(request.texts),
+                )
+        except TimeoutError:
+            limit_s = self._config.token_timeout_s
+            raise TimedOut(f"Ollama did not send vectors within {limit_s:g} s") from None
+
+    def _check_allowed(self, model: str) -> None:
+        if not self._is_allowed(model):
+            raise NotFound(f"the model {model!r} is not in plugins.ollama.models")
 
     async def _loaded(self, client: OllamaClient) -> dict[str, int]:
         """The context of each model in memory; Ollama before 0.5.13 does not report it."""
@@ -167,8 +197,7 @@ class OllamaBackend:
         return paced(self._answer(request), self._config.token_timeout_s, "Ollama")
 
     async def _answer(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        if not self._is_allowed(request.model):
-            raise NotFound(f"the model {request.model!r} is not in plugins.ollama.models")
+        self._check_allowed(request.model)
         client = await self._connected()
         path, body = request_body(request, self._config.keep_alive, self._config.num_ctx)
         reader = AnswerReader(

@@ -13,18 +13,21 @@ from aitorrentd.api import (
     AitorrentError,
     Busy,
     Denied,
+    Embeddings,
     InvalidParams,
     NotFound,
     ProtocolError,
     Unavailable,
 )
-from aitorrentd.api.models.documents import JsonDocuments, Lines
-from aitorrentd.api.models.relay import HttpServer, json_values
-from aitorrentd.api.models.reported_errors import MAX_ERROR_CHARS, error_in_body, reported_error
+from aitorrentd.api.relays.client import HttpServer, json_values
+from aitorrentd.api.relays.documents import JsonDocuments, Lines
+from aitorrentd.api.relays.reported_errors import MAX_ERROR_CHARS, error_in_body, reported_error
+from aitorrentd.api.relays.vectors import embeddings
 
 # The last line of an answer carries the session's token ids, up to some hundred thousand.
 _MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 _MAX_BODY_BYTES: Final = 32 * 1024 * 1024
+_MAX_VECTOR_BYTES: Final = 64 * 1024 * 1024
 # Ollama says this with the status 400, or in the middle of an answer without a status.
 _TOO_LONG: Final = re.compile(
     r"exceed\w* .*context|(longer|larger) than .*context|context .*exceeded", re.IGNORECASE
@@ -102,10 +105,26 @@ class OllamaClient:
         """Ollama's description of a model (`POST /api/show`)."""
         return await self._fetch("POST", "/api/show", {"model": model})
 
+    async def embed(self, body: Mapping[str, Any], count: int) -> Embeddings:
+        """The vectors of `count` texts (`POST /api/embed`).
+
+        Raises:
+            ProtocolError: not one valid vector for each text.
+        """
+        answer = await self._fetch("POST", "/api/embed", body, max_bytes=_MAX_VECTOR_BYTES)
+        return embeddings(
+            "Ollama", answer.get("embeddings"), count, answer.get("prompt_eval_count")
+        )
+
     async def _fetch(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        max_bytes: int = _MAX_BODY_BYTES,
     ) -> dict[str, Any]:
-        answer = await self._http.fetch(method, path, body, max_bytes=_MAX_BODY_BYTES)
+        answer = await self._http.fetch(method, path, body, max_bytes=max_bytes)
         if not isinstance(answer, dict):
             raise ProtocolError(f"Ollama's {path} sent something that is not a JSON object")
         if isinstance(answer.get("error"), str) and answer["error"]:

@@ -22,20 +22,24 @@ class Shown:
     "The value in the model's Modelfile."
     can_answer: bool = True
     "Whether it answers prompts; embedding models do not."
+    can_embed: bool = True
+    "Whether it is made to turn texts into vectors."
 
     @classmethod
     def of(cls, shown: dict[str, Any]) -> Shown:
         """Parse an `/api/show` response.
 
-        Servers before 0.6.4 list no capabilities; none of their models are excluded.
+        Servers before 0.6.4 list no capabilities; then every model counts as able to do both.
         """
-        able = shown.get("capabilities")
+        stated = shown.get("capabilities")
+        able = stated if isinstance(stated, list) else []
         parameters = shown.get("parameters")
         found = _NUM_CTX.search(parameters) if isinstance(parameters, str) else None
         return cls(
             trained_context=_trained_context(shown.get("model_info")),
             num_ctx=int(found[1]) or None if found else None,
-            can_answer=not (isinstance(able, list) and able and "completion" not in able),
+            can_answer=not able or "completion" in able,
+            can_embed=not able or "embedding" in able,
         )
 
 

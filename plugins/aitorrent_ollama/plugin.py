@@ -16,7 +16,7 @@ from aitorrentd.api import (
     PluginInfo,
     hookimpl,
 )
-from aitorrentd.api.models.served import poll
+from aitorrentd.api.relays.served import poll
 
 
 class OllamaPlugin:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from aitorrentd.api import GenerateRequest, InvalidParams, Message, SamplingParams
-from aitorrentd.api.models.inference import refuse_params
+from aitorrentd.api import EmbedRequest, GenerateRequest, InvalidParams, Message, SamplingParams
+from aitorrentd.api.models.sampling import refuse_params
 from aitorrentd.api.models.tools import call_map, tool_map
 
 
@@ -76,6 +76,25 @@ def request_body(
     if keep_alive is not None:
         body["keep_alive"] = keep_alive
     return path, body
+
+
+def embed_body(
+    request: EmbedRequest, keep_alive: str | int | float | None, num_ctx: int | None = None
+) -> dict[str, Any]:
+    """The body of a request for vectors."""
+    body: dict[str, Any] = {
+        "model": request.model,
+        "input": list(request.texts),
+        # By default, Ollama cuts off what exceeds the context, silently.
+        "truncate": request.truncate,
+    }
+    if request.dimensions is not None:
+        body["dimensions"] = request.dimensions
+    if num_ctx is not None:
+        body["options"] = {"num_ctx": num_ctx}
+    if keep_alive is not None:
+        body["keep_alive"] = keep_alive
+    return body
 
 
 def _message(message: Message) -> dict[str, Any]:

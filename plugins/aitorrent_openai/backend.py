@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aitorrent_openai.chunks import AnswerReader
 from aitorrent_openai.config import ServerConfig
-from aitorrent_openai.models import can_chat, view
-from aitorrent_openai.requests import CHAT, COMPLETIONS, chat_body, completion_body, without
+from aitorrent_openai.models import can_chat, can_embed, view
+from aitorrent_openai.requests import (
+    CHAT,
+    COMPLETIONS,
+    chat_body,
+    completion_body,
+    embed_body,
+    without,
+)
 from aitorrentd.api import (
     AitorrentError,
     Chunk,
     Clock,
+    Embeddings,
+    EmbedRequest,
     GenerateRequest,
     InvalidParams,
     ModelView,
@@ -27,9 +36,9 @@ from aitorrentd.api import (
     Unavailable,
 )
 from aitorrentd.api.models.features import Feature
-from aitorrentd.api.models.pacing import paced
-from aitorrentd.api.models.served import ServedModels
-from aitorrentd.api.models.truncation import text_bytes, truncation
+from aitorrentd.api.relays.pacing import paced
+from aitorrentd.api.relays.served import ServedModels
+from aitorrentd.api.relays.truncation import text_bytes, truncation
 
 if TYPE_CHECKING:
     from aitorrent_openai.connection import OpenaiClient
@@ -45,6 +54,7 @@ REST_S: Final = 15.0
 every piece, also the longest pause after the first one."""
 _END: Final[dict[str, Any]] = {}
 _FEATURES: Final[tuple[Feature, ...]] = (
+    "embed",
     "format",
     "images",
     "logit_bias",
@@ -64,6 +74,7 @@ class OpenaiBackend:
         self._config = config
         self._rest_s = rest_s
         self._client: OpenaiClient | None = None
+        self._embedders: list[ModelView] = []
         self._models = ServedModels(
             f"{self.name} at {config.url}",
             self._look,
@@ -103,8 +114,30 @@ class OpenaiBackend:
         """The server's models, restricted to those that the configuration allows."""
         return await self._models.views()
 
+    async def embedding_models(self) -> Sequence[ModelView]:
+        """As `models`, for those that seem to be made for embeddings."""
+        await self._models.views()
+        return tuple(self._embedders)
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """The vectors by `/embeddings`."""
+        self._check_allowed(request.model)
+        body = embed_body(request, self.name)
+        client = await self._connected()
+        try:
+            async with asyncio.timeout(self._config.token_timeout_s):
+                return await client.embed(body, len(request.texts))
+        except TimeoutError:
+            limit_s = self._config.token_timeout_s
+            raise TimedOut(f"{self.name} did not send vectors within {limit_s:g} s") from None
+
+    def _check_allowed(self, model: str) -> None:
+        if self._config.models is not None and model not in self._config.models:
+            raise NotFound(f"the model {model!r} is not in the models of {self.name}")
+
     async def _look(self) -> Sequence[ModelView]:
         allowed = self._config.models
+        self._embedders = []
         try:
             rows = await (await self._connected()).models()
         except NotFound:
@@ -112,6 +145,11 @@ class OpenaiBackend:
             if allowed is None:
                 raise
             return [ModelView(name, self.name) for name in allowed]
+        self._embedders = [
+            view(row, self.name)
+            for row in rows
+            if can_embed(row) and (allowed is None or row["id"] in allowed)
+        ]
         wanted = (row["id"] in allowed if allowed is not None else can_chat(row) for row in rows)
         return [
             view(row, self.name) for row, is_wanted in zip(rows, wanted, strict=True) if is_wanted
@@ -138,8 +176,7 @@ class OpenaiBackend:
                 yield chunk
 
     async def _either(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        if self._config.models is not None and request.model not in self._config.models:
-            raise NotFound(f"the model {request.model!r} is not in the models of {self.name}")
+        self._check_allowed(request.model)
         client = await self._connected()
         if request.messages is None and (request.raw or self._has_completions):
             has_spoken = False

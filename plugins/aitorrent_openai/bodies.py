@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from aitorrent_openai.sse import MAX_EVENT_BYTES, Event, EventDecoder
 from aitorrentd.api import ProtocolError
-from aitorrentd.api.models.documents import JsonDocuments, Lines
+from aitorrentd.api.relays.documents import JsonDocuments, Lines
 
 _BOM: Final = b"\xef\xbb\xbf"
 _SHOWN_BYTES: Final = 200

@@ -8,9 +8,9 @@ from aitorrent_openai.usage import Usage
 from aitorrentd.api import Chunk, ProtocolError, Unavailable
 from aitorrentd.api.models.inference import DoneReason
 from aitorrentd.api.models.logprobs import missing_warning, read_logprobs
-from aitorrentd.api.models.texts import TextJoiner, end_of, text_in
-from aitorrentd.api.models.tool_calls import ENDS as TOOL_ENDS
-from aitorrentd.api.models.tool_calls import ToolCalls
+from aitorrentd.api.relays.texts import TextJoiner, end_of, text_in
+from aitorrentd.api.relays.tool_calls import ENDS as TOOL_ENDS
+from aitorrentd.api.relays.tool_calls import ToolCalls
 
 # DeepSeek, vLLM and llama.cpp use the first; OpenRouter, Ollama and newer vLLM the second.
 _THINKING: Final = (

@@ -16,14 +16,16 @@ from aitorrentd.api import (
     AitorrentError,
     Busy,
     Denied,
+    Embeddings,
     InvalidParams,
     NotFound,
     ProtocolError,
     TimedOut,
     Unavailable,
 )
-from aitorrentd.api.models.relay import HttpServer, json_values
-from aitorrentd.api.models.reported_errors import ReportedError, error_in_body, reported_error
+from aitorrentd.api.relays.client import HttpServer, json_values
+from aitorrentd.api.relays.reported_errors import ReportedError, error_in_body, reported_error
+from aitorrentd.api.relays.vectors import embeddings
 
 # With any status: xAI and Gemini say 400 for a wrong key, Mistral and OpenRouter for a model that
 # they lack.
@@ -34,12 +36,25 @@ _MODEL_CODES: Final = ("model_not_found", "invalid_model", "model_not_available"
 # backend may answer it.
 _REQUEST_FAULTS: Final = (400, 413, 414, 415, 422, 431)
 _MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+_MAX_VECTOR_BYTES: Final = 64 * 1024 * 1024
+"An answer with vectors: 2048 of 2048 dimensions take up to 50 MB in digits."
 _DONE: Final = object()
 "End-of-stream marker among JSON values."
 # What stands between the values of events that lack the lines between them.
 _BETWEEN: Final = {"data:": None, "[DONE]": _DONE, "[done]": _DONE}
 _PINGS: Final = ("ping", "pong", "keepalive", "keep-alive", "heartbeat")
 "Events, or their texts, that only keep the connection open."
+
+
+def in_order(rows: object) -> object:
+    """The vectors of a list of embeddings, by their `index`; servers that work in parallel send
+    them in any order."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return rows
+    indexes = [row.get("index") for row in rows]
+    if sorted(i for i in indexes if type(i) is int) == list(range(len(rows))):
+        rows = sorted(rows, key=lambda row: row["index"])
+    return [row.get("embedding") for row in rows]
 
 
 def refusal(server: str, status: int, error: ReportedError) -> AitorrentError:
@@ -94,6 +109,24 @@ class OpenaiClient:
         if rows is None:
             raise ProtocolError(f"{self.name} did not list models")
         return rows
+
+    async def embed(self, body: Mapping[str, Any], count: int) -> Embeddings:
+        """The vectors of `count` texts (`POST /embeddings`).
+
+        Raises:
+            ProtocolError: not one valid vector for each text.
+        """
+        answer = await self._http.fetch("POST", "/embeddings", body, max_bytes=_MAX_VECTOR_BYTES)
+        if (error := reported_error(answer)) is not None:
+            raise refusal(self.name, error.status or 500, error)
+        rows = answer.get("data") if isinstance(answer, dict) else None
+        usage = answer.get("usage") if isinstance(answer, dict) else None
+        return embeddings(
+            self.name,
+            in_order(rows),
+            count,
+            usage.get("prompt_tokens") if isinstance(usage, dict) else 0,
+        )
 
     async def events(
         self, path: str, body: Mapping[str, Any], stray: list[bytes]

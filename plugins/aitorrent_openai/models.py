@@ -58,6 +58,22 @@ def can_chat(row: dict[str, Any]) -> bool:
     return _NO_CHAT_NAME.search(str(row["id"]).lower()) is None
 
 
+_EMBED_KINDS: Final = frozenset(k for k in _NO_CHAT_KINDS if k.startswith(("embed", "text-embed")))
+_EMBED_NAME: Final = re.compile(r"(^|[-_/.:\s])(embed|embedding|embeddings|embedder)([-_/.:\s]|$)")
+
+
+def can_embed(row: dict[str, Any]) -> bool:
+    """Whether a listed model is made to turn texts into vectors, judged as in `can_chat`."""
+    able = row.get("capabilities")
+    kinds = [row.get("type"), row.get("task"), row.get("model_type")]
+    kinds += able if isinstance(able, list) else []
+    kinds += [able.get("type")] if isinstance(able, dict) else []
+    said = {kind.lower() for kind in kinds if isinstance(kind, str)} - {"model"}
+    if said & (_EMBED_KINDS | {"feature-extraction"}):
+        return True
+    return not said and _EMBED_NAME.search(str(row["id"]).lower()) is not None
+
+
 _LISTS: Final = ("data", "models")
 
 

@@ -17,7 +17,7 @@ from aitorrentd.api import (
     SkipPlugin,
     hookimpl,
 )
-from aitorrentd.api.models.served import poll
+from aitorrentd.api.relays.served import poll
 
 
 class OpenaiPlugin:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from aitorrentd.api import GenerateRequest, Message, SamplingParams
-from aitorrentd.api.models.inference import refuse_params
+from aitorrentd.api import EmbedRequest, GenerateRequest, InvalidParams, Message, SamplingParams
+from aitorrentd.api.models.sampling import refuse_params
 from aitorrentd.api.models.tools import NamedTool, call_map, tool_map
 
 CHAT: Final = "/chat/completions"
@@ -119,6 +119,24 @@ def completion_body(request: GenerateRequest) -> dict[str, Any]:
         **_sampling(params),
         **top,
     }
+
+
+def embed_body(request: EmbedRequest, who: str) -> dict[str, Any]:
+    """The body for `/embeddings`.
+
+    Raises:
+        InvalidParams: `truncate`, which this API does not have.
+    """
+    if request.truncate:
+        raise InvalidParams(f"{who} cannot apply truncate; shorten the texts", params=["truncate"])
+    body: dict[str, Any] = {
+        "model": request.model,
+        "input": list(request.texts),
+        "encoding_format": "float",
+    }
+    if request.dimensions is not None:
+        body["dimensions"] = request.dimensions
+    return body
 
 
 def without(body: dict[str, Any], param: str, message: str) -> dict[str, Any] | None:

@@ -17,9 +17,10 @@ from typing import Any
 
 from aitorrent_inference.catalogue import Catalogue
 from aitorrent_inference.config import InferenceConfig
-from aitorrent_inference.generate_protocol import PROTOCOL
+from aitorrent_inference.peers.generate_protocol import PROTOCOL
+from aitorrent_inference.peers.measure_protocol import COUNT_TOKENS, EMBED
+from aitorrent_inference.peers.serve import GenerateHandler
 from aitorrent_inference.router import Router
-from aitorrent_inference.serve import GenerateHandler
 from aitorrent_transport.protection.guard import Guard
 from aitorrent_transport.protection.limits import Limits
 from aitorrentd.api import (
@@ -202,7 +203,12 @@ def make_node(
         log=log,
         protection=lambda: None if alone else guard,
     )
-    transport = net.join(me, WireProtocol(PROTOCOL, handler))
+    transport = net.join(
+        me,
+        WireProtocol(PROTOCOL, handler),
+        WireProtocol(COUNT_TOKENS, handler.counting),
+        WireProtocol(EMBED, handler.embedding),
+    )
     return FakeRouter(me, backends, catalogue, router, handler, directory, transport, clock, events)
 
 

@@ -8,6 +8,8 @@ from aitorrentd.api.models.inference import Backend, GenerateRequest
 
 Feature = Literal[
     "context",
+    "count_tokens",
+    "embed",
     "format",
     "images",
     "logit_bias",
@@ -19,7 +21,8 @@ Feature = Literal[
     "tools",
 ]
 """A part of a request that not every backend can apply, named as its field. `tool_choice` stands
-for choices other than auto and none, and for `parallel_tool_calls: false`."""
+for choices other than auto and none, and for `parallel_tool_calls: false`. `count_tokens` and
+`embed` are whole methods."""
 FEATURES: Final[frozenset[Feature]] = frozenset(get_args(Feature))
 "All of them."
 _PARAMS: Final[tuple[Feature, ...]] = (

@@ -45,10 +45,12 @@ from aitorrentd.api import (
     called,
 )
 from aitorrentd.api.models.features import Feature
-from aitorrentd.api.models.inference import refuse_images, refuse_params, refuse_tools
+from aitorrentd.api.models.inference import refuse_images, refuse_tools
+from aitorrentd.api.models.sampling import refuse_params
 
 _FEATURES: Final[tuple[Feature, ...]] = (
     "context",
+    "count_tokens",
     "format",
     "logit_bias",
     "logprobs",
@@ -167,13 +169,10 @@ class ShardsBackend:
             num_ctx="",
             think="",
         )
-        refuse_images(request, "shards")
-        refuse_tools(request, "shards")
+        _check_prompt(request)
         model = self._pick(request.model)
         files, _ = model.ready()
-        tokenizer = model.tokenizer
-        if tokenizer is None:  # `ready` implies a loaded tokenizer
-            raise NotFound(f"model {model.entry.name} has no tokenizer")
+        tokenizer = _tokenizer(model)
         if self.answering >= self._node.config.max_answers:
             raise Busy(f"{self.answering} answers are running on this node; try again later")
         self.answering += 1
@@ -212,6 +211,16 @@ class ShardsBackend:
                     yield chunk
         finally:
             self.answering -= 1
+
+    async def count_tokens(self, request: GenerateRequest) -> int:
+        """Tokens of the prompt, exactly as `generate` sends it to the first stage; needs no layers.
+
+        Raises:
+            NotFound, InvalidParams, Unavailable: as `generate`.
+        """
+        _check_prompt(request)
+        model = self._pick(request.model)
+        return len(await _encode(_tokenizer(model), request))
 
     def _pick(self, name: str) -> LocalModel:
         if not self._models:
@@ -267,6 +276,18 @@ def _rules(params: SamplingParams, usual: LogitRules, vocab: int) -> LogitRules:
         frequency_penalty=params.frequency_penalty or 0.0,
         bias=tuple((token, value) for token, value in bias.items() if value),
     )
+
+
+def _check_prompt(request: GenerateRequest) -> None:
+    refuse_images(request, "shards")
+    refuse_tools(request, "shards")
+
+
+def _tokenizer(model: LocalModel) -> ModelTokenizer:
+    model.ready()
+    if model.tokenizer is None:  # `ready` implies a loaded tokenizer
+        raise NotFound(f"model {model.entry.name} has no tokenizer")
+    return model.tokenizer
 
 
 async def _encode(tokenizer: ModelTokenizer, request: GenerateRequest) -> tuple[int, ...]:

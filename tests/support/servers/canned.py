@@ -18,7 +18,7 @@ from aitorrent_openai.backend import OpenaiBackend
 from aitorrent_openai.config import ServerConfig
 from aitorrent_openai.connection import OpenaiClient
 from aitorrentd.api import AitorrentError, Backend, GenerateRequest, Message
-from aitorrentd.api.models.relay import Body
+from aitorrentd.api.relays.client import Body
 from tests.support.clocks import FakeClock
 from tests.support.nodes import REPOSITORY
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aitorrentd.api.models.documents import JsonDocuments, Lines
-from aitorrentd.api.models.reported_errors import (
+from aitorrentd.api.relays.documents import JsonDocuments, Lines
+from aitorrentd.api.relays.reported_errors import (
     MAX_ERROR_CHARS,
     error_in_body,
     reported_error,
 )
-from aitorrentd.api.models.texts import ENDS, TextJoiner, end_of, text_in
+from aitorrentd.api.relays.texts import ENDS, TextJoiner, end_of, text_in
 from tests.support.effort import examples
 from tests.support.nodes import REPOSITORY
 from tests.support.servers.relays import json_values

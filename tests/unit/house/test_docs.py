@@ -114,7 +114,7 @@ def test_every_term_of_the_glossary_is_used_where_it_says() -> None:
         ("stage dies", "plugins/aitorrent_shards/ring/repair.py", "class Repair"),
         ("plugin is restarted", "aitorrentd/kernel/supervisor.py", "class Supervisor"),
         ("setting is validated", "aitorrentd/validation.py", "ValidationError"),
-        ("peer's prompt", "plugins/aitorrent_inference/serve.py", "/ai-torrent/1/generate"),
+        ("peer's prompt", "plugins/aitorrent_inference/peers/serve.py", "/ai-torrent/1/generate"),
         ("peer is banned", "plugins/aitorrent_transport/protection/guard.py", "Ban("),
         ("peer is banned", "plugins/aitorrent_transport/peers/banning.py", "class "),
         ("looks up a key", "plugins/aitorrent_dht/core/finding.py", "def get("),

@@ -36,7 +36,7 @@ FENCES = {
     "aitorrentd/control/calls.py:_unary": "a control method",
     "aitorrentd/control/calls.py:_stream": "a control method that streams",
     "aitorrentd/doctor/checks.py:run_checks": "a plugin's check",
-    "plugins/aitorrent_inference/catalogue.py:_ask_backend": "a backend of another plugin",
+    "plugins/aitorrent_inference/catalogue.py:ask_backend": "a backend of another plugin",
     "plugins/aitorrent_inference/catalogue.py:pending": "a backend of another plugin",
     # Event handlers.
     "aitorrentd/runtime/callbacks.py:_call": "a callback of the embedding program",

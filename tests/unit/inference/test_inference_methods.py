@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from aitorrent_inference.config import InferenceConfig
 from aitorrent_inference.health import can_answer, warnings
-from aitorrent_inference.methods import GenerateParams, inference_methods, summary
+from aitorrent_inference.methods import inference_methods, summary
 from aitorrent_inference.plugin import InferencePlugin
 from aitorrent_inference.router import Answer
+from aitorrent_inference.schemas import GenerateParams
 from aitorrentd.api import (
     Busy,
     CallContext,
@@ -240,12 +241,15 @@ def test_bad_parameters_are_refused(params: dict[str, Any]) -> None:
         GenerateParams.model_validate(params)
 
 
-def test_only_generating_needs_the_operators_role() -> None:
+def test_only_what_computes_needs_the_operators_role() -> None:
     methods = methods_of(make_node())
     assert {name: method.role for name, method in methods.items()} == {
         "inference.models": Role.READ,
         "inference.backends": Role.READ,
         "inference.generate": Role.OPERATE,
+        "inference.count_tokens": Role.OPERATE,
+        "inference.embed": Role.OPERATE,
+        "inference.embedding_models": Role.READ,
     }
     assert methods["inference.generate"].stream
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from aitorrent_inference import generate_protocol as wire
+from aitorrent_inference.peers import generate_protocol as wire
 from aitorrentd.api import (
     AitorrentError,
     Busy,

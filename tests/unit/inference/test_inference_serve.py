@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from aitorrent_inference.generate_protocol import MAX_ANSWER_CHARS, MAX_LINE_BYTES, PROTOCOL
-from aitorrent_inference.peers import PeerBackend
+from aitorrent_inference.peers.backend import PeerBackend
+from aitorrent_inference.peers.generate_protocol import MAX_ANSWER_CHARS, MAX_LINE_BYTES, PROTOCOL
 from aitorrent_inference.router import Answer
 from aitorrentd.api import (
     Busy,

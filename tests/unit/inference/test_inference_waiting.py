@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from aitorrent_inference.methods import GenerateParams, inference_methods
+from aitorrent_inference.methods import inference_methods
+from aitorrent_inference.schemas import GenerateParams
 from aitorrentd.api import (
     Chunk,
     End,

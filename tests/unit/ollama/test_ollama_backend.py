@@ -34,8 +34,8 @@ from aitorrentd.api import (
     TimedOut,
     Unavailable,
 )
-from aitorrentd.api.models.relay import json_object
-from aitorrentd.api.models.reported_errors import error_in_body
+from aitorrentd.api.relays.client import json_object
+from aitorrentd.api.relays.reported_errors import error_in_body
 from tests.support.clocks import FakeClock
 from tests.support.effort import examples
 from tests.support.servers.canned import expected, read

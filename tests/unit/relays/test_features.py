@@ -15,13 +15,14 @@ from aitorrent_ollama.requests import request_body
 from aitorrent_openai.backend import OpenaiBackend
 from aitorrent_openai.config import ServerConfig
 from aitorrent_openai.requests import chat_body
-from aitorrentd.api import Backend, GenerateRequest, InvalidParams
-from aitorrentd.api.models.features import FEATURES, Feature, features_used, lacking
+from aitorrentd.api import Backend, CountsTokens, Embeds, GenerateRequest, InvalidParams
+from aitorrentd.api.models.features import FEATURES, Feature, KnowsFeatures, features_used, lacking
 from tests.support.clocks import FakeClock
 from tests.support.shards.shards_fakes import toy_network
 
 HI = {"role": "user", "content": "hi"}
 TOOLS = {"messages": [HI], "tools": [{"name": "look"}]}
+METHODS: set[Feature] = {"count_tokens", "embed"}
 USES: dict[Feature, dict[str, Any]] = {
     "context": {"prompt": "hi", "params": {"context": [1]}},
     "format": {"messages": [HI], "params": {"format": "json"}},
@@ -37,13 +38,16 @@ USES: dict[Feature, dict[str, Any]] = {
 
 
 def test_each_feature_is_found_in_the_request_that_uses_it() -> None:
-    assert set(USES) == FEATURES
+    assert set(USES) | METHODS == FEATURES
     for feature, fields in USES.items():
         assert feature in features_used(GenerateRequest.model_validate(fields))
     assert features_used(GenerateRequest(prompt="hi")) == set()
 
 
 def check(backend: Backend, send: Callable[[GenerateRequest], object]) -> None:
+    assert isinstance(backend, KnowsFeatures)
+    assert isinstance(backend, Embeds) is ("embed" in backend.features())
+    assert isinstance(backend, CountsTokens) is ("count_tokens" in backend.features())
     for feature, fields in USES.items():
         request = GenerateRequest.model_validate(fields)
         if missing := lacking(backend, request):
@@ -64,6 +68,8 @@ def test_relays_refuse_what_they_do_not_state() -> None:
 async def test_split_model_refuses_what_it_does_not_state(tmp_path: Path) -> None:
     async with toy_network(tmp_path, "all") as nodes:
         backend = nodes[0].shards.backend
+        assert isinstance(backend, CountsTokens) and "count_tokens" in backend.features()
+        assert not isinstance(backend, Embeds) and "embed" not in backend.features()
         for fields in USES.values():
             request = GenerateRequest.model_validate(fields)
             if missing := lacking(backend, request):

@@ -18,7 +18,7 @@ from aitorrentd.api import (
     TimedOut,
     Unavailable,
 )
-from aitorrentd.api.models.reported_errors import error_in_body
+from aitorrentd.api.relays.reported_errors import error_in_body
 from tests.support.servers.relays import answer, saying
 from tests.unit.ollama.test_ollama_backend import backend_of as ollama_of
 from tests.unit.openai.test_openai_backend import backend_of as openai_of

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aitorrentd.api import AitorrentError, GenerateRequest, InvalidParams, Message, SamplingParams
-from aitorrentd.api.models.truncation import text_bytes, truncation
+from aitorrentd.api.relays.truncation import text_bytes, truncation
 from tests.support.servers.ollama_server import FakeOllama
 from tests.support.servers.openai_server import FakeOpenai
 from tests.support.servers.relays import answer

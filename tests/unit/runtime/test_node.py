@@ -15,6 +15,8 @@ from aitorrentd.api import (
     TRANSPORT,
     Chunk,
     Conflict,
+    Embeddings,
+    EmbedRequest,
     GenerateRequest,
     InvalidParams,
     ModelView,
@@ -45,6 +47,15 @@ class FakeInference:
 
     async def models(self) -> Sequence[ModelView]:
         return []
+
+    async def count_tokens(self, request: GenerateRequest, *, backend: str | None = None) -> int:
+        raise NotImplementedError
+
+    async def embedding_models(self) -> Sequence[ModelView]:
+        return []
+
+    async def embed(self, request: EmbedRequest, *, backend: str | None = None) -> Embeddings:
+        raise NotImplementedError
 
     async def generate(
         self, request: GenerateRequest, *, backend: str | None = None

@@ -50,6 +50,16 @@ async def test_last_chunk_tells_counts_context_and_stages(tmp_path: Path) -> Non
         assert 0 < last.extra["hop_us"] < 1e6 * last.extra["decode_s"]
 
 
+async def test_tokens_are_counted_as_the_answer_counts_them(tmp_path: Path) -> None:
+    async with toy_network(tmp_path, "all") as nodes:
+        backend = nodes[0].shards.backend
+        for asked in (request("abc"), request("abc", context=[1, 2, 3])):
+            last = (await chunks(nodes[0], asked))[-1]
+            assert await backend.count_tokens(asked) == last.prompt_tokens > 0
+        with pytest.raises(NotFound, match="no model 'none' here"):
+            await backend.count_tokens(request("abc", "none"))
+
+
 async def test_context_continues_where_an_answer_ended(tmp_path: Path) -> None:
     async with toy_network(tmp_path, "all") as nodes:
         first = (await chunks(nodes[0], request()))[-1]

@@ -9,7 +9,8 @@ from contextlib import suppress
 from typing import Final
 
 from aitorrentd.api.context import Clock
-from aitorrentd.api.models.inference import Backend, ModelView
+from aitorrentd.api.models.inference import Backend
+from aitorrentd.api.models.views import ModelView
 from aitorrentd.errors import AitorrentError, TimedOut
 
 _ASK_S: Final = 8.0

@@ -1,25 +1,16 @@
-"""Answers peers' prompts: the handler of `/ai-torrent/1/generate`."""
+"""Serves peers' calls: admission, slots, timeouts, and the end of work for a peer that left."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import aclosing
 from typing import Final
 
-from aitorrent_inference.generate_protocol import (
-    MAX_LINE_BYTES,
-    Timing,
-    decode_request,
-    error_line,
-    last_line,
-    text_line,
-)
-from aitorrent_inference.router import Answer, Router
+from aitorrent_inference.peers.generate_protocol import MAX_LINE_BYTES, error_line
 from aitorrentd.api import (
     AitorrentError,
-    Clock,
     Offence,
     PeerGone,
     PeerId,
@@ -38,26 +29,22 @@ _REQUEST_TIMEOUT_S: Final = 30.0
 _WRITE_TIMEOUT_S: Final = 60.0
 # After the client has closed its sending side, a reset no longer wakes a read.
 _GONE_POLL_S: Final = 1.0
-_NS: Final = 1_000_000_000
 
 
-class GenerateHandler:
-    """Serves one stream per call; at most `max_concurrent` answers run concurrently."""
+class PeerCalls(ABC):
+    """Handler of a protocol in which a peer sends one line and gets several; `slots` limits how
+    many are answered at once."""
 
     def __init__(
-        self,
-        router: Router,
-        *,
-        max_concurrent: int,
-        clock: Clock,
-        log: logging.Logger,
-        protection: Callable[[], Protection | None],
+        self, slots: Slots, *, log: logging.Logger, protection: Callable[[], Protection | None]
     ) -> None:
-        self.slots = Slots(max_concurrent)
-        self._router = router
-        self._clock = clock
+        self.slots = slots
         self._log = log
         self._protection = protection
+
+    @abstractmethod
+    async def answer(self, stream: Stream, asked: bytes) -> None:
+        """Write the answer to a line; what it raises is sent as the last line."""
 
     async def __call__(self, stream: Stream) -> None:
         """Answer a peer's request on `stream`, then close it."""
@@ -68,7 +55,7 @@ class GenerateHandler:
                 if isinstance(e, PeerGone):
                     raise
                 self._report(stream.peer, e)
-                await _write(stream, error_line(e))
+                await write(stream, error_line(e))
             await stream.close()
         except PeerGone as e:
             self._log.debug("answer for peer %s: %s", short(stream.peer), e.message)
@@ -97,34 +84,13 @@ class GenerateHandler:
     async def _answer_until_gone(self, stream: Stream, line: bytes) -> None:
         """Answer the request; a client disconnect cancels the work immediately."""
         async with (
-            beside(self._answer(stream, line), "answer for a peer") as answering,
+            beside(self.answer(stream, line), "answer for a peer") as answering,
             beside(_until_gone(stream), "watch a peer's stream") as watching,
         ):
             await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
                 raise PeerGone("the client went away")
         answering.result()
-
-    async def _answer(self, stream: Stream, asked: bytes) -> None:
-        request = decode_request(asked)
-        answer = Answer()
-        async with aclosing(self._router.generate_for_peer(request, answer)) as chunks:
-            async for chunk in chunks:
-                model = request.model or answer.model
-                if chunk.text or chunk.thinking or chunk.logprobs:
-                    await _write(stream, text_line(model, self._clock.time(), chunk))
-                if chunk.done:
-                    timing = self._timing(answer)
-                    await _write(stream, last_line(model, self._clock.time(), chunk, timing))
-
-    def _timing(self, answer: Answer) -> Timing:
-        now = self._clock.monotonic()
-        first = answer.first_token_s or now
-        return Timing(
-            total=round((now - answer.began_s) * _NS),
-            prompt_eval=round((first - answer.began_s) * _NS),
-            evaluation=round((now - first) * _NS),
-        )
 
 
 async def _until_gone(stream: Stream) -> None:
@@ -140,7 +106,12 @@ async def _until_gone(stream: Stream) -> None:
             await asyncio.sleep(_GONE_POLL_S)
 
 
-async def _write(stream: Stream, line: bytes) -> None:
+async def write(stream: Stream, line: bytes) -> None:
+    """Write a line of an answer.
+
+    Raises:
+        PeerGone: the peer does not read it.
+    """
     try:
         async with asyncio.timeout(_WRITE_TIMEOUT_S):
             await stream.write(line)

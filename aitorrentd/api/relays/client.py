@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import httpx
 
-from aitorrentd.api.models.documents import values_in
 from aitorrentd.api.models.proxies import proxy_for, shown
+from aitorrentd.api.relays.documents import values_in
 from aitorrentd.errors import AitorrentError, InvalidParams, ProtocolError, TimedOut, Unavailable
 
 _START_BYTES: Final = 65_536

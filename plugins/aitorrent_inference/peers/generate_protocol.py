@@ -127,7 +127,8 @@ def _problems(error: ValidationError) -> str:
     return "; ".join(found)
 
 
-def _line(value: Mapping[str, Any]) -> bytes:
+def encoded(value: Mapping[str, Any]) -> bytes:
+    """The value as one line of JSON."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
@@ -175,7 +176,7 @@ def encode_request(request: GenerateRequest) -> bytes:
     if request.parallel_tool_calls is not None:
         value["parallel_tool_calls"] = request.parallel_tool_calls
     value["params"] = request.params.model_dump(exclude_none=True, exclude_defaults=True)
-    return _line(value)
+    return encoded(value)
 
 
 def decode_request(line: bytes) -> GenerateRequest:
@@ -197,9 +198,25 @@ def decode_request(line: bytes) -> GenerateRequest:
             params=sampling_params(wire.params or {}),
         )
     except ValidationError as e:
-        is_json = all(item["type"] != "json_invalid" for item in e.errors(include_url=False))
-        kind = InvalidParams if is_json else ProtocolError
-        raise kind(f"bad request: {_problems(e)}") from None
+        raise invalid_request(e) from None
+
+
+def invalid_request(error: ValidationError) -> AitorrentError:
+    """What to tell a peer about its request: that it is not JSON, or what is wrong in it."""
+    is_json = all(item["type"] != "json_invalid" for item in error.errors(include_url=False))
+    kind = InvalidParams if is_json else ProtocolError
+    return kind(f"bad request: {_problems(error)}")
+
+
+def reported(text: str, code: str) -> AitorrentError:
+    """The error that a peer's line reports."""
+    text = text[:_MAX_ERROR_CHARS]
+    if code in _CODES_KEPT:
+        return error_from_map({"code": code, "message": text})
+    # Nodes of the original ai-torrent send this text and no code.
+    if text == "Too many requests":
+        return error_from_map({"code": "busy", "message": text})
+    return Unavailable(text)
 
 
 def created_at(time_s: float) -> str:
@@ -219,7 +236,7 @@ def text_line(model: str, time_s: float, chunk: Chunk) -> bytes:
         value["thinking"] = chunk.thinking
     if chunk.logprobs:
         value["logprobs"] = [logprob_map(each) for each in chunk.logprobs]
-    return _line(value)
+    return encoded(value)
 
 
 def last_line(model: str, time_s: float, chunk: Chunk, timing: Timing) -> bytes:
@@ -252,16 +269,16 @@ def last_line(model: str, time_s: float, chunk: Chunk, timing: Timing) -> bytes:
         value["warning"] = chunk.warning[:_MAX_WARNING_CHARS]
     if chunk.stages:
         value["stages"] = [{"peer": s.peer, "start": s.start, "end": s.end} for s in chunk.stages]
-    line = _line(value)
+    line = encoded(value)
     if len(line) > MAX_LINE_BYTES:
         value.pop("context", None)
-        line = _line(value)
+        line = encoded(value)
     return line
 
 
 def error_line(error: AitorrentError) -> bytes:
     """The line that reports why the answer failed or stopped."""
-    return _line({"error": error.message[:_MAX_ERROR_CHARS] or error.code, "code": error.code})
+    return encoded({"error": error.message[:_MAX_ERROR_CHARS] or error.code, "code": error.code})
 
 
 def _reason(reply: _Reply) -> DoneReason:
@@ -284,13 +301,7 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
     except ValidationError as e:
         raise ProtocolError(f"bad answer line: {_problems(e)}") from None
     if reply.error is not None:
-        text = reply.error[:_MAX_ERROR_CHARS]
-        if reply.code in _CODES_KEPT:
-            return error_from_map({"code": reply.code, "message": text})
-        # Nodes of the original ai-torrent send this text and no code.
-        if text == "Too many requests":
-            return error_from_map({"code": "busy", "message": text})
-        return Unavailable(text)
+        return reported(reply.error, reply.code)
     try:
         logprobs = read_logprobs(reply.logprobs)
     except ValueError as e:

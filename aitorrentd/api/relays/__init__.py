@@ -1,0 +1,1 @@
+"""Tools for backends that relay prompts to a model server over HTTP."""

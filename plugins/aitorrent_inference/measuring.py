@@ -1,0 +1,106 @@
+"""Requests with one reply: the tokens of a prompt, and texts as vectors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from aitorrent_inference.catalogue import Candidate, Catalogue
+from aitorrent_inference.peers.backend import PeerBackend
+from aitorrentd.api import (
+    AitorrentError,
+    Busy,
+    CountsTokens,
+    Embeddings,
+    EmbedRequest,
+    Embeds,
+    GenerateRequest,
+    InvalidParams,
+    Unavailable,
+    short,
+)
+
+T = TypeVar("T")
+
+
+def is_peer(candidate: Candidate) -> bool:
+    """Whether a peer, not a backend of this node."""
+    return isinstance(candidate.backend, PeerBackend)
+
+
+def who(candidate: Candidate) -> str:
+    """The backend or peer, for display."""
+    backend = candidate.backend
+    return f"peer {short(backend.peer)}" if isinstance(backend, PeerBackend) else backend.name
+
+
+def summary(errors: Sequence[AitorrentError], failures: Sequence[str]) -> AitorrentError:
+    """One error for several failures before any output; of their type if they agree."""
+    if len(errors) == 1:
+        return errors[0]
+    kinds = {type(e) for e in errors}
+    if kinds == {Busy}:
+        return Busy("Too many requests", asked=len(errors))
+    kind = kinds.pop() if len(kinds) == 1 else Unavailable
+    return kind("no backend could answer: " + "; ".join(failures))
+
+
+async def tokens_of(request: GenerateRequest, candidate: Candidate) -> int:
+    """The tokens of a prompt, as a candidate counts them.
+
+    Raises:
+        InvalidParams: it cannot count.
+    """
+    if not isinstance(candidate.backend, CountsTokens):
+        raise InvalidParams(
+            f"{candidate.backend.name} cannot count tokens; only it knows how it encodes a prompt",
+            lacking=["count_tokens"],
+        )
+    return await candidate.backend.count_tokens(
+        request.model_copy(update={"model": candidate.model})
+    )
+
+
+async def vectors_of(request: EmbedRequest, candidate: Candidate) -> Embeddings:
+    """The texts as vectors of a candidate.
+
+    Raises:
+        InvalidParams: it cannot do this.
+    """
+    if not isinstance(candidate.backend, Embeds):
+        raise InvalidParams(
+            f"{candidate.backend.name} cannot turn texts into vectors", lacking=["embed"]
+        )
+    return await candidate.backend.embed(request.model_copy(update={"model": candidate.model}))
+
+
+async def first(
+    candidates: Sequence[Candidate],
+    ask: Callable[[Candidate], Awaitable[T]],
+    *,
+    catalogue: Catalogue,
+    log: logging.Logger,
+) -> T:
+    """The reply of the first candidate that gives one. A local backend's InvalidParams is final;
+    of a peer it is not, since another may accept what one calls invalid.
+
+    Raises:
+        AitorrentError: no candidate gave a reply.
+    """
+    errors: list[AitorrentError] = []
+    failures: list[str] = []
+    for candidate in candidates:
+        try:
+            return await ask(candidate)
+        except AitorrentError as e:
+            if isinstance(e, InvalidParams) and not is_peer(candidate):
+                raise
+            name = who(candidate)
+            text = e.message if e.message.startswith(name) else f"{name}: {e.message}"
+            log.debug("failed: %s", text)
+            failures.append(text)
+            errors.append(e)
+            if isinstance(candidate.backend, PeerBackend) and not isinstance(e, InvalidParams):
+                catalogue.distrust(candidate.backend.peer)
+    raise summary(errors, failures)

@@ -1,0 +1,1 @@
+"""Prompts between peers: asking them, and answering them."""
