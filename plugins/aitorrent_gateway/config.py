@@ -10,7 +10,7 @@ from aitorrentd.api import PluginConfig
 
 
 class GatewayConfig(PluginConfig):
-    """The OpenAI API on the node's HTTP server."""
+    """APIs for programs on the node's HTTP server."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 

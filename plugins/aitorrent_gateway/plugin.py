@@ -11,14 +11,14 @@ from aitorrentd.api.faces.routes import HttpRoute
 
 
 class GatewayPlugin:
-    """OpenAI's API over every model that this node can answer with."""
+    """The APIs that programs speak, over every model that this node can answer with."""
 
     @hookimpl
     def aitorrent_info(self) -> PluginInfo:
         """The manifest."""
         return PluginInfo(
             name="gateway",
-            summary="the OpenAI API over the models of the network",
+            summary="APIs for programs over the models of the network",
             wants=(INFERENCE,),
             config=GatewayConfig,
         )

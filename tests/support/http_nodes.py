@@ -120,6 +120,14 @@ async def http_node(
     return node, (await called(node, "http.status"))["listening"][0]
 
 
+async def served(node: Node) -> str:
+    """The address of the HTTP server of a node, which has one from now on."""
+    node.kernel.configure("http", {"enabled": True, "port": 0})
+    await node.kernel.enable("http")
+    address: str = (await called(node, "http.status"))["listening"][0]
+    return address
+
+
 async def called(node: Node, method: str, **params: Any) -> dict[str, Any]:
     """The result of a control method, called by an administrator."""
     from aitorrentd.methods.inside import InsideDoor

@@ -42,6 +42,17 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
+def text_of(name: str, value: Any) -> str:
+    """A text.
+
+    Raises:
+        InvalidParams: it is none.
+    """
+    if not isinstance(value, str):
+        raise wrong(name, "is not a text")
+    return value
+
+
 def one_of(name: str, value: Any, choices: Mapping[str, Any]) -> Any:
     """What a word stands for.
 

@@ -45,7 +45,8 @@ def _shown(view: ModelView, began: int) -> dict[str, Any]:
         "created_at": datetime.fromtimestamp(began, UTC).isoformat().replace("+00:00", "Z"),
         "owned_by": "aitorrent",
         "display_name": view.name,
+        "lifecycle": "active",
     }
     if view.context_length is not None:
-        model["context_length"] = view.context_length
+        model["context_length"] = model["max_input_tokens"] = view.context_length
     return model

@@ -12,8 +12,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from aitorrentd.node import Node
-from tests.support.http_nodes import called
+from tests.support.http_nodes import served
 from tests.support.nodes import NodeFactory
 from tests.support.shards.models import make_model
 from tests.support.shards.shards_nodes import answer, shards_network
@@ -21,13 +20,6 @@ from tests.support.shards.shards_nodes import answer, shards_network
 PROMPT = "SEVERALNODESHOLDAMODEL"
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 ASKED: list[Any] = [{"role": "user", "content": PROMPT}]
-
-
-async def served(node: Node) -> str:
-    """The base URL of the API of a node, which serves it from now on."""
-    node.kernel.configure("http", {"enabled": True, "port": 0})
-    await node.kernel.enable("http")
-    return f"http://{(await called(node, 'http.status'))['listening'][0]}/v1"
 
 
 @contextlib.asynccontextmanager
@@ -40,7 +32,7 @@ async def test_the_sdk_over_a_split_model(node_factory: NodeFactory, tmp_path: P
     path = make_model(tmp_path / "m")
     (path / "chat_template.jinja").write_text(TEMPLATE)
     nodes = await shards_network(node_factory, path, ["0-2", "2-4", "4-6"])
-    url = await served(nodes[0])
+    url = f"http://{await served(nodes[0])}/v1"
     expected = (await answer(nodes[1], PROMPT, temperature=0.0, max_tokens=12))["text"]
     async with client_of(url) as client:
         assert [model.id async for model in await client.models.list()] == ["m"]

@@ -1,0 +1,68 @@
+"""Answers of models over HTTP, streamed or whole.
+
+A stream begins with its first token, or after a second: an error before that has its own status.
+A client that leaves ends the generation.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from aitorrent_gateway.anthropic.errors import error_body, in_words
+from aitorrent_gateway.anthropic.requests import Asked, asked
+from aitorrent_gateway.anthropic.shapes import PING, Identity, MessageStream, whole
+from aitorrent_gateway.core.answers import ahead, generated
+from aitorrent_gateway.core.bodies import json_object
+from aitorrentd.api import AitorrentError, Chunk, Inference
+from aitorrentd.api.faces.asgi import App
+from aitorrentd.api.faces.errors import fault_of
+from aitorrentd.api.faces.streaming import Stream
+
+
+async def messages(request: Request, inference: Inference) -> App:
+    """POST /v1/messages."""
+    want = asked(json_object(await request.body()))
+    identity = Identity(f"msg_{secrets.token_hex(12)}", want.request.model or "default")
+    try:
+        if not want.is_stream:
+            return await _whole(want, identity, inference)
+        events = _events(want, identity, inference, request.scope["aitorrent.request_id"])
+        await anext(events)  # raises what is wrong so far
+        return Stream(events, headers=want.headers)
+    except AitorrentError as e:
+        raise in_words(e) from e
+
+
+async def _whole(want: Asked, identity: Identity, inference: Inference) -> JSONResponse:
+    async with aclosing(generated(want.request, inference)) as chunks:
+        found = [chunk async for chunk in chunks]
+    made = whole(identity, found, found[-1], shows_thinking=want.shows_thinking)
+    return JSONResponse(made, headers=dict(want.headers))
+
+
+async def _events(
+    want: Asked, identity: Identity, inference: Inference, ident: str
+) -> AsyncGenerator[bytes]:
+    """The stream's bytes, after an empty piece that tells that there is an answer."""
+    stream = MessageStream(identity, shows_thinking=want.shows_thinking)
+    async with ahead(generated(want.request, inference)) as pieces:
+        batch = await pieces.batch()
+        yield b""
+        begun = stream.first()
+        try:
+            while True:
+                events = [begun, *map(stream.piece, batch)]
+                last = batch[-1] if batch else Chunk("")
+                if last.done:
+                    yield b"".join([*events, stream.last(last)])
+                    return
+                yield b"".join(events) or PING
+                begun = b""
+                batch = await pieces.batch()
+        except AitorrentError as e:
+            yield b"event: error\ndata: " + error_body(fault_of(in_words(e)), ident) + b"\n\n"

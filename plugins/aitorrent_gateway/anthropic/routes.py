@@ -1,0 +1,51 @@
+"""The paths of Anthropic's dialect. What answers them is imported with the first request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aitorrent_gateway.config import GatewayConfig
+from aitorrentd.api import INFERENCE, PluginContext
+from aitorrentd.api.faces.asgi import App
+from aitorrentd.api.faces.errors import HttpFault
+from aitorrentd.api.faces.routes import HttpRoute, Scope
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+CHAT_BYTES: Final = 8 * 2**20
+"The largest conversation: agents begin with 50 kB, and images travel in it."
+
+
+class AnthropicRoutes:
+    """Answers for one node."""
+
+    def __init__(self, ctx: PluginContext) -> None:
+        self._ctx = ctx
+
+    def routes(self) -> list[HttpRoute]:
+        """What the HTTP server mounts."""
+        config: GatewayConfig = self._ctx.config
+        messages = HttpRoute(
+            "/v1/messages",
+            frozenset({"POST"}),
+            self._messages,
+            Scope.GENERATE,
+            "Anthropic: the next turn of a conversation.",
+            max_body=CHAT_BYTES,
+            slots=config.requests,
+            browser=True,
+            error_body=_error_body,
+        )
+        return [messages]
+
+    async def _messages(self, request: Request) -> App:
+        from aitorrent_gateway.anthropic import answering
+
+        return await answering.messages(request, self._ctx.service(INFERENCE))
+
+
+def _error_body(fault: HttpFault, ident: str) -> bytes:
+    from aitorrent_gateway.anthropic.errors import error_body
+
+    return error_body(fault, ident)

@@ -1,0 +1,201 @@
+"""Answers in Anthropic's shapes: the events of a stream, and whole messages. No I/O.
+
+Clients depend on details: a block is started before it grows, and stopped before the next one; the
+indices of blocks rise by one; the reason and the usage come in `message_delta`; `message_stop`
+follows only an answer that is whole. The end of the prompt is not known before the answer ends, so
+the usage of `message_start` is zero, and that of `message_delta` is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aitorrentd.api import Chunk
+from aitorrentd.api.models.tools import ToolCall
+
+PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
+_SIGNATURE: Final = "unsigned"
+"Of thoughts: clients want one, and send it back."
+_IDENT: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
+_REASONS: Final = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+_EMPTY: Final[dict[str, dict[str, Any]]] = {
+    "text": {"type": "text", "text": ""},
+    "thinking": {"type": "thinking", "thinking": "", "signature": ""},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What all parts of one answer have in common."""
+
+    ident: str
+    model: str
+
+
+class MessageStream:
+    """The events of one answer."""
+
+    def __init__(self, identity: Identity, *, shows_thinking: bool) -> None:
+        self._identity = identity
+        self._shows_thinking = shows_thinking
+        self._index = 0
+        "Of the block that is open, or comes next."
+        self._open = ""
+        "Its type; empty if none is open."
+        self._text = b""
+        self._has_called = False
+
+    def first(self) -> bytes:
+        """The event before the first block. A ping follows, as at Anthropic."""
+        return _event("message_start", message=_message(self._identity, [])) + PING
+
+    def piece(self, chunk: Chunk) -> bytes:
+        """The events of a chunk; none if it has nothing for the client."""
+        events = b""
+        if chunk.thinking and self._shows_thinking:
+            events += self._opened("thinking")
+            delta = {"type": "thinking_delta", "thinking": chunk.thinking}
+            events += _event("content_block_delta", index=self._index, delta=delta)
+        if chunk.text:
+            if self._open != "text":
+                events += self._opened("text")
+            events += self._text + json.dumps(chunk.text).encode() + b"}}\n\n"
+        for call in chunk.tool_calls:
+            events += self._call(call)
+        return events
+
+    def last(self, chunk: Chunk) -> bytes:
+        """The events of the end, after the piece of the last chunk."""
+        events = b"" if self._index or self._open else self._opened("text")
+        delta = _end(chunk, has_called=self._has_called)
+        return (
+            events
+            + self._closed()
+            + _event("message_delta", delta=delta, usage=usage_of(chunk))
+            + _event("message_stop")
+        )
+
+    def _call(self, call: ToolCall) -> bytes:
+        self._has_called = True
+        index, block = self._index + bool(self._open), _tool_use(call)
+        delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
+        events = self._closed() + _event(
+            "content_block_start", index=index, content_block=block | {"input": {}}
+        )
+        events += _event("content_block_delta", index=index, delta=delta)
+        self._index = index + 1
+        return events + _event("content_block_stop", index=index)
+
+    def _opened(self, kind: str) -> bytes:
+        """The events that open a block of this type, unless it is open."""
+        if self._open == kind:
+            return b""
+        events = self._closed()
+        self._open = kind
+        if kind == "text":  # the part before a text that is encoded for each token
+            head = {"type": "content_block_delta", "index": self._index}
+            self._text = b"event: content_block_delta\ndata: " + _encoded(head)[:-1]
+            self._text += b',"delta":{"type":"text_delta","text":'
+        block = _EMPTY[kind]
+        return events + _event("content_block_start", index=self._index, content_block=block)
+
+    def _closed(self) -> bytes:
+        """The events that close the block that is open, if one is."""
+        if not self._open:
+            return b""
+        events = b""
+        if self._open == "thinking":
+            delta = {"type": "signature_delta", "signature": _SIGNATURE}
+            events = _event("content_block_delta", index=self._index, delta=delta)
+        events += _event("content_block_stop", index=self._index)
+        self._open = ""
+        self._index += 1
+        return events
+
+
+def whole(
+    identity: Identity, chunks: Iterable[Chunk], last: Chunk, *, shows_thinking: bool
+) -> dict[str, Any]:
+    """An answer that is not streamed; `last` is the last of the chunks."""
+    content = list[dict[str, Any]]()
+    has_called = False
+    for chunk in chunks:
+        if chunk.thinking and shows_thinking:
+            block = _grown(content, "thinking")
+            block["thinking"] += chunk.thinking
+            block["signature"] = _SIGNATURE
+        if chunk.text:
+            _grown(content, "text")["text"] += chunk.text
+        content += map(_tool_use, chunk.tool_calls)
+        has_called = has_called or bool(chunk.tool_calls)
+    made = _message(identity, content or [dict(_EMPTY["text"])])
+    return made | _end(last, has_called=has_called) | {"usage": usage_of(last)}
+
+
+def usage_of(last: Chunk) -> dict[str, Any]:
+    """The usage of an answer that ended with this chunk."""
+    usage: dict[str, Any] = {
+        "input_tokens": last.prompt_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+        "output_tokens": last.completion_tokens,
+    }
+    hidden = last.extra.get("reasoning_tokens")
+    if isinstance(hidden, int):
+        usage["output_tokens_details"] = {"thinking_tokens": hidden}
+    return usage
+
+
+def _grown(content: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """The last block, if it is of this type; else a new one."""
+    if not content or content[-1]["type"] != kind:
+        content.append(dict(_EMPTY[kind]))
+    return content[-1]
+
+
+def _message(identity: Identity, content: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": identity.ident,
+        "type": "message",
+        "role": "assistant",
+        "model": identity.model,
+        "content": content,
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": usage_of(Chunk("")),
+    }
+
+
+def _end(last: Chunk, *, has_called: bool) -> dict[str, Any]:
+    """Why the answer ended. Servers say `stop` also after calls; clients act on `tool_use`."""
+    reason = _REASONS[last.reason or "stop"]
+    if has_called and reason == "end_turn":
+        reason = "tool_use"
+    return {"stop_reason": reason, "stop_sequence": None}
+
+
+def _tool_use(call: ToolCall) -> dict[str, Any]:
+    """A call. Arguments that are no object are kept as Anthropic advises, so that the client's
+    check of them tells the model."""
+    try:
+        arguments = json.loads(call.arguments)
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        arguments = {"INVALID_JSON": call.arguments}
+    ident = call.id if _IDENT.fullmatch(call.id) else f"toolu_{secrets.token_hex(12)}"
+    return {"type": "tool_use", "id": ident, "name": call.name, "input": arguments}
+
+
+def _event(kind: str, **fields: Any) -> bytes:
+    return f"event: {kind}\ndata: ".encode() + _encoded({"type": kind, **fields}) + b"\n\n"
+
+
+def _encoded(value: Any) -> bytes:
+    # Only ASCII: a lone surrogate of a model becomes an escape, and no line separator stays.
+    return json.dumps(value, separators=(",", ":")).encode()
