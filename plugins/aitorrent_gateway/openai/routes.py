@@ -47,6 +47,16 @@ class OpenAiRoutes:
             slots=config.requests,
             browser=True,
         )
+        responses = HttpRoute(
+            "/v1/responses",
+            post,
+            self._responses,
+            Scope.GENERATE,
+            "OpenAI: the next items of a conversation.",
+            max_body=CHAT_BYTES,
+            slots=config.requests,
+            browser=True,
+        )
         models = HttpRoute(
             "/v1/models",
             get,
@@ -63,7 +73,7 @@ class OpenAiRoutes:
             "OpenAI: one model.",
             browser=True,
         )
-        return [chat, completions, models, model]
+        return [chat, completions, responses, models, model]
 
     @property
     def _inference(self) -> Inference:
@@ -78,6 +88,11 @@ class OpenAiRoutes:
         from aitorrent_gateway.openai import answering
 
         return await answering.completions(request, self._inference, self._ctx.clock)
+
+    async def _responses(self, request: Request) -> App:
+        from aitorrent_gateway.openai.responses import answering
+
+        return await answering.responses(request, self._inference, self._ctx.clock)
 
     async def _models(self, request: Request) -> App:
         from aitorrent_gateway.openai import models

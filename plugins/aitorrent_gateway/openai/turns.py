@@ -32,7 +32,7 @@ def turn_of(index: int, value: Any, unknown: set[str]) -> dict[str, Any]:
         raise unsupported(f"{name}.function_call")
     unknown.update(f"messages.{key}" for key in turn.keys() - _KEPT - _NO_EFFECT)
     turn = {key: field for key, field in turn.items() if key in _KEPT}
-    if turn.get("role") == "assistant":
+    if turn.get("role") in ("assistant", "tool"):  # a tool may have nothing to say
         turn.setdefault("content", "")
     if "tool_calls" in turn:
         turn["tool_calls"] = _calls(f"{name}.tool_calls", turn["tool_calls"])

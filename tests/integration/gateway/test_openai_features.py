@@ -38,7 +38,8 @@ def choices(answer: Answer) -> list[dict[str, Any]]:
 
 async def test_calls_of_tools(node_factory: NodeFactory) -> None:
     """The shape that SDKs put together; the reason is `tool_calls` also if a server said `stop`
-    (ollama 12557: agents ended their loop)."""
+    (opencode 14972: agents ended their loop); each call has
+    an index of its own (ollama 15457: clients joined their arguments)."""
     calls = (ToolCall(id="c1", name="weather", arguments='{"at":"B"}'), ToolCall(name="weather"))
     backend = ScriptedBackend(Chunk("let me see"), Chunk("", tool_calls=calls), END)
     _, address = await gateway_node(node_factory, backend)
@@ -78,7 +79,7 @@ async def test_calls_of_tools(node_factory: NodeFactory) -> None:
     assert silent["choices"][0]["message"]["content"] is None
     backend.script = (Chunk("sunny"), END)
     calm = json.loads((await asked(address, messages=HELLO, tools=[TOOL])).body)
-    assert "tool_calls" not in calm["choices"][0]["message"]  # vllm 20105: an empty list
+    assert "tool_calls" not in calm["choices"][0]["message"]  # openai-node 1341
     assert calm["choices"][0]["finish_reason"] == "stop"
 
 
@@ -107,6 +108,10 @@ async def test_log_probabilities(node_factory: NodeFactory) -> None:
     assert [part["content"] for part in parts[1:3]] == [[one] for one in whole["content"]]
     params = backend.requests[-1].params
     assert (params.logprobs, params.top_logprobs) == (True, 1)
+    # sglang 39260: in a chunk of two tokens, the second had the alternatives of the first
+    backend.script = (Chunk("He", logprobs=(HE, HALF)), END)
+    both = choices(await asked(address, **fields, stream=True))[1]["logprobs"]["content"]
+    assert both == whole["content"]
     unasked = await asked(address, messages=HELLO, stream=True)
     assert [each["logprobs"] for each in choices(unasked)] == [None] * 3
 

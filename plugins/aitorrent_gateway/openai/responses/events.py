@@ -1,0 +1,195 @@
+"""The events of a streamed response, in OpenAI's order, and the response that they amount to.
+No I/O.
+
+One item is open at a time: thoughts, a message, or a call of a tool. Each event has a number.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aitorrent_gateway.openai.responses.shapes import (
+    Json,
+    ResponseIdentity,
+    call_item,
+    logprob_item,
+    message_item,
+    new_id,
+    reasoning_item,
+    response_map,
+    summary_part,
+    text_part,
+)
+from aitorrent_gateway.openai.responses.tools import OfferedTools
+from aitorrent_gateway.openai.shapes import encoded, quoted
+from aitorrentd.api import AitorrentError, Chunk
+from aitorrentd.api.faces.errors import fault_of
+from aitorrentd.api.models.tools import ToolCall
+
+_ERROR_CODES: Final = {"busy": "rate_limit_exceeded"}
+
+
+class ResponseEvents:
+    """Makes the events of one response."""
+
+    def __init__(self, identity: ResponseIdentity, tools: OfferedTools) -> None:
+        self._identity, self._tools = identity, tools
+        self._number = 0
+        self._output: list[Json] = []
+        "Complete items."
+        self._open: _Text | _Thoughts | None = None
+
+    def begin(self) -> bytes:
+        """The events before any output."""
+        shown = response_map(self._identity, "in_progress")
+        return self.event("response.created", response=shown) + self.event(
+            "response.in_progress", response=shown
+        )
+
+    def piece(self, chunk: Chunk) -> bytes:
+        """The events of a piece of the answer, also of the last; none if it has nothing for
+        clients."""
+        events = b""
+        if chunk.thinking:
+            if not isinstance(self._open, _Thoughts):
+                events += self._close("completed")
+                self._open = _Thoughts(self, len(self._output))
+                events += self._open.begin()
+            events += self._open.add(chunk.thinking)
+        if chunk.text or chunk.logprobs:
+            if not isinstance(self._open, _Text):
+                events += self._close("completed")
+                self._open = _Text(self, len(self._output))
+                events += self._open.begin()
+            events += self._open.add(chunk)
+        for call in chunk.tool_calls:
+            events += self._close("completed") + self._call(call)
+        return events
+
+    def end(self, last: Chunk) -> tuple[bytes, Json]:
+        """(the events after all output, the response)."""
+        status = "incomplete" if last.reason == "length" else "completed"
+        events = b""
+        if not self._output and self._open is None:  # clients look for a message
+            self._open = _Text(self, 0)
+            events = self._open.begin()
+        events += self._close(status)
+        shown = response_map(self._identity, status, self._output, last)
+        return events + self.event(f"response.{status}", response=shown), shown
+
+    def fail(self, error: AitorrentError) -> bytes:
+        """The event that ends a response that failed."""
+        fault = fault_of(error)
+        code = _ERROR_CODES.get(fault.code)
+        if code is None:
+            code = "server_error" if fault.status >= 500 else fault.code
+        told = {"code": code, "message": fault.message}
+        shown = response_map(self._identity, "failed", self._output, error=told)
+        return self.event("response.failed", response=shown)
+
+    def event(self, kind: str, **fields: Any) -> bytes:
+        """One event."""
+        body = encoded({"type": kind, "sequence_number": self.number(), **fields})
+        return b"event: " + kind.encode() + b"\ndata: " + body + b"\n\n"
+
+    def number(self) -> int:
+        """The number of the next event, which is used up."""
+        self._number += 1
+        return self._number - 1
+
+    def _close(self, status: str) -> bytes:
+        if self._open is None:
+            return b""
+        events, item = self._open.end(status)
+        self._output.append(item)
+        self._open = None
+        return events
+
+    def _call(self, call: ToolCall) -> bytes:
+        item, index = call_item(call, self._tools), len(self._output)
+        key = "input" if item["type"] == "custom_tool_call" else "arguments"
+        kind = "custom_tool_call_input" if key == "input" else "function_call_arguments"
+        place = {"item_id": item["id"], "output_index": index}
+        begun = {**item, "status": "in_progress", key: ""}
+        named = {"name": item["name"]} if key == "arguments" else {}
+        self._output.append(item)
+        return b"".join(
+            (
+                self.event("response.output_item.added", output_index=index, item=begun),
+                self.event(f"response.{kind}.delta", **place, delta=item[key]),
+                self.event(f"response.{kind}.done", **place, **named, **{key: item[key]}),
+                self.event("response.output_item.done", output_index=index, item=item),
+            )
+        )
+
+
+class _Text:
+    """A message of the model that is not complete."""
+
+    def __init__(self, events: ResponseEvents, index: int) -> None:
+        self._events, self._index, self._ident = events, index, new_id("msg")
+        self._text: list[str] = []
+        self._logprobs: list[Json] = []
+        self._place = {"item_id": self._ident, "output_index": index, "content_index": 0}
+        # The parts around a text that is encoded for each token.
+        kind = b"response.output_text.delta"
+        self._head = b"event: %b\ndata: " % kind + encoded({"type": kind.decode(), **self._place})
+        self._head = self._head[:-1] + b',"delta":'
+
+    def begin(self) -> bytes:
+        item = message_item(self._ident, "in_progress")
+        return self._events.event(
+            "response.output_item.added", output_index=self._index, item=item
+        ) + self._events.event("response.content_part.added", **self._place, part=text_part())
+
+    def add(self, chunk: Chunk) -> bytes:
+        self._text.append(chunk.text)
+        logprobs = [logprob_item(value) for value in chunk.logprobs]
+        self._logprobs += logprobs
+        number = self._events.number()
+        tail = b',"logprobs":%b,"sequence_number":%d}\n\n' % (encoded(logprobs), number)
+        return self._head + quoted(chunk.text) + tail
+
+    def end(self, status: str) -> tuple[bytes, Json]:
+        text = "".join(self._text)
+        part = text_part(text, self._logprobs)
+        item = message_item(self._ident, status, [part])
+        done = {"text": text, "logprobs": self._logprobs}
+        event = self._events.event
+        events = (
+            event("response.output_text.done", **self._place, **done),
+            event("response.content_part.done", **self._place, part=part),
+            event("response.output_item.done", output_index=self._index, item=item),
+        )
+        return b"".join(events), item
+
+
+class _Thoughts:
+    """Thoughts of the model that are not complete."""
+
+    def __init__(self, events: ResponseEvents, index: int) -> None:
+        self._events, self._index, self._ident = events, index, new_id("rs")
+        self._text: list[str] = []
+        self._place = {"item_id": self._ident, "output_index": index, "summary_index": 0}
+
+    def begin(self) -> bytes:
+        item, event = reasoning_item(self._ident), self._events.event
+        return event("response.output_item.added", output_index=self._index, item=item) + event(
+            "response.reasoning_summary_part.added", **self._place, part=summary_part()
+        )
+
+    def add(self, text: str) -> bytes:
+        self._text.append(text)
+        kind = "response.reasoning_summary_text.delta"
+        return self._events.event(kind, **self._place, delta=text)
+
+    def end(self, status: str) -> tuple[bytes, Json]:
+        text = "".join(self._text)
+        part = summary_part(text)
+        item, event = reasoning_item(self._ident, [part]), self._events.event
+        events = (
+            event("response.reasoning_summary_text.done", **self._place, text=text),
+            event("response.reasoning_summary_part.done", **self._place, part=part),
+            event("response.output_item.done", output_index=self._index, item=item),
+        )
+        return b"".join(events), item

@@ -1,0 +1,133 @@
+"""The input of a responses request, as turns of a conversation. No I/O."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from aitorrent_gateway.core.fields import present, refuse_fetching, unsupported, wrong
+from aitorrent_gateway.openai.responses.tools import offered_name
+
+# What a server did itself, or kept for itself: the model need not see it again.
+_LEFT_OUT: Final = frozenset(
+    {
+        "reasoning",
+        "compaction",
+        "compaction_trigger",
+        "web_search_call",
+        "file_search_call",
+        "image_generation_call",
+        "code_interpreter_call",
+        "tool_search_call",
+        "tool_search_output",
+        "mcp_list_tools",
+        "mcp_call",
+        "mcp_approval_request",
+        "mcp_approval_response",
+    }
+)
+_SYSTEM: Final = ("system", "developer")
+
+
+class Turns:
+    """Turns, put together from items."""
+
+    def __init__(self, unknown: set[str]) -> None:
+        self.turns: list[dict[str, Any]] = []
+        self._unknown = unknown
+        "Gets the kinds of items that are left out, but for thoughts."
+
+    def instruct(self, value: Any) -> None:
+        """Add the instructions of the request."""
+        if not isinstance(value, str):
+            raise wrong("instructions", "is not a text")
+        if value:
+            self.turns.append({"role": "system", "content": value})
+
+    def add(self, value: Any) -> None:
+        """Add the whole input.
+
+        Raises:
+            InvalidParams: with `param` in its data.
+        """
+        if isinstance(value, str):
+            self.turns.append({"role": "user", "content": value})
+            return
+        if not isinstance(value, list) or not value:
+            raise wrong("input", "is neither a text nor a list with at least one item")
+        for index, each in enumerate(value):
+            if not isinstance(each, dict):
+                raise wrong(f"input[{index}]", "is not an object")
+            self._add(f"input[{index}]", present(each))
+
+    def _add(self, name: str, item: dict[str, Any]) -> None:
+        kind = item.get("type", "message")
+        if kind == "message":
+            self._message(name, item)
+        elif kind in ("function_call", "custom_tool_call"):
+            self._call(name, item, is_custom=kind == "custom_tool_call")
+        elif kind in ("function_call_output", "custom_tool_call_output"):
+            turn = {"role": "tool", "content": _content(f"{name}.output", item.get("output", ""))}
+            self.turns.append(turn | {"tool_call_id": item.get("call_id")})
+        elif kind in _LEFT_OUT:
+            if kind != "reasoning":
+                self._unknown.add(f"input.{kind}")
+        elif kind == "item_reference":
+            raise wrong(f"{name}.id", "is of an item that is not stored; send the item itself")
+        else:
+            raise unsupported(f"{name}.type")
+
+    def _message(self, name: str, item: dict[str, Any]) -> None:
+        role, content = item.get("role"), _content(f"{name}.content", item.get("content", ""))
+        if role not in _SYSTEM:
+            self.turns.append({"role": role, "content": content})
+        elif self.turns and self.turns[0]["role"] == "system":
+            # Agents send several, and chat templates take one, at the start.
+            self.turns[0]["content"] = _joined(self.turns[0]["content"], content)
+        else:
+            self.turns.insert(0, {"role": "system", "content": content})
+
+    def _call(self, name: str, item: dict[str, Any], *, is_custom: bool) -> None:
+        own, space = item.get("name"), item.get("namespace")
+        if not isinstance(own, str):
+            raise wrong(f"{name}.name", "is not the name of a tool")
+        arguments = item.get("arguments", "{}")
+        if is_custom:
+            arguments = json.dumps({"input": item.get("input", "")})
+        call = {
+            "id": item.get("call_id"),
+            "name": offered_name(own, space if isinstance(space, str) else None),
+            "arguments": arguments,
+        }
+        if self.turns and self.turns[-1]["role"] == "assistant":
+            self.turns[-1].setdefault("tool_calls", []).append(call)
+        else:
+            self.turns.append({"role": "assistant", "content": "", "tool_calls": [call]})
+
+
+def _content(name: str, value: Any) -> Any:
+    """A content as `Message` takes it."""
+    if not isinstance(value, list):
+        return value
+    parts: list[Any] = []
+    for each in value:
+        kind = each.get("type") if isinstance(each, dict) else None
+        if kind == "refusal":
+            parts.append({"type": "text", "text": each.get("refusal")})
+            continue
+        if kind == "input_image":
+            url = each.get("image_url")
+            refuse_fetching(name, url)
+            parts.append({"type": "input_image", "image_url": url})
+            continue
+        if kind in ("input_file", "input_audio"):
+            raise unsupported(name)
+        parts.append(each)
+    return parts
+
+
+def _joined(first: Any, second: Any) -> Any:
+    if isinstance(first, str) and isinstance(second, str):
+        return f"{first}\n\n{second}"
+    lists = [[each] if isinstance(each, str) else list(each) for each in (first, second)]
+    return [*lists[0], "\n\n", *lists[1]]
