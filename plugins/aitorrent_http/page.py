@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from aitorrentd.api.context import Caller
 from aitorrentd.api.faces.routes import HttpRoute, Scope
 
+_RUNNING: Final = "aitorrentd is running"
 _CSP: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _STYLE: Final = (
     "body{font:16px system-ui;max-width:60em;margin:2em auto;padding:0 1em}"
@@ -29,7 +30,9 @@ async def answer(
     scopes: frozenset[Scope] = request.scope["aitorrent.scopes"]
     accept = request.headers.get("accept", "")
     if "text/html" not in accept and "application/json" not in accept:
-        return PlainTextResponse("aitorrentd is running\n")
+        # Ollama's clients look for its own words where its API is.
+        speaks_ollama = any(route.path == "/api/generate" for _, route in routes())
+        return PlainTextResponse("Ollama is running" if speaks_ollama else _RUNNING + "\n")
     shown = [
         {"path": route.path, "methods": sorted(route.methods), "summary": route.summary}
         for _, route in routes()
@@ -43,8 +46,7 @@ async def answer(
         ]
     if "text/html" not in accept:
         return JSONResponse(
-            {"message": "aitorrentd is running", "routes": shown}
-            | ({"plugins": plugins} if plugins else {})
+            {"message": _RUNNING, "routes": shown} | ({"plugins": plugins} if plugins else {})
         )
     return HTMLResponse(_html(shown, plugins), headers={"content-security-policy": _CSP})
 
@@ -52,7 +54,7 @@ async def answer(
 def _html(routes: list[dict[str, Any]], plugins: list[dict[str, Any]]) -> str:
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><title>aitorrentd</title>",
-        f"<style>{_STYLE}</style><h1>aitorrentd is running</h1><h2>Paths</h2>",
+        f"<style>{_STYLE}</style><h1>{_RUNNING}</h1><h2>Paths</h2>",
         _table(
             ("Path", "Methods", "What it does"),
             [(r["path"], ", ".join(r["methods"]), r["summary"]) for r in routes],
