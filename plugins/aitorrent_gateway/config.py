@@ -16,3 +16,8 @@ class GatewayConfig(PluginConfig):
 
     requests: Annotated[int, Field(ge=1, le=256)] = 64
     "requests at the same time on each path; more are answered with 429"
+    ollama_version: Annotated[str, Field(pattern=r"^\d{1,4}\.\d{1,4}\.\d{1,4}$")] = "0.17.6"
+    "the version of Ollama that the Ollama API claims to be: clients refuse servers that are older"
+    ollama_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    """a further TCP port for the HTTP server, on the same addresses: 11434 is where clients look
+    for Ollama; null = none"""

@@ -1,17 +1,24 @@
-"""The gateway plugin: hooks."""
+"""The gateway plugin: hooks and lifespan."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 
 from aitorrent_gateway.config import GatewayConfig
+from aitorrent_gateway.ollama.port import OllamaPort
 from aitorrent_gateway.service import gateway_routes
-from aitorrentd.api import INFERENCE, PluginContext, PluginInfo, hookimpl
+from aitorrentd.api import INFERENCE, HealthWarning, PluginContext, PluginInfo, hookimpl
+from aitorrentd.api.faces.door import HTTP
 from aitorrentd.api.faces.routes import HttpRoute
+from aitorrentd.api.tasks import Tasks
 
 
 class GatewayPlugin:
     """The APIs that programs speak, over every model that this node can answer with."""
+
+    def __init__(self) -> None:
+        self._port: OllamaPort | None = None
 
     @hookimpl
     def aitorrent_info(self) -> PluginInfo:
@@ -19,11 +26,32 @@ class GatewayPlugin:
         return PluginInfo(
             name="gateway",
             summary="APIs for programs over the models of the network",
-            wants=(INFERENCE,),
+            wants=(INFERENCE, HTTP),
             config=GatewayConfig,
         )
+
+    @hookimpl
+    @asynccontextmanager
+    async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
+        """Keep Ollama's port open, if the settings want it."""
+        config: GatewayConfig = ctx.config
+        tasks = Tasks(ctx.tasks)
+        if config.ollama_port is not None:
+            self._port = OllamaPort(ctx, config.ollama_port)
+            tasks.spawn(self._port.keep_open(), "gateway: ollama port")
+        try:
+            yield
+        finally:
+            self._port = None
+            await tasks.close()
 
     @hookimpl
     def aitorrent_routes(self, ctx: PluginContext) -> Iterable[HttpRoute]:
         """The paths of every dialect."""
         return gateway_routes(ctx)
+
+    @hookimpl
+    def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:
+        """What keeps clients from finding Ollama's API where they look for it."""
+        if self._port is not None and self._port.problem:
+            yield HealthWarning("no_ollama_port", f"no Ollama API: {self._port.problem}")

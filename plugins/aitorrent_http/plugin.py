@@ -18,6 +18,7 @@ from aitorrentd.api import (
     PluginInfo,
     hookimpl,
 )
+from aitorrentd.api.faces.door import HTTP
 from aitorrentd.api.faces.routes import HttpRoute
 
 
@@ -33,6 +34,7 @@ class HttpPlugin:
         return PluginInfo(
             name="http",
             summary="an HTTP server for programs and pages on this machine",
+            provides=(HTTP,),
             config=HttpConfig,
         )
 
@@ -42,6 +44,7 @@ class HttpPlugin:
         """Serve while the plugin runs."""
         service = HttpService(ctx)
         async with service.running():
+            ctx.provide(HTTP, service)
             self._service = service
             try:
                 yield

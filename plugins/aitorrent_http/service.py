@@ -58,6 +58,8 @@ class HttpService:
         self.counts: Counter[str] = Counter()
         "Requests since the start, by plugin."
         self._ctx = ctx
+        self._app: App | None = None
+        self._encryption: ssl.SSLContext | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -70,7 +72,7 @@ class HttpService:
         ctx, config = self._ctx, self.config
         await self.tokens.load()
         async with AsyncExitStack() as stack:
-            tls = self._tls()
+            tls = self._encryption = self._tls()
             sockets = [*self._tcp(), *self._given(stack)]
             if config.unix_socket is not None:
                 bound = await asyncio.to_thread(_bind, config.unix_socket)
@@ -92,8 +94,34 @@ class HttpService:
             finally:
                 await tasks.close(LIMITS.drain_s * 2)
 
+    @asynccontextmanager
+    async def also_on(self, port: int, *, setting: str) -> AsyncIterator[None]:
+        """See `HttpDoor.also_on`."""
+        sockets = listen(self.config.listen, port, setting=setting)
+        places = [_place(sock) for sock in sockets]
+        async with AsyncExitStack() as stack:
+            for sock in sockets:
+                stack.callback(sock.close)
+            self._check_exposure(sockets, self._encryption)
+            log, limits, tls = self._ctx.log, LIMITS, self._encryption
+            log.info("HTTP on %s", ", ".join(places))
+            serving = serve_when_asked(self._make, sockets, log=log, limits=limits, tls=tls)
+            tasks = Tasks(self._ctx.tasks)
+            tasks.spawn(serving, f"http: port {port}")
+            self.listening += places
+            try:
+                yield
+            finally:
+                self.listening = [place for place in self.listening if place not in places]
+                await tasks.close(LIMITS.drain_s * 2)
+
     def _make(self) -> App:
         """The application; called in a thread, because the import takes a while."""
+        if self._app is None:
+            self._app = self._made()
+        return self._app
+
+    def _made(self) -> App:
         server: Any = importlib.import_module("aitorrent_http.server")
         importlib.import_module("aitorrent_http.page")
         names = frozenset({socket.gethostname().lower(), *self.config.hosts})

@@ -58,9 +58,12 @@ _FEATURES: Final[tuple[Feature, ...]] = (
 class OllamaBackend:
     """Answers from Ollama; usable whenever Ollama is, and reports when it is not."""
 
-    def __init__(self, config: OllamaConfig, *, clock: Clock, log: logging.Logger) -> None:
+    def __init__(
+        self, config: OllamaConfig, *, clock: Clock, log: logging.Logger, node: str = ""
+    ) -> None:
         self._config = config
         self._log = log
+        self._node = node
         self._client: OllamaClient | None = None
         self._shown: dict[str, Shown] = {}
         self._embedders: list[ModelView] = []
@@ -173,6 +176,7 @@ class OllamaBackend:
                 self._config.url,
                 connect_timeout_s=self._config.connect_timeout_s,
                 read_timeout_s=self._config.read_timeout_s,
+                node=self._node,
             )
             self._client = made
         return self._client

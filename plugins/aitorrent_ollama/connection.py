@@ -63,7 +63,10 @@ def refusal(status: int, text: str, model: str) -> AitorrentError:
 class OllamaClient:
     """Connections to one Ollama server; close it with `close`."""
 
-    def __init__(self, url: str, *, connect_timeout_s: float, read_timeout_s: float) -> None:
+    def __init__(
+        self, url: str, *, connect_timeout_s: float, read_timeout_s: float, node: str = ""
+    ) -> None:
+        """The id `node` is sent along, so that this node notices when the URL leads to itself."""
         self._http = HttpServer(
             "Ollama",
             url,
@@ -73,6 +76,7 @@ class OllamaClient:
             absent=lambda reason: not_running(url),
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
+            headers={"x-aitorrent-node": node} if node else None,
             # Ollama is local or configured explicitly: never use a proxy from the environment.
             use_proxy=False,
         )

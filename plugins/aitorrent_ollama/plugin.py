@@ -40,7 +40,9 @@ class OllamaPlugin:
     async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
         """Keep the backend registered and detect when Ollama starts or stops."""
         config: OllamaConfig = ctx.config
-        backend = self._backend = OllamaBackend(config, clock=ctx.clock, log=ctx.log)
+        backend = self._backend = OllamaBackend(
+            config, clock=ctx.clock, log=ctx.log, node=ctx.identity.peer_id
+        )
         with ctx.service(BACKENDS).added(backend.name, backend):
             polling = ctx.tasks.create_task(poll(backend, config.poll_s), name="ollama: poll")
             try:

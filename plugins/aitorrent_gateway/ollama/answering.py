@@ -1,0 +1,166 @@
+"""Answers of models to Ollama's clients, line by line or whole.
+
+A stream begins with its first token, or after a second: an error before that has its own status. A
+client that leaves ends the generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from aitorrent_gateway.core.answers import ahead, generated
+from aitorrent_gateway.core.bodies import json_object
+from aitorrent_gateway.ollama import names, requests
+from aitorrent_gateway.ollama.requests import Asked
+from aitorrent_gateway.ollama.shapes import NDJSON, Shape, Timing, line
+from aitorrentd.api import (
+    AitorrentError,
+    Chunk,
+    Clock,
+    GenerateRequest,
+    Inference,
+    InvalidParams,
+    NotFound,
+)
+from aitorrentd.api.faces.asgi import App
+from aitorrentd.api.faces.routes import Scope
+from aitorrentd.api.faces.streaming import Stream
+
+UNLOADING: Final = (
+    "aitorrentd keeps a model loaded as long as it serves it; remove it with"
+    " `aitorrentctl model remove`"
+)
+
+
+async def chat(request: Request, inference: Inference, clock: Clock) -> App:
+    """POST /api/chat."""
+    return await _answer(request, requests.chat, inference, clock, is_chat=True)
+
+
+async def generate(request: Request, inference: Inference, clock: Clock) -> App:
+    """POST /api/generate."""
+    return await _answer(request, requests.generate, inference, clock, is_chat=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    request: GenerateRequest
+    model: str
+    "As the client names it."
+    shape: Shape
+    inference: Inference
+    clock: Clock
+    asked_s: float
+
+    async def chunks(self) -> AsyncGenerator[Chunk]:
+        """The answer. Parameters that a backend refuses, and that ask for nothing, are left out.
+
+        Raises:
+            AitorrentError: as `Inference.generate`, with Ollama's text for a model that is missing.
+        """
+        request = self.request
+        while True:
+            has_begun = False
+            try:
+                async with aclosing(generated(request, self.inference)) as chunks:
+                    async for chunk in chunks:
+                        has_begun = has_begun or not chunk.notice
+                        yield chunk
+                return
+            except NotFound as e:
+                raise names.missing(self.model, e.message) from None
+            except InvalidParams as e:
+                if has_begun:
+                    raise
+                try:
+                    request = requests.harmless(request, e.data.get("params"))
+                except ValueError:
+                    raise e from None
+
+    async def whole(self) -> dict[str, Any]:
+        """An answer that is not streamed."""
+        found, began_s = list[Chunk](), None
+        async with aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                if began_s is None and not chunk.notice:
+                    began_s = self.clock.monotonic()
+                found.append(chunk)
+        return self.shape.whole(found, self._timing(began_s), self.clock.time())
+
+    async def lines(self) -> AsyncGenerator[bytes]:
+        """The stream's bytes, after an empty piece that tells that there is an answer."""
+        began_s = None
+        async with ahead(self.chunks()) as pieces:
+            batch = await pieces.batch()
+            yield b""
+            try:
+                while True:
+                    if began_s is None and any(not chunk.notice for chunk in batch):
+                        began_s = self.clock.monotonic()
+                    now = self.clock.time()
+                    lines = [self.shape.piece(chunk, now) for chunk in batch]
+                    if batch and batch[-1].done:
+                        lines.append(self.shape.last(batch[-1], self._timing(began_s), now))
+                        yield b"".join(lines)
+                        return
+                    yield b"".join(lines) or self.shape.empty(now)
+                    batch = await pieces.batch()
+            except AitorrentError as e:
+                yield line({"error": e.message})
+
+    def _timing(self, began_s: float | None) -> Timing:
+        now = self.clock.monotonic()
+        return Timing(self.asked_s, now if began_s is None else began_s, now)
+
+
+async def _answer(
+    request: Request,
+    read: Callable[[dict[str, Any]], Asked],
+    inference: Inference,
+    clock: Clock,
+    *,
+    is_chat: bool,
+) -> App:
+    asked = read(json_object(await request.body()))
+    shape = Shape(asked.model, is_chat=is_chat)
+    if asked.request is None:
+        return await _load(request, asked, shape, inference, clock)
+    model = await names.resolved(inference, asked.model)
+    answer = _Answer(
+        asked.request.model_copy(update={"model": model}),
+        asked.model,
+        shape,
+        inference,
+        clock,
+        clock.monotonic(),
+    )
+    if not asked.is_stream:
+        return JSONResponse(await answer.whole(), headers=dict(asked.headers))
+    lines = answer.lines()
+    await anext(lines)  # raises what is wrong so far
+    return Stream(lines, NDJSON, headers=asked.headers)
+
+
+async def _load(
+    request: Request, asked: Asked, shape: Shape, inference: Inference, clock: Clock
+) -> App:
+    """Answer a request without a prompt: the model is there already, or it is missing."""
+    await names.found(inference, asked.model)
+    if asked.unloads:
+        is_allowed = Scope.OPERATE in request.scope["aitorrent.scopes"]
+        text = UNLOADING if is_allowed else "unloading a model needs a token with the role operate"
+        return JSONResponse({"error": text}, 501 if is_allowed else 403)
+    value = shape.loaded("load", clock.time())
+    if asked.is_stream:
+        return Stream(_one(line(value)), NDJSON, headers=asked.headers)
+    return JSONResponse(value, headers=dict(asked.headers))
+
+
+async def _one(piece: bytes) -> AsyncGenerator[bytes]:
+    yield piece

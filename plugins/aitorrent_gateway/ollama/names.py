@@ -1,0 +1,49 @@
+"""Names of models as Ollama writes them: one without a tag means `:latest`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aitorrent_gateway.core.models import answering_models
+from aitorrentd.api import Inference, ModelView, NotFound
+
+LATEST: Final = ":latest"
+
+
+def tagged(name: str) -> str:
+    """A name with its tag."""
+    return name if ":" in name.rpartition("/")[2] else name + LATEST
+
+
+def missing(name: str, reason: str = "") -> NotFound:
+    """The error for a model that is not there; clients look for its first words."""
+    text = f"model '{name[:200]}' not found"
+    return NotFound(f"{text}: {reason}" if reason else text)
+
+
+def pick(name: str, views: list[ModelView]) -> ModelView | None:
+    """The view that a client means."""
+    by_name = {view.name: view for view in views}
+    exact = by_name.get(name) or by_name.get(tagged(name))
+    return exact or by_name.get(name.removesuffix(LATEST))
+
+
+async def resolved(inference: Inference, name: str) -> str:
+    """The node's own name for a model; the node itself knows that a missing tag means `:latest`."""
+    if not name.endswith(LATEST):
+        return name
+    view = pick(name, await answering_models(inference))
+    return name if view is None else view.name
+
+
+async def found(inference: Inference, name: str) -> ModelView:
+    """The model that a client means.
+
+    Raises:
+        NotFound: it cannot answer now.
+    """
+    views = await answering_models(inference)
+    view = pick(name, views)
+    if view is None:
+        raise missing(name)
+    return view

@@ -1,0 +1,134 @@
+"""Downloads for Ollama's clients: files of a model that a catalogue lists, from the swarm.
+
+Names are resolved in catalogues only: a request never makes the node connect to a place that it
+names itself (CVE-2026-5530 was such a hole in another server's pull).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from aitorrent_gateway.core.bodies import json_object
+from aitorrent_gateway.core.fields import present
+from aitorrent_gateway.ollama.names import LATEST, missing
+from aitorrent_gateway.ollama.requests import model_of, streams
+from aitorrent_gateway.ollama.shapes import NDJSON, line
+from aitorrentd.api import AitorrentError, Conflict, MethodNotFound, NotFound, Registry, Unavailable
+from aitorrentd.api.context import Caller
+from aitorrentd.api.faces.asgi import App
+from aitorrentd.api.faces.streaming import Stream
+from aitorrentd.api.models.weights import ModelFiles, ModelNames, WantedFile, Weights
+from aitorrentd.api.tasks import beside
+
+EVERY_S: Final = 0.5
+"How often a line tells the progress."
+SCHEME: Final = "catalogue"
+_SHORT: Final = 12
+"Digits of a digest that clients show."
+Names = Registry[ModelNames]
+
+
+async def pull(request: Request, names: Names | None, weights: Weights | None) -> App:
+    """POST /api/pull. A client that leaves pauses the download; what arrived is kept.
+
+    Raises:
+        NotFound: no catalogue lists the model. Unavailable: there is no catalogue, or no seeding.
+    """
+    fields = present(json_object(await request.body()))
+    name = model_of(fields)
+    is_stream = streams(fields)
+    model = await _resolved(names, name)
+    if weights is None:
+        raise Unavailable("downloads need the seeding plugin: aitorrentctl plugin enable seeding")
+    lines = _lines(model, weights)
+    if is_stream:
+        return Stream(_said(lines), NDJSON)
+    return JSONResponse([value async for value in lines][-1])
+
+
+async def delete(request: Request, names: Names | None, caller: Caller) -> Response:
+    """DELETE /api/delete: stop seeding the files of a model, and delete those that were fetched.
+
+    Raises:
+        NotFound: none of its files is here. Conflict: the node serves the model from them.
+    """
+    name = model_of(present(json_object(await request.body())))
+    model = await _resolved(names, name)
+    served = await _served(caller)
+    if model.name in served:
+        raise Conflict(
+            f"the files are in use: first `aitorrentctl model remove {served[model.name]}`"
+        )
+    here = {row["sha256"] for row in (await caller.call("seeding.torrents"))["torrents"]}
+    gone = [file.sha256 for file in _files(model) if file.sha256 in here]
+    if not gone:
+        raise missing(name, "none of its files is here")
+    for sha256 in gone:
+        await caller.call("seeding.remove", {"which": sha256, "files": True})
+    return Response()
+
+
+async def _served(caller: Caller) -> dict[str, str]:
+    """Names of models that this node serves, by the repository that they are fetched from."""
+    try:
+        rows = (await caller.call("shards.models"))["models"]
+    except (MethodNotFound, Unavailable):
+        return {}
+    sources = ((row["source"].partition("://")[2].partition("@")[0], row["name"]) for row in rows)
+    return {source: name for source, name in sources if source}
+
+
+async def _resolved(names: Names | None, name: str) -> ModelFiles:
+    if names is None or SCHEME not in names.names():
+        raise Unavailable(
+            "models are pulled from catalogues, and none is configured; set"
+            " plugins.catalogue.servers, or use `aitorrentctl model add`"
+        )
+    repo, _, revision = name.removesuffix(LATEST).partition(":")
+    try:
+        return await names.get(SCHEME).resolve(repo, revision)
+    except NotFound as e:
+        raise missing(name, e.message) from None
+
+
+def _files(model: ModelFiles) -> list[WantedFile]:
+    # Catalogues list no files without a digest.
+    return [file for _, file in model.files if isinstance(file, WantedFile)]
+
+
+async def _said(lines: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[bytes]:
+    try:
+        async for value in lines:
+            yield line(value)
+    except AitorrentError as e:
+        yield line({"error": e.message})
+
+
+async def _lines(model: ModelFiles, weights: Weights) -> AsyncGenerator[dict[str, Any]]:
+    yield {"status": "pulling manifest"}
+    for file in _files(model):
+        async for value in _fetched(file, weights):
+            yield value
+    for status in ("verifying sha256 digest", "writing manifest", "success"):
+        yield {"status": status}
+
+
+async def _fetched(file: WantedFile, weights: Weights) -> AsyncGenerator[dict[str, Any]]:
+    status = {"status": f"pulling {file.sha256[:_SHORT]}", "digest": f"sha256:{file.sha256}"}
+    fetch = await weights.fetch(file)
+    try:
+        async with beside(fetch.wait(), "gateway: pull") as waiting:
+            while not waiting.done():
+                now = fetch.progress()
+                yield {**status, "total": now.total or file.size, "completed": now.done}
+                await asyncio.wait({waiting}, timeout=EVERY_S)
+            waiting.result()  # verified, or why not
+        total = fetch.progress().total or file.size
+        yield {**status, "total": total, "completed": total}
+    finally:
+        fetch.release()

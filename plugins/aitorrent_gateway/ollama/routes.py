@@ -1,0 +1,160 @@
+"""The paths of Ollama's dialect. What answers them is imported with the first request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from aitorrent_gateway.config import GatewayConfig
+from aitorrentd.api import BACKENDS, INFERENCE, Inference, PluginContext, Role
+from aitorrentd.api.faces.asgi import App
+from aitorrentd.api.faces.errors import HttpFault
+from aitorrentd.api.faces.routes import HttpRoute, Scope
+from aitorrentd.api.models.weights import MODEL_NAMES, WEIGHTS
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from aitorrent_gateway.ollama.listing import Listing
+
+CHAT_BYTES: Final = 8 * 2**20
+"The largest conversation: images travel in it."
+EMBED_BYTES: Final = 32 * 2**20
+"The largest list of texts."
+NODE_HEADER: Final = "x-aitorrent-node"
+"Its value is the id of the node whose Ollama backend sends the request."
+_CREATE: Final = "create or push models over HTTP; use `aitorrentctl seed`"
+NOT_HERE: Final = {
+    "create": _CREATE,
+    "push": _CREATE,
+    "blobs/{digest}": _CREATE,
+    "copy": "copy models; plugins.inference.capabilities gives one more names",
+}
+"What is answered with 501."
+ABSENT: Final = ("me", "signout", "status", "web_search", "web_fetch", "experimental/{rest:path}")
+"Of Ollama's own service: 404, as in versions that have none."
+Endpoint = Callable[["Request"], Awaitable[App]]
+
+
+class OllamaRoutes:
+    """Answers for one node."""
+
+    def __init__(self, ctx: PluginContext) -> None:
+        self._ctx = ctx
+        self._began_s = ctx.clock.time()
+
+    def routes(self) -> list[HttpRoute]:
+        """What the HTTP server mounts."""
+        get, post = frozenset({"GET"}), frozenset({"POST"})
+        routes = [
+            self._route("version", get, self._version, "its version"),
+            self._route("tags", get, self._tags, "models that can answer"),
+            self._route("ps", get, self._ps, "models in memory"),
+            self._route("show", post, self._show, "one model"),
+            self._route("chat", post, self._chat, "the next turn of a conversation", CHAT_BYTES),
+            self._route("generate", post, self._generate, "the answer to a prompt", CHAT_BYTES),
+            self._route("pull", post, self._pull, "download a model", operate=True),
+            self._route(
+                "delete", frozenset({"DELETE"}), self._delete, "delete a download", operate=True
+            ),
+        ]
+        for name, text in NOT_HERE.items():
+            answer = partial(self._refuse, 501, f"aitorrentd does not {text}")
+            methods = post | (get if "{" in name else frozenset())
+            routes.append(self._route(name, methods, answer, "not offered"))
+        for name in ABSENT:
+            answer = partial(self._refuse, 404, "404 page not found")
+            routes.append(self._route(name, get | post, answer, "not offered"))
+        return routes
+
+    def _route(
+        self,
+        name: str,
+        methods: frozenset[str],
+        endpoint: Endpoint,
+        summary: str,
+        max_body: int = 2**20,
+        *,
+        operate: bool = False,
+    ) -> HttpRoute:
+        config: GatewayConfig = self._ctx.config
+        return HttpRoute(
+            f"/api/{name}",
+            methods,
+            partial(self._guarded, endpoint),
+            Scope.OPERATE if operate else Scope.GENERATE,
+            f"Ollama: {summary}.",
+            max_body=max_body,
+            slots=config.requests,
+            browser=not operate,
+            error_body=_error_body,
+        )
+
+    async def _guarded(self, endpoint: Endpoint, request: Request) -> App:
+        """Refuse what this node's own backend sends: it would ask itself for ever."""
+        node = request.headers.get(NODE_HEADER)
+        if node == self._ctx.identity.peer_id:
+            text = "plugins.ollama.url leads to this node itself; set it to an Ollama server"
+            return await self._refuse(508, text, request)
+        return await endpoint(request)
+
+    @property
+    def _inference(self) -> Inference:
+        return self._ctx.service(INFERENCE)
+
+    def _listing(self) -> Listing:
+        from aitorrent_gateway.ollama.listing import Listing
+
+        return Listing(self._inference, self._ctx.optional(BACKENDS), self._began_s)
+
+    async def _version(self, request: Request) -> App:
+        from starlette.responses import JSONResponse
+
+        from aitorrentd import __version__
+
+        config: GatewayConfig = self._ctx.config
+        return JSONResponse({"version": config.ollama_version, "aitorrent": __version__})
+
+    async def _tags(self, request: Request) -> App:
+        return await self._listing().tags()
+
+    async def _ps(self, request: Request) -> App:
+        return await self._listing().ps()
+
+    async def _show(self, request: Request) -> App:
+        return await self._listing().show(request)
+
+    async def _chat(self, request: Request) -> App:
+        from aitorrent_gateway.ollama import answering
+
+        return await answering.chat(request, self._inference, self._ctx.clock)
+
+    async def _generate(self, request: Request) -> App:
+        from aitorrent_gateway.ollama import answering
+
+        return await answering.generate(request, self._inference, self._ctx.clock)
+
+    async def _pull(self, request: Request) -> App:
+        from aitorrent_gateway.ollama import pulling
+
+        services = (self._ctx.optional(MODEL_NAMES), self._ctx.optional(WEIGHTS))
+        return await pulling.pull(request, *services)
+
+    async def _delete(self, request: Request) -> App:
+        from aitorrent_gateway.ollama import pulling
+
+        caller = self._ctx.control.caller(Role.OPERATE)
+        return await pulling.delete(request, self._ctx.optional(MODEL_NAMES), caller)
+
+    @staticmethod
+    async def _refuse(status: int, text: str, request: Request) -> App:
+        from starlette.responses import JSONResponse
+
+        return JSONResponse({"error": text}, status)
+
+
+def _error_body(fault: HttpFault, request_id: str) -> bytes:
+    from aitorrent_gateway.ollama.shapes import error_body
+
+    return error_body(fault, request_id)
