@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from aitorrent_gateway.openai.shapes import node_part
+from aitorrent_gateway.openai.totals import node_part
 from aitorrentd.api import Chunk, ProtocolError
 from aitorrentd.api.faces.errors import HttpFault
 from aitorrentd.api.models.logprobs import TokenLogprob, logprob_map

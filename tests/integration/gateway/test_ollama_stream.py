@@ -302,16 +302,6 @@ async def test_request_without_a_prompt_loads(node_factory: NodeFactory) -> None
     assert backend.requests == []
 
 
-async def test_loop_to_self(node_factory: NodeFactory) -> None:
-    node, address = await gateway_node(node_factory, FakeBackend("f"))
-    for method, path in ("GET", "/api/tags"), ("POST", "/api/show"), ("POST", "/api/chat"):
-        header = {"X-Aitorrent-Node": node.id}
-        answer = await exchange(address, request(method, path, {**JSON, **header}))
-        assert (answer.status, list(json.loads(answer.body))) == (508, ["error"])
-    other = {"X-Aitorrent-Node": "12D3KooWother"}
-    assert (await exchange(address, request("GET", "/api/tags", other))).status == 200
-
-
 @dataclass(frozen=True)
 class Replayed:
     """A request as a client sends it."""
