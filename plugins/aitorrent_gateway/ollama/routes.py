@@ -111,10 +111,9 @@ class OllamaRoutes:
     async def _version(self, request: Request) -> App:
         from starlette.responses import JSONResponse
 
-        from aitorrentd import __version__
-
         config: GatewayConfig = self._ctx.config
-        return JSONResponse({"version": config.ollama_version, "aitorrent": __version__})
+        own = (await self._ctx.control.caller(Role.READ).call("node.version"))["version"]
+        return JSONResponse({"version": config.ollama_version, "aitorrent": own})
 
     async def _tags(self, request: Request) -> App:
         return await self._listing().tags()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from aitorrent_gateway.core import answers
+from aitorrentd import __version__
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -266,6 +268,9 @@ async def test_models_are_listed_shown_and_loaded(node_factory: NodeFactory) -> 
         assert shown["parameters"].split() == ["num_ctx", "4096"]
         assert shown["capabilities"] == tag["capabilities"]
         assert ".Suffix" not in shown["template"]
+    version = json.loads((await exchange(address, request("GET", "/api/version"))).body)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version["version"])  # clients parse three integers
+    assert version["aitorrent"] == __version__
     (loaded,) = json.loads((await exchange(address, request("GET", "/api/ps"))).body)["models"]
     assert (loaded["size_vram"], loaded["context_length"]) == (100, 4096)
     assert loaded["stages"] == [[0, 2], [2, 4]]
