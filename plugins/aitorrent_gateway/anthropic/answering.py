@@ -38,6 +38,16 @@ async def messages(request: Request, inference: Inference) -> App:
         raise in_words(e) from e
 
 
+async def count_tokens(request: Request, inference: Inference) -> App:
+    """POST /v1/messages/count_tokens."""
+    want = asked(json_object(await request.body()))
+    try:
+        count = await inference.count_tokens(want.request)
+    except AitorrentError as e:
+        raise in_words(e) from e
+    return JSONResponse({"input_tokens": count}, headers=dict(want.headers))
+
+
 async def _whole(want: Asked, identity: Identity, inference: Inference) -> JSONResponse:
     async with aclosing(generated(want.request, inference)) as chunks:
         found = [chunk async for chunk in chunks]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from aitorrent_gateway.config import GatewayConfig
@@ -25,24 +26,41 @@ class AnthropicRoutes:
 
     def routes(self) -> list[HttpRoute]:
         """What the HTTP server mounts."""
+        messages = self._route(
+            "/v1/messages", self._messages, "Anthropic: the next turn of a conversation."
+        )
+        count = self._route(
+            "/v1/messages/count_tokens",
+            self._count_tokens,
+            "Anthropic: how many tokens a conversation has.",
+        )
+        return [messages, count]
+
+    def _route(
+        self, path: str, endpoint: Callable[[Request], Awaitable[App]], summary: str
+    ) -> HttpRoute:
         config: GatewayConfig = self._ctx.config
-        messages = HttpRoute(
-            "/v1/messages",
+        return HttpRoute(
+            path,
             frozenset({"POST"}),
-            self._messages,
+            endpoint,
             Scope.GENERATE,
-            "Anthropic: the next turn of a conversation.",
+            summary,
             max_body=CHAT_BYTES,
             slots=config.requests,
             browser=True,
             error_body=_error_body,
         )
-        return [messages]
 
     async def _messages(self, request: Request) -> App:
         from aitorrent_gateway.anthropic import answering
 
         return await answering.messages(request, self._ctx.service(INFERENCE))
+
+    async def _count_tokens(self, request: Request) -> App:
+        from aitorrent_gateway.anthropic import answering
+
+        return await answering.count_tokens(request, self._ctx.service(INFERENCE))
 
 
 def _error_body(fault: HttpFault, ident: str) -> bytes:

@@ -66,6 +66,9 @@ async def test_the_sdk_over_a_split_model(node_factory: NodeFactory, tmp_path: P
         assert final.usage.input_tokens == whole.usage.input_tokens
         assert final.usage.output_tokens == whole.usage.output_tokens
 
+        counted = await client.messages.count_tokens(model="m", messages=ASKED)
+        assert counted.input_tokens == whole.usage.input_tokens
+
         stop = expected[4:6]
         stopped = await client.messages.create(
             model="m",
@@ -94,6 +97,8 @@ async def test_the_sdk_over_a_split_model(node_factory: NodeFactory, tmp_path: P
             async for _ in stream.text_stream:
                 break
 
+        with pytest.raises(anthropic.NotFoundError, match="none"):
+            await client.messages.count_tokens(model="none", messages=ASKED)
         with pytest.raises(anthropic.NotFoundError) as missing:
             await client.messages.create(model="none", messages=ASKED, max_tokens=1)
         assert (missing.value.type, missing.value.request_id is None) == ("not_found_error", False)

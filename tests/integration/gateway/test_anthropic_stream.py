@@ -264,6 +264,14 @@ async def test_max_tokens_beyond_the_context_is_lowered(node_factory: NodeFactor
     assert [r.params.max_tokens for r in backend.requests] == [32_000, 40]
 
 
+async def test_a_backend_that_cannot_count_tokens_is_named(node_factory: NodeFactory) -> None:
+    _, address = await gateway_node(node_factory, FakeBackend("f"))
+    answer = await exchange(address, post("/v1/messages/count_tokens"))
+    fault = json.loads(answer.body)["error"]
+    assert (answer.status, fault["type"]) == (400, "invalid_request_error")
+    assert "f cannot" in fault["message"]
+
+
 async def test_slow_answer_begins_at_once_and_pings(
     node_factory: NodeFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
