@@ -13,16 +13,9 @@ async def answering_models(inference: Inference) -> list[ModelView]:
     return [found[name] for name in sorted(found)]
 
 
-async def answering_model(inference: Inference, name: str) -> ModelView:
-    """The one of this name.
-
-    Raises:
-        NotFound: no model of that name can answer now.
-    """
-    for view in await inference.models():
-        if view.name == name:
-            return view
-    raise NotFound(
+def model_is_missing(name: str) -> NotFound:
+    """The error about a model that a client named."""
+    return NotFound(
         f"no model {name[:200]!r} can answer now; see /v1/models",
         http_code="model_not_found",
         param="model",

@@ -7,14 +7,14 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from aitorrent_gateway.core.models import answering_model, answering_models
+from aitorrent_gateway.core.models import answering_models, model_is_missing
 from aitorrentd.api import Inference, ModelView
 
 
 async def listed(inference: Inference, began: int) -> JSONResponse:
     """GET /v1/models. Of a model that several nodes have there is one entry, which names no
-    peer."""
-    found = [_shown(view, began) for view in await answering_models(inference)]
+    peer. Embedding models are among them."""
+    found = [_shown(view, began) for _, view in sorted((await _models(inference)).items())]
     ids = [model["id"] for model in found]
     return JSONResponse(
         {
@@ -33,7 +33,15 @@ async def one(inference: Inference, began: int, name: str) -> JSONResponse:
     Raises:
         NotFound: no model of that name can answer now.
     """
-    return JSONResponse(_shown(await answering_model(inference, name), began))
+    view = (await _models(inference)).get(name)
+    if view is None:
+        raise model_is_missing(name)
+    return JSONResponse(_shown(view, began))
+
+
+async def _models(inference: Inference) -> dict[str, ModelView]:
+    views = [*await inference.embedding_models(), *await answering_models(inference)]
+    return {view.name: view for view in views}
 
 
 def _shown(view: ModelView, began: int) -> dict[str, Any]:

@@ -57,6 +57,16 @@ class OpenAiRoutes:
             slots=config.requests,
             browser=True,
         )
+        embeddings = HttpRoute(
+            "/v1/embeddings",
+            post,
+            self._embeddings,
+            Scope.GENERATE,
+            "OpenAI: texts as vectors.",
+            max_body=CHAT_BYTES,
+            slots=config.requests,
+            browser=True,
+        )
         models = HttpRoute(
             "/v1/models",
             get,
@@ -73,7 +83,7 @@ class OpenAiRoutes:
             "OpenAI: one model.",
             browser=True,
         )
-        return [chat, completions, responses, models, model]
+        return [chat, completions, responses, embeddings, models, model]
 
     @property
     def _inference(self) -> Inference:
@@ -93,6 +103,11 @@ class OpenAiRoutes:
         from aitorrent_gateway.openai.responses import answering
 
         return await answering.responses(request, self._inference, self._ctx.clock)
+
+    async def _embeddings(self, request: Request) -> App:
+        from aitorrent_gateway.openai import embeddings
+
+        return await embeddings.embeddings(request, self._inference)
 
     async def _models(self, request: Request) -> App:
         from aitorrent_gateway.openai import models
