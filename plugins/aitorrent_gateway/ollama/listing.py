@@ -26,10 +26,10 @@ class Listing:
 
     async def tags(self) -> JSONResponse:
         """GET /api/tags."""
-        rows = [
-            models.tag(view, self._able(view), self._began_s)
-            for view in await answering_models(self._inference)
-        ]
+        answering, embedding = await names.known(self._inference)
+        rows = [models.tag(view, self._able(view), self._began_s) for view in answering]
+        able = models.capabilities(None, is_embedding=True)
+        rows += [models.tag(view, able, self._began_s) for view in embedding]
         return JSONResponse({"models": rows})
 
     async def ps(self) -> JSONResponse:
@@ -44,8 +44,15 @@ class Listing:
             NotFound: no such model can answer now.
         """
         fields = present(json_object(await request.body()))
-        view = await names.found(self._inference, model_of(fields))
-        return JSONResponse(models.shown(view, self._able(view), self._began_s))
+        name = model_of(fields)
+        answering, embedding = await names.known(self._inference)
+        view = names.pick(name, answering + embedding)
+        if view is None:
+            raise names.missing(name)
+        able = models.capabilities(None, is_embedding=True)
+        if view in answering:
+            able = self._able(view)
+        return JSONResponse(models.shown(view, able, self._began_s))
 
     def _able(self, view: ModelView) -> list[str]:
         features = None

@@ -28,11 +28,23 @@ def pick(name: str, views: list[ModelView]) -> ModelView | None:
     return exact or by_name.get(name.removesuffix(LATEST))
 
 
+async def known(inference: Inference) -> tuple[list[ModelView], list[ModelView]]:
+    """The models that answer, and those that turn texts into vectors and do not answer."""
+    answering = await answering_models(inference)
+    names = {view.name for view in answering}
+    embedding: dict[str, ModelView] = {}
+    for view in await inference.embedding_models():
+        if view.name not in names:
+            embedding.setdefault(view.name, view)
+    return answering, [embedding[name] for name in sorted(embedding)]
+
+
 async def resolved(inference: Inference, name: str) -> str:
     """The node's own name for a model; the node itself knows that a missing tag means `:latest`."""
     if not name.endswith(LATEST):
         return name
-    view = pick(name, await answering_models(inference))
+    answering, embedding = await known(inference)
+    view = pick(name, answering + embedding)
     return name if view is None else view.name
 
 
@@ -42,8 +54,8 @@ async def found(inference: Inference, name: str) -> ModelView:
     Raises:
         NotFound: it cannot answer now.
     """
-    views = await answering_models(inference)
-    view = pick(name, views)
+    answering, embedding = await known(inference)
+    view = pick(name, answering + embedding)
     if view is None:
         raise missing(name)
     return view

@@ -54,6 +54,8 @@ class OllamaRoutes:
             self._route("show", post, self._show, "one model"),
             self._route("chat", post, self._chat, "the next turn of a conversation", CHAT_BYTES),
             self._route("generate", post, self._generate, "the answer to a prompt", CHAT_BYTES),
+            self._route("embed", post, self._embed, "texts as vectors", EMBED_BYTES),
+            self._route("embeddings", post, self._embeddings, "a text as a vector", EMBED_BYTES),
             self._route("pull", post, self._pull, "download a model", operate=True),
             self._route(
                 "delete", frozenset({"DELETE"}), self._delete, "delete a download", operate=True
@@ -133,6 +135,16 @@ class OllamaRoutes:
         from aitorrent_gateway.ollama import answering
 
         return await answering.generate(request, self._inference, self._ctx.clock)
+
+    async def _embed(self, request: Request) -> App:
+        from aitorrent_gateway.ollama import embedding
+
+        return await embedding.embed(request, self._inference, self._ctx.clock)
+
+    async def _embeddings(self, request: Request) -> App:
+        from aitorrent_gateway.ollama import embedding
+
+        return await embedding.embeddings(request, self._inference)
 
     async def _pull(self, request: Request) -> App:
         from aitorrent_gateway.ollama import pulling
