@@ -95,7 +95,7 @@ class _Answer:
 
     async def lines(self) -> AsyncGenerator[bytes]:
         """The stream's bytes, after an empty piece that tells that there is an answer."""
-        began_s = None
+        began_s, lines = None, b""
         async with ahead(self.chunks()) as pieces:
             batch = await pieces.batch()
             yield b""
@@ -104,15 +104,15 @@ class _Answer:
                     if began_s is None and any(not chunk.notice for chunk in batch):
                         began_s = self.clock.monotonic()
                     now = self.clock.time()
-                    lines = [self.shape.piece(chunk, now) for chunk in batch]
+                    for chunk in batch:
+                        lines += self.shape.piece(chunk, now)
                     if batch and batch[-1].done:
-                        lines.append(self.shape.last(batch[-1], self._timing(began_s), now))
-                        yield b"".join(lines)
+                        yield lines + self.shape.last(batch[-1], self._timing(began_s), now)
                         return
-                    yield b"".join(lines) or self.shape.empty(now)
-                    batch = await pieces.batch()
+                    yield lines or self.shape.empty(now)
+                    lines, batch = b"", await pieces.batch()
             except AitorrentError as e:
-                yield line({"error": e.message})
+                yield lines + line({"error": e.message})
 
     def _timing(self, began_s: float | None) -> Timing:
         now = self.clock.monotonic()

@@ -198,7 +198,12 @@ def _function(where: str, value: Any, names: tuple[str, ...]) -> dict[str, Any]:
     if value.get("type", "function") != "function" or not isinstance(inner, dict):
         raise wrong(where, "has no function")
     fields = present({"id": value.get("id"), **inner})
-    return {name: fields[name] for name in names if name in fields}
+    # PHP writes an empty map as a list.
+    found = {name: fields[name] for name in names if name in fields and fields[name] != []}
+    schema = found.get("parameters")
+    if isinstance(schema, dict) and schema.get("properties") == []:
+        found["parameters"] = {**schema, "properties": {}}
+    return found
 
 
 def _images(where: str, value: Any) -> list[str]:
