@@ -23,6 +23,7 @@ ROOMS: Final = {
     "aitorrentd.api": "Plugins and their node",
     "aitorrentd.api.network": "Network",
     "aitorrentd.api.faces": "HTTP servers",
+    "aitorrentd.api.monitoring": "Metrics",
     "aitorrentd.api.models": "Models",
     "aitorrentd.api.relays": "Relays to model servers",
 }

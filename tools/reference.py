@@ -1,7 +1,7 @@
 """Write `docs/reference/` from the code: `python -m tools.reference [--check]`.
 
-Commands, settings, control methods and the plugin API, each from its definition, so that no page
-can contradict the program.
+Commands, settings, control methods, metrics and the plugin API, each from its definition, so that
+no page can contradict the program. The Grafana dashboard comes from the same table of metrics.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aitorrentd import Node
 from aitorrentd.cli.main import main as aitorrentctl
 from aitorrentd.config.model import Settings
 from aitorrentd.methods.source import Methods
-from tools import api_page
+from tools import api_page, dashboard, metrics_page
 from tools.manual.pages import TOOL_EXITS
 from tools.markdown import rows
 
@@ -170,9 +170,11 @@ def pages() -> dict[Path, str]:
         PAGES / "settings.md": "".join(settings(infos)),
         PAGES / "methods.md": "".join(methods(found)),
         PAGES / "api.md": "".join(api_page.page(infos)),
+        PAGES / "metrics.md": "".join(metrics_page.page()),
     }
     out = {path: NOTE + text for path, text in texts.items()}
     out[GOLDEN] = json.dumps(found, indent=1, sort_keys=True) + "\n"
+    out[dashboard.FILE] = dashboard.text()
     return out
 
 

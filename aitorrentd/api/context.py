@@ -16,6 +16,7 @@ import aiosqlite
 from aitorrentd.api.events import Event
 from aitorrentd.api.faces.routes import HttpRoute
 from aitorrentd.api.ids import PeerId
+from aitorrentd.api.monitoring.metrics import Metric
 from aitorrentd.api.plugin import Role
 from aitorrentd.api.services import ServiceKey
 from aitorrentd.api.workers import Worker
@@ -179,6 +180,9 @@ class PluginContext(Protocol):
     def routes(self) -> tuple[tuple[str, HttpRoute], ...]:
         """(plugin, HTTP route) of running plugins: the same tuple until a plugin starts or
         stops; for the HTTP server."""
+
+    def metrics(self) -> list[Metric]:
+        """Every metric of the node as it is now, the core's first; for the monitor."""
 
     @property
     def control(self) -> ControlDoor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aitorrentd.api.ids import PeerId
+from aitorrentd.api.models.inference import StageView
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,16 @@ class GenerationEnded(Event):
     model: str
     backend: str
     reason: str
-    "stop, length, cancelled or error."
+    "stop, length, tool_calls, cancelled or error."
     prompt_tokens: int
     completion_tokens: int
     took_s: float
+    "From the start of the answer, without `queue_s`."
+    first_token_s: float | None = None
+    "From the start of the answer to its first output; None if there was none."
+    queue_s: float = 0.0
+    "How long the request waited for its model before."
+    cached_tokens: int = 0
+    "How many of the prompt's tokens a cache spared."
+    stages: tuple[StageView, ...] = ()
+    "Which nodes computed which layers, if the model was split."

@@ -15,6 +15,7 @@ import pluggy
 
 from aitorrentd.api.context import PluginContext
 from aitorrentd.api.faces.routes import HttpRoute
+from aitorrentd.api.monitoring.metrics import Metric
 from aitorrentd.api.network.transport import WireProtocol
 from aitorrentd.api.plugin import (
     Check,
@@ -78,6 +79,13 @@ def aitorrent_checks(ctx: PluginContext) -> Iterable[Check]:
 @hookspec
 def aitorrent_health(ctx: PluginContext) -> Iterable[HealthWarning]:
     """Current problems; `status` calls this."""
+    raise NotImplementedError
+
+
+@hookspec
+def aitorrent_metrics(ctx: PluginContext) -> Iterable[Metric]:
+    """The families in `PluginInfo.metrics`, with their values now. Each scrape calls this: under
+    1 ms."""
     raise NotImplementedError
 
 

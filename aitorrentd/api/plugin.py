@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from aitorrentd.api.ids import PeerId
+from aitorrentd.api.monitoring.families import Family
 from aitorrentd.api.services import ServiceKey
 from aitorrentd.api.settings import SettingsTable
 
@@ -37,6 +38,8 @@ class PluginInfo:
     "Services that the plugin uses if present: it starts after them, and runs without them."
     config: type[PluginConfig] = PluginConfig
     start_timeout_s: float = 30.0
+    metrics: tuple[Family, ...] = ()
+    "What the hook `aitorrent_metrics` reads; names start with `aitorrent_`."
 
 
 class Role(IntEnum):

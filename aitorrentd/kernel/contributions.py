@@ -7,9 +7,10 @@ from difflib import get_close_matches
 from typing import Final
 
 from aitorrentd.api.faces.routes import HttpRoute, collide
+from aitorrentd.api.monitoring.metrics import Metric
 from aitorrentd.api.network.transport import WireProtocol
 from aitorrentd.api.plugin import Check, HealthWarning, Method
-from aitorrentd.errors import MethodNotFound, Unavailable
+from aitorrentd.errors import MethodNotFound, PluginError, Unavailable
 from aitorrentd.kernel.context.context import Context
 from aitorrentd.kernel.hooks import Contributions, Hooks, Misdeclared
 from aitorrentd.kernel.roster import Roster
@@ -47,8 +48,18 @@ class Served:
                     raise Misdeclared(
                         f"route {route.path} is already served by plugin {name} as {theirs.path}"
                     )
+        self._check_families(plugin)
         plugin.contributions = added
         self._list()
+
+    def _check_families(self, plugin: Plugin) -> None:
+        mine = {family.base for family in plugin.info.metrics} if plugin.info else set()
+        for other, _, _ in self._running():
+            for family in other.info.metrics if other.info else ():
+                if family.base in mine:
+                    raise Misdeclared(
+                        f"metric {family.name} is already declared by plugin {other.name}"
+                    )
 
     def remove(self, plugin: Plugin) -> None:
         """Stop serving anything of `plugin`."""
@@ -101,6 +112,16 @@ class Served:
     def routes(self) -> tuple[tuple[str, HttpRoute], ...]:
         """(plugin, HTTP route): the same tuple until a plugin starts or stops."""
         return self._routes
+
+    def metrics(self) -> Iterator[tuple[str, list[Metric] | None]]:
+        """(plugin, what it measures now); None for a plugin whose metrics cannot be read."""
+        for plugin, context, _ in list(self._running()):
+            declared = plugin.info.metrics if plugin.info else ()
+            if declared:
+                try:
+                    yield plugin.name, self._hooks.metrics(plugin.name, context, declared)
+                except PluginError:
+                    yield plugin.name, None
 
     def checks(self) -> list[tuple[str, Check]]:
         """(plugin, doctor check)."""

@@ -21,7 +21,11 @@ from pydantic import BaseModel
 
 from aitorrentd.api import hooks as specs
 from aitorrentd.api.context import Clock, PluginContext
-from aitorrentd.api.faces.routes import HttpRoute, problem_of
+from aitorrentd.api.faces.routes import HttpRoute
+from aitorrentd.api.faces.routes import problem_of as problem_of_route
+from aitorrentd.api.monitoring.families import PREFIX, Family
+from aitorrentd.api.monitoring.families import problem_of as problem_of_family
+from aitorrentd.api.monitoring.metrics import Metric
 from aitorrentd.api.network.transport import WireProtocol
 from aitorrentd.api.plugin import (
     Check,
@@ -84,6 +88,8 @@ class Hooks:
         self._manager = pluggy.PluginManager(specs.PROJECT)
         self._manager.add_hookspecs(specs)
         self._slow: set[str] = set()
+        self._unmeasured: set[str] = set()
+        "Plugins whose metrics could not be read the last time."
 
     def register(self, name: str, plugin: object) -> None:
         """Register a plugin object.
@@ -154,6 +160,7 @@ class Hooks:
             or not 0 < info.start_timeout_s <= 600
         ):
             raise Misdeclared("PluginInfo.start_timeout_s is not a number above 0 and at most 600")
+        _check_families(info.metrics)
         return info
 
     def lifespan(self, name: str, ctx: PluginContext) -> AbstractAsyncContextManager[None]:
@@ -191,7 +198,7 @@ class Hooks:
         _unique("check", [c.name for c in checks])
         routes = self._items(name, "aitorrent_routes", ctx, HttpRoute)
         for route in routes:
-            if problem := problem_of(route):
+            if problem := problem_of_route(route):
                 raise Misdeclared(problem)
         _unique("route", [f"{m} {r.path}" for r in routes for m in sorted(r.methods)])
         return Contributions(methods, routes, protocols, checks)
@@ -203,6 +210,24 @@ class Hooks:
         except Exception as e:
             self._log.warning("plugin %s: its health hook failed: %s", name, reason(e))
             return [HealthWarning("health_hook", f"its health hook failed: {reason(e)}")]
+
+    def metrics(self, name: str, ctx: PluginContext, declared: tuple[Family, ...]) -> list[Metric]:
+        """What the plugin measures now.
+
+        Raises:
+            PluginError: its hook fails, or reads what it did not declare; logged once.
+        """
+        try:
+            found = list(self._items(name, "aitorrent_metrics", ctx, Metric))
+            if stray := [m.family.name for m in found if m.family not in declared]:
+                raise Misdeclared(f"{stray[0]} is not in its PluginInfo.metrics")
+        except Exception as e:
+            if name not in self._unmeasured:
+                self._unmeasured.add(name)
+                self._log.warning("plugin %s: its metrics cannot be read: %s", name, reason(e))
+            raise PluginError(f"the metrics of {name} cannot be read: {reason(e)}") from e
+        self._unmeasured.discard(name)
+        return found
 
     def decide(
         self, hook: str, arguments: Mapping[str, Any], *, asked: Callable[[str], bool]
@@ -288,6 +313,17 @@ def _check_method(plugin: str, method: Method) -> None:
     for model in (method.params, method.result):
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             raise Misdeclared(f"params and result of method {method.name} must be pydantic models")
+
+
+def _check_families(families: object) -> None:
+    if not isinstance(families, tuple) or not all(isinstance(f, Family) for f in families):
+        raise Misdeclared("PluginInfo.metrics is not a tuple of Family")
+    for family in families:
+        if problem := problem_of_family(family):
+            raise Misdeclared(problem)
+        if not family.name.startswith(PREFIX):
+            raise Misdeclared(f"metric {family.name} does not start with {PREFIX}")
+    _unique("metric", [family.base for family in families])
 
 
 def _check_protocol(protocol: WireProtocol) -> None:

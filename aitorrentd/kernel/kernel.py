@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +19,13 @@ from typing import Any, TypeVar
 
 from aitorrentd.api.context import Clock, ControlDoor, Signer
 from aitorrentd.api.faces.routes import HttpRoute
+from aitorrentd.api.monitoring.metrics import Metric
 from aitorrentd.api.network.transport import WireProtocol
 from aitorrentd.api.plugin import Check, HealthWarning, Method
 from aitorrentd.api.services import ServiceKey
 from aitorrentd.api.workers import Worker
 from aitorrentd.errors import Conflict, ShuttingDown
+from aitorrentd.kernel import measuring
 from aitorrentd.kernel.context.bus import EventBus
 from aitorrentd.kernel.context.context import Surroundings, SystemClock
 from aitorrentd.kernel.context.drain import Drain
@@ -61,6 +63,8 @@ class KernelSettings:
     "How plugins call control methods."
     sockets: Mapping[str, Sequence[socket.socket]] = field(default_factory=dict)
     "Listening sockets from the service manager, by the plugin that they are for."
+    metrics: Callable[[], Iterable[Metric]] = tuple
+    "What the node itself measures."
 
 
 class Kernel:
@@ -114,6 +118,7 @@ class Kernel:
             control=settings.control,
             sockets=settings.sockets,
             routes=self.routes,
+            metrics=self.metrics,
             protocols=lambda: iter([p for _, p in self.protocols()]),
             decide=self._decide,
             changed=changed.tell,
@@ -331,6 +336,13 @@ class Kernel:
     def routes(self) -> tuple[tuple[str, HttpRoute], ...]:
         """(plugin, HTTP route) of running plugins."""
         return self._served.routes()
+
+    def metrics(self) -> list[Metric]:
+        """What the node and its running plugins measure now."""
+        read = list(self._served.metrics())
+        own = measuring.read(self.rows(), read, draining=self.drain.active)
+        plugins = [metric for _, found in read for metric in found or ()]
+        return [*self.settings.metrics(), *own, *plugins]
 
     def checks(self) -> list[tuple[str, Check]]:
         """(plugin, doctor check) of running plugins."""

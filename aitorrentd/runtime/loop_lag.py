@@ -9,10 +9,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from aitorrentd.api.monitoring.families import histogram
+from aitorrentd.api.monitoring.metrics import Histogram
+
 TICK_S: Final = 0.25
 _KEEP_S: Final = 60.0
 _WARN_S: Final = 1.0
 _WARN_EVERY_S: Final = 30.0
+
+LAG: Final = histogram(
+    "aitorrent_loop_lag_seconds", "How late the event loop ran, measured four times a second."
+)
 
 
 class LoopLag:
@@ -25,6 +32,8 @@ class LoopLag:
         self._monotonic = monotonic
         self._lags: deque[tuple[float, float]] = deque(maxlen=int(_KEEP_S / TICK_S))
         self._warned_at = float("-inf")
+        self.seconds = Histogram(LAG)
+        "All delays since the start."
 
     def worst_s(self, within_s: float = _KEEP_S) -> float:
         """The longest delay in seconds that ended in the last `within_s` seconds."""
@@ -35,6 +44,7 @@ class LoopLag:
         """Record a delay that ended now; a long one is logged, at most every 30 s."""
         now = self._monotonic()
         self._lags.append((now, lag_s))
+        self.seconds.at().observe(lag_s)
         if lag_s >= _WARN_S and now - self._warned_at >= _WARN_EVERY_S:
             self._warned_at = now
             self._log.warning("the event loop was blocked for %.1f s", lag_s)

@@ -14,7 +14,7 @@ import logging
 import shutil
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 from aitorrentd.api.context import ControlDoor
 from aitorrentd.api.events import Draining
 from aitorrentd.api.ids import PeerId
+from aitorrentd.api.monitoring.metrics import Metric
 from aitorrentd.api.network.reachability import REACHABILITY, Reachability
 from aitorrentd.api.network.transport import TRANSPORT, PeerView
 from aitorrentd.api.plugin import HealthWarning
@@ -32,6 +33,7 @@ from aitorrentd.display import short
 from aitorrentd.errors import Conflict, ShuttingDown, Unavailable
 from aitorrentd.kernel.context.drain import Work, work_text
 from aitorrentd.kernel.kernel import Kernel, KernelSettings
+from aitorrentd.runtime import measuring
 from aitorrentd.runtime.callbacks import Callbacks
 from aitorrentd.runtime.identity import Identity, load_or_create
 from aitorrentd.runtime.logs import ROOT, LogRing, Redactor, capture
@@ -210,7 +212,12 @@ class Runtime:
             spawn_worker=self.workers.spawn,
             control=self._control(self) if self._control is not None else None,
             sockets=self._given,
+            metrics=self._metrics,
         )
+
+    def _metrics(self) -> Iterator[Metric]:
+        warnings = (warning for _, warning in self.health())
+        return measuring.read(self.uptime_s, warnings, self.lag)
 
     async def drain(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from aitorrent_dht import health
+from aitorrent_dht import health, metrics
 from aitorrent_dht.config import DhtConfig
 from aitorrent_dht.methods import DhtMethods
 from aitorrent_dht.service import DhtService, running
@@ -23,6 +23,7 @@ from aitorrentd.api import (
     PluginInfo,
     hookimpl,
 )
+from aitorrentd.api.monitoring.metrics import Metric
 
 
 class DhtPlugin:
@@ -40,6 +41,7 @@ class DhtPlugin:
             requires=(TRANSPORT, DIRECTORY, DIRECTORY_SOURCES),
             wants=(REACHABILITY, UDP_LISTENERS),
             config=DhtConfig,
+            metrics=metrics.FAMILIES,
         )
 
     @hookimpl
@@ -62,6 +64,11 @@ class DhtPlugin:
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
         """Check that the UDP port is bound and that other nodes answer."""
         return [Check("udp", "Other nodes of the DHT answer by UDP.", self._check)]
+
+    @hookimpl
+    def aitorrent_metrics(self) -> Iterable[Metric]:
+        """The figures of `dht.stats`."""
+        return metrics.read(self._service) if self._service is not None else ()
 
     @hookimpl
     def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:

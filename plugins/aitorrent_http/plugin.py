@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from aitorrent_http import health
 from aitorrent_http.config import HttpConfig
 from aitorrent_http.methods import http_methods
+from aitorrent_http.metrics import FAMILIES
 from aitorrent_http.service import HttpService
 from aitorrentd.api import (
     Check,
@@ -20,6 +21,7 @@ from aitorrentd.api import (
 )
 from aitorrentd.api.faces.door import HTTP
 from aitorrentd.api.faces.routes import HttpRoute
+from aitorrentd.api.monitoring.metrics import Metric
 
 
 class HttpPlugin:
@@ -36,6 +38,7 @@ class HttpPlugin:
             summary="an HTTP server for programs and pages on this machine",
             provides=(HTTP,),
             config=HttpConfig,
+            metrics=FAMILIES,
         )
 
     @hookimpl
@@ -65,6 +68,11 @@ class HttpPlugin:
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
         """Check that the server listens."""
         return [Check("server", "The HTTP server listens.", self._check_server)]
+
+    @hookimpl
+    def aitorrent_metrics(self) -> Iterable[Metric]:
+        """Requests by route."""
+        return self._service.metrics.read() if self._service is not None else ()
 
     @hookimpl
     def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:

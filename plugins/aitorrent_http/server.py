@@ -6,7 +6,9 @@ moment.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -14,6 +16,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect, Request
 
 from aitorrent_http.access import Access, Client, Refused
+from aitorrent_http.metrics import NO_ROUTE, HttpMetrics
 from aitorrent_http.table import Found, Table
 from aitorrentd.api import AitorrentError, Busy, MethodNotFound, Role, TooLarge
 from aitorrentd.api.context import PeerSocket
@@ -32,6 +35,9 @@ _CORS_HEADERS: Final = (
     b" x-stainless-retry-count, x-stainless-runtime, x-stainless-runtime-version,"
     b" x-stainless-timeout"
 )
+_LEFT: Final = 499
+"In metrics: the client left before its answer began (a code of nginx)."
+_FAILED: Final = 500
 _EXPOSED: Final = b"x-request-id, request-id, retry-after"
 
 
@@ -44,6 +50,7 @@ class Server:
         routes: Callable[[], tuple[tuple[str, HttpRoute], ...]],
         role_of: Callable[[PeerSocket], Role],
         counts: Counter[str],
+        metrics: HttpMetrics,
     ) -> None:
         """`routes` gives the same tuple until they change; `role_of` says who is at the other end
         of a Unix socket; requests are counted by plugin in `counts`."""
@@ -51,20 +58,28 @@ class Server:
         self._routes = routes
         self._role_of = role_of
         self._counts = counts
+        self._metrics = metrics
         self._table = Table(())
         self._busy: Counter[tuple[str, frozenset[str]]] = Counter()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        exchange = _Exchange(send)
+        exchange, began = _Exchange(send), time.perf_counter()
         try:
             await self._answer(scope, receive, exchange)
         except ClientDisconnect:
+            exchange.has_left = True
             raise Aborted from None
+        except (Aborted, asyncio.CancelledError):
+            exchange.has_left = True
+            raise
         except Refused as e:
             await exchange.refuse(e.fault)
         except AitorrentError as e:
             await exchange.refuse(fault_of(e))
+        finally:
+            status = exchange.status or (_LEFT if exchange.has_left else _FAILED)
+            self._metrics.answered(exchange.route, status, time.perf_counter() - began)
 
     async def _answer(self, scope: Message, receive: Receive, exchange: _Exchange) -> None:
         method: str = scope["method"]
@@ -75,7 +90,8 @@ class Server:
         self._access.check_host(headers, client)
         found = self._find(method, scope["raw_path"].decode("latin-1"))
         route = found.route
-        exchange.error_body = route.error_body if route is not None else None
+        if route is not None:
+            exchange.route, exchange.error_body = route.path, route.error_body
         origin = self._access.allowed_origin(headers)
         if method == "OPTIONS" and origin:
             await self._preflight(headers, scope, origin, exchange)
@@ -146,6 +162,11 @@ class _Exchange:
         # The first is what OpenAI's clients show, the second Anthropic's.
         self._headers: Headers = [(b"x-request-id", ident), (b"request-id", ident)]
         self._has_begun = False
+        self.route = NO_ROUTE
+        "The template of the path, once it is known."
+        self.status = 0
+        "Of the answer, once it began."
+        self.has_left = False
 
     def allow(self, origin: str) -> None:
         """Let a page of `origin` read the answer."""
@@ -159,6 +180,7 @@ class _Exchange:
         """Send an event."""
         if message["type"] == "http.response.start":
             self._has_begun = True
+            self.status = message["status"]
             given = list(message.get("headers", ()))
             names = {name.lower() for name, _ in given}
             added = [*self._headers, *((n, v) for n, v in _EVERY if n not in names)]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aitorrent_http.access import Access
 from aitorrent_http.config import PORT, HttpConfig
+from aitorrent_http.metrics import HttpMetrics
 from aitorrent_http.tokens import Tokens
 from aitorrentd.api import ConfigError, PluginContext, Role, Unavailable
 from aitorrentd.api.faces import unix_socket
@@ -57,6 +58,7 @@ class HttpService:
         "Why the default port is not served; empty if it is."
         self.counts: Counter[str] = Counter()
         "Requests since the start, by plugin."
+        self.metrics = HttpMetrics()
         self._ctx = ctx
         self._app: App | None = None
         self._encryption: ssl.SSLContext | None = None
@@ -126,7 +128,8 @@ class HttpService:
         importlib.import_module("aitorrent_http.page")
         names = frozenset({socket.gethostname().lower(), *self.config.hosts})
         access = Access(self.config, self.tokens, names)
-        made: App = server.Server(access, self._ctx.routes, self._ctx.control.role_of, self.counts)
+        role_of = self._ctx.control.role_of
+        made: App = server.Server(access, self._ctx.routes, role_of, self.counts, self.metrics)
         return made
 
     def _tcp(self) -> list[socket.socket]:

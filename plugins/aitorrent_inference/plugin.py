@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from aitorrent_inference.config import InferenceConfig
 from aitorrent_inference.health import can_answer, warnings
 from aitorrent_inference.methods import inference_methods
+from aitorrent_inference.metrics import FAMILIES
 from aitorrent_inference.peers.generate_protocol import PROTOCOL
 from aitorrent_inference.peers.measure_protocol import COUNT_TOKENS, EMBED
 from aitorrent_inference.service import InferenceService, running
@@ -25,6 +26,7 @@ from aitorrentd.api import (
     WireProtocol,
     hookimpl,
 )
+from aitorrentd.api.monitoring.metrics import Metric
 
 
 class InferencePlugin:
@@ -42,6 +44,7 @@ class InferencePlugin:
             provides=(BACKENDS, INFERENCE),
             wants=(TRANSPORT, DIRECTORY, PROTECTION),
             config=InferenceConfig,
+            metrics=FAMILIES,
         )
 
     @hookimpl
@@ -81,6 +84,11 @@ class InferencePlugin:
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
         """Check that something can answer a prompt."""
         return [can_answer(self._service.router)] if self._service is not None else []
+
+    @hookimpl
+    def aitorrent_metrics(self) -> Iterable[Metric]:
+        """What the answers are measured by."""
+        return self._service.router.metrics.read() if self._service is not None else ()
 
     @hookimpl
     def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:

@@ -17,6 +17,7 @@ from typing import TypeVar
 from aitorrent_inference.catalogue import Candidate, Catalogue
 from aitorrent_inference.embedders import Embedders
 from aitorrent_inference.measuring import first, is_peer, summary, tokens_of, vectors_of, who
+from aitorrent_inference.metrics import NO_BACKEND, PEER, GenerationMetrics
 from aitorrent_inference.peers.backend import PeerBackend
 from aitorrent_inference.race import race, speaks
 from aitorrent_inference.waiting import until_loaded
@@ -46,9 +47,14 @@ class Answer:
 
     model: str = ""
     backend: str = ""
+    backend_label: str = NO_BACKEND
+    "The backend in metrics."
+    asked_s: float = 0.0
     began_s: float = 0.0
     first_token_s: float | None = None
     "Time of the first token, on the answer's clock."
+    latest_s: float = 0.0
+    "Time of the latest token, on the same clock."
     last: Chunk | None = None
     "The chunk that ended it."
     failures: list[str] = field(default_factory=list)
@@ -106,6 +112,7 @@ class Router:
         self._publish = publish
         self._log = log
         self._work = work
+        self.metrics = GenerationMetrics()
 
     async def models(self) -> Sequence[ModelView]:
         """Models of all local backends, then those that peers offer."""
@@ -216,23 +223,26 @@ class Router:
         wait_s: float = 0,
     ) -> AsyncGenerator[Chunk, None]:
         answer.model = request.model
-        answer.began_s = self._clock.monotonic()
+        answer.asked_s = answer.began_s = self._clock.monotonic()
         reason = "error"
         candidates: list[Candidate] = []
         try:
             with self._work():
                 pass  # refuse at once while draining; waiting for a model must not delay shutdown
-            async with aclosing(until_loaded(find, loading, wait_s, candidates)) as notices:
-                async for notice in notices:
-                    yield notice
-                    answer.began_s = self._clock.monotonic()
+            waiting = until_loaded(find, loading, wait_s, candidates)
+            with self.metrics.waiting():
+                async with aclosing(waiting) as notices:
+                    async for notice in notices:
+                        yield notice
+                        answer.began_s = self._clock.monotonic()
             with self._work(), ExitStack() as held:
                 if slots is not None:
                     held.enter_context(slots.taken())
+                held.enter_context(self.metrics.answering())
                 async with aclosing(self._attempts(request, candidates, answer, parallel)) as it:
                     async for chunk in it:
-                        if answer.first_token_s is None and speaks(chunk):
-                            answer.first_token_s = self._clock.monotonic()
+                        if speaks(chunk):
+                            self._note_output(answer, chunk)
                         answer.text_chars += len(chunk.text)
                         answer.thinking_chars += len(chunk.thinking)
                         if chunk.done:
@@ -246,17 +256,33 @@ class Router:
                 reason = "cancelled"
             raise
         finally:
-            last = answer.last or Chunk("")
-            self._publish(
-                GenerationEnded(
-                    model=answer.model,
-                    backend=answer.backend,
-                    reason=reason,
-                    prompt_tokens=last.prompt_tokens,
-                    completion_tokens=last.completion_tokens,
-                    took_s=self._clock.monotonic() - answer.began_s,
-                )
-            )
+            self._note_end(answer, reason)
+
+    def _note_output(self, answer: Answer, chunk: Chunk) -> None:
+        now = self._clock.monotonic()
+        if answer.first_token_s is None:
+            answer.first_token_s = now
+        elif chunk.text or chunk.thinking or chunk.token_ids or chunk.tool_calls:
+            tokens = max(len(chunk.token_ids), 1)
+            self.metrics.token(answer.backend_label, now - answer.latest_s, tokens)
+        answer.latest_s = now
+
+    def _note_end(self, answer: Answer, reason: str) -> None:
+        last, first_s = answer.last or Chunk(""), answer.first_token_s
+        ended = GenerationEnded(
+            model=answer.model,
+            backend=answer.backend,
+            reason=reason,
+            prompt_tokens=last.prompt_tokens,
+            completion_tokens=last.completion_tokens,
+            took_s=self._clock.monotonic() - answer.began_s,
+            first_token_s=None if first_s is None else first_s - answer.began_s,
+            queue_s=answer.began_s - answer.asked_s,
+            cached_tokens=_whole(last.extra.get("cached_tokens")),
+            stages=last.stages,
+        )
+        self.metrics.ended(ended, answer.backend_label)
+        self._publish(ended)
 
     async def _attempts(
         self,
@@ -274,6 +300,7 @@ class Router:
                 async with aclosing(self._ask(request, group)) as chunks:
                     async for candidate, chunk in chunks:
                         answer.backend = candidate.backend.name
+                        answer.backend_label = PEER if is_peer(candidate) else answer.backend
                         answer.model = candidate.model or request.model
                         spoke = spoke or speaks(chunk)
                         yield chunk

@@ -140,7 +140,8 @@ class AnswerReader:
         usage = self._usage
         is_lacking = self._lacks_logprobs and self._has_answer
         lacking = missing_warning(self._server) if is_lacking else ""
-        extra = {"reasoning_tokens": usage.reasoning} if usage.reasoning else {}
+        figures = {"reasoning_tokens": usage.reasoning, "cached_tokens": usage.cached}
+        extra = {name: count for name, count in figures.items() if count}
         return Chunk(
             self._text.rest(),
             done=True,

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from aitorrent_seeding import health
 from aitorrent_seeding.config import SeedingConfig
 from aitorrent_seeding.methods import seeding_methods
+from aitorrent_seeding.metrics import FAMILIES
 from aitorrent_seeding.service import SeedingService
 from aitorrent_seeding.sources.asking import MAX_STREAMS, PROTOCOL
 from aitorrentd.api import (
@@ -26,6 +27,7 @@ from aitorrentd.api import (
     hookimpl,
 )
 from aitorrentd.api.models.weights import MODEL_NAMES, TORRENT_INDEXES, WEIGHTS
+from aitorrentd.api.monitoring.metrics import Metric
 
 
 class SeedingPlugin:
@@ -43,6 +45,7 @@ class SeedingPlugin:
             provides=(WEIGHTS, TORRENT_INDEXES, MODEL_NAMES),
             requires=(TRANSPORT, DIRECTORY),
             config=SeedingConfig,
+            metrics=FAMILIES,
         )
 
     @hookimpl
@@ -92,6 +95,11 @@ class SeedingPlugin:
             Check("port", "BitTorrent peers can connect.", port),
             Check("disk", "There is room for files.", disk),
         ]
+
+    @hookimpl
+    def aitorrent_metrics(self) -> Iterable[Metric]:
+        """Torrents, and bytes exchanged with their peers."""
+        return self._service.measured() if self._service is not None else ()
 
     @hookimpl
     def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:

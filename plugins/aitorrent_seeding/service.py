@@ -6,13 +6,14 @@ A node that shares nothing pays nothing: libtorrent is neither imported nor list
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aitorrent_seeding.config import SeedingConfig
 from aitorrent_seeding.library.store import MIGRATIONS, Store
+from aitorrent_seeding.metrics import SwarmMetrics
 from aitorrent_seeding.sources.asking import PeerIndex
 from aitorrent_seeding.sources.directory import DirectoryIndex
 from aitorrent_seeding.sources.nearby import Nearby
@@ -37,6 +38,7 @@ from aitorrentd.api.models.weights import (
     TorrentIndex,
     WantedFile,
 )
+from aitorrentd.api.monitoring.metrics import Metric
 from aitorrentd.api.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class SeedingService:
     def __init__(self, ctx: PluginContext) -> None:
         self.ctx = ctx
         self.config: SeedingConfig = ctx.config
+        self._metrics = SwarmMetrics()
         self.indexes: Registry[TorrentIndex] = Registry("torrent source")
         self.names: Registry[ModelNames] = Registry("model name scheme")
         self.running_library: Library | None = None
@@ -124,6 +127,10 @@ class SeedingService:
 
     # The session
 
+    def measured(self) -> Iterator[Metric]:
+        """The metrics now."""
+        return self._metrics.read(self._shares() or ())
+
     async def library(self) -> Library:
         """The library; starts the session if need be.
 
@@ -159,6 +166,7 @@ class SeedingService:
             return
         settings = session_settings(self.config)
         async with http_session() as http, Engine.running(settings, self.ctx.log) as engine:
+            engine.on_moved = self._metrics.moved
             if engine.port:
                 self.ctx.log.info("BitTorrent peers are accepted on port %d", engine.port)
             else:

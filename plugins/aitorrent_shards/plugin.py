@@ -9,6 +9,7 @@ from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.fetching import manifest_exchange
 from aitorrent_shards.methods import shards_methods
 from aitorrent_shards.methods_models import model_methods
+from aitorrent_shards.metrics import FAMILIES
 from aitorrent_shards.protocol.messages import PROTOCOL
 from aitorrent_shards.service import ShardsService
 from aitorrentd.api import (
@@ -26,6 +27,7 @@ from aitorrentd.api import (
     hookimpl,
 )
 from aitorrentd.api.models.weights import MODEL_NAMES, WEIGHTS
+from aitorrentd.api.monitoring.metrics import Metric
 
 _STREAMS_PER_SESSION = 4
 
@@ -50,6 +52,7 @@ class ShardsPlugin:
             requires=(TRANSPORT, DIRECTORY, BACKENDS),
             wants=(WEIGHTS, MODEL_NAMES),
             config=ShardsConfig,
+            metrics=FAMILIES,
         )
 
     @hookimpl
@@ -88,6 +91,11 @@ class ShardsPlugin:
 
     async def _handle(self, stream: Stream) -> None:
         await self._running().stage_server.handle(stream)
+
+    @hookimpl
+    def aitorrent_metrics(self) -> Iterable[Metric]:
+        """Stages, hops and caches."""
+        return self._service.stage_server.measured() if self._service is not None else ()
 
     @hookimpl
     def aitorrent_health(self) -> Iterable[HealthWarning]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from aitorrent_transport import health
+from aitorrent_transport import health, metrics
 from aitorrent_transport.checks import checks
 from aitorrent_transport.config import TransportConfig
 from aitorrent_transport.methods import TransportMethods
@@ -28,6 +28,7 @@ from aitorrentd.api import (
     PluginInfo,
     hookimpl,
 )
+from aitorrentd.api.monitoring.metrics import Metric
 
 
 class TransportPlugin:
@@ -53,6 +54,7 @@ class TransportPlugin:
                 PROTECTION,
             ),
             config=TransportConfig,
+            metrics=metrics.FAMILIES,
         )
 
     @hookimpl
@@ -86,6 +88,11 @@ class TransportPlugin:
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
         """Check that the port answers locally and that no other node uses this node's key."""
         return checks(lambda: self._service)
+
+    @hookimpl
+    def aitorrent_metrics(self) -> Iterable[Metric]:
+        """Peers, and the bytes of streams by protocol."""
+        return metrics.read(self._service) if self._service is not None else ()
 
     @hookimpl
     def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:

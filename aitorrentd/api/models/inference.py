@@ -113,7 +113,7 @@ class Chunk:
     done_bytes and total_bytes); comes without text."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Backend-specific figures of the last chunk, such as Ollama's durations in ns, and
-    reasoning_tokens where the server counts them."""
+    reasoning_tokens and cached_tokens (of the prompt) where the server counts them."""
     thinking: str = ""
     "Part of the model's reasoning before it answers; not part of the answer."
     logprobs: tuple[TokenLogprob, ...] = ()

@@ -18,6 +18,7 @@ import aiosqlite
 from aitorrentd.api.context import Clock, ControlDoor, Signer
 from aitorrentd.api.events import Event
 from aitorrentd.api.faces.routes import HttpRoute
+from aitorrentd.api.monitoring.metrics import Metric
 from aitorrentd.api.plugin import PluginConfig
 from aitorrentd.api.services import ServiceKey
 from aitorrentd.api.workers import Worker
@@ -66,6 +67,7 @@ class Surroundings:
     control: ControlDoor | None
     sockets: Mapping[str, Sequence[socket.socket]]
     routes: Callable[[], tuple[tuple[str, HttpRoute], ...]]
+    metrics: Callable[[], list[Metric]]
     protocols: Callable[[], Iterator[Any]]
     decide: Callable[..., Any]
     changed: Callable[[], None]
@@ -214,6 +216,10 @@ class Context:
     def routes(self) -> tuple[tuple[str, HttpRoute], ...]:
         """(plugin, HTTP route) of running plugins."""
         return self._around.routes()
+
+    def metrics(self) -> list[Metric]:
+        """Every metric of the node, as it is now."""
+        return self._around.metrics()
 
     @property
     def control(self) -> ControlDoor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -40,6 +40,8 @@ class Engine:
         self._adding: dict[str, tuple[int, Awaited[Torrent]]] = {}
         self._bound = asyncio.Event()
         self._unbound = addresses
+        self.on_moved: Callable[[int, int], None] = lambda received, sent: None
+        "Called with the payload that torrents exchanged since the last call."
         self.port = 0
         "The TCP port that is bound; 0 = none."
         self.listen_problem = ""
@@ -153,6 +155,7 @@ class Engine:
             for status in alert.status:
                 if torrent := self._torrents.get(status.handle):
                     torrent.updated(status)
+                    self.on_moved(*torrent.moved(status))
         elif kind == "listen_succeeded_alert":
             if "[TCP]" in alert.message():
                 self.port = self.port or int(alert.port)

@@ -93,6 +93,7 @@ class Torrent:
         self.is_fed = False
         "Whether pieces also come from elsewhere."
         self._is_in_order = False
+        self._moved = (0, 0)
         self._given: set[int] = set()
         self._reads: dict[int, Awaited[bytes]] = {}
         self._pulse = Awaited[None]()
@@ -163,6 +164,14 @@ class Torrent:
             self.held = sum(self.have)
             self.is_checked = not checks
         self._pulse.settle(None)
+
+    def moved(self, status: Any) -> tuple[int, int]:
+        """Payload received and sent since the last call. libtorrent counts from 0 again after a
+        pause."""
+        before = self._moved
+        self._moved = now = (status.total_payload_download, status.total_payload_upload)
+        received, sent = (n - b if n >= b else n for n, b in zip(now, before, strict=True))
+        return received, sent
 
     def gone(self) -> None:
         """It left the session: whoever waits gets an error."""

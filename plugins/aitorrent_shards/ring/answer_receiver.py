@@ -26,12 +26,14 @@ class AnswerSink(HopReceiver):
         self.expected = 0
         self._vocab, self._on_answer, self._on_bad = vocab, on_answer, on_bad
         self._asked_ns = 0
+        self.latest_us: int | None = None
+        "As `beside_layers_us`, of the latest token; None for a prompt's."
         self._beside_us: deque[int] = deque(maxlen=_KEPT)
 
     def expect(self, length: int) -> None:
         """Wait for the answer after `length` positions; it may arrive before this call."""
         if self.expected != length:
-            self.expected, self.answer = length, None
+            self.expected, self.answer, self.latest_us = length, None, None
             self._asked_ns = time.perf_counter_ns()
 
     def beside_layers_us(self) -> float:
@@ -47,7 +49,8 @@ class AnswerSink(HopReceiver):
             self.answer = answer
             if frame.header.get("n") == 1:
                 around_us = (time.perf_counter_ns() - self._asked_ns) // 1000
-                self._beside_us.append(around_us - layers_us(frame.header))
+                self.latest_us = around_us - layers_us(frame.header)
+                self._beside_us.append(self.latest_us)
             self._on_answer()
         return True
 

@@ -155,6 +155,8 @@ class Repair:
         since = self._trouble_since or 0.0
         for lost in self._lost:
             others = [s.peer for s in stages if s.start < lost.end and s.end > lost.start]
+            if others:
+                self._node.stage_server.metrics.replaced(lost.avoid_s)
             self._node.publish(
                 StageLost(
                     model=self._pipeline.model,

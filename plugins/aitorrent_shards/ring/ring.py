@@ -11,6 +11,7 @@ import secrets
 from typing import Final
 
 from aitorrent_shards.hops.sender import HopMessage, HopSender
+from aitorrent_shards.metrics import path_of
 from aitorrent_shards.node_services import Demand, NodeServices
 from aitorrent_shards.protocol.messages import (
     MAX_VOCAB,
@@ -46,6 +47,8 @@ class Ring:
     def __init__(self, node: NodeServices, demand: Demand) -> None:
         self._node, self._demand = node, demand
         self._tasks = Tasks(node.log)
+        self._path = ""
+        "How the stages are reached, in metrics; empty = to be found out."
         self._return_session = secrets.token_bytes(SESSION_BYTES)
         "The session of the last hop, from the last stage back to here."
         self._pipeline = Pipeline(demand.model, demand.layers, self._home)
@@ -99,6 +102,7 @@ class Ring:
             if self.sink.answer is not None:
                 return self.sink.answer
             if not self._pipeline.whole:
+                self._path = ""
                 await self._repair.recover()
                 continue
             news = self._pipeline.news()
@@ -150,8 +154,19 @@ class Ring:
     def commit(self, length: int) -> None:
         """The token after `length` positions is chosen; its candidates are no longer needed."""
         self.sink.have = length
+        self._measure()
         self._repair.settle()
         self._stalls.settle()
+
+    def _measure(self) -> None:
+        """Count the hops of the token that was just chosen."""
+        if (beside_us := self.sink.latest_us) is None:
+            return
+        if not self._path:
+            views = (self._node.transport.peer(s.peer) for s in self._pipeline.stages)
+            self._path = path_of(view.route if view is not None else "" for view in views)
+        hops = len(self._pipeline.stages) + 1
+        self._node.stage_server.metrics.hop(self._path, beside_us / hops)
 
     async def close(self) -> None:
         """Free every stage."""

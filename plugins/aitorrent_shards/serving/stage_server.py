@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Final
 
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.hops.receiver import HopReceiver
+from aitorrent_shards.metrics import ShardsMetrics
 from aitorrent_shards.protocol.messages import (
     MAX_CHUNK,
     MAX_CONTROL_BYTES,
@@ -46,6 +47,7 @@ from aitorrentd.api import (
     read_frame,
 )
 from aitorrentd.api.limits import InUse
+from aitorrentd.api.monitoring.metrics import Metric
 
 FIRST_FRAME_S: Final = 10.0
 
@@ -72,6 +74,7 @@ class StageServer:
         self._per_peer: InUse[PeerId] = InUse()
         self._journal_bytes = 0
         self._work = work
+        self.metrics = ShardsMetrics()
         self._tester = LinkTester(transport)
 
     def spans(self) -> list[Span]:
@@ -81,6 +84,11 @@ class StageServer:
     def sessions(self) -> list[SessionView]:
         """The open sessions."""
         return [s.view() for s in self._sessions.values()]
+
+    def measured(self) -> Iterator[Metric]:
+        """The metrics now."""
+        reserved = [session.opened.max_positions for session in self._sessions.values()]
+        return self.metrics.read(reserved, self.spans())
 
     def expect(self, session: bytes, receiver: HopReceiver) -> None:
         """Hand hops for `session` to `receiver`."""
@@ -206,6 +214,7 @@ class StageServer:
             self._config,
             self._log,
             self.overhead_us,
+            self.metrics,
         )
         needed = 0 if opened.last else session.journal_bytes
         if self._journal_bytes + needed > self._config.journal_budget:

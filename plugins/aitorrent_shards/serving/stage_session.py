@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.hops.receiver import FAILED, HopReceiver
 from aitorrent_shards.hops.sender import HopMessage, HopSender
+from aitorrent_shards.metrics import ShardsMetrics
 from aitorrent_shards.protocol.messages import (
     MAX_CHUNK,
     MAX_CONTROL_BYTES,
@@ -92,6 +93,7 @@ class StageSession(HopReceiver):
         config: ShardsConfig,
         log: logging.Logger,
         overhead_us: deque[int],
+        metrics: ShardsMetrics,
     ) -> None:
         row = holder.row_bytes
         self._row_in = row if opened.start else 4
@@ -107,6 +109,7 @@ class StageSession(HopReceiver):
         self._slow_requests = 0
         self._failed: asyncio.Future[AitorrentError] = asyncio.get_running_loop().create_future()
         self._overhead_us = overhead_us
+        self._metrics = metrics
         self._under_way = _UnderWay(0, {}, wanted=False)
         self.sender = HopSender(
             transport,
@@ -182,6 +185,7 @@ class StageSession(HopReceiver):
         self.have = pos + n
         took = answer.header.get("took_us")
         took_us = took if type(took) is int else 0
+        self._metrics.step(n, took_us)
         if wanted:
             header["us"] += took_us
             if self.opened.last:

@@ -16,6 +16,7 @@ from aitorrent_transport.routes.moves import Moves
 from aitorrent_transport.streams.channel import Channel
 from aitorrent_transport.streams.secure_link import SecureLink
 from aitorrent_transport.streams.stream_state import StreamState
+from aitorrent_transport.streams.traffic import Traffic
 from aitorrent_transport.streams.windows import WindowBudget
 from aitorrentd.api import (
     AitorrentError,
@@ -75,6 +76,8 @@ class PeerTable:
         self._greeting = greeting
         self._serve = serve
         self._budget = WindowBudget()
+        self.traffic = Traffic()
+        "What streams carried, by protocol."
         self._me = ctx.identity.peer_id
         self._peers: dict[PeerId, Peer] = {}
         self._pending: dict[Channel, None] = {}
@@ -83,6 +86,11 @@ class PeerTable:
 
     def __len__(self) -> int:
         return len(self._peers)
+
+    @property
+    def pending(self) -> int:
+        """Channels whose peer has not greeted yet."""
+        return len(self._pending)
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(list(self._peers.values()))
@@ -124,6 +132,7 @@ class PeerTable:
             link,
             clock=self._ctx.clock,
             budget=self._budget,
+            traffic=self.traffic,
             keepalive_s=self._keepalive_s,
             greeting=self._greeting(),
         )

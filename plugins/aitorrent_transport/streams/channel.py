@@ -13,6 +13,7 @@ from aitorrent_transport.streams.pings import MAX_PINGS, Pings
 from aitorrent_transport.streams.secure_link import SecureLink
 from aitorrent_transport.streams.stream import ChannelStream
 from aitorrent_transport.streams.stream_state import StreamState
+from aitorrent_transport.streams.traffic import Traffic
 from aitorrent_transport.streams.windows import WindowBudget
 from aitorrentd.api import (
     Busy,
@@ -48,6 +49,7 @@ class Channel:
         *,
         clock: Clock,
         budget: WindowBudget,
+        traffic: Traffic | None = None,
         keepalive_s: float,
         greeting: Mapping[str, Any],
     ) -> None:
@@ -55,7 +57,7 @@ class Channel:
         self.peer = link.peer
         self.greeting = greeting
         "What this side says about itself first."
-        self.mux = Mux(dialer=link.outbound, budget=budget)
+        self.mux = Mux(dialer=link.outbound, budget=budget, traffic=traffic)
         self.on_stream: Callable[[Channel, StreamState], None] = lambda channel, state: None
         self.on_closed: Callable[[Channel, str, ProtocolError | None], None] = lambda *_: None
         self.on_greeted: Callable[[Channel, Mapping[str, Any]], None] = lambda channel, hello: None

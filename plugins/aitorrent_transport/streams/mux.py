@@ -27,6 +27,7 @@ from aitorrent_transport.streams.frames import (
     window_frame,
 )
 from aitorrent_transport.streams.stream_state import StreamState
+from aitorrent_transport.streams.traffic import Traffic
 from aitorrent_transport.streams.windows import WindowBudget
 from aitorrentd.api import Busy, PeerGone, Priority, ProtocolError, pack, unpack_map
 
@@ -55,7 +56,9 @@ class Mux:
     `on_move(place)` receive the contents of their frames.
     """
 
-    def __init__(self, *, dialer: bool, budget: WindowBudget) -> None:
+    def __init__(
+        self, *, dialer: bool, budget: WindowBudget, traffic: Traffic | None = None
+    ) -> None:
         self.on_open: Callable[[StreamState], None] = lambda state: self.reset(state, "not served")
         self.on_pong: Callable[[bytes], None] = lambda nonce: None
         self.on_hello: Callable[[Mapping[str, Any]], None] = lambda hello: None
@@ -70,6 +73,7 @@ class Mux:
         self._inbound_parity = 0 if dialer else 1
         self._inbound = 0
         self._budget = budget
+        self._traffic = traffic or Traffic()
         self._urgent: deque[bytes] = deque()
         self._pongs = 0
         self._credits: deque[tuple[StreamState, int]] = deque()
@@ -367,4 +371,5 @@ class Mux:
         if self._streams.pop(state.id, None) is not None:
             if state.id % 2 == self._inbound_parity:
                 self._inbound -= 1
+            self._traffic.ended(state)
             state.release()

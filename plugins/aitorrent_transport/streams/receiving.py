@@ -36,6 +36,7 @@ class ReceivingHalf:
         "buffered",
         "closed",
         "ended",
+        "granted",
         "on_readable",
         "window",
     )
@@ -46,6 +47,8 @@ class ReceivingHalf:
         "Bytes received and not yet read."
         self.allowance = INITIAL_WINDOW
         "Bytes that the peer may still send."
+        self.granted = INITIAL_WINDOW
+        "Bytes that the peer might have sent so far, in all."
         self.window = INITIAL_WINDOW
         self.ended = False
         "The peer ended its direction."
@@ -117,6 +120,11 @@ class ReceivingHalf:
         if fresh > 0:
             self._ahead += fresh
             self._consumed += fresh
+
+    @property
+    def received(self) -> int:
+        """Bytes that arrived, whether read or not."""
+        return self.granted - self.allowance
 
     @property
     def front(self) -> int:
@@ -206,6 +214,7 @@ class ReceivingHalf:
         self._consumed = 0
         self._credited_at = now
         self.allowance += granted
+        self.granted += granted
         return granted
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ class SendingHalf:
         "credit",
         "end_queued",
         "end_sent",
+        "granted",
         "on_sendable",
         "queued",
         "stopped",
@@ -40,6 +41,8 @@ class SendingHalf:
         "Bytes accepted from the writer and not yet framed."
         self.credit = INITIAL_WINDOW
         "Bytes that may still be sent."
+        self.granted = INITIAL_WINDOW
+        "Bytes that the peer has allowed so far, in all."
         self.end_queued = False
         "The writer has finished."
         self.end_sent = False
@@ -51,6 +54,11 @@ class SendingHalf:
     def over(self) -> bool:
         """Whether nothing more can be sent."""
         return self.end_sent or self.stopped is not None
+
+    @property
+    def sent(self) -> int:
+        """Bytes that were framed for the peer."""
+        return self.granted - self.credit
 
     def push(self, piece: bytes | memoryview) -> None:
         """Queue bytes that the caller will not modify."""
@@ -64,6 +72,7 @@ class SendingHalf:
             ProtocolError: the total exceeds the maximum window.
         """
         self.credit += credit
+        self.granted += credit
         if self.credit > MAX_WINDOW:
             raise ProtocolError(f"window of {self.credit} bytes; the limit is {MAX_WINDOW}")
 

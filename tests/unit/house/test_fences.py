@@ -24,6 +24,7 @@ FENCES = {
     "aitorrentd/kernel/hooks.py:contained": "a plugin's hook that raises SystemExit and the like",
     "aitorrentd/kernel/hooks.py:register": "a plugin's hooks, which pluggy checks",
     "aitorrentd/kernel/hooks.py:health": "a plugin's health hook",
+    "aitorrentd/kernel/hooks.py:metrics": "a plugin's metrics hook",
     "aitorrentd/kernel/hooks.py:_opinion": "a plugin's policy hook",
     "aitorrentd/kernel/prepare.py:load_plugin": "a plugin's import and manifest",
     "aitorrentd/kernel/prepare.py:configure": "a plugin's settings model",

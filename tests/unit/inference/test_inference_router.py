@@ -305,7 +305,7 @@ async def test_end_of_an_answer_is_published_with_its_figures() -> None:
     node = make_node()
     with node.having(FakeBackend("a")):
         await text_of(node.router.generate(ask()))
-    assert node.events == [GenerationEnded("m", "a", "stop", 3, 2, 0.0)]
+    assert node.events == [GenerationEnded("m", "a", "stop", 3, 2, 0.0, first_token_s=0.0)]
 
 
 async def test_buggy_backend_does_not_hide_the_others() -> None:

@@ -1,0 +1,1 @@
+"""Metrics that plugins declare and measure, and their text for Prometheus."""

@@ -1,0 +1,1 @@
+"""Metrics for Prometheus, and the health of the node for probes and people."""
