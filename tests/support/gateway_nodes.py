@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from aitorrent_gateway.plugin import GatewayPlugin
 from aitorrent_inference.plugin import InferencePlugin
@@ -23,6 +25,14 @@ from aitorrentd.node import Node
 from tests.support.http_nodes import http_node
 from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import NodeFactory
+
+DOCS: Final = Path(__file__).parents[2] / "docs"
+
+
+def code_blocks(page: str, *languages: str) -> list[str]:
+    """The code in these languages on a page of the documentation."""
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    return re.findall(rf"(?ms)^```(?:{'|'.join(languages)})\n(.*?)^```$", text)
 
 
 class BackendPlugin:
@@ -45,8 +55,10 @@ class BackendPlugin:
 class ScriptedBackend(FakeBackend):
     """Answers every request with these chunks, and refuses what its features lack."""
 
-    def __init__(self, *script: Chunk, can: frozenset[Feature] = FEATURES) -> None:
-        super().__init__("scripted")
+    def __init__(
+        self, *script: Chunk, can: frozenset[Feature] = FEATURES, models: Sequence[str] = ("m",)
+    ) -> None:
+        super().__init__("scripted", models)
         self.script = script
         self.can = can
 

@@ -27,15 +27,16 @@ def node() -> str:
     return str(Path(executable.ROOT_DIR) / "bin" / "node")
 
 
-def packages() -> Path:
-    """A folder whose node_modules holds the pinned packages; installed by the first caller."""
-    lock = (PINNED / "package-lock.json").read_bytes()
-    home = Path(sys.prefix) / "share" / f"javascript-{hashlib.sha256(lock).hexdigest()[:16]}"
+def packages(pinned: Path = PINNED) -> Path:
+    """A folder whose node_modules holds the packages that the lock in `pinned` names; installed by
+    the first caller."""
+    lock = (pinned / "package-lock.json").read_bytes()
+    home = Path(sys.prefix) / "share" / f"{pinned.name}-{hashlib.sha256(lock).hexdigest()[:16]}"
     if home.is_dir():
         return home
     home.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=home.parent))
-    for file in PINNED.iterdir():
+    for file in pinned.iterdir():
         shutil.copy(file, made)
     npm = Path(executable.ROOT_DIR) / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     command = (node(), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund")

@@ -1,0 +1,97 @@
+"""Codex, OpenAI's own agent, in a network namespace in which only the node can be reached."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Final
+
+from aitorrentd.api import Chunk, GenerateRequest, InvalidParams
+from aitorrentd.api.models.tools import ToolCall
+from tests.support.clients.javascript_programs import PINNED, packages
+from tests.support.clients.sealed import sealed
+from tests.support.gateway_nodes import ScriptedBackend, code_blocks, gateway_node
+from tests.support.nodes import NodeFactory
+
+CONFIG: Final = code_blocks("openai", "toml")[0]
+"The settings that docs/openai.md gives."
+END: Final = Chunk("", done=True, reason="stop", prompt_tokens=3, completion_tokens=4)
+
+
+class Agent(ScriptedBackend):
+    """Looks into a file, and tells what a tool found."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        turns = request.messages or ()
+        if turns[-1].role == "tool":
+            word = turns[-1].content.split()[-1]
+            self.script = (Chunk("", thinking="hm"), Chunk(f"It says {word}."), END)
+        else:
+            arguments = json.dumps({"cmd": "cat secret.txt"})
+            self.script = (
+                Chunk("I look. "),
+                Chunk("", tool_calls=(ToolCall(name="exec_command", arguments=arguments),)),
+                END,
+            )
+        async for chunk in super().generate(request):
+            yield chunk
+
+
+def codex() -> Path:
+    """The program, without the script that only looks for it."""
+    found = packages(PINNED.parent / "agents").glob(
+        "node_modules/@openai/codex-*/vendor/*/bin/codex"
+    )
+    return next(found)
+
+
+async def told(
+    factory: NodeFactory, backend: ScriptedBackend, directory: Path, prompt: str
+) -> tuple[int, str, str]:
+    """Exit status, output and errors of Codex with this prompt."""
+    socket = directory / "http.sock"
+    await gateway_node(factory, backend, unix_socket=str(socket))
+    home, work = directory / "home", directory / "work"
+    home.mkdir()
+    work.mkdir()
+    (home / "config.toml").write_text(CONFIG)
+    (work / "secret.txt").write_text("marzipan\n")
+    command = [str(await asyncio.to_thread(codex)), "exec", "--skip-git-repo-check"]
+    command += ["--dangerously-bypass-approvals-and-sandbox", prompt]
+    env = {"PATH": os.environ["PATH"], "HOME": str(home), "CODEX_HOME": str(home)}
+    return await sealed(command, socket, cwd=work, env=env)
+
+
+async def test_codex_answers_after_a_call_of_a_tool(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    backend = Agent(models=("demo",))
+    status, out, err = await told(node_factory, backend, tmp_path, "what does secret.txt say?")
+    assert (status, out.strip()) == (0, "It says marzipan."), err
+    first, second = backend.requests
+    assert [turn.role for turn in first.messages or ()][:2] == ["system", "user"]
+    offered = [tool.name for tool in first.tools]
+    assert "exec_command" in offered
+    assert any("." in name for name in offered)  # functions in namespaces
+    assert (second.messages or ())[-2].content == "I look. "
+
+
+class Small(ScriptedBackend):
+    """Has no room for any prompt."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        self.requests.append(request)
+        raise InvalidParams("the prompt has 9000 tokens", prompt_tokens=9000, context=512)
+        yield
+
+
+async def test_codex_says_when_the_context_is_too_small(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    backend = Small(models=("demo",))
+    status, out, err = await told(node_factory, backend, tmp_path, "hi")
+    assert (status, out, len(backend.requests)) == (1, "", 1)  # it does not repeat the request
+    assert "ran out of room in the model's context window" in err
