@@ -15,13 +15,15 @@ from aitorrent_gateway.core.errors import prompt_too_long, translated
 from aitorrentd.api import AitorrentError
 from aitorrentd.api.faces.errors import HttpFault
 
+_GIVE_UP: Final = (b"x-should-retry", b"false")
+# Claude Code repeats a request for minutes if the error is an overloaded_error, whatever this
+# header says.
 _KINDS: Final = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
-    503: "overloaded_error",
     504: "timeout_error",
 }
 
@@ -29,6 +31,8 @@ _KINDS: Final = {
 def error_body(fault: HttpFault, ident: str) -> bytes:
     """The JSON of an error; `ident` is that of the request."""
     kind = _KINDS.get(fault.status, "invalid_request_error" if fault.status < 500 else "api_error")
+    if fault.status == 503 and _GIVE_UP not in fault.headers:
+        kind = "overloaded_error"
     error = {
         "type": "error",
         "error": {"type": kind, "message": fault.message},

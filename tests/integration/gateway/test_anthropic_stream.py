@@ -18,6 +18,7 @@ from aitorrentd.api import (
     GenerateRequest,
     InvalidParams,
     NotFound,
+    ShuttingDown,
     TimedOut,
     Unavailable,
 )
@@ -170,9 +171,10 @@ async def test_thoughts_text_and_calls_are_blocks_one_after_the_other(
         (Busy("full"), 429, "rate_limit_error", "full", ("retry-after", "1")),
         (
             Unavailable("no peer holds layers 4-8 of m"),
-            *(503, "overloaded_error", "no peer holds layers 4-8 of m"),
+            *(503, "api_error", "no peer holds layers 4-8 of m"),
             ("x-should-retry", "false"),
         ),
+        (ShuttingDown("bye"), 503, "overloaded_error", "bye", ("retry-after", "1")),
         (TimedOut("late"), 504, "timeout_error", "late", None),
         (NotFound("no model m"), 404, "not_found_error", "no model m", None),
         (
