@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -16,23 +17,28 @@ from aitorrentd.api import (
     Unavailable,
 )
 from aitorrentd.api.models.tools import ToolCall
-from tests.support.clients.agents.offline import ADDRESS, agent, offline
+from tests.support.clients.agents import agent
+from tests.support.clients.sealed import PORT, sealed
 from tests.support.gateway_nodes import gateway_node
 from tests.support.inference_fakes import FakeBackend
-from tests.support.nat.namespaces import CAN_MAKE, REASON
 from tests.support.nodes import NodeFactory
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.slow,
-    pytest.mark.skipif(not CAN_MAKE, reason=REASON),
-]
 ENVIRON = {
-    "ANTHROPIC_BASE_URL": f"http://{ADDRESS}",
+    "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{PORT}",
     "ANTHROPIC_AUTH_TOKEN": "none",
     "ANTHROPIC_MODEL": "m",
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
 }
+
+
+async def told(
+    factory: NodeFactory, backend: FakeBackend, home: Path, *words: str
+) -> tuple[int, str, str]:
+    """Exit status, output and errors of Claude Code with this prompt."""
+    socket = home / "http.sock"
+    await gateway_node(factory, backend, unix_socket=str(socket))
+    env = {"PATH": os.environ["PATH"], "HOME": str(home), **ENVIRON}
+    return await sealed([str(await agent("claude")), "-p", *words], socket, cwd=home, env=env)
 
 
 class Reading(FakeBackend):
@@ -60,11 +66,7 @@ class Reading(FakeBackend):
 
 async def test_one_answer(node_factory: NodeFactory, tmp_path: Path) -> None:
     backend = FakeBackend("f", words=("Hello ", "there"))
-    _, address = await gateway_node(node_factory, backend)
-    async with offline(address) as place:
-        rc, out, err = await place.run(
-            await agent("claude"), "-p", "say hello", home=tmp_path, environ=ENVIRON
-        )
+    rc, out, err = await told(node_factory, backend, tmp_path, "say hello")
     assert (rc, out.strip()) == (0, "Hello there"), err
     (request,) = backend.requests
     system, user = request.messages or ()
@@ -77,13 +79,9 @@ async def test_one_tool_call(node_factory: NodeFactory, tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("a mountain of 8611 m\n")
     backend = Reading(secret)
-    _, address = await gateway_node(node_factory, backend)
-    async with offline(address) as place:
-        rc, out, err = await place.run(
-            *(await agent("claude"), "-p", "what does the file say?", "--allowedTools", "Read"),
-            home=tmp_path,
-            environ=ENVIRON,
-        )
+    rc, out, err = await told(
+        node_factory, backend, tmp_path, "what does the file say?", "--allowedTools", "Read"
+    )
     assert (rc, "It says:" in out, "a mountain of 8611 m" in out) == (0, True, True), err
     call, result = [turn for turn in backend.turns() if turn.tool_calls or turn.tool_call_id]
     assert (call.role, call.content) == ("assistant", "I look.")
@@ -101,19 +99,11 @@ async def test_it_says_at_once_why_there_is_no_answer(
     node_factory: NodeFactory, tmp_path: Path, error: AitorrentError, said: str
 ) -> None:
     backend = FakeBackend("f", words=(), fails=error)
-    _, address = await gateway_node(node_factory, backend)
-    async with offline(address) as place:
-        rc, out, err = await place.run(
-            await agent("claude"), "-p", "say hello", home=tmp_path, environ=ENVIRON
-        )
+    rc, out, err = await told(node_factory, backend, tmp_path, "say hello")
     assert (rc, said in out) == (1, True), err
     assert len(backend.requests) == 1
 
 
 async def test_an_empty_answer_is_no_error(node_factory: NodeFactory, tmp_path: Path) -> None:
-    _, address = await gateway_node(node_factory, FakeBackend("f", words=()))
-    async with offline(address) as place:
-        rc, out, err = await place.run(
-            await agent("claude"), "-p", "say hello", home=tmp_path, environ=ENVIRON
-        )
+    rc, out, err = await told(node_factory, FakeBackend("f", words=()), tmp_path, "say hello")
     assert (rc, out.strip()) == (0, ""), err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import AsyncGenerator
@@ -11,7 +10,7 @@ from typing import Final
 
 from aitorrentd.api import Chunk, GenerateRequest, InvalidParams
 from aitorrentd.api.models.tools import ToolCall
-from tests.support.clients.javascript_programs import PINNED, packages
+from tests.support.clients.agents import agent
 from tests.support.clients.sealed import sealed
 from tests.support.gateway_nodes import ScriptedBackend, code_blocks, gateway_node
 from tests.support.nodes import NodeFactory
@@ -40,14 +39,6 @@ class Agent(ScriptedBackend):
             yield chunk
 
 
-def codex() -> Path:
-    """The program, without the script that only looks for it."""
-    found = packages(PINNED.parent / "agents").glob(
-        "node_modules/@openai/codex-*/vendor/*/bin/codex"
-    )
-    return next(found)
-
-
 async def told(
     factory: NodeFactory, backend: ScriptedBackend, directory: Path, prompt: str
 ) -> tuple[int, str, str]:
@@ -59,7 +50,7 @@ async def told(
     work.mkdir()
     (home / "config.toml").write_text(CONFIG)
     (work / "secret.txt").write_text("marzipan\n")
-    command = [str(await asyncio.to_thread(codex)), "exec", "--skip-git-repo-check"]
+    command = [str(await agent("codex")), "exec", "--skip-git-repo-check"]
     command += ["--dangerously-bypass-approvals-and-sandbox", prompt]
     env = {"PATH": os.environ["PATH"], "HOME": str(home), "CODEX_HOME": str(home)}
     return await sealed(command, socket, cwd=work, env=env)
