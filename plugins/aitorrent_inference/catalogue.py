@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aitorrent_inference.capabilities import (
     EMBED_PREFIX,
@@ -203,7 +203,10 @@ class Catalogue:
             real = self.config.capabilities.get(name, name)
             for pending in self.pending() if may_tell else ():
                 if pending.name == real and pending.shortage:
-                    raise Unavailable(f"model {real} cannot answer now: {pending.shortage}")
+                    raise Unavailable(
+                        f"model {real} cannot answer now: {pending.shortage}",
+                        **_layers([pending]),
+                    )
             raise NotFound(f"no model {model!r} here{_listed(offer)}" if model else "no model here")
         return self._local(view.name)
 
@@ -280,9 +283,12 @@ class Catalogue:
         """
         meant = [p for p in self.pending() if backend in (None, p.backend) and p.detail]
         name = model or next((p.name for p in meant), "")
-        if reasons := [p.detail for p in meant if p.name == name]:
+        if waiting := [p for p in meant if p.name == name]:
+            reasons = "; ".join(p.detail for p in waiting)
             complete = _listed(names, "complete models")
-            raise Unavailable(f"model {name} cannot answer now: {'; '.join(reasons)}{complete}")
+            raise Unavailable(
+                f"model {name} cannot answer now: {reasons}{complete}", **_layers(waiting)
+            )
 
     async def _discovered(self, model: str) -> list[Candidate]:
         fixed = {f"peer:{peer}" for peer in self._fixed_peers()}
@@ -383,6 +389,12 @@ class Catalogue:
                 return float("inf")
 
         return dict(zip(peers, await asyncio.gather(*map(rtt, peers)), strict=True))
+
+
+def _layers(pending: Sequence[PendingModel]) -> dict[str, Any]:
+    """Data of an error about models for which nobody holds some layers."""
+    missing = [list(gap) for each in pending for gap in each.missing]
+    return {"layers": missing} if missing else {}
 
 
 def _listed(names: Iterable[str], title: str = "available models") -> str:

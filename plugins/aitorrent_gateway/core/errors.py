@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aitorrentd.api import AitorrentError, InvalidParams, NotFound
+from aitorrentd.api import AitorrentError, InvalidParams, NotFound, Unavailable
 
 
 def translated(error: AitorrentError, names: Mapping[str, str]) -> AitorrentError:
@@ -18,6 +18,8 @@ def translated(error: AitorrentError, names: Mapping[str, str]) -> AitorrentErro
     """
     if isinstance(error, NotFound):
         error.data = {**error.data, "http_code": "model_not_found", "param": "model"}
+    elif isinstance(error, Unavailable) and "layers" in error.data:
+        error.data = {**error.data, "http_code": "layers_unavailable"}
     elif isinstance(error, InvalidParams) and "context" in error.data:
         # Agents shorten their conversation on this code.
         error.data = {

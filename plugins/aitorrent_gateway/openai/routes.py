@@ -57,6 +57,16 @@ class OpenAiRoutes:
             slots=config.requests,
             browser=True,
         )
+        input_tokens = HttpRoute(
+            "/v1/responses/input_tokens",
+            post,
+            self._input_tokens,
+            Scope.GENERATE,
+            "OpenAI: how long the input of a response is.",
+            max_body=CHAT_BYTES,
+            slots=config.requests,
+            browser=True,
+        )
         embeddings = HttpRoute(
             "/v1/embeddings",
             post,
@@ -83,7 +93,7 @@ class OpenAiRoutes:
             "OpenAI: one model.",
             browser=True,
         )
-        return [chat, completions, responses, embeddings, models, model]
+        return [chat, completions, responses, input_tokens, embeddings, models, model]
 
     @property
     def _inference(self) -> Inference:
@@ -103,6 +113,11 @@ class OpenAiRoutes:
         from aitorrent_gateway.openai.responses import answering
 
         return await answering.responses(request, self._inference, self._ctx.clock)
+
+    async def _input_tokens(self, request: Request) -> App:
+        from aitorrent_gateway.openai.responses import answering
+
+        return await answering.input_tokens(request, self._inference)
 
     async def _embeddings(self, request: Request) -> App:
         from aitorrent_gateway.openai import embeddings

@@ -155,7 +155,8 @@ class HolderFinder:
         text = f"no reachable node holds layers {named} of {demand.model}"
         others = other_versions(self._directory.known(PREFIX))
         older = versions_problem((s for s in others if demand.accepts(s)), self._who)
-        return Unavailable(f"{text}; {older}" if older else text)
+        layers = [list(gap) for gap in missing]
+        return Unavailable(f"{text}; {older}" if older else text, layers=layers)
 
     def _now(self) -> float:
         return self._clock.monotonic()

@@ -6,11 +6,12 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
 from openai import AsyncOpenAI
+from pydantic import BaseModel
 
 from tests.support.http_nodes import served
 from tests.support.nodes import NodeFactory
@@ -26,6 +27,62 @@ ASKED: list[Any] = [{"role": "user", "content": PROMPT}]
 async def client_of(url: str, key: str = "none") -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(base_url=url, api_key=key, max_retries=0) as client:
         yield client
+
+
+class Verdict(BaseModel):
+    fine: bool
+    why: Literal["a", "b"]
+
+
+async def _probabilities(client: AsyncOpenAI, expected: str) -> None:
+    """The likeliest token is the one that greedy sampling takes; biases and choices work."""
+    asked: Any = {"model": "m", "messages": ASKED, "temperature": 0, "max_tokens": 6}
+    whole = await client.chat.completions.create(**asked, n=2, logprobs=True, top_logprobs=2)
+    for choice in whole.choices:
+        assert choice.logprobs is not None
+        tokens = choice.logprobs.content or []
+        assert len(tokens) == 6
+        assert "".join(token.token for token in tokens) == choice.message.content
+        assert expected.startswith(choice.message.content or "-")
+        for token in tokens:
+            first, second = token.top_logprobs
+            assert (first.token, first.logprob) == (token.token, token.logprob)
+            assert second.logprob <= first.logprob < 0
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 12
+    best = tokens[0]
+    ident = (best.model_extra or {})["id"]
+    other = await client.chat.completions.create(**asked, logit_bias={str(ident): -100})
+    assert (other.choices[0].message.content or "").startswith(best.top_logprobs[1].token)
+    legacy = await client.completions.create(
+        model="m", prompt=PROMPT, temperature=0, max_tokens=2, logprobs=1
+    )
+    shown = legacy.choices[0].logprobs
+    assert shown is not None
+    assert "".join(shown.tokens or ()) == legacy.choices[0].text
+    assert (shown.text_offset or [])[:2] == [0, len((shown.tokens or [""])[0])]
+
+
+async def _responses(client: AsyncOpenAI, expected: str) -> None:
+    made = await client.responses.create(
+        model="m", input=PROMPT, temperature=0, max_output_tokens=12
+    )
+    assert (made.output_text, made.status) == (expected, "incomplete")
+    counted = await client.responses.input_tokens.count(model="m", input=PROMPT)
+    assert made.usage is not None
+    assert counted.input_tokens == made.usage.input_tokens
+    async with client.responses.stream(
+        model="m", input=ASKED, temperature=0, max_output_tokens=12
+    ) as stream:
+        text = "".join([e.delta async for e in stream if e.type == "response.output_text.delta"])
+    assert text == expected
+    for seed in range(3):
+        parsed = await client.chat.completions.parse(
+            model="m", messages=ASKED, response_format=Verdict, seed=seed, temperature=2
+        )
+        assert parsed.choices[0].message.parsed is not None
+        answered = await client.responses.parse(model="m", input=PROMPT, text_format=Verdict)
+        assert answered.output_parsed is not None
 
 
 async def test_the_sdk_over_a_split_model(node_factory: NodeFactory, tmp_path: Path) -> None:
@@ -114,6 +171,9 @@ async def test_the_sdk_over_a_split_model(node_factory: NodeFactory, tmp_path: P
             },
         )
         assert json.loads(json_one.choices[0].message.content or "") in (True, False)
+
+        await _probabilities(client, expected)
+        await _responses(client, expected)
 
     async with client_of(url, key="ait_" + "x" * 43) as stranger:
         with pytest.raises(openai.AuthenticationError, match="unknown, revoked or expired"):

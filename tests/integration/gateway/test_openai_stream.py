@@ -130,8 +130,12 @@ async def test_thinking_is_kept_apart(node_factory: NodeFactory) -> None:
     [
         (Busy("full"), 429, "rate_limit_error", "busy", None, ("retry-after", "1")),
         (
-            Unavailable("no peer holds layers 4-8 of m"),
+            Unavailable("the server is gone"),
             *(503, "server_error", "unavailable", None, ("x-should-retry", "false")),
+        ),
+        (
+            Unavailable("no node holds layers 4-8 of m", layers=[[4, 8]]),
+            *(503, "server_error", "layers_unavailable", None, ("x-should-retry", "false")),
         ),
         (TimedOut("late"), 504, "server_error", "timeout", None, None),
         (

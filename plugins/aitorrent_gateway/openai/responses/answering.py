@@ -48,6 +48,17 @@ async def responses(request: Request, inference: Inference, clock: Clock) -> App
         raise translated(e, NAMES) from e
 
 
+async def input_tokens(request: Request, inference: Inference) -> App:
+    """POST /v1/responses/input_tokens."""
+    asked = response(json_object(await request.body()))
+    try:
+        count = await inference.count_tokens(asked.request)
+    except AitorrentError as e:
+        raise translated(e, NAMES) from e
+    found = {"object": "response.input_tokens", "input_tokens": count}
+    return JSONResponse(found, headers=asked.headers)
+
+
 async def _whole(asked: AskedResponse, made: ResponseEvents, inference: Inference) -> Json:
     async with aclosing(generated(asked.request, inference)) as chunks:
         async for chunk in chunks:
