@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from aitorrent_gateway.images.config import ImagesConfig
 from aitorrentd.api import PluginConfig
 
 
@@ -21,3 +22,5 @@ class GatewayConfig(PluginConfig):
     ollama_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
     """a further TCP port for the HTTP server, on the same addresses: 11434 is where clients look
     for Ollama; null = none"""
+    images: ImagesConfig | None = None
+    "the server that draws pictures; null = none"

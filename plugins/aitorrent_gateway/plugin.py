@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from aitorrent_gateway.config import GatewayConfig
+from aitorrent_gateway.images.drawing import Drawing
 from aitorrent_gateway.ollama.port import OllamaPort
 from aitorrent_gateway.service import gateway_routes
 from aitorrentd.api import INFERENCE, HealthWarning, PluginContext, PluginInfo, hookimpl
@@ -19,6 +20,7 @@ class GatewayPlugin:
 
     def __init__(self) -> None:
         self._port: OllamaPort | None = None
+        self._drawing: Drawing | None = None
 
     @hookimpl
     def aitorrent_info(self) -> PluginInfo:
@@ -33,22 +35,24 @@ class GatewayPlugin:
     @hookimpl
     @asynccontextmanager
     async def aitorrent_lifespan(self, ctx: PluginContext) -> AsyncIterator[None]:
-        """Keep Ollama's port open, if the settings want it."""
+        """Keep Ollama's port open, if the settings want it, and the server that draws connected."""
         config: GatewayConfig = ctx.config
         tasks = Tasks(ctx.tasks)
+        drawing = self._drawing = Drawing(config.images)
         if config.ollama_port is not None:
             self._port = OllamaPort(ctx, config.ollama_port)
             tasks.spawn(self._port.keep_open(), "gateway: ollama port")
         try:
             yield
         finally:
-            self._port = None
+            self._port = self._drawing = None
             await tasks.close()
+            await drawing.close()
 
     @hookimpl
     def aitorrent_routes(self, ctx: PluginContext) -> Iterable[HttpRoute]:
         """The paths of every dialect."""
-        return gateway_routes(ctx)
+        return gateway_routes(ctx, self._drawing) if self._drawing is not None else ()
 
     @hookimpl
     def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from aitorrent_gateway.anthropic.routes import AnthropicRoutes
+from aitorrent_gateway.images.drawing import Drawing
+from aitorrent_gateway.images.routes import ImageRoutes
 from aitorrent_gateway.ollama.routes import OllamaRoutes
 from aitorrent_gateway.openai.routes import OpenAiRoutes
+from aitorrent_gateway.seed.routes import SeedRoutes
 from aitorrentd.api import PluginContext
 from aitorrentd.api.faces.routes import HttpRoute
 
-_DIALECTS = (OpenAiRoutes, AnthropicRoutes, OllamaRoutes)
 
-
-def gateway_routes(ctx: PluginContext) -> list[HttpRoute]:
+def gateway_routes(ctx: PluginContext, drawing: Drawing) -> list[HttpRoute]:
     """What the HTTP server mounts."""
-    return [route for dialect in _DIALECTS for route in dialect(ctx).routes()]
+    return [
+        *OpenAiRoutes(ctx).routes(),
+        *ImageRoutes(ctx, drawing).routes(),
+        *AnthropicRoutes(ctx).routes(),
+        *OllamaRoutes(ctx).routes(),
+        *SeedRoutes(ctx, drawing).routes(),
+    ]

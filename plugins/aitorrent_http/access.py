@@ -20,6 +20,9 @@ _PROXIED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 "Headers of proxies: the client is not on this machine, whatever its address."
 
 
+ANONYMOUS: Final = "anonymous"
+
+
 class Refused(Exception):
     """The request is refused, as `fault` says."""
 
@@ -36,6 +39,8 @@ class Client:
     "Its IP address; None on the Unix socket."
     role: Role | None
     "On the Unix socket: the role of the process."
+    uid: int | None = None
+    "Likewise: its user."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +48,14 @@ class Rights:
     """What the sender of a request may do."""
 
     scopes: frozenset[Scope]
-    is_known: bool
-    "Whether it gave a valid token, or is known by its process."
+    caller: str
+    """Who it is, for what is kept apart by caller: `token:…`, `uid:…`, or `anonymous`. All programs
+    on this machine that have no token are the same caller."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it gave a valid token, or is known by its process."""
+        return self.caller != ANONYMOUS
 
 
 class Access:
@@ -111,12 +122,12 @@ class Access:
                     "this token is unknown, revoked or expired; see aitorrentctl token list",
                     unknown=True,
                 )
-            return Rights(GRANTS[token.role], True)
+            return Rights(GRANTS[token.role], f"token:{token.hash}")
         if client.role is not None:
-            return Rights(self._anonymous | scopes_of(client.role), True)
+            return Rights(self._anonymous | scopes_of(client.role), f"uid:{client.uid}")
         if self._is_here(headers, client):
-            return Rights(self._anonymous, False)
-        return Rights(GRANTS["read"] & frozenset({Scope.PUBLIC}), False)
+            return Rights(self._anonymous, ANONYMOUS)
+        return Rights(frozenset({Scope.PUBLIC}), ANONYMOUS)
 
     @staticmethod
     def check_scope(rights: Rights, needed: Scope) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +26,8 @@ from aitorrentd.api.faces.asgi import Aborted, Message, Receive, Send
 from aitorrentd.api.faces.errors import JSON, Headers, HttpFault, fault_of
 from aitorrentd.api.faces.routes import HttpRoute
 
+_UCRED: Final = struct.Struct("3i")
+"Process, user and group of the other end of a Unix socket (unix(7))."
 _EVERY: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -106,6 +110,7 @@ class Server:
         self._access.check_scope(rights, route.scope)
         scope["path_params"] = found.parts
         scope["aitorrent.scopes"] = rights.scopes
+        scope["aitorrent.caller"] = rights.caller
         scope["aitorrent.request_id"] = exchange.ident
         body = _Body(receive, route.max_body)
         body.check(headers)
@@ -130,7 +135,9 @@ class Server:
         peer = scope["client"]
         if peer:
             return Client(peer[0], None)
-        return Client(None, self._role_of(scope["aitorrent.socket"]))
+        sock: PeerSocket = scope["aitorrent.socket"]
+        uid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[1]
+        return Client(None, self._role_of(sock), uid)
 
     async def _preflight(
         self, headers: dict[str, str], scope: Message, origin: str, exchange: _Exchange

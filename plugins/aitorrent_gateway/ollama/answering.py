@@ -49,7 +49,9 @@ async def generate(request: Request, inference: Inference, clock: Clock) -> App:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Answer:
+    """An answer in one of Ollama's shapes."""
+
     request: GenerateRequest
     model: str
     "As the client names it."
@@ -132,7 +134,7 @@ async def _answer(
     if asked.request is None:
         return await _load(request, asked, shape, inference, clock)
     model = await names.resolved(inference, asked.model)
-    answer = _Answer(
+    answer = Answer(
         asked.request.model_copy(update={"model": model}),
         asked.model,
         shape,

@@ -1,0 +1,1 @@
+"""Pictures for programs, drawn by a server that the operator configured."""

@@ -1,0 +1,1 @@
+"""The dialect of games: `/txt`, `/img`, users and sessions."""
