@@ -18,7 +18,7 @@ from aitorrent_gateway.images import drawing
 from aitorrent_gateway.images.config import ImagesConfig
 from aitorrent_gateway.images.pictures import Drawn, from_base64, picture, sample
 from aitorrentd.api import ProtocolError
-from tests.integration.gateway.test_seed import get, post, sent
+from tests.integration.gateway.games.test_seed import get, post, sent
 from tests.support.clients.raw_http import connection, request
 from tests.support.gateway_nodes import gateway_node
 from tests.support.inference_fakes import FakeBackend

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.integration.gateway.test_ollama_stream import Full
+from tests.integration.gateway.ollama.test_ollama_stream import Full
 from tests.support.clients.javascript_programs import run_javascript
 from tests.support.gateway_nodes import gateway_node
 from tests.support.http_nodes import new_token

@@ -11,7 +11,7 @@ import pytest
 
 from aitorrentd.api import Chunk, GenerateRequest
 from aitorrentd.api.models.tools import ToolCall
-from tests.integration.gateway.test_ollama_stream import HELLO, TOOL, Full, lines, post, sent
+from tests.integration.gateway.ollama.test_ollama_stream import HELLO, TOOL, Full, lines, post, sent
 from tests.support.clients.raw_http import exchange, request
 from tests.support.gateway_nodes import gateway_node
 from tests.support.inference_fakes import FakeBackend
