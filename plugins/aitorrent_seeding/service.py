@@ -188,6 +188,7 @@ class SeedingService:
             try:
                 tasks.spawn(library.shelf.restore(), "seeding: restore")
                 tasks.spawn(library.shelf.keep_saving(), "seeding: save")
+                tasks.spawn(means.room.watch(), "seeding: room on the disk")
                 started.set_result(library)
                 await asyncio.Event().wait()
             finally:

@@ -10,7 +10,8 @@ from typing import Any, Final
 from aitorrent_seeding.library.entry import Entry
 from aitorrent_seeding.library.keeping import boot_id
 from aitorrent_seeding.library.means import Means
-from aitorrent_seeding.library.shelf import Shelf, check_room
+from aitorrent_seeding.library.room import Claim
+from aitorrent_seeding.library.shelf import Shelf
 from aitorrent_seeding.library.store import Held
 from aitorrent_seeding.session import params
 from aitorrent_seeding.torrents import canonical, metainfo
@@ -130,6 +131,7 @@ async def add_known(
         save_path=means.directory,
         added_at=means.ctx.clock.time(),
         trackers=known.trackers,
+        wanted=(),
     )
     if stop is not None:
         stop.cancel()
@@ -149,7 +151,7 @@ async def add_torrent(
     await shelf.restored(info_hash=meta.info_hash)
     if there := shelf.get(meta.info_hash):
         return there
-    check_room(means.directory, meta.size)
+    await means.room.check(Claim(means.directory, (), meta.size))
     sha256 = canonical_digest(meta)
     held = Held(
         info_hash=meta.info_hash,

@@ -18,7 +18,8 @@ from aitorrent_seeding.library.adding import add_known, add_whole
 from aitorrent_seeding.library.entry import Entry
 from aitorrent_seeding.library.keeping import make_read_only
 from aitorrent_seeding.library.means import Means
-from aitorrent_seeding.library.shelf import Shelf, check_room
+from aitorrent_seeding.library.room import Claim
+from aitorrent_seeding.library.shelf import Shelf
 from aitorrent_seeding.library.webfeed import feed
 from aitorrent_seeding.session.torrent import Awaited
 from aitorrent_seeding.sources.web import WebFile
@@ -224,7 +225,7 @@ class Download:
             if self.web.size and self.plain > self.web.size:
                 os.ftruncate(fd, 0)
                 self.plain = resumed = os.lseek(fd, 0, os.SEEK_SET)
-            check_room(path.parent, max(0, self.web.size - self.plain))
+            await self._means.room.check(Claim(path.parent, (path,), self.web.size))
             waiting = bytearray()
             async for chunk, url in self.web.stream(self.plain):
                 used.add(url)
@@ -261,7 +262,7 @@ class Download:
         counts = entry.torrent.counts
         done, total = entry.done, entry.meta.size
         if spans is not None:
-            pieces = entry.pieces_of(spans)
+            pieces = entry.meta.pieces_of(spans)
             total = len(pieces) * entry.meta.piece_length
             done = sum(entry.torrent.have[piece] for piece in pieces) * entry.meta.piece_length
         return FetchProgress(

@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from aitorrent_seeding.library.checking import pieces_there
 from aitorrent_seeding.library.digest import Digest
 from aitorrent_seeding.library.keeping import boot_id, make_read_only, write_to_disk
 from aitorrent_seeding.library.means import Means
+from aitorrent_seeding.library.room import Claim
 from aitorrent_seeding.library.store import Held
 from aitorrent_seeding.session.torrent import Torrent
 from aitorrent_seeding.sources.directory import Endpoint
@@ -42,6 +44,18 @@ _LOSSES: Final = 2
 "How often verified pieces may be wrong on the disk later."
 
 
+def claim_of(held: Held, meta: Metainfo, have: Sequence[int]) -> Claim:
+    """What the files of a torrent will occupy, given the pieces that are here."""
+    size = meta.size
+    if held.wanted is not None:
+        there = (piece for piece, is_here in enumerate(have) if is_here)
+        size = min(size, len({*meta.pieces_of(held.wanted), *there}) * meta.piece_length)
+    if held.sha256:
+        return Claim(held.save_path, (held.path,), size)
+    files = tuple(held.save_path.joinpath(*f.path) for f in meta.files if not f.is_padding)
+    return Claim(held.save_path, files, size)
+
+
 class Entry:
     """A torrent on the shelf."""
 
@@ -56,6 +70,7 @@ class Entry:
         self._ended = asyncio.Event()
         self._error: AitorrentError | None = None
         self._losses = 0
+        self._look_again = asyncio.Event()
         self._spans: dict[object, tuple[Span, ...] | None] = {}
         self.seeded_s = 0.0
         "Seconds seeded in this run."
@@ -133,20 +148,12 @@ class Entry:
 
     # Ranges
 
-    def pieces_of(self, spans: Iterable[Span]) -> list[int]:
-        """The pieces that the byte ranges touch, in the order of the ranges."""
-        found: dict[int, None] = {}
-        for start, stop in spans:
-            last = -(-min(stop, self.meta.size) // self.meta.piece_length)
-            found.update(dict.fromkeys(range(max(0, start) // self.meta.piece_length, last)))
-        return list(found)
-
     def has(self, spans: Iterable[Span]) -> bool:
         """Whether all of the byte ranges are here."""
         if self.is_disputed:
             return self.held.is_whole
         return self.torrent.is_checked and all(
-            self.torrent.have[piece] for piece in self.pieces_of(spans)
+            self.torrent.have[piece] for piece in self.meta.pieces_of(spans)
         )
 
     async def want(self, who: object, spans: Sequence[Span] | None) -> None:
@@ -163,11 +170,35 @@ class Entry:
         if self.held.is_whole:
             return
         wanted = self.wanted()
+        await self._means.store.change(self.info_hash, wanted=wanted)
+        if (claim := self.claim()) and (short := await self._shortage(claim)):
+            self.torrent.halt(short)
         if wanted is None:
             self.torrent.want(None)
         else:
-            self.torrent.want(self.pieces_of(wanted), first=self.pieces_of(wanted[:1]))
-        await self._means.store.change(self.info_hash, wanted=wanted)
+            pieces, first = self.meta.pieces_of(wanted), self.meta.pieces_of(wanted[:1])
+            self.torrent.want(pieces, first=first)
+        if wanted != () and not self.torrent.counts.peers:
+            self.look_for_peers()
+
+    def claim(self) -> Claim | None:
+        """What its files will occupy; None while it writes nothing."""
+        if self.held.is_whole or not self.is_shared or self.torrent.has_left:
+            return None
+        return claim_of(self.held, self.meta, self.torrent.have)
+
+    async def _shortage(self, claim: Claim) -> str:
+        return await self._means.room.shortage(claim, key=self.info_hash)
+
+    async def check_room(self) -> None:
+        """That what is wanted of it fits on the disk.
+
+        Raises:
+            Unavailable: it does not.
+        """
+        claim = claim_of(self.held, self.meta, self.torrent.have)
+        if not self.held.is_whole and (short := await self._shortage(claim)):
+            raise Unavailable(short)
 
     def wanted(self) -> tuple[Span, ...] | None:
         """The ranges that somebody wants; None = everything."""
@@ -178,7 +209,7 @@ class Entry:
     def order(self) -> Iterator[int]:
         """Pieces that are wanted and missing, in the order in which they are wanted."""
         wanted = self.wanted()
-        pieces = range(self.torrent.pieces) if wanted is None else self.pieces_of(wanted)
+        pieces = range(self.torrent.pieces) if wanted is None else self.meta.pieces_of(wanted)
         both = (*self.urgent, *pieces)
         return (piece for piece in both if not self.torrent.have[piece])
 
@@ -316,14 +347,23 @@ class Entry:
             async for found in self._means.nearby.endpoints(
                 sha256=self.held.sha256, info_hash=self.info_hash
             ):
+                if found and not self.torrent.counts.peers:
+                    self._means.engine.reconsider_peers()
                 self._meet(found)
                 if found and not attempt:
                     await self._dial()
             draw = self._means.ctx.random.random()
-            await asyncio.sleep(
-                equal_jitter_s(attempt, base_s=_LOOK_S, cap_s=_LOOK_AT_MOST_S, draw=draw)
-            )
+            delay_s = equal_jitter_s(attempt, base_s=_LOOK_S, cap_s=_LOOK_AT_MOST_S, draw=draw)
             attempt += 1
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._look_again.wait()
+                    attempt = 0
+            self._look_again.clear()
+
+    def look_for_peers(self) -> None:
+        """Look for peers now: libtorrent forgets them while a torrent is paused."""
+        self._look_again.set()
 
     def _meet(self, found: Iterable[Endpoint]) -> None:
         for endpoint in found:
@@ -335,7 +375,7 @@ class Entry:
         """Dial the first peers at once. Trackers would hear that it stopped and started."""
         while not self.torrent.is_checked and not self.torrent.has_left:
             await self.torrent.changed()
-        if not self.held.is_paused and not self.held.trackers:
+        if self.is_shared and not self.held.trackers:
             self.torrent.connect_now()
 
     async def _credit(self) -> None:

@@ -12,7 +12,8 @@ from aitorrent_seeding.library.download import Download
 from aitorrent_seeding.library.entry import Entry
 from aitorrent_seeding.library.fetch import FileFetch, checked_spans
 from aitorrent_seeding.library.means import Means
-from aitorrent_seeding.library.shelf import Shelf, check_room
+from aitorrent_seeding.library.room import Claim
+from aitorrent_seeding.library.shelf import Shelf
 from aitorrent_seeding.torrents import metainfo
 from aitorrent_seeding.torrents.wanted import WantedTorrent
 from aitorrentd.api import InvalidParams, NotFound, ProtocolError
@@ -41,7 +42,8 @@ class Library:
         spans = None if ranges is None else checked_spans(ranges)
         await self.shelf.restored(sha256=file.sha256)
         if self.shelf.of_file(file.sha256) is None:
-            check_room(self.means.directory, file.size if spans is None else 0)
+            directory, size = self.means.directory, file.size if spans is None else 0
+            await self.means.room.check(Claim(directory, (directory / file.sha256,), size))
         running = self._running.get(file.sha256)
         if running is None or running.download.is_over:
             running = self._start(file)

@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 
 from aitorrent_seeding.config import SeedingConfig
+from aitorrent_seeding.library.room import Room
 from aitorrent_seeding.library.store import Store
 from aitorrent_seeding.session.engine import Engine
 from aitorrent_seeding.sources.nearby import Nearby
@@ -33,6 +34,7 @@ class Means:
     directory: Path
     "Where fetched files are kept."
     tasks: Tasks
+    room: Room = field(default_factory=Room)
     stop: Stop = field(default_factory=Stop)
     "Ends hashing that runs on threads."
     hashing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from aitorrent_seeding.library.checking import pieces_there
-from aitorrent_seeding.library.entry import Entry
+from aitorrent_seeding.library.entry import Entry, claim_of
 from aitorrent_seeding.library.keeping import boot_id, write_to_disk
 from aitorrent_seeding.library.means import Means
 from aitorrent_seeding.library.store import Held, Limits
@@ -20,7 +20,7 @@ from aitorrent_seeding.session.torrent import Awaited
 from aitorrent_seeding.torrents import metainfo
 from aitorrent_seeding.torrents.hashing import Stamp, digest_file
 from aitorrent_seeding.torrents.metainfo import Metainfo
-from aitorrentd.api import AitorrentError, Conflict, NotFound, Unavailable
+from aitorrentd.api import AitorrentError, Conflict, NotFound
 from aitorrentd.api.models.weights import KnownTorrent
 
 SAVE_S: Final = 10.0
@@ -95,6 +95,9 @@ class Shelf:
         renamed = {0: held.path} if meta.is_single and held.sha256 else meta.long_names
         if meta.is_single and meta.hashes and not held.is_whole:
             have = await self._what_is_there(held, meta, resume)
+        short = ""
+        if not held.is_whole and not held.is_paused:
+            short = await self._means.room.shortage(claim_of(held, meta, have or ()))
         atp = params.of_metainfo(
             meta.raw,
             held.save_path,
@@ -103,7 +106,8 @@ class Shelf:
             have=have,
             seeds=held.is_whole,
             verified=verified,
-            paused=held.is_paused,
+            paused=held.is_paused or bool(short),
+            wanted=None if held.is_whole or held.wanted is None else meta.pieces_of(held.wanted),
             allocate=config.preallocate,
             dht=config.dht and not meta.is_private,
             trackers=held.trackers,
@@ -111,6 +115,9 @@ class Shelf:
         )
         torrent = await self._means.engine.add(atp, meta.pieces)
         entry = self._entries[held.info_hash] = Entry(self._means, held.info_hash, meta, torrent)
+        if short:
+            torrent.halt(short)
+        self._means.room.enter(held.info_hash, entry.claim, torrent.halt)
         torrent.limit(upload_bps=held.limits.upload_bps, download_bps=held.limits.download_bps)
         if held.wanted is not None and not held.is_whole:
             await entry.want(entry, held.wanted)
@@ -252,15 +259,21 @@ class Shelf:
         self._means.nearby.directory.withdraw(entry.info_hash)
 
     async def resume(self, entry: Entry) -> Entry:
-        """Go on after a pause or an error; limits of ratio and time count from now."""
+        """Go on after a pause or an error; limits of ratio and time count from now.
+
+        Raises:
+            Unavailable: there is no room for it on the disk.
+        """
         entry.seeded_s = 0.0
         await self._means.store.change(
             entry.info_hash, is_paused=False, seeded_s=0.0, uploaded=-entry.torrent.counts.uploaded
         )
-        if entry.has_failed or (entry.problem and not entry.held.is_whole):
+        if entry.has_failed or (entry.torrent.has_failed and not entry.held.is_whole):
             # Writes that fail late would stop it again, and libtorrent forgets its peers.
             return await self.recheck(entry)
+        await entry.check_room()
         entry.torrent.resume(is_whole=entry.held.is_whole)
+        entry.look_for_peers()
         entry.torrent.pulse()
         self._means.nearby.directory.share(entry.known())
         return entry
@@ -297,6 +310,7 @@ class Shelf:
 
     async def _take_down(self, entry: Entry) -> None:
         self._means.nearby.directory.withdraw(entry.info_hash)
+        self._means.room.leave(entry.info_hash)
         self._entries.pop(entry.info_hash, None)
         await self._means.engine.remove(entry.torrent)
 
@@ -319,23 +333,3 @@ def _delete(path: Path, below: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def free_bytes(path: Path) -> int:
-    """Bytes that this process may still write in the file system of `path`."""
-    status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize
-
-
-def check_room(path: Path, needed: int) -> None:
-    """That `needed` bytes fit.
-
-    Raises:
-        Unavailable: they do not.
-    """
-    free = free_bytes(path)
-    if free < needed:
-        raise Unavailable(
-            f"{path} has {free} bytes left, and {needed} are needed; free some space there, or set"
-            " plugins.seeding.directory"
-        )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -24,6 +25,9 @@ from aitorrentd.api.tasks import beside
 _POLL_S: Final = 0.5
 _ADD_S: Final = 30.0
 _LISTEN_S: Final = 5.0
+_FAILURES: Final = 3
+"Attempts before a peer is given up: libtorrent's default."
+_END_S: Final = 12.0
 _PIPE: Final = 65_536
 _GLOBAL_CLASS: Final = 1
 "The bit of `lt.session.global_peer_class_id`, which is 0."
@@ -42,6 +46,7 @@ class Engine:
         self._unbound = addresses
         self.on_moved: Callable[[int, int], None] = lambda received, sent: None
         "Called with the payload that torrents exchanged since the last call."
+        self._failures = _FAILURES
         self.port = 0
         "The TCP port that is bound; 0 = none."
         self.listen_problem = ""
@@ -75,7 +80,7 @@ class Engine:
                 torrent.gone()
             engine._torrents.clear()
             last, engine._session = [engine._session], None
-            await asyncio.to_thread(last.clear)  # waits for trackers and for the disk
+            await ended(last, log)
             os.close(readable)
             os.close(writable)
 
@@ -132,6 +137,15 @@ class Engine:
             return set()
         return {int(one["piece_index"]) for one in queue}
 
+    def reconsider_peers(self) -> None:
+        """Dial known peers again that libtorrent has written off.
+
+        A torrent that wants nothing counts seeds as useless. When it wants more, they stay so
+        (2.1.1), unless a change of this setting makes libtorrent look at all of them again.
+        """
+        self._failures = _FAILURES + (self._failures == _FAILURES)
+        self._session.apply_settings({"max_failcount": self._failures})
+
     def limit(self, *, upload_bps: int, download_bps: int) -> None:
         """Limit the rates of all torrents together; 0 = unlimited."""
         self._session.apply_settings(
@@ -184,6 +198,26 @@ class Engine:
             return
         torrent = self._torrents[alert.handle] = Torrent(alert.handle, pieces)
         waiting.settle(torrent)
+
+
+async def ended(last: list[Any], log: logging.Logger, *, within_s: float = _END_S) -> None:
+    """Let go of the only reference to a session, which then waits for trackers and the disk.
+
+    It may wait for ever after a write found no space (libtorrent 2.1.1), so the thread is a daemon.
+    """
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def end() -> None:
+        last.clear()
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=end, name="seeding: end of the session", daemon=True).start()
+    try:
+        async with asyncio.timeout(within_s):
+            await ended.wait()
+    except TimeoutError:
+        log.warning("libtorrent did not stop within %g s; left behind", within_s)
 
 
 def _one_class() -> Any:

@@ -18,6 +18,8 @@ _LIMITS: Final = {
     "max_decode_tokens": 2_000_000,
 }
 _FLAGS: Final = lt.torrent_flags
+_PRIORITY: Final = 4
+"libtorrent's default."
 
 
 def of_metainfo(
@@ -30,6 +32,7 @@ def of_metainfo(
     seeds: bool = False,
     verified: bool = False,
     paused: bool = False,
+    wanted: Sequence[int] | None = None,
     sequential: bool = False,
     allocate: bool = False,
     dht: bool = False,
@@ -38,7 +41,8 @@ def of_metainfo(
 ) -> Any:
     """Parameters of a torrent from its .torrent file, which `metainfo.read` has accepted.
 
-    `renamed` says where files lie under other names. `have` are pieces that are known to be here.
+    `renamed` says where files lie under other names. `have` are pieces that are known to be here,
+    and `wanted` those to fetch at first (None = all).
     With `seeds`, everything is here and nothing is ever written; libtorrent checks each piece when
     a peer first asks for it, unless all are `verified`.
 
@@ -58,6 +62,11 @@ def of_metainfo(
         params.renamed_files = {index: str(path) for index, path in renamed.items()}
     if have is not None:
         params.have_pieces = list(have)
+    if wanted is not None:
+        pieces = set(wanted)
+        params.piece_priorities = [
+            _PRIORITY if piece in pieces else 0 for piece in range(params.ti.num_pieces())
+        ]
     if verified:
         params.verified_pieces = [True] * params.ti.num_pieces()
     params.trackers, params.tracker_tiers = list(trackers), [0] * len(trackers)

@@ -82,6 +82,8 @@ class Torrent:
         self.counts = Counts()
         self.problem = ""
         "Why it stopped; empty if it did not."
+        self.has_failed = False
+        "Whether libtorrent reported an error, after which it is started anew."
         self.tracker_problem = ""
         self.resume_was_rejected = False
         self.has_left = False
@@ -130,6 +132,7 @@ class Torrent:
 
     def stopped_by(self, code: int, text: str, path: str) -> None:
         """A file or the whole torrent failed."""
+        self.has_failed = True
         where = f" {path}" if path else ""
         if code in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some space there, then aitorrentctl seed resume"
@@ -139,6 +142,15 @@ class Torrent:
             self.problem = f"cannot use{where}: {text.lower()}; {remedy}"
         else:
             self.problem = f"{text}{where and ':'}{where}"
+        self._fail_reads()
+
+    def halt(self, problem: str) -> None:
+        """Stop it for a reason, until it is resumed."""
+        self.problem = problem
+        self.pause()
+        self._fail_reads()
+
+    def _fail_reads(self) -> None:
         for waiting in self._reads.values():
             waiting.fail(Unavailable(self.problem))
         self._reads.clear()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -84,6 +85,14 @@ class Metainfo:
     def pieces(self) -> int:
         """Number of pieces."""
         return -(-sum(file.size for file in self.files) // self.piece_length)
+
+    def pieces_of(self, spans: Iterable[tuple[int, int]]) -> list[int]:
+        """The pieces that the byte ranges touch, in the order of the ranges."""
+        found: dict[int, None] = {}
+        for start, stop in spans:
+            last = -(-min(stop, self.size) // self.piece_length)
+            found.update(dict.fromkeys(range(max(0, start) // self.piece_length, last)))
+        return list(found)
 
 
 def read(raw: bytes) -> Metainfo:

@@ -82,6 +82,32 @@ async def test_ranges_take_at_most_a_twentieth_more_bytes_than_they_have(
     fetch_c.release()
 
 
+async def test_more_is_fetched_from_a_peer_that_left_while_nothing_was_wanted(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    digest = make_file(tmp_path / "f", SIZE)
+    a = await node(node_factory)
+    await weights(a).offer(tmp_path / "f")
+    b = await node(node_factory, a)
+    first, more = (0, MIB), (SIZE - MIB, SIZE)
+    fetch = await weights(b).fetch(WantedFile(digest, SIZE, "f"), ranges=[first])
+    await fetch.want([first])
+    await weights(a).withdraw(digest)
+    await wait_for(lambda: not fetch.progress().peers)
+    await weights(a).offer(tmp_path / "f")
+
+    async with asyncio.timeout(20):
+        path = await fetch.want([first, more])
+    with path.open("rb") as file:
+        file.seek(more[0])
+        assert hashlib.sha256(file.read()).digest() == hashlib.sha256(_end(tmp_path / "f")).digest()
+    fetch.release()
+
+
+def _end(path: Path) -> bytes:
+    return path.read_bytes()[-MIB:]
+
+
 async def test_bytes_are_read_in_order_while_they_arrive(
     node_factory: NodeFactory, tmp_path: Path
 ) -> None:
