@@ -22,6 +22,8 @@ BENCHMARKS = {  # and how each is invoked; the last option takes the file
     "dht": ("dht", "--out"),
     "seeding": ("seeding", "--out"),
     "tracker": ("tracker", "--out"),
+    "scrape": ("scrape", "--out"),
+    "silent": ("silent", "--out"),
     "decode": ("decode", "--json"),
     "decode-apart": ("decode", "--apart", "--json"),
     "package": ("package", "--json"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, Iterable
 from functools import partial
 from typing import Any, Final
@@ -46,6 +47,7 @@ class Probe:
         yield HttpRoute("/rest/{rest:path}", GET, self._named, public, "its rest")
         yield HttpRoute("/hang", GET, self._hang, public, "never answers", slots=2)
         yield HttpRoute("/stream", GET, self._stream, public, "never ends")
+        yield HttpRoute("/count", GET, self._count, public, "ends after 30 events")
         yield HttpRoute("/flood", GET, self._flood, public, "never ends")
         yield HttpRoute("/busy", GET, self._busy, public, "refuses")
         yield HttpRoute("/wrong", GET, self._wrong, public, "refuses")
@@ -83,13 +85,16 @@ class Probe:
     async def _stream(self, request: Request) -> Stream:
         return Stream(self._items(0.01))
 
+    async def _count(self, request: Request) -> Stream:
+        return Stream(self._items(0.02, 30))
+
     async def _flood(self, request: Request) -> Stream:
         return Stream(self._items(0.0))
 
-    async def _items(self, pause_s: float) -> AsyncGenerator[bytes]:
+    async def _items(self, pause_s: float, most: int = sys.maxsize) -> AsyncGenerator[bytes]:
         self.running += 1
         try:
-            while True:
+            for _ in range(most):
                 yield b"data: 1\n\n" * (1 if pause_s else 10_000)
                 await asyncio.sleep(pause_s)
         finally:
