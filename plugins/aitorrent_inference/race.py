@@ -55,7 +55,8 @@ class Lane:
 
 def speaks(chunk: Chunk) -> bool:
     """Whether the chunk is more than an empty keepalive."""
-    return bool(chunk.text or chunk.thinking or chunk.token_ids or chunk.done)
+    has_words = chunk.text or chunk.thinking or chunk.tool_calls
+    return bool(has_words or chunk.token_ids or chunk.done)
 
 
 _FirstWord = tuple[Lane, Chunk | None]

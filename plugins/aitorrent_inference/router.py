@@ -37,6 +37,7 @@ from aitorrentd.api import (
     Unavailable,
 )
 from aitorrentd.api.limits import Slots
+from aitorrentd.api.models.tools import ToolCall
 
 T = TypeVar("T")
 
@@ -61,11 +62,13 @@ class Answer:
     "Candidates that failed, with reasons."
     text_chars: int = 0
     thinking_chars: int = 0
+    calls: tuple[ToolCall, ...] = ()
+    "The model's calls of tools."
 
     @property
     def note(self) -> str:
         """Why the answer is empty; an empty string if it is not."""
-        if self.last is None or self.text_chars or self.last.tool_calls:
+        if self.last is None or self.text_chars or self.calls:
             return ""
         hidden = _whole(self.last.extra.get("reasoning_tokens"))
         # Some servers do not count the thinking as part of the answer.
@@ -245,6 +248,7 @@ class Router:
                             self._note_output(answer, chunk)
                         answer.text_chars += len(chunk.text)
                         answer.thinking_chars += len(chunk.thinking)
+                        answer.calls += chunk.tool_calls
                         if chunk.done:
                             answer.last = chunk
                             reason = chunk.reason or "stop"

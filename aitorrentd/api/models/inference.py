@@ -37,20 +37,6 @@ def refuse_images(request: GenerateRequest, who: str) -> None:
         )
 
 
-def refuse_tools(request: GenerateRequest, who: str) -> None:
-    """Reject tools and earlier calls of tools; called by backends that would drop them.
-
-    Raises:
-        InvalidParams: the request has some.
-    """
-    fields = [
-        *(["tools"] if request.tools and request.tool_choice != "none" else []),
-        *(["messages[].tool_calls"] if any(m.tool_calls for m in request.messages or ()) else []),
-    ]
-    if fields:
-        raise InvalidParams(f"{who} cannot apply {', '.join(fields)}", params=fields)
-
-
 class GenerateRequest(BaseModel):
     """A prompt (or a conversation) for a model. An empty model means the node's default.
 
@@ -119,7 +105,7 @@ class Chunk:
     logprobs: tuple[TokenLogprob, ...] = ()
     "One for each token of the answer, in order, if requested; not for the token that ends it."
     tool_calls: tuple[ToolCall, ...] = ()
-    "The model's calls of tools, each whole; only if the request offers tools."
+    "The model's calls of tools, each whole, in any chunk; only if the request offers tools."
     warning: str = ""
     """What the user must know to judge the answer, such as that the server truncated the prompt; in
     the last chunk."""

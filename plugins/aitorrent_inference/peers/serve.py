@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final
 
 from aitorrent_inference.peers.calls import PeerCalls, write
@@ -51,7 +52,9 @@ class GenerateHandler(PeerCalls):
                     await write(stream, text_line(model, self._clock.time(), chunk))
                 if chunk.done:
                     timing = self._timing(answer)
-                    await write(stream, last_line(model, self._clock.time(), chunk, timing))
+                    # The protocol has all calls in the last line.
+                    last = replace(chunk, tool_calls=answer.calls)
+                    await write(stream, last_line(model, self._clock.time(), last, timing))
 
     def _timing(self, answer: Answer) -> Timing:
         now = self._clock.monotonic()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
 from aitorrent_shards.answering.availability import (
@@ -22,10 +20,12 @@ from aitorrent_shards.answering.availability import (
 )
 from aitorrent_shards.answering.coordinator import Coordinator
 from aitorrent_shards.answering.logprobs import Scorer
+from aitorrent_shards.answering.output import Output
+from aitorrent_shards.answering.prompting import Prompting
 from aitorrent_shards.answering.sampler import Sampling
 from aitorrent_shards.answering.transcript import Transcript, room_for
 from aitorrent_shards.models.generation_config import LogitRules
-from aitorrent_shards.models.tokenizer import THREAD_ABOVE_CHARS, ModelTokenizer
+from aitorrent_shards.models.tokenizer import ModelTokenizer
 from aitorrent_shards.node_services import NodeServices
 from aitorrent_shards.protocol.loading import Loading
 from aitorrent_shards.protocol.messages import MIN_TEMPERATURE
@@ -45,8 +45,6 @@ from aitorrentd.api import (
     called,
 )
 from aitorrentd.api.models.features import Feature
-from aitorrentd.api.models.inference import refuse_images, refuse_tools
-from aitorrentd.api.models.sampling import refuse_params
 
 _FEATURES: Final[tuple[Feature, ...]] = (
     "context",
@@ -55,6 +53,9 @@ _FEATURES: Final[tuple[Feature, ...]] = (
     "logit_bias",
     "logprobs",
     "repeat_last_n",
+    "think",
+    "tool_choice",
+    "tools",
 )
 
 
@@ -87,7 +88,8 @@ class ShardsBackend:
         return BACKEND
 
     def features(self) -> frozenset[Feature]:
-        """What a split model can do: what follows from choosing its tokens here."""
+        """What a split model can do: what follows from choosing its tokens here. Tools and think
+        also need a chat template that has them."""
         return frozenset(_FEATURES)
 
     async def models(self) -> Sequence[ModelView]:
@@ -163,25 +165,16 @@ class ShardsBackend:
             not supported. Busy: too many answers in progress, or a stage has no room. Unavailable:
             layers without a holder.
         """
-        refuse_params(
-            request.params,
-            "shards",
-            num_ctx="",
-            think="",
-        )
-        _check_prompt(request)
         model = self._pick(request.model)
         files, _ = model.ready()
         tokenizer = _tokenizer(model)
+        prompting = Prompting(request, tokenizer, model=model.entry.name)
         if self.answering >= self._node.config.max_answers:
             raise Busy(f"{self.answering} answers are running on this node; try again later")
         self.answering += 1
         try:
-            prompt = await _encode(tokenizer, request)
-            params = request.params
-            grammar = None
-            if params.format is not None:
-                grammar = await asyncio.to_thread(tokenizer.grammars.compile, params.format)
+            prompt = await prompting.encode()
+            params, grammar = request.params, await prompting.grammar()
             transcript = Transcript(
                 prompt=prompt,
                 sampling=self._sampling(params, tokenizer),
@@ -203,9 +196,10 @@ class ShardsBackend:
                 scorer = Scorer(
                     transcript.top_logprobs, transcript.sampling.temperature, tokenizer.texts().raw
                 )
-            detokenizer = tokenizer.detokenizer(prompt)
             stops = (*params.stop, *tokenizer.generation.stop_texts)
-            answer = Coordinator(self._node, model, transcript, detokenizer, stops, scorer)
+            output = Output(tokenizer.detokenizer(prompt), stops, prompting.reader(prompt))
+            may_think = prompting.wants_thinking or (grammar is not None and grammar.is_lazy)
+            answer = Coordinator(self._node, model, transcript, output, scorer, may_think=may_think)
             async with aclosing(answer.chunks()) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -218,9 +212,9 @@ class ShardsBackend:
         Raises:
             NotFound, InvalidParams, Unavailable: as `generate`.
         """
-        _check_prompt(request)
         model = self._pick(request.model)
-        return len(await _encode(_tokenizer(model), request))
+        prompting = Prompting(request, _tokenizer(model), model=model.entry.name)
+        return len(await prompting.encode())
 
     def _pick(self, name: str) -> LocalModel:
         if not self._models:
@@ -278,23 +272,8 @@ def _rules(params: SamplingParams, usual: LogitRules, vocab: int) -> LogitRules:
     )
 
 
-def _check_prompt(request: GenerateRequest) -> None:
-    refuse_images(request, "shards")
-    refuse_tools(request, "shards")
-
-
 def _tokenizer(model: LocalModel) -> ModelTokenizer:
     model.ready()
     if model.tokenizer is None:  # `ready` implies a loaded tokenizer
         raise NotFound(f"model {model.entry.name} has no tokenizer")
     return model.tokenizer
-
-
-async def _encode(tokenizer: ModelTokenizer, request: GenerateRequest) -> tuple[int, ...]:
-    messages = [{"role": m.role, "content": m.content} for m in request.messages or ()]
-    size = len(request.prompt or "") + sum(len(m["content"]) for m in messages)
-    context = request.params.context or ()
-    encode = partial(tokenizer.encode, request.prompt, messages, context, raw=request.raw)
-    return (
-        encode() if size + len(context) <= THREAD_ABOVE_CHARS else await asyncio.to_thread(encode)
-    )

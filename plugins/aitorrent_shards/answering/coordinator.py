@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Final, TypeVar
 
 from aitorrent_shards.answering.logprobs import Scorer
+from aitorrent_shards.answering.output import Output
 from aitorrent_shards.answering.sampler import choose
 from aitorrent_shards.answering.transcript import Transcript
-from aitorrent_shards.models.detokenizer import Detokenizer, StopTexts
+from aitorrent_shards.chats.reading import Piece
 from aitorrent_shards.node_services import Demand, NodeServices
 from aitorrent_shards.protocol.messages import Candidates, Want
 from aitorrent_shards.ring.repair import Waiting
@@ -24,6 +25,7 @@ T = TypeVar("T")
 
 MORE_K: Final = (1024, 0)
 "Candidate counts to request when the first ones are not enough; 0 = all."
+_CUT: Final = "the answer ended inside a call of a tool, which is left out; raise max_tokens"
 
 
 class Coordinator:
@@ -34,11 +36,13 @@ class Coordinator:
         node: NodeServices,
         model: LocalModel,
         transcript: Transcript,
-        detokenizer: Detokenizer,
-        stops: Sequence[str],
+        output: Output,
         scorer: Scorer | None = None,
+        *,
+        may_think: bool = False,
     ) -> None:
-        """`scorer` gives the tokens' log-probabilities, if requested.
+        """`scorer` gives the tokens' log-probabilities, if requested; `may_think`: reasoning may
+        come before an answer that has a grammar.
 
         Raises:
             Unavailable: the model's files are still being read.
@@ -47,8 +51,8 @@ class Coordinator:
         self._scorer = scorer
         self._scores: list[TokenLogprob] = []
         "Of tokens whose text has not been sent."
-        self._node, self._transcript, self._detokenizer = node, transcript, detokenizer
-        self._texts = StopTexts(stops)
+        self._node, self._transcript, self._output = node, transcript, output
+        self._may_think = may_think
         demand = Demand(
             model=model.entry.name,
             layers=files.layers,
@@ -65,7 +69,8 @@ class Coordinator:
         Raises:
             Busy, Unavailable: no stages, or layers were lost permanently.
         """
-        ring, transcript, clock, texts = self._ring, self._transcript, self._node.clock, self._texts
+        ring, transcript, clock = self._ring, self._transcript, self._node.clock
+        output = self._output
         began = clock.monotonic()
         first_s = 0.0
         pending: list[int] = []
@@ -75,6 +80,8 @@ class Coordinator:
             for message in transcript.prefill(chunk=self._node.config.prefill_chunk):
                 ring.send(message)
             while not reason:
+                transcript.is_free = output.is_thinking
+                transcript.also = output.opening if self._may_think else frozenset()
                 try:
                     token, score = await self._next()
                 except Waiting as e:
@@ -86,16 +93,17 @@ class Coordinator:
                     ring.send(transcript.step())  # computed while the caller reads this token
                 pending.append(token)
                 is_end = token in transcript.stop_ids
-                if score is not None and not is_end:
+                if score is not None and not is_end and not output.is_hidden:
                     self._scores.append(score)
-                text = "" if is_end else texts.push(self._detokenizer.push(token))
-                if texts.stopped:
+                for piece in () if is_end else output.push(token):
+                    yield self._chunk(piece, pending)
+                if output.is_hidden:
+                    self._scores.clear()
+                if output.stopped:
                     reason = "stop"
-                if text:
-                    yield Chunk(text, token_ids=tuple(pending), logprobs=self._take_scores())
-                    pending.clear()
-            text = texts.push(self._detokenizer.flush()) + texts.flush()
-            yield self._last(text, pending, reason, first_s, clock.monotonic() - began)
+            for piece in output.finish():
+                yield self._chunk(piece, pending)
+            yield self._last(pending, reason, first_s, clock.monotonic() - began)
         finally:
             await ring.close()
 
@@ -115,6 +123,9 @@ class Coordinator:
                 token = transcript.forced()
                 if token is None:
                     token = await _choose(candidates, transcript)
+                    if token is not None and not transcript.takes(token):
+                        token = transcript.forced()
+                        token = await _choose(candidates, transcript) if token is None else token
                 if token is not None:
                     score = await self._score(token, candidates, length)
                     ring.commit(length)
@@ -138,16 +149,31 @@ class Coordinator:
         self._scores.clear()
         return taken
 
+    def _chunk(self, piece: Piece, pending: list[int]) -> Chunk:
+        tokens = tuple(pending)
+        pending.clear()
+        return Chunk(
+            piece.text,
+            thinking=piece.thinking,
+            tool_calls=() if piece.call is None else (piece.call,),
+            token_ids=tokens,
+            logprobs=self._take_scores() if piece.text else (),
+        )
+
     def _last(
-        self, text: str, pending: list[int], reason: DoneReason, first_s: float, whole_s: float
+        self, pending: list[int], reason: DoneReason, first_s: float, whole_s: float
     ) -> Chunk:
-        ring, transcript = self._ring, self._transcript
+        ring, transcript, output = self._ring, self._transcript, self._output
+        reason = "stop" if output.stopped else reason
+        if reason == "stop" and output.calls:
+            reason = "tool_calls"
         count = len(transcript.committed)
         decode_s = max(whole_s - first_s, 0.0)
         return Chunk(
-            text,
+            "",
             done=True,
-            reason="stop" if self._texts.stopped else reason,
+            reason=reason,
+            warning=_CUT if output.is_cut else "",
             prompt_tokens=len(transcript.prompt),
             completion_tokens=count,
             context=(*transcript.prompt, *transcript.committed),

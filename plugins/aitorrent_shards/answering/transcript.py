@@ -13,7 +13,7 @@ from aitorrent_shards.answering.logit_edits import LogitEdits
 from aitorrent_shards.answering.sampler import Sampling
 from aitorrent_shards.hops.sender import HopMessage
 from aitorrent_shards.models.generation_config import GenerationSettings, LogitRules
-from aitorrent_shards.models.grammar import Grammar, only_one
+from aitorrent_shards.models.grammar import Grammar, only_one, with_tokens
 from aitorrent_shards.protocol.messages import Want
 from aitorrent_shards.routing.planner import prefill_chunks
 from aitorrentd.api import InvalidParams
@@ -35,6 +35,10 @@ class Transcript:
     top_logprobs: int = 0
     "How many of the likeliest tokens to know at each place."
     grammar: Grammar | None = None
+    is_free: bool = False
+    "Whether the grammar does not count now, as in the reasoning before the answer."
+    also: frozenset[int] = frozenset()
+    "Tokens beside those of the grammar, which it does not see."
     edits: LogitEdits | None = field(init=False)
     "The edits to the next token's logits; None where the rules change nothing."
     committed: list[int] = field(default_factory=list)
@@ -71,8 +75,22 @@ class Transcript:
 
     def constrain(self) -> None:
         """Let the grammar, if any, say which tokens may come next."""
-        if self.grammar is not None and self.edits is not None:
-            self.edits.mask = self.grammar.mask()
+        if self.edits is not None:
+            is_bound = self.grammar is not None and not self.is_free and self.grammar.is_binding
+            self.edits.mask = self._mask() if is_bound else None
+
+    def _mask(self) -> bytes | None:
+        return None if self.grammar is None else with_tokens(self.grammar.mask(), self.also)
+
+    def takes(self, token: int) -> bool:
+        """Whether a chosen token may come next. If not, the grammar says from now on which may:
+        choose again."""
+        if self.grammar is None or self.edits is None or self.is_free or token in self.also:
+            return True
+        if self.edits.mask is not None or self.grammar.takes(token):
+            return True
+        self.edits.mask = self._mask()
+        return False
 
     def forced(self) -> int | None:
         """The next token, if the grammar leaves only one."""
@@ -90,7 +108,8 @@ class Transcript:
             self.edits.commit(token)
         if token in self.stop_ids:
             return "stop"
-        if self.grammar is not None and self.grammar.commit(token):
+        is_seen = not self.is_free and token not in self.also
+        if self.grammar is not None and is_seen and self.grammar.commit(token):
             return "stop"
         return "length" if len(self.committed) >= self.max_tokens else None
 

@@ -11,10 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 from jinja2 import nodes
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -24,8 +26,11 @@ from aitorrentd.api import InvalidParams
 
 DEFAULT: Final = "default"
 "The name of the template for plain conversations."
+TOOL_USE: Final = "tool_use"
+"The name of the template for conversations with tools, where it is another one."
 _MAX_TEMPLATE_BYTES: Final = 2**20
 _MAX_TEMPLATES: Final = 16
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 def read_templates(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -107,17 +112,26 @@ class ChatTemplate:
         environment.globals["strftime_now"] = _now
         try:
             self._template = environment.from_string(source)
+            self.variables = jinja2.meta.find_undeclared_variables(environment.parse(source))
+            "What the template uses, such as `tools` and `enable_thinking`."
         except jinja2.TemplateError as e:
             raise InvalidParams(f"the chat template of {model} is damaged: {e}") from None
 
-    def _message(self, message: Mapping[str, str]) -> dict[str, str]:
+    def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Treat a developer message as a system message where the template lacks that role."""
         role = message.get("role", "")
         known = role != "developer" or self._knows_developer
         return {**message, "role": role if known else "system"}
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The rendered conversation, ready for the assistant's next turn.
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] = _NOTHING,
+    ) -> str:
+        """The rendered conversation, ready for the assistant's next turn. `variables` are further
+        ones that the template uses.
 
         Raises:
             InvalidParams: the template rejects these messages.
@@ -125,10 +139,10 @@ class ChatTemplate:
         try:
             return self._template.render(
                 messages=[self._message(m) for m in messages],
-                tools=None,
+                tools=list(tools) or None,
                 documents=None,
                 add_generation_prompt=True,
-                **self._tokens,
+                **{**self._tokens, **variables},
             )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as e:
             raise InvalidParams(

@@ -45,6 +45,12 @@ class Detokenizer:
         self._read = len(self._ids)
         return new
 
+    def skip(self, token: int) -> str:
+        """The text held back before `token`, whose own text the caller has."""
+        text = self.flush()
+        self._ids, self._read = [token], 1
+        return text
+
     def flush(self) -> str:
         """The text still held back, without an incomplete character at the end."""
         known, text = self._texts()
@@ -90,7 +96,7 @@ class StopTexts:
         if found:
             self.stopped, self._held = True, ""
             return held[: min(found)]
-        keep = max(_overlap(held, s) for s in self._stops)
+        keep = max(overlap(held, s) for s in self._stops)
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep]
 
@@ -100,8 +106,8 @@ class StopTexts:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest suffix of `text` that is a prefix of `stop`."""
+def overlap(text: str, stop: str) -> int:
+    """Length of the longest suffix of `text` that is a prefix of `stop`, but not all of it."""
     for n in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:n]):
             return n

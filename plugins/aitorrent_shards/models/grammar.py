@@ -1,4 +1,4 @@
-"""JSON Schemas as masks of the tokens that may come next, by llguidance.
+"""JSON Schemas and calls of tools as masks of the tokens that may come next, by llguidance.
 
 llguidance follows the grammar with an Earley parser over the bytes of the model's tokens, so an
 answer that ends by itself is valid whatever the weights are. A schema comes from a stranger: its
@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from aitorrent_shards.chats.grammars import ANSWER, CallRules, call_grammars
 from aitorrentd.api import InvalidParams
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ _OPTIONS: Final[JsonCompileOptions] = {
     "lenient": False,
 }
 "Set for every schema, since one may contain options of its own (`x-guidance`)."
+_TOOL_OPTIONS: Final[JsonCompileOptions] = {**_OPTIONS, "lenient": True}
+"""Tools often have annotations of no effect on what a model writes, such as `format: uri`; agents
+cannot leave them out."""
+_MAX_TOOL_BYTES: Final = 512 * 1024
+"Schemas of all tools; agents send some 50 kB."
 _NOTHING: Final = "NoExtension"
 "llguidance: nothing can follow."
 _ANY_OBJECT: Final = {"type": "object"}
@@ -40,11 +46,30 @@ class Grammar:
     """The grammar of one answer; `commit` every token but the one that ends it."""
 
     def __init__(
-        self, matcher: LLMatcher, end_ids: Collection[int], named_ends: Collection[int]
+        self,
+        matcher: LLMatcher,
+        end_ids: Collection[int],
+        named_ends: Collection[int],
+        *,
+        is_lazy: bool = False,
     ) -> None:
-        """`end_ids` are the model's end tokens, `named_ends` also those of its tokenizer."""
+        """`end_ids` are the model's end tokens, `named_ends` also those of its tokenizer. A lazy
+        grammar leaves the model free wherever the answer may end: in text, between calls."""
         self._matcher, self._end_ids, self._named_ends = matcher, end_ids, named_ends
+        self.is_lazy = is_lazy
         self._mask: bytes | None = None
+
+    @property
+    def is_binding(self) -> bool:
+        """Whether the model's next token has to be one of `mask`, whatever it prefers; if not, its
+        choice has to pass `takes`."""
+        return not (self.is_lazy and self._matcher.is_accepting())
+
+    def takes(self, token: int) -> bool:
+        """Whether a token may come next."""
+        if token in self._named_ends:
+            return token in self._end_ids and self._matcher.is_accepting()
+        return self._matcher.validate_tokens([token]) == 1
 
     def commit(self, token: int) -> bool:
         """Record a chosen token; returns whether nothing more can follow it.
@@ -98,24 +123,74 @@ class GrammarCompiler:
         Raises:
             InvalidParams: the schema is wrong, not supported, or too large.
         """
-        schema = _ANY_OBJECT if isinstance(form, str) else form
+        schema = _schema(form)
         check_size(schema)
         tokens = self._tokens()
         import llguidance
 
-        limits = llguidance.LLParserLimits(verbose_errors=False)
         try:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(
                 dict(schema), overrides=_OPTIONS
             )
         except ValueError as e:
             raise _refused(str(e)) from None
-        matcher = llguidance.LLMatcher(tokens, grammar, log_level=0, limits=limits)
+        matcher = self._matcher(grammar)
         if matcher.is_error():
             raise _refused(matcher.get_error())
         found = Grammar(matcher, self._end_ids, {*self._end_ids, *tokens.eos_tokens})
         found.mask()
         return found
+
+    def compile_calls(
+        self, rules: CallRules, form: str | Mapping[str, Any] | None = None
+    ) -> Grammar:
+        """The grammar of an answer that may call tools, or has to; `form` is that of an answer
+        that does not, as in `compile`.
+
+        A schema that cannot be applied is refused where a call is required or the tool is `strict`;
+        elsewhere the tool's arguments are any object.
+
+        Raises:
+            InvalidParams: a schema is wrong, not supported, or too large.
+        """
+        main, schemas = call_grammars(rules, has_answer=form is not None)
+        for name, schema in schemas.items():
+            check_size(schema, _parameters_of(rules, name))
+        if sum(len(json.dumps(schema)) for schema in schemas.values()) > _MAX_TOOL_BYTES:
+            raise InvalidParams(
+                f"the tools' schemas have more than {_MAX_TOOL_BYTES} bytes", params=["tools"]
+            )
+        for name, schema in schemas.items():
+            options = _OPTIONS if _is_exact(rules, name) else _TOOL_OPTIONS
+            schemas[name] = {**schema, "x-guidance": options}
+        if form is not None:
+            self.compile(form)
+            schemas[ANSWER] = {**_schema(form), "x-guidance": _OPTIONS}
+        matcher = self._matcher(_joined(main, schemas))
+        if matcher.is_error():
+            for name in schemas.keys() - {ANSWER}:
+                schemas[name] = self._applicable(rules, name, schemas[name])
+            matcher = self._matcher(_joined(main, schemas))
+        if matcher.is_error():
+            raise _refused(matcher.get_error(), "tools")
+        ends = {*self._end_ids, *self._tokens().eos_tokens}
+        is_lazy = form is None and not rules.is_required
+        return Grammar(matcher, self._end_ids, ends, is_lazy=is_lazy)
+
+    def _applicable(self, rules: CallRules, name: str, schema: dict[str, Any]) -> dict[str, Any]:
+        alone = self._matcher(_joined(f"start: @{name}", {name: schema}))
+        if not alone.is_error():
+            return schema
+        if _is_exact(rules, name):
+            raise _refused(alone.get_error(), _parameters_of(rules, name))
+        return dict(_ANY_OBJECT)
+
+    def _matcher(self, grammar: str) -> LLMatcher:
+        tokens = self._tokens()
+        import llguidance
+
+        limits = llguidance.LLParserLimits(verbose_errors=False)
+        return llguidance.LLMatcher(tokens, grammar, log_level=0, limits=limits)
 
     def _tokens(self) -> LLTokenizer:
         if self._made is None:
@@ -138,8 +213,26 @@ class GrammarCompiler:
         return self._made
 
 
-def check_size(schema: Mapping[str, Any]) -> None:
-    """Refuse a schema that is too deep or too long.
+def _schema(form: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    return _ANY_OBJECT if isinstance(form, str) else form
+
+
+def _joined(main: str, schemas: Mapping[str, Mapping[str, Any]]) -> str:
+    parts = [{"name": name, "json_schema": schema} for name, schema in schemas.items()]
+    return json.dumps({"grammars": [{"name": "main", "lark_grammar": main}, *parts]})
+
+
+def _is_exact(rules: CallRules, name: str) -> bool:
+    """Whether every keyword of a tool's schema has to hold."""
+    return rules.is_required or bool(rules.tools[int(name[1:])].strict)
+
+
+def _parameters_of(rules: CallRules, name: str) -> str:
+    return f"parameters of the tool {rules.tools[int(name[1:])].name}"
+
+
+def check_size(schema: Mapping[str, Any], what: str = "format") -> None:
+    """Refuse a schema that is too deep or too long; `what` names it.
 
     Raises:
         InvalidParams: it is.
@@ -150,13 +243,13 @@ def check_size(schema: Mapping[str, Any]) -> None:
         depth += 1
         if depth > MAX_SCHEMA_DEPTH:
             raise InvalidParams(
-                f"format: the schema is nested more than {MAX_SCHEMA_DEPTH} levels deep",
-                params=["format"],
+                f"{what}: the schema is nested more than {MAX_SCHEMA_DEPTH} levels deep",
+                params=[_param(what)],
             )
     if (size := len(json.dumps(schema))) > MAX_SCHEMA_BYTES:
         raise InvalidParams(
-            f"format: the schema has {size} bytes; at most {MAX_SCHEMA_BYTES} are accepted",
-            params=["format"],
+            f"{what}: the schema has {size} bytes; at most {MAX_SCHEMA_BYTES} are accepted",
+            params=[_param(what)],
         )
 
 
@@ -166,16 +259,30 @@ def _inside(value: Any) -> Collection[Any]:
     return value if isinstance(value, list) else ()
 
 
-def _refused(why: str) -> InvalidParams:
+def _param(what: str) -> str:
+    return what if what == "format" else "tools"
+
+
+def _refused(why: str, what: str = "format") -> InvalidParams:
     if _NOTHING in why:
-        return InvalidParams("format: no JSON value matches this schema", params=["format"])
+        return InvalidParams(f"{what}: no JSON value matches this schema", params=[_param(what)])
     text = " ".join(why.replace("<non-verbose/>", "").split())[:_MAX_SHOWN]
-    return InvalidParams(f"format: the schema cannot be applied: {text}", params=["format"])
+    return InvalidParams(f"{what}: the schema cannot be applied: {text}", params=[_param(what)])
 
 
 def allows(mask: bytes, token: int) -> bool:
     """Whether a mask has a token."""
     return bool(mask[token >> 3] & _BITS[token & 7])
+
+
+def with_tokens(mask: bytes, tokens: Collection[int]) -> bytes:
+    """A mask that has these tokens too."""
+    if not tokens:
+        return mask
+    bits = bytearray(mask)
+    for token in tokens:
+        bits[token >> 3] |= _BITS[token & 7]
+    return bytes(bits)
 
 
 def only_one(mask: bytes) -> int | None:

@@ -6,12 +6,14 @@ as `transformers` does. No torch. Loading and encoding are blocking.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence, Set
+from types import MappingProxyType
+from typing import Any, Final
 
 from tokenizers import Tokenizer
 
-from aitorrent_shards.models.chat_template import DEFAULT, ChatTemplate, read_templates
+from aitorrent_shards.chats.formats import think_tags, tool_format
+from aitorrent_shards.models.chat_template import DEFAULT, TOOL_USE, ChatTemplate, read_templates
 from aitorrent_shards.models.detokenizer import Detokenizer
 from aitorrent_shards.models.folder import CONFIG, ModelFiles, read_optional_json
 from aitorrent_shards.models.generation_config import read_generation
@@ -22,6 +24,9 @@ from aitorrentd.api import InvalidParams
 
 THREAD_ABOVE_CHARS: Final = 2_000
 "Longer prompts are encoded in a thread."
+_TAIL: Final = 16
+"Tokens that may spell the tag that opens the reasoning, with the white space after it."
+_NO_VARIABLES: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class ModelTokenizer:
@@ -53,7 +58,19 @@ class ModelTokenizer:
         templates = read_templates(path, settings)
         source = templates.get(DEFAULT)
         self._template = ChatTemplate(source, special.names, model=model) if source else None
-        self._other_templates = sorted(templates.keys() - {DEFAULT})
+        tool_source = templates.get(TOOL_USE, source) or ""
+        self._tool_template = (
+            ChatTemplate(tool_source, special.names, model=model)
+            if tool_source != source
+            else self._template
+        )
+        ids = {t.content: i for i, t in self._tokenizer.get_added_tokens_decoder().items()}
+        self.thinking = think_tags(source, ids.get) if source else None
+        "How the model marks its reasoning; None if it does not."
+        self.tools = tool_format(tool_source, ids.get)
+        "How the model calls tools; None if that is unknown."
+        self._shows_calls = "tool_calls" in tool_source
+        self._other_templates = sorted(templates.keys() - {DEFAULT, TOOL_USE})
         generation = path / "generation_config.json"
         # Without that file, such settings may be in config.json.
         stated = read_optional_json(generation)
@@ -86,18 +103,62 @@ class ModelTokenizer:
             self._texts = TokenTexts(self._tokenizer)
         return self._texts
 
+    @property
+    def template_variables(self) -> Set[str]:
+        """What the chat template uses; nothing without one."""
+        return self._template.variables if self._template is not None else frozenset()
+
+    def check_tools(self) -> None:
+        """Refuse tools that this model cannot call.
+
+        Raises:
+            InvalidParams: the chat template does not list tools, or shows an unknown format.
+        """
+        why = ""
+        if self._tool_template is None or "tools" not in self._tool_template.variables:
+            why = "has no place for tools"
+        elif self.tools is None:
+            why = "shows calls of tools in a format that is not known"
+        if why:
+            raise InvalidParams(
+                f"shards cannot apply tools: the chat template of {self._model} {why}",
+                params=["tools"],
+            )
+
+    def check_calls(self) -> None:
+        """Refuse earlier calls of tools that the chat template would drop.
+
+        Raises:
+            InvalidParams: it would.
+        """
+        if not self._shows_calls:
+            raise InvalidParams(
+                f"shards cannot apply messages[].tool_calls: the chat template of {self._model} "
+                "has no place for them",
+                params=["messages[].tool_calls"],
+            )
+
+    def opens_thinking(self, prompt: Sequence[int]) -> bool:
+        """Whether a prompt ends where the reasoning begins."""
+        if self.thinking is None:
+            return False
+        end: str = self._tokenizer.decode(list(prompt[-_TAIL:]), skip_special_tokens=False)
+        return end.rstrip().endswith(self.thinking.open.text)
+
     def encode(
         self,
         prompt: str | None,
-        messages: Sequence[Mapping[str, str]] = (),
+        messages: Sequence[Mapping[str, Any]] = (),
         context: Sequence[int] = (),
         *,
         raw: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] = _NO_VARIABLES,
     ) -> tuple[int, ...]:
         """The initial ids: `context`, then a prompt or a conversation.
 
         A prompt is a user turn if the model has a chat template, and plain text if it has none or
-        the prompt is `raw`.
+        the prompt is `raw`. `tools` and `variables` are for the template.
 
         Raises:
             InvalidParams: messages without a chat template, or a template to choose from several;
@@ -117,7 +178,10 @@ class ModelTokenizer:
                 raise InvalidParams(
                     f"{self._model} has no chat template; ask with a prompt instead of messages"
                 )
-            ids = self._encode(self._template.render(messages), special=False)
+            has_calls = any(m.get("tool_calls") or m.get("role") == "tool" for m in messages)
+            template = self._tool_template if tools or has_calls else self._template
+            text = (template or self._template).render(messages, tools=tools, variables=variables)
+            ids = self._encode(text, special=False)
         else:
             ids = self._with_bos(self._encode(prompt or "", special=True))
         if context and ids[:1] == [self._bos]:

@@ -1,0 +1,126 @@
+"""From a request to the prompt's tokens, and to how the answer to them is read and constrained."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from aitorrent_shards.chats.grammars import CallRules
+from aitorrent_shards.chats.messages import template_messages, template_tools
+from aitorrent_shards.chats.reading import AnswerReader
+from aitorrent_shards.models.grammar import Grammar
+from aitorrent_shards.models.tokenizer import THREAD_ABOVE_CHARS, ModelTokenizer
+from aitorrentd.api import GenerateRequest, InvalidParams
+from aitorrentd.api.models.inference import refuse_images
+from aitorrentd.api.models.sampling import refuse_params
+from aitorrentd.api.models.tools import NamedTool, Tool
+
+
+class Prompting:
+    """One request to one model."""
+
+    def __init__(self, request: GenerateRequest, tokenizer: ModelTokenizer, *, model: str) -> None:
+        """`model` names it in errors.
+
+        Raises:
+            InvalidParams: the request needs something that this model cannot do.
+        """
+        self._request, self._tokenizer, self._model = request, tokenizer, model
+        self._offered: tuple[Tool, ...] = () if request.tool_choice == "none" else request.tools
+        refuse_images(request, "shards")
+        refuse_params(request.params, "shards", num_ctx="")
+        self._variables = self._thinking_variables()
+        if self._offered:
+            tokenizer.check_tools()
+        elif any(message.tool_calls for message in request.messages or ()):
+            tokenizer.check_calls()
+
+    async def encode(self) -> tuple[int, ...]:
+        """The prompt's ids.
+
+        Raises:
+            InvalidParams: the chat template refuses the conversation.
+        """
+        request, found = self._request, self._tokenizer.tools
+        messages = template_messages(
+            request.messages or (), short_ids=found is not None and found.has_short_ids
+        )
+        context = request.params.context or ()
+        encode = partial(
+            self._tokenizer.encode,
+            request.prompt,
+            messages,
+            context,
+            raw=request.raw,
+            tools=template_tools(self._offered),
+            variables=self._variables,
+        )
+        size = len(request.prompt or "") + sum(len(m.content) for m in request.messages or ())
+        is_short = size + len(context) <= THREAD_ABOVE_CHARS and not self._offered
+        return encode() if is_short else await asyncio.to_thread(encode)
+
+    def reader(self, prompt: tuple[int, ...]) -> AnswerReader | None:
+        """Splits the answer to `prompt`; None where it is nothing but text."""
+        thinking = self._tokenizer.thinking
+        if self._request.raw or (thinking is None and not self._offered):
+            return None
+        return AnswerReader(
+            thinking=thinking,
+            is_thinking=self._tokenizer.opens_thinking(prompt),
+            tools=self._tokenizer.tools if self._offered else None,
+            names=[tool.name for tool in self._offered],
+        )
+
+    async def grammar(self) -> Grammar | None:
+        """The grammar of the answer, if it has one.
+
+        Raises:
+            InvalidParams: a schema cannot be applied.
+        """
+        form, grammars = self._request.params.format, self._tokenizer.grammars
+        if (rules := self._rules()) is not None:
+            return await asyncio.to_thread(grammars.compile_calls, rules, form)
+        return None if form is None else await asyncio.to_thread(grammars.compile, form)
+
+    @property
+    def wants_thinking(self) -> bool:
+        """Whether reasoning is to come first even where the answer has a grammar."""
+        return bool(self._request.params.think)
+
+    def _rules(self) -> CallRules | None:
+        found, choice = self._tokenizer.tools, self._request.tool_choice
+        if found is None or not self._offered:
+            return None
+        is_named = isinstance(choice, NamedTool)
+        tools = tuple(
+            tool
+            for tool in self._offered
+            if not isinstance(choice, NamedTool) or tool.name == choice.name
+        )
+        return CallRules(
+            found,
+            tools,
+            is_required=is_named or choice == "required",
+            is_parallel=self._request.parallel_tool_calls is not False,
+        )
+
+    def _thinking_variables(self) -> dict[str, Any]:
+        """What tells the chat template whether, or how long, to think."""
+        think, known = self._request.params.think, self._tokenizer.template_variables
+        if think is None:
+            return {}
+        switch = next((name for name in ("enable_thinking", "thinking") if name in known), None)
+        if self._request.raw or not known:
+            why = "the prompt is raw" if self._request.raw else "the model has no chat template"
+        elif isinstance(think, str) and "reasoning_effort" in known:
+            return {"reasoning_effort": think}
+        elif isinstance(think, bool) and switch is not None:
+            return {switch: think}
+        elif think is False and self._tokenizer.thinking is None:
+            return {}
+        elif isinstance(think, str) and switch is not None:
+            why = f"the chat template of {self._model} takes true or false"
+        else:
+            why = f"the chat template of {self._model} cannot turn thinking on or off"
+        raise InvalidParams(f"shards cannot apply think: {why}", params=["think"])

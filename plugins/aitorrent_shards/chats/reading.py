@@ -1,0 +1,339 @@
+"""Splits a model's answer into reasoning, text and calls of tools, as it arrives. No I/O.
+
+What looks like a call and is none, such as an unknown tool or damaged JSON, is text: a caller never
+loses what the model wrote. Only a call that the token limit cut off is dropped, and told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from aitorrent_shards.chats.formats import Style, Tag, ThinkTags, ToolFormat
+from aitorrent_shards.chats.heads import could_be_call
+from aitorrent_shards.chats.objects import ObjectScanner, call_in, call_of
+from aitorrent_shards.models.detokenizer import overlap
+from aitorrentd.api.models.tools import MAX_CALLS, ToolCall
+
+_SKIPPED: Final = {
+    Style.HERMES: "",
+    Style.LLAMA: ";",
+    Style.MISTRAL_LIST: "[,]",
+    Style.MISTRAL_ARGS: "",
+}
+"What stands around the objects of calls, besides white space."
+_WHOLE: Final = ("", "]", ";")
+"What may stand after the last call."
+_MAX_NAME: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of an answer: one of the three."""
+
+    text: str = ""
+    thinking: str = ""
+    call: ToolCall | None = None
+
+
+class _State(Enum):
+    START = "nothing but white space yet"
+    THINKING = "in the reasoning"
+    TEXT = "in the text"
+    CALL = "where a call may begin"
+    OBJECT = "in the JSON object of a call"
+
+
+class AnswerReader:
+    """Reads one answer. Feed it text with `push`, and tokens that are tags with `mark`."""
+
+    def __init__(
+        self,
+        *,
+        thinking: ThinkTags | None = None,
+        is_thinking: bool = False,
+        tools: ToolFormat | None = None,
+        names: Collection[str] = (),
+    ) -> None:
+        """`is_thinking`: whether the prompt opened the reasoning. `names`: the offered tools."""
+        self._thinking, self._format, self._names = thinking, tools, frozenset(names)
+        self._state = _State.THINKING if is_thinking and thinking is not None else _State.START
+        self._held = ""
+        "Text that may turn out to be part of a tag, or white space at an edge."
+        self._raw = ""
+        "What was written since a call may have begun, in case that it is none."
+        self._scanner: ObjectScanner | None = None
+        self._name = ""
+        self._follows_thinking = False
+        self.calls = 0
+        self.tags: dict[int, Tag] = {
+            tag.token: tag
+            for tag in (
+                *((thinking.open, thinking.close) if thinking is not None else ()),
+                *(tools.tags if tools is not None else ()),
+            )
+            if tag.token is not None
+        }
+        "Tags by the ids of their tokens."
+
+    @property
+    def openings(self) -> list[int]:
+        """The tokens that open reasoning."""
+        token = self._thinking.open.token if self._thinking is not None else None
+        return [] if token is None else [token]
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether what comes next is reasoning."""
+        return self._state is _State.THINKING
+
+    @property
+    def is_at_start(self) -> bool:
+        """Whether reasoning may still begin."""
+        return self._state is _State.START
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether what comes next is no text of the answer."""
+        return self._state not in (_State.START, _State.TEXT)
+
+    def push(self, text: str) -> list[Piece]:
+        """The pieces that `text` completes."""
+        pieces: list[Piece] = []
+        while text:
+            match self._state:
+                case _State.START:
+                    text = self._at_start(text)
+                case _State.THINKING:
+                    text = self._in_thinking(text, pieces)
+                case _State.TEXT:
+                    text = self._in_text(text, pieces)
+                case _State.CALL:
+                    text = self._before_object(text, pieces)
+                case _State.OBJECT:
+                    text = self._in_object(text, pieces)
+        return _joined(pieces)
+
+    def mark(self, tag: Tag) -> list[Piece]:
+        """The pieces before a token that is a tag."""
+        pieces: list[Piece] = []
+        tools, thinking, state = self._format, self._thinking, self._state
+        if state is _State.THINKING and thinking is not None and tag == thinking.close:
+            self._end_thinking(pieces)
+        elif state is _State.THINKING:
+            pieces.append(Piece(thinking=self._take() + tag.text))
+        elif state is _State.START and thinking is not None and tag == thinking.open:
+            self._held, self._state = "", _State.THINKING
+        elif state is _State.START and thinking is not None and tag == thinking.close:
+            self._end_thinking(pieces)  # the prompt opened and closed it; some models repeat that
+        elif state is _State.OBJECT and self._scanner is not None and self._scanner.in_string:
+            pieces += self.push(tag.text)  # in an argument that quotes it
+        elif tools is not None and tag == tools.open:
+            self._open_call(pieces)
+        elif tools is not None and tag == tools.inner and state is _State.CALL:
+            self._raw += tag.text
+            self._scanner, self._state = ObjectScanner(), _State.OBJECT
+        elif state is _State.CALL and tools is not None and tag == tools.close:
+            self._close_call(pieces)
+        elif state in (_State.CALL, _State.OBJECT):
+            self._give_up(pieces)
+            pieces.append(Piece(text=tag.text))
+        else:
+            pieces.append(Piece(text=self._take() + tag.text))
+            self._state = _State.TEXT
+        return _joined(pieces)
+
+    def finish(self) -> tuple[list[Piece], bool]:
+        """The last pieces, and whether the answer ends inside a call."""
+        pieces: list[Piece] = []
+        is_cut = self._state is _State.OBJECT or (
+            self._state is _State.CALL and (self._raw + self._name).strip() not in _WHOLE
+        )
+        is_blank, state = not self._held.strip(), self._state
+        if state is _State.THINKING:
+            pieces.append(Piece(thinking=self._take()))
+        elif is_blank and (self.calls or state is _State.START):
+            pass  # white space at an edge is no part of the answer
+        elif state in (_State.START, _State.TEXT):
+            pieces.append(Piece(text=self._take()))
+        return _joined(pieces), is_cut
+
+    def _take(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+    def _at_start(self, text: str) -> str:
+        """Decide what the answer begins with."""
+        whole = self._take() + text
+        words = whole.lstrip()
+        opening = self._thinking.open if self._thinking is not None else None
+        if opening is not None and opening.token is None:
+            if words.startswith(opening.text):
+                self._state = _State.THINKING
+                return words[len(opening.text) :]
+            if opening.text.startswith(words):
+                self._held = whole
+                return ""
+        if not words:
+            self._held = whole
+            return ""
+        if self._format is not None and self._format.style is Style.LLAMA:
+            likely = could_be_call(words, self._names)
+            if likely is None:
+                self._held = whole
+                return ""
+            if likely:
+                self._raw, self._name = "", ""
+                self._state = _State.CALL
+                return words
+        self._state = _State.TEXT
+        return words if self._follows_thinking else whole
+
+    def _in_thinking(self, text: str, pieces: list[Piece]) -> str:
+        whole = self._take() + text
+        closing = self._thinking.close if self._thinking is not None else None
+        if closing is None or closing.token is not None:
+            pieces.append(Piece(thinking=whole))
+            return ""
+        before, found, after = whole.partition(closing.text)
+        if found:
+            self._held = before
+            self._end_thinking(pieces)
+            return after
+        keep = overlap(whole, closing.text)
+        self._held = whole[len(whole) - keep :]
+        pieces.append(Piece(thinking=whole[: len(whole) - keep]))
+        return ""
+
+    def _end_thinking(self, pieces: list[Piece]) -> None:
+        pieces.append(Piece(thinking=self._take()))
+        # White space after the reasoning is no part of the answer; no second reasoning follows.
+        self._state, self._thinking, self._follows_thinking = _State.START, None, True
+
+    def _in_text(self, text: str, pieces: list[Piece]) -> str:
+        whole = self._take() + text
+        opening = self._format.open if self._format is not None else None
+        if opening is not None and opening.token is None:
+            before, found, after = whole.partition(opening.text)
+            if found:
+                self._held = before
+                self._open_call(pieces)
+                return after
+            keep = overlap(whole, opening.text)
+            whole, self._held = whole[: len(whole) - keep], whole[len(whole) - keep :]
+        if self._format is not None:
+            # White space before a call is no part of the answer.
+            words = whole.rstrip()
+            whole, self._held = words, whole[len(words) :] + self._held
+        pieces.append(Piece(text=whole))
+        return ""
+
+    def _open_call(self, pieces: list[Piece]) -> None:
+        if self._state is _State.OBJECT or self._name.strip():
+            self._give_up(pieces)
+        held = self._take()
+        before = held.rstrip()
+        pieces.append(Piece(text=before))
+        opening = self._format.open.text if self._format is not None else ""
+        self._raw, self._name = held[len(before) :] + opening, ""
+        self._state = _State.CALL
+
+    def _before_object(self, text: str, pieces: list[Piece]) -> str:
+        tools = self._format
+        if tools is None:
+            self._state = _State.TEXT
+            return text
+        if tools.style is Style.MISTRAL_ARGS:
+            return self._in_name(text, tools, pieces)
+        if self._held:
+            text = self._take() + text
+        rest = text.lstrip(" \t\r\n" + _SKIPPED[tools.style])
+        self._raw += text[: len(text) - len(rest)]
+        if not rest:
+            return ""
+        closing = tools.close
+        if closing is not None and closing.token is None and closing.text[0] == rest[0]:
+            if rest.startswith(closing.text):
+                self._close_call(pieces)
+                return rest[len(closing.text) :]
+            if closing.text.startswith(rest):
+                self._held = rest
+                return ""
+        opening = tools.open
+        if opening.token is None and rest[0] == opening.text[0] and not self._raw.strip():
+            if rest.startswith(opening.text):
+                self._raw = opening.text
+                return rest[len(opening.text) :]
+            if opening.text.startswith(rest):
+                self._held = rest
+                return ""
+        if rest[0] == "{":
+            self._scanner, self._state = ObjectScanner(), _State.OBJECT
+            return rest
+        self._give_up(pieces)
+        return rest
+
+    def _in_name(self, text: str, tools: ToolFormat, pieces: list[Piece]) -> str:
+        inner = tools.inner
+        self._raw += text
+        self._name += text
+        if inner is not None and inner.token is None and inner.text in self._name:
+            self._name, _, after = self._name.partition(inner.text)
+            self._name = self._name.strip()
+            self._raw = self._raw[: len(self._raw) - len(after)]
+            self._scanner, self._state = ObjectScanner(), _State.OBJECT
+            return after
+        if len(self._name) > _MAX_NAME or "{" in self._name:
+            self._give_up(pieces)
+        return ""
+
+    def _in_object(self, text: str, pieces: list[Piece]) -> str:
+        scanner = self._scanner
+        if scanner is None:
+            self._state = _State.TEXT
+            return text
+        if scanner.is_empty:
+            rest = text.lstrip()
+            self._raw += text[: len(text) - len(rest)]
+            if rest and rest[0] != "{":
+                self._give_up(pieces)
+                return rest
+            text = rest
+        end = scanner.feed(text)
+        if end is None:
+            return ""
+        is_named = self._format is not None and self._format.style is Style.MISTRAL_ARGS
+        call = call_in(scanner.text, self._names) if not is_named else self._named(scanner.text)
+        if call is None or self.calls >= MAX_CALLS:
+            self._give_up(pieces)
+            return text[end:]
+        self.calls += 1
+        pieces.append(Piece(call=call))
+        self._raw, self._name, self._scanner = "", "", None
+        self._state = _State.CALL if not is_named else _State.TEXT
+        return text[end:]
+
+    def _named(self, arguments: str) -> ToolCall | None:
+        name = self._name.partition("[CALL_ID]")[0].strip()
+        return call_of(name, arguments) if name in self._names else None
+
+    def _close_call(self, pieces: list[Piece]) -> None:
+        closing = self._format.close if self._format is not None else None
+        if self._raw.strip():  # the tags hold no call
+            self._raw += closing.text if closing is not None else ""
+            self._give_up(pieces)
+        self._raw, self._state = "", _State.TEXT
+
+    def _give_up(self, pieces: list[Piece]) -> None:
+        """What was written is no call after all."""
+        raw = self._raw + (self._scanner.text if self._scanner is not None else "")
+        pieces.append(Piece(text=raw if raw.strip() else ""))
+        self._raw, self._name, self._scanner = "", "", None
+        self._state = _State.TEXT
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    """The pieces without empty ones."""
+    return [piece for piece in pieces if piece.text or piece.thinking or piece.call is not None]

@@ -1,0 +1,259 @@
+"""Answers of models split into reasoning, text and calls, as people reported them of other servers.
+
+Every answer is read whole, character by character, and in pieces of three: the outcome is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+import pytest
+
+from aitorrent_shards.chats.formats import Tag, ToolFormat, think_tags, tool_format
+from aitorrent_shards.chats.reading import AnswerReader, Piece
+
+HERMES = "<tools> {{ tools }} <tool_call> {} </tool_call>"
+LLAMA = '{"name": function name, "parameters": dictionary of argument name and its value}'
+MISTRAL = "[AVAILABLE_TOOLS] [TOOL_CALLS] [TOOL_RESULTS] length 9"
+MISTRAL_ARGS = "[AVAILABLE_TOOLS] [TOOL_CALLS] [ARGS]"
+TEMPLATES = {"hermes": HERMES, "llama": LLAMA, "list": MISTRAL, "args": MISTRAL_ARGS}
+THINK = think_tags("<think></think>", lambda text: None)
+NAMES = ("look", "run_shell")
+CALL = '<tool_call>\n{"name": "look", "arguments": {"city": "Köln"}}\n</tool_call>'
+KOELN = ("look", {"city": "Köln"})
+
+
+class Outcome(NamedTuple):
+    text: str
+    thinking: str
+    calls: list[tuple[str, dict[str, Any]]]
+    is_cut: bool
+
+
+def format_of(kind: str, tokens: bool = False) -> ToolFormat:
+    ids: dict[str, int] = {}
+    found = tool_format(
+        TEMPLATES[kind], lambda text: ids.setdefault(text, 1000 + len(ids)) if tokens else None
+    )
+    assert found is not None
+    return found
+
+
+def outcome(pieces: list[Piece], is_cut: bool) -> Outcome:
+    calls = [piece.call for piece in pieces if piece.call is not None]
+    assert all(re.fullmatch("[A-Za-z0-9]{9}", call.id) for call in calls)
+    assert len({call.id for call in calls}) == len(calls)
+    return Outcome(
+        "".join(piece.text for piece in pieces),
+        "".join(piece.thinking for piece in pieces),
+        [(call.name, json.loads(call.arguments)) for call in calls],
+        is_cut,
+    )
+
+
+def read(answer: str, kind: str | None, *, is_thinking: bool = False) -> Outcome:
+    """The outcome, the same however the answer is cut, and with tags that are tokens."""
+    found: list[Outcome] = []
+    for size in (len(answer) or 1, 1, 3):
+        tools = format_of(kind) if kind else None
+        reader = AnswerReader(thinking=THINK, is_thinking=is_thinking, tools=tools, names=NAMES)
+        pieces: list[Piece] = []
+        for at in range(0, len(answer), size):
+            pieces += reader.push(answer[at : at + size])
+        last, is_cut = reader.finish()
+        found.append(outcome([*pieces, *last], is_cut))
+    found.append(with_tokens(answer, kind, is_thinking=is_thinking))
+    assert all(each == found[0] for each in found[1:]), found
+    return found[0]
+
+
+def with_tokens(answer: str, kind: str | None, *, is_thinking: bool) -> Outcome:
+    tools = format_of(kind, tokens=True) if kind else None
+    thinking = think_tags("", {"<think>": 1, "</think>": 2}.get)
+    reader = AnswerReader(thinking=thinking, is_thinking=is_thinking, tools=tools, names=NAMES)
+    tags: dict[str, Tag] = {tag.text: tag for tag in reader.tags.values()}
+    pieces: list[Piece] = []
+    parts = re.split("(" + "|".join(map(re.escape, tags)) + ")", answer)
+    for part in parts:
+        pieces += reader.mark(tags[part]) if part in tags else reader.push(part)
+    last, is_cut = reader.finish()
+    return outcome([*pieces, *last], is_cut)
+
+
+def call(arguments: str, name: str = "look") -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+SHELL = "mkdir -p test/{test1,test2"
+QUOTED = r'{"city": "say \"}\" and </b> \\"}'
+CASES: dict[str, tuple[str, str, Outcome]] = {
+    "one call": (CALL, "hermes", Outcome("", "", [KOELN], False)),
+    "text before the call keeps its order, without white space at the edge": (
+        f"I will look.\n\n{CALL}",
+        "hermes",
+        Outcome("I will look.", "", [KOELN], False),
+    ),
+    "two calls": (f"{CALL}\n{CALL}", "hermes", Outcome("", "", [KOELN, KOELN], False)),
+    # ai-dynamo/dynamo#2915
+    "no line feeds around the object": (
+        CALL.replace("\n", ""),
+        "hermes",
+        Outcome("", "", [KOELN], False),
+    ),
+    # vllm-project/vllm#21544
+    "an unbalanced brace in an argument": (
+        call(json.dumps({"city": SHELL})),
+        "hermes",
+        Outcome("", "", [("look", {"city": SHELL})], False),
+    ),
+    "quotes, backslashes and braces in an argument": (
+        call(QUOTED),
+        "hermes",
+        Outcome("", "", [("look", json.loads(QUOTED))], False),
+    ),
+    # vllm-project/vllm#10395
+    "an argument that equals the name": (
+        call('{"name": "look", "look": "arguments"}'),
+        "hermes",
+        Outcome("", "", [("look", {"name": "look", "look": "arguments"})], False),
+    ),
+    # vllm-project/vllm#28806, #11392
+    "no arguments": (call("{}"), "hermes", Outcome("", "", [("look", {})], False)),
+    "null for arguments": (call("null"), "hermes", Outcome("", "", [("look", {})], False)),
+    "arguments left out": (
+        '<tool_call>{"name": "look"}</tool_call>',
+        "hermes",
+        Outcome("", "", [("look", {})], False),
+    ),
+    "arguments as a text in JSON": (
+        call(json.dumps('{"city": "Rom"}')),
+        "hermes",
+        Outcome("", "", [("look", {"city": "Rom"})], False),
+    ),
+    "a line feed in a string that JSON would escape": (
+        call('{"city": "a\nb"}'),
+        "hermes",
+        Outcome("", "", [("look", {"city": "a\nb"})], False),
+    ),
+    "characters beyond the first plane, and half a pair": (
+        call(r'{"city": "😀\ud83d"}'),
+        "hermes",
+        Outcome("", "", [("look", {"city": "😀\ud83d"})], False),
+    ),
+    # strands-agents/harness-sdk#4309: never a call with half of its arguments
+    "cut in the arguments": (
+        f'{CALL}<tool_call>{{"name": "run_shell", "arguments": {{"city": "K',
+        "hermes",
+        Outcome("", "", [KOELN], True),
+    ),
+    "cut after the tag": ("go <tool_call>", "hermes", Outcome("go", "", [], True)),
+    "closing tag missing at the end": (
+        CALL.removesuffix("</tool_call>"),
+        "hermes",
+        Outcome("", "", [KOELN], False),
+    ),
+    "text after the call": (f"{CALL}\nDone.", "hermes", Outcome("\nDone.", "", [KOELN], False)),
+    # ollama/ollama#17274: what is no call is not lost
+    "an unknown tool stays text": (
+        call("{}", "other"),
+        "hermes",
+        Outcome(call("{}", "other"), "", [], False),
+    ),
+    "damaged JSON stays text": (
+        "<tool_call>{look: Köln}</tool_call> x",
+        "hermes",
+        Outcome("<tool_call>{look: Köln}</tool_call> x", "", [], False),
+    ),
+    "no object stays text": (
+        "write <tool_call>your call</tool_call>",
+        "hermes",
+        Outcome("write <tool_call>your call</tool_call>", "", [], False),
+    ),
+    "a tag that is none": ("a <tool_box> b", "hermes", Outcome("a <tool_box> b", "", [], False)),
+    "a call in the reasoning is none": (
+        f"<think>maybe {CALL}?</think>\n\nNo.",
+        "hermes",
+        Outcome("No.", f"maybe {CALL}?", [], False),
+    ),
+    "reasoning, then a call": (
+        f"<think>\nhm\n</think>\n\n{CALL}",
+        "hermes",
+        Outcome("", "\nhm\n", [KOELN], False),
+    ),
+    "Llama: the whole answer is a call": (
+        '{"name": "look", "parameters": {"city": "Köln"}}',
+        "llama",
+        Outcome("", "", [KOELN], False),
+    ),
+    # meta-llama: with a type in front
+    "Llama: with a type": (
+        '{"type": "function", "name": "look", "parameters": {"city": "Köln"}}',
+        "llama",
+        Outcome("", "", [KOELN], False),
+    ),
+    "Llama: after its tag": (
+        '<|python_tag|>{"name": "look", "parameters": {"city": "Köln"}}',
+        "llama",
+        Outcome("", "", [KOELN], False),
+    ),
+    "Llama: several": (
+        '{"name": "look", "parameters": {}}; {"name": "run_shell", "parameters": {"a": 1}}',
+        "llama",
+        Outcome("", "", [("look", {}), ("run_shell", {"a": 1})], False),
+    ),
+    "Llama: an answer in JSON is no call": (
+        '{"name": "look", "age": 3}',
+        "llama",
+        Outcome('{"name": "look", "age": 3}', "", [], False),
+    ),
+    "Llama: cut before it is clear": ('{"na', "llama", Outcome('{"na', "", [], False)),
+    "Llama: code after the tag is not lost": (
+        "<|python_tag|>print(1)",
+        "llama",
+        Outcome("<|python_tag|>print(1)", "", [], False),
+    ),
+    # mistralai/mistral-inference#162
+    "Mistral: a list": (
+        '[TOOL_CALLS] [{"name": "look", "arguments": {"city": "Köln"}}, '
+        '{"name": "run_shell", "arguments": {}}]',
+        "list",
+        Outcome("", "", [KOELN, ("run_shell", {})], False),
+    ),
+    "Mistral: the name outside": (
+        'Let me. [TOOL_CALLS]look[ARGS]{"city": "Köln"}[TOOL_CALLS]run_shell[ARGS]{"a": [{}]}',
+        "args",
+        Outcome("Let me.", "", [KOELN, ("run_shell", {"a": [{}]})], False),
+    ),
+    "Mistral: with an id": (
+        '[TOOL_CALLS]look[CALL_ID]abcdefghi[ARGS]{"city": "Köln"}',
+        "args",
+        Outcome("", "", [KOELN], False),
+    ),
+    "Mistral: cut in the name": ("[TOOL_CALLS]loo", "args", Outcome("", "", [], True)),
+}
+
+
+@pytest.mark.parametrize(("answer", "kind", "right"), CASES.values(), ids=CASES.keys())
+def test_calls_are_read_however_the_answer_is_cut(answer: str, kind: str, right: Outcome) -> None:
+    assert read(answer, kind) == right
+
+
+THOUGHTS: dict[str, tuple[str, bool, Outcome]] = {
+    "opened by the model": ("<think>a b</think>\n\nc", False, Outcome("c", "a b", [], False)),
+    "opened by the prompt": ("a b</think>c", True, Outcome("c", "a b", [], False)),
+    # sgl-project/sglang#4711
+    "never begun": ("just text", False, Outcome("just text", "", [], False)),
+    "never closed": ("a b", True, Outcome("", "a b", [], False)),
+    "half a closing tag": ("a </thi", True, Outcome("", "a </thi", [], False)),
+    "closed again where the prompt did": ("</think>\nc", True, Outcome("c", "", [], False)),
+    "a tag in the text": ("see <think>", False, Outcome("see <think>", "", [], False)),
+    "white space before": (" \n<think>a</think>b", False, Outcome("b", "a", [], False)),
+    "less-than signs": ("<b> 1 < 2", False, Outcome("<b> 1 < 2", "", [], False)),
+}
+
+
+@pytest.mark.parametrize(("answer", "is_open", "right"), THOUGHTS.values(), ids=THOUGHTS.keys())
+def test_reasoning_is_told_from_the_answer(answer: str, is_open: bool, right: Outcome) -> None:
+    assert read(answer, None, is_thinking=is_open) == right
