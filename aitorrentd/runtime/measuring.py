@@ -7,6 +7,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -75,8 +76,10 @@ def _process() -> Iterator[Metric]:
     yield Metric.of(STARTED, _started_at())
 
 
+@cache
 def _started_at() -> float:
-    """When this process started, in seconds since the epoch (proc(5), stat field 22)."""
+    """When this process started, in seconds since the epoch (proc(5), stat field 22); the same at
+    every call, though clocks drift."""
     fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace")
     ticks = int(fields.rpartition(")")[2].split()[19])
     since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)

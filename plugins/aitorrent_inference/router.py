@@ -56,6 +56,8 @@ class Answer:
     "Time of the first token, on the answer's clock."
     latest_s: float = 0.0
     "Time of the latest token, on the same clock."
+    tokens: int = 0
+    "Tokens so far, at least: some backends send several as one."
     last: Chunk | None = None
     "The chunk that ended it."
     failures: list[str] = field(default_factory=list)
@@ -266,13 +268,18 @@ class Router:
         now = self._clock.monotonic()
         if answer.first_token_s is None:
             answer.first_token_s = now
-        elif chunk.text or chunk.thinking or chunk.token_ids or chunk.tool_calls:
-            tokens = max(len(chunk.token_ids), 1)
+        if not (chunk.text or chunk.thinking or chunk.token_ids or chunk.tool_calls):
+            return
+        tokens = max(len(chunk.token_ids), 1)
+        if answer.tokens:
             self.metrics.token(answer.backend_label, now - answer.latest_s, tokens)
+        answer.tokens += tokens
         answer.latest_s = now
 
     def _note_end(self, answer: Answer, reason: str) -> None:
-        last, first_s = answer.last or Chunk(""), answer.first_token_s
+        # Of an answer that was cut off, what came of it counts.
+        last = answer.last or Chunk("", completion_tokens=answer.tokens)
+        first_s = answer.first_token_s if answer.tokens else None
         ended = GenerationEnded(
             model=answer.model,
             backend=answer.backend,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 import pytest
 
 from aitorrentd.api import (
@@ -85,3 +87,46 @@ async def test_answers_of_peers_name_neither_peer_nor_model() -> None:
     assert shown.of("aitorrent_completion_tokens_total") == {'{model="other"}': 2}
     assert "secret" not in shown.text
     await net.close()
+
+
+async def test_answer_that_is_left_counts_as_cancelled_with_its_tokens() -> None:
+    """vllm#31503: aborted requests were never counted; vllm#55634: some of their tokens were."""
+    node = make_node()
+    with node.having(FakeBackend("a", words=["x", "y", "z"], hangs=True)):
+        async with aclosing(node.router.generate(ask())) as chunks:
+            async for chunk in chunks:
+                if chunk.text == "z":
+                    break
+        shown = measured(node)
+    assert shown.of("aitorrent_generations_total") == {'{backend="a",reason="cancelled"}': 1}
+    assert shown.of("aitorrent_completion_tokens_total") == {'{model="m"}': 3}
+    assert shown.values["aitorrent_generations_running"] == 0
+    assert shown.values["aitorrent_generations_queued"] == 0
+    ended = node.events[-1]
+    assert isinstance(ended, GenerationEnded)
+    assert (ended.reason, ended.completion_tokens) == ("cancelled", 3)
+
+
+async def test_first_token_is_counted_once_for_each_answer_that_has_one() -> None:
+    """vllm#8115: twice as many first tokens as answers. One without output has none."""
+    node = make_node()
+    empty = Chunk("", done=True, reason="stop", prompt_tokens=3)
+    with node.having(FakeBackend("a")):
+        for _ in range(3):
+            await whole(node.router.generate(ask()))
+    with node.having(FakeBackend("a", words=[], last=empty)):
+        await whole(node.router.generate(ask()))
+    shown = measured(node)
+    assert shown.values['aitorrent_time_to_first_token_seconds_count{backend="a"}'] == 3
+    assert shown.values['aitorrent_generation_seconds_count{backend="a"}'] == 4
+    assert shown.values['aitorrent_generations_total{backend="a",reason="stop"}'] == 4
+
+
+async def test_running_answers_are_no_longer_running_after_a_failure() -> None:
+    """A gauge that is not put back stays wrong until the next start."""
+    node = make_node(max_local=1)
+    with node.having(FakeBackend("a", fails=Unavailable("x"))):
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await whole(node.router.generate(ask()))
+    assert measured(node).values["aitorrent_generations_running"] == 0

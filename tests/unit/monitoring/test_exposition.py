@@ -198,6 +198,7 @@ def test_accept(accept: str, is_open: bool) -> None:
         (gauge("aitorrent_level", "Level.", "a", "a"), "has a label twice"),
         (gauge("aitorrent_level", "Level.", "le"), "has a label twice"),
         (gauge("aitorrent_level", "Level.", "peer-id"), "label that is not of the form"),
+        (gauge("aitorrent_level", "Level.", ""), "label that is not of the form"),
         (gauge("aitorrent_level", "Level.", max_series=0), "max_series"),
         (histogram("aitorrent_a_seconds", "A.", buckets=()), "must have buckets"),
         (histogram("aitorrent_a_seconds", "A.", buckets=(1.0, 0.5)), "do not ascend"),
