@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse
 
 from aitorrent_gateway.core.answers import KEEP_ALIVE, Pieces, ahead, generated
 from aitorrent_gateway.core.bodies import json_object
-from aitorrent_gateway.core.errors import translated
 from aitorrent_gateway.openai import requests
+from aitorrent_gateway.openai.errors import openai_error
 from aitorrent_gateway.openai.requests import Asked
 from aitorrent_gateway.openai.shapes import (
     DONE,
@@ -71,7 +71,7 @@ async def _answer(asked: Asked, kind: Kind, inference: Inference, clock: Clock) 
         await anext(events)  # raises what is wrong so far
         return Stream(events, headers=asked.headers)
     except AitorrentError as e:
-        raise translated(e, NAMES) from e
+        raise openai_error(e, NAMES) from e
 
 
 def _pieces(asked: Asked, inference: Inference) -> AbstractAsyncContextManager[Pieces[Numbered]]:
@@ -128,4 +128,4 @@ async def _events(
                 events = []
                 batch = await pieces.batch()
         except AitorrentError as e:
-            yield failure(translated(e, NAMES))
+            yield failure(openai_error(e, NAMES))

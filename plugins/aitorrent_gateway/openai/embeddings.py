@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from aitorrent_gateway.core.bodies import json_object
-from aitorrent_gateway.core.errors import translated
 from aitorrent_gateway.core.fields import explained, ignored_header, one_of, present, wrong
+from aitorrent_gateway.openai.errors import openai_error
 from aitorrent_gateway.openai.shapes import encoded
 from aitorrentd.api import AitorrentError, Embeddings, EmbedRequest, Inference, InvalidParams
 from aitorrentd.api.faces.asgi import App
@@ -34,7 +34,7 @@ async def embeddings(request: Request, inference: Inference) -> App:
     try:
         found = await inference.embed(asked)
     except AitorrentError as e:
-        raise translated(e, _NAMES) from e
+        raise openai_error(e, _NAMES) from e
     numbers = sum(map(len, found.vectors))
     if numbers > _MANY_NUMBERS:
         made = await asyncio.to_thread(_written, asked, found, in_base64=in_base64)

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 
 from aitorrent_gateway.core.answers import KEEP_ALIVE, ahead, generated
 from aitorrent_gateway.core.bodies import json_object
-from aitorrent_gateway.core.errors import translated
+from aitorrent_gateway.openai.errors import openai_error
 from aitorrent_gateway.openai.responses.events import ResponseEvents
 from aitorrent_gateway.openai.responses.requests import AskedResponse, response
 from aitorrent_gateway.openai.responses.shapes import Json, ResponseIdentity, new_id
@@ -45,7 +45,7 @@ async def responses(request: Request, inference: Inference, clock: Clock) -> App
         await anext(events)  # raises what is wrong so far
         return Stream(events, headers=asked.headers)
     except AitorrentError as e:
-        raise translated(e, NAMES) from e
+        raise openai_error(e, NAMES) from e
 
 
 async def input_tokens(request: Request, inference: Inference) -> App:
@@ -54,7 +54,7 @@ async def input_tokens(request: Request, inference: Inference) -> App:
     try:
         count = await inference.count_tokens(asked.request)
     except AitorrentError as e:
-        raise translated(e, NAMES) from e
+        raise openai_error(e, NAMES) from e
     found = {"object": "response.input_tokens", "input_tokens": count}
     return JSONResponse(found, headers=asked.headers)
 
@@ -86,4 +86,4 @@ async def _events(
                 events = []
                 batch = await pieces.batch()
         except AitorrentError as e:
-            yield made.fail(translated(e, NAMES))
+            yield made.fail(openai_error(e, NAMES))
