@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -115,12 +116,19 @@ def _itself(made: Any) -> Any:
 
 
 async def http_node(
-    factory: NodeFactory, *plugins: tuple[str, Any], **settings: Any
+    factory: NodeFactory,
+    *plugins: tuple[str, Any],
+    control: Path | None = None,
+    **settings: Any,
 ) -> tuple[Node, str]:
-    """A node with an HTTP server and these plugins (name and object), and its first address."""
+    """A node with an HTTP server and these plugins (name and object), and its first address;
+    `control` is where its control socket shall be."""
     sources = [PluginSource.of(HttpPlugin, name="http")]
     sources += [PluginSource.of(partial(_itself, made), name=name) for name, made in plugins]
-    node = await factory({"plugins": {"http": {"port": 0, **settings}}}, sources=sources)
+    config: dict[str, Any] = {"plugins": {"http": {"port": 0, **settings}}}
+    if control is not None:
+        config["control"] = {"socket": str(control)}
+    node = await factory(config, sources=sources)
     assert [row.detail for row in node.kernel.rows() if row.state != "running"] == []
     return node, (await called(node, "http.status"))["listening"][0]
 

@@ -17,7 +17,7 @@ from aitorrentd.api import (
     Unavailable,
 )
 from aitorrentd.api.models.tools import ToolCall
-from tests.support.clients.agents import agent
+from tests.support.clients.agent_programs import agent
 from tests.support.clients.sealed import PORT, sealed
 from tests.support.gateway_nodes import gateway_node
 from tests.support.inference_fakes import FakeBackend

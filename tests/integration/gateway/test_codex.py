@@ -10,7 +10,7 @@ from typing import Final
 
 from aitorrentd.api import Chunk, GenerateRequest, InvalidParams
 from aitorrentd.api.models.tools import ToolCall
-from tests.support.clients.agents import agent
+from tests.support.clients.agent_programs import agent
 from tests.support.clients.sealed import sealed
 from tests.support.gateway_nodes import ScriptedBackend, code_blocks, gateway_node
 from tests.support.nodes import NodeFactory

@@ -18,7 +18,7 @@ from tests.support.nodes import NodeFactory
 DOCS: Final = Path(__file__).parents[3] / "docs"
 PRINTED: Final = {
     "openai": ("", '"id":"demo"', '"content":"one two"', "one two\n", "one two\n"),
-    "anthropic": ("", '"text":"one two"', "one two\n", "one two\n"),
+    "anthropic": ("", "", '"text":"one two"', "one two\n", "one two\n"),
 }
 "What each snippet of a page prints."
 

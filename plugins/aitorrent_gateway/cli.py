@@ -1,0 +1,118 @@
+"""`aitorrentctl env` and `launch`: programs of others, pointed at the node."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import typer
+
+from aitorrent_gateway.launching.programs import PROGRAMS, VARIABLES, reachable
+from aitorrentd.cli import toolkit
+
+COMMANDS = {
+    "env": "Print what programs need to use the node, for a shell",
+    "launch": "Start a coding agent that uses the node",
+}
+_HELP: Final = {
+    "env": f'{COMMANDS["env"]}: eval "$(aitorrentctl env openai)"\n\nIf programs need a token here,'
+    " a new one is among the variables; it is valid for 30 days.",
+    "launch": f"{COMMANDS['launch']}.\n\nThe program finds the node by its environment and"
+    " arguments; its own files stay as they are. Options for it follow after --. If it needs a"
+    " token, a new one is made, valid for 30 days. With --json, show what would be started.",
+}
+_Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        help="Address of this node, if its certificate has another name (default: as it says).",
+        show_default=False,
+    ),
+]
+
+
+class Api(StrEnum):
+    """An API of the node."""
+
+    OPENAI = "openai"
+    OLLAMA = "ollama"
+    ANTHROPIC = "anthropic"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `aitorrentctl`."""
+    app.command(
+        "env",
+        help=_HELP["env"],
+        epilog=toolkit.examples("env openai", "env anthropic --json"),
+    )(env)
+    app.command(
+        "launch",
+        help=_HELP["launch"],
+        epilog=toolkit.examples("launch claude", "launch codex --model qwen3-8b -- exec hello"),
+    )(launch)
+
+
+def env(
+    api: Annotated[Api, typer.Argument(help="Which API the programs speak.")],
+    url: _Url = None,
+) -> None:
+    """Print the variables."""
+    from aitorrent_gateway.launching.cli_finding import find_place
+
+    with toolkit.connect() as client:
+        place = find_place(client, url, f"env-{api}")
+    toolkit.emit(
+        VARIABLES[api](place),
+        lambda shown: "\n".join(f"export {k}={shlex.quote(v)}" for k, v in shown.items()),
+    )
+
+
+def launch(
+    program: Annotated[str, typer.Argument(help=f"One of {', '.join(PROGRAMS)}.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="Arguments for it.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Which model (default: the only one).", show_default=False
+        ),
+    ] = None,
+    url: _Url = None,
+) -> None:
+    """Start a program in place of this one."""
+    from aitorrent_gateway.launching.cli_finding import find_model, find_place
+
+    found = PROGRAMS.get(program)
+    if found is None:
+        toolkit.fail(
+            f"cannot start {program!r}; programs are {', '.join(PROGRAMS)}. For others:"
+            " aitorrentctl env",
+            toolkit.ExitCode.USAGE,
+        )
+    path = shutil.which(found.command)
+    if path is None:
+        toolkit.fail(f"{found.command} is not installed; {found.install}")
+    with toolkit.connect() as client:
+        chosen = find_model(client, model)
+        place = find_place(client, url, f"launch-{program}")
+    start = found.start(place, chosen)
+    words = [*start.arguments, *(arguments or ())]
+    if toolkit.options.json:
+        shown: dict[str, Any] = {"program": path, "arguments": words}
+        shown |= {"environment": dict(start.environment), "unset": list(start.unset)}
+        toolkit.emit(shown, lambda _: None)
+        return
+    environ = {k: v for k, v in os.environ.items() if k not in start.unset}
+    environ |= reachable(environ, place)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execve(path, [found.command, *words], {**environ, **start.environment})
+    except OSError as e:
+        toolkit.fail(f"cannot start {path}: {e.strerror}")

@@ -1,0 +1,1 @@
+"""Programs of others, pointed at the node."""

@@ -1,0 +1,158 @@
+"""`aitorrentctl env` and `launch` with a node, with programs of a test and with real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import cli_runs
+from tests.support.clients.agent_programs import agent
+from tests.support.clients.raw_http import exchange, request
+from tests.support.clients.sealed import PORT, sealed
+from tests.support.gateway_nodes import gateway_node
+from tests.support.http_nodes import http_node
+from tests.support.inference_fakes import FakeBackend
+from tests.support.nodes import NodeFactory
+
+PRINTS = """#!/bin/sh
+for word in "$@"; do echo "argument $word"; done
+env
+"""
+
+
+async def node(
+    factory: NodeFactory, directory: Path, *models: str, **settings: Any
+) -> tuple[Path, str]:
+    """The control socket and the address of a node with these models."""
+    socket = directory / "control.sock"
+    backend = FakeBackend("f", models=models, words=("Hello ", "there"))
+    _, address = await gateway_node(factory, backend, control=socket, **settings)
+    return socket, address
+
+
+def program(directory: Path, name: str) -> dict[str, str]:
+    """An environment in which a program of this name prints what it was given."""
+    place = directory / "bin"
+    place.mkdir()
+    (place / name).write_text(PRINTS)
+    (place / name).chmod(0o755)
+    return {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
+
+
+async def test_env_is_for_a_shell(node_factory: NodeFactory, tmp_path: Path) -> None:
+    socket, address = await node(node_factory, tmp_path, "m")
+    code, out, err = await cli_runs.run(socket, "env", "openai")
+    assert (code, err) == (0, "")
+    shell = await asyncio.create_subprocess_exec(
+        *("sh", "-ec", f"{out}\necho $OPENAI_BASE_URL $OPENAI_API_KEY"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await shell.communicate()
+    assert said.decode() == f"http://{address}/v1 none\n"
+    code, out, _ = await cli_runs.run(socket, "env", "anthropic", "--json")
+    assert json.loads(out)["ANTHROPIC_BASE_URL"] == f"http://{address}"
+
+
+async def test_a_token_is_made_where_one_is_needed(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    socket, address = await node(node_factory, tmp_path, "m", anonymous=[])
+    _, out, _ = await cli_runs.run(socket, "env", "openai", "--json")
+    token = json.loads(out)["OPENAI_API_KEY"]
+    raw = request("GET", "/v1/models", {"Authorization": f"Bearer {token}"})
+    assert (await exchange(address, raw)).status == 200
+    _, out, _ = await cli_runs.run(socket, "token", "list", "--json")
+    (listed,) = json.loads(out)["tokens"]
+    assert (listed["name"].startswith("env-openai-"), listed["role"]) == (True, "generate")
+    assert listed["expires"] - listed["created"] == 30 * 86_400
+
+
+async def test_launch_becomes_the_program(node_factory: NodeFactory, tmp_path: Path) -> None:
+    socket, address = await node(node_factory, tmp_path, "org/m")
+    environ = {
+        **program(tmp_path, "claude"),
+        "ANTHROPIC_API_KEY": "mine",
+        "HTTP_PROXY": "http://proxy.invalid",
+    }
+    command = ("launch", "claude", "--", "-p", "a b", "--json")
+    code, out, err = await cli_runs.run(socket, *command, env=environ)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line for line in lines if line.startswith("argument")] == [
+        *("argument -p", "argument a b", "argument --json")
+    ]
+    assert {
+        f"ANTHROPIC_BASE_URL=http://{address}",
+        "ANTHROPIC_AUTH_TOKEN=none",
+        "ANTHROPIC_MODEL=org/m",
+        "NO_PROXY=127.0.0.1",
+    } < set(lines)
+    assert not [line for line in lines if line.startswith("ANTHROPIC_API_KEY")]
+
+    code, out, _ = await cli_runs.run(socket, "--json", *command[:2], env=environ)
+    shown = json.loads(out)
+    assert (code, shown["program"]) == (0, str(tmp_path / "bin" / "claude"))
+    assert shown["environment"]["ANTHROPIC_MODEL"] == "org/m"
+
+
+@pytest.mark.parametrize(
+    ("models", "words", "code", "said"),
+    [
+        (("m",), ("launch", "vim"), 2, "cannot start 'vim'; programs are aider, claude"),
+        (("m",), ("launch", "codex"), 1, "codex is not installed; npm install -g @openai/codex"),
+        ((), ("launch", "claude"), 1, "no model can answer now"),
+        (("a", "b"), ("launch", "claude"), 2, "choose a model with --model; there are a, b"),
+        (("a", "b"), ("launch", "claude", "-m", "c"), 1, "no model 'c' can answer now"),
+        (("m",), ("env", "openai", "--url", "127.0.0.1:1"), 2, "--url is not of the form"),
+        (("m",), ("env", "openai", "--url", "http://127.0.0.1:1"), 1, "nothing answers at http"),
+    ],
+)
+async def test_what_is_missing_is_said(
+    node_factory: NodeFactory,
+    tmp_path: Path,
+    models: tuple[str, ...],
+    words: tuple[str, ...],
+    code: int,
+    said: str,
+) -> None:
+    socket, _ = await node(node_factory, tmp_path, *models)
+    environ = {**program(tmp_path, "claude"), "PATH": str(tmp_path / "bin")}
+    found, out, err = await cli_runs.run(socket, *words, env=environ)
+    assert (found, out, said in err) == (code, "", True), err
+
+
+async def test_a_node_without_the_apis_says_so(node_factory: NodeFactory, tmp_path: Path) -> None:
+    socket = tmp_path / "control.sock"
+    await http_node(node_factory, control=socket)
+    code, _, err = await cli_runs.run(socket, "env", "openai")
+    assert (code, "`plugin enable gateway`" in err) == (1, True), err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("claude", ("-p", "say hello")),
+        ("codex", ("exec", "--skip-git-repo-check", "say hello")),
+        ("opencode", ("run", "say hello")),
+    ],
+)
+async def test_real_programs_find_the_node(
+    node_factory: NodeFactory, tmp_path: Path, name: str, words: tuple[str, ...]
+) -> None:
+    """Without an internet, and with a token."""
+    http = tmp_path / "http.sock"
+    socket, _ = await node(node_factory, tmp_path, "m", unix_socket=str(http))
+    path = (await agent(name)).parent
+    env = {"PATH": f"{path}:{os.environ['PATH']}", "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
+    env |= dict.fromkeys(("OPENCODE_DISABLE_MODELS_FETCH", "OPENCODE_DISABLE_AUTOUPDATE"), "1")
+    ctl = [sys.executable, "-m", "aitorrentd.cli.main", "--socket", str(socket)]
+    command = [*ctl, "launch", name, "--url", f"http://127.0.0.1:{PORT}", "--", *words]
+    status, out, err = await sealed(command, http, cwd=tmp_path, env=env, wait_s=200)
+    assert (status, "Hello there" in out) == (0, True), f"{out}\n{err}"
