@@ -18,7 +18,7 @@ from aitorrent_gateway.core.answers import ahead, generated
 from aitorrent_gateway.core.bodies import json_object
 from aitorrent_gateway.ollama import names, requests
 from aitorrent_gateway.ollama.requests import Asked
-from aitorrent_gateway.ollama.shapes import NDJSON, Shape, Timing, line
+from aitorrent_gateway.ollama.shapes import NDJSON, Shape, Timing, line, when
 from aitorrentd.api import (
     AitorrentError,
     Chunk,
@@ -93,7 +93,7 @@ class Answer:
                 if began_s is None and not chunk.notice:
                     began_s = self.clock.monotonic()
                 found.append(chunk)
-        return self.shape.whole(found, self._timing(began_s), self.clock.time())
+        return self.shape.whole(found, self._timing(began_s), when(self.clock.time()))
 
     async def lines(self) -> AsyncGenerator[bytes]:
         """The stream's bytes, after an empty piece that tells that there is an answer."""
@@ -105,7 +105,7 @@ class Answer:
                 while True:
                     if began_s is None and any(not chunk.notice for chunk in batch):
                         began_s = self.clock.monotonic()
-                    now = self.clock.time()
+                    now = when(self.clock.time())
                     for chunk in batch:
                         lines += self.shape.piece(chunk, now)
                     if batch and batch[-1].done:
@@ -158,7 +158,7 @@ async def _load(
         is_allowed = Scope.OPERATE in request.scope["aitorrent.scopes"]
         text = UNLOADING if is_allowed else "unloading a model needs a token with the role operate"
         return JSONResponse({"error": text}, 501 if is_allowed else 403)
-    value = shape.loaded("load", clock.time())
+    value = shape.loaded("load", when(clock.time()))
     if asked.is_stream:
         return Stream(_one(line(value)), NDJSON, headers=asked.headers)
     return JSONResponse(value, headers=dict(asked.headers))

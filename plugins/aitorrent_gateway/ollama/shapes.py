@@ -71,49 +71,57 @@ class Timing:
 
 
 class Shape:
-    """Answers of /api/chat, or of /api/generate."""
+    """Answers of /api/chat, or of /api/generate. `at` is when a line is written, by `when`."""
 
     def __init__(self, model: str, *, is_chat: bool) -> None:
         self._model = model
         self._is_chat = is_chat
+        # The parts around a text that is encoded for each token.
+        self._head = b'{"model":' + json.dumps(model).encode() + b',"created_at":"'
+        self._text = b'","message":{"role":"assistant","content":' if is_chat else b'","response":'
+        self._tail = b'},"done":false}\n' if is_chat else b',"done":false}\n'
 
-    def empty(self, time_s: float) -> bytes:
+    def empty(self, at: str) -> bytes:
         """A line that says nothing: Ollama's clients know no comments."""
-        return line(self._with("", "", (), (), time_s) | {"done": False})
+        return self._plain("", at)
 
-    def piece(self, chunk: Chunk, time_s: float) -> bytes:
+    def piece(self, chunk: Chunk, at: str) -> bytes:
         """The lines of a piece; none if there is nothing in it."""
         lines = b""
         if chunk.thinking:
-            lines = line(self._with("", chunk.thinking, (), (), time_s) | {"done": False})
-        if chunk.text or chunk.logprobs:
-            value = self._with(chunk.text, "", (), chunk.logprobs, time_s)
+            lines = line(self._with("", chunk.thinking, (), (), at) | {"done": False})
+        if chunk.logprobs:
+            value = self._with(chunk.text, "", (), chunk.logprobs, at)
             lines += line(value | {"done": False})
+        elif chunk.text:
+            lines += self._plain(chunk.text, at)
         if chunk.tool_calls:
-            value = self._with("", "", chunk.tool_calls, (), time_s)
-            lines += line(value | {"done": False})
+            lines += line(self._with("", "", chunk.tool_calls, (), at) | {"done": False})
         return lines
 
-    def last(self, chunk: Chunk, timing: Timing, time_s: float) -> bytes:
+    def last(self, chunk: Chunk, timing: Timing, at: str) -> bytes:
         """The line that ends an answer."""
-        return line(self._with("", "", (), (), time_s) | self._end(chunk, timing))
+        return line(self._with("", "", (), (), at) | self._end(chunk, timing))
 
-    def whole(self, chunks: Iterable[Chunk], timing: Timing, time_s: float) -> dict[str, Any]:
+    def whole(self, chunks: Iterable[Chunk], timing: Timing, at: str) -> dict[str, Any]:
         """An answer that is not streamed; the last chunk ends it."""
         pieces = list(chunks)
-        last = pieces[-1]
         value = self._with(
             "".join(chunk.text for chunk in pieces),
             "".join(chunk.thinking for chunk in pieces),
             [call for chunk in pieces for call in chunk.tool_calls],
             [each for chunk in pieces for each in chunk.logprobs],
-            time_s,
+            at,
         )
-        return value | self._end(last, timing)
+        return value | self._end(pieces[-1], timing)
 
-    def loaded(self, reason: str, time_s: float) -> dict[str, Any]:
+    def loaded(self, reason: str, at: str) -> dict[str, Any]:
         """The answer to a request without a prompt: `load` or `unload`."""
-        return self._with("", "", (), (), time_s) | {"done": True, "done_reason": reason}
+        return self._with("", "", (), (), at) | {"done": True, "done_reason": reason}
+
+    def _plain(self, text: str, at: str) -> bytes:
+        quoted = json.dumps(text).encode()
+        return b"".join((self._head, at.encode(), self._text, quoted, self._tail))
 
     def _end(self, chunk: Chunk, timing: Timing) -> dict[str, Any]:
         # Ollama has no reason of its own for calls of tools.
@@ -132,9 +140,9 @@ class Shape:
         thinking: str,
         calls: Iterable[ToolCall],
         logprobs: Iterable[TokenLogprob],
-        time_s: float,
+        at: str,
     ) -> dict[str, Any]:
-        value: dict[str, Any] = {"model": self._model, "created_at": when(time_s)}
+        value: dict[str, Any] = {"model": self._model, "created_at": at}
         said: dict[str, Any] = {"role": "assistant", "content": text}
         if not self._is_chat:
             said = {"response": text}
