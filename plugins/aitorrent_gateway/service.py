@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aitorrent_gateway.anthropic.routes import AnthropicRoutes
+from aitorrent_gateway.core.loops import guarded
 from aitorrent_gateway.images.drawing import Drawing
 from aitorrent_gateway.images.routes import ImageRoutes
 from aitorrent_gateway.ollama.routes import OllamaRoutes
@@ -14,10 +15,11 @@ from aitorrentd.api.faces.routes import HttpRoute
 
 def gateway_routes(ctx: PluginContext, drawing: Drawing) -> list[HttpRoute]:
     """What the HTTP server mounts."""
-    return [
+    routes = [
         *OpenAiRoutes(ctx).routes(),
         *ImageRoutes(ctx, drawing).routes(),
         *AnthropicRoutes(ctx).routes(),
         *OllamaRoutes(ctx).routes(),
         *SeedRoutes(ctx, drawing).routes(),
     ]
+    return [guarded(route, ctx.identity.peer_id) for route in routes]

@@ -66,7 +66,7 @@ class OllamaClient:
     def __init__(
         self, url: str, *, connect_timeout_s: float, read_timeout_s: float, node: str = ""
     ) -> None:
-        """The id `node` is sent along, so that this node notices when the URL leads to itself."""
+        """`node` is this node's id, see `HttpServer`."""
         self._http = HttpServer(
             "Ollama",
             url,
@@ -76,7 +76,7 @@ class OllamaClient:
             absent=lambda reason: not_running(url),
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
-            headers={"x-aitorrent-node": node} if node else None,
+            node=node,
             # Ollama is local or configured explicitly: never use a proxy from the environment.
             use_proxy=False,
         )

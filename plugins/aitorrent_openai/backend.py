@@ -69,8 +69,15 @@ class OpenaiBackend:
     """Answers from one server."""
 
     def __init__(
-        self, config: ServerConfig, *, clock: Clock, log: logging.Logger, rest_s: float = REST_S
+        self,
+        config: ServerConfig,
+        *,
+        clock: Clock,
+        log: logging.Logger,
+        rest_s: float = REST_S,
+        node: str = "",
     ) -> None:
+        self._node = node
         self._config = config
         self._rest_s = rest_s
         self._client: OpenaiClient | None = None
@@ -101,7 +108,7 @@ class OpenaiBackend:
         if self._client is None:
             # The import of httpx takes longer than the event loop may block.
             module = await asyncio.to_thread(importlib.import_module, "aitorrent_openai.connection")
-            made: OpenaiClient = module.OpenaiClient(self._config)
+            made: OpenaiClient = module.OpenaiClient(self._config, node=self._node)
             if self._client is None:
                 self._client = made
         return self._client

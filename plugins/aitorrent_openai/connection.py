@@ -81,7 +81,8 @@ def refusal(server: str, status: int, error: ReportedError) -> AitorrentError:
 class OpenaiClient:
     """Connections to one server; close it with `close`."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, *, node: str = "") -> None:
+        """`node` is this node's id, see `HttpServer`."""
         self.name = name = f"openai:{config.name}"
         headers = {}
         if config.api_key is not None:
@@ -94,6 +95,7 @@ class OpenaiClient:
             connect_timeout_s=config.connect_timeout_s,
             read_timeout_s=config.read_timeout_s,
             headers=headers,
+            node=node,
         )
 
     async def close(self) -> None:

@@ -45,7 +45,8 @@ class OpenaiPlugin:
             raise SkipPlugin("no servers in plugins.openai.servers")
         registry = ctx.service(BACKENDS)
         self._backends = [
-            OpenaiBackend(server, clock=ctx.clock, log=ctx.log) for server in config.servers
+            OpenaiBackend(server, clock=ctx.clock, log=ctx.log, node=ctx.identity.peer_id)
+            for server in config.servers
         ]
         async with AsyncExitStack() as stack:
             for backend in self._backends:

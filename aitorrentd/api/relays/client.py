@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 
 from aitorrentd.api.models.proxies import proxy_for, shown
 from aitorrentd.api.relays.documents import values_in
+from aitorrentd.api.relays.loops import HEADER, header_of, is_nearby
 from aitorrentd.errors import AitorrentError, InvalidParams, ProtocolError, TimedOut, Unavailable
 
 _START_BYTES: Final = 65_536
@@ -57,14 +59,17 @@ class HttpServer:
         read_timeout_s: float,
         headers: Mapping[str, str] | None = None,
         use_proxy: bool = True,
+        node: str = "",
     ) -> None:
-        """`use_proxy`: whether to use the proxies from the environment.
+        """`use_proxy`: whether to use the proxies from the environment. `node`: this node's id,
+        told to servers nearby so that requests in a loop are noticed.
 
         Raises:
             Unavailable: the environment names a proxy or certificates that cannot be used.
         """
         self.who = who
         self.url = url.rstrip("/")
+        self._node = node if is_nearby(urlsplit(url).hostname or "") else ""
         self._refused = refused
         self._absent = absent
         self._proxy = proxy_for(url, os.environ) if use_proxy else None
@@ -138,6 +143,8 @@ class HttpServer:
         """
         content = None if body is None else _encoded(body)
         kind = {} if body is None else {"Content-Type": "application/json"}
+        if self._node:
+            kind[HEADER] = header_of(self._node)
         connecting: list[str] = []
 
         async def trace(event: str, _: Mapping[str, Any]) -> None:

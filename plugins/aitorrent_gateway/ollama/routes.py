@@ -22,8 +22,6 @@ CHAT_BYTES: Final = 8 * 2**20
 "The largest conversation: images travel in it."
 EMBED_BYTES: Final = 32 * 2**20
 "The largest list of texts."
-NODE_HEADER: Final = "x-aitorrent-node"
-"Its value is the id of the node whose Ollama backend sends the request."
 _CREATE: Final = "create or push models over HTTP; use `aitorrentctl seed`"
 NOT_HERE: Final = {
     "create": _CREATE,
@@ -84,7 +82,7 @@ class OllamaRoutes:
         return HttpRoute(
             f"/api/{name}",
             methods,
-            partial(self._guarded, endpoint),
+            endpoint,
             Scope.OPERATE if operate else Scope.GENERATE,
             f"Ollama: {summary}.",
             max_body=max_body,
@@ -92,14 +90,6 @@ class OllamaRoutes:
             browser=not operate,
             error_body=_error_body,
         )
-
-    async def _guarded(self, endpoint: Endpoint, request: Request) -> App:
-        """Refuse what this node's own backend sends: it would ask itself for ever."""
-        node = request.headers.get(NODE_HEADER)
-        if node == self._ctx.identity.peer_id:
-            text = "plugins.ollama.url leads to this node itself; set it to an Ollama server"
-            return await self._refuse(508, text, request)
-        return await endpoint(request)
 
     @property
     def _inference(self) -> Inference:
