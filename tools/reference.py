@@ -1,7 +1,8 @@
 """Write `docs/reference/` from the code: `python -m tools.reference [--check]`.
 
-Commands, settings, control methods, metrics and the plugin API, each from its definition, so that
-no page can contradict the program. The Grafana dashboard comes from the same table of metrics.
+Commands, settings, control methods, HTTP paths, metrics and the plugin API, each from its
+definition, so that no page can contradict the program. The Grafana dashboard comes from the same
+table of metrics.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Any, Final, cast
 
 from pydantic import BaseModel
 
+from aitorrent_http import openapi
 from aitorrentd import Node
+from aitorrentd.api.faces.routes import HttpRoute
 from aitorrentd.cli.main import main as aitorrentctl
 from aitorrentd.config.model import Settings
 from aitorrentd.methods.source import Methods
@@ -29,6 +32,7 @@ from tools.markdown import rows
 ROOT: Final = Path(__file__).parents[1]
 PAGES: Final = ROOT / "docs" / "reference"
 GOLDEN: Final = ROOT / "tests" / "golden" / "rpc.json"
+OPENAPI: Final = ROOT / "tests" / "golden" / "openapi.json"
 NOTE: Final = "<!-- Written by tools/reference.py (make docs); edit the code instead. -->\n\n"
 
 
@@ -137,14 +141,29 @@ def methods(found: list[dict[str, Any]]) -> Iterator[str]:
                 yield f"\n{shown}"
 
 
-async def gather() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The manifests of the built-in plugins and the description of every method."""
+def http_paths(routes: list[tuple[str, HttpRoute]]) -> Iterator[str]:
+    """The page of HTTP paths."""
+    yield "# HTTP paths\n\nWhat the [HTTP server](../http.md) answers, by plugin, and the role "
+    yield "that a caller needs. A running node shows the same at `/` and, as OpenAPI 3.1, at "
+    yield "`/openapi.json`.\n"
+    for plugin in sorted({name for name, _ in routes}):
+        yield f"\n## Of the plugin {plugin}\n\n"
+        mine = sorted((r for name, r in routes if name == plugin), key=lambda route: route.path)
+        yield rows(
+            ("path", "methods", "role", "meaning"),
+            [(f"`{r.path}`", ", ".join(sorted(r.methods)), r.scope.value, r.summary) for r in mine],
+        )
+
+
+async def gather() -> tuple[dict[str, Any], list[dict[str, Any]], list[tuple[str, HttpRoute]]]:
+    """The manifests of the built-in plugins, the description of every method, and every route."""
     from aitorrentd.kernel.found import installed
 
     servers = [{"name": "example", "url": "http://127.0.0.1:9/v1"}]
     tracker = {"enabled": True, "listen": "127.0.0.1", "port": 0}
     config = {
         "plugins": {
+            "http": {"port": 0},
             "openai": {"servers": servers},
             "ollama": {"url": "http://127.0.0.1:9"},
             "tracker": tracker,
@@ -157,23 +176,26 @@ async def gather() -> tuple[dict[str, Any], list[dict[str, Any]]]:
         mine = [source for source in installed().sources if source.tier == "builtin"]
         infos = {one.name: cast(Any, one.load())().aitorrent_info() for one in mine}
         found = [m for m in listed["methods"] if m["plugin"] in {*infos, "core"}]
-    return infos, found
+        routes = [(plugin, route) for plugin, route in node.kernel.routes() if plugin in infos]
+    return infos, found, routes
 
 
 def pages() -> dict[Path, str]:
     """Every file that this program writes."""
     os.environ["COLUMNS"] = "96"
     os.environ.pop("AITORRENT_SOCKET", None)
-    infos, found = asyncio.run(gather())
+    infos, found, routes = asyncio.run(gather())
     texts = {
         PAGES / "commands.md": "".join(commands()),
         PAGES / "settings.md": "".join(settings(infos)),
         PAGES / "methods.md": "".join(methods(found)),
+        PAGES / "paths.md": "".join(http_paths(routes)),
         PAGES / "api.md": "".join(api_page.page(infos)),
         PAGES / "metrics.md": "".join(metrics_page.page()),
     }
     out = {path: NOTE + text for path, text in texts.items()}
     out[GOLDEN] = json.dumps(found, indent=1, sort_keys=True) + "\n"
+    out[OPENAPI] = json.dumps(openapi.document(routes, "0"), indent=1) + "\n"
     out[dashboard.FILE] = dashboard.text()
     return out
 

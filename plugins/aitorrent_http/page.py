@@ -57,18 +57,24 @@ def _html(routes: list[dict[str, Any]], plugins: list[dict[str, Any]]) -> str:
         f"<style>{_STYLE}</style><h1>{_RUNNING}</h1><h2>Paths</h2>",
         _table(
             ("Path", "Methods", "What it does"),
-            [(r["path"], ", ".join(r["methods"]), r["summary"]) for r in routes],
+            [(_link(r), escape(", ".join(r["methods"])), escape(r["summary"])) for r in routes],
         ),
     ]
     if plugins:
-        rows = [(p["name"], p["state"], p["summary"]) for p in plugins]
+        rows = [tuple(escape(p[key]) for key in ("name", "state", "summary")) for p in plugins]
         parts += ["<h2>Plugins</h2>", _table(("Plugin", "State", "What it does"), rows)]
     return "".join(parts) + "</html>"
 
 
+def _link(route: dict[str, Any]) -> str:
+    """The path as HTML, as a link if a click can call it."""
+    path = escape(route["path"])
+    can_click = "GET" in route["methods"] and "{" not in path
+    return f'<a href="{path}">{path}</a>' if can_click else path
+
+
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A table; its cells are HTML."""
     top = "".join(f"<th>{escape(text)}</th>" for text in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows
-    )
+    body = "".join("<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in rows)
     return f"<table><tr>{top}</tr>{body}</table>"

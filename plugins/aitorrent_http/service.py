@@ -204,14 +204,29 @@ class HttpService:
 
     def routes(self) -> list[HttpRoute]:
         """The plugin's own."""
-        summary = "What runs here, and what can be called."
-        return [HttpRoute("/", frozenset({"GET"}), self._page, Scope.PUBLIC, summary)]
+        get, public = frozenset({"GET"}), Scope.PUBLIC
+        page = "What runs here, and what can be called."
+        document = "The paths that the caller may use, as OpenAPI 3.1."
+        return [
+            HttpRoute("/", get, self._page, public, page),
+            HttpRoute("/openapi.json", get, self._document, public, document),
+        ]
 
     async def _page(self, request: Request) -> Response:
         from aitorrent_http import page
 
         caller = partial(self._ctx.control.caller, Role.READ)
         return await page.answer(request, self._ctx.routes, caller)
+
+    async def _document(self, request: Request) -> Response:
+        from starlette.responses import JSONResponse
+
+        from aitorrent_http.openapi import document
+
+        scopes: frozenset[Scope] = request.scope["aitorrent.scopes"]
+        mine = [(plugin, route) for plugin, route in self._ctx.routes() if route.scope in scopes]
+        told = await self._ctx.control.caller(Role.READ).call("node.version")
+        return JSONResponse(document(mine, told["version"]))
 
 
 def _bind(path: Path) -> unix_socket.BoundSocket:

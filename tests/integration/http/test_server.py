@@ -229,7 +229,8 @@ async def test_page_says_what_runs(node_factory: NodeFactory) -> None:
     async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
         assert (await client.get("/")).text == "aitorrentd is running\n"
         page = await client.get("/", headers={"Accept": "text/html"})
-        assert "/scope/generate" in page.text
+        assert '<a href="/scope/generate">/scope/generate</a>' in page.text
+        assert "<td>/named/{name}</td>" in page.text  # no link: it lacks a name
         assert "/scope/admin" not in page.text
         assert "<td>probe</td><td>running</td><td>routes for tests</td>" in page.text
         assert page.headers["content-security-policy"].startswith("default-src 'none'")
@@ -238,6 +239,25 @@ async def test_page_says_what_runs(node_factory: NodeFactory) -> None:
         assert "plugins" not in shown
         assert "/scope/public" in [route["path"] for route in shown["routes"]]
         assert "/scope/read" not in [route["path"] for route in shown["routes"]]
+
+
+async def test_openapi_document_has_what_the_caller_may_use(node_factory: NodeFactory) -> None:
+    _, address = await http_node(node_factory, ("probe", Probe()))
+    answer = await exchange(address, request("GET", "/openapi.json"))
+    found = json.loads(answer.body)
+    assert answer.status == 200
+    assert found["openapi"] == "3.1.0"
+    assert set(found["paths"]["/scope/read"]) == {"get", "post"}
+    assert "/scope/admin" not in found["paths"]
+    assert found["paths"]["/rest/{rest}"]["get"]["parameters"] == [
+        {"name": "rest", "in": "path", "required": True, "schema": {"type": "string"}}
+    ]
+    assert "security" not in found["paths"]["/"]["get"]
+    assert found["paths"]["/echo"]["post"]["x-aitorrent-max-body"] == 1000
+    proxied = await exchange(
+        address, request("GET", "/openapi.json", {"X-Forwarded-For": "192.0.2.1"})
+    )
+    assert "/scope/read" not in json.loads(proxied.body)["paths"]
 
 
 async def test_unix_socket_has_the_roles_of_the_control_socket(

@@ -49,6 +49,20 @@ def test_every_field_of_a_method_says_what_it_means() -> None:
     assert [name for name, meaning in fields.items() if meaning.rstrip().endswith(".")] == []
 
 
+def test_openapi_document_is_frozen_and_whole() -> None:
+    """Written with the reference pages, so that a changed path shows in a review."""
+    found: dict[str, Any] = json.loads((ROOT / "tests/golden/openapi.json").read_text())
+    operations = [one for path in found["paths"].values() for one in path.values()]
+    assert len(operations) > 15
+    idents = [one["operationId"] for one in operations]
+    assert len({*idents}) == len(idents)
+    assert [one["operationId"] for one in operations if not one["summary"].endswith(".")] == []
+    for path, methods in found["paths"].items():
+        named = set(re.findall(r"\{([a-z_]+)\}", path))
+        for one in methods.values():
+            assert {p["name"] for p in one.get("parameters", ())} == named, path
+
+
 def test_every_hook_is_documented() -> None:
     from aitorrentd.api import hooks
 

@@ -1,0 +1,67 @@
+"""The OpenAPI document of a server, from the routes that plugins declare. No I/O.
+
+Source: spec.openapis.org/oas/v3.1.0. What bodies contain is described by the pages of each API.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+from aitorrentd.api.faces.routes import HttpRoute, Scope
+
+_PART: Final = re.compile(r"\{([a-z_]+)(?::path)?\}")
+_BODIES: Final = frozenset({"POST", "PUT", "PATCH"})
+_ERROR: Final[dict[str, Any]] = {
+    "description": "An error, in the shape that the clients of this API read.",
+    "content": {"application/json": {"schema": {"type": "object"}}},
+}
+_TOKEN: Final = "A token of aitorrentctl token new; programs on the same machine may need none."
+
+
+def document(routes: Iterable[tuple[str, HttpRoute]], version: str) -> dict[str, Any]:
+    """The document; `routes` have the names of their plugins, `version` is that of the program."""
+    paths: dict[str, dict[str, Any]] = {}
+    plugins: list[str] = []
+    for plugin, route in sorted(routes, key=lambda one: one[1].path):
+        if plugin not in plugins:
+            plugins.append(plugin)
+        path = _PART.sub(r"{\1}", route.path)
+        for method in sorted(route.methods):
+            paths.setdefault(path, {})[method.lower()] = _operation(plugin, route, method)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "aitorrentd", "version": version},
+        "tags": [{"name": name} for name in sorted(plugins)],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": _TOKEN},
+                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            }
+        },
+    }
+
+
+def _operation(plugin: str, route: HttpRoute, method: str) -> dict[str, Any]:
+    names = _PART.findall(route.path)
+    words = re.findall(r"[A-Za-z0-9]+", route.path) or ["root"]
+    found: dict[str, Any] = {
+        "operationId": "_".join([method.lower(), *words]),
+        "summary": route.summary,
+        "tags": [plugin],
+        "responses": {"200": {"description": "The answer."}, "default": _ERROR},
+        "x-aitorrent-role": route.scope.value,
+    }
+    if names:
+        found["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in names
+        ]
+    if method in _BODIES:
+        found["requestBody"] = {"content": {"application/json": {"schema": {"type": "object"}}}}
+        found["x-aitorrent-max-body"] = route.max_body
+    if route.scope is not Scope.PUBLIC:
+        found["security"] = [{"bearer": []}, {"key": []}, {}]
+    return found
