@@ -66,10 +66,25 @@ class Embedders:
             peers = await catalogue.peers(name, ask=not found, prefix=EMBED_PREFIX)
             found += [Candidate(peer, name) for peer in peers]
         if not found:
+            self._check_chat_only(real)
             listed = ", ".join(sorted(set(names))[:_NAMES_SHOWN])
             known = f"; embedding models: {listed}" if listed else ""
             raise NotFound(f"no embedding model {name!r}{known}{failures(states)}")
         return found
+
+    def _check_chat_only(self, model: str) -> None:
+        """Refuse a model of a backend that cannot do this, rather than not to know it.
+
+        Raises:
+            InvalidParams: it is one.
+        """
+        for state in self._catalogue.states.values():
+            if match(model, {view.name: view for view in state.models}) is not None:
+                raise InvalidParams(
+                    f"{state.name} cannot turn texts into vectors, and no other backend has "
+                    f"{model!r}; name an embedding model",
+                    lacking=["embed"],
+                )
 
     def _matching(self, model: str, states: Sequence[BackendState]) -> list[Candidate]:
         backends = self._catalogue.backends

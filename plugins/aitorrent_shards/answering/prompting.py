@@ -44,7 +44,9 @@ class Prompting:
         """
         request, found = self._request, self._tokenizer.tools
         messages = template_messages(
-            request.messages or (), short_ids=found is not None and found.has_short_ids
+            request.messages or (),
+            short_ids=found is not None and found.has_short_ids,
+            one_call=found is not None and found.is_single,
         )
         context = request.params.context or ()
         encode = partial(

@@ -46,6 +46,8 @@ class ToolFormat:
     "After each call (Hermes)."
     inner: Tag | None = None
     "Between name and arguments (Mistral)."
+    ident: Tag | None = None
+    "Before an id of nine letters and digits between these two, where the model may write one."
     is_single: bool = False
     "Whether the template takes one call in a message only."
     has_short_ids: bool = False
@@ -54,7 +56,9 @@ class ToolFormat:
     @property
     def tags(self) -> tuple[Tag, ...]:
         """Every tag."""
-        return tuple(tag for tag in (self.open, self.close, self.inner) if tag is not None)
+        return tuple(
+            tag for tag in (self.open, self.close, self.inner, self.ident) if tag is not None
+        )
 
     @property
     def arguments_key(self) -> str:
@@ -82,9 +86,12 @@ def tool_format(template: str, token_id: TokenId) -> ToolFormat | None:
     if "[TOOL_CALLS]" in template:
         short = "length" in template and "9" in template
         if "[ARGS]" in template:
-            args = tag("[ARGS]")
             return ToolFormat(
-                Style.MISTRAL_ARGS, tag("[TOOL_CALLS]"), inner=args, has_short_ids=short
+                Style.MISTRAL_ARGS,
+                tag("[TOOL_CALLS]"),
+                inner=tag("[ARGS]"),
+                ident=tag("[CALL_ID]") if "[CALL_ID]" in template else None,
+                has_short_ids=short,
             )
         return ToolFormat(Style.MISTRAL_LIST, tag("[TOOL_CALLS]"), has_short_ids=short)
     if "<|python_tag|>" in template or '"parameters": dictionary of argument' in template:

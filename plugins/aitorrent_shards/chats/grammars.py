@@ -92,6 +92,8 @@ def _call(rules: CallRules) -> str:
             return f'SPACE "[" SPACE object SPACE{rest} "]"'
         case Style.MISTRAL_ARGS:
             inner = _tag(found.inner) if found.inner is not None else '""'
+            if found.ident is not None:
+                inner = f"({_tag(found.ident)} /[A-Za-z0-9]{{9}}/)? {inner}"
             each = (f"{_quoted(t.name)} {inner} SPACE @t{n}" for n, t in enumerate(rules.tools))
             return " | ".join(each)
         case _:

@@ -132,6 +132,8 @@ class AnswerReader:
             pieces += self.push(tag.text)  # in an argument that quotes it
         elif tools is not None and tag == tools.open:
             self._open_call(pieces)
+        elif tools is not None and tag == tools.ident and state is _State.CALL:
+            pieces += self.push(tag.text)
         elif tools is not None and tag == tools.inner and state is _State.CALL:
             self._raw += tag.text
             self._scanner, self._state = ObjectScanner(), _State.OBJECT

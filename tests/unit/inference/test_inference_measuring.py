@@ -94,6 +94,11 @@ async def test_texts_become_vectors_of_the_first_backend_that_can() -> None:
         assert [view.name for view in await node.router.embedding_models()] == ["e:latest"]
         with pytest.raises(InvalidParams, match="^a cannot turn texts into vectors"):
             await node.router.embed(TEXTS, backend="a")
+        with (
+            node.having(FakeBackend("c", ["split"])),
+            pytest.raises(InvalidParams, match="^c cannot turn texts into vectors, and no other"),
+        ):
+            await node.router.embed(TEXTS.model_copy(update={"model": "split"}))
         with pytest.raises(NotFound, match="'x'; embedding models: e:latest"):
             await node.router.embed(TEXTS.model_copy(update={"model": "x"}))
         backend.fails = InvalidParams("too long")

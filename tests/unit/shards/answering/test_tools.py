@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -202,13 +203,13 @@ async def test_what_the_model_cannot_do_is_refused_by_name(
             await answer(nodes[0], asked(*more, **fields))
 
 
-def shown(folder: Path, template: str, *turns: dict[str, Any], short_ids: bool = False) -> str:
+def shown(folder: Path, template: str, *turns: dict[str, Any], **rules: bool) -> str:
     """The rendered conversation of a model with this template."""
     write_toy_model(folder / "toy")
     (folder / "toy" / "chat_template.jinja").write_text(template)
     tokenizer = ModelTokenizer(read_model(folder / "toy"), model="toy")
     messages = asked(*turns, tools=[]).messages or ()
-    ids = tokenizer.encode(None, template_messages(messages, short_ids=short_ids))
+    ids = tokenizer.encode(None, template_messages(messages, **rules))
     return str(tokenizer._tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
@@ -231,6 +232,33 @@ def test_earlier_calls_and_results_are_shown_to_the_model(tmp_path: Path) -> Non
 
 def test_damaged_arguments_of_an_earlier_call_are_shown_as_they_are(tmp_path: Path) -> None:
     assert '{"name": "look", "arguments": "{"}' in shown(tmp_path, TEMPLATE, CALLED)
+
+
+def test_result_without_an_id_belongs_to_the_call_of_its_tool(tmp_path: Path) -> None:
+    template = """{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.id }} {% endfor -%}
+{{ m.name }}={{ m.tool_call_id }} {% endfor %}"""
+    calls = [{"name": "look", "arguments": "{}"}, {"name": "stop", "arguments": "{}"}]
+    results = [
+        {"role": "tool", "tool_name": "stop", "content": "1"},
+        {"role": "tool", "content": "2"},
+    ]
+    text = shown(tmp_path, template, {"role": "assistant", "tool_calls": calls}, *results)
+    assert text == "= call-1-0 call-1-1 = stop=call-1-1 look=call-1-0 "
+
+
+def test_calls_are_shown_one_by_one_to_models_that_make_one_at_a_time(tmp_path: Path) -> None:
+    calls = [{"id": "b", "name": "look"}, {"id": "a", "name": "stop"}]
+    turns = (
+        {"role": "assistant", "content": "ok", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "a", "content": "1"},
+        {"role": "tool", "tool_call_id": "b", "content": "2"},
+        {"role": "user", "content": "go"},
+    )
+    text = shown(tmp_path, TEMPLATE, *turns, one_call=True)
+    assert re.sub(r'"arguments": {}|<.?tool_call>', "", text) == (
+        '[user]hi[assistant]{"name": "stop", }[tool stop]1'
+        '[assistant]ok{"name": "look", }[tool look]2[user]go[assistant]'
+    )
 
 
 def test_ids_fit_templates_that_take_short_ones_only(tmp_path: Path) -> None:

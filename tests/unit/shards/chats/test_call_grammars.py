@@ -21,7 +21,7 @@ from aitorrentd.api.models.tools import Tool, ToolCall
 from tests.unit.shards.chats.test_reading import TEMPLATES
 
 END = 257
-TAGS = ("<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]")
+TAGS = ("<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
 AGE = {
     "type": "object",
     "properties": {"age": {"type": "integer", "minimum": 10, "maximum": 99}},
@@ -112,6 +112,14 @@ def test_required_call_is_valid_from_any_weights(kind: str, has_tags: bool) -> N
         check(calls[0])
         seen.add(calls[0].name)
     assert seen == {"look", "stop"}
+
+
+def test_mistral_may_give_its_call_an_id() -> None:
+    grammar = compiler(True).compile_calls(rules("args", True))
+    text = '[TOOL_CALLS]look[CALL_ID]abcDEF123[ARGS]{"age":42}'
+    assert walk(grammar, text) is None
+    (call,) = calls_in(ids(text), "args", True)[1]
+    check(call)
 
 
 @pytest.mark.parametrize("kind", ["hermes", "llama", "list", "args"])

@@ -17,7 +17,7 @@ from aitorrent_shards.chats.reading import AnswerReader, Piece
 HERMES = "<tools> {{ tools }} <tool_call> {} </tool_call>"
 LLAMA = '{"name": function name, "parameters": dictionary of argument name and its value}'
 MISTRAL = "[AVAILABLE_TOOLS] [TOOL_CALLS] [TOOL_RESULTS] length 9"
-MISTRAL_ARGS = "[AVAILABLE_TOOLS] [TOOL_CALLS] [ARGS]"
+MISTRAL_ARGS = "[AVAILABLE_TOOLS] [TOOL_CALLS] [CALL_ID] [ARGS]"
 TEMPLATES = {"hermes": HERMES, "llama": LLAMA, "list": MISTRAL, "args": MISTRAL_ARGS}
 THINK = think_tags("<think></think>", lambda text: None)
 NAMES = ("look", "run_shell")
