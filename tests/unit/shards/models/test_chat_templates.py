@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from aitorrent_shards.chats.messages import template_messages, template_tools
 from aitorrent_shards.models.folder import read_model
 from aitorrent_shards.models.tokenizer import ModelTokenizer
-from aitorrentd.api import InvalidParams
+from aitorrentd.api import InvalidParams, Message
+from aitorrentd.api.models.tools import Tool
 from tests.support.shards.models import make_model
 
 TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Grüße <b>"}]
@@ -66,6 +68,40 @@ RENDERED = {
 def test_template_renders_as_in_transformers(tmp_path: Path, name: str) -> None:
     folder = make(tmp_path / "m", {"chat_template": RENDERED[name]})
     assert list(load(folder).encode(None, TALK)) == theirs(folder)
+
+
+WITH_TOOLS = (
+    "{% if not tools is defined %}{% set tools = none %}{% endif %}"
+    "{% for t in tools or [] %}{{ t | tojson(indent=4) }}{% endfor %}"
+    "{% for m in messages %}{{ m.role }}{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}"
+    "{% for k, v in c.function.arguments | items %}{{ k }}={{ v }}{% endfor %}{% endfor %}"
+    "{% endfor %}{{ enable_thinking }}"
+)
+
+
+def test_tools_render_as_in_transformers(tmp_path: Path) -> None:
+    named = [{"name": "default", "template": "x"}, {"name": "tool_use", "template": WITH_TOOLS}]
+    folder = make(tmp_path / "m", {"chat_template": named})
+    tool = Tool(name="look", description="Grüße", parameters={"type": "object"}, strict=True)
+    call = {"id": "c", "name": "look", "arguments": '{"city": "Köln"}'}
+    turns = (
+        Message.model_validate({"role": "user", "content": "hi"}),
+        Message.model_validate({"role": "assistant", "tool_calls": [call]}),
+        Message.model_validate({"role": "tool", "content": "18", "tool_call_id": "c"}),
+    )
+    messages, tools = template_messages(turns), template_tools([tool])
+    right = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        messages,
+        tools=[*tools],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=False,
+        enable_thinking=False,
+    )
+    ours = load(folder).encode(None, messages, tools=tools, variables={"enable_thinking": False})
+    assert list(ours) == right
+    assert "strict" not in tools[0]["function"]
 
 
 PLACES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
