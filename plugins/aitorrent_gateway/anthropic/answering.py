@@ -51,7 +51,9 @@ async def count_tokens(request: Request, inference: Inference) -> App:
 async def _whole(want: Asked, identity: Identity, inference: Inference) -> JSONResponse:
     async with aclosing(generated(want.request, inference)) as chunks:
         found = [chunk async for chunk in chunks]
-    made = whole(identity, found, found[-1], shows_thinking=want.shows_thinking)
+    made = whole(
+        identity, found, shows_thinking=want.shows_thinking, stops=want.request.params.stop
+    )
     return JSONResponse(made, headers=dict(want.headers))
 
 
@@ -59,7 +61,9 @@ async def _events(
     want: Asked, identity: Identity, inference: Inference, ident: str
 ) -> AsyncGenerator[bytes]:
     """The stream's bytes, after an empty piece that tells that there is an answer."""
-    stream = MessageStream(identity, shows_thinking=want.shows_thinking)
+    stream = MessageStream(
+        identity, shows_thinking=want.shows_thinking, stops=want.request.params.stop
+    )
     async with ahead(generated(want.request, inference)) as pieces:
         batch = await pieces.batch()
         yield b""

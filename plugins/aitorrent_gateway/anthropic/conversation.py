@@ -9,6 +9,7 @@ one, because many templates demand that user and assistant alternate.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,8 +27,8 @@ from aitorrent_gateway.anthropic.blocks import (
 from aitorrent_gateway.core.fields import explained, text_of, wrong
 from aitorrentd.api import InvalidParams, Message
 
-_BILLING: Final = "x-anthropic-billing-header:"
-"A block that differs with each release of Claude Code; it would spoil caches of the prompt."
+_BILLING: Final = re.compile(r"x-anthropic-billing-header:[^\n]*\n?")
+"What Claude Code begins its instructions with; it differs each time, and would spoil caches."
 _UNSAID: Final = frozenset({"thinking", "redacted_thinking", "fallback"})
 "Blocks of an assistant that a model does not need to see again."
 _ELSEWHERE: Final = ("server_tool_use", "mcp_tool_use", "mcp_tool_listing", "container_upload")
@@ -110,8 +111,8 @@ class _Reader:
         for index, block in enumerate(blocks_of(where, content)):
             at = f"{where}[{index}]"
             if not self._changes_tools(at, block):
-                texts.append(_only_text(at, block))
-        text = "\n".join(each for each in texts if not each.startswith(_BILLING))
+                texts.append(_BILLING.sub("", _only_text(at, block), count=1))
+        text = "\n".join(filter(None, texts))
         if not text:
             return
         if not self._turns or self._turns[-1].role == "system":

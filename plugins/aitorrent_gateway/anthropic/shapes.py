@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,8 +40,12 @@ class Identity:
 class MessageStream:
     """The events of one answer."""
 
-    def __init__(self, identity: Identity, *, shows_thinking: bool) -> None:
+    def __init__(
+        self, identity: Identity, *, shows_thinking: bool, stops: Collection[str] = ()
+    ) -> None:
+        """`stops` are the stop sequences that the client asked for."""
         self._identity = identity
+        self._stops = stops
         self._shows_thinking = shows_thinking
         self._index = 0
         "Of the block that is open, or comes next."
@@ -72,7 +76,7 @@ class MessageStream:
     def last(self, chunk: Chunk) -> bytes:
         """The events of the end, after the piece of the last chunk."""
         events = b"" if self._index or self._open else self._opened("text")
-        delta = _end(chunk, has_called=self._has_called)
+        delta = _end(chunk, self._stops, has_called=self._has_called)
         return (
             events
             + self._closed()
@@ -119,9 +123,14 @@ class MessageStream:
 
 
 def whole(
-    identity: Identity, chunks: Iterable[Chunk], last: Chunk, *, shows_thinking: bool
+    identity: Identity,
+    chunks: Sequence[Chunk],
+    *,
+    shows_thinking: bool,
+    stops: Collection[str] = (),
 ) -> dict[str, Any]:
-    """An answer that is not streamed; `last` is the last of the chunks."""
+    """An answer that is not streamed, as `MessageStream`."""
+    last = chunks[-1]
     content = list[dict[str, Any]]()
     has_called = False
     for chunk in chunks:
@@ -134,15 +143,17 @@ def whole(
         content += map(_tool_use, chunk.tool_calls)
         has_called = has_called or bool(chunk.tool_calls)
     made = _message(identity, content or [dict(_EMPTY["text"])])
-    return made | _end(last, has_called=has_called) | {"usage": usage_of(last)}
+    return made | _end(last, stops, has_called=has_called) | {"usage": usage_of(last)}
 
 
 def usage_of(last: Chunk) -> dict[str, Any]:
     """The usage of an answer that ended with this chunk."""
+    cached = last.extra.get("cached_tokens")
+    cached = min(cached, last.prompt_tokens) if isinstance(cached, int) and cached > 0 else 0
     usage: dict[str, Any] = {
-        "input_tokens": last.prompt_tokens,
+        "input_tokens": last.prompt_tokens - cached,
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": 0,
+        "cache_read_input_tokens": cached,
         "output_tokens": last.completion_tokens,
     }
     hidden = last.extra.get("reasoning_tokens")
@@ -171,12 +182,15 @@ def _message(identity: Identity, content: list[dict[str, Any]]) -> dict[str, Any
     }
 
 
-def _end(last: Chunk, *, has_called: bool) -> dict[str, Any]:
-    """Why the answer ended. Servers say `stop` also after calls; clients act on `tool_use`."""
-    reason = _REASONS[last.reason or "stop"]
+def _end(last: Chunk, stops: Collection[str], *, has_called: bool) -> dict[str, Any]:
+    """Why the answer ended. Servers say `stop` also after calls; clients act on `tool_use`. Only
+    some backends say which text stopped it."""
+    reason, stop = _REASONS[last.reason or "stop"], None
     if has_called and reason == "end_turn":
         reason = "tool_use"
-    return {"stop_reason": reason, "stop_sequence": None}
+    elif reason == "end_turn" and last.extra.get("stop_text") in stops:
+        reason, stop = "stop_sequence", last.extra["stop_text"]
+    return {"stop_reason": reason, "stop_sequence": stop}
 
 
 def _tool_use(call: ToolCall) -> dict[str, Any]:

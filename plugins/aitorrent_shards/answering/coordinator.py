@@ -184,6 +184,7 @@ class Coordinator:
                 "ttft_s": first_s,
                 "decode_s": decode_s,
                 "hop_us": ring.hop_us(),
+                "stop_text": output.stop_text,
                 "tokens_per_s": (count - 1) / decode_s if count > 1 and decode_s > 0 else 0.0,
             },
         )

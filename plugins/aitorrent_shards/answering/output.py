@@ -27,6 +27,11 @@ class Output:
         return self._stops.stopped
 
     @property
+    def stop_text(self) -> str:
+        """The stop text that ended the answer; empty if none did."""
+        return self._stops.found
+
+    @property
     def is_thinking(self) -> bool:
         """Whether the next token belongs to the reasoning."""
         return self._reader is not None and self._reader.is_thinking

@@ -83,7 +83,13 @@ class StopTexts:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [s for s in stops if s]
         self._held = ""
-        self.stopped = False
+        self.found = ""
+        "The stop text that ended the text; empty if none did."
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text arrived."""
+        return bool(self.found)
 
     def push(self, text: str) -> str:
         """The text that is known to precede any stop text."""
@@ -92,10 +98,11 @@ class StopTexts:
         if not self._stops:
             return text
         held = self._held + text
-        found = [i for i in (held.find(s) for s in self._stops) if i >= 0]
+        found = [(i, s) for s in self._stops if (i := held.find(s)) >= 0]
         if found:
-            self.stopped, self._held = True, ""
-            return held[: min(found)]
+            at, self.found = min(found, key=lambda each: each[0])
+            self._held = ""
+            return held[:at]
         keep = max(overlap(held, s) for s in self._stops)
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep]

@@ -80,6 +80,7 @@ async def test_the_sdk_over_a_split_model(node_factory: NodeFactory, tmp_path: P
         (block,) = stopped.content
         assert block.type == "text"
         assert block.text == expected[: expected.index(stop)]
+        assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", stop)
 
         form: Any = {"type": "json_schema", "schema": {"type": "boolean"}}
         json_one = await client.messages.create(

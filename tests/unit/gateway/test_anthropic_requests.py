@@ -95,7 +95,7 @@ def test_thoughts_are_shown_to_those_who_ask_for_them(thinking: Any, shows: bool
 def test_system_may_be_a_text_or_blocks_without_the_line_that_differs_by_release() -> None:
     assert turns(*HELLO, system="be short")[0] == ("system", "be short")
     blocks = [
-        text("x-anthropic-billing-header: cc_version=2.1"),
+        text("x-anthropic-billing-header: cc_version=2.1; cch=eb6c6;"),
         text("be short", cache_control={"type": "ephemeral"}),
         text("be kind"),
     ]

@@ -46,7 +46,7 @@ async def test_last_chunk_tells_counts_context_and_stages(tmp_path: Path) -> Non
             (nodes[0].id, 0, 3),
             (nodes[1].id, 3, 6),
         ]
-        assert set(last.extra) == {"ttft_s", "decode_s", "tokens_per_s", "hop_us"}
+        assert set(last.extra) == {"ttft_s", "decode_s", "tokens_per_s", "hop_us", "stop_text"}
         assert 0 < last.extra["hop_us"] < 1e6 * last.extra["decode_s"]
 
 

@@ -142,3 +142,10 @@ def test_pieces_do_not_matter_for_where_it_stops(texts: list[str], stops: list[s
     # pieces end where tokens do: a later stop text may be complete before an earlier one is
     assert whole.startswith(kept)
     assert kept == whole if not cuts else len(kept) <= max(cuts)
+
+
+def test_stop_text_that_came_first_is_told() -> None:
+    stops = StopTexts(["late", "END"])
+    assert (stops.push("a E"), stops.found) == ("a ", "")
+    assert stops.push("ND late") == ""
+    assert (stops.found, stops.stopped) == ("END", True)
