@@ -23,7 +23,12 @@ from aitorrent_shards.answering.logprobs import Scorer
 from aitorrent_shards.answering.output import Output
 from aitorrent_shards.answering.prompting import Prompting
 from aitorrent_shards.answering.sampler import Sampling
-from aitorrent_shards.answering.transcript import Transcript, room_for
+from aitorrent_shards.answering.transcript import (
+    DEFAULT_MAX_TOKENS,
+    LONG_MAX_TOKENS,
+    Transcript,
+    room_for,
+)
 from aitorrent_shards.models.generation_config import LogitRules
 from aitorrent_shards.models.tokenizer import ModelTokenizer
 from aitorrent_shards.node_services import NodeServices
@@ -184,6 +189,7 @@ class ShardsBackend:
                     files.context,
                     model=model.entry.name,
                     settings=tokenizer.generation,
+                    default=LONG_MAX_TOKENS if prompting.is_long else DEFAULT_MAX_TOKENS,
                 ),
                 rules=_rules(params, tokenizer.generation.rules, files.vocab),
                 stop_ids=tokenizer.end_ids,

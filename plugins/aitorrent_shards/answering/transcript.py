@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from aitorrent_shards.answering.logit_edits import LogitEdits
 from aitorrent_shards.answering.sampler import Sampling
@@ -19,7 +20,9 @@ from aitorrent_shards.routing.planner import prefill_chunks
 from aitorrentd.api import InvalidParams
 from aitorrentd.api.models.inference import DoneReason
 
-DEFAULT_MAX_TOKENS = 256
+DEFAULT_MAX_TOKENS: Final = 256
+LONG_MAX_TOKENS: Final = 4096
+"Of answers with calls of tools or reasoning, which are worth nothing when they are cut off."
 
 
 @dataclass(slots=True)
@@ -129,13 +132,15 @@ def room_for(
     *,
     model: str,
     settings: GenerationSettings,
+    default: int = DEFAULT_MAX_TOKENS,
 ) -> int:
-    """The maximum number of new tokens for an answer; `settings` are the model's own.
+    """The maximum number of new tokens for an answer; `settings` are the model's own, `default`
+    counts where neither they nor the request set one.
 
     Raises:
         InvalidParams: prompt and new tokens together exceed the model's context.
     """
-    usual = settings.max_new_tokens or DEFAULT_MAX_TOKENS
+    usual = settings.max_new_tokens or default
     if settings.max_length is not None and settings.max_length > prompt:
         usual = min(usual, settings.max_length - prompt)
     if context is None:
