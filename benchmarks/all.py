@@ -22,6 +22,7 @@ BENCHMARKS = {  # and how each is invoked; the last option takes the file
     "dht": ("dht", "--out"),
     "seeding": ("seeding", "--out"),
     "tracker": ("tracker", "--out"),
+    "faces": ("faces", "--out"),
     "scrape": ("scrape", "--out"),
     "silent": ("silent", "--out"),
     "decode": ("decode", "--json"),

@@ -18,7 +18,7 @@ from aitorrent_gateway.plugin import GatewayPlugin
 from aitorrent_inference.plugin import InferencePlugin
 from aitorrent_monitor import readiness
 from aitorrent_monitor.plugin import MonitorPlugin
-from aitorrentd.api import NotFound
+from aitorrentd.api import NotFound, Unavailable
 from aitorrentd.node import Node
 from tests.support import cli_runs
 from tests.support.clients.raw_http import connection, exchange, request
@@ -152,6 +152,56 @@ async def test_node_without_what_it_needs_is_not_ready(
         node.control_path.unlink()
         _, body = await got(address, "/readyz")
         assert body["checks"]["control"]["text"] == f"{node.control_path} was removed"
+
+
+async def test_loop_that_is_late_is_not_alive(
+    node_factory: NodeFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, address = await monitored(node_factory)
+
+    async def late_s() -> float:
+        return 1.2
+
+    monkeypatch.setattr("aitorrent_monitor.service.loop_lag_s", late_s)
+    status, body = await got(address, "/livez")
+    assert (status, body["checks"]["loop"]["text"]) == (
+        503,
+        "the event loop answered after 1.200 s",
+    )
+    assert (await got(address, "/readyz"))[0] == 200
+
+
+async def test_checks_run_once_for_a_flood_of_probes(
+    node_factory: NodeFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may ask whether the node is ready; it looks at most once a second."""
+    looked = []
+    real = readiness.check_storage
+
+    def counted(at: Path) -> readiness.Check:
+        looked.append(at)
+        return real(at)
+
+    monkeypatch.setattr(readiness, "check_storage", counted)
+    monkeypatch.setattr(readiness, "KEEP_S", 60.0)
+    _, address = await monitored(node_factory)
+    answers = await asyncio.gather(*(got(address, "/readyz", **STRANGERS) for _ in range(30)))
+    assert answers == [(200, {"status": "ok"})] * 30
+    assert len(looked) == 1
+
+
+async def test_counters_begin_again_when_a_plugin_is_restarted(node_factory: NodeFactory) -> None:
+    """As after a restart of the daemon: from 0, which `rate` knows how to read."""
+    node, address = await monitored(node_factory, ("inference", InferencePlugin()))
+    for _ in range(3):
+        with contextlib.suppress(NotFound, Unavailable):
+            await node.ask("x")
+    name = "aitorrent_generations_total"
+    assert (await scraped(address)).of(name) == {'{backend="none",reason="error"}': 3}
+    await node.kernel.restart("inference")
+    assert (await scraped(address)).of(name) == {}
+    restarts = (await scraped(address)).of("aitorrent_plugin_restarts_total")
+    assert restarts['{plugin="inference"}'] == 0  # asked for, so no failure
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 
+from aitorrent_shards.metrics import REPLAYS
 from aitorrent_shards.ring.repair import Repair, Waiting
 from aitorrentd.api import (
     GenerateRequest,
@@ -39,6 +40,12 @@ def prompt_ids(node: FakeNode, prompt: str = PROMPT) -> tuple[int, ...]:
     tokenizer = node.shards.models["toy"].tokenizer
     assert tokenizer is not None
     return tokenizer.encode(prompt)
+
+
+def replays(node: FakeNode) -> dict[tuple[str, ...], float]:
+    """Stages that the node replaced, by reason."""
+    (found,) = [m for m in node.shards.stage_server.measured() if m.family is REPLAYS]
+    return {labels: series.value for labels, series in found.by_labels().items()}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +87,7 @@ async def test_worker_killed_at_every_step_changes_nothing(tmp_path: Path, third
             (lost,) = [e for e in nodes[0].events if isinstance(e, StageLost)]
             assert (lost.peer, lost.layers) == (victim.id, (2 * third - 2, 2 * third))
             assert lost.replacement in {nodes[third].id, nodes[third + 3].id} - {victim.id}
+            assert replays(nodes[0]) == {("gone",): 1, ("fault",): 0, ("link",): 0}
 
 
 @pytest.mark.parametrize("third", [1, 2, 3])
@@ -150,6 +158,7 @@ async def test_hung_stage_is_replaced(tmp_path: Path) -> None:
             if len(ids) == 3:
                 victim.transport.awake.clear()
         assert ids == toy_answer(prompt_ids(nodes[0]), NEW)
+        assert replays(nodes[0])["fault",] == 1
         victim.transport.awake.set()
 
 
