@@ -11,6 +11,9 @@ from aitorrentd.api.fields import whole_or
 
 _NUM_CTX: Final = re.compile(r"^num_ctx[ \t]+(\d{1,9})[ \t]*$", re.MULTILINE)
 
+# Features, and what Ollama calls them.
+_CAPABILITIES: Final = {"tools": "tools", "images": "vision", "think": "thinking"}
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:
@@ -24,6 +27,8 @@ class Shown:
     "Whether it answers prompts; embedding models do not."
     can_embed: bool = True
     "Whether it is made to turn texts into vectors."
+    lacks: frozenset[str] = frozenset()
+    "Features that other models of Ollama have."
 
     @classmethod
     def of(cls, shown: dict[str, Any]) -> Shown:
@@ -40,6 +45,7 @@ class Shown:
             num_ctx=int(found[1]) or None if found else None,
             can_answer=not able or "completion" in able,
             can_embed=not able or "embedding" in able,
+            lacks=frozenset(f for f, name in _CAPABILITIES.items() if able and name not in able),
         )
 
 
@@ -77,4 +83,5 @@ def view(tag: dict[str, Any], shown: Shown, context: int | None) -> ModelView:
         family=str(details.get("family") or ""),
         context_length=context,
         detail=" ".join(str(part) for part in parts if part),
+        lacks=shown.lacks,
     )

@@ -31,6 +31,8 @@ class ModelView:
     "For display: quantisation, or which peers hold which layers."
     layers: tuple[HeldLayers, ...] = ()
     "Which node holds which layers, for a model spread over nodes."
+    lacks: frozenset[str] = frozenset()
+    "Features that the backend has (see KnowsFeatures), and this model has not."
 
 
 @dataclass(frozen=True, slots=True)

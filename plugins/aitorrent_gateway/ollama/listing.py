@@ -59,5 +59,5 @@ class Listing:
         if self._backends is not None and view.backend in self._backends.names():
             backend = self._backends.get(view.backend)
             if isinstance(backend, KnowsFeatures):
-                features = backend.features()
+                features = backend.features() - view.lacks
         return models.capabilities(features)

@@ -229,10 +229,12 @@ def harmless(request: GenerateRequest, refused: object) -> GenerateRequest:
         ValueError: one of them would change the answer.
     """
     params = request.params
-    drops = {"num_ctx": True, "think": params.think is False}
+    drops = {"num_ctx": True, "think": params.think is False or isinstance(params.think, str)}
     # The model's own context holds, and a prompt that exceeds it is refused anyway.
     drops["repeat_last_n"] = params.repeat_penalty in (None, 1)
     if not isinstance(refused, list) or not refused or not all(drops.get(n) for n in refused):
         raise ValueError("a parameter that changes the answer")
-    update = dict.fromkeys(refused)
+    update: dict[str, Any] = dict.fromkeys(refused)
+    if isinstance(params.think, str) and "think" in refused:
+        update["think"] = True  # as Ollama does with a model that cannot tell how long it thinks
     return request.model_copy(update={"params": params.model_copy(update=update)})

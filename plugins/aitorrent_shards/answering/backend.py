@@ -21,7 +21,7 @@ from aitorrent_shards.answering.availability import (
 from aitorrent_shards.answering.coordinator import Coordinator
 from aitorrent_shards.answering.logprobs import Scorer
 from aitorrent_shards.answering.output import Output
-from aitorrent_shards.answering.prompting import Prompting
+from aitorrent_shards.answering.prompting import Prompting, lacking
 from aitorrent_shards.answering.sampler import Sampling
 from aitorrent_shards.answering.transcript import (
     DEFAULT_MAX_TOKENS,
@@ -118,6 +118,7 @@ class ShardsBackend:
                     context_length=model.files.context,
                     detail=f"{spread[0].dtype}; " + held_text(spread, self.who),
                     layers=held(spread, self._rss_bytes),
+                    lacks=lacking(model.tokenizer),
                 )
             )
         if self._models and not views:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from aitorrent_shards.chats.grammars import CallRules
 from aitorrent_shards.chats.messages import template_messages, template_tools
@@ -15,6 +15,24 @@ from aitorrentd.api import GenerateRequest, InvalidParams
 from aitorrentd.api.models.inference import refuse_images
 from aitorrentd.api.models.sampling import refuse_params
 from aitorrentd.api.models.tools import NamedTool, Tool
+
+_SWITCHES: Final = ("enable_thinking", "thinking")
+"Variables of chat templates that turn thinking on or off."
+
+
+def lacking(tokenizer: ModelTokenizer | None) -> frozenset[str]:
+    """The features of split models that a model lacks, because its chat template does; none as long
+    as the tokenizer is not read."""
+    if tokenizer is None:
+        return frozenset()
+    known = tokenizer.template_variables
+    thinks = "reasoning_effort" in known or any(name in known for name in _SWITCHES)
+    lacks = set() if thinks else {"think"}
+    try:
+        tokenizer.check_tools()
+    except InvalidParams:
+        lacks |= {"tools", "tool_choice"}
+    return frozenset(lacks)
 
 
 class Prompting:
@@ -117,7 +135,7 @@ class Prompting:
         think, known = self._request.params.think, self._tokenizer.template_variables
         if think is None:
             return {}
-        switch = next((name for name in ("enable_thinking", "thinking") if name in known), None)
+        switch = next((name for name in _SWITCHES if name in known), None)
         if self._request.raw or not known:
             why = "the prompt is raw" if self._request.raw else "the model has no chat template"
         elif isinstance(think, str) and "reasoning_effort" in known:

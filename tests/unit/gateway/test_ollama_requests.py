@@ -205,6 +205,9 @@ def test_parameters_that_ask_for_nothing_can_be_left_out() -> None:
     for refused in (["seed"], ["num_ctx", "seed"], [], None, "num_ctx"):
         with pytest.raises(ValueError, match="changes the answer"):
             harmless(request, refused)
+    words = chat({"model": "m", "messages": HELLO, "think": "high"}).request
+    assert words is not None
+    assert harmless(words, ["think"]).params.think is True
     thinking = chat({"model": "m", "messages": HELLO, "think": True}).request
     assert thinking is not None
     with pytest.raises(ValueError, match="changes the answer"):

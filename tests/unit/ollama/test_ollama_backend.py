@@ -69,6 +69,7 @@ async def test_models_have_size_family_and_context_length() -> None:
                 "llama",
                 None,
                 "8.0B Q4_0 made for 8192 tokens",
+                lacks=frozenset({"tools", "images", "think"}),
             ),
         )
 
@@ -121,13 +122,17 @@ async def test_model_that_is_listed_twice_or_without_a_name_is_shown_once() -> N
         assert [v.name for v in await backend.models()] == ["a:latest", "b:latest"]
 
 
-@pytest.mark.parametrize("capabilities", [None, [], ["completion", "vision"]])
+@pytest.mark.parametrize(
+    ("capabilities", "lacks"),
+    [(None, set()), ([], set()), (["completion", "vision"], {"tools", "think"})],
+)
 async def test_model_stays_offered_where_nothing_says_that_it_cannot_answer(
-    capabilities: list[str] | None,
+    capabilities: list[str] | None, lacks: set[str]
 ) -> None:
     server = FakeOllama(capabilities=capabilities)
     async with server, backend_of(server) as backend:
-        assert len(await backend.models()) == 1
+        (view,) = await backend.models()
+        assert view.lacks == lacks
 
 
 @pytest.mark.parametrize(

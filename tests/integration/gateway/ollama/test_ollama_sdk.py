@@ -50,6 +50,7 @@ async def test_the_sdk_over_a_split_model(node_factory: NodeFactory, tmp_path: P
         assert listed.model == "m:latest"
         shown = await client.show("m")
         assert shown.modelinfo is not None
+        assert shown.capabilities == ["completion"]  # its chat template has no tools
         family = shown.modelinfo["general.architecture"]
         assert shown.modelinfo[f"{family}.block_count"] == 6
         (loaded,) = (await client.ps()).models

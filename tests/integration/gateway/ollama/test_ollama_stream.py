@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -279,6 +279,17 @@ async def test_models_are_listed_shown_and_loaded(node_factory: NodeFactory) -> 
         assert (head.status, head.body) == (200, b"")
         assert b"peer-" not in (await exchange(address, request("GET", path))).body
     assert (await sent(address, "/api/show", model="gone")).status == 404
+
+
+async def test_model_without_tools_does_not_offer_them(node_factory: NodeFactory) -> None:
+    class Plain(Full):
+        async def models(self) -> Sequence[ModelView]:
+            return [replace(view, lacks=frozenset({"tools"})) for view in await super().models()]
+
+    _, address = await gateway_node(node_factory, Plain("f"))
+    shown = json.loads((await sent(address, "/api/show")).body)
+    assert shown["capabilities"] == ["completion", "thinking"]
+    assert ".Tools" not in shown["template"]
 
 
 async def test_root_says_what_clients_look_for(node_factory: NodeFactory) -> None:

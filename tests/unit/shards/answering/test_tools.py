@@ -213,6 +213,22 @@ async def test_what_the_model_cannot_do_is_refused_by_name(
             await answer(nodes[0], asked(*more, **fields))
 
 
+@pytest.mark.parametrize(
+    ("template", "lacks"),
+    [
+        (TEMPLATE, set()),
+        (PLAIN, {"tools", "tool_choice", "think"}),
+        (UNKNOWN, {"tools", "tool_choice", "think"}),
+    ],
+)
+async def test_models_say_what_their_template_lacks(
+    tmp_path: Path, template: str, lacks: set[str]
+) -> None:
+    async with toy_network(model(tmp_path, template), "all") as nodes:
+        (view,) = await nodes[0].shards.backend.models()
+        assert view.lacks == lacks
+
+
 def shown(folder: Path, template: str, *turns: dict[str, Any], **rules: bool) -> str:
     """The rendered conversation of a model with this template."""
     write_toy_model(folder / "toy")
