@@ -385,7 +385,7 @@ class FakeNode:
 
 async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
     """Wait until a condition holds; fails if it does not in time."""
-    await wait_for(condition, timeout_s, every_s=0.005)
+    await wait_for(condition, timeout_s, every_s=max(0.005, timeout_s / 2000))
 
 
 @asynccontextmanager

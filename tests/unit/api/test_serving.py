@@ -121,9 +121,9 @@ async def test_an_application_that_raises_answers_500_and_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with running() as at:
-        assert b" 500 " in await at.ask(GET % b"raise")
-        assert b" 500 " in await at.ask(GET % b"exit")
-        assert (await at.ask(GET % b"fine")).endswith(b"fine")
+        assert b" 500 " in await at.ask(CLOSING % b"raise")
+        assert b" 500 " in await at.ask(CLOSING % b"exit")
+        assert (await at.ask(CLOSING % b"fine")).endswith(b"fine")
     assert "a bug in the application" in caplog.text
     assert {r.name for r in caplog.records if r.levelno >= logging.ERROR} == {
         "aitorrentd.test.http"
@@ -134,7 +134,7 @@ async def test_an_aborted_answer_ends_before_its_last_byte(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with running() as at:
-        answer = await at.ask(GET % b"cut")
+        answer = await at.ask(CLOSING % b"cut")
     assert len(answer.partition(b"\r\n\r\n")[2]) < BIG
     assert caplog.text == ""
 
@@ -225,11 +225,11 @@ async def test_connections_over_the_limit_are_closed_at_once() -> None:
     async with running(connections=2) as at:
         held = [await at.opened() for _ in range(2)]
         await wait_for(lambda: len(at.server) == 2)
-        assert await at.ask(GET % b"one") == b""
+        assert await at.ask(CLOSING % b"one") == b""
         for _, writer in held:
             writer.close()
         await wait_for(lambda: len(at.server) == 0)
-        assert b" 200 " in await at.ask(GET % b"one")
+        assert b" 200 " in await at.ask(CLOSING % b"one")
 
 
 async def test_stopping_lets_a_running_answer_finish_and_closes_idle_connections() -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,10 +54,17 @@ def test_every_core_command_is_registered_by_its_module() -> None:
         assert command.name == name
 
 
+@cache
 def built_in() -> list[tuple[list[str], Any]]:
     """Every command that comes with aitorrentd, its plugins' included, and the top level."""
     group = app.root()
     return [([], group), *commands(group, group.list_commands(None))]
+
+
+@cache
+def help_of(*words: str) -> str:
+    """The help of a command, as it is printed."""
+    return run_here(*words, "--help").out
 
 
 def line_after_program(example: str) -> list[str]:
@@ -67,7 +75,7 @@ def line_after_program(example: str) -> list[str]:
 
 def test_every_help_ends_with_examples() -> None:
     for words, _ in built_in():
-        help_text = run_here(*words, "--help").out
+        help_text = help_of(*words)
         _, heading, examples = help_text.partition("\nExamples:\n")
         assert heading, f"{words} has no example"
         lines = examples.splitlines()
@@ -89,9 +97,10 @@ def test_sampling_options_have_a_heading_after_the_other_options(command: str) -
 
 def test_every_example_is_a_command_line_that_its_command_takes() -> None:
     seen = 0
+    root = app.root()
     for words, command in built_in():
         for example in command.epilog.splitlines():
-            context = app.root().make_context(toolkit.PROGRAM, line_after_program(example))
+            context = root.make_context(toolkit.PROGRAM, line_after_program(example))
             named: list[str] = []
             args = [*context._protected_args, *context.args]
             while isinstance(context.command, TyperGroup) and args:
@@ -116,7 +125,7 @@ def test_other_text_after_the_options_is_left_alone(capsys: pytest.CaptureFixtur
 
 def test_no_help_shows_the_type_names_of_the_language() -> None:
     for words, _ in [*built_in(), (["peers"], None), (["peers", "ban"], None)]:
-        help_text = run_here(*words, "--help").out
+        help_text = help_of(*words)
         assert not re.search(
             r"<(float|int|str|list|bool|path)\b|<=x|\bx[<>]=|\{[A-Z]+\}", help_text
         )
