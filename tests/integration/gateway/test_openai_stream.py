@@ -342,6 +342,9 @@ async def test_reports_about_other_servers(node_factory: NodeFactory) -> None:
     assert [c["choices"] == [] for c in chunks] == [False] * 4 + [True]
     # text-generation-inference 3003: usage was not null before the last chunk
     assert [c["usage"] is None for c in chunks] == [True] * 4 + [False]
+    # apfel 100: it came unasked, and clients look at the first choice of each chunk
+    unasked = await exchange(address, post(messages=HELLO, stream=True))
+    assert b"usage" not in unasked.body
     # opencode 42918: chunks with an empty id and model
     assert {(c["id"], c["model"], c["created"]) for c in chunks} == {
         (chunks[0]["id"], "m", chunks[0]["created"])

@@ -228,6 +228,44 @@ def test_turns_with_calls_and_their_results() -> None:
     assert asked.headers == {"x-aitorrent-ignored": "tools.cache_control"}
 
 
+CALLED: dict[str, Any] = {"id": "c", "type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("turn", "content"),
+    [
+        # langchain 34751: parts of /v1/responses in a chat were answered with 400
+        ({"role": "assistant", "content": [{"type": "output_text", "text": "a"}]}, "a"),
+        # lmstudio 261, vllm 10015: so were null and nothing beside calls, and null functions
+        ({"role": "assistant", "content": None, "tool_calls": [CALLED], "function_call": None}, ""),
+        # llama.cpp 12279
+        ({"role": "assistant", "tool_calls": [CALLED]}, ""),
+        # vllm 25001: of a result in parts, the first alone was kept
+        (
+            {
+                "role": "tool",
+                "tool_call_id": "c",
+                "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+            },
+            "ab",
+        ),
+    ],
+)
+def test_turns_that_other_servers_refused(turn: dict[str, Any], content: str) -> None:
+    (read,) = chat({"messages": [turn]}).request.messages or ()
+    assert read.content == content
+
+
+@pytest.mark.parametrize("arguments", [None, "", "{}"])
+def test_call_without_arguments_is_one_with_none(arguments: Any) -> None:
+    """langchain 34242: functions without parameters get null or an empty text, which is no JSON."""
+    call = CALLED | {"function": {"name": "f", "arguments": arguments}}
+    (turn,) = (
+        chat({"messages": [{"role": "assistant", "tool_calls": [call]}]}).request.messages or ()
+    )
+    assert turn.tool_calls[0].arguments == "{}"
+
+
 def test_fields_of_a_message_that_nobody_knows_are_reported() -> None:
     turn = {"role": "user", "content": "a", "name": "ann", "cache_control": {"type": "ephemeral"}}
     assert chat({"messages": [turn]}).headers == {"x-aitorrent-ignored": "messages.cache_control"}

@@ -52,7 +52,8 @@ def test_items_of_an_earlier_answer_are_its_turn() -> None:
                 text("assistant", [said, {"type": "refusal", "refusal": "!"}], id="msg_1"),
                 {**CALL, "id": "fc_1", "status": "completed"},
                 {**CALL, "call_id": "d", "namespace": "s"},
-                {"type": "web_search_call", "id": "ws_1", "status": "completed"},
+                # codex 7073: an unknown action made every further turn fail
+                {"type": "web_search_call", "id": "ws_1", "action": {"type": "other"}},
                 {"type": "function_call_output", "call_id": "c", "output": "1"},
             ]
         }
