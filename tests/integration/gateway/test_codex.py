@@ -14,9 +14,12 @@ from tests.support.clients.agent_programs import agent
 from tests.support.clients.sealed import sealed
 from tests.support.gateway_nodes import ScriptedBackend, code_blocks, gateway_node
 from tests.support.nodes import NodeFactory
+from tests.support.shards.agent_model import agent_model
+from tests.support.shards.shards_nodes import shards_network
 
 CONFIG: Final = code_blocks("openai", "toml")[0]
 "The settings that docs/openai.md gives."
+Told = tuple[int, str, str]
 END: Final = Chunk("", done=True, reason="stop", prompt_tokens=3, completion_tokens=4)
 
 
@@ -39,28 +42,32 @@ class Agent(ScriptedBackend):
             yield chunk
 
 
-async def told(
-    factory: NodeFactory, backend: ScriptedBackend, directory: Path, prompt: str
-) -> tuple[int, str, str]:
+async def told(socket: Path, directory: Path, prompt: str, model: str = "demo") -> Told:
     """Exit status, output and errors of Codex with this prompt."""
-    socket = directory / "http.sock"
-    await gateway_node(factory, backend, unix_socket=str(socket))
     home, work = directory / "home", directory / "work"
     home.mkdir()
     work.mkdir()
-    (home / "config.toml").write_text(CONFIG)
+    (home / "config.toml").write_text(CONFIG.replace('"demo"', f'"{model}"'))
     (work / "secret.txt").write_text("marzipan\n")
     command = [str(await agent("codex")), "exec", "--skip-git-repo-check"]
     command += ["--dangerously-bypass-approvals-and-sandbox", prompt]
     env = {"PATH": os.environ["PATH"], "HOME": str(home), "CODEX_HOME": str(home)}
-    return await sealed(command, socket, cwd=work, env=env)
+    return await sealed(command, socket, cwd=work, env=env, wait_s=180)
+
+
+async def beside(factory: NodeFactory, backend: ScriptedBackend, directory: Path) -> Path:
+    """The socket of a node over a backend."""
+    socket = directory / "http.sock"
+    await gateway_node(factory, backend, unix_socket=str(socket))
+    return socket
 
 
 async def test_codex_answers_after_a_call_of_a_tool(
     node_factory: NodeFactory, tmp_path: Path
 ) -> None:
     backend = Agent(models=("demo",))
-    status, out, err = await told(node_factory, backend, tmp_path, "what does secret.txt say?")
+    socket = await beside(node_factory, backend, tmp_path)
+    status, out, err = await told(socket, tmp_path, "what does secret.txt say?")
     assert (status, out.strip()) == (0, "It says marzipan."), err
     first, second = backend.requests
     assert [turn.role for turn in first.messages or ()][:2] == ["system", "user"]
@@ -83,6 +90,21 @@ async def test_codex_says_when_the_context_is_too_small(
     node_factory: NodeFactory, tmp_path: Path
 ) -> None:
     backend = Small(models=("demo",))
-    status, out, err = await told(node_factory, backend, tmp_path, "hi")
+    socket = await beside(node_factory, backend, tmp_path)
+    status, out, err = await told(socket, tmp_path, "hi")
     assert (status, out, len(backend.requests)) == (1, "", 1)  # it does not repeat the request
     assert "ran out of room in the model's context window" in err
+
+
+async def test_codex_over_a_split_model(node_factory: NodeFactory, tmp_path: Path) -> None:
+    """Its 40 kB of instructions and tools go through three nodes, twice; the call that comes back
+    is one that the grammar of the tool allows, and it is run."""
+    call = json.dumps({"name": "exec_command", "arguments": {"cmd": "cat secret.txt > said.txt"}})
+    path = agent_model(tmp_path / "m", call=call, answer="It is said.")
+    nodes = await shards_network(node_factory, path, ["0-1", "1-2", "2-3"])
+    socket = tmp_path / "http.sock"
+    nodes[0].kernel.configure("http", {"enabled": True, "port": 0, "unix_socket": str(socket)})
+    await nodes[0].kernel.enable("http")
+    status, out, err = await told(socket, tmp_path, "what does secret.txt say?", "m")
+    assert (status, out.strip()) == (0, "It is said."), err
+    assert (tmp_path / "work" / "said.txt").read_text() == "marzipan\n"
