@@ -101,6 +101,11 @@ def launch(
     with toolkit.connect() as client:
         chosen = find_model(client, model)
         place = find_place(client, url, f"launch-{program}")
+    if chosen.context_length is not None and chosen.context_length < found.least_context:
+        toolkit.warn(
+            f"{toolkit.clean(chosen.name)} has a context of {chosen.context_length} tokens;"
+            f" {program} wants {found.least_context} or more"
+        )
     start = found.start(place, chosen)
     words = [*start.arguments, *(arguments or ())]
     if toolkit.options.json:

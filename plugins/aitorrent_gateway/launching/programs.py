@@ -51,6 +51,8 @@ class Program:
     command: str
     install: str
     start: Callable[[Place, Model], Start]
+    least_context: int
+    "Tokens; with less it hardly gets beyond its own instructions."
 
 
 def reachable(environ: Mapping[str, str], place: Place) -> dict[str, str]:
@@ -153,10 +155,10 @@ def _qwen(place: Place, model: Model) -> Start:
 
 
 PROGRAMS: Final = {
-    "aider": Program("aider", "pip install aider-chat", _aider),
-    "claude": Program("claude", "npm install -g @anthropic-ai/claude-code", _claude),
-    "codex": Program("codex", "npm install -g @openai/codex", _codex),
-    "opencode": Program("opencode", "npm install -g opencode-ai", _opencode),
-    "qwen": Program("qwen", "npm install -g @qwen-code/qwen-code", _qwen),
+    "aider": Program("aider", "pip install aider-chat", _aider, 8_192),
+    "claude": Program("claude", "npm install -g @anthropic-ai/claude-code", _claude, 49_152),
+    "codex": Program("codex", "npm install -g @openai/codex", _codex, 32_768),
+    "opencode": Program("opencode", "npm install -g opencode-ai", _opencode, 32_768),
+    "qwen": Program("qwen", "npm install -g @qwen-code/qwen-code", _qwen, 32_768),
 }
 "By the name of the command."

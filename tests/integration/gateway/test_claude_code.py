@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -22,6 +23,8 @@ from tests.support.clients.sealed import PORT, sealed
 from tests.support.gateway_nodes import gateway_node
 from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import NodeFactory
+from tests.support.shards.agent_model import agent_model
+from tests.support.shards.shards_nodes import shards_network
 
 ENVIRON = {
     "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{PORT}",
@@ -107,3 +110,31 @@ async def test_it_says_at_once_why_there_is_no_answer(
 async def test_an_empty_answer_is_no_error(node_factory: NodeFactory, tmp_path: Path) -> None:
     rc, out, err = await told(node_factory, FakeBackend("f", words=()), tmp_path, "say hello")
     assert (rc, out.strip()) == (0, ""), err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+async def test_over_a_split_model(node_factory: NodeFactory, tmp_path: Path) -> None:
+    """Its 50 kB of instructions and tools go through three nodes, twice; the call that comes back
+    is one that the grammar of the tool allows, and it is run."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a mountain of 8611 m\n")
+    call = json.dumps({"name": "Read", "arguments": {"file_path": str(secret)}})
+    path = agent_model(tmp_path / "m", call=call, answer="It is said.")
+    nodes = await shards_network(node_factory, path, ["0-1", "1-2", "2-3"])
+    socket = tmp_path / "http.sock"
+    nodes[0].kernel.configure("http", {"enabled": True, "port": 0, "unix_socket": str(socket)})
+    await nodes[0].kernel.enable("http")
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **ENVIRON}
+    command = [str(await agent("claude")), "-p", "what does the file say?"]
+    command += ["--allowedTools", "Read", "--verbose", "--output-format", "stream-json"]
+    rc, out, err = await sealed(command, socket, cwd=tmp_path, env=env, wait_s=400)
+    assert rc == 0, f"{out}\n{err}"
+    said = [json.loads(line) for line in out.splitlines()]
+    (result,) = (each for each in said if each["type"] == "result")
+    assert (result["result"].strip(), result["num_turns"]) == ("It is said.", 2)
+    assert [each["type"] for each in said if each["type"] in ("assistant", "user")] == [
+        *("assistant", "user", "assistant")
+    ]
+    assert "a mountain of 8611 m" in out  # what the tool found
+    assert result["usage"]["input_tokens"] > 10_000

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aitorrentd.api import ModelView
 from tests.support import cli_runs
 from tests.support.clients.agent_programs import agent
 from tests.support.clients.raw_http import exchange, request
@@ -95,7 +96,7 @@ async def test_launch_becomes_the_program(node_factory: NodeFactory, tmp_path: P
     } < set(lines)
     assert not [line for line in lines if line.startswith("ANTHROPIC_API_KEY")]
 
-    code, out, _ = await cli_runs.run(socket, "--json", *command[:2], env=environ)
+    code, out, err = await cli_runs.run(socket, "--json", *command[:2], env=environ)
     shown = json.loads(out)
     assert (code, shown["program"]) == (0, str(tmp_path / "bin" / "claude"))
     assert shown["environment"]["ANTHROPIC_MODEL"] == "org/m"
@@ -125,6 +126,24 @@ async def test_what_is_missing_is_said(
     environ = {**program(tmp_path, "claude"), "PATH": str(tmp_path / "bin")}
     found, out, err = await cli_runs.run(socket, *words, env=environ)
     assert (found, out, said in err) == (code, "", True), err
+
+
+class Short(FakeBackend):
+    """Has a model with a short context."""
+
+    async def models(self) -> list[ModelView]:
+        return [ModelView("m", "f", context_length=4096)]
+
+
+async def test_a_short_context_is_warned_of(node_factory: NodeFactory, tmp_path: Path) -> None:
+    socket = tmp_path / "control.sock"
+    await gateway_node(node_factory, Short("f"), control=socket)
+    environ = program(tmp_path, "claude")
+    code, out, err = await cli_runs.run(socket, "launch", "claude", env=environ)
+    assert (code, err) == (
+        *(0, "warning: m has a context of 4096 tokens; claude wants 49152 or more\n"),
+    )
+    assert "CLAUDE_CODE_MAX_CONTEXT_TOKENS=4096" in out.splitlines()
 
 
 async def test_a_node_without_the_apis_says_so(node_factory: NodeFactory, tmp_path: Path) -> None:
