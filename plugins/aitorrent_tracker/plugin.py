@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from aitorrent_tracker import health
+from aitorrent_tracker import health, metrics
 from aitorrent_tracker.config import MEMORY, TrackerConfig
 from aitorrentd.api import (
     Check,
@@ -20,6 +20,7 @@ from aitorrentd.api import (
     SkipPlugin,
     hookimpl,
 )
+from aitorrentd.api.monitoring.metrics import Metric
 
 if TYPE_CHECKING:
     from aitorrent_tracker.service import TrackerService
@@ -45,6 +46,7 @@ class TrackerPlugin:
             name="tracker",
             summary="a BitTorrent tracker over HTTP and UDP; disabled by default",
             config=TrackerConfig,
+            metrics=metrics.FAMILIES,
         )
 
     @hookimpl
@@ -74,6 +76,11 @@ class TrackerPlugin:
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:
         """Check that the tracker listens."""
         return [Check("port", "The tracker listens on its port.", self._check_port)]
+
+    @hookimpl
+    def aitorrent_metrics(self) -> Iterable[Metric]:
+        """The figures of `tracker.stats`."""
+        return metrics.read(self._service) if self._service is not None else ()
 
     @hookimpl
     def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:

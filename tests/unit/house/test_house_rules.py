@@ -163,7 +163,7 @@ def test_remote_input_is_not_checked_by_assert() -> None:
         *(PLUGINS / "aitorrent_seeding" / r for r in ("torrents", "library", "sources")),
     ]
     rooms += [CORE / "api" / "faces", PLUGINS / "aitorrent_catalogue", PLUGINS / "aitorrent_http"]
-    rooms.append(PLUGINS / "aitorrent_gateway")
+    rooms += [PLUGINS / "aitorrent_gateway", PLUGINS / "aitorrent_monitor"]
     rooms += [PLUGINS / "aitorrent_hub" / r for r in ("mirror", "upstream", "files", "scan")]
     decoders = [CORE / "wire.py", *(path for room in rooms for path in room.rglob("*.py"))]
     assert all(room.is_dir() for room in rooms)
