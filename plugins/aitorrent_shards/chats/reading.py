@@ -120,13 +120,14 @@ class AnswerReader:
         """The pieces before a token that is a tag."""
         pieces: list[Piece] = []
         tools, thinking, state = self._format, self._thinking, self._state
+        may_think = state is _State.START and thinking is not None and not self._held.strip()
         if state is _State.THINKING and thinking is not None and tag == thinking.close:
             self._end_thinking(pieces)
         elif state is _State.THINKING:
             pieces.append(Piece(thinking=self._take() + tag.text))
-        elif state is _State.START and thinking is not None and tag == thinking.open:
+        elif may_think and thinking is not None and tag == thinking.open:
             self._held, self._state = "", _State.THINKING
-        elif state is _State.START and thinking is not None and tag == thinking.close:
+        elif may_think and thinking is not None and tag == thinking.close:
             self._end_thinking(pieces)  # the prompt opened and closed it; some models repeat that
         elif state is _State.OBJECT and self._scanner is not None and self._scanner.in_string:
             pieces += self.push(tag.text)  # in an argument that quotes it
@@ -233,7 +234,7 @@ class AnswerReader:
         return ""
 
     def _open_call(self, pieces: list[Piece]) -> None:
-        if self._state is _State.OBJECT or self._name.strip():
+        if self._state in (_State.CALL, _State.OBJECT):
             self._give_up(pieces)
         held = self._take()
         before = held.rstrip()
@@ -279,17 +280,21 @@ class AnswerReader:
 
     def _in_name(self, text: str, tools: ToolFormat, pieces: list[Piece]) -> str:
         inner = tools.inner
-        self._raw += text
-        self._name += text
-        if inner is not None and inner.token is None and inner.text in self._name:
-            self._name, _, after = self._name.partition(inner.text)
-            self._name = self._name.strip()
-            self._raw = self._raw[: len(self._raw) - len(after)]
+        before, whole = len(self._name), self._name + text
+        at = whole.find(inner.text) if inner is not None and inner.token is None else -1
+        end = next((n for n, c in enumerate(whole[: at if at >= 0 else None]) if c == "{"), -1)
+        if end < 0 and at < 0 and len(whole) <= _MAX_NAME:
+            self._raw, self._name = self._raw + text, whole
+            return ""
+        if end < 0 and 0 <= at <= _MAX_NAME and inner is not None:
+            stop = at + len(inner.text)
+            self._name, self._raw = whole[:at].strip(), self._raw + whole[before:stop]
             self._scanner, self._state = ObjectScanner(), _State.OBJECT
-            return after
-        if len(self._name) > _MAX_NAME or "{" in self._name:
-            self._give_up(pieces)
-        return ""
+            return whole[stop:]
+        stop = min(end if end >= 0 else _MAX_NAME, _MAX_NAME)
+        self._raw += whole[before:stop]
+        self._give_up(pieces)
+        return whole[max(stop, before) :]
 
     def _in_object(self, text: str, pieces: list[Piece]) -> str:
         scanner = self._scanner
@@ -331,7 +336,7 @@ class AnswerReader:
     def _give_up(self, pieces: list[Piece]) -> None:
         """What was written is no call after all."""
         raw = self._raw + (self._scanner.text if self._scanner is not None else "")
-        pieces.append(Piece(text=raw if raw.strip() else ""))
+        pieces.append(Piece(text="" if raw.strip() in _WHOLE else raw))
         self._raw, self._name, self._scanner = "", "", None
         self._state = _State.TEXT
 

@@ -10,9 +10,12 @@ import re
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aitorrent_shards.chats.formats import Tag, ToolFormat, think_tags, tool_format
 from aitorrent_shards.chats.reading import AnswerReader, Piece
+from tests.support.effort import examples
 
 HERMES = "<tools> {{ tools }} <tool_call> {} </tool_call>"
 LLAMA = '{"name": function name, "parameters": dictionary of argument name and its value}'
@@ -257,3 +260,36 @@ THOUGHTS: dict[str, tuple[str, bool, Outcome]] = {
 @pytest.mark.parametrize(("answer", "is_open", "right"), THOUGHTS.values(), ids=THOUGHTS.keys())
 def test_reasoning_is_told_from_the_answer(answer: str, is_open: bool, right: Outcome) -> None:
     assert read(answer, None, is_thinking=is_open) == right
+
+
+FRAGMENTS = [
+    *("<tool_call>", "</tool_call>", "<think>", "</think>", "<|python_tag|>", "[TOOL_CALLS]"),
+    *("[ARGS]", "[CALL_ID]", '{"name": "look", "arguments": {}}', '{"name": "look", "parameters":'),
+    *("look", '"', "\\", "{", "}", "[", "]", ",", ";", " ", "\n", "<", "a", "é"),
+]
+
+
+@pytest.mark.parametrize("kind", [None, *TEMPLATES])
+@settings(max_examples=examples(100), deadline=None)
+@given(parts=st.lists(st.sampled_from(FRAGMENTS), max_size=12), is_thinking=st.booleans())
+def test_nothing_that_a_model_writes_is_lost(
+    kind: str | None, parts: list[str], is_thinking: bool
+) -> None:
+    """However it is cut, an answer of any fragments gives the same; without a call it is whole."""
+    answer = "".join(parts)
+    found: list[Outcome] = []
+    for size in (len(answer) or 1, 1):
+        tools = format_of(kind) if kind else None
+        reader = AnswerReader(thinking=THINK, is_thinking=is_thinking, tools=tools, names=NAMES)
+        pieces = [
+            piece
+            for at in range(0, len(answer), size)
+            for piece in reader.push(answer[at : at + size])
+        ]
+        last, is_cut = reader.finish()
+        found.append(outcome([*pieces, *last], is_cut))
+    assert found[0] == found[1]
+    for each in (found[0], with_tokens(answer, kind, is_thinking=is_thinking)):
+        if not each.calls and not each.is_cut:
+            kept = re.sub(r"\s|</?think>", "", each.thinking + each.text)
+            assert kept == re.sub(r"\s|</?think>", "", answer)
