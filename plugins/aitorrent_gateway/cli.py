@@ -86,7 +86,7 @@ def launch(
     url: _Url = None,
 ) -> None:
     """Start a program in place of this one."""
-    from aitorrent_gateway.launching.cli_finding import find_model, find_place
+    from aitorrent_gateway.launching.cli_finding import find_further_name, find_model, find_place
 
     found = PROGRAMS.get(program)
     if found is None:
@@ -101,6 +101,8 @@ def launch(
     with toolkit.connect() as client:
         chosen = find_model(client, model)
         place = find_place(client, url, f"launch-{program}")
+    if chosen is None:
+        chosen = find_further_name(place, model or "")
     if chosen.context_length is not None and chosen.context_length < found.least_context:
         toolkit.warn(
             f"{toolkit.clean(chosen.name)} has a context of {chosen.context_length} tokens;"

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from aitorrent_gateway.config import GatewayConfig
-from aitorrentd.api import INFERENCE, PluginContext
+from aitorrent_gateway.core.naming import inference_of
+from aitorrentd.api import PluginContext
 from aitorrentd.api.faces.asgi import App
 from aitorrentd.api.faces.errors import HttpFault
 from aitorrentd.api.faces.routes import HttpRoute, Scope
@@ -55,12 +56,12 @@ class AnthropicRoutes:
     async def _messages(self, request: Request) -> App:
         from aitorrent_gateway.anthropic import answering
 
-        return await answering.messages(request, self._ctx.service(INFERENCE))
+        return await answering.messages(request, inference_of(self._ctx))
 
     async def _count_tokens(self, request: Request) -> App:
         from aitorrent_gateway.anthropic import answering
 
-        return await answering.count_tokens(request, self._ctx.service(INFERENCE))
+        return await answering.count_tokens(request, inference_of(self._ctx))
 
 
 def _error_body(fault: HttpFault, ident: str) -> bytes:

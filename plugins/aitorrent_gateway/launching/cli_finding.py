@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import json
 import secrets
 import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from aitorrent_gateway.launching.programs import Model, Place
 from aitorrentd.cli import toolkit
@@ -15,6 +16,7 @@ from aitorrentd.cli import toolkit
 TOKEN_S: Final = 30 * 86_400.0
 "How long a token is valid that is made for a program."
 _ANSWER_S: Final = 10.0
+_MAX_BYTES: Final = 2**20
 
 
 class Client(Protocol):
@@ -38,10 +40,10 @@ def find_place(client: Client, url: str | None, purpose: str) -> Place:
             raise
         toolkit.fail("this node serves no programs: start its plugin with `plugin enable http`")
     place = Place((url or _address(status)).rstrip("/"))
-    answer = _asked(place)
+    answer, _ = _asked(place)
     if answer == http.client.UNAUTHORIZED:
         place = Place(place.url, _new_token(client, purpose))
-        answer = _asked(place)
+        answer, _ = _asked(place)
     if answer == http.client.NOT_FOUND:
         toolkit.fail("this node has no APIs for programs: `plugin enable gateway` starts them")
     if answer != http.client.OK:
@@ -49,11 +51,11 @@ def find_place(client: Client, url: str | None, purpose: str) -> Place:
     return place
 
 
-def find_model(client: Client, wanted: str | None) -> Model:
-    """The model of this name, or the only one.
+def find_model(client: Client, wanted: str | None) -> Model | None:
+    """The model of this name, or the only one; None if no model has this as its own name.
 
     Raises:
-        CommandFailed: there is none, or there are several.
+        CommandFailed: there is none at all, or there are several.
     """
     rows = client.call("inference.models")["models"]
     lengths: dict[str, int | None] = {}
@@ -61,14 +63,24 @@ def find_model(client: Client, wanted: str | None) -> Model:
         lengths.setdefault(row["name"], row.get("context_length"))
     if not lengths:
         toolkit.fail("no model can answer now; see `aitorrentctl models`")
-    there = f"there are {', '.join(sorted(lengths))}"
     if wanted is None:
         if len(lengths) > 1:
+            there = f"there are {', '.join(sorted(lengths))}"
             toolkit.fail(f"choose a model with --model; {there}", toolkit.ExitCode.USAGE)
         wanted = next(iter(lengths))
-    if wanted not in lengths:
-        toolkit.fail(f"no model {wanted!r} can answer now; {there}")
-    return Model(wanted, lengths[wanted])
+    return Model(wanted, lengths[wanted]) if wanted in lengths else None
+
+
+def find_further_name(place: Place, wanted: str) -> Model:
+    """The model that has this among its further names (`plugins.gateway.aliases`).
+
+    Raises:
+        CommandFailed: there is none.
+    """
+    status, body = _asked(place, f"/v1/models/{quote(wanted)}")
+    if status != http.client.OK:
+        toolkit.fail(f"no model {wanted!r} can answer now; see `aitorrentctl models`")
+    return Model(wanted, json.loads(body).get("max_input_tokens"))
 
 
 def _address(status: Mapping[str, Any]) -> str:
@@ -93,8 +105,8 @@ def _nearest(places: Sequence[str]) -> str:
     return f"{ {'0.0.0.0': '127.0.0.1', '[::]': '[::1]'}.get(host, host) }:{port}"
 
 
-def _asked(place: Place) -> int:
-    """The status with which the node answers a program."""
+def _asked(place: Place, path: str = "/v1/models") -> tuple[int, bytes]:
+    """(status, body) with which the node answers a program."""
     parts = urlsplit(place.url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         toolkit.fail("--url is not of the form http://HOST:PORT", toolkit.ExitCode.USAGE)
@@ -107,9 +119,10 @@ def _asked(place: Place) -> int:
         connection = http.client.HTTPConnection(parts.netloc, timeout=_ANSWER_S)
     try:
         connection.request(
-            "GET", f"{parts.path}/v1/models", headers={"Authorization": f"Bearer {place.key}"}
+            "GET", f"{parts.path}{path}", headers={"Authorization": f"Bearer {place.key}"}
         )
-        return connection.getresponse().status
+        response = connection.getresponse()
+        return response.status, response.read(_MAX_BYTES)
     except (OSError, http.client.HTTPException) as e:
         toolkit.fail(f"nothing answers at {place.url}: {e}")
     finally:

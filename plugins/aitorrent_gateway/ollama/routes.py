@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from aitorrent_gateway.config import GatewayConfig
-from aitorrentd.api import BACKENDS, INFERENCE, Inference, PluginContext, Role
+from aitorrent_gateway.core.naming import inference_of
+from aitorrentd.api import BACKENDS, Inference, PluginContext, Role
 from aitorrentd.api.faces.asgi import App
 from aitorrentd.api.faces.errors import HttpFault
 from aitorrentd.api.faces.routes import HttpRoute, Scope
@@ -93,7 +94,7 @@ class OllamaRoutes:
 
     @property
     def _inference(self) -> Inference:
-        return self._ctx.service(INFERENCE)
+        return inference_of(self._ctx)
 
     def _listing(self) -> Listing:
         from aitorrent_gateway.ollama.listing import Listing

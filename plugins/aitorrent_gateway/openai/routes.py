@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from aitorrent_gateway.config import GatewayConfig
-from aitorrentd.api import INFERENCE, Inference, PluginContext
+from aitorrent_gateway.core.naming import inference_of
+from aitorrentd.api import Inference, PluginContext
 from aitorrentd.api.faces.asgi import App
 from aitorrentd.api.faces.routes import HttpRoute, Scope
 
@@ -97,7 +98,7 @@ class OpenAiRoutes:
 
     @property
     def _inference(self) -> Inference:
-        return self._ctx.service(INFERENCE)
+        return inference_of(self._ctx)
 
     async def _chat(self, request: Request) -> App:
         from aitorrent_gateway.openai import answering

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from aitorrent_gateway.core.naming import inference_of
 from aitorrent_gateway.images.drawing import Drawing
-from aitorrentd.api import INFERENCE, Inference, PluginContext
+from aitorrentd.api import Inference, PluginContext
 from aitorrentd.api.faces.asgi import App
 from aitorrentd.api.faces.errors import HttpFault
 from aitorrentd.api.faces.routes import HttpRoute, Scope
@@ -80,7 +81,7 @@ class SeedRoutes:
 
     @property
     def _inference(self) -> Inference:
-        return self._ctx.service(INFERENCE)
+        return inference_of(self._ctx)
 
     async def _hello(self, request: Request) -> App:
         return await self._games.hello()
