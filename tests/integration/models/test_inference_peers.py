@@ -20,6 +20,7 @@ from aitorrentd.api import (
     AitorrentError,
     Busy,
     Chunk,
+    EmbedRequest,
     GenerationEnded,
     InvalidParams,
     NotFound,
@@ -84,6 +85,24 @@ async def test_prompt_is_answered_by_the_ollama_of_a_peer(node_factory: NodeFact
             NotFound, match=r"no model 'zz'; available models: llama-q4, llama3\.2:latest"
         ):
             await here.ask("hi", model="zz")
+
+
+async def test_texts_become_vectors_at_a_peer(node_factory: NodeFactory) -> None:
+    async with FakeOllama(names=["nomic:latest"], capabilities=["embedding"]) as server:
+        there = await provider(node_factory, server)
+        here = await client_of(node_factory, there)
+        inference = here.service(INFERENCE)
+
+        async def known() -> bool:
+            return [v.name for v in await inference.embedding_models()] == ["nomic:latest"]
+
+        await wait_for(known, 15)
+        assert await offers(here) == []
+        for model in ("nomic", ""):
+            found = await inference.embed(EmbedRequest(model=model, texts=("a", "ccc")))
+            assert [vector.tolist() for vector in found.vectors] == [[1.0, 0.5], [3.0, 0.5]]
+            assert found.tokens == 2
+        assert server.requests[-1].json()["truncate"] is False
 
 
 async def test_session_goes_on_through_its_context(node_factory: NodeFactory) -> None:

@@ -79,6 +79,7 @@ class FakeOllama(HttpServer):
             ("POST", "/api/show"): self._show,
             ("POST", "/api/generate"): self._generate,
             ("POST", "/api/chat"): self._generate,
+            ("POST", "/api/embed"): self._embed,
         }
         route = routes.get((request.method, request.path))
         if route is None:
@@ -142,6 +143,16 @@ class FakeOllama(HttpServer):
                 },
             }
         )
+
+    async def _embed(self, request: Request, reply: Reply) -> None:
+        """Vectors that tell the texts' lengths."""
+        body = await self._body(request, reply)
+        if body is None:
+            return
+        texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        vectors = [[len(text), 0.5] for text in texts]
+        answer = {"model": body["model"], "embeddings": vectors, "prompt_eval_count": len(texts)}
+        await reply.json(answer)
 
     async def _generate(self, request: Request, reply: Reply) -> None:
         body = await self._body(request, reply)
