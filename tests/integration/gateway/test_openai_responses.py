@@ -67,6 +67,8 @@ async def test_response_whole(node_factory: NodeFactory) -> None:
         assert made.usage.output_tokens_details.reasoning_tokens == 1
         assert (made.instructions, made.temperature) == ("be brief", 0.5)
         assert made.metadata == {"a": "b"}
+        assert made.completed_at is not None
+        assert made.completed_at >= made.created_at
         shown = made.model_dump()
         assert shown["store"] is False  # nothing is kept, and the response says so
         assert shown["x_aitorrent"] == {"stages": [[0, 2], [2, 4]]}

@@ -39,12 +39,17 @@ def packages() -> Path:
     return home
 
 
+def environment() -> dict[str, str]:
+    """The environment of a Python that has the packages, and those of the tests; blocking."""
+    environ = {k: v for k, v in os.environ.items() if not k.upper().endswith("_PROXY")}
+    # Their own versions first; not what the tests themselves are.
+    environ["PYTHONPATH"] = os.pathsep.join((str(packages()), sysconfig.get_path("purelib")))
+    return environ
+
+
 async def run_python(code: str, *arguments: str) -> str:
     """What a program prints; it fails the test if the program ends with an error."""
-    home = await asyncio.to_thread(packages)
-    environ = {k: v for k, v in os.environ.items() if not k.upper().endswith("_PROXY")}
-    # Not that of the tests: nothing that the packages lack here may come from there but packages.
-    environ["PYTHONPATH"] = os.pathsep.join((str(home), sysconfig.get_path("purelib")))
+    environ = await asyncio.to_thread(environment)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-c", code, *arguments),
         stdout=asyncio.subprocess.PIPE,

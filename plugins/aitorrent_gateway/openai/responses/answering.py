@@ -40,8 +40,9 @@ async def responses(request: Request, inference: Inference, clock: Clock) -> App
     made = ResponseEvents(identity, asked.tools)
     try:
         if not asked.is_stream:
-            return JSONResponse(await _whole(asked, made, inference), headers=asked.headers)
-        events = _events(asked, made, inference)
+            whole = await _whole(asked, made, inference, clock)
+            return JSONResponse(whole, headers=asked.headers)
+        events = _events(asked, made, inference, clock)
         await anext(events)  # raises what is wrong so far
         return Stream(events, headers=asked.headers)
     except AitorrentError as e:
@@ -59,17 +60,19 @@ async def input_tokens(request: Request, inference: Inference) -> App:
     return JSONResponse(found, headers=asked.headers)
 
 
-async def _whole(asked: AskedResponse, made: ResponseEvents, inference: Inference) -> Json:
+async def _whole(
+    asked: AskedResponse, made: ResponseEvents, inference: Inference, clock: Clock
+) -> Json:
     async with aclosing(generated(asked.request, inference)) as chunks:
         async for chunk in chunks:
             made.piece(chunk)
             if chunk.done:
-                return made.end(chunk)[1]
+                return made.end(chunk, int(clock.time()))[1]
     raise Unavailable("the answer ended without a reason")
 
 
 async def _events(
-    asked: AskedResponse, made: ResponseEvents, inference: Inference
+    asked: AskedResponse, made: ResponseEvents, inference: Inference, clock: Clock
 ) -> AsyncGenerator[bytes]:
     """The stream's bytes, after an empty piece that tells that there is an answer."""
     async with ahead(generated(asked.request, inference)) as pieces:
@@ -80,7 +83,8 @@ async def _events(
             while True:
                 events += map(made.piece, batch)
                 if batch and batch[-1].done:
-                    yield b"".join([*events, made.end(batch[-1])[0]])
+                    end, _ = made.end(batch[-1], int(clock.time()))
+                    yield b"".join([*events, end])
                     return
                 yield b"".join(events) or KEEP_ALIVE
                 events = []

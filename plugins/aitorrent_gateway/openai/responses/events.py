@@ -66,15 +66,16 @@ class ResponseEvents:
             events += self._close("completed") + self._call(call)
         return events
 
-    def end(self, last: Chunk) -> tuple[bytes, Json]:
-        """(the events after all output, the response)."""
+    def end(self, last: Chunk, now: int) -> tuple[bytes, Json]:
+        """(the events after all output, the response); `now` in seconds since the epoch."""
         status = "incomplete" if last.reason == "length" else "completed"
         events = b""
         if not self._output and self._open is None:  # clients look for a message
             self._open = _Text(self, 0)
             events = self._open.begin()
         events += self._close(status)
-        shown = response_map(self._identity, status, self._output, last)
+        completed = now if status == "completed" else None
+        shown = response_map(self._identity, status, self._output, last, completed=completed)
         return events + self.event(f"response.{status}", response=shown), shown
 
     def fail(self, error: AitorrentError) -> bytes:

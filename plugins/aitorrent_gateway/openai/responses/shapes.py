@@ -39,9 +39,11 @@ def response_map(
     output: Sequence[Json] = (),
     last: Chunk | None = None,
     *,
+    completed: int | None = None,
     error: Json | None = None,
 ) -> Json:
-    """The response. Nothing is stored, whatever the request says."""
+    """The response; `completed` is when, in seconds since the epoch. Nothing is stored, whatever
+    the request says."""
     is_cut = status == "incomplete"
     shown: Json = {
         "id": identity.ident,
@@ -49,6 +51,7 @@ def response_map(
         "created_at": identity.created,
         "status": status,
         "background": False,
+        "completed_at": completed,
         "error": error,
         "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
         "model": identity.model,
