@@ -46,6 +46,9 @@ def in_words(error: AitorrentError) -> AitorrentError:
     error = translated(error, NAMES)
     too_long = prompt_too_long(error)
     if too_long is None:
+        param = error.data.get("param")  # the body of an error has no place of its own for it
+        if param in NAMES.values() and str(param) not in error.message:
+            error.message = f"{param}: {error.message}"
         return error
     prompt, context = too_long
     wanted = error.data.get("max_tokens")

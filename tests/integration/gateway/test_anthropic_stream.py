@@ -179,7 +179,7 @@ async def test_thoughts_text_and_calls_are_blocks_one_after_the_other(
         (NotFound("no model m"), 404, "not_found_error", "no model m", None),
         (
             InvalidParams("f cannot apply format", params=["format"]),
-            *(400, "invalid_request_error", "f cannot apply format", None),
+            *(400, "invalid_request_error", "output_config: f cannot apply format", None),
         ),
         # the exact texts on which agents shorten their conversation
         (
