@@ -28,7 +28,6 @@ from aitorrentd.api import Role
 from aitorrentd.methods.inside import InsideDoor
 from aitorrentd.node import Node
 from benchmarks.report import finish, spread
-from tests.support.shards.models import make_model
 
 CONNECTIONS = 1000
 ADDRESSES = 16
@@ -111,6 +110,9 @@ async def started(stack: AsyncExitStack, path: Path) -> tuple[list[Node], int]:
 
 async def measured(rounds: int, new: int) -> dict[str, Any]:
     """All figures."""
+    # Not at the top, where the process with the connections would wait for torch, too.
+    from tests.support.shards.models import make_model
+
     with tempfile.TemporaryDirectory() as directory:
         path = make_model(Path(directory) / "m")
         async with AsyncExitStack() as stack:
