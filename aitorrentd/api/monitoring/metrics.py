@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from aitorrentd.api.monitoring.families import OTHER, Family
 
 MAX_VALUE_CHARS: Final = 128
 "A longer label value is cut off."
+_KEPT_TEXTS: Final = 2048
+"Labels of metrics that each scrape reads anew."
 _ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
@@ -112,8 +115,7 @@ class Metric:
         return made
 
     def _new(self, values: tuple[str, ...]) -> Series:
-        pairs = zip(self.family.labels, values, strict=True)
-        return Series(",".join(f'{name}="{_escaped(value)}"' for name, value in pairs))
+        return Series(_text_of(self.family.labels, values))
 
 
 class Histogram(Metric):
@@ -134,6 +136,12 @@ class Histogram(Metric):
 
     def _new(self, values: tuple[str, ...]) -> Series:
         return Distribution(super()._new(values).labels, self.family.buckets)
+
+
+@lru_cache(_KEPT_TEXTS)
+def _text_of(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    pairs = zip(names, values, strict=True)
+    return ",".join(f'{name}="{_escaped(value)}"' for name, value in pairs)
 
 
 def _escaped(value: str) -> str:
