@@ -114,6 +114,19 @@ def test_required_call_is_valid_from_any_weights(kind: str, has_tags: bool) -> N
     assert seen == {"look", "stop"}
 
 
+def test_grammar_that_is_kept_begins_anew() -> None:
+    made = GrammarCompiler(tokenizer(True).to_str, 263, [END], model="toy")
+    asked = rules("hermes", True)
+    first, second = made.compile_calls(asked), made.compile_calls(asked)
+    assert len(made._kept) == 1
+    assert walk(first, '<tool_call>{"name": "stop", ') is None
+    for grammar in (second, made.compile_calls(asked)):
+        assert walk(grammar, '<tool_call>{"name": "look", "arguments": {"age": 10}}') is None
+    for seed in range(9):
+        made.compile_calls(rules("hermes", True, Tool(name=f"tool{seed}")))
+    assert len(made._kept) == 4
+
+
 def test_mistral_may_give_its_call_an_id() -> None:
     grammar = compiler(True).compile_calls(rules("args", True))
     text = '[TOOL_CALLS]look[CALL_ID]abcDEF123[ARGS]{"age":42}'
