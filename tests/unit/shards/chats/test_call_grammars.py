@@ -115,7 +115,8 @@ def test_required_call_is_valid_from_any_weights(kind: str, has_tags: bool) -> N
 
 
 def test_grammar_that_is_kept_begins_anew() -> None:
-    made = GrammarCompiler(tokenizer(True).to_str, 263, [END], model="toy")
+    known = tokenizer(True)
+    made = GrammarCompiler(known.to_str, known.get_vocab_size(), [END], model="toy")
     asked = rules("hermes", True)
     first, second = made.compile_calls(asked), made.compile_calls(asked)
     assert len(made._kept) == 1
