@@ -157,7 +157,8 @@ class Access:
 
 
 def _secret(headers: Mapping[str, str]) -> str:
+    """The credential that is one of our tokens, if one is: clients may send a placeholder too."""
     scheme, _, rest = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and rest.strip():
-        return rest.strip()
-    return headers.get("x-api-key", "").strip()
+    bearer = rest.strip() if scheme.lower() == "bearer" else ""
+    key = headers.get("x-api-key", "").strip()
+    return key if key.startswith(PREFIX) and not bearer.startswith(PREFIX) else bearer

@@ -31,6 +31,10 @@ async def test_every_route_with_every_role(node_factory: NodeFactory) -> None:
         "anonymous": ({}, here),
         "placeholder": (bearer("sk-none"), here),
         "key": ({"X-Api-Key": callers["read"][0]["Authorization"][7:]}, GRANTS["read"]),
+        "key and placeholder": (
+            bearer("none") | {"X-Api-Key": callers["read"][0]["Authorization"][7:]},
+            GRANTS["read"],
+        ),
         "proxied": ({"X-Forwarded-For": "192.0.2.1"}, frozenset({Scope.PUBLIC})),
         "forged": (bearer("ait_" + "x" * 43), frozenset()),
     }
