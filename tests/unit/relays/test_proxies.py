@@ -29,7 +29,8 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def backend_at(url: str) -> OpenaiBackend:
     config = ServerConfig(name="test", url=url, models=("gpt-4o-mini",))
-    return OpenaiBackend(config, clock=FakeClock(), log=logging.getLogger("test.proxies"))
+    log = logging.getLogger("test.proxies")
+    return OpenaiBackend(config, clock=FakeClock(), log=log, node="12D3KooWme")
 
 
 @pytest.mark.parametrize(
@@ -112,3 +113,18 @@ async def test_certificates_that_are_not_there_are_told(
     async with closed_after(backend_at("https://llm.example.org/v1")) as backend:
         with pytest.raises(Unavailable, match="certificates that SSL_CERT_FILE"):
             await backend.models()
+
+
+@pytest.mark.parametrize(("host", "told"), [("gpu.local", True), ("llm.example.org", False)])
+async def test_only_servers_nearby_learn_which_node_asks(
+    monkeypatch: pytest.MonkeyPatch, host: str, told: bool
+) -> None:
+    async def handler(request: Request, reply: Reply) -> None:
+        await reply.send(200, b'{"data": [{"id": "gpt-4o-mini"}]}', "application/json")
+
+    async with HttpServer(handler) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        async with closed_after(backend_at(f"http://{host}/v1")) as backend:
+            await backend.models()
+    (request,) = proxy.requests
+    assert request.headers.get("x-aitorrent-node") == ("12D3KooWme" if told else None)

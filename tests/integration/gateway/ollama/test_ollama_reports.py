@@ -103,6 +103,8 @@ async def test_list_has_what_open_webui_reads(node_factory: NodeFactory) -> None
         assert type(row["size"]) is int
         assert re.fullmatch(r"[0-9a-f]{64}", row["digest"])
         assert row["details"]["families"] == ["fake"]
+        # of a backend that does not say what it can do, tools are assumed
+        assert row["capabilities"] == ["completion", "tools"]
 
 
 async def test_unknown_paths_are_missing(node_factory: NodeFactory) -> None:

@@ -225,7 +225,7 @@ async def test_silence_is_filled_with_lines_that_say_nothing(
     backend = FakeBackend("f")
     backend.gate = asyncio.Event()
     _, address = await gateway_node(node_factory, backend)
-    async with connection(address) as (reader, writer):
+    async with connection(address) as (reader, writer), asyncio.timeout(10):
         writer.write(post("/api/generate", prompt="a"))
         for _ in range(3):  # long before the first token
             line = json.loads((await reader.readuntil(b"}\n")).partition(b"{")[2].join((b"{", b"")))
