@@ -94,8 +94,9 @@ class Server:
         self._access.check_host(headers, client)
         found = self._find(method, scope["raw_path"].decode("latin-1"))
         route = found.route
+        exchange.error_body = found.error_body
         if route is not None:
-            exchange.route, exchange.error_body = route.path, route.error_body
+            exchange.route = route.path
         origin = self._access.allowed_origin(headers)
         if method == "OPTIONS" and origin:
             await self._preflight(headers, scope, origin, exchange)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
+from aitorrentd.api.faces.errors import HttpFault
 from aitorrentd.api.faces.routes import HttpRoute
 
 _NAME: Final = re.compile(r"\{([a-z_]+)(:path)?\}")
@@ -23,6 +24,8 @@ class Found:
     "The values of `{name}` in the path."
     allowed: frozenset[str]
     "Methods that the path has; empty if nothing has this path."
+    error_body: Callable[[HttpFault, str], bytes] | None = None
+    "How the path says errors, see HttpRoute; also for a method that it does not have."
 
 
 class Table:
@@ -51,9 +54,10 @@ class Table:
         ]
         for plugin, route, parts in candidates:
             if method in route.methods:
-                return Found(plugin, route, parts, route.methods)
+                return Found(plugin, route, parts, route.methods, route.error_body)
         allowed = frozenset(m for _, route, _ in candidates for m in route.methods)
-        return Found("", None, {}, allowed)
+        said = next((route.error_body for _, route, _ in candidates), None)
+        return Found("", None, {}, allowed, said)
 
 
 def _pattern(path: str) -> re.Pattern[str]:

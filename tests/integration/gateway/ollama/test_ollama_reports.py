@@ -113,7 +113,9 @@ async def test_unknown_paths_are_missing(node_factory: NodeFactory) -> None:
     _, address = await gateway_node(node_factory, FakeBackend("f"))
     for path in ("/api/nothing", "/api/tags/models", "/api"):
         assert (await exchange(address, request("GET", path))).status == 404
-    assert (await exchange(address, request("GET", "/api/chat"))).status == 405
+    wrong = await exchange(address, request("GET", "/api/chat"))
+    assert (wrong.status, wrong.headers["allow"]) == (405, "POST")
+    assert json.loads(wrong.body) == {"error": "this path takes POST, not GET"}
 
 
 async def test_errors_are_in_error_and_texts(node_factory: NodeFactory) -> None:
