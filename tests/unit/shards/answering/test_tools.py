@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aitorrent_shards.chats.formats import Style, Tag, ToolFormat
+from aitorrent_shards.chats.formats import Style, Tag, ThinkTags, ToolFormat
 from aitorrent_shards.chats.messages import template_messages
 from aitorrent_shards.models.folder import read_model
 from aitorrent_shards.models.tokenizer import ModelTokenizer
@@ -179,6 +179,24 @@ async def test_reasoning_is_kept_apart_and_turned_on_and_off(tmp_path: Path) -> 
             await answer(nodes[0], raw)
         with pytest.raises(InvalidParams, match="think: .* takes true or false"):
             await answer(nodes[0], asked(params={"think": "low"}))
+
+
+async def test_grammar_counts_once_the_reasoning_is_closed(tmp_path: Path) -> None:
+    """The prompt opens the reasoning, and a bias closes it at once."""
+    async with toy_network(model(tmp_path), "all") as nodes:
+        known = nodes[0].shards.backend._models["toy"].tokenizer
+        assert known is not None
+        known.thinking = ThinkTags(Tag("<think>"), Tag("<s>", 256))
+        params = {"think": True, "logit_bias": {256: 100.0}}
+        found = await answer(nodes[0], asked(tools=[], params=params | {"format": AGE}))
+        assert found[-1].reason == "stop"
+        assert 10 <= json.loads(text_of(found))["age"] <= 99
+        found = await answer(nodes[0], asked(tool_choice={"name": "look"}, params=params))
+        check(calls_in(found)[0], "look")
+        open_ended = asked(tools=[], params={"think": True, "format": AGE, "max_tokens": 30})
+        found = await answer(nodes[0], open_ended)
+        assert (found[-1].reason, text_of(found)) == ("length", "")
+        assert "".join(chunk.thinking for chunk in found)
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
