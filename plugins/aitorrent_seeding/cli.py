@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -58,6 +61,11 @@ def register(app: typer.Typer) -> None:
         (limit, "Set the limits of a torrent.", "seed limit 4e208a40 --ratio 2"),
         (recheck, "Hash a torrent's files again.", "seed recheck 4e208a40"),
         (remove, "Forget a torrent.", "seed remove 4e208a40 --files"),
+        (
+            export,
+            "Write a .torrent file, which every BitTorrent client takes.",
+            "seed export 4e208a40 model.torrent",
+        ),
     ):
         name = function.__name__.rstrip("_")
         group.command(name, help=help_, epilog=toolkit.examples(example))(function)
@@ -190,6 +198,31 @@ def remove(
 ) -> None:
     """Forget a torrent."""
     _operate("remove", {"which": which, "files": files})
+
+
+def export(
+    which: Which,
+    file: Annotated[
+        str, typer.Argument(help="File to write; - = standard output.", metavar="FILE")
+    ],
+) -> None:
+    """Write a .torrent file."""
+    with toolkit.connect() as client:
+        reply = client.call("seeding.torrent_file", {"which": which})
+    content = base64.b64decode(reply.pop("content"))
+    if file == "-":
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        Path(file).write_bytes(content)
+    except OSError as e:
+        toolkit.fail(f"cannot write {file}: {e.strerror}")
+    toolkit.emit({**reply, "file": os.path.abspath(file), "bytes": len(content)}, _exported)
+
+
+def _exported(reply: Mapping[str, Any]) -> str:
+    return toolkit.clean(f"{reply['file']}: info-hash {reply['info_hash']}")
 
 
 def limit(

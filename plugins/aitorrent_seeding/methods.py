@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 
 from aitorrent_seeding.downloading import download
 from aitorrent_seeding.service import SeedingService
 from aitorrent_seeding.shapes import (
+    MAX_TORRENT_BYTES,
     DownloadParams,
     DownloadProgress,
     LimitParams,
     RemoveParams,
     ShareParams,
     ShareResult,
+    TorrentFile,
     TorrentRow,
     TorrentsResult,
     WhichParams,
 )
 from aitorrent_seeding.sharing import row_of, share
-from aitorrentd.api import CallContext, End, Method, NoParams, Role
+from aitorrent_seeding.torrents.exported import with_trackers
+from aitorrentd.api import CallContext, End, Method, NoParams, Role, TooLarge
 
 
 def seeding_methods(service: SeedingService) -> Iterator[Method]:
@@ -62,6 +66,20 @@ def seeding_methods(service: SeedingService) -> Iterator[Method]:
         await shelf.remove(entry, with_files=params.files)
         return row
 
+    async def torrent_file(call: CallContext, params: WhichParams) -> TorrentFile:
+        entry = (await service.library()).shelf.find(params.which)
+        content = with_trackers(entry.meta.raw, entry.held.trackers)
+        if len(content) > MAX_TORRENT_BYTES:
+            raise TooLarge(
+                f"the .torrent file has {len(content)} bytes; pass the info-hash"
+                f" {entry.info_hash} instead"
+            )
+        return TorrentFile(
+            name=entry.held.name,
+            info_hash=entry.info_hash,
+            content=b64encode(content).decode(),
+        )
+
     async def limit(call: CallContext, params: LimitParams) -> TorrentRow:
         shelf = (await service.library()).shelf
         entry = shelf.find(params.which)
@@ -100,6 +118,13 @@ def seeding_methods(service: SeedingService) -> Iterator[Method]:
         yield Method(f"seeding.{name}", handler, summary, WhichParams, TorrentRow, role=operate)
     yield Method(
         "seeding.remove", remove, "Forget a torrent.", RemoveParams, TorrentRow, role=operate
+    )
+    yield Method(
+        "seeding.torrent_file",
+        torrent_file,
+        "The .torrent file of a torrent, for other clients.",
+        WhichParams,
+        TorrentFile,
     )
     yield Method(
         "seeding.limit",

@@ -141,6 +141,14 @@ class TorrentRow(_Shape):
     tracker_problem: str = Field(description="what its tracker said last; empty if all is well")
 
 
+class TorrentFile(_Shape):
+    """A .torrent file."""
+
+    name: str = Field(description="what people call the torrent")
+    info_hash: str = Field(description="its info-hash")
+    content: str = Field(description="the file, in base64")
+
+
 class TorrentsResult(_Shape):
     """All torrents of this node."""
 

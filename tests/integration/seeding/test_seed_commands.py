@@ -115,6 +115,28 @@ async def test_folder_torrent_of_another_client_is_fetched_from_it(
     del session
 
 
+async def test_torrent_file_is_written_for_other_clients(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    digest = make_file(tmp_path / "f", 9 * MIB)
+    trackers = ["http://127.0.0.1:9/announce", "udp://127.0.0.1:9"]
+    a = await seeding_daemon(daemon_factory)
+    params = {"path": str(tmp_path / "f"), "hybrid": True, "trackers": trackers}
+    shared = (await a.call("seeding.share", params))["files"][0]
+
+    out = await ctl(a, "seed", "export", digest[:8], str(tmp_path / "f.torrent"))
+    assert out == f"{tmp_path / 'f.torrent'}: info-hash {shared['info_hash']}\n"
+
+    found = lt.load_torrent_buffer((tmp_path / "f.torrent").read_bytes())
+    assert str(found.info_hashes.v1) == shared["info_hash"]
+    assert found.info_hashes.has_v2(), "with what clients of version 2 need"
+    assert found.trackers == trackers
+    assert found.ti.total_size() == 9 * MIB
+    folder = str(tmp_path / "none" / "f.torrent")
+    with pytest.raises(AssertionError, match="No such file or directory"):
+        await ctl(a, "seed", "export", digest[:8], folder)
+
+
 async def test_torrent_file_that_would_escape_is_refused(daemon_factory: DaemonFactory) -> None:
     a = await seeding_daemon(daemon_factory)
     raw = b"d4:infod6:lengthi5e4:name5:../up12:piece lengthi16384e6:pieces20:%bee" % bytes(20)
