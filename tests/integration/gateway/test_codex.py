@@ -6,13 +6,16 @@ import json
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from openai import AsyncOpenAI
 
 from aitorrentd.api import Chunk, GenerateRequest, InvalidParams
 from aitorrentd.api.models.tools import ToolCall
 from tests.support.clients.agent_programs import agent
 from tests.support.clients.sealed import sealed
 from tests.support.gateway_nodes import ScriptedBackend, code_blocks, gateway_node
+from tests.support.http_nodes import called
 from tests.support.nodes import NodeFactory
 from tests.support.shards.agent_model import agent_model
 from tests.support.shards.shards_nodes import shards_network
@@ -96,6 +99,34 @@ async def test_codex_says_when_the_context_is_too_small(
     assert "ran out of room in the model's context window" in err
 
 
+async def _calls(client: AsyncOpenAI, arguments: dict[str, Any]) -> None:
+    """The call and its result go back and forth, whole and streamed, in both shapes."""
+    schema = {"type": "object", "properties": {"cmd": {"type": "string"}}, "required": ["cmd"]}
+    function: Any = {"name": "exec_command", "parameters": schema}
+    tools: Any = [{"type": "function", "function": function}]
+    turns: list[Any] = [{"role": "user", "content": "hi"}]
+    whole = await client.chat.completions.create(model="m", messages=turns, tools=tools)
+    async with client.chat.completions.stream(model="m", messages=turns, tools=tools) as stream:
+        streamed = await stream.get_final_completion()
+    made: Any
+    for choice in (whole.choices[0], streamed.choices[0]):
+        assert choice.finish_reason == "tool_calls"
+        (made,) = choice.message.tool_calls or (None,)
+        assert json.loads(made.function.arguments) == arguments
+    said = whole.choices[0].message
+    turns += [said, {"role": "tool", "tool_call_id": made.id, "content": "done"}]
+    after = await client.chat.completions.create(model="m", messages=turns, tools=tools)
+    assert (after.choices[0].message.content, after.choices[0].finish_reason) == (
+        "It is said.",
+        "stop",
+    )
+    flat: Any = [{"type": "function", **function}]
+    response = await client.responses.create(model="m", input="hi", tools=flat)
+    (item,) = response.output
+    assert item.type == "function_call"
+    assert json.loads(item.arguments) == arguments
+
+
 async def test_codex_over_a_split_model(node_factory: NodeFactory, tmp_path: Path) -> None:
     """Its 40 kB of instructions and tools go through three nodes, twice; the call that comes back
     is one that the grammar of the tool allows, and it is run."""
@@ -105,6 +136,9 @@ async def test_codex_over_a_split_model(node_factory: NodeFactory, tmp_path: Pat
     socket = tmp_path / "http.sock"
     nodes[0].kernel.configure("http", {"enabled": True, "port": 0, "unix_socket": str(socket)})
     await nodes[0].kernel.enable("http")
+    address = (await called(nodes[0], "http.status"))["listening"][0]
+    async with AsyncOpenAI(base_url=f"http://{address}/v1", api_key="none") as client:
+        await _calls(client, json.loads(call)["arguments"])
     status, out, err = await told(socket, tmp_path, "what does secret.txt say?", "m")
     assert (status, out.strip()) == (0, "It is said."), err
     assert (tmp_path / "work" / "said.txt").read_text() == "marzipan\n"

@@ -213,15 +213,31 @@ async def test_silence_is_filled_with_comments(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("words", [(), ("one ",)], ids=["before", "after"])
-async def test_gone_client(node_factory: NodeFactory, stream: bool, words: tuple[str, ...]) -> None:
-    """A client that leaves before or after the first token ends the generation."""
+@pytest.mark.parametrize(
+    ("path", "fields", "answers"),
+    [
+        ("/v1/chat/completions", {"messages": HELLO}, 1),
+        ("/v1/chat/completions", {"messages": HELLO, "n": 3}, 3),
+        ("/v1/responses", {"input": "hello"}, 1),
+    ],
+    ids=["chat", "choices", "responses"],
+)
+async def test_gone_client(
+    node_factory: NodeFactory,
+    stream: bool,
+    words: tuple[str, ...],
+    path: str,
+    fields: dict[str, Any],
+    answers: int,
+) -> None:
+    """A client that leaves before or after the first token ends the generations."""
     backend = FakeBackend("f", words=words, hangs=True)
     _, address = await gateway_node(node_factory, backend)
     async with connection(address) as (reader, writer):
-        writer.write(post(messages=HELLO, stream=stream))
-        await backend.asked.wait()
+        writer.write(post(path, stream=stream, **fields))
+        await wait_for(lambda: backend.running == answers, every_s=0.005)
         if stream and words:
-            await reader.readuntil(b'"content":"one "')
+            await reader.readuntil(b'"one "')
     left = asyncio.get_running_loop().time()
     await wait_for(lambda: backend.running == 0, every_s=0.005)
     assert asyncio.get_running_loop().time() - left < 0.5

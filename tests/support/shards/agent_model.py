@@ -15,7 +15,7 @@ from typing import Final
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tests.support.shards.models import BOS_ID, EOS_ID, make_model
+from tests.support.shards.models import BOS_ID, EOS_ID, Spec, make_model
 
 _TEXTS: Final = Path(__file__).parents[3] / "docs"
 "What the tokenizer learns words from: agents begin with 50 kB of English."
@@ -39,7 +39,9 @@ def agent_model(directory: Path, *, call: str, answer: str) -> Path:
     after a tool's result it writes `answer`.
     """
     tokenizer = _tokenizer(call, answer)
-    make_model(directory, layers=3, vocab=tokenizer.get_vocab_size(), context=65_536)
+    # One head: half of an agent's time would go into attention to its 12,000 tokens.
+    spec = Spec(layers=3, heads=1, kv_heads=1, vocab=tokenizer.get_vocab_size(), context=65_536)
+    make_model(directory, spec)
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "chat_template.jinja").write_text(_TEMPLATE)
     ids = tokenizer.get_vocab()
