@@ -18,7 +18,7 @@ from aitorrent_gateway.anthropic.requests import Asked, asked
 from aitorrent_gateway.anthropic.shapes import PING, Identity, MessageStream, whole
 from aitorrent_gateway.core.answers import ahead, generated
 from aitorrent_gateway.core.bodies import json_object
-from aitorrentd.api import AitorrentError, Chunk, Inference
+from aitorrentd.api import AitorrentError, Chunk, GenerateRequest, Inference, InvalidParams
 from aitorrentd.api.faces.asgi import App
 from aitorrentd.api.faces.errors import fault_of
 from aitorrentd.api.faces.streaming import Stream
@@ -48,8 +48,26 @@ async def count_tokens(request: Request, inference: Inference) -> App:
     return JSONResponse({"input_tokens": count}, headers=dict(want.headers))
 
 
+async def _generated(request: GenerateRequest, inference: Inference) -> AsyncGenerator[Chunk]:
+    """The answer's chunks. Agents turn thinking off for every model; a backend that cannot do that
+    is asked again without, and what its model thinks is not shown."""
+    try:
+        async with aclosing(generated(request, inference)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+            return
+    except InvalidParams as e:
+        if request.params.think is not False or e.data.get("params") != ["think"]:
+            raise
+    params = request.params.model_copy(update={"think": None})
+    request = request.model_copy(update={"params": params})
+    async with aclosing(generated(request, inference)) as chunks:
+        async for chunk in chunks:
+            yield chunk
+
+
 async def _whole(want: Asked, identity: Identity, inference: Inference) -> JSONResponse:
-    async with aclosing(generated(want.request, inference)) as chunks:
+    async with aclosing(_generated(want.request, inference)) as chunks:
         found = [chunk async for chunk in chunks]
     made = whole(
         identity, found, shows_thinking=want.shows_thinking, stops=want.request.params.stop
@@ -64,7 +82,7 @@ async def _events(
     stream = MessageStream(
         identity, shows_thinking=want.shows_thinking, stops=want.request.params.stop
     )
-    async with ahead(generated(want.request, inference)) as pieces:
+    async with ahead(_generated(want.request, inference)) as pieces:
         batch = await pieces.batch()
         yield b""
         begun = stream.first()

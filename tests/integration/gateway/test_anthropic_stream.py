@@ -22,9 +22,10 @@ from aitorrentd.api import (
     TimedOut,
     Unavailable,
 )
+from aitorrentd.api.models.features import FEATURES
 from aitorrentd.api.models.tools import ToolCall
 from tests.support.clients.raw_http import Answer, connection, exchange, request
-from tests.support.gateway_nodes import gateway_node
+from tests.support.gateway_nodes import ScriptedBackend, gateway_node
 from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import NodeFactory, wait_for
 
@@ -272,6 +273,21 @@ async def test_a_backend_that_cannot_count_tokens_is_named(node_factory: NodeFac
     fault = json.loads(answer.body)["error"]
     assert (answer.status, fault["type"]) == (400, "invalid_request_error")
     assert "f cannot" in fault["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_thinking_can_be_off_with_a_backend_that_cannot_turn_it_off(
+    node_factory: NodeFactory, stream: bool
+) -> None:
+    """Its thoughts are not shown; where the client wants them, it is refused by name."""
+    backend = ScriptedBackend(Chunk("", thinking="hm"), Chunk("ok"), END, can=FEATURES - {"think"})
+    _, address = await gateway_node(node_factory, backend)
+    off = await exchange(address, post(thinking={"type": "disabled"}, stream=stream))
+    assert (off.status, b"hm" in off.body, b'"ok"' in off.body) == (200, False, True)
+    assert [r.params.think for r in backend.requests][-1] is None
+    on = await exchange(address, post(thinking={"type": "enabled"}, stream=stream))
+    assert on.status == 400
+    assert json.loads(on.body)["error"]["message"].startswith("thinking: ")
 
 
 async def test_slow_answer_begins_at_once_and_pings(
