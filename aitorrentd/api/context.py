@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,6 +20,7 @@ from aitorrentd.api.monitoring.metrics import Metric
 from aitorrentd.api.plugin import Role
 from aitorrentd.api.services import ServiceKey
 from aitorrentd.api.workers import Worker
+from aitorrentd.control.answers import OnProgress
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)
@@ -57,11 +58,33 @@ class Signer(Protocol):
 class Caller(Protocol):
     """Calls control methods inside the process, with a role of its own."""
 
-    async def call(self, method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def describe(self) -> tuple[Mapping[str, Any], ...]:
+        """The methods that this caller may call, as `rpc.describe` shows them: the same tuple
+        until a plugin starts or stops."""
+
+    async def call(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        progress: OnProgress | None = None,
+    ) -> dict[str, Any]:
         """The result of a method that answers once, as clients of the control socket get it.
 
         Raises:
             AitorrentError: as over the socket. Denied: the role does not suffice.
+        """
+
+    def stream(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        progress: OnProgress | None = None,
+        summary: dict[str, Any] | None = None,
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """The items of a method that streams; what ends it is stored in `summary`. Closing the
+        generator ends the method. Errors as for `call`.
         """
 
 

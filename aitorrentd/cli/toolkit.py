@@ -33,6 +33,7 @@ from aitorrentd.errors import AitorrentError as AitorrentError  # for commands t
 from aitorrentd.exit_codes import ExitCode as ExitCode
 
 if TYPE_CHECKING:
+    from aitorrentd.control.aclient import AsyncClient as AsyncClient
     from aitorrentd.control.client import Client, ClientStream
 
 PROGRAM: Final = "aitorrentctl"
@@ -110,6 +111,15 @@ def connect(timeout: float | None = None) -> Client:
     from aitorrentd.control.client import Client
 
     client = Client(socket_path(), timeout_s(timeout or DEFAULT_TIMEOUT_S))
+    _warn_of_skew(str(client.hello.get("server", "")))
+    return client
+
+
+async def connect_async() -> AsyncClient:
+    """Like `connect`, for a command that has several calls open at the same time."""
+    from aitorrentd.control.aclient import AsyncClient
+
+    client = await AsyncClient.connect(socket_path(), timeout_s())
     _warn_of_skew(str(client.hello.get("server", "")))
     return client
 

@@ -196,6 +196,11 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection ended, by whomever."""
+        return self._wire.error is not None
+
     async def close(self) -> None:
         """Close the connection; the daemon cancels what is still open."""
         self._wire.end(LostDaemon("this client was closed"))

@@ -27,6 +27,7 @@ class Served:
         self._roster = roster
         self._hooks = hooks
         self._methods: dict[str, tuple[str, Method]] = {}
+        self._listed: tuple[tuple[str, Method], ...] = ()
         self._routes: tuple[tuple[str, HttpRoute], ...] = ()
 
     def add(self, plugin: Plugin, context: Context) -> None:
@@ -75,15 +76,16 @@ class Served:
             for plugin, _, added in self._running()
             for method in added.methods
         }
+        self._listed = tuple(self._methods.values())
 
     def _running(self) -> Iterator[tuple[Plugin, Context, Contributions]]:
         for plugin in self._roster:
             if plugin.contributions is not None and plugin.context is not None:
                 yield plugin, plugin.context, plugin.contributions
 
-    def methods(self) -> list[tuple[str, Method]]:
-        """(plugin, method)."""
-        return list(self._methods.values())
+    def methods(self) -> tuple[tuple[str, Method], ...]:
+        """(plugin, method): the same tuple until a plugin starts or stops."""
+        return self._listed
 
     def method(self, name: str) -> tuple[str, Method]:
         """The plugin that serves control method `name`, and the method.

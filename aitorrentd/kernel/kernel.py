@@ -317,8 +317,8 @@ class Kernel:
         """A plugin's validated settings, None before it is configured; NotFound as in `row`."""
         return self._roster.get(name).config
 
-    def methods(self) -> list[tuple[str, Method]]:
-        """(plugin, method) of running plugins."""
+    def methods(self) -> tuple[tuple[str, Method], ...]:
+        """(plugin, method) of running plugins: the same tuple until a plugin starts or stops."""
         return self._served.methods()
 
     def method(self, name: str) -> tuple[str, Method]:

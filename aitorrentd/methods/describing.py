@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +33,12 @@ def _view(plugin: str, method: Method, *, schemas: bool) -> dict[str, Any]:
     return view
 
 
+def views(owned: Iterable[tuple[str, Method]], *, schemas: bool) -> list[dict[str, Any]]:
+    """Methods and their owners as `rpc.list` shows them, by name."""
+    by_name = sorted(owned, key=lambda each: each[1].name)
+    return [_view(plugin, method, schemas=schemas) for plugin, method in by_name]
+
+
 def rpc_methods(owned_methods: Callable[[], list[tuple[str, Method]]]) -> list[Method]:
     """The methods about methods; `owned_methods` lists all of them, each with its owner."""
 
@@ -40,14 +46,8 @@ def rpc_methods(owned_methods: Callable[[], list[tuple[str, Method]]]) -> list[M
         return _PONG
 
     def listed(params: shapes.Prefix, *, schemas: bool) -> dict[str, Any]:
-        chosen = sorted(owned_methods(), key=lambda owned: owned[1].name)
-        return {
-            "methods": [
-                _view(plugin, method, schemas=schemas)
-                for plugin, method in chosen
-                if method.name.startswith(params.prefix)
-            ]
-        }
+        chosen = [each for each in owned_methods() if each[1].name.startswith(params.prefix)]
+        return {"methods": views(chosen, schemas=schemas)}
 
     def list_(call: CallContext, params: shapes.Prefix) -> dict[str, Any]:
         return listed(params, schemas=False)

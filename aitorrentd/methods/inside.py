@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from aitorrentd.api.context import PeerSocket
-from aitorrentd.api.plugin import Role
+from aitorrentd.api.plugin import End, Method, Role
+from aitorrentd.control.answers import OnProgress
 from aitorrentd.errors import Denied, InvalidParams
 from aitorrentd.validation import checked_params
 
 if TYPE_CHECKING:
-    from aitorrentd.methods.source import Methods
+    from aitorrentd.methods.source import Described, Methods
     from aitorrentd.runtime.runtime import Runtime
 
 
@@ -42,34 +45,82 @@ class InsideDoor:
         return role_of(peer_credentials(sock), own_uid=os.geteuid(), operate_gid=group_id(group))
 
 
-class InsideCaller:
-    """Calls methods with one role; the CallContext of what it calls."""
+@dataclass(frozen=True, slots=True)
+class _InsideCall:
+    """The CallContext of one call."""
 
-    def __init__(self, source: Methods, role: Role) -> None:
-        self._source = source
-        self.role = role
-        self.trace = "inside"
+    role: Role
+    on_progress: OnProgress | None
+    trace: str = "inside"
 
     def progress(
         self, text: str, *, done: float | None = None, total: float | None = None, unit: str = ""
     ) -> None:
-        """Nobody watches the progress of a call from inside."""
+        if self.on_progress is not None:
+            self.on_progress({"text": text, "done": done, "total": total, "unit": unit})
 
-    async def call(self, method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+
+class InsideCaller:
+    """Calls methods with one role; see `aitorrentd.api.context.Caller`."""
+
+    def __init__(self, source: Methods, role: Role) -> None:
+        self._source = source
+        self._role = role
+
+    def describe(self) -> Described:
+        """The methods that it may call."""
+        return self._source.described(self._role)
+
+    async def call(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        progress: OnProgress | None = None,
+    ) -> dict[str, Any]:
         """The result of a method that answers once."""
+        found = self._allowed(method)
+        if found.stream:
+            raise InvalidParams(f"{method} answers with a stream")
+        call = _InsideCall(self._role, progress)
+        answer: Any = found.handler(call, checked_params(found.params, params or {}, method))
+        if hasattr(answer, "__await__"):
+            answer = await answer
+        return _as_map(answer)
+
+    async def stream(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        progress: OnProgress | None = None,
+        summary: dict[str, Any] | None = None,
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """The items of a method that streams."""
+        found = self._allowed(method)
+        if not found.stream:
+            raise InvalidParams(f"{method} answers once, not with a stream")
+        call = _InsideCall(self._role, progress)
+        items: Any = found.handler(call, checked_params(found.params, params or {}, method))
+        async with aclosing(items):
+            async for item in items:
+                if isinstance(item, End):
+                    if summary is not None:
+                        summary.update(item.summary)
+                    return
+                yield _as_map(item)
+
+    def _allowed(self, method: str) -> Method:
         _, found = self._source.method(method)
-        if found.role > self.role:
-            needed, role = found.role.name.lower(), self.role.name.lower()
+        if found.role > self._role:
+            needed, role = found.role.name.lower(), self._role.name.lower()
             raise Denied(
                 f"{method} needs the role {needed}; this caller has {role}",
                 needed=needed,
                 role=role,
             )
-        if found.stream:
-            raise InvalidParams(f"{method} answers with a stream")
-        answer: Any = found.handler(self, checked_params(found.params, params or {}, method))
-        if hasattr(answer, "__await__"):
-            answer = await answer
-        if isinstance(answer, BaseModel):
-            return answer.model_dump(mode="json")
-        return answer or {}
+        return found
+
+
+def _as_map(answer: Any) -> dict[str, Any]:
+    return answer.model_dump(mode="json") if isinstance(answer, BaseModel) else answer or {}

@@ -1,4 +1,4 @@
-"""`aitorrentctl env` and `launch`: programs of others, pointed at the node."""
+"""`aitorrentctl env`, `launch` and `mcp`: programs of others, pointed at the node."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from aitorrentd.cli import toolkit
 COMMANDS = {
     "env": "Print what programs need to use the node, for a shell",
     "launch": "Start a coding agent that uses the node",
+    "mcp": "Serve MCP on standard input and output",
 }
 _HELP: Final = {
     "env": f'{COMMANDS["env"]}: eval "$(aitorrentctl env openai)"\n\nIf programs need a token here,'
@@ -24,6 +25,9 @@ _HELP: Final = {
     "launch": f"{COMMANDS['launch']}.\n\nThe program finds the node by its environment and"
     " arguments; its own files stay as they are. Options for it follow after --. If it needs a"
     " token, a new one is made, valid for 30 days. With --json, show what would be started.",
+    "mcp": f"{COMMANDS['mcp']}.\n\nFor the settings of a client such as Claude Code or Claude"
+    " Desktop, which starts it. What its tools may do depends on the role of this user, as for all"
+    " commands.",
 }
 _Url = Annotated[
     str | None,
@@ -55,6 +59,7 @@ def register(app: typer.Typer) -> None:
         help=_HELP["launch"],
         epilog=toolkit.examples("launch claude", "launch codex --model qwen3-8b -- exec hello"),
     )(launch)
+    app.command("mcp", help=_HELP["mcp"], epilog=toolkit.examples("mcp"))(mcp)
 
 
 def env(
@@ -123,3 +128,12 @@ def launch(
         os.execve(path, [found.command, *words], {**environ, **start.environment})
     except OSError as e:
         toolkit.fail(f"cannot start {path}: {e.strerror}")
+
+
+def mcp() -> None:
+    """Serve MCP."""
+    import asyncio
+
+    from aitorrent_gateway.mcp import cli_bridge
+
+    asyncio.run(cli_bridge.run())

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 
 from aitorrent_gateway.config import GatewayConfig
 from aitorrent_gateway.images.drawing import Drawing
+from aitorrent_gateway.mcp.service import McpService
 from aitorrent_gateway.ollama.port import OllamaPort
 from aitorrent_gateway.service import gateway_routes
-from aitorrentd.api import INFERENCE, HealthWarning, PluginContext, PluginInfo, hookimpl
+from aitorrentd.api import INFERENCE, HealthWarning, Method, PluginContext, PluginInfo, hookimpl
 from aitorrentd.api.faces.door import HTTP
 from aitorrentd.api.faces.routes import HttpRoute
 from aitorrentd.api.tasks import Tasks
@@ -21,6 +22,7 @@ class GatewayPlugin:
     def __init__(self) -> None:
         self._port: OllamaPort | None = None
         self._drawing: Drawing | None = None
+        self._mcp: McpService | None = None
 
     @hookimpl
     def aitorrent_info(self) -> PluginInfo:
@@ -39,20 +41,28 @@ class GatewayPlugin:
         config: GatewayConfig = ctx.config
         tasks = Tasks(ctx.tasks)
         drawing = self._drawing = Drawing(config.images)
+        self._mcp = McpService(ctx)
         if config.ollama_port is not None:
             self._port = OllamaPort(ctx, config.ollama_port)
             tasks.spawn(self._port.keep_open(), "gateway: ollama port")
         try:
             yield
         finally:
-            self._port = self._drawing = None
+            self._port = self._drawing = self._mcp = None
             await tasks.close()
             await drawing.close()
 
     @hookimpl
     def aitorrent_routes(self, ctx: PluginContext) -> Iterable[HttpRoute]:
         """The paths of every dialect."""
-        return gateway_routes(ctx, self._drawing) if self._drawing is not None else ()
+        if self._drawing is None or self._mcp is None:
+            return ()
+        return gateway_routes(ctx, self._drawing, self._mcp)
+
+    @hookimpl
+    def aitorrent_methods(self, ctx: PluginContext) -> Iterable[Method]:
+        """`gateway.mcp`."""
+        return self._mcp.methods() if self._mcp is not None else ()
 
     @hookimpl
     def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:

@@ -6,6 +6,8 @@ from aitorrent_gateway.anthropic.routes import AnthropicRoutes
 from aitorrent_gateway.core.loops import guarded
 from aitorrent_gateway.images.drawing import Drawing
 from aitorrent_gateway.images.routes import ImageRoutes
+from aitorrent_gateway.mcp.routes import McpRoutes
+from aitorrent_gateway.mcp.service import McpService
 from aitorrent_gateway.ollama.routes import OllamaRoutes
 from aitorrent_gateway.openai.routes import OpenAiRoutes
 from aitorrent_gateway.seed.routes import SeedRoutes
@@ -13,7 +15,7 @@ from aitorrentd.api import PluginContext
 from aitorrentd.api.faces.routes import HttpRoute
 
 
-def gateway_routes(ctx: PluginContext, drawing: Drawing) -> list[HttpRoute]:
+def gateway_routes(ctx: PluginContext, drawing: Drawing, mcp: McpService) -> list[HttpRoute]:
     """What the HTTP server mounts."""
     routes = [
         *OpenAiRoutes(ctx).routes(),
@@ -21,5 +23,6 @@ def gateway_routes(ctx: PluginContext, drawing: Drawing) -> list[HttpRoute]:
         *AnthropicRoutes(ctx).routes(),
         *OllamaRoutes(ctx).routes(),
         *SeedRoutes(ctx, drawing).routes(),
+        *McpRoutes(ctx, mcp).routes(),
     ]
     return [guarded(route, ctx.identity.peer_id) for route in routes]

@@ -17,6 +17,7 @@ from tests.support.nodes import NodeFactory
 
 DOCS: Final = Path(__file__).parents[3] / "docs"
 PRINTED: Final = {
+    "mcp": ('"name":"demo"', "one two\n"),
     "openai": ("", '"id":"demo"', '"content":"one two"', "one two\n", "one two\n"),
     "anthropic": ("", "", '"text":"one two"', "one two\n", "one two\n"),
 }

@@ -1,0 +1,1 @@
+"""MCP: the node's control methods and models as tools for programs that are led by models."""

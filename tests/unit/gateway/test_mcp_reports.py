@@ -1,0 +1,106 @@
+"""What users reported of other MCP servers and of clients, each with an input of our own.
+
+Of HTTP and of standard output: tests/integration/gateway/mcp/.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from aitorrent_gateway.mcp.messages import encode
+from aitorrent_gateway.mcp.models import ARGUMENTS
+from aitorrent_gateway.mcp.toolbox import tool_name, tools_of
+from tests.support.mcp_clients import ENVELOPE, METHODS, Asker, FakeCaller, view
+
+GOLDEN: Final = Path(__file__).parents[2] / "golden" / "rpc.json"
+
+
+async def every_tool() -> list[dict[str, Any]]:
+    """The tools of a node with all plugins."""
+    methods = json.loads(GOLDEN.read_text())
+    listed = await Asker(FakeCaller(*methods))("tools/list")
+    tools: list[dict[str, Any]] = listed["tools"]
+    assert len(tools) > 50
+    return tools
+
+
+async def test_one_odd_schema_does_not_cost_the_others() -> None:
+    # anthropics/claude-code 88049: clients drop all tools of a server without a word.
+    odd = view("odd.one") | {"params": {"anyOf": [{"type": "object"}, {"type": "array"}]}}
+    listed = await Asker(FakeCaller(odd, *METHODS))("tools/list")
+    names = {tool["name"] for tool in listed["tools"]}
+    assert "odd_one" not in names
+    assert "node_status" in names
+
+
+async def test_no_schema_of_results_can_be_wrong() -> None:
+    # anthropics/claude-code 10825 and 10030: an outputSchema without "type": "object".
+    assert not [tool["name"] for tool in await every_tool() if "outputSchema" in tool]
+
+
+async def test_schemas_are_valid_and_have_no_nulls_or_dialects() -> None:
+    # anthropics/claude-code 44364: "required": null.
+    # ankimcp/anki-mcp-server-addon 75: "$schema" of draft 7.
+    for tool in await every_tool():
+        schema = tool["inputSchema"]
+        Draft202012Validator.check_schema(schema)
+        assert schema["type"] == "object"
+        assert isinstance(schema.get("required", []), list)
+        assert '"$schema"' not in json.dumps(schema)
+
+
+async def test_no_alternatives_at_the_top_of_a_schema() -> None:
+    # anthropics/claude-code 4886 and 3383: the API refuses every prompt from then on.
+    either = view("an.other", a={"type": "string"})
+    either["params"] |= {"oneOf": [{"required": ["a"]}], "allOf": [], "anyOf": []}
+    listed = await Asker(FakeCaller(either))("tools/list")
+    for tool in [*listed["tools"], *await every_tool()]:
+        assert tool["inputSchema"].keys().isdisjoint({"anyOf", "oneOf", "allOf"})
+
+
+async def test_names_fit_every_client_and_do_not_collide() -> None:
+    # anthropics/claude-code 467, openai/codex 8174: names with dots.
+    names = [tool["name"] for tool in await every_tool()]
+    assert all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name) for name in names)
+    assert len(set(names)) == len(names)
+    methods = [method["name"] for method in json.loads(GOLDEN.read_text())]
+    assert len({tool_name(name) for name in methods} - ARGUMENTS.keys()) == len(methods)
+    twins = tools_of([view("a.b_c"), view("a_b.c")], is_known=True)
+    assert [tool.method for tool in twins.values()] == ["a.b_c"]
+
+
+@pytest.mark.parametrize("headers", [{"mcp_method": "x"}, {"mcp_protocol_version": "x"}])
+async def test_errors_have_the_id_of_their_request(headers: dict[str, str]) -> None:
+    # modelcontextprotocol/csharp-sdk 1687: "id": null although the id was readable.
+    body = encode({"jsonrpc": "2.0", "id": "r1", "method": "ping", "params": ENVELOPE})
+    answer = await Asker().send(body, **headers)
+    assert answer is not None
+    assert answer["id"] == "r1"
+    assert answer["error"]["code"] == -32020
+
+
+@pytest.mark.parametrize("absent", [{}, {"arguments": None}, {"arguments": {}, "_meta": None}])
+async def test_nulls_are_nothing(absent: dict[str, Any]) -> None:
+    # Clients in languages with null send it for what they leave out.
+    result = await Asker()("tools/call", {"name": "node_status", **absent})
+    assert result["isError"] is False
+    assert (await Asker()("tools/list", {"cursor": None}))["tools"]
+
+
+async def test_a_wrong_argument_is_told_to_the_model() -> None:
+    # modelcontextprotocol SEP-1303: as a protocol error, models never saw it.
+    result = await Asker()("tools/call", {"name": "generate", "arguments": {"prompt": 5}})
+    assert result["isError"] is True
+    assert result["content"][0]["text"].startswith("prompt: ")
+
+
+async def test_empty_results_have_no_keys_in_the_first_era() -> None:
+    # TypeScript and Rust clients refuse unknown keys in the answer to a ping.
+    assert await Asker()("ping") == {}
+    assert (await Asker()("ping", ENVELOPE))["code"] == -32601
