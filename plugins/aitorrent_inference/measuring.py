@@ -36,14 +36,15 @@ def who(candidate: Candidate) -> str:
 
 
 def summary(errors: Sequence[AitorrentError], failures: Sequence[str]) -> AitorrentError:
-    """One error for several failures before any output; of their type if they agree."""
+    """One error for several failures before any output; if they agree, of their type, and with the
+    data of the first: which parameter, or how much is too much."""
     if len(errors) == 1:
         return errors[0]
     kinds = {type(e) for e in errors}
     if kinds == {Busy}:
         return Busy("Too many requests", asked=len(errors))
-    kind = kinds.pop() if len(kinds) == 1 else Unavailable
-    return kind("no backend could answer: " + "; ".join(failures))
+    text = "no backend could answer: " + "; ".join(failures)
+    return kinds.pop()(text, **errors[0].data) if len(kinds) == 1 else Unavailable(text)
 
 
 async def tokens_of(request: GenerateRequest, candidate: Candidate) -> int:

@@ -141,7 +141,7 @@ class PeerBackend:
                 stream.reset("the answer is no longer needed")
 
     def _theirs(self, error: AitorrentError) -> AitorrentError:
-        return type(error)(f"peer {short(self.peer)}: {error.message}")
+        return type(error)(f"peer {short(self.peer)}: {error.message}", **error.data)
 
     async def _line(self, stream: Stream, wait_s: float) -> bytes:
         line = await self._timed(stream.read_line(MAX_LINE_BYTES), wait_s, "continue")

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from aitorrent_inference.peers.error_facts import ErrorFacts, facts_of
 from aitorrentd.api import (
     AitorrentError,
     Chunk,
@@ -89,6 +90,7 @@ class _Reply(BaseModel):
 
     error: str | None = None
     code: str = Field("", max_length=64)
+    about: ErrorFacts = ErrorFacts()
     response: str = ""
     thinking: str = ""
     done: bool = False
@@ -208,11 +210,12 @@ def invalid_request(error: ValidationError) -> AitorrentError:
     return kind(f"bad request: {_problems(error)}")
 
 
-def reported(text: str, code: str) -> AitorrentError:
+def reported(text: str, code: str, about: ErrorFacts | None = None) -> AitorrentError:
     """The error that a peer's line reports."""
     text = text[:_MAX_ERROR_CHARS]
     if code in _CODES_KEPT:
-        return error_from_map({"code": code, "message": text})
+        data = about.as_data() if about is not None else {}
+        return error_from_map({"code": code, "message": text, "data": data})
     # Nodes of the original ai-torrent send this text and no code.
     if text == "Too many requests":
         return error_from_map({"code": "busy", "message": text})
@@ -278,7 +281,9 @@ def last_line(model: str, time_s: float, chunk: Chunk, timing: Timing) -> bytes:
 
 def error_line(error: AitorrentError) -> bytes:
     """The line that reports why the answer failed or stopped."""
-    return encoded({"error": error.message[:_MAX_ERROR_CHARS] or error.code, "code": error.code})
+    line = {"error": error.message[:_MAX_ERROR_CHARS] or error.code, "code": error.code}
+    facts = facts_of(error)
+    return encoded({**line, "about": facts} if facts else line)
 
 
 def _reason(reply: _Reply) -> DoneReason:
@@ -301,7 +306,7 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
     except ValidationError as e:
         raise ProtocolError(f"bad answer line: {_problems(e)}") from None
     if reply.error is not None:
-        return reported(reply.error, reply.code)
+        return reported(reply.error, reply.code, reply.about)
     try:
         logprobs = read_logprobs(reply.logprobs)
     except ValueError as e:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from aitorrent_inference.peers.error_facts import ErrorFacts
 from aitorrent_inference.peers.generate_protocol import encoded, invalid_request, reported
 from aitorrentd.api import AitorrentError, Embeddings, EmbedRequest, ProtocolError
 from aitorrentd.api.models.embeddings import MAX_DIMENSIONS, vector
@@ -31,6 +32,7 @@ class _Reply(BaseModel):
 
     error: str | None = None
     code: str = Field("", max_length=64)
+    about: ErrorFacts = ErrorFacts()
     tokens: int | None = Field(None, ge=0, lt=2**53)
     embedding: str | None = Field(None, max_length=_MAX_BASE64)
     done: bool = False
@@ -43,7 +45,7 @@ def _reply(line: bytes) -> _Reply | AitorrentError:
         problem = e.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, problem["loc"]))
         raise ProtocolError(f"bad answer line: {where}: {problem['msg']}") from None
-    return reply if reply.error is None else reported(reply.error, reply.code)
+    return reply if reply.error is None else reported(reply.error, reply.code, reply.about)
 
 
 def count_line(tokens: int) -> bytes:

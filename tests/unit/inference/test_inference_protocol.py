@@ -330,6 +330,18 @@ def test_line_of_a_real_ollama_is_understood() -> None:
     assert chunk.extra["load_duration"] == 6338219291
 
 
+def test_errors_keep_what_programs_act_on() -> None:
+    """Agents shorten a conversation whose length they are told; nothing else leaves this node."""
+    facts: dict[str, Any] = {"prompt_tokens": 9, "context": 8, "params": ["tools"]}
+    line = wire.error_line(InvalidParams("too long", path="/secret", max_tokens="no", **facts))
+    assert b"secret" not in line
+    error = wire.decode_reply(line)
+    assert isinstance(error, InvalidParams)
+    assert error.data == facts
+    with pytest.raises(ProtocolError, match="about"):
+        wire.decode_reply(b'{"error":"x","code":"invalid_params","about":{"context":"8"}}')
+
+
 @pytest.mark.parametrize(
     ("line", "kind", "text"),
     [

@@ -148,15 +148,16 @@ async def test_peer_that_calls_a_request_invalid_does_not_keep_it_from_others() 
     node, liar, honest = make_node(0, net), make_node(1, net), make_node(2, net)
     offer(net, 1, 2)
     apart(net, 0.01, 0.2)
-    strict = FakeBackend("x", words=[], fails=InvalidParams("no"))
+    strict = FakeBackend("x", words=[], fails=InvalidParams("no", params=["tools"]))
     with liar.having(strict):
         with honest.having(FakeBackend("y", words=["yes"])):
             assert await text_of(node.router.generate(ask())) == "yes"
         with (
             honest.having(strict),
-            pytest.raises(InvalidParams, match="no backend could answer: peer"),
+            pytest.raises(InvalidParams, match="no backend could answer: peer") as refused,
         ):
             await text_of(node.router.generate(ask()))
+    assert refused.value.data == {"params": ["tools"]}  # programs read it
     await net.close()
 
 
