@@ -23,6 +23,7 @@ BENCHMARKS = {  # and how each is invoked; the last option takes the file
     "seeding": ("seeding", "--out"),
     "tracker": ("tracker", "--out"),
     "faces": ("faces", "--out"),
+    "mcp_tools": ("mcp_tools", "--out"),
     "scrape": ("scrape", "--out"),
     "silent": ("silent", "--out"),
     "decode": ("decode", "--json"),
