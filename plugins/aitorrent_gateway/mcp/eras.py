@@ -49,12 +49,19 @@ class Headers:
             if name in (_VERSION, _METHOD, _NAME):
                 if name in self._values:
                     self.twice = name
-                self._values[name] = value
+                # The parser leaves what stands behind a value (RFC 9110, section 5.5).
+                self._values[name] = value.strip(" \t")
 
     @property
     def version(self) -> str | None:
         """Mcp-Protocol-Version."""
         return self._values.get(_VERSION)
+
+    @property
+    def is_modern(self) -> bool:
+        """Whether they tell a version of the second era, known or not."""
+        version = self.version or ""
+        return _DATE.fullmatch(version) is not None and version >= MODERN[-1]
 
     @property
     def method(self) -> str | None:
@@ -89,10 +96,9 @@ def is_modern(message: Message, headers: Headers | None) -> bool:
     if headers.twice:
         raise RpcError(HEADER_MISMATCH, f"the header {headers.twice} comes twice", ident=ident)
     told = headers.version
-    is_new = told is not None and _DATE.fullmatch(told) is not None and told >= MODERN[-1]
     if headers.method is not None and headers.method != message.method:
         raise RpcError(HEADER_MISMATCH, f"{_METHOD} is not the body's method", ident=ident)
-    if version is None and not is_new:
+    if version is None and not headers.is_modern:
         if told is not None and told not in LEGACY:
             raise _unsupported(told, ident)
         return False

@@ -58,7 +58,7 @@ async def post(request: Request, server: McpServer, reach: Reach) -> App:
             return Stream(_events(server, message, reach, headers))
         return _json(await server.answer(message, reach, headers))
     except RpcError as e:
-        is_new = message is not None and VERSION_KEY in message.meta
+        is_new = message is not None and (headers.is_modern or VERSION_KEY in message.meta)
         return _refused(e, (_MODERN if is_new else _ALWAYS).get(e.code, 200))
 
 

@@ -78,6 +78,8 @@ async def test_statuses(node_factory: NodeFactory) -> None:
         call = rpc("no/such", {"_meta": MODERN})
         answer = await client.post("/mcp", json=call, headers=new)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, -32601)
+        answer = await client.post("/mcp", json=rpc("no/such"), headers=new)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32602)
         answer = await client.post("/mcp", content=b"{}", headers={"Content-Type": "text/plain"})
         assert answer.status_code == 415
         big = {"Content-Type": "application/json"}
