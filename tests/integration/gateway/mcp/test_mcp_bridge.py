@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.gateway_nodes import gateway_node
 from tests.support.inference_fakes import FakeBackend
-from tests.support.nodes import DaemonFactory, NodeFactory, short_dir, wait_for
+from tests.support.nodes import DaemonFactory, NodeFactory, wait_for
 
 CTL = str(Path(sys.executable).parent / "aitorrentctl")
 
@@ -63,9 +63,8 @@ def generate(ident: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": ident, "method": "tools/call", "params": call}
 
 
-async def test_hostile_lines_and_cancellation(node_factory: NodeFactory) -> None:
+async def test_hostile_lines_and_cancellation(node_factory: NodeFactory, control: Path) -> None:
     backend = FakeBackend("f", hangs=True)
-    control = short_dir() / "control.sock"
     await gateway_node(node_factory, backend, control=control)
     async with bridge(control) as ours:
         ours.send(b"{", b"", b"\xff\xfe", b"[]", b"null", b"x" * (2**20 + 10))
@@ -115,9 +114,10 @@ async def test_the_daemon_may_be_restarted(daemon_factory: DaemonFactory) -> Non
 
 
 @pytest.mark.parametrize("text", ["a\u2028b\u0085c", "日本語" * 30_000])
-async def test_lines_end_only_where_messages_do(node_factory: NodeFactory, text: str) -> None:
+async def test_lines_end_only_where_messages_do(
+    node_factory: NodeFactory, control: Path, text: str
+) -> None:
     backend = FakeBackend("f", words=(text,))
-    control = short_dir() / "control.sock"
     await gateway_node(node_factory, backend, control=control)
     async with bridge(control) as ours:
         ours.send(generate(1))

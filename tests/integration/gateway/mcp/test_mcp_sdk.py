@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +15,10 @@ from mcp_types import CallToolResult
 from tests.support.gateway_nodes import gateway_node
 from tests.support.http_nodes import called
 from tests.support.inference_fakes import FakeBackend
-from tests.support.nodes import NodeFactory, short_dir
+from tests.support.nodes import NodeFactory
 
 MODES = ("legacy", "auto", "2026-07-28")
 CTL = str(Path(sys.executable).parent / "aitorrentctl")
-
-
-@pytest.fixture
-def control() -> Iterator[Path]:
-    """Where a node can have its control socket."""
-    directory = short_dir()
-    yield directory / "control.sock"
-    shutil.rmtree(directory)
 
 
 def over_http(address: str) -> Any:
