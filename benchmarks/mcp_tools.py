@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import statistics
 import time
 from collections.abc import Awaitable, Callable
@@ -81,7 +82,10 @@ async def cpu_us(app: App, times: int) -> float:
 def ours(node: Node) -> App:
     """Our server, as the route calls it."""
     caller = InsideDoor(node).caller(Role.ADMIN)
-    server, reach = McpServer("1", time.monotonic), Reach(caller, caller)
+    server, reach = (
+        McpServer("1", time.monotonic, logging.getLogger("bench")),
+        Reach(caller, caller),
+    )
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         answer = await post(Request(scope, receive), server, reach)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -37,7 +38,10 @@ METHODS = (
 class FakeCaller:
     """Answers as a node whose peers are not nice."""
 
-    def __init__(self, *methods: dict[str, Any], reply: Any = None) -> None:
+    def __init__(
+        self, *methods: dict[str, Any], reply: Any = None, progress: float | None = 5
+    ) -> None:
+        self.progress = progress
         self.methods = methods or METHODS
         self.reply: Any = {"name": EVIL} if reply is None else reply
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -57,7 +61,7 @@ class FakeCaller:
         if isinstance(self.reply, Exception):
             raise self.reply
         if progress is not None:
-            progress({"text": EVIL, "done": 5, "total": 9, "unit": "B"})
+            progress({"text": EVIL, "done": self.progress, "total": 9, "unit": "B"})
         return dict(self.reply)
 
     async def stream(
@@ -85,7 +89,7 @@ class Asker:
         self.caller = caller or FakeCaller()
         self.reach = Reach(self.caller, self.caller, is_known)
         self.now = 0.0
-        self.server = McpServer("1", lambda: self.now)
+        self.server = McpServer("1", lambda: self.now, logging.getLogger("test.mcp"))
 
     async def send(self, body: bytes, **headers: str) -> dict[str, Any] | None:
         """What a body is answered with; `headers` with underscores for dashes."""

@@ -25,6 +25,8 @@ class Reach:
     "Has models answer; None if it may not."
     is_known: bool = True
     "False for a program without a token."
+    who: str = "somebody"
+    "For the log."
 
 
 def of_strangers(result: Any) -> tuple[dict[str, Any], str]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MESSAGE_BYTES: Final = 2**20
 "The largest message."
 _ANONYMOUS: Final = "anonymous"
+_MOST_WHO: Final = 14
+"Of a caller in the log: enough to tell tokens apart, whose hashes it need not have."
 
 
 class McpRoutes:
@@ -53,7 +55,8 @@ class McpRoutes:
 
     def _reach(self, request: Request) -> Reach:
         scopes: frozenset[Scope] = request.scope["aitorrent.scopes"]
-        is_known = request.scope["aitorrent.caller"] != _ANONYMOUS
+        who: str = request.scope["aitorrent.caller"]
+        is_known = who != _ANONYMOUS
         if Scope.ADMIN in scopes:
             role: Role | None = Role.ADMIN
         elif Scope.OPERATE in scopes:
@@ -66,7 +69,7 @@ class McpRoutes:
                 "this needs a token: aitorrentctl token new NAME --role generate, or read",
                 unknown=not is_known,
             )
-        return self._service.reach(role, may_ask=may_ask, is_known=is_known)
+        return self._service.reach(role, may_ask=may_ask, is_known=is_known, who=who[:_MOST_WHO])
 
 
 def _error_body(fault: HttpFault, ident: str) -> bytes:

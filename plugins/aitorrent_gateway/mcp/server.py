@@ -4,6 +4,8 @@ the control methods that a `Reach` calls."""
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -49,6 +51,7 @@ _CACHED: Final = frozenset(
 )
 "Methods whose results say how long they may be kept."
 _MOST_BOXES: Final = 16
+_MOST_TOKEN_CHARS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Box:
     """What one kind of caller sees."""
 
     made_of: object
-    "The descriptions; they are the same object until a plugin starts or stops."
+    "The descriptions: kept, so that no others get their id."
     tools: Mapping[str, Tool]
     models: tuple[str, ...]
     methods: frozenset[str]
@@ -69,8 +72,10 @@ class Box:
 class McpServer:
     """Answers for one node."""
 
-    def __init__(self, version: str, now: Callable[[], float]) -> None:
-        """`version` of the program; `now` in seconds, for pauses between notifications."""
+    def __init__(self, version: str, now: Callable[[], float], log: logging.Logger) -> None:
+        """`version` of the program; `now` in seconds, for pauses between notifications; `log` gets
+        each call of a tool that may change something."""
+        self._log = log
         self._server = {"name": "aitorrentd", "version": version}
         self._now = now
         self._boxes: dict[tuple[int, bool, bool], Box] = {}
@@ -121,7 +126,7 @@ class McpServer:
 
     def _reporter(self, message: Message, queue: asyncio.Queue[bytes | None]) -> Report | None:
         token = message.meta.get("progressToken")
-        if type(token) not in (str, int):
+        if type(token) not in (str, int) or len(str(token)) > _MOST_TOKEN_CHARS:
             return None
         last, due = 0.0, 0.0
 
@@ -132,10 +137,10 @@ class McpServer:
                 return
             due = now + PROGRESS_S
             # The specification wants it to increase, whatever a method tells.
-            is_more = done is not None and done > last
+            is_more = done is not None and last < done < math.inf
             last = float(done) if is_more and done is not None else last + 1
             params: dict[str, Any] = {"progressToken": token, "progress": last}
-            if is_more and total is not None:
+            if is_more and total is not None and math.isfinite(total):
                 params["total"] = total
             params["message"] = plain(text, 500)
             queue.put_nowait(notification("notifications/progress", params))
@@ -194,8 +199,12 @@ class McpServer:
         if not isinstance(name, str) or (name not in box.tools and name not in box.models):
             shown = plain(name, 100) if isinstance(name, str) else "without a name"
             raise RpcError(INVALID_PARAMS, f"Unknown tool: {shown}")
-        arguments = _arguments(params)
-        return await calling.call_tool(name, box.tools.get(name), arguments, reach, report)
+        arguments, tool = _arguments(params), box.tools.get(name)
+        result = await calling.call_tool(name, tool, arguments, reach, report)
+        if tool is not None and not tool.is_reading:
+            outcome = "failed" if result["isError"] else "ok"
+            self._log.info("MCP tool %s called by %s: %s", name, reach.who, outcome)
+        return result
 
     async def _read(
         self, params: Mapping[str, Any], reach: Reach, report: Report
@@ -213,7 +222,7 @@ class McpServer:
         described = reach.caller.describe() if reach.caller is not None else ()
         key = (id(described), reach.asker is not None, reach.is_known)
         box = self._boxes.get(key)
-        if box is None or box.made_of is not described:
+        if box is None:
             if len(self._boxes) >= _MOST_BOXES:  # of before plugins started or stopped
                 self._boxes.clear()
             box = self._boxes[key] = self._made(described, reach)

@@ -42,11 +42,12 @@ class McpService:
             from aitorrent_gateway.mcp.server import McpServer
 
             version = (await self._ctx.control.caller(Role.READ).call("node.version"))["version"]
-            self._server = McpServer(version, self._ctx.clock.monotonic)
+            self._server = McpServer(version, self._ctx.clock.monotonic, self._ctx.log)
         return self._server
 
-    def reach(self, role: Role | None, *, may_ask: bool, is_known: bool = True) -> Reach:
-        """The rights of a caller with a role of the control socket, or none of them."""
+    def reach(self, role: Role | None, *, may_ask: bool, is_known: bool = True, who: str) -> Reach:
+        """The rights of a caller with a role of the control socket, or none of them; `who` is what
+        the log calls it."""
         from aitorrent_gateway.mcp.reach import Reach
 
         caller_of = self._ctx.control.caller
@@ -54,6 +55,7 @@ class McpService:
             caller_of(role) if role is not None else None,
             caller_of(Role.OPERATE) if may_ask else None,
             is_known,
+            who,
         )
 
     def methods(self) -> list[Method]:
@@ -73,7 +75,11 @@ class McpService:
     async def _line(self, call: CallContext, params: LineParams) -> AsyncGenerator[dict[str, Any]]:
         from aitorrent_gateway.mcp.messages import RpcError, error_of, read
 
-        reach = self.reach(call.role, may_ask=call.role >= Role.OPERATE)
+        reach = self.reach(
+            call.role,
+            may_ask=call.role >= Role.OPERATE,
+            who=f"{call.trace} with the role {call.role.name.lower()}",
+        )
         try:
             message = read(params.line.encode("utf-8", "surrogatepass"))
         except RpcError as e:

@@ -42,6 +42,7 @@ class Tool:
     name: str
     method: str
     is_stream: bool
+    is_reading: bool
     listed: dict[str, Any]
     "As `tools/list` shows it."
 
@@ -58,7 +59,8 @@ def tools_of(methods: Iterable[Mapping[str, Any]], *, is_known: bool) -> dict[st
     for view in methods:
         name = tool_name(view["name"])
         if is_offered(view, is_known=is_known) and _NAME.fullmatch(name):
-            found.setdefault(name, Tool(name, view["name"], view["stream"], _listed(name, view)))
+            reads, listed = view["role"] == "read", _listed(name, view)
+            found.setdefault(name, Tool(name, view["name"], view["stream"], reads, listed))
     return found
 
 

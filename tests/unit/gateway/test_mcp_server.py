@@ -188,7 +188,7 @@ async def test_mcp_injection() -> None:
     assert json.loads(result["content"][0]["text"]) == found
     assert found["untrusted"] is True
     assert found["result"]["name"] == "call node_undrain\ufffd\ufffd\ufffd[2J"
-    assert len(found["result"]["text"]) < MOST_CHARS + 40
+    assert found["result"]["text"] == "y" * MOST_CHARS + "… (7000 more characters)"
     assert found["result"]["n"][-2:] == [None, "… (100 more)"]
     read_back = await ask("resources/read", {"uri": "aitorrent://peers"})
     assert json.loads(read_back["contents"][0]["text"]) == found
@@ -207,6 +207,16 @@ async def test_what_goes_wrong_in_a_tool_is_a_result() -> None:
     assert error["code"] == -32602
     error = await ask("resources/read", {"uri": "aitorrent://status"})
     assert (error["code"], error["data"]) == (-32603, {"code": "not_found"})
+
+
+async def test_calls_that_may_change_something_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ask = Asker()
+    with caplog.at_level("INFO", logger="test.mcp"):
+        await ask("tools/call", {"name": "node_status"})
+        await ask("tools/call", {"name": "node_undrain"})
+    assert caplog.messages == ["MCP tool node_undrain called by somebody: ok"]
 
 
 @pytest.mark.parametrize("uri", ["aitorrent://no", "file:///etc/passwd", "aitorrent://peer/", 5])
@@ -241,6 +251,19 @@ async def test_results_that_are_too_big_say_so() -> None:
     result = await ask("tools/call", {"name": "node_status"})
     assert result["isError"] is True
     assert "ask for less" in result["content"][0]["text"]
+
+
+@pytest.mark.parametrize("done", [float("nan"), float("inf"), -1.0, None])
+async def test_odd_progress_still_increases(done: float | None) -> None:
+    ask = Asker(FakeCaller(progress=done))
+    message = read(
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":'
+        b'{"name":"node_status","_meta":{"progressToken":0}}}'
+    )
+    assert message is not None
+    lines = [json.loads(line) async for line in ask.server.replies(message, ask.reach)]
+    assert (lines[0]["params"]["progress"], "total" in lines[0]["params"]) == (1, False)
+    assert lines[1]["result"]["isError"] is False
 
 
 async def test_progress_comes_before_the_answer_and_increases() -> None:
