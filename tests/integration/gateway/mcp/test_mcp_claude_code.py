@@ -1,4 +1,5 @@
-"""Claude Code itself uses the node's tools, through the bridge and over HTTP."""
+"""Claude Code itself uses the node's tools, through the bridge and over HTTP, with the settings on
+the page about MCP."""
 
 from __future__ import annotations
 
@@ -7,13 +8,12 @@ import os
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
 
 from aitorrentd.api import Chunk, GenerateRequest
 from aitorrentd.api.models.tools import ToolCall
 from tests.support.clients.agent_programs import agent
 from tests.support.clients.sealed import PORT, sealed
-from tests.support.gateway_nodes import gateway_node
+from tests.support.gateway_nodes import code_blocks, gateway_node
 from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import NodeFactory
 
@@ -40,13 +40,16 @@ async def test_claude_code_calls_tools(
 ) -> None:
     backend, web = Caller("f", models=("m", "demo")), control.with_name("http.sock")
     await gateway_node(node_factory, backend, control=control, unix_socket=str(web))
-    ctl = str(Path(sys.executable).parent / "aitorrentctl")
-    servers: dict[str, Any] = {
-        "bridge": {"command": ctl, "args": ["--socket", str(control), "mcp"]},
-        "net": {"type": "http", "url": f"http://127.0.0.1:{PORT}/mcp"},
-    }
+    bridge, net = (
+        json.loads(code)["mcpServers"]["aitorrent"] for code in code_blocks("mcp", "json")
+    )
+    assert bridge["command"] == "aitorrentctl"
+    bridge["command"] = str(Path(sys.executable).parent / "aitorrentctl")
+    bridge["env"] = {"AITORRENT_SOCKET": str(control)}
+    del net["headers"]  # with a token that nobody has
+    assert f":{PORT}/" in net["url"]
     config = tmp_path / "mcp.json"
-    config.write_text(json.dumps({"mcpServers": servers}))
+    config.write_text(json.dumps({"mcpServers": {"bridge": bridge, "net": net}}))
     env = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
