@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aitorrent_shards.answering.availability import (
     BACKEND,
@@ -30,7 +30,6 @@ from aitorrent_shards.answering.transcript import (
     room_for,
 )
 from aitorrent_shards.models.generation_config import LogitRules
-from aitorrent_shards.models.tokenizer import ModelTokenizer
 from aitorrent_shards.node_services import NodeServices
 from aitorrent_shards.protocol.loading import Loading
 from aitorrent_shards.protocol.messages import MIN_TEMPERATURE
@@ -50,6 +49,9 @@ from aitorrentd.api import (
     called,
 )
 from aitorrentd.api.models.features import Feature
+
+if TYPE_CHECKING:  # at run time it comes with the first model: it takes 6 MiB
+    from aitorrent_shards.models.tokenizer import ModelTokenizer
 
 _FEATURES: Final[tuple[Feature, ...]] = (
     "context",

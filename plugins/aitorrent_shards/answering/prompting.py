@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aitorrent_shards.chats.grammars import CallRules
 from aitorrent_shards.chats.messages import template_messages, template_tools
 from aitorrent_shards.chats.reading import AnswerReader
 from aitorrent_shards.models.grammar import Grammar
-from aitorrent_shards.models.tokenizer import THREAD_ABOVE_CHARS, ModelTokenizer
 from aitorrentd.api import GenerateRequest, InvalidParams
 from aitorrentd.api.models.inference import refuse_images
 from aitorrentd.api.models.sampling import refuse_params
 from aitorrentd.api.models.tools import NamedTool, Tool
 
+if TYPE_CHECKING:  # at run time it comes with the first model: it takes 6 MiB
+    from aitorrent_shards.models.tokenizer import ModelTokenizer
+
+_THREAD_ABOVE_CHARS: Final = 2_000
+"Longer prompts are encoded in a thread."
 _SWITCHES: Final = ("enable_thinking", "thinking")
 "Variables of chat templates that turn thinking on or off."
 
@@ -77,7 +81,7 @@ class Prompting:
             variables=self._variables,
         )
         size = len(request.prompt or "") + sum(len(m.content) for m in request.messages or ())
-        is_short = size + len(context) <= THREAD_ABOVE_CHARS and not self._offered
+        is_short = size + len(context) <= _THREAD_ABOVE_CHARS and not self._offered
         return encode() if is_short else await asyncio.to_thread(encode)
 
     def reader(self, prompt: tuple[int, ...]) -> AnswerReader | None:

@@ -22,8 +22,6 @@ from aitorrent_shards.models.special_tokens import read_special_tokens
 from aitorrent_shards.models.token_texts import TokenTexts
 from aitorrentd.api import InvalidParams
 
-THREAD_ABOVE_CHARS: Final = 2_000
-"Longer prompts are encoded in a thread."
 _TAIL: Final = 16
 "Tokens that may spell the tag that opens the reasoning, with the white space after it."
 _NO_VARIABLES: Final[Mapping[str, Any]] = MappingProxyType({})

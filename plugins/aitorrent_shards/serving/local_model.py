@@ -6,13 +6,12 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aitorrent_shards.config import ModelEntry, ShardsConfig, parse_layers
 from aitorrent_shards.fetching.manifest import Manifest
 from aitorrent_shards.fetching.model_fetch import ModelFetch
 from aitorrent_shards.models.folder import Digests, ModelFiles, hash_model, read_model
-from aitorrent_shards.models.tokenizer import ModelTokenizer
 from aitorrent_shards.protocol.spans import Span
 from aitorrent_shards.serving.holder import Holder
 from aitorrent_shards.serving.stage_server import StageServer
@@ -27,6 +26,9 @@ from aitorrentd.api import (
     Unavailable,
 )
 from aitorrentd.api.backoff import equal_jitter_s
+
+if TYPE_CHECKING:  # at run time it comes with the first model: it takes 6 MiB
+    from aitorrent_shards.models.tokenizer import ModelTokenizer
 
 NO_LAYERS: Final = "none"
 FETCH_CAP_S: Final = 60.0
@@ -159,7 +161,7 @@ class LocalModel:
     async def _read(self, cache_dir: Path) -> None:
         entry = self.entry
         self.files = files = await asyncio.to_thread(read_model, self.folder)
-        self.tokenizer = await asyncio.to_thread(ModelTokenizer, files, model=entry.name)
+        self.tokenizer = await asyncio.to_thread(_tokenizer, files, entry.name)
         # one cache file per folder, so that models hashed concurrently do not overwrite
         name = hashlib.sha256(str(files.path).encode()).hexdigest()[:16]
         cache = cache_dir / f"digests-{name}.json"
@@ -219,3 +221,10 @@ class LocalModel:
         if exact:
             return span.digest == exact
         return span.model == self.entry.name and span.front == self.digests.front
+
+
+def _tokenizer(files: ModelFiles, name: str) -> ModelTokenizer:
+    """Read the tokenizer; blocking."""
+    from aitorrent_shards.models.tokenizer import ModelTokenizer
+
+    return ModelTokenizer(files, model=name)
