@@ -304,7 +304,9 @@ class AnswerReader:
         if scanner.is_empty:
             rest = text.lstrip()
             self._raw += text[: len(text) - len(rest)]
-            if rest and rest[0] != "{":
+            if not rest:
+                return ""
+            if rest[0] != "{":
                 self._give_up(pieces)
                 return rest
             text = rest

@@ -234,6 +234,11 @@ CASES: dict[str, tuple[str, str, Outcome]] = {
         "args",
         Outcome("", "", [KOELN], False),
     ),
+    "Mistral: no object after white space": (
+        "[TOOL_CALLS]look[ARGS] \n no",
+        "args",
+        Outcome("[TOOL_CALLS]look[ARGS] \n no", "", [], False),
+    ),
     "Mistral: cut in the name": ("[TOOL_CALLS]loo", "args", Outcome("", "", [], True)),
 }
 
