@@ -47,6 +47,18 @@ def test_next_one_runs():
     pass
 """
 
+SLOW_TO_TELL = """
+import time
+
+class Slow(Exception):
+    def __str__(self):
+        time.sleep(0.7)
+        return "told at last"
+
+def test_fails():
+    raise Slow
+"""
+
 
 def test_every_test_has_a_limit() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -89,3 +101,9 @@ def test_loop_that_hangs_in_a_test_and_in_its_teardown_fails_both(tmp_path: Path
         assert task.startswith("Task-")
         assert waiting.endswith("test_hangs_here.py:8 nobody")
         assert event.endswith("locks.py:213 Event.wait")
+
+
+def test_failure_that_is_slow_to_tell_is_told(tmp_path: Path) -> None:
+    said = run_tests(tmp_path, SLOW_TO_TELL)
+    assert "told at last" in said
+    assert "1 failed" in said
