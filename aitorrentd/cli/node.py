@@ -57,12 +57,12 @@ def _shown_status(client: Client) -> str:
 
 
 def _plugins_text(plugins: Mapping[str, Any]) -> str:
-    running, skipped = plugins.get("running", 0), plugins.get("skipped", 0)
+    known = {state: plugins.get(state, 0) for state in ("running", "skipped", "disabled")}
     counts = {
-        "running": running,
-        "not running": plugins.get("total", 0) - running - skipped,
-        "skipped": skipped,
-        "disabled": plugins.get("disabled", 0),
+        "running": known["running"],
+        "not running": plugins.get("total", 0) - sum(known.values()),
+        "skipped": known["skipped"],
+        "disabled": known["disabled"],
     }
     texts = [f"{n} {state}" for state, n in counts.items() if n or state == "running"]
     return ", ".join(texts)

@@ -56,7 +56,7 @@ async def status(runtime: Runtime) -> dict[str, Any]:
             "running": sum(row.state == "running" for row in rows),
             "skipped": sum(row.state == "skipped" for row in rows),
             "disabled": sum(row.state == "disabled" for row in rows),
-            "total": sum(row.state != "disabled" for row in rows),
+            "total": len(rows),
         },
         "warnings": [
             {"plugin": plugin, "code": w.code, "text": w.text, "severity": w.severity}

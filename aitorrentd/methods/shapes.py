@@ -60,7 +60,7 @@ class PluginCount(Result):
     running: int = Field(description="in the state running")
     skipped: int = Field(0, description="nothing to do on this node")
     disabled: int = Field(0, description="by the configuration")
-    total: int = Field(description="all but the disabled ones")
+    total: int = Field(description="all, also those in other states")
 
 
 class WarningView(Result):

@@ -217,6 +217,8 @@ async def test_disabled_plugin_stays_disabled_over_a_restart(
     again = await daemon_factory(directory=daemon.directory, env=environ)
     rows = (await again.call("plugin.list"))["plugins"]
     assert {r["name"]: r["state"] for r in rows}["odd"] == "disabled"
+    counts = (await again.call("node.status"))["plugins"]
+    assert (counts["total"], counts["disabled"] >= 1) == (len(rows), True)
     assert (await again.call("plugin.enable", {"name": "odd"}))["state"] == "running"
 
 

@@ -55,11 +55,11 @@ def test_status_shows_which_addresses_are_those_of_a_relay() -> None:
 
 
 def test_status_tells_the_skipped_from_those_that_should_run() -> None:
-    counts = {"running": 3, "skipped": 1, "total": 4, "disabled": 1}
+    counts = {"running": 3, "skipped": 1, "total": 5, "disabled": 1}
     text = "plugins    3 running, 1 skipped, 1 disabled"
     assert text in render_status({"plugins": counts}).splitlines()
-    counts = {"running": 3, "skipped": 1, "total": 6, "disabled": 0}
-    text = "plugins    3 running, 2 not running, 1 skipped"
+    counts = {"running": 3, "skipped": 1, "total": 8, "disabled": 2}
+    text = "plugins    3 running, 2 not running, 1 skipped, 2 disabled"
     assert text in render_status({"plugins": counts}).splitlines()
 
 
