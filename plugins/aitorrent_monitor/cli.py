@@ -41,17 +41,17 @@ def metrics(
         return
     with toolkit.connect() as client:
         reply = client.call("monitor.metrics", {"prefix": prefix})
-    toolkit.emit(reply, _text)
+    toolkit.emit(reply, lambda shown: _text(shown, prefix))
 
 
-def _text(reply: Mapping[str, Any]) -> str:
+def _text(reply: Mapping[str, Any], prefix: str) -> str:
     rows = [
         {"name": metric["name"] + _labels(series["labels"]), "value": _value(metric, series)}
         for metric in reply["metrics"]
         for series in metric["series"]
     ]
     if not rows:
-        return "no metric has such a name"
+        return f"no metric starts with {prefix!r}"
     return toolkit.table(rows, [("name", "METRIC"), ("value", "VALUE")])
 
 

@@ -316,7 +316,7 @@ async def test_daemon_is_scraped_by_prometheus(
     assert (code, metric["name"], metric["kind"]) == (0, "aitorrent_loop_lag_seconds", "histogram")
     assert metric["series"][0]["buckets"]["+Inf"] == metric["series"][0]["count"]
     code, out, _ = await cli_runs.run(daemon, "metrics", "nothing")
-    assert (code, out) == (0, "no metric has such a name\n")
+    assert (code, out) == (0, "no metric starts with 'nothing'\n")
 
     config, secret, port = tmp_path / "prometheus.yml", tmp_path / "token", free_port()
     secret.write_text(token)
