@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from aitorrent_gateway.launching.programs import PROGRAMS, VARIABLES, reachable
+from aitorrent_gateway.launching.programs import PROGRAMS, VARIABLES, Place, reachable
 from aitorrentd.cli import toolkit
 
 COMMANDS = {
@@ -19,12 +19,15 @@ COMMANDS = {
     "launch": "Start a coding agent that uses the node",
     "mcp": "Serve MCP on standard input and output",
 }
+_TOKEN: Final = "TOKEN"
+"What stands for the token in what is only shown."
 _HELP: Final = {
-    "env": f'{COMMANDS["env"]}: eval "$(aitorrentctl env openai)"\n\nIf programs need a token here,'
-    " a new one is among the variables; it is valid for 30 days.",
+    "env": f'{COMMANDS["env"]}.\n\nA shell takes them by:\n\neval "$(aitorrentctl env openai)"\n\n'
+    "If the node requires a token, env creates one, valid for 30 days.",
     "launch": f"{COMMANDS['launch']}.\n\nThe program finds the node by its environment and"
-    " arguments; its own files stay as they are. Options for it follow after --. If it needs a"
-    " token, a new one is made, valid for 30 days. With --json, show what would be started.",
+    " arguments; its own files stay as they are. Options for it follow after --. If the node"
+    " requires a token, launch creates one, valid for 30 days. With --json, launch starts and"
+    " creates nothing, and shows what it would start.",
     "mcp": f"{COMMANDS['mcp']}.\n\nFor the settings of a client such as Claude Code or Claude"
     " Desktop, which starts it. What its tools may do depends on the role of this user, as for all"
     " commands.",
@@ -67,10 +70,12 @@ def env(
     url: _Url = None,
 ) -> None:
     """Print the variables."""
-    from aitorrent_gateway.launching.cli_finding import find_place
+    from aitorrent_gateway.launching.cli_finding import find_place, with_token
 
     with toolkit.connect() as client:
-        place = find_place(client, url, f"env-{api}")
+        place, needs_token = find_place(client, url)
+        if needs_token:
+            place = with_token(client, place, f"env-{api}")
     toolkit.emit(
         VARIABLES[api](place),
         lambda shown: "\n".join(f"export {k}={shlex.quote(v)}" for k, v in shown.items()),
@@ -91,7 +96,7 @@ def launch(
     url: _Url = None,
 ) -> None:
     """Start a program in place of this one."""
-    from aitorrent_gateway.launching.cli_finding import find_further_name, find_model, find_place
+    from aitorrent_gateway.launching.cli_finding import find_model, find_place, with_token
 
     found = PROGRAMS.get(program)
     if found is None:
@@ -101,13 +106,15 @@ def launch(
             toolkit.ExitCode.USAGE,
         )
     path = shutil.which(found.command)
-    if path is None:
+    if path is None and not toolkit.options.json:
         toolkit.fail(f"{found.command} is not installed; {found.install}")
     with toolkit.connect() as client:
         chosen = find_model(client, model)
-        place = find_place(client, url, f"launch-{program}")
-    if chosen is None:
-        chosen = find_further_name(place, model or "")
+        place, needs_token = find_place(client, url)
+        if needs_token and toolkit.options.json:
+            place = Place(place.url, _TOKEN)
+        elif needs_token:
+            place = with_token(client, place, f"launch-{program}")
     if chosen.context_length is not None and chosen.context_length < found.least_context:
         toolkit.warn(
             f"{toolkit.clean(chosen.name)} has a context of {chosen.context_length} tokens;"
@@ -115,8 +122,9 @@ def launch(
         )
     start = found.start(place, chosen)
     words = [*start.arguments, *(arguments or ())]
-    if toolkit.options.json:
-        shown: dict[str, Any] = {"program": path, "arguments": words}
+    if path is None or toolkit.options.json:
+        shown: dict[str, Any] = {"program": path or found.command, "arguments": words}
+        shown |= {"installed": path is not None, "needs_token": needs_token}
         shown |= {"environment": dict(start.environment), "unset": list(start.unset)}
         toolkit.emit(shown, lambda _: None)
         return

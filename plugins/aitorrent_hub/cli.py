@@ -15,9 +15,9 @@ from aitorrentd.cli import toolkit
 COMMANDS = {"hub": "Use the swarm with Hugging Face tools"}
 SCAN_S: Final = 24 * 3600.0
 _HELP: Final = {
-    "env": 'Print what programs need to use the mirror, for a shell: eval "$(aitorrentctl hub'
-    ' env)"\n\nPrograms read HF_ENDPOINT once, when they start. While the daemon is stopped, they'
-    " cannot download.",
+    "env": "Print what programs need to use the mirror, for a shell.\n\nA shell takes them by:\n\n"
+    'eval "$(aitorrentctl hub env)"\n\nPrograms read HF_ENDPOINT once, when they start. While the'
+    " daemon is stopped, they cannot download.",
     "status": "Show what the mirror keeps and did.\n\nBytes were sent to programs from this machine"
     " (here), from a swarm, or from the Hub.",
     "scan": "Verify files that huggingface_hub downloaded, and seed those that are public.\n\nEach"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import http.client
-import json
 import secrets
 import ssl
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
-from urllib.parse import quote, urlsplit
+from typing import Any, Final, NoReturn, Protocol
+from urllib.parse import urlsplit
 
 from aitorrent_gateway.launching.programs import Model, Place
 from aitorrentd.cli import toolkit
@@ -16,7 +15,6 @@ from aitorrentd.cli import toolkit
 TOKEN_S: Final = 30 * 86_400.0
 "How long a token is valid that is made for a program."
 _ANSWER_S: Final = 10.0
-_MAX_BYTES: Final = 2**20
 
 
 class Client(Protocol):
@@ -26,9 +24,9 @@ class Client(Protocol):
         """The result of a method."""
 
 
-def find_place(client: Client, url: str | None, purpose: str) -> Place:
-    """Where programs reach the node that `client` is connected to. `url` overrides what the node
-    says; a token that is needed is named after `purpose`.
+def find_place(client: Client, url: str | None) -> tuple[Place, bool]:
+    """Where programs reach the node that `client` is connected to, and whether they need a token
+    there. `url` overrides what the node says.
 
     Raises:
         CommandFailed: programs cannot reach it, with the reason.
@@ -40,22 +38,38 @@ def find_place(client: Client, url: str | None, purpose: str) -> Place:
             raise
         toolkit.fail("this node serves no programs: start its plugin with `plugin enable http`")
     place = Place((url or _address(status)).rstrip("/"))
-    answer, _ = _asked(place)
-    if answer == http.client.UNAUTHORIZED:
-        place = Place(place.url, _new_token(client, purpose))
-        answer, _ = _asked(place)
+    answer = _asked(place)
     if answer == http.client.NOT_FOUND:
         toolkit.fail("this node has no APIs for programs: `plugin enable gateway` starts them")
-    if answer != http.client.OK:
-        toolkit.fail(f"{place.url} answered with status {answer}; is it this node?")
-    return place
+    if answer not in (http.client.OK, http.client.UNAUTHORIZED):
+        _fail_elsewhere(place, answer)
+    return place, answer == http.client.UNAUTHORIZED
 
 
-def find_model(client: Client, wanted: str | None) -> Model | None:
-    """The model of this name, or the only one; None if no model has this as its own name.
+def with_token(client: Client, place: Place, purpose: str) -> Place:
+    """The place with a new token, named after `purpose`. None remains if it is of no use.
 
     Raises:
-        CommandFailed: there is none at all, or there are several.
+        CommandFailed: this user may not create one, or it is not accepted there.
+    """
+    name = f"{purpose}-{secrets.token_hex(4)}"
+    found = Place(place.url, _new_token(client, name))
+    answer = 0
+    try:
+        answer = _asked(found)
+    finally:
+        if answer != http.client.OK:
+            client.call("http.tokens.revoke", {"name": name})
+    if answer != http.client.OK:
+        _fail_elsewhere(place, answer)
+    return found
+
+
+def find_model(client: Client, wanted: str | None) -> Model:
+    """The model of this name, also of a further one (`plugins.gateway.aliases`), or the only one.
+
+    Raises:
+        CommandFailed: there is none, or there are several.
     """
     rows = client.call("inference.models")["models"]
     lengths: dict[str, int | None] = {}
@@ -68,19 +82,11 @@ def find_model(client: Client, wanted: str | None) -> Model | None:
             there = f"there are {', '.join(sorted(lengths))}"
             toolkit.fail(f"choose a model with --model; {there}", toolkit.ExitCode.USAGE)
         wanted = next(iter(lengths))
-    return Model(wanted, lengths[wanted]) if wanted in lengths else None
-
-
-def find_further_name(place: Place, wanted: str) -> Model:
-    """The model that has this among its further names (`plugins.gateway.aliases`).
-
-    Raises:
-        CommandFailed: there is none.
-    """
-    status, body = _asked(place, f"/v1/models/{quote(wanted)}")
-    if status != http.client.OK:
+    aliases = client.call("config.get", {"key": "plugins.gateway.aliases"})["value"] or {}
+    own = aliases.get(wanted, wanted)
+    if own not in lengths:
         toolkit.fail(f"no model {wanted!r} can answer now; see `aitorrentctl models`")
-    return Model(wanted, json.loads(body).get("max_input_tokens"))
+    return Model(wanted, lengths[own])
 
 
 def _address(status: Mapping[str, Any]) -> str:
@@ -105,8 +111,8 @@ def _nearest(places: Sequence[str]) -> str:
     return f"{ {'0.0.0.0': '127.0.0.1', '[::]': '[::1]'}.get(host, host) }:{port}"
 
 
-def _asked(place: Place, path: str = "/v1/models") -> tuple[int, bytes]:
-    """(status, body) with which the node answers a program."""
+def _asked(place: Place) -> int:
+    """The status with which the node answers a program."""
     parts = urlsplit(place.url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         toolkit.fail("--url is not of the form http://HOST:PORT", toolkit.ExitCode.USAGE)
@@ -119,18 +125,21 @@ def _asked(place: Place, path: str = "/v1/models") -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(parts.netloc, timeout=_ANSWER_S)
     try:
         connection.request(
-            "GET", f"{parts.path}{path}", headers={"Authorization": f"Bearer {place.key}"}
+            "GET", f"{parts.path}/v1/models", headers={"Authorization": f"Bearer {place.key}"}
         )
-        response = connection.getresponse()
-        return response.status, response.read(_MAX_BYTES)
+        return connection.getresponse().status
     except (OSError, http.client.HTTPException) as e:
-        toolkit.fail(f"nothing answers at {place.url}: {e}")
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else e
+        toolkit.fail(f"nothing answers at {place.url}: {reason}")
     finally:
         connection.close()
 
 
-def _new_token(client: Client, purpose: str) -> str:
-    name = f"{purpose}-{secrets.token_hex(4)}"
+def _fail_elsewhere(place: Place, status: int) -> NoReturn:
+    toolkit.fail(f"{place.url} answered with status {status}; is it this node?")
+
+
+def _new_token(client: Client, name: str) -> str:
     asked = {"name": name, "role": "generate", "lifetime_s": TOKEN_S}
     try:
         return str(client.call("http.tokens.new", asked)["token"])

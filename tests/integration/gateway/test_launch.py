@@ -99,7 +99,42 @@ async def test_launch_becomes_the_program(node_factory: NodeFactory, tmp_path: P
     code, out, err = await cli_runs.run(socket, "--json", *command[:2], env=environ)
     shown = json.loads(out)
     assert (code, shown["program"]) == (0, str(tmp_path / "bin" / "claude"))
+    assert (shown["installed"], shown["needs_token"]) == (True, False)
     assert shown["environment"]["ANTHROPIC_MODEL"] == "org/m"
+
+
+async def test_a_launch_that_starts_nothing_creates_no_token(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    socket, _ = await node(node_factory, tmp_path, "m", anonymous=[])
+    environ = program(tmp_path, "claude")
+    code, out, _ = await cli_runs.run(socket, "--json", "launch", "claude", env=environ)
+    shown = json.loads(out)
+    assert (code, shown["needs_token"]) == (0, True)
+    assert shown["environment"]["ANTHROPIC_AUTH_TOKEN"] == "TOKEN"
+    code, _, err = await cli_runs.run(socket, "launch", "claude", "--model", "x", env=environ)
+    assert (code, "no model 'x' can answer now" in err) == (1, True)
+    bare = {**environ, "PATH": str(tmp_path / "bin")}
+    code, out, _ = await cli_runs.run(socket, "--json", "launch", "codex", env=bare)
+    assert (code, json.loads(out)["program"], json.loads(out)["installed"]) == (0, "codex", False)
+    _, out, _ = await cli_runs.run(socket, "token", "list", "--json")
+    assert json.loads(out)["tokens"] == []
+
+
+async def test_a_token_that_is_not_accepted_does_not_remain(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    """The address leads to another node."""
+    socket, _ = await node(node_factory, tmp_path, "m", anonymous=[])
+    other = tmp_path / "other"
+    other.mkdir()
+    _, elsewhere = await node(node_factory, other, "m", anonymous=[])
+    code, _, err = await cli_runs.run(socket, "env", "openai", "--url", f"http://{elsewhere}")
+    assert (code, f"http://{elsewhere} answered with status 401; is it this node?" in err) == (
+        *(1, True),
+    )
+    _, out, _ = await cli_runs.run(socket, "token", "list", "--json")
+    assert json.loads(out)["tokens"] == []
 
 
 @pytest.mark.parametrize(
@@ -111,7 +146,11 @@ async def test_launch_becomes_the_program(node_factory: NodeFactory, tmp_path: P
         (("a", "b"), ("launch", "claude"), 2, "choose a model with --model; there are a, b"),
         (("a", "b"), ("launch", "claude", "-m", "c"), 1, "no model 'c' can answer now"),
         (("m",), ("env", "openai", "--url", "127.0.0.1:1"), 2, "--url is not of the form"),
-        (("m",), ("env", "openai", "--url", "http://127.0.0.1:1"), 1, "nothing answers at http"),
+        (
+            ("m",),
+            ("env", "openai", "--url", "http://127.0.0.1:1"),
+            *(1, "nothing answers at http://127.0.0.1:1: Connection refused\n"),
+        ),
     ],
 )
 async def test_what_is_missing_is_said(
