@@ -86,7 +86,10 @@ Seed = Annotated[
     ),
 ]
 MaxTokens = Annotated[
-    int | None, typer.Option(min=1, help="Maximum number of new tokens.", metavar="COUNT")
+    int | None,
+    typer.Option(
+        min=-1, help="Maximum number of new tokens; -1 = the rest of the context.", metavar="COUNT"
+    ),
 ]
 Stop = Annotated[
     list[str] | None, typer.Option(help="Stop before this text; repeatable.", metavar="TEXT")

@@ -9,6 +9,7 @@ from aitorrentd.api import Chunk, ProtocolError, Unavailable
 from aitorrentd.api.fields import count_of
 from aitorrentd.api.models.inference import DoneReason
 from aitorrentd.api.models.logprobs import missing_warning, read_logprobs
+from aitorrentd.api.models.sampling import REST_OF_CONTEXT
 from aitorrentd.api.relays.texts import TextJoiner, end_of, text_in
 from aitorrentd.api.relays.tool_calls import ENDS as TOOL_ENDS
 from aitorrentd.api.relays.tool_calls import ToolCalls
@@ -103,7 +104,8 @@ class AnswerReader:
             return "tool_calls"
         if reason in (None, ""):
             # Servers before 0.3 give no reason; then the token count decides.
-            is_cut = self._max_tokens is not None and tokens >= self._max_tokens
+            limit = None if self._max_tokens == REST_OF_CONTEXT else self._max_tokens
+            is_cut = limit is not None and tokens >= limit
             return "length" if is_cut else "stop"
         end = end_of(reason) if isinstance(reason, str) else None
         if end is None and reason in _EMPTY and not self._has_text:

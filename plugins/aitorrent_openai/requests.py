@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from aitorrentd.api import EmbedRequest, GenerateRequest, InvalidParams, Message, SamplingParams
-from aitorrentd.api.models.sampling import refuse_params
+from aitorrentd.api.models.sampling import REST_OF_CONTEXT, refuse_params
 from aitorrentd.api.models.tools import NamedTool, call_map, tool_map
 
 CHAT: Final = "/chat/completions"
@@ -28,7 +28,8 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
         "repetition_penalty": params.repeat_penalty,
         "repeat_penalty": params.repeat_penalty,
         "seed": params.seed,
-        "max_tokens": params.max_tokens,
+        # Without a limit, these servers use the rest of the context.
+        "max_tokens": None if params.max_tokens == REST_OF_CONTEXT else params.max_tokens,
         "stop": list(params.stop) or None,
         "logit_bias": {str(k): v for k, v in (params.logit_bias or {}).items()} or None,
     }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from aitorrentd.api.models.logprobs import MAX_TOP
 from aitorrentd.api.models.messages import Text
 from aitorrentd.errors import InvalidParams
 
+REST_OF_CONTEXT: Final = -1
+"As `max_tokens`: until the model's context is full."
 _TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 _Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
@@ -71,7 +74,11 @@ class SamplingParams(BaseModel):
         None, ge=0, lt=2**63, description="the same seed gives the same answer"
     )
     stop: tuple[Text, ...] = Field((), max_length=16, description="stop before any of these texts")
-    max_tokens: int | None = Field(None, ge=1, description="at most this many new tokens")
+    max_tokens: int | None = Field(
+        None,
+        ge=REST_OF_CONTEXT,
+        description="at most this many new tokens; -1 = the rest of the context",
+    )
     context: tuple[int, ...] | None = Field(None, description="token ids to continue from")
     num_ctx: int | None = Field(None, ge=1, lt=2**31, description="context size in tokens (Ollama)")
     format: Literal["json"] | dict[str, Any] | None = Field(
@@ -102,6 +109,13 @@ class SamplingParams(BaseModel):
     @classmethod
     def _one_stop(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("max_tokens")
+    @classmethod
+    def _not_empty(cls, value: int | None) -> int | None:
+        if value == 0:
+            raise PydanticKnownError("greater_than_equal", {"ge": 1})
+        return value
 
     @field_validator("logprobs", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from aitorrent_gateway.core.fields import MAX_SEED, present, unsupported, wrong
+from aitorrentd.api.models.sampling import REST_OF_CONTEXT
 
 _FLOATS: Final = (
     "temperature",
@@ -83,9 +84,11 @@ def _whole_params(whole: Mapping[str, int]) -> dict[str, Any]:
         params["repeat_last_n"] = max(whole["repeat_last_n"], -1)
     if whole.get("seed", -1) != -1:  # -1: any
         params["seed"] = whole["seed"] % MAX_SEED
-    for name, ours in ("num_predict", "max_tokens"), ("num_ctx", "num_ctx"):
-        if whole.get(name, 0) > 0:  # -1: until the model ends, -2: until the context is full
-            params[ours] = whole[name]
+    if limit := whole.get("num_predict", 0):
+        # -1: until the model ends, -2: until the context is full
+        params["max_tokens"] = limit if limit > 0 else REST_OF_CONTEXT
+    if whole.get("num_ctx", 0) > 0:
+        params["num_ctx"] = whole["num_ctx"]
     return params
 
 

@@ -34,6 +34,7 @@ from aitorrentd.api import (
 )
 from aitorrentd.api.models.inference import DoneReason
 from aitorrentd.api.models.logprobs import logprob_map, read_logprobs
+from aitorrentd.api.models.sampling import REST_OF_CONTEXT
 from aitorrentd.api.models.tools import (
     MAX_CALLS,
     MAX_TOOLS,
@@ -138,8 +139,8 @@ def sampling_params(raw: Mapping[str, Any]) -> SamplingParams:
     """Parameters under our names, Ollama's (`num_predict` is `max_tokens`) or vLLM's
     (`repetition_penalty` is `repeat_penalty`).
 
-    Ollama's forms of "unset" are accepted: a negative `num_predict` or `seed`, `top_p` of 0,
-    a single `stop` string instead of a list.
+    Ollama's forms of "unset" are accepted: a negative `seed`, `top_p` of 0, a single `stop` string
+    instead of a list. A negative `num_predict` is the rest of the context.
 
     Raises:
         ValidationError: a value is out of range.
@@ -149,10 +150,12 @@ def sampling_params(raw: Mapping[str, Any]) -> SamplingParams:
         if theirs in params:
             value = params.pop(theirs)
             params.setdefault(ours, value)
-    for name, unset_below in (("max_tokens", 0), ("seed", 0), ("top_k", 0)):
+    for name in ("max_tokens", "seed", "top_k"):
         value = params.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value < unset_below:
+        if isinstance(value, int) and not isinstance(value, bool) and value < 0:
             del params[name]
+            if name == "max_tokens":
+                params[name] = REST_OF_CONTEXT
     if params.get("top_p") in (0, 0.0):
         del params["top_p"]
     return SamplingParams.model_validate(params)

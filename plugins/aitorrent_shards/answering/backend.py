@@ -19,16 +19,12 @@ from aitorrent_shards.answering.availability import (
     pending,
 )
 from aitorrent_shards.answering.coordinator import Coordinator
+from aitorrent_shards.answering.limits import free_positions, room_for
 from aitorrent_shards.answering.logprobs import Scorer
 from aitorrent_shards.answering.output import Output
 from aitorrent_shards.answering.prompting import Prompting, lacking
 from aitorrent_shards.answering.sampler import Sampling
-from aitorrent_shards.answering.transcript import (
-    DEFAULT_MAX_TOKENS,
-    LONG_MAX_TOKENS,
-    Transcript,
-    room_for,
-)
+from aitorrent_shards.answering.transcript import Transcript
 from aitorrent_shards.models.generation_config import LogitRules
 from aitorrent_shards.node_services import NodeServices
 from aitorrent_shards.protocol.loading import Loading
@@ -192,7 +188,7 @@ class ShardsBackend:
                     files.context,
                     model=model.entry.name,
                     settings=tokenizer.generation,
-                    default=LONG_MAX_TOKENS if prompting.is_long else DEFAULT_MAX_TOKENS,
+                    free=free_positions(self.covering(model, self._spans()) or ()),
                 ),
                 rules=_rules(params, tokenizer.generation.rules, files.vocab),
                 stop_ids=tokenizer.end_ids,

@@ -112,11 +112,6 @@ class Prompting:
         """Whether reasoning is to come first even where the answer has a grammar."""
         return bool(self._request.params.think)
 
-    @property
-    def is_long(self) -> bool:
-        """Whether the answer may be much longer than its text."""
-        return bool(self._offered) or self.wants_thinking
-
     def _rules(self) -> CallRules | None:
         found, choice = self._tokenizer.tools, self._request.tool_choice
         if found is None or not self._offered:

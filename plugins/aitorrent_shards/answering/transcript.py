@@ -8,21 +8,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from aitorrent_shards.answering.logit_edits import LogitEdits
 from aitorrent_shards.answering.sampler import Sampling
 from aitorrent_shards.hops.sender import HopMessage
-from aitorrent_shards.models.generation_config import GenerationSettings, LogitRules
+from aitorrent_shards.models.generation_config import LogitRules
 from aitorrent_shards.models.grammar import Grammar, only_one, with_tokens
 from aitorrent_shards.protocol.messages import Want
 from aitorrent_shards.routing.planner import prefill_chunks
-from aitorrentd.api import InvalidParams
 from aitorrentd.api.models.inference import DoneReason
-
-DEFAULT_MAX_TOKENS: Final = 256
-LONG_MAX_TOKENS: Final = 4096
-"Of answers with calls of tools or reasoning, which are worth nothing when they are cut off."
 
 
 @dataclass(slots=True)
@@ -123,42 +117,3 @@ def ids_message(pos: int, ids: Sequence[int], want: Want | None) -> HopMessage:
     if want is not None:
         header["w"] = (want.k, want.temperature)
     return HopMessage(pos, len(ids), header, struct.pack(f"<{len(ids)}I", *ids))
-
-
-def room_for(
-    prompt: int,
-    max_tokens: int | None,
-    context: int | None,
-    *,
-    model: str,
-    settings: GenerationSettings,
-    default: int = DEFAULT_MAX_TOKENS,
-) -> int:
-    """The maximum number of new tokens for an answer; `settings` are the model's own, `default`
-    counts where neither they nor the request set one.
-
-    Raises:
-        InvalidParams: prompt and new tokens together exceed the model's context.
-    """
-    usual = settings.max_new_tokens or default
-    if settings.max_length is not None and settings.max_length > prompt:
-        usual = min(usual, settings.max_length - prompt)
-    if context is None:
-        return max_tokens or usual
-    if prompt >= context:
-        raise InvalidParams(
-            f"the prompt has {prompt} tokens; {model} has a context of {context} tokens, "
-            "including the answer; shorten the prompt",
-            prompt_tokens=prompt,
-            context=context,
-        )
-    wanted = 1 if max_tokens is None else max_tokens
-    if prompt + wanted > context:
-        raise InvalidParams(
-            f"the prompt has {prompt} tokens, which with max_tokens {wanted} exceeds the context "
-            f"of {context} tokens of {model}; shorten the prompt or lower max_tokens",
-            prompt_tokens=prompt,
-            max_tokens=wanted,
-            context=context,
-        )
-    return min(max_tokens or usual, context - prompt)

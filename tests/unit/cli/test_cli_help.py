@@ -135,7 +135,8 @@ def test_help_names_numbers_and_their_ranges_in_words() -> None:
     shown = " ".join(run_here("ask", "--help").out.split())
     assert "--temperature NUMBER Sampling temperature" in shown
     assert "[0 to 100]" in shown
-    assert "--max-tokens COUNT Maximum number of new tokens. [at least 1]" in shown
+    limit = "Maximum number of new tokens; -1 = the rest of the context. [at least -1]"
+    assert f"--max-tokens COUNT {limit}" in shown
     assert "Usage: aitorrentctl peers ban [OPTIONS] SUBJECT\n" in run_here("peers", "ban", "-h").out
 
 

@@ -130,11 +130,11 @@ def test_logprobs_survive_the_wire_and_wrong_ones_are_refused() -> None:
     [
         ({"num_predict": 7}, {"max_tokens": 7}),
         ({"num_predict": 7, "max_tokens": 3}, {"max_tokens": 3}),
-        ({"num_predict": -1}, {}),
+        ({"num_predict": -1}, {"max_tokens": -1}),
         ({"repetition_penalty": 1.1}, {"repeat_penalty": 1.1}),
         ({"repetition_penalty": 1.1, "repeat_penalty": 1.2}, {"repeat_penalty": 1.2}),
         ({"min_p": 0.1, "repeat_last_n": -1}, {"min_p": 0.1, "repeat_last_n": -1}),
-        ({"num_predict": -2, "seed": -1, "top_k": -1, "top_p": 0.0}, {}),
+        ({"num_predict": -2, "seed": -1, "top_k": -1, "top_p": 0.0}, {"max_tokens": -1}),
         ({"stop": "END"}, {"stop": ("END",)}),
         ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
         ({"temperature": None, "num_ctx": 4096}, {"num_ctx": 4096}),

@@ -255,6 +255,7 @@ async def test_messages_go_to_chat() -> None:
         ("stop", 3, "stop"),
         (None, 3, "length"),
         (None, 4, "stop"),
+        (None, -1, "stop"),
         (None, None, "stop"),
     ],
 )

@@ -165,6 +165,7 @@ async def test_image_format_and_effort_go_to_the_server() -> None:
     assert body["response_format"] == {"type": "json_schema", "json_schema": schema}
     assert body["reasoning_effort"] == "low"
     assert chat_body(chat(format="json"))["response_format"] == {"type": "json_object"}
+    assert "max_tokens" not in chat_body(chat(max_tokens=-1))  # the server's default is the rest
 
 
 @pytest.mark.parametrize(

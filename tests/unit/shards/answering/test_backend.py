@@ -234,6 +234,11 @@ async def test_free_memory_in_the_record_follows_the_sessions(tmp_path: Path) ->
             return nodes[0].shards.spans()[0].free_positions
 
         assert free() == 100_000
+        running = nodes[0].shards.backend.generate(request(max_tokens=-1))
+        await anext(running)
+        await until(lambda: free() == 50_000)  # half of it: the prompt and the rest
+        await running.aclose()
+        await until(lambda: free() == 100_000)
         running = nodes[0].shards.backend.generate(request(max_tokens=40_000))
         await anext(running)
         await until(lambda: free() == 59_995)

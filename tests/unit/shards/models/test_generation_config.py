@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aitorrent_shards.answering.transcript import room_for
+from aitorrent_shards.answering.limits import room_for
 from aitorrent_shards.models.generation_config import GenerationSettings, read_generation
 from aitorrentd.api import InvalidParams
 
@@ -108,13 +108,15 @@ def test_without_do_sample_an_answer_is_greedy_but_the_rest_holds() -> None:
 @pytest.mark.parametrize(
     ("stated", "wanted", "expected"),
     [
-        ({}, None, 256),
+        ({}, None, 990),
+        ({}, -1, 990),
         ({"max_new_tokens": 8}, None, 8),
         ({"max_new_tokens": 8}, 30, 30),
+        ({"max_new_tokens": 8}, -1, 990),
         ({"max_new_tokens": 2000}, None, 990),
         ({"max_length": 40}, None, 30),
-        ({"max_length": 4096}, None, 256),
-        ({"max_length": 5}, None, 256),
+        ({"max_length": 4096}, None, 990),
+        ({"max_length": 5}, None, 990),
     ],
 )
 def test_a_models_own_length_holds_where_the_request_says_none(
@@ -122,3 +124,22 @@ def test_a_models_own_length_holds_where_the_request_says_none(
 ) -> None:
     settings = read_generation(stated, WHERE)
     assert room_for(10, wanted, 1000, model="m", settings=settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "free", "expected"),
+    [
+        (None, None, 4096),
+        (None, 100_000, 4096),
+        (None, 2000, 990),
+        (None, 0, 256),
+        (-1, None, 9990),
+        (-1, 8000, 3990),
+        (5000, 0, 5000),
+    ],
+)
+def test_answer_without_a_limit_leaves_memory_to_others(
+    wanted: int | None, free: int | None, expected: int
+) -> None:
+    settings = read_generation({}, WHERE)
+    assert room_for(10, wanted, 10_000, model="m", settings=settings, free=free) == expected
