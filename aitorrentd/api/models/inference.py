@@ -26,15 +26,13 @@ DoneReason = Literal["stop", "length", "tool_calls"]
 
 
 def refuse_images(request: GenerateRequest, who: str) -> None:
-    """Reject a conversation with images; called by backends that would drop them.
+    """Reject a conversation with images that `who` would drop: the name of a model or a server.
 
     Raises:
         InvalidParams: the conversation has images.
     """
     if any(message.images for message in request.messages or ()):
-        raise InvalidParams(
-            f"{who} does not accept images; leave out messages[].images", params=["images"]
-        )
+        raise InvalidParams(f"{who} does not support images; leave them out", params=["images"])
 
 
 class GenerateRequest(BaseModel):

@@ -31,8 +31,17 @@ def translated(error: AitorrentError, names: Mapping[str, str]) -> AitorrentErro
         refused = error.data.get("params")
         if isinstance(refused, list) and refused and isinstance(refused[0], str):
             name = names.get(refused[0], refused[0])
+            error.message = _named(error.message, refused[0], name)
             error.data = {**error.data, "http_code": "unsupported_value", "param": name}
     return error
+
+
+def _named(text: str, field: str, name: str) -> str:
+    """A refusal in which a field has the name that the client knows."""
+    text = text.replace(f"cannot apply {field}", f"cannot apply {name}")
+    if field == "think" and name not in text:
+        text += f"; leave out {name}"
+    return text
 
 
 def prompt_too_long(error: AitorrentError) -> tuple[int, int] | None:

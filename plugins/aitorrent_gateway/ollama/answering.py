@@ -83,7 +83,7 @@ class Answer:
                 try:
                     request = requests.harmless(request, e.data.get("params"))
                 except ValueError:
-                    raise e from None
+                    raise names.unsupported(self.model, e) from None
 
     async def whole(self) -> dict[str, Any]:
         """An answer that is not streamed."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from aitorrent_gateway.core.models import answering_models
-from aitorrentd.api import Inference, ModelView, NotFound
+from aitorrentd.api import Inference, InvalidParams, ModelView, NotFound
 
 LATEST: Final = ":latest"
+_UNSUPPORTED: Final = re.compile(
+    r"(?:does not support|cannot apply) (tools|think|thinking)\b(.*)", re.DOTALL
+)
 
 
 def tagged(name: str) -> str:
@@ -19,6 +23,15 @@ def missing(name: str, reason: str = "") -> NotFound:
     """The error for a model that is not there; clients look for its first words."""
     text = f"model '{name[:200]}' not found"
     return NotFound(f"{text}: {reason}" if reason else text)
+
+
+def unsupported(name: str, error: InvalidParams) -> InvalidParams:
+    """The same error; if the model has no tools or no thinking, in words that clients look for."""
+    found = _UNSUPPORTED.search(error.message)
+    if found is None:
+        return error
+    what = "tools" if found[1] == "tools" else "thinking"
+    return InvalidParams(f'"{name[:200]}" does not support {what}{found[2]}', **error.data)
 
 
 def pick(name: str, views: list[ModelView]) -> ModelView | None:

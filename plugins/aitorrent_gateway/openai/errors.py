@@ -16,6 +16,16 @@ def openai_error(error: AitorrentError, names: Mapping[str, str]) -> AitorrentEr
     """
     found = prompt_too_long(error)
     if found is not None and "maximum context length" not in error.message:
-        _, context = found
-        error.message = f"This model's maximum context length is {context} tokens: {error.message}"
+        prompt, context = found
+        error.message = f"This model's maximum context length is {context} tokens. However, "
+        wanted = error.data.get("max_tokens")
+        field = names.get("prompt", "messages")
+        verb, pronoun = ("have", "them") if field == "messages" else ("has", "it")
+        if prompt < context and type(wanted) is int:
+            limit = names.get("max_tokens", "max_tokens")
+            error.message += (
+                f"your {field} {verb} {prompt} tokens and {limit} is {wanted}. Lower it."
+            )
+        else:
+            error.message += f"your {field} {verb} {prompt} tokens. Shorten {pronoun}."
     return translated(error, names)

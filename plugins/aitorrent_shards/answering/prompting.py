@@ -50,8 +50,8 @@ class Prompting:
         """
         self._request, self._tokenizer, self._model = request, tokenizer, model
         self._offered: tuple[Tool, ...] = () if request.tool_choice == "none" else request.tools
-        refuse_images(request, "shards")
-        refuse_params(request.params, "shards", num_ctx="")
+        refuse_images(request, model)
+        refuse_params(request.params, model, num_ctx="")
         self._variables = self._thinking_variables()
         if self._offered:
             tokenizer.check_tools()
@@ -135,8 +135,10 @@ class Prompting:
         if think is None:
             return {}
         switch = next((name for name in _SWITCHES if name in known), None)
+        what = "thinking"
         if self._request.raw or not known:
-            why = "the prompt is raw" if self._request.raw else "the model has no chat template"
+            why = "a raw prompt has" if self._request.raw else "it has"
+            why += " no chat template, which would turn it on or off"
         elif isinstance(think, str) and "reasoning_effort" in known:
             return {"reasoning_effort": think}
         elif isinstance(think, bool) and switch is not None:
@@ -144,7 +146,7 @@ class Prompting:
         elif think is False and self._tokenizer.thinking is None:
             return {}
         elif isinstance(think, str) and switch is not None:
-            why = f"the chat template of {self._model} takes true or false"
+            what, why = "levels of thinking", "its chat template only turns it on or off"
         else:
-            why = f"the chat template of {self._model} cannot turn thinking on or off"
-        raise InvalidParams(f"shards cannot apply think: {why}", params=["think"])
+            why = "its chat template cannot turn it on or off"
+        raise InvalidParams(f"{self._model} does not support {what}: {why}", params=["think"])

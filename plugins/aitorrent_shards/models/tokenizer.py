@@ -114,13 +114,12 @@ class ModelTokenizer:
         """
         why = ""
         if self._tool_template is None or "tools" not in self._tool_template.variables:
-            why = "has no place for tools"
+            why = "has no place for them"
         elif self.tools is None:
-            why = "shows calls of tools in a format that is not known"
+            why = "shows their calls in a format that is not known"
         if why:
             raise InvalidParams(
-                f"shards cannot apply tools: the chat template of {self._model} {why}",
-                params=["tools"],
+                f"{self._model} does not support tools: its chat template {why}", params=["tools"]
             )
 
     def check_calls(self) -> None:
@@ -131,8 +130,8 @@ class ModelTokenizer:
         """
         if not self._shows_calls:
             raise InvalidParams(
-                f"shards cannot apply messages[].tool_calls: the chat template of {self._model} "
-                "has no place for them",
+                f"{self._model} does not support earlier calls of tools: its chat template has no"
+                " place for them",
                 params=["messages[].tool_calls"],
             )
 

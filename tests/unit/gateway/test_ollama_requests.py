@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aitorrent_gateway.ollama import options
-from aitorrent_gateway.ollama.names import pick, tagged
+from aitorrent_gateway.ollama.names import pick, tagged, unsupported
 from aitorrent_gateway.ollama.requests import chat, generate, harmless
 from aitorrentd.api import GenerateRequest, InvalidParams, ModelView
 
@@ -229,3 +229,22 @@ def test_a_name_without_a_tag_means_latest() -> None:
         "c": None,
         "c:7b": "c:7b",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "m does not support tools: its chat template has no place for them",
+            '"a:b" does not support tools: its chat template has no place for them',
+        ),
+        ("s cannot apply think: no switch", '"a:b" does not support thinking: no switch'),
+        ("m does not support images; leave them out", "m does not support images; leave them out"),
+        ("s cannot apply tool_choice", "s cannot apply tool_choice"),
+    ],
+)
+def test_what_a_model_lacks_is_said_in_words_that_clients_look_for(
+    text: str, expected: str
+) -> None:
+    found = unsupported("a:b", InvalidParams(text, params=["think"]))
+    assert (found.message, found.data) == (expected, {"params": ["think"]})

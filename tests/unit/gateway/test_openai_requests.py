@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from aitorrent_gateway.core.bodies import MAX_DEPTH, json_object
+from aitorrent_gateway.openai.answering import NAMES
+from aitorrent_gateway.openai.errors import openai_error
 from aitorrent_gateway.openai.requests import MAX_CHOICES, chat, completion
+from aitorrent_gateway.openai.responses.answering import NAMES as RESPONSES_NAMES
 from aitorrentd.api import InvalidParams
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -332,3 +335,52 @@ def test_deep_but_not_too_deep_json_is_read() -> None:
     for _ in range(MAX_DEPTH - 2):
         deep = {"a": deep}  # type: ignore[dict-item]
     assert json_object(json.dumps(deep).encode()) == deep
+
+
+THINKING = "m does not support thinking: its chat template cannot turn it on or off"
+
+
+@pytest.mark.parametrize(
+    ("error", "names", "text", "param"),
+    [
+        (
+            InvalidParams(THINKING, params=["think"]),
+            *(NAMES, f"{THINKING}; leave out reasoning_effort", "reasoning_effort"),
+        ),
+        (
+            InvalidParams(THINKING, params=["think"]),
+            *(RESPONSES_NAMES, f"{THINKING}; leave out reasoning.effort", "reasoning.effort"),
+        ),
+        (
+            InvalidParams("s cannot apply format: no schemas", params=["format"]),
+            *(NAMES, "s cannot apply response_format: no schemas", "response_format"),
+        ),
+        (
+            InvalidParams("too long", prompt_tokens=3007, context=512),
+            NAMES,
+            "This model's maximum context length is 512 tokens. However, your messages have 3007 "
+            "tokens. Shorten them.",
+            "messages",
+        ),
+        (
+            InvalidParams("too long", prompt_tokens=3007, context=512),
+            RESPONSES_NAMES,
+            "This model's maximum context length is 512 tokens. However, your input has 3007 "
+            "tokens. Shorten it.",
+            "input",
+        ),
+        (
+            InvalidParams("too long", prompt_tokens=500, max_tokens=40, context=512),
+            NAMES,
+            "This model's maximum context length is 512 tokens. However, your messages have 500 "
+            "tokens and max_tokens is 40. Lower it.",
+            "messages",
+        ),
+    ],
+)
+def test_errors_name_what_the_client_sent(
+    error: InvalidParams, names: dict[str, str], text: str, param: str
+) -> None:
+    for _ in range(2):  # an error may come by twice
+        found = openai_error(error, names)
+        assert (found.message, found.data["param"]) == (text, param)

@@ -126,14 +126,14 @@ async def test_prompt_longer_than_the_context_is_named_with_its_numbers(tmp_path
     [
         (request(model="other"), NotFound, "no model 'other' here; configured models: toy"),
         (request(prompt=""), InvalidParams, "the prompt is empty"),
-        (request(num_ctx=8, think=True), InvalidParams, "shards cannot apply num_ctx"),
+        (request(num_ctx=8, think=True), InvalidParams, "toy cannot apply num_ctx"),
         (request(format={"type": "x"}), InvalidParams, "format: the schema cannot be applied"),
         (
             GenerateRequest.model_validate(
                 {"messages": [{"role": "user", "content": "hi"}], "tools": [{"name": "look"}]}
             ),
             InvalidParams,
-            "shards cannot apply tools",
+            "toy does not support tools: its chat template has no place",
         ),
         (request(context=(1, 999)), InvalidParams, "outside the vocabulary of 258"),
         (

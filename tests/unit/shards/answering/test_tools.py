@@ -172,9 +172,9 @@ async def test_reasoning_is_kept_apart_and_turned_on_and_off(tmp_path: Path) -> 
         raw = GenerateRequest.model_validate(
             {"model": "toy", "prompt": "x", "raw": True, "params": {"think": True}}
         )
-        with pytest.raises(InvalidParams, match="think: the prompt is raw"):
+        with pytest.raises(InvalidParams, match="thinking: a raw prompt has no chat template"):
             await answer(nodes[0], raw)
-        with pytest.raises(InvalidParams, match="think: .* takes true or false"):
+        with pytest.raises(InvalidParams, match="levels of thinking: .* only turns it on or off"):
             await answer(nodes[0], asked(params={"think": "low"}))
 
 
@@ -197,14 +197,18 @@ async def test_grammar_counts_once_the_reasoning_is_closed(tmp_path: Path) -> No
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "no tools in the template": (PLAIN, {}, "apply tools: .* of toy has no place for tools"),
-    "an unknown format": (UNKNOWN, {}, "shows calls of tools in a format that is not known"),
+    "no tools in the template": (PLAIN, {}, "toy does not support tools: .* no place for"),
+    "an unknown format": (UNKNOWN, {}, "shows their calls in a format that is not known"),
     "earlier calls": (
         PLAIN,
         {"tools": [], "calls": True},
-        r"messages\[\].tool_calls: .* has no place",
+        "toy does not support earlier calls of tools: its chat template has no place",
     ),
-    "thinking": (PLAIN, {"tools": [], "params": {"think": True}}, "think: .* cannot turn thinking"),
+    "thinking": (
+        PLAIN,
+        {"tools": [], "params": {"think": True}},
+        "toy does not support thinking: its chat template",
+    ),
     "a bad schema": (
         TEMPLATE,
         {
