@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.protocol.spans import Span
 from aitorrent_shards.routing.failed_links import FailedLinks
+from aitorrent_shards.routing.recent_refusals import RecentRefusals
 from aitorrent_shards.serving.stage_server import StageServer
 from aitorrentd.api import Clock, Directory, Event, Transport
 
@@ -25,6 +26,7 @@ class NodeServices:
     log: logging.Logger
     publish: Callable[[Event], None]
     links: FailedLinks
+    refusals: RecentRefusals = field(default_factory=RecentRefusals)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final
 
 from aitorrent_shards.node_services import Demand, NodeServices
@@ -87,7 +88,9 @@ class StageOpener:
                 if refuses_request(result):
                     continue
                 self.avoid(stage)
-                self._node.log.info(
+                is_news = self._node.refusals.is_news(stage.peer, self._node.clock.monotonic())
+                self._node.log.log(
+                    logging.INFO if is_news else logging.DEBUG,
                     "%s does not accept layers %d-%d of %s: %s",
                     short(stage.peer),
                     stage.start,

@@ -132,17 +132,21 @@ class Repair:
     def _explained(
         self, problem: AitorrentError | None, *, busy: bool, waited_s: float
     ) -> AitorrentError:
-        """The error that ends the answer, with the missing layers in its message."""
+        """The error that ends the answer, with the missing layers; the log has why they are."""
         model = self._pipeline.model
         if not self._lost or isinstance(problem, LinksFailed):
             return problem or Unavailable(f"the stages of {model} cannot be linked")
-        what = "; ".join(
-            f"layers {s.start}-{s.end} of {model} were lost with {s.who} ({s.lost})"
+        what = ", ".join(
+            f"node {s.who} was lost with layers {s.start}-{s.end} of {model}"
             for s in self._lost[-3:]
         )
+        why = "no other node offered them"
         if busy:
-            return Unavailable(f"{what} and their other holders have no free capacity")
-        return Unavailable(f"{what} and no other node holds them (waited for {waited_s:.1f} s)")
+            why = "the other nodes that hold them had no room"
+        return Unavailable(
+            f"{what}; {why} within {round(waited_s, 1):g} s",
+            layers=[[s.start, s.end] for s in self._lost],
+        )
 
     def _tell_waiting(self) -> None:
         lost = [f"layers {s.start}-{s.end} with {s.who}" for s in self._pipeline.lost()]

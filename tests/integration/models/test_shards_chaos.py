@@ -212,7 +212,7 @@ async def test_command_ends_with_an_error_when_layers_are_lost_for_good(
     assert code == 1
     assert ids == expected[: len(ids)]
     assert len(ids) < NEW
-    assert "no other node holds" in err
+    assert "no other node offered them within" in err
     assert any(NOTICE.fullmatch(line) for line in err.splitlines())
 
 
@@ -225,7 +225,7 @@ async def test_lost_layers_without_another_holder_end_in_an_error(
     async def kill_daemon() -> None:
         (await holder(net, 3)).signal(signal.SIGKILL)
 
-    with pytest.raises(AitorrentError, match=r"layers 3-6 of m were lost .* no other node holds"):
+    with pytest.raises(AitorrentError, match=r"lost with layers 3-6 of m; no other node offered"):
         await net.ask(4, kill_daemon)
 
     async def freed() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,19 @@ async def test_full_stages_are_busy_and_others_take_over(tmp_path: Path) -> None
         await until(lambda: nodes[0].net.records)
         found = await chunks(nodes[0], request())
         assert found[-1].stages[0].peer == nodes[2].id
+
+
+async def test_log_tells_once_that_a_node_refuses_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        async with toy_network(tmp_path, "none", "all") as nodes:
+            nodes[1].workers[0].full = True
+            for _ in range(3):
+                with pytest.raises(Busy, match="no room for the cache"):
+                    await chunks(nodes[0], request())
+    lines = [r for r in caplog.records if "does not accept layers" in r.message]
+    assert [r.levelno for r in lines] == [logging.INFO]
 
 
 async def test_too_many_answers_are_busy(tmp_path: Path) -> None:
