@@ -76,7 +76,8 @@ def images(context: Path) -> None:
         for what in ("ollama", "nodes"):
             run(script, "build", what, timeout_s=600, env=environ)
         builder.docker("image", "prune", "-f")
-        builder.docker("builder", "prune", "-f", "--keep-storage", KEEP_LAYERS)
+        prune = ("builder", "prune", "-f", "--keep-storage", KEEP_LAYERS)
+        builder.docker(*prune, timeout_s=600)
 
 
 @pytest.fixture(scope="module")

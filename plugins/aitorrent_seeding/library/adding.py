@@ -20,7 +20,7 @@ from aitorrent_seeding.torrents.canonical import FileHashes
 from aitorrent_seeding.torrents.hashing import Stamp, hash_file, stamp_of
 from aitorrent_seeding.torrents.metainfo import Metainfo
 from aitorrentd.api import Conflict, NotFound, ProtocolError
-from aitorrentd.api.models.weights import KnownTorrent, Published, is_sha256
+from aitorrentd.api.models.weights import KnownTorrent, Published, Span, is_sha256
 
 _UNPUBLISHED: Final = Published()
 METAINFO_S: Final = 60.0
@@ -106,9 +106,11 @@ async def add_known(
     known: KnownTorrent,
     *,
     name: str = "",
+    wanted: tuple[Span, ...] | None = None,
     stop: asyncio.Task[Any] | None = None,
 ) -> Entry:
-    """Fetch a file by a torrent that an index knows; `stop` writes the file, and is ended first.
+    """Fetch a file, or only the `wanted` ranges of it, by a torrent that an index knows; `stop`
+    writes the file, and is ended first.
 
     Raises:
         NotFound: no peer has its metainfo. ProtocolError: it is not a torrent of this file.
@@ -131,7 +133,7 @@ async def add_known(
         save_path=means.directory,
         added_at=means.ctx.clock.time(),
         trackers=known.trackers,
-        wanted=(),
+        wanted=wanted,
     )
     if stop is not None:
         stop.cancel()

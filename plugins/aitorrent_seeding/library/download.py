@@ -92,6 +92,11 @@ class Download:
         if self.entry:
             await self.entry.unwant(who)
 
+    def _wanted(self) -> tuple[Span, ...] | None:
+        """The ranges that somebody wants; None = everything."""
+        wants = self._wants.values()
+        return None if None in wants else tuple(span for spans in wants for span in spans or ())
+
     # Its life
 
     async def run(self) -> None:
@@ -168,7 +173,12 @@ class Download:
                 continue
             try:
                 return await add_known(
-                    self._means, self._shelf, torrent, name=self.file.name, stop=plain
+                    self._means,
+                    self._shelf,
+                    torrent,
+                    name=self.file.name,
+                    wanted=self._wanted(),
+                    stop=plain,
                 )
             except Conflict:
                 return self._shelf.of_file(self.file.sha256)
