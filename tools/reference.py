@@ -148,10 +148,15 @@ def http_paths(routes: list[tuple[str, HttpRoute]]) -> Iterator[str]:
     yield "`/openapi.json`.\n"
     for plugin in sorted({name for name, _ in routes}):
         yield f"\n## Of the plugin {plugin}\n\n"
-        mine = sorted((r for name, r in routes if name == plugin), key=lambda route: route.path)
+        mine = sorted(
+            (r for name, r in routes if name == plugin and r.listed), key=lambda route: route.path
+        )
         yield rows(
             ("path", "methods", "role", "meaning"),
-            [(f"`{r.path}`", ", ".join(sorted(r.methods)), r.scope.value, r.summary) for r in mine],
+            [
+                (f"`{r.template}`", ", ".join(sorted(r.methods)), r.scope.value, r.summary)
+                for r in mine
+            ],
         )
 
 

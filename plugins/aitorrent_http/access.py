@@ -16,7 +16,8 @@ from aitorrentd.api.faces.routes import GRANTS, Scope, scopes_of
 
 _SAFE: Final = frozenset({"GET", "HEAD"})
 "Methods that change nothing; a page of another site cannot read their answers."
-_PROXIED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+PROXIED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+"Headers of a request that came through a proxy."
 "Headers of proxies: the client is not on this machine, whatever its address."
 
 
@@ -149,7 +150,7 @@ class Access:
     @staticmethod
     def _is_here(headers: Mapping[str, str], client: Client) -> bool:
         """Whether a program on this machine sent the request, and not a proxy for somebody."""
-        if client.address is None or any(name in headers for name in _PROXIED):
+        if client.address is None or any(name in headers for name in PROXIED):
             return False
         if not is_loopback(host_of(headers.get("host", ""))):
             return False

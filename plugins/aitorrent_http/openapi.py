@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from aitorrentd.api.faces.routes import HttpRoute, Scope
 
-_PART: Final = re.compile(r"\{([a-z_]+)(?::path)?\}")
+_PART: Final = re.compile(r"\{([a-z_]+)\}")
 _BODIES: Final = frozenset({"POST", "PUT", "PATCH"})
 _ERROR: Final[dict[str, Any]] = {
     "description": "An error, in the shape that the clients of this API read.",
@@ -20,19 +20,23 @@ _ERROR: Final[dict[str, Any]] = {
 _TOKEN: Final = "A token of aitorrentctl token new; programs on the same machine may need none."
 
 
-def document(routes: Iterable[tuple[str, HttpRoute]], version: str) -> dict[str, Any]:
-    """The document; `routes` have the names of their plugins, `version` is that of the program."""
+def document(
+    routes: Iterable[tuple[str, HttpRoute]], version: str, url: str = "/"
+) -> dict[str, Any]:
+    """The document; `routes` have the names of their plugins, `version` is that of the program.
+    `url` is the address of the server; `/` = where the document is."""
     paths: dict[str, dict[str, Any]] = {}
     plugins: list[str] = []
-    for plugin, route in sorted(routes, key=lambda one: one[1].path):
+    listed = [(plugin, route) for plugin, route in routes if route.listed]
+    for plugin, route in sorted(listed, key=lambda one: one[1].path):
         if plugin not in plugins:
             plugins.append(plugin)
-        path = _PART.sub(r"{\1}", route.path)
         for method in sorted(route.methods):
-            paths.setdefault(path, {})[method.lower()] = _operation(plugin, route, method)
+            paths.setdefault(route.template, {})[method.lower()] = _operation(plugin, route, method)
     return {
         "openapi": "3.1.0",
         "info": {"title": "aitorrentd", "version": version},
+        "servers": [{"url": url}],
         "tags": [{"name": name} for name in sorted(plugins)],
         "paths": paths,
         "components": {
@@ -45,8 +49,8 @@ def document(routes: Iterable[tuple[str, HttpRoute]], version: str) -> dict[str,
 
 
 def _operation(plugin: str, route: HttpRoute, method: str) -> dict[str, Any]:
-    names = _PART.findall(route.path)
-    words = re.findall(r"[A-Za-z0-9]+", route.path) or ["root"]
+    names = _PART.findall(route.template)
+    words = re.findall(r"[A-Za-z0-9]+", route.template) or ["root"]
     found: dict[str, Any] = {
         "operationId": "_".join([method.lower(), *words]),
         "summary": route.summary,

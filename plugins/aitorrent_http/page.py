@@ -16,7 +16,11 @@ _RUNNING: Final = "aitorrentd is running"
 _CSP: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _STYLE: Final = (
     "body{font:16px system-ui;max-width:60em;margin:2em auto;padding:0 1em}"
-    "table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.2em .6em .2em 0}"
+    "table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.2em .6em .2em 0;"
+    "overflow-wrap:anywhere;vertical-align:top}"
+    # On a phone, each row is a paragraph.
+    "@media(max-width:40em){tr{display:block;margin:0 0 .7em}td{display:block;padding:0}"
+    "tr:has(th){display:none}td:first-child{font-weight:600}}"
 )
 
 
@@ -34,9 +38,9 @@ async def answer(
         speaks_ollama = any(route.path == "/api/generate" for _, route in routes())
         return PlainTextResponse("Ollama is running" if speaks_ollama else _RUNNING + "\n")
     shown = [
-        {"path": route.path, "methods": sorted(route.methods), "summary": route.summary}
+        {"path": route.template, "methods": sorted(route.methods), "summary": route.summary}
         for _, route in routes()
-        if route.scope in scopes
+        if route.scope in scopes and route.listed
     ]
     plugins: list[dict[str, Any]] = []
     if Scope.READ in scopes:
@@ -54,6 +58,7 @@ async def answer(
 def _html(routes: list[dict[str, Any]], plugins: list[dict[str, Any]]) -> str:
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><title>aitorrentd</title>",
+        '<meta name=viewport content="width=device-width,initial-scale=1">',
         f"<style>{_STYLE}</style><h1>{_RUNNING}</h1><h2>Paths</h2>",
         _table(
             ("Path", "Methods", "What it does"),

@@ -92,11 +92,12 @@ class Server:
         }
         client = self._client(scope)
         self._access.check_host(headers, client)
-        found = self._find(method, scope["raw_path"].decode("latin-1"))
+        path = scope["raw_path"].decode("latin-1")
+        found = self._find(method, path)
         route = found.route
-        exchange.error_body = found.error_body
+        exchange.error_body = found.error_body or self._table.error_body(headers)
         if route is not None:
-            exchange.route = route.path
+            exchange.route = route.template
         origin = self._access.allowed_origin(headers)
         if method == "OPTIONS" and origin:
             await self._preflight(headers, scope, origin, exchange)
@@ -107,7 +108,7 @@ class Server:
         self._access.check_origin(method, headers, browser=browser)
         rights = self._access.rights(headers, client)
         if route is None:
-            raise Refused(_no_route(found, method))
+            raise Refused(self._no_route(found, method, path))
         self._access.check_scope(rights, route.scope)
         scope["path_params"] = found.parts
         scope["aitorrent.scopes"] = rights.scopes
@@ -117,7 +118,10 @@ class Server:
         body.check(headers)
         key = (route.path, route.methods)
         if route.slots is not None and self._busy[key] >= route.slots:
-            raise Busy(f"{route.slots} requests to {route.path} are running; try again later")
+            raise Busy(
+                f"the limit of {route.slots} concurrent requests on {route.template} is reached;"
+                " try again later"
+            )
         self._busy[key] += 1
         self._counts[found.plugin] += 1
         try:
@@ -132,6 +136,18 @@ class Server:
             self._table = Table(routes)
         return self._table.find(method, path)
 
+    def _no_route(self, found: Found, method: str, path: str) -> HttpFault:
+        if found.allowed:
+            listed = sorted(found.allowed)
+            return HttpFault(
+                405,
+                "invalid_request_error",
+                "method_not_allowed",
+                f"this path takes {' or '.join(listed)}, not {method[:20]}",
+                headers=((b"allow", ", ".join(listed).encode()),),
+            )
+        return fault_of(MethodNotFound(f"no such path; {self._table.hint(method, path)}"))
+
     def _client(self, scope: Message) -> Client:
         peer = scope["client"]
         if peer:
@@ -144,9 +160,10 @@ class Server:
         self, headers: dict[str, str], scope: Message, origin: str, exchange: _Exchange
     ) -> None:
         asked = headers.get("access-control-request-method", "")
-        found = self._find(asked, scope["raw_path"].decode("latin-1"))
+        path = scope["raw_path"].decode("latin-1")
+        found = self._find(asked, path)
         if found.route is None or not found.route.browser:
-            raise Refused(_no_route(found, asked))
+            raise Refused(self._no_route(found, asked, path))
         exchange.allow(origin)
         await exchange.plain(
             204,
@@ -244,16 +261,3 @@ class _Body:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the request's body is larger than {self._most} bytes")
-
-
-def _no_route(found: Found, method: str) -> HttpFault:
-    if found.allowed:
-        listed = sorted(found.allowed)
-        return HttpFault(
-            405,
-            "invalid_request_error",
-            "method_not_allowed",
-            f"this path takes {' or '.join(listed)}, not {method[:20]}",
-            headers=((b"allow", ", ".join(listed).encode()),),
-        )
-    return fault_of(MethodNotFound("nothing has this path; see / for what there is"))

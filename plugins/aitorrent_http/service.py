@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from aitorrent_http.access import Access
+from aitorrent_http.access import PROXIED, Access
 from aitorrent_http.config import PORT, HttpConfig
 from aitorrent_http.metrics import HttpMetrics
 from aitorrent_http.tokens import Tokens
@@ -226,7 +226,10 @@ class HttpService:
         scopes: frozenset[Scope] = request.scope["aitorrent.scopes"]
         mine = [(plugin, route) for plugin, route in self._ctx.routes() if route.scope in scopes]
         told = await self._ctx.control.caller(Role.READ).call("node.version")
-        return JSONResponse(document(mine, told["version"]))
+        # Behind a proxy, or on a Unix socket, only the client knows its way here.
+        is_near = request.client is not None and not any(h in request.headers for h in PROXIED)
+        url = str(request.base_url).rstrip("/") if is_near else "/"
+        return JSONResponse(document(mine, told["version"], url))
 
 
 def _bind(path: Path) -> unix_socket.BoundSocket:

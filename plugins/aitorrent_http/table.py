@@ -33,6 +33,9 @@ class Table:
 
     def __init__(self, routes: Iterable[tuple[str, HttpRoute]]) -> None:
         self.routes = tuple(routes)
+        self._dialects = {
+            route.error_header: route.error_body for _, route in self.routes if route.error_header
+        }
         self._static: dict[str, list[tuple[str, HttpRoute]]] = {}
         self._patterns: list[tuple[re.Pattern[str], str, HttpRoute]] = []
         for plugin, route in self.routes:
@@ -40,6 +43,18 @@ class Table:
                 self._patterns.append((_pattern(route.path), plugin, route))
             else:
                 self._static.setdefault(route.path, []).append((plugin, route))
+
+    def error_body(self, headers: Iterable[str]) -> Callable[[HttpFault, str], bytes] | None:
+        """How a client with these headers reads errors, if they tell; see HttpRoute."""
+        return next((self._dialects[name] for name in headers if name in self._dialects), None)
+
+    def hint(self, method: str, raw_path: str) -> str:
+        """What is wrong with the base URL of a client that asks for a path that nothing has."""
+        if raw_path.startswith("/v1/v1/"):
+            return "the base URL has /v1 twice"
+        if self.find(method, f"/v1{raw_path}").route is not None:
+            return "the base URL ends in /v1"
+        return "GET / lists them"
 
     def find(self, method: str, raw_path: str) -> Found:
         """The route for a path as it was sent; %2F in it is no slash."""

@@ -60,7 +60,9 @@ class Probe:
             "refuses",
             max_body=1000,
             error_body=lambda fault, ident: f"{fault.status} {ident}".encode(),
+            error_header="x-dialect",
         )
+        yield HttpRoute("/v1/refuses", GET, self._busy, public, "nothing", listed=False)
         yield HttpRoute("/bug", GET, self._bug, public, "raises")
 
     async def _ok(self, request: Request) -> Response:

@@ -76,6 +76,16 @@ class HttpRoute:
     error_body: Callable[[HttpFault, str], bytes] | None = None
     """The JSON of an error, from the fault and the id of the request; None = as OpenAI's clients
     read it."""
+    error_header: str = ""
+    """A header, in lower case, that only clients of this dialect send: errors of paths without an
+    `error_body` are told to them by this one, and so are paths that nothing has."""
+    listed: bool = True
+    "Whether the page at `/` and the OpenAPI document have it; a path that always refuses need not."
+
+    @property
+    def template(self) -> str:
+        """The path as people read it: `/v1/models/{name}` also where the name may have slashes."""
+        return self.path.replace(":path}", "}")
 
 
 def problem_of(route: HttpRoute) -> str:

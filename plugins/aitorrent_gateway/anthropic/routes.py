@@ -51,6 +51,7 @@ class AnthropicRoutes:
             slots=config.requests,
             browser=True,
             error_body=_error_body,
+            error_header="anthropic-version",
         )
 
     async def _messages(self, request: Request) -> App:

@@ -33,6 +33,7 @@ NOT_HERE: Final = {
 "What is answered with 501."
 ABSENT: Final = ("me", "signout", "status", "web_search", "web_fetch", "experimental/{rest:path}")
 "Of Ollama's own service: 404, as in versions that have none."
+_ABSENT: Final = "not offered"
 Endpoint = Callable[["Request"], Awaitable[App]]
 
 
@@ -63,10 +64,10 @@ class OllamaRoutes:
         for name, text in NOT_HERE.items():
             answer = partial(self._refuse, 501, f"aitorrentd does not {text}")
             methods = post | (get if "{" in name else frozenset())
-            routes.append(self._route(name, methods, answer, "not offered"))
+            routes.append(self._route(name, methods, answer, _ABSENT))
         for name in ABSENT:
             answer = partial(self._refuse, 404, "404 page not found")
-            routes.append(self._route(name, get | post, answer, "not offered"))
+            routes.append(self._route(name, get | post, answer, _ABSENT))
         return routes
 
     def _route(
@@ -90,6 +91,7 @@ class OllamaRoutes:
             slots=config.requests,
             browser=not operate,
             error_body=_error_body,
+            listed=summary != _ABSENT,
         )
 
     @property

@@ -227,6 +227,13 @@ async def test_errors_before_the_dialect_have_its_shape(node_factory: NodeFactor
     ):
         answer = await exchange(address, request("POST", "/v1/messages", JSON | headers, b"{"))
         assert (answer.status, json.loads(answer.body)["error"]["type"]) == (status, kind)
+    for path in ("/v1/models/nope", "/v1/messages/batches"):  # no dialect's own
+        version = {"anthropic-version": "2023-06-01"}
+        answer = await exchange(address, request("GET", path, version))
+        found = json.loads(answer.body)
+        assert (answer.status, found["type"]) == (404, "error")
+        assert found["error"]["type"] == "not_found_error"
+        assert "code" in (await exchange(address, request("GET", path))).error
 
 
 async def test_stream_that_fails_ends_with_an_error_and_without_message_stop(

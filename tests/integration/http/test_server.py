@@ -109,6 +109,25 @@ async def test_errors_of_a_dialect_have_its_shape_and_the_id(node_factory: NodeF
         ident = answer.headers["request-id"]
         assert (answer.status, answer.body) == (status, f"{status} {ident}".encode())
         assert answer.headers["x-request-id"] == ident
+    for path, status in (("/nothing", 404), ("/wrong", 400)):  # of no dialect: its clients say so
+        answer = await exchange(address, request("GET", path, {"X-Dialect": "1"}))
+        ident = answer.headers["request-id"]
+        assert (answer.status, answer.body) == (status, f"{status} {ident}".encode())
+        assert "error" in json.loads((await exchange(address, request("GET", path))).body)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/nothing", "no such path; GET / lists them"),
+        ("/refuses", "no such path; the base URL ends in /v1"),
+        ("/v1/v1/refuses", "no such path; the base URL has /v1 twice"),
+    ],
+)
+async def test_a_wrong_base_url_is_told(node_factory: NodeFactory, path: str, said: str) -> None:
+    _, address = await http_node(node_factory, ("probe", Probe()))
+    answer = await exchange(address, request("GET", path))
+    assert (answer.status, answer.error["message"]) == (404, said)
 
 
 @pytest.mark.allow_error_log
@@ -231,7 +250,9 @@ async def test_page_says_what_runs(node_factory: NodeFactory) -> None:
         page = await client.get("/", headers={"Accept": "text/html"})
         assert '<a href="/scope/generate">/scope/generate</a>' in page.text
         assert "<td>/named/{name}</td>" in page.text  # no link: it lacks a name
-        assert "/scope/admin" not in page.text
+        assert "<td>/rest/{rest}</td>" in page.text
+        assert "<meta name=viewport" in page.text
+        assert "/scope/admin" not in page.text and "/v1/refuses" not in page.text
         assert "<td>probe</td><td>running</td><td>routes for tests</td>" in page.text
         assert page.headers["content-security-policy"].startswith("default-src 'none'")
         proxied = {"Accept": "application/json", "X-Forwarded-For": "192.0.2.1"}
@@ -248,7 +269,8 @@ async def test_openapi_document_has_what_the_caller_may_use(node_factory: NodeFa
     assert answer.status == 200
     assert found["openapi"] == "3.1.0"
     assert set(found["paths"]["/scope/read"]) == {"get", "post"}
-    assert "/scope/admin" not in found["paths"]
+    assert not {"/scope/admin", "/v1/refuses"} & {*found["paths"]}
+    assert found["servers"] == [{"url": "http://127.0.0.1"}]  # as the request named it
     assert found["paths"]["/rest/{rest}"]["get"]["parameters"] == [
         {"name": "rest", "in": "path", "required": True, "schema": {"type": "string"}}
     ]
@@ -258,6 +280,7 @@ async def test_openapi_document_has_what_the_caller_may_use(node_factory: NodeFa
         address, request("GET", "/openapi.json", {"X-Forwarded-For": "192.0.2.1"})
     )
     assert "/scope/read" not in json.loads(proxied.body)["paths"]
+    assert json.loads(proxied.body)["servers"] == [{"url": "/"}]
 
 
 async def test_unix_socket_has_the_roles_of_the_control_socket(
