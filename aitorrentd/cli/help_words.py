@@ -66,13 +66,16 @@ def _range_text(low: str | None, sign: str, bound: str) -> str:
 
 
 def plain_value_error(error: Any) -> str:
-    """What a usage error says about a value that is no number, or out of range; else empty."""
+    """What a usage error says about a value that is no number, out of range, or not among the
+    choices; else empty."""
     details = getattr(error.__cause__, "errors", None)
     parameter = getattr(error, "param", None)
     if details is None or parameter is None:
         return ""
     first = details()[0]
     kind = str(first["type"]).partition("_")[0]
+    if kind == "value":
+        return str(first["msg"]).removeprefix("Value error, ")
     if kind not in ("int", "float", "greater", "less", "finite"):
         return ""
     low, high = getattr(parameter, "min", None), getattr(parameter, "max", None)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from aitorrent_http.service import HttpService
 from aitorrent_http.tokens import Token
@@ -43,6 +44,15 @@ class NewParams(Model):
     lifetime_s: float | None = Field(
         None, gt=0, le=MAX_LIFETIME_S, description="seconds until it expires; null = never"
     )
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _says_what_names_are(cls, name: object) -> object:
+        if isinstance(name, str) and not re.fullmatch(_NAME, name, re.ASCII):
+            raise ValueError(
+                "use up to 64 letters, digits, dots, - or _; begin with a letter or digit"
+            )
+        return name
 
 
 class TokenView(Model):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aitorrent_gateway.core.fields import refuse_fetching, text_of, wrong
+from aitorrent_gateway.core.fields import is_inside, text_of, wrong
 
 _MEDIA: Final = frozenset({"image/gif", "image/jpeg", "image/png", "image/webp"})
 Block = Mapping[str, Any]
@@ -79,13 +79,14 @@ def _image(where: str, block: Block) -> Said:
     if kind == "base64":
         media = source.get("media_type")
         if media not in _MEDIA:
-            raise wrong(f"{where}.source.media_type", f"is not one of {', '.join(sorted(_MEDIA))}")
+            raise wrong(f"{where}.source.media_type", f"must be one of {', '.join(sorted(_MEDIA))}")
         return Said(
             images=(f"data:{media};base64,{text_of(f'{where}.source.data', source.get('data'))}",)
         )
+    if kind == "url" and is_inside(url := source.get("url")):
+        return Said(images=(url,))
     if kind == "url":
-        refuse_fetching(f"{where}.source", source.get("url"))
-        return Said(images=(source["url"],))
+        raise wrong(f"{where}.source.type", "must be base64; the server fetches no URLs")
     raise wrong(f"{where}.source", "is not of the type base64; send the image in the request")
 
 

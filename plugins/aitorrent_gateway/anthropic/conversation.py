@@ -58,7 +58,7 @@ def conversation(system: object, messages: object) -> Conversation:
         InvalidParams: with `param` in its data.
     """
     if not isinstance(messages, list) or not messages:
-        raise wrong("messages", "is not a list with at least one message")
+        raise wrong("messages", "must be a list of at least one message")
     reader = _Reader()
     if system is not None:
         reader.system("system", system)
@@ -124,7 +124,7 @@ class _Reader:
         """Add a message."""
         role = message.get("role") if isinstance(message, dict) else None
         if not isinstance(message, dict) or role not in ("user", "assistant", "system"):
-            raise wrong(f"{where}.role", "is not one of user, assistant, system")
+            raise wrong(f"{where}.role", "must be one of user, assistant, system")
         content = message.get("content")
         if role == "system":
             if content is not None:  # it may only change how much the model thinks

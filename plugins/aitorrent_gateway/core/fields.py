@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Set
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from pydantic import ValidationError
 
@@ -13,6 +13,27 @@ from aitorrentd.api import InvalidParams
 MAX_SEED: Final = 2**63
 _HEADER_SAFE: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}", re.ASCII)
 _MOST_IGNORED: Final = 20
+_RULES: Final = {
+    "missing": "is required",
+    "extra_forbidden": "is unknown",
+    **dict.fromkeys(("string_type", "string_unicode"), "must be a string"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be an integer"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    **dict.fromkeys(("list_type", "tuple_type"), "must be a list"),
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type"), "must be an object"),
+    "finite_number": "must be a finite number",
+    "literal_error": "must be one of {expected}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
+}
+"What a field must be, by pydantic's type of error."
 _QUOTED: Final = re.compile(r'"([a-z_]+)" ')
 
 
@@ -38,7 +59,7 @@ def flag(name: str, value: Any) -> bool:
         InvalidParams: it is none.
     """
     if not isinstance(value, bool):
-        raise wrong(name, "is neither true nor false")
+        raise wrong(name, "must be true or false")
     return value
 
 
@@ -49,7 +70,7 @@ def text_of(name: str, value: Any) -> str:
         InvalidParams: it is none.
     """
     if not isinstance(value, str):
-        raise wrong(name, "is not a text")
+        raise wrong(name, "must be a string")
     return value
 
 
@@ -60,7 +81,7 @@ def one_of(name: str, value: Any, choices: Mapping[str, Any]) -> Any:
         InvalidParams: it is not among the choices.
     """
     if not isinstance(value, str) or value not in choices:
-        raise wrong(name, f"is not one of {', '.join(choices)}")
+        raise wrong(name, f"must be one of {', '.join(choices)}")
     return choices[value]
 
 
@@ -72,6 +93,8 @@ def explained(error: ValidationError) -> InvalidParams:
     for part in path:
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
     text = found["msg"].removeprefix("Value error, ")
+    if name and (rule := _RULES.get(found["type"])):
+        return InvalidParams(f"{name} {rule.format_map(found.get('ctx', {}))}", param=name)
     if name:
         return InvalidParams(f"{name}: {text}", param=name)
     named = _QUOTED.match(text)  # what is wrong with two fields together
@@ -84,8 +107,13 @@ def refuse_fetching(name: str, url: object) -> None:
     Raises:
         InvalidParams: `url` is not a data: URL.
     """
-    if not isinstance(url, str) or not url.startswith("data:"):
-        raise wrong(name, "has an image that is not a data: URL")
+    if not is_inside(url):
+        raise wrong(name, "has an image that is not a data: URL; the server fetches no URLs")
+
+
+def is_inside(url: object) -> TypeGuard[str]:
+    """Whether it is a data: URL, so that what it names is in the request."""
+    return isinstance(url, str) and url.startswith("data:")
 
 
 def ignored_header(

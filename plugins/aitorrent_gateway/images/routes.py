@@ -79,7 +79,7 @@ def _asked(fields: dict[str, Any]) -> tuple[str, int, tuple[int, int] | None]:
 
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not 0 < len(prompt) <= MAX_PROMPT_CHARS:
-        raise wrong("prompt", f"is not a text of 1 to {MAX_PROMPT_CHARS} characters")
+        raise wrong("prompt", f"must be a string of 1 to {MAX_PROMPT_CHARS} characters")
     count = fields.get("n", 1)
     if type(count) is not int or not 1 <= count <= MAX_PICTURES:
         raise wrong("n", f"is not an integer from 1 to {MAX_PICTURES}")

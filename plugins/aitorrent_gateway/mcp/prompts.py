@@ -93,7 +93,7 @@ def filled(name: object, arguments: Mapping[str, Any]) -> dict[str, Any]:
         raise RpcError(INVALID_PARAMS, f"no such prompt; there are {', '.join(PROMPTS)}")
     given = arguments.get(prompt.argument)
     if given is not None and not isinstance(given, str):
-        raise RpcError(INVALID_PARAMS, f"{prompt.argument} is not a text")
+        raise RpcError(INVALID_PARAMS, f"{prompt.argument} must be a string")
     if not given and prompt.required:
         raise RpcError(INVALID_PARAMS, f"the argument {prompt.argument} is missing")
     text = prompt.text.format(plain(given, _MOST_CHARS) if given else prompt.otherwise)

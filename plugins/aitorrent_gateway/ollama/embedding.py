@@ -47,7 +47,7 @@ async def embeddings(request: Request, inference: Inference) -> JSONResponse:
     fields = present(json_object(await request.body()))
     prompt = fields.get("prompt", "")
     if not isinstance(prompt, str):
-        raise wrong("prompt", "is not a text")
+        raise wrong("prompt", "must be a string")
     found = await _vectors(inference, fields, [prompt] if prompt else [])
     vector = list(found.vectors[0]) if found.vectors else []
     return JSONResponse({"embedding": vector}, headers=ignored_header(fields, _EMBEDDINGS))

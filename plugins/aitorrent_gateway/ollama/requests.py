@@ -69,7 +69,7 @@ def model_of(fields: Mapping[str, Any]) -> str:
     """
     name = fields.get("model") or fields.get("name")
     if not isinstance(name, str) or not 0 < len(name) <= MAX_MODEL_CHARS:
-        raise wrong("model", f"is missing, or no text of at most {MAX_MODEL_CHARS} characters")
+        raise wrong("model", f"is required: a name of at most {MAX_MODEL_CHARS} characters")
     return name
 
 
@@ -217,7 +217,7 @@ def _images(where: str, value: Any) -> list[str]:
 
 def _text(where: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise wrong(where, "is not a text")
+        raise wrong(where, "must be a string")
     return value
 
 

@@ -34,6 +34,8 @@ async def embeddings(request: Request, inference: Inference) -> App:
     try:
         found = await inference.embed(asked)
     except AitorrentError as e:
+        if e.data.get("lacking"):  # of the model that was named
+            e.data = {**e.data, "param": "model"}
         raise openai_error(e, _NAMES) from e
     numbers = sum(map(len, found.vectors))
     if numbers > _MANY_NUMBERS:

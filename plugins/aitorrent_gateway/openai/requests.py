@@ -144,7 +144,7 @@ def chat(body: Mapping[str, Any]) -> Asked:
         params["top_logprobs"] = top
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise wrong("messages", "is not a list with at least one message")
+        raise wrong("messages", "must be a list of at least one message")
     unknown: set[str] = set()
     made = {
         "messages": [turn_of(index, each, unknown) for index, each in enumerate(messages)],
@@ -167,8 +167,10 @@ def completion(body: Mapping[str, Any]) -> Asked:
     prompt = fields.get("prompt", "")
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
+    if prompt == "":
+        raise wrong("prompt", "is required: a string of at least one character")
     if not isinstance(prompt, str):
-        raise wrong("prompt", "is not a text; send one prompt in a request, and no token ids")
+        raise wrong("prompt", "must be a string; send one prompt in a request, and no token ids")
     if "best_of" in fields and fields["best_of"] != fields.get("n", 1):
         raise unsupported("best_of")
     return _asked(fields, _COMPLETION, {"prompt": prompt, "raw": True, "params": params})
@@ -250,7 +252,7 @@ def request_of(fields: Mapping[str, Any], made: dict[str, Any]) -> GenerateReque
     """
     model = fields.get("model", "")
     if not isinstance(model, str):
-        raise wrong("model", "is not a text")
+        raise wrong("model", "must be a string")
     try:
         return GenerateRequest.model_validate({"model": model, **made})
     except ValidationError as e:

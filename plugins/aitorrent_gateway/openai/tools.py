@@ -54,7 +54,7 @@ def chosen(tools: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> dic
     picked: Any = None
     if isinstance(choice, str):
         if choice not in _WORDS:
-            raise wrong("tool_choice", f"is not one of {', '.join(_WORDS)}, nor an object")
+            raise wrong("tool_choice", f"must be one of {', '.join(_WORDS)}, or an object")
         picked = choice
     elif isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         inner = choice.get("allowed_tools", choice)

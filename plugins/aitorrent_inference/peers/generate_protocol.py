@@ -125,7 +125,8 @@ def _problems(error: ValidationError) -> str:
     for item in error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]:
         where = ".".join(str(part) for part in item["loc"])
         is_unknown = item["type"] == "extra_forbidden"
-        text = "unknown; this node does not apply it" if is_unknown else item["msg"]
+        text = item["msg"].removeprefix("Value error, ")
+        text = "unknown; this node does not apply it" if is_unknown else text
         found.append(f"{where}: {text}" if where else text)
     return "; ".join(found)
 

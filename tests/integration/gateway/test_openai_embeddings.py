@@ -79,12 +79,12 @@ async def test_vectors_as_floats_and_in_base64_are_equal(node_factory: NodeFacto
         ({"input": []}, "input", "at least one text"),
         ({"input": None}, "input", "neither a text"),
         ({"input": {}}, "input", "neither a text"),
-        ({"input": ["a", None]}, "input[1]", "valid string"),
+        ({"input": ["a", None]}, "input[1]", "must be a string"),
         ({"input": ["a"] * 2049}, "input", "at most 2048"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format", "float, base64"),
-        ({"input": "a", "dimensions": 0}, "dimensions", "greater than or equal"),
+        ({"input": "a", "dimensions": 0}, "dimensions", "at least 1"),
         ({"input": "\ud800"}, "input[0]", "surrogate"),
-        ({"input": "a", "model": 7}, "model", "valid string"),
+        ({"input": "a", "model": 7}, "model", "must be a string"),
         ({"input": "long"}, "input", "9 tokens"),
         ({"input": "a", "model": "none"}, "model", "none"),
     ],
@@ -98,3 +98,9 @@ async def test_what_cannot_be_embedded_is_refused_with_its_name(
     assert answer.error["param"] == param
     assert text in answer.error["message"]
     assert len(answer.error["message"]) < 300
+
+
+async def test_a_model_that_only_chats_is_named_as_what_is_wrong(node_factory: NodeFactory) -> None:
+    _, address = await gateway_node(node_factory, FakeBackend("f", models=("m",)))
+    answer = await asked(address, input="a", model="m")
+    assert (answer.status, answer.error["param"]) == (400, "model")

@@ -207,6 +207,8 @@ async def test_full_slots_answer_429_until_one_is_free(node_factory: NodeFactory
         answer = await exchange(address, request("GET", "/hang"))
         assert (answer.status, answer.headers["retry-after"]) == (429, "1")
         assert answer.error["code"] == "busy"
+        text = "the limit of 2 concurrent requests on /hang is reached; try again later"
+        assert answer.error["message"] == text
         first.close()
         await wait_for(lambda: probe.running == 1)
         async with connection(address) as (_, third):

@@ -25,7 +25,8 @@ async def test_tokens_from_the_command_line(daemon_factory: DaemonFactory) -> No
     raw = request("GET", "/v1/models", {"Authorization": f"Bearer {token}"})
     assert (await exchange(address, raw)).status == 200
     code, _, err = await cli_runs.run(daemon, "token", "new", "a b")
-    assert (code, "name" in err) == (2, True)
+    rule = "name: use up to 64 letters, digits, dots, - or _; begin with a letter or digit"
+    assert (code, rule in err) == (2, True), err
     code, out, _ = await cli_runs.run(daemon, "token", "revoke", "laptop")
     assert (code, out) == (0, "revoked laptop\n")
     assert (await exchange(address, raw)).status == 401

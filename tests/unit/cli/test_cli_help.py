@@ -153,9 +153,10 @@ def test_daily_commands_come_first_in_the_help() -> None:
         ("ask --top-k 1.5 x", "'1.5' is not a whole number of at least 0\n"),
         ("ping --count 0 x", "'0' is not a whole number from 1 to 100\n"),
         ("logs --lines many", "'many' is not a whole number"),
+        ("token new a --role king", "for '--role': 'king' is not one of 'generate', 'read'"),
     ],
 )
-def test_value_that_is_no_number_is_named_with_the_range(line: str, text: str) -> None:
+def test_value_that_is_not_accepted_is_named_with_the_range(line: str, text: str) -> None:
     ran = run_here(*line.split())
     assert ran.code == toolkit.ExitCode.USAGE
     assert text in ran.err

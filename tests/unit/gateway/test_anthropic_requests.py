@@ -348,3 +348,10 @@ def test_what_is_wrong_or_not_there_is_refused_with_its_name(
 def test_ssrf_image_url(source: dict[str, Any]) -> None:
     with pytest.raises(InvalidParams, match=r"messages\[0\]\.content\[0\]\.source"):
         asked({"messages": [user({"type": "image", "source": source})]})
+
+
+def test_an_image_by_its_address_is_refused_with_what_to_send() -> None:
+    source = {"type": "url", "url": "https://example.org/cat.png"}
+    text = r"content\[0\]\.source\.type must be base64; the server fetches no URLs$"
+    with pytest.raises(InvalidParams, match=text):
+        asked({"messages": [user({"type": "image", "source": source})]})

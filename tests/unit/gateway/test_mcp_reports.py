@@ -97,7 +97,7 @@ async def test_a_wrong_argument_is_told_to_the_model() -> None:
     # modelcontextprotocol SEP-1303: as a protocol error, models never saw it.
     result = await Asker()("tools/call", {"name": "generate", "arguments": {"prompt": 5}})
     assert result["isError"] is True
-    assert result["content"][0]["text"].startswith("prompt: ")
+    assert result["content"][0]["text"] == "prompt must be a string"
 
 
 async def test_empty_results_have_no_keys_in_the_first_era() -> None:

@@ -104,6 +104,11 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:
     assert caught.value.data["param"] == param
 
 
+def test_a_missing_model_is_told_with_what_it_is() -> None:
+    with pytest.raises(InvalidParams, match="^model is required: a name of at most 256 characters"):
+        chat({"messages": HELLO})
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -178,7 +178,9 @@ def test_what_is_not_there_or_wrong_is_refused_with_its_name(
 def test_ssrf_image_url(url: Any) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": url}}]
     error = fault({"messages": [{"role": "user", "content": parts}]})
-    assert error.message == "messages[0].content has an image that is not a data: URL"
+    assert error.message == (
+        "messages[0].content has an image that is not a data: URL; the server fetches no URLs"
+    )
 
 
 def test_image_in_the_request_is_kept() -> None:
@@ -293,6 +295,8 @@ def test_unknown_fields_are_reported_as_far_as_they_can_stand_in_a_header() -> N
         ({"prompt": [1, 2]}, "prompt"),
         ({"prompt": ["a", "b"]}, "prompt"),
         ({"prompt": {}}, "prompt"),
+        ({}, "prompt"),
+        ({"prompt": ""}, "prompt"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
         ({"prompt": "a", "echo": True}, "echo"),
         ({"prompt": "a", "best_of": 2}, "best_of"),
@@ -302,6 +306,23 @@ def test_unknown_fields_are_reported_as_far_as_they_can_stand_in_a_header() -> N
 )
 def test_completions_refuse_with_the_name(body: dict[str, Any], param: str) -> None:
     assert fault(body, completion).data["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"temperature": "hot"}, "temperature must be a number"),
+        ({"temperature": 200}, "temperature must be at most 100"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1"),
+        ({"top_k": 1.5}, "top_k must be an integer"),
+        ({"stream": "yes"}, "stream must be true or false"),
+        ({"model": 7}, "model must be a string"),
+        ({"messages": []}, "messages must be a list of at least one message"),
+        ({"reasoning_effort": "loud"}, "reasoning_effort must be one of "),
+    ],
+)
+def test_a_refusal_says_what_the_field_must_be(fields: dict[str, Any], text: str) -> None:
+    assert fault({"messages": HELLO, **fields}).message.startswith(text)
 
 
 def test_completion_continues_the_text_as_it_is() -> None:

@@ -149,7 +149,7 @@ async def test_request_that_ends_without_a_newline_is_answered() -> None:
     ("request_line", "error"),
     [
         (b"nonsense\n", "bad request: Invalid JSON"),
-        (b"{}\n", 'bad request: Value error, give either "prompt"'),
+        (b"{}\n", 'bad request: give either "prompt"'),
         (b'{"prompt":"a","model":"zz"}\n', "no model 'zz' here; available models: m"),
         (b"x" * (MAX_LINE_BYTES + 1), "a request has at most 1048576 bytes"),
     ],

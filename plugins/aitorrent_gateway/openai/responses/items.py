@@ -40,7 +40,7 @@ class Turns:
     def instruct(self, value: Any) -> None:
         """Add the instructions of the request."""
         if not isinstance(value, str):
-            raise wrong("instructions", "is not a text")
+            raise wrong("instructions", "must be a string")
         if value:
             self.turns.append({"role": "system", "content": value})
 
