@@ -31,10 +31,10 @@ def blocks_of(where: str, content: object) -> list[Block]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, list):
-        raise wrong(where, "is neither a text nor a list of content blocks")
+        raise wrong(where, "must be a string or a list of content blocks")
     for index, block in enumerate(content):
         if not isinstance(block, dict) or not isinstance(block.get("type"), str):
-            raise wrong(f"{where}[{index}]", "is not a content block with a type")
+            raise wrong(f"{where}[{index}]", "must be a content block with a type")
     return content
 
 
@@ -87,7 +87,7 @@ def _image(where: str, block: Block) -> Said:
         return Said(images=(url,))
     if kind == "url":
         raise wrong(f"{where}.source.type", "must be base64; the server fetches no URLs")
-    raise wrong(f"{where}.source", "is not of the type base64; send the image in the request")
+    raise wrong(f"{where}.source", "must be of the type base64; send the image in the request")
 
 
 def _document(where: str, block: Block) -> Said:
@@ -98,7 +98,7 @@ def _document(where: str, block: Block) -> Said:
     elif kind == "content":
         inner = joined(f"{where}.source.content", source.get("content"))
     else:
-        raise wrong(f"{where}.source", "is not of the type text; send the text of the document")
+        raise wrong(f"{where}.source", "must be of the type text; send the text of the document")
     heads = [block[key] for key in ("title", "context") if isinstance(block.get(key), str)]
     return Said("\n".join([*heads, inner.text]), inner.images)
 
@@ -124,7 +124,7 @@ def _compaction(where: str, block: Block) -> Said:
 def _source(where: str, block: Block) -> Mapping[str, Any]:
     source = block.get("source")
     if not isinstance(source, dict):
-        raise wrong(f"{where}.source", "is not an object")
+        raise wrong(f"{where}.source", "must be an object")
     return source
 
 

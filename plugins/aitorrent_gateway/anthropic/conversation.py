@@ -193,7 +193,7 @@ class _Reader:
         ident, name = text_of(f"{at}.id", block.get("id")), text_of(f"{at}.name", block.get("name"))
         arguments = block.get("input") or {}  # clients send "" and null for no arguments
         if not isinstance(arguments, dict):
-            raise wrong(f"{at}.input", "is not an object")
+            raise wrong(f"{at}.input", "must be an object")
         self._tools[ident] = name
         return {"id": ident, "name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
 
@@ -206,7 +206,7 @@ class _Reader:
         if isinstance(tool, dict) and kind == "tool_definition":
             definition = tool.get("definition")
             if not isinstance(definition, dict):
-                raise wrong(f"{at}.tool.definition", "is not an object")
+                raise wrong(f"{at}.tool.definition", "must be an object")
             self._found.defined.append(definition)
         elif isinstance(tool, dict) and kind == "tool_reference":
             name = text_of(f"{at}.tool.name", tool.get("name"))
@@ -214,7 +214,7 @@ class _Reader:
             (self._found.offered.add if adds else self._found.offered.discard)(name)
             (self._found.removed.discard if adds else self._found.removed.add)(name)
         else:
-            raise wrong(f"{at}.tool", "is not of the type tool_reference or tool_definition")
+            raise wrong(f"{at}.tool", "must be of the type tool_reference or tool_definition")
         return True
 
     def _is_dropped(self, block: Block) -> bool:

@@ -105,14 +105,14 @@ def asked(body: Mapping[str, Any]) -> Asked:
 
 def _stops(value: object) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise wrong("stop_sequences", "is not a list of texts")
+        raise wrong("stop_sequences", "must be a list of strings")
     return [each for each in value if each]
 
 
 def _format(fields: Mapping[str, Any]) -> dict[str, Any]:
     config = fields.get("output_config", {})
     if not isinstance(config, dict):
-        raise wrong("output_config", "is not an object")
+        raise wrong("output_config", "must be an object")
     name, value = "output_config.format", config.get("format")
     if value is None:  # the name during the beta
         name, value = "output_format", fields.get("output_format")
@@ -120,9 +120,9 @@ def _format(fields: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     schema = value.get("schema") if isinstance(value, dict) else None
     if not isinstance(value, dict) or value.get("type") != "json_schema":
-        raise wrong(name, "is not of the type json_schema")
+        raise wrong(name, "must be of the type json_schema")
     if not isinstance(schema, dict):
-        raise wrong(f"{name}.schema", "is not an object")
+        raise wrong(f"{name}.schema", "must be an object")
     return {"format": schema}
 
 
@@ -131,7 +131,7 @@ def _thinking(value: object) -> tuple[bool | None, bool]:
     if value is None:
         return None, False
     if not isinstance(value, dict):
-        raise wrong("thinking", "is not an object")
+        raise wrong("thinking", "must be an object")
     think = one_of("thinking.type", value.get("type"), _THINKING)
     return think, think is not False and value.get("display") != "omitted"
 

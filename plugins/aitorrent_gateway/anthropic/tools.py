@@ -65,13 +65,13 @@ def offered(value: object, said: Conversation) -> tuple[Tool, ...]:
         InvalidParams: with `param` in its data.
     """
     if not isinstance(value, list):
-        raise wrong("tools", "is not a list")
+        raise wrong("tools", "must be a list")
     found, deferred = dict[str, Tool](), set[str]()
     has_search = False
     for index, each in enumerate([*value, *said.defined]):
         where = f"tools[{index}]"
         if not isinstance(each, dict):
-            raise wrong(where, "is not an object")
+            raise wrong(where, "must be an object")
         kind = text_of(f"{where}.type", each.get("type") or "custom")
         has_search = has_search or kind.startswith(_SEARCH)
         fields = _fields(kind, each)
@@ -95,14 +95,14 @@ def choice(value: object, tools: Sequence[Tool]) -> dict[str, Any]:
         InvalidParams: with `param` in its data.
     """
     if not isinstance(value, dict):
-        raise wrong("tool_choice", "is not an object")
+        raise wrong("tool_choice", "must be an object")
     made: dict[str, Any] = {}
     wanted = one_of("tool_choice.type", value.get("type"), _CHOICES)
     names = [tool.name for tool in tools]
     if wanted == "tool":
         name = value.get("name")
         if not isinstance(name, str) or name not in names:
-            raise wrong("tool_choice.name", "is not the name of a tool that can be called")
+            raise wrong("tool_choice.name", "must be the name of a tool that can be called")
         wanted = {"name": name}
     elif wanted == "required" and not names:
         raise wrong("tool_choice", "asks for a call, but there is no tool that can be called")

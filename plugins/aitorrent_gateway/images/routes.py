@@ -82,9 +82,9 @@ def _asked(fields: dict[str, Any]) -> tuple[str, int, tuple[int, int] | None]:
         raise wrong("prompt", f"must be a string of 1 to {MAX_PROMPT_CHARS} characters")
     count = fields.get("n", 1)
     if type(count) is not int or not 1 <= count <= MAX_PICTURES:
-        raise wrong("n", f"is not an integer from 1 to {MAX_PICTURES}")
+        raise wrong("n", f"must be an integer from 1 to {MAX_PICTURES}")
     if fields.get("response_format", "b64_json") != "b64_json":
-        raise wrong("response_format", "is not b64_json; this server keeps no pictures")
+        raise wrong("response_format", "must be b64_json; this server keeps no pictures")
     if fields.get("stream"):
         raise unsupported("stream")
     if (size := fields.get("size", "auto")) == "auto":

@@ -30,7 +30,7 @@ async def embed(request: Request, inference: Inference, clock: Clock) -> JSONRes
     given = fields.get("input", "")
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise wrong("input", "is neither a text nor a list of texts")
+        raise wrong("input", "must be a string or a list of strings")
     found = await _vectors(inference, fields, texts if given else [])
     value: dict[str, Any] = {
         "model": model_of(fields),

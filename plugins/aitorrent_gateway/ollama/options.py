@@ -60,7 +60,7 @@ def params_of(given: Any) -> dict[str, Any]:
         InvalidParams: one has no valid value, or cannot be done here.
     """
     if not isinstance(given, dict):
-        raise wrong("options", "is not an object")
+        raise wrong("options", "must be an object")
     options = present(given)
     for name, off in _OFF.items():
         if name in options and options[name] != off:
@@ -97,18 +97,18 @@ def _stop(value: Any) -> dict[str, Any]:
         return {}
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise wrong("options.stop", "is not a list of texts")
+        raise wrong("options.stop", "must be a list of strings")
     return {"stop": tuple(dict.fromkeys(filter(None, texts)))}
 
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise wrong(f"options.{name}", "is not a number")
+        raise wrong(f"options.{name}", "must be a number")
     return value
 
 
 def _whole(name: str, value: Any) -> int:
     number = _number(name, value)
     if number != int(number):
-        raise wrong(f"options.{name}", "is not an integer")
+        raise wrong(f"options.{name}", "must be an integer")
     return int(number)

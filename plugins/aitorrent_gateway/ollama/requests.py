@@ -87,11 +87,11 @@ def chat(body: Mapping[str, Any]) -> Asked:
     fields = present(body)
     messages = fields.get("messages", [])
     if not isinstance(messages, list):
-        raise wrong("messages", "is not a list")
+        raise wrong("messages", "must be a list")
     turns = [_message(f"messages[{n}]", each) for n, each in enumerate(messages)]
     tools = fields.get("tools", [])
     if not isinstance(tools, list):
-        raise wrong("tools", "is not a list")
+        raise wrong("tools", "must be a list")
     made = {
         "messages": turns,
         "tools": [_function(f"tools[{n}]", each, _OF_TOOL) for n, each in enumerate(tools)],
@@ -111,7 +111,7 @@ def generate(body: Mapping[str, Any]) -> Asked:
     raw = flag("raw", fields.get("raw", False))
     context = fields.get("context", [])
     if not isinstance(context, list) or any(type(n) is not int for n in context):
-        raise wrong("context", "is not a list of token ids, as an answer has it")
+        raise wrong("context", "must be a list of token ids, as an answer has it")
     if not (prompt or images):
         return _asked(fields, _GENERATE, None)
     made: dict[str, Any]
@@ -172,13 +172,13 @@ def _format(value: Any) -> dict[str, Any]:
 
 def _message(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise wrong(where, "is not an object")
+        raise wrong(where, "must be an object")
     given = present(value)
     turn: dict[str, Any] = {name: given[name] for name in _OF_MESSAGE if name in given}
     turn["content"] = _text(f"{where}.content", given.get("content", ""))
     calls = turn.pop("tool_calls", [])
     if not isinstance(calls, list):
-        raise wrong(f"{where}.tool_calls", "is not a list")
+        raise wrong(f"{where}.tool_calls", "must be a list")
     if calls:
         turn["tool_calls"] = [
             _function(f"{where}.tool_calls[{n}]", each, _OF_CALL) for n, each in enumerate(calls)
@@ -193,7 +193,7 @@ def _message(where: str, value: Any) -> dict[str, Any]:
 def _function(where: str, value: Any, names: tuple[str, ...]) -> dict[str, Any]:
     """A tool or a call, without what only some clients add to it."""
     if not isinstance(value, dict):
-        raise wrong(where, "is not an object")
+        raise wrong(where, "must be an object")
     inner = value.get("function")
     if value.get("type", "function") != "function" or not isinstance(inner, dict):
         raise wrong(where, "has no function")
@@ -208,7 +208,7 @@ def _function(where: str, value: Any, names: tuple[str, ...]) -> dict[str, Any]:
 
 def _images(where: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise wrong(where, "is not a list of images in base64")
+        raise wrong(where, "must be a list of images in base64")
     for each in value:
         if ":" in each[:16]:  # base64 has none
             refuse_fetching(where, each)

@@ -56,7 +56,7 @@ def embed_request(body: Mapping[str, Any]) -> tuple[EmbedRequest, bool]:
     value = fields.get("input")
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts:
-        raise wrong("input", "is neither a text nor a list with at least one text")
+        raise wrong("input", "must be a string or a list of at least one string")
     if any(type(each) in (int, list) for each in texts):
         raise wrong(
             "input",

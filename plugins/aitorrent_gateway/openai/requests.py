@@ -162,7 +162,7 @@ def completion(body: Mapping[str, Any]) -> Asked:
     top = fields.get("logprobs", False)
     if top is not False:
         if type(top) is not int:
-            raise wrong("logprobs", "is not the number of likeliest tokens")
+            raise wrong("logprobs", "must be the number of likeliest tokens")
         params |= {"logprobs": True, "top_logprobs": top}
     prompt = fields.get("prompt", "")
     if isinstance(prompt, list) and len(prompt) == 1:
@@ -191,7 +191,7 @@ def sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
     params = {name: fields[name] for name in _SAME if name in fields}
     if (seed := fields.get("seed")) is not None:
         if type(seed) is not int:
-            raise wrong("seed", "is not an integer")
+            raise wrong("seed", "must be an integer")
         params["seed"] = seed % MAX_SEED  # clients also send negative ones
     if (stop := fields.get("stop")) is not None:
         texts = stop if isinstance(stop, list) else [stop]
@@ -214,7 +214,7 @@ def format_of(name: str, kind: object) -> dict[str, Any]:
         return {}
     if kind == "json_object":
         return {"format": "json"}
-    raise wrong(name, "is not of the type text, json_object or json_schema")
+    raise wrong(name, "must be of the type text, json_object or json_schema")
 
 
 def schema_of(name: str, described: object) -> dict[str, Any]:
@@ -234,11 +234,11 @@ def _asked(
     stream = flag("stream", fields.get("stream", False))
     options = fields.get("stream_options", {})
     if not isinstance(options, dict):
-        raise wrong("stream_options", "is not an object")
+        raise wrong("stream_options", "must be an object")
     with_usage = flag("stream_options.include_usage", options.get("include_usage") or False)
     choices = fields.get("n", 1)
     if type(choices) is not int or not 1 <= choices <= MAX_CHOICES:
-        raise wrong("n", f"is not an integer from 1 to {MAX_CHOICES}")
+        raise wrong("n", f"must be an integer from 1 to {MAX_CHOICES}")
     request = request_of(fields, made)
     headers = ignored_header(fields, known, unknown)
     return Asked(request, stream, with_usage, headers, choices)

@@ -23,7 +23,7 @@ def offered_tools(fields: Mapping[str, Any], unknown: set[str]) -> dict[str, Any
     """
     value = fields.get("tools", [])
     if not isinstance(value, list):
-        raise wrong("tools", "is not a list")
+        raise wrong("tools", "must be a list")
     tools = [tool_of(f"tools[{index}]", each, unknown) for index, each in enumerate(value)]
     return chosen(tools, fields)
 
@@ -31,7 +31,7 @@ def offered_tools(fields: Mapping[str, Any], unknown: set[str]) -> dict[str, Any
 def tool_of(name: str, value: Any, unknown: set[str]) -> dict[str, Any]:
     """The fields of a `Tool`."""
     if not isinstance(value, dict):
-        raise wrong(name, "is not an object")
+        raise wrong(name, "must be an object")
     if value.get("type", "function") != "function":
         raise unsupported(f"{name}.type")
     inner = value.get("function")
@@ -40,7 +40,7 @@ def tool_of(name: str, value: Any, unknown: set[str]) -> dict[str, Any]:
     else:
         extra, described = set(), present({k: v for k, v in value.items() if k != "type"})
     if not isinstance(described.get("name"), str):
-        raise wrong(f"{name}.name", "is not the name of a function")
+        raise wrong(f"{name}.name", "must be the name of a function")
     unknown.update(f"tools.{key}" for key in {*extra, *(described.keys() - _KEPT)})
     return {key: described[key] for key in described.keys() & _KEPT}
 

@@ -23,7 +23,7 @@ def turn_of(index: int, value: Any, unknown: set[str]) -> dict[str, Any]:
     """
     name = f"messages[{index}]"
     if not isinstance(value, dict):
-        raise wrong(name, "is not an object")
+        raise wrong(name, "must be an object")
     turn = present(value)
     for key, nothing in _NOTHING.items():
         if turn.get(key) == nothing:
@@ -52,12 +52,12 @@ def turn_of(index: int, value: Any, unknown: set[str]) -> dict[str, Any]:
 def _calls(name: str, value: Any) -> list[dict[str, Any]]:
     """Earlier calls of tools; of what clients add to them, such as signatures, nothing is kept."""
     if not isinstance(value, list):
-        raise wrong(name, "is not a list")
+        raise wrong(name, "must be a list")
     calls = []
     for index, each in enumerate(value):
         function = each.get("function") if isinstance(each, dict) else None
         if not isinstance(function, dict):
-            raise wrong(f"{name}[{index}]", "is not a call of a function")
+            raise wrong(f"{name}[{index}]", "must be a call of a function")
         calls.append(
             {
                 "id": each.get("id"),

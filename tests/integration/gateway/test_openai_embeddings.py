@@ -76,9 +76,9 @@ async def test_vectors_as_floats_and_in_base64_are_equal(node_factory: NodeFacto
     [
         ({"input": [[1, 2], [3]]}, "input", "check_embedding_ctx_length=False"),
         ({"input": [1, 2]}, "input", "check_embedding_ctx_length=False"),
-        ({"input": []}, "input", "at least one text"),
-        ({"input": None}, "input", "neither a text"),
-        ({"input": {}}, "input", "neither a text"),
+        ({"input": []}, "input", "at least one string"),
+        ({"input": None}, "input", "a string or a list"),
+        ({"input": {}}, "input", "a string or a list"),
         ({"input": ["a", None]}, "input[1]", "must be a string"),
         ({"input": ["a"] * 2049}, "input", "at most 2048"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format", "float, base64"),

@@ -54,10 +54,10 @@ class Turns:
             self.turns.append({"role": "user", "content": value})
             return
         if not isinstance(value, list) or not value:
-            raise wrong("input", "is neither a text nor a list with at least one item")
+            raise wrong("input", "must be a string or a list of at least one item")
         for index, each in enumerate(value):
             if not isinstance(each, dict):
-                raise wrong(f"input[{index}]", "is not an object")
+                raise wrong(f"input[{index}]", "must be an object")
             self._add(f"input[{index}]", present(each))
 
     def _add(self, name: str, item: dict[str, Any]) -> None:
@@ -90,7 +90,7 @@ class Turns:
     def _call(self, name: str, item: dict[str, Any], *, is_custom: bool) -> None:
         own, space = item.get("name"), item.get("namespace")
         if not isinstance(own, str):
-            raise wrong(f"{name}.name", "is not the name of a tool")
+            raise wrong(f"{name}.name", "must be the name of a tool")
         arguments = item.get("arguments", "{}")
         if is_custom:
             arguments = json.dumps({"input": item.get("input", "")})

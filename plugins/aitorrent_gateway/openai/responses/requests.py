@@ -143,7 +143,7 @@ def _params(fields: Mapping[str, Any]) -> dict[str, Any]:
             params |= format_of(name, kind)
     include = fields.get("include", [])
     if not isinstance(include, list):
-        raise wrong("include", "is not a list")
+        raise wrong("include", "must be a list")
     top = fields.get("top_logprobs")
     if _LOGPROBS in include or top:
         params["logprobs"] = True
@@ -154,7 +154,7 @@ def _params(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _object(name: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise wrong(name, "is not an object")
+        raise wrong(name, "must be an object")
     return value
 
 

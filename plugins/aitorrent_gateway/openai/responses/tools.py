@@ -48,7 +48,7 @@ class OfferedTools:
     def add(self, name: str, value: Any, unknown: set[str], namespace: str | None = None) -> None:
         """Offer one tool; a kind that this server does not have goes to `unknown`."""
         if not isinstance(value, dict):
-            raise wrong(name, "is not an object")
+            raise wrong(name, "must be an object")
         kind = value.get("type", "function")
         if kind == "namespace" and namespace is None:
             inner, own = value.get("tools"), value.get("name")
@@ -84,7 +84,7 @@ def read_tools(fields: Mapping[str, Any], unknown: set[str]) -> tuple[OfferedToo
     """
     listed = fields.get("tools", [])
     if not isinstance(listed, list):
-        raise wrong("tools", "is not a list")
+        raise wrong("tools", "must be a list")
     offered = OfferedTools()
     for index, each in enumerate(listed):
         offered.add(f"tools[{index}]", each, unknown)
