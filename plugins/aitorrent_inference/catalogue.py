@@ -218,6 +218,14 @@ class Catalogue:
                 found.append(Candidate(self.backends.get(state.name), view.name))
         return found
 
+    async def default_model(self) -> str:
+        """The model that an empty name means, as it is listed; empty while none can answer."""
+        views = {view.name: view for view in await self.models()}
+        name = self._default(views)
+        name = self.config.capabilities.get(name, name)
+        view = match(name, views)
+        return name if view is None else view.name
+
     def _default(self, names: Iterable[str]) -> str:
         return self.config.default_model or next(iter(names), "")
 

@@ -119,6 +119,10 @@ class Router:
         self._work = work
         self.metrics = GenerationMetrics()
 
+    async def default_model(self) -> str:
+        """The model that an empty name means; empty while none can answer."""
+        return await self.catalogue.default_model()
+
     async def models(self) -> Sequence[ModelView]:
         """Models of all local backends, then those that peers offer."""
         return await self.catalogue.models()

@@ -157,6 +157,9 @@ BACKENDS: Final = ServiceKey[Registry[Backend]]("inference.backends.v1")
 class Inference(Protocol):
     """The router: chooses a backend or peer. Provided by the inference plugin."""
 
+    async def default_model(self) -> str:
+        """The model that an empty name means; empty while none can answer."""
+
     async def models(self) -> Sequence[ModelView]:
         """Models of all local backends and of connected peers (backend `peer:<id>`)."""
 

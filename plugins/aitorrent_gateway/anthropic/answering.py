@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -18,6 +19,7 @@ from aitorrent_gateway.anthropic.requests import Asked, asked
 from aitorrent_gateway.anthropic.shapes import PING, Identity, MessageStream, whole
 from aitorrent_gateway.core.answers import ahead, generated
 from aitorrent_gateway.core.bodies import json_object
+from aitorrent_gateway.core.models import named
 from aitorrentd.api import AitorrentError, Chunk, GenerateRequest, Inference, InvalidParams
 from aitorrentd.api.faces.asgi import App
 from aitorrentd.api.faces.errors import fault_of
@@ -27,7 +29,8 @@ from aitorrentd.api.faces.streaming import Stream
 async def messages(request: Request, inference: Inference) -> App:
     """POST /v1/messages."""
     want = asked(json_object(await request.body()))
-    identity = Identity(f"msg_{secrets.token_hex(12)}", want.request.model or "default")
+    want = replace(want, request=await named(want.request, inference))
+    identity = Identity(f"msg_{secrets.token_hex(12)}", want.request.model)
     try:
         if not want.is_stream:
             return await _whole(want, identity, inference)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from aitorrentd.api import Inference, ModelView, NotFound
+from aitorrentd.api import GenerateRequest, Inference, ModelView, NotFound
+
+
+async def named(request: GenerateRequest, inference: Inference) -> GenerateRequest:
+    """The request, with the name of the node's default model if it names none."""
+    if request.model:
+        return request
+    return request.model_copy(update={"model": await inference.default_model()})
 
 
 async def answering_models(inference: Inference) -> list[ModelView]:

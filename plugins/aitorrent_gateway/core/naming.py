@@ -39,6 +39,10 @@ class Renamed:
         self._inference = inference
         self._aliases = aliases
 
+    async def default_model(self) -> str:
+        """The model that an empty name means, under its own name."""
+        return await self._inference.default_model()
+
     async def models(self) -> Sequence[ModelView]:
         """Each model, under all of its names."""
         return self._named(await self._inference.models())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -16,6 +17,7 @@ from starlette.responses import JSONResponse
 
 from aitorrent_gateway.core.answers import KEEP_ALIVE, Pieces, ahead, generated
 from aitorrent_gateway.core.bodies import json_object
+from aitorrent_gateway.core.models import named
 from aitorrent_gateway.openai import requests
 from aitorrent_gateway.openai.errors import openai_error
 from aitorrent_gateway.openai.requests import Asked
@@ -57,10 +59,11 @@ async def completions(request: Request, inference: Inference, clock: Clock) -> A
 
 
 async def _answer(asked: Asked, kind: Kind, inference: Inference, clock: Clock) -> App:
+    asked = replace(asked, request=await named(asked.request, inference))
     identity = Identity(
         kind.prefix + secrets.token_hex(12),
         int(clock.time()),
-        asked.request.model or "default",
+        asked.request.model,
         with_logprobs=bool(asked.request.params.logprobs),
     )
     try:

@@ -32,6 +32,8 @@ async def embeddings(request: Request, inference: Inference) -> App:
     body = json_object(await request.body())
     asked, in_base64 = embed_request(body)
     try:
+        if not asked.model and (views := await inference.embedding_models()):
+            asked = asked.model_copy(update={"model": views[0].name})
         found = await inference.embed(asked)
     except AitorrentError as e:
         if e.data.get("lacking"):  # of the model that was named
@@ -88,9 +90,7 @@ def _written(asked: EmbedRequest, found: Embeddings, *, in_base64: bool) -> byte
         for index, each in enumerate(found.vectors)
     ]
     usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
-    return encoded(
-        {"object": "list", "data": rows, "model": asked.model or "default", "usage": usage}
-    )
+    return encoded({"object": "list", "data": rows, "model": asked.model, "usage": usage})
 
 
 def _in_base64(vector: array[float]) -> str:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from aitorrent_gateway.core.answers import generated
 from aitorrent_gateway.core.errors import prompt_too_long
+from aitorrent_gateway.core.models import named
 from aitorrent_gateway.images.drawing import NO_SERVER, Drawing
 from aitorrent_gateway.images.pictures import Drawn, sample
 from aitorrent_gateway.ollama.answering import Answer
@@ -25,7 +26,6 @@ from aitorrentd.api.faces.streaming import Stream
 
 CONTEXT_TURNS: Final = 40
 "Turns that are sent along with an action; fewer if the model's context has no room."
-_DEFAULT: Final = "default"
 _PLAYER: Final = "player"
 _AI: Final = "AI"
 _IMAGE: Final = "image"
@@ -47,10 +47,12 @@ class Games:
         """POST /txt: as Ollama's /api/generate answers, but whole unless the client wants a
         stream."""
         asked = requests.read(requests.TextBody, await request.body())
+        wanted = GenerateRequest(model=asked.model, prompt=asked.prompt)
+        wanted = await named(wanted, inference)
         answer = Answer(
-            GenerateRequest(model=asked.model, prompt=asked.prompt),
-            asked.model or _DEFAULT,
-            Shape(asked.model or _DEFAULT, is_chat=False),
+            wanted,
+            wanted.model,
+            Shape(wanted.model, is_chat=False),
             inference,
             clock,
             clock.monotonic(),

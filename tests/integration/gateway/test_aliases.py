@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aitorrentd.api import Embeddings, EmbedRequest, ModelView
+from aitorrentd.api.models.embeddings import vector
 from tests.support import cli_runs
 from tests.support.clients.raw_http import exchange, request
 from tests.support.gateway_nodes import gateway_node
@@ -17,6 +20,16 @@ from tests.support.nodes import NodeFactory
 
 JSON = {"Content-Type": "application/json"}
 HELLO = [{"role": "user", "content": "hello"}]
+
+
+class Embedder(FakeBackend):
+    """Also makes vectors, with the model e."""
+
+    async def embedding_models(self) -> Sequence[ModelView]:
+        return [ModelView("e", self.name)]
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        return Embeddings((vector([0.5, 1.0]),), tokens=1)
 
 
 async def named(factory: NodeFactory, backend: FakeBackend, **settings: Any) -> str:
@@ -49,6 +62,27 @@ async def test_a_model_answers_to_its_further_name(
         if status == 200:  # clients compare it with what they asked for
             assert json.loads(answer.body)["model"] == name
             assert backend.requests[-1].model == "m"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "expected"),
+    [
+        ("/v1/messages", {"messages": HELLO, "max_tokens": 9}, "n"),
+        ("/v1/chat/completions", {"messages": HELLO}, "n"),
+        ("/v1/responses", {"input": "hello"}, "n"),
+        ("/v1/completions", {"prompt": "hello"}, "n"),
+        ("/v1/embeddings", {"input": "hello"}, "e"),
+        ("/txt", {"prompt": "hello"}, "n"),
+    ],
+)
+async def test_model_that_is_left_out_is_named_in_the_answer(
+    node_factory: NodeFactory, path: str, fields: dict[str, Any], expected: str
+) -> None:
+    node, address = await gateway_node(node_factory, Embedder("f", ("m", "n")))
+    node.kernel.configure("inference", {"default_model": "alias", "capabilities": {"alias": "n"}})
+    await node.kernel.restart("inference")
+    answer = await exchange(address, request("POST", path, JSON, json.dumps(fields).encode()))
+    assert (answer.status, json.loads(answer.body)["model"]) == (200, expected)
 
 
 async def test_both_names_are_listed(node_factory: NodeFactory) -> None:

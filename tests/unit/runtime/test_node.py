@@ -48,6 +48,9 @@ class FakeInference:
     async def models(self) -> Sequence[ModelView]:
         return []
 
+    async def default_model(self) -> str:
+        return ""
+
     async def count_tokens(self, request: GenerateRequest, *, backend: str | None = None) -> int:
         raise NotImplementedError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final
 
 from starlette.requests import Request
@@ -11,6 +12,7 @@ from starlette.responses import JSONResponse
 
 from aitorrent_gateway.core.answers import KEEP_ALIVE, ahead, generated
 from aitorrent_gateway.core.bodies import json_object
+from aitorrent_gateway.core.models import named
 from aitorrent_gateway.openai.errors import openai_error
 from aitorrent_gateway.openai.responses.events import ResponseEvents
 from aitorrent_gateway.openai.responses.requests import AskedResponse, response
@@ -34,9 +36,8 @@ NAMES: Final = {
 async def responses(request: Request, inference: Inference, clock: Clock) -> App:
     """POST /v1/responses."""
     asked = response(json_object(await request.body()))
-    identity = ResponseIdentity(
-        new_id("resp"), int(clock.time()), asked.request.model or "default", asked.echo
-    )
+    asked = replace(asked, request=await named(asked.request, inference))
+    identity = ResponseIdentity(new_id("resp"), int(clock.time()), asked.request.model, asked.echo)
     made = ResponseEvents(identity, asked.tools)
     try:
         if not asked.is_stream:
