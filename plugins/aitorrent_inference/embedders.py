@@ -81,8 +81,7 @@ class Embedders:
         for state in self._catalogue.states.values():
             if match(model, {view.name: view for view in state.models}) is not None:
                 raise InvalidParams(
-                    f"{state.name} cannot turn texts into vectors, and no other backend has "
-                    f"{model!r}; name an embedding model",
+                    f"{model} does not support embeddings; name an embedding model",
                     lacking=["embed"],
                 )
 

@@ -19,6 +19,9 @@ class LayersRow(BaseModel):
     rss_bytes: int | None = Field(
         None, description="resident memory of the process that holds them; only known for this node"
     )
+    vram_bytes: int | None = Field(
+        None, description="their weights in a graphics card's memory; only known for this node"
+    )
 
 
 class ModelRow(BaseModel):

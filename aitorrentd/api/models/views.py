@@ -16,6 +16,8 @@ class HeldLayers:
     "One past the last layer."
     rss_bytes: int | None = None
     "Resident memory of the process that holds them; known for this node only."
+    vram_bytes: int | None = None
+    "The weights in the memory of a graphics card; 0 on a CPU. Known for this node only."
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,6 @@ from aitorrentd.api import (
     NotFound,
 )
 from aitorrentd.api.faces.asgi import App
-from aitorrentd.api.faces.routes import Scope
 from aitorrentd.api.faces.streaming import Stream
 
 UNLOADING: Final = (
@@ -132,7 +131,7 @@ async def _answer(
     asked = read(json_object(await request.body()))
     shape = Shape(asked.model, is_chat=is_chat)
     if asked.request is None:
-        return await _load(request, asked, shape, inference, clock)
+        return await _load(asked, shape, inference, clock)
     model = await names.resolved(inference, asked.model)
     answer = Answer(
         asked.request.model_copy(update={"model": model}),
@@ -149,15 +148,11 @@ async def _answer(
     return Stream(lines, NDJSON, headers=asked.headers)
 
 
-async def _load(
-    request: Request, asked: Asked, shape: Shape, inference: Inference, clock: Clock
-) -> App:
+async def _load(asked: Asked, shape: Shape, inference: Inference, clock: Clock) -> App:
     """Answer a request without a prompt: the model is there already, or it is missing."""
     await names.found(inference, asked.model)
     if asked.unloads:
-        is_allowed = Scope.OPERATE in request.scope["aitorrent.scopes"]
-        text = UNLOADING if is_allowed else "unloading a model needs a token with the role operate"
-        return JSONResponse({"error": text}, 501 if is_allowed else 403)
+        return JSONResponse({"error": UNLOADING}, 501)
     value = shape.loaded("load", when(clock.time()))
     if asked.is_stream:
         return Stream(_one(line(value)), NDJSON, headers=asked.headers)

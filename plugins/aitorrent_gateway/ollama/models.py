@@ -43,11 +43,13 @@ def tag(view: ModelView, able: Sequence[str], began_s: float) -> dict[str, Any]:
 
 def loaded(view: ModelView) -> dict[str, Any]:
     """A model in memory as `/api/ps` lists it, with the layers that each node computes."""
-    ours = sum(part.rss_bytes or 0 for part in view.layers)
+    common, on_card = _common(view), sum(part.vram_bytes or 0 for part in view.layers)
+    ours = sum(part.rss_bytes or 0 for part in view.layers) + on_card
     return {
-        **_common(view),
+        **common,
+        "size": ours or common["size"],  # what other nodes hold takes memory there
         "expires_at": FOREVER,
-        "size_vram": ours,
+        "size_vram": on_card,
         "context_length": view.context_length or 0,
         "stages": sorted({(part.start, part.end) for part in view.layers}),
     }

@@ -22,6 +22,10 @@ def tagged(name: str) -> str:
 def missing(name: str, reason: str = "") -> NotFound:
     """The error for a model that is not there; clients look for its first words."""
     text = f"model '{name[:200]}' not found"
+    listed = reason.removeprefix(f"no model {name!r}; available models: ")
+    if listed != reason:
+        return NotFound(f"{text}; available: {listed}")
+    reason = reason.removeprefix(f"no model {name!r}").removeprefix("; ")
     return NotFound(f"{text}: {reason}" if reason else text)
 
 

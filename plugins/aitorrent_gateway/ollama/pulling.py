@@ -58,6 +58,8 @@ async def delete(request: Request, names: Names | None, caller: Caller) -> Respo
         NotFound: none of its files is here. Conflict: the node serves the model from them.
     """
     name = model_of(present(json_object(await request.body())))
+    if not _has_catalogue(names):
+        raise missing(name)  # nothing can have been pulled
     model = await _resolved(names, name)
     served = await _served(caller)
     if model.name in served:
@@ -83,8 +85,12 @@ async def _served(caller: Caller) -> dict[str, str]:
     return {source: name for source, name in sources if source}
 
 
+def _has_catalogue(names: Names | None) -> bool:
+    return names is not None and SCHEME in names.names()
+
+
 async def _resolved(names: Names | None, name: str) -> ModelFiles:
-    if names is None or SCHEME not in names.names():
+    if names is None or not _has_catalogue(names):
         raise Unavailable(
             "models are pulled from catalogues, and none is configured; set"
             " plugins.catalogue.servers, or use `aitorrentctl model add`"

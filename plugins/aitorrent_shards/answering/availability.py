@@ -78,9 +78,18 @@ def _planned(
     return None
 
 
-def held(spans: Iterable[Span], rss_bytes: Callable[[Span], int | None]) -> tuple[HeldLayers, ...]:
+Memory = Callable[[Span], tuple[int | None, int | None]]
+"The resident and the graphics memory of a span, in bytes; None = unknown."
+
+
+def unknown_memory(span: Span) -> tuple[None, None]:
+    """Neither is known."""
+    return None, None
+
+
+def held(spans: Iterable[Span], memory: Memory) -> tuple[HeldLayers, ...]:
     """The spans, formatted for display."""
-    return tuple(HeldLayers(s.peer, s.start, s.end, rss_bytes(s)) for s in spans)
+    return tuple(HeldLayers(s.peer, s.start, s.end, *memory(s)) for s in spans)
 
 
 def held_text(spans: Iterable[Span], who: Who) -> str:
@@ -109,7 +118,7 @@ def pending(
     who: Who,
     links: FailedLinks,
     now: float,
-    rss_bytes: Callable[[Span], int | None] = lambda span: None,
+    memory: Memory = unknown_memory,
     other_versions: Sequence[Span] = (),
     last_holders: LastHeld = last_held_by_nobody,
 ) -> PendingModel | None:
@@ -169,7 +178,7 @@ def pending(
         detail="; ".join(reasons),
         done_bytes=done,
         total_bytes=total,
-        layers=held(best, rss_bytes),
+        layers=held(best, memory),
         missing=tuple(missing),
         shortage=shortage,
     )

@@ -115,7 +115,7 @@ class ShardsBackend:
                     family=model.files.family,
                     context_length=model.files.context,
                     detail=f"{spread[0].dtype}; " + held_text(spread, self.who),
-                    layers=held(spread, self._rss_bytes),
+                    layers=held(spread, self._memory),
                     lacks=lacking(model.tokenizer),
                 )
             )
@@ -143,7 +143,7 @@ class ShardsBackend:
                 who=self.who,
                 links=self._node.links,
                 now=self._node.clock.monotonic(),
-                rss_bytes=self._rss_bytes,
+                memory=self._memory,
                 other_versions=others,
                 last_holders=self._last_holders,
             )
@@ -156,10 +156,10 @@ class ShardsBackend:
         """The display name of a node."""
         return "this node" if peer == self._node_id else called(peer, self._name_of(peer))
 
-    def _rss_bytes(self, span: Span) -> int | None:
+    def _memory(self, span: Span) -> tuple[int | None, int | None]:
         model = self._models.get(span.model)
-        is_own = span.peer == self._node_id and model is not None and model.holder is not None
-        return model.holder.rss_bytes if is_own and model and model.holder else None
+        holder = None if model is None or span.peer != self._node_id else model.holder
+        return (None, None) if holder is None else (holder.rss_bytes, holder.vram_bytes)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         """The answer; closing the iterator frees every stage.

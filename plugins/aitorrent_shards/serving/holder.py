@@ -83,6 +83,8 @@ class Holder:
         "Bytes to read in total; 0 until known."
         self.rss_bytes: int | None = None
         "The worker's resident memory when a session last opened or closed; None without a worker."
+        self.vram_bytes = 0
+        "The weights in the memory of a graphics card."
         self.span: Span | None = None
         self.row_bytes = 0
         self.on_gone: Callable[[Holder, str], None] = lambda holder, reason: None
@@ -197,6 +199,8 @@ class Holder:
             if (header["start"], header["end"]) != (self.start, self.end):
                 raise ProtocolError("the worker loaded other layers than requested")
             self.weight_bytes = int(header["weight_bytes"])
+            on_card = str(header.get("device", "")).startswith("cuda")
+            self.vram_bytes = self.weight_bytes if on_card else 0
             span = Span(
                 peer=self._node_id,
                 model=self.entry.name,

@@ -123,6 +123,8 @@ class _ToySession:
 class ToyWorker:
     """The worker's contract, computed in Python."""
 
+    device = "cpu"
+
     def __init__(self) -> None:
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.pid = 1
@@ -220,6 +222,7 @@ class ToyWorker:
                 "dtype": "float32",
                 "max_positions": settings["max_position_embeddings"],
                 "weight_bytes": 1,
+                "device": self.device,
                 "read_bytes": 1,
             }
         )

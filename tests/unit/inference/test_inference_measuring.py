@@ -96,7 +96,7 @@ async def test_texts_become_vectors_of_the_first_backend_that_can() -> None:
             await node.router.embed(TEXTS, backend="a")
         with (
             node.having(FakeBackend("c", ["split"])),
-            pytest.raises(InvalidParams, match="^c cannot turn texts into vectors, and no other"),
+            pytest.raises(InvalidParams, match="^split does not support embeddings; name an"),
         ):
             await node.router.embed(TEXTS.model_copy(update={"model": "split"}))
         with pytest.raises(NotFound, match="'x'; embedding models: e:latest"):

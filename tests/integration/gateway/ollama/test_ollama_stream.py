@@ -61,7 +61,7 @@ class Full(FakeBackend):
     refuses: Sequence[str] = ()
 
     async def models(self) -> Sequence[ModelView]:
-        layers = (HeldLayers("peer-a", 0, 2, 100), HeldLayers("peer-b", 2, 4))
+        layers = (HeldLayers("peer-a", 0, 2, 100, 40), HeldLayers("peer-b", 2, 4))
         return [ModelView("m", "f", 1000, "qwen3", 4096, "by peer-b", layers)]
 
     def features(self) -> frozenset[Feature]:
@@ -200,13 +200,17 @@ async def test_error_after_the_first_token_is_the_last_line(
 async def test_errors_of_the_server_are_said_as_ollama_says_them(
     node_factory: NodeFactory,
 ) -> None:
-    _, address = await gateway_node(node_factory, FakeBackend("f"))
+    node, address = await gateway_node(node_factory, FakeBackend("f"))
     missing = await sent(address, "/api/chat", model="gone", messages=HELLO)
     assert missing.status == 404
-    assert json.loads(missing.body)["error"].startswith("model 'gone' not found: ")
+    assert json.loads(missing.body)["error"] == "model 'gone' not found; available: m"
     pull = await sent(address, "/api/pull", model="a/b")
     assert pull.status == 401
     assert json.loads(pull.body)["error"].startswith("unauthorized: this needs a token")
+    token = {"Authorization": f"Bearer {await new_token(node, 'operate')}"}
+    body = json.dumps({"model": "m"}).encode()  # was not pulled, and there is no catalogue
+    deleted = await exchange(address, request("DELETE", "/api/delete", JSON | token, body))
+    assert (deleted.status, json.loads(deleted.body)) == (404, {"error": "model 'm' not found"})
     broken = await exchange(address, request("POST", "/api/chat", JSON, b"{"))
     assert "the body is not valid JSON" in json.loads(broken.body)["error"]
     for path in ("/api/create", "/api/push", "/api/blobs/sha256:aa"):
@@ -274,7 +278,7 @@ async def test_models_are_listed_shown_and_loaded(node_factory: NodeFactory) -> 
     assert re.fullmatch(r"\d+\.\d+\.\d+", version["version"])  # clients parse three integers
     assert version["aitorrent"] == __version__
     (loaded,) = json.loads((await exchange(address, request("GET", "/api/ps"))).body)["models"]
-    assert (loaded["size_vram"], loaded["context_length"]) == (100, 4096)
+    assert (loaded["size"], loaded["size_vram"], loaded["context_length"]) == (140, 40, 4096)
     assert loaded["stages"] == [[0, 2], [2, 4]]
     for path in ("/api/tags", "/api/ps", "/api/version", "/"):
         head = await exchange(address, request("HEAD", path))
@@ -306,15 +310,13 @@ async def test_root_says_what_clients_look_for(node_factory: NodeFactory) -> Non
 
 async def test_request_without_a_prompt_loads(node_factory: NodeFactory) -> None:
     backend = FakeBackend("f")
-    node, address = await gateway_node(node_factory, backend)
+    _, address = await gateway_node(node_factory, backend)
     (line,) = lines(await sent(address, "/api/generate"))
     assert (line["response"], line["done"], line["done_reason"]) == ("", True, "load")
     whole = json.loads((await sent(address, "/api/chat", messages=[], stream=False)).body)
     assert (whole["message"]["content"], whole["done_reason"]) == ("", "load")
     assert (await sent(address, "/api/generate", model="gone")).status == 404
-    assert (await sent(address, "/api/generate", keep_alive=0)).status == 403
-    token = {"Authorization": f"Bearer {await new_token(node, 'operate')}"}
-    refused = await exchange(address, post("/api/generate", token, keep_alive=0))
+    refused = await sent(address, "/api/generate", keep_alive=0)
     assert refused.status == 501
     assert "aitorrentctl model remove" in json.loads(refused.body)["error"]
     assert backend.requests == []

@@ -20,7 +20,14 @@ from aitorrentd.api import (
     SamplingParams,
     Unavailable,
 )
-from tests.support.shards.shards_fakes import EOS, FakeNode, toy_answer, toy_network, until
+from tests.support.shards.shards_fakes import (
+    EOS,
+    FakeNode,
+    ToyWorker,
+    toy_answer,
+    toy_network,
+    until,
+)
 
 
 def request(prompt: str = "hello", model: str = "toy", **params: Any) -> GenerateRequest:
@@ -179,6 +186,16 @@ async def test_models_tell_who_holds_what(tmp_path: Path) -> None:
         assert view.context_length == 512
         assert view.detail == f"float32; 0-3 …{nodes[1].id[-8:]}, 3-6 …{nodes[2].id[-8:]}"
         assert nodes[0].service(BACKENDS).names() == ["shards"]
+
+
+async def test_models_tell_what_this_node_keeps_on_its_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for device, on_card in ("cpu", 0), ("cuda:0", 1):
+        monkeypatch.setattr(ToyWorker, "device", device)
+        async with toy_network(tmp_path, "0-3", "3-6") as nodes:
+            (view,) = await nodes[0].shards.backend.models()
+            assert [part.vram_bytes for part in view.layers] == [on_card, None]
 
 
 async def test_full_stages_are_busy_and_others_take_over(tmp_path: Path) -> None:
