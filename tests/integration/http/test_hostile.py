@@ -236,4 +236,7 @@ async def test_role_escalation(node_factory: NodeFactory) -> None:
     assert checked > 20
     public = {route.path for _, route in routes if route.scope is Scope.PUBLIC}
     harmless = {"/", "/openapi.json", "/livez", "/readyz", "/health", "/api/version"}
-    assert public <= harmless, "a new public path is a decision: add it here"
+    assert public - {"/mcp"} <= harmless, "a new public path is a decision: add it here"
+    # Each tool of MCP has a scope of its own; whoever may do nothing gets no further.
+    answer = await exchange(address, request("POST", "/mcp", callers["stranger"], b"{}"))
+    assert answer.status == 401
