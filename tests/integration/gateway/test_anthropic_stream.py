@@ -180,7 +180,7 @@ async def test_thoughts_text_and_calls_are_blocks_one_after_the_other(
         (NotFound("no model m"), 404, "not_found_error", "no model m", None),
         (
             InvalidParams("f cannot apply format", params=["format"]),
-            *(400, "invalid_request_error", "output_config: f cannot apply format", None),
+            *(400, "invalid_request_error", "f cannot apply output_config", None),
         ),
         # the exact texts on which agents shorten their conversation
         (
@@ -294,7 +294,7 @@ async def test_thinking_can_be_off_with_a_backend_that_cannot_turn_it_off(
     assert [r.params.think for r in backend.requests][-1] is None
     on = await exchange(address, post(thinking={"type": "enabled"}, stream=stream))
     assert on.status == 400
-    assert json.loads(on.body)["error"]["message"].startswith("thinking: ")
+    assert json.loads(on.body)["error"]["message"].startswith("scripted cannot apply thinking")
 
 
 async def test_slow_answer_begins_at_once_and_pings(

@@ -305,7 +305,8 @@ async def test_answer_that_has_begun_is_not_begun_again(node_factory: NodeFactor
     backend = FakeBackend("f", fails=error)
     _, address = await gateway_node(node_factory, backend)
     answer = await exchange(address, post(messages=HELLO, max_tokens=90, stream=True))
-    assert events(answer.body)[-1]["error"]["message"].endswith("tokens: too long")
+    text = "your messages have 60 tokens and max_tokens is 90. Lower it."
+    assert events(answer.body)[-1]["error"]["message"].endswith(text)
     assert len(backend.requests) == 1
 
 
