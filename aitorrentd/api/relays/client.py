@@ -152,6 +152,8 @@ class HttpServer:
                 connecting.append(event)
 
         while True:
+            if self._http.is_closed:
+                raise Unavailable(f"{self.who} is no longer asked: its plugin is stopping")
             request = self._http.build_request(
                 method, self.url + path, content=content, headers=kind, extensions={"trace": trace}
             )

@@ -18,6 +18,7 @@ from aitorrentd.api import (
     TimedOut,
     Unavailable,
 )
+from aitorrentd.api.relays import client
 from tests.support.servers.http_server import HttpServer, Reply, Request
 from tests.support.servers.relays import answer
 from tests.unit.ollama.test_ollama_backend import backend_of as ollama_of
@@ -58,6 +59,20 @@ async def test_idle_connection_that_the_server_closes_costs_no_answer() -> None:
         await backend.models()
         assert "".join(c.text for c in await answer(backend, ASKED)) == "Hello"
     assert len(server.requests) == 3
+
+
+async def test_server_that_is_no_longer_asked_says_so() -> None:
+    server = client.HttpServer(
+        "Ollama",
+        "http://127.0.0.1:9",
+        refused=lambda status, start, body: Unavailable("refused"),
+        absent=Unavailable,
+        connect_timeout_s=1,
+        read_timeout_s=1,
+    )
+    await server.close()
+    with pytest.raises(Unavailable, match="its plugin is stopping"):
+        await server.fetch("GET", "/api/tags", max_bytes=10)
 
 
 async def test_server_that_closes_a_new_connection_is_not_asked_again() -> None:

@@ -130,7 +130,11 @@ async def test_loop_over_two_nodes(node_factory: NodeFactory) -> None:
     b, here = await relaying(node_factory, "n")
     await pointed(a, here)
     await pointed(b, there)
-    assert "n:latest" in await models_of(there)
+
+    async def offers_both() -> bool:
+        return {"m:latest", "n:latest"} <= {*await models_of(there)}
+
+    await wait_for(offers_both)
     body = json.dumps({"model": "n", "prompt": "a", "stream": False}).encode()
     answer = await exchange(there, request("POST", "/api/generate", JSON, body))
     assert json.loads(answer.body)["response"] == "one two"
