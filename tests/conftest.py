@@ -17,6 +17,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -35,6 +36,10 @@ for _name in ("PORT", "AI_TORRENT_ADDR", "BOOTSTRAP_ADDR", "AITORRENT_CONFIG", "
     os.environ.pop(_name, None)
 # Nor may it make every daemon compile all modules at its start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A job in the background ignores Ctrl-C, and so would every program that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("aitorrentd", deadline=None, max_examples=examples(100))
 settings.load_profile("aitorrentd")
