@@ -1,5 +1,5 @@
 # make demo    three nodes on this machine answer a prompt together (KEEP=1 keeps them running)
-# make quick   lint, types and unit tests, in two to three minutes on two cores
+# make quick   lint, types and unit tests, in under two minutes on two cores
 # make test    every test; make check: lint and types; make fmt, make bench, make docs
 # make up      three nodes in containers (STACK=ollama: one with Ollama on a GPU); make down, rebuild
 # make deb     the Debian package in dist/; make apt-repo: a signed repository that apt can use
@@ -17,8 +17,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install \
 unexport PYTHONDONTWRITEBYTECODE
 
 # Unit tests compute: one process per core. The others wait half of their time: three for two cores.
-# Both are limited to what fits the memory of a typical machine.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --maxprocesses 8
+# Both are limited to what fits the memory of a typical machine. A process that dies is not replaced:
+# pytest-xdist would then wait for its tests for ever.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --maxprocesses 8 --max-worker-restart 0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo quick unit test check fmt docs bench demo-model demo-picture lock wheelhouse deb apt-repo up down rebuild clean

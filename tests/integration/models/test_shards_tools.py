@@ -82,7 +82,8 @@ async def test_tools_and_reasoning_over_three_nodes_and_a_peer(
     for node, backend in (here, there):
         counted = await node.service(INFERENCE).count_tokens(later, backend=backend)
         assert counted == last.prompt_tokens
-    thinking = asked(tools=[], params={"max_tokens": 12, "think": True, "logit_bias": {313: -100}})
+    goes_on = {313: -100, 257: -100}  # neither the closing tag nor the end of the answer
+    thinking = asked(tools=[], params={"max_tokens": 12, "think": True, "logit_bias": goes_on})
     for node, backend in (here, there):
         thoughts = await answer(node, thinking, backend)
         assert "".join(chunk.text for chunk in thoughts) == ""
