@@ -1,7 +1,7 @@
 """Fixtures and rules for every test.
 
 - Async tests run on uvloop, as the daemon does; AITORRENT_TEST_LOOP=asyncio runs them on asyncio.
-  Those marked `jump_clock` run on a loop that jumps over every wait.
+  Those marked `jump_clock` run on a loop that jumps over every wait, `asyncio_loop` on asyncio.
 - `node_factory` and `daemon_factory` make nodes in this process and daemons of their own; a test
   that uses them fails if it leaves an error in a log (unless marked `allow_error_log`), a task, a
   socket or an open file behind.
@@ -67,6 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "allow_error_log: the test makes nodes log errors, and that is right"
     )
+    config.addinivalue_line("markers", "asyncio_loop: on the loop of the standard library")
     config.addinivalue_line(
         "markers", "jump_clock: time jumps when all is idle; without sockets and processes"
     )
@@ -76,8 +77,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    is_jumping = item.get_closest_marker("jump_clock") is not None
-    name = "jumping" if is_jumping else os.environ.get("AITORRENT_TEST_LOOP", "uvloop")
+    name = os.environ.get("AITORRENT_TEST_LOOP", "uvloop")
+    if item.get_closest_marker("jump_clock") is not None:
+        name = "jumping"
+    elif item.get_closest_marker("asyncio_loop") is not None:
+        name = "asyncio"
     return {name: _LOOPS[name]}
 
 
