@@ -29,7 +29,7 @@ from tests.support.nodes import Leaks, wait_for
 from tests.support.transport.transport_nodes import ECHO
 
 # uvloop's `close()` sometimes never returns after both ends dialled at once (about once in thirty,
-# under load): its last run waits for a handle that nothing closes. `test_punch_daemons.py` covers uvloop.
+# under load): its last run waits for a handle that nothing closes. Tests of daemons cover uvloop.
 pytestmark = pytest.mark.asyncio_loop
 
 
