@@ -103,6 +103,8 @@ async def test_two_downloads_do_not_count_on_the_same_room(
     await wait_for(lambda: disk_usage(small_disk).used > MIB)
     with pytest.raises(Unavailable, match="the disk is full"):
         await download(b, second)
+    written = small_disk / second
+    assert not (written.exists() and written.stat().st_blocks), "it was not even begun"
     assert same((await first)[-1]["path"], tmp_path / "f")
 
 
