@@ -1,7 +1,7 @@
 """Fixtures and rules for every test.
 
 - Async tests run on uvloop, as the daemon does; AITORRENT_TEST_LOOP=asyncio runs them on asyncio.
-  Those marked `jump_clock` run on a loop that jumps over every wait, `asyncio_loop` on asyncio.
+  Those marked `jump_clock` run on a loop that jumps over every wait.
 - `node_factory` and `daemon_factory` make nodes in this process and daemons of their own; a test
   that uses them fails if it leaves an error in a log (unless marked `allow_error_log`), a task, a
   socket or an open file behind.
@@ -18,6 +18,7 @@ import gc
 import logging
 import os
 import signal
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -44,8 +45,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("aitorrentd", deadline=None, max_examples=examples(100))
 settings.load_profile("aitorrentd")
 
+
+class _Uvloop(uvloop.Loop):
+    """uvloop, whose `close()` also ends if a transport was left open.
+
+    It warns of each and then closes it; where a warning is an error, it would close nothing, and
+    wait for it for ever.
+    """
+
+    def close(self) -> None:
+        with warnings.catch_warnings(record=True) as left_open:
+            warnings.simplefilter("always")
+            super().close()
+        for each in left_open:
+            warnings.warn(each.message, stacklevel=2)
+
+
 _LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "uvloop": uvloop.new_event_loop,
+    "uvloop": _Uvloop,
     "asyncio": asyncio.new_event_loop,
     "jumping": JumpLoop,
 }
@@ -67,7 +84,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "allow_error_log: the test makes nodes log errors, and that is right"
     )
-    config.addinivalue_line("markers", "asyncio_loop: on the loop of the standard library")
     config.addinivalue_line(
         "markers", "jump_clock: time jumps when all is idle; without sockets and processes"
     )
@@ -80,8 +96,6 @@ def pytest_asyncio_loop_factories(
     name = os.environ.get("AITORRENT_TEST_LOOP", "uvloop")
     if item.get_closest_marker("jump_clock") is not None:
         name = "jumping"
-    elif item.get_closest_marker("asyncio_loop") is not None:
-        name = "asyncio"
     return {name: _LOOPS[name]}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -72,3 +72,19 @@ async def beside(work: Coroutine[Any, Any, T], name: str) -> AsyncIterator[async
         await asyncio.wait({task})
         if not task.cancelled():
             task.exception()  # seen: the other side of the race won
+
+
+async def uninterrupted(work: Coroutine[Any, Any, T], undo: Callable[[T], object]) -> T:
+    """The result of `work`, which runs to its end even if this task is cancelled meanwhile.
+
+    What it made is then passed to `undo`, and the cancellation goes on. For short work that loses
+    what it made if it is cancelled halfway, such as the opening of a socket.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled() and task.exception() is None:
+            undo(task.result())
+        raise

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from aitorrentd.api.backoff import equal_jitter_s
 from aitorrentd.api.network.addresses import host_port
+from aitorrentd.api.network.datagrams import open_datagrams
 from aitorrentd.api.tasks import Tasks
 
 MAX_WAIT_S: Final = 60.0
@@ -93,7 +94,6 @@ class Endpoint:
                 return
 
     async def _try(self, host: str, port: int) -> bool:
-        loop = asyncio.get_running_loop()
         try:
             sock = _socket(host, port)
         except OSError as e:
@@ -103,7 +103,7 @@ class Endpoint:
                 " plugins.dht.port to another one (0 for any free one)"
             )
             return False
-        transport, _ = await loop.create_datagram_endpoint(
+        transport, _ = await open_datagrams(
             lambda: _Receiver(self, host, self._on_datagram), sock=sock
         )
         self._transports[host] = transport

@@ -20,6 +20,7 @@ from aitorrent_nat.mapping.datagrams import (
 from aitorrent_nat.mapping.gateway import Gateway
 from aitorrent_nat.mapping.routers import LEASE_S, Lease, Want
 from aitorrentd.api import ProtocolError, TimedOut, Unavailable
+from aitorrentd.api.network.datagrams import open_datagrams
 
 T = TypeVar("T")
 
@@ -139,7 +140,4 @@ async def send(gateway: Gateway, request: bytes) -> None:
 
 async def _open(gateway: Gateway) -> tuple[asyncio.DatagramTransport, _Answers]:
     # Connected: the kernel passes on only what the router sends from this port.
-    loop = asyncio.get_running_loop()
-    return await loop.create_datagram_endpoint(
-        _Answers, local_addr=(gateway.own, 0), remote_addr=(gateway.host, PORT)
-    )
+    return await open_datagrams(_Answers, local=(gateway.own, 0), remote=(gateway.host, PORT))

@@ -15,6 +15,7 @@ from typing import Final
 from aitorrent_nat.mapping.gateway import Gateway
 from aitorrent_nat.mapping.routers import Router
 from aitorrentd.api import TimedOut, Unavailable
+from aitorrentd.api.network.datagrams import open_datagrams
 
 SEARCH_S: Final = 2.0
 "How long routers may take to answer a search (MX)."
@@ -54,16 +55,13 @@ async def search(gateway: Gateway) -> str:
     Raises:
         TimedOut: it has none. Unavailable: the search cannot be sent.
     """
-    loop = asyncio.get_running_loop()
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         # A router is on the same link; beyond it nobody is asked.
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(gateway.own))
         sock.bind((gateway.own, 0))
-        transport, waiting = await loop.create_datagram_endpoint(
-            lambda: _Search(gateway), sock=sock
-        )
+        transport, waiting = await open_datagrams(lambda: _Search(gateway), sock=sock)
     except OSError as e:
         sock.close()
         raise Unavailable(f"UPnP: {e.strerror or e}") from None

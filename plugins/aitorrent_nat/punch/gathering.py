@@ -101,12 +101,12 @@ async def gather(around: Surroundings, peer: PeerId, tasks: Tasks, *, may_guess:
             gathered.problems[leg] = problem
 
     try:
-        await asyncio.gather(
-            within(Leg.TCP, gather_tcp()),
-            within(Leg.UDP, gather_udp()),
-            within(Leg.BIRTHDAY, gather_many()),
-            within(None, gather_seen()),
-        )
+        # Not `asyncio.gather`: cancelled, it would end before what it started.
+        async with asyncio.TaskGroup() as group:
+            group.create_task(within(Leg.TCP, gather_tcp()))
+            group.create_task(within(Leg.UDP, gather_udp()))
+            group.create_task(within(Leg.BIRTHDAY, gather_many()))
+            group.create_task(within(None, gather_seen()))
     except BaseException:
         await gathered.close()
         raise

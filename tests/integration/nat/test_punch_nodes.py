@@ -28,10 +28,6 @@ from tests.support.nat.terms import terms
 from tests.support.nodes import Leaks, wait_for
 from tests.support.transport.transport_nodes import ECHO
 
-# uvloop's `close()` sometimes never returns after both ends dialled at once (about once in thirty,
-# under load): its last run waits for a handle that nothing closes. Tests of daemons cover uvloop.
-pytestmark = pytest.mark.asyncio_loop
-
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left_behind() -> AsyncIterator[None]:

@@ -7,8 +7,10 @@ import logging
 
 import pytest
 
-from aitorrentd.api.tasks import Tasks, beside
+from aitorrentd.api.network.datagrams import open_datagrams
+from aitorrentd.api.tasks import Tasks, beside, uninterrupted
 from aitorrentd.kernel.run import PluginTasks
+from tests.support.nodes import Leaks
 
 LOG = logging.getLogger("test.tasks")
 
@@ -99,3 +101,38 @@ async def test_what_runs_beside_a_block_has_ended_after_it() -> None:
         await asyncio.wait({failed})
     with pytest.raises(ZeroDivisionError, match="a bug"):
         failed.result()
+
+
+async def test_work_that_is_not_interrupted_is_undone_before_the_cancellation_goes_on() -> None:
+    undone: list[str] = []
+    may_end = asyncio.Event()
+
+    async def make() -> str:
+        await may_end.wait()
+        return "made"
+
+    cancelled = asyncio.create_task(uninterrupted(make(), undone.append))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.sleep(0)
+    assert not cancelled.done()
+    may_end.set()
+    await asyncio.wait({cancelled})
+    assert (cancelled.cancelled(), undone) == (True, ["made"])
+    assert await uninterrupted(make(), undone.append) == "made"
+    assert undone == ["made"]
+    with pytest.raises(ZeroDivisionError):
+        await uninterrupted(fail(), lambda made: None)
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_socket_whose_opening_is_cancelled_is_closed(turns: int) -> None:
+    leaks = Leaks()
+    opening = asyncio.create_task(open_datagrams(asyncio.DatagramProtocol, local=("127.0.0.1", 0)))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.wait({opening})
+    if not opening.cancelled():
+        opening.result()[0].close()
+    await leaks.check()

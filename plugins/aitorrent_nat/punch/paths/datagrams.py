@@ -7,6 +7,8 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
+from aitorrentd.api.network.datagrams import open_datagrams
+
 BUFFER_BYTES: Final = 4 * 2**20
 "Of the kernel, in each direction, for datagrams that arrive while the event loop is busy."
 # linux/in.h and linux/in6.h; the socket module has no names for them.
@@ -70,14 +72,9 @@ class SocketPath(asyncio.DatagramProtocol):
     @classmethod
     async def over(cls, sock: socket.socket, remote: HostPort) -> SocketPath:
         """The path to `remote` over a bound socket, which it owns from now on."""
-        loop = asyncio.get_running_loop()
         path = cls(remote)
         path.is_sized = keep_whole(sock)
-        try:
-            await loop.create_datagram_endpoint(lambda: path, sock=sock)
-        except BaseException:
-            sock.close()
-            raise
+        await open_datagrams(lambda: path, sock=sock)
         return path
 
     @property

@@ -24,7 +24,7 @@ from aitorrent_nat.punch.candidates import Candidate, Kind
 from aitorrent_nat.punch.paths.datagrams import HostPort, keep_whole
 from aitorrent_nat.punch.surroundings import TurnAccess
 from aitorrentd.api import Unavailable
-from aitorrentd.api.tasks import Tasks
+from aitorrentd.api.tasks import Tasks, uninterrupted
 
 REPEATS_S: Final = (0.05, 0.1, 0.15)
 "Pauses between the first copies of a check."
@@ -123,9 +123,9 @@ class _Connection(aioice.Connection):
         self, component: int, addresses: list[str], timeout: int = 1
     ) -> list[aioice.Candidate]:
         """Of aioice, for the first interfaces, and with several STUN servers."""
-        found = await super().get_component_candidates(
-            component, addresses[:MAX_INTERFACES], timeout
-        )
+        # Halfway, aioice does not know of all the sockets that it opened.
+        gathering = super().get_component_candidates(component, addresses[:MAX_INTERFACES], timeout)
+        found = await uninterrupted(gathering, lambda found: None)
         for protocol in self._protocols:
             if protocol.local_candidate.type == "host":
                 protocol.transport.set_protocol(_Gate(self, protocol))

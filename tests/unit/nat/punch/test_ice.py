@@ -94,6 +94,17 @@ async def test_the_servers_that_answer_tell_the_outer_address(tasks: Tasks) -> N
     server.close()
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_gathering_that_is_cancelled_leaves_no_socket(tasks: Tasks, turns: int) -> None:
+    agent = Agent(tasks, controlling=True)
+    gathering = asyncio.create_task(agent.gather(()))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    gathering.cancel()
+    await asyncio.wait({gathering})
+    await agent.close()  # and `tasks` looks for what is left
+
+
 async def test_silent_servers_delay_little(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ice, "GATHER_S", 0.2)
     loop = asyncio.get_running_loop()
