@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aitorrentd.doctor.checks import Checked
+from aitorrentd.doctor.findings import Checked
 from aitorrentd.installing import layer as layers
 from aitorrentd.installing.target import Target, core_distributions, here
 from aitorrentd.system import unit

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from aitorrentd.control.answers import unreachable
-from aitorrentd.doctor.checks import run_offline, versions
+from aitorrentd.doctor.checks import run_offline
+from aitorrentd.doctor.host import versions
 from aitorrentd.doctor.machine import machine_checks
 from aitorrentd.installing import layer as layers
 from aitorrentd.installing.target import Target
