@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None, *, plugins: PluginCommands | None = None
             sys.stdout.write(f"aitorrentctl {__version__}\n")
             sys.stdout.flush()
             return 0
-    from aitorrentd.cli.app import run
+    from aitorrentd.cli.running import run
     from aitorrentd.installing import layer as layers
     from aitorrentd.system.foreign import disable_pydantic_plugins
 

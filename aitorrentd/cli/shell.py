@@ -27,7 +27,8 @@ def shell() -> None:
     `help` lists them; `quit`, `exit` or Ctrl-D exits. Global options given before `shell` apply to
     every command. If standard input is not a terminal, it exits with the code of the last command.
     """
-    from aitorrentd.cli.app import LEAVE, dispatch, root
+    from aitorrentd.cli.app import LEAVE, root
+    from aitorrentd.cli.running import dispatch
 
     base = toolkit.options
     group = root()

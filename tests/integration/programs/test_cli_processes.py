@@ -207,7 +207,7 @@ async def test_the_shell_completes_with_tab_and_keeps_its_history(
 # Imports come first: a stranger may not read the places where Python's packages are.
 _AS_STRANGER = f"""
 import os, sys
-import aitorrentd.cli.app, aitorrentd.cli.node, aitorrentd.control.client
+import aitorrentd.cli.running, aitorrentd.cli.node, aitorrentd.control.client
 from aitorrentd.cli.main import main
 os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})
 sys.exit(main(["--socket", sys.argv[1], "status"]))

@@ -14,7 +14,8 @@ import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aitorrentd.cli.app import CORE, root, run
+from aitorrentd.cli.app import CORE, root
+from aitorrentd.cli.running import run
 from aitorrentd.errors import InvalidParams
 from aitorrentd.system.words import readable, unreadable
 from tests.support.cli_nodes import Ctl, NodeThread

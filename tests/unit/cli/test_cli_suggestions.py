@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aitorrentd.cli.app import CORE
-from aitorrentd.cli.suggestions import ENDINGS, distance, service_hint, suggestion
+from aitorrentd.cli.wording.suggestions import ENDINGS, distance, service_hint, suggestion
 
 PLUGINS = ("ask", "chat", "models", "peers", "connect", "disconnect", "ping", "broadcast")
 KNOWN = [*CORE, *PLUGINS]

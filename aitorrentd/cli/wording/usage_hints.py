@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from aitorrentd.cli.help_words import plain_value_error
+from aitorrentd.cli.wording.help_words import plain_value_error
 
 # From click, or from the copy of it that newer typers bundle.
 ClickException: Any = next(
@@ -28,7 +28,7 @@ def hint_at_subcommands(group: Any) -> None:
             return resolve(ctx, args)
         except ClickException as e:
             if args and args[0] not in group.commands and not args[0].startswith("-"):
-                from aitorrentd.cli.suggestions import suggestion
+                from aitorrentd.cli.wording.suggestions import suggestion
 
                 near = suggestion(args[0], group.commands, group=str(group.name))
                 if near:

@@ -1,0 +1,1 @@
+"""Words that help: plain help and errors, suggestions for what was mistyped, hints at options."""
