@@ -11,7 +11,6 @@ lookups spend their time on. No I/O and no clock: the caller reports answers, de
 from __future__ import annotations
 
 from bisect import insort
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Final
@@ -37,11 +36,31 @@ class State(IntEnum):
     FAILED = 4
 
 
+class _Node:
+    """A node that was named to a lookup."""
+
+    __slots__ = ("by", "contact", "depth", "path", "silent", "state", "tells")
+
+    def __init__(self, contact: Contact, depth: int, by: _Node | None) -> None:
+        self.contact = contact
+        self.depth = depth
+        "Length of the chain of nodes that named each other, up to this one."
+        self.by = by
+        "The first that named it; None for a seed."
+        self.state = State.WAITING
+        self.path: _Path | None = None
+        "The path that asked it."
+        self.silent = 0
+        "Nodes that it named and that did not answer in time."
+        self.tells = False
+        "Whether a node that it named answered."
+
+
 class _Path:
     __slots__ = ("busy", "has_hit", "known", "nodes", "replies")
 
     def __init__(self) -> None:
-        self.nodes: list[tuple[int, Contact]] = []
+        self.nodes: list[tuple[int, _Node]] = []
         "Nearest first. Several paths may know a node; the first to ask it has it."
         self.known: set[int] = set()
         self.busy = 0
@@ -84,18 +103,11 @@ class Lookup:
         self._grows = grows
         self._avoid = avoid
         self._paths = [_Path() for _ in range(paths)]
-        self._states: dict[int, State] = {}
-        self._named: dict[int, Contact] = {}
-        self._path_of: dict[int, _Path] = {}
-        "The path that asked a node."
-        self._depth: dict[int, int] = {}
-        self._named_by: dict[int, int] = {}
-        self._silent: Counter[int] = Counter()
-        self._answering: set[int] = set()
-        self._subnets: Counter[str] = Counter()
+        self._nodes: dict[int, _Node] = {}
+        self._subnets: dict[str, int] = {}
         self._replied: list[tuple[int, Contact]] = []
         for i, seed in enumerate(seeds):
-            self._add(self._paths[i % paths], seed, 0, None)
+            self._add(self._paths[i % paths], seed, None)
 
     # What the caller does
 
@@ -116,67 +128,74 @@ class Lookup:
             has_asked = False
             for path in active:
                 has_room = path.busy < share and self.asked < self._max_asked
-                contact = self._next(path) if has_room else None
-                if contact is not None:
-                    self._states[contact.id] = State.ASKED
-                    self._path_of[contact.id] = path
+                node = self._next(path) if has_room else None
+                if node is not None:
+                    node.state, node.path = State.ASKED, path
                     self.asked += 1
                     path.busy += 1
                     has_asked = True
-                    chosen.append(contact)
+                    chosen.append(node.contact)
         return chosen
 
     def replied(self, contact: Contact, nodes: Iterable[Contact], *, hit: bool = False) -> None:
         """Note an answer with the nodes that it named; `hit` if it had what was looked for."""
-        state = self._states.get(contact.id)
-        if state not in (State.ASKED, State.SLOW):
+        node = self._nodes.get(contact.id)
+        if node is None or node.path is None or node.state not in (State.ASKED, State.SLOW):
             return
-        path = self._path_of[contact.id]
-        path.busy -= state is State.ASKED
-        self._states[contact.id] = State.REPLIED
+        path = node.path
+        path.busy -= node.state is State.ASKED
+        node.state = State.REPLIED
         insort(self._replied, (contact.id ^ self.target, contact))
         path.replies += 1
         path.has_hit = path.has_hit or hit
-        self._answering.add(self._named_by.get(contact.id, -1))
-        depth = self._depth[contact.id] + 1
-        self.hops = max(self.hops, depth)
+        if node.by is not None:
+            node.by.tells = True
+        self.hops = max(self.hops, node.depth + 1)
+        if not self._grows or self._has_quorum:
+            return
         # With fewer seeds than paths, the others start from what the first nodes name.
         paths = [path, *(p for p in self._paths if not p.nodes)]
-        for node in nodes if self._grows else ():
+        for named in nodes:
             for each in paths:
-                self._add(each, node, depth, contact)
+                self._add(each, named, node)
 
     def slow(self, contact: Contact) -> None:
         """Note that an answer is late; the node may still answer."""
-        if self._states.get(contact.id) is State.ASKED:
-            self._states[contact.id] = State.SLOW
-            self._path_of[contact.id].busy -= 1
-            self._blame(contact)
+        node = self._nodes.get(contact.id)
+        if node is not None and node.state is State.ASKED:
+            self._give_up(node)
+            node.state = State.SLOW
 
     def failed(self, contact: Contact) -> None:
         """Note that no answer will come."""
-        state = self._states.get(contact.id)
-        if state is State.ASKED:
-            self._path_of[contact.id].busy -= 1
-            self._blame(contact)
-        if state in (State.ASKED, State.SLOW):
-            self._states[contact.id] = State.FAILED
+        node = self._nodes.get(contact.id)
+        if node is None:
+            return
+        if node.state is State.ASKED:
+            self._give_up(node)
+        if node.state in (State.ASKED, State.SLOW):
+            node.state = State.FAILED
 
     @property
     def is_done(self) -> bool:
         """Whether there is nobody left to ask or to wait for."""
-        hits = sum(path.has_hit for path in self._paths)
-        if self._quorum and hits >= self._quorum:
+        if self._has_quorum:
             return True
-        return all(self._is_exhausted(path, any_hit=hits > 0) for path in self._paths)
+        any_hit = any(path.has_hit for path in self._paths)
+        return all(self._is_exhausted(path, any_hit=any_hit) for path in self._paths)
+
+    @property
+    def _has_quorum(self) -> bool:
+        return 0 < self._quorum <= sum([path.has_hit for path in self._paths])
 
     def knows(self, contact: Contact) -> bool:
         """Whether exactly this contact was named to it before."""
-        return self._named.get(contact.id) == contact
+        node = self._nodes.get(contact.id)
+        return node is not None and node.contact == contact
 
-    def named(self) -> Iterable[Contact]:
+    def named(self) -> list[Contact]:
         """Every node that was named to it, or that it started from."""
-        return self._named.values()
+        return [node.contact for node in self._nodes.values()]
 
     def closest(self, count: int) -> list[Contact]:
         """The nearest nodes that answered, nearest first."""
@@ -184,68 +203,65 @@ class Lookup:
 
     # How it decides
 
-    def _add(self, path: _Path, node: Contact, depth: int, by: Contact | None) -> None:
-        if node.id in path.known or node.id == self._own_id:
+    def _add(self, path: _Path, contact: Contact, by: _Node | None) -> None:
+        node_id = contact.id
+        if node_id in path.known or node_id == self._own_id:
             return
-        if self._avoid is not None and node.id ^ self._avoid[0] < self._avoid[1]:
+        if self._avoid is not None and node_id ^ self._avoid[0] < self._avoid[1]:
             return
-        if node.id not in self._states:
-            subnet = subnet_of(node.host)
+        node = self._nodes.get(node_id)
+        if node is None:
+            subnet = subnet_of(contact.host)
             if subnet:
-                if self._subnets[subnet] >= PER_TABLE:
+                count = self._subnets.get(subnet, 0)
+                if count >= PER_TABLE:
                     return
-                self._subnets[subnet] += 1
-            self._states[node.id] = State.WAITING
-            self._named[node.id] = node
-            self._depth[node.id] = depth
-            if by is not None:
-                self._named_by[node.id] = by.id
-        path.known.add(node.id)
-        insort(path.nodes, (node.id ^ self.target, node))
+                self._subnets[subnet] = count + 1
+            node = self._nodes[node_id] = _Node(contact, by.depth + 1 if by else 0, by)
+        path.known.add(node_id)
+        insort(path.nodes, (node_id ^ self.target, node))
 
-    def _window(self, path: _Path) -> Iterable[tuple[Contact, State]]:
+    def _window(self, path: _Path) -> Iterable[_Node]:
         """The nearest nodes of a path, without those that are silent or another path's."""
         left = self._width
-        for _, contact in path.nodes:
-            state = self._states[contact.id]
-            if state in (State.FAILED, State.SLOW):
+        for _, node in path.nodes:
+            if node.state in (State.FAILED, State.SLOW) or node.path not in (None, path):
                 continue
-            if state is not State.WAITING and self._path_of[contact.id] is not path:
-                continue
-            yield contact, state
+            yield node
             left -= 1
             if not left:
                 return
 
-    def _next(self, path: _Path) -> Contact | None:
-        for contact, state in self._window(path):
-            if state is State.WAITING:
-                return contact
+    def _next(self, path: _Path) -> _Node | None:
+        for node in self._window(path):
+            if node.state is State.WAITING:
+                return node
         return None
 
     def _is_exhausted(self, path: _Path, *, any_hit: bool) -> bool:
         if self._quorum and path.has_hit:
             return True
         is_waiting = False
-        for _, state in self._window(path):
-            if state is State.ASKED:
+        for node in self._window(path):
+            if node.state is State.ASKED:
                 return False
-            is_waiting = is_waiting or state is State.WAITING
+            is_waiting = is_waiting or node.state is State.WAITING
         if is_waiting:
             return self.asked >= self._max_asked
         if path.replies or any_hit:
             return True
-        own = (c.id for _, c in path.nodes if self._path_of.get(c.id) is path)
-        return all(self._states[node] is not State.SLOW for node in own)
+        return not any(n.path is path and n.state is State.SLOW for _, n in path.nodes)
 
-    def _blame(self, contact: Contact) -> None:
-        """Count a silent node against the one that named it."""
-        by = self._named_by.get(contact.id)
+    def _give_up(self, node: _Node) -> None:
+        """Free the place of a node that is silent, and count it against the one that named it."""
+        if node.path is not None:
+            node.path.busy -= 1
+        by = node.by
         if by is None:
             return
-        self._silent[by] += 1
-        if self._silent[by] < DISTRUST or by in self._answering:
+        by.silent += 1
+        if by.silent < DISTRUST or by.tells:
             return
-        for node, teller in self._named_by.items():
-            if teller == by and self._states[node] is State.WAITING:
-                self._states[node] = State.FAILED
+        for other in self._nodes.values():
+            if other.by is by and other.state is State.WAITING:
+                other.state = State.FAILED

@@ -212,19 +212,19 @@ class RoutingTable:
         id in bit i. If the target does, too, they are nearer to it than all below, else farther.
         """
         distance = target ^ self.own_id
-        shared = [i for i in self._buckets if distance >> i & 1]
-        others = [i for i in self._buckets if not distance >> i & 1]
+        shared, others = [], []
+        for i, bucket in self._buckets.items():
+            if bucket.live:
+                (shared if distance >> i & 1 else others).append(i)
+        shared.sort(reverse=True)
+        others.sort()
         found: list[Contact] = []
-        for i in (*sorted(shared, reverse=True), *sorted(others)):
-            inside = [
-                (entry.contact.id ^ target, entry.contact)
-                for entry in self._buckets[i].live.values()
-                if not (answering and entry.fails)
-            ]
+        for i in shared + others:
+            inside = [(node ^ target, entry) for node, entry in self._buckets[i].live.items()]
             inside.sort()
-            for _, contact in inside:
-                if wanted(contact):
-                    found.append(contact)
+            for _, entry in inside:
+                if not (answering and entry.fails) and wanted(entry.contact):
+                    found.append(entry.contact)
                     if len(found) == count:
                         return found
         return found

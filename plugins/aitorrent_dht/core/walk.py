@@ -110,7 +110,7 @@ class Walk:
             if reply.has_more and new:
                 self._ask_again(contact, reply.token, now)
             usable, knows, least = self._state.can_use, self.lookup.knows, least_scope(contact.host)
-            nodes = [n for n in reply.nodes if knows(n) or (can_name(least, n) and usable(n))]
+            nodes = (n for n in reply.nodes if knows(n) or (can_name(least, n) and usable(n)))
             is_hit = any(record.publisher in self.records for record in reply.records)
             self.lookup.replied(contact, nodes, hit=is_hit)
         self._step(now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from aitorrent_dht.core.finding import Found
@@ -32,6 +33,7 @@ class Shell:
         self._now = now
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._wakes_at = math.inf
 
     def flush(self) -> None:
         """Send what the node wants to send, and wake up when it wants to.
@@ -42,14 +44,15 @@ class Shell:
             raw = self._codec.encode(outgoing.message, outgoing.pad_bytes)
             self.endpoint.send(raw, outgoing.host, outgoing.port)
         due = self.node.due()
+        if due is None or due >= self._wakes_at:
+            return  # woken up too early, it looks when the next call is due
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if due is not None:
-            self._timer = self._loop.call_later(max(0.0, due - self._now()), self._run)
+        self._wakes_at = due
+        self._timer = self._loop.call_later(max(0.0, due - self._now()), self._run)
 
     def _run(self) -> None:
-        self._timer = None
+        self._timer, self._wakes_at = None, math.inf
         self.node.run(self._now())
         self.flush()
 
