@@ -179,10 +179,16 @@ class WeighedUniverse(Universe):
         super().__init__(**options)
         self.bytes = 0
         key = SigningKey(bytes(32))
-        self._codec = Codec(bytes(32), lambda domain, message: key.sign(b"").signature, _yes)
+        self._codec = Codec(
+            bytes(32),
+            lambda domain, message: key.sign(b"").signature,
+            _yes,
+            lambda domain, key: bytes(32),
+        )
 
     def _send(self, sim: SimNode, outgoing: Outgoing) -> None:
-        self.bytes += HEADERS_BYTES + len(self._codec.encode(outgoing.message, outgoing.pad_bytes))
+        raw = self._codec.encode(outgoing.message, outgoing.pad_bytes, recipient=outgoing.recipient)
+        self.bytes += HEADERS_BYTES + len(raw)
         super()._send(sim, outgoing)
 
 

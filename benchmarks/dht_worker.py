@@ -34,7 +34,7 @@ from aitorrent_dht.core.record import (  # noqa: E402
 from aitorrent_dht.net.endpoint import Endpoint  # noqa: E402
 from aitorrent_dht.net.shell import Shell  # noqa: E402
 from aitorrent_dht.wire.codec import Codec  # noqa: E402
-from aitorrentd.api.signing import signed_bytes, verify  # noqa: E402
+from aitorrentd.api.signing import agree, signed_bytes, verify  # noqa: E402
 from aitorrentd.api.tasks import Tasks  # noqa: E402
 
 NETWORK = b"benchmark".ljust(32)
@@ -61,7 +61,11 @@ class BenchNode:
             now=time.monotonic(),
             epoch_s=time.time(),
         )
-        codec = Codec(NETWORK, sign, verify)
+
+        def agree_with(domain: str, public_key: bytes) -> bytes:
+            return agree(bytes(signer), bytes(signer.verify_key), public_key, domain)
+
+        codec = Codec(NETWORK, sign, verify, agree_with)
         self.shell = Shell(node, codec, tasks, now=time.monotonic, draw=random.random)
 
     @property

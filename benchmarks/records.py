@@ -38,7 +38,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from nacl.signing import SigningKey
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
@@ -47,8 +46,7 @@ from aitorrent_transport.links.dial import dial  # noqa: E402
 from aitorrent_transport.links.link import BATCH_BYTES, Link  # noqa: E402
 from aitorrent_transport.links.listener import Listener  # noqa: E402
 from aitorrent_transport.secure.certificate import Credentials  # noqa: E402
-from aitorrentd.api import PeerId, peer_id  # noqa: E402
-from aitorrentd.api.signing import signed_bytes  # noqa: E402
+from aitorrentd.runtime.identity import Identity  # noqa: E402
 from benchmarks.report import machine  # noqa: E402
 
 PIECE_BYTES: Final = 64 * 1024
@@ -58,30 +56,9 @@ KINDS: Final = ("link", "masked", "tls", "tls-protocol", "plain")
 MB: Final = 1e6
 
 
-class Identity:
-    """A throwaway signer."""
-
-    def __init__(self) -> None:
-        self._key = SigningKey.generate()
-
-    @property
-    def public_key(self) -> bytes:
-        """Ed25519, 32 bytes."""
-        return bytes(self._key.verify_key)
-
-    @property
-    def peer_id(self) -> PeerId:
-        """The peer id."""
-        return peer_id(self.public_key)
-
-    def sign(self, domain: str, message: bytes) -> bytes:
-        """Like the node's identity."""
-        return self._key.sign(signed_bytes(domain, message)).signature
-
-
 def credentials() -> Credentials:
     """New keys."""
-    return Credentials(Identity(), "benchmark", "records/1")
+    return Credentials(Identity.generate(), "benchmark", "records/1")
 
 
 class Pipe(Protocol):

@@ -54,6 +54,16 @@ class Signer(Protocol):
         valid for another. Verify with `aitorrentd.api.verify`.
         """
 
+    def agree(self, domain: str, public_key: bytes) -> bytes:
+        """A secret (32 bytes) for `domain` that only this node and the owner of `public_key` know.
+
+        Whoever authenticates with it proves its key to the other side, and to nobody else. It
+        costs about as much as a signature and its check, once for each pair.
+
+        Raises:
+            ValueError: not a valid Ed25519 public key.
+        """
+
 
 class Caller(Protocol):
     """Calls control methods inside the process, with a role of its own."""

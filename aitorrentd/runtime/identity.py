@@ -22,7 +22,7 @@ from typing import Final, NoReturn
 from nacl.signing import SigningKey
 
 from aitorrentd.api.ids import PeerId, peer_id
-from aitorrentd.api.signing import signed_bytes
+from aitorrentd.api.signing import agree, signed_bytes
 from aitorrentd.errors import ConfigError
 from aitorrentd.system.files import cannot_write, create_file, open_regular
 
@@ -65,6 +65,10 @@ class Identity:
     def sign(self, domain: str, message: bytes) -> bytes:
         """Ed25519 signature (64 bytes) over the domain-separated message."""
         return self._key.sign(signed_bytes(domain, message)).signature
+
+    def agree(self, domain: str, public_key: bytes) -> bytes:
+        """The secret (32 bytes) shared with the owner of `public_key`."""
+        return agree(bytes(self._key), self._public_key, public_key, domain)
 
     def __repr__(self) -> str:
         return f"Identity({self._peer_id})"

@@ -95,7 +95,7 @@ class DhtService:
             families=Family(0),
             mode=config.mode,
         )
-        codec = Codec(self._network, identity.sign, verify)
+        codec = Codec(self._network, identity.sign, verify, identity.agree)
         self.shell = Shell(self.node, codec, self._tasks, now=self.now, draw=ctx.random.random)
         self.endpoint.on_bound = self._on_bound
         self.source = DhtDirectory(

@@ -45,6 +45,9 @@ class Identity:
     def sign(self, domain: str, message: bytes) -> bytes:
         return domain.encode() + message
 
+    def agree(self, domain: str, public_key: bytes) -> bytes:
+        return bytes(32)
+
 
 class FakeWorker:
     """A worker without a process."""

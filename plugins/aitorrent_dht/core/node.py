@@ -70,7 +70,7 @@ class DhtNode:
     def receive(
         self, message: Request | Reply, host: str, port: int, size_bytes: int, now: float
     ) -> None:
-        """Take a message that its sender signed; a reply must be one that is expected."""
+        """Take a message whose sender is proven; a reply must be one that is expected."""
         if isinstance(message, Request):
             self._serving.receive(message, host, port, size_bytes, now)
         else:

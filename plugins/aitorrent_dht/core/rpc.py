@@ -147,7 +147,8 @@ class Rpc:
             return
         is_large = not request.token and request.query in (Query.FIND, Query.GET)
         pad = MAX_DATAGRAM_BYTES if is_large else REPLY_BYTES
-        outgoing = Outgoing(request, host, port, pad)
+        recipient = b"" if contact is None else contact.key
+        outgoing = Outgoing(request, host, port, pad, recipient)
         txid = request.txid
         timer = state.timers.at(now + rto_s, lambda now: self._late(txid, now))
         patience_s = max(PATIENCE * rto_s, MIN_PATIENCE_S)
@@ -190,7 +191,7 @@ class Rpc:
         return reply.to == id_bytes(self._state.id) and reply.sender != self._state.key
 
     def receive(self, reply: Reply, host: str, port: int, now: float) -> None:
-        """Take a reply that is expected and whose signature is valid."""
+        """Take a reply that is expected and whose sender is proven."""
         pending = self._pending.pop(reply.txid, None)
         if pending is None:
             return

@@ -47,7 +47,7 @@ class Serving:
     def receive(
         self, request: Request, host: str, port: int, size_bytes: int, now: float
     ) -> Reply | None:
-        """Answer a request of `size_bytes` that its sender signed; None if it gets no answer."""
+        """Answer a request of `size_bytes` with a proven sender; None if it gets no answer."""
         state = self._state
         if request.sender == state.key or request.to not in (b"", id_bytes(state.id)):
             return None
@@ -79,7 +79,8 @@ class Serving:
         else:
             self._store(reply, request, host, is_proven, room, now)
         reply.is_cut = reply.is_cut and not is_proven
-        state.outgoing.append(Outgoing(reply, host, port, 0))
+        recipient = request.sender if request.is_paired else b""
+        state.outgoing.append(Outgoing(reply, host, port, 0, recipient))
         return reply
 
     def _add_nodes(self, reply: Reply, request: Request, asker: Contact, room: int) -> None:

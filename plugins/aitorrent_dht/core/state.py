@@ -48,6 +48,8 @@ class Outgoing(NamedTuple):
     host: str
     port: int
     pad_bytes: int
+    recipient: bytes = b""
+    "The public key of the recipient, if the message may prove its sender to it alone."
 
 
 @dataclass(slots=True)

@@ -212,7 +212,8 @@ class RoutingTable:
         id in bit i. If the target does, too, they are nearer to it than all below, else farther.
         """
         distance = target ^ self.own_id
-        shared, others = [], []
+        shared: list[int] = []
+        others: list[int] = []
         for i, bucket in self._buckets.items():
             if bucket.live:
                 (shared if distance >> i & 1 else others).append(i)

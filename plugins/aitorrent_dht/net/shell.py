@@ -41,7 +41,9 @@ class Shell:
         Call it after each call of the node.
         """
         for outgoing in self.node.take_outgoing():
-            raw = self._codec.encode(outgoing.message, outgoing.pad_bytes)
+            raw = self._codec.encode(
+                outgoing.message, outgoing.pad_bytes, recipient=outgoing.recipient
+            )
             self.endpoint.send(raw, outgoing.host, outgoing.port)
         due = self.node.due()
         if due is None or due >= self._wakes_at:

@@ -1,21 +1,26 @@
-"""Datagrams: a fixed head with the signature, then one msgpack map, then padding.
+"""Datagrams: a fixed head with a proof of the sender, then one msgpack map, then padding.
 
-    4    magic and version
-    4    tag of the network: foreign datagrams cost no signature check
+    4    magic and version, by which the two kinds of proof are told apart
+    4    tag of the network: foreign datagrams cost no check of a proof
     32   public key of the sender
-    64   Ed25519 signature over the network's key and the map
+    64   Ed25519 signature over the network's key and the map; or
+    16   keyed BLAKE2b of the network's key, the sender's key and the map
     2    length of the map
     …    the map
     …    zeros, in requests of nodes that have no token yet
 
-The network's key has 32 bytes, which include the pre-shared key if there is one: messages of other
-networks, or of nodes without that key, are not valid here. Strangers send these bytes: length, tag
-and fields are checked before a signature is.
+The key of the second kind is the secret that sender and recipient share: for two nodes that talk
+again it costs a fiftieth of a signature and its check. A message is signed when only the address of
+its recipient is known; an answer has the kind of proof of its request. The network's key has 32
+bytes, which include the pre-shared key if there is one: messages of other networks, or of nodes
+without that key, are not valid here. Strangers send these bytes: length, tag and fields are checked
+before a proof is.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import socket
 import struct
 from collections.abc import Callable
@@ -44,9 +49,14 @@ from aitorrentd.api import ProtocolError, pack, unpack_map
 from aitorrentd.api.fields import blob, flag, text, whole
 
 MESSAGE_DOMAIN: Final = "aitd/dht/msg/1"
+PAIR_DOMAIN: Final = "aitd/dht/pair/1"
 MAGIC: Final = b"AHT\x01"
+PAIR_MAGIC: Final = b"AHT\x02"
 _HEAD: Final = struct.Struct("!4s4s32s64sH")
-_SIGNATURE_AT: Final = 40
+_PAIR_HEAD: Final = struct.Struct("!4s4s32s16sH")
+_MAC_BYTES: Final = 16
+_PAIRS: Final = 4096
+"Nodes with which the shared secret is remembered."
 _PORT: Final = struct.Struct("!H")
 _MAX_ITEMS: Final = 128
 _CACHED: Final = 8192
@@ -56,51 +66,81 @@ Message = Request | Reply
 Sign = Callable[[str, bytes], bytes]
 Verify = Callable[[bytes, str, bytes, bytes], bool]
 "Public key, domain, message, signature."
+Agree = Callable[[str, bytes], bytes]
+"Domain and public key to a shared secret; ValueError if the key is not valid."
 
 
 class Codec:
     """Messages to datagrams and back, for one network (`network_key`: 32 bytes)."""
 
-    def __init__(self, network_key: bytes, sign: Sign, verify: Verify) -> None:
+    def __init__(self, network_key: bytes, sign: Sign, verify: Verify, agree: Agree) -> None:
         self.network_key = network_key
         self.tag = hashlib.sha256(b"aitd/dht/tag/1\0" + network_key).digest()[:4]
         self._sign = sign
         self._verify = verify
+        self._agree = agree
+        self._secret = lru_cache(_PAIRS)(self._new_secret)
 
-    def encode(self, message: Message, pad_bytes: int = 0) -> bytes:
-        """The datagram of a message of this node, with at least `pad_bytes` bytes."""
+    def encode(self, message: Message, pad_bytes: int = 0, *, recipient: bytes = b"") -> bytes:
+        """The datagram of a message of this node, with at least `pad_bytes` bytes.
+
+        It is signed, or proves its sender to the owner of the public key `recipient` alone.
+        """
         body = pack(_request_map(message) if isinstance(message, Request) else _reply_map(message))
-        signature = self._sign(MESSAGE_DOMAIN, self.network_key + body)
-        head = _HEAD.pack(MAGIC, self.tag, message.sender, signature, len(body))
+        if recipient and (secret := self._secret(recipient)):
+            mac = self._mac(secret, message.sender, body)
+            head = _PAIR_HEAD.pack(PAIR_MAGIC, self.tag, message.sender, mac, len(body))
+        else:
+            signature = self._sign(MESSAGE_DOMAIN, self.network_key + body)
+            head = _HEAD.pack(MAGIC, self.tag, message.sender, signature, len(body))
         return (head + body).ljust(pad_bytes, b"\0")
+
+    def _new_secret(self, public_key: bytes) -> bytes:
+        try:
+            return self._agree(PAIR_DOMAIN, public_key)
+        except ValueError:
+            return b""
+
+    def _mac(self, secret: bytes, sender: bytes, body: bytes) -> bytes:
+        said = self.network_key + sender + body
+        return hashlib.blake2b(said, key=secret, digest_size=_MAC_BYTES).digest()
 
     def is_ours(self, datagram: bytes) -> bool:
         """Whether a datagram claims to belong to this network; nothing in it is proven."""
         size = len(datagram)
         return (
             _HEAD.size < size <= MAX_DATAGRAM_BYTES
-            and datagram[:4] == MAGIC
+            and datagram[:4] in (MAGIC, PAIR_MAGIC)
             and datagram[4:8] == self.tag
         )
 
     def decode(self, datagram: bytes) -> Message:
-        """The message in a datagram that `is_ours`; its signature is not checked.
+        """The message in a datagram that `is_ours`; its proof is not checked.
 
         Raises:
             ProtocolError: a malformed message.
         """
-        *_, sender, _, length = _HEAD.unpack_from(datagram)
-        body = memoryview(datagram)[_HEAD.size : _HEAD.size + length]
+        head = _PAIR_HEAD if datagram[:4] == PAIR_MAGIC else _HEAD
+        *_, sender, _, length = head.unpack_from(datagram)
+        body = memoryview(datagram)[head.size : head.size + length]
         if len(body) != length:
             raise ProtocolError("the datagram is shorter than its length field")
         fields = unpack_map(body, max_items=_MAX_ITEMS)
-        return _read_reply(fields, sender) if "r" in fields else _read_request(fields, sender)
+        if "r" in fields:
+            return _read_reply(fields, sender)
+        request = _read_request(fields, sender)
+        request.is_paired = head is _PAIR_HEAD
+        return request
 
-    def is_signed(self, datagram: bytes) -> bool:
-        """Whether the sender that a decoded datagram names signed it, for this network."""
-        _, _, sender, signature, length = _HEAD.unpack_from(datagram)
-        body = datagram[_HEAD.size : _HEAD.size + length]
-        return self._verify(sender, MESSAGE_DOMAIN, self.network_key + body, signature)
+    def is_proven(self, datagram: bytes) -> bool:
+        """Whether a decoded datagram is of the sender that it names, for this network."""
+        head = _PAIR_HEAD if datagram[:4] == PAIR_MAGIC else _HEAD
+        _, _, sender, proof, length = head.unpack_from(datagram)
+        body = datagram[head.size : head.size + length]
+        if head is _HEAD:
+            return self._verify(sender, MESSAGE_DOMAIN, self.network_key + body, proof)
+        secret = self._secret(sender)
+        return bool(secret) and hmac.compare_digest(proof, self._mac(secret, sender, body))
 
 
 def _request_map(request: Request) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The gate: what of the datagrams that anybody may send reaches the node.
 
 In the order of cost: length, magic and network; fields; whether an answer was asked for, or whether
-the sender's network may have another signature checked; the signature.
+the sender's network may have another proof checked; the proof of the sender, a signature or not.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from aitorrent_dht.wire.messages import Reply
 from aitorrentd.api import ProtocolError
 from aitorrentd.api.limits import PerPeer, TokenBucket
 
-CHECKS_PER_S: Final = 5000.0
-"A fifth of one processor's signature checks."
+CHECKS_PER_S: Final = 3000.0
+"A third of one processor, if each is of a node with which a secret is to be agreed."
 SUBNET_CHECKS_PER_S: Final = 200.0
 "For each /24 or /56; private networks share only the limit for all."
 
@@ -31,7 +31,7 @@ class Gate:
         self.dropped: Counter[str] = Counter()
         "Datagrams by the reason why they were ignored."
         self.checked = 0
-        "Messages with a valid signature."
+        "Messages with a valid proof of their sender."
         self._codec = codec
         self._expects = expects
         self._now = now
@@ -66,7 +66,7 @@ class Gate:
                 return "unexpected", None
         elif not self._may_check(host, now):
             return "flood", None
-        if not self._codec.is_signed(datagram):
+        if not self._codec.is_proven(datagram):
             return "unsigned", None
         return "", message
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from typing import Final
 
@@ -75,6 +75,8 @@ class Request:
     "GET: digests of records that the asking node has."
     record: DhtRecord | None = None
     "STORE."
+    is_paired: bool = field(default=False, compare=False)
+    "Whether it proves its sender to its recipient alone, and so is its answer to do."
 
 
 @dataclass(slots=True)

@@ -5,27 +5,19 @@ from __future__ import annotations
 from hashlib import sha1, sha256
 from typing import Any
 
-from nacl.signing import SigningKey
-
-from aitorrentd.api.ids import PeerId, peer_id
 from aitorrentd.api.models.publications import Publication, signed_map
-from aitorrentd.api.signing import signed_bytes
+from aitorrentd.runtime.identity import Identity
 
 NOW = 1_800_000_000
 COMMIT = "c0ffee" * 6 + "c0ff"
 
 
-class Publisher:
+class Publisher(Identity):
     """A key that signs."""
 
     def __init__(self, seed: str) -> None:
-        self._key = SigningKey(sha256(seed.encode()).digest())
-        self.public_key = self._key.verify_key.encode()
-        self.peer_id: PeerId = peer_id(self.public_key)
+        super().__init__(sha256(seed.encode()).digest())
         self._made = 0
-
-    def sign(self, domain: str, message: bytes) -> bytes:
-        return self._key.sign(signed_bytes(domain, message)).signature
 
     def publication(self, **changes: Any) -> Publication:
         """A publication of a small file; each has a nonce of its own."""

@@ -15,7 +15,7 @@ from aitorrent_dht.core.record import SIGNATURE_DOMAIN, DhtRecord, Kind, provide
 from aitorrent_dht.core.state import Tuning
 from aitorrent_dht.wire.codec import Codec, Message
 from aitorrent_dht.wire.gate import Gate
-from aitorrentd.api.signing import signed_bytes, verify
+from aitorrentd.api.signing import agree, signed_bytes, verify
 
 NETWORK = hashlib.sha256(b"test network").digest()
 EPOCH_S = 1_800_000_000.0
@@ -45,7 +45,7 @@ class Wired:
         self.key = bytes(self.signer.verify_key)
         self.place = (host, 8000 + seed)
         self.network = network
-        self.codec = Codec(network, self.sign, verify)
+        self.codec = Codec(network, self.sign, verify, self.agree)
         self.node = DhtNode(
             self.key,
             random=Random(seed),
@@ -60,6 +60,9 @@ class Wired:
 
     def sign(self, domain: str, message: bytes) -> bytes:
         return self.signer.sign(signed_bytes(domain, message)).signature
+
+    def agree(self, domain: str, public_key: bytes) -> bytes:
+        return agree(bytes(self.signer), self.key, public_key, domain)
 
     def sign_record(self, record: DhtRecord) -> bytes:
         return self.sign(SIGNATURE_DOMAIN, record.signed_part(self.network))
@@ -85,7 +88,11 @@ class Wired:
     def sent(self) -> list[Datagram]:
         """What the node wants to send."""
         return [
-            Datagram(self.codec.encode(out.message, out.pad_bytes), self.place, out[1:3])
+            Datagram(
+                self.codec.encode(out.message, out.pad_bytes, recipient=out.recipient),
+                self.place,
+                out[1:3],
+            )
             for out in self.node.take_outgoing()
         ]
 

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nacl.signing import SigningKey
-
 from aitorrent_transport.links.link import Link
 from aitorrent_transport.secure.certificate import Credentials
 from aitorrent_transport.secure.handshake import Handshake
-from aitorrentd.api import PeerId, peer_id
-from aitorrentd.api.signing import signed_bytes
+from aitorrentd.runtime.identity import Identity
 
 
-class KeySigner:
+class KeySigner(Identity):
     """A node's identity with an in-memory key."""
 
     def __init__(self, seed: bytes | None = None) -> None:
-        self._key = SigningKey(seed) if seed else SigningKey.generate()
-        self.public_key = bytes(self._key.verify_key)
-        self.peer_id: PeerId = peer_id(self.public_key)
-
-    def sign(self, domain: str, message: bytes) -> bytes:
-        return self._key.sign(signed_bytes(domain, message)).signature
+        super().__init__(seed or secrets.token_bytes(32))
 
 
 def make_credentials(

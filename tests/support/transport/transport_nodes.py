@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from nacl.signing import SigningKey
-
 from aitorrent_transport.plugin import TransportPlugin
 from aitorrent_transport.service import TransportService
 from aitorrentd.api import (
@@ -33,10 +31,9 @@ from aitorrentd.api import (
     Verdict,
     WireProtocol,
     hookimpl,
-    peer_id,
 )
-from aitorrentd.api.signing import signed_bytes
 from aitorrentd.kernel import Kernel, KernelSettings, PluginSource
+from aitorrentd.runtime.identity import Identity as NodeIdentity
 
 ECHO = "/test/echo"
 SINK = "/test/sink"
@@ -45,16 +42,11 @@ BROKEN = "/test/broken"
 ROOT = Path(__file__).parents[3]
 
 
-class Identity:
-    """A signer with a key derived from a seed."""
+class Identity(NodeIdentity):
+    """An identity with a key derived from a seed."""
 
     def __init__(self, seed: str) -> None:
-        self._key = SigningKey(hashlib.sha256(seed.encode()).digest())
-        self.public_key = bytes(self._key.verify_key)
-        self.peer_id = peer_id(self.public_key)
-
-    def sign(self, domain: str, message: bytes) -> bytes:
-        return self._key.sign(signed_bytes(domain, message)).signature
+        super().__init__(hashlib.sha256(seed.encode()).digest())
 
 
 async def echo(stream: Stream) -> None:

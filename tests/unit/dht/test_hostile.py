@@ -105,6 +105,21 @@ def test_unsigned_and_malformed_datagrams_get_no_answer_at_all() -> None:
         assert node.receive(bad, VICTIM) == []
 
 
+def test_answer_proves_its_sender_in_the_way_of_the_request() -> None:
+    node, peer, other = Wired(1), Wired(2), Wired(3)
+    request = ask(node, peer)
+    for recipient, magic in ((b"", codec_module.MAGIC), (node.key, codec_module.PAIR_MAGIC)):
+        raw = peer.codec.encode(request, 400, recipient=recipient)
+        (sent,) = node.receive(raw, peer.place)
+        assert sent.raw[:4] == magic
+        assert peer.codec.is_proven(sent.raw)
+        assert other.codec.is_proven(sent.raw) is not bool(recipient)
+    # The peer's name with the proof of somebody else gets no answer.
+    forged = other.codec.encode(replace(request, sender=other.key), 400, recipient=node.key)
+    assert node.receive(forged.replace(other.key, peer.key, 1), peer.place) == []
+    assert node.gate.dropped["unsigned"] == 1
+
+
 def test_token_of_one_address_buys_no_large_answer_for_another() -> None:
     node, attacker = Wired(1), Wired(2)
     full_table(node)

@@ -53,6 +53,26 @@ def test_signatures_verify_only_for_their_domain(key_file: Path) -> None:
     assert not verify(identity.public_key, "aitd/test/1", b"massage", signature)
 
 
+def test_two_identities_share_a_secret_for_each_domain_that_a_third_lacks() -> None:
+    one, two, three = Identity(SEED), Identity(bytes(32)), Identity(b"\x01" * 32)
+    secret = one.agree("aitd/test/1", two.public_key)
+    assert len(secret) == 32
+    assert two.agree("aitd/test/1", one.public_key) == secret
+    assert two.agree("aitd/other/1", one.public_key) != secret
+    assert three.agree("aitd/test/1", one.public_key) != secret
+    assert three.agree("aitd/test/1", two.public_key) != secret
+
+
+@pytest.mark.parametrize(
+    "key",
+    [b"", bytes(31), bytes(33), bytes(32), b"\x01" + bytes(31), b"\xff" * 32],
+    ids=["empty", "short", "long", "order 4", "order 1", "no point"],
+)
+def test_no_secret_is_shared_with_a_key_that_nobody_can_have(key: bytes) -> None:
+    with pytest.raises(ValueError, match="not a valid Ed25519 public key"):
+        Identity(SEED).agree("aitd/test/1", key)
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [

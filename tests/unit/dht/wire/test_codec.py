@@ -28,7 +28,7 @@ from aitorrent_dht.wire.messages import (
 from aitorrentd.api import ProtocolError, pack, unpack_map
 from tests.support.dht.wired import NETWORK, Wired
 
-A, B = Wired(1), Wired(2)
+A, B, C = Wired(1), Wired(2), Wired(3)
 TXID = b"t" * 16
 TO = b"i" * 20
 TOKEN = b"o" * 8
@@ -87,7 +87,32 @@ def replies(draw: st.DrawFn) -> Reply:
 def test_message_is_the_same_after_the_wire(message: Request | Reply) -> None:
     raw = A.codec.encode(message)
     assert B.codec.decode(raw) == message
-    assert B.codec.is_signed(raw)
+    assert B.codec.is_proven(raw)
+
+
+@given(requests() | replies())
+def test_proof_for_one_recipient_is_none_for_others_and_none_of_others(
+    message: Request | Reply,
+) -> None:
+    signed, raw = A.codec.encode(message), A.codec.encode(message, recipient=B.key)
+    assert len(raw) == len(signed) - 48
+    assert B.codec.decode(raw) == message
+    assert B.codec.is_proven(raw)
+    assert not C.codec.is_proven(raw)
+    assert not A.codec.is_proven(raw), "sent back to its sender"
+    reflected = raw.replace(A.key, B.key, 1)
+    assert not A.codec.is_proven(reflected), "as if the recipient had sent it"
+    assert not B.codec.is_proven(reflected)
+    elsewhere = Wired(2, network=b"\x01" * 32).codec
+    assert not elsewhere.is_proven(raw)
+
+
+def test_key_that_nobody_can_have_proves_nothing() -> None:
+    for key in (bytes(32), b"\x01" + bytes(31), b"\xff" * 32):
+        raw = A.codec.encode(Request(Query.PING, TXID, key, to=TO), recipient=B.key)
+        assert not B.codec.is_proven(raw)
+        # To such a key, messages are signed.
+        assert B.codec.is_proven(A.codec.encode(Request(Query.PING, TXID, A.key), recipient=key))
 
 
 @given(replies())
@@ -127,27 +152,35 @@ def test_random_bytes_are_ignored(raw: bytes) -> None:
     assert B.receive(raw, ("8.8.8.8", 9)) == []
 
 
-@given(st.binary(max_size=MAX_DATAGRAM_BYTES - 106), st.integers(0, 65_535))
-def test_random_bytes_after_a_right_head_are_ignored(body: bytes, length: int) -> None:
-    head = codec_module._HEAD.pack(codec_module.MAGIC, B.codec.tag, A.key, bytes(64), length)
+@given(st.binary(max_size=MAX_DATAGRAM_BYTES - 106), st.integers(0, 65_535), st.booleans())
+def test_random_bytes_after_a_right_head_are_ignored(
+    body: bytes, length: int, is_paired: bool
+) -> None:
+    if is_paired:
+        fields = codec_module.PAIR_MAGIC, B.codec.tag, A.key, bytes(16), length
+        head = codec_module._PAIR_HEAD.pack(*fields)
+    else:
+        head = codec_module._HEAD.pack(codec_module.MAGIC, B.codec.tag, A.key, bytes(64), length)
     with contextlib.suppress(ProtocolError):
         B.codec.decode(head + body)
     assert B.receive(head + body, ("8.8.8.8", 9)) == []
 
 
-@given(requests(), st.data())
+@given(requests(), st.booleans(), st.data())
 def test_any_flipped_bit_but_in_the_padding_is_noticed(
-    request: Request, data: st.DataObject
+    request: Request, is_paired: bool, data: st.DataObject
 ) -> None:
-    raw = bytearray(A.codec.encode(request))
+    raw = bytearray(A.codec.encode(request, recipient=B.key if is_paired else b""))
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     assert B.gate.admit(bytes(raw), "8.8.8.8", 9, 1e9) is None
 
 
 def test_every_truncation_is_noticed() -> None:
     raw = A.codec.encode(Request(Query.FIND, TXID, A.key, to=TO, key=TO))
-    for end in range(len(raw)):
-        assert B.gate.admit(raw[:end], "8.8.8.8", 9, 1e9) is None
+    paired = A.codec.encode(Request(Query.FIND, TXID, A.key, to=TO, key=TO), recipient=B.key)
+    for whole in (raw, paired):
+        for end in range(len(whole)):
+            assert B.gate.admit(whole[:end], "8.8.8.8", 9, 1e9) is None
 
 
 def test_message_of_another_network_or_without_its_secret_is_not_valid() -> None:
@@ -208,5 +241,5 @@ def test_addresses_are_packed_as_the_system_does() -> None:
 
 
 def test_network_is_told_apart_by_its_key() -> None:
-    assert Codec(NETWORK, A.sign, lambda *_: True).tag == A.codec.tag
-    assert Codec(bytes(32), A.sign, lambda *_: True).tag != A.codec.tag
+    assert Codec(NETWORK, A.sign, lambda *_: True, A.agree).tag == A.codec.tag
+    assert Codec(bytes(32), A.sign, lambda *_: True, A.agree).tag != A.codec.tag

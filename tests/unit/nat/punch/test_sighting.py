@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from nacl.signing import SigningKey
 
 from aitorrent_nat.punch.sighting import (
     MAX_BYTES,
@@ -15,25 +14,13 @@ from aitorrent_nat.punch.sighting import (
     decode,
     encode,
 )
-from aitorrentd.api import PeerId, decode_frame, peer_id
-from aitorrentd.api.signing import signed_bytes
+from aitorrentd.api import PeerId, decode_frame
+from aitorrentd.runtime.identity import Identity
 
 NOW = 1_800_000_000.0
 
 
-class Key:
-    """A node's signer."""
-
-    def __init__(self, seed: int) -> None:
-        self._key = SigningKey(bytes([seed]) * 32)
-        self.public_key = bytes(self._key.verify_key)
-        self.peer_id = peer_id(self.public_key)
-
-    def sign(self, domain: str, message: bytes) -> bytes:
-        return self._key.sign(signed_bytes(domain, message)).signature
-
-
-WITNESS, SUBJECT, STRANGER = Key(1), Key(2), Key(3)
+WITNESS, SUBJECT, STRANGER = (Identity(bytes([seed]) * 32) for seed in (1, 2, 3))
 
 
 def said(subject: PeerId = SUBJECT.peer_id, host: str = "11.1.0.2") -> Sighting:
