@@ -83,6 +83,10 @@ def joined_parts(parts: Iterable[Any]) -> tuple[str, list[str]]:
             text += part["text"]
         elif kind in _IMAGES:
             images.append(_image_of(part))
+        elif kind in _TEXTS:
+            raise ValueError("a part of type text without a text")
+        elif kind is None:
+            raise ValueError("a part that is neither a text nor an object with a type")
         else:
             raise ValueError(
                 f"a part of type {str(kind)[:32]!r}; parts are of type text or image_url"

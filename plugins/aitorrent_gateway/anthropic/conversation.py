@@ -31,6 +31,13 @@ _BILLING: Final = re.compile(r"x-anthropic-billing-header:[^\n]*\n?")
 "What Claude Code begins its instructions with; it differs each time, and would spoil caches."
 _UNSAID: Final = frozenset({"thinking", "redacted_thinking", "fallback"})
 "Blocks of an assistant that a model does not need to see again."
+_OF_MESSAGE: Final = frozenset({"role", "content", "id", "type", "model", "name", "usage"}) | {
+    "stop_reason",
+    "stop_sequence",
+    "container",
+    "context_management",
+}
+"Fields of a message; a client may send an answer back whole."
 _ELSEWHERE: Final = ("server_tool_use", "mcp_tool_use", "mcp_tool_listing", "container_upload")
 _ELSEWHERE_END: Final = "_tool_result"
 "Blocks of tools that another server has run."
@@ -48,7 +55,7 @@ class Conversation:
     defined: list[dict[str, Any]] = field(default_factory=list)
     "Tools that it defines, as in `tools`."
     dropped: set[str] = field(default_factory=set)
-    "Types of blocks that are left out."
+    "Types of blocks, and fields of messages, that are left out."
 
 
 def conversation(system: object, messages: object) -> Conversation:
@@ -125,6 +132,10 @@ class _Reader:
         role = message.get("role") if isinstance(message, dict) else None
         if not isinstance(message, dict) or role not in ("user", "assistant", "system"):
             raise wrong(f"{where}.role", "must be one of user, assistant, system")
+        beside = {key for key, value in message.items() if value is not None} - _OF_MESSAGE
+        if "images" in beside:
+            raise wrong(f"{where}.images", "must be blocks of the type image in its content")
+        self._found.dropped.update(f"messages.{key}" for key in beside)
         content = message.get("content")
         if role == "system":
             if content is not None:  # it may only change how much the model thinks

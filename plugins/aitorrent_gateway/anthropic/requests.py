@@ -20,6 +20,7 @@ from aitorrent_gateway.core.fields import (
     ignored_header,
     one_of,
     present,
+    seed_of,
     text_of,
     unsupported,
     wrong,
@@ -54,6 +55,7 @@ _ELSEWHERE: Final = ("container", "mcp_servers")
 "Fields with which Anthropic's servers would run something."
 _KNOWN: Final = frozenset(
     {*_SAME, *_NO_EFFECT, *_ELSEWHERE, "model", "messages", "system", "stop_sequences", "stream"}
+    | {"seed"}
     | {"tools", "tool_choice", "thinking", "output_config", "output_format"}
 )
 # Whether the model shall think; None leaves it to the model.
@@ -88,6 +90,8 @@ def asked(body: Mapping[str, Any]) -> Asked:
     if "tool_choice" in fields:
         made |= tools.choice(fields["tool_choice"], offered)
     params: dict[str, Any] = {name: fields[name] for name in _SAME if name in fields}
+    if "seed" in fields:  # Anthropic has none; the same answer again is worth an extension
+        params["seed"] = seed_of(fields["seed"])
     if stops := _stops(fields.get("stop_sequences", [])):
         params["stop"] = stops
     params |= _format(fields)

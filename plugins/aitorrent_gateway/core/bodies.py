@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from typing import Any, Final, NoReturn
 
@@ -20,7 +21,9 @@ def json_object(body: bytes) -> dict[str, Any]:
         twice, NaN, deep nesting).
     """
     try:
-        value = json.loads(body, object_pairs_hook=_once, parse_constant=_no_number)
+        value = json.loads(
+            body, object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite
+        )
     except RecursionError:
         raise InvalidParams(f"the body nests more than {MAX_DEPTH} levels") from None
     except UnicodeDecodeError:
@@ -48,6 +51,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(name: str) -> NoReturn:
     raise InvalidParams(f"the body has {name}, which is not JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):  # which no JSON that is written again could hold
+        raise InvalidParams(f"the body has the number {digits[:20]}, which is too large")
+    return value
 
 
 def _is_deep(value: Any) -> bool:

@@ -39,6 +39,8 @@ def translated(error: AitorrentError, names: Mapping[str, str]) -> AitorrentErro
 def _named(text: str, field: str, name: str) -> str:
     """A refusal in which a field has the name that the client knows."""
     text = text.replace(f"cannot apply {field}", f"cannot apply {name}")
+    if text.startswith(f"{field}: "):
+        text = name + text[len(field) :]
     if field == "think" and name not in text:
         text += f"; leave out {name}"
     return text

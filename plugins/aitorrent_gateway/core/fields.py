@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from aitorrentd.api import InvalidParams
 
 MAX_SEED: Final = 2**63
+_IMAGE_PARTS: Final = ("image_url", "input_image", "image")
 _HEADER_SAFE: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}", re.ASCII)
 _MOST_IGNORED: Final = 20
 _RULES: Final = {
@@ -90,6 +91,10 @@ def explained(error: ValidationError) -> InvalidParams:
     found = error.errors(include_url=False, include_input=False)[0]
     path = [part for part in found["loc"] if part != "params"]
     name = ""
+    if "[key]" in path:  # of an object whose keys are data, as those of logit_bias
+        name, key = str(path[0]), str(path[-2])
+        rule = _RULES.get(found["type"], found["msg"]).format_map(found.get("ctx", {}))
+        return InvalidParams(f"{name} has the key {key[:40]!r}, which {rule}", param=name)
     for part in path:
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
     text = found["msg"].removeprefix("Value error, ")
@@ -109,6 +114,49 @@ def refuse_fetching(name: str, url: object) -> None:
     """
     if not is_inside(url):
         raise wrong(name, "has an image that is not a data: URL; the server fetches no URLs")
+
+
+def seed_of(value: object) -> int:
+    """A seed as this node takes it; clients also send negative ones.
+
+    Raises:
+        InvalidParams: it is no integer.
+    """
+    if type(value) is not int:
+        raise wrong("seed", "must be an integer")
+    return value % MAX_SEED
+
+
+def parts_of(name: str, value: Any) -> Any:
+    """A content as `Message` takes it: of parts as OpenAI has them, a refusal becomes text.
+
+    Raises:
+        InvalidParams: an image is not in the request.
+    """
+    if not isinstance(value, list):
+        return value
+    parts: list[Any] = []
+    for each in value:
+        kind = each.get("type") if isinstance(each, dict) else None
+        if kind == "refusal":
+            parts.append({"type": "text", "text": each.get("refusal")})
+            continue
+        if isinstance(kind, str) and kind in _IMAGE_PARTS:
+            image = each.get("image_url", each.get("image"))
+            refuse_fetching(name, image.get("url") if isinstance(image, dict) else image)
+        parts.append(each)
+    return parts
+
+
+def images_of(name: str, value: object) -> None:
+    """Check the images beside a content.
+
+    Raises:
+        InvalidParams: one is not in the request.
+    """
+    for image in value if isinstance(value, list) else ():
+        if isinstance(image, str) and ":" in image:  # base64 has no colon
+            refuse_fetching(name, image)
 
 
 def is_inside(url: object) -> TypeGuard[str]:

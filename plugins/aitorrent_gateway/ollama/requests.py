@@ -6,7 +6,7 @@ are reported, and do not matter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from aitorrent_gateway.core.fields import (
     flag,
     ignored_header,
     one_of,
+    parts_of,
     present,
     refuse_fetching,
     unsupported,
@@ -42,6 +43,7 @@ _GENERATE: Final = _COMMON | {
 }
 _EFFORTS: Final = {"low": "low", "medium": "medium", "high": "high", "max": "high"}
 _OF_MESSAGE: Final = ("role", "content", "tool_calls", "tool_call_id", "tool_name")
+_NO_EFFECT: Final = frozenset({"images", "name", "thinking"})
 _OF_TOOL: Final = ("name", "description", "parameters", "strict")
 _OF_CALL: Final = ("id", "name", "arguments")
 
@@ -88,7 +90,8 @@ def chat(body: Mapping[str, Any]) -> Asked:
     messages = fields.get("messages", [])
     if not isinstance(messages, list):
         raise wrong("messages", "must be a list")
-    turns = [_message(f"messages[{n}]", each) for n, each in enumerate(messages)]
+    unknown: set[str] = set()
+    turns = [_message(f"messages[{n}]", each, unknown) for n, each in enumerate(messages)]
     tools = fields.get("tools", [])
     if not isinstance(tools, list):
         raise wrong("tools", "must be a list")
@@ -96,7 +99,7 @@ def chat(body: Mapping[str, Any]) -> Asked:
         "messages": turns,
         "tools": [_function(f"tools[{n}]", each, _OF_TOOL) for n, each in enumerate(tools)],
     }
-    return _asked(fields, _CHAT, made if turns else None)
+    return _asked(fields, _CHAT, made if turns else None, unknown)
 
 
 def generate(body: Mapping[str, Any]) -> Asked:
@@ -128,7 +131,12 @@ def generate(body: Mapping[str, Any]) -> Asked:
     return _asked(fields, _GENERATE, made)
 
 
-def _asked(fields: Mapping[str, Any], known: frozenset[str], made: dict[str, Any] | None) -> Asked:
+def _asked(
+    fields: Mapping[str, Any],
+    known: frozenset[str],
+    made: dict[str, Any] | None,
+    inner: Iterable[str] = (),
+) -> Asked:
     given = fields.get("options", {})
     params = options.params_of(given)
     params |= _format(fields.get("format"))
@@ -137,14 +145,15 @@ def _asked(fields: Mapping[str, Any], known: frozenset[str], made: dict[str, Any
         params["think"] = think if isinstance(think, bool) else one_of("think", think, _EFFORTS)
     if flag("logprobs", fields.get("logprobs", False)):
         params["logprobs"] = True
-        params["top_logprobs"] = fields.get("top_logprobs")
+    if top := fields.get("top_logprobs"):  # 0 asks for nothing
+        params["top_logprobs"] = top
     for name in ("truncate", "shift"):
         flag(name, fields.get(name, False))
     model = model_of(fields)
     unloads = not made and _is_zero(fields.get("keep_alive"))
     unknown = {**fields, **{f"options.{name}": value for name, value in given.items()}}
     known |= {f"options.{name}" for name in options.KNOWN}
-    headers = ignored_header(unknown, known)
+    headers = ignored_header(unknown, known, inner)
     if made is None:
         return Asked(model, None, streams(fields), unloads, headers)
     params |= made.pop("params", {})
@@ -170,12 +179,14 @@ def _format(value: Any) -> dict[str, Any]:
     raise wrong("format", 'is neither "json" nor a JSON Schema')
 
 
-def _message(where: str, value: Any) -> dict[str, Any]:
+def _message(where: str, value: Any, unknown: set[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise wrong(where, "must be an object")
     given = present(value)
     turn: dict[str, Any] = {name: given[name] for name in _OF_MESSAGE if name in given}
-    turn["content"] = _text(f"{where}.content", given.get("content", ""))
+    unknown.update(f"messages.{key}" for key in given.keys() - {*_OF_MESSAGE} - _NO_EFFECT)
+    # Ollama takes a text alone; programs made for OpenAI's dialect send parts here too.
+    turn["content"] = parts_of(f"{where}.content", given.get("content", ""))
     calls = turn.pop("tool_calls", [])
     if not isinstance(calls, list):
         raise wrong(f"{where}.tool_calls", "must be a list")

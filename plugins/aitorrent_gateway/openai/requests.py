@@ -19,6 +19,7 @@ from aitorrent_gateway.core.fields import (
     ignored_header,
     one_of,
     present,
+    seed_of,
     unsupported,
     wrong,
 )
@@ -190,11 +191,11 @@ def sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that chat, completions and responses have in common."""
     params = {name: fields[name] for name in _SAME if name in fields}
     if (seed := fields.get("seed")) is not None:
-        if type(seed) is not int:
-            raise wrong("seed", "must be an integer")
-        params["seed"] = seed % MAX_SEED  # clients also send negative ones
+        params["seed"] = seed_of(seed)
     if (stop := fields.get("stop")) is not None:
         texts = stop if isinstance(stop, list) else [stop]
+        if not all(isinstance(text, str) for text in texts):
+            raise wrong("stop", "must be a string or a list of strings")
         params["stop"] = [text for text in texts if text != ""]  # which would stop at once
     return params
 

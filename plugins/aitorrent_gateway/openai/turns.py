@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from aitorrent_gateway.core.fields import present, refuse_fetching, unsupported, wrong
+from aitorrent_gateway.core.fields import images_of, parts_of, present, unsupported, wrong
 
 _KEPT: Final = frozenset({"role", "content", "images", "tool_calls", "tool_call_id"})
 # Fields that clients repeat from answers, and that say nothing to the model.
@@ -12,7 +12,6 @@ _NO_EFFECT: Final = frozenset(
     {"name", "refusal", "annotations", "reasoning", "reasoning_content", "audio", "id"}
 )
 _NOTHING: Final[dict[str, Any]] = {"tool_calls": [], "function_call": {}}
-_IMAGES: Final = ("image_url", "input_image", "image")
 
 
 def turn_of(index: int, value: Any, unknown: set[str]) -> dict[str, Any]:
@@ -36,16 +35,9 @@ def turn_of(index: int, value: Any, unknown: set[str]) -> dict[str, Any]:
         turn.setdefault("content", "")
     if "tool_calls" in turn:
         turn["tool_calls"] = _calls(f"{name}.tool_calls", turn["tool_calls"])
-    if isinstance(turn.get("content"), list):
-        for each in turn["content"]:
-            if isinstance(each, dict) and each.get("type") in _IMAGES:
-                image = each.get("image_url", each.get("image"))
-                url = image.get("url") if isinstance(image, dict) else image
-                refuse_fetching(f"{name}.content", url)
-    images = turn.get("images")
-    for image in images if isinstance(images, list) else ():
-        if isinstance(image, str) and ":" in image:  # base64 has no colon
-            refuse_fetching(f"{name}.images", image)
+    if "content" in turn:
+        turn["content"] = parts_of(f"{name}.content", turn["content"])
+    images_of(f"{name}.images", turn.get("images"))
     return turn
 
 

@@ -47,8 +47,7 @@ class Games:
         """POST /txt: as Ollama's /api/generate answers, but whole unless the client wants a
         stream."""
         asked = requests.read(requests.TextBody, await request.body())
-        wanted = GenerateRequest(model=asked.model, prompt=asked.prompt)
-        wanted = await named(wanted, inference)
+        wanted = await named(asked.wanted(), inference)
         answer = Answer(
             wanted,
             wanted.model,
@@ -58,10 +57,10 @@ class Games:
             clock.monotonic(),
         )
         if not asked.stream:
-            return JSONResponse(await answer.whole())
+            return JSONResponse(await answer.whole(), headers=asked.headers())
         lines = answer.lines()
         await anext(lines)  # raises what is wrong so far
-        return Stream(lines, NDJSON)
+        return Stream(lines, NDJSON, headers=asked.headers())
 
     async def sample(self) -> App:
         """GET /img: a picture that is always there."""
@@ -74,8 +73,8 @@ class Games:
         if isinstance(drawn, Response):
             return drawn
         if "image/" in request.headers.get("accept", ""):
-            return Response(drawn.content, media_type=drawn.media_type)
-        return JSONResponse({"image": drawn.base64()})
+            return Response(drawn.content, headers=asked.headers(), media_type=drawn.media_type)
+        return JSONResponse({"image": drawn.base64()}, headers=asked.headers())
 
     async def models(self, inference: Inference) -> App:
         """GET /list_models."""
@@ -85,15 +84,14 @@ class Games:
     async def user(self, request: Request) -> App:
         """POST /users."""
         asked = requests.read(requests.UserBody, await request.body())
-        return JSONResponse(
-            {"user_id": await self._store.add_user(_owner(request), asked.username)}
-        )
+        ident = await self._store.add_user(_owner(request), asked.username)
+        return JSONResponse({"user_id": ident}, headers=asked.headers())
 
     async def new_session(self, request: Request) -> App:
         """POST /sessions."""
         asked = requests.read(requests.SessionBody, await request.body())
         ident = await self._store.add_session(_owner(request), asked.user_id, asked.scenario)
-        return JSONResponse({"session_id": ident})
+        return JSONResponse({"session_id": ident}, headers=asked.headers())
 
     async def session(self, request: Request) -> App:
         """GET /sessions/{id}."""
@@ -115,7 +113,7 @@ class Games:
         async with self._turns.setdefault(session.ident, asyncio.Lock()):
             text = await self._told(session, asked.action, inference)
             await self._store.add_turns(owner, session, (_PLAYER, asked.action), (_AI, text))
-        return JSONResponse({"text": text})
+        return JSONResponse({"text": text}, headers=asked.headers())
 
     async def scene(self, request: Request) -> App:
         """POST /generate-image."""
@@ -128,7 +126,7 @@ class Games:
             return drawn
         if session is not None:
             await self._store.add_turns(owner, session, (_IMAGE, asked.description))
-        return JSONResponse({"image": drawn.base64()})
+        return JSONResponse({"image": drawn.base64()}, headers=asked.headers())
 
     async def _drawn(self, prompt: str) -> Drawn | Response:
         config = self._drawing.config

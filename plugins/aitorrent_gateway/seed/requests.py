@@ -11,8 +11,11 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aitorrent_gateway.core.bodies import json_object
-from aitorrentd.api import InvalidParams
+from aitorrent_gateway.core.fields import explained, ignored_header, present
+from aitorrent_gateway.ollama.options import KNOWN, params_of
+from aitorrentd.api import GenerateRequest, InvalidParams
 from aitorrentd.api.faces.errors import HttpFault
+from aitorrentd.api.models.sampling import SamplingParams
 
 MAX_TEXT_CHARS: Final = 100_000
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]
@@ -21,9 +24,13 @@ B = TypeVar("B", bound="Body")
 
 
 class Body(BaseModel):
-    """A request's body; fields that nobody knows are ignored, as FastAPI does."""
+    """A request's body; fields that nobody knows do not matter, as in FastAPI, and are reported."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    def headers(self) -> dict[str, str]:
+        """Of the answer: which fields nobody knows."""
+        return ignored_header(present(self.model_extra or {}), frozenset())
 
 
 class TextBody(Body):
@@ -32,6 +39,8 @@ class TextBody(Body):
     prompt: Text
     stream: bool = False
     model: Annotated[str, Field(max_length=256)] = ""
+    options: dict[str, Any] = Field(default_factory=dict)
+    "As in Ollama's /api/generate, which answers in the same shape."
 
     @model_validator(mode="before")
     @classmethod
@@ -40,7 +49,27 @@ class TextBody(Body):
         if not isinstance(value, dict):
             return value
         fields = {key: each for key, each in value.items() if each is not None}
-        return fields | ({} if "prompt" in fields else {"prompt": fields.get("context")})
+        return fields if "prompt" in fields else fields | {"prompt": fields.pop("context", None)}
+
+    def wanted(self) -> GenerateRequest:
+        """What the node shall answer.
+
+        Raises:
+            Unprocessable: an option has no valid value, or cannot be done here.
+        """
+        try:
+            params = SamplingParams.model_validate(params_of(self.options))
+        except ValidationError as e:
+            raise _wrong_options(explained(e)) from None
+        except InvalidParams as e:
+            raise _wrong_options(e) from None
+        return GenerateRequest(model=self.model, prompt=self.prompt, params=params)
+
+    def headers(self) -> dict[str, str]:
+        """Of the answer: which fields and options nobody knows."""
+        inner = present(self.options).keys() - KNOWN
+        unknown = present(self.model_extra or {})
+        return ignored_header(unknown, frozenset(), {f"options.{name}" for name in inner})
 
 
 class PictureBody(Body):
@@ -82,6 +111,11 @@ class Unprocessable(Exception):
     def __init__(self, detail: list[dict[str, Any]]) -> None:
         super().__init__(str(detail))
         self.detail = detail
+
+
+def _wrong_options(error: InvalidParams) -> Unprocessable:
+    place = ["body", "options"]
+    return Unprocessable([{"type": "value_error", "loc": place, "msg": error.message}])
 
 
 def read(kind: type[B], body: bytes) -> B:

@@ -20,6 +20,8 @@ from tests.support.nodes import NodeFactory
 
 HELLO: Final = [{"role": "user", "content": "hi"}]
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+MESSAGES: Final = "/v1/messages"
+COUNT: Final = f"{MESSAGES}/count_tokens"
 FUNCTION: Final[dict[str, Any]] = {
     "name": "f",
     "parameters": {
@@ -50,8 +52,22 @@ def response(**fields: Any) -> tuple[str, dict[str, Any]]:
     return RESPONSES, {"input": "hi", **A, "max_tokens": None, "max_output_tokens": 3, **fields}
 
 
+def message(**fields: Any) -> tuple[str, dict[str, Any]]:
+    return MESSAGES, {"messages": HELLO, **A, **fields}
+
+
+CALL: Final = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLED: Final = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [CALL]}]
+RESULT: Final = {"role": "tool", "tool_call_id": "c", "content": "r"}
+USED: Final = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+USES: Final = [*HELLO, {"role": "assistant", "content": [USED]}]
+GAVE: Final = {"type": "tool_result", "tool_use_id": "c", "content": "r"}
+OF_ANTHROPIC: Final = [{"name": "f", "input_schema": FUNCTION["parameters"]}]
+CALL_ITEM: Final = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+GAVE_ITEM: Final = {"type": "function_call_output", "call_id": "c", "output": "r"}
+FAR: Final = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/a.png"}}
 PARTS: Final = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-CASES: Final = {
+CASES: Final[dict[str, tuple[str, dict[str, Any] | bytes]]] = {
     "chat": chat(),
     "chat: stream": chat(stream=True),
     "chat: usage": chat(**USAGE),
@@ -99,6 +115,60 @@ CASES: Final = {
     "response: no input": (RESPONSES, {"max_output_tokens": 3}),
     "models": ("/v1/models", {}),
     "no such path": ("/v1/nothing", {"a": 1}),
+    "chat: one stop": chat(stop="x"),
+    "chat: text format": chat(response_format={"type": "text"}),
+    "chat: system": chat(messages=[{"role": "system", "content": "a"}, *HELLO]),
+    "chat: turns": chat(messages=[*HELLO, {"role": "assistant", "content": "a"}, *HELLO]),
+    "chat: result": chat(messages=[*CALLED, RESULT]),
+    "chat: no tools": chat(tools=[], tool_choice="auto"),
+    "chat: tool_choice none": chat(tools=TOOLS, tool_choice="none"),
+    "chat: usage unasked": chat(stream=True, stream_options={}),
+    "chat: penalties": chat(frequency_penalty=0.5, repeat_penalty=1.1, top_k=5, min_p=0.1),
+    "chat: n of 0": chat(n=0),
+    "chat: bad stop": chat(stop={"a": 1}),
+    "chat: bad stream": chat(stream="yes"),
+    "chat: bad tools": chat(tools={"a": 1}),
+    "chat: nameless tool": chat(tools=[{"type": "function", "function": {}}]),
+    "chat: messages as text": chat(messages="hi"),
+    "chat: message as text": chat(messages=["hi"]),
+    "chat: no content": chat(messages=[{"role": "user"}]),
+    "chat: no role": chat(messages=[{"content": "hi"}]),
+    "chat: bad content": chat(messages=[{"role": "user", "content": 7}]),
+    "chat: bad part": chat(messages=[{"role": "user", "content": [{"type": "smell"}]}]),
+    "chat: image": chat(messages=[{"role": "user", "content": [FAR]}]),
+    "chat: bad JSON": (CHAT, b"{'messages': 1}"),
+    "chat: empty body": (CHAT, b""),
+    "chat: list as body": (CHAT, b"[]"),
+    "chat: GET": (CHAT, {}),
+    "text: n": text(n=2),
+    "text: list": text(prompt=["hi"]),
+    "text: stop": text(stop=["x", "y"]),
+    "text: bad temperature": text(temperature=[]),
+    "text: bad JSON": (TEXT, b"{"),
+    "response: instructions": response(instructions="be brief"),
+    "response: result": response(input=[*HELLO, CALL_ITEM, GAVE_ITEM]),
+    "response: schema": response(
+        text={"format": {"type": "json_schema", "name": "n", "schema": {"type": "boolean"}}},
+        logit_bias={},
+    ),
+    "response: bad input": response(input=7),
+    "response: bad item": response(input=[{"type": "smell"}]),
+    "response: bad JSON": (RESPONSES, b"{"),
+    "message": message(),
+    "message: stream": message(stream=True),
+    "message: system": message(system=[{"type": "text", "text": "a"}]),
+    "message: blocks": message(messages=[{"role": "user", "content": PARTS}]),
+    "message: stop": message(stop_sequences=["x"], temperature=0.5, top_k=5),
+    "message: tools": message(tools=OF_ANTHROPIC, tool_choice={"type": "any"}),
+    "message: tools, stream": message(tools=OF_ANTHROPIC, tool_choice={"type": "any"}, stream=True),
+    "message: result": message(messages=[*USES, {"role": "user", "content": [GAVE]}]),
+    "message: no messages": (MESSAGES, {"max_tokens": 3}),
+    "message: bad role": message(messages=[{"role": "root", "content": "a"}]),
+    "message: bad JSON": (MESSAGES, b"{"),
+    "count": (COUNT, {"messages": HELLO}),
+    "count: no messages": (COUNT, {"system": "a"}),
+    "embeddings": ("/v1/embeddings", {"input": "hi"}),
+    "embeddings: no input": ("/v1/embeddings", {"encoding_format": "float"}),
 }
 
 
@@ -106,6 +176,21 @@ STATUS: Final = {
     "chat: empty messages": (400, 200, "it answers nobody"),
     "chat: bad role": (400, 200, "it passes any word on to the template"),
     "text: echo": (400, 200, "it ignores the field"),
+    "chat: bad stop": (400, 200, "it ignores the field"),
+    **dict.fromkeys(
+        ("chat: bad tools", "chat: nameless tool", "chat: no role", "chat: image"),
+        (400, 500, "it calls a client's mistake its own, and clients would repeat the request"),
+    ),
+    **dict.fromkeys(
+        ("message: no messages", "count: no messages"),
+        (400, 500, "it calls a client's mistake its own, and clients would repeat the request"),
+    ),
+    "chat: GET": (405, 404, "a path that is there takes other methods, and says which"),
+    "message: bad role": (400, 200, "it passes any word on to the template"),
+    **dict.fromkeys(
+        ("embeddings", "embeddings: no input"),
+        (400, 501, "it has one model; of several, a request names one that cannot"),
+    ),
 }
 "Cases in which the status differs: ours, theirs, why."
 REASONS: Final = {
@@ -138,6 +223,17 @@ REASONS: Final = {
         "chat: tools/types/choices.#.message.content",
         "response: tools*/theirs/*",
     ),
+    "Anthropic's SDKs expect all counts of the usage, and Claude Code reads them at the end": (
+        "message*/ours/*usage.*",
+    ),
+    "it answers in text there too": (
+        "message: tools*/ours/content*",
+        "message: tools, stream/ours/delta.partial_json",
+        "message: tools*/theirs/*.text",
+    ),
+    "Anthropic's errors have a type at the top and the request's id, and no code": (
+        "message: bad JSON/*",
+    ),
     "it leaves the log-probabilities of a text out": ("text: logprobs/*/choices.#.logprobs*",),
     "it sends the usage of a text unasked": ("text: stream/theirs/usage.*",),
 }
@@ -161,11 +257,15 @@ class Spoken(ScriptedBackend):
         reason: DoneReason = "tool_calls" if request.tool_choice == "required" else "length"
         yield Chunk("", done=True, reason=reason, prompt_tokens=9, completion_tokens=3)
 
+    async def count_tokens(self, request: GenerateRequest) -> int:
+        return 9
 
-async def asked(address: str, path: str, fields: dict[str, Any]) -> Answer:
-    if not fields:
+
+async def asked(address: str, path: str, fields: dict[str, Any] | bytes) -> Answer:
+    """The answer to a POST of these fields or bytes, or to a GET if there are no fields."""
+    if fields == {}:
         return await exchange(address, request("GET", path, {}, b""))
-    body = json.dumps({"model": "m", **fields}).encode()
+    body = fields if isinstance(fields, bytes) else json.dumps({"model": "m", **fields}).encode()
     head = {"Content-Type": "application/json"}
     return await exchange(address, request("POST", path, head, body))
 
@@ -202,6 +302,7 @@ async def test_same_requests_have_the_same_shapes(
 ) -> None:
     _, ours = await gateway_node(node_factory, Spoken())
     different: list[str] = []
+    assert len(CASES) >= 60
     async with llama_server(tmp_path) as theirs:
         for name, (path, fields) in CASES.items():
             mine, other = await asked(ours, path, fields), await asked(theirs, path, fields)

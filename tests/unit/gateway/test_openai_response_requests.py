@@ -99,6 +99,14 @@ def test_choice_of_tools(choice: Any, names: list[str], picked: str) -> None:
     assert getattr(request.tool_choice, "name", request.tool_choice) == picked
 
 
+def test_tools_that_the_conversation_adds() -> None:
+    """10/chatgpt-codex-proxy 9: Codex begins its input with an item that has tools."""
+    item = {"type": "additional_tools", "role": "developer", "id": "at_1", "tools": [SPACE]}
+    asked = response({"input": [item, {"role": "user", "content": "a"}], "tools": [TOOL]})
+    assert [tool.name for tool in asked.request.tools] == ["f", "s.f"]
+    assert [turn.content for turn in asked.request.messages or ()] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("fields", "params"),
     [
@@ -127,8 +135,10 @@ def test_parameters(fields: dict[str, Any], params: dict[str, Any]) -> None:
         ({"input": None}, "input"),
         ({"input": 1}, "input"),
         ({"input": ["a"]}, "input[0]"),
-        ({"input": [{"type": "message", "content": "a"}]}, "input"),
-        ({"input": [text("root", "a")]}, "input"),
+        ({"input": [{"type": "message", "content": "a"}]}, "input[0].role"),
+        ({"input": [text("root", "a")]}, "input[0].role"),
+        ({"input": [{"role": "user"}]}, "input[0].content"),
+        ({"input": [{"type": "additional_tools", "tools": {}}]}, "input[0].tools"),
         ({"input": [text("user", [{"type": "input_file"}])]}, "input[0].content"),
         ({"input": [text("user", 1)]}, "input"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].id"),

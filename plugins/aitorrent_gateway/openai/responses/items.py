@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from aitorrent_gateway.core.fields import present, refuse_fetching, unsupported, wrong
+from aitorrent_gateway.core.fields import images_of, parts_of, present, unsupported, wrong
 from aitorrent_gateway.openai.responses.tools import offered_name
 
 # What a server did itself, or kept for itself: the model need not see it again.
@@ -27,6 +27,10 @@ _LEFT_OUT: Final = frozenset(
     }
 )
 _SYSTEM: Final = ("system", "developer")
+_ROLES: Final = (*_SYSTEM, "user", "assistant")
+_KEPT: Final = frozenset({"type", "role", "content", "images"})
+# What answers have beside it, and clients repeat.
+_NO_EFFECT: Final = frozenset({"id", "status", "name", "phase", "internal_chat_message_metadata"})
 
 
 class Turns:
@@ -34,6 +38,8 @@ class Turns:
 
     def __init__(self, unknown: set[str]) -> None:
         self.turns: list[dict[str, Any]] = []
+        self.tools: list[Any] = []
+        "As in the request's `tools`: Codex adds some in the middle of a conversation."
         self._unknown = unknown
         "Gets the kinds of items that are left out, but for thoughts."
 
@@ -72,15 +78,32 @@ class Turns:
         elif kind in _LEFT_OUT:
             if kind != "reasoning":
                 self._unknown.add(f"input.{kind}")
+        elif kind == "additional_tools":
+            tools = item.get("tools", [])
+            if not isinstance(tools, list):
+                raise wrong(f"{name}.tools", "must be a list")
+            self.tools += tools
         elif kind == "item_reference":
             raise wrong(f"{name}.id", "is of an item that is not stored; send the item itself")
         else:
             raise unsupported(f"{name}.type")
 
     def _message(self, name: str, item: dict[str, Any]) -> None:
-        role, content = item.get("role"), _content(f"{name}.content", item.get("content", ""))
+        role = item.get("role")
+        if role not in _ROLES:
+            raise wrong(f"{name}.role", f"must be one of {', '.join(_ROLES)}")
+        if role != "assistant" and "content" not in item:
+            raise wrong(f"{name}.content", "is required")
+        content = _content(f"{name}.content", item.get("content", ""))
+        self._unknown.update(f"input.{key}" for key in item.keys() - _KEPT - _NO_EFFECT)
+        images = item.get("images")
+        images_of(f"{name}.images", images)
         if role not in _SYSTEM:
             self.turns.append({"role": role, "content": content})
+            if images:
+                self.turns[-1]["images"] = images
+        elif images:
+            raise unsupported(f"{name}.images")
         elif self.turns and self.turns[0]["role"] == "system":
             # Agents send several, and chat templates take one, at the start.
             self.turns[0]["content"] = _joined(self.turns[0]["content"], content)
@@ -107,23 +130,10 @@ class Turns:
 
 def _content(name: str, value: Any) -> Any:
     """A content as `Message` takes it."""
-    if not isinstance(value, list):
-        return value
-    parts: list[Any] = []
-    for each in value:
-        kind = each.get("type") if isinstance(each, dict) else None
-        if kind == "refusal":
-            parts.append({"type": "text", "text": each.get("refusal")})
-            continue
-        if kind == "input_image":
-            url = each.get("image_url")
-            refuse_fetching(name, url)
-            parts.append({"type": "input_image", "image_url": url})
-            continue
-        if kind in ("input_file", "input_audio"):
+    for each in value if isinstance(value, list) else ():
+        if isinstance(each, dict) and each.get("type") in ("input_file", "input_audio"):
             raise unsupported(name)
-        parts.append(each)
-    return parts
+    return parts_of(name, value)
 
 
 def _joined(first: Any, second: Any) -> Any:

@@ -105,7 +105,7 @@ def response(body: Mapping[str, Any]) -> AskedResponse:
     if "instructions" in fields:
         turns.instruct(fields["instructions"])
     turns.add(fields.get("input"))
-    offered, choice = read_tools(fields, unknown)
+    offered, choice = read_tools(fields, unknown, turns.tools)
     made = {"messages": turns.turns, "params": _params(fields), **choice}
     try:
         request = request_of(fields, made)

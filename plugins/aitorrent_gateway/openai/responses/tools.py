@@ -8,7 +8,7 @@ itself (`web_search` and the like) are left out: agents send them to every serve
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -76,8 +76,11 @@ def offered_name(name: str, namespace: str | None) -> str:
     return f"{namespace}.{name}" if namespace else name
 
 
-def read_tools(fields: Mapping[str, Any], unknown: set[str]) -> tuple[OfferedTools, dict[str, Any]]:
-    """The tools, and the fields of a `GenerateRequest` for them and the choice among them.
+def read_tools(
+    fields: Mapping[str, Any], unknown: set[str], more: Sequence[Any] = ()
+) -> tuple[OfferedTools, dict[str, Any]]:
+    """The tools, and the fields of a `GenerateRequest` for them and the choice among them; `more`
+    are tools that the conversation adds.
 
     Raises:
         InvalidParams: with `param` in its data.
@@ -86,7 +89,7 @@ def read_tools(fields: Mapping[str, Any], unknown: set[str]) -> tuple[OfferedToo
     if not isinstance(listed, list):
         raise wrong("tools", "must be a list")
     offered = OfferedTools()
-    for index, each in enumerate(listed):
+    for index, each in enumerate([*listed, *more]):
         offered.add(f"tools[{index}]", each, unknown)
     return offered, chosen(offered.functions, {**fields, "tool_choice": _choice(fields)})
 
