@@ -92,9 +92,9 @@ def explained(error: ValidationError) -> InvalidParams:
     path = [part for part in found["loc"] if part != "params"]
     name = ""
     if "[key]" in path:  # of an object whose keys are data, as those of logit_bias
-        name, key = str(path[0]), str(path[-2])
-        rule = _RULES.get(found["type"], found["msg"]).format_map(found.get("ctx", {}))
-        return InvalidParams(f"{name} has the key {key[:40]!r}, which {rule}", param=name)
+        whole, key = str(path[0]), str(path[-2])
+        must = _RULES.get(found["type"], found["msg"]).format_map(found.get("ctx", {}))
+        return InvalidParams(f"{whole} has the key {key[:40]!r}, which {must}", param=whole)
     for part in path:
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
     text = found["msg"].removeprefix("Value error, ")
