@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from aitorrentd.api.faces.errors import HttpFault
 from aitorrentd.api.faces.routes import HttpRoute
 
+_SLASHES: Final = re.compile("//+")
 _NAME: Final = re.compile(r"\{([a-z_]+)(:path)?\}")
 
 
@@ -57,7 +58,14 @@ class Table:
         return "GET / lists them"
 
     def find(self, method: str, raw_path: str) -> Found:
-        """The route for a path as it was sent; %2F in it is no slash."""
+        """The route for a path as it was sent; %2F in it is no slash. A path that nothing has may
+        have slashes too many: clients put one between a base URL that ends in one and the rest."""
+        found = self._exact(method, raw_path)
+        if not found.allowed and (tidy := _SLASHES.sub("/", raw_path).rstrip("/")) != raw_path:
+            return self._exact(method, tidy)
+        return found
+
+    def _exact(self, method: str, raw_path: str) -> Found:
         method = "GET" if method == "HEAD" else method
         candidates: list[tuple[str, HttpRoute, dict[str, str]]] = [
             (plugin, route, {}) for plugin, route in self._static.get(raw_path, ())

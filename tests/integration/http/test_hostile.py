@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hmac
 import json
 import logging
 import os
 import re
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace
@@ -160,6 +162,25 @@ async def test_server_that_stops_lets_streams_end_and_accepts_no_more(
     assert [body.count(b"data: 1") for body in bodies] == [30] * 30
     with pytest.raises(ConnectionError):
         await exchange(address, request("GET", "/"))
+
+
+async def test_ui_get_flood(node_factory: NodeFactory) -> None:
+    """The page at / keeps nothing of those who look at it: no session, no cookie, no memory."""
+    _, address = await http_node(node_factory, ("probe", Probe()))
+    look = request("GET", "/", {"Accept": "text/html"})
+    for _ in range(20):
+        assert "set-cookie" not in (await exchange(address, look)).headers
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(300):
+            await exchange(address, look)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 300 * 256
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:8000"])

@@ -130,6 +130,30 @@ async def test_a_wrong_base_url_is_told(node_factory: NodeFactory, path: str, sa
     assert (answer.status, answer.error["message"]) == (404, said)
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/scope/read/", 200),
+        ("//scope//read", 200),
+        ("/scope/read//", 200),
+        ("/scope/admin/", 401),  # what a route asks of its callers does not depend on slashes
+        ("//scope/admin", 401),
+        ("/named/a/", 200),
+        ("/scope%2Fread/", 404),
+        ("/nothing/", 404),
+    ],
+)
+async def test_slashes_too_many_do_not_matter(
+    node_factory: NodeFactory, path: str, status: int
+) -> None:
+    """open-webui 16749, cline 12532, litellm 8350, aichat 767: a base URL that ends in a slash."""
+    _, address = await http_node(node_factory, ("probe", Probe()))
+    answer = await exchange(address, request("GET", path))
+    assert answer.status == status
+    if path.startswith("/named"):
+        assert json.loads(answer.body) == {"name": "a"}
+
+
 @pytest.mark.allow_error_log
 async def test_endpoint_that_raises_answers_500_without_a_traceback(
     node_factory: NodeFactory,
@@ -157,6 +181,33 @@ async def test_slow_clients_are_cut_off(
     _, address = await http_node(node_factory, ("probe", Probe()))
     answer = await exchange(address, drip, timeout_s=5)
     assert answer.status == 408
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET / HTTP/1.1\r\n" + HOST + b"A: ",
+        b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 999\r\n\r\n",
+    ],
+    ids=["header", "body"],
+)
+async def test_drip_feed(
+    node_factory: NodeFactory, monkeypatch: pytest.MonkeyPatch, start: bytes
+) -> None:
+    """Bytes that arrive one by one do not extend the time that a request has."""
+    limits = WebLimits(header_s=0.4, body_s=0.4, one_host=True, cancels=True)
+    monkeypatch.setattr(service, "LIMITS", limits)
+    _, address = await http_node(node_factory, ("probe", Probe()))
+    async with connection(address) as (reader, writer):
+        writer.write(start)
+        answer = asyncio.ensure_future(reader.read())
+        for _ in range(200):
+            if answer.done():
+                break
+            writer.write(b"a")
+            await asyncio.sleep(0.02)
+        assert answer.done()
+        assert parsed(await answer).status == 408
 
 
 async def test_one_address_has_so_many_connections(

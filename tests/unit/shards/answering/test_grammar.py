@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tempfile
+import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -179,6 +180,41 @@ def nested(levels: int) -> dict[str, Any]:
     for _ in range(levels):
         schema = {"type": "array", "items": schema}
     return schema
+
+
+def doubling(levels: int) -> dict[str, Any]:
+    """References whose expansion doubles with every level."""
+    defs: dict[str, Any] = {str(levels): {"type": "string"}}
+    for n in range(levels):
+        inner = {"$ref": f"#/$defs/{n + 1}"}
+        defs[str(n)] = {"anyOf": [inner, {"type": "array", "items": inner}]}
+    return {"$ref": "#/$defs/0", "$defs": defs}
+
+
+BOMBS: dict[str, dict[str, Any]] = {
+    "enum": {"enum": list(range(10**6))},
+    "depth": nested(10**5),
+    "cycle": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}},
+    "references": doubling(150),
+    "repetition": {"type": "string", "pattern": "(a{1,9999}){1,9999}"},
+    "backtracking": {"type": "string", "pattern": "(x+x+)+y"},
+    "length": {"type": "string", "minLength": 10**9, "maxLength": 10**9},
+    "items": {"type": "array", "items": {"type": "string"}, "minItems": 10**9},
+    "choices": {"allOf": [{"oneOf": [{"const": n}, {"type": "string"}]} for n in range(25)]},
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_regex_or_schema_bomb(name: str) -> None:
+    """A schema is refused, or compiled and followed, at a bounded cost."""
+    began = time.thread_time()
+    try:
+        grammar = compiler().compile(BOMBS[name])
+        for _ in range(20):
+            grammar.commit(next(i for i in range(VOCAB) if grammar.takes(i)))
+    except InvalidParams:
+        pass
+    assert time.thread_time() - began < 2
 
 
 REFUSED: list[tuple[Any, str]] = [
