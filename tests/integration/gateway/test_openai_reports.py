@@ -94,11 +94,13 @@ async def test_a_call_that_must_be_made_without_tools_is_refused_before_the_stre
 ) -> None:
     """vllm 21052, Rapid-MLX 744: the stream began, and then failed, or the model just talked."""
     address, backend = told
-    for path, question in (
-        ("chat/completions", {"messages": HELLO}),
-        ("responses", {"input": "a"}),
-    ):
-        for tools in ({}, {"tools": []}):
+    empty: tuple[dict[str, Any], ...] = ({}, {"tools": []})
+    asks: dict[str, dict[str, Any]] = {
+        "chat/completions": {"messages": HELLO},
+        "responses": {"input": "a"},
+    }
+    for path, question in asks.items():
+        for tools in empty:
             for stream in (True, False):
                 fields = {**question, **tools, "stream": stream, "tool_choice": "required"}
                 answer = await sent(address, path, **fields)
