@@ -17,6 +17,7 @@ from aitorrent_dht.core.timers import Timer
 from aitorrent_dht.core.timing import MAX_RTO_S
 from aitorrent_dht.wire.messages import (
     MAX_DATAGRAM_BYTES,
+    PASSING_BYTES,
     REPLY_BYTES,
     TXID_BYTES,
     Query,
@@ -166,7 +167,8 @@ class Rpc:
         if now < pending.fails_at:
             if not pending.is_repeated:
                 pending.is_repeated = True
-                self._state.outgoing.append(pending.outgoing)
+                pad = min(pending.outgoing.pad_bytes, PASSING_BYTES)
+                self._state.outgoing.append(pending.outgoing._replace(pad_bytes=pad))
                 self._state.counts["repeated"] += 1
                 pending.on_late(now)
             pending.timer = self._state.timers.at(

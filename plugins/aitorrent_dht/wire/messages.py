@@ -11,6 +11,9 @@ from aitorrent_dht.core.record import DhtRecord
 
 MAX_DATAGRAM_BYTES: Final = 1200
 "Passes every path that IPv6 allows (RFC 8200, section 5), with room for tunnels."
+PASSING_BYTES: Final = 548
+"""The padding of a request that is repeated: with headers 576 bytes, which every network passes
+(RFC 791), also one that drops larger packets without a word."""
 MAX_NODES: Final = 20
 MAX_RECORDS: Final = 8
 "In one answer."

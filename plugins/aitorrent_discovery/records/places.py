@@ -72,6 +72,8 @@ def dialable(
                 continue
         elif ip is not None and (ip.is_reserved or not (ip.is_global or near)):
             continue
+        elif ip is not None and ip.version == 6 and ip.is_link_local:
+            continue  # valid only with a zone, which each machine names for itself
         found.setdefault(address.location, address)
     return by_distance(found.values())[:MAX_PLACES]
 

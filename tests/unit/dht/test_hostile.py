@@ -9,8 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from aitorrent_dht.config import DhtConfig
 from aitorrent_dht.core.contact import Contact, contact_of
+from aitorrent_dht.core.finding import Found
 from aitorrent_dht.core.record import MAX_VALUE_BYTES, DhtRecord, Kind, provider_key
 from aitorrent_dht.core.state import id_bytes
 from aitorrent_dht.core.tokens import ROTATE_S
@@ -462,6 +465,63 @@ def test_scalanet_78_node_told_to_start_from_itself_does_not_meet_itself() -> No
     deliver(node.sent(), node)
     assert len(node.node.state.table) == 0
     assert not node.node.upkeep.is_joined
+
+
+def test_tailscale_7706_records_are_found_where_large_packets_are_dropped_in_silence() -> None:
+    node, other = Wired(1), Wired(2)
+    record = Wired(3).record(value=b"v")
+    other.node.state.store.put(record, "127.0.0.1", until=2e9, epoch_s=EPOCH_S)
+    # It has no token of this node, so that it pads its request.
+    node.node.state.table.seen(contact_of(other.key, *other.place), 1.0)
+    found: list[Found] = []
+    node.node.finding.get(record.key, record.target, 1.0, found.append)
+    now, sizes = 1.0, []
+    while not found and now < 5.0:
+        passing = []
+        for each in node.sent():
+            sizes.append(len(each.raw))
+            passing += [each] if len(each.raw) <= 1124 - 28 else []
+        deliver(passing, node, other, now=now)
+        now += 0.1
+        node.node.run(now)
+    assert max(sizes) == MAX_DATAGRAM_BYTES
+    assert [r.value for r in found[0].records] == [b"v"]
+    assert now < 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("[2607:f7a0::5106]:33540", ("2607:f7a0::5106", 33540)),
+        ("2607:f7a0::5106:33540", "write IPv6 in brackets"),
+        ("[fe80::1%eth0]:33540", "zone"),
+    ],
+)
+def test_opendht_382_ip6_address_to_start_from_is_used_or_refused_by_name(
+    text: str, place: Any
+) -> None:
+    if isinstance(place, str):
+        with pytest.raises(ValidationError, match=place):
+            DhtConfig(bootstrap=[text])
+    else:
+        assert DhtConfig(bootstrap=[text]).places() == [place]
+
+
+def test_lighthouse_3006_private_addresses_in_an_answer_from_afar_are_not_scanned() -> None:
+    node, afar = Wired(1, "9.9.9.1"), Wired(2, "9.9.9.2")
+    node.node.add_places([afar.place], 1.0)
+    hosts = ("10.7.5.39", "100.124.61.10", "192.168.0.7", "169.254.1.1", "172.17.0.1", "fe80::1")
+    named = tuple(contact_of(bytes([n]) * 32, host, 12_000) for n, host in enumerate(hosts))
+    sent, asked = node.sent(), set()
+    while sent:
+        each = sent.pop()
+        asked.add(each.to[0])
+        for reply in afar.receive(each.raw, node.place):
+            message = afar.codec.decode(reply.raw)
+            if isinstance(message, Reply):
+                message.nodes = named
+                sent += node.receive(afar.datagram(message), afar.place)
+    assert asked == {afar.place[0]}
 
 
 def test_go_libp2p_966_first_two_nodes_of_a_network_keep_each_other() -> None:

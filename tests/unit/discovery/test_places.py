@@ -24,6 +24,7 @@ def kept(listed: list[str], teller: str, own: list[str] | None = None) -> list[s
         ("10.1.2.3", (HERE, NEAR)),
         ("100.64.0.1", (HERE, NEAR)),
         ("169.254.1.1", (HERE, NEAR)),
+        ("[fe80::9]", ()),  # go-libp2p #2659, kubo #529: without a zone, nobody can dial it
         ("[fd00::1]", (HERE, NEAR)),
         ("198.18.0.5", (HERE, NEAR)),
         ("127.0.0.1", (HERE,)),

@@ -79,6 +79,14 @@ async def test_a_few_of_all_addresses_are_dialled_each_as_a_node_of_its_own() ->
 
 
 @pytest.mark.jump_clock
+async def test_kubo_8979_a_name_with_ip6_addresses_only_is_dialled() -> None:
+    net = Net("2001:db8::1", "2001:db8::2")
+    net.answering = set(net.addresses)
+    await run(seeds(net), 300)
+    assert sorted(net.connected) == [f"/ip6/2001:db8::{i}/tcp/8468" for i in (1, 2)]
+
+
+@pytest.mark.jump_clock
 async def test_each_address_in_the_txt_records_of_a_dnsaddr_name_is_a_node() -> None:
     them = peer("them")
     listed = [f"dnsaddr=/ip4/203.0.113.{i}/tcp/8468/p2p/{them}" for i in range(2)]

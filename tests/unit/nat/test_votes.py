@@ -38,6 +38,11 @@ def test_few_liars_in_many_networks_cannot_move_the_address() -> None:
     assert elect([*HONEST, ("10.1.0.1", LIE), ("10.2.0.1", LIE)]) == ME
 
 
+def test_kubo_3780_ports_that_differ_for_each_witness_are_not_announced() -> None:
+    seen = [(f"198.{18 + n % 9}.{n}.1", (ME, 32_768 + n // 2)) for n in range(200)]
+    assert elect(seen) is None, "two of the same port by chance prove nothing"
+
+
 def test_undecided_election_says_nothing() -> None:
     liars = [("10.1.0.1", LIE), ("10.2.0.1", LIE), ("10.3.0.1", LIE)]
     assert elect([*HONEST, *liars]) is None

@@ -1,4 +1,4 @@
-"""What relays and their users do according to public bug reports, each test named by one."""
+"""What relays and their users do, mostly from public bug reports, which then name the test."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def leg(claimed: list[bytes]) -> tuple[asyncio.Protocol, Wire, list[bool]]:
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x40\x00", MAGIC, MAGIC + bytes(TOKEN_BYTES - 1)])
-def test_pion_turn_40_two_bytes_and_an_end_do_no_harm(raw: bytes) -> None:
+def test_pion_turn_217_too_few_bytes_and_an_end_do_no_harm(raw: bytes) -> None:
     claimed: list[bytes] = []
     protocol, _, accepted = leg(claimed)
     protocol.data_received(raw)
@@ -86,7 +86,7 @@ def test_syncthing_3272_unknown_and_used_tokens_are_not_joined() -> None:
     assert circuit.legs == {End.DIALER: "dialer"}
 
 
-def test_pion_turn_40_bytes_after_a_token_are_part_of_no_other_message() -> None:
+def test_pjproject_2213_bytes_right_after_a_token_are_not_lost_in_silence() -> None:
     claimed: list[bytes] = []
     protocol, wire, accepted = leg(claimed)
     protocol.data_received(MAGIC + bytes(TOKEN_BYTES) + b"more")
@@ -155,7 +155,7 @@ def test_go_libp2p_circuit_132_thousands_of_identities_keep_nobody_out(
         budgets.take_up(A, B, 2.0)  # whoever sent much is not forgotten
 
 
-def test_syncthing_10073_a_pair_that_is_paced_slows_no_other_one() -> None:
+def test_syncthing_10072_a_pair_that_is_paced_slows_no_other_one() -> None:
     budgets = Budgets(MIB, 256 * MIB, 1000 * MIB, 0.0)
     one, other = budgets.take_up(A, B, 0.0), budgets.take_up(A, C, 0.0)
     budgets.spend(one, budgets.left(one, 0.0), 0.0)
@@ -189,7 +189,7 @@ def test_relaysrv_13_a_reservation_of_another_relay_is_not_shown_as_this_ones() 
 
 
 @pytest.mark.parametrize("lifetime_s", [0, 1, MIN_LIFETIME_S - 1])
-def test_js_libp2p_3571_a_reservation_too_short_to_be_renewed_is_none(
+def test_a_reservation_too_short_to_be_renewed_is_none(
     lifetime_s: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aitorrent_nat.relay.reservation.LIFETIME_S", MIN_LIFETIME_S)
@@ -200,7 +200,7 @@ def test_js_libp2p_3571_a_reservation_too_short_to_be_renewed_is_none(
         issue(RELAY, CLIENT.peer_id, TERMS, NOW)
 
 
-def test_js_libp2p_3601_a_relay_that_is_down_is_tried_again_for_ever() -> None:
+def test_js_libp2p_3601_esphome_tailscale_33_a_relay_that_is_down_is_tried_again_for_ever() -> None:
     setbacks, now = Setbacks(random.Random(1).random), 0.0
     waits = []
     for _ in range(100):
@@ -211,7 +211,7 @@ def test_js_libp2p_3601_a_relay_that_is_down_is_tried_again_for_ever() -> None:
     assert sum(wait < MAX_WAIT_S / 2 for wait in waits) < 10
 
 
-def test_esphome_tailscale_33_a_relay_that_stops_keeps_its_place_for_a_minute_at_most() -> None:
+def test_a_relay_that_stops_keeps_its_place_for_a_minute_at_most() -> None:
     frame = decode_frame(encode(Closing(MAX_DELAY_S + 1)), 4)
     with pytest.raises(ProtocolError, match="after_s"):
         read_from_relay(frame)
