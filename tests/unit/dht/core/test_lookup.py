@@ -110,6 +110,27 @@ def test_one_seed_is_enough_for_three_paths() -> None:
     assert it.ready() == [contact(1), contact(2), contact(3)]
 
 
+def test_what_a_node_names_is_asked_on_its_own_path_alone() -> None:
+    it = lookup([10, 20, 30], paths=3, quorum=2)
+    it.ready()
+    it.replied(contact(10), [contact(n) for n in (1, 2, 3)])
+    assert it.ready() == [contact(1)]
+    it.replied(contact(1), [], hit=True)
+    it.replied(contact(20), [])
+    it.replied(contact(30), [])
+    assert it.ready() == [], "one liar would find its own records on two paths"
+    assert it.is_done
+
+
+def test_node_that_another_path_asked_takes_no_place_of_this_one() -> None:
+    it = lookup([8, 9, 10], paths=3, k=3)
+    it.ready()
+    it.replied(contact(8), [contact(1)])
+    assert it.ready() == [contact(1)]
+    it.replied(contact(9), [contact(1), contact(2)])
+    assert it.ready() == [contact(2)]
+
+
 def test_what_a_teller_of_silent_nodes_named_is_not_asked_any_more() -> None:
     it = lookup([100, 200])
     it.ready()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from aitorrent_dht.core.contact import Scope, can_name, contact_of, least_scope, scope_of, subnet_of
 from aitorrent_dht.core.timing import FIRST_RTO_S, MAX_RTO_S, MIN_RTO_S, RoundTrip
 from aitorrent_dht.core.tokens import ROTATE_S, Tokens
+from tests.support.dht.wired import Wired, meet
 
 KEY = b"k" * 32
 
@@ -34,6 +35,19 @@ def test_token_ends_after_two_changes_of_the_secret_also_while_nothing_happens()
     assert not tokens.accepts(token, KEY, "8.8.8.8", 1, 2 * ROTATE_S + 2)
     quiet = Tokens(Random(1).randbytes, 0.0)
     assert not quiet.accepts(quiet.give(KEY, "h", 1, 0.0), KEY, "h", 1, 100 * ROTATE_S)
+
+
+def test_near_node_is_asked_again_sooner_than_one_that_is_not_known() -> None:
+    near, node = Wired(1), Wired(2)
+    meet(near, node)
+    unknown = contact_of(bytes(32), "127.0.0.1", 9)
+    for _ in range(20):
+        node.node.state.round_trip.add(0.4)  # most others are far away
+    for contact in (*node.node.contacts(), unknown):
+        node.node.rpc.ping(contact, 10.0)
+    node.node.take_outgoing()
+    node.node.run(10.0 + MIN_RTO_S + 0.01)
+    assert [each.to for each in node.sent()] == [near.place]
 
 
 def test_wait_follows_the_round_trip_within_bounds() -> None:

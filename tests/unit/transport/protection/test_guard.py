@@ -150,13 +150,15 @@ def test_history_is_bounded_and_its_details_are_cut() -> None:
     assert history[-1].detail.startswith("199 ") and len(history[-1].detail) == 200
 
 
-def test_restored_ban_does_not_replace_a_newer_one() -> None:
+def test_restored_bans_hold_and_do_not_replace_newer_ones() -> None:
     g = Guarded()
     g.guard.ban(PEER, 1000.0, "by the operator")
-    g.guard.restore([Ban(PEER, g.now + 5, "old"), Ban("192.0.2.1", g.now - 1, "over")])
-    assert [(b.subject, b.reason) for b in g.guard.bans.current(g.now)] == [
-        (PEER, "by the operator")
-    ]
+    kept = Ban("192.0.2.2", g.now + 5, "flood")
+    g.guard.restore([Ban(PEER, g.now + 5, "old"), Ban("192.0.2.1", g.now - 1, "over"), kept])
+    assert {(b.subject, b.reason) for b in g.guard.bans.current(g.now)} == {
+        (PEER, "by the operator"),
+        (kept.subject, kept.reason),
+    }
 
 
 def test_scores_are_bounded_and_the_least_recent_offender_goes_first() -> None:
