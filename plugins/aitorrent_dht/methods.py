@@ -233,7 +233,7 @@ class DhtMethods:
             seen_at=state.reachability.seen_at(),
             nodes=len(state.table),
             buckets=sum(1 for _ in state.table.buckets()),
-            network_size=round(state.table.network_size()),
+            network_size=round(state.network_size()),
             rtt_s=state.round_trip.srtt_s,
             records=len(state.store),
             records_bytes=state.store.size_bytes,

@@ -39,7 +39,7 @@ def read(service: DhtService) -> Iterator[Metric]:
     """The metrics now."""
     state, endpoint = service.node.state, service.endpoint
     yield Metric.of(NODES, len(state.table))
-    yield Metric.of(SIZE, round(state.table.network_size()))
+    yield Metric.of(SIZE, round(state.network_size()))
     yield Metric.of(RECORDS, len(state.store))
     yield Metric.of(PUBLISHED, len(service.node.publishing))
     yield Metric.of(LOOKUPS, state.counts["lookups"])

@@ -186,7 +186,13 @@ class Finding:
             avoid=avoid,
         )
         state.counts["lookups"] += 1
-        Walk(state, self._rpc, lookup, on_end, key=key).start(now)
+
+        def ended(walk: Walk, now: float) -> None:
+            if lookup.is_whole and avoid is None:
+                state.density.note(target, lookup.closest(lookup.k))
+            on_end(walk, now)
+
+        Walk(state, self._rpc, lookup, ended, key=key).start(now)
 
     def _found(self, walk: Walk) -> Found:
         closest = walk.lookup.closest(self._state.tuning.k)
@@ -197,7 +203,7 @@ class Finding:
         if len(closest) < MIN_DENSE:
             return False
         radius = closest[-1].id ^ target
-        size = max(self._state.table.network_size(), self._state.tuning.k)
+        size = max(self._state.network_size(), self._state.tuning.k)
         return radius * DENSE < len(closest) * ID_SPACE / size
 
     def _search_region(
@@ -209,7 +215,7 @@ class Finding:
         point, and hardly any honest one is among them.
         """
         state, k = self._state, self._state.tuning.k
-        size = max(state.table.network_size(), 2.0 * k)
+        size = max(state.network_size(), 2.0 * k)
         depth = max(0, math.floor(math.log2(size / k)) - 1)
         shift = ID_BITS - depth - REGION_BITS
         points = [target ^ (i << shift) for i in range(1, REGION_POINTS)]

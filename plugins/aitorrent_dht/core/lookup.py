@@ -97,6 +97,7 @@ class Lookup:
         "Length of the longest chain of nodes that named each other."
         self._own_id = own_id
         self._alpha = alpha
+        self.k = k
         self._width = -(-k // paths)
         self._quorum = quorum
         self._max_asked = max_asked
@@ -187,6 +188,11 @@ class Lookup:
     @property
     def _has_quorum(self) -> bool:
         return 0 < self._quorum <= sum([path.has_hit for path in self._paths])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it ended by asking the nearest `k` nodes, so that `closest` tells of them all."""
+        return not self._has_quorum and self.asked < self._max_asked
 
     def knows(self, contact: Contact) -> bool:
         """Whether exactly this contact was named to it before."""

@@ -8,6 +8,7 @@ from random import Random
 from typing import Final, NamedTuple
 
 from aitorrent_dht.core.contact import ID_BYTES, Contact, is_ip6, node_id
+from aitorrent_dht.core.density import Density
 from aitorrent_dht.core.lookup import ALPHA, PATHS
 from aitorrent_dht.core.reachability import Mode, Reachability
 from aitorrent_dht.core.record import Verifier
@@ -78,6 +79,7 @@ class NodeState:
     timers: Timers = field(default_factory=Timers)
     round_trip: RoundTrip = field(default_factory=RoundTrip)
     "Over all nodes: what to expect of one that is not known."
+    density: Density = field(default_factory=Density)
     outgoing: list[Outgoing] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     _ip4: bool = field(init=False)
@@ -95,6 +97,10 @@ class NodeState:
     def epoch_s(self, now: float) -> float:
         """The time of day at `now`."""
         return now + self.epoch_offset_s
+
+    def network_size(self) -> float:
+        """The estimated number of nodes in the network."""
+        return self.density.size(self.table.network_size())
 
     def use(self, families: Family) -> None:
         """Set for which addresses this node has sockets."""

@@ -231,7 +231,7 @@ class RoutingTable:
         return found
 
     def network_size(self) -> float:
-        """The estimated number of nodes, from how dense ids are around this node's own."""
+        """The number of nodes, as far as the density of ids around this node's own tells it."""
         near = self.closest(self.own_id, self.k)
         if len(near) < self.k:
             return float(len(near) + 1)

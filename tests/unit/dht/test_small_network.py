@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from aitorrent_dht.core.contact import Contact
+from aitorrent_dht.core.density import Density
 from aitorrent_dht.core.state import Tuning
 from tests.support.dht.universe import Universe
 
@@ -49,3 +53,32 @@ def test_network_that_loses_all_its_nodes_is_tried_again_soon() -> None:
     first.alive = True
     universe.run(70.0)
     assert len(second.node.state.table) == 1
+
+
+def test_ids_around_its_own_do_not_change_how_large_a_node_takes_the_network_to_be() -> None:
+    universe = Universe(seed=11, tuning=Tuning(k=8))
+    universe.grow(60)
+    universe.run(600.0)
+    state = universe.nodes[50].node.state
+    before = state.network_size()
+    assert 30 < before < 120
+    for n in range(1, 32):  # the distances of an attacker who tried keys for long
+        placed = Contact(state.id ^ n, n.to_bytes(32, "big"), f"9.{n}.1.1", 8468)
+        state.table.seen(placed, universe.now)
+    assert state.table.network_size() > 1e12
+    assert before / 2 < state.network_size() < before * 2
+
+
+def test_size_of_the_network_is_that_of_most_regions() -> None:
+    density = Density()
+    for region in range(4):
+        target = region << 154
+        near = [Contact(target + (n << 150), b"", "9.9.9.9", 1) for n in (1, 2, 3)]
+        density.note(target, near)
+        assert density.size(7.0) == (7.0 if region < 2 else pytest.approx(2 * 2**10 / 3))
+    for n in range(100):  # one region has one voice, however often it is looked at
+        density.note(n, [Contact(n + each, b"", "9.9.9.9", 1) for each in (1, 2, 3)])
+    assert density.size(7.0) == pytest.approx(2 * 2**10 / 3)
+    density.note(1 << 155, [Contact(1 << 155, b"", "9.9.9.9", 1)] * 3)
+    density.note(1 << 156, [])
+    assert density.size(7.0) == pytest.approx(2 * 2**10 / 3)
