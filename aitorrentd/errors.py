@@ -24,6 +24,7 @@ what to do. Tracebacks never leave the daemon.
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
 
@@ -121,6 +122,18 @@ class PluginError(AitorrentError):
     """A bug in a plugin; `data["error_id"]` finds the traceback in the log."""
 
     code = "plugin_error"
+
+    @classmethod
+    def of_bug(cls, plugin: str) -> PluginError:
+        """A bug in a plugin (empty = the daemon itself), with a new error id, under which the
+        caller logs the traceback."""
+        error_id = os.urandom(4).hex()
+        return cls(
+            f"a bug in {plugin or 'the daemon'}; the log has the details under error id {error_id}"
+            " (aitorrentctl logs, or journalctl -u aitorrentd)",
+            error_id=error_id,
+            plugin=plugin,
+        )
 
 
 class TooLarge(AitorrentError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
@@ -270,15 +269,12 @@ class Calls:
         return TimedOut(f"{call.method.name} did not finish within {call.deadline_s:g} s")
 
     def _bug(self, call: Call | None, name: object, error: BaseException) -> PluginError:
-        error_id = secrets.token_hex(4)
         where = call.trace if call is not None else f"method {name!r}"
         plugin = call.plugin if call is not None else ""
+        found = PluginError.of_bug(plugin)
+        error_id = found.data["error_id"]
         self._log.error("%s failed (error id %s)", where, error_id, exc_info=error)
-        return PluginError(
-            f"a bug in {plugin or 'the daemon'}; the log has the details under error id {error_id}",
-            error_id=error_id,
-            plugin=plugin,
-        )
+        return found
 
     def _fail(self, ident: int, call: Call | None, error: AitorrentError) -> None:
         self._counters.errors += 1

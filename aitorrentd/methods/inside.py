@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 from aitorrentd.api.context import PeerSocket
 from aitorrentd.api.plugin import End, Method, Role
 from aitorrentd.control.answers import OnProgress
-from aitorrentd.errors import Denied, InvalidParams
+from aitorrentd.errors import AitorrentError, Denied, InvalidParams, PluginError
 from aitorrentd.validation import checked_params
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class InsideDoor:
             from aitorrentd.methods.source import Methods
 
             self._methods = Methods(self._runtime)
-        return InsideCaller(self._methods, role)
+        return InsideCaller(self._methods, role, self._runtime.log)
 
     def role_of(self, sock: PeerSocket) -> Role:
         """The role of the process at the other end of a Unix socket."""
@@ -63,9 +64,10 @@ class _InsideCall:
 class InsideCaller:
     """Calls methods with one role; see `aitorrentd.api.context.Caller`."""
 
-    def __init__(self, source: Methods, role: Role) -> None:
+    def __init__(self, source: Methods, role: Role, log: logging.Logger) -> None:
         self._source = source
         self._role = role
+        self._log = log
 
     def describe(self) -> Described:
         """The methods that it may call."""
@@ -79,14 +81,20 @@ class InsideCaller:
         progress: OnProgress | None = None,
     ) -> dict[str, Any]:
         """The result of a method that answers once."""
-        found = self._allowed(method)
+        plugin, found = self._allowed(method)
         if found.stream:
             raise InvalidParams(f"{method} answers with a stream")
         call = _InsideCall(self._role, progress)
-        answer: Any = found.handler(call, checked_params(found.params, params or {}, method))
-        if hasattr(answer, "__await__"):
-            answer = await answer
-        return _as_map(answer)
+        given = checked_params(found.params, params or {}, method)
+        try:
+            answer: Any = found.handler(call, given)
+            if hasattr(answer, "__await__"):
+                answer = await answer
+            return _as_map(answer)
+        except AitorrentError:
+            raise
+        except Exception as e:
+            raise self._bug(plugin, method, e) from None
 
     async def stream(
         self,
@@ -97,21 +105,35 @@ class InsideCaller:
         summary: dict[str, Any] | None = None,
     ) -> AsyncGenerator[dict[str, Any]]:
         """The items of a method that streams."""
-        found = self._allowed(method)
+        plugin, found = self._allowed(method)
         if not found.stream:
             raise InvalidParams(f"{method} answers once, not with a stream")
         call = _InsideCall(self._role, progress)
         items: Any = found.handler(call, checked_params(found.params, params or {}, method))
         async with aclosing(items):
-            async for item in items:
-                if isinstance(item, End):
-                    if summary is not None:
-                        summary.update(item.summary)
+            while True:
+                try:
+                    item = await anext(items)
+                    if isinstance(item, End):
+                        if summary is not None:
+                            summary.update(item.summary)
+                        return
+                    made = _as_map(item)
+                except StopAsyncIteration:
                     return
-                yield _as_map(item)
+                except AitorrentError:
+                    raise
+                except Exception as e:
+                    raise self._bug(plugin, method, e) from None
+                yield made  # what its reader raises is no bug of the method
 
-    def _allowed(self, method: str) -> Method:
-        _, found = self._source.method(method)
+    def _bug(self, plugin: str, method: str, error: Exception) -> PluginError:
+        found = PluginError.of_bug(plugin)
+        self._log.error("%s failed (error id %s)", method, found.data["error_id"], exc_info=error)
+        return found
+
+    def _allowed(self, method: str) -> tuple[str, Method]:
+        plugin, found = self._source.method(method)
         if found.role > self._role:
             needed, role = found.role.name.lower(), self._role.name.lower()
             raise Denied(
@@ -119,7 +141,7 @@ class InsideCaller:
                 needed=needed,
                 role=role,
             )
-        return found
+        return plugin, found
 
 
 def _as_map(answer: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from aitorrentd.api.monitoring.metrics import Histogram, Metric
 REQUESTS: Final = counter(
     "aitorrent_http_requests_total",
     "HTTP requests that were answered or cut off, by the template of their route; none if no route"
-    " has the path.",
+    " has the path, or if they were refused before it was known.",
     "route",
     "code",
     max_series=512,
@@ -37,6 +37,10 @@ class HttpMetrics:
         """A request ended; status 499 if its client left before an answer began."""
         self._requests.at(route, str(status)).add()
         self._seconds.at(route).observe(took_s)
+
+    def refused(self, status: int) -> None:
+        """A request was refused before its route was known: too slow, too large, or no HTTP."""
+        self._requests.at(NO_ROUTE, str(status)).add()
 
     def read(self) -> Iterator[Metric]:
         """The metrics now."""

@@ -7,6 +7,7 @@ moment.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import socket
 import struct
@@ -20,9 +21,9 @@ from starlette.requests import ClientDisconnect, Request
 from aitorrent_http.access import Access, Client, Refused
 from aitorrent_http.metrics import NO_ROUTE, HttpMetrics
 from aitorrent_http.table import Found, Table
-from aitorrentd.api import AitorrentError, Busy, MethodNotFound, Role, TooLarge
+from aitorrentd.api import AitorrentError, Busy, MethodNotFound, PluginError, Role, TooLarge
 from aitorrentd.api.context import PeerSocket
-from aitorrentd.api.faces.asgi import Aborted, Message, Receive, Send
+from aitorrentd.api.faces.asgi import REFUSED, Aborted, Message, Receive, Send
 from aitorrentd.api.faces.errors import JSON, Headers, HttpFault, fault_of
 from aitorrentd.api.faces.routes import HttpRoute
 
@@ -55,6 +56,7 @@ class Server:
         role_of: Callable[[PeerSocket], Role],
         counts: Counter[str],
         metrics: HttpMetrics,
+        log: logging.Logger,
     ) -> None:
         """`routes` gives the same tuple until they change; `role_of` says who is at the other end
         of a Unix socket; requests are counted by plugin in `counts`."""
@@ -63,6 +65,7 @@ class Server:
         self._role_of = role_of
         self._counts = counts
         self._metrics = metrics
+        self._log = log
         self._table = Table(())
         self._busy: Counter[tuple[str, frozenset[str]]] = Counter()
 
@@ -81,8 +84,16 @@ class Server:
             await exchange.refuse(e.fault)
         except AitorrentError as e:
             await exchange.refuse(fault_of(e))
+        except Exception as e:  # a plugin's endpoint: its client gets an error that it can read
+            bug = PluginError.of_bug(exchange.plugin)
+            error_id = bug.data["error_id"]
+            self._log.error("%s failed (error id %s)", exchange.route, error_id, exc_info=e)
+            if exchange.has_begun:
+                raise Aborted from None
+            await exchange.refuse(fault_of(bug))
         finally:
-            status = exchange.status or (_LEFT if exchange.has_left else _FAILED)
+            cut = _LEFT if exchange.has_left else _FAILED
+            status = exchange.status or scope.get(REFUSED, cut)
             self._metrics.answered(exchange.route, status, time.perf_counter() - began)
 
     async def _answer(self, scope: Message, receive: Receive, exchange: _Exchange) -> None:
@@ -97,7 +108,7 @@ class Server:
         route = found.route
         exchange.error_body = found.error_body or self._table.error_body(headers)
         if route is not None:
-            exchange.route = route.template
+            exchange.route, exchange.plugin = route.template, found.plugin
         origin = self._access.allowed_origin(headers)
         if method == "OPTIONS" and origin:
             await self._preflight(headers, scope, origin, exchange)
@@ -186,9 +197,10 @@ class _Exchange:
         ident = self.ident.encode()
         # The first is what OpenAI's clients show, the second Anthropic's.
         self._headers: Headers = [(b"x-request-id", ident), (b"request-id", ident)]
-        self._has_begun = False
+        self.has_begun = False
         self.route = NO_ROUTE
         "The template of the path, once it is known."
+        self.plugin = ""
         self.status = 0
         "Of the answer, once it began."
         self.has_left = False
@@ -204,7 +216,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         """Send an event."""
         if message["type"] == "http.response.start":
-            self._has_begun = True
+            self.has_begun = True
             self.status = message["status"]
             given = list(message.get("headers", ()))
             names = {name.lower() for name, _ in given}
@@ -221,7 +233,7 @@ class _Exchange:
 
     async def refuse(self, fault: HttpFault) -> None:
         """Answer with an error, unless an answer has begun: then cut it off."""
-        if self._has_begun:
+        if self.has_begun:
             raise RuntimeError(f"failed after its answer had begun: {fault.message}")
         body = fault.body() if self.error_body is None else self.error_body(fault, self.ident)
         await self.plain(fault.status, [JSON, *fault.headers], body)

@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -87,8 +87,7 @@ class HttpService:
             tasks = Tasks(ctx.tasks)
             if sockets:
                 ctx.log.info("HTTP on %s", ", ".join(self.listening))
-                serving = serve_when_asked(self._make, sockets, log=ctx.log, limits=LIMITS, tls=tls)
-                tasks.spawn(serving, "http: server")
+                tasks.spawn(self._serving(sockets, tls), "http: server")
             if tls is not None:
                 tasks.spawn(self._renew(tls), "http: certificate")
             try:
@@ -105,11 +104,9 @@ class HttpService:
             for sock in sockets:
                 stack.callback(sock.close)
             self._check_exposure(sockets, self._encryption)
-            log, limits, tls = self._ctx.log, LIMITS, self._encryption
-            log.info("HTTP on %s", ", ".join(places))
-            serving = serve_when_asked(self._make, sockets, log=log, limits=limits, tls=tls)
+            self._ctx.log.info("HTTP on %s", ", ".join(places))
             tasks = Tasks(self._ctx.tasks)
-            tasks.spawn(serving, f"http: port {port}")
+            tasks.spawn(self._serving(sockets, self._encryption), f"http: port {port}")
             self.listening += places
             try:
                 yield
@@ -129,8 +126,19 @@ class HttpService:
         names = frozenset({socket.gethostname().lower(), *self.config.hosts})
         access = Access(self.config, self.tokens, names)
         role_of = self._ctx.control.role_of
-        made: App = server.Server(access, self._ctx.routes, role_of, self.counts, self.metrics)
+        ctx = self._ctx
+        made: App = server.Server(access, ctx.routes, role_of, self.counts, self.metrics, ctx.log)
         return made
+
+    async def _serving(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None) -> None:
+        await serve_when_asked(
+            self._make,
+            sockets,
+            log=self._ctx.log,
+            limits=LIMITS,
+            tls=tls,
+            refused=self.metrics.refused,
+        )
 
     def _tcp(self) -> list[socket.socket]:
         port = PORT if self.config.port is None else self.config.port

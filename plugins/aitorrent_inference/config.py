@@ -21,7 +21,13 @@ class InferenceConfig(PluginConfig):
         5, ge=0, le=1024, description="maximum concurrent answers for peers; 0 = refuse peers"
     )
     max_local: int = Field(
-        32, ge=1, le=4096, description="maximum concurrent answers for this machine"
+        64, ge=1, le=4096, description="maximum concurrent answers for this machine"
+    )
+    max_waiting: int = Field(
+        256,
+        ge=0,
+        le=4096,
+        description="maximum requests of this machine that wait for others to end; 0 = refuse them",
     )
     announce: bool | tuple[ModelName, ...] = Field(
         True, description="models that peers may use: true = all, false = none, or a list"

@@ -44,7 +44,10 @@ def summary(errors: Sequence[AitorrentError], failures: Sequence[str]) -> Aitorr
     if kinds == {Busy}:
         return Busy("Too many requests", asked=len(errors))
     text = "no backend could answer: " + "; ".join(failures)
-    return kinds.pop()(text, **errors[0].data) if len(kinds) == 1 else Unavailable(text)
+    if len(kinds) == 1:
+        return kinds.pop()(text, **errors[0].data)
+    layers = next((e.data["layers"] for e in errors if "layers" in e.data), None)
+    return Unavailable(text, layers=layers) if layers else Unavailable(text)
 
 
 async def tokens_of(request: GenerateRequest, candidate: Candidate) -> int:

@@ -18,7 +18,9 @@ GENERATIONS: Final = counter(
     max_series=128,
 )
 RUNNING: Final = gauge("aitorrent_generations_running", "Answers that are being produced.")
-QUEUED: Final = gauge("aitorrent_generations_queued", "Requests that wait for a model to load.")
+QUEUED: Final = gauge(
+    "aitorrent_generations_queued", "Requests that wait for a model to load, or for others to end."
+)
 QUEUE: Final = histogram(
     "aitorrent_queue_seconds", "From a request to the start of its answer.", buckets=ANSWER_S
 )

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, aclosing, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -20,6 +26,7 @@ from aitorrent_inference.measuring import first, is_peer, summary, tokens_of, ve
 from aitorrent_inference.metrics import NO_BACKEND, PEER, GenerationMetrics
 from aitorrent_inference.peers.backend import PeerBackend
 from aitorrent_inference.race import race, speaks
+from aitorrent_inference.seats import Seats
 from aitorrent_inference.waiting import until_loaded
 from aitorrentd.api import (
     AitorrentError,
@@ -36,7 +43,6 @@ from aitorrentd.api import (
     PendingModel,
     Unavailable,
 )
-from aitorrentd.api.limits import Slots
 from aitorrentd.api.models.tools import ToolCall
 
 T = TypeVar("T")
@@ -103,16 +109,17 @@ class Router:
         self,
         catalogue: Catalogue,
         *,
-        max_local: int,
+        seats: Seats,
         clock: Clock,
         publish: Callable[[Event], None],
         log: logging.Logger,
         work: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`work` is entered for each answer; if it raises, the answer does not start."""
+        """`seats` limits the answers for this machine. `work` is entered for each answer; if it
+        raises, the answer does not start."""
         self.catalogue = catalogue
         self.embedders = Embedders(catalogue)
-        self.local_slots = Slots(max_local)
+        self.seats = seats
         self._clock = clock
         self._publish = publish
         self._log = log
@@ -144,8 +151,8 @@ class Router:
         once and takes the first to produce output. Waits at most `wait_s` seconds for a loading
         model, or with `wait_incomplete` also for one that lacks layers, yielding a chunk with a
         `notice` several times per second. `answer` is filled while the iterator runs. Errors as in
-        `Backend.generate`; Busy above `max_local`; ShuttingDown while the node drains; TimedOut
-        after `wait_s`.
+        `Backend.generate`; Busy if too many wait for a seat; ShuttingDown while the node drains;
+        TimedOut after `wait_s`.
         """
         meant = partial(
             self.catalogue.loading,
@@ -166,7 +173,7 @@ class Router:
             find,
             answer if answer is not None else Answer(),
             parallel,
-            self.local_slots,
+            self.seats,
             meant,
             wait_s,
         )
@@ -206,7 +213,9 @@ class Router:
         Raises:
             NotFound, InvalidParams: as `Embedders.candidates`. Others as `generate`.
         """
-        with self._work(), self.local_slots.taken():
+        with self._work():
+            pass  # as for an answer
+        async with self._seated(self.seats):
             found = await self.embedders.candidates(request.model, backend)
             return await self._first(found, partial(vectors_of, request))
 
@@ -215,6 +224,16 @@ class Router:
         with self._work():
             found = await self.embedders.offered_candidates(request.model)
             return await self._first(found, partial(vectors_of, request))
+
+    @asynccontextmanager
+    async def _seated(self, seats: Seats | None) -> AsyncIterator[None]:
+        """While the block runs, have a seat, if they are limited, and count as work."""
+        async with AsyncExitStack() as held:
+            if seats is not None:
+                with self.metrics.waiting():
+                    await held.enter_async_context(seats.taken())
+            held.enter_context(self._work())
+            yield
 
     async def _first(
         self, candidates: Sequence[Candidate], ask: Callable[[Candidate], Awaitable[T]]
@@ -227,7 +246,7 @@ class Router:
         find: Callable[[], Awaitable[list[Candidate]]],
         answer: Answer,
         parallel: int,
-        slots: Slots | None,
+        seats: Seats | None,
         loading: Callable[[], Sequence[PendingModel]] = tuple,
         wait_s: float = 0,
     ) -> AsyncGenerator[Chunk, None]:
@@ -244,23 +263,25 @@ class Router:
                     async for notice in notices:
                         yield notice
                         answer.began_s = self._clock.monotonic()
-            with self._work(), ExitStack() as held:
-                if slots is not None:
-                    held.enter_context(slots.taken())
-                held.enter_context(self.metrics.answering())
-                async with aclosing(self._attempts(request, candidates, answer, parallel)) as it:
-                    async for chunk in it:
-                        if speaks(chunk):
-                            self._note_output(answer, chunk)
-                        answer.text_chars += len(chunk.text)
-                        answer.thinking_chars += len(chunk.thinking)
-                        answer.calls += chunk.tool_calls
-                        if chunk.done:
-                            answer.last = chunk
-                            reason = chunk.reason or "stop"
-                            if chunk.warning:
-                                self._log.warning("answer by %s: %s", answer.backend, chunk.warning)
-                        yield chunk
+            async with self._seated(seats):
+                answer.began_s = self._clock.monotonic()
+                attempts = self._attempts(request, candidates, answer, parallel)
+                with self.metrics.answering():
+                    async with aclosing(attempts) as it:
+                        async for chunk in it:
+                            if speaks(chunk):
+                                self._note_output(answer, chunk)
+                            answer.text_chars += len(chunk.text)
+                            answer.thinking_chars += len(chunk.thinking)
+                            answer.calls += chunk.tool_calls
+                            if chunk.done:
+                                answer.last = chunk
+                                reason = chunk.reason or "stop"
+                                if chunk.warning:
+                                    self._log.warning(
+                                        "answer by %s: %s", answer.backend, chunk.warning
+                                    )
+                            yield chunk
         except (asyncio.CancelledError, GeneratorExit):
             if answer.last is None:
                 reason = "cancelled"
@@ -341,7 +362,7 @@ class Router:
         if isinstance(error, Busy | InvalidParams) or not all(map(is_peer, candidates)):
             return error
         lacking = self.catalogue.lacking(candidates[0].model)
-        return Unavailable(f"{lacking}; {error.message}") if lacking else error
+        return Unavailable(f"{lacking}; {error.message}", **error.data) if lacking else error
 
     async def _ask(
         self, request: GenerateRequest, group: list[Candidate]

@@ -11,6 +11,7 @@ from aitorrent_inference.catalogue import Catalogue
 from aitorrent_inference.config import InferenceConfig
 from aitorrent_inference.peers.serve import GenerateHandler
 from aitorrent_inference.router import Router
+from aitorrent_inference.seats import Seats
 from aitorrentd.api import (
     BACKENDS,
     DIRECTORY,
@@ -48,7 +49,7 @@ async def running(ctx: PluginContext) -> AsyncIterator[InferenceService]:
     )
     router = Router(
         catalogue,
-        max_local=config.max_local,
+        seats=Seats(config.max_local, most_waiting=config.max_waiting),
         clock=ctx.clock,
         publish=ctx.publish,
         log=ctx.log,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aitorrentd.api import EmbedRequest, GenerateRequest, InvalidParams, Message, SamplingParams
+from aitorrentd.api.models.features import features_used
 from aitorrentd.api.models.sampling import refuse_params
 from aitorrentd.api.models.tools import call_map, tool_map
 
@@ -52,10 +53,11 @@ def request_body(
         if params.context is not None:
             body["context"] = list(params.context)
     if request.tools and request.tool_choice != "none":
-        if request.tool_choice not in (None, "auto") or request.parallel_tool_calls is False:
+        refused = sorted(features_used(request) & {"tool_choice", "parallel_tool_calls"})
+        if refused:
+            names = ", ".join(refused)
             raise InvalidParams(
-                "Ollama cannot apply tool_choice or parallel_tool_calls; the model chooses",
-                params=["tool_choice", "parallel_tool_calls"],
+                f"Ollama cannot apply {names}; the model chooses", params=list(refused)
             )
         body["tools"] = [tool_map(tool) for tool in request.tools]
     body["stream"] = True

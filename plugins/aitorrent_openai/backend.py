@@ -61,6 +61,7 @@ _FEATURES: Final[tuple[Feature, ...]] = (
     "logprobs",
     "think",
     "tool_choice",
+    "parallel_tool_calls",
     "tools",
 )
 

@@ -21,6 +21,7 @@ from aitorrent_inference.peers.generate_protocol import PROTOCOL
 from aitorrent_inference.peers.measure_protocol import COUNT_TOKENS, EMBED
 from aitorrent_inference.peers.serve import GenerateHandler
 from aitorrent_inference.router import Router
+from aitorrent_inference.seats import Seats
 from aitorrent_transport.protection.guard import Guard
 from aitorrent_transport.protection.limits import Limits
 from aitorrentd.api import (
@@ -192,9 +193,8 @@ def make_node(
         transport=lambda: None if alone else transport,
         directory=lambda: None if alone else directory,
     )
-    router = Router(
-        catalogue, max_local=config.max_local, clock=clock, publish=events.append, log=log
-    )
+    seats = Seats(config.max_local, most_waiting=config.max_waiting)
+    router = Router(catalogue, seats=seats, clock=clock, publish=events.append, log=log)
     guard = Guard(me, clock, Limits(), log=log, publish=events.append)
     handler = GenerateHandler(
         router,

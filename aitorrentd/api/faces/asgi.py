@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 Message = MutableMapping[str, Any]
 "A scope, or an event of ASGI."
@@ -14,6 +14,9 @@ Send = Callable[[Message], Awaitable[None]]
 "Sends an event to the client."
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 "An ASGI 3 application; Starlette's are."
+
+REFUSED: Final = "aitorrent.refused"
+"In a scope: the status with which the server refused the rest of a request, in place of an answer."
 
 
 class Aborted(Exception):

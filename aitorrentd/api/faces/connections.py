@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any, Final, cast
 
@@ -17,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from aitorrentd.api.faces.asgi import Aborted, App, Message, Receive, Send, WebLimits
+from aitorrentd.api.faces.asgi import REFUSED, Aborted, App, Message, Receive, Send, WebLimits
 
 LEAST_BYTES: Final = 16 * 1024
 "What a client must take of a waiting answer in `stalled_s`."
@@ -40,8 +41,16 @@ class _Refused(Exception):
 class Connections:
     """The connections of one server, and their limits."""
 
-    def __init__(self, app: App, log: logging.Logger, limits: WebLimits) -> None:
+    def __init__(
+        self,
+        app: App,
+        log: logging.Logger,
+        limits: WebLimits,
+        refused: Callable[[int], None] | None = None,
+    ) -> None:
+        """`refused` hears the status of each request that is refused before `app` sees it."""
         self.app = app
+        self._refused = refused
         self.limits = limits
         self.counts: Counter[str] = Counter()
         # Of an application, errors are logged; what strangers send is only counted.
@@ -74,6 +83,12 @@ class Connections:
     def new(self) -> Connection:
         """The protocol of a new connection."""
         return Connection(self, self._config, self._state)
+
+    def refused(self, status: int) -> None:
+        """Count a request that the application does not see."""
+        self.counts[_COUNTED.get(status, "too_large")] += 1
+        if self._refused is not None:
+            self._refused(status)
 
     def opened(self, connection: Connection) -> bool:
         """Count a connection; whether there is room for it."""
@@ -210,6 +225,7 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP; a refusal is answered already."""
         if not self._is_refused:
+            self._all.refused(400)
             super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
@@ -288,14 +304,17 @@ class Connection(HttpToolsProtocol):
         if self._is_refused:
             return
         self._is_refused = True
-        self._all.counts[_COUNTED.get(status, "too_large")] += 1
         self._disarm()
         cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
+        if cycle is None or cycle.response_complete:
+            self._all.refused(status)
+        else:
+            self._all.counts[_COUNTED.get(status, "too_large")] += 1
             if cycle.response_started or self.pipeline:
                 self.abort()
                 return
             # Its handler waits for the rest of the body, and must not answer, too.
+            cast(Message, cycle.scope)[REFUSED] = status
             cycle.disconnected = True
             cycle.message_event.set()
         reason = _REFUSALS[status]

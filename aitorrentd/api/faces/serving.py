@@ -99,9 +99,11 @@ async def serving(
     log: logging.Logger,
     limits: WebLimits | None = None,
     tls: ssl.SSLContext | None = None,
+    refused: Callable[[int], None] | None = None,
 ) -> AsyncIterator[WebServer]:
     """Serve `app` while the block runs, on listening `sockets`, which are closed at its end, and on
     connections that are given to `WebServer.adopt`. `tls` applies to TCP sockets, not to Unix ones.
+    `refused` hears the status of each request that is refused before `app` sees it.
 
     At the end of the block, no new connection is accepted, idle ones are closed, and answers that
     take longer than `limits.drain_s` are cut off.
@@ -111,7 +113,7 @@ async def serving(
         module = await asyncio.to_thread(
             importlib.import_module, "aitorrentd.api.faces.connections"
         )
-        connections: Connections = module.Connections(app, log, limits or WebLimits())
+        connections: Connections = module.Connections(app, log, limits or WebLimits(), refused)
         servers: list[asyncio.Server] = []
         loop = asyncio.get_running_loop()
         try:
@@ -145,6 +147,7 @@ async def serve_when_asked(
     log: logging.Logger,
     limits: WebLimits | None = None,
     tls: ssl.SSLContext | None = None,
+    refused: Callable[[int], None] | None = None,
 ) -> None:
     """Serve until cancelled, from the first connection on: most nodes have none, and save the
     server's memory. `app` is called in a thread, and imports what the application needs.
@@ -158,7 +161,7 @@ async def serve_when_asked(
         for sock in sockets:
             loop.remove_reader(sock)
     made = await asyncio.to_thread(app)
-    async with serving(made, sockets, log=log, limits=limits, tls=tls):
+    async with serving(made, sockets, log=log, limits=limits, tls=tls, refused=refused):
         await asyncio.Event().wait()
 
 

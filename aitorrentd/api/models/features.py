@@ -15,13 +15,14 @@ Feature = Literal[
     "logit_bias",
     "logprobs",
     "num_ctx",
+    "parallel_tool_calls",
     "repeat_last_n",
     "think",
     "tool_choice",
     "tools",
 ]
 """A part of a request that not every backend can apply, named as its field. `tool_choice` stands
-for choices other than auto and none, and for `parallel_tool_calls: false`. `count_tokens` and
+for choices other than auto and none, and `parallel_tool_calls` for false. `count_tokens` and
 `embed` are whole methods."""
 FEATURES: Final[frozenset[Feature]] = frozenset(get_args(Feature))
 "All of them."
@@ -53,10 +54,10 @@ def features_used(request: GenerateRequest) -> frozenset[Feature]:
     offers = bool(request.tools) and request.tool_choice != "none"
     if offers or any(message.tool_calls for message in messages):
         used.add("tools")
-    if offers and (
-        request.tool_choice not in (None, "auto") or request.parallel_tool_calls is False
-    ):
+    if offers and request.tool_choice not in (None, "auto"):
         used.add("tool_choice")
+    if offers and request.parallel_tool_calls is False:
+        used.add("parallel_tool_calls")
     return frozenset(used)
 
 

@@ -1,16 +1,23 @@
 """What an error from a peer says besides its text: how long the prompt is, which parameters it is
-about. Programs act on it: agents shorten a conversation that is too long. No I/O."""
+about, which layers are missing. Programs act on it: agents shorten a conversation that is too long,
+and do not repeat at once what fails for want of layers. No I/O.
+
+Nodes ignore facts that they do not know, so a new one needs no new protocol.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from aitorrentd.api import AitorrentError
 
-_Count = Annotated[int, Field(ge=0, lt=2**53)]
+_COUNTS: Final = 2**53
+_Count = Annotated[int, Field(ge=0, lt=_COUNTS)]
 _Name = Annotated[str, Field(max_length=64)]
+_Layers = Annotated[list[_Count], Field(min_length=2, max_length=2)]
+_MOST_LAYERS: Final = 64
 
 
 class ErrorFacts(BaseModel):
@@ -22,6 +29,8 @@ class ErrorFacts(BaseModel):
     context: _Count | None = None
     max_tokens: _Count | None = None
     params: list[_Name] | None = Field(None, max_length=32)
+    layers: list[_Layers] | None = Field(None, max_length=_MOST_LAYERS)
+    "Ranges without a holder: the first layer, and one past the last."
 
     def as_data(self) -> dict[str, Any]:
         """As data of an error."""
@@ -39,4 +48,11 @@ def facts_of(error: AitorrentError) -> dict[str, Any]:
     params = data.get("params")
     if isinstance(params, list) and all(isinstance(name, str) for name in params):
         found["params"] = [name[:64] for name in params[:32]]
+    if isinstance(layers := data.get("layers"), list | tuple):
+        ranges = [list(each) for each in layers if isinstance(each, list | tuple)]
+        found["layers"] = [
+            each
+            for each in ranges[:_MOST_LAYERS]
+            if len(each) == 2 and all(type(n) is int and 0 <= n < _COUNTS for n in each)
+        ]
     return found

@@ -217,13 +217,14 @@ def invalid_request(error: ValidationError) -> AitorrentError:
 def reported(text: str, code: str, about: ErrorFacts | None = None) -> AitorrentError:
     """The error that a peer's line reports."""
     text = text[:_MAX_ERROR_CHARS]
+    data = about.as_data() if about is not None else {}
     if code in _CODES_KEPT:
-        data = about.as_data() if about is not None else {}
         return error_from_map({"code": code, "message": text, "data": data})
     # Nodes of the original ai-torrent send this text and no code.
     if text == "Too many requests":
         return error_from_map({"code": "busy", "message": text})
-    return Unavailable(text)
+    layers = data.get("layers")
+    return Unavailable(text, layers=layers) if layers else Unavailable(text)
 
 
 def created_at(time_s: float) -> str:

@@ -58,6 +58,7 @@ _FEATURES: Final[tuple[Feature, ...]] = (
     "repeat_last_n",
     "think",
     "tool_choice",
+    "parallel_tool_calls",
     "tools",
 )
 

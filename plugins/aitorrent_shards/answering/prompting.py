@@ -35,7 +35,7 @@ def lacking(tokenizer: ModelTokenizer | None) -> frozenset[str]:
     try:
         tokenizer.check_tools()
     except InvalidParams:
-        lacks |= {"tools", "tool_choice"}
+        lacks |= {"tools", "tool_choice", "parallel_tool_calls"}
     return frozenset(lacks)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -155,13 +156,22 @@ async def test_slashes_too_many_do_not_matter(
 
 
 @pytest.mark.allow_error_log
-async def test_endpoint_that_raises_answers_500_without_a_traceback(
-    node_factory: NodeFactory,
+async def test_endpoint_that_raises_answers_500_and_says_where_the_traceback_is(
+    node_factory: NodeFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, address = await http_node(node_factory, ("probe", Probe()))
     answer = await exchange(address, request("GET", "/bug"))
-    assert answer.status == 500
+    assert (answer.status, answer.error["type"]) == (500, "server_error")
     assert b"ZeroDivision" not in answer.body
+    told = re.fullmatch(
+        r"a bug in probe; the log has the details under error id ([0-9a-f]{8})"
+        r" \(aitorrentctl logs, or journalctl -u aitorrentd\)",
+        answer.error["message"],
+    )
+    assert told is not None
+    (record,) = [r for r in caplog.records if r.exc_info]
+    assert told[1] in record.getMessage()
+    assert (await exchange(address, request("GET", "/scope/public"))).status == 200
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,12 @@ import httpx
 import pytest
 
 from aitorrent_gateway.plugin import GatewayPlugin
+from aitorrent_http import service as http_service
 from aitorrent_inference.plugin import InferencePlugin
 from aitorrent_monitor import readiness
 from aitorrent_monitor.plugin import MonitorPlugin
 from aitorrentd.api import NotFound, Unavailable
+from aitorrentd.api.faces.asgi import WebLimits
 from aitorrentd.node import Node
 from tests.support import cli_runs
 from tests.support.clients.raw_http import connection, exchange, request
@@ -283,6 +285,35 @@ async def test_clients_that_leave_are_counted_as_such(node_factory: NodeFactory)
     found = await counted()
     assert found['{route="/hang",code="499"}'] == 1
     assert found['{route="/stream",code="200"}'] == 1
+
+
+async def test_requests_refused_before_routing_are_counted(
+    node_factory: NodeFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By status, whatever they ask for; one whose route is known counts there, and once."""
+    limits = WebLimits(header_s=0.3, body_s=0.3, header_bytes=999, one_host=True, cancels=True)
+    monkeypatch.setattr(http_service, "LIMITS", limits)
+    _, address = await monitored(node_factory, ("probe", Probe()))
+    slow = b"POST /echo HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nabc"
+    for raw, status in (
+        (b"", 408),
+        (request("GET", "/", {"X-Large": "x" * 2000}), 431),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"no HTTP\r\n\r\n", 400),
+        (request("GET", "/", host="elsewhere.example"), 421),
+        (request("POST", "/echo", body=b"x" * 1001), 413),
+        (slow, 408),
+    ):
+        assert (await exchange(address, raw)).status == status
+
+    async def counted() -> dict[str, float]:
+        return (await scraped(address)).of("aitorrent_http_requests_total")
+
+    found = await wait_for(counted)
+    expected = {("none", 408): 1, ("none", 431): 1, ("none", 400): 2, ("none", 421): 1}
+    expected |= {("/echo", 413): 1, ("/echo", 408): 1}
+    named = {f'{{route="{route}",code="{code}"}}': n for (route, code), n in expected.items()}
+    assert {key: n for key, n in found.items() if "/metrics" not in key} == named
 
 
 @pytest.mark.allow_error_log

@@ -242,8 +242,8 @@ def test_ask_without_a_daemon_or_a_model_says_so(ctl: Ctl, tmp_path: Path) -> No
     with serving(tmp_path / "s", FakeBackend("a")):
         result = ctl("ask", "hi", "-m", "zz")
         assert result.err == "Error: no model 'zz'; available models: m\n"
-    with serving(tmp_path / "s", FakeBackend("a"), max_local=1) as node:
-        node.router.local_slots.used = 1
+    with serving(tmp_path / "s", FakeBackend("a"), max_local=1, max_waiting=0) as node:
+        node.router.seats.used = 1
         result = ctl("ask", "hi")
         assert (result.code, result.err) == (75, "Error: Too many requests\n")
 
@@ -372,7 +372,7 @@ def test_ctrl_c_stops_the_answer_in_the_daemon(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
         asyncio.run(wait_for(lambda: backend.running == 0))
-        assert node.router.local_slots.used == 0
+        assert node.router.seats.used == 0
 
 
 def test_commands_cost_no_heavy_imports() -> None:

@@ -342,6 +342,21 @@ def test_errors_keep_what_programs_act_on() -> None:
         wire.decode_reply(b'{"error":"x","code":"invalid_params","about":{"context":"8"}}')
 
 
+def test_missing_layers_are_known_at_the_next_node_too() -> None:
+    """Clients do not repeat at once what fails for want of layers, however far these are."""
+    holes = [[4, 8], [9, 10]]
+    odd: list[Any] = [[2**60, 3], [1], "x"]
+    line = wire.error_line(Unavailable("no reachable node holds layers", layers=[*holes, *odd]))
+    error = wire.decode_reply(line)
+    assert isinstance(error, Unavailable)
+    assert error.data == {"layers": holes}
+    assert wire.error_line(error) == line  # and at the one after it
+    many = json.loads(wire.error_line(Unavailable("x", layers=[(0, 1)] * 1000)))
+    assert len(many["about"]["layers"]) == 64
+    with pytest.raises(ProtocolError, match="about"):
+        wire.decode_reply(b'{"error":"x","about":{"layers":[[1,2,3]]}}')
+
+
 @pytest.mark.parametrize(
     ("line", "kind", "text"),
     [

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aitorrent_inference.router import Answer
+from aitorrent_inference.seats import Seats
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -21,6 +22,7 @@ from aitorrentd.api import (
     Unavailable,
 )
 from tests.support.inference_fakes import FakeBackend, make_node, node_id, text_of
+from tests.support.nodes import wait_for
 from tests.support.transport.memory_network import MemoryNetwork
 
 pytestmark = pytest.mark.jump_clock
@@ -261,8 +263,8 @@ async def test_named_peer_answers_or_its_name_is_refused() -> None:
     await net.close()
 
 
-async def test_more_local_requests_than_allowed_are_refused_at_once() -> None:
-    node = make_node(max_local=1)
+async def test_more_local_requests_than_may_wait_are_refused_at_once() -> None:
+    node = make_node(max_local=1, max_waiting=0)
     backend = FakeBackend("a")
     backend.gate = asyncio.Event()
     with node.having(backend):
@@ -273,7 +275,53 @@ async def test_more_local_requests_than_allowed_are_refused_at_once() -> None:
                 await text_of(node.router.generate(ask()))
             backend.gate.set()
             assert (await first).text == "one "
-    assert node.router.local_slots.used == 0
+    assert node.router.seats.used == 0
+
+
+async def test_requests_beyond_the_limit_wait_their_turn() -> None:
+    node = make_node(max_local=1, max_waiting=2)
+    backend = FakeBackend("a")
+    backend.gate = asyncio.Event()
+    order: list[str] = []
+
+    async def asked(name: str) -> None:
+        order.append(await text_of(node.router.generate(ask())) and name)
+
+    with node.having(backend):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asked("first"))
+            await backend.asked.wait()
+            group.create_task(asked("second"))
+            gone = group.create_task(asked("gone"))
+            await wait_for(lambda: node.router.seats.waiting == 2)
+            assert node.router.metrics.queued == 2
+            with pytest.raises(Busy, match="^Too many requests$"):
+                await text_of(node.router.generate(ask()))
+            gone.cancel()
+            await wait_for(lambda: node.router.seats.waiting == 1)
+            group.create_task(asked("third"))
+            await wait_for(lambda: node.router.seats.waiting == 2)
+            assert backend.running == 1
+            backend.gate.set()
+    assert order == ["first", "second", "third"]
+    assert (node.router.seats.used, node.router.seats.waiting) == (0, 0)
+
+
+async def test_a_seat_given_to_a_caller_that_leaves_goes_to_the_next() -> None:
+    seats = Seats(1, most_waiting=2)
+
+    async def sit() -> None:
+        async with seats.taken():
+            pass
+
+    async with seats.taken():
+        leaver, stayer = asyncio.create_task(sit()), asyncio.create_task(sit())
+        await wait_for(lambda: seats.waiting == 2)
+    leaver.cancel()  # it has the seat, and does not know it yet
+    await stayer
+    await asyncio.wait({leaver})
+    assert leaver.cancelled()
+    assert seats.used == 0
 
 
 async def test_closing_the_answer_stops_the_backend() -> None:
@@ -299,7 +347,7 @@ async def test_cancelling_a_waiting_answer_stops_the_backend() -> None:
         await asyncio.wait({task})
     assert task.cancelled()
     assert backend.stopped.is_set()
-    assert node.router.local_slots.used == 0
+    assert node.router.seats.used == 0
 
 
 async def test_end_of_an_answer_is_published_with_its_figures() -> None:

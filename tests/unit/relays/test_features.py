@@ -30,6 +30,7 @@ USES: dict[Feature, dict[str, Any]] = {
     "logit_bias": {"messages": [HI], "params": {"logit_bias": {1: 1}}},
     "logprobs": {"messages": [HI], "params": {"logprobs": True}},
     "num_ctx": {"messages": [HI], "params": {"num_ctx": 9}},
+    "parallel_tool_calls": TOOLS | {"parallel_tool_calls": False},
     "repeat_last_n": {"messages": [HI], "params": {"repeat_last_n": 9}},
     "think": {"messages": [HI], "params": {"think": "low"}},
     "tool_choice": TOOLS | {"tool_choice": "required"},

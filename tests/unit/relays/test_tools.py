@@ -50,9 +50,10 @@ def test_ollama_gets_tools_and_refuses_a_choice_that_it_would_drop() -> None:
     assert call["function"] == {"name": "look", "arguments": {"at": "x"}}
     assert body["messages"][2]["tool_name"] == "look"
     assert "tools" not in request_body(asked(tool_choice="none"), None)[1]
-    for fields in ({"tool_choice": "required"}, {"parallel_tool_calls": False}):
-        with pytest.raises(InvalidParams, match="Ollama cannot apply tool_choice"):
-            request_body(asked(**fields), None)
+    for name, value in (("tool_choice", "required"), ("parallel_tool_calls", False)):
+        with pytest.raises(InvalidParams, match=f"Ollama cannot apply {name};") as e:
+            request_body(asked(**{name: value}), None)
+        assert e.value.data == {"params": [name]}
 
 
 def piece(index: int, **function: str) -> dict[str, Any]:

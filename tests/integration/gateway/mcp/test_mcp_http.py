@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -13,9 +13,18 @@ import pytest
 
 from aitorrent_gateway.mcp.eras import CAPABILITIES_KEY, VERSION_KEY
 from aitorrent_gateway.mcp.toolbox import PRIVATE, tool_name
+from aitorrent_gateway.plugin import GatewayPlugin
+from aitorrentd.api import (
+    CallContext,
+    Method,
+    NoParams,
+    PluginContext,
+    PluginInfo,
+    hookimpl,
+)
 from aitorrentd.node import Node
 from tests.support.gateway_nodes import gateway_node
-from tests.support.http_nodes import called, new_token, served
+from tests.support.http_nodes import called, http_node, new_token, served
 from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import NodeFactory, wait_for
 
@@ -85,6 +94,52 @@ async def test_statuses(node_factory: NodeFactory) -> None:
         big = {"Content-Type": "application/json"}
         answer = await client.post("/mcp", content=b" " * (2**20 + 1), headers=big)
         assert (answer.status_code, answer.json()["jsonrpc"]) == (413, "2.0")
+
+
+class BuggyPlugin:
+    """A method with a bug, and a stream with one."""
+
+    @hookimpl
+    def aitorrent_info(self) -> PluginInfo:
+        return PluginInfo("buggy", "has bugs")
+
+    @hookimpl
+    def aitorrent_methods(self, ctx: PluginContext) -> Iterable[Method]:
+        def once(call: CallContext, params: NoParams) -> dict[str, Any]:
+            raise ZeroDivisionError
+
+        async def items(call: CallContext, params: NoParams) -> AsyncIterator[Any]:
+            yield {"n": 1}
+            raise ZeroDivisionError
+
+        return [
+            Method("buggy.once", once, "Fails."),
+            Method("buggy.items", items, "F.", stream=True),
+        ]
+
+
+@pytest.mark.allow_error_log
+@pytest.mark.parametrize("tool", ["buggy_once", "buggy_items"])
+async def test_bug_in_a_method_is_told_as_a_result_and_logged_once(
+    node_factory: NodeFactory, caplog: pytest.LogCaptureFixture, tool: str
+) -> None:
+    plugins = (("gateway", GatewayPlugin()), ("buggy", BuggyPlugin()))
+    _, address = await http_node(node_factory, *plugins)
+    async with client_of(address) as client:
+        for params in ({"name": tool}, {"name": tool, "_meta": {"progressToken": "p"}}):
+            caplog.clear()
+            accept = {"Accept": "application/json, text/event-stream"}
+            answer = await client.post("/mcp", json=rpc("tools/call", params), headers=accept)
+            assert answer.status_code == 200
+            text = answer.text.rpartition("data: ")[2]
+            result = json.loads(text)["result"]
+            assert result["isError"] is True
+            said = result["content"][0]["text"]
+            assert said.startswith("a bug in buggy; the log has the details under error id ")
+            assert said.endswith(" (aitorrentctl logs, or journalctl -u aitorrentd)")
+            (record,) = [r for r in caplog.records if r.exc_info]
+            assert said.split()[12] in record.getMessage()
+        assert await tools(client) > OWN
 
 
 async def test_pages_and_foreign_hosts_are_refused(node_factory: NodeFactory) -> None:
