@@ -130,7 +130,7 @@ class OpenaiBackend:
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """The vectors by `/embeddings`."""
         self._check_allowed(request.model)
-        body = embed_body(request, self.name)
+        body = embed_body(request)
         client = await self._connected()
         try:
             async with asyncio.timeout(self._config.token_timeout_s):

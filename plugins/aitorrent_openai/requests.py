@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from aitorrentd.api import EmbedRequest, GenerateRequest, InvalidParams, Message, SamplingParams
+from aitorrentd.api import EmbedRequest, GenerateRequest, Message, SamplingParams
 from aitorrentd.api.models.sampling import REST_OF_CONTEXT, refuse_params
 from aitorrentd.api.models.tools import NamedTool, call_map, tool_map
 
@@ -122,14 +122,11 @@ def completion_body(request: GenerateRequest) -> dict[str, Any]:
     }
 
 
-def embed_body(request: EmbedRequest, who: str) -> dict[str, Any]:
+def embed_body(request: EmbedRequest) -> dict[str, Any]:
     """The body for `/embeddings`.
 
-    Raises:
-        InvalidParams: `truncate`, which this API does not have.
+    The API has no `truncate`: the server refuses a text that is too long, and says so.
     """
-    if request.truncate:
-        raise InvalidParams(f"{who} cannot apply truncate; shorten the texts", params=["truncate"])
     body: dict[str, Any] = {
         "model": request.model,
         "input": list(request.texts),

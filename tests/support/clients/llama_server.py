@@ -20,11 +20,13 @@ _READY_S: Final = 60.0
 
 
 @asynccontextmanager
-async def llama_server(directory: Path) -> AsyncIterator[str]:
-    """The address of a server that runs while the block does."""
+async def llama_server(directory: Path, embeddings: str = "") -> AsyncIterator[str]:
+    """The address of a server that runs while the block does; it makes nothing but `embeddings`
+    if that is given, under that name."""
     with (directory / "llama.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", str(_PROGRAM), str(directory / "random.gguf")),
+            *filter(None, (embeddings,)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -22,10 +22,10 @@ PORT: Final = 8000
 async def sealed(
     command: Sequence[str], socket: Path, *, cwd: Path, env: Mapping[str, str], wait_s: float = 60
 ) -> tuple[int, str, str]:
-    """Run a program; (exit status, output, errors)."""
+    """Run a program; (exit status, output, errors). What it has started ends with it."""
     inside = [sys.executable, "-m", "tests.support.clients.sealed", str(socket), str(cwd), *command]
     process = await asyncio.create_subprocess_exec(
-        *("unshare", "--user", "--map-root-user", "--net", "--kill-child", *inside),
+        *("unshare", "--user", "--map-root-user", "--net", "--pid", "--kill-child", *inside),
         cwd=REPOSITORY,
         env=dict(env),
         stdin=subprocess.DEVNULL,

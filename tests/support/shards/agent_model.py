@@ -27,23 +27,27 @@ _TEMPLATE: Final = """{%- for tool in tools or [] %}{{ tool | tojson }}
 {%- for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}
 {% endfor -%}
 {{ '<|told|>' if messages[-1].role == 'tool' else '<|asked|>' }}"""
+_FREE: Final = _TEMPLATE.replace("else '<|asked|>'", "else '<|asked|>' if tools else ''")
 _LENGTH: Final = 1e4
 "Of the embeddings that decide: the layers add about 1."
-_CERTAIN: Final = 20.0
+_CERTAIN: Final = 3.0
 
 
-def agent_model(directory: Path, *, call: str, answer: str) -> Path:
-    """Write a model of three layers and 65,536 positions to `directory`.
+def agent_model(
+    directory: Path, *, call: str, answer: str, context: int = 65_536, is_free: bool = False
+) -> Path:
+    """Write a model of three layers and `context` positions to `directory`.
 
     Asked by a user it writes `<tool_call>`, `call` (JSON with name and arguments), `</tool_call>`;
-    after a tool's result it writes `answer`.
+    after a tool's result it writes `answer`. If it is free, it writes at random where it is offered
+    no tools.
     """
     tokenizer = _tokenizer(call, answer)
     # One head: half of an agent's time would go into attention to its 12,000 tokens.
-    spec = Spec(layers=3, heads=1, kv_heads=1, vocab=tokenizer.get_vocab_size(), context=65_536)
+    spec = Spec(layers=3, heads=1, kv_heads=1, vocab=tokenizer.get_vocab_size(), context=context)
     make_model(directory, spec)
     tokenizer.save(str(directory / "tokenizer.json"))
-    (directory / "chat_template.jinja").write_text(_TEMPLATE)
+    (directory / "chat_template.jinja").write_text(_FREE if is_free else _TEMPLATE)
     ids = tokenizer.get_vocab()
     opened, closed, asked, told = (ids[tag] for tag in _TAGS)
     wanted = [[asked, opened, ids[_letters(call)], closed, EOS_ID]]

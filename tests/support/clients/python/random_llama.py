@@ -1,5 +1,7 @@
 """Writes a model with random weights, and serves it by llama.cpp until the input ends.
 
+A second argument is the name of the model, which then makes embeddings.
+
 It runs with the packages of `requirements.txt`, and prints the server's address.
 """
 
@@ -72,7 +74,7 @@ def _write(path: str) -> None:
     made.close()
 
 
-def _main(path: str) -> None:
+def _main(path: str, name: str = "") -> None:
     xllamacpp: Any = importlib.import_module("xllamacpp")
     _write(path)
     params: Any = xllamacpp.CommonParams()
@@ -80,10 +82,13 @@ def _main(path: str) -> None:
     params.n_ctx, params.n_parallel = 4096, 4
     params.warmup = False
     params.cpuparams.n_threads = 1
+    if name:
+        params.model_alias, params.embedding = {name}, True
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
     sys.stdin.read()
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    _main(*sys.argv[1:])
