@@ -92,7 +92,9 @@ VARIABLES: Final[dict[str, Callable[[Place], dict[str, str]]]] = {
 
 
 def _aider(place: Place, model: Model) -> Start:
-    return Start(("--model", f"openai/{model.name}"), openai_variables(place))
+    """It asks about models that its own list lacks, before it begins."""
+    words = ("--no-show-model-warnings", "--model", f"openai/{model.name}")
+    return Start(words, openai_variables(place))
 
 
 def _claude(place: Place, model: Model) -> Start:

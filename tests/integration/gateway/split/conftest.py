@@ -19,7 +19,7 @@ from tests.support.servers.image_servers import FakeStableDiffusion
 from tests.support.shards.split_daemons import Split, split_daemons
 
 SLOTS = 2
-"Answers at a time: opencode has two written at once."
+"Answers at a time, of which opencode has two written; none waits for another."
 
 
 @asynccontextmanager
@@ -36,7 +36,7 @@ async def _network(directory: Path) -> AsyncIterator[Split]:
             {
                 "openai": {"servers": [{"name": "llama", "url": f"http://{embedder}/v1"}]},
                 "gateway": {"images": {"kind": "sd-webui", "url": pictures.url}},
-                "inference": {"max_local": SLOTS},
+                "inference": {"max_local": SLOTS, "max_waiting": 0},
             },
             {"http": {"enabled": True, "port": 0, **tls}},
         ) as split,
