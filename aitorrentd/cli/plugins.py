@@ -19,10 +19,9 @@ _COLUMNS: list[toolkit.Column] = [
     ("restarts", "RESTARTS"),
     ("tier", "TIER"),
     ("version", "VERSION"),
-    ("provides", "PROVIDES"),
     ("detail", "DETAIL"),
 ]
-_DROP = ("tier", "provides", "version", "restarts")
+_DROP = ("tier", "version", "restarts")
 "Columns that a narrow terminal omits, the first one first."
 
 

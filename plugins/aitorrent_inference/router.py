@@ -16,7 +16,7 @@ from contextlib import (
     asynccontextmanager,
     nullcontext,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -72,6 +72,15 @@ class Answer:
     thinking_chars: int = 0
     calls: tuple[ToolCall, ...] = ()
     "The model's calls of tools."
+
+    def timings(self) -> dict[str, float]:
+        """What the last chunk's `extra` says of the answer's time here, in seconds."""
+        found = {"queue_s": self.began_s - self.asked_s}
+        if self.tokens and self.first_token_s is not None:
+            found["first_token_s"] = self.first_token_s - self.began_s
+            if self.tokens > 1:
+                found["rest_s"] = self.latest_s - self.first_token_s
+        return found
 
     @property
     def note(self) -> str:
@@ -275,6 +284,7 @@ class Router:
                             answer.thinking_chars += len(chunk.thinking)
                             answer.calls += chunk.tool_calls
                             if chunk.done:
+                                chunk = replace(chunk, extra={**chunk.extra, **answer.timings()})
                                 answer.last = chunk
                                 reason = chunk.reason or "stop"
                                 if chunk.warning:

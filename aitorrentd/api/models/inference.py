@@ -81,7 +81,8 @@ class StageView:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer. The last one carries counts, context and stages."""
+    """A piece of an answer. The last one carries counts, context and stages; the first one may
+    carry `prompt_tokens`, too."""
 
     text: str
     done: bool = False
@@ -97,7 +98,9 @@ class Chunk:
     done_bytes and total_bytes); comes without text."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Backend-specific figures of the last chunk, such as Ollama's durations in ns, and
-    reasoning_tokens and cached_tokens (of the prompt) where the server counts them."""
+    reasoning_tokens and cached_tokens (of the prompt) where the server counts them. The router adds
+    queue_s, first_token_s and rest_s: the wait before the answer, and the times to its first token
+    and from there to its last."""
     thinking: str = ""
     "Part of the model's reasoning before it answers; not part of the answer."
     logprobs: tuple[TokenLogprob, ...] = ()

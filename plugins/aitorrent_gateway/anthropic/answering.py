@@ -6,10 +6,13 @@ A client that leaves ends the generation.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -24,6 +27,9 @@ from aitorrentd.api import AitorrentError, Chunk, GenerateRequest, Inference, In
 from aitorrentd.api.faces.asgi import App
 from aitorrentd.api.faces.errors import fault_of
 from aitorrentd.api.faces.streaming import Stream
+
+COUNT_S: Final = 0.5
+"How long a stream whose first token takes its time waits for the length of the prompt."
 
 
 async def messages(request: Request, inference: Inference) -> App:
@@ -78,6 +84,19 @@ async def _whole(want: Asked, identity: Identity, inference: Inference) -> JSONR
     return JSONResponse(made, headers=dict(want.headers))
 
 
+async def _prompt_tokens(
+    batch: Sequence[Chunk], request: GenerateRequest, inference: Inference
+) -> int:
+    """The length of the prompt, if a stream can begin with it: the first piece has it, or the first
+    token takes so long that there is time to ask; else 0."""
+    if batch:
+        return max(chunk.prompt_tokens for chunk in batch)
+    with contextlib.suppress(AitorrentError, TimeoutError):
+        async with asyncio.timeout(COUNT_S):
+            return await inference.count_tokens(request)
+    return 0
+
+
 async def _events(
     want: Asked, identity: Identity, inference: Inference, ident: str
 ) -> AsyncGenerator[bytes]:
@@ -88,7 +107,7 @@ async def _events(
     async with ahead(_generated(want.request, inference)) as pieces:
         batch = await pieces.batch()
         yield b""
-        begun = stream.first()
+        begun = stream.first(await _prompt_tokens(batch, want.request, inference))
         try:
             while True:
                 events = [begun, *map(stream.piece, batch)]

@@ -2,8 +2,8 @@
 
 Clients depend on details: a block is started before it grows, and stopped before the next one; the
 indices of blocks rise by one; the reason and the usage come in `message_delta`; `message_stop`
-follows only an answer that is whole. The end of the prompt is not known before the answer ends, so
-the usage of `message_start` is zero, and that of `message_delta` is whole.
+follows only an answer that is whole. Some backends tell the length of the prompt only
+at the end: then the usage of `message_start` is zero. That of `message_delta` is whole.
 """
 
 from __future__ import annotations
@@ -54,9 +54,11 @@ class MessageStream:
         self._text = b""
         self._has_called = False
 
-    def first(self) -> bytes:
-        """The event before the first block. A ping follows, as at Anthropic."""
-        return _event("message_start", message=_message(self._identity, [])) + PING
+    def first(self, prompt_tokens: int = 0) -> bytes:
+        """The event before the first block, with the length of the prompt if it is known. A ping
+        follows, as at Anthropic."""
+        message = _message(self._identity, [], prompt_tokens)
+        return _event("message_start", message=message) + PING
 
     def piece(self, chunk: Chunk) -> bytes:
         """The events of a chunk; none if it has nothing for the client."""
@@ -169,7 +171,9 @@ def _grown(content: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     return content[-1]
 
 
-def _message(identity: Identity, content: list[dict[str, Any]]) -> dict[str, Any]:
+def _message(
+    identity: Identity, content: list[dict[str, Any]], prompt_tokens: int = 0
+) -> dict[str, Any]:
     return {
         "id": identity.ident,
         "type": "message",
@@ -178,7 +182,7 @@ def _message(identity: Identity, content: list[dict[str, Any]]) -> dict[str, Any
         "content": content,
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": usage_of(Chunk("")),
+        "usage": usage_of(Chunk("", prompt_tokens=prompt_tokens)),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,9 +31,42 @@ def reasoning_tokens(lasts: Sequence[Chunk]) -> int | None:
     return sum(known) if known else None
 
 
+def _speeds(last: Chunk) -> dict[str, float]:
+    """Where the time of an answer went, as far as it is known: milliseconds, and tokens per second
+    of the prompt and of the answer after its first token."""
+    extra = last.extra
+    first_s = _number(extra.get("first_token_s"))
+    new = last.prompt_tokens - int(_number(extra.get("cached_tokens")) or 0)
+    rate, rest_s = _number(extra.get("tokens_per_s")), _number(extra.get("rest_s"))
+    if rate is None and rest_s and last.completion_tokens > 1:
+        rate = (last.completion_tokens - 1) / rest_s
+    found = {
+        "hop_ms": _scaled(extra.get("hop_us"), 1e-3),
+        "queue_ms": _scaled(extra.get("queue_s"), 1e3),
+        "first_token_ms": _scaled(first_s, 1e3),
+        "prefill_tok_s": new / first_s if first_s and new > 0 else None,
+        "decode_tok_s": rate or None,
+    }
+    return {name: round(value, 3) for name, value in found.items() if value is not None}
+
+
+def _scaled(value: Any, factor: float) -> float | None:
+    number = _number(value)
+    return None if number is None else number * factor
+
+
+def _number(value: Any) -> float | None:
+    """A figure of a backend, which may be another plugin's."""
+    is_one = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if is_one else None
+
+
 def node_part(last: Chunk) -> dict[str, Any]:
     """What only this server says; clients keep keys that they do not know. It names no peer."""
     part: dict[str, Any] = {"stages": [[stage.start, stage.end] for stage in last.stages]}
+    if last.stages:
+        part["hops"] = len(last.stages) + 1  # the last one returns to the node that answers
+    part |= _speeds(last)
     if last.warning:
         part["warning"] = last.warning
     return part

@@ -240,6 +240,8 @@ def text_line(model: str, time_s: float, chunk: Chunk) -> bytes:
         "response": chunk.text,
         "done": False,
     }
+    if chunk.prompt_tokens:
+        value["prompt_eval_count"] = chunk.prompt_tokens
     if chunk.thinking:
         value["thinking"] = chunk.thinking
     if chunk.logprobs:
@@ -317,7 +319,12 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
     except ValueError as e:
         raise ProtocolError(f"bad answer line: {e}") from None
     if not reply.done:
-        return Chunk(reply.response, thinking=reply.thinking, logprobs=logprobs)
+        return Chunk(
+            reply.response,
+            thinking=reply.thinking,
+            logprobs=logprobs,
+            prompt_tokens=reply.prompt_eval_count,
+        )
     if reply.done_reason not in _REASONS:
         raise ProtocolError(f"bad answer line: done_reason {reply.done_reason!r}")
     extra = {k: v for k in _DURATIONS if (v := getattr(reply, k)) is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
 
@@ -73,6 +74,7 @@ class Coordinator:
         output = self._output
         began = clock.monotonic()
         first_s = 0.0
+        prompt_tokens, has_begun = len(transcript.prompt), False
         pending: list[int] = []
         reason: DoneReason | None = None
         try:
@@ -96,7 +98,9 @@ class Coordinator:
                 if score is not None and not is_end and not output.is_hidden:
                     self._scores.append(score)
                 for piece in () if is_end else output.push(token):
-                    yield self._chunk(piece, pending)
+                    chunk = self._chunk(piece, pending)
+                    yield chunk if has_begun else replace(chunk, prompt_tokens=prompt_tokens)
+                    has_begun = True
                 if output.is_hidden:
                     self._scores.clear()
                 if output.stopped:

@@ -105,6 +105,33 @@ async def test_stream_has_exactly_this_shape(node_factory: NodeFactory) -> None:
     )
 
 
+class Counting(FakeBackend):
+    """Knows the length of a prompt before it answers."""
+
+    async def count_tokens(self, request: GenerateRequest) -> int:
+        return 12
+
+
+@pytest.mark.parametrize(("is_slow", "tokens"), [(False, 7), (True, 12)])
+async def test_stream_begins_with_the_length_of_the_prompt_if_it_is_known(
+    node_factory: NodeFactory, monkeypatch: pytest.MonkeyPatch, is_slow: bool, tokens: int
+) -> None:
+    """The first piece has it; a stream that begins without one asks for it."""
+    monkeypatch.setattr(answers, "HEADERS_S", 0.02)
+    backend: FakeBackend = Scripted(Chunk("a", prompt_tokens=7), END)
+    if is_slow:
+        backend = Counting("f")
+        backend.gate = asyncio.Event()
+    _, address = await gateway_node(node_factory, backend)
+    async with connection(address) as (reader, writer):
+        writer.write(post(stream=True))
+        begun = await reader.readuntil(b"event: ping")
+        if backend.gate is not None:
+            backend.gate.set()
+        assert b"event: message_stop" in await reader.read()
+    assert b'"usage":{"input_tokens":%d,' % tokens in begun
+
+
 CALLS = (
     ToolCall(id="toolu_1", name="Read", arguments='{"path": "a"}'),
     ToolCall(id="call 2", name="Read", arguments='{"path'),

@@ -71,7 +71,7 @@ async def test_response_whole(node_factory: NodeFactory) -> None:
         assert made.completed_at >= made.created_at
         shown = made.model_dump()
         assert shown["store"] is False  # nothing is kept, and the response says so
-        assert shown["x_aitorrent"] == {"stages": [[0, 2], [2, 4]]}
+        assert shown["x_aitorrent"]["stages"] == [[0, 2], [2, 4]]
         asked = backend.requests[-1]
         assert [(turn.role, turn.content) for turn in asked.messages or ()] == [
             ("system", "be brief"),

@@ -104,7 +104,11 @@ async def test_the_sdk_over_a_split_model(node_factory: NodeFactory, tmp_path: P
         assert whole.usage.completion_tokens == 12
         assert whole.usage.total_tokens == whole.usage.prompt_tokens + 12
         assert whole.model_extra is not None
-        assert whole.model_extra["x_aitorrent"]["stages"] == [[0, 2], [2, 4], [4, 6]]
+        told = whole.model_extra["x_aitorrent"]
+        assert (told["stages"], told["hops"]) == ([[0, 2], [2, 4], [4, 6]], 4)
+        speeds = ("hop_ms", "first_token_ms", "prefill_tok_s", "decode_tok_s")
+        assert all(told[name] > 0 for name in speeds)
+        assert told["queue_ms"] >= 0
 
         text, reasons, usage = "", [], None
         async for chunk in await client.chat.completions.create(

@@ -94,7 +94,10 @@ def test_list_of_plugins_fits_an_ordinary_terminal(width: Any) -> None:
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["NAME", "STATE", "FOR", "RESTARTS", "DETAIL"]
     width(200)
-    assert "PROVIDES" in toolkit.table([row], plugins._COLUMNS, drop=plugins._DROP)
+    assert "VERSION" in toolkit.table([row], plugins._COLUMNS, drop=plugins._DROP)
+    width(None)  # services, which would make every line long, are in `plugin info`
+    lines = toolkit.table([row], plugins._COLUMNS, drop=plugins._DROP).splitlines()
+    assert max(map(len, lines)) < 100
 
 
 def test_findings_of_the_doctor_are_broken_between_words_and_remedies_are_not(width: Any) -> None:

@@ -209,7 +209,7 @@ def test_developer_is_the_system_and_null_is_nothing() -> None:
         ([{"type": "input_audio", "input_audio": {}}], "'input_audio'"),
         ([{"type": "image_url", "image_url": {}}], "without a url"),
         ([{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}], "neither base64"),
-        ([3], "of type 'None'"),
+        ([3], "neither a text nor an object with a type"),
     ],
 )
 def test_part_that_cannot_be_sent_on_is_refused(content: Any, why: str) -> None:
@@ -328,6 +328,12 @@ def test_line_of_a_real_ollama_is_understood() -> None:
     assert isinstance(chunk, Chunk)
     assert (chunk.reason, chunk.prompt_tokens, chunk.completion_tokens) == ("stop", 26, 259)
     assert chunk.extra["load_duration"] == 6338219291
+
+
+def test_first_line_of_an_answer_may_have_the_length_of_the_prompt() -> None:
+    line = wire.text_line("m", 0.0, Chunk("a", prompt_tokens=7))
+    assert wire.decode_reply(line) == Chunk("a", prompt_tokens=7)
+    assert b"prompt_eval_count" not in wire.text_line("m", 0.0, Chunk("b"))
 
 
 def test_errors_keep_what_programs_act_on() -> None:

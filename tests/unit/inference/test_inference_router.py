@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from typing import Any
 
@@ -348,6 +349,20 @@ async def test_cancelling_a_waiting_answer_stops_the_backend() -> None:
     assert task.cancelled()
     assert backend.stopped.is_set()
     assert node.router.seats.used == 0
+
+
+async def test_last_chunk_has_the_times_of_the_answer() -> None:
+    node = make_node()
+
+    class Slow(FakeBackend):
+        async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+            async for chunk in super().generate(request):
+                node.clock.now += 2.0
+                yield chunk
+
+    with node.having(Slow("a", words=["a", "b", "c"])):
+        *_, last = [chunk async for chunk in node.router.generate(ask())]
+    assert last.extra == {"queue_s": 0.0, "first_token_s": 2.0, "rest_s": 4.0}
 
 
 async def test_end_of_an_answer_is_published_with_its_figures() -> None:

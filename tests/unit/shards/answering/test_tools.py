@@ -236,8 +236,8 @@ async def test_what_the_model_cannot_do_is_refused_by_name(
     ("template", "lacks"),
     [
         (TEMPLATE, set()),
-        (PLAIN, {"tools", "tool_choice", "think"}),
-        (UNKNOWN, {"tools", "tool_choice", "think"}),
+        (PLAIN, {"tools", "tool_choice", "parallel_tool_calls", "think"}),
+        (UNKNOWN, {"tools", "tool_choice", "parallel_tool_calls", "think"}),
     ],
 )
 async def test_models_say_what_their_template_lacks(
