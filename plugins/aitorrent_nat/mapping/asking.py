@@ -43,7 +43,10 @@ class PcpRouter:
         """See `Router.map`; raises OtherVersion if the router speaks NAT-PMP only."""
         nonce = self._nonces.setdefault(want, secrets.token_bytes(NONCE_BYTES))
         request = pcp_request(want, self._gateway.own, nonce, external_port, LEASE_S)
-        return await ask(self._gateway, request, lambda data: pcp_answer(data, want, nonce))
+        is_ip6 = ":" in self._gateway.own
+        return await ask(
+            self._gateway, request, lambda data: pcp_answer(data, want, nonce, is_ip6=is_ip6)
+        )
 
     async def unmap(self, lease: Lease) -> None:
         """See `Router.unmap`."""

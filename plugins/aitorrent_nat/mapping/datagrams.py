@@ -52,15 +52,19 @@ class PmpMapped:
 
 
 def pcp_request(want: Want, own: str, nonce: bytes, external_port: int, lasts_s: int) -> bytes:
-    """A MAP request (section 11.1); `lasts_s` 0 deletes the mapping."""
-    me = ipaddress.IPv6Address(f"::ffff:{own}").packed
+    """A MAP request (section 11.1) of the address `own`; `lasts_s` 0 deletes the mapping."""
+    is_ip6 = ":" in own
+    me = ipaddress.IPv6Address(own if is_ip6 else f"::ffff:{own}").packed
     number = _PCP_NUMBERS[want.protocol]
     ports = want.port, external_port
-    return _REQUEST.pack(_PCP, _MAP, lasts_s, me, nonce, number, *ports, _ANY)
+    any_address = bytes(16) if is_ip6 else _ANY
+    return _REQUEST.pack(_PCP, _MAP, lasts_s, me, nonce, number, *ports, any_address)
 
 
-def pcp_answer(data: bytes, want: Want, nonce: bytes) -> Lease | None:
+def pcp_answer(data: bytes, want: Want, nonce: bytes, *, is_ip6: bool = False) -> Lease | None:
     """The lease in a response, or None if it answers something else.
+
+    `is_ip6`: whether an IPv6 port was asked for.
 
     Raises:
         OtherVersion: the router speaks NAT-PMP only. Denied: it refuses.
@@ -80,7 +84,8 @@ def pcp_answer(data: bytes, want: Want, nonce: bytes) -> Lease | None:
     ):
         return None
     _check(result, _PCP_ERRORS)
-    external = ipaddress.IPv6Address(packed).ipv4_mapped
+    told6 = ipaddress.IPv6Address(packed)
+    external = told6 if is_ip6 else told6.ipv4_mapped
     if external is None or not external_port:
         raise ProtocolError("a PCP response without an IPv4 address and port")
     host = "" if external.is_unspecified else str(external)

@@ -1,4 +1,4 @@
-"""The router of this machine: where its IPv4 default route leads."""
+"""The router of this machine: where its default routes of IPv4 and IPv6 lead."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 _ROUTES: Final = Path("/proc/net/route")
+_ROUTES6: Final = Path("/proc/net/ipv6_route")
 # linux/route.h
 _UP_TO_GATEWAY: Final = 0x1 | 0x2
 
@@ -58,3 +59,29 @@ def default_gateway() -> Gateway | None:
         except OSError:
             return None
         return Gateway(host, sock.getsockname()[0])
+
+
+def parse_routes6(text: str) -> str:
+    """The gateway with the lowest metric in the text of /proc/net/ipv6_route, or "".
+
+    A link-local address has its zone, the interface.
+    """
+    found: list[tuple[int, str]] = []
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) < 10 or fields[0].strip("0") or fields[1] != "00":
+            continue
+        if int(fields[8], 16) & _UP_TO_GATEWAY == _UP_TO_GATEWAY:
+            host = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(fields[4]))
+            zone = f"%{fields[9]}" if host.startswith("fe80:") else ""
+            found.append((int(fields[5], 16), host + zone))
+    return min(found)[1] if found else ""
+
+
+def gateway6(own: str) -> Gateway | None:
+    """The IPv6 router for a machine with the address `own`, or None if there is none."""
+    try:
+        host = parse_routes6(_ROUTES6.read_text())
+    except OSError:
+        return None
+    return Gateway(host, own) if host else None

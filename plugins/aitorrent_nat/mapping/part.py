@@ -10,6 +10,7 @@ from typing import Final
 
 from aitorrent_nat.mapping.gateway import Gateway, default_gateway
 from aitorrent_nat.mapping.keeping import Forwarding
+from aitorrent_nat.mapping.pinholes import Pinholes
 from aitorrent_nat.mapping.routers import Lease, Want
 from aitorrent_nat.networks import is_inside
 from aitorrentd.api import (
@@ -47,6 +48,7 @@ class MappingPart:
         udp_ports: Callable[[], Sequence[int]],
         *,
         forwarding: Forwarding | None = None,
+        pinholes: Pinholes | None = None,
         gateway: Callable[[], Gateway | None] = default_gateway,
     ) -> None:
         """`udp_ports()` are those on which anything here listens for strangers' datagrams."""
@@ -55,9 +57,11 @@ class MappingPart:
         self._tasks = tasks
         self._transport = transport
         self._udp_ports = udp_ports
+        self.pinholes = pinholes or Pinholes(transport, udp_ports)
         self._gateway = gateway
         self._needless = "not looked yet"
         self._asked: list[Want] = []
+        self._asked6: tuple[Gateway | None, list[Want]] = (None, [])
         self._wake = asyncio.Event()
         self._logged = ""
 
@@ -78,6 +82,7 @@ class MappingPart:
                 await asyncio.wait({keeping})
                 try:
                     async with asyncio.timeout(CLOSE_S):
+                        await self.pinholes.forwarding.release()
                         await self.forwarding.release()
                 except TimeoutError:
                     self._ctx.log.debug("the router did not take its ports back in time")
@@ -115,11 +120,18 @@ class MappingPart:
         """Wake up once other ports are wanted than those that were asked for."""
         while True:
             await asyncio.sleep(WATCH_S)
-            if self._wants(self._gateway()) != self._asked:
+            wants = self._wants(self._gateway()), self.pinholes.wanted()
+            if wants != (self._asked, self._asked6):
                 self._wake.set()
 
     async def _look(self) -> bool:
-        """Ask the router, if there is one to ask; returns whether all is as it should be."""
+        """Ask the routers, if there are any; returns whether that of IPv4 does as it should."""
+        works = await self._look4()
+        self._asked6 = self.pinholes.wanted()
+        await self.pinholes.look(self._ctx.clock.monotonic())
+        return works
+
+    async def _look4(self) -> bool:
         gateway = self._gateway()
         wants = self._asked = self._wants(gateway)
         self._needless = self._why_not(gateway, wants)
@@ -172,7 +184,10 @@ class MappingPart:
         return next((each.external_host for each in self.forwarding.leases.values()), "")
 
     def state(self) -> str:
-        """What the router forwards, in one line."""
+        """What the router forwards and lets in, in one line."""
+        return "; ".join(filter(None, (self._state4(), self.pinholes.state())))
+
+    def _state4(self) -> str:
         if self._needless:
             return self._needless
         leases = list(self.forwarding.leases.values())

@@ -17,7 +17,7 @@ from tests.support.nat.asking_router import asking
 from tests.support.nat.daemons import daemon_at, peer_id, peers
 from tests.support.nat.lab import Host, Lab
 from tests.support.nat.namespaces import CAN_MAKE, REASON, socket_in
-from tests.support.nat.upnp_router import UpnpRouter, upnp_router
+from tests.support.nat.upnp_router import UpnpRouter, firewalled, upnp_router
 from tests.support.nodes import Daemon, DaemonFactory, wait_for
 
 pytestmark = [
@@ -85,6 +85,38 @@ async def test_router_forwards_by_each_protocol_and_takes_the_ports_back(
             assert router.forwarded().count("dnat") == 1
             await node.release()
             await wait_for(lambda: "dnat" not in router.forwarded(), 5)
+
+
+async def test_firewall_of_an_ip6_router_is_opened_by_pcp_and_closed_again(tmp_path: Path) -> None:
+    with firewalled(tmp_path) as site:
+        inner = socket_in(site.host, UDP, socket.AF_INET6)
+
+        def lets_in() -> bool:
+            # From a new port each time: what once came in is let in for a while.
+            with socket_in(site.stranger, UDP, socket.AF_INET6) as outer:
+                outer.sendto(b"in", (site.address, 8468))
+            try:
+                return inner.recv(10) == b"in"
+            except TimeoutError:
+                return False
+
+        with inner:
+            inner.settimeout(0.5)
+            inner.bind((site.address, 8468))
+            assert not lets_in()
+            async with asking(site.host, "pcp", own6=site.address) as node:
+
+                async def opened() -> Any:
+                    found = await node.ensure("8468/udp", "8468/tcp")
+                    return found if found["works"] else None
+
+                found = await wait_for(opened, 20)
+                assert found["protocol"] == "PCP"
+                assert found["leases"]["8468/udp"] == [site.address, 8468]
+                assert lets_in()
+                # Not renewed before: miniupnpd 2.3.1 takes a renewed one back when it ends.
+                await node.release()
+                await wait_for(lambda: not lets_in(), 10)
 
 
 @pytest.mark.parametrize("way", WAYS)

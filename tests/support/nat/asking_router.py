@@ -1,7 +1,8 @@
 """Asks the router of the machine that it runs on, as a process that a test steers.
 
-Its arguments are ways: pcp, nat_pmp and upnp, in the order in which they are tried. Each line of
-standard input is a command, answered by a line of JSON: `ensure PORT/PROTOCOL…`, or `release`.
+Its first argument is its address if the IPv6 router is asked, else `-`; the others are ways: pcp,
+nat_pmp and upnp, in the order in which they are tried. Each line of standard input is a command,
+answered by a line of JSON: `ensure PORT/PROTOCOL…`, or `release`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from aitorrent_nat.mapping import upnp
-from aitorrent_nat.mapping.gateway import Gateway, default_gateway
+from aitorrent_nat.mapping.gateway import Gateway, default_gateway, gateway6
 from aitorrent_nat.mapping.keeping import Forwarding, nat_pmp, pcp
 from aitorrent_nat.mapping.routers import Router, Want
 from tests.support.nat.lab import Host
@@ -50,9 +51,10 @@ class Asking:
 
 
 @asynccontextmanager
-async def asking(host: Host, *ways: str) -> AsyncIterator[Asking]:
-    """Somebody on `host` who asks the router."""
-    process = await run_in(host.namespace, "-m", "tests.support.nat.asking_router", *ways)
+async def asking(host: Host | str, *ways: str, own6: str = "-") -> AsyncIterator[Asking]:
+    """Somebody on `host`, or in a namespace, who asks the router; that of IPv6 for `own6`."""
+    namespace = host if isinstance(host, str) else host.namespace
+    process = await run_in(namespace, "-m", "tests.support.nat.asking_router", own6, *ways)
     try:
         yield Asking(process)
     finally:
@@ -63,14 +65,15 @@ async def asking(host: Host, *ways: str) -> AsyncIterator[Asking]:
 
 
 async def _main() -> None:
-    forwarding = Forwarding([WAYS[name] for name in sys.argv[1:]])
+    own6, *names = sys.argv[1:]
+    forwarding = Forwarding([WAYS[name] for name in names])
     while line := await asyncio.to_thread(sys.stdin.readline):
         command, *words = line.split()
         works = True
         if command == "ensure":
             pairs = (word.split("/") for word in words)
             wants = [Want(protocol, int(port)) for port, protocol in pairs]
-            gateway = default_gateway()
+            gateway = default_gateway() if own6 == "-" else gateway6(own6)
             assert gateway is not None
             works = await forwarding.ensure(gateway, wants)
         else:

@@ -8,10 +8,10 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.support.nat.lab import Nat
-from tests.support.nat.namespaces import nft, run
+from tests.support.nat.namespaces import ip, namespaces, nft, run, sysctl
 
 _CHAINS: Final = """
 table inet upnp {
@@ -76,6 +76,57 @@ class UpnpRouter:
         """The rules of the ports that it forwards now."""
         command = ["ip", "netns", "exec", self._nat.namespace, "nft", "list", "chain"]
         return run(*command, "inet", "upnp", "forwarded")
+
+
+class Site6(NamedTuple):
+    """A machine with IPv6 behind a firewall that lets nobody in, and a stranger outside."""
+
+    host: str
+    "Its namespace."
+    address: str
+    stranger: str
+    "The stranger's namespace."
+    router: UpnpRouter
+
+
+@contextmanager
+def firewalled(directory: Path) -> Iterator[Site6]:
+    """A site whose router opens its IPv6 firewall on request."""
+    with namespaces() as net:
+        router, host, stranger = net.make(), net.make(), net.make()
+        off = ("all.disable_ipv6=0", "default.disable_ipv6=0", "default.accept_dad=0")
+        for each in (router, host, stranger):
+            sysctl(each, *(f"net.ipv6.conf.{setting}" for setting in off))
+        sysctl(router, "net.ipv6.conf.all.forwarding=1")
+        for inside, other in (("lan", host), ("wan", stranger)):
+            ip("link", "add", inside, "netns", router, "type", "veth", "peer", "name", "e0",
+               "netns", other)  # fmt: skip
+            ip("-n", router, "link", "set", inside, "up")
+            ip("-n", other, "link", "set", "e0", "up")
+        for where, device, address in (
+            (router, "lan", "192.168.1.1/24"),
+            (router, "lan", "fe80::1/64"),
+            (router, "lan", "2a01:db8:1::1/64"),
+            (host, "e0", "192.168.1.2/24"),
+            (host, "e0", "2a01:db8:1::2/64"),
+            (router, "wan", "81.2.69.142/24"),
+            (router, "wan", "2a01:db8:2::2/64"),
+            (stranger, "e0", "2a01:db8:2::1/64"),
+        ):
+            ip("-n", where, "addr", "add", address, "dev", device)
+        ip("-n", host, "route", "add", "default", "via", "fe80::1", "dev", "e0")
+        ip("-n", stranger, "route", "add", "default", "via", "2a01:db8:2::2")
+        ip("-n", router, "route", "add", "default", "via", "2a01:db8:2::1")
+        nat = Nat(router, "firewall", "81.2.69.142", "192.168.1.1")
+        text = _CONFIG.format(upnp="no", pcp="yes", allow="allow")
+        opener = UpnpRouter(nat, directory, f"{text}ext_ifname6=wan\nipv6_disable=no\n")
+        opener.start()
+        for rule in ("ct state established,related accept", 'iifname "lan" accept', "drop"):
+            nft(router, f"add rule inet upnp through {rule}")
+        try:
+            yield Site6(host, "2a01:db8:1::2", stranger, opener)
+        finally:
+            opener.stop()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 
 import pytest
@@ -16,7 +17,7 @@ from aitorrent_nat.mapping.datagrams import (
     pmp_answer,
     pmp_request,
 )
-from aitorrent_nat.mapping.gateway import parse_routes
+from aitorrent_nat.mapping.gateway import parse_routes, parse_routes6
 from aitorrent_nat.mapping.routers import Lease, Want
 from aitorrentd.api import Denied, ProtocolError
 
@@ -40,6 +41,28 @@ PCP = (
 PMP = bytes((0, 130, 0, 0)) + (7).to_bytes(4) + (8468).to_bytes(2) + (9000).to_bytes(2)
 PMP += (3600).to_bytes(4)
 ADDRESS = bytes((0, 128, 0, 0)) + (7).to_bytes(4) + bytes((203, 0, 113, 5))
+
+
+def test_ip6_port_is_asked_for_at_the_address_of_the_machine() -> None:
+    own = "2a01:db8:1::2"
+    packed = ipaddress.IPv6Address(own).packed
+    request = pcp_request(WANT, own, NONCE, 8468, 3600)
+    assert request[8:24] == packed and request[-16:] == bytes(16)
+    answer = PCP[:42] + (8468).to_bytes(2) + packed
+    assert pcp_answer(answer, WANT, NONCE, is_ip6=True) == Lease(WANT, own, 8468, 3600)
+    with pytest.raises(ProtocolError, match="without an IPv4 address"):
+        pcp_answer(answer, WANT, NONCE)
+
+
+def test_default_route_of_ip6_is_the_one_with_the_lowest_metric() -> None:
+    zeros, link = "0" * 32, "fe80" + "0" * 27 + "1"
+    unreachable = f"{zeros} 00 {zeros} 00 {zeros} ffffffff 00000001 00000000 00200200       lo"
+    own = f"2a010db8{'0' * 24} 40 {zeros} 00 {zeros} 00000100 00000001 00000000 00000001       e0"
+    far = f"{zeros} 00 {zeros} 00 2a010db8{'0' * 23}1 00000800 00000001 00000000 00000003      wl0"
+    near = f"{zeros} 00 {zeros} 00 {link} 00000400 00000002 00000000 00450003       e0"
+    assert parse_routes6("\n".join([unreachable, own, far, near])) == "fe80::1%e0"
+    assert parse_routes6("\n".join([far, unreachable])) == "2a01:db8::1"
+    assert parse_routes6(f"{unreachable}\nshort") == ""
 
 
 def test_requests_are_as_in_the_standards() -> None:

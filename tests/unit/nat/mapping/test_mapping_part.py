@@ -14,6 +14,7 @@ import pytest
 from aitorrent_nat.mapping.gateway import Gateway
 from aitorrent_nat.mapping.keeping import Forwarding
 from aitorrent_nat.mapping.part import WATCH_S, MappingPart
+from aitorrent_nat.mapping.pinholes import Pinholes
 from aitorrent_nat.mapping.routers import Lease, Router, Want
 from aitorrentd.api import Denied, Unavailable
 from aitorrentd.api.tasks import Tasks
@@ -126,8 +127,12 @@ def part(
     udp_ports: Sequence[int] = UDP_PORTS,
 ) -> MappingPart:
     view = SimpleNamespace(outbound=True, host="11.1.0.2", observed=seen)
-    transport: Any = SimpleNamespace(bound=bound, peers=lambda: [view] if seen else [])
-    ctx: Any = SimpleNamespace(log=SimpleNamespace(log=lambda *a: None), random=random.Random(1))
+    transport: Any = SimpleNamespace(
+        bound=bound, peers=lambda: [view] if seen else [], addresses=list
+    )
+    clock = SimpleNamespace(monotonic=lambda: 0.0)
+    log = SimpleNamespace(log=lambda *a: None)
+    ctx: Any = SimpleNamespace(log=log, random=random.Random(1), clock=clock)
     tasks: Any = Tasks(logging.getLogger("test"))
     return MappingPart(
         ctx,
@@ -223,6 +228,58 @@ async def test_ports_are_given_back_when_the_node_moves_to_a_public_address() ->
     await it._look()
     await asyncio.sleep(0)
     assert not router.forwarded and not it.addresses()
+
+
+OWN6, OTHER6, LINK = "2a01:db8:1::2", "2a01:db8:9::2", "fe80::1%e0"
+
+
+def pinholes(router: FakeRouter, told: list[str], bound: list[tuple[str, int]]) -> Pinholes:
+    transport: Any = SimpleNamespace(
+        bound=bound,
+        addresses=lambda: [f"/ip{6 if ':' in host else 4}/{host}/tcp/8468" for host in told],
+    )
+    return Pinholes(
+        transport,
+        lambda: UDP_PORTS,
+        forwarding=Forwarding([way(router)]),
+        gateway=lambda own: Gateway(LINK, own),
+    )
+
+
+async def test_ports_are_opened_to_ip6_at_the_first_global_address_that_others_are_told() -> None:
+    router = FakeRouter("PCP", OWN6)
+    told = ["81.2.69.142", "fd00::2", OWN6, OTHER6]
+    it = pinholes(router, told, [("0.0.0.0", 8468), ("::", 8468)])
+    await it.look(0.0)
+    assert it.wanted()[0] == Gateway(LINK, OWN6)
+    assert it.state() == "open to IPv6: 8468/tcp, 8468/udp, 8469/udp by PCP"
+    told.remove(OWN6)  # the provider gave another prefix
+    router.forwarded.clear()
+    await it.look(1.0)
+    assert it.wanted()[0] == Gateway(LINK, OTHER6) and len(router.forwarded) == 3
+    told.remove(OTHER6)
+    await it.look(2.0)
+    assert not router.forwarded and not it.state()
+
+
+@pytest.mark.parametrize("bound", [[("0.0.0.0", 8468)], [("::1", 8468)], []])
+async def test_nothing_is_opened_where_nothing_listens(bound: list[tuple[str, int]]) -> None:
+    router = FakeRouter()
+    it = pinholes(router, [OWN6], bound)
+    await it.look(0.0)
+    assert not router.forwarded and not it.state()
+
+
+async def test_router_without_pcp_is_asked_again_after_a_quarter_of_an_hour() -> None:
+    router = FakeRouter()
+    router.error = Unavailable("no answer")
+    it = pinholes(router, [OWN6], [("::", 8468)])
+    await it.look(0.0)
+    router.error = None
+    await it.look(899.0)
+    assert not router.forwarded
+    await it.look(900.0)
+    assert len(router.forwarded) == 3
 
 
 def test_only_the_router_itself_is_asked_over_http() -> None:
