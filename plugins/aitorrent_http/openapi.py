@@ -1,6 +1,7 @@
 """The OpenAPI document of a server, from the routes that plugins declare. No I/O.
 
-Source: spec.openapis.org/oas/v3.1.0. What bodies contain is described by the pages of each API.
+Source: spec.openapis.org/oas/v3.1.0. Bodies of requests have the schemas that
+routes give; what answers contain is described by the pages of each API.
 """
 
 from __future__ import annotations
@@ -16,6 +17,29 @@ _BODIES: Final = frozenset({"POST", "PUT", "PATCH"})
 _ERROR: Final[dict[str, Any]] = {
     "description": "An error, in the shape that the clients of this API read.",
     "content": {"application/json": {"schema": {"type": "object"}}},
+}
+_OPENAI_ERROR: Final[dict[str, Any]] = {
+    "description": "An error.",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["error"],
+                "properties": {
+                    "error": {
+                        "type": "object",
+                        "required": ["message", "type", "param", "code"],
+                        "properties": {
+                            "message": {"type": "string"},
+                            "type": {"type": "string"},
+                            "param": {"type": ["string", "null"]},
+                            "code": {"type": "string"},
+                        },
+                    }
+                },
+            }
+        }
+    },
 }
 _TOKEN: Final = "A token of aitorrentctl token new; programs on the same machine may need none."
 
@@ -48,14 +72,19 @@ def document(
     }
 
 
+def _body(route: HttpRoute) -> dict[str, Any]:
+    return {"type": "object"} if route.body is None else dict(route.body())
+
+
 def _operation(plugin: str, route: HttpRoute, method: str) -> dict[str, Any]:
     names = _PART.findall(route.template)
     words = re.findall(r"[A-Za-z0-9]+", route.template) or ["root"]
+    error = _OPENAI_ERROR if route.error_body is None else _ERROR
     found: dict[str, Any] = {
         "operationId": "_".join([method.lower(), *words]),
         "summary": route.summary,
         "tags": [plugin],
-        "responses": {"200": {"description": "The answer."}, "default": _ERROR},
+        "responses": {"200": {"description": "The answer."}, "default": error},
         "x-aitorrent-role": route.scope.value,
     }
     if names:
@@ -64,7 +93,7 @@ def _operation(plugin: str, route: HttpRoute, method: str) -> dict[str, Any]:
             for name in names
         ]
     if method in _BODIES:
-        found["requestBody"] = {"content": {"application/json": {"schema": {"type": "object"}}}}
+        found["requestBody"] = {"content": {"application/json": {"schema": _body(route)}}}
         found["x-aitorrent-max-body"] = route.max_body
     if route.scope is not Scope.PUBLIC:
         found["security"] = [{"bearer": []}, {"key": []}, {}]

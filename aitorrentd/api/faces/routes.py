@@ -6,10 +6,10 @@ The HTTP plugin serves them; a plugin returns them from the hook `aitorrent_rout
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aitorrentd.api.faces.asgi import App
 from aitorrentd.api.faces.errors import HttpFault
@@ -81,6 +81,9 @@ class HttpRoute:
     `error_body` are told to them by this one, and so are paths that nothing has."""
     listed: bool = True
     "Whether the page at `/` and the OpenAPI document have it; a path that always refuses need not."
+
+    body: Callable[[], Mapping[str, Any]] | None = None
+    "Makes the JSON Schema of a request's body, for the OpenAPI document; None = any object."
 
     @property
     def template(self) -> str:

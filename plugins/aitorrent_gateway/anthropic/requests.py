@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from aitorrent_gateway.anthropic import tools
 from aitorrent_gateway.anthropic.conversation import conversation
+from aitorrent_gateway.core.documents import body_of
 from aitorrent_gateway.core.fields import (
     explained,
     flag,
@@ -60,6 +61,11 @@ _KNOWN: Final = frozenset(
 )
 # Whether the model shall think; None leaves it to the model.
 _THINKING: Final = {"enabled": True, "disabled": False, "adaptive": None, "between_tools": None}
+
+
+def message_body() -> dict[str, Any]:
+    """The schema of a request to /v1/messages."""
+    return body_of(_KNOWN, _SAME, ["messages"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from aitorrent_gateway.config import GatewayConfig
+from aitorrent_gateway.core.documents import later
 from aitorrent_gateway.core.naming import inference_of
 from aitorrentd.api import PluginContext
 from aitorrentd.api.faces.asgi import App
@@ -52,6 +53,7 @@ class AnthropicRoutes:
             browser=True,
             error_body=_error_body,
             error_header="anthropic-version",
+            body=later("aitorrent_gateway.anthropic.requests", "message_body"),
         )
 
     async def _messages(self, request: Request) -> App:

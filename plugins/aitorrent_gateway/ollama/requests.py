@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from aitorrent_gateway.core.documents import body_of
 from aitorrent_gateway.core.fields import (
     explained,
     flag,
@@ -41,6 +42,18 @@ _GENERATE: Final = _COMMON | {
     "raw",
     "images",
 }
+
+
+def chat_body() -> dict[str, Any]:
+    """The schema of a request to /api/chat."""
+    return body_of(_CHAT)
+
+
+def generate_body() -> dict[str, Any]:
+    """The schema of a request to /api/generate."""
+    return body_of(_GENERATE)
+
+
 _EFFORTS: Final = {"low": "low", "medium": "medium", "high": "high", "max": "high"}
 _OF_MESSAGE: Final = ("role", "content", "tool_calls", "tool_call_id", "tool_name")
 _NO_EFFECT: Final = frozenset({"images", "name", "thinking"})

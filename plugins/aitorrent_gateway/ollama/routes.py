@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from aitorrent_gateway.config import GatewayConfig
+from aitorrent_gateway.core.documents import later
 from aitorrent_gateway.core.naming import inference_of
 from aitorrentd.api import BACKENDS, Inference, PluginContext, Role
 from aitorrentd.api.faces.asgi import App
@@ -33,6 +34,8 @@ NOT_HERE: Final = {
 "What is answered with 501."
 ABSENT: Final = ("me", "signout", "status", "web_search", "web_fetch", "experimental/{rest:path}")
 "Of Ollama's own service: 404, as in versions that have none."
+_REQUESTS: Final = "aitorrent_gateway.ollama.requests"
+_WITH_BODY: Final = ("chat", "generate")
 _ABSENT: Final = "not offered"
 Endpoint = Callable[["Request"], Awaitable[App]]
 
@@ -92,6 +95,7 @@ class OllamaRoutes:
             browser=not operate,
             error_body=_error_body,
             listed=summary != _ABSENT,
+            body=later(_REQUESTS, f"{name}_body") if name in _WITH_BODY else None,
         )
 
     @property

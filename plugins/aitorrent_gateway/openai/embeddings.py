@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from aitorrent_gateway.core.bodies import json_object
+from aitorrent_gateway.core.documents import body_of
 from aitorrent_gateway.core.fields import explained, ignored_header, one_of, present, wrong
 from aitorrent_gateway.openai.errors import openai_error
 from aitorrent_gateway.openai.shapes import encoded
@@ -25,6 +26,11 @@ _FORMATS: Final = {"float": False, "base64": True}
 _NAMES: Final = {"prompt": "input", "texts": "input"}
 _MANY_NUMBERS: Final = 50_000
 "More are written in a thread: the event loop would stand still."
+
+
+def embeddings_body() -> dict[str, Any]:
+    """The schema of a request to /v1/embeddings."""
+    return body_of(_KNOWN, required=["input"])
 
 
 async def embeddings(request: Request, inference: Inference) -> App:

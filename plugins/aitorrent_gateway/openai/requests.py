@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from aitorrent_gateway.core.documents import body_of
 from aitorrent_gateway.core.fields import (
     MAX_SEED,
     explained,
@@ -31,7 +32,7 @@ DEFAULT_TOKENS: Final = 16
 "Of a completion without max_tokens, as at OpenAI."
 MAX_CHOICES: Final = 8
 "The largest `n`: each choice takes the place of an answer."
-_SAME: Final = (
+SAME: Final = (
     "temperature",
     "top_p",
     "top_k",
@@ -58,7 +59,7 @@ NO_EFFECT: Final = frozenset(
     }
 )
 _COMMON: Final = frozenset(
-    {*_SAME, *NO_EFFECT, "model", "max_tokens", "seed", "stop", "stream", "stream_options", "n"}
+    {*SAME, *NO_EFFECT, "model", "max_tokens", "seed", "stop", "stream", "stream_options", "n"}
     | {"logprobs"}
 )
 _CHAT: Final = _COMMON | {
@@ -96,6 +97,16 @@ EFFORTS: Final = {
     "xhigh": "high",
     "max": "high",
 }
+
+
+def chat_body() -> dict[str, Any]:
+    """The schema of a request to /v1/chat/completions."""
+    return body_of(_CHAT, SAME, ["messages"])
+
+
+def completion_body() -> dict[str, Any]:
+    """The schema of a request to /v1/completions."""
+    return body_of(_COMPLETION, SAME, ["prompt"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +200,7 @@ def _refuse(fields: Mapping[str, Any]) -> None:
 
 def sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that chat, completions and responses have in common."""
-    params = {name: fields[name] for name in _SAME if name in fields}
+    params = {name: fields[name] for name in SAME if name in fields}
     if (seed := fields.get("seed")) is not None:
         params["seed"] = seed_of(seed)
     if (stop := fields.get("stop")) is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from aitorrent_gateway.config import GatewayConfig
+from aitorrent_gateway.core.documents import later
 from aitorrent_gateway.core.naming import inference_of
 from aitorrentd.api import Inference, PluginContext
 from aitorrentd.api.faces.asgi import App
@@ -26,57 +28,36 @@ class OpenAiRoutes:
 
     def routes(self) -> list[HttpRoute]:
         """What the HTTP server mounts."""
-        config: GatewayConfig = self._ctx.config
-        get, post = frozenset({"GET"}), frozenset({"POST"})
-        chat = HttpRoute(
+        get = frozenset({"GET"})
+        chat = self._post(
             "/v1/chat/completions",
-            post,
             self._chat,
-            Scope.GENERATE,
             "OpenAI: the next turn of a conversation.",
-            max_body=CHAT_BYTES,
-            slots=config.requests,
-            browser=True,
+            later("aitorrent_gateway.openai.requests", "chat_body"),
         )
-        completions = HttpRoute(
+        completions = self._post(
             "/v1/completions",
-            post,
             self._completions,
-            Scope.GENERATE,
             "OpenAI: the continuation of a text.",
-            max_body=CHAT_BYTES,
-            slots=config.requests,
-            browser=True,
+            later("aitorrent_gateway.openai.requests", "completion_body"),
         )
-        responses = HttpRoute(
+        responses = self._post(
             "/v1/responses",
-            post,
             self._responses,
-            Scope.GENERATE,
             "OpenAI: the next items of a conversation.",
-            max_body=CHAT_BYTES,
-            slots=config.requests,
-            browser=True,
+            later("aitorrent_gateway.openai.responses.requests", "response_body"),
         )
-        input_tokens = HttpRoute(
+        input_tokens = self._post(
             "/v1/responses/input_tokens",
-            post,
             self._input_tokens,
-            Scope.GENERATE,
             "OpenAI: how long the input of a response is.",
-            max_body=CHAT_BYTES,
-            slots=config.requests,
-            browser=True,
+            later("aitorrent_gateway.openai.responses.requests", "response_body"),
         )
-        embeddings = HttpRoute(
+        embeddings = self._post(
             "/v1/embeddings",
-            post,
             self._embeddings,
-            Scope.GENERATE,
             "OpenAI: texts as vectors.",
-            max_body=CHAT_BYTES,
-            slots=config.requests,
-            browser=True,
+            later("aitorrent_gateway.openai.embeddings", "embeddings_body"),
         )
         models = HttpRoute(
             "/v1/models",
@@ -95,6 +76,26 @@ class OpenAiRoutes:
             browser=True,
         )
         return [chat, completions, responses, input_tokens, embeddings, models, model]
+
+    def _post(
+        self,
+        path: str,
+        endpoint: Callable[[Request], Awaitable[App]],
+        summary: str,
+        body: Callable[[], Mapping[str, Any]],
+    ) -> HttpRoute:
+        config: GatewayConfig = self._ctx.config
+        return HttpRoute(
+            path,
+            frozenset({"POST"}),
+            endpoint,
+            Scope.GENERATE,
+            summary,
+            max_body=CHAT_BYTES,
+            slots=config.requests,
+            browser=True,
+            body=body,
+        )
 
     @property
     def _inference(self) -> Inference:

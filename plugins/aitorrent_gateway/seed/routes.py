@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aitorrent_gateway.core.naming import inference_of
 from aitorrent_gateway.images.drawing import Drawing
@@ -34,19 +34,28 @@ class SeedRoutes:
         get, post = frozenset({"GET"}), frozenset({"POST"})
         return [
             self._route("/txt", get, self._hello, "says hello"),
-            self._route("/txt", post, self._text, "the answer to a prompt"),
+            self._route("/txt", post, self._text, "the answer to a prompt", "TextBody"),
             self._route("/img", get, self._sample, "a small picture"),
-            self._route("/img", post, self._picture, "a picture from a text"),
+            self._route("/img", post, self._picture, "a picture from a text", "PictureBody"),
             self._route("/list_models", get, self._models, "models that can answer"),
-            self._route("/users", post, self._user, "a new player"),
-            self._route("/sessions", post, self._new_session, "a new session of a player"),
+            self._route("/users", post, self._user, "a new player", "UserBody"),
+            self._route(
+                "/sessions", post, self._new_session, "a new session of a player", "SessionBody"
+            ),
             self._route("/sessions/{session_id}", get, self._session, "a session"),
-            self._route("/generate-text", post, self._act, "what follows from an action"),
-            self._route("/generate-image", post, self._scene, "a picture of a scene"),
+            self._route(
+                "/generate-text", post, self._act, "what follows from an action", "ActionBody"
+            ),
+            self._route("/generate-image", post, self._scene, "a picture of a scene", "SceneBody"),
         ]
 
     def _route(
-        self, path: str, methods: frozenset[str], endpoint: Endpoint, summary: str
+        self,
+        path: str,
+        methods: frozenset[str],
+        endpoint: Endpoint,
+        summary: str,
+        body: str = "",
     ) -> HttpRoute:
         return HttpRoute(
             path,
@@ -57,6 +66,7 @@ class SeedRoutes:
             slots=self._ctx.config.requests,
             browser=True,
             error_body=_error_body,
+            body=partial(_body, body) if body else None,
         )
 
     async def _checked(self, endpoint: Endpoint, request: Request) -> App:
@@ -118,3 +128,10 @@ def _error_body(fault: HttpFault, request_id: str) -> bytes:
     from aitorrent_gateway.seed.requests import error_body
 
     return error_body(fault, request_id)
+
+
+def _body(model: str) -> Mapping[str, Any]:
+    from aitorrent_gateway.seed import requests
+
+    schema: Mapping[str, Any] = getattr(requests, model).model_json_schema()
+    return schema

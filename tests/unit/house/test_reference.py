@@ -49,10 +49,19 @@ def test_every_field_of_a_method_says_what_it_means() -> None:
     assert [name for name, meaning in fields.items() if meaning.rstrip().endswith(".")] == []
 
 
+def _properties_of(operation: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = operation["requestBody"]["content"]["application/json"]["schema"]
+    found: dict[str, Any] = schema.get("properties", {})
+    return found
+
+
 def test_openapi_document_is_frozen_and_whole() -> None:
     """Written with the reference pages, so that a changed path shows in a review."""
     found: dict[str, Any] = json.loads((ROOT / "tests/golden/openapi.json").read_text())
     operations = [one for path in found["paths"].values() for one in path.values()]
+    typed = [one for one in operations if "requestBody" in one and _properties_of(one)]
+    assert {one["tags"][0] for one in typed} == {"gateway"}
+    assert len(typed) >= 14
     assert len(operations) > 15
     idents = [one["operationId"] for one in operations]
     assert len({*idents}) == len(idents)

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from aitorrent_gateway.core.documents import body_of
 from aitorrent_gateway.core.fields import flag, ignored_header, one_of, present, unsupported, wrong
 from aitorrent_gateway.openai.requests import (
     EFFORTS,
     NO_EFFECT,
+    SAME,
     format_of,
     request_of,
     sampling,
@@ -53,6 +55,13 @@ _KNOWN: Final = NO_EFFECT | {
     "top_p",
     "truncation",
 }
+
+
+def response_body() -> dict[str, Any]:
+    """The schema of a request to /v1/responses."""
+    return body_of(_KNOWN, SAME, ["input"])
+
+
 # What needs a server that keeps something, with the values that ask for nothing.
 _NOTHING: Final[dict[str, tuple[Any, ...]]] = {
     "background": (False,),
