@@ -217,10 +217,10 @@ def simulated(nodes: int) -> dict[str, Any]:
     universe.grow(nodes, every_s=0.01)
     for name in NAMES[:20]:
         universe.put(universe.random.choice(universe.alive()), name)
-    whole = universe.search(NAMES[:20], 200)
+    whole = universe.search(NAMES[:20], 200, at_once=20)
     for sim in universe.random.sample(universe.alive(), round(nodes * KILLED)):
         universe.kill(sim)
-    dead = universe.search(NAMES[:20], 200)
+    dead = universe.search(NAMES[:20], 200, at_once=20)
     return {
         "nodes": nodes,
         "messages": universe.messages,

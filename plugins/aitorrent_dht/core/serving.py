@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from aitorrent_dht.core.contact import Contact, can_name, contact_of, id_of, is_ip6, least_scope
+from aitorrent_dht.core.contact import Contact, can_name, contact_of, id_of, least_scope
 from aitorrent_dht.core.record import DhtRecord, check
 from aitorrent_dht.core.rpc import Rpc
 from aitorrent_dht.core.state import NodeState, Outgoing, id_bytes
@@ -88,20 +88,20 @@ class Serving:
         ip4, ip6 = Family.IP4 in request.want, Family.IP6 in request.want
         least, own = least_scope(asker.host), asker.id
 
-        def is_wanted(contact: Contact) -> bool:
-            is_usable = ip6 if is_ip6(contact.host) else ip4
-            return is_usable and contact.id != own and can_name(least, contact)
-
         count = min(self._state.tuning.k, WITH_RECORDS if reply.records else MAX_NODES)
+        fitting: list[Contact] = []
         # Those that are silent here would cost the asker a timeout each.
-        nodes = self._state.table.closest(target, count, is_wanted, answering=True)
-        fitting = []
-        for node in nodes:
+        for node in self._state.table.nearest(target, answering=True):
+            is_usable = ip6 if ":" in node.host else ip4
+            if not is_usable or node.id == own or not can_name(least, node):
+                continue
             room -= node_bytes(node)
             if room < 0:
                 reply.is_cut = True
                 break
             fitting.append(node)
+            if len(fitting) == count:
+                break
         reply.nodes = tuple(fitting)
 
     def _add_records(self, reply: Reply, request: Request, room: int, now: float) -> int:

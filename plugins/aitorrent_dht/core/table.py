@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 from aitorrent_dht.core.contact import ID_BITS, ID_SPACE, Contact, subnet_of
@@ -198,15 +199,14 @@ class RoutingTable:
     # Asking
 
     def closest(
-        self,
-        target: int,
-        count: int,
-        wanted: Callable[[Contact], bool] = lambda _: True,
-        *,
-        answering: bool = False,
+        self, target: int, count: int, wanted: Callable[[Contact], bool] = lambda _: True
     ) -> list[Contact]:
-        """At most `count` nodes nearest to `target`, nearest first; only `answering` leaves out
-        those that did not answer the last request.
+        """At most `count` wanted nodes nearest to `target`, nearest first."""
+        return list(islice(filter(wanted, self.nearest(target)), count))
+
+    def nearest(self, target: int, *, answering: bool = False) -> Iterator[Contact]:
+        """The nodes by their distance to `target`, nearest first; only `answering` leaves out those
+        that did not answer the last request.
 
         Buckets are nearer as a whole or farther as a whole: the ids of bucket i differ from the own
         id in bit i. If the target does, too, they are nearer to it than all below, else farther.
@@ -219,16 +219,12 @@ class RoutingTable:
                 (shared if distance >> i & 1 else others).append(i)
         shared.sort(reverse=True)
         others.sort()
-        found: list[Contact] = []
         for i in shared + others:
             inside = [(node ^ target, entry) for node, entry in self._buckets[i].live.items()]
             inside.sort()
             for _, entry in inside:
-                if not (answering and entry.fails) and wanted(entry.contact):
-                    found.append(entry.contact)
-                    if len(found) == count:
-                        return found
-        return found
+                if not (answering and entry.fails):
+                    yield entry.contact
 
     def network_size(self) -> float:
         """The number of nodes, as far as the density of ids around this node's own tells it."""

@@ -281,30 +281,40 @@ class Universe:
 
     def get(self, sim: SimNode, name: str) -> tuple[Found, float]:
         """Search for a name; the outcome, and how long it took."""
-        done: list[Found] = []
-        key = provider_key(name)
+        return self.get_all([(sim, name)])[0]
+
+    def get_all(self, searches: Sequence[tuple[SimNode, str]]) -> list[tuple[Found, float]]:
+        """Search for names at the same time; the outcomes, and how long each took."""
+        done: dict[int, tuple[Found, float]] = {}
         start = self.now
-        sim.node.finding.get(key, node_id_of_key(key), self.now, done.append)
-        self._flush(sim)
-        assert self.run_until(lambda: bool(done), 60.0), f"the search for {name} does not end"
-        return done[0], self.now - start
+
+        def ended(number: int, found: Found) -> None:
+            done[number] = found, self.now - start
+
+        for number, (sim, name) in enumerate(searches):
+            key = provider_key(name)
+            sim.node.finding.get(key, node_id_of_key(key), self.now, partial(ended, number))
+            self._flush(sim)
+        assert self.run_until(lambda: len(done) == len(searches), 60.0), "searches do not end"
+        return [done[number] for number in range(len(searches))]
 
     def _lacks(self, key: bytes, sim: SimNode) -> bool:
         return not sim.node.state.store.get(key, EPOCH_S + self.now)
 
-    def search(self, names: Sequence[str], n: int, value: bytes = b"value") -> Result:
+    def search(
+        self, names: Sequence[str], n: int, value: bytes = b"value", *, at_once: int = 1
+    ) -> Result:
         """`n` searches from random honest nodes that do not keep the record themselves."""
         result = Result()
-        for i in range(n):
-            name = names[i % len(names)]
-            key = provider_key(name)
-            (asker,) = self.some(1, partial(self._lacks, key))
-            found, took_s = self.get(asker, name)
-            result.asked += 1
-            result.found += [r.value for r in found.records] == [value]
-            result.hops[found.hops] += 1
-            result.sent.append(found.sent)
-            result.took_s.append(took_s)
+        for first in range(0, n, at_once):
+            wanted = [names[i % len(names)] for i in range(first, min(n, first + at_once))]
+            askers = (self.some(1, partial(self._lacks, provider_key(name)))[0] for name in wanted)
+            for found, took_s in self.get_all(list(zip(askers, wanted, strict=True))):
+                result.asked += 1
+                result.found += [r.value for r in found.records] == [value]
+                result.hops[found.hops] += 1
+                result.sent.append(found.sent)
+                result.took_s.append(took_s)
         return result
 
 
