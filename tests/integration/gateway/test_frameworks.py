@@ -6,11 +6,14 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any, Final
 
+import pytest
+
 from aitorrentd.api import Chunk, GenerateRequest
 from aitorrentd.api.models.tools import ToolCall
 from tests.integration.gateway.test_openai_js import END, Everything
 from tests.support.clients.python_programs import run_python
-from tests.support.gateway_nodes import gateway_node
+from tests.support.gateway_nodes import code_blocks, gateway_node
+from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import NodeFactory
 
 LANGCHAIN: Final = """
@@ -135,3 +138,10 @@ async def test_litellm(node_factory: NodeFactory) -> None:
     # it falls back to a model with a larger context on this class alone
     assert found["long"] == "ContextWindowExceededError"
     assert (found["busy"], found["lost"]) == ("RateLimitError", "ServiceUnavailableError")
+
+
+@pytest.mark.parametrize("code", code_blocks("programs", "python"), ids=("langchain", "litellm"))
+async def test_snippet_of_the_documentation(node_factory: NodeFactory, code: str) -> None:
+    assert "http://127.0.0.1:8000" in code
+    _, address = await gateway_node(node_factory, FakeBackend("f", models=("demo",)))
+    assert await run_python(code.replace("127.0.0.1:8000", address)) == "one two\n"

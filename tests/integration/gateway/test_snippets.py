@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.support.gateway_nodes import gateway_node
+from tests.support.gateway_nodes import code_blocks, gateway_node
 from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import NodeFactory
 
@@ -33,6 +35,23 @@ def snippets(page: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("page", PRINTED)
 def test_each_snippet_is_run(page: str) -> None:
     assert len(snippets(page)) == len(PRINTED[page])
+
+
+async def test_snippet_over_a_unix_socket(node_factory: NodeFactory, tmp_path: Path) -> None:
+    socket = tmp_path / "http.sock"
+    await gateway_node(node_factory, FakeBackend("f", models=("demo",)), unix_socket=str(socket))
+    (code,) = code_blocks("programs", "sh")
+    code = code.replace("/run/aitorrent/http.sock", str(socket))
+    process = await asyncio.create_subprocess_exec("sh", "-ec", code, stdout=subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert json.loads(out)["choices"][0]["message"]["content"] == "one two"
+
+
+def test_editors_start_the_same_bridge() -> None:
+    """Claude Code starts it by the settings on the page about MCP, in a test of its own."""
+    (editor,) = (json.loads(code) for code in code_blocks("programs", "json"))
+    bridge, _ = (json.loads(code) for code in code_blocks("mcp", "json"))
+    assert editor["servers"] == bridge["mcpServers"]
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_opencode_is_told_by_its_configuration_in_the_environment() -> None:
 
 def test_aider_and_qwen_are_told_by_what_openai_clients_read() -> None:
     aider, qwen = (PROGRAMS[name].start(HERE, Model("m")) for name in ("aider", "qwen"))
-    assert aider.arguments == ("--model", "openai/m")
+    assert aider.arguments == ("--no-show-model-warnings", "--model", "openai/m")
     assert qwen.environment["OPENAI_MODEL"] == "m"
     for start in (aider, qwen):
         assert start.environment["OPENAI_BASE_URL"] == "http://127.0.0.1:8000/v1"
