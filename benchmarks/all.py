@@ -22,6 +22,7 @@ BENCHMARKS = {  # and how each is invoked; the last option takes the file
     "dht": ("dht", "--out"),
     "seeding": ("seeding", "--out"),
     "tracker": ("tracker", "--out"),
+    "gateway": ("gateway", "--out"),
     "faces": ("faces", "--out"),
     "mcp_tools": ("mcp_tools", "--out"),
     "scrape": ("scrape", "--out"),

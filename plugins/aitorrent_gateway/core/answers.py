@@ -71,6 +71,8 @@ class Pieces(Generic[T]):
         self.task: asyncio.Task[None]
         self._given_s: float | None = None
         "When the last batch was given, on the loop's clock."
+        self._is_fast = False
+        "Whether the next batch may be awaited as a whole, not its first piece."
 
     def wake(self, _: object = None) -> None:
         """Let a waiting reader look again."""
@@ -86,6 +88,8 @@ class Pieces(Generic[T]):
         """
         queue, found = self.queue, list[T]()
         loop, given_s = asyncio.get_running_loop(), self._given_s
+        if self._is_fast and not self.task.done():
+            await asyncio.wait((self.task,), timeout=REST_S)
         if queue.empty() and not self.task.done():
             # Cheaper than a timeout, for something that happens for each token.
             wait_s = HEADERS_S if given_s is None else KEEP_ALIVE_S
@@ -96,10 +100,12 @@ class Pieces(Generic[T]):
                 timer.cancel()
         else:
             item = None if queue.empty() else queue.get_nowait()
-        self._given_s = loop.time()
-        if given_s is not None and not self.task.done():
-            rest_s = given_s + REST_S - self._given_s
-            if rest_s > 0:
+        now = self._given_s = loop.time()
+        if given_s is not None:
+            rest_s = given_s + REST_S - now
+            # Waking for each first piece, too, would cost as much as sending it.
+            self._is_fast = rest_s > 0 or (self._is_fast and not queue.empty())
+            if rest_s > 0 and not self.task.done():
                 await asyncio.wait((self.task,), timeout=rest_s)
                 self._given_s = loop.time()
         while item is not None:

@@ -42,3 +42,22 @@ async def test_pieces_of_a_slow_stream_are_not_delayed() -> None:
     found = await batches(REST_S * 2)
     assert [batch for _, batch in found] == [[n] for n in range(100)]
     assert [at for at, _ in found] == pytest.approx([n * REST_S * 2 for n in range(100)])
+
+
+async def test_stream_that_turns_slow_is_not_delayed_for_long() -> None:
+    loop = asyncio.get_running_loop()
+    made: list[float] = []
+
+    async def both() -> AsyncGenerator[int]:
+        for n in range(150):
+            await asyncio.sleep(REST_S / 10 if n < 100 else REST_S * 2)
+            made.append(loop.time())
+            yield n
+
+    late = list[float]()
+    async with ahead(both()) as pieces:
+        while len(late) < 150:
+            batch = await pieces.batch()
+            late += [loop.time() - made[len(late) + i] for i in range(len(batch))]
+    assert max(late) <= REST_S * 2
+    assert late[-40:] == pytest.approx([0] * 40)
