@@ -117,11 +117,13 @@ def refuse_fetching(name: str, url: object) -> None:
 
 
 def seed_of(value: object) -> int:
-    """A seed as this node takes it; clients also send negative ones.
+    """A seed as this node takes it; clients also send negative ones, and 1.0 for 1.
 
     Raises:
         InvalidParams: it is no integer.
     """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if type(value) is not int:
         raise wrong("seed", "must be an integer")
     return value % MAX_SEED

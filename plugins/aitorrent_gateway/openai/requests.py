@@ -201,6 +201,8 @@ def _refuse(fields: Mapping[str, Any]) -> None:
 def sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that chat, completions and responses have in common."""
     params = {name: fields[name] for name in SAME if name in fields}
+    if params.get("top_k") == -1:  # vLLM's word for "all"
+        params["top_k"] = 0
     if (seed := fields.get("seed")) is not None:
         params["seed"] = seed_of(seed)
     if (stop := fields.get("stop")) is not None:

@@ -51,6 +51,8 @@ def fault(body: dict[str, Any], read: Any = chat) -> InvalidParams:
         ({"stop": "a"}, {"stop": ("a",)}),
         ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
         ({"seed": -1}, {"seed": 2**63 - 1}),
+        ({"seed": 7.0, "max_tokens": 5.0}, {"seed": 7, "max_tokens": 5}),
+        ({"top_k": -1}, {"top_k": 0}),
         ({"presence_penalty": 1, "frequency_penalty": -1},) * 2,
         ({"top_k": 4, "min_p": 0.1, "repeat_penalty": 1.1},) * 2,
         ({"response_format": {"type": "text"}}, {}),
