@@ -12,7 +12,7 @@ from aitorrent_shards.answering.logprobs import Scorer
 from aitorrent_shards.answering.output import Output
 from aitorrent_shards.answering.sampler import choose
 from aitorrent_shards.answering.transcript import Transcript
-from aitorrent_shards.chats.reading import Piece
+from aitorrent_shards.chats.pieces import Piece
 from aitorrent_shards.node_services import Demand, NodeServices
 from aitorrent_shards.protocol.messages import Candidates, Want
 from aitorrent_shards.ring.repair import Waiting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aitorrent_shards.chats.reading import AnswerReader, Piece
+from aitorrent_shards.chats.pieces import Piece, Reader
 from aitorrent_shards.models.detokenizer import Detokenizer, StopTexts
 
 
@@ -12,7 +12,7 @@ class Output:
     """The pieces of one answer. Stop texts count in its text only, not in reasoning and calls."""
 
     def __init__(
-        self, detokenizer: Detokenizer, stops: Sequence[str], reader: AnswerReader | None
+        self, detokenizer: Detokenizer, stops: Sequence[str], reader: Reader | None
     ) -> None:
         """`reader` splits the text of a model that can do more than write text."""
         self._detokenizer, self._reader = detokenizer, reader

@@ -6,8 +6,11 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from aitorrent_shards.chats.formats import Style
 from aitorrent_shards.chats.grammars import CallRules
+from aitorrent_shards.chats.harmony import HarmonyReader
 from aitorrent_shards.chats.messages import template_messages, template_tools
+from aitorrent_shards.chats.pieces import Reader
 from aitorrent_shards.chats.reading import AnswerReader
 from aitorrent_shards.models.grammar import Grammar
 from aitorrentd.api import GenerateRequest, InvalidParams
@@ -84,16 +87,18 @@ class Prompting:
         is_short = size + len(context) <= _THREAD_ABOVE_CHARS and not self._offered
         return encode() if is_short else await asyncio.to_thread(encode)
 
-    def reader(self, prompt: tuple[int, ...]) -> AnswerReader | None:
+    def reader(self, prompt: tuple[int, ...]) -> Reader | None:
         """Splits the answer to `prompt`; None where it is nothing but text."""
-        thinking = self._tokenizer.thinking
+        thinking, found = self._tokenizer.thinking, self._tokenizer.tools
+        if found is not None and found.style is Style.HARMONY and not self._request.raw:
+            return HarmonyReader(found, self._offered)
         if self._request.raw or (thinking is None and not self._offered):
             return None
         return AnswerReader(
             thinking=thinking,
             is_thinking=self._tokenizer.opens_thinking(prompt),
-            tools=self._tokenizer.tools if self._offered else None,
-            names=[tool.name for tool in self._offered],
+            tools=found if self._offered else None,
+            offered=self._offered,
         )
 
     async def grammar(self) -> Grammar | None:
@@ -114,7 +119,10 @@ class Prompting:
 
     def _rules(self) -> CallRules | None:
         found, choice = self._tokenizer.tools, self._request.tool_choice
-        if found is None or not self._offered:
+        if found is None or self._request.raw:
+            return None
+        is_whole = found.style is Style.HARMONY and self._request.params.format is not None
+        if not self._offered and not is_whole:
             return None
         is_named = isinstance(choice, NamedTool)
         tools = tuple(
@@ -127,6 +135,7 @@ class Prompting:
             tools,
             is_required=is_named or choice == "required",
             is_parallel=self._request.parallel_tool_calls is not False,
+            may_think=self.wants_thinking,
         )
 
     def _thinking_variables(self) -> dict[str, Any]:

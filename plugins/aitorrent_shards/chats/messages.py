@@ -99,9 +99,22 @@ def _call(call: ToolCall, short_ids: bool) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None  # the model wrote it, so it is shown as it is
     if isinstance(found, dict):
-        arguments = found
+        arguments = _Arguments(found)
     function = {"name": call.name, "arguments": arguments}
     return {"id": _id(call.id, short_ids), "type": "function", "function": function}
+
+
+class _Arguments(dict[str, Any]):
+    """Arguments of a call, which some templates take for an object and others for a text."""
+
+    def __str__(self) -> str:
+        return json.dumps(self, ensure_ascii=False)
+
+    def __add__(self, other: str) -> str:
+        return f"{self}{other}"
+
+    def __radd__(self, other: str) -> str:
+        return f"{other}{self}"
 
 
 def _id(given: str, short_ids: bool) -> str:

@@ -6,22 +6,25 @@ loses what the model wrote. Only a call that the token limit cut off is dropped,
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
 from aitorrent_shards.chats.formats import Style, Tag, ThinkTags, ToolFormat
 from aitorrent_shards.chats.heads import could_be_call
 from aitorrent_shards.chats.objects import ObjectScanner, call_in, call_of
+from aitorrent_shards.chats.pieces import Piece, joined
+from aitorrent_shards.chats.scanning import CallScanner, Offered, call_scanner
 from aitorrent_shards.models.detokenizer import overlap
-from aitorrentd.api.models.tools import MAX_CALLS, ToolCall
+from aitorrentd.api.models.tools import MAX_CALLS, Tool, ToolCall
 
 _SKIPPED: Final = {
     Style.HERMES: "",
     Style.LLAMA: ";",
     Style.MISTRAL_LIST: "[,]",
     Style.MISTRAL_ARGS: "",
+    Style.PARAMETERS: "",
+    Style.DEEPSEEK: "`",
 }
 "What stands around the objects of calls, besides white space."
 _WHOLE: Final = ("", "]", ";")
@@ -29,21 +32,12 @@ _WHOLE: Final = ("", "]", ";")
 _MAX_NAME: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of an answer: one of the three."""
-
-    text: str = ""
-    thinking: str = ""
-    call: ToolCall | None = None
-
-
 class _State(Enum):
     START = "nothing but white space yet"
     THINKING = "in the reasoning"
     TEXT = "in the text"
     CALL = "where a call may begin"
-    OBJECT = "in the JSON object of a call"
+    OBJECT = "in the JSON object of a call, or in a call that is none"
 
 
 class AnswerReader:
@@ -55,16 +49,18 @@ class AnswerReader:
         thinking: ThinkTags | None = None,
         is_thinking: bool = False,
         tools: ToolFormat | None = None,
-        names: Collection[str] = (),
+        offered: Sequence[Tool] = (),
     ) -> None:
-        """`is_thinking`: whether the prompt opened the reasoning. `names`: the offered tools."""
-        self._thinking, self._format, self._names = thinking, tools, frozenset(names)
+        """`is_thinking`: whether the prompt opened the reasoning. `tools`: how offered ones are
+        called."""
+        self._thinking, self._format = thinking, tools
+        self._offered: Offered = {tool.name: tool.parameters or {} for tool in offered}
         self._state = _State.THINKING if is_thinking and thinking is not None else _State.START
         self._held = ""
         "Text that may turn out to be part of a tag, or white space at an edge."
         self._raw = ""
         "What was written since a call may have begun, in case that it is none."
-        self._scanner: ObjectScanner | None = None
+        self._scanner: ObjectScanner | CallScanner | None = None
         self._name = ""
         self._follows_thinking = False
         self.calls = 0
@@ -114,7 +110,7 @@ class AnswerReader:
                     text = self._before_object(text, pieces)
                 case _State.OBJECT:
                     text = self._in_object(text, pieces)
-        return _joined(pieces)
+        return joined(pieces)
 
     def mark(self, tag: Tag) -> list[Piece]:
         """The pieces before a token that is a tag."""
@@ -129,7 +125,9 @@ class AnswerReader:
             self._held, self._state = "", _State.THINKING
         elif may_think and thinking is not None and tag == thinking.close:
             self._end_thinking(pieces)  # the prompt opened and closed it; some models repeat that
-        elif state is _State.OBJECT and self._scanner is not None and self._scanner.in_string:
+        elif tools is not None and tools.begin is not None and tag in tools.tags:
+            pieces += self.push(tag.text)
+        elif isinstance(self._scanner, ObjectScanner) and self._scanner.in_string:
             pieces += self.push(tag.text)  # in an argument that quotes it
         elif tools is not None and tag == tools.open:
             self._open_call(pieces)
@@ -146,7 +144,7 @@ class AnswerReader:
         else:
             pieces.append(Piece(text=self._take() + tag.text))
             self._state = _State.TEXT
-        return _joined(pieces)
+        return joined(pieces)
 
     def finish(self) -> tuple[list[Piece], bool]:
         """The last pieces, and whether the answer ends inside a call."""
@@ -161,7 +159,7 @@ class AnswerReader:
             pass  # white space at an edge is no part of the answer
         elif state in (_State.START, _State.TEXT):
             pieces.append(Piece(text=self._take()))
-        return _joined(pieces), is_cut
+        return joined(pieces), is_cut
 
     def _take(self) -> str:
         held, self._held = self._held, ""
@@ -183,7 +181,7 @@ class AnswerReader:
             self._held = whole
             return ""
         if self._format is not None and self._format.style is Style.LLAMA:
-            likely = could_be_call(words, self._names)
+            likely = could_be_call(words, self._offered)
             if likely is None:
                 self._held = whole
                 return ""
@@ -217,14 +215,18 @@ class AnswerReader:
 
     def _in_text(self, text: str, pieces: list[Piece]) -> str:
         whole = self._take() + text
-        opening = self._format.open if self._format is not None else None
-        if opening is not None and opening.token is None:
-            before, found, after = whole.partition(opening.text)
+        tools = self._format
+        if tools is not None and tools.is_spelled(tools.open):
+            found = [(at, each) for each in tools.openings if (at := whole.find(each)) >= 0]
             if found:
-                self._held = before
+                at, opening = min(found)
+                self._held = whole[:at]
                 self._open_call(pieces)
-                return after
-            keep = overlap(whole, opening.text)
+                if opening == tools.open.text:
+                    return whole[at + len(opening) :]
+                self._raw = self._raw.removesuffix(tools.open.text)
+                return whole[at:]
+            keep = max(overlap(whole, each) for each in tools.openings)
             whole, self._held = whole[: len(whole) - keep], whole[len(whole) - keep :]
         if self._format is not None:
             # White space before a call is no part of the answer.
@@ -253,28 +255,39 @@ class AnswerReader:
         if self._held:
             text = self._take() + text
         rest = text.lstrip(" \t\r\n" + _SKIPPED[tools.style])
-        self._raw += text[: len(text) - len(rest)]
+        skipped = text[: len(text) - len(rest)]
+        if self._raw.strip() or "`" not in skipped:  # the end of a fence belongs to the call before
+            self._raw += skipped
         if not rest:
             return ""
-        closing = tools.close
-        if closing is not None and closing.token is None and closing.text[0] == rest[0]:
-            if rest.startswith(closing.text):
-                self._close_call(pieces)
-                return rest[len(closing.text) :]
-            if closing.text.startswith(rest):
+        tags = [
+            (tag, tools.is_spelled(tag)) for tag in (tools.close, tools.open) if tag is not None
+        ]
+        tags += [(tag, True) for tag in (tools.each or ())[1:]]
+        for tag, is_spelled in tags:
+            # The outer tag again means nothing; after something else it begins anew.
+            is_due = is_spelled and (tag != tools.open or not self._raw.strip())
+            if is_due and rest.startswith(tag.text):
+                if tag == tools.close:
+                    self._close_call(pieces)
+                elif tag == tools.open:
+                    self._raw = tag.text
+                elif self._raw.strip():  # the end of a call that is none
+                    self._raw += tag.text
+                return rest[len(tag.text) :]
+            if is_due and tag.text.startswith(rest):
                 self._held = rest
                 return ""
-        opening = tools.open
-        if opening.token is None and rest[0] == opening.text[0] and not self._raw.strip():
-            if rest.startswith(opening.text):
-                self._raw = opening.text
-                return rest[len(opening.text) :]
-            if opening.text.startswith(rest):
-                self._held = rest
-                return ""
-        if rest[0] == "{":
+        begin = tools.begin
+        if begin is None and rest[0] == "{":
             self._scanner, self._state = ObjectScanner(), _State.OBJECT
             return rest
+        if begin is not None and rest.startswith(begin):
+            self._scanner, self._state = call_scanner(tools, self._offered), _State.OBJECT
+            return rest
+        if begin is not None and begin.startswith(rest):
+            self._held = rest
+            return ""
         self._give_up(pieces)
         return rest
 
@@ -301,6 +314,11 @@ class AnswerReader:
         if scanner is None:
             self._state = _State.TEXT
             return text
+        if not isinstance(scanner, ObjectScanner):
+            after = scanner.feed(text)
+            if after is not None:
+                self._end_object(scanner.call(), pieces)
+            return after or ""
         if scanner.is_empty:
             rest = text.lstrip()
             self._raw += text[: len(text) - len(rest)]
@@ -314,19 +332,23 @@ class AnswerReader:
         if end is None:
             return ""
         is_named = self._format is not None and self._format.style is Style.MISTRAL_ARGS
-        call = call_in(scanner.text, self._names) if not is_named else self._named(scanner.text)
+        call = call_in(scanner.text, self._offered) if not is_named else self._named(scanner.text)
+        self._end_object(call, pieces)
+        return text[end:]
+
+    def _end_object(self, call: ToolCall | None, pieces: list[Piece]) -> None:
         if call is None or self.calls >= MAX_CALLS:
             self._give_up(pieces)
-            return text[end:]
+            return
         self.calls += 1
         pieces.append(Piece(call=call))
         self._raw, self._name, self._scanner = "", "", None
-        self._state = _State.CALL if not is_named else _State.TEXT
-        return text[end:]
+        tools = self._format
+        self._state = _State.TEXT if tools is not None and tools.ends_outside else _State.CALL
 
     def _named(self, arguments: str) -> ToolCall | None:
         name = self._name.partition("[CALL_ID]")[0].strip()
-        return call_of(name, arguments) if name in self._names else None
+        return call_of(name, arguments) if name in self._offered else None
 
     def _close_call(self, pieces: list[Piece]) -> None:
         closing = self._format.close if self._format is not None else None
@@ -341,8 +363,3 @@ class AnswerReader:
         pieces.append(Piece(text="" if raw.strip() in _WHOLE else raw))
         self._raw, self._name, self._scanner = "", "", None
         self._state = _State.TEXT
-
-
-def _joined(pieces: list[Piece]) -> list[Piece]:
-    """The pieces without empty ones."""
-    return [piece for piece in pieces if piece.text or piece.thinking or piece.call is not None]

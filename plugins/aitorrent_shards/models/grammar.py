@@ -166,7 +166,7 @@ class GrammarCompiler:
                 f"the tools' schemas have more than {_MAX_TOOL_BYTES} bytes", params=["tools"]
             )
         for name, schema in schemas.items():
-            options = _OPTIONS if _is_exact(rules, name) else _TOOL_OPTIONS
+            options = _OPTIONS if rules.is_exact(_number(name)) else _TOOL_OPTIONS
             schemas[name] = {**schema, "x-guidance": options}
         if form is not None:
             self.compile(form)
@@ -186,9 +186,9 @@ class GrammarCompiler:
         alone = self._matcher(_joined(f"start: @{name}", {name: schema}))
         if not alone.is_error():
             return schema
-        if _is_exact(rules, name):
+        if rules.is_exact(_number(name)):
             raise _refused(alone.get_error(), _parameters_of(rules, name))
-        return dict(_ANY_OBJECT)
+        return {} if "_" in name else dict(_ANY_OBJECT)
 
     def _matcher(self, grammar: str) -> LLMatcher:
         """A matcher at the beginning of a grammar. The latest grammars are kept, since agents send
@@ -240,13 +240,13 @@ def _joined(main: str, schemas: Mapping[str, Mapping[str, Any]]) -> str:
     return json.dumps({"grammars": [{"name": "main", "lark_grammar": main}, *parts]})
 
 
-def _is_exact(rules: CallRules, name: str) -> bool:
-    """Whether every keyword of a tool's schema has to hold."""
-    return rules.is_required or bool(rules.tools[int(name[1:])].strict)
+def _number(name: str) -> int:
+    """Which tool a schema belongs to: `t3` is the third one's, `t3_0` that of a parameter."""
+    return int(name[1:].partition("_")[0])
 
 
 def _parameters_of(rules: CallRules, name: str) -> str:
-    return f"parameters of the tool {rules.tools[int(name[1:])].name}"
+    return f"parameters of the tool {rules.tools[_number(name)].name}"
 
 
 def check_size(schema: Mapping[str, Any], what: str = "format") -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer
 
-from aitorrent_shards.chats.formats import think_tags, tool_format
+from aitorrent_shards.chats.formats import HARMONY_ENDS, Style, think_tags, tool_format
 from aitorrent_shards.models.chat_template import DEFAULT, TOOL_USE, ChatTemplate, read_templates
 from aitorrent_shards.models.detokenizer import Detokenizer
 from aitorrent_shards.models.folder import CONFIG, ModelFiles, read_optional_json
@@ -79,6 +79,8 @@ class ModelTokenizer:
             self._ends = self.generation.end_ids
         else:
             self._ends = frozenset(_ids(files.settings.get("eos_token_id")))
+        if self.tools is not None and self.tools.style is Style.HARMONY:
+            self._ends |= {ids[text] for text in HARMONY_ENDS if text in ids}
         self.grammars = GrammarCompiler(
             self._tokenizer.to_str, files.vocab, self.end_ids, model=model
         )

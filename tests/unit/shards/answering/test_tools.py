@@ -16,6 +16,8 @@ from aitorrent_shards.models.tokenizer import ModelTokenizer
 from aitorrentd.api import Chunk, GenerateRequest, InvalidParams, StageLost
 from aitorrentd.api.models.tools import ToolCall
 from tests.support.shards.shards_fakes import FakeNode, toy_network, write_toy_model
+from tests.unit.shards.chats.test_chat_formats import CALLS, HEAD, TAIL
+from tests.unit.shards.chats.test_chat_formats import TEMPLATES as CALL_TEMPLATES
 
 pytestmark = pytest.mark.jump_clock
 
@@ -95,6 +97,22 @@ async def test_required_call_is_valid_whatever_the_weights_are(
         # Stop texts are for the text of an answer.
         cut = asked(tool_choice={"name": "look"}, params={"stop": ["age", "</tool"]})
         check(calls_in(await answer(nodes[0], cut))[0], "look")
+
+
+@pytest.mark.parametrize("kind", ["Qwen3-Coder", "GLM", "DeepSeek V3", "DeepSeek V3.1", "gpt-oss"])
+async def test_required_call_is_valid_in_other_formats(tmp_path: Path, kind: str) -> None:
+    template = f"{HEAD}{CALLS}{CALL_TEMPLATES[kind][1]}{TAIL}"
+    async with toy_network(model(tmp_path, template), "all") as nodes:
+        for seed in range(2):
+            one = {"tool_choice": "required", "parallel_tool_calls": False}
+            found = await answer(nodes[0], asked(params={"seed": seed, "max_tokens": 300}, **one))
+            assert (found[-1].reason, text_of(found)) == ("tool_calls", "")
+            (call,) = calls_in(found)
+            check(call)
+            assert "".join(chunk.thinking for chunk in found) == ""
+        if kind == "gpt-oss":  # whose answers in JSON are on a channel of their own
+            found = await answer(nodes[0], asked(tools=[], params={"format": AGE}))
+            assert 10 <= json.loads(text_of(found))["age"] <= 99
 
 
 async def test_call_is_the_same_after_a_loss(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from aitorrent_shards.answering.output import Output
-from aitorrent_shards.chats.formats import ToolFormat, tool_format
+from aitorrent_shards.chats.formats import Style, ToolFormat, tool_format
 from aitorrent_shards.chats.grammars import CallRules
+from aitorrent_shards.chats.harmony import HarmonyReader
+from aitorrent_shards.chats.pieces import Reader
 from aitorrent_shards.chats.reading import AnswerReader
 from aitorrent_shards.models.detokenizer import Detokenizer
 from aitorrent_shards.models.grammar import Grammar, GrammarCompiler, allows
@@ -21,7 +24,12 @@ from aitorrentd.api.models.tools import Tool, ToolCall
 from tests.unit.shards.chats.test_reading import TEMPLATES
 
 END = 257
-TAGS = ("<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
+TAGS = (
+    *("<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
+    *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "<|channel|>", "<|message|>"),
+    *("<|start|>", "<|constrain|>", "<|end|>", "<|return|>", "<|call|>", "<｜tool▁calls▁begin｜>"),
+    *("<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"),
+)
 AGE = {
     "type": "object",
     "properties": {"age": {"type": "integer", "minimum": 10, "maximum": 99}},
@@ -83,8 +91,16 @@ def answer_by_chance(grammar: Grammar, seed: int, limit: int = 600) -> list[int]
     return found
 
 
-def calls_in(tokens: list[int], kind: str, has_tags: bool) -> tuple[str, list[ToolCall]]:
-    reader = AnswerReader(tools=format_of(kind, has_tags), names=["look", "stop"])
+def reader_in(tools: ToolFormat, offered: Sequence[Tool]) -> Reader:
+    if tools.style is Style.HARMONY:
+        return HarmonyReader(tools, offered)
+    return AnswerReader(tools=tools, offered=offered)
+
+
+def calls_in(
+    tokens: list[int], kind: str, has_tags: bool, offered: Sequence[Tool] = ()
+) -> tuple[str, list[ToolCall]]:
+    reader = reader_in(format_of(kind, has_tags), offered or (LOOK, STOP))
     output = Output(Detokenizer(tokenizer(has_tags)), (), reader)
     pieces = [piece for token in tokens for piece in output.push(token)] + output.finish()
     calls = [piece.call for piece in pieces if piece.call is not None]
@@ -136,7 +152,7 @@ def test_mistral_may_give_its_call_an_id() -> None:
     check(call)
 
 
-@pytest.mark.parametrize("kind", ["hermes", "llama", "list", "args"])
+@pytest.mark.parametrize("kind", [k for k in TEMPLATES if k != "harmony"])
 def test_several_calls_are_valid_too(kind: str) -> None:
     most = 0
     for seed in range(8):
@@ -176,7 +192,7 @@ def test_model_is_free_until_it_begins_a_call() -> None:
     assert grammar.is_binding
 
 
-@pytest.mark.parametrize("kind", ["hermes", "list", "args"])
+@pytest.mark.parametrize("kind", [k for k in TEMPLATES if k not in ("llama", "harmony")])
 def test_tag_that_is_text_begins_a_call_too(kind: str) -> None:
     auto = rules(kind, False, is_required=False)
     opening = format_of(kind, False).open.text
@@ -236,3 +252,96 @@ def test_schema_that_cannot_be_applied_is_refused_only_where_it_must_hold() -> N
         deep = {"type": "object", "properties": {"a": deep}}
     with pytest.raises(InvalidParams, match="^parameters of the tool deep: .*nested more than 64"):
         compiler(True).compile_calls(rules("hermes", True, Tool(name="deep", parameters=deep)))
+
+
+TYPED = Tool(
+    name="typed",
+    parameters={
+        "type": "object",
+        "properties": {
+            "unit": {"enum": ["c", "f"]},
+            "note": {"type": "string", "minLength": 1, "maxLength": 3},
+            "deep": {"$ref": "#/$defs/deep"},
+            "size": {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 9}, {"type": "null"}]},
+        },
+        "required": ["unit", "note", "deep", "size"],
+        "$defs": {"deep": {"type": "object", "properties": {}, "additionalProperties": False}},
+    },
+)
+
+
+@pytest.mark.parametrize("has_tags", [True, False], ids=["tokens", "text"])
+@pytest.mark.parametrize("kind", ["coder", "glm", "invoke"])
+def test_parameters_in_tags_have_the_types_of_the_schema(kind: str, has_tags: bool) -> None:
+    seen = set()
+    for seed in range(8):
+        grammar = compiler(has_tags).compile_calls(rules(kind, has_tags, TYPED))
+        text, (call,) = calls_in(answer_by_chance(grammar, seed), kind, has_tags, [TYPED])
+        found = json.loads(call.arguments)
+        assert text == ""
+        assert found["unit"] in ("c", "f")
+        assert 1 <= len(found["note"]) <= 3
+        assert found["deep"] == {}
+        assert found["size"] is None or 1 <= found["size"] <= 9
+        seen.add((found["unit"], found["note"]))
+    assert len(seen) > 1
+
+
+def test_tool_of_any_arguments_takes_them_in_tags_too() -> None:
+    loose = Tool(name="loose", parameters={"type": "object"})
+    grammar = compiler(True).compile_calls(rules("coder", True, loose))
+    text = "<tool_call><function=loose><parameter=a>\nx\n</parameter></function></tool_call>"
+    assert walk(grammar, text) is None
+    assert json.loads(calls_in(ids(text), "coder", True, [loose])[1][0].arguments) == {"a": "x"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ({"properties": {"a": {"type": "string", "pattern": "x"}}}, "pattern of a text"),
+        ({"properties": {"a>": {}}}, "a parameter named 'a>'"),
+        ({"properties": {"a": {}}, "minProperties": 1}, "minProperties beside the parameters"),
+    ],
+)
+def test_what_parameters_in_tags_cannot_enforce_is_refused_where_it_must_hold(
+    schema: dict[str, Any], why: str
+) -> None:
+    tool = Tool(name="odd", parameters={"type": "object", **schema})
+    with pytest.raises(InvalidParams, match=f"^parameters of the tool odd: .*{why} cannot be"):
+        compiler(True).compile_calls(rules("coder", True, tool))
+    compiler(True).compile_calls(rules("coder", True, tool, is_required=False))
+
+
+def test_harmony_is_free_until_a_header_names_a_tool() -> None:
+    auto = rules("harmony", True, is_required=False)
+    for head in (
+        "<|channel|>commentary to=functions.",
+        "<|channel|>analysis to=functions.",
+        "<|start|>assistant to=functions.",
+    ):
+        grammar = compiler(True).compile_calls(auto)
+        assert walk(grammar, "<|channel|>analysis<|message|>hm<|end|><|start|>assistant") is None
+        assert not grammar.is_binding
+        assert walk(grammar, head) is None
+        assert grammar.is_binding
+        assert walk(grammar, "other") == "o"
+        assert walk(grammar, 'look <|constrain|>json<|message|>{"age": 42}') is None
+        assert not grammar.is_binding
+        assert grammar.takes(END)
+
+
+def test_harmony_answers_in_json_on_its_channel_after_reasoning_if_wanted() -> None:
+    form = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    thoughts = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant"
+    answer = '<|channel|>final<|message|>{"ok":true}'
+    call = "<|channel|>commentary to=functions.stop <|constrain|>json<|message|>{}"
+    found = format_of("harmony", True)
+    for thinks in (False, True):
+        only = CallRules(found, (), is_required=False, is_parallel=False, may_think=thinks)
+        either = CallRules(found, (STOP,), is_required=False, is_parallel=False, may_think=thinks)
+        for asked, text in ((only, answer), (either, answer), (either, call)):
+            grammar = compiler(True).compile_calls(asked, form)
+            assert (walk(grammar, thoughts) is None) == thinks
+            grammar = compiler(True).compile_calls(asked, form)
+            assert walk(grammar, thoughts * thinks + text) is None
+            assert grammar.takes(END)

@@ -7,23 +7,44 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aitorrent_shards.chats.formats import Tag, ToolFormat, think_tags, tool_format
-from aitorrent_shards.chats.reading import AnswerReader, Piece
+from aitorrent_shards.chats.formats import Style, Tag, ToolFormat, think_tags, tool_format
+from aitorrent_shards.chats.harmony import HarmonyReader
+from aitorrent_shards.chats.pieces import Piece, Reader
+from aitorrent_shards.chats.reading import AnswerReader
+from aitorrentd.api.models.tools import Tool
 from tests.support.effort import examples
 
 HERMES = "<tools> {{ tools }} <tool_call> {} </tool_call>"
 LLAMA = '{"name": function name, "parameters": dictionary of argument name and its value}'
 MISTRAL = "[AVAILABLE_TOOLS] [TOOL_CALLS] [TOOL_RESULTS] length 9"
 MISTRAL_ARGS = "[AVAILABLE_TOOLS] [TOOL_CALLS] [CALL_ID] [ARGS]"
-TEMPLATES = {"hermes": HERMES, "llama": LLAMA, "list": MISTRAL, "args": MISTRAL_ARGS}
+CODER = "<tool_call> <function=name> <parameter=key> </parameter> </function> </tool_call>"
+GLM = "<tool_call>{name} <arg_key> </arg_key> <arg_value> </arg_value> </tool_call>"
+INVOKE = '<minimax:tool_call> <invoke name="x"> <parameter name="y"> </invoke>'
+DEEPSEEK = "<｜tool▁calls▁begin｜> <｜tool▁call▁begin｜> <｜tool▁sep｜>"
+FENCED = f"{DEEPSEEK} ```json"
+HARMONY = "<|start|>system<|channel|>analysis<|message|>"
+TEMPLATES = {
+    "hermes": HERMES,
+    "llama": LLAMA,
+    "list": MISTRAL,
+    "args": MISTRAL_ARGS,
+    "coder": CODER,
+    "glm": GLM,
+    "invoke": INVOKE,
+    "deepseek": DEEPSEEK,
+    "fenced": FENCED,
+    "harmony": HARMONY,
+}
 THINK = think_tags("<think></think>", lambda text: None)
-NAMES = ("look", "run_shell")
+OFFERED = (Tool(name="look"), Tool(name="run_shell"))
 CALL = '<tool_call>\n{"name": "look", "arguments": {"city": "Köln"}}\n</tool_call>'
 KOELN = ("look", {"city": "Köln"})
 
@@ -44,6 +65,20 @@ def format_of(kind: str, tokens: bool = False) -> ToolFormat:
     return found
 
 
+def reader_of(
+    kind: str | None,
+    *,
+    is_thinking: bool = False,
+    tokens: bool = False,
+    offered: Sequence[Tool] = OFFERED,
+) -> Reader:
+    tools = format_of(kind, tokens) if kind else None
+    if tools is not None and tools.style is Style.HARMONY:
+        return HarmonyReader(tools, offered)
+    thinking = think_tags("", {"<think>": 1, "</think>": 2}.get) if tokens else THINK
+    return AnswerReader(thinking=thinking, is_thinking=is_thinking, tools=tools, offered=offered)
+
+
 def outcome(pieces: list[Piece], is_cut: bool) -> Outcome:
     calls = [piece.call for piece in pieces if piece.call is not None]
     assert all(re.fullmatch("[A-Za-z0-9]{9}", call.id) for call in calls)
@@ -56,26 +91,31 @@ def outcome(pieces: list[Piece], is_cut: bool) -> Outcome:
     )
 
 
-def read(answer: str, kind: str | None, *, is_thinking: bool = False) -> Outcome:
+def read(
+    answer: str,
+    kind: str | None,
+    *,
+    is_thinking: bool = False,
+    offered: Sequence[Tool] = OFFERED,
+) -> Outcome:
     """The outcome, the same however the answer is cut, and with tags that are tokens."""
     found: list[Outcome] = []
     for size in (len(answer) or 1, 1, 3):
-        tools = format_of(kind) if kind else None
-        reader = AnswerReader(thinking=THINK, is_thinking=is_thinking, tools=tools, names=NAMES)
+        reader = reader_of(kind, is_thinking=is_thinking, offered=offered)
         pieces: list[Piece] = []
         for at in range(0, len(answer), size):
             pieces += reader.push(answer[at : at + size])
         last, is_cut = reader.finish()
         found.append(outcome([*pieces, *last], is_cut))
-    found.append(with_tokens(answer, kind, is_thinking=is_thinking))
+    found.append(with_tokens(answer, kind, is_thinking=is_thinking, offered=offered))
     assert all(each == found[0] for each in found[1:]), found
     return found[0]
 
 
-def with_tokens(answer: str, kind: str | None, *, is_thinking: bool) -> Outcome:
-    tools = format_of(kind, tokens=True) if kind else None
-    thinking = think_tags("", {"<think>": 1, "</think>": 2}.get)
-    reader = AnswerReader(thinking=thinking, is_thinking=is_thinking, tools=tools, names=NAMES)
+def with_tokens(
+    answer: str, kind: str | None, *, is_thinking: bool, offered: Sequence[Tool] = OFFERED
+) -> Outcome:
+    reader = reader_of(kind, is_thinking=is_thinking, tokens=True, offered=offered)
     tags: dict[str, Tag] = {tag.text: tag for tag in reader.tags.values()}
     pieces: list[Piece] = []
     parts = re.split("(" + "|".join(map(re.escape, tags)) + ")", answer)
@@ -270,6 +310,18 @@ def test_reasoning_is_told_from_the_answer(answer: str, is_open: bool, right: Ou
 FRAGMENTS = [
     *("<tool_call>", "</tool_call>", "<think>", "</think>", "<|python_tag|>", "[TOOL_CALLS]"),
     *("[ARGS]", "[CALL_ID]", '{"name": "look", "arguments": {}}', '{"name": "look", "parameters":'),
+    *("<function=look>", "</function>", "<parameter=a>", "</parameter>", "<|message|>", "<|end|>"),
+    *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "<|channel|>", "<|start|>"),
+    *("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁calls▁end｜>"),
+    *(
+        "<｜tool▁call▁end｜>",
+        "analysis",
+        "final",
+        " to=functions.look",
+        "```",
+        "<function=",
+        "<tool",
+    ),
     *("look", '"', "\\", "{", "}", "[", "]", ",", ";", " ", "\n", "<", "a", "é"),
 ]
 
@@ -284,8 +336,7 @@ def test_nothing_that_a_model_writes_is_lost(
     answer = "".join(parts)
     found: list[Outcome] = []
     for size in (len(answer) or 1, 1):
-        tools = format_of(kind) if kind else None
-        reader = AnswerReader(thinking=THINK, is_thinking=is_thinking, tools=tools, names=NAMES)
+        reader = reader_of(kind, is_thinking=is_thinking)
         pieces = [
             piece
             for at in range(0, len(answer), size)
@@ -295,6 +346,7 @@ def test_nothing_that_a_model_writes_is_lost(
         found.append(outcome([*pieces, *last], is_cut))
     assert found[0] == found[1]
     for each in (found[0], with_tokens(answer, kind, is_thinking=is_thinking)):
-        if not each.calls and not each.is_cut:
+        # Harmony has text in messages only; what is in their headers is left out.
+        if not each.calls and not each.is_cut and kind != "harmony":
             kept = re.sub(r"\s|</?think>", "", each.thinking + each.text)
             assert kept == re.sub(r"\s|</?think>", "", answer)
