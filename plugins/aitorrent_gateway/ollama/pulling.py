@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -27,14 +28,20 @@ from aitorrentd.api.tasks import beside
 
 EVERY_S: Final = 0.5
 "How often a line tells the progress."
+LOADING_S: Final = 5.0
+"How often a line tells that the model is loading."
+CONFIG: Final = "config.json"
 SCHEME: Final = "catalogue"
 _SHORT: Final = 12
 "Digits of a digest that clients show."
 Names = Registry[ModelNames]
 
 
-async def pull(request: Request, names: Names | None, weights: Weights | None) -> App:
-    """POST /api/pull. A client that leaves pauses the download; what arrived is kept.
+async def pull(
+    request: Request, names: Names | None, weights: Weights | None, caller: Caller
+) -> App:
+    """POST /api/pull: download a model and, if this node can compute it, serve it by this name. A
+    client that leaves pauses the download; what arrived is kept.
 
     Raises:
         NotFound: no catalogue lists the model. Unavailable: there is no catalogue, or no seeding.
@@ -45,7 +52,7 @@ async def pull(request: Request, names: Names | None, weights: Weights | None) -
     model = await _resolved(names, name)
     if weights is None:
         raise Unavailable("downloads need the seeding plugin: aitorrentctl plugin enable seeding")
-    lines = _lines(model, weights)
+    lines = _lines(model, weights, name.removesuffix(LATEST), caller)
     if is_stream:
         return Stream(_said(lines), NDJSON)
     return JSONResponse([value async for value in lines][-1])
@@ -62,7 +69,9 @@ async def delete(request: Request, names: Names | None, caller: Caller) -> Respo
         raise missing(name)  # nothing can have been pulled
     model = await _resolved(names, name)
     served = await _served(caller)
-    if model.name in served:
+    if served.get(model.name) == name.removesuffix(LATEST):
+        await caller.call("shards.remove_model", {"name": served[model.name]})
+    elif model.name in served:
         raise Conflict(
             f"the files are in use: first `aitorrentctl model remove {served[model.name]}`"
         )
@@ -115,13 +124,51 @@ async def _said(lines: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[bytes]:
         yield line({"error": e.message})
 
 
-async def _lines(model: ModelFiles, weights: Weights) -> AsyncGenerator[dict[str, Any]]:
+async def _lines(
+    model: ModelFiles, weights: Weights, name: str, caller: Caller
+) -> AsyncGenerator[dict[str, Any]]:
     yield {"status": "pulling manifest"}
     for file in _files(model):
         async for value in _fetched(file, weights):
             yield value
-    for status in ("verifying sha256 digest", "writing manifest", "success"):
+    for status in ("verifying sha256 digest", "writing manifest"):
         yield {"status": status}
+    # A file alone, such as one in GGUF, is no model that stages compute.
+    if any(path == CONFIG for path, _ in model.files):
+        async for value in _served_as(name, model, caller):
+            yield value
+    yield {"status": "success"}
+
+
+async def _served_as(
+    name: str, model: ModelFiles, caller: Caller
+) -> AsyncGenerator[dict[str, Any]]:
+    """Load a model that is on the disk, unless the node serves it already or computes none.
+
+    Raises:
+        Unavailable: it cannot be loaded, with the reason; the files stay.
+    """
+    try:
+        rows = (await caller.call("shards.models"))["models"]
+    except (MethodNotFound, Unavailable):
+        return
+    source = f"{SCHEME}://{model.name}"
+    if any(row["source"].partition("@")[0] == source or row["name"] == name for row in rows):
+        return
+    params = {"name": name, "source": f"{source}@{model.revision}"}
+    async with beside(caller.call("shards.add_model", params), "gateway: load") as adding:
+        while not adding.done():
+            yield {"status": "loading model"}
+            await asyncio.wait({adding}, timeout=LOADING_S)
+        try:
+            adding.result()
+        except AitorrentError as e:
+            with suppress(AitorrentError):  # a model that was refused at once was not added
+                await caller.call("shards.remove_model", {"name": name})
+            raise Unavailable(
+                f"model {name[:200]!r} was downloaded, but this node cannot answer with it:"
+                f" {e.message}"
+            ) from None
 
 
 async def _fetched(file: WantedFile, weights: Weights) -> AsyncGenerator[dict[str, Any]]:

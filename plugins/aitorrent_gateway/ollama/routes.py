@@ -147,7 +147,7 @@ class OllamaRoutes:
         from aitorrent_gateway.ollama import pulling
 
         services = (self._ctx.optional(MODEL_NAMES), self._ctx.optional(WEIGHTS))
-        return await pulling.pull(request, *services)
+        return await pulling.pull(request, *services, self._ctx.control.caller(Role.OPERATE))
 
     async def _delete(self, request: Request) -> App:
         from aitorrent_gateway.ollama import pulling

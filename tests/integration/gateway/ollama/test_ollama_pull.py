@@ -12,14 +12,18 @@ from typing import Any
 import ollama
 import pytest
 from ollama import AsyncClient
+from pydantic import BaseModel
 
 from aitorrent_gateway.plugin import GatewayPlugin
 from aitorrentd.api import (
+    CallContext,
+    Method,
     NotFound,
     PluginContext,
     PluginInfo,
     ProtocolError,
     Registry,
+    Role,
     Unavailable,
     hookimpl,
 )
@@ -101,7 +105,9 @@ class Swarm:
     """A catalogue with one model, a scheme that must not be asked, and a swarm that is told what
     to do."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None = None, *, is_whole: bool = False) -> None:
+        """`is_whole`: the model is one in the layout of Hugging Face, not a file alone."""
+        self.is_whole = is_whole
         self.asked: list[tuple[str, str]] = []
         self.error = error
         self.more = asyncio.Event()
@@ -124,7 +130,9 @@ class Swarm:
         self.asked.append((name, revision))
         if name != "org/model":
             raise NotFound(f"no catalogue lists {name}")
-        return ModelFiles(name, "0" * 40, (("m.safetensors", WantedFile(DIGEST, 100, "m")),))
+        files = [("m.safetensors", WantedFile(DIGEST, 100, "m"))]
+        files += [("config.json", WantedFile("cd" * 32, 9, "c"))] if self.is_whole else []
+        return ModelFiles(name, "0" * 40, tuple(files))
 
     async def fetch(self, file: WantedFile, *, ranges: object = None) -> Swarm:
         return self
@@ -157,6 +165,80 @@ class Swarm:
         self.released += 1
 
 
+class Model(BaseModel):
+    name: str
+    source: str = ""
+
+
+class Stages:
+    """A plugin that computes models, told why not."""
+
+    def __init__(self, problem: str = "") -> None:
+        self.problem = problem
+        self.served: dict[str, str] = {}
+
+    @hookimpl
+    def aitorrent_info(self) -> PluginInfo:
+        return PluginInfo("shards", "for tests")
+
+    @hookimpl
+    def aitorrent_methods(self) -> list[Method]:
+        async def models(call: CallContext, params: None) -> dict[str, Any]:
+            return {"models": [{"name": n, "source": s} for n, s in self.served.items()]}
+
+        async def add(call: CallContext, params: Model) -> dict[str, Any]:
+            self.served[params.name] = params.source
+            if self.problem:
+                raise Unavailable(self.problem)
+            return {}
+
+        async def remove(call: CallContext, params: Model) -> dict[str, Any]:
+            del self.served[params.name]
+            return {}
+
+        return [
+            Method("shards.models", models, "Models.", role=Role.READ),
+            Method("shards.add_model", add, "Add.", params=Model, role=Role.OPERATE),
+            Method("shards.remove_model", remove, "Remove.", params=Model, role=Role.OPERATE),
+        ]
+
+
+async def test_pulled_model_is_served_by_its_name_until_it_is_deleted(
+    node_factory: NodeFactory,
+) -> None:
+    swarm, stages = Swarm(is_whole=True), Stages()
+    swarm.more.set()
+    address, headers = await pulling(node_factory, swarm, stages)
+    for _ in range(2):  # the second time it is served already
+        answer = await exchange(address, post(headers, model="org/model:latest"))
+        statuses = [json.loads(each)["status"] for each in answer.body.splitlines()]
+        assert statuses[-1] == "success"
+        assert stages.served == {"org/model": f"catalogue://org/model@{'0' * 40}"}
+    assert "loading model" not in statuses
+    body = json.dumps({"model": "org/model"}).encode()
+    await exchange(address, request("DELETE", "/api/delete", headers, body))
+    assert stages.served == {}
+    stages.served["mine"] = "catalogue://org/model"
+    kept = await exchange(address, request("DELETE", "/api/delete", headers, body))
+    assert (kept.status, list(stages.served)) == (409, ["mine"])
+    assert "first `aitorrentctl model remove mine`" in json.loads(kept.body)["error"]
+
+
+async def test_pulled_model_that_cannot_be_computed_is_refused_with_the_reason(
+    node_factory: NodeFactory,
+) -> None:
+    swarm, stages = Swarm(is_whole=True), Stages("model family 'x' is not supported")
+    swarm.more.set()
+    address, headers = await pulling(node_factory, swarm, stages)
+    answer = await exchange(address, post(headers, model="org/model", stream=False))
+    assert answer.status == 503
+    assert json.loads(answer.body)["error"] == (
+        "model 'org/model' was downloaded, but this node cannot answer with it:"
+        " model family 'x' is not supported"
+    )
+    assert stages.served == {}
+
+
 class Forbidden:
     """A scheme that leads to the web."""
 
@@ -164,9 +246,12 @@ class Forbidden:
         raise AssertionError(name)
 
 
-async def pulling(factory: NodeFactory, swarm: Swarm) -> tuple[str, dict[str, str]]:
+async def pulling(
+    factory: NodeFactory, swarm: Swarm, *stages: Stages
+) -> tuple[str, dict[str, str]]:
     """The address of a node, and the headers of its operator."""
-    node, address = await http_node(factory, ("gateway", GatewayPlugin()), ("swarm", swarm))
+    more = [("shards", each) for each in stages]
+    node, address = await http_node(factory, ("gateway", GatewayPlugin()), ("swarm", swarm), *more)
     token = await new_token(node, "operate")
     return address, {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 

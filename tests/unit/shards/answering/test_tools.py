@@ -101,11 +101,12 @@ async def test_required_call_is_valid_whatever_the_weights_are(
 
 @pytest.mark.parametrize("kind", ["Qwen3-Coder", "GLM", "DeepSeek V3", "DeepSeek V3.1", "gpt-oss"])
 async def test_required_call_is_valid_in_other_formats(tmp_path: Path, kind: str) -> None:
-    template = f"{HEAD}{CALLS}{CALL_TEMPLATES[kind][1]}{TAIL}"
+    head = HEAD.replace("t | tojson", "t.function.name")  # the context of the toy is short
+    template = f"{head}{CALLS}{CALL_TEMPLATES[kind][1]}{TAIL}"
     async with toy_network(model(tmp_path, template), "all") as nodes:
         for seed in range(2):
             one = {"tool_choice": "required", "parallel_tool_calls": False}
-            found = await answer(nodes[0], asked(params={"seed": seed, "max_tokens": 300}, **one))
+            found = await answer(nodes[0], asked(params={"seed": seed, "max_tokens": 400}, **one))
             assert (found[-1].reason, text_of(found)) == ("tool_calls", "")
             (call,) = calls_in(found)
             check(call)
