@@ -7,11 +7,13 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from aitorrent_gateway.core import answers
+from aitorrent_http import service
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -262,8 +264,9 @@ class Endless(FakeBackend):
             self.running -= 1
 
 
-async def test_stalled_reader(node_factory: NodeFactory) -> None:
-    """The generation waits for a client that reads nothing, and ends with it."""
+async def test_stalled_reader(node_factory: NodeFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generation waits for a client that reads nothing, which is cut off in time."""
+    monkeypatch.setattr(service, "LIMITS", replace(service.LIMITS, stalled_s=1.5))
     backend = Endless("f")
     _, address = await gateway_node(node_factory, backend)
     async with connection(address) as (_, writer):
@@ -277,7 +280,7 @@ async def test_stalled_reader(node_factory: NodeFactory) -> None:
 
         await wait_for(waits, 20, every_s=0.2)
         assert backend.produced < 50_000
-    await wait_for(lambda: backend.running == 0)
+        await wait_for(lambda: backend.running == 0)  # the client is still there
 
 
 class Small(FakeBackend):
