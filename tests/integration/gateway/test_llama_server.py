@@ -199,6 +199,9 @@ REASONS: Final = {
         "*/theirs/usage.prompt_tokens_details.*",
         "models/theirs/*",
     ),
+    "our figures: who answered, which layers where, and how long it took": (
+        "*/ours/x_aitorrent.*",
+    ),
     "fields for Anthropic's clients, which read the same path": ("models/ours/*",),
     "OpenAI sends null where there is nothing": (
         "chat*/ours/choices.#.logprobs",
