@@ -20,14 +20,16 @@ from tests.support.shards.models import BOS_ID, EOS_ID, Spec, make_model
 _TEXTS: Final = Path(__file__).parents[3] / "docs"
 "What the tokenizer learns words from: agents begin with 50 kB of English."
 _WORDS: Final = 2000
-_TAGS: Final = ("<tool_call>", "</tool_call>", "<|asked|>", "<|told|>")
+_TAGS: Final = ("<tool_call>", "</tool_call>", "<|asked|>", "<|told|>", "<|free|>")
 _TEMPLATE: Final = """{%- for tool in tools or [] %}{{ tool | tojson }}
 {% endfor -%}
 {%- for m in messages %}[{{ m.role }}]{{ m.content }}
 {%- for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}
 {% endfor -%}
 {{ '<|told|>' if messages[-1].role == 'tool' else '<|asked|>' }}"""
-_FREE: Final = _TEMPLATE.replace("else '<|asked|>'", "else '<|asked|>' if tools else ''")
+_FREE: Final = _TEMPLATE.replace("else '<|asked|>'", "else '<|asked|>' if tools else '<|free|>'")
+_BEGINNING: Final = "Well, "
+"Of what is written at random, so that it is never empty."
 _LENGTH: Final = 1e4
 "Of the embeddings that decide: the layers add about 1."
 _CERTAIN: Final = 3.0
@@ -42,16 +44,17 @@ def agent_model(
     after a tool's result it writes `answer`. If it is free, it writes at random where it is offered
     no tools.
     """
-    tokenizer = _tokenizer(call, answer)
+    tokenizer = _tokenizer(call, answer, _BEGINNING)
     # One head: half of an agent's time would go into attention to its 12,000 tokens.
     spec = Spec(layers=3, heads=1, kv_heads=1, vocab=tokenizer.get_vocab_size(), context=context)
     make_model(directory, spec)
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "chat_template.jinja").write_text(_FREE if is_free else _TEMPLATE)
     ids = tokenizer.get_vocab()
-    opened, closed, asked, told = (ids[tag] for tag in _TAGS)
+    opened, closed, asked, told, free = (ids[tag] for tag in _TAGS)
     wanted = [[asked, opened, ids[_letters(call)], closed, EOS_ID]]
     wanted.append([told, ids[_letters(answer)], EOS_ID])
+    wanted.append([free, ids[_letters(_BEGINNING)]])
     _decide(directory / "model.safetensors", wanted)
     return directory
 
