@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import Any, Literal
 
 from openai import BadRequestError
 from pydantic import BaseModel
 
 
 class Place(BaseModel):
-    at: str
+    at: Literal["Bern", "Rome"]
 
 
 def look(at: str) -> str:
