@@ -18,6 +18,7 @@ from typing import Any, Final
 import libtorrent as lt
 
 from aitorrent_seeding.session import alerts
+from aitorrent_seeding.session.slots import EVERY_S, Slots
 from aitorrent_seeding.session.torrent import Awaited, Torrent
 from aitorrentd.api import Conflict, ProtocolError, TimedOut
 from aitorrentd.api.tasks import beside
@@ -72,7 +73,10 @@ class Engine:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LISTEN_S):
                     await engine._bound.wait()
-            async with beside(engine._poll(), "seeding: state of torrents"):
+            async with (
+                beside(engine._poll(), "seeding: state of torrents"),
+                beside(engine._share_out(settings["upload_rate_limit"]), "seeding: slots"),
+            ):
                 yield engine
         finally:
             loop.remove_reader(readable)
@@ -90,6 +94,20 @@ class Engine:
             await asyncio.sleep(_POLL_S)
             if self._torrents:
                 self._session.post_torrent_updates(_COUNTERS)
+
+    async def _share_out(self, limit_bps: int) -> None:
+        """Serve as few peers at once as use an upload limit up; 0 = there is none."""
+        if not limit_bps:
+            return
+        slots = Slots()
+        self._session.apply_settings({"unchoke_slots_limit": slots.count})
+        while True:
+            await asyncio.sleep(EVERY_S)
+            counts = [torrent.counts for torrent in self._torrents.values()]
+            sent_bps = sum(each.upload_bps for each in counts)
+            served = sum(each.served for each in counts)
+            if slots.look(limit_bps=limit_bps, sent_bps=sent_bps, served=served):
+                self._session.apply_settings({"unchoke_slots_limit": slots.count})
 
     def __len__(self) -> int:
         return len(self._torrents)
@@ -145,12 +163,6 @@ class Engine:
         """
         self._failures = _FAILURES + (self._failures == _FAILURES)
         self._session.apply_settings({"max_failcount": self._failures})
-
-    def limit(self, *, upload_bps: int, download_bps: int) -> None:
-        """Limit the rates of all torrents together; 0 = unlimited."""
-        self._session.apply_settings(
-            {"upload_rate_limit": upload_bps, "download_rate_limit": download_bps}
-        )
 
     # Alerts
 

@@ -43,6 +43,10 @@ _COMMON: Final[dict[str, Any]] = {
     "alert_queue_size": 20_000,
     "max_metadata_size": 64 * _MIB,
     "max_piece_count": 2_000_000,
+    # Pieces are large: what a peer may have out of turn would be most of a file.
+    "allowed_fast_set_size": 0,
+    "unchoke_interval": 5,
+    "seeding_piece_quota": 4,
     "anonymous_mode": False,
     "user_agent": "aitorrentd",
     "listen_system_port_fallback": False,

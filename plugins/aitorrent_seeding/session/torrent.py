@@ -54,6 +54,8 @@ class Counts:
 
     peers: int = 0
     seeds: int = 0
+    served: int = 0
+    "Peers that may ask for pieces now."
     download_bps: int = 0
     upload_bps: int = 0
     downloaded: int = 0
@@ -163,6 +165,7 @@ class Torrent:
         self.counts = Counts(
             peers=status.num_peers,
             seeds=status.num_seeds,
+            served=status.num_uploads,
             download_bps=status.download_payload_rate,
             upload_bps=status.upload_payload_rate,
             downloaded=status.all_time_download,
@@ -250,8 +253,8 @@ class Torrent:
 
     @property
     def has_only_seeds(self) -> bool:
-        """Whether no peer is known that misses pieces, and nobody else sends any."""
-        return self.counts.peers == self.counts.seeds and not self.is_fed
+        """Whether peers are known, none of them misses pieces, and nobody else sends any."""
+        return 0 < self.counts.peers == self.counts.seeds and not self.is_fed
 
     def fetch_in_order(self, value: bool) -> None:
         """Whether peers are asked for pieces in the order of the file."""
