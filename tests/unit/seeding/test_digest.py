@@ -98,8 +98,16 @@ async def test_piece_that_was_read_too_early_is_read_again(arriving: Arriving) -
 async def test_seeds_are_asked_in_order_and_others_are_not(arriving: Arriving) -> None:
     in_order = int(lt.torrent_flags.sequential_download)
     async with beside(arriving.digest.follow(lambda: True), "follow") as following:
+        arriving.torrent.counts = Counts(peers=2, seeds=2)
+        arriving.torrent.pulse()
         await wait_for(lambda: arriving.handle.flags == in_order)
         arriving.torrent.counts = Counts(peers=3, seeds=2)
+        arriving.torrent.pulse()
+        await wait_for(lambda: arriving.handle.flags == 0)
+        arriving.torrent.counts = Counts(peers=2, seeds=2)
+        arriving.torrent.pulse()
+        await wait_for(lambda: arriving.handle.flags == in_order)
+        arriving.torrent.counts = Counts()  # who comes first may be no seed
         arriving.torrent.pulse()
         await wait_for(lambda: arriving.handle.flags == 0)
         arriving.torrent.stopped_by(0, "trouble", "")
