@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import warnings
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -93,7 +94,10 @@ def _readings(text: str) -> list[Any]:
     if text[:1] not in ("{", "[", "(") or len(text) > _MAX_LITERAL:
         return []
     try:
-        literal = ast.literal_eval(text)
+        with warnings.catch_warnings():
+            # About the text, which is a model's: thousands of lines for a single argument.
+            warnings.simplefilter("ignore")
+            literal = ast.literal_eval(text)
         json.dumps(literal, allow_nan=False)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return []

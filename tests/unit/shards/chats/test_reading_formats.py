@@ -6,6 +6,7 @@ Every answer is read whole, in pieces and with tags that are tokens: the outcome
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
 import pytest
@@ -310,3 +311,10 @@ ROOT = {"$defs": {"a/b": {"type": "object"}, "loop": {"$ref": "#/$defs/loop"}}}
 def test_text_becomes_a_value_of_the_schema(text: str, schema: Any, right: Any) -> None:
     found = value_of(text, schema, ROOT)
     assert (found, type(found)) == (right, type(right))
+
+
+def test_text_that_python_would_warn_of_is_read_in_silence() -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert value_of("[1if 1 else 2]", {"type": "array"}, {}) == "[1if 1 else 2]"
+    assert heard == []
