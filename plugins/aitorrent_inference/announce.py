@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aitorrent_inference.capabilities import EMBED_PREFIX, PREFIX, record_key, record_value
 from aitorrent_inference.catalogue import Catalogue
-from aitorrent_inference.embedders import Embedders
+from aitorrent_inference.routing.embedders import Embedders
 from aitorrentd.api import (
     AitorrentError,
     Directory,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from aitorrent_inference.catalogue import Catalogue
-from aitorrent_inference.router import Router
+from aitorrent_inference.routing.router import Router
 from aitorrentd.api import Check, CheckResult, HealthWarning
 
 _REMEDY: Final = (

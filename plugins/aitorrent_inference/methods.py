@@ -7,7 +7,8 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
 
-from aitorrent_inference.router import Answer, Router
+from aitorrent_inference.routing.answer import Answer
+from aitorrent_inference.routing.router import Router
 from aitorrent_inference.schemas import (
     Backends,
     Count,

@@ -10,8 +10,8 @@ from aitorrent_inference.announce import Announcer, keep_connected
 from aitorrent_inference.catalogue import Catalogue
 from aitorrent_inference.config import InferenceConfig
 from aitorrent_inference.peers.serve import GenerateHandler
-from aitorrent_inference.router import Router
-from aitorrent_inference.seats import Seats
+from aitorrent_inference.routing.router import Router
+from aitorrent_inference.routing.seats import Seats
 from aitorrentd.api import (
     BACKENDS,
     DIRECTORY,

@@ -20,8 +20,8 @@ from aitorrent_inference.config import InferenceConfig
 from aitorrent_inference.peers.generate_protocol import PROTOCOL
 from aitorrent_inference.peers.measure_protocol import COUNT_TOKENS, EMBED
 from aitorrent_inference.peers.serve import GenerateHandler
-from aitorrent_inference.router import Router
-from aitorrent_inference.seats import Seats
+from aitorrent_inference.routing.router import Router
+from aitorrent_inference.routing.seats import Seats
 from aitorrent_transport.protection.guard import Guard
 from aitorrent_transport.protection.limits import Limits
 from aitorrentd.api import (

@@ -7,10 +7,9 @@ A client that leaves ends the generation.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -91,7 +90,7 @@ async def _prompt_tokens(
     token takes so long that there is time to ask; else 0."""
     if batch:
         return max(chunk.prompt_tokens for chunk in batch)
-    with contextlib.suppress(AitorrentError, TimeoutError):
+    with suppress(AitorrentError, TimeoutError):
         async with asyncio.timeout(COUNT_S):
             return await inference.count_tokens(request)
     return 0

@@ -16,7 +16,8 @@ from aitorrent_inference.peers.measure_protocol import (
     embed_last_line,
     vector_line,
 )
-from aitorrent_inference.router import Answer, Router
+from aitorrent_inference.routing.answer import Answer
+from aitorrent_inference.routing.router import Router
 from aitorrentd.api import Clock, Protection, Stream
 from aitorrentd.api.limits import Slots
 

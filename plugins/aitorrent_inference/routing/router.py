@@ -16,18 +16,26 @@ from contextlib import (
     asynccontextmanager,
     nullcontext,
 )
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from aitorrent_inference.catalogue import Candidate, Catalogue
-from aitorrent_inference.embedders import Embedders
-from aitorrent_inference.measuring import first, is_peer, summary, tokens_of, vectors_of, who
-from aitorrent_inference.metrics import NO_BACKEND, PEER, GenerationMetrics
+from aitorrent_inference.metrics import PEER, GenerationMetrics
 from aitorrent_inference.peers.backend import PeerBackend
-from aitorrent_inference.race import race, speaks
-from aitorrent_inference.seats import Seats
-from aitorrent_inference.waiting import until_loaded
+from aitorrent_inference.routing.answer import Answer, whole
+from aitorrent_inference.routing.embedders import Embedders
+from aitorrent_inference.routing.measuring import (
+    first,
+    is_peer,
+    summary,
+    tokens_of,
+    vectors_of,
+    who,
+)
+from aitorrent_inference.routing.race import race, speaks
+from aitorrent_inference.routing.seats import Seats
+from aitorrent_inference.routing.waiting import until_loaded
 from aitorrentd.api import (
     AitorrentError,
     Busy,
@@ -43,72 +51,8 @@ from aitorrentd.api import (
     PendingModel,
     Unavailable,
 )
-from aitorrentd.api.models.tools import ToolCall
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Answer:
-    """State of an answer in progress, for its summary."""
-
-    model: str = ""
-    backend: str = ""
-    backend_label: str = NO_BACKEND
-    "The backend in metrics."
-    asked_s: float = 0.0
-    began_s: float = 0.0
-    first_token_s: float | None = None
-    "Time of the first token, on the answer's clock."
-    latest_s: float = 0.0
-    "Time of the latest token, on the same clock."
-    tokens: int = 0
-    "Tokens so far, at least: some backends send several as one."
-    last: Chunk | None = None
-    "The chunk that ended it."
-    failures: list[str] = field(default_factory=list)
-    "Candidates that failed, with reasons."
-    text_chars: int = 0
-    thinking_chars: int = 0
-    calls: tuple[ToolCall, ...] = ()
-    "The model's calls of tools."
-
-    def timings(self) -> dict[str, float]:
-        """What the last chunk's `extra` says of the answer's time here, in seconds."""
-        found = {"queue_s": self.began_s - self.asked_s}
-        if self.tokens and self.first_token_s is not None:
-            found["first_token_s"] = self.first_token_s - self.began_s
-            if self.tokens > 1:
-                found["rest_s"] = self.latest_s - self.first_token_s
-        return found
-
-    @property
-    def note(self) -> str:
-        """Why the answer is empty; an empty string if it is not."""
-        if self.last is None or self.text_chars or self.calls:
-            return ""
-        hidden = _whole(self.last.extra.get("reasoning_tokens"))
-        # Some servers do not count the thinking as part of the answer.
-        tokens = max(self.last.completion_tokens, hidden)
-        count = f"{tokens} token{'' if tokens == 1 else 's'}"
-        is_cut = self.last.reason == "length"
-        if not self.thinking_chars and not hidden:
-            if is_cut:
-                after = f" after {count}" if tokens else ""
-                return f"no answer: the token limit came{after} before any text; raise max_tokens"
-            received = f"{count} received, none with text" if tokens else "no text received"
-            return f"no answer: {received}"
-        spent = f"all {count} went" if tokens else "all tokens went"
-        if self.thinking_chars and is_cut:
-            return f"no answer: {spent} into thinking; raise max_tokens, or ask for the thinking"
-        if self.thinking_chars:
-            return "no answer: the model ended after thinking; ask for the thinking to see it"
-        remedy = "; raise max_tokens" if is_cut else ""
-        return f"no answer: {spent} into thinking, which the server does not send{remedy}"
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0
 
 
 class Router:
@@ -222,8 +166,6 @@ class Router:
         Raises:
             NotFound, InvalidParams: as `Embedders.candidates`. Others as `generate`.
         """
-        with self._work():
-            pass  # as for an answer
         async with self._seated(self.seats):
             found = await self.embedders.candidates(request.model, backend)
             return await self._first(found, partial(vectors_of, request))
@@ -237,6 +179,8 @@ class Router:
     @asynccontextmanager
     async def _seated(self, seats: Seats | None) -> AsyncIterator[None]:
         """While the block runs, have a seat, if they are limited, and count as work."""
+        with self._work():
+            pass  # a node that drains refuses at once, and not after the queue
         async with AsyncExitStack() as held:
             if seats is not None:
                 with self.metrics.waiting():
@@ -324,7 +268,7 @@ class Router:
             took_s=self._clock.monotonic() - answer.began_s,
             first_token_s=None if first_s is None else first_s - answer.began_s,
             queue_s=answer.began_s - answer.asked_s,
-            cached_tokens=_whole(last.extra.get("cached_tokens")),
+            cached_tokens=whole(last.extra.get("cached_tokens")),
             stages=last.stages,
         )
         self.metrics.ended(ended, answer.backend_label)

@@ -11,7 +11,7 @@ from aitorrent_inference.config import InferenceConfig
 from aitorrent_inference.health import can_answer, warnings
 from aitorrent_inference.methods import inference_methods, summary
 from aitorrent_inference.plugin import InferencePlugin
-from aitorrent_inference.router import Answer
+from aitorrent_inference.routing.answer import Answer
 from aitorrent_inference.schemas import GenerateParams
 from aitorrentd.api import (
     Busy,

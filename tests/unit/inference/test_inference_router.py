@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from aitorrent_inference.router import Answer
-from aitorrent_inference.seats import Seats
+from aitorrent_inference.routing.answer import Answer
+from aitorrent_inference.routing.seats import Seats
 from aitorrentd.api import (
     AitorrentError,
     Busy,

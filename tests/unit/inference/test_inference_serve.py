@@ -11,7 +11,7 @@ import pytest
 
 from aitorrent_inference.peers.backend import PeerBackend
 from aitorrent_inference.peers.generate_protocol import MAX_ANSWER_CHARS, MAX_LINE_BYTES, PROTOCOL
-from aitorrent_inference.router import Answer
+from aitorrent_inference.routing.answer import Answer
 from aitorrentd.api import (
     Busy,
     Chunk,
