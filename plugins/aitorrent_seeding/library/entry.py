@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from aitorrent_seeding.library.checking import pieces_there
+from aitorrent_seeding.library.crediting import blame, credit
 from aitorrent_seeding.library.digest import Digest
 from aitorrent_seeding.library.keeping import boot_id, make_read_only, write_to_disk
 from aitorrent_seeding.library.means import Means
@@ -30,8 +31,6 @@ from aitorrentd.api import (
     FileReady,
     PeerId,
     ProtocolError,
-    TransferFailed,
-    TransferSucceeded,
     Unavailable,
 )
 from aitorrentd.api.backoff import equal_jitter_s
@@ -278,7 +277,7 @@ class Entry:
                     )
                     self.torrent.recheck()
                     return
-                self._blame()
+                blame(self._means, self)
                 raise ProtocolError(
                     f"the torrent {self.info_hash} is not the file {sha256}: its SHA-256 is"
                     f" {found}; it was discarded"
@@ -290,7 +289,7 @@ class Entry:
         )
         self._ended.set()
         self.torrent.pulse()
-        await self._credit()
+        await credit(self._means, self)
         self._means.ctx.publish(FileReady(sha256, str(self.path), self.meta.size))
         await self.publish()
         await self._make_durable()
@@ -377,26 +376,3 @@ class Entry:
             await self.torrent.changed()
         if self.is_shared and not self.held.trackers:
             self.torrent.connect_now()
-
-    async def _credit(self) -> None:
-        """Tell who sent how much; nodes are known by the host of their channel."""
-        for peer, bytes_ in (await self._sent()).items():
-            if bytes_:
-                self._means.ctx.publish(TransferSucceeded(peer, self.held.sha256, bytes_))
-
-    def _blame(self) -> None:
-        for peer in self.peers_of:
-            self._means.ctx.publish(
-                TransferFailed(peer, self.held.sha256, self.meta.size, "named another file")
-            )
-
-    async def _sent(self) -> dict[PeerId, int]:
-        by_place: dict[tuple[str, int], int] = {}
-        if self.torrent.has_left:
-            return {}
-        for peer in await self._means.engine.peers(self.torrent):
-            by_place[peer.ip] = by_place.get(peer.ip, 0) + int(peer.total_download)
-        return {
-            peer: sum(by_place.get(place, 0) for place in places)
-            for peer, places in self.peers_of.items()
-        }
