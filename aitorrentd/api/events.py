@@ -138,7 +138,10 @@ class DirectoryChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class TransferSucceeded(Event):
-    """A peer sent verified bytes of a file that is now complete; `peer` is known by its channel."""
+    """A peer sent bytes of a file, or got some; it is proven that the peer did.
+
+    A long transfer is told in parts. Each byte is told once, on each side.
+    """
 
     topic = "weights.transfer_succeeded"
 
@@ -146,20 +149,29 @@ class TransferSucceeded(Event):
     sha256: str
     "The file; empty for a torrent of several files."
     size_bytes: int
-    "Verified bytes that came from the peer."
+    "Bytes of pieces that were verified here, or bytes that were sent."
+    direction: str = "from"
+    "`from` the peer or `to` the peer."
+    info_hash: str = ""
+    "The torrent that they belong to."
+    duration_s: float = 0.0
+    "Between the first of these bytes and the last, to about a second."
 
 
 @dataclass(frozen=True, slots=True)
 class TransferFailed(Event):
-    """A peer named or sent bytes that are not the file that they were said to be."""
+    """A peer sent wrong bytes, or not those that it owed; it is proven that the peer did."""
 
     topic = "weights.transfer_failed"
 
     peer: PeerId
     sha256: str
     size_bytes: int
-    "Bytes that were wasted."
+    "Bytes that were wasted, or that the peer owed."
     reason: str
+    "`wrong file`, `corrupt pieces`, `left` or `refused`."
+    info_hash: str = ""
+    "The torrent that they belong to."
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from aitorrent_seeding import health
 from aitorrent_seeding.config import SeedingConfig
+from aitorrent_seeding.crediting import claims
 from aitorrent_seeding.methods import seeding_methods
 from aitorrent_seeding.metrics import FAMILIES
 from aitorrent_seeding.service import SeedingService
@@ -69,13 +70,22 @@ class SeedingPlugin:
 
     @hookimpl
     def aitorrent_protocols(self, ctx: PluginContext) -> Iterable[WireProtocol]:
-        """Peers ask what this node shares."""
-        return [WireProtocol(PROTOCOL, self._handle, max_streams=MAX_STREAMS)]
+        """Peers ask what this node shares, and prove which BitTorrent connections are theirs."""
+        return [
+            WireProtocol(PROTOCOL, self._answer, max_streams=MAX_STREAMS),
+            WireProtocol(claims.PROTOCOL, self._judge, max_streams=claims.MAX_STREAMS),
+        ]
 
-    async def _handle(self, stream: Stream) -> None:
+    async def _answer(self, stream: Stream) -> None:
+        await self._running().peers.handle(stream)
+
+    async def _judge(self, stream: Stream) -> None:
+        await self._running().claims.handle(stream)
+
+    def _running(self) -> SeedingService:
         if self._service is None:
             raise Unavailable("the seeding plugin is not running")
-        await self._service.peers.handle(stream)
+        return self._service
 
     @hookimpl
     def aitorrent_checks(self, ctx: PluginContext) -> Iterable[Check]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aitorrent_seeding.config import SeedingConfig
+from aitorrent_seeding.crediting.claims import Claims
 from aitorrent_seeding.library.store import MIGRATIONS, Store
 from aitorrent_seeding.metrics import SwarmMetrics
 from aitorrent_seeding.sources.asking import PeerIndex
@@ -42,8 +43,10 @@ from aitorrentd.api.monitoring.metrics import Metric
 from aitorrentd.api.tasks import Tasks
 
 if TYPE_CHECKING:
+    from aitorrent_seeding.crediting.crediting import Crediting
     from aitorrent_seeding.library.library import Library
     from aitorrent_seeding.library.shelf import Shelf
+    from aitorrent_seeding.session.links import Link
 
 CLOSE_S: Final = 20.0
 "Saving the state of many downloads takes a while on a slow disk."
@@ -64,16 +67,23 @@ class SeedingService:
         self.names: Registry[ModelNames] = Registry("model name scheme")
         self.running_library: Library | None = None
         "The library, if the session runs."
+        self._crediting: Crediting | None = None
         self._tasks = Tasks(ctx.tasks)
         self._store: Store | None = None
         transport = ctx.service(TRANSPORT)
         directory = DirectoryIndex(ctx.service(DIRECTORY), transport)
         self.peers = PeerIndex(transport, self._shares, lambda: directory.port, ctx.clock)
+        self.claims = Claims(transport, self._links_of, ctx.clock)
         self._nearby = Nearby(directory, self.peers)
         self._started: asyncio.Future[Library] | None = None
 
     def _shares(self) -> Shelf | None:
         return self.running_library.shelf if self.running_library else None
+
+    async def _links_of(self, info_hash: str) -> Sequence[Link]:
+        shelf, crediting = self._shares(), self._crediting
+        entry = shelf.get(info_hash) if shelf else None
+        return await crediting.links_of(entry) if crediting and entry else ()
 
     @property
     def directory(self) -> Path:
@@ -148,6 +158,7 @@ class SeedingService:
         return self._started
 
     async def _run(self, started: asyncio.Future[Library], store: Store) -> None:
+        from aitorrent_seeding.crediting.crediting import Crediting
         from aitorrent_seeding.library.library import Library
         from aitorrent_seeding.library.means import Means
         from aitorrent_seeding.session.engine import Engine
@@ -185,13 +196,18 @@ class SeedingService:
                 tasks,
             )
             library = self.running_library = Library(means)
+            transport = self.ctx.service(TRANSPORT)
+            crediting = Crediting(self.ctx, engine, transport, self.claims, tasks)
+            self._crediting = crediting
             try:
+                tasks.spawn(crediting.watch(library.shelf), "seeding: credit transfers")
                 tasks.spawn(library.shelf.restore(), "seeding: restore")
                 tasks.spawn(library.shelf.keep_saving(), "seeding: save")
                 tasks.spawn(means.room.watch(), "seeding: room on the disk")
                 started.set_result(library)
                 await asyncio.Event().wait()
             finally:
-                self.running_library = None
+                self.running_library = self._crediting = None
+                await crediting.close()
                 await library.close()
                 await tasks.close()

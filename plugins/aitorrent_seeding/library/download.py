@@ -28,8 +28,10 @@ from aitorrentd.api import (
     AitorrentError,
     Conflict,
     NotFound,
+    PeerId,
     ProtocolError,
     ShuttingDown,
+    TransferFailed,
     Unavailable,
 )
 from aitorrentd.api.models.weights import FetchProgress, Span, WantedFile
@@ -55,6 +57,8 @@ class Download:
         self._means = means
         self._shelf = shelf
         self._refused: set[str] = set()
+        self._vouched: dict[str, PeerId] = {}
+        "Who said of which torrent that it is this file."
         self._wants: dict[object, Sequence[Span] | None] = {}
         self._pulse = Awaited[None]()
 
@@ -121,12 +125,20 @@ class Download:
                 except ProtocolError as e:
                     self._means.ctx.log.warning("%s", e.message)
                     self._refused.add(entry.info_hash)
+                    self._blame(entry)
                     self.web.forgive(entry.info_hash)
                     self.entry = None
                     await self._shelf.remove(entry, with_files=True)
                     continue
             if not self._shelf.of_file(self.file.sha256):
                 raise self._nowhere()
+
+    def _blame(self, entry: Entry) -> None:
+        if node := self._vouched.get(entry.info_hash):
+            wasted = entry.from_peers
+            self._means.ctx.publish(
+                TransferFailed(node, self.file.sha256, wasted, "wrong file", entry.info_hash)
+            )
 
     def _nowhere(self) -> AitorrentError:
         digest, problem = self.file.sha256, self.web.problem
@@ -171,6 +183,8 @@ class Download:
             is_it = not self.file.size or torrent.size == self.file.size
             if torrent.info_hash in self._refused or not is_it:
                 continue
+            if torrent.publisher:
+                self._vouched[torrent.info_hash] = torrent.publisher
             try:
                 return await add_known(
                     self._means,

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 from aitorrent_seeding.library.checking import pieces_there
-from aitorrent_seeding.library.crediting import blame, credit
 from aitorrent_seeding.library.digest import Digest
 from aitorrent_seeding.library.keeping import boot_id, make_read_only, write_to_disk
 from aitorrent_seeding.library.means import Means
@@ -277,7 +276,6 @@ class Entry:
                     )
                     self.torrent.recheck()
                     return
-                blame(self._means, self)
                 raise ProtocolError(
                     f"the torrent {self.info_hash} is not the file {sha256}: its SHA-256 is"
                     f" {found}; it was discarded"
@@ -289,7 +287,6 @@ class Entry:
         )
         self._ended.set()
         self.torrent.pulse()
-        await credit(self._means, self)
         self._means.ctx.publish(FileReady(sha256, str(self.path), self.meta.size))
         await self.publish()
         await self._make_durable()

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import libtorrent as lt
 
+from aitorrent_seeding.session import counting
 from aitorrent_seeding.session.torrent import Torrent
 from aitorrentd.api import Unavailable
 
@@ -15,6 +16,7 @@ MASK: Final = int(
     | lt.alert_category.storage
     | lt.alert_category.piece_progress
     | lt.alert_category.tracker
+    | counting.MASK
 )
 
 

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 import libtorrent as lt
 
-from aitorrent_seeding.session import alerts
+from aitorrent_seeding.session import alerts, counting
+from aitorrent_seeding.session.names import Names
 from aitorrent_seeding.session.slots import EVERY_S, Slots
 from aitorrent_seeding.session.torrent import Awaited, Torrent
 from aitorrentd.api import Conflict, ProtocolError, TimedOut
@@ -38,7 +39,7 @@ _COUNTERS: Final = lt.status_flags_t.query_accurate_download_counters
 class Engine:
     """A running session; create it with `running`."""
 
-    def __init__(self, session: Any, addresses: int, log: logging.Logger) -> None:
+    def __init__(self, session: Any, addresses: int, names: Names, log: logging.Logger) -> None:
         self._session = session
         self._log = log
         self._torrents: dict[Any, Torrent] = {}
@@ -48,6 +49,7 @@ class Engine:
         self.on_moved: Callable[[int, int], None] = lambda received, sent: None
         "Called with the payload that torrents exchanged since the last call."
         self._failures = _FAILURES
+        self._names = names
         self.port = 0
         "The TCP port that is bound; 0 = none."
         self.listen_problem = ""
@@ -64,7 +66,9 @@ class Engine:
         os.set_blocking(writable, False)
         loop = asyncio.get_running_loop()
         addresses = str(settings["listen_interfaces"]).count(",") + 1
-        engine = cls(await asyncio.to_thread(lt.session, dict(settings)), addresses, log)
+        names = Names(str(lt.default_settings()["peer_fingerprint"]), loop.time())
+        named = {**settings, "peer_fingerprint": names.renew(loop.time())}
+        engine = cls(await asyncio.to_thread(lt.session, named), addresses, names, log)
         loop.add_reader(readable, engine._drain, readable)
         engine._session.set_alert_fd(writable)
         if settings["upload_rate_limit"] or settings["download_rate_limit"]:
@@ -140,12 +144,12 @@ class Engine:
         if is_here:
             await asyncio.to_thread(self._session.remove_torrent, torrent.handle)
 
-    async def peers(self, torrent: Torrent) -> list[Any]:
-        """libtorrent's `peer_info` of each peer that is connected; none of a removed torrent."""
-        try:
-            return list(await asyncio.to_thread(torrent.handle.get_peer_info))
-        except RuntimeError:  # the handle became invalid meanwhile
-            return []
+    async def count(self, torrent: Torrent) -> None:
+        """Count what went through the connections of a torrent; `Torrent.links` has them."""
+        at = asyncio.get_running_loop().time()
+        with suppress(RuntimeError):  # the handle became invalid meanwhile
+            sample = await asyncio.to_thread(counting.sample, torrent.handle)
+            torrent.links.sampled(sample, self._names.possible(at), at)
 
     async def partial(self, torrent: Torrent) -> set[int]:
         """Pieces that peers are sending now; none of a removed torrent."""
@@ -170,8 +174,13 @@ class Engine:
         with suppress(BlockingIOError):
             while len(os.read(readable, _PIPE)) == _PIPE:
                 pass
+        has_met = False
         for alert in self._session.pop_alerts():
             self._hear(alert)
+            has_met = has_met or isinstance(alert, counting.MEETINGS)
+        if has_met:
+            name = self._names.renew(asyncio.get_running_loop().time())
+            self._session.apply_settings({"peer_fingerprint": name})
 
     def _hear(self, alert: Any) -> None:
         kind = type(alert).__name__
@@ -196,7 +205,11 @@ class Engine:
             for torrent in self._torrents.values():
                 torrent.handle.post_status(lt.status_flags_t.query_pieces)
         elif torrent := self._torrents.get(getattr(alert, "handle", None)):
-            alerts.hear(torrent, alert)
+            if isinstance(alert, counting.PEERS):
+                now = asyncio.get_running_loop().time()
+                counting.hear(torrent.links, alert, self._names, now)
+            else:
+                alerts.hear(torrent, alert)
 
     def _added(self, alert: Any) -> None:
         key = str(alert.params.info_hashes.get_best())

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import libtorrent as lt
 
+from aitorrent_seeding.session.links import Links
 from aitorrentd.api import AitorrentError, Unavailable
 
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class Torrent:
     def __init__(self, handle: Any, pieces: int) -> None:
         self.handle = handle
         self.pieces = pieces
+        self.links = Links()
         self.have = bytearray(pieces)
         "1 for each piece that is here and verified."
         self.held = 0
@@ -97,7 +99,8 @@ class Torrent:
         self.is_fed = False
         "Whether pieces also come from elsewhere."
         self._is_in_order = False
-        self._moved = (0, 0)
+        self.exchanged = (0, 0)
+        "Payload received and sent, as libtorrent said last: it begins anew after a pause."
         self._given: set[int] = set()
         self._reads: dict[int, Awaited[bytes]] = {}
         self._pulse = Awaited[None]()
@@ -183,8 +186,8 @@ class Torrent:
     def moved(self, status: Any) -> tuple[int, int]:
         """Payload received and sent since the last call. libtorrent counts from 0 again after a
         pause."""
-        before = self._moved
-        self._moved = now = (status.total_payload_download, status.total_payload_upload)
+        before = self.exchanged
+        self.exchanged = now = (status.total_payload_download, status.total_payload_upload)
         received, sent = (n - b if n >= b else n for n, b in zip(now, before, strict=True))
         return received, sent
 

@@ -160,7 +160,10 @@ def test_remote_input_is_not_checked_by_assert() -> None:
             PLUGINS / "aitorrent_tracker" / r
             for r in ("swarms", "sharing", "wire", "answering", "net", "catalogue")
         ),
-        *(PLUGINS / "aitorrent_seeding" / r for r in ("torrents", "library", "sources")),
+        *(
+            PLUGINS / "aitorrent_seeding" / r
+            for r in ("torrents", "library", "sources", "crediting")
+        ),
     ]
     rooms += [CORE / "api" / "faces", PLUGINS / "aitorrent_catalogue", PLUGINS / "aitorrent_http"]
     rooms += [PLUGINS / "aitorrent_gateway", PLUGINS / "aitorrent_monitor"]

@@ -1,0 +1,1 @@
+"""Who sent how much to whom: BitTorrent connections, the nodes behind them, and their accounts."""
