@@ -48,7 +48,7 @@ class Accounts:
 
     def __len__(self) -> int:
         """How many have bytes that were not told."""
-        return len(self._open)
+        return sum(account.waiting > 0 for account in self._open.values())
 
     def add(self, links: Iterable[Link], now: float) -> None:
         """Count what went through links since the last call; nobody's account has those whose node
@@ -85,5 +85,5 @@ class Accounts:
                 yield Credit(node, direction, told, max(0.0, account.last_at - account.first_at))
             account.waiting -= told
             account.first_at = account.last_at
-            if is_last or not account.waiting:
+            if is_last or (is_quiet and not account.waiting):
                 del self._open[node, direction]

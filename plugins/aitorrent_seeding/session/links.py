@@ -141,6 +141,7 @@ class Links:
                 del self._ended[:-MOST_ENDED]
             if link.has_met:
                 self._closed.append(link)
+                del self._closed[:-MOST_ENDED]
 
     def sampled(self, sample: Sample, own_names: tuple[bytes, ...], at: float) -> None:
         """Count what went through each. `at` is a moment before libtorrent was asked."""
@@ -172,13 +173,13 @@ class Links:
     def _link_of(self, peer: PeerCounts, own_names: tuple[bytes, ...], at: float) -> Link:
         """The connection that libtorrent means: alerts may say earlier, or later, what became of
         it."""
+        found = self._live.get(peer.place)
+        if found and found.since <= at and (not found.has_met or peer.name in (found.name, NOBODY)):
+            found.name = found.name if peer.name == NOBODY else peer.name
+            return found
         for link in self._closed:
             if link.place == peer.place and link.name == peer.name:
                 return link
-        found = self._live.get(peer.place)
-        if found and (not found.has_met or peer.name in (found.name, NOBODY)):
-            found.name = found.name if peer.name == NOBODY else peer.name
-            return found
         self._end(peer.place, at)
         made = self._live[peer.place] = Link(peer.place, own_names, at, peer.name)
         return made
