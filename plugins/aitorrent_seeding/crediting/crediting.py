@@ -27,7 +27,8 @@ class _Book:
     def __init__(self) -> None:
         self.accounts = Accounts()
         self.exchanged = (0, 0)
-        self.refused: set[PeerId] = set()
+        self.known: set[PeerId] = set()
+        "Nodes that were connected, or refused to be: who has left is not told to refuse, too."
         self.asking: asyncio.Task[None] | None = None
 
 
@@ -129,6 +130,7 @@ class Crediting:
         book, links = self._books[entry], entry.torrent.links
         now = asyncio.get_running_loop().time()
         book.accounts.add(links, now)
+        book.known.update(link.node for link in links if link.node is not None)
         for link in links:
             if link.ended_at is not None:
                 self._judge(entry, book, link)
@@ -158,8 +160,8 @@ class Crediting:
         link.was_judged = True
         if link.was_refused:
             for node, places in entry.peers_of.items():
-                if link.place in places and node not in book.refused:
-                    book.refused.add(node)
+                if link.place in places and node not in book.known:
+                    book.known.add(node)
                     self._fail(entry, node, 0, "refused")
         elif link.node is not None and link.was_banned:
             self._fail(entry, link.node, link.failed, "corrupt pieces")
