@@ -37,14 +37,16 @@ def offered(
     announce: bool | tuple[str, ...],
     aliases: Mapping[str, str],
 ) -> dict[str, ModelView]:
-    """The models that peers may use, by requested name, including aliases.
+    """The models that peers may use, by requested name, including aliases; none whose layers left
+    this node's memory.
 
     `announce` is true for all, false for none, or the list of allowed names. The first view of a
     name wins; an alias exists as long as its model does.
     """
     by_name: dict[str, ModelView] = {}
     for view in views:
-        by_name.setdefault(view.name, view)
+        if not view.is_resting:
+            by_name.setdefault(view.name, view)
     for alias, model in aliases.items():
         known = match(model, by_name)
         if known is not None:

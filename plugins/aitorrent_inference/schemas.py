@@ -42,6 +42,15 @@ class ModelRow(BaseModel):
     layers: list[LayersRow] = Field(
         [], description="which nodes hold which layers of a split model; empty for others"
     )
+    is_resting: bool = Field(
+        False,
+        description="whether layers of this node left its memory, until a request needs them",
+    )
+    leaves_s: float | None = Field(
+        None,
+        description="seconds until layers of this node leave its memory, unless somebody uses"
+        " them; null = they stay",
+    )
 
 
 class PendingRow(BaseModel):

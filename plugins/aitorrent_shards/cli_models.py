@@ -9,7 +9,7 @@ import typer
 
 from aitorrentd.cli import toolkit
 
-HELP: Final = "Add, list and remove models that this node computes layers of."
+HELP: Final = "Add, list, unload and remove models that this node computes layers of."
 FETCH_S: Final = 7 * 24 * 3600.0
 "Fetching may take as long as it takes."
 
@@ -33,6 +33,8 @@ def register(app: typer.Typer) -> None:
     )(add)
     group.command("list", epilog=toolkit.examples("model list", "model list --json"))(list_)
     group.command(epilog=toolkit.examples("model remove llama"))(remove)
+    group.command(epilog=toolkit.examples("model unload llama"))(unload)
+    group.command(epilog=toolkit.examples("model load llama"))(load)
     app.add_typer(group, name="model")
 
 
@@ -119,3 +121,34 @@ def remove(name: Name) -> None:
     with toolkit.connect() as client:
         reply = client.call("shards.remove_model", {"name": name})
     toolkit.emit(reply, lambda r: f"model {toolkit.clean(r['name'])} is removed")
+
+
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")]
+
+
+def unload(name: Name, wait: Wait = True) -> None:
+    """Free the memory that a model takes on this node.
+
+    Answers that use it end first. The node loads the model again when a request of
+    this machine needs it, and after a restart; peers are not offered it meanwhile.
+    """
+    _move("shards.unload_model", name, wait=wait)
+
+
+def load(name: Name, wait: Wait = True) -> None:
+    """Load a model into memory that was unloaded."""
+    _move("shards.load_model", name, wait=wait)
+
+
+def _move(method: str, name: str, *, wait: bool) -> None:
+    with toolkit.connect(FETCH_S) as client, toolkit.Progress() as bar:
+        params = {"name": name, "wait": wait}
+        reply = client.call(method, params, timeout=FETCH_S, progress=bar)
+    toolkit.emit(reply, _render_moved)
+
+
+def _render_moved(reply: Mapping[str, Any]) -> str:
+    name, state = toolkit.clean(reply["name"]), toolkit.clean(reply["state"])
+    if reply["users"] and state != "unloaded":
+        return f"model {name} is {state}; {reply['users']} users"
+    return f"model {name} is {state}"

@@ -33,7 +33,8 @@ class ModelRow(_Row):
     is_added: bool = Field(description="whether a command added it, not the configuration")
     layers: str = Field(description="layers this node computes, as configured")
     state: str = Field(
-        description="fetching, reading, starting, loading, ready, restarting or failed"
+        description="fetching, reading, starting, loading, ready, restarting, failed, unloading,"
+        " unloaded (until a request needs it) or stopped"
     )
     progress: float | None = Field(
         description="share done so far: of the files while fetching or reading, of the weights "

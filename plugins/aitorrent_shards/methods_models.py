@@ -1,19 +1,22 @@
-"""Methods of the control API that add and remove models: `shards.add_model`, `remove_model`."""
+"""Methods of the control API that add, remove, load and unload models: `shards.add_model`, …"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from aitorrent_shards.answering import keeping
 from aitorrent_shards.config import ModelEntry
 from aitorrent_shards.service import ShardsService
 from aitorrent_shards.serving.local_model import LocalModel
 from aitorrentd.api import CallContext, InvalidParams, Method, NotFound, Role, Unavailable
+from aitorrentd.api.tasks import beside
 
 LOOK_S: Final = 0.25
+Work = Callable[[LocalModel], Coroutine[None, None, None]]
 
 
 class _Shape(BaseModel):
@@ -60,6 +63,24 @@ class Removed(_Shape):
     name: str = Field(description="name of the model that was removed")
 
 
+class MoveParams(_Shape):
+    """Parameters of shards.load_model and shards.unload_model."""
+
+    name: str = Field(min_length=1, max_length=128, description="name of a model of this node")
+    wait: bool = Field(True, description="return when it is in memory, or has left it")
+
+
+class Moved(_Shape):
+    """Result of shards.load_model and shards.unload_model."""
+
+    name: str = Field(description="name of the model")
+    state: str = Field(description="as in shards.models")
+    users: int = Field(
+        description="answers and sessions of peers that use its layers; they end before it leaves"
+        " memory"
+    )
+
+
 def _entry(params: AddParams) -> ModelEntry:
     try:
         return ModelEntry.model_validate(params.model_dump(exclude={"wait"}))
@@ -88,7 +109,7 @@ def model_methods(service: Callable[[], ShardsService]) -> Iterator[Method]:
         models = service().list
         model = await models.add(_entry(params))
         fetched = 0
-        while params.wait and model.state not in ("ready", "failed"):
+        while params.wait and model.state not in ("ready", "failed", "unloaded"):
             if models.by_name.get(params.name) is not model:
                 raise NotFound(f"model {params.name} was removed")
             fetched = _report(call, model) or fetched
@@ -104,6 +125,24 @@ def model_methods(service: Callable[[], ShardsService]) -> Iterator[Method]:
     async def remove(call: CallContext, params: RemoveParams) -> Removed:
         model = await service().list.remove(params.name)
         return Removed(name=model.entry.name)
+
+    async def move(call: CallContext, params: MoveParams, work: Work) -> Moved:
+        model = service().list.named(params.name)
+        async with beside(work(model), f"shards-{params.name}-move") as moving:
+            await asyncio.wait({moving}, timeout=0)
+            while params.wait and not moving.done():
+                _report(call, model)
+                await asyncio.wait({moving}, timeout=LOOK_S)
+            if moving.done():
+                moving.result()
+        users = model.holder.rest.users if model.holder else 0
+        return Moved(name=model.entry.name, state=model.state, users=users)
+
+    async def load(call: CallContext, params: MoveParams) -> Moved:
+        return await move(call, params, keeping.load)
+
+    async def unload(call: CallContext, params: MoveParams) -> Moved:
+        return await move(call, params, keeping.unload)
 
     yield Method(
         "shards.add_model",
@@ -121,6 +160,23 @@ def model_methods(service: Callable[[], ShardsService]) -> Iterator[Method]:
         result=Removed,
         role=Role.OPERATE,
     )
+    yield Method(
+        "shards.load_model",
+        load,
+        "Load the layers of this node into memory again; a request that needs them does so, too.",
+        params=MoveParams,
+        result=Moved,
+        role=Role.OPERATE,
+    )
+    yield Method(
+        "shards.unload_model",
+        unload,
+        "Free the memory of the layers of this node, once nobody uses them, until a request of this"
+        " machine needs them.",
+        params=MoveParams,
+        result=Moved,
+        role=Role.OPERATE,
+    )
 
 
 def _report(call: CallContext, model: LocalModel) -> int:
@@ -131,7 +187,9 @@ def _report(call: CallContext, model: LocalModel) -> int:
         call.progress(text, done=done, total=total or None, unit="B")
         return total
     holder = model.holder
-    if holder is not None and holder.total_bytes:
+    if holder is not None and holder.rest.is_leaving and holder.rest.users:
+        call.progress(f"waiting for {holder.rest.users} users")
+    elif holder is not None and holder.total_bytes:
         call.progress("loading", done=holder.done_bytes, total=holder.total_bytes, unit="B")
     else:
         call.progress(model.state)

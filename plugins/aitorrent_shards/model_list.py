@@ -99,9 +99,7 @@ class ModelList:
         Raises:
             NotFound: no such model. InvalidParams: it is in the configuration.
         """
-        if name not in self.by_name:
-            known = ", ".join(sorted(self.by_name)) or "none"
-            raise NotFound(f"there is no model {name}; this node has: {known}")
+        self.named(name)
         if name in self._configured:
             raise InvalidParams(
                 f"model {name} is in the configuration; remove it from plugins.shards.models there"
@@ -116,6 +114,17 @@ class ModelList:
                 await model.fetch.forget()
             await asyncio.to_thread(shutil.rmtree, model.folder, ignore_errors=True)
         return model
+
+    def named(self, name: str) -> LocalModel:
+        """The model of this name.
+
+        Raises:
+            NotFound: no such model.
+        """
+        if name not in self.by_name:
+            known = ", ".join(sorted(self.by_name)) or "none"
+            raise NotFound(f"there is no model {name}; this node has: {known}")
+        return self.by_name[name]
 
     def is_added(self, name: str) -> bool:
         """Whether a command added this model."""

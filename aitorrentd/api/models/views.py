@@ -35,6 +35,12 @@ class ModelView:
     "Which node holds which layers, for a model spread over nodes."
     lacks: frozenset[str] = frozenset()
     "Features that the backend has (see KnowsFeatures), and this model has not."
+    is_resting: bool = False
+    """Whether layers of this node left its memory: a request of this machine loads them again, and
+    peers are not offered the model."""
+    leaves_s: float | None = None
+    """Seconds until layers of this node leave its memory, unless somebody uses them; None = they
+    stay."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from aitorrent_shards.answering import keeping
 from aitorrent_shards.answering.availability import (
     BACKEND,
     LastHeld,
@@ -102,12 +103,17 @@ class ShardsBackend:
         Raises:
             Unavailable: models are configured but none can answer; gives the reason for each.
         """
-        spans = self._spans()
+        spans = self._spans_and_resting()
         views = []
         for model in self._models.values():
             spread = self.covering(model, spans)
             if spread is None or model.files is None:
                 continue
+            resting = model.holder.resting_span if model.holder is not None else None
+            there = [span for span in spread if span is not resting]
+            detail = f"{spread[0].dtype}; " + held_text(there, self.who)
+            if resting is not None:
+                detail += "; " * bool(there) + "not in memory here until a request needs it"
             views.append(
                 ModelView(
                     name=model.entry.name,
@@ -115,14 +121,34 @@ class ShardsBackend:
                     size_bytes=model.files.size_bytes or None,
                     family=model.files.family,
                     context_length=model.files.context,
-                    detail=f"{spread[0].dtype}; " + held_text(spread, self.who),
-                    layers=held(spread, self._memory),
+                    detail=detail,
+                    layers=held(there, self._memory),
                     lacks=lacking(model.tokenizer),
+                    is_resting=resting is not None,
+                    leaves_s=model.holder.rest.left_s() if model.holder is not None else None,
                 )
             )
         if self._models and not views:
             raise Unavailable("; ".join(p.detail for p in self.pending() if p.backend == BACKEND))
         return views
+
+    def _spans_and_resting(self) -> list[Span]:
+        """The known spans, and those that this node loads again once a request needs them."""
+        holders = [model.holder for model in self._models.values()]
+        resting = [h.resting_span for h in holders if h is not None and h.resting_span is not None]
+        return [*self._spans(), *resting]
+
+    async def load(self, model: str) -> None:
+        """As KeepsModels."""
+        await keeping.load(self._pick(model))
+
+    async def unload(self, model: str) -> None:
+        """As KeepsModels."""
+        await keeping.unload(self._pick(model))
+
+    async def keep(self, model: str, idle_s: float | None) -> None:
+        """As KeepsModels."""
+        keeping.keep(self._pick(model), idle_s)
 
     def covering(self, model: LocalModel, spans: Sequence[Span]) -> list[Span] | None:
         """The known spans with which a model can answer now, or None."""
@@ -134,7 +160,8 @@ class ShardsBackend:
 
     def pending(self) -> Sequence[PendingModel]:
         """Configured models that lack layers, and models that only peers load."""
-        spans, loading, others = self._spans(), self._loading(), self._other_versions()
+        spans, loading = self._spans_and_resting(), self._loading()
+        others = self._other_versions()
         found = [
             pending(
                 model,
@@ -171,46 +198,56 @@ class ShardsBackend:
             layers without a holder.
         """
         model = self._pick(request.model)
-        files, _ = model.ready()
-        tokenizer = _tokenizer(model)
-        prompting = Prompting(request, tokenizer, model=model.entry.name)
+        prompting = Prompting(request, _tokenizer(model), model=model.entry.name)
         if self.answering >= self._node.config.max_answers:
             raise Busy(f"{self.answering} answers are running on this node; try again later")
         self.answering += 1
         try:
-            prompt = await prompting.encode()
-            params, grammar = request.params, await prompting.grammar()
-            transcript = Transcript(
-                prompt=prompt,
-                sampling=self._sampling(params, tokenizer),
-                max_tokens=room_for(
-                    len(prompt),
-                    params.max_tokens,
-                    files.context,
-                    model=model.entry.name,
-                    settings=tokenizer.generation,
-                    free=free_positions(self.covering(model, self._spans()) or ()),
-                ),
-                rules=_rules(params, tokenizer.generation.rules, files.vocab),
-                stop_ids=tokenizer.end_ids,
-                vocab=files.vocab,
-                top_logprobs=params.top_logprobs or 0,
-                grammar=grammar,
-            )
-            scorer = None
-            if params.logprobs:
-                scorer = Scorer(
-                    transcript.top_logprobs, transcript.sampling.temperature, tokenizer.texts().raw
-                )
-            stops = (*params.stop, *tokenizer.generation.stop_texts)
-            output = Output(tokenizer.detokenizer(prompt), stops, prompting.reader(prompt))
-            may_think = prompting.wants_thinking or (grammar is not None and grammar.is_lazy)
-            answer = Coordinator(self._node, model, transcript, output, scorer, may_think=may_think)
-            async with aclosing(answer.chunks()) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            async with keeping.used(model) as notices, aclosing(notices):
+                async for notice in notices:
+                    yield notice
+                async with aclosing(self._answer(request, model, prompting)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
         finally:
             self.answering -= 1
+
+    async def _answer(
+        self, request: GenerateRequest, model: LocalModel, prompting: Prompting
+    ) -> AsyncGenerator[Chunk, None]:
+        files, _ = model.ready()
+        tokenizer = _tokenizer(model)
+        prompt = await prompting.encode()
+        params, grammar = request.params, await prompting.grammar()
+        transcript = Transcript(
+            prompt=prompt,
+            sampling=self._sampling(params, tokenizer),
+            max_tokens=room_for(
+                len(prompt),
+                params.max_tokens,
+                files.context,
+                model=model.entry.name,
+                settings=tokenizer.generation,
+                free=free_positions(self.covering(model, self._spans()) or ()),
+            ),
+            rules=_rules(params, tokenizer.generation.rules, files.vocab),
+            stop_ids=tokenizer.end_ids,
+            vocab=files.vocab,
+            top_logprobs=params.top_logprobs or 0,
+            grammar=grammar,
+        )
+        scorer = None
+        if params.logprobs:
+            scorer = Scorer(
+                transcript.top_logprobs, transcript.sampling.temperature, tokenizer.texts().raw
+            )
+        stops = (*params.stop, *tokenizer.generation.stop_texts)
+        output = Output(tokenizer.detokenizer(prompt), stops, prompting.reader(prompt))
+        may_think = prompting.wants_thinking or (grammar is not None and grammar.is_lazy)
+        answer = Coordinator(self._node, model, transcript, output, scorer, may_think=may_think)
+        async with aclosing(answer.chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def count_tokens(self, request: GenerateRequest) -> int:
         """Tokens of the prompt, exactly as `generate` sends it to the first stage; needs no layers.

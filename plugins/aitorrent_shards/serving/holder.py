@@ -2,7 +2,8 @@
 
 A worker loads in slices, so that it can report progress between them. The record is published only
 once the layers are loaded, follows the free cache memory, and is withdrawn when the worker ends;
-the worker is then restarted with backoff.
+the worker is then restarted with backoff. Layers that are to leave memory are withdrawn at once,
+and their worker ends when nobody uses them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from typing import Any, Final, Literal
 from aitorrent_shards.config import ModelEntry, ShardsConfig, parse_layers
 from aitorrent_shards.models.folder import Digests, ModelFiles
 from aitorrent_shards.protocol.spans import PREFIX, Span
+from aitorrent_shards.serving.rest import Rest
 from aitorrentd.api import (
     AitorrentError,
+    Conflict,
     Directory,
     Frame,
     InvalidParams,
@@ -33,7 +36,7 @@ from aitorrentd.api import (
     Worker,
 )
 from aitorrentd.api.backoff import equal_jitter_s
-from aitorrentd.api.tasks import Tasks
+from aitorrentd.api.tasks import Tasks, beside
 
 ENTRY: Final = "aitorrent_shards.worker.process:main"
 REPUBLISH_S: Final = 1.0
@@ -44,7 +47,9 @@ BACKOFF_CAP_S: Final = 60.0
 STABLE_S: Final = 60.0
 _TOKENS_PER_TIMEOUT: Final = 32  # prefill of this many tokens takes at most one step's time
 
-State = Literal["starting", "loading", "ready", "failed", "restarting"]
+State = Literal[
+    "starting", "loading", "ready", "failed", "restarting", "unloading", "unloaded", "stopped"
+]
 
 
 def allowed_s(step_timeout_s: float, n: int) -> float:
@@ -86,6 +91,8 @@ class Holder:
         self.vram_bytes = 0
         "The weights in the memory of a graphics card."
         self.span: Span | None = None
+        self.resting_span: Span | None = None
+        "The span that left memory, until it is back, or cannot be loaded."
         self.row_bytes = 0
         self.on_gone: Callable[[Holder, str], None] = lambda holder, reason: None
         self.on_loading: Callable[[], None] = lambda: None
@@ -96,6 +103,16 @@ class Holder:
         self._worker: Worker | None = None
         self._steps_us: deque[int] = deque(maxlen=64)
         self._changed = asyncio.Event()
+        self._moved = asyncio.Event()
+        self.rest = Rest(ctx.clock, self._begin_rest)
+
+    def _enter(self, state: State, problem: str = "") -> None:
+        self.state, self.problem = state, problem
+        self._tell_moved()
+
+    def _tell_moved(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
 
     @property
     def pid(self) -> int | None:
@@ -113,22 +130,94 @@ class Holder:
         return int(statistics.median(self._steps_us)) if self._steps_us else 0
 
     async def run(self, digests: Digests) -> None:
-        """Keep a worker loaded until cancelled, or until loading fails permanently."""
+        """Keep a worker loaded until cancelled, or until loading fails permanently; none while the
+        layers rest."""
+        name = f"shards-{self.entry.name}"
+        try:
+            while True:
+                async with (
+                    beside(self._hold(digests), f"{name}-hold") as holding,
+                    beside(self.rest.begun(), f"{name}-rest") as resting,
+                ):
+                    await asyncio.wait({holding, resting}, return_when=asyncio.FIRST_COMPLETED)
+                    if holding.done():
+                        holding.result()
+                        return
+                    worker = self._worker
+                    self._enter("unloading")
+                if worker is not None:
+                    await worker.close()
+                self.weight_bytes = self.vram_bytes = 0
+                self._log.info("%s left memory", self._title())
+                self._enter("unloaded")
+                await self.rest.over()
+        finally:
+            if self.state != "failed":
+                self._enter("stopped")
+
+    async def load(self) -> None:
+        """Have the layers in memory; returns when they are.
+
+        Raises:
+            Unavailable: they cannot be loaded, or not now.
+        """
+        self.rest.come()
+        self._stay()
+        while self.state != "ready" or self.rest.is_resting:
+            if self.state in ("failed", "restarting", "stopped"):
+                raise Unavailable(f"{self._title()} cannot be loaded: {self.problem or self.state}")
+            await self._moved.wait()
+
+    async def unload(self) -> None:
+        """Free the memory of the layers once nobody uses them; returns when it is free.
+
+        Raises:
+            Conflict: somebody had them loaded again meanwhile.
+        """
+        if self.state in ("failed", "stopped"):
+            return
+        self.rest.leave()
+        self.advertise()
+        if self.state == "ready":
+            self._enter("unloading")
+        while self.state not in ("unloaded", "failed", "stopped"):
+            if not self.rest.is_leaving:
+                raise Conflict(f"{self._title()} stay in memory: they were loaded again meanwhile")
+            await self._moved.wait()
+
+    def keep(self, idle_s: float | None) -> None:
+        """Let the layers leave memory after so many seconds without use, or stay."""
+        self.rest.keep(idle_s)
+        self._stay()
+
+    def _stay(self) -> None:
+        if self.state == "unloading" and not self.rest.is_resting:
+            self._enter("ready")
+        self.advertise()
+
+    def _begin_rest(self) -> None:
+        self.resting_span = self.span or self.resting_span
+        self._withdraw()
+
+    async def _hold(self, digests: Digests) -> None:
+        """Keep a worker loaded until loading fails permanently."""
         attempt = 0
         while True:
             started = self._ctx.clock.monotonic()
             try:
                 reason = await self._serve(digests)
             except (InvalidParams, NotFound) as e:
-                self.state, self.problem = "failed", e.message
+                self.resting_span = None
                 self._log.error("cannot load %s: %s", self._title(), e.message)
+                self._enter("failed", e.message)
                 return
             except AitorrentError as e:
                 reason = e.message
             if self._ctx.clock.monotonic() - started > STABLE_S:
                 attempt = 0
             self.restarts += 1
-            self.state, self.problem = "restarting", reason
+            self.resting_span = None
+            self._enter("restarting", reason)
             pause_s = equal_jitter_s(attempt, cap_s=BACKOFF_CAP_S, draw=self._ctx.random.random())
             self._log.warning(
                 "worker of %s ended (%s); restarting in %.1f s", self._title(), reason, pause_s
@@ -141,7 +230,8 @@ class Holder:
 
     async def _serve(self, digests: Digests) -> str:
         """Start, load, publish; returns why the worker ended."""
-        self.state, self.loading_since = "loading", self._ctx.clock.monotonic()
+        self.loading_since = self._ctx.clock.monotonic()
+        self._enter("loading", self.problem)
         self.on_loading()
         threads = str(self._config.threads)
         worker = await self._ctx.spawn_worker(
@@ -151,9 +241,11 @@ class Holder:
         )
         self._worker = worker
         try:
-            self.span = self._loaded(await self._load(worker), digests)
-            await self._refresh()
-            self.state, self.problem, self.loading_since = "ready", "", None
+            with self.rest.used():
+                self.span = self._loaded(await self._load(worker), digests)
+                await self._refresh()
+                self.resting_span, self.loading_since = None, None
+                self._enter("ready")
             self._log.info("%s are ready, %s", self._title(), self.span.dtype)
             tasks = Tasks(self._log)
             tasks.spawn(self._follow(), f"shards-{self.entry.name}-follow")
@@ -254,10 +346,11 @@ class Holder:
         self.advertise()
 
     def advertise(self) -> None:
-        """Update the directory record; it is withdrawn while the node drains."""
+        """Update the directory record; it is withdrawn while the node drains, and before the layers
+        leave memory."""
         if self.span is None:
             return
-        if self._ctx.draining:
+        if self._ctx.draining or self.rest.is_leaving:
             self._directory.withdraw(PREFIX + self.span.digest)
         else:
             self._directory.publish(PREFIX + self.span.digest, self.span.value())

@@ -198,6 +198,8 @@ class StageServer:
                 f"layers {span.start}-{span.end} in {span.dtype} are loaded here, not "
                 f"{opened.start}-{opened.end} in {opened.dtype}"
             )
+        if holder.rest.is_leaving and not self._may_go_on(stream.peer, holder):
+            raise Unavailable("the layers of that model are about to leave memory here")
         if opened.last != (opened.end == span.layers):
             raise InvalidParams(f"the model has {span.layers} layers; `last` does not match")
         if opened.session in self._receivers:
@@ -223,7 +225,15 @@ class StageServer:
         self._per_peer.take(stream.peer, self._config.max_sessions_per_peer)
         self._sessions[opened.session] = session
         self._receivers[opened.session] = session
+        holder.rest.take()
         return session
+
+    def _may_go_on(self, peer: PeerId, holder: Holder) -> bool:
+        """Whether a session may be part of an answer that uses these layers already."""
+        return peer == self._transport.node_id or any(
+            session.holder is holder and session.view().coordinator == peer
+            for session in self._sessions.values()
+        )
 
     async def _release(self, session: StageSession) -> None:
         ident = session.opened.session
@@ -232,14 +242,16 @@ class StageServer:
         self._per_peer.release(session.view().coordinator)
         if not session.opened.last:
             self._journal_bytes -= session.journal_bytes
-        await session.close()
         try:
+            await session.close()
             await session.holder.request(
                 {"op": "close", "session": ident},
                 timeout_s=allowed_s(self._config.step_timeout_s, MAX_CHUNK),
             )
         except AitorrentError as e:
             self._log.debug("the worker did not close a session: %s", e.message)
+        finally:
+            session.holder.rest.release()
         session.holder.changed()
 
 

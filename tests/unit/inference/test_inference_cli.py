@@ -300,7 +300,7 @@ def test_models_are_listed_as_a_table_or_as_json(ctl: Ctl, tmp_path: Path) -> No
         rows = json.loads(ctl("models", "--json").out)["models"]
     assert [row["name"] for row in rows] == ["llama", "mistral"]
     keys = {"name", "backend", "size_bytes", "family", "context_length", "detail"}
-    assert set(rows[0]) == keys | {"layers", "lacks"}
+    assert set(rows[0]) == keys | {"layers", "lacks", "is_resting", "leaves_s"}
     with serving(tmp_path / "s"):
         assert ctl("models").out.startswith("No model is available")
     with serving(tmp_path / "s", LoadingBackend("shards", loading())):
