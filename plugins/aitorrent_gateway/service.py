@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aitorrent_gateway.anthropic.routes import AnthropicRoutes
+from aitorrent_gateway.core.aliases import Aliases
 from aitorrent_gateway.core.loops import guarded
 from aitorrent_gateway.images.drawing import Drawing
 from aitorrent_gateway.images.routes import ImageRoutes
@@ -15,14 +16,16 @@ from aitorrentd.api import PluginContext
 from aitorrentd.api.faces.routes import HttpRoute
 
 
-def gateway_routes(ctx: PluginContext, drawing: Drawing, mcp: McpService) -> list[HttpRoute]:
+def gateway_routes(
+    ctx: PluginContext, aliases: Aliases, drawing: Drawing, mcp: McpService
+) -> list[HttpRoute]:
     """What the HTTP server mounts."""
     routes = [
-        *OpenAiRoutes(ctx).routes(),
+        *OpenAiRoutes(ctx, aliases).routes(),
         *ImageRoutes(ctx, drawing).routes(),
-        *AnthropicRoutes(ctx).routes(),
-        *OllamaRoutes(ctx).routes(),
-        *SeedRoutes(ctx, drawing).routes(),
+        *AnthropicRoutes(ctx, aliases).routes(),
+        *OllamaRoutes(ctx, aliases).routes(),
+        *SeedRoutes(ctx, aliases, drawing).routes(),
         *McpRoutes(ctx, mcp).routes(),
     ]
     return [guarded(route, ctx.identity.peer_id) for route in routes]

@@ -132,6 +132,30 @@ class OllamaBackend:
             limit_s = self._config.token_timeout_s
             raise TimedOut(f"Ollama did not send vectors within {limit_s:g} s") from None
 
+    async def load(self, model: str) -> None:
+        """As KeepsModels, by Ollama."""
+        await self._keep(model, None)
+
+    async def unload(self, model: str) -> None:
+        """As KeepsModels, by Ollama, which answers before the model's answers have ended."""
+        await self._keep(model, 0)
+
+    async def keep(self, model: str, idle_s: float | None) -> None:
+        """As KeepsModels, by Ollama."""
+        await self._keep(model, -1 if idle_s is None else idle_s)
+
+    async def _keep(self, model: str, keep_alive: float | str | None) -> None:
+        self._check_allowed(model)
+        client = await self._connected()
+        if keep_alive is None:
+            keep_alive = self._config.keep_alive
+        try:
+            async with asyncio.timeout(self._config.token_timeout_s):
+                await client.keep(model, keep_alive)
+        except TimeoutError:
+            limit_s = self._config.token_timeout_s
+            raise TimedOut(f"Ollama did not load {model} within {limit_s:g} s") from None
+
     def _check_allowed(self, model: str) -> None:
         if not self._is_allowed(model):
             raise NotFound(f"the model {model!r} is not in plugins.ollama.models")

@@ -109,6 +109,15 @@ class OllamaClient:
         """Ollama's description of a model (`POST /api/show`)."""
         return await self._fetch("POST", "/api/show", {"model": model})
 
+    async def keep(self, model: str, keep_alive: float | str | None) -> None:
+        """Load a model, and unload it after `keep_alive` (seconds, or a duration of Go) without
+        use; 0 = now, -1 = never, None = as Ollama is set up. `POST /api/generate` without a
+        prompt."""
+        body: dict[str, Any] = {"model": model, "stream": False}
+        if keep_alive is not None:
+            body["keep_alive"] = keep_alive
+        await self._fetch("POST", "/api/generate", body)
+
     async def embed(self, body: Mapping[str, Any], count: int) -> Embeddings:
         """The vectors of `count` texts (`POST /api/embed`).
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from aitorrent_gateway.config import GatewayConfig
+from aitorrent_gateway.core.aliases import Aliases
 from aitorrent_gateway.core.documents import later
 from aitorrent_gateway.core.naming import inference_of
 from aitorrentd.api import PluginContext
@@ -23,8 +24,8 @@ CHAT_BYTES: Final = 8 * 2**20
 class AnthropicRoutes:
     """Answers for one node."""
 
-    def __init__(self, ctx: PluginContext) -> None:
-        self._ctx = ctx
+    def __init__(self, ctx: PluginContext, aliases: Aliases) -> None:
+        self._ctx, self._aliases = ctx, aliases
 
     def routes(self) -> list[HttpRoute]:
         """What the HTTP server mounts."""
@@ -59,12 +60,12 @@ class AnthropicRoutes:
     async def _messages(self, request: Request) -> App:
         from aitorrent_gateway.anthropic import answering
 
-        return await answering.messages(request, inference_of(self._ctx))
+        return await answering.messages(request, inference_of(self._ctx, self._aliases))
 
     async def _count_tokens(self, request: Request) -> App:
         from aitorrent_gateway.anthropic import answering
 
-        return await answering.count_tokens(request, inference_of(self._ctx))
+        return await answering.count_tokens(request, inference_of(self._ctx, self._aliases))
 
 
 def _error_body(fault: HttpFault, ident: str) -> bytes:

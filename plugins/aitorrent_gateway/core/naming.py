@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
-from aitorrent_gateway.config import GatewayConfig
+from aitorrent_gateway.core.aliases import Aliases
 from aitorrentd.api import (
     INFERENCE,
     Chunk,
@@ -20,15 +20,19 @@ from aitorrentd.api import (
 from aitorrentd.api.models.embeddings import Embeddings, EmbedRequest
 
 
-def inference_of(ctx: PluginContext) -> Inference:
-    """The router, which also knows the names in `plugins.gateway.aliases`.
+def inference_of(ctx: PluginContext, aliases: Aliases) -> Inference:
+    """The router, which also knows the further names.
 
     Raises:
         Unavailable: the inference plugin is not running.
     """
-    config: GatewayConfig = ctx.config
-    inference = ctx.service(INFERENCE)
-    return Renamed(inference, config.aliases) if config.aliases else inference
+    inference, names = ctx.service(INFERENCE), aliases.names()
+    return Renamed(inference, names) if names else inference
+
+
+def own_name(inference: Inference, name: str) -> str:
+    """The model's own name, for one of its names."""
+    return inference.own_name(name) if isinstance(inference, Renamed) else name
 
 
 class Renamed:
@@ -38,6 +42,10 @@ class Renamed:
         """`aliases` are the models' own names, by their further names."""
         self._inference = inference
         self._aliases = aliases
+
+    def own_name(self, name: str) -> str:
+        """The model's own name."""
+        return self._aliases.get(name, name)
 
     async def default_model(self) -> str:
         """The model that an empty name means, under its own name."""

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from aitorrent_gateway.core.answers import ahead, generated
 from aitorrent_gateway.core.bodies import json_object
 from aitorrent_gateway.ollama import names, requests
+from aitorrent_gateway.ollama.keeping import FIELD, Kept, Memory
 from aitorrent_gateway.ollama.requests import Asked
 from aitorrent_gateway.ollama.shapes import NDJSON, Shape, Timing, line, when
 from aitorrentd.api import (
@@ -31,20 +32,17 @@ from aitorrentd.api import (
 from aitorrentd.api.faces.asgi import App
 from aitorrentd.api.faces.streaming import Stream
 
-UNLOADING: Final = (
-    "aitorrentd keeps a model loaded as long as it serves it; remove it with"
-    " `aitorrentctl model remove`"
-)
+IGNORED: Final = "x-aitorrent-ignored"
 
 
-async def chat(request: Request, inference: Inference, clock: Clock) -> App:
+async def chat(request: Request, memory: Memory, clock: Clock) -> App:
     """POST /api/chat."""
-    return await _answer(request, requests.chat, inference, clock, is_chat=True)
+    return await _answer(request, requests.chat, memory, clock, is_chat=True)
 
 
-async def generate(request: Request, inference: Inference, clock: Clock) -> App:
+async def generate(request: Request, memory: Memory, clock: Clock) -> App:
     """POST /api/generate."""
-    return await _answer(request, requests.generate, inference, clock, is_chat=False)
+    return await _answer(request, requests.generate, memory, clock, is_chat=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +56,17 @@ class Answer:
     inference: Inference
     clock: Clock
     asked_s: float
+    kept: Kept | None = None
+    "The model, if the client may say how long it stays in memory."
+    keep_s: float = 0.0
 
-    async def chunks(self) -> AsyncGenerator[Chunk]:
+    def chunks(self) -> AsyncGenerator[Chunk]:
+        """The answer, after which the model stays in memory as the client wants it; errors as for
+        `_chunks`."""
+        chunks = self._chunks()
+        return chunks if self.kept is None else self.kept.kept(chunks, self.keep_s)
+
+    async def _chunks(self) -> AsyncGenerator[Chunk]:
         """The answer. Parameters that a backend refuses, and that ask for nothing, are left out.
 
         Raises:
@@ -123,7 +130,7 @@ class Answer:
 async def _answer(
     request: Request,
     read: Callable[[dict[str, Any]], Asked],
-    inference: Inference,
+    memory: Memory,
     clock: Clock,
     *,
     is_chat: bool,
@@ -131,8 +138,11 @@ async def _answer(
     asked = read(json_object(await request.body()))
     shape = Shape(asked.model, is_chat=is_chat)
     if asked.request is None:
-        return await _load(asked, shape, inference, clock)
+        return await _load(asked, shape, memory, clock)
+    inference = memory.inference
     model = await names.resolved(inference, asked.model)
+    kept = await _kept(asked, memory)
+    headers = _headers(asked, kept)
     answer = Answer(
         asked.request.model_copy(update={"model": model}),
         asked.model,
@@ -140,23 +150,50 @@ async def _answer(
         inference,
         clock,
         clock.monotonic(),
+        kept,
+        asked.keep_s or 0.0,
     )
     if not asked.is_stream:
-        return JSONResponse(await answer.whole(), headers=dict(asked.headers))
+        return JSONResponse(await answer.whole(), headers=headers)
     lines = answer.lines()
     await anext(lines)  # raises what is wrong so far
-    return Stream(lines, NDJSON, headers=asked.headers)
+    return Stream(lines, NDJSON, headers=headers)
 
 
-async def _load(asked: Asked, shape: Shape, inference: Inference, clock: Clock) -> App:
-    """Answer a request without a prompt: the model is there already, or it is missing."""
-    await names.found(inference, asked.model)
-    if asked.unloads:
-        return JSONResponse({"error": UNLOADING}, 501)
-    value = shape.loaded("load", when(clock.time()))
+async def _load(asked: Asked, shape: Shape, memory: Memory, clock: Clock) -> App:
+    """Answer a request without a prompt, which loads the model, or unloads it."""
+    if asked.keep_s == 0:
+        memory.check()
+        await (await memory.of(asked.model)).unload()
+        value, headers = shape.loaded("unload", when(clock.time())), dict(asked.headers)
+    else:
+        await (await memory.of(asked.model)).load()
+        kept = await _kept(asked, memory)
+        if kept is not None and asked.keep_s is not None:
+            await kept.keep(asked.keep_s)
+        value, headers = shape.loaded("load", when(clock.time())), _headers(asked, kept)
     if asked.is_stream:
-        return Stream(_one(line(value)), NDJSON, headers=asked.headers)
-    return JSONResponse(value, headers=dict(asked.headers))
+        return Stream(_one(line(value)), NDJSON, headers=headers)
+    return JSONResponse(value, headers=headers)
+
+
+async def _kept(asked: Asked, memory: Memory) -> Kept | None:
+    """The model, if the client says how long it stays in memory, may say so, and it matters."""
+    if asked.keep_s is None or not memory.may_decide:
+        return None
+    try:
+        kept = await memory.of(asked.model)
+    except NotFound:  # the answer tells why
+        return None
+    return kept if kept.backend is not None else None
+
+
+def _headers(asked: Asked, kept: Kept | None) -> dict[str, str]:
+    """Of the answer: what had no effect."""
+    headers = dict(asked.headers)
+    if asked.keep_s is not None and kept is None:
+        headers[IGNORED] = ", ".join(filter(None, (headers.get(IGNORED), FIELD)))
+    return headers
 
 
 async def _one(piece: bytes) -> AsyncGenerator[bytes]:

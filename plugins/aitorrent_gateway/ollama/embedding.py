@@ -14,7 +14,7 @@ from aitorrent_gateway.ollama import names, options
 from aitorrent_gateway.ollama.requests import model_of
 from aitorrentd.api import Clock, Embeddings, EmbedRequest, Inference, NotFound
 
-_COMMON = frozenset({"model", "name", "options", "keep_alive"})
+_COMMON = frozenset({"model", "name", "options"})
 _EMBED = _COMMON | {"input", "truncate", "dimensions"}
 _EMBEDDINGS = _COMMON | {"prompt"}
 

@@ -32,10 +32,12 @@ class Listing:
         rows += [models.tag(view, able, self._began_s) for view in embedding]
         return JSONResponse({"models": rows})
 
-    async def ps(self) -> JSONResponse:
-        """GET /api/ps: models whose layers are in the memory of nodes."""
+    async def ps(self, now_s: float) -> JSONResponse:
+        """GET /api/ps: models whose layers are in the memory of nodes, unless they left this
+        node's."""
         views = await answering_models(self._inference)
-        return JSONResponse({"models": [models.loaded(view) for view in views if view.layers]})
+        there = [view for view in views if view.layers and not view.is_resting]
+        return JSONResponse({"models": [models.loaded(view, now_s) for view in there]})
 
     async def show(self, request: Request) -> JSONResponse:
         """POST /api/show.

@@ -15,7 +15,7 @@ from aitorrent_gateway.ollama.shapes import when
 from aitorrentd.api import ModelView
 
 FOREVER: Final = "9999-12-31T23:59:59Z"
-"When a model leaves memory: not by itself."
+"When a model leaves memory that stays in it."
 _FORMATS: Final = {"shards": "safetensors", "ollama": "gguf"}
 # A feature of a backend, and what Ollama calls it.
 _CAPABILITIES: Final = {"tools": "tools", "images": "vision", "think": "thinking"}
@@ -41,14 +41,14 @@ def tag(view: ModelView, able: Sequence[str], began_s: float) -> dict[str, Any]:
     }
 
 
-def loaded(view: ModelView) -> dict[str, Any]:
+def loaded(view: ModelView, now_s: float) -> dict[str, Any]:
     """A model in memory as `/api/ps` lists it, with the layers that each node computes."""
     common, on_card = _common(view), sum(part.vram_bytes or 0 for part in view.layers)
     ours = sum(part.rss_bytes or 0 for part in view.layers) + on_card
     return {
         **common,
         "size": ours or common["size"],  # what other nodes hold takes memory there
-        "expires_at": FOREVER,
+        "expires_at": FOREVER if view.leaves_s is None else when(now_s + view.leaves_s),
         "size_vram": on_card,
         "context_length": view.context_length or 0,
         "stages": sorted({(part.start, part.end) for part in view.layers}),

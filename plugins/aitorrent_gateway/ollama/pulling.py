@@ -14,8 +14,10 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from aitorrent_gateway.core.aliases import Aliases
 from aitorrent_gateway.core.bodies import json_object
 from aitorrent_gateway.core.fields import present
+from aitorrent_gateway.ollama.copying import forget_copy
 from aitorrent_gateway.ollama.names import LATEST, missing
 from aitorrent_gateway.ollama.requests import model_of, streams
 from aitorrent_gateway.ollama.shapes import NDJSON, line
@@ -38,7 +40,11 @@ Names = Registry[ModelNames]
 
 
 async def pull(
-    request: Request, names: Names | None, weights: Weights | None, caller: Caller
+    request: Request,
+    names: Names | None,
+    weights: Weights | None,
+    caller: Caller,
+    aliases: Aliases,
 ) -> App:
     """POST /api/pull: download a model and, if this node can compute it, serve it by this name. A
     client that leaves pauses the download; what arrived is kept.
@@ -52,19 +58,26 @@ async def pull(
     model = await _resolved(names, name)
     if weights is None:
         raise Unavailable("downloads need the seeding plugin: aitorrentctl plugin enable seeding")
+    await aliases.forget(name.removesuffix(LATEST))  # a copy of that name would hide the model
     lines = _lines(model, weights, name.removesuffix(LATEST), caller)
     if is_stream:
         return Stream(_said(lines), NDJSON)
     return JSONResponse([value async for value in lines][-1])
 
 
-async def delete(request: Request, names: Names | None, caller: Caller) -> Response:
-    """DELETE /api/delete: stop seeding the files of a model, and delete those that were fetched.
+async def delete(
+    request: Request, names: Names | None, caller: Caller, aliases: Aliases
+) -> Response:
+    """DELETE /api/delete: stop seeding the files of a model, and delete those that were fetched. Of
+    a copy, only the name goes.
 
     Raises:
-        NotFound: none of its files is here. Conflict: the node serves the model from them.
+        NotFound: none of its files is here. Conflict: the node serves the model from them, or the
+        name is in the settings.
     """
     name = model_of(present(json_object(await request.body())))
+    if await forget_copy(name, aliases):
+        return Response()
     if not _has_catalogue(names):
         raise missing(name)  # nothing can have been pulled
     model = await _resolved(names, name)
@@ -81,6 +94,7 @@ async def delete(request: Request, names: Names | None, caller: Caller) -> Respo
         raise missing(name, "none of its files is here")
     for sha256 in gone:
         await caller.call("seeding.remove", {"which": sha256, "files": True})
+    await aliases.forget_model(name.removesuffix(LATEST))
     return Response()
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from aitorrent_gateway.core.aliases import MAX_MODEL_CHARS
 from aitorrent_gateway.core.documents import body_of
 from aitorrent_gateway.core.fields import (
     explained,
@@ -24,10 +25,9 @@ from aitorrent_gateway.core.fields import (
     unsupported,
     wrong,
 )
-from aitorrent_gateway.ollama import options
+from aitorrent_gateway.ollama import durations, options
 from aitorrentd.api import GenerateRequest
 
-MAX_MODEL_CHARS: Final = 256
 _COMMON: Final = frozenset(
     {"model", "name", "stream", "options", "format", "keep_alive", "think", "truncate", "shift"}
     | {"logprobs", "top_logprobs"}
@@ -70,8 +70,8 @@ class Asked:
     request: GenerateRequest | None
     "None: only load the model, or unload it."
     is_stream: bool
-    unloads: bool
-    "Whether the model shall leave memory now."
+    keep_s: float | None
+    "How long the model shall stay in memory, as `durations.keep_s`; 0 = unload it."
     headers: Mapping[str, str]
     "Of the answer: which fields nobody knows."
 
@@ -163,25 +163,18 @@ def _asked(
     for name in ("truncate", "shift"):
         flag(name, fields.get(name, False))
     model = model_of(fields)
-    unloads = not made and _is_zero(fields.get("keep_alive"))
+    keep_s = durations.keep_s(fields.get("keep_alive"))
     unknown = {**fields, **{f"options.{name}": value for name, value in given.items()}}
     known |= {f"options.{name}" for name in options.KNOWN}
     headers = ignored_header(unknown, known, inner)
     if made is None:
-        return Asked(model, None, streams(fields), unloads, headers)
+        return Asked(model, None, streams(fields), keep_s, headers)
     params |= made.pop("params", {})
     try:
         request = GenerateRequest.model_validate({"model": model, **made, "params": params})
     except ValidationError as e:
         raise explained(e) from None
-    return Asked(model, request, streams(fields), unloads, headers)
-
-
-def _is_zero(keep_alive: Any) -> bool:
-    """Whether a model shall not be kept: 0, or a duration of 0 such as "0s"."""
-    if isinstance(keep_alive, str):
-        return keep_alive.strip().rstrip("nuµmsh") in ("0", "0.0")
-    return type(keep_alive) in (int, float) and keep_alive == 0
+    return Asked(model, request, streams(fields), keep_s, headers)
 
 
 def _format(value: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from aitorrent_gateway.config import GatewayConfig
+from aitorrent_gateway.core.aliases import Aliases
 from aitorrent_gateway.core.documents import later
 from aitorrent_gateway.core.naming import inference_of
 from aitorrentd.api import BACKENDS, Inference, PluginContext, Role
@@ -18,6 +19,7 @@ from aitorrentd.api.models.weights import MODEL_NAMES, WEIGHTS
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from aitorrent_gateway.ollama.keeping import Memory
     from aitorrent_gateway.ollama.listing import Listing
 
 CHAT_BYTES: Final = 8 * 2**20
@@ -29,7 +31,6 @@ NOT_HERE: Final = {
     "create": _CREATE,
     "push": _CREATE,
     "blobs/{digest}": _CREATE,
-    "copy": "copy models; plugins.inference.capabilities gives one more names",
 }
 "What is answered with 501."
 ABSENT: Final = ("me", "signout", "status", "web_search", "web_fetch", "experimental/{rest:path}")
@@ -37,14 +38,15 @@ ABSENT: Final = ("me", "signout", "status", "web_search", "web_fetch", "experime
 _REQUESTS: Final = "aitorrent_gateway.ollama.requests"
 _WITH_BODY: Final = ("chat", "generate")
 _ABSENT: Final = "not offered"
+_ANONYMOUS: Final = "anonymous"
 Endpoint = Callable[["Request"], Awaitable[App]]
 
 
 class OllamaRoutes:
     """Answers for one node."""
 
-    def __init__(self, ctx: PluginContext) -> None:
-        self._ctx = ctx
+    def __init__(self, ctx: PluginContext, aliases: Aliases) -> None:
+        self._ctx, self._aliases = ctx, aliases
         self._began_s = ctx.clock.time()
 
     def routes(self) -> list[HttpRoute]:
@@ -59,6 +61,7 @@ class OllamaRoutes:
             self._route("generate", post, self._generate, "the answer to a prompt", CHAT_BYTES),
             self._route("embed", post, self._embed, "texts as vectors", EMBED_BYTES),
             self._route("embeddings", post, self._embeddings, "a text as a vector", EMBED_BYTES),
+            self._route("copy", post, self._copy, "a further name of a model", operate=True),
             self._route("pull", post, self._pull, "download a model", operate=True),
             self._route(
                 "delete", frozenset({"DELETE"}), self._delete, "delete a download", operate=True
@@ -100,7 +103,7 @@ class OllamaRoutes:
 
     @property
     def _inference(self) -> Inference:
-        return inference_of(self._ctx)
+        return inference_of(self._ctx, self._aliases)
 
     def _listing(self) -> Listing:
         from aitorrent_gateway.ollama.listing import Listing
@@ -118,7 +121,7 @@ class OllamaRoutes:
         return await self._listing().tags()
 
     async def _ps(self, request: Request) -> App:
-        return await self._listing().ps()
+        return await self._listing().ps(self._ctx.clock.time())
 
     async def _show(self, request: Request) -> App:
         return await self._listing().show(request)
@@ -126,12 +129,12 @@ class OllamaRoutes:
     async def _chat(self, request: Request) -> App:
         from aitorrent_gateway.ollama import answering
 
-        return await answering.chat(request, self._inference, self._ctx.clock)
+        return await answering.chat(request, self._memory(request), self._ctx.clock)
 
     async def _generate(self, request: Request) -> App:
         from aitorrent_gateway.ollama import answering
 
-        return await answering.generate(request, self._inference, self._ctx.clock)
+        return await answering.generate(request, self._memory(request), self._ctx.clock)
 
     async def _embed(self, request: Request) -> App:
         from aitorrent_gateway.ollama import embedding
@@ -143,17 +146,35 @@ class OllamaRoutes:
 
         return await embedding.embeddings(request, self._inference)
 
+    def _memory(self, request: Request) -> Memory:
+        from aitorrent_gateway.ollama.keeping import Memory
+
+        return Memory(
+            self._inference,
+            self._ctx.optional(BACKENDS),
+            request.scope["aitorrent.scopes"],
+            request.scope["aitorrent.caller"] != _ANONYMOUS,
+            self._ctx.log,
+        )
+
+    async def _copy(self, request: Request) -> App:
+        from aitorrent_gateway.ollama import copying
+
+        return await copying.copy(request, self._inference, self._aliases)
+
     async def _pull(self, request: Request) -> App:
         from aitorrent_gateway.ollama import pulling
 
         services = (self._ctx.optional(MODEL_NAMES), self._ctx.optional(WEIGHTS))
-        return await pulling.pull(request, *services, self._ctx.control.caller(Role.OPERATE))
+        caller = self._ctx.control.caller(Role.OPERATE)
+        return await pulling.pull(request, *services, caller, self._aliases)
 
     async def _delete(self, request: Request) -> App:
         from aitorrent_gateway.ollama import pulling
 
         caller = self._ctx.control.caller(Role.OPERATE)
-        return await pulling.delete(request, self._ctx.optional(MODEL_NAMES), caller)
+        names = self._ctx.optional(MODEL_NAMES)
+        return await pulling.delete(request, names, caller, self._aliases)
 
     @staticmethod
     async def _refuse(status: int, text: str, request: Request) -> App:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from aitorrent_gateway.config import GatewayConfig
+from aitorrent_gateway.core.aliases import Aliases
 from aitorrent_gateway.core.documents import later
 from aitorrent_gateway.core.naming import inference_of
 from aitorrentd.api import Inference, PluginContext
@@ -22,8 +23,8 @@ CHAT_BYTES: Final = 8 * 2**20
 class OpenAiRoutes:
     """Answers for one node."""
 
-    def __init__(self, ctx: PluginContext) -> None:
-        self._ctx = ctx
+    def __init__(self, ctx: PluginContext, aliases: Aliases) -> None:
+        self._ctx, self._aliases = ctx, aliases
         self._began = int(ctx.clock.time())
 
     def routes(self) -> list[HttpRoute]:
@@ -99,7 +100,7 @@ class OpenAiRoutes:
 
     @property
     def _inference(self) -> Inference:
-        return inference_of(self._ctx)
+        return inference_of(self._ctx, self._aliases)
 
     async def _chat(self, request: Request) -> App:
         from aitorrent_gateway.openai import answering

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from aitorrent_gateway.core.aliases import Aliases
 from aitorrent_gateway.core.naming import inference_of
 from aitorrent_gateway.images.drawing import Drawing
 from aitorrentd.api import Inference, PluginContext
@@ -24,8 +25,8 @@ Endpoint = Callable[["Request"], Awaitable[App]]
 class SeedRoutes:
     """Answers for one node."""
 
-    def __init__(self, ctx: PluginContext, drawing: Drawing) -> None:
-        self._ctx = ctx
+    def __init__(self, ctx: PluginContext, aliases: Aliases, drawing: Drawing) -> None:
+        self._ctx, self._aliases = ctx, aliases
         self._drawing = drawing
         self._made: Games | None = None
 
@@ -91,7 +92,7 @@ class SeedRoutes:
 
     @property
     def _inference(self) -> Inference:
-        return inference_of(self._ctx)
+        return inference_of(self._ctx, self._aliases)
 
     async def _hello(self, request: Request) -> App:
         return await self._games.hello()

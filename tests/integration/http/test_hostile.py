@@ -258,6 +258,15 @@ async def test_role_escalation(node_factory: NodeFactory) -> None:
     public = {route.path for _, route in routes if route.scope is Scope.PUBLIC}
     harmless = {"/", "/openapi.json", "/livez", "/readyz", "/health", "/api/version"}
     assert public - {"/mcp"} <= harmless, "a new public path is a decision: add it here"
+    # Having a model unloaded needs more than the routes that take the request.
+    body = b'{"model": "m", "keep_alive": 0}'
+    for path in ("/api/generate", "/api/chat"):
+        for who, headers in {**callers, "anonymous": {}}.items():
+            sent = {"Content-Type": "application/json", **headers}
+            answer = await exchange(address, request("POST", path, sent, body))
+            may = Scope.OPERATE in scopes.get(who, ())
+            refused = 401 if who in ("stranger", "anonymous") else 403
+            assert answer.status == (404 if may else refused), (who, path)  # there is no model m
     # Each tool of MCP has a scope of its own; whoever may do nothing gets no further.
     answer = await exchange(address, request("POST", "/mcp", callers["stranger"], b"{}"))
     assert answer.status == 401

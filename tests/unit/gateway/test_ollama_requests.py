@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -179,17 +180,35 @@ def test_prompts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep_alive", "unloads"),
+    ("keep_alive", "keep_s"),
     [
-        *((zero, True) for zero in (0, 0.0, "0", "0s", "0m")),
-        *((time, False) for time in (None, -1, False, "5m", "10s", 1800)),
+        *((zero, 0) for zero in (0, 0.0, -0.0, "0", "0s", "0m", "-0", " 0 ", "0h0m0s")),
+        *((none, None) for none in (None, "")),
+        # ollama#10422: "-2m" is for ever, too; open-webui#753: "-1" has no unit.
+        *((ever, math.inf) for ever in (-1, "-1", "-1m", "-2m", "-1s", 1e300, "9" * 18 + "h")),
+        *(("5m", 300), ("10s", 10), (1800, 1800), ("30", 30), ("1h30m", 5400), ("1.5h", 5400)),
+        *((1.5, 1.5), ("500ms", 0.5), (".5m", 30), ("+5m", 300), (86400, 86400)),
     ],
 )
-def test_requests_without_a_prompt_load_or_unload(keep_alive: object, unloads: bool) -> None:
+def test_how_long_a_model_shall_stay(keep_alive: object, keep_s: float | None) -> None:
     for read, empty in ((generate, {}), (generate, {"prompt": ""}), (chat, {"messages": []})):
         asked = read({"model": "m", "keep_alive": keep_alive, **empty})
-        assert (asked.request, asked.unloads) == (None, unloads)
-    assert not generate({"model": "m", "prompt": "a", "keep_alive": keep_alive}).unloads
+        assert (asked.request, asked.keep_s) == (None, keep_s)
+    asked = generate({"model": "m", "prompt": "a", "keep_alive": keep_alive})
+    assert (asked.request is not None, asked.keep_s) == (True, keep_s)
+
+
+@pytest.mark.parametrize(
+    "keep_alive",
+    [
+        *(True, False, [], {}),
+        *("five minutes", "5 m", "5d", "m", "-", "--1", "1e3", "5mm", "١m"),
+        *("5m" * 9, "9" * 19, "nan", "inf"),
+    ],
+)
+def test_keep_alive_that_is_no_duration_is_refused(keep_alive: object) -> None:
+    with pytest.raises(InvalidParams, match="keep_alive is neither seconds nor a duration"):
+        generate({"model": "m", "keep_alive": keep_alive})
 
 
 def test_unknown_fields_are_told() -> None:

@@ -118,5 +118,8 @@ async def test_the_sdk_over_a_split_model(node_factory: NodeFactory, tmp_path: P
     async with client_of(url, token) as operator:
         with pytest.raises(ollama.ResponseError, match="plugins.catalogue.servers"):
             await operator.pull("org/model")
-        with pytest.raises(ollama.ResponseError, match="aitorrentctl model remove"):
-            await operator.generate("m", keep_alive=0)
+        assert (await operator.copy("m", "twin")).status == "success"
+        twin = await operator.chat("twin", ASKED, options=GREEDY)
+        assert (twin.model, twin.message.content) == ("twin", expected)
+        with pytest.raises(ollama.ResponseError, match='model "gone" not found'):
+            await operator.copy("gone", "b")
