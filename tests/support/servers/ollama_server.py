@@ -158,6 +158,11 @@ class FakeOllama(HttpServer):
         body = await self._body(request, reply)
         if body is None:
             return
+        if body.get("stream") is False and not body.get("prompt") and not body.get("messages"):
+            reason = "unload" if body.get("keep_alive") == 0 else "load"
+            answer = {"model": body["model"], "response": "", "done": True, "done_reason": reason}
+            await reply.json(answer)
+            return
         if self.is_busy:
             error = "server busy, please try again.  maximum pending requests exceeded"
             await reply.json({"error": error}, 503)
