@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from aitorrent_gateway.config import GatewayConfig
 from aitorrent_gateway.core.aliases import Aliases
+from aitorrent_gateway.core.methods import alias_method
 from aitorrent_gateway.images.drawing import Drawing
 from aitorrent_gateway.mcp.service import McpService
 from aitorrent_gateway.ollama.port import OllamaPort
@@ -66,8 +67,10 @@ class GatewayPlugin:
 
     @hookimpl
     def aitorrent_methods(self, ctx: PluginContext) -> Iterable[Method]:
-        """`gateway.mcp`."""
-        return self._mcp.methods() if self._mcp is not None else ()
+        """`gateway.mcp` and `gateway.aliases`."""
+        if self._mcp is None or self._aliases is None:
+            return ()
+        return [*self._mcp.methods(), alias_method(self._aliases)]
 
     @hookimpl
     def aitorrent_health(self, ctx: PluginContext) -> Iterable[HealthWarning]:

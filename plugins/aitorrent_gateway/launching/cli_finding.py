@@ -66,7 +66,7 @@ def with_token(client: Client, place: Place, purpose: str) -> Place:
 
 
 def find_model(client: Client, wanted: str | None) -> Model:
-    """The model of this name, also of a further one (`plugins.gateway.aliases`), or the only one.
+    """The model of this name, also of a further one (`gateway.aliases`), or the only one.
 
     Raises:
         CommandFailed: there is none, or there are several.
@@ -82,7 +82,7 @@ def find_model(client: Client, wanted: str | None) -> Model:
             there = f"there are {', '.join(sorted(lengths))}"
             toolkit.fail(f"choose a model with --model; {there}", toolkit.ExitCode.USAGE)
         wanted = next(iter(lengths))
-    aliases = client.call("config.get", {"key": "plugins.gateway.aliases"})["value"] or {}
+    aliases = client.call("gateway.aliases")["aliases"]
     own = aliases.get(wanted, wanted)
     if own not in lengths:
         toolkit.fail(f"no model {wanted!r} can answer now; see `aitorrentctl models`")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aitorrent_inference.announce import Announcer
 from aitorrent_inference.capabilities import Capability, offered, read_record, record_value
-from aitorrentd.api import ModelView, Record, TooLarge, Unavailable, pack
+from aitorrentd.api import ModelView, NotFound, Record, TooLarge, Unavailable, pack
 from tests.support.effort import examples
 from tests.support.inference_fakes import FakeBackend, FakeRouter, make_node, node_id
 from tests.support.transport.memory_directory import MemoryDirectory
@@ -57,6 +57,26 @@ async def test_only_allowed_names_are_announced() -> None:
     with silent.having(FakeBackend("a", ["a", "b"])):
         await announcer(silent).refresh()
     assert said(silent) == {}
+
+
+async def test_model_that_left_memory_is_not_offered_to_peers() -> None:
+    class Resting(FakeBackend):
+        rests = True
+
+        async def models(self) -> list[ModelView]:
+            return [ModelView("a", self.name, is_resting=self.rests), ModelView("b", self.name)]
+
+    node, backend = make_node(capabilities={"alias": "a"}), Resting("f")
+    announcing = announcer(node)
+    with node.having(backend):
+        await announcing.refresh()
+        assert list(said(node)) == ["ait:cap:b"]
+        with pytest.raises(NotFound, match="no model 'a' here"):
+            await node.catalogue.offered_candidates("a")
+        assert await node.catalogue.candidates("a", None)  # for this machine
+        backend.rests = False
+        await announcing.refresh()
+        assert sorted(said(node)) == ["ait:cap:a", "ait:cap:alias", "ait:cap:b"]
 
 
 async def test_models_of_peers_are_not_announced_as_own() -> None:

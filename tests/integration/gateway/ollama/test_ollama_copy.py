@@ -12,7 +12,7 @@ from aitorrentd.node import Node
 from tests.integration.gateway.test_aliases import HELLO, JSON, Embedder
 from tests.support.clients.raw_http import Answer, exchange, request
 from tests.support.gateway_nodes import gateway_node
-from tests.support.http_nodes import new_token
+from tests.support.http_nodes import called, new_token
 from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import NodeFactory
 
@@ -84,6 +84,8 @@ async def test_a_copy_is_listed_until_it_is_deleted_and_survives_a_restart(
     assert await here.names() == expected
     await here.node.kernel.restart("gateway")
     assert await here.names() == expected
+    told = await called(here.node, "gateway.aliases")  # as `aitorrentctl launch` asks
+    assert told == {"aliases": {"c": "m", "d": "m"}}
     assert (await here.copy("n", "c")).status == 200  # Ollama replaces, too
     assert (await here.send("DELETE", "/api/delete", model="c")).status == 200
     assert await here.names() == ["d:latest", "m:latest", "n:latest"]
