@@ -62,6 +62,11 @@ class Proxies:
     def __init__(self, networks: Sequence[Network]) -> None:
         self._networks = networks
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no proxy is trusted."""
+        return not self._networks
+
     def client(self, host: bytes, forwarded: Sequence[bytes]) -> bytes:
         """The packed address of the client: the last hop that is no trusted proxy.
 

@@ -13,6 +13,7 @@ from aitorrent_tracker.swarms.storage import Announce, Found, Full, Storage
 from aitorrent_tracker.wire import http_replies, query, udp
 from aitorrent_tracker.wire.http_requests import Request
 from aitorrent_tracker.wire.refusals import Refused
+from aitorrent_tracker.wire.usual import UsualAnnounces
 
 _OK: Final = http_replies.OK
 _ANNOUNCE: Final = udp.ANNOUNCE
@@ -50,6 +51,8 @@ class Tracker:
         self._intervals = intervals
         self._draw = draw
         self._spread_s = intervals.usual_s / 8
+        self._read_usual = UsualAnnounces().read
+        self._has_gates = access.is_private or not proxies.is_empty
 
     def http(self, request: Request, host: bytes, now: float) -> tuple[bytes, bytes]:
         """Status and body of the answer to a request from a packed address."""
@@ -68,6 +71,33 @@ class Tracker:
         self.counts["http_scrapes"] += 1
         listed = filter(self.access.is_listed, hashes)
         return _OK, http_replies.scrape_reply({h: self.storage.counts(h) for h in listed})
+
+    def usual_http(self, raw: bytes, host: bytes, now: float) -> tuple[bytes, bool] | None:
+        """The whole response to a usual announce, and whether its connection stays open.
+
+        None for all other bytes, which are to be read and answered by `http`, to the same end.
+        """
+        read = self._read_usual(raw, host)
+        if (
+            read is None
+            or (self._has_gates and (self.access.is_private or self.proxies.is_trusted(host)))
+            or not self.rates.take(host, now)
+        ):
+            return None
+        announce, keeps_alive = read
+        try:
+            found = self._announce(announce, now)
+        except Refused as e:
+            self.counts[f"refused_{e.kind}"] += 1
+            reply = http_replies.http_reply(
+                http_replies.failure_reply(e), is_head=False, keeps_alive=keeps_alive
+            )
+            return reply, keeps_alive
+        self.counts["http_announces"] += 1
+        # `_interval_s`, without the call.
+        interval_s = int(self._intervals.usual_s - self._draw() * self._spread_s)
+        body = http_replies.compact_reply(found, interval_s, self._intervals.least_s)
+        return http_replies.http_reply(body, is_head=False, keeps_alive=keeps_alive), keeps_alive
 
     def _http_announce(self, raw: bytes, host: bytes, now: float) -> bytes:
         announce, is_compact, has_ids = query.read_announce(raw, host)

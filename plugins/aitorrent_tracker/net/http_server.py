@@ -65,13 +65,17 @@ class HttpServer:
         reader, unsent, ends = RequestReader(), b"", False
         try:
             raw = os.read(fd, MAX_READ)
-            if raw:
+            usual = self.tracker.usual_http(raw, host, self.clock())
+            if usual is not None:
+                unsent, ends = usual[0], not usual[1]
+            elif raw:
                 reader.feed(raw)
                 replies, ends = self.replies(reader, host, self.clock())
-                unsent = replies[0] if len(replies) == 1 else b"".join(replies)
-                if unsent:
-                    unsent = unsent[os.write(fd, unsent) :]
-            ends = ends or not raw
+                unsent = b"".join(replies)
+            else:
+                ends = True
+            if unsent:
+                unsent = unsent[os.write(fd, unsent) :]
         except BlockingIOError:
             pass
         except OSError:
@@ -168,8 +172,8 @@ class HttpServer:
 
 class _Connection(asyncio.Protocol):
     __slots__ = (
-        *("_ends", "_host", "_is_paused", "_reader", "_server", "_transport", "_unsent"),
-        *("answered_at", "subnet"),
+        *("_clock", "_ends", "_host", "_is_fresh", "_is_paused", "_reader", "_server"),
+        *("_transport", "_unsent", "_usual_http", "answered_at", "subnet"),
     )
 
     def __init__(
@@ -178,8 +182,12 @@ class _Connection(asyncio.Protocol):
         self.subnet = subnet_of(host)
         self.answered_at = server.clock()
         self._server = server
+        self._clock = server.clock
+        self._usual_http = server.tracker.usual_http
         self._host = host
         self._reader = reader
+        self._is_fresh = not reader.has_rest
+        "False if bytes may be left in the reader."
         self._transport: asyncio.Transport | None = None
         self._is_paused = False
         self._unsent = unsent
@@ -218,8 +226,20 @@ class _Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def data_received(self, raw: bytes) -> None:
+        transport = self._transport
+        if transport is not None and self._is_fresh and not self._is_paused:
+            now = self._clock()
+            usual = self._usual_http(raw, self._host, now)
+            if usual is not None:
+                reply, keeps_alive = usual
+                self.answered_at = now
+                transport.write(reply)
+                if not keeps_alive:
+                    self._end(transport)
+                return
         self._reader.feed(raw)
         self._answer()
+        self._is_fresh = not self._reader.has_rest
 
     def _answer(self) -> None:
         """Answer the requests that are complete, those that were pipelined in one write."""

@@ -6,6 +6,7 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from struct import Struct
 from typing import Final
 
 from aitorrent_tracker.swarms.peers import ABSENT, Peers
@@ -23,6 +24,7 @@ from aitorrent_tracker.swarms.wheel import Wheel
 # In constants: an Enum looks its members up each time, which costs a hundred nanoseconds.
 _STOPPED: Final = Event.STOPPED
 _COMPLETED: Final = Event.COMPLETED
+_PORT: Final = Struct(">H").pack
 TICK_S: Final = 10.0
 "Peers expire this much later than they must, at most."
 SUBNET_BYTES: Final = {4: 3, 16: 7}
@@ -77,9 +79,9 @@ def _half(seeds: Peers, leechers: Peers, wanted: int, draw: Callable[[], float],
     """Entries for a leecher, half of them seeds if there are enough; not the leecher at `own`."""
     if not seeds.count:
         return leechers.sample(wanted, draw(), own)
-    share = wanted - wanted // 2
-    if share < wanted - leechers.count:
-        share = wanted - leechers.count
+    share, others = wanted - wanted // 2, leechers.count - (own >= 0)
+    if share < wanted - others:
+        share = wanted - others
     if share > seeds.count:
         share = seeds.count
     return seeds.sample(share, draw()) + leechers.sample(wanted - share, draw(), own)
@@ -111,7 +113,7 @@ class MemoryStorage:
         """See `Storage.announce`."""
         info_hash, peer_id, host, port, event, is_seed, wanted = announce
         swarm = self._swarms.get(info_hash)
-        entry = host + port.to_bytes(2, "big")
+        entry = host + _PORT(port)
         # `_kind_of(host)`, without the call: this is what a tracker does all day.
         kind = len(host)
         if host[0] == 127 if kind == 4 else host == _LOOPBACK6:
@@ -138,13 +140,14 @@ class MemoryStorage:
             found = leechers.sample(wanted, self._draw())
         else:
             found = _half(seeds, leechers, wanted, self._draw, own)
-        by_width = {6: b"", 18: b"", len(host) + 2: found}
         if len(swarm.kinds) > 1:
+            by_width = {6: b"", 18: b"", len(host) + 2: found}
             self._add_others(swarm, kind, is_seed, wanted, by_width)
+            peers4, peers6 = by_width[6], by_width[18]
+        else:
+            peers4, peers6 = (found, b"") if len(host) == 4 else (b"", found)
         completed = self._completed.get(info_hash, 0)
-        return make_tuple(
-            Found, (swarm.seeds, swarm.leechers, completed, by_width[6], by_width[18])
-        )
+        return make_tuple(Found, (swarm.seeds, swarm.leechers, completed, peers4, peers6))
 
     def _store(self, swarm: _Swarm, kind: int, entry: bytes, announce: Announce, tick: int) -> int:
         """Add a peer that is not known in its role; its place, or `ABSENT` without room for it."""

@@ -20,12 +20,15 @@ ABSENT: Final = -1
 class Peers:
     """Peers with addresses of one size, either seeds or leechers."""
 
-    __slots__ = ("_entries", "_ids", "_index", "_seen", "_width", "count")
+    __slots__ = ("_entries", "_ids", "_index", "_ring", "_seen", "_width", "count")
 
     def __init__(self, width: int) -> None:
         self.count = 0
         self._width = width
         self._entries = bytearray()
+        self._ring = b""
+        """The entries twice, so that any of them in a row, from any one on, are a slice. Nothing
+        since a peer came or went."""
         self._ids = bytearray()
         self._seen = array("I")
         "The tick of each peer's last announce."
@@ -50,6 +53,7 @@ class Peers:
     def add(self, entry: bytes, peer_id: bytes, tick: int) -> int:
         """Add a peer that is not here; its place."""
         at = self._index[entry] = self.count
+        self._ring = b""
         self._entries += entry
         self._ids += peer_id
         self._seen.append(tick)
@@ -61,6 +65,7 @@ class Peers:
         at = self._index.pop(entry, None)
         if at is None:
             return False
+        self._ring = b""
         width, ids, entries = self._width, self._ids, self._entries
         seen = self._seen.pop()
         self.count -= 1
@@ -83,32 +88,25 @@ class Peers:
 
         The entry at the place `own` is left out.
         """
-        count, width, entries = self.count, self._width, self._entries
+        ring, count, width = self._ring, self.count, self._width
+        if not ring:
+            # Peers come back more often than they come or go.
+            ring = self._ring = bytes(self._entries) * 2
         if own < 0:
             if wanted >= count:
-                return bytes(entries)
+                return ring[: count * width]
             begin = int(draw * count) * width
-            end = begin + wanted * width
-            if end <= count * width:
-                return bytes(entries[begin:end])
-        elif wanted >= count - 1:
-            return bytes(entries[: own * width] + entries[(own + 1) * width :])
-        else:
-            first = int(draw * count)
-            begin, at = first * width, own - first
-            if at < 0:
-                at += count
-            if at < wanted:
-                found = self._run(begin, (wanted + 1) * width)
-                return found[: at * width] + found[(at + 1) * width :]
-        return self._run(begin, wanted * width)
-
-    def _run(self, begin: int, size: int) -> bytes:
-        """`size` bytes of entries from `begin` on; the first entry follows the last one."""
-        entries, end = self._entries, begin + size
-        if end <= len(entries):
-            return bytes(entries[begin:end])
-        return bytes(entries[begin:] + entries[: end - len(entries)])
+            return ring[begin : begin + wanted * width]
+        if wanted >= count - 1:
+            return ring[(own + 1) * width : (own + count) * width]
+        first = int(draw * count)
+        begin, at = first * width, own - first
+        if at < 0:
+            at += count
+        if at >= wanted:
+            return ring[begin : begin + wanted * width]
+        cut = begin + at * width
+        return ring[begin:cut] + ring[cut + width : begin + (wanted + 1) * width]
 
     def count_prefix(self, prefix: bytes, enough: int) -> int:
         """How many peers have an address that starts with these bytes; counts up to `enough`."""

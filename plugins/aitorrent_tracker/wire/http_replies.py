@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from aitorrent_tracker.swarms.storage import Counts, Found
@@ -13,25 +14,34 @@ from aitorrent_tracker.wire.refusals import Refused
 OK: Final = b"200 OK"
 _USUAL: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: "
 _KEEP: Final = b"\r\nConnection: keep-alive\r\n\r\n"
+_CLOSE: Final = b"\r\nConnection: close\r\n\r\n"
 
 
 def compact_reply(found: Found, interval_s: int, min_interval_s: int) -> bytes:
     """The answer to an announce, with peers as bytes (BEP 23, BEP 7)."""
     seeds, leechers, completed, peers4, peers6 = found
-    return (
-        b"d8:completei%de10:downloadedi%de10:incompletei%de8:intervali%de12:min intervali%de"
-        b"5:peers%d:%b6:peers6%d:%be"
-        % (
-            seeds,
-            completed,
-            leechers,
-            interval_s,
-            min_interval_s,
-            len(peers4),
-            peers4,
-            len(peers6),
-            peers6,
+    counts = _counts(seeds, completed, leechers)
+    if peers6:
+        return b"%b%de12:min intervali%de5:peers%d:%b6:peers6%d:%be" % (
+            *(counts, interval_s, min_interval_s),
+            *(len(peers4), peers4, len(peers6), peers6),
         )
+    return b"%b%de12:min intervali%de5:peers%d:%b6:peers60:e" % (
+        counts,
+        interval_s,
+        min_interval_s,
+        len(peers4),
+        peers4,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _counts(seeds: int, completed: int, leechers: int) -> bytes:
+    """The begin of a reply; swarms change less often than they are asked for."""
+    return b"d8:completei%de10:downloadedi%de10:incompletei%de8:intervali" % (
+        seeds,
+        completed,
+        leechers,
     )
 
 
@@ -84,8 +94,8 @@ def failure_reply(refused: Refused) -> bytes:
 
 def http_reply(body: bytes, *, status: bytes = OK, is_head: bool, keeps_alive: bool) -> bytes:
     """A whole HTTP response."""
-    if keeps_alive and not is_head and status is OK:
-        return b"%b%d%b%b" % (_USUAL, len(body), _KEEP, body)
+    if status is OK and not is_head:
+        return b"%b%d%b%b" % (_USUAL, len(body), _KEEP if keeps_alive else _CLOSE, body)
     return b"HTTP/1.1 %b\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%b%b\r\n%b" % (
         status,
         len(body),

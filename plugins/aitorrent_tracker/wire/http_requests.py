@@ -127,12 +127,16 @@ def _read(head: bytes) -> Request:
 
 
 def _headers_of(headers: bytes) -> tuple[bool, bool, tuple[bytes, ...]]:
-    """Whether the client does not say `close`, whether it says `keep-alive`, X-Forwarded-For."""
     # Clients send the same headers again and again.
-    return _remembered(headers) if len(headers) <= _MAX_REMEMBERED else _read_headers(headers)
+    return _remembered(headers) if len(headers) <= _MAX_REMEMBERED else read_headers(headers)
 
 
-def _read_headers(headers: bytes) -> tuple[bool, bool, tuple[bytes, ...]]:
+def read_headers(headers: bytes) -> tuple[bool, bool, tuple[bytes, ...]]:
+    """Whether the client does not say `close`, whether it says `keep-alive`, X-Forwarded-For.
+
+    Raises:
+        BadRequest: they are malformed, or announce a body.
+    """
     lines = headers.split(b"\r\n") if headers else []
     between = max(0, len(lines) - 1)
     if headers.count(b"\n") != between or headers.count(b"\r") != between or b"\0" in headers:
@@ -157,7 +161,7 @@ def _read_headers(headers: bytes) -> tuple[bool, bool, tuple[bytes, ...]]:
     return keeps_alive, asks_to, tuple(forwarded)
 
 
-_remembered = lru_cache(maxsize=1024)(_read_headers)
+_remembered = lru_cache(maxsize=1024)(read_headers)
 
 
 def _without_authority(target: bytes) -> bytes:

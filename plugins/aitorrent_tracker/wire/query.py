@@ -20,14 +20,14 @@ DEFAULT_WANTED: Final = 50
 MAX_WANTED: Final = 200
 _MAX_PAIRS: Final = 64
 _MAX_DIGITS: Final = 20
-_EVENTS: Final = {
+EVENTS: Final = {
     b"started": Event.STARTED,
     b"completed": Event.COMPLETED,
     b"stopped": Event.STOPPED,
 }
 _STOPPED: Final = Event.STOPPED
 _NONE: Final = Event.NONE
-_ONCE: Final = (b"info_hash", b"peer_id", b"port", b"left")
+ONCE: Final = (b"info_hash", b"peer_id", b"port", b"left")
 
 
 def read_announce(query: bytes, host: bytes) -> tuple[Announce, bool, bool]:
@@ -45,7 +45,7 @@ def read_announce(query: bytes, host: bytes) -> tuple[Announce, bool, bool]:
         fields = {}
     if len(fields) != len(pairs):
         fields = _unusual(pairs)
-    event = _EVENTS.get(fields.get(b"event", b""), _NONE)
+    event = EVENTS.get(fields.get(b"event", b""), _NONE)
     port = whole_number(fields.get(b"port", b""))
     if port is None or port > 65_535 or (port == 0 and event is not _STOPPED):
         raise Refused("malformed", "port is missing or is not a number from 1 to 65535")
@@ -75,7 +75,7 @@ def _unusual(pairs: list[bytes]) -> dict[bytes, bytes]:
         key, _, value = pair.partition(b"=")
         if key not in fields:
             fields[key] = value
-        elif key in _ONCE:
+        elif key in ONCE:
             raise Refused("malformed", f"{key.decode()} is repeated")
     return fields
 
@@ -115,14 +115,16 @@ def _twenty_bytes(fields: dict[bytes, bytes], key: bytes) -> bytes:
 def _decoded(key: bytes, value: bytes) -> bytes:
     if len(value) == HASH_BYTES and b"%" not in value:
         return value
-    decoded = _unquoted(value) if len(value) <= 3 * HASH_BYTES else b""
-    # An escape that is not %XX stays as it is, and would pass for three bytes.
-    if len(decoded) != HASH_BYTES or len(value) != HASH_BYTES + 2 * value.count(b"%"):
+    decoded = unquoted(value) if len(value) <= 3 * HASH_BYTES else b""
+    if not decoded:
         raise Refused("malformed", f"{key.decode()} is not {HASH_BYTES} percent-encoded bytes")
     return decoded
 
 
 @lru_cache(maxsize=4096)
-def _unquoted(value: bytes) -> bytes:
-    """Percent-decoded; info-hashes come again and again."""
-    return unquote_to_bytes(value)
+def unquoted(value: bytes) -> bytes:
+    """20 percent-decoded bytes; none if it is anything else. Info-hashes come again and again."""
+    decoded = unquote_to_bytes(value)
+    # An escape that is not %XX stays as it is, and would pass for three bytes.
+    is_whole = len(value) == HASH_BYTES + 2 * value.count(b"%")
+    return decoded if len(decoded) == HASH_BYTES and is_whole else b""

@@ -181,6 +181,14 @@ def test_wheel_forgets_nothing_that_is_further_away_than_it_is_long() -> None:
     assert list(wheel.due(3)) == [b"far"] and len(wheel) == 0
 
 
+def test_leecher_alone_among_seeds_is_told_as_many_of_them_as_it_wants() -> None:
+    swarms = storage()
+    for n in (1, 3):
+        swarms.announce(announce(v4(n), seed=True, wanted=0), 0.0)
+    found = swarms.announce(announce(v4(5), seed=False, wanted=2), 0.0)
+    assert sorted(entries(found.peers4, 6)) == sorted(v4(n) + b"\x1a\xe1" for n in (1, 3))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
