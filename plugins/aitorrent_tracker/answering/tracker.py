@@ -128,6 +128,26 @@ class Tracker:
 
     def udp(self, raw: bytes, host: bytes, now: float) -> bytes | None:
         """The answer to a datagram from a packed address, or none."""
+        whole = udp.read_whole_announce(raw, host)
+        if (
+            whole is None
+            or self.access.is_private
+            or not self._ids.is_valid(whole[0], host, now)
+            or not self.rates.take(host, now)
+        ):
+            return self._unusual_udp(raw, host, now)
+        _, transaction, announce = whole
+        try:
+            found = self._announce(announce, now)
+        except Refused as e:
+            return self._udp_refusal(transaction, e)
+        self.counts["udp_announces"] += 1
+        # `_interval_s`, without the call.
+        interval_s = int(self._intervals.usual_s - self._draw() * self._spread_s)
+        return udp.announce_reply(transaction, found, interval_s, len(host))
+
+    def _unusual_udp(self, raw: bytes, host: bytes, now: float) -> bytes | None:
+        """The answer to any datagram; of an announce without options, there is less to read."""
         head = udp.read_head(raw)
         if head is None:
             self.counts["udp_ignored"] += 1
@@ -152,8 +172,11 @@ class Tracker:
                 return self._udp_announce(raw, transaction, host, now)
             return self._udp_scrape(raw, transaction)
         except Refused as e:
-            self.counts[f"refused_{e.kind}"] += 1
-            return udp.error_reply(transaction, e.text)
+            return self._udp_refusal(transaction, e)
+
+    def _udp_refusal(self, transaction: int, refused: Refused) -> bytes:
+        self.counts[f"refused_{refused.kind}"] += 1
+        return udp.error_reply(transaction, refused.text)
 
     def _udp_announce(self, raw: bytes, transaction: int, host: bytes, now: float) -> bytes:
         announce, path = udp.read_announce(raw, host), udp.url_path(raw)

@@ -62,8 +62,9 @@ class Acceptor:
 
     def _accept(self, sock: socket.socket) -> None:
         listening, where = sock.fileno(), _ADDRESS[socket.AddressFamily(sock.family)]
+        # Room for one address; from then on, what the kernel wrote: they have one family.
+        self._name_bytes.value = _NAME_BYTES
         for _ in range(MAX_BATCH):
-            self._name_bytes.value = _NAME_BYTES
             accepted = _accept4(listening, self._to_name, self._to_name_bytes, _FLAGS)
             if accepted < 0:
                 if ctypes.get_errno() in _EXHAUSTED:

@@ -102,8 +102,8 @@ class Datagrams:
                     message.control = _address(controls) + at * control_bytes
                     message.control_size = control_bytes
         self._names = names
-        self._requests = _slots(requests, max_bytes + 1)
-        self._replies = _slots(replies, REPLY_BYTES)
+        self._requests = memoryview(requests)
+        self._replies = replies
         self._interfaces = memoryview(controls).cast("I")[4 :: max(1, control_bytes // 4)]
         self._no_interfaces = memoryview(bytes(4 * SLOTS)).cast("I")
         self._in, self._out, self._fresh = inward, outward, bytes(inward)
@@ -112,8 +112,10 @@ class Datagrams:
         self._out_sizes = memoryview(out_vectors).cast("L")
         self._vectors = in_vectors
 
-    def answer(self, reply_to: Callable[[bytes, bytes], bytes | None]) -> tuple[int, int]:
-        """Answer what has arrived by `reply_to(datagram, packed address)`, which may be None.
+    def answer(
+        self, reply_to: Callable[[bytes, bytes, float], bytes | None], now: float
+    ) -> tuple[int, int]:
+        """Answer what has arrived by `reply_to(datagram, packed address, now)`, or not if None.
 
         Returns how many were ignored, as too long or from port 0, and how many replies could not
         be sent.
@@ -121,7 +123,9 @@ class Datagrams:
         ctypes.memmove(self._in_address, self._fresh, len(self._fresh))
         count = _receive(self._sock.fileno(), self._in_address, SLOTS, 0, None)
         ignored = unsent = first = 0
-        most, requests, replies = self._max, self._requests, self._replies
+        most, step, replies = self._max, self._max + 1, self._replies
+        # Copied once: slices of bytes take less time than those of a buffer.
+        requests = bytes(self._requests[: max(count, 0) * step])
         in_sizes, out_sizes = self._in_sizes, self._out_sizes
         senders = self._unpack(self._names)
         if self._has_interfaces:
@@ -130,7 +134,8 @@ class Datagrams:
             (port, host), size = next(senders), in_sizes[at * _SIZE_STEP + _SIZE_AT]
             reply = None
             if port and size <= most:
-                reply = reply_to(requests[at][:size].tobytes(), host)
+                begin = at * step
+                reply = reply_to(requests[begin : begin + size], host, now)
             else:
                 ignored += 1
             if reply is None:
@@ -138,7 +143,8 @@ class Datagrams:
                 first = at + 1
                 continue
             out_sizes[2 * at + 1] = size = len(reply)
-            replies[at][:size] = reply
+            begin = at * REPLY_BYTES
+            replies[begin : begin + size] = reply
         return ignored, unsent + self._send(first, max(count, 0))
 
     def _send(self, first: int, end: int) -> int:
@@ -165,12 +171,6 @@ def _tell_addresses(sock: socket.socket) -> int:
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     return _CONTROL_BYTES[socket.AddressFamily(sock.family)]
-
-
-def _slots(buffer: bytearray, size: int) -> list[memoryview]:
-    """Its parts of that size."""
-    whole = memoryview(buffer)
-    return [whole[at : at + size] for at in range(0, len(buffer), size)]
 
 
 def _address(buffer: bytearray) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from functools import partial
 
 from aitorrent_tracker.answering.tracker import Tracker
 from aitorrent_tracker.net.datagrams import Datagrams
@@ -33,7 +32,7 @@ class UdpServer:
 
     def _answer(self, datagrams: Datagrams) -> None:
         """Answer what has arrived; a transport would cost more than the answers do."""
-        ignored, unsent = datagrams.answer(partial(self._tracker.udp, now=self._clock()))
+        ignored, unsent = datagrams.answer(self._tracker.udp, self._clock())
         if ignored:
             self._tracker.counts["udp_ignored"] += ignored
         if unsent:

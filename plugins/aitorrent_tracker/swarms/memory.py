@@ -77,14 +77,19 @@ class _Swarm:
 
 def _half(seeds: Peers, leechers: Peers, wanted: int, draw: Callable[[], float], own: int) -> bytes:
     """Entries for a leecher, half of them seeds if there are enough; not the leecher at `own`."""
-    if not seeds.count:
-        return leechers.sample(wanted, draw(), own)
-    share, others = wanted - wanted // 2, leechers.count - (own >= 0)
+    share, others = wanted - wanted // 2, leechers.count
+    if own >= 0:
+        others -= 1
     if share < wanted - others:
         share = wanted - others
     if share > seeds.count:
         share = seeds.count
-    return seeds.sample(share, draw()) + leechers.sample(wanted - share, draw(), own)
+    found = seeds.sample(share, draw()) if share else b""
+    if others <= 0:
+        return found
+    if own < 0:
+        return found + leechers.sample(wanted - share, draw())
+    return found + leechers.sample_others(wanted - share, draw(), own)
 
 
 class MemoryStorage:

@@ -27,8 +27,8 @@ class Peers:
         self._width = width
         self._entries = bytearray()
         self._ring = b""
-        """The entries twice, so that any of them in a row, from any one on, are a slice. Nothing
-        since a peer came or went."""
+        """The entries twice, so that some in a row, from any one on, are a slice. Made again after
+        peers came or went: they come back more often."""
         self._ids = bytearray()
         self._seen = array("I")
         "The tick of each peer's last announce."
@@ -83,20 +83,17 @@ class Peers:
         at = self._index.get(entry)
         return b"" if at is None else bytes(self._ids[at * PEER_ID_BYTES :][:PEER_ID_BYTES])
 
-    def sample(self, wanted: int, draw: float, own: int = ABSENT) -> bytes:
-        """At most `wanted` entries from a random one on; `draw` in [0, 1) chooses it.
+    def sample(self, wanted: int, draw: float) -> bytes:
+        """At most `wanted` entries from a random one on; `draw` in [0, 1) chooses it."""
+        count, width, ring = self.count, self._width, self._ring or self._make_ring()
+        if wanted >= count:
+            return ring[: count * width]
+        begin = int(draw * count) * width
+        return ring[begin : begin + wanted * width]
 
-        The entry at the place `own` is left out.
-        """
-        ring, count, width = self._ring, self.count, self._width
-        if not ring:
-            # Peers come back more often than they come or go.
-            ring = self._ring = bytes(self._entries) * 2
-        if own < 0:
-            if wanted >= count:
-                return ring[: count * width]
-            begin = int(draw * count) * width
-            return ring[begin : begin + wanted * width]
+    def sample_others(self, wanted: int, draw: float, own: int) -> bytes:
+        """The same without the entry at the place `own`."""
+        count, width, ring = self.count, self._width, self._ring or self._make_ring()
         if wanted >= count - 1:
             return ring[(own + 1) * width : (own + count) * width]
         first = int(draw * count)
@@ -107,6 +104,10 @@ class Peers:
             return ring[begin : begin + wanted * width]
         cut = begin + at * width
         return ring[begin:cut] + ring[cut + width : begin + (wanted + 1) * width]
+
+    def _make_ring(self) -> bytes:
+        ring = self._ring = bytes(self._entries) * 2
+        return ring
 
     def count_prefix(self, prefix: bytes, enough: int) -> int:
         """How many peers have an address that starts with these bytes; counts up to `enough`."""

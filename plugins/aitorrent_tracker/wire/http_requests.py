@@ -48,6 +48,8 @@ def is_for_tracker(path: bytes) -> bool:
 class RequestReader:
     """Bytes of one connection in, requests out."""
 
+    __slots__ = ("_at", "_buffer")
+
     def __init__(self) -> None:
         self._buffer = b""
         self._at = 0

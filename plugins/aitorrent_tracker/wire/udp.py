@@ -29,6 +29,7 @@ MAX_BYTES: Final = 16 + HASH_BYTES * MAX_SCRAPED
 DEFAULT_WANTED: Final = 50
 MAX_WANTED: Final = {4: 74, 16: 64}
 "By the size of the address: replies fit into 1,232 bytes, the least that any IPv6 path carries."
+_FEWEST: Final = min(MAX_WANTED.values())
 NO_COUNTS: Final = Counts(0, 0, 0)
 _EVENTS: Final = tuple(Event)
 "By number."
@@ -37,8 +38,10 @@ _NONE: Final = Event.NONE
 _HEAD: Final = struct.Struct(">8sII")
 _ANNOUNCE: Final = struct.Struct(">16x20s20s8xQ8xI8xiH")
 "Without the head, and without what a tracker does not need."
+_WHOLE: Final = struct.Struct(">8sII20s20s8xQ8xI8xiH")
+"All that a tracker needs."
 _REPLY: Final = struct.Struct(">II")
-_ANNOUNCED: Final = struct.Struct(">IIIII")
+_announced: Final = struct.Struct(">IIIII").pack
 _COUNTS: Final = struct.Struct(">III")
 _HEAD_BYTES: Final = _HEAD.size
 _ANNOUNCE_BYTES: Final = _ANNOUNCE.size
@@ -71,6 +74,24 @@ class ConnectionIds:
 def read_head(raw: bytes) -> tuple[bytes, int, int] | None:
     """Connection id, action and transaction of a request; None if these bytes are none."""
     return _HEAD.unpack_from(raw) if len(raw) >= _HEAD_BYTES else None
+
+
+def read_whole_announce(raw: bytes, host: bytes) -> tuple[bytes, int, Announce] | None:
+    """Connection id, transaction and announce of an announce without options, as `read_head` and
+    `read_announce` read it; None if these bytes are anything else, or refused."""
+    if len(raw) != _ANNOUNCE_BYTES:
+        return None
+    fields = _WHOLE.unpack(raw)
+    connection, action, transaction, info_hash, peer_id, left, number, wanted, port = fields
+    if action != ANNOUNCE or not port:
+        return None
+    event = _EVENTS[number] if number < len(_EVENTS) else _NONE
+    if wanted < 0:
+        wanted = DEFAULT_WANTED
+    elif wanted > _FEWEST:
+        wanted = min(wanted, MAX_WANTED[len(host)])
+    announce = make_tuple(Announce, (info_hash, peer_id, host, port, event, left == 0, wanted))
+    return connection, transaction, announce
 
 
 def read_announce(raw: bytes, host: bytes) -> Announce:
@@ -138,7 +159,7 @@ def connect_reply(transaction: int, connection: bytes) -> bytes:
 def announce_reply(transaction: int, found: Found, interval_s: int, host_bytes: int) -> bytes:
     """The answer to an announce. Peers are of the family of the client's address."""
     seeds, leechers, _, peers4, peers6 = found
-    head = _ANNOUNCED.pack(ANNOUNCE, transaction, interval_s, leechers, seeds)
+    head = _announced(ANNOUNCE, transaction, interval_s, leechers, seeds)
     return head + (peers4 if host_bytes == 4 else peers6)
 
 

@@ -41,12 +41,12 @@ def test_each_datagram_is_answered_to_its_sender_from_the_address_it_was_sent_to
             ):
                 client.send(raw)
             answered = datagrams.answer(
-                lambda raw, host: None if raw == b"silence" else host + raw[:3]
+                lambda raw, host, _: None if raw == b"silence" else host + raw[:3], 1.0
             )
             assert answered == (1, 0)
             assert [one.recv(100) for _ in range(2)] == [packed + b"a", packed + b"b"]
             assert [other.recv(100) for _ in range(2)] == [packed, packed + b"ten"]
-        assert datagrams.answer(lambda raw, host: raw) == (0, 0)
+        assert datagrams.answer(lambda raw, host, now: raw, 1.0) == (0, 0)
 
 
 def test_a_batch_is_bounded_and_replies_that_cannot_be_sent_are_counted() -> None:
@@ -60,11 +60,12 @@ def test_a_batch_is_bounded_and_replies_that_cannot_be_sent_are_counted() -> Non
             client.sendto(b"%d" % number, server.getsockname())
         seen: list[bytes] = []
 
-        def remember(raw: bytes, _: bytes) -> bytes:
+        def remember(raw: bytes, _: bytes, now: float) -> bytes:
+            assert now == 1.0
             seen.append(raw)
             return raw
 
-        assert datagrams.answer(remember) == (0, 0) and len(seen) == SLOTS
+        assert datagrams.answer(remember, 1.0) == (0, 0) and len(seen) == SLOTS
         with suppress(OSError):  # it is not connected, yet sends nothing from now on
             server.shutdown(socket.SHUT_WR)
-        assert datagrams.answer(remember) == (0, 3) and len(seen) == SLOTS + 3
+        assert datagrams.answer(remember, 1.0) == (0, 3) and len(seen) == SLOTS + 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from aitorrent_tracker.wire.http_replies import http_reply
 from aitorrent_tracker.wire.http_requests import BadRequest, RequestReader
 from aitorrent_tracker.wire.query import read_announce
 from aitorrent_tracker.wire.refusals import Refused
-from aitorrent_tracker.wire.udp import ConnectionIds
+from aitorrent_tracker.wire.udp import PROTOCOL_ID, ConnectionIds
 from aitorrent_tracker.wire.usual import MAX_REMEMBERED, UsualAnnounces
 from tests.support.effort import examples
 
@@ -217,3 +218,35 @@ def test_usual_announces_are_limited_by_the_rate_of_their_network() -> None:
     assert limited.usual_http(whole(LIBTORRENT), HOST, 1.0) is not None
     assert limited.usual_http(whole(LIBTORRENT), HOST, 1.0) is None
     assert b"too many requests" in answered(limited, whole(LIBTORRENT))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.binary(min_size=56, max_size=56),  # info-hash, peer id, downloaded, left
+            st.integers(0, 5),
+            st.integers(-(2**31), 2**31 - 1),
+            st.integers(0, 3) | st.just(65535),
+            st.booleans(),
+        ),
+        max_size=6,
+    ),
+    st.sampled_from([HOST, bytes(16)]),
+)
+@settings(max_examples=examples(200))
+def test_announces_over_udp_without_options_are_answered_as_those_with_some(
+    rows: list[tuple[bytes, int, int, int, bool]], host: bytes
+) -> None:
+    one, other = tracker(), tracker()
+    for fields, event, wanted, port, is_proven in rows:
+        replies = []
+        for to, options in ((one, b""), (other, b"\0")):
+            hello = to.udp(PROTOCOL_ID + bytes(8), host, 1.0)
+            assert hello is not None
+            connection = hello[8:] if is_proven else bytes(8)
+            raw = connection + struct.pack(">II", 1, 7) + fields + bytes(8)
+            raw += struct.pack(">IIIiH", event, 0, 0, wanted, port)
+            replies.append(to.udp(raw + options, host, 1.0))
+        assert replies[0] == replies[1]
+        assert one.counts == other.counts
+        assert one.storage.statistics() == other.storage.statistics()
