@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -168,10 +168,12 @@ def _rate(bytes_per_s: float) -> str:
     return f"{toolkit.bytes_text(bytes_per_s)}/s" if bytes_per_s else "-"
 
 
-def _operate(method: str, params: Mapping[str, Any]) -> None:
+def _operate(
+    method: str, params: Mapping[str, Any], render: Callable[[Any], str] | None = None
+) -> None:
     with toolkit.connect(timeout=3600.0) as client:
         reply = client.call(f"seeding.{method}", params)
-    toolkit.emit(reply, lambda row: _render_torrents({"torrents": [row]}))
+    toolkit.emit(reply, render or (lambda row: _render_torrents({"torrents": [row]})))
 
 
 def stop(which: Which) -> None:
@@ -197,7 +199,12 @@ def remove(
     ] = False,
 ) -> None:
     """Forget a torrent."""
-    _operate("remove", {"which": which, "files": files})
+
+    def removed(row: Mapping[str, Any]) -> str:
+        rest = f"; still there: {row['path']}" if os.path.exists(row["path"]) else ""
+        return toolkit.clean(f"removed {row['name']}{rest}")
+
+    _operate("remove", {"which": which, "files": files}, removed)
 
 
 def export(
@@ -253,4 +260,25 @@ def limit(
             "ratio": ratio,
             "seed_time_s": time,
         },
+        _render_limits,
+    )
+
+
+def _render_limits(row: Mapping[str, Any]) -> str:
+    limits = row["limits"]
+
+    def rate(bps: int) -> str:
+        return f"{toolkit.bytes_text(bps)}/s" if bps else "unlimited"
+
+    def end(value: float | None, text: Callable[[float], str]) -> str:
+        return "as configured" if value is None else text(value) if value else "never"
+
+    return toolkit.fields(
+        [
+            ("torrent", row["name"]),
+            ("upload", rate(limits["upload_bps"])),
+            ("download", rate(limits["download_bps"])),
+            ("stops at ratio", end(limits["ratio"], "{:g}".format)),
+            ("stops after", end(limits["seed_time_s"], toolkit.duration_text)),
+        ]
     )

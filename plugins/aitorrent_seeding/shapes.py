@@ -121,6 +121,19 @@ class LimitParams(_Shape):
     )
 
 
+class TorrentLimits(_Shape):
+    """The limits of one torrent."""
+
+    upload_bps: int = Field(description="bytes per second; 0 = none but that of all torrents")
+    download_bps: int = Field(description="the same for what is received")
+    ratio: float | None = Field(
+        description="seeding stops after this many times the size; 0 = never, null = as configured"
+    )
+    seed_time_s: float | None = Field(
+        description="seeding stops after this many seconds; 0 = never, null = as configured"
+    )
+
+
 class TorrentRow(_Shape):
     """A torrent of this node."""
 
@@ -139,6 +152,7 @@ class TorrentRow(_Shape):
     downloaded: int = Field(description="bytes from peers, over all runs")
     uploaded: int = Field(description="bytes to peers, over all runs")
     tracker_problem: str = Field(description="what its tracker said last; empty if all is well")
+    limits: TorrentLimits = Field(description="its own limits")
 
 
 class TorrentFile(_Shape):

@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aitorrent_seeding.service import SeedingService
-from aitorrent_seeding.shapes import SharedFile, ShareParams, ShareResult, TorrentRow
+from aitorrent_seeding.shapes import (
+    SharedFile,
+    ShareParams,
+    ShareResult,
+    TorrentLimits,
+    TorrentRow,
+)
 from aitorrent_seeding.torrents.folders import files_below
-from aitorrent_seeding.torrents.wanted import magnet_link
+from aitorrent_seeding.torrents.wanted import is_tracker, magnet_link
 from aitorrentd.api import CallContext, InvalidParams
 from aitorrentd.api.models.weights import Published, is_sha256
 
@@ -30,6 +36,11 @@ async def share(service: SeedingService, call: CallContext, params: ShareParams)
         raise InvalidParams(f"{path} is relative; write an absolute path")
     if params.sha256 and not is_sha256(params.sha256):
         raise InvalidParams("a SHA-256 has 64 lower-case hexadecimal digits")
+    for url in params.trackers:
+        if not is_tracker(url):
+            raise InvalidParams(
+                f"{url[:80]!r} is no URL of a tracker; it begins with http://, https:// or udp://"
+            )
     files = await asyncio.to_thread(files_below, path)
     if params.sha256 and len(files) > 1:
         raise InvalidParams(f"{path} has {len(files)} files; give a digest for a single file")
@@ -74,6 +85,8 @@ async def share(service: SeedingService, call: CallContext, params: ShareParams)
 def row_of(entry: Entry) -> TorrentRow:
     """A torrent as it is shown."""
     held, counts = entry.held, entry.torrent.counts
+    # libtorrent's rates are means of some seconds, and go on for as long after the last byte.
+    receives, sends = not held.is_whole and entry.is_shared, entry.is_shared
     return TorrentRow(
         name=held.name,
         sha256=held.sha256,
@@ -85,9 +98,15 @@ def row_of(entry: Entry) -> TorrentRow:
         done=entry.done,
         partial=held.wanted is not None,
         peers=counts.peers,
-        download_bps=counts.download_bps,
-        upload_bps=counts.upload_bps,
+        download_bps=counts.download_bps if receives else 0,
+        upload_bps=counts.upload_bps if sends else 0,
         downloaded=counts.downloaded,
         uploaded=max(0, entry.uploaded),
         tracker_problem=entry.torrent.tracker_problem,
+        limits=TorrentLimits(
+            upload_bps=held.limits.upload_bps,
+            download_bps=held.limits.download_bps,
+            ratio=held.limits.ratio,
+            seed_time_s=held.limits.seed_s,
+        ),
     )

@@ -110,6 +110,7 @@ class Library:
         """
         await self.shelf.restored(info_hash=wanted.info_hash)
         if there := self.shelf.get(wanted.info_hash):
+            await self._call(there, wanted.name)
             return there
         raw = await fetch_metainfo(
             self.means, wanted.info_hash, trackers=wanted.trackers, peers=wanted.peers
@@ -117,8 +118,14 @@ class Library:
         if metainfo.read(raw).info_hash != wanted.info_hash:
             raise ProtocolError(f"a peer sent another torrent than {wanted.info_hash}")
         entry = await add_torrent(self.means, self.shelf, raw, trackers=wanted.trackers)
+        await self._call(entry, wanted.name)
         entry.torrent.connect(wanted.peers)
         return entry
+
+    async def _call(self, entry: Entry, name: str) -> None:
+        """Name a canonical torrent, whose own name is the digest of its file."""
+        if name and entry.held.name == entry.held.sha256:
+            await self.means.store.change(entry.info_hash, name=name)
 
     async def torrent_file(self, raw: bytes) -> Entry:
         """Fetch what a .torrent file describes.

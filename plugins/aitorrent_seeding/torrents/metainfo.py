@@ -232,8 +232,15 @@ def safe_part(part: object) -> str:
         text = part.decode()
     except UnicodeDecodeError:
         raise ProtocolError(f"has a name that is not UTF-8: {part[:64]!r}") from None
-    is_plain = (
-        0 < len(part) <= MAX_PART_BYTES
+    if not is_plain(text):
+        raise ProtocolError(f"has an unsafe name: {text[:64]!r}")
+    return text
+
+
+def is_plain(text: str) -> bool:
+    """Whether every system reads `text` as the name of a file, and as nothing else."""
+    return (
+        0 < len(text.encode(errors="surrogatepass")) <= MAX_PART_BYTES
         and not set(text) & set('/\\\0<>:"|?*')
         and not any(unicodedata.category(c) in _UNSEEN for c in text)
         and text.strip(" ") == text
@@ -241,9 +248,6 @@ def safe_part(part: object) -> str:
         and not _RESERVED.fullmatch(text)
         and not _DRIVE.match(text)
     )
-    if not is_plain:
-        raise ProtocolError(f"has an unsafe name: {text[:64]!r}")
-    return text
 
 
 def _whole(value: Value | None, name: str, low: int, high: int) -> int:

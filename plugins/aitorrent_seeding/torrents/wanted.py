@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
 
+from aitorrent_seeding.torrents.metainfo import is_plain
 from aitorrentd.api import InvalidParams
 from aitorrentd.api.models.weights import is_sha256
 
@@ -28,6 +29,8 @@ class WantedTorrent:
     trackers: tuple[str, ...] = ()
     peers: tuple[tuple[str, int], ...] = ()
     "Host and port of peers that a magnet link names."
+    name: str = ""
+    "What a magnet link calls it, if that is a plain name of a file."
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,8 @@ def parse(text: str) -> WantedTorrent | WantedDigest | WantedName:
     if match := _NAME.fullmatch(text):
         return WantedName(match[1], match[2], match[3] or "")
     raise InvalidParams(
-        f"{text[:80]!r} is not a magnet link, a SHA-256 (64 hexadecimal digits), an info-hash (40)"
-        " or a name such as hf://org/model"
+        f"{text[:80]!r} is not a magnet link, a SHA-256 (64 hexadecimal digits), an info-hash (40),"
+        " a .torrent file, or a name such as hf://org/model"
     )
 
 
@@ -87,10 +90,19 @@ def _magnet(text: str) -> WantedTorrent:
     info_hash = _hash(topics[0]) if topics else ""
     if not info_hash:
         raise InvalidParams("the magnet link has no info-hash (xt=urn:btih:…)")
-    trackers = [t for t in query.get("tr", ()) if t.startswith(("http://", "https://", "udp://"))]
+    trackers = [url for url in query.get("tr", ()) if is_tracker(url)]
+    name = query.get("dn", [""])[0]
     return WantedTorrent(
-        info_hash, tuple(dict.fromkeys(trackers))[:MAX_TRACKERS], _peers(query.get("x.pe", []))
+        info_hash,
+        tuple(dict.fromkeys(trackers))[:MAX_TRACKERS],
+        _peers(query.get("x.pe", [])),
+        name if is_plain(name) else "",
     )
+
+
+def is_tracker(url: str) -> bool:
+    """Whether this may be the URL of a tracker."""
+    return url.startswith(("http://", "https://", "udp://"))
 
 
 def _peers(texts: list[str]) -> tuple[tuple[str, int], ...]:

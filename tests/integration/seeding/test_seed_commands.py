@@ -41,13 +41,15 @@ async def test_folder_is_shared_listed_limited_and_removed(
     listed = await ctl(a, "torrents")
     assert digests[0][:12] in listed and "seeding" in listed
     assert "100%" in listed
-    await ctl(a, "seed", "limit", digests[0][:8], "--upload", "5MiB/s", "--ratio", "2")
+    limits = await ctl(a, "seed", "limit", digests[0][:8], "--upload", "5MiB/s", "--ratio", "2")
+    assert "5.0 MiB/s" in limits and "unlimited" in limits, limits
+    assert limits.splitlines()[-1].split() == ["stops", "after", "as", "configured"]
     assert "paused" in await ctl(a, "seed", "stop", digests[0])
     await a.stop()
     a = await seeding_daemon(daemon_factory, directory=a.directory)
     await wait_for(lambda: states(a, paused=1, seeding=2), 10)
     assert "seeding" in await ctl(a, "seed", "resume", digests[0])
-    await ctl(a, "seed", "remove", digests[0], "--files")
+    assert f"still there: {folder / 'a'}" in await ctl(a, "seed", "remove", digests[0], "--files")
     assert (folder / "a").exists(), "a user's file stays in any case"
     assert len(await torrents(a)) == 2
 
@@ -57,7 +59,7 @@ async def states(daemon: Daemon, **wanted: int) -> bool:
     return {state: found.count(state) for state in set(found)} == wanted
 
 
-async def test_shared_folder_with_a_link_is_refused(
+async def test_folder_with_a_link_and_a_tracker_without_a_url_are_refused(
     daemon_factory: DaemonFactory, tmp_path: Path
 ) -> None:
     make_file(tmp_path / "m" / "a", 5)
@@ -65,6 +67,8 @@ async def test_shared_folder_with_a_link_is_refused(
     a = await seeding_daemon(daemon_factory)
     with pytest.raises(InvalidParams, match="passwd is a symbolic link"):
         await a.call("seeding.share", {"path": str(tmp_path / "m")})
+    with pytest.raises(InvalidParams, match="'tracker' is no URL of a tracker"):
+        await a.call("seeding.share", {"path": str(tmp_path / "m" / "a"), "trackers": ["tracker"]})
     assert await torrents(a) == []
 
 
@@ -78,8 +82,13 @@ async def test_download_by_magnet_link_places_the_file_where_the_user_wants_it(
     magnet = shared["files"][0]["magnet"]
     out = await ctl(b, "download", magnet, "--to", str(tmp_path / "out"))
     (placed,) = (tmp_path / "out").iterdir()
+    assert placed.name == "f.bin", "what the magnet link calls it, not its digest"
     assert out.strip() == str(placed)
     assert placed.read_bytes() == (tmp_path / "f.bin").read_bytes()
+    (row,) = await torrents(b)
+    assert (row["name"], row["download_bps"]) == ("f.bin", 0), "nothing arrives any more"
+    out = await ctl(b, "seed", "remove", row["sha256"], "--files")
+    assert out.strip() == "removed f.bin"
 
 
 def others_torrent(folder: Path) -> bytes:

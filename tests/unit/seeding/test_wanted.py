@@ -35,6 +35,10 @@ DIGEST = "ab" * 32
             f"magnet:?xt=urn:btih:{HASH}&tr=http%3A%2F%2Ft%2Fa&tr=file:///x&x.pe=192.0.2.1:5",
             WantedTorrent(HASH, ("http://t/a",), (("192.0.2.1", 5),)),
         ),
+        (f"magnet:?xt=urn:btih:{HASH}&dn=a%20b.gguf", WantedTorrent(HASH, name="a b.gguf")),
+        (f"magnet:?xt=urn:btih:{HASH}&dn=..%2Fb", WantedTorrent(HASH)),
+        (f"magnet:?xt=urn:btih:{HASH}&dn=%FFb%00", WantedTorrent(HASH)),
+        (f"magnet:?xt=urn:btih:{HASH}&dn={'n' * 300}", WantedTorrent(HASH)),
         ("magnet:?xt=urn:btih:short", None),
         ("magnet:?dn=x", None),
         ("", None),
@@ -52,4 +56,4 @@ def test_text_is_understood_or_refused(text: str, wanted: object) -> None:
 
 def test_own_magnet_links_are_understood() -> None:
     link = magnet_link(HASH, "a&b=c", ("http://t/announce?k=1&l=2",))
-    assert parse(link) == WantedTorrent(HASH, ("http://t/announce?k=1&l=2",))
+    assert parse(link) == WantedTorrent(HASH, ("http://t/announce?k=1&l=2",), name="a&b=c")
