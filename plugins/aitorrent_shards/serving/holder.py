@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import statistics
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +20,12 @@ from aitorrent_shards.config import ModelEntry, ShardsConfig, parse_layers
 from aitorrent_shards.models.folder import Digests, ModelFiles
 from aitorrent_shards.protocol.spans import PREFIX, Span
 from aitorrent_shards.serving.rest import Rest
+from aitorrent_shards.serving.worker_words import (
+    LOAD_SLICE_S,
+    load_request,
+    loaded_span,
+    weight_bytes_of,
+)
 from aitorrentd.api import (
     AitorrentError,
     Conflict,
@@ -30,7 +35,6 @@ from aitorrentd.api import (
     NotFound,
     PeerId,
     PluginContext,
-    ProtocolError,
     TimedOut,
     Unavailable,
     Worker,
@@ -41,8 +45,6 @@ from aitorrentd.api.tasks import Tasks, beside
 ENTRY: Final = "aitorrent_shards.worker.process:main"
 REPUBLISH_S: Final = 1.0
 CHANGE: Final = 0.1
-LOAD_SLICE_S: Final = 0.25
-"How often a loading worker reports its progress."
 BACKOFF_CAP_S: Final = 60.0
 STABLE_S: Final = 60.0
 _TOKENS_PER_TIMEOUT: Final = 32  # prefill of this many tokens takes at most one step's time
@@ -234,11 +236,12 @@ class Holder:
         self._enter("loading", self.problem)
         self.on_loading()
         threads = str(self._config.threads)
-        worker = await self._ctx.spawn_worker(
-            ENTRY,
-            name=f"shards-{self.entry.name}",
-            env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-        )
+        with self.rest.used():
+            worker = await self._ctx.spawn_worker(
+                ENTRY,
+                name=f"shards-{self.entry.name}",
+                env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            )
         self._worker = worker
         try:
             with self.rest.used():
@@ -262,17 +265,7 @@ class Holder:
     async def _load(self, worker: Worker) -> dict[str, Any]:
         """Make the worker load, slice by slice; returns its description of the layers."""
         deadline = self._ctx.clock.monotonic() + self._config.load_timeout_s
-        request: dict[str, Any] = {
-            "op": "load",
-            "path": str(self.files.path),
-            "start": self.start,
-            "end": self.end,
-            "dtype": self.entry.dtype,
-            "kv_budget_bytes": self.entry.kv_budget,
-            "threads": self._config.threads,
-            "device": self._config.device,
-            "slice_s": LOAD_SLICE_S,
-        }
+        request = load_request(self.entry, self.files, self._config, self.start, self.end)
         while True:
             left_s = deadline - self._ctx.clock.monotonic()
             if left_s <= 0:
@@ -286,30 +279,15 @@ class Holder:
             request = {"op": "loading", "slice_s": LOAD_SLICE_S}
 
     def _loaded(self, header: dict[str, Any], digests: Digests) -> Span:
-        """Validate the worker's description: it is trusted, but a mix-up must not be published."""
-        try:
-            if (header["start"], header["end"]) != (self.start, self.end):
-                raise ProtocolError("the worker loaded other layers than requested")
-            self.weight_bytes = int(header["weight_bytes"])
-            on_card = str(header.get("device", "")).startswith("cuda")
-            self.vram_bytes = self.weight_bytes if on_card else 0
-            span = Span(
-                peer=self._node_id,
-                model=self.entry.name,
-                digest=digests.digest,
-                front=digests.front,
-                start=self.start,
-                end=self.end,
-                layers=int(header["layers"]),
-                dtype=str(header["dtype"]),
-                hidden=int(header["hidden_size"]),
-                max_positions=int(header["max_positions"]),
-                free_positions=0,
-                step_us=0,
-                run=time.time_ns(),
-            )
-        except (KeyError, TypeError, ValueError) as e:
-            raise ProtocolError(f"unexpected answer of the worker to load: {e!r}") from None
+        span = loaded_span(
+            header,
+            peer=self._node_id,
+            model=self.entry.name,
+            digests=digests,
+            start=self.start,
+            end=self.end,
+        )
+        self.weight_bytes, self.vram_bytes = weight_bytes_of(header)
         self.row_bytes = span.row_bytes
         return span
 
