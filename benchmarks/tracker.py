@@ -7,7 +7,8 @@ rounds, one kind of load and one server after the other. What counts is replies 
 server's processor time, because the load generator, or other work on the machine, may limit replies
 per second. The ratios are medians of the rounds' ratios. Latency is that of announces at half the
 rate that aitorrentd reached on open connections, over several of them. On a busy machine it would
-be that of the scheduler, and is left out.
+be that of the scheduler, and is left out. Run it with Debian's Python, which the package uses: the
+interpreter is the bound, and others may be slower.
 
 It needs wrk, gcc, opentracker (Debian packages) and node; DIR is where this was run:
 `npm install --ignore-scripts --omit=optional bittorrent-tracker@11.2.3`.
