@@ -1,12 +1,13 @@
 """Sharing and fetching a file against libtorrent, qBittorrent and huggingface_hub, in alternation.
 
 In a network namespace, a node seeds a file in memory (/dev/shm). Another node fetches it by its
-digest, and qBittorrent by its torrent; huggingface_hub's `http_get` fetches it from nginx. Times
-end when the file is complete; the node's includes the SHA-256 of the whole, which the others do not
-compute. Processor time is that of both ends. Sharing, from the command to the announcement, is
-compared with libtorrent's own hashing. Then a node fetches the file from the web server alone and
-from both, and eight nodes fetch one at once from a seeder whose upload is limited. Needs root,
-nginx and qbittorrent-nox.
+digest, and qBittorrent by its torrent; huggingface_hub's `hf_hub_download` fetches it from nginx
+into a fresh cache. Times end when the file is complete; the node's includes the SHA-256 of the
+whole, which the others do not compute, so huggingface_hub's is given with it, too. Processor time
+is that of both ends. Sharing, from the command to the announcement, is compared with libtorrent's
+own hashing. Then a node fetches the file from the web server alone and from both, and eight nodes
+fetch one at once from a seeder whose upload is limited; their sessions run before, since eight
+starts would share the processors of this machine. Needs root, nginx and qbittorrent-nox.
 
     python benchmarks/seeding.py --out benchmarks/results/seeding.json
 """
@@ -74,7 +75,7 @@ async def single(size: int, rounds: int, folder: Path) -> dict[str, list[Took]]:
     raw = bencode.encode({b"announce": TRACKER.encode(), b"info": info})
     daemons = DaemonFactory()
     found: dict[str, list[Took]] = {}
-    with namespaces() as made, nginx(folder) as web:
+    with namespaces() as made, nginx(folder, digest) as web:
         street = made.make()
         for address in (SEED, LEECH, QBIT):
             ip("-n", street, "addr", "add", f"{address}/24", "dev", "lo")
@@ -98,11 +99,13 @@ async def single(size: int, rounds: int, folder: Path) -> dict[str, list[Took]]:
             leech = await daemons({"plugins": tables}, namespace=street)
             await fetch(leech, digest)  # starts its session
             for n in range(rounds):
+                http, checked = await asyncio.to_thread(huggingface_hub, web, folder)
                 took = {
                     "share": await share(seed, folder / "file", digest),
                     "libtorrent_hash": await asyncio.to_thread(libtorrent_hash, folder / "file"),
                     "node": await fetch(leech, digest, seed.pid),
-                    "http": await asyncio.to_thread(huggingface_hub, web, folder),
+                    "http": http,
+                    "http_checked": checked,
                     "qbittorrent": await qbittorrent(
                         street, QBIT, raw, info_hash, folder / f"round-{n}", seed.pid
                     ),
@@ -144,9 +147,11 @@ async def crowd(leechers: int, folder: Path) -> float:
     """Seconds until all of so many nodes have a file from a seeder with a limit."""
     daemons = DaemonFactory()
     digest = make_file(folder / "capped", CROWD_SIZE, seed=2)
+    small = make_file(folder / "small", MIB, seed=3)
     try:
         seed = await seeding_daemon(daemons, upload_limit=CROWD_BPS)
-        await seed.call("seeding.share", {"path": str(folder / "capped")})
+        for name in ("small", "capped"):
+            await seed.call("seeding.share", {"path": str(folder / name)})
         nodes: list[Daemon] = []
         for _ in range(leechers):
             node = await seeding_daemon(daemons, seed)
@@ -154,6 +159,7 @@ async def crowd(leechers: int, folder: Path) -> float:
                 address = (await other.call("node.id"))["addresses"][0]
                 await node.call("transport.connect", {"address": address})
             nodes.append(node)
+            await download(node, small)  # starts its session
         watch = Watch()
         await asyncio.gather(*(download(node, digest, timeout_s=LIMIT_S) for node in nodes))
         return watch.took().wall_s
@@ -191,6 +197,7 @@ async def measure(size: int, rounds: int, folder: Path) -> dict[str, object]:
         "cpu_s": {name: spread([took.cpu_s for took in all_]) for name, all_ in found.items()},
         "share_to_libtorrent": ratio("share", "libtorrent_hash"),
         "node_to_http": ratio("node", "http"),
+        "node_to_http_checked": ratio("node", "http_checked"),
         "node_to_qbittorrent": ratio("node", "qbittorrent"),
         "web_and_peer_to_better_alone": ratio("web_and_peer", "web", "peer"),
         "crowd": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ from tests.support.nodes import free_port, wait_for
 
 LIMIT_S: Final = 300.0
 MIB: Final = 2**20
+_REPO: Final = "org/model"
+_COMMIT: Final = "0123456789" * 4
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -64,14 +67,18 @@ class WebServer:
 
 
 @contextmanager
-def nginx(folder: Path, address: str = "127.0.0.1") -> Iterator[WebServer]:
-    """A server of the files in `folder`."""
+def nginx(folder: Path, digest: str, address: str = "127.0.0.1") -> Iterator[WebServer]:
+    """A server of the files in `folder`, and of `file` as the hub serves it."""
     port = free_port()
     conf = folder / "nginx.conf"
+    as_hub = (
+        f"location /{_REPO}/resolve/main/file {{ alias {folder}/file; etag off;"
+        f" add_header X-Repo-Commit {_COMMIT}; add_header ETag '\"{digest}\"'; }}"
+    )
     conf.write_text(
         f"worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log; user root;"
         f"events {{}} http {{ sendfile on; access_log off; server {{ listen {address}:{port};"
-        f" root {folder}; }} }}"
+        f" root {folder}; {as_hub} }} }}"
     )
     server = subprocess.Popen(["nginx", "-c", conf, "-g", "daemon off;"])
     try:
@@ -95,16 +102,20 @@ def libtorrent_hash(file: Path) -> Took:
     return watch.took()
 
 
-def huggingface_hub(web: WebServer, folder: Path) -> Took:
-    """huggingface_hub's own download over HTTP."""
-    from huggingface_hub.file_download import http_get
+def huggingface_hub(web: WebServer, folder: Path) -> tuple[Took, Took]:
+    """huggingface_hub's own download over HTTP into a fresh cache, without and with the SHA-256 of
+    what came, which it does not compute."""
+    from huggingface_hub import hf_hub_download
 
+    cache = folder / "hub"
     watch = Watch(os.getpid(), *web.workers)
-    with (folder / "http").open("wb") as file:
-        http_get(f"{web.url}/file", file)
-    took = watch.took()
-    (folder / "http").unlink()
-    return took
+    path = hf_hub_download(_REPO, "file", endpoint=web.url, cache_dir=cache)
+    fetched = watch.took()
+    with open(path, "rb") as file:
+        hashlib.file_digest(file, "sha256")
+    checked = watch.took()
+    shutil.rmtree(cache)
+    return fetched, checked
 
 
 async def qbittorrent(

@@ -35,7 +35,7 @@ from aitorrentd.api import (
 from aitorrentd.api.backoff import equal_jitter_s
 from aitorrentd.api.models.weights import KnownTorrent, Span
 
-_LOOK_S: Final = 2.0
+_LOOK_S: Final = 0.5
 "Before the second look for peers; doubles up to `_LOOK_AT_MOST_S`."
 _LOOK_AT_MOST_S: Final = 60.0
 _LOSSES: Final = 2

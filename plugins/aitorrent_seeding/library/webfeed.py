@@ -1,4 +1,5 @@
-"""Pieces from the web, beside those from peers: whoever is faster sends more of them.
+"""Pieces from the web, beside those from peers: whoever is faster sends more of them. While peers
+alone are as fast as both, the web is not asked.
 
 A piece that is fetched here gets the lowest priority in the swarm, so peers send others first, and
 send this one too if the web is slow and nothing else is left. libtorrent checks each piece against
@@ -8,15 +9,20 @@ its hash; an address whose piece is wrong is never asked again.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 from aitorrent_seeding.library.entry import Entry
 from aitorrent_seeding.library.means import Means
+from aitorrent_seeding.library.pace import Pace
 from aitorrent_seeding.sources.web import WebFile
 from aitorrentd.api import NotFound
+from aitorrentd.api.tasks import beside
 
 _LOOK_S: Final = 0.5
 "How long what peers are sending is remembered."
+_STALLED_S: Final = 0.5
+"Without a piece for so long, the pace is looked at nevertheless."
 
 
 class WebFeed:
@@ -30,6 +36,7 @@ class WebFeed:
         self._came_from: dict[int, str] = {}
         self._sent_by_peers: set[int] = set()
         self._looked_at = -_LOOK_S
+        self._pace = Pace()
 
     async def run(self) -> None:
         """Fetch pieces until none is missing, or no address is left."""
@@ -38,7 +45,10 @@ class WebFeed:
         torrent.is_fed = True
         try:
             await torrent.until(lambda: torrent.is_checked)
-            async with asyncio.TaskGroup() as group:
+            async with (
+                beside(self._keep_pace(), "seeding: pace of the web"),
+                asyncio.TaskGroup() as group,
+            ):
                 for _ in range(self._means.config.web_connections):
                     group.create_task(self._fetch(), name="seeding: web")
         finally:
@@ -46,6 +56,18 @@ class WebFeed:
             torrent.is_fed = False
             for piece in self._claimed:
                 torrent.rank(piece, is_last=False)
+
+    async def _keep_pace(self) -> None:
+        """Leave the web out while peers alone are as fast."""
+        torrent = self._entry.torrent
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STALLED_S):
+                    await torrent.changed()
+            now = self._means.ctx.clock.monotonic()
+            if self._pace.look(now, held=torrent.held, from_peers=torrent.arrived):
+                torrent.is_fed = self._pace.uses_web
+                torrent.pulse()
 
     async def _fetch(self) -> None:
         torrent = self._entry.torrent
@@ -81,7 +103,8 @@ class WebFeed:
 
     async def _next(self) -> int | None:
         """A piece that is wanted, and that nobody sends yet."""
-        if self._entry.held.is_paused or self._entry.torrent.problem:
+        is_stopped = self._entry.held.is_paused or self._entry.torrent.problem
+        if is_stopped or not self._pace.uses_web:
             return None
         now = self._means.ctx.clock.monotonic()
         if now - self._looked_at > _LOOK_S:

@@ -10,24 +10,36 @@ from typing import Final
 
 EVERY_S: Final = 6.0
 "Seconds between two looks; libtorrent tells the average rate of the last five."
-_LEAST: Final = 2
+_LEAST: Final = 1
 _MOST: Final = 50
 _USED: Final = 0.8
 "Of the limit; below it there is room for another peer."
 _USED_UP: Final = 0.95
+_REMEMBERED: Final = 10
+"Looks after which fewer are tried again than left a part of the limit unused."
 
 
 class Slots:
-    """The number of peers to serve at once, `count`; begins with the least."""
+    """The number of peers to serve at once, `count`; begins with the least.
+
+    libtorrent serves one more, by turns, to learn who is fast.
+    """
 
     def __init__(self) -> None:
         self.count = _LEAST
+        self._too_few = 0
+        self._looks_ago = 0
 
     def look(self, *, limit_bps: int, sent_bps: int, served: int) -> bool:
         """Adapt to what was sent to the `served` peers; whether the number changed."""
         before = self.count
+        self._looks_ago += 1
+        if self._looks_ago >= _REMEMBERED:
+            self._too_few = 0
         if sent_bps > _USED_UP * limit_bps:
-            self.count = max(_LEAST, before - 1)
+            if before - 1 > self._too_few:
+                self.count = max(_LEAST, before - 1)
         elif sent_bps < _USED * limit_bps and served >= before:
+            self._too_few, self._looks_ago = before, 0
             self.count = min(_MOST, before + max(1, before // 2))
         return self.count != before
