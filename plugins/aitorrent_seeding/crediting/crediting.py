@@ -85,6 +85,8 @@ class Crediting:
         if links.has_changed or torrent.exchanged != book.exchanged:
             book.exchanged = torrent.exchanged
             await self._engine.count(torrent)
+            if self._books.get(entry) is not book:
+                return  # closed meanwhile
         now = asyncio.get_running_loop().time()
         unknown = self._due(entry, now)
         if unknown and (book.asking is None or book.asking.done()):

@@ -99,6 +99,8 @@ class Links:
         self._ended: list[Link] = []
         self._closed: list[Link] = []
         self._totals = Totals()
+        self._blamed = 0
+        "Of the bytes that failed, those that a peer was banned for."
         self.has_changed = False
         "Whether connections appeared or ended since the last sample."
 
@@ -159,13 +161,16 @@ class Links:
             sample.before.sent < self._totals.sent
         )
         last = Totals() if started_anew else self._totals
+        if sample.before.failed < self._blamed:
+            self._blamed = 0
         gone = [link for link in self._closed if link not in there]
         if len(gone) == 1:
             gone[0].received += max(0, sample.before.received - last.received - moved_in)
             gone[0].sent += max(0, sample.before.sent - last.sent - moved_out)
         for link in gone:
             if link.was_banned:
-                link.failed = min(link.received, max(0, sample.before.failed - last.failed))
+                link.failed = max(0, sample.before.failed - self._blamed)
+                self._blamed = sample.before.failed
         self._closed = [link for link in self._closed if link in there]
         self._totals = sample.after
         self.has_changed = bool(self._closed)

@@ -123,6 +123,16 @@ def test_bytes_of_wrong_pieces_are_those_of_the_banned_peer() -> None:
     assert (a.was_banned, a.received, a.failed) == (True, 100, 64)
 
 
+def test_wrong_pieces_that_were_counted_before_the_ban_are_not_forgotten() -> None:
+    links = Links()
+    links.connected(A, OWN, 0.0)
+    links.sampled(sample((A, 100, 0), totals=(100, 0), failed=64), OWN, 1.0)
+    links.banned(A, name_of(A))
+    links.ended(A, name_of(A), 1.5)
+    links.sampled(sample(totals=(100, 0), failed=64), OWN, 2.0)
+    assert [link.failed for link in links] == [64]
+
+
 def test_what_never_met_is_forgotten_unless_it_was_refused() -> None:
     links = Links()
     for place, refused in ((A, False), (B, True)):
