@@ -31,6 +31,7 @@ T = TypeVar("T")
 REPOSITORY: Final = Path(__file__).parents[2]
 READY_S: Final = 60.0
 STOP_S: Final = 30.0
+BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _ERROR_LINE: Final = re.compile(
     r"^\S+ \S+ (?:error|critical) |^Traceback |^Exception ignored|^Fatal Python error", re.M
 )
@@ -327,14 +328,15 @@ class DaemonFactory:
         stderr: str = "",
         namespace: str = "",
         user: int = 0,
+        boot: str = "",
     ) -> Daemon:
         """A daemon that is ready, unless `ready` is false.
 
         `config` is a tree or the text of a file, in `<directory>/aitorrent.yaml`; `loopback` binds
         its transport to a free loopback port; `files` limits its open descriptors; its standard
         error goes to `stderr` in place of its log file; it runs in a network `namespace`, and as
-        `user`, if one is given, without any capability. Pass the directory of a stopped daemon to
-        start it again.
+        `user`, if one is given, without any capability; `boot` is the id of the machine's start
+        that it sees. Pass the directory of a stopped daemon to start it again.
         """
         directory = directory or short_dir()
         before = next((d for d in self._daemons if d.directory == directory), None)
@@ -359,6 +361,11 @@ class DaemonFactory:
         if user:
             # A user namespace: the files of the tests stay readable, and nothing else is gained.
             command = ["unshare", "--user", f"--map-user={user}", f"--map-group={user}", *command]
+        if boot:
+            (directory / "boot_id").write_text(f"{boot}\n", encoding="ascii")
+            lie = f'mount --bind "$0" {BOOT_ID} && exec "$@"'
+            own = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", lie]
+            command = [*own, str(directory / "boot_id"), *command]
         if namespace:
             command = ["ip", "netns", "exec", namespace, *command]
         (directory / "stderr.log").touch()
