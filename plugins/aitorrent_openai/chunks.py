@@ -38,6 +38,7 @@ class AnswerReader:
         self._server, self._asked = server, model
         self._answered_by = ""
         self._reason: DoneReason | None = None
+        self._stop_text = ""
         self._has_gone_on = False
         self._usage = Usage()
         self._text, self._thinking = TextJoiner(), TextJoiner()
@@ -108,10 +109,13 @@ class AnswerReader:
 
     def _note_reason(self, choice: dict[str, Any]) -> None:
         reason = choice.get("finish_reason")
-        if isinstance(reason, dict):  # SGLang: {"type": "stop", "matched": 2}
-            reason = reason.get("type")
+        # vLLM and SGLang say which of the stop texts it was, or the id of a token.
+        matched = choice.get("stop_reason", choice.get("matched_stop"))
+        if isinstance(reason, dict):  # older SGLang: {"type": "stop", "matched": 2}
+            matched, reason = reason.get("matched"), reason.get("type")
         if reason in _NOT_YET:
             return
+        self._stop_text = matched if isinstance(matched, str) else ""
         end = end_of(reason) if isinstance(reason, str) else None
         if self._offers_tools and reason in TOOL_ENDS:
             end = "stop"
@@ -141,7 +145,9 @@ class AnswerReader:
         is_lacking = self._lacks_logprobs and self._has_answer
         lacking = missing_warning(self._server) if is_lacking else ""
         figures = {"reasoning_tokens": usage.reasoning, "cached_tokens": usage.cached}
-        extra = {name: count for name, count in figures.items() if count}
+        extra: dict[str, Any] = {name: count for name, count in figures.items() if count}
+        if self._stop_text:
+            extra["stop_text"] = self._stop_text
         return Chunk(
             self._text.rest(),
             done=True,

@@ -51,6 +51,7 @@ MAX_LINE_BYTES: Final = 1024 * 1024
 MAX_ANSWER_CHARS: Final = 16 * 1024 * 1024
 _MAX_ERROR_CHARS: Final = 2048
 _MAX_WARNING_CHARS: Final = 1024
+_MAX_STOP_CHARS: Final = 4096
 _MAX_PROBLEMS: Final = 8
 # Peer error codes that keep their meaning here; any other only means that the peer failed.
 _CODES_KEPT: Final = frozenset({"busy", "not_found", "invalid_params"})
@@ -108,6 +109,7 @@ class _Reply(BaseModel):
     warning: str | None = None
     logprobs: Any = None
     tool_calls: tuple[ToolCall, ...] = Field((), max_length=MAX_CALLS)
+    stop_text: str = Field("", max_length=_MAX_STOP_CHARS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +275,9 @@ def last_line(model: str, time_s: float, chunk: Chunk, timing: Timing) -> bytes:
     value["eval_duration"] = durations.get("eval_duration", timing.evaluation)
     if (hidden := chunk.extra.get("reasoning_tokens")) and isinstance(hidden, int):
         value["reasoning_tokens"] = hidden
+    stop = chunk.extra.get("stop_text")
+    if stop and isinstance(stop, str) and len(stop) <= _MAX_STOP_CHARS:
+        value["stop_text"] = stop
     if chunk.tool_calls:
         value["tool_calls"] = [call_map(call) for call in chunk.tool_calls]
     if chunk.warning:
@@ -327,9 +332,11 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
         )
     if reply.done_reason not in _REASONS:
         raise ProtocolError(f"bad answer line: done_reason {reply.done_reason!r}")
-    extra = {k: v for k in _DURATIONS if (v := getattr(reply, k)) is not None}
+    extra: dict[str, Any] = {k: v for k in _DURATIONS if (v := getattr(reply, k)) is not None}
     if reply.reasoning_tokens:
         extra["reasoning_tokens"] = reply.reasoning_tokens
+    if reply.stop_text:
+        extra["stop_text"] = reply.stop_text
     return Chunk(
         reply.response,
         done=True,

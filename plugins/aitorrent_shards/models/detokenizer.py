@@ -98,9 +98,10 @@ class StopTexts:
         if not self._stops:
             return text
         held = self._held + text
-        found = [(i, s) for s in self._stops if (i := held.find(s)) >= 0]
+        # The one that is complete first: so it does not matter in which pieces the text comes.
+        found = [(i + len(s), i, s) for s in self._stops if (i := held.find(s)) >= 0]
         if found:
-            at, self.found = min(found, key=lambda each: each[0])
+            _, at, self.found = min(found)
             self._held = ""
             return held[:at]
         keep = max(overlap(held, s) for s in self._stops)

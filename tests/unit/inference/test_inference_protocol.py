@@ -302,19 +302,26 @@ def test_answers_survive_the_wire() -> None:
 
 
 def test_warning_crosses_the_wire_and_is_bounded() -> None:
-    last = Chunk("", done=True, reason="stop", warning="cut", extra={"reasoning_tokens": 7})
+    last = Chunk(
+        "",
+        done=True,
+        reason="stop",
+        warning="cut",
+        extra={"reasoning_tokens": 7, "stop_text": "END"},
+    )
     line = wire.last_line("m", TIME_S, last, wire.Timing(9, 4, 5))
     assert json.loads(line)["warning"] == "cut"
     back = wire.decode_reply(line)
     assert isinstance(back, Chunk)
     assert (back.warning, back.extra["reasoning_tokens"]) == ("cut", 7)
+    assert back.extra["stop_text"] == "END"
     long = wire.decode_reply(json.dumps({"done": True, "warning": "x" * 100_000}).encode())
     none = wire.decode_reply(b'{"done":true,"warning":null,"reasoning_tokens":null}')
     assert isinstance(long, Chunk)
     assert isinstance(none, Chunk)
     assert (len(long.warning), none.warning, none.extra) == (1024, "", {})
     plain = json.loads(wire.last_line("m", TIME_S, Chunk("", done=True), wire.Timing(9, 4, 5)))
-    assert not {"warning", "reasoning_tokens"} & set(plain)
+    assert not {"warning", "reasoning_tokens", "stop_text"} & set(plain)
 
 
 def test_line_of_a_real_ollama_is_understood() -> None:
