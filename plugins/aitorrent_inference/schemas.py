@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aitorrentd.api import EmbedRequest, GenerateRequest, Message, SamplingParams
+from aitorrentd.api.models.inference import check_begun
 from aitorrentd.api.models.tools import MAX_TOOLS, Tool, ToolChoice, check_tools
 
 
@@ -143,6 +144,7 @@ class CountParams(BaseModel):
             raise ValueError('give either "prompt" or a non-empty "messages"')
         if self.raw and self.messages:
             raise ValueError('"raw" requires "prompt", not "messages"')
+        check_begun(self.messages or (), self.params)
         check_tools(self.tools, self.tool_choice, has_messages=bool(self.messages))
         return self
 

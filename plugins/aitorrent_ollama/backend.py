@@ -44,6 +44,7 @@ _LONG_BYTES: Final = 1024
 _UNKNOWN: Final = Shown()
 _FEATURES: Final[tuple[Feature, ...]] = (
     "context",
+    "continues",
     "embed",
     "format",
     "images",

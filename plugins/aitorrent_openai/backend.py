@@ -54,6 +54,7 @@ REST_S: Final = 15.0
 every piece, also the longest pause after the first one."""
 _END: Final[dict[str, Any]] = {}
 _FEATURES: Final[tuple[Feature, ...]] = (
+    "continues",
     "embed",
     "format",
     "images",

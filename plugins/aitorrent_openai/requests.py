@@ -66,6 +66,8 @@ def chat_body(request: GenerateRequest) -> dict[str, Any]:
     elif params.format is not None:
         schema = {"name": "answer", "schema": params.format}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if params.continues:  # as vLLM, SGLang and llama.cpp call it; OpenAI has none, and says so
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
     if params.logprobs:
         body["logprobs"] = True
         if params.top_logprobs is not None:

@@ -8,6 +8,7 @@ from aitorrentd.api.models.inference import Backend, GenerateRequest
 
 Feature = Literal[
     "context",
+    "continues",
     "count_tokens",
     "embed",
     "format",
@@ -28,6 +29,7 @@ FEATURES: Final[frozenset[Feature]] = frozenset(get_args(Feature))
 "All of them."
 _PARAMS: Final[tuple[Feature, ...]] = (
     "context",
+    "continues",
     "format",
     "logit_bias",
     "logprobs",

@@ -35,6 +35,23 @@ def refuse_images(request: GenerateRequest, who: str) -> None:
         raise InvalidParams(f"{who} does not support images; leave them out", params=["images"])
 
 
+def check_begun(messages: Sequence[Message], params: SamplingParams) -> None:
+    """That there is a turn to go on with, where an answer continues one.
+
+    Raises:
+        ValueError: the conversation does not end with text of the assistant.
+    """
+    if params.continues and not has_begun(messages):
+        raise ValueError('"continues" requires "messages" that end with text of the assistant')
+
+
+def has_begun(messages: Sequence[Message]) -> bool:
+    """Whether a conversation ends with a turn that the assistant may have begun."""
+    last = messages[-1] if messages else None
+    is_text = last is not None and bool(last.content.strip()) and not last.tool_calls
+    return is_text and last is not None and last.role == "assistant"
+
+
 class GenerateRequest(BaseModel):
     """A prompt (or a conversation) for a model. An empty model means the node's default.
 
@@ -65,6 +82,7 @@ class GenerateRequest(BaseModel):
             raise ValueError('give either "prompt" or a non-empty "messages"')
         if self.raw and self.messages:
             raise ValueError('"raw" requires "prompt", not "messages"')
+        check_begun(self.messages or (), self.params)
         check_tools(self.tools, self.tool_choice, has_messages=bool(self.messages))
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -14,6 +15,21 @@ from aitorrentd.errors import InvalidParams
 REST_OF_CONTEXT: Final = -1
 "As `max_tokens`: until the model's context is full."
 _TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+_ID: Final = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
+_NUMBERS: Final = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repeat_penalty",
+    "repeat_last_n",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "max_tokens",
+    "num_ctx",
+    "top_logprobs",
+)
 _Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
@@ -87,6 +103,11 @@ class SamplingParams(BaseModel):
     think: bool | Literal["low", "medium", "high"] | None = Field(
         None, description="whether, or how long, the model thinks first (Ollama, OpenAI)"
     )
+    continues: Literal[True] | None = Field(
+        None,
+        description="go on with the assistant's message that ends the conversation (Ollama,"
+        " shards)",
+    )
     logit_bias: dict[_TokenId, _Bias] | None = Field(
         None,
         max_length=1024,
@@ -117,7 +138,26 @@ class SamplingParams(BaseModel):
             raise PydanticKnownError("greater_than_equal", {"ge": 1})
         return value
 
-    @field_validator("logprobs", mode="before")
+    @field_validator(*_NUMBERS, mode="before")
+    @classmethod
+    def _no_flag(cls, value: Any) -> Any:
+        """Python takes true for 1, and JSON does not."""
+        if isinstance(value, bool):
+            raise PydanticKnownError("float_type")
+        return value
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _plain_ids(cls, value: Any) -> Any:
+        """Keys are ids as JSON writes numbers, each once; Python reads ` 1`, `+1` and `1_0` too."""
+        for key, bias in value.items() if isinstance(value, dict) else ():
+            if isinstance(key, str) and not _ID.fullmatch(key):
+                raise ValueError(f"{key[:40]!r} is not the id of a token")
+            if isinstance(bias, bool):
+                raise ValueError(f"that of the token {key} must be a number")
+        return value
+
+    @field_validator("logprobs", "continues", mode="before")
     @classmethod
     def _off_is_unset(cls, value: Any) -> Any:
         return None if value is False else value

@@ -150,10 +150,12 @@ class _Reader:
         Raises:
             InvalidParams: a turn is not valid, or nothing is asked.
         """
-        if not self._turns or self._turns[-1].role in ("assistant", "system"):
+        last = self._turns[-1] if self._turns else None
+        is_begun = last is not None and bool(last.text.strip()) and not last.calls
+        if last is None or last.role == "system" or (last.role == "assistant" and not is_begun):
             raise wrong(
                 "messages",
-                "must end with a user message: this server does not continue an assistant's turn",
+                "must end with a user message, or with text that the assistant has begun",
             )
         self._found.turns = [turn.made() for turn in self._turns]
         return self._found

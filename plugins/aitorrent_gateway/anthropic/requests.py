@@ -32,6 +32,7 @@ NAMES: Final = {
     "format": "output_config",
     "think": "thinking",
     "images": "messages",
+    "continues": "messages",
     "stop": "stop_sequences",
     "parallel_tool_calls": "tool_choice",
 }
@@ -104,6 +105,8 @@ def asked(body: Mapping[str, Any]) -> Asked:
     think, shows = _thinking(fields.get("thinking"))
     if think is not None:
         params["think"] = think
+    if said.turns[-1].role == "assistant":
+        params["continues"] = True
     model = text_of("model", fields.get("model", ""))
     try:
         request = GenerateRequest.model_validate({"model": model, "params": params, **made})

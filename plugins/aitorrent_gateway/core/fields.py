@@ -116,14 +116,19 @@ def refuse_fetching(name: str, url: object) -> None:
         raise wrong(name, "has an image that is not a data: URL; the server fetches no URLs")
 
 
+def whole(value: object) -> object:
+    """A number such as 1.0 as the integer that it is; clients in JavaScript and Lua have one kind
+    of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def seed_of(value: object) -> int:
     """A seed as this node takes it; clients also send negative ones, and 1.0 for 1.
 
     Raises:
         InvalidParams: it is no integer.
     """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    value = whole(value)
     if type(value) is not int:
         raise wrong("seed", "must be an integer")
     return value % MAX_SEED

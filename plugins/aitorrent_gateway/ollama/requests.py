@@ -27,6 +27,7 @@ from aitorrent_gateway.core.fields import (
 )
 from aitorrent_gateway.ollama import durations, options
 from aitorrentd.api import GenerateRequest
+from aitorrentd.api.models.inference import has_begun
 
 _COMMON: Final = frozenset(
     {"model", "name", "stream", "options", "format", "keep_alive", "think", "truncate", "shift"}
@@ -174,6 +175,9 @@ def _asked(
         request = GenerateRequest.model_validate({"model": model, **made, "params": params})
     except ValidationError as e:
         raise explained(e) from None
+    if has_begun(request.messages or ()):  # Ollama goes on with such a turn
+        own = request.params.model_copy(update={"continues": True})
+        request = request.model_copy(update={"params": own})
     return Asked(model, request, streams(fields), keep_s, headers)
 
 

@@ -36,6 +36,7 @@ from aitorrentd.api.faces.streaming import Stream
 
 # Fields of this node that OpenAI's clients know by another name.
 NAMES: Final = {
+    "continues": "continue_final_message",
     "format": "response_format",
     "think": "reasoning_effort",
     "images": "messages",

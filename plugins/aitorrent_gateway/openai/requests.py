@@ -22,11 +22,12 @@ from aitorrent_gateway.core.fields import (
     present,
     seed_of,
     unsupported,
+    whole,
     wrong,
 )
 from aitorrent_gateway.openai.tools import offered_tools
-from aitorrent_gateway.openai.turns import turn_of
-from aitorrentd.api import GenerateRequest
+from aitorrent_gateway.openai.turns import continues, turn_of
+from aitorrentd.api import GenerateRequest, InvalidParams
 
 DEFAULT_TOKENS: Final = 16
 "Of a completion without max_tokens, as at OpenAI."
@@ -64,6 +65,8 @@ _COMMON: Final = frozenset(
 )
 _CHAT: Final = _COMMON | {
     "messages",
+    "add_generation_prompt",
+    "continue_final_message",
     "max_completion_tokens",
     "response_format",
     "reasoning_effort",
@@ -144,9 +147,9 @@ def chat(body: Mapping[str, Any]) -> Asked:
     fields = present(body)
     _refuse(fields)
     params = sampling(fields)
-    limit = fields.get("max_completion_tokens", fields.get("max_tokens"))
-    if limit is not None:
-        params["max_tokens"] = limit
+    limit = "max_completion_tokens" if "max_completion_tokens" in fields else "max_tokens"
+    if limit in fields:
+        params["max_tokens"] = fields[limit]
     params |= _format(fields.get("response_format"))
     if "reasoning_effort" in fields:
         params["think"] = one_of("reasoning_effort", fields["reasoning_effort"], EFFORTS)
@@ -157,13 +160,20 @@ def chat(body: Mapping[str, Any]) -> Asked:
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
         raise wrong("messages", "must be a list of at least one message")
+    if continues(fields, messages[-1]):
+        params["continues"] = True
     unknown: set[str] = set()
     made = {
         "messages": [turn_of(index, each, unknown) for index, each in enumerate(messages)],
         "params": params,
         **offered_tools(fields, unknown),
     }
-    return _asked(fields, _CHAT, made, unknown)
+    try:
+        return _asked(fields, _CHAT, made, unknown)
+    except InvalidParams as e:
+        if e.data.get("param") == "max_tokens" != limit:
+            raise InvalidParams(e.message.replace("max_tokens", limit, 1), param=limit) from None
+        raise
 
 
 def completion(body: Mapping[str, Any]) -> Asked:
@@ -171,7 +181,7 @@ def completion(body: Mapping[str, Any]) -> Asked:
     fields = present(body)
     _refuse(fields)
     params = sampling(fields) | {"max_tokens": fields.get("max_tokens", DEFAULT_TOKENS)}
-    top = fields.get("logprobs", False)
+    top = whole(fields.get("logprobs", False))
     if top is not False:
         if type(top) is not int:
             raise wrong("logprobs", "must be the number of likeliest tokens")
@@ -218,7 +228,10 @@ def _format(value: Any) -> dict[str, Any]:
         return {}
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "json_schema":
-        return {"format": schema_of("response_format", value.get("json_schema"))}
+        # llama.cpp and its kin have the schema without a name around it.
+        return {"format": schema_of("response_format", value.get("json_schema", value))}
+    if kind == "json_object" and isinstance(value, dict) and "schema" in present(value):
+        return {"format": schema_of("response_format", value)}
     return format_of("response_format", kind)
 
 
@@ -250,7 +263,7 @@ def _asked(
     if not isinstance(options, dict):
         raise wrong("stream_options", "must be an object")
     with_usage = flag("stream_options.include_usage", options.get("include_usage") or False)
-    choices = fields.get("n", 1)
+    choices = whole(fields.get("n", 1))
     if type(choices) is not int or not 1 <= choices <= MAX_CHOICES:
         raise wrong("n", f"must be an integer from 1 to {MAX_CHOICES}")
     request = request_of(fields, made)

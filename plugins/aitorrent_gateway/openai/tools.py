@@ -52,6 +52,8 @@ def chosen(tools: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> dic
     if parallel is not None:
         flag("parallel_tool_calls", parallel)
     picked: Any = None
+    if isinstance(choice, dict) and choice.get("type") in _WORDS:  # as some clients write a word
+        choice = choice["type"]
     if isinstance(choice, str):
         if choice not in _WORDS:
             raise wrong("tool_choice", f"must be one of {', '.join(_WORDS)}, or an object")

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-from aitorrent_gateway.core.fields import images_of, parts_of, present, unsupported, wrong
+from aitorrent_gateway.core.fields import flag, images_of, parts_of, present, unsupported, wrong
 
 _KEPT: Final = frozenset({"role", "content", "images", "tool_calls", "tool_call_id"})
 # Fields that clients repeat from answers, and that say nothing to the model.
 _NO_EFFECT: Final = frozenset(
-    {"name", "refusal", "annotations", "reasoning", "reasoning_content", "audio", "id"}
+    {"name", "prefix", "refusal", "annotations", "reasoning", "reasoning_content", "audio", "id"}
 )
 _NOTHING: Final[dict[str, Any]] = {"tool_calls": [], "function_call": {}}
+
+
+def continues(fields: Mapping[str, Any], last: Any) -> bool:
+    """Whether the answer shall go on with the `last` message, as vLLM and SGLang (a field), or
+    Mistral and DeepSeek (`prefix` in the message) have it.
+
+    Raises:
+        InvalidParams: with `param` in its data.
+    """
+    turn = last if isinstance(last, dict) else {}
+    name, is_begun = "continue_final_message", turn.get("role") == "assistant"
+    wanted = flag(name, fields.get(name, False))
+    if wanted and not is_begun:
+        raise wrong(name, "requires messages that end with text of the assistant")
+    wanted = wanted or (is_begun and turn.get("prefix") is True)
+    if flag("add_generation_prompt", fields.get("add_generation_prompt", not wanted)) is wanted:
+        raise unsupported("add_generation_prompt")
+    return wanted
 
 
 def turn_of(index: int, value: Any, unknown: set[str]) -> dict[str, Any]:

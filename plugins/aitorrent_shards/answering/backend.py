@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # at run time it comes with the first model: it takes 6 MiB
 
 _FEATURES: Final[tuple[Feature, ...]] = (
     "context",
+    "continues",
     "count_tokens",
     "format",
     "logit_bias",

@@ -82,6 +82,7 @@ class Prompting:
             raw=request.raw,
             tools=template_tools(self._offered),
             variables=self._variables,
+            continues=bool(request.params.continues),
         )
         size = len(request.prompt or "") + sum(len(m.content) for m in request.messages or ())
         is_short = size + len(context) <= _THREAD_ABOVE_CHARS and not self._offered

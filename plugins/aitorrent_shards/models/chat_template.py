@@ -30,6 +30,8 @@ TOOL_USE: Final = "tool_use"
 "The name of the template for conversations with tools, where it is another one."
 _MAX_TEMPLATE_BYTES: Final = 2**20
 _MAX_TEMPLATES: Final = 16
+_HERE: Final = "CONTINUE_FINAL_MESSAGE_TAG "
+"Stands where an answer continues. As in transformers: its space is lost where a template trims."
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -129,22 +131,36 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         variables: Mapping[str, Any] = _NOTHING,
+        continues: bool = False,
     ) -> str:
-        """The rendered conversation, ready for the assistant's next turn. `variables` are further
-        ones that the template uses.
+        """The rendered conversation, ready for the assistant's next turn, or for more of its last
+        one if the answer `continues` that. `variables` are further ones that the template uses.
 
         Raises:
-            InvalidParams: the template rejects these messages.
+            InvalidParams: the template rejects these messages, or leaves out the last one.
         """
+        turns = [self._message(m) for m in messages]
+        if continues:
+            turns[-1]["content"] += _HERE
         try:
-            return self._template.render(
-                messages=[self._message(m) for m in messages],
+            text = self._template.render(
+                messages=turns,
                 tools=list(tools) or None,
                 documents=None,
-                add_generation_prompt=True,
+                add_generation_prompt=not continues,
                 **{**self._tokens, **variables},
             )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as e:
             raise InvalidParams(
                 f"the chat template of {self._model} rejects this conversation: {e}"
             ) from None
+        return self._until_here(text) if continues else text
+
+    def _until_here(self, text: str) -> str:
+        before, mark, after = text.rpartition(_HERE.rstrip())
+        if not mark:
+            raise InvalidParams(
+                f"the chat template of {self._model} leaves out the last turn, which the answer"
+                " would continue"
+            )
+        return before if after.startswith(" ") else before.rstrip()

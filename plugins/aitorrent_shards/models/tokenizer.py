@@ -153,11 +153,13 @@ class ModelTokenizer:
         raw: bool = False,
         tools: Sequence[Mapping[str, Any]] = (),
         variables: Mapping[str, Any] = _NO_VARIABLES,
+        continues: bool = False,
     ) -> tuple[int, ...]:
         """The initial ids: `context`, then a prompt or a conversation.
 
         A prompt is a user turn if the model has a chat template, and plain text if it has none or
-        the prompt is `raw`. `tools` and `variables` are for the template.
+        the prompt is `raw`. `tools` and `variables` are for the template, and whether the answer
+        `continues` the last message.
 
         Raises:
             InvalidParams: messages without a chat template, or a template to choose from several;
@@ -179,7 +181,9 @@ class ModelTokenizer:
                 )
             has_calls = any(m.get("tool_calls") or m.get("role") == "tool" for m in messages)
             template = self._tool_template if tools or has_calls else self._template
-            text = (template or self._template).render(messages, tools=tools, variables=variables)
+            text = (template or self._template).render(
+                messages, tools=tools, variables=variables, continues=continues
+            )
             ids = self._encode(text, special=False)
         else:
             ids = self._with_bos(self._encode(prompt or "", special=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any, Final
 
 import pytest
@@ -109,6 +110,9 @@ UNKNOWN: Final[tuple[tuple[dict[str, Any], Iterable[str]], ...]] = (
     ({"constructor": {"prototype": 1}}, ALL),
     ({"chat_template_kwargs": {"enable_thinking": False}}, ALL),
 )
+NUMBERS: Final = ("temperature", "top_p", "top_k", "max_tokens", "seed", "min_p")
+"Of which every dialect has some, in its body or its options."
+ODD: Final[tuple[Any, ...]] = (True, False, "", "x", [], {}, [1], -(2**70), -1e300, 1e300)
 # numbers and nesting that readers understand differently
 HOSTILE: Final = (
     (b'"seed":1e400', "too large"),
@@ -188,6 +192,30 @@ async def test_what_nobody_knows_is_named(told: tuple[str, ScriptedBackend]) -> 
         assert backend.requests[-1].params.seed == 3
     answer = await sent(address, GAME, body_of(GAME, "hi", {"options": {"seed": "x"}}, {}))
     assert (answer.status, "options.seed must be a number" in said_by(answer)) == (422, True)
+
+
+async def test_odd_numbers_are_refused_by_name_or_mean_what_they_say(
+    told: tuple[str, ScriptedBackend],
+) -> None:
+    """Never a 500, and never a truth value taken for a number."""
+    address, backend = told
+    for path, name, value in product(ALL, NUMBERS, ODD):
+        own = {"max_tokens": "num_predict"}.get(name, name)
+        fields = {name: value}
+        if path in (OLLAMA, GENERATE, GAME):
+            fields = {"options": {own: value}}
+        elif path == RESPONSES and name == "max_tokens":
+            fields = {"max_output_tokens": value}
+        answer = await sent(address, path, body_of(path, "hi", fields, {}))
+        at = (path, fields, answer.body)
+        if answer.status == 200:
+            asked = getattr(backend.requests[-1].params, name)
+            named = name in answer.headers.get("x-aitorrent-ignored", "")
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            assert is_number or (asked in (None, 5) and named), at
+            continue
+        assert answer.status in REFUSED, at
+        assert any(each in said_by(answer) for each in (*fields, own, name)), at
 
 
 async def test_nulls_count_as_absent_everywhere(told: tuple[str, ScriptedBackend]) -> None:

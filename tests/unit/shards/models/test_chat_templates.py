@@ -70,6 +70,46 @@ def test_template_renders_as_in_transformers(tmp_path: Path, name: str) -> None:
     assert list(load(folder).encode(None, TALK)) == theirs(folder)
 
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+BEGUN = {
+    "as it is": (CHATML, "The answer is"),
+    "with a space at the end": (CHATML, "The answer is "),
+    "with space around": (CHATML, " \n The answer is \n"),
+    "trimmed": (CHATML.replace("m.content", "m.content | trim"), " The answer is "),
+    "trimmed, no space": (CHATML.replace("m.content", "m.content.strip()"), "The answer is"),
+    "said before": (CHATML, "hi"),
+    "one character": (CHATML, "{"),
+    "always a prompt at the end": (CHATML.partition("{% if add")[0] + "[assistant]", "Grüße 😀"),
+    "said twice": (PICK + PICK, "a"),
+    "a special token": (CHATML, "a</s>b"),
+    "reasoning": (
+        CHATML.replace("m.content", "m.content.split('</think>')[-1].lstrip()"),
+        "\nThe answer",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_begun_turn_is_continued_as_in_transformers(tmp_path: Path, name: str) -> None:
+    template, begun = BEGUN[name]
+    folder = make(tmp_path / "m", {"chat_template": template})
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": begun}]
+    right = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        talk, continue_final_message=True, tokenize=True, return_dict=False
+    )
+    assert list(load(folder).encode(None, talk, continues=True)) == right
+
+
+def test_begun_turn_that_the_template_leaves_out_is_not_lost_in_silence(tmp_path: Path) -> None:
+    only_user = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    ours = load(make(tmp_path / "m", {"chat_template": only_user}))
+    with pytest.raises(InvalidParams, match="leaves out the last turn, which the answer would"):
+        ours.encode(None, TALK, continues=True)
+
+
 WITH_TOOLS = (
     "{% if not tools is defined %}{% set tools = none %}{% endif %}"
     "{% for t in tools or [] %}{{ t | tojson(indent=4) }}{% endfor %}"
