@@ -297,10 +297,6 @@ def test_tool_choice(choice: Any, wanted: Any, parallel: bool | None) -> None:
         ({"messages": [user(text("\ud800"))]}, "messages[0]"),
         ({"messages": [*HELLO, assistant(text("I look."), CALL)]}, "messages"),
         ({"messages": [*HELLO, assistant(text(" "))]}, "messages"),
-        (
-            {"messages": [*HELLO, assistant(text("a")), {"role": "system", "content": "b"}]},
-            "messages",
-        ),
         ({"temperature": True}, "temperature"),
         ({"max_tokens": True}, "max_tokens"),
         ({"messages": [*HELLO, assistant(CALL | {"name": ""}), *HELLO]}, "messages[1]"),
