@@ -52,6 +52,7 @@ _MAX_REFUSED: Final = 8
 REST_S: Final = 15.0
 """Time for token counts that may follow the end of an answer; for a server that sends a reason with
 every piece, also the longest pause after the first one."""
+_NOTHING: Final = Chunk("")
 _END: Final[dict[str, Any]] = {}
 _FEATURES: Final[tuple[Feature, ...]] = (
     "continues",
@@ -260,6 +261,6 @@ class OpenaiBackend:
                 if event is None or event is _END:
                     break
                 chunk = reader.read(event)
-                if chunk.text or chunk.thinking or chunk.logprobs:
+                if chunk != _NOTHING:
                     yield chunk
         yield reader.finish(said_done=said_done, stray=b" ".join(stray))

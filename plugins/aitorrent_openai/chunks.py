@@ -43,9 +43,13 @@ class AnswerReader:
         self._usage = Usage()
         self._text, self._thinking = TextJoiner(), TextJoiner()
         self._said: list[str] = []
+        self._late: tuple[str, str] = ("", "")
+        "Text and reasoning inside a call, which come after it."
         self._has_answer = False
         self._tools = ToolCalls(server, offered=tools)
         self._offers_tools = tools
+        self._has_called = False
+        "Whether a whole call was passed on."
 
     @property
     def is_finished(self) -> bool:
@@ -80,15 +84,28 @@ class AnswerReader:
         except ValueError as e:
             raise ProtocolError(f"{self._server} sent {e}") from None
         self._said.append(text)
+        ended = self._tools.ended() if text or thinking else ()
         if text or thinking:
             self._has_answer = True
             self._has_gone_on = self._has_gone_on or self._reason is not None
             self._reason = None
+        text, thinking = self._late[0] + text, self._late[1] + thinking
+        self._late = (text, thinking) if self._tools.is_open else ("", "")
+        if self._tools.is_open:
+            text = thinking = ""
         self._tools.note(choice.get("delta"))
         self._tools.note(choice.get("message"))
         self._note_reason(choice)
         self._lacks_logprobs = self._lacks_logprobs and not logprobs
-        return Chunk(self._text.add(text), thinking=self._thinking.add(thinking), logprobs=logprobs)
+        calls, parts = self._tools.passed_on()
+        self._has_called = self._has_called or bool(ended or calls)
+        return Chunk(
+            self._text.add(text),
+            thinking=self._thinking.add(thinking),
+            logprobs=logprobs,
+            tool_calls=(*ended, *calls),
+            call_parts=parts,
+        )
 
     def _pieces(self, choice: dict[str, Any]) -> tuple[str, str]:
         delta, message = choice.get("delta"), choice.get("message")
@@ -133,7 +150,8 @@ class AnswerReader:
             instead of answering.
         """
         calls = self._tools.calls()
-        self._has_answer = self._has_answer or bool(calls)
+        has_called = self._has_called or bool(calls)
+        self._has_answer = self._has_answer or has_called
         if self._reason is None and not (said_done and self._has_answer):
             text = " ".join(stray.decode("utf-8", "replace").split())
             why = f": {text}" if text else ""
@@ -141,7 +159,7 @@ class AnswerReader:
                 f"{self._server} closed the stream before its answer was complete{why}"
             )
         tool = self._tools.check(has_text=any(self._said))
-        usage = self._usage
+        usage, reason = self._usage, self._reason or "stop"
         is_lacking = self._lacks_logprobs and self._has_answer
         lacking = missing_warning(self._server) if is_lacking else ""
         figures = {"reasoning_tokens": usage.reasoning, "cached_tokens": usage.cached}
@@ -149,13 +167,13 @@ class AnswerReader:
         if self._stop_text:
             extra["stop_text"] = self._stop_text
         return Chunk(
-            self._text.rest(),
+            self._text.add(self._late[0]) + self._text.rest(),
             done=True,
-            reason="tool_calls" if calls and self._reason != "length" else self._reason or "stop",
+            reason="tool_calls" if has_called and reason == "stop" else reason,
             tool_calls=calls,
             prompt_tokens=usage.prompt,
             completion_tokens=usage.completion,
-            thinking=self._thinking.rest(),
+            thinking=self._thinking.add(self._late[1]) + self._thinking.rest(),
             extra=extra,
             warning="; ".join(filter(None, (tool, lacking, self._other_model()))),
         )

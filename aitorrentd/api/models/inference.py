@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from aitorrentd.api.models.call_parts import CallPart
 from aitorrentd.api.models.embeddings import Embeddings, EmbedRequest
 from aitorrentd.api.models.logprobs import TokenLogprob
 from aitorrentd.api.models.messages import Message, Text
@@ -125,6 +126,9 @@ class Chunk:
     "One for each token of the answer, in order, if requested; not for the token that ends it."
     tool_calls: tuple[ToolCall, ...] = ()
     "The model's calls of tools, each whole, in any chunk; only if the request offers tools."
+    call_parts: tuple[CallPart, ...] = ()
+    """Parts of the call that the model is writing, which comes whole later; in one chunk they are
+    after its text and whole calls. See `call_parts`."""
     warning: str = ""
     """What the user must know to judge the answer, such as that the server truncated the prompt; in
     the last chunk."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -14,7 +15,14 @@ MAX_TOOLS: Final = 256
 "Tools in a request."
 MAX_CALLS: Final = 128
 "Calls of tools in a message or an answer."
+MAX_ARGUMENTS: Final = 1024 * 1024
+"Characters of a call's arguments."
 _NAME: Final = r"^[A-Za-z0-9_.:/-]{1,128}$"
+
+
+def is_tool_name(name: str) -> bool:
+    """Whether a tool may have this name."""
+    return re.fullmatch(_NAME, name) is not None
 
 
 class _OfFunction(BaseModel):
@@ -56,7 +64,7 @@ class ToolCall(_OfFunction):
     name: str = Field(pattern=_NAME, description="of the called function")
     arguments: str = Field(
         "{}",
-        max_length=1024 * 1024,
+        max_length=MAX_ARGUMENTS,
         description="a JSON object, as an object or as text; a model may write invalid JSON",
     )
 

@@ -15,7 +15,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic_core import from_json
+
 from aitorrentd.api import Chunk
+from aitorrentd.api.models.call_parts import CallStep, CallSteps
 from aitorrentd.api.models.tools import ToolCall
 
 PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
@@ -52,7 +55,7 @@ class MessageStream:
         self._open = ""
         "Its type; empty if none is open."
         self._text = b""
-        self._has_called = False
+        self._steps = CallSteps()
 
     def first(self, prompt_tokens: int = 0) -> bytes:
         """The event before the first block, with the length of the prompt if it is known. A ping
@@ -62,7 +65,8 @@ class MessageStream:
 
     def piece(self, chunk: Chunk) -> bytes:
         """The events of a chunk; none if it has nothing for the client."""
-        events = b""
+        before, after = self._steps.around(chunk)
+        events = b"".join(map(self._call, before))
         if chunk.thinking and self._shows_thinking:
             events += self._opened("thinking")
             delta = {"type": "thinking_delta", "thinking": chunk.thinking}
@@ -71,14 +75,12 @@ class MessageStream:
             if self._open != "text":
                 events += self._opened("text")
             events += self._text + json.dumps(chunk.text).encode() + b"}}\n\n"
-        for call in chunk.tool_calls:
-            events += self._call(call)
-        return events
+        return events + b"".join(map(self._call, after))
 
     def last(self, chunk: Chunk) -> bytes:
         """The events of the end, after the piece of the last chunk."""
         events = b"" if self._index or self._open else self._opened("text")
-        delta = _end(chunk, self._stops, has_called=self._has_called)
+        delta = _end(chunk, self._stops, has_called=self._steps.count > 0)
         return (
             events
             + self._closed()
@@ -86,16 +88,20 @@ class MessageStream:
             + _event("message_stop")
         )
 
-    def _call(self, call: ToolCall) -> bytes:
-        self._has_called = True
-        index, block = self._index + bool(self._open), _tool_use(call)
-        delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
-        events = self._closed() + _event(
-            "content_block_start", index=index, content_block=block | {"input": {}}
-        )
-        events += _event("content_block_delta", index=index, delta=delta)
-        self._index = index + 1
-        return events + _event("content_block_stop", index=index)
+    def _call(self, step: CallStep) -> bytes:
+        events, more = b"", step.arguments
+        if step.begins:
+            events = self._closed()
+            block = _tool_use(step.whole or ToolCall(id=step.id, name=step.name))
+            if step.whole is not None:
+                more = json.dumps(block["input"])
+            self._open = "tool_use"
+            block["input"] = {}
+            events += _event("content_block_start", index=self._index, content_block=block)
+        if more:
+            delta = {"type": "input_json_delta", "partial_json": more}
+            events += _event("content_block_delta", index=self._index, delta=delta)
+        return events + self._closed() if step.whole is not None else events
 
     def _opened(self, kind: str) -> bytes:
         """The events that open a block of this type, unless it is open."""
@@ -134,18 +140,21 @@ def whole(
     """An answer that is not streamed, as `MessageStream`."""
     last = chunks[-1]
     content = list[dict[str, Any]]()
-    has_called = False
+    steps = CallSteps()
     for chunk in chunks:
+        before, after = steps.around(chunk)
+        content += _tools_used(before)
         if chunk.thinking and shows_thinking:
             block = _grown(content, "thinking")
             block["thinking"] += chunk.thinking
             block["signature"] = _SIGNATURE
         if chunk.text:
             _grown(content, "text")["text"] += chunk.text
-        content += map(_tool_use, chunk.tool_calls)
-        has_called = has_called or bool(chunk.tool_calls)
+        content += _tools_used(after)
+    if (cut := steps.cut()) is not None:
+        content += _tools_used([cut])
     made = _message(identity, content or [dict(_EMPTY["text"])])
-    return made | _end(last, stops, has_called=has_called) | {"usage": usage_of(last)}
+    return made | _end(last, stops, has_called=steps.count > 0) | {"usage": usage_of(last)}
 
 
 def usage_of(last: Chunk) -> dict[str, Any]:
@@ -197,12 +206,19 @@ def _end(last: Chunk, stops: Collection[str], *, has_called: bool) -> dict[str, 
     return {"stop_reason": reason, "stop_sequence": stop}
 
 
-def _tool_use(call: ToolCall) -> dict[str, Any]:
+def _tools_used(steps: Sequence[CallStep]) -> list[dict[str, Any]]:
+    """The calls that end with these steps."""
+    ended = ((step.whole, step.is_cut) for step in steps)
+    return [_tool_use(call, is_cut=is_cut) for call, is_cut in ended if call is not None]
+
+
+def _tool_use(call: ToolCall, *, is_cut: bool = False) -> dict[str, Any]:
     """A call. Arguments that are no object are kept as Anthropic advises, so that the client's
-    check of them tells the model."""
+    check of them tells the model. Of those that are cut off, what there is, as the clients make it
+    of a stream."""
     try:
-        arguments = json.loads(call.arguments)
-    except (ValueError, RecursionError):
+        arguments = from_json(call.arguments, allow_partial=is_cut)
+    except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
         arguments = {"INVALID_JSON": call.arguments}

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from aitorrent_gateway.openai.totals import node_part, usage_of
 from aitorrentd.api import AitorrentError, Chunk
 from aitorrentd.api.faces.errors import fault_of
+from aitorrentd.api.models.call_parts import CallStep, CallSteps
 from aitorrentd.api.models.logprobs import TokenLogprob, logprob_map
 from aitorrentd.api.models.tools import ToolCall, call_map
 
@@ -66,13 +67,17 @@ class Gathered:
     thinking: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
+    steps: CallSteps = field(default_factory=CallSteps)
 
     def add(self, chunk: Chunk) -> None:
-        """Keep a chunk."""
+        """Keep a chunk; at the last, also a call that was cut off."""
         self.text.append(chunk.text)
         self.thinking.append(chunk.thinking)
         self.logprobs += chunk.logprobs
-        self.calls += chunk.tool_calls
+        before, after = self.steps.around(chunk)
+        cut = self.steps.cut() if chunk.done else None
+        steps = (*before, *after, *([cut] if cut is not None else ()))
+        self.calls += [step.whole for step in steps if step.whole is not None]
 
 
 class ChatChoice:
@@ -93,7 +98,7 @@ class ChatChoice:
         self._thinking = start + b'{"reasoning_content":'
         self._end = b',"finish_reason":null}]' + self._null + b"}\n\n"
         self._tail = b'},"logprobs":null' + self._end
-        self._calls = 0
+        self._steps = CallSteps()
         self._gathered = Gathered()
 
     def first(self) -> bytes:
@@ -102,31 +107,32 @@ class ChatChoice:
 
     def piece(self, chunk: Chunk) -> bytes:
         """The events of a piece; none if it has nothing for clients."""
-        events, tail = b"", self._tail
+        before, after = self._steps.around(chunk)
+        events, tail = b"".join(map(self._call, before)), self._tail
         if chunk.thinking:
-            events = self._thinking + quoted(chunk.thinking) + self._tail
+            events += self._thinking + quoted(chunk.thinking) + self._tail
         if self._with_logprobs and chunk.logprobs:
             tail = b'},"logprobs":' + encoded(logprobs_of(chunk.logprobs)) + self._end
         if chunk.text or tail is not self._tail:
             events += self._text + quoted(chunk.text) + tail
-        for call in chunk.tool_calls:
-            events += self._call(call)
-        return events
+        return events + b"".join(map(self._call, after))
 
-    def _call(self, call: ToolCall) -> bytes:
+    def _call(self, step: CallStep) -> bytes:
         """A call begins with its name; its arguments follow, as clients put them together."""
-        index, self._calls = self._calls, self._calls + 1
-        begun = {**call_shape(call), "index": index}
-        begun["function"] = {"name": call.name, "arguments": ""}
-        more = {"index": index, "function": {"arguments": call.arguments}}
+        parts: list[dict[str, Any]] = []
+        if step.begins:
+            begun = call_shape(ToolCall(id=step.id, name=step.name))
+            begun["function"] = {"name": step.name, "arguments": ""}
+            parts.append({"index": step.index, **begun})
+        if step.arguments:
+            parts.append({"index": step.index, "function": {"arguments": step.arguments}})
         return b"".join(
-            self._delta + b'{"tool_calls":[' + encoded(part) + b"]" + self._tail
-            for part in (begun, more)
+            self._delta + b'{"tool_calls":[' + encoded(part) + b"]" + self._tail for part in parts
         )
 
     def last(self, chunk: Chunk) -> bytes:
         """The event with the reason of the end."""
-        reason = ended(chunk, has_calls=self._calls > 0)
+        reason = ended(chunk, has_calls=self._steps.count > 0)
         choice = {"index": self._index, "delta": {}, "logprobs": None, "finish_reason": reason}
         part = b',"x_aitorrent":' + encoded(node_part(chunk))
         return self._head + encoded([choice]) + self._null + part + b"}\n\n"

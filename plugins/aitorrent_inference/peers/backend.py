@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from aitorrent_inference.peers.call_lines import CallReader
 from aitorrent_inference.peers.generate_protocol import (
     MAX_ANSWER_CHARS,
     MAX_LINE_BYTES,
@@ -153,13 +154,13 @@ class PeerBackend:
 
     async def _chunks(self, stream: Stream) -> AsyncGenerator[Chunk, None]:
         wait_s = self._first_token_timeout_s
-        chars = 0
+        chars, calls = 0, CallReader()
         while True:
-            reply = decode_reply(await self._line(stream, wait_s))
+            reply = decode_reply(await self._line(stream, wait_s), calls)
             if not isinstance(reply, Chunk):
                 raise self._theirs(reply)
             chars += len(reply.text) + len(reply.thinking) + len(reply.logprobs)
-            if chars > MAX_ANSWER_CHARS:
+            if chars + calls.chars > MAX_ANSWER_CHARS:
                 raise ProtocolError(f"peer {short(self.peer)} sent over {MAX_ANSWER_CHARS} chars")
             yield reply
             if reply.done:

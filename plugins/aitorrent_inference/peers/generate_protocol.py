@@ -6,19 +6,21 @@ parameter is rejected by name, since ignoring it would change the answer. The an
 streamed by Ollama's `/api/generate` (Ollama, docs/api.md, "Generate a completion"): lines with
 `response`, or with `thinking` for reasoning before the answer, and with `logprobs` if requested;
 then one with `done` true, the statistics, and where they apply `tool_calls`, `warning` and
-`reasoning_tokens`. An error is a final line `{"error", "code"}`. Unknown answer fields are ignored.
+`reasoning_tokens`. Calls of tools may come in parts, too (`call_lines`). An error is a final line
+`{"error", "code"}`. Unknown answer fields are ignored.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from aitorrent_inference.peers.call_lines import CallReader, WirePart, part_maps
 from aitorrent_inference.peers.error_facts import ErrorFacts, facts_of
 from aitorrentd.api import (
     AitorrentError,
@@ -32,6 +34,7 @@ from aitorrentd.api import (
     Unavailable,
     error_from_map,
 )
+from aitorrentd.api.models.call_parts import CallStep
 from aitorrentd.api.models.inference import DoneReason
 from aitorrentd.api.models.logprobs import logprob_map, read_logprobs
 from aitorrentd.api.models.sampling import REST_OF_CONTEXT
@@ -110,6 +113,7 @@ class _Reply(BaseModel):
     logprobs: Any = None
     tool_calls: tuple[ToolCall, ...] = Field((), max_length=MAX_CALLS)
     stop_text: str = Field("", max_length=_MAX_STOP_CHARS)
+    tool_call_parts: tuple[WirePart, ...] = Field((), max_length=2 * MAX_CALLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +238,9 @@ def created_at(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def text_line(model: str, time_s: float, chunk: Chunk) -> bytes:
-    """A line that carries a piece of the answer or of the reasoning before it."""
+def text_line(model: str, time_s: float, chunk: Chunk, calls: Sequence[CallStep] = ()) -> bytes:
+    """A line that carries a piece of the answer or of the reasoning before it, or parts of
+    calls."""
     value: dict[str, Any] = {
         "model": model,
         "created_at": created_at(time_s),
@@ -248,6 +253,8 @@ def text_line(model: str, time_s: float, chunk: Chunk) -> bytes:
         value["thinking"] = chunk.thinking
     if chunk.logprobs:
         value["logprobs"] = [logprob_map(each) for each in chunk.logprobs]
+    if calls:
+        value["tool_call_parts"] = part_maps(calls)
     return encoded(value)
 
 
@@ -307,8 +314,9 @@ def _reason(reply: _Reply) -> DoneReason:
     return "stop"
 
 
-def decode_reply(line: bytes) -> Chunk | AitorrentError:
-    """Decode an answer line into a chunk, or the error that the peer reports.
+def decode_reply(line: bytes, calls: CallReader | None = None) -> Chunk | AitorrentError:
+    """Decode an answer line into a chunk, or the error that the peer reports. `calls` has read the
+    lines before.
 
     Raises:
         ProtocolError: malformed.
@@ -323,9 +331,14 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
         logprobs = read_logprobs(reply.logprobs)
     except ValueError as e:
         raise ProtocolError(f"bad answer line: {e}") from None
+    calls = calls or CallReader()
+    has_text = bool(reply.response or reply.thinking)
+    whole, parts = calls.read(reply.tool_call_parts, has_text=has_text)
     if not reply.done:
         return Chunk(
             reply.response,
+            tool_calls=whole,
+            call_parts=parts,
             thinking=reply.thinking,
             logprobs=logprobs,
             prompt_tokens=reply.prompt_eval_count,
@@ -341,7 +354,8 @@ def decode_reply(line: bytes) -> Chunk | AitorrentError:
         reply.response,
         done=True,
         reason=_reason(reply),
-        tool_calls=reply.tool_calls,
+        tool_calls=(*whole, *calls.rest(reply.tool_calls)),
+        call_parts=parts,
         prompt_tokens=reply.prompt_eval_count,
         completion_tokens=reply.eval_count,
         context=reply.context,

@@ -20,6 +20,7 @@ from aitorrent_inference.routing.answer import Answer
 from aitorrent_inference.routing.router import Router
 from aitorrentd.api import Clock, Protection, Stream
 from aitorrentd.api.limits import Slots
+from aitorrentd.api.models.call_parts import CallSteps
 
 _NS: Final = 1_000_000_000
 
@@ -45,15 +46,16 @@ class GenerateHandler(PeerCalls):
     async def answer(self, stream: Stream, asked: bytes) -> None:
         """Stream an answer."""
         request = decode_request(asked)
-        answer = Answer()
+        answer, calls = Answer(), CallSteps()
         async with aclosing(self._router.generate_for_peer(request, answer)) as chunks:
             async for chunk in chunks:
                 model = request.model or answer.model
-                if chunk.text or chunk.thinking or chunk.logprobs:
-                    await write(stream, text_line(model, self._clock.time(), chunk))
+                steps = [step for each in calls.around(chunk) for step in each]
+                if chunk.text or chunk.thinking or chunk.logprobs or steps:
+                    await write(stream, text_line(model, self._clock.time(), chunk, steps))
                 if chunk.done:
                     timing = self._timing(answer)
-                    # The protocol has all calls in the last line.
+                    # The last line has all calls, for peers that know no parts.
                     last = replace(chunk, tool_calls=answer.calls)
                     await write(stream, last_line(model, self._clock.time(), last, timing))
 

@@ -55,7 +55,7 @@ class Lane:
 
 def speaks(chunk: Chunk) -> bool:
     """Whether the chunk is more than an empty keepalive."""
-    has_words = chunk.text or chunk.thinking or chunk.tool_calls
+    has_words = chunk.text or chunk.thinking or chunk.tool_calls or chunk.call_parts
     return bool(has_words or chunk.token_ids or chunk.done)
 
 

@@ -247,7 +247,7 @@ class Router:
         now = self._clock.monotonic()
         if answer.first_token_s is None:
             answer.first_token_s = now
-        if not (chunk.text or chunk.thinking or chunk.token_ids or chunk.tool_calls):
+        if chunk.done and not (chunk.text or chunk.thinking or chunk.token_ids or chunk.tool_calls):
             return
         tokens = max(len(chunk.token_ids), 1)
         if answer.tokens:

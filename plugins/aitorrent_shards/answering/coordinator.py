@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 MORE_K: Final = (1024, 0)
 "Candidate counts to request when the first ones are not enough; 0 = all."
-_CUT: Final = "the answer ended inside a call of a tool, which is left out; raise max_tokens"
+_CUT: Final = "the answer ended inside a call of a tool, which is not complete; raise max_tokens"
 
 
 class Coordinator:
@@ -160,6 +160,7 @@ class Coordinator:
             piece.text,
             thinking=piece.thinking,
             tool_calls=() if piece.call is None else (piece.call,),
+            call_parts=() if piece.part is None else (piece.part,),
             token_ids=tokens,
             logprobs=self._take_scores() if piece.text else (),
         )

@@ -74,7 +74,7 @@ class Output:
         for piece in pieces:
             if self.stopped:
                 break
-            if piece.call is not None or piece.thinking:
+            if piece.call is not None or piece.part is not None or piece.thinking:
                 found.append(Piece(text=self._stops.flush()))
                 found.append(piece)
                 self.calls += piece.call is not None

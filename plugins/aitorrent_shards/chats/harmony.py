@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
+from aitorrent_shards.chats.begun import ArgumentsScanner
 from aitorrent_shards.chats.formats import (
     CHANNEL,
     CONSTRAIN,
@@ -25,7 +26,7 @@ from aitorrent_shards.chats.formats import (
     Tag,
     ToolFormat,
 )
-from aitorrent_shards.chats.objects import ObjectScanner, call_of
+from aitorrent_shards.chats.objects import call_of
 from aitorrent_shards.chats.pieces import Piece, joined
 from aitorrent_shards.models.detokenizer import overlap
 from aitorrentd.api.models.tools import MAX_CALLS, Tool
@@ -65,7 +66,7 @@ class HarmonyReader:
         self._raw = ""
         "What a message began with, in case that it is no call."
         self._name = ""
-        self._scanner: ObjectScanner | None = None
+        self._scanner: ArgumentsScanner | None = None
         self._said: set[_State] = set()
         "Which kinds of messages had something in them."
         self._is_new = False
@@ -147,27 +148,20 @@ class HarmonyReader:
             if text.strip():
                 self._say(_State.TEXT, text, pieces)
             return
-        if scanner.is_empty:
-            rest = text.lstrip()
-            self._raw += text[: len(text) - len(rest)]
-            text = rest
-            if not text:
-                return
-            if text[0] != "{":
-                self._say(_State.TEXT, self._raw + text, pieces)
-                return
-        end = scanner.feed(text)
-        if end is None:
+        after = scanner.feed(text)
+        if scanner.begun is not None and self.calls < MAX_CALLS:
+            pieces += scanner.begun.news()
+        if after is None:
             return
-        call = call_of(self._name, scanner.text) if self.calls < MAX_CALLS else None
         self._scanner = None
+        call = scanner.call() if self.calls < MAX_CALLS else None
         if call is None:
-            self._say(_State.TEXT, self._raw + scanner.text + text[end:], pieces)
+            self._say(_State.TEXT, self._raw + scanner.text + after, pieces)
             return
         self.calls += 1
         pieces.append(Piece(call=call))
         self._raw = ""
-        self._in_call(text[end:], pieces)
+        self._in_call(after, pieces)
 
     def _tag(self, tag: str, pieces: list[Piece]) -> None:
         scanner = self._scanner
@@ -197,7 +191,8 @@ class HarmonyReader:
         recipient = self._recipient()
         self._is_new = True
         if recipient in self._names:
-            self._name, self._scanner, self._state = recipient, ObjectScanner(), _State.CALL
+            self._name, self._state = recipient, _State.CALL
+            self._scanner = ArgumentsScanner(recipient, self._names)
         elif recipient:
             self._say(_State.TEXT, self._raw, pieces)  # to no tool of this request
         else:
@@ -207,10 +202,12 @@ class HarmonyReader:
         """A message ends, or its header begins anew."""
         scanner = self._scanner
         if self._state is _State.CALL and scanner is not None:
-            if scanner.is_empty:  # a call without arguments
+            call = scanner.call()
+            if scanner.is_empty:
+                call = call_of(self._name, None)  # without arguments
+            if call is not None and self.calls < MAX_CALLS:
                 self.calls += 1
-                call = call_of(self._name, None)
-                pieces += [] if call is None else [Piece(call=call)]
+                pieces.append(Piece(call=call))
             else:
                 self._say(_State.TEXT, self._raw + scanner.text, pieces)
         self._scanner = None

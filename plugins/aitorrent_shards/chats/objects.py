@@ -24,6 +24,8 @@ class ObjectScanner:
         self._parts: list[str] = []
         self._depth = 0
         self.in_string = self._is_escaped = False
+        self._controls: list[int] = []
+        "Where the last text has control characters inside strings."
 
     @property
     def is_empty(self) -> bool:
@@ -38,6 +40,7 @@ class ObjectScanner:
     def feed(self, text: str) -> int | None:
         """Take `text` up to the end of the object; returns how many characters that is, or None if
         the object goes on. The object begins with the first character."""
+        self._controls = []
         for at, char in enumerate(text):
             if self.in_string:
                 if self._is_escaped:
@@ -46,6 +49,8 @@ class ObjectScanner:
                     self._is_escaped = True
                 elif char == '"':
                     self.in_string = False
+                elif char < " ":
+                    self._controls.append(at)
             elif char == '"':
                 self.in_string = True
             elif char in "{[":
@@ -57,6 +62,15 @@ class ObjectScanner:
                     return at + 1
         self._parts.append(text)
         return None
+
+    def valid(self, text: str) -> str:
+        """What was taken last as JSON takes it: models write line feeds inside strings."""
+        if not self._controls:
+            return text
+        chars = list(text)
+        for at in self._controls:
+            chars[at] = json.dumps(text[at])[1:-1]
+        return "".join(chars)
 
 
 def new_call_id() -> str:
@@ -85,17 +99,22 @@ def call_of(name: str, arguments: object) -> ToolCall | None:
         except (ValueError, RecursionError):
             return None
     try:
-        text = json.dumps(arguments or {}, ensure_ascii=False, allow_nan=False)
         if not isinstance(arguments or {}, dict):
             return None
-        return ToolCall(id=new_call_id(), name=name, arguments=_encodable(text, arguments))
+        return ToolCall(id=new_call_id(), name=name, arguments=json_of(arguments or {}))
     except (ValueError, RecursionError, ValidationError):
         return None
 
 
-def _encodable(text: str, arguments: object) -> str:
+def json_of(value: object) -> str:
+    """The value in JSON, with half a surrogate pair as an escape.
+
+    Raises:
+        ValueError, RecursionError: JSON cannot have it.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, as an escape
-        return json.dumps(arguments)
+    except UnicodeEncodeError:
+        return json.dumps(value)
     return text

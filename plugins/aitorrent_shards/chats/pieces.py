@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from aitorrent_shards.chats.formats import Tag
+from aitorrentd.api.models.call_parts import CallPart
 from aitorrentd.api.models.tools import ToolCall
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of an answer: one of the three."""
+    """A part of an answer: one of the four."""
 
     text: str = ""
     thinking: str = ""
     call: ToolCall | None = None
+    part: CallPart | None = None
+    "Of a call that comes whole later."
+
+
+_NONE: Final = Piece()
 
 
 class Reader(Protocol):
@@ -54,4 +60,4 @@ class Reader(Protocol):
 
 def joined(pieces: Sequence[Piece]) -> list[Piece]:
     """The pieces without empty ones."""
-    return [piece for piece in pieces if piece.text or piece.thinking or piece.call is not None]
+    return [piece for piece in pieces if piece != _NONE]

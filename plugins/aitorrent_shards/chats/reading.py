@@ -1,7 +1,8 @@
 """Splits a model's answer into reasoning, text and calls of tools, as it arrives. No I/O.
 
-What looks like a call and is none, such as an unknown tool or damaged JSON, is text: a caller never
-loses what the model wrote. Only a call that the token limit cut off is dropped, and told.
+What looks like a call and is none, such as one of an unknown tool, is text: a caller never loses
+what the model wrote. A call is passed on as it is written, once its name is certain; damaged JSON
+after that stays a call. One that the token limit cut off never comes whole, which is told.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
+from aitorrent_shards.chats.begun import ArgumentsScanner, ObjectCallScanner
 from aitorrent_shards.chats.formats import Style, Tag, ThinkTags, ToolFormat
 from aitorrent_shards.chats.heads import could_be_call
-from aitorrent_shards.chats.objects import ObjectScanner, call_in, call_of
 from aitorrent_shards.chats.pieces import Piece, joined
 from aitorrent_shards.chats.scanning import CallScanner, Offered, call_scanner
 from aitorrent_shards.models.detokenizer import overlap
@@ -60,7 +61,7 @@ class AnswerReader:
         "Text that may turn out to be part of a tag, or white space at an edge."
         self._raw = ""
         "What was written since a call may have begun, in case that it is none."
-        self._scanner: ObjectScanner | CallScanner | None = None
+        self._scanner: CallScanner | None = None
         self._name = ""
         self._follows_thinking = False
         self.calls = 0
@@ -127,7 +128,7 @@ class AnswerReader:
             self._end_thinking(pieces)  # the prompt opened and closed it; some models repeat that
         elif tools is not None and tools.begin is not None and tag in tools.tags:
             pieces += self.push(tag.text)
-        elif isinstance(self._scanner, ObjectScanner) and self._scanner.in_string:
+        elif self._scanner is not None and self._scanner.in_string:
             pieces += self.push(tag.text)  # in an argument that quotes it
         elif tools is not None and tag == tools.open:
             self._open_call(pieces)
@@ -135,9 +136,12 @@ class AnswerReader:
             pieces += self.push(tag.text)
         elif tools is not None and tag == tools.inner and state is _State.CALL:
             self._raw += tag.text
-            self._scanner, self._state = ObjectScanner(), _State.OBJECT
+            self._enter_arguments()
         elif state is _State.CALL and tools is not None and tag == tools.close:
             self._close_call(pieces)
+        elif self._is_begun:
+            self._give_up(pieces)
+            pieces += self.mark(tag)
         elif state in (_State.CALL, _State.OBJECT):
             self._give_up(pieces)
             pieces.append(Piece(text=tag.text))
@@ -149,6 +153,8 @@ class AnswerReader:
     def finish(self) -> tuple[list[Piece], bool]:
         """The last pieces, and whether the answer ends inside a call."""
         pieces: list[Piece] = []
+        if self._is_begun and self._scanner is not None and self._scanner.is_whole:
+            self._give_up(pieces)  # only what ends the call is missing
         is_cut = self._state is _State.OBJECT or (
             self._state is _State.CALL and (self._raw + self._name).strip() not in _WHOLE
         )
@@ -280,7 +286,7 @@ class AnswerReader:
                 return ""
         begin = tools.begin
         if begin is None and rest[0] == "{":
-            self._scanner, self._state = ObjectScanner(), _State.OBJECT
+            self._scanner, self._state = ObjectCallScanner(self._offered), _State.OBJECT
             return rest
         if begin is not None and rest.startswith(begin):
             self._scanner, self._state = call_scanner(tools, self._offered), _State.OBJECT
@@ -302,7 +308,7 @@ class AnswerReader:
         if end < 0 and 0 <= at <= _MAX_NAME and inner is not None:
             stop = at + len(inner.text)
             self._name, self._raw = whole[:at].strip(), self._raw + whole[before:stop]
-            self._scanner, self._state = ObjectScanner(), _State.OBJECT
+            self._enter_arguments()
             return whole[stop:]
         stop = min(end if end >= 0 else _MAX_NAME, _MAX_NAME)
         self._raw += whole[before:stop]
@@ -314,27 +320,17 @@ class AnswerReader:
         if scanner is None:
             self._state = _State.TEXT
             return text
-        if not isinstance(scanner, ObjectScanner):
-            after = scanner.feed(text)
-            if after is not None:
-                self._end_object(scanner.call(), pieces)
-            return after or ""
-        if scanner.is_empty:
-            rest = text.lstrip()
-            self._raw += text[: len(text) - len(rest)]
-            if not rest:
-                return ""
-            if rest[0] != "{":
-                self._give_up(pieces)
-                return rest
-            text = rest
-        end = scanner.feed(text)
-        if end is None:
-            return ""
-        is_named = self._format is not None and self._format.style is Style.MISTRAL_ARGS
-        call = call_in(scanner.text, self._offered) if not is_named else self._named(scanner.text)
-        self._end_object(call, pieces)
-        return text[end:]
+        after = scanner.feed(text)
+        if self._is_begun and scanner.begun is not None:
+            pieces += scanner.begun.news()
+        if after is not None:
+            self._end_object(scanner.call(), pieces)
+        return after or ""
+
+    def _enter_arguments(self) -> None:
+        """The object comes next, after a name (Mistral)."""
+        name = self._name.partition("[CALL_ID]")[0].strip()
+        self._scanner, self._state = ArgumentsScanner(name, self._offered), _State.OBJECT
 
     def _end_object(self, call: ToolCall | None, pieces: list[Piece]) -> None:
         if call is None or self.calls >= MAX_CALLS:
@@ -346,9 +342,11 @@ class AnswerReader:
         tools = self._format
         self._state = _State.TEXT if tools is not None and tools.ends_outside else _State.CALL
 
-    def _named(self, arguments: str) -> ToolCall | None:
-        name = self._name.partition("[CALL_ID]")[0].strip()
-        return call_of(name, arguments) if name in self._offered else None
+    @property
+    def _is_begun(self) -> bool:
+        """Whether there are parts of a call, so that it cannot be text any more."""
+        begun = self._scanner.begun if self._scanner is not None else None
+        return begun is not None and self.calls < MAX_CALLS
 
     def _close_call(self, pieces: list[Piece]) -> None:
         closing = self._format.close if self._format is not None else None
@@ -358,7 +356,10 @@ class AnswerReader:
         self._raw, self._state = "", _State.TEXT
 
     def _give_up(self, pieces: list[Piece]) -> None:
-        """What was written is no call after all."""
+        """What was written is no call after all, or one that is not valid."""
+        if self._is_begun and self._scanner is not None:
+            self._end_object(self._scanner.call(), pieces)
+            return
         raw = self._raw + (self._scanner.text if self._scanner is not None else "")
         pieces.append(Piece(text="" if raw.strip() in _WHOLE else raw))
         self._raw, self._name, self._scanner = "", "", None

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, Protocol
 
+from aitorrent_shards.chats.begun import ArgumentsScanner, BegunCall
 from aitorrent_shards.chats.formats import Syntax, ToolFormat
-from aitorrent_shards.chats.objects import ObjectScanner, call_of
+from aitorrent_shards.chats.objects import json_of
 from aitorrent_shards.chats.values import value_of
 from aitorrentd.api.models.tools import ToolCall
 
@@ -31,6 +32,18 @@ class CallScanner(Protocol):
     @property
     def text(self) -> str:
         """What was taken so far."""
+
+    @property
+    def begun(self) -> BegunCall | None:
+        """The call once it can be passed on in parts."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the arguments are complete, if the call has begun."""
+
+    @property
+    def in_string(self) -> bool:
+        """Whether what comes next is inside a text in JSON."""
 
     def feed(self, text: str) -> str | None:
         """Take `text` up to the end of the call, or up to where it turns out to be none; returns
@@ -74,8 +87,10 @@ class ParameterScanner:
         "Text that is not understood yet."
         self._part, self._name, self._key = _Part.NAME, "", ""
         self._value: list[str] = []
-        self._found: dict[str, str] = {}
-        self._call: ToolCall | None = None
+        self.begun: BegunCall | None = None
+        self.is_whole = self.in_string = False
+        self._count = 0
+        "Arguments that are complete."
         end, space = re.escape(syntax.end), rf"\s{{0,{_MAX_SPACE}}}"
         follows = rf"(?={space}(?:{re.escape(syntax.key_open)}|{end}))"
         # A value may quote the tags; some models leave out the last closing tag of a value.
@@ -96,7 +111,7 @@ class ParameterScanner:
         try:
             while (then := self._step(at)) is not None:
                 at = then
-                if self._call is not None:
+                if self.is_whole:
                     return self._rest(at)
         except _Failed as failed:
             return self._rest(failed.at)
@@ -105,7 +120,7 @@ class ParameterScanner:
 
     def call(self) -> ToolCall | None:
         """As in CallScanner."""
-        return self._call
+        return None if self.begun is None else self.begun.call()
 
     def _rest(self, at: int) -> str:
         window, self._window = self._window, ""
@@ -163,7 +178,8 @@ class ParameterScanner:
         rest = self._window[at:].lstrip(_SPACE)
         at = len(self._window) - len(rest)
         if rest.startswith(syntax.end):
-            self._finish(at)
+            self.is_whole = True
+            self._pass_on("}" if self._count else "{}")
             return at + len(syntax.end)
         if rest.startswith(syntax.key_open):
             self._part = _Part.KEY
@@ -192,6 +208,7 @@ class ParameterScanner:
             if rest.startswith(syntax.value_open):
                 at = len(window) - len(rest) + len(syntax.value_open)
         self._part = _Part.VALUE
+        self._pass_on("")
         return at
 
     def _in_value(self, at: int) -> int | None:
@@ -206,18 +223,27 @@ class ParameterScanner:
         value = "".join(self._value)
         if self._syntax.trims:
             value = value.removeprefix("\n").removesuffix("\n")
-        self._found[self._key] = value
+        self._argument(value)
         self._value, self._part = [], _Part.BETWEEN
         return found.end()
 
-    def _finish(self, at: int) -> None:
+    def _argument(self, text: str) -> None:
+        """An argument is complete. One that comes again counts, as in any JSON."""
         schema = self._offered[self._name]
         properties = schema.get("properties")
         known = properties if isinstance(properties, dict) else {}
-        found = {k: value_of(v, known.get(k), schema) for k, v in self._found.items()}
-        self._call = call_of(self._name, found)
-        if self._call is None:
-            raise _Failed(at)
+        try:
+            value = json_of(value_of(text, known.get(self._key), schema))
+        except (ValueError, RecursionError):
+            value = json_of(text)
+        before = ", " if self._count else "{"
+        self._count += 1
+        self._pass_on(f"{before}{json_of(self._key)}: {value}")
+
+    def _pass_on(self, arguments: str) -> None:
+        if self.begun is None:
+            self.begun = BegunCall(self._name)
+        self.begun.add(arguments)
 
 
 class SectionScanner:
@@ -226,17 +252,31 @@ class SectionScanner:
     def __init__(self, found: ToolFormat, offered: Offered) -> None:
         self._format, self._offered = found, offered
         self._head = ""
-        self._name = ""
-        self._object = ObjectScanner()
+        self._object: ArgumentsScanner | None = None
+
+    @property
+    def begun(self) -> BegunCall | None:
+        """As in CallScanner."""
+        return None if self._object is None else self._object.begun
+
+    @property
+    def is_whole(self) -> bool:
+        """As in CallScanner."""
+        return self._object is not None and self._object.is_whole
+
+    @property
+    def in_string(self) -> bool:
+        """As in CallScanner."""
+        return self._object is not None and self._object.in_string
 
     @property
     def text(self) -> str:
         """What was taken so far."""
-        return self._head + self._object.text
+        return self._head + (self._object.text if self._object is not None else "")
 
     def feed(self, text: str) -> str | None:
         """As in CallScanner."""
-        if self._object.is_empty:
+        if self._object is None:
             whole = self._head + text
             start = whole.find("{", 0, _MAX_HEAD)
             if start < 0 and len(whole) < _MAX_HEAD:
@@ -244,16 +284,15 @@ class SectionScanner:
                 return None
             stop = start if start >= 0 else _MAX_HEAD
             self._head, text = whole[:stop], whole[stop:]
-            self._name = self._named()
-            if start < 0 or self._name not in self._offered:
-                self._name = ""
+            name = self._named()
+            if start < 0 or name not in self._offered:
                 return text
-        end = self._object.feed(text)
-        return None if end is None else text[end:]
+            self._object = ArgumentsScanner(name, self._offered)
+        return self._object.feed(text)
 
     def call(self) -> ToolCall | None:
         """As in CallScanner."""
-        return call_of(self._name, self._object.text) if self._name else None
+        return None if self._object is None else self._object.call()
 
     def _named(self) -> str:
         found = self._format

@@ -76,6 +76,10 @@ async def test_tools_and_reasoning_over_three_nodes_and_a_peer(
     found = await answer(there[0], named, there[1])
     call = check(found, "look")
     assert len({(s.start, s.end) for s in found[-1].stages}) == 3
+    parts = [part for chunk in found for part in chunk.call_parts]
+    assert len(parts) > 3  # they come over the peer as the model writes them
+    assert "".join(part.arguments for part in parts) == call["arguments"]
+    assert [(part.id, part.name) for part in parts if part.name] == [(call["id"], "look")]
     turns = ({"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "18"})
     later = asked(*turns, tools=[], params={"max_tokens": 8, "think": False})
     last = (await answer(here[0], later, here[1]))[-1]

@@ -20,10 +20,11 @@ from aitorrent_gateway.openai.responses.shapes import (
     summary_part,
     text_part,
 )
-from aitorrent_gateway.openai.responses.tools import OfferedTools
+from aitorrent_gateway.openai.responses.tools import OfferedTools, custom_input
 from aitorrent_gateway.openai.shapes import encoded, quoted
 from aitorrentd.api import AitorrentError, Chunk
 from aitorrentd.api.faces.errors import fault_of
+from aitorrentd.api.models.call_parts import CallStep, CallSteps
 from aitorrentd.api.models.tools import ToolCall
 
 _ERROR_CODES: Final = {"busy": "rate_limit_exceeded"}
@@ -37,7 +38,8 @@ class ResponseEvents:
         self._number = 0
         self._output: list[Json] = []
         "Complete items."
-        self._open: _Text | _Thoughts | None = None
+        self._open: _Text | _Thoughts | _Call | None = None
+        self._steps = CallSteps()
 
     def begin(self) -> bytes:
         """The events before any output."""
@@ -49,7 +51,8 @@ class ResponseEvents:
     def piece(self, chunk: Chunk) -> bytes:
         """The events of a piece of the answer, also of the last; none if it has nothing for
         clients."""
-        events = b""
+        before, after = self._steps.around(chunk)
+        events = b"".join(map(self._call, before))
         if chunk.thinking:
             if not isinstance(self._open, _Thoughts):
                 events += self._close("completed")
@@ -62,9 +65,7 @@ class ResponseEvents:
                 self._open = _Text(self, len(self._output))
                 events += self._open.begin()
             events += self._open.add(chunk)
-        for call in chunk.tool_calls:
-            events += self._close("completed") + self._call(call)
-        return events
+        return events + b"".join(map(self._call, after))
 
     def end(self, last: Chunk, now: int) -> tuple[bytes, Json]:
         """(the events after all output, the response); `now` in seconds since the epoch."""
@@ -73,7 +74,8 @@ class ResponseEvents:
         if not self._output and self._open is None:  # clients look for a message
             self._open = _Text(self, 0)
             events = self._open.begin()
-        events += self._close(status)
+        cut = self._steps.cut()
+        events += self._close("incomplete" if cut is not None else status)
         completed = now if status == "completed" else None
         shown = response_map(self._identity, status, self._output, last, completed=completed)
         return events + self.event(f"response.{status}", response=shown), shown
@@ -106,22 +108,54 @@ class ResponseEvents:
         self._open = None
         return events
 
-    def _call(self, call: ToolCall) -> bytes:
-        item, index = call_item(call, self._tools), len(self._output)
-        key = "input" if item["type"] == "custom_tool_call" else "arguments"
-        kind = "custom_tool_call_input" if key == "input" else "function_call_arguments"
-        place = {"item_id": item["id"], "output_index": index}
-        begun = {**item, "status": "in_progress", key: ""}
-        named = {"name": item["name"]} if key == "arguments" else {}
-        self._output.append(item)
-        return b"".join(
-            (
-                self.event("response.output_item.added", output_index=index, item=begun),
-                self.event(f"response.{kind}.delta", **place, delta=item[key]),
-                self.event(f"response.{kind}.done", **place, **named, **{key: item[key]}),
-                self.event("response.output_item.done", output_index=index, item=item),
-            )
+    def _call(self, step: CallStep) -> bytes:
+        events = b""
+        if step.begins:
+            events = self._close("completed")
+            self._open = _Call(self, len(self._output), step, self._tools)
+            events += self._open.begin()
+        if isinstance(self._open, _Call):
+            events += self._open.add(step.arguments)
+        return events + self._close("completed") if step.whole is not None else events
+
+
+class _Call:
+    """A call of a tool that is not complete."""
+
+    def __init__(
+        self, events: ResponseEvents, index: int, step: CallStep, tools: OfferedTools
+    ) -> None:
+        self._events, self._index = events, index
+        self._item = call_item(ToolCall(id=step.id, name=step.name), tools)
+        self._is_custom = self._item["type"] == "custom_tool_call"
+        self._key = "input" if self._is_custom else "arguments"
+        self._kind = "custom_tool_call_input" if self._is_custom else "function_call_arguments"
+        self._place = {"item_id": self._item["id"], "output_index": index}
+        self._arguments: list[str] = []
+
+    def begin(self) -> bytes:
+        item = {**self._item, "status": "in_progress", self._key: ""}
+        return self._events.event("response.output_item.added", output_index=self._index, item=item)
+
+    def add(self, arguments: str) -> bytes:
+        self._arguments.append(arguments)
+        # The text of a custom tool is only known when the arguments are complete.
+        return b"" if self._is_custom or not arguments else self._delta(arguments)
+
+    def end(self, status: str) -> tuple[bytes, Json]:
+        arguments = "".join(self._arguments)
+        text = custom_input(arguments) if self._is_custom else arguments
+        item, event = {**self._item, "status": status, self._key: text}, self._events.event
+        named = {} if self._is_custom else {"name": item["name"]}
+        events = (
+            self._delta(text) if self._is_custom and text else b"",
+            event(f"response.{self._kind}.done", **self._place, **named, **{self._key: text}),
+            event("response.output_item.done", output_index=self._index, item=item),
         )
+        return b"".join(events), item
+
+    def _delta(self, text: str) -> bytes:
+        return self._events.event(f"response.{self._kind}.delta", **self._place, delta=text)
 
 
 class _Text:

@@ -38,6 +38,11 @@ def main(url: str) -> None:
         called = with_tools.invoke("hello")
         (call,) = called.tool_calls
         assert (call["name"], call["args"]) == ("look", {"at": "Bern"})
+        parts = list(with_tools.stream("hello"))
+        pieces = [c["args"] for part in parts for c in part.tool_call_chunks if c["args"]]
+        assert len(pieces) > 3, pieces
+        gathered = sum(parts[1:], parts[0])
+        assert [(c["name"], c["args"]) for c in gathered.tool_calls] == [("look", {"at": "Bern"})]
         turns = [messages.HumanMessage("hello"), called]
         turns.append(messages.ToolMessage("sun", tool_call_id=call["id"]))
         assert with_tools.invoke(turns).text == "It is sunny there."

@@ -79,14 +79,20 @@ def tools(client: OpenAI) -> None:
     offered: Any = [{"type": "function", "function": FUNCTION}]
     whole = client.chat.completions.create(model="m", messages=ASKED, tools=offered)
     with client.chat.completions.stream(model="m", messages=ASKED, tools=offered) as stream:
-        kinds = [event.type for event in stream]
+        parts = [
+            event.arguments_delta
+            for event in stream
+            if event.type == "tool_calls.function.arguments.delta"
+        ]
         streamed = stream.get_final_completion()
-    assert "tool_calls.function.arguments.delta" in kinds
+    assert len(parts) > 3, parts
+    assert json.loads("".join(parts)) == {"at": "Bern"}
     made: Any
     for choice in (whole.choices[0], streamed.choices[0]):
         assert choice.finish_reason == "tool_calls"
         (made,) = choice.message.tool_calls or (None,)
         assert json.loads(made.function.arguments) == {"at": "Bern"}
+    several(client, offered)
     turns = [*ASKED, whole.choices[0].message]
     turns.append({"role": "tool", "tool_call_id": made.id, "content": "sun"})
     after = client.chat.completions.create(model="m", messages=turns, tools=offered)
@@ -94,6 +100,7 @@ def tools(client: OpenAI) -> None:
     flat: Any = [{"type": "function", **FUNCTION, "strict": True}]
     with client.responses.stream(model="m", input="hello", tools=flat) as events:
         steps = [event.type for event in events]
+        assert steps.count("response.function_call_arguments.delta") > 3
         (item,) = events.get_final_response().output
     assert (steps[0], steps[-1]) == ("response.created", "response.completed")
     assert item.type == "function_call"
@@ -103,6 +110,25 @@ def tools(client: OpenAI) -> None:
     assert told.output_text == "It is sunny there."
     said = client.responses.create(model="m", input="hello", temperature=0, max_output_tokens=8)
     assert said.output_text
+
+
+def several(client: OpenAI, offered: Any) -> None:
+    """Two choices with a call each, whose parts arrive in turn; a call that must be made."""
+    named: Any = {"type": "function", "function": {"name": "look"}}
+    for more in ({"n": 2}, {"n": 2, "tool_choice": named, "parallel_tool_calls": False}):
+        put: dict[int, str] = {}
+        begun: set[int] = set()
+        for chunk in client.chat.completions.create(
+            model="m", messages=ASKED, tools=offered, stream=True, **more
+        ):
+            for choice in chunk.choices:
+                for call in choice.delta.tool_calls or ():
+                    assert call.index == 0 and call.function is not None
+                    is_first = choice.index not in begun
+                    assert (call.function.name == "look") is is_first is bool(call.id)
+                    begun.add(choice.index)
+                    put[choice.index] = put.get(choice.index, "") + (call.function.arguments or "")
+        assert [json.loads(put[n]).keys() for n in (0, 1)] == [{"at"}] * 2, put
 
 
 def embeddings(client: OpenAI) -> None:

@@ -136,7 +136,7 @@ async def test_answer_cut_inside_a_call_says_so(tmp_path: Path) -> None:
         found = await answer(nodes[0], asked(tool_choice="required", params={"max_tokens": 20}))
     assert (found[-1].reason, calls_in(found), text_of(found)) == ("length", [], "")
     assert found[-1].warning == (
-        "the answer ended inside a call of a tool, which is left out; raise max_tokens"
+        "the answer ended inside a call of a tool, which is not complete; raise max_tokens"
     )
 
 

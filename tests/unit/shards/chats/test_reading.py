@@ -18,6 +18,8 @@ from aitorrent_shards.chats.formats import Style, Tag, ToolFormat, think_tags, t
 from aitorrent_shards.chats.harmony import HarmonyReader
 from aitorrent_shards.chats.pieces import Piece, Reader
 from aitorrent_shards.chats.reading import AnswerReader
+from aitorrentd.api import Chunk
+from aitorrentd.api.models.call_parts import CallSteps
 from aitorrentd.api.models.tools import Tool
 from tests.support.effort import examples
 
@@ -79,7 +81,18 @@ def reader_of(
     return AnswerReader(thinking=thinking, is_thinking=is_thinking, tools=tools, offered=offered)
 
 
+def check_parts(pieces: list[Piece]) -> None:
+    """What was passed on of a call is how it begins, and nothing else comes inside it."""
+    steps = CallSteps()
+    for piece in pieces:
+        assert not (steps.is_open and (piece.text or piece.thinking)), pieces
+        calls = () if piece.call is None else (piece.call,)
+        parts = () if piece.part is None else (piece.part,)
+        steps.around(Chunk(piece.text, tool_calls=calls, call_parts=parts))
+
+
 def outcome(pieces: list[Piece], is_cut: bool) -> Outcome:
+    check_parts(pieces)
     calls = [piece.call for piece in pieces if piece.call is not None]
     assert all(re.fullmatch("[A-Za-z0-9]{9}", call.id) for call in calls)
     assert len({call.id for call in calls}) == len(calls)
