@@ -1,7 +1,7 @@
 """The OpenAPI document of a server, from the routes that plugins declare. No I/O.
 
-Source: spec.openapis.org/oas/v3.1.0. Bodies of requests have the schemas that
-routes give; what answers contain is described by the pages of each API.
+Source: spec.openapis.org/oas/v3.1.0. Bodies of requests, answers and errors have the schemas that
+routes give.
 """
 
 from __future__ import annotations
@@ -14,10 +14,6 @@ from aitorrentd.api.faces.routes import HttpRoute, Scope
 
 _PART: Final = re.compile(r"\{([a-z_]+)\}")
 _BODIES: Final = frozenset({"POST", "PUT", "PATCH"})
-_ERROR: Final[dict[str, Any]] = {
-    "description": "An error, in the shape that the clients of this API read.",
-    "content": {"application/json": {"schema": {"type": "object"}}},
-}
 _OPENAI_ERROR: Final[dict[str, Any]] = {
     "description": "An error.",
     "content": {
@@ -76,15 +72,32 @@ def _body(route: HttpRoute) -> dict[str, Any]:
     return {"type": "object"} if route.body is None else dict(route.body())
 
 
+def _error(route: HttpRoute) -> dict[str, Any]:
+    if route.error_body is None:
+        return _OPENAI_ERROR
+    schema = {"type": "object"} if route.error_schema is None else dict(route.error_schema())
+    return {
+        "description": "An error, in the shape that the clients of this API read.",
+        "content": {"application/json": {"schema": schema}},
+    }
+
+
+def _answer(route: HttpRoute) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": "The answer."}
+    if route.answers is not None:
+        made = route.answers()
+        answer["content"] = {media: {"schema": dict(schema)} for media, schema in made.items()}
+    return answer
+
+
 def _operation(plugin: str, route: HttpRoute, method: str) -> dict[str, Any]:
     names = _PART.findall(route.template)
     words = re.findall(r"[A-Za-z0-9]+", route.template) or ["root"]
-    error = _OPENAI_ERROR if route.error_body is None else _ERROR
     found: dict[str, Any] = {
         "operationId": "_".join([method.lower(), *words]),
         "summary": route.summary,
         "tags": [plugin],
-        "responses": {"200": {"description": "The answer."}, "default": error},
+        "responses": {"200": _answer(route), "default": _error(route)},
         "x-aitorrent-role": route.scope.value,
     }
     if names:

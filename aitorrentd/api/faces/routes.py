@@ -85,6 +85,12 @@ class HttpRoute:
     body: Callable[[], Mapping[str, Any]] | None = None
     "Makes the JSON Schema of a request's body, for the OpenAPI document; None = any object."
 
+    answers: Callable[[], Mapping[str, Mapping[str, Any]]] | None = None
+    """Makes the JSON Schemas of what is answered with status 200, by media type, for the OpenAPI
+    document; of a stream that of one event's data, or of one line. None = anything."""
+    error_schema: Callable[[], Mapping[str, Any]] | None = None
+    "Makes the JSON Schema of what `error_body` writes; None = any object."
+
     @property
     def template(self) -> str:
         """The path as people read it: `/v1/models/{name}` also where the name may have slashes."""

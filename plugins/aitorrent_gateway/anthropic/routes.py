@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 CHAT_BYTES: Final = 8 * 2**20
 "The largest conversation: agents begin with 50 kB, and images travel in it."
 
+_ANSWERS: Final = "aitorrent_gateway.anthropic.answer_schemas"
+
 
 class AnthropicRoutes:
     """Answers for one node."""
@@ -30,17 +32,21 @@ class AnthropicRoutes:
     def routes(self) -> list[HttpRoute]:
         """What the HTTP server mounts."""
         messages = self._route(
-            "/v1/messages", self._messages, "Anthropic: the next turn of a conversation."
+            "/v1/messages",
+            self._messages,
+            "Anthropic: the next turn of a conversation.",
+            "message",
         )
         count = self._route(
             "/v1/messages/count_tokens",
             self._count_tokens,
             "Anthropic: how many tokens a conversation has.",
+            "count",
         )
         return [messages, count]
 
     def _route(
-        self, path: str, endpoint: Callable[[Request], Awaitable[App]], summary: str
+        self, path: str, endpoint: Callable[[Request], Awaitable[App]], summary: str, answers: str
     ) -> HttpRoute:
         config: GatewayConfig = self._ctx.config
         return HttpRoute(
@@ -55,6 +61,8 @@ class AnthropicRoutes:
             error_body=_error_body,
             error_header="anthropic-version",
             body=later("aitorrent_gateway.anthropic.requests", "message_body"),
+            answers=later(_ANSWERS, answers),
+            error_schema=later(_ANSWERS, "error"),
         )
 
     async def _messages(self, request: Request) -> App:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from aitorrent_gateway.core.documents import later
 from aitorrent_gateway.images.drawing import NO_SERVER, Drawing
 from aitorrentd.api import PluginContext
 from aitorrentd.api.faces.asgi import App
@@ -42,6 +43,8 @@ class ImageRoutes:
                 "OpenAI: pictures from a text.",
                 slots=self._ctx.config.requests,
                 browser=True,
+                body=_body,
+                answers=later("aitorrent_gateway.openai.answer_schemas", "pictures"),
             )
         ]
 
@@ -67,6 +70,19 @@ class ImageRoutes:
             },
             headers=ignored_header(fields, _KNOWN),
         )
+
+
+def _body() -> dict[str, Any]:
+    """The schema of a request, by the limits of `_asked`."""
+    prompt = {"type": "string", "minLength": 1, "maxLength": MAX_PROMPT_CHARS}
+    own = {
+        "prompt": prompt,
+        "n": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_PICTURES},
+        "size": {"type": ["string", "null"], "pattern": f"^(auto|{_SIZE.pattern})$"},
+        "response_format": {"enum": ["b64_json", None]},
+    }
+    properties = {name: own.get(name, {}) for name in sorted(_KNOWN)}
+    return {"type": "object", "properties": properties, "required": ["prompt"]}
 
 
 def _asked(fields: dict[str, Any]) -> tuple[str, int, tuple[int, int] | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from aitorrent_gateway.config import GatewayConfig
+from aitorrent_gateway.core.documents import later
 from aitorrentd.api import Denied, PluginContext, Role
 from aitorrentd.api.faces.asgi import App
 from aitorrentd.api.faces.errors import HttpFault
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 MESSAGE_BYTES: Final = 2**20
 "The largest message."
+_SCHEMAS: Final = "aitorrent_gateway.mcp.answer_schemas"
 _ANONYMOUS: Final = "anonymous"
 _MOST_WHO: Final = 14
 "Of a caller in the log: enough to tell tokens apart, whose hashes it need not have."
@@ -44,6 +46,9 @@ class McpRoutes:
                 max_body=MESSAGE_BYTES,
                 slots=config.requests,
                 error_body=_error_body,
+                body=later(_SCHEMAS, "message_body"),
+                answers=later(_SCHEMAS, "answers"),
+                error_schema=later(_SCHEMAS, "error"),
             )
         ]
 

@@ -36,7 +36,14 @@ NOT_HERE: Final = {
 ABSENT: Final = ("me", "signout", "status", "web_search", "web_fetch", "experimental/{rest:path}")
 "Of Ollama's own service: 404, as in versions that have none."
 _REQUESTS: Final = "aitorrent_gateway.ollama.requests"
-_WITH_BODY: Final = ("chat", "generate")
+_ANSWERS: Final = "aitorrent_gateway.ollama.answer_schemas"
+_BODIES: Final = {
+    **dict.fromkeys(("chat", "generate"), _REQUESTS),
+    **dict.fromkeys(("embed", "embeddings", "pull", "show"), _ANSWERS),
+}
+"Where the schemas of requests are."
+_SILENT: Final = ("delete",)
+"What answers with nothing."
 _ABSENT: Final = "not offered"
 _ANONYMOUS: Final = "anonymous"
 Endpoint = Callable[["Request"], Awaitable[App]]
@@ -98,7 +105,9 @@ class OllamaRoutes:
             browser=not operate,
             error_body=_error_body,
             listed=summary != _ABSENT,
-            body=later(_REQUESTS, f"{name}_body") if name in _WITH_BODY else None,
+            body=later(_BODIES[name], f"{name}_body") if name in _BODIES else None,
+            answers=None if name in _SILENT or summary == _ABSENT else later(_ANSWERS, name),
+            error_schema=later(_ANSWERS, "error"),
         )
 
     @property

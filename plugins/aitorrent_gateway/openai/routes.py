@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 CHAT_BYTES: Final = 8 * 2**20
 "The largest conversation: agents begin with 50 kB, and images travel in it."
 
+_ANSWERS: Final = "aitorrent_gateway.openai.answer_schemas"
+_RESPONSES: Final = "aitorrent_gateway.openai.responses.answer_schemas"
+
 
 class OpenAiRoutes:
     """Answers for one node."""
@@ -35,30 +38,35 @@ class OpenAiRoutes:
             self._chat,
             "OpenAI: the next turn of a conversation.",
             later("aitorrent_gateway.openai.requests", "chat_body"),
+            later(_ANSWERS, "chat"),
         )
         completions = self._post(
             "/v1/completions",
             self._completions,
             "OpenAI: the continuation of a text.",
             later("aitorrent_gateway.openai.requests", "completion_body"),
+            later(_ANSWERS, "completion"),
         )
         responses = self._post(
             "/v1/responses",
             self._responses,
             "OpenAI: the next items of a conversation.",
             later("aitorrent_gateway.openai.responses.requests", "response_body"),
+            later(_RESPONSES, "response"),
         )
         input_tokens = self._post(
             "/v1/responses/input_tokens",
             self._input_tokens,
             "OpenAI: how long the input of a response is.",
             later("aitorrent_gateway.openai.responses.requests", "response_body"),
+            later(_RESPONSES, "input_tokens"),
         )
         embeddings = self._post(
             "/v1/embeddings",
             self._embeddings,
             "OpenAI: texts as vectors.",
             later("aitorrent_gateway.openai.embeddings", "embeddings_body"),
+            later(_ANSWERS, "embeddings"),
         )
         models = HttpRoute(
             "/v1/models",
@@ -67,6 +75,7 @@ class OpenAiRoutes:
             Scope.GENERATE,
             "OpenAI: models that can answer.",
             browser=True,
+            answers=later(_ANSWERS, "models"),
         )
         model = HttpRoute(
             "/v1/models/{model:path}",
@@ -75,6 +84,7 @@ class OpenAiRoutes:
             Scope.GENERATE,
             "OpenAI: one model.",
             browser=True,
+            answers=later(_ANSWERS, "model"),
         )
         return [chat, completions, responses, input_tokens, embeddings, models, model]
 
@@ -84,6 +94,7 @@ class OpenAiRoutes:
         endpoint: Callable[[Request], Awaitable[App]],
         summary: str,
         body: Callable[[], Mapping[str, Any]],
+        answers: Callable[[], Mapping[str, Any]],
     ) -> HttpRoute:
         config: GatewayConfig = self._ctx.config
         return HttpRoute(
@@ -96,6 +107,7 @@ class OpenAiRoutes:
             slots=config.requests,
             browser=True,
             body=body,
+            answers=answers,
         )
 
     @property

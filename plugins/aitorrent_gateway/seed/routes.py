@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aitorrent_gateway.core.aliases import Aliases
+from aitorrent_gateway.core.documents import later
 from aitorrent_gateway.core.naming import inference_of
 from aitorrent_gateway.images.drawing import Drawing
 from aitorrentd.api import Inference, PluginContext
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from aitorrent_gateway.seed.answering import Games
 
+_ANSWERS: Final = "aitorrent_gateway.seed.answer_schemas"
 Endpoint = Callable[["Request"], Awaitable[App]]
 
 
@@ -34,20 +36,34 @@ class SeedRoutes:
         """What the HTTP server mounts."""
         get, post = frozenset({"GET"}), frozenset({"POST"})
         return [
-            self._route("/txt", get, self._hello, "says hello"),
-            self._route("/txt", post, self._text, "the answer to a prompt", "TextBody"),
-            self._route("/img", get, self._sample, "a small picture"),
-            self._route("/img", post, self._picture, "a picture from a text", "PictureBody"),
-            self._route("/list_models", get, self._models, "models that can answer"),
-            self._route("/users", post, self._user, "a new player", "UserBody"),
+            self._route("/txt", get, self._hello, "says hello", "hello"),
+            self._route("/txt", post, self._text, "the answer to a prompt", "text", "TextBody"),
+            self._route("/img", get, self._sample, "a small picture", "sample"),
             self._route(
-                "/sessions", post, self._new_session, "a new session of a player", "SessionBody"
+                "/img", post, self._picture, "a picture from a text", "picture", "PictureBody"
             ),
-            self._route("/sessions/{session_id}", get, self._session, "a session"),
+            self._route("/list_models", get, self._models, "models that can answer", "models"),
+            self._route("/users", post, self._user, "a new player", "user", "UserBody"),
             self._route(
-                "/generate-text", post, self._act, "what follows from an action", "ActionBody"
+                "/sessions",
+                post,
+                self._new_session,
+                "a new session of a player",
+                "new_session",
+                "SessionBody",
             ),
-            self._route("/generate-image", post, self._scene, "a picture of a scene", "SceneBody"),
+            self._route("/sessions/{session_id}", get, self._session, "a session", "session"),
+            self._route(
+                "/generate-text",
+                post,
+                self._act,
+                "what follows from an action",
+                "hello",
+                "ActionBody",
+            ),
+            self._route(
+                "/generate-image", post, self._scene, "a picture of a scene", "scene", "SceneBody"
+            ),
         ]
 
     def _route(
@@ -56,6 +72,7 @@ class SeedRoutes:
         methods: frozenset[str],
         endpoint: Endpoint,
         summary: str,
+        answers: str,
         body: str = "",
     ) -> HttpRoute:
         return HttpRoute(
@@ -68,6 +85,8 @@ class SeedRoutes:
             browser=True,
             error_body=_error_body,
             body=partial(_body, body) if body else None,
+            answers=later(_ANSWERS, answers),
+            error_schema=later(_ANSWERS, "error"),
         )
 
     async def _checked(self, endpoint: Endpoint, request: Request) -> App:

@@ -130,7 +130,7 @@ def response(body: Mapping[str, Any]) -> AskedResponse:
         request,
         flag("stream", fields.get("stream", False)),
         offered,
-        _echo(fields),
+        echoed(fields),
         ignored_header(fields, _KNOWN, unknown),
     )
 
@@ -167,7 +167,8 @@ def _object(name: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _echo(fields: Mapping[str, Any]) -> dict[str, Any]:
+def echoed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a response repeats of its request."""
     thinking = _object("reasoning", fields.get("reasoning", {}))
     return {
         **{name: fields.get(name) for name in _ECHOED},
