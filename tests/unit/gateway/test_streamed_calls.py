@@ -10,6 +10,7 @@ import pytest
 
 from aitorrent_gateway.anthropic.shapes import Identity as AnthropicIdentity
 from aitorrent_gateway.anthropic.shapes import MessageStream, whole
+from aitorrent_gateway.ollama.shapes import Shape
 from aitorrent_gateway.openai.responses.events import ResponseEvents
 from aitorrent_gateway.openai.responses.shapes import ResponseIdentity
 from aitorrent_gateway.openai.responses.tools import OfferedTools, Origin
@@ -185,3 +186,13 @@ def test_message_passes_on_each_part() -> None:
     deltas = [e["delta"] for e in found if e["type"] == "content_block_delta"]
     texts = [d["partial_json"] for d in deltas if d["type"] == "input_json_delta"]
     assert texts == [*PIECES, "{}"]
+
+
+def test_ollamas_clients_get_whole_calls() -> None:
+    shape = Shape("m", is_chat=True)
+    lines = b"".join(shape.piece(chunk, "now") for chunk in WRITTEN).splitlines()
+    said = [json.loads(line)["message"] for line in lines]
+    calls = [call["function"] for each in said for call in each.get("tool_calls", [])]
+    assert [call["name"] for call in calls] == ["look", "stop"]
+    assert calls[0]["arguments"] == json.loads(ARGUMENTS)
+    assert b"".join(shape.piece(chunk, "now") for chunk in CUT) == b""
