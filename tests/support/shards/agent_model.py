@@ -33,7 +33,6 @@ _BEGINNING: Final = "Well, "
 _LENGTH: Final = 1e4
 "Of the embeddings that decide: the layers add about 1."
 _CERTAIN: Final = 3.0
-_PARTS: Final = 16
 
 
 def agent_model(
@@ -45,8 +44,7 @@ def agent_model(
     after a tool's result it writes `answer`. If it is free, it writes at random where it is offered
     no tools.
     """
-    written = _parts(call)
-    tokenizer = _tokenizer(*written, answer, _BEGINNING)
+    tokenizer = _tokenizer(call, answer, _BEGINNING)
     # One head: half of an agent's time would go into attention to its 12,000 tokens.
     spec = Spec(layers=3, heads=1, kv_heads=1, vocab=tokenizer.get_vocab_size(), context=context)
     make_model(directory, spec)
@@ -54,23 +52,11 @@ def agent_model(
     (directory / "chat_template.jinja").write_text(_FREE if is_free else _TEMPLATE)
     ids = tokenizer.get_vocab()
     opened, closed, asked, told, free = (ids[tag] for tag in _TAGS)
-    wanted = [[asked, opened, *(ids[_letters(part)] for part in written), closed, EOS_ID]]
+    wanted = [[asked, opened, ids[_letters(call)], closed, EOS_ID]]
     wanted.append([told, ids[_letters(answer)], EOS_ID])
     wanted.append([free, ids[_letters(_BEGINNING)]])
     _decide(directory / "model.safetensors", wanted)
     return directory
-
-
-def _parts(call: str) -> list[str]:
-    """The call in up to `_PARTS` different tokens, each at its place for certain."""
-    size, parts, at = max(-(-len(call) // _PARTS), 3), list[str](), 0
-    while at < len(call):
-        end = at + size
-        while call[at:end] in parts and end < len(call):
-            end += 1
-        parts.append(call[at:end])
-        at = end
-    return parts
 
 
 def _decide(file: Path, chains: Sequence[Sequence[int]]) -> None:
@@ -93,8 +79,7 @@ def _letters(text: str) -> str:
 
 
 def _tokenizer(*whole: str) -> Tokenizer:
-    """Byte-level BPE that knows words of the documentation, and each of the texts as a token, which
-    it never makes of a text."""
+    """Byte-level BPE that knows words of the documentation, and each of the texts as a token."""
     learned = Tokenizer(models.BPE())
     learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -105,13 +90,11 @@ def _tokenizer(*whole: str) -> Tokenizer:
     learned.train([str(path) for path in sorted(_TEXTS.glob("*.md"))], trainer)
     found = learned.get_vocab()
     alphabet = set(pre_tokenizers.ByteLevel.alphabet())
-    words = sorted(found.keys() - alphabet - set(map(_letters, whole)), key=found.__getitem__)
+    words = sorted(found.keys() - alphabet, key=found.__getitem__)
     ids = {letter: n for n, letter in enumerate(sorted(alphabet))}
     ids |= {"<s>": BOS_ID, "</s>": EOS_ID}
     ids |= {word: len(ids) + n for n, word in enumerate([*words, *map(_letters, whole)])}
-    listed = [(left, right) for left, right in json.loads(learned.to_str())["model"]["merges"]]
-    known = alphabet.union(words)
-    merges = [each for each in listed if known.issuperset((*each, "".join(each)))]
+    merges = [(left, right) for left, right in json.loads(learned.to_str())["model"]["merges"]]
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -42,7 +42,7 @@ def tools(client: Anthropic) -> None:
     ) as stream:
         parts = [event.partial_json for event in stream if event.type == "input_json"]
         first = stream.get_final_message()
-    assert len(parts) > 3, parts
+    assert parts
     (used,) = (block for block in first.content if block.type == "tool_use")
     assert (used.input, first.stop_reason) == ({"at": "Bern"}, "tool_use")
     result: Any = {"type": "tool_result", "tool_use_id": used.id, "content": "sun"}

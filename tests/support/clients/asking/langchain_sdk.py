@@ -40,7 +40,7 @@ def main(url: str) -> None:
         assert (call["name"], call["args"]) == ("look", {"at": "Bern"})
         parts = list(with_tools.stream("hello"))
         pieces = [c["args"] for part in parts for c in part.tool_call_chunks if c["args"]]
-        assert len(pieces) > 2, pieces
+        assert pieces
         gathered = sum(parts[1:], parts[0])
         assert [(c["name"], c["args"]) for c in gathered.tool_calls] == [("look", {"at": "Bern"})]
         turns = [messages.HumanMessage("hello"), called]

@@ -85,7 +85,7 @@ def tools(client: OpenAI) -> None:
             if event.type == "tool_calls.function.arguments.delta"
         ]
         streamed = stream.get_final_completion()
-    assert len(parts) > 3, parts
+    assert parts
     assert json.loads("".join(parts)) == {"at": "Bern"}
     made: Any
     for choice in (whole.choices[0], streamed.choices[0]):
@@ -100,7 +100,7 @@ def tools(client: OpenAI) -> None:
     flat: Any = [{"type": "function", **FUNCTION, "strict": True}]
     with client.responses.stream(model="m", input="hello", tools=flat) as events:
         steps = [event.type for event in events]
-        assert steps.count("response.function_call_arguments.delta") > 3
+        assert "response.function_call_arguments.delta" in steps
         (item,) = events.get_final_response().output
     assert (steps[0], steps[-1]) == ("response.created", "response.completed")
     assert item.type == "function_call"
