@@ -162,6 +162,11 @@ def pull() -> Answers:
     return {JSON: line, LINES: one_of(line, error())}
 
 
+def copy_body() -> Json:
+    """Of a request to /api/copy."""
+    return shape({"source": TEXT, "destination": TEXT})
+
+
 def show_body() -> Json:
     """Of a request to /api/show."""
     return _named({"verbose?": maybe(FLAG)})

@@ -39,10 +39,10 @@ _REQUESTS: Final = "aitorrent_gateway.ollama.requests"
 _ANSWERS: Final = "aitorrent_gateway.ollama.answer_schemas"
 _BODIES: Final = {
     **dict.fromkeys(("chat", "generate"), _REQUESTS),
-    **dict.fromkeys(("embed", "embeddings", "pull", "show"), _ANSWERS),
+    **dict.fromkeys(("copy", "embed", "embeddings", "pull", "show"), _ANSWERS),
 }
 "Where the schemas of requests are."
-_SILENT: Final = ("delete",)
+_SILENT: Final = ("copy", "delete")
 "What answers with nothing."
 _ABSENT: Final = "not offered"
 _ANONYMOUS: Final = "anonymous"

@@ -117,6 +117,7 @@ ASKED: dict[tuple[str, str], list[Json | None]] = {
     ("POST", "/api/show"): [{"model": "m"}, {"name": "e"}, {"model": "none"}],
     # Of a real download: tests/integration/gateway/ollama/test_ollama_pull.py.
     ("POST", "/api/pull"): [{"model": "m"}],
+    ("POST", "/api/copy"): [{"source": "none", "destination": "a"}],
     ("DELETE", "/api/delete"): [{"model": "m"}],
     ("GET", "/txt"): [None],
     ("POST", "/txt"): [{"prompt": "hello"}, {"prompt": "hello", **STREAM}, {}],
@@ -241,6 +242,7 @@ async def test_every_answer_is_what_the_document_says(node_factory: NodeFactory)
         assert seen[path] == {"application/json", "application/x-ndjson"}
     lacking = {path for _, path in listed} - seen.keys()
     assert lacking == {
+        "/api/copy",
         "/api/pull",
         "/api/delete",
         "/v1/images/generations",
