@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from aitorrentd.api.backoff import exponential_s
+
 _WINDOW_S: Final = 0.5
 _WINDOW_PIECES: Final = 8
 _WINDOW_MOST_S: Final = 4.0
@@ -33,7 +35,8 @@ class Pace:
         self._is_trial = False
         self._both = 0.0
         "Pieces per second when both were asked."
-        self._again_s = _AGAIN_S
+        self._failed = 0
+        "Trials in a row."
         self._not_before = 0.0
         self._since: float | None = None
         "When the window began."
@@ -64,7 +67,7 @@ class Pace:
                 if sent < least * lasted_s:
                     self._ask_again(now)
                 else:
-                    self._is_trial, self._again_s = False, _AGAIN_S
+                    self._is_trial, self._failed = False, 0
         return self.uses_web != before
 
     def _leave_out(self, now: float, both: float) -> None:
@@ -73,8 +76,8 @@ class Pace:
 
     def _ask_again(self, now: float) -> None:
         self.uses_web, self._since = True, None
-        self._not_before = now + self._again_s
-        self._again_s = min(_AGAIN_MOST_S, 2 * self._again_s)
+        self._not_before = now + exponential_s(self._failed, _AGAIN_S, _AGAIN_MOST_S)
+        self._failed += 1
 
 
 def _is_enough(lasted_s: float, pieces: int) -> bool:
