@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Final, cast
 
@@ -137,12 +137,11 @@ def catalogue_methods(ctx: PluginContext, client: CatalogueClient) -> Iterator[M
 
     async def publish(call: CallContext, params: BaseModel) -> PublishResult:
         asked = cast(PublishParams, params)
-        try:
-            source = Published(
-                check_repo(asked.repo_id), check_commit(asked.revision), check_path(asked.filename)
-            )
-        except ValueError as e:
-            raise InvalidParams(f"cannot be published: the name {e}") from None
+        source = Published(
+            _checked("repository", check_repo, asked.repo_id),
+            _checked("revision", check_commit, asked.revision),
+            _checked("name", check_path, asked.filename),
+        )
         sha256, outcomes = await _shared(ctx, client, Path(asked.path), source)
         servers = [OutcomeView(server=o.server, outcome=o.outcome, state=o.state) for o in outcomes]
         return PublishResult(sha256=sha256, servers=servers)
@@ -190,3 +189,10 @@ def _view(entry: Listed) -> FileView:
         pickle=is_pickle(publication.filename),
         server=entry.server,
     )
+
+
+def _checked(what: str, check: Callable[[str], str], value: str) -> str:
+    try:
+        return check(value)
+    except ValueError as e:
+        raise InvalidParams(f"cannot be published: the {what} {e}") from None

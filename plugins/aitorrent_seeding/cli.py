@@ -161,6 +161,11 @@ def _render_torrents(reply: Mapping[str, Any]) -> str:
         for row in reply["torrents"]
         if row["problem"]
     ]
+    problems += [
+        f"{toolkit.clean(row['name'])}: tracker: {toolkit.clean(row['tracker_problem'])}"
+        for row in reply["torrents"]
+        if row["tracker_problem"]
+    ]
     return "\n".join([text, *problems])
 
 

@@ -202,6 +202,7 @@ class SeedingService:
             try:
                 tasks.spawn(crediting.watch(library.shelf), "seeding: credit transfers")
                 tasks.spawn(library.shelf.restore(), "seeding: restore")
+                tasks.spawn(library.go_on(), "seeding: go on")
                 tasks.spawn(library.shelf.keep_saving(), "seeding: save")
                 tasks.spawn(means.room.watch(), "seeding: room on the disk")
                 started.set_result(library)

@@ -142,7 +142,9 @@ class TorrentRow(_Shape):
     info_hash: str = Field(description="its info-hash")
     path: str = Field(description="where the file, or the folder, lies")
     state: str = Field(description="downloading, verifying, seeding, checking, paused or stopped")
-    problem: str = Field(description="why it stopped; empty if it did not")
+    problem: str = Field(
+        description="why it stopped, such as a limit that was reached; empty if it did not"
+    )
     size: int = Field(description="bytes")
     done: int = Field(description="bytes that are here")
     partial: bool = Field(description="whether only some ranges are wanted")

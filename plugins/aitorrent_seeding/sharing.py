@@ -93,7 +93,7 @@ def row_of(entry: Entry) -> TorrentRow:
         info_hash=entry.info_hash,
         path=str(held.path),
         state=entry.state,
-        problem=entry.problem,
+        problem=entry.problem or held.limit_reached,
         size=entry.meta.size,
         done=entry.done,
         partial=held.wanted is not None,

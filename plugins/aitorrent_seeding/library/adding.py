@@ -68,6 +68,7 @@ async def add_whole(
     stamp: Stamp,
     *,
     own_path: Path | None = None,
+    name: str = "",
     published: Published = _UNPUBLISHED,
     trackers: Sequence[str] = (),
 ) -> Entry:
@@ -76,6 +77,7 @@ async def add_whole(
     await shelf.restored(info_hash=meta.info_hash)
     if there := shelf.get(meta.info_hash):
         if there.held.is_still(stamp_of(there.path)):  # otherwise it was moved, or changed
+            await there.announce_to(trackers)
             if published != _UNPUBLISHED:  # it was shared before anyone knew what it is
                 await means.store.change(meta.info_hash, published=published)
                 means.tasks.spawn(there.publish(), "seeding: publish")
@@ -84,7 +86,7 @@ async def add_whole(
     held = Held(
         info_hash=meta.info_hash,
         sha256=hashes.sha256,
-        name=published.filename or (own_path.name if own_path else hashes.sha256),
+        name=published.filename or name or (own_path.name if own_path else hashes.sha256),
         size=hashes.size,
         save_path=means.directory,
         own_path=own_path,

@@ -110,10 +110,9 @@ class Download:
             self.is_verified = True
         except AitorrentError as e:
             self.error = e
-        except asyncio.CancelledError:
-            self.error = ShuttingDown("the node stops; the download goes on when it is back")
-            raise
         finally:
+            if not self.is_over:  # cancelled, or the plugin is restarted
+                self.error = ShuttingDown("the node stops; the download goes on when it is back")
             self._tell()
 
     async def _fetch(self) -> None:
@@ -206,6 +205,8 @@ class Download:
         if entry.held.is_paused or entry.problem:
             entry = await self._shelf.resume(entry)  # whoever asks again wants it to go on
         self.entry = entry
+        if (urls := self.web.lasting) and not entry.held.is_whole:
+            await self._means.store.change(entry.info_hash, web=urls)
         for who, spans in self._wants.items():
             await entry.want(who, spans)
         self._tell()
@@ -227,7 +228,7 @@ class Download:
                 hashes, stamp = await asyncio.to_thread(hash_file, path, stop=self._means.stop)
             if hashes.sha256 == self.file.sha256:
                 make_read_only(path)
-                return await add_whole(self._means, self._shelf, hashes, stamp)
+                return await add_whole(self._means, self._shelf, hashes, stamp, name=self.file.name)
             if not resumed:  # otherwise what was there before may be to blame
                 hosts = ", ".join(sorted({self.web.ban(url) for url in used} - {""}))
                 digest = self.file.sha256[:12]

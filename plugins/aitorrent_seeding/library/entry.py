@@ -328,9 +328,12 @@ class Entry:
     async def publish(self) -> None:
         """Enter the torrent in every index, and announce it to the trackers of those that have
         one."""
-        offered = await self._means.publish(self.known(), self.held.published)
+        await self.announce_to(await self._means.publish(self.known(), self.held.published))
+
+    async def announce_to(self, trackers: Iterable[str]) -> None:
+        """Announce the torrent to those of `trackers` that it does not have yet, too."""
         known = self.held.trackers
-        added = [url for url in dict.fromkeys(offered) if url not in known][:MAX_TRACKERS]
+        added = [url for url in dict.fromkeys(trackers) if url not in known][:MAX_TRACKERS]
         if added and not self.torrent.has_left:
             self.torrent.announce_to(added)
             await self._means.store.change(self.info_hash, trackers=(*known, *added))

@@ -16,8 +16,8 @@ from aitorrent_seeding.library.room import Claim
 from aitorrent_seeding.library.shelf import Shelf
 from aitorrent_seeding.torrents import metainfo
 from aitorrent_seeding.torrents.wanted import WantedTorrent
-from aitorrentd.api import InvalidParams, NotFound, ProtocolError
-from aitorrentd.api.models.weights import Published, Span, WantedFile, is_sha256
+from aitorrentd.api import AitorrentError, InvalidParams, NotFound, ProtocolError
+from aitorrentd.api.models.weights import Published, Span, WantedFile, WebSource, is_sha256
 
 
 @dataclass(slots=True)
@@ -55,6 +55,25 @@ class Library:
         running.fetches.add(fetch)
         await running.download.want(fetch, spans)
         return fetch
+
+    async def go_on(self) -> None:
+        """Fetch what was fetched from the web, too, when the node stopped."""
+        for held in list(self.means.store.held.values()):
+            is_fetched = not held.is_whole and not held.is_paused and held.wanted is None
+            if held.web and held.sha256 and is_fetched:
+                sources = tuple(WebSource(url) for url in held.web)
+                file = WantedFile(held.sha256, held.size, held.name, sources)
+                self.means.tasks.spawn(self._whole(file), f"seeding: go on {held.sha256[:8]}")
+
+    async def _whole(self, file: WantedFile) -> None:
+        try:
+            fetch = await self.fetch(file)
+            try:
+                await fetch.wait()
+            finally:
+                fetch.release()
+        except AitorrentError as e:
+            self.means.ctx.log.info("%s is not complete: %s", file.name, e.message)
 
     def _start(self, file: WantedFile) -> _Running:
         download = Download(self.means, self.shelf, file)

@@ -247,13 +247,13 @@ class Shelf:
             else:
                 continue
             self._means.ctx.log.info("stopped seeding %s: %s", held.name, why)
-            await self.pause(entry)
+            await self.pause(entry, limit=why)
 
     # What users do
 
-    async def pause(self, entry: Entry) -> None:
-        """Neither send nor receive, also after a restart."""
-        await self._means.store.change(entry.info_hash, is_paused=True)
+    async def pause(self, entry: Entry, *, limit: str = "") -> None:
+        """Neither send nor receive, also after a restart; `limit` is the one that was reached."""
+        await self._means.store.change(entry.info_hash, is_paused=True, limit_reached=limit)
         entry.torrent.pause()
         entry.torrent.pulse()
         self._means.nearby.directory.withdraw(entry.info_hash)
@@ -266,7 +266,11 @@ class Shelf:
         """
         entry.seeded_s = 0.0
         await self._means.store.change(
-            entry.info_hash, is_paused=False, seeded_s=0.0, uploaded=-entry.torrent.counts.uploaded
+            entry.info_hash,
+            is_paused=False,
+            limit_reached="",
+            seeded_s=0.0,
+            uploaded=-entry.torrent.counts.uploaded,
         )
         if entry.has_failed or (entry.torrent.has_failed and not entry.held.is_whole):
             # Writes that fail late would stop it again, and libtorrent forgets its peers.

@@ -62,8 +62,12 @@ class Held(BaseModel):
     boot: str = ""
     "The start of the machine in which it was verified, until its bytes are surely on the disk."
     is_paused: bool = False
+    limit_reached: str = ""
+    "The limit that paused it; empty if the user did."
     published: Published = Published()
     trackers: tuple[str, ...] = ()
+    web: tuple[str, ...] = ()
+    "Web addresses of the file, while it is fetched; none that needs a token."
     wanted: tuple[tuple[int, int], ...] | None = None
     "The byte ranges that are fetched; None = everything."
     limits: Limits = Limits()

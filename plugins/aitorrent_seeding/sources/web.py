@@ -23,6 +23,8 @@ STALL_S: Final = 10.0
 CONNECT_S: Final = 10.0
 MAX_REDIRECTS: Final = 5
 _MOST_FAILURES: Final = 6
+_LASTING: Final = 16
+"Addresses of a file that outlive a restart."
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 
 
@@ -88,6 +90,12 @@ class WebFile:
     def is_usable(self) -> bool:
         """Whether there is an address left to ask, now or later."""
         return any(self._is_usable(address) for address in self._addresses)
+
+    @property
+    def lasting(self) -> tuple[str, ...]:
+        """URLs that serve the file without a token in a header."""
+        usable = (a.source for a in self._addresses if not a.is_banned)
+        return tuple(source.url for source in usable if not source.headers)[:_LASTING]
 
     @property
     def problem(self) -> str:

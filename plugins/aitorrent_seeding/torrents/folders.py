@@ -29,6 +29,8 @@ def files_below(path: Path) -> list[tuple[Path, int]]:
     except PermissionError as e:
         text = f"cannot read {e.filename} as uid {os.geteuid()}"
         raise Denied(f"{text}; let the user of the daemon read it") from None
+    except OSError as e:  # a name that is too long, a loop of links, a disk that fails
+        raise InvalidParams(f"cannot read {e.filename or path}: {e.strerror}") from None
     if not found:
         raise InvalidParams(f"{path} has no files")
     return found

@@ -134,3 +134,5 @@ def test_what_cannot_be_shared_is_named(tmp_path: Path) -> None:
         make(os.fsencode(folder) + b"/" + name)
         with pytest.raises(InvalidParams, match=says):
             files_below(folder)
+    with pytest.raises(InvalidParams, match="cannot read .*: File name too long"):
+        files_below(tmp_path / ("x" * 300))

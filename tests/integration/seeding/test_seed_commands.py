@@ -146,6 +146,22 @@ async def test_torrent_file_is_written_for_other_clients(
         await ctl(a, "seed", "export", digest[:8], folder)
 
 
+async def test_tracker_is_added_to_what_is_shared_already_and_its_trouble_is_shown(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    make_file(tmp_path / "f", MIB)
+    a = await seeding_daemon(daemon_factory)
+    await ctl(a, "share", str(tmp_path / "f"))
+    url = "http://127.0.0.1:9/announce"
+    assert "127.0.0.1" in await ctl(a, "share", str(tmp_path / "f"), "--tracker", url)
+
+    async def is_told() -> bool:
+        return bool((await torrents(a))[0]["tracker_problem"])
+
+    await wait_for(is_told, 60)
+    assert "f: tracker: " in await ctl(a, "torrents")
+
+
 async def test_torrent_file_that_would_escape_is_refused(daemon_factory: DaemonFactory) -> None:
     a = await seeding_daemon(daemon_factory)
     raw = b"d4:infod6:lengthi5e4:name5:../up12:piece lengthi16384e6:pieces20:%bee" % bytes(20)

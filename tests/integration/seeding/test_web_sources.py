@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from aitorrentd.api import NotFound
-from tests.support.nodes import DaemonFactory
+from aitorrentd.api.tasks import beside
+from tests.support.nodes import DaemonFactory, wait_for
 from tests.support.seeding.daemons import MIB, download, make_file, seeding_daemon, torrents
+from tests.support.seeding.kill_works import files_of, held_in, missing_bytes, pieces_on
 from tests.support.seeding.web import file_server
 
 SIZE = 13 * MIB + 5
@@ -93,3 +96,47 @@ async def test_missing_file_on_the_web_is_an_error_that_says_so(
         web.status = 404
         with pytest.raises(NotFound, match=r"nobody shares .*, and the web fails: .*404"):
             await download(a, "ab" * 32, urls=[web.url])
+
+
+async def test_web_addresses_outlive_a_restart(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    """The download goes on from the web after a kill, although the peer is gone."""
+    size = 40 * MIB
+    digest = make_file(tmp_path / "f", size)
+    content = (tmp_path / "f").read_bytes()
+    a = await seeding_daemon(daemon_factory, upload_limit="1MiB/s")
+    await a.call("seeding.share", {"path": str(tmp_path / "f")})
+    b = await seeding_daemon(daemon_factory, a)
+    path = files_of(b.state_dir) / digest
+
+    async with file_server(content) as web:
+        web.rate_bps = 2 * MIB
+
+        async def ask() -> None:
+            with contextlib.suppress(Exception):
+                await download(b, digest, urls=[web.url])
+
+        async with beside(ask(), "download"):
+            await wait_for(lambda: path.exists() and any(pieces_on(path, content)), 60)
+            await wait_for(lambda: torrents(b), 30)
+            await wait_for(lambda: "web" in saved(b.state_dir), 30)
+            await b.kill()
+        await a.stop()
+        there = pieces_on(path, content)
+        assert not all(there), "the test has to kill it in the middle"
+        web.rate_bps, web.sent = 0, 0
+        b = await seeding_daemon(daemon_factory, directory=b.directory)
+
+        async def is_seeding() -> bool:
+            return [row["state"] for row in await torrents(b)] == ["seeding"]
+
+        await wait_for(is_seeding, 60)
+        assert path.read_bytes() == content
+        assert web.sent <= missing_bytes(there, size)
+    assert "secret" not in b.log()
+
+
+def saved(state_dir: Path) -> set[str]:
+    """Fields that are set of what was saved of the torrent."""
+    return {name for held in held_in(state_dir) for name, value in held if value}
