@@ -43,7 +43,10 @@ class FolderWeights:
             raise self.problem
         if file.sha256 not in self.files:
             raise NotFound(f"nobody is known to have {file.name}")
-        return FolderFetch(self, self.files[file.sha256], self.store / file.sha256)
+        fetch = FolderFetch(self, self.files[file.sha256], self.store / file.sha256)
+        if ranges is None:
+            await fetch.wait()
+        return fetch
 
     def local(self, sha256: str) -> Path | None:
         """As api Weights."""
