@@ -158,7 +158,7 @@ def test_parameters_under_ollamas_names_are_understood(
         (b'{"prompt":"a","params":{"temperature":-1}}\n', "temperature: "),
         (b'{"prompt":"a","params":{"temperature":NaN}}\n', "temperature: "),
         (b'{"prompt":"a","params":{"max_tokens":0}}\n', "max_tokens: "),
-        (b'{"prompt":"a","params":{"logit_bias":{"x":1}}}\n', "logit_bias.x"),
+        (b'{"prompt":"a","params":{"logit_bias":{"x":1}}}\n', "logit_bias: 'x' is not"),
         (b'{"prompt":"a","params":{"logprobs":true,"top_logprobs":21}}\n', "top_logprobs: "),
         (b'{"prompt":"a","params":{"top_logprobs":2}}\n', '"top_logprobs" requires "logprobs"'),
         (b'{"prompt":"a","params":[]}\n', "params: "),

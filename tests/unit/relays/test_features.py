@@ -24,6 +24,10 @@ HI = {"role": "user", "content": "hi"}
 TOOLS = {"messages": [HI], "tools": [{"name": "look"}]}
 METHODS: set[Feature] = {"count_tokens", "embed"}
 USES: dict[Feature, dict[str, Any]] = {
+    "continues": {
+        "messages": [HI, {"role": "assistant", "content": "I am"}],
+        "params": {"continues": True},
+    },
     "context": {"prompt": "hi", "params": {"context": [1]}},
     "format": {"messages": [HI], "params": {"format": "json"}},
     "images": {"messages": [HI | {"images": ["aGVsbG8="]}]},
