@@ -21,7 +21,7 @@ from tests.support.nodes import NodeFactory, wait_for
 from tests.support.shards.shards_nodes import shards_network
 
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
-OLLAMA, GENERATE, GAME = "/api/chat", "/api/generate", "/txt"
+OLLAMA, GENERATE, GAME, TEXT = "/api/chat", "/api/generate", "/txt", "/v1/completions"
 HEADERS: Final = {"Content-Type": "application/json", "anthropic-version": "2023-06-01"}
 HI: Final = [{"role": "user", "content": "hi"}]
 EFFORTS: Final = TEMPLATE.replace("[assistant]", "{{ reasoning_effort }}[assistant]")
@@ -66,7 +66,8 @@ async def told(address: str, path: str, **fields: Any) -> Any:
 
 def tools_in(path: str) -> list[dict[str, Any]]:
     """Two tools, as the dialect of this path describes them."""
-    both = (("look", AGE), ("rest", {"type": "object", "properties": {}}))
+    nothing = {"type": "object", "properties": {}, "additionalProperties": False}
+    both = (("look", AGE), ("rest", nothing))
     if path == MESSAGES:
         return [{"name": name, "input_schema": schema} for name, schema in both]
     plain = [{"name": name, "parameters": schema} for name, schema in both]
@@ -233,3 +234,26 @@ async def test_thinking_is_as_the_client_wants_it(addresses: tuple[str, str, Pat
             assert not thought(path, await told(address, path, **usual, **off)), path
         ollama = await told(address, OLLAMA, **stopping(OLLAMA, 3, []), think="high")
         assert ollama["prompt_eval_count"] == length(reasoning_effort="high")
+
+
+async def test_turn_that_a_client_begins_is_continued(addresses: tuple[str, str, Path]) -> None:
+    """As with Anthropic and Ollama, and with a field in OpenAI's dialect."""
+    turns = [*HI, {"role": "assistant", "content": "Well, "}]
+    raw = {"prompt": "[user]hi[assistant]Well, "}
+    usual = {"messages": turns, "max_tokens": 12, "temperature": 0}
+    options = {"num_predict": 12, "temperature": 0}
+    for address in addresses[:2]:
+        found = await told(address, TEXT, **raw, max_tokens=12, temperature=0)
+        due = (found["choices"][0]["text"], found["usage"]["prompt_tokens"])
+        for mark in (
+            {"continue_final_message": True, "add_generation_prompt": False},
+            {"messages": [*HI, turns[-1] | {"prefix": True}]},
+        ):
+            found = await told(address, CHAT, **usual | mark)
+            assert (said_in(CHAT, found)[0], found["usage"]["prompt_tokens"]) == due
+        found = await told(address, CHAT, **usual)
+        assert found["usage"]["prompt_tokens"] > due[1]  # a turn of its own, as at OpenAI
+        found = await told(address, MESSAGES, **usual)
+        assert (said_in(MESSAGES, found)[0], found["usage"]["input_tokens"]) == due
+        found = await told(address, OLLAMA, messages=turns, options=options)
+        assert (said_in(OLLAMA, found)[0], found["prompt_eval_count"]) == due
