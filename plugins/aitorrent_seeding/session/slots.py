@@ -10,7 +10,8 @@ from typing import Final
 
 EVERY_S: Final = 6.0
 "Seconds between two looks; libtorrent tells the average rate of the last five."
-_LEAST: Final = 1
+_LEAST: Final = 2
+"libtorrent keeps one of them for peers by turns, so with one, a lone peer waits for 30 s."
 _MOST: Final = 50
 _USED: Final = 0.8
 "Of the limit; below it there is room for another peer."
@@ -20,10 +21,7 @@ _REMEMBERED: Final = 10
 
 
 class Slots:
-    """The number of peers to serve at once, `count`; begins with the least.
-
-    libtorrent serves one more, by turns, to learn who is fast.
-    """
+    """The number of peers to serve at once, `count`; begins with the least."""
 
     def __init__(self) -> None:
         self.count = _LEAST
