@@ -86,4 +86,5 @@ async def test_a_crowd_outlives_its_seeder_and_three_of_eight_leechers(
     await download(back, digest, timeout_s=LIFE_S)
     assert sha256_of(files_of(back.state_dir) / digest) == digest
     (row,) = await torrents(back)
-    assert row["downloaded"] <= missing_bytes(there, SIZE)
+    # At the end several peers are asked for the last blocks, and some come twice.
+    assert row["downloaded"] <= missing_bytes(there, SIZE) + 4 * MIB
