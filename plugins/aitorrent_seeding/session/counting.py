@@ -25,6 +25,8 @@ def hear(links: Links, alert: Any, names: Names, now: float) -> None:
         links.banned(place, alert.pid.to_bytes())
     else:
         text = str(alert.error.message()).lower()
+        if "corrupt" in text:  # also of a peer that was banned, and dialled again
+            links.banned(place, alert.pid.to_bytes())
         links.ended(
             place,
             alert.pid.to_bytes(),
