@@ -78,6 +78,8 @@ class CallSteps:
         Raises:
             ProtocolError: a call is not the one that was begun, or parts have no beginning.
         """
+        if not chunk.tool_calls and not chunk.call_parts:  # nearly all chunks: tokens of a text
+            return [], []
         count = 1 if self.is_open and chunk.tool_calls else 0
         steps = list(self._steps(chunk))
         return steps[:count], steps[count:]

@@ -108,14 +108,14 @@ class ChatChoice:
     def piece(self, chunk: Chunk) -> bytes:
         """The events of a piece; none if it has nothing for clients."""
         before, after = self._steps.around(chunk)
-        events, tail = b"".join(map(self._call, before)), self._tail
+        events, tail = b"".join(map(self._call, before)) if before else b"", self._tail
         if chunk.thinking:
             events += self._thinking + quoted(chunk.thinking) + self._tail
         if self._with_logprobs and chunk.logprobs:
             tail = b'},"logprobs":' + encoded(logprobs_of(chunk.logprobs)) + self._end
         if chunk.text or tail is not self._tail:
             events += self._text + quoted(chunk.text) + tail
-        return events + b"".join(map(self._call, after))
+        return events + b"".join(map(self._call, after)) if after else events
 
     def _call(self, step: CallStep) -> bytes:
         """A call begins with its name; its arguments follow, as clients put them together."""
