@@ -210,6 +210,8 @@ def test_plugin_without_a_running_service_has_no_warnings() -> None:
         "shards.sessions",
         "shards.add_model",
         "shards.remove_model",
+        "shards.load_model",
+        "shards.unload_model",
     ]
 
 
