@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,9 @@ async def test_a_crowd_outlives_its_seeder_and_three_of_eight_leechers(
     def pieces(daemon: Daemon) -> list[bool]:
         return pieces_on(files_of(daemon.state_dir) / digest, content)
 
+    def has(daemon: Daemon, count: int) -> bool:
+        return sum(pieces(daemon)) >= count
+
     def is_spread() -> bool:
         return all(any(column) for column in zip(*map(pieces, alive), strict=True))
 
@@ -69,7 +73,7 @@ async def test_a_crowd_outlives_its_seeder_and_three_of_eight_leechers(
         for daemon in (first, *rest):
             group.create_task(fetch(daemon))
         for n, daemon in enumerate(dead, start=2):
-            await wait_for(lambda n=n, d=daemon: sum(pieces(d)) >= n, LIFE_S)  # type: ignore[misc]
+            await wait_for(partial(has, daemon, n), LIFE_S)
             await daemon.kill()
         await wait_for(is_spread, LIFE_S, every_s=0.2)
         await seeder.kill()
