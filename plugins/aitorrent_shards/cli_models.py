@@ -7,13 +7,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from aitorrent_shards.cli_adding import FETCH_S, Name, add
 from aitorrentd.cli import toolkit
 
 HELP: Final = "Add, list, unload and remove models that this node computes layers of."
-FETCH_S: Final = 7 * 24 * 3600.0
-"Fetching may take as long as it takes."
-
-Name = Annotated[str, typer.Argument(help="Name that clients use.", metavar="NAME")]
 
 
 def register(app: typer.Typer) -> None:
@@ -27,8 +24,8 @@ def register(app: typer.Typer) -> None:
     )
     group.command(
         epilog=toolkit.examples(
-            "model add qwen hf://Qwen/Qwen3-0.6B",
             "model add llama hf://meta-llama/Llama-3.1-8B --layers 0-16",
+            "model add llama ./Llama-3-70B --layers 0-16",
         )
     )(add)
     group.command("list", epilog=toolkit.examples("model list", "model list --json"))(list_)
@@ -36,48 +33,6 @@ def register(app: typer.Typer) -> None:
     group.command(epilog=toolkit.examples("model unload llama"))(unload)
     group.command(epilog=toolkit.examples("model load llama"))(load)
     app.add_typer(group, name="model")
-
-
-def add(
-    name: Name,
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="hf://ORG/NAME, hf://ORG/NAME@REVISION, or the digest of a model that peers hold.",
-            metavar="SOURCE",
-        ),
-    ],
-    layers: Annotated[
-        str,
-        typer.Option(
-            help='"all", "none" (only ask others), or a range such as 0-16 for layers 0 to 15.'
-        ),
-    ] = "all",
-    dtype: Annotated[
-        str, typer.Option(help="auto (as in the files), float32, bfloat16 or float16.")
-    ] = "auto",
-    wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Wait until the layers are loaded.")
-    ] = True,
-) -> None:
-    """Fetch the weights of some layers, from peers and the web, and serve these layers.
-
-    Only the bytes of these layers are fetched. The node seeds what it holds, and
-    serves the model again after a restart. Interrupting the wait leaves the model
-    added.
-    """
-    params = {"name": name, "source": source, "layers": layers, "dtype": dtype, "wait": wait}
-    with toolkit.connect(FETCH_S) as client, toolkit.Progress() as bar:
-        reply = client.call("shards.add_model", params, timeout=FETCH_S, progress=bar)
-    toolkit.emit(reply, _render_added)
-
-
-def _render_added(reply: Mapping[str, Any]) -> str:
-    name, state = toolkit.clean(reply["name"]), toolkit.clean(reply["state"])
-    size = f", {toolkit.bytes_text(reply['bytes'])} of weights" if reply["bytes"] else ""
-    if state == "ready":
-        return f"model {name} is ready{size}"
-    return f"model {name} is {state}; see aitorrentctl model list"
 
 
 def list_() -> None:

@@ -10,12 +10,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aitorrent_shards.answering import keeping
 from aitorrent_shards.config import ModelEntry
+from aitorrent_shards.fetching.sources import parse_source
+from aitorrent_shards.model_list import ModelList
 from aitorrent_shards.service import ShardsService
 from aitorrent_shards.serving.local_model import LocalModel
-from aitorrentd.api import CallContext, InvalidParams, Method, NotFound, Role, Unavailable
+from aitorrentd.api import (
+    AitorrentError,
+    CallContext,
+    InvalidParams,
+    Method,
+    NotFound,
+    Role,
+    Unavailable,
+)
 from aitorrentd.api.tasks import beside
 
 LOOK_S: Final = 0.25
+PATIENCE: Final = 5
+"Failed attempts in a row, over 8 to 15 s and the time of each, until a waiting caller is told."
+_END_IT: Final = '"aitorrentctl model remove {}"'
 Work = Callable[[LocalModel], Coroutine[None, None, None]]
 
 
@@ -28,9 +41,16 @@ class AddParams(_Shape):
 
     name: str = Field(min_length=1, max_length=128, description="model name that clients use")
     source: str = Field(
+        "",
         max_length=1024,
         description="hf://ORG/NAME, hf://ORG/NAME@REVISION, or the digest of a model that peers"
         " hold",
+    )
+    path: str = Field(
+        "",
+        max_length=4096,
+        description="instead of source: absolute path of a model's folder, which is used where it"
+        " lies",
     )
     layers: str = Field(
         "all", description='"all", "none" (only ask others), or a half-open range such as "0-4"'
@@ -83,7 +103,8 @@ class Moved(_Shape):
 
 def _entry(params: AddParams) -> ModelEntry:
     try:
-        return ModelEntry.model_validate(params.model_dump(exclude={"wait"}))
+        given = params.model_dump(exclude={"wait"})
+        return ModelEntry.model_validate({k: v for k, v in given.items() if v != ""})
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -112,13 +133,16 @@ def model_methods(service: Callable[[], ShardsService]) -> Iterator[Method]:
         while params.wait and model.state not in ("ready", "failed", "unloaded"):
             if models.by_name.get(params.name) is not model:
                 raise NotFound(f"model {params.name} was removed")
+            if model.state == "fetching" and model.refused is not None:
+                await _give_up(models, model, model.refused)
             fetched = _report(call, model) or fetched
             await asyncio.sleep(LOOK_S)
         if params.wait and model.state == "failed":
             found = _view(model, fetched)
             raise Unavailable(
-                f"model {params.name} was added, but cannot be used: {found.problem}",
-                data={"added": True},
+                f"model {params.name} was added, but cannot be used: {found.problem};"
+                f" {_END_IT.format(params.name)} removes it",
+                added=True,
             )
         return _view(model, fetched)
 
@@ -179,11 +203,33 @@ def model_methods(service: Callable[[], ShardsService]) -> Iterator[Method]:
     )
 
 
+async def _give_up(models: ModelList, model: LocalModel, reason: AitorrentError) -> None:
+    """End the wait for a fetch that gets nowhere.
+
+    Raises:
+        NotFound: there is no such model, so it is removed. Unavailable: its source cannot be used
+        now; the node goes on trying.
+    """
+    name, source = model.entry.name, parse_source(model.entry.source or "")
+    if isinstance(reason, NotFound) and not source.is_digest and model.is_unknown:
+        await models.remove(name)
+        raise NotFound(f"{reason.message}; nothing was added")
+    if model.failed_attempts >= PATIENCE:
+        raise Unavailable(
+            f"model {name} was added, but cannot be fetched now: {reason.message}. The node goes on"
+            f' trying; "aitorrentctl model list" shows how far it is, {_END_IT.format(name)} ends'
+            " it",
+            added=True,
+        )
+
+
 def _report(call: CallContext, model: LocalModel) -> int:
     """Tell the caller how far it is; returns the bytes of weights to fetch, once known."""
     if model.state == "fetching":
         done, total = model.amount
-        text = f"fetching ({model.problem})" if model.problem else "fetching"
+        text = model.fetch.step if model.fetch else "fetching"
+        if model.failed_attempts:
+            text = f"attempt {model.failed_attempts} failed: {model.problem}"
         call.progress(text, done=done, total=total or None, unit="B")
         return total
     holder = model.holder

@@ -10,10 +10,12 @@ from typing import Final
 
 from aitorrent_shards.config import ModelEntry, ShardsConfig
 from aitorrent_shards.fetching.added_models import AddedModels
+from aitorrent_shards.fetching.manifest import Manifest
 from aitorrent_shards.fetching.manifest_exchange import ToldModel, ask_holders
 from aitorrent_shards.fetching.model_fetch import ModelFetch
 from aitorrent_shards.fetching.sources import parse_source
 from aitorrent_shards.models.checkpoint_files import INDEX_FILE
+from aitorrent_shards.models.local_folder import local_model
 from aitorrent_shards.protocol.spans import PREFIX
 from aitorrent_shards.serving.local_model import LocalModel
 from aitorrent_shards.serving.stage_server import StageServer
@@ -72,17 +74,19 @@ class ModelList:
             self._run(model)
 
     async def add(self, entry: ModelEntry) -> LocalModel:
-        """Add a model with a source, and keep it for later starts.
+        """Add a model with a source or a path, and keep it for later starts.
 
         Raises:
-            Conflict: the name is taken. InvalidParams: no source. Unavailable: it cannot be saved.
+            Conflict: the name is taken. InvalidParams: neither. NotFound, Denied, InvalidParams:
+            no usable model lies at the path. Unavailable: it cannot be saved.
         """
-        if entry.source is None:
-            raise InvalidParams("a model that is added needs a source, such as hf://ORG/NAME")
-        if entry.name in self.by_name:
-            raise Conflict(
-                f"there is a model {entry.name} already; remove it first, or choose another name"
-            )
+        if entry.source is None and entry.path is None:
+            raise InvalidParams("a model that is added needs a source, or a path on this machine")
+        self._check_free(entry.name)
+        if entry.path is not None:
+            found = await asyncio.to_thread(local_model, entry.path, entry.layers)
+            entry = entry.model_copy(update={"path": found})
+            self._check_free(entry.name)
         model = self._enter(entry)
         try:
             await asyncio.to_thread(self._make_readable)
@@ -109,11 +113,19 @@ class ModelList:
         if (task := self._running.pop(name, None)) is not None:
             task.cancel()
             await asyncio.wait({task})
+        if model.entry.source is None:
+            return model  # its folder is somebody else's
         if all(other.folder != model.folder for other in self.by_name.values()):
             if model.fetch is not None:
                 await model.fetch.forget()
             await asyncio.to_thread(shutil.rmtree, model.folder, ignore_errors=True)
         return model
+
+    def _check_free(self, name: str) -> None:
+        if name in self.by_name:
+            raise Conflict(
+                f"there is a model {name} already; remove it first, or choose another name"
+            )
 
     def named(self, name: str) -> LocalModel:
         """The model of this name.
@@ -135,12 +147,21 @@ class ModelList:
         for model in self.by_name.values():
             if model.digests is None or model.digests.digest != digest or model.manifest is None:
                 continue
+            if model.fetch is None and not self._is_shared(model.manifest):
+                continue
             try:
                 index = (model.folder / INDEX_FILE).read_bytes()
             except OSError:
                 index = b""
             return ToldModel(model.manifest, index)
         return None
+
+    def _is_shared(self, manifest: Manifest) -> bool:
+        """Whether this node seeds these files, so that peers may learn their names."""
+        weights = self._ctx.optional(WEIGHTS)
+        return weights is not None and all(
+            weights.local(f.sha256) is not None for f in manifest.files
+        )
 
     def _added(self) -> list[ModelEntry]:
         return [m.entry for m in self.by_name.values() if m.entry.name not in self._configured]

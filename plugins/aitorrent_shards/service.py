@@ -209,7 +209,7 @@ class ShardsService:
         for name, loading in self.loading().items():
             doing = self.models[name].doing
             text = f"model {name}: {coming_text(loading, self.node_id, self.backend.who, doing)}"
-            if self.models[name].state != "restarting":
+            if self.models[name].state != "restarting" and not self.models[name].problem:
                 yield HealthWarning("shards.loading", text, "info")
         for name, model in self.models.items():
             holder = model.holder

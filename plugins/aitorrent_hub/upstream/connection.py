@@ -6,6 +6,7 @@ Import it where the first request is made, in a thread: aiohttp takes a few mega
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -129,11 +130,9 @@ class HubClient:
             raise TimedOut(f"{self._host} did not answer within {self._silence_s:g} s") from None
         except aiohttp.ClientProxyConnectionError as e:
             proxy = shown(proxy_for(self.origin, os.environ) or "")
-            raise Unavailable(f"the proxy {proxy} cannot be reached: {e.strerror}") from None
+            raise Unavailable(f"the proxy {proxy} cannot be reached: {_reason(e)}") from None
         except (aiohttp.ClientError, ConnectionError) as e:
-            # Their text may hold a URL with a signature: not shown.
-            reason = getattr(e, "strerror", None) or type(e).__name__
-            raise Unavailable(f"{self._host} cannot be reached: {reason}") from None
+            raise Unavailable(f"{self._host} cannot be reached: {_reason(e)}") from None
 
     def _request(
         self, method: str, url: str, headers: Pairs, body: AsyncIterator[bytes] | None
@@ -156,6 +155,22 @@ class HubClient:
         # A Hub over TLS never leads to a host without it.
         is_safe = urlsplit(url).scheme in ("https", urlsplit(self.origin).scheme)
         return is_safe and (follow == "all" or self._is_here(url))
+
+
+def _reason(error: Exception) -> str:
+    """Why a connection failed, in the words of the system.
+
+    Other texts of these errors may hold a URL with a signature, or a tuple of Python's.
+    """
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is refused, {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS failed, {cause.reason}"
+    if isinstance(cause, socket.gaierror):
+        return str(cause.strerror)
+    number = getattr(cause, "errno", None)
+    return os.strerror(number) if type(number) is int and number > 0 else type(error).__name__
 
 
 def _joined(url: str, place: str) -> str:

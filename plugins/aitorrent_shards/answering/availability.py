@@ -139,7 +139,7 @@ def pending(
     except Unavailable as e:
         if own is None:
             return PendingModel(name, BACKEND, "failed", e.message)
-        text = coming_text(replace(own, end=own.start), node_id, who, model.doing)
+        text = coming_text(replace(own, end=own.start), node_id, who, model.doing) + model.trouble
         return PendingModel(name, BACKEND, "loading", text, own.done_bytes, own.total_bytes)
     layers = files.layers
     usable = [s for s in spans if model.accepts(s) and s.layers == layers]

@@ -8,9 +8,9 @@ they come only from where the model's name was resolved, never from peers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from aitorrent_shards.models.checkpoint_files import INDEX_FILE
@@ -85,6 +85,20 @@ class Manifest:
             },
             indent=1,
         ).encode()
+
+
+def manifest_of(folder: Path, digests: Mapping[str, str]) -> Manifest | None:
+    """The manifest of a model that lies in `folder`; `digests`: SHA-256 by file name.
+
+    None if a name could not be told to others, or a file is gone. Blocks.
+    """
+    if not all(is_plain_name(name) for name in digests):
+        return None
+    try:
+        files = [ManifestFile(n, d, (folder / n).stat().st_size) for n, d in digests.items()]
+    except OSError:
+        return None
+    return Manifest("", "", tuple(files))
 
 
 def is_covered(name: str) -> bool:

@@ -98,6 +98,10 @@ class ModelFetch:
         self._names = names
         self._ask_peers = ask_peers
         self._log = log
+        self.step = "fetching"
+        "What `run` does now, such as `looking up hf://org/name`."
+        self.is_known = False
+        "Whether it is known which files the model has."
         self._fetches: dict[str, Fetch] = {}
         self._sources: dict[str, tuple[WebSource, ...]] = {}
         "Web addresses with their tokens, by file; they are not saved."
@@ -123,12 +127,14 @@ class ModelFetch:
         """
         await asyncio.to_thread(self._make_folder)
         manifest = await self._manifest()
+        self.is_known = True
         await self._offer(manifest)
         count = await asyncio.to_thread(layers_of, self._folder)
         wanted = self._wanted(count)
         if wanted is None:
             return manifest
         check_config(await asyncio.to_thread(read_json, self._folder / CONFIG))
+        self.step = "fetching weights"
         index = await asyncio.to_thread(self._index, manifest)
         if index is None:
             await asyncio.gather(*(self._bring(file, wanted, None) for file in manifest.weights))
@@ -162,8 +168,10 @@ class ModelFetch:
         if saved is not None:
             return saved
         if self._source.is_digest:
+            self.step = f"asking peers which files {self._source.shown} has"
             manifest = await self._from_peers()
         else:
+            self.step = f"looking up {self._source.shown}"
             manifest = await self._by_name()
         path = self._folder / MANIFEST
         await asyncio.to_thread(replace_file, path, manifest.as_json(), mode=0o640)
@@ -195,6 +203,7 @@ class ModelFetch:
         if TOKENIZER not in there:
             raise NotFound(f"{self._source.name} has no {TOKENIZER}; {FAST_TOKENIZER}")
         small: list[str] = [name for name in (CONFIG, TOKENIZER, *EXTRAS) if name in there]
+        self.step = "fetching configuration and tokenizer"
         contents = await asyncio.gather(*(self._content(there[name]) for name in small))
         files = []
         for name, content in zip(small, contents, strict=True):
@@ -227,6 +236,7 @@ class ModelFetch:
 
     async def _from_peers(self) -> Manifest:
         told = await self._ask_peers(self._source.name)
+        self.step = "fetching configuration and tokenizer"
         for file in told.files.files:
             if not file.name.endswith(WEIGHTS_SUFFIX):
                 wanted = WantedFile(file.sha256, file.size, file.name)

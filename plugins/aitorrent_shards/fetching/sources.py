@@ -24,6 +24,13 @@ class Source:
         """Whether the name is a model's digest, which peers resolve."""
         return not self.scheme
 
+    @property
+    def shown(self) -> str:
+        """As people write it; a digest by its first digits."""
+        if self.is_digest:
+            return self.name[:12]
+        return f"{self.scheme}://{self.name}" + (f"@{self.revision}" if self.revision else "")
+
 
 def parse_source(text: str) -> Source:
     """The source that people wrote.

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aitorrent_shards.config import ModelEntry, ShardsConfig, parse_layers
-from aitorrent_shards.fetching.manifest import Manifest
+from aitorrent_shards.fetching.manifest import Manifest, manifest_of
 from aitorrent_shards.fetching.model_fetch import ModelFetch
-from aitorrent_shards.models.folder import Digests, ModelFiles, hash_model, read_model
+from aitorrent_shards.models.folder import Digests, ModelFiles, hash_model
+from aitorrent_shards.models.local_folder import read_local
 from aitorrent_shards.protocol.spans import Span
 from aitorrent_shards.serving.holder import Holder
 from aitorrent_shards.serving.stage_server import StageServer
@@ -44,12 +45,16 @@ class LocalModel:
         self.folder = folder
         self.fetch = fetch
         self.manifest: Manifest | None = None
-        "What was fetched."
+        "Its files with their digests: what was fetched, or lies in the folder."
         self.files: ModelFiles | None = None
         self.tokenizer: ModelTokenizer | None = None
         self.digests: Digests | None = None
         self.holder: Holder | None = None
         self.problem = ""
+        self.refused: AitorrentError | None = None
+        "Why the latest attempt to fetch it failed; None once one succeeded."
+        self.failed_attempts = 0
+        "Attempts in a row that failed and brought no byte of weights."
         self.hashed_bytes = 0
         "Progress of reading the files for their digest."
         self.on_loading: Callable[[], None] = lambda: None
@@ -77,6 +82,11 @@ class LocalModel:
             return None
         done, total = self.amount
         return min(done / max(total, 1), 1.0)
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether its source never said which files it has."""
+        return self.fetch is not None and not self.fetch.is_known
 
     @property
     def amount(self) -> tuple[int, int]:
@@ -141,11 +151,11 @@ class LocalModel:
 
     async def _bring(self, fetch: ModelFetch, ctx: PluginContext) -> None:
         """Fetch the files, however often that fails for reasons that may pass."""
-        attempt = 0
+        attempt, before = 0, 0
         while True:
             try:
                 self.manifest = await fetch.run()
-                self.problem = ""
+                self.problem, self.refused = "", None
                 return
             except (InvalidParams, Denied):
                 raise
@@ -153,14 +163,17 @@ class LocalModel:
                 pause_s = equal_jitter_s(attempt, cap_s=FETCH_CAP_S, draw=ctx.random.random())
                 if not self.problem:
                     ctx.log.warning("cannot fetch model %s now: %s", self.entry.name, e.message)
-                self.problem = f"{e.message}; trying again"
+                done, _ = fetch.progress
+                self.failed_attempts = 1 if done > before else self.failed_attempts + 1
+                self.problem, self.refused = f"{e.message}; trying again", e
+                before = max(before, done)
             fetch.release()
             await asyncio.sleep(pause_s)
             attempt += 1
 
     async def _read(self, cache_dir: Path) -> None:
         entry = self.entry
-        self.files = files = await asyncio.to_thread(read_model, self.folder)
+        self.files = files = await asyncio.to_thread(read_local, self.folder)
         self.tokenizer = await asyncio.to_thread(_tokenizer, files, entry.name)
         # one cache file per folder, so that models hashed concurrently do not overwrite
         name = hashlib.sha256(str(files.path).encode()).hexdigest()[:16]
@@ -175,6 +188,8 @@ class LocalModel:
             raise InvalidParams(
                 f"the files in {files.path} have digest {digests.digest}, not {entry.digest}"
             )
+        if self.fetch is None:
+            self.manifest = await asyncio.to_thread(manifest_of, self.folder, digests.files)
         self.digests = digests
 
     def _advance(self, n: int) -> None:
@@ -208,6 +223,11 @@ class LocalModel:
     def doing(self) -> str:
         """What is done with its files before a worker loads them."""
         return "fetched" if self.state == "fetching" else "read"
+
+    @property
+    def trouble(self) -> str:
+        """Why its files are still not fetched, in brackets; empty while that gets on."""
+        return f" ({self.problem})" if self.problem and self.state == "fetching" else ""
 
     def accepts(self, span: Span) -> bool:
         """Whether a stage belongs to exactly this model.

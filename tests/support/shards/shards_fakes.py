@@ -328,6 +328,10 @@ class FakeNode:
         """As SIGKILL of its daemon."""
         self.net.kill(self.id)
 
+    def optional(self, key: ServiceKey[Any]) -> Any:
+        """As the context's."""
+        return self.services.get(key)
+
     def service(self, key: ServiceKey[Any]) -> Any:
         """As api PluginContext."""
         own = {TRANSPORT: self.transport, DIRECTORY: self.directory, BACKENDS: self.backends}

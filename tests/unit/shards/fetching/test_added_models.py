@@ -2,114 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from aitorrent_shards.config import ModelEntry, ShardsConfig
-from aitorrent_shards.methods import shards_methods
-from aitorrent_shards.methods_models import Added, AddParams, RemoveParams, model_methods
-from aitorrent_shards.service import ShardsService
+from aitorrent_shards.config import ModelEntry
+from aitorrent_shards.methods_models import RemoveParams
 from aitorrentd.api import (
     AitorrentError,
     Busy,
     Conflict,
     Denied,
     InvalidParams,
-    NoParams,
     NotFound,
-    Registry,
     Unavailable,
 )
-from aitorrentd.api.models.weights import MODEL_NAMES, WEIGHTS, ModelNames
-from tests.support.shards.folder_weights import FolderWeights, OneModel, files_in
-from tests.support.shards.shards_fakes import FakeNode, until, write_toy_model
-from tests.support.transport.memory_network import MemoryNetwork
-
-SOURCE = "hf://org/toy"
-
-
-class Call:
-    """A call of the control API."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, float | None, float | None]] = []
-
-    def progress(
-        self, text: str, *, done: float | None = None, total: float | None = None, unit: str = ""
-    ) -> None:
-        self.told.append((text, done, total))
-
-
-class Site:
-    """Nodes in a network, an origin of one model, and a swarm that has it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.whole = write_toy_model(folder / "whole")
-        tensors = {f"model.layers.{n}.w": n for n in range(6)} | {"model.embed_tokens.weight": 6}
-        tensors |= {"model.norm.weight": 7, "lm_head.weight": 8}
-        header = json.dumps(
-            {
-                name: {"dtype": "F32", "shape": [250], "data_offsets": [n * 1000, n * 1000 + 1000]}
-                for name, n in tensors.items()
-            }
-        ).encode()
-        content = len(header).to_bytes(8, "little") + header + bytes(range(250)) * 36
-        (self.whole / "model.safetensors").write_bytes(content)
-        self.net = MemoryNetwork()
-        self.origin = OneModel(files_in(self.whole))
-        self.names: Registry[ModelNames] = Registry("model name scheme")
-
-    def node(self, number: int, **settings: Any) -> FakeNode:
-        home = self.folder / f"node{number}"
-        home.mkdir(exist_ok=True)
-        weights = FolderWeights(self.whole.iterdir(), home / "store", piece=100)
-        return FakeNode(
-            self.net,
-            number,
-            home,
-            ShardsConfig.model_validate(settings),
-            services={WEIGHTS: weights, MODEL_NAMES: self.names},
-        )
+from aitorrentd.api.models.weights import WEIGHTS
+from tests.support.shards.adding import SOURCE, Call, Site, add, method, rows, running, site_in
+from tests.support.shards.shards_fakes import until
 
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    site = Site(tmp_path)
-    with site.names.added("hf", site.origin):
+    async with site_in(tmp_path) as site:
         yield site
-    await site.net.close()
-    assert not site.net.errors
-
-
-def method(service: ShardsService, name: str) -> Any:
-    found = [*shards_methods(lambda: service), *model_methods(lambda: service)]
-    return next(m.handler for m in found if m.name == name)
-
-
-async def add(node: FakeNode, call: Call | None = None, **params: Any) -> Added:
-    asked = AddParams.model_validate({"name": "toy", "source": SOURCE} | params)
-    added: Added = await method(node.shards, "shards.add_model")(call or Call(), asked)
-    return added
-
-
-def rows(node: FakeNode) -> list[Any]:
-    return list(method(node.shards, "shards.models")(Call(), NoParams()).models)
-
-
-@asynccontextmanager
-async def running(*nodes: FakeNode) -> AsyncIterator[None]:
-    async with nodes[0].running():
-        if len(nodes) == 1:
-            yield
-        else:
-            async with running(*nodes[1:]):
-                yield
 
 
 async def test_added_model_is_served_and_comes_back_without_its_origin(site: Site) -> None:
