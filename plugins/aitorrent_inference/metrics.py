@@ -8,7 +8,7 @@ from typing import Final
 
 from aitorrentd.api import GenerationEnded
 from aitorrentd.api.monitoring.families import ANSWER_S, OTHER, counter, gauge, histogram
-from aitorrentd.api.monitoring.metrics import Histogram, Metric
+from aitorrentd.api.monitoring.metrics import Distribution, Histogram, Metric
 
 GENERATIONS: Final = counter(
     "aitorrent_generations_total",
@@ -109,9 +109,9 @@ class GenerationMetrics:
         finally:
             self.running -= 1
 
-    def token(self, backend: str, gap_s: float, tokens: int) -> None:
-        """`tokens` tokens arrived together, `gap_s` seconds after those before them."""
-        self._inter_token.at(backend).observe(gap_s / tokens, tokens)
+    def gaps(self, backend: str) -> Distribution:
+        """The times between tokens of a backend, in seconds."""
+        return self._inter_token.at(backend)
 
     def ended(self, event: GenerationEnded, backend: str) -> None:
         """An answer ended; `backend` is its label."""

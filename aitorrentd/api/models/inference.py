@@ -20,6 +20,7 @@ from aitorrentd.api.models.sampling import SamplingParams
 from aitorrentd.api.models.tools import MAX_TOOLS, Tool, ToolCall, ToolChoice, check_tools
 from aitorrentd.api.models.views import ModelView, PendingModel
 from aitorrentd.api.services import Registry, ServiceKey
+from aitorrentd.api.values import light
 from aitorrentd.errors import InvalidParams
 
 DoneReason = Literal["stop", "length", "tool_calls"]
@@ -98,7 +99,7 @@ class StageView:
     "One past the last layer."
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class Chunk:
     """A piece of an answer. The last one carries counts, context and stages; the first one may
     carry `prompt_tokens`, too."""

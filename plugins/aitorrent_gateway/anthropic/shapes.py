@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pydantic_core import from_json
 
+from aitorrent_gateway.core.encoding import encoded, quoted
 from aitorrentd.api import Chunk
 from aitorrentd.api.models.call_parts import CallStep, CallSteps
 from aitorrentd.api.models.tools import ToolCall
@@ -65,8 +66,14 @@ class MessageStream:
 
     def piece(self, chunk: Chunk) -> bytes:
         """The events of a chunk; none if it has nothing for the client."""
-        before, after = self._steps.around(chunk)
-        events = b"".join(map(self._call, before))
+        if chunk.tool_calls or chunk.call_parts:
+            before, after = self._steps.around(chunk)
+            events = b"".join(map(self._call, before)) + self._words(chunk)
+            return events + b"".join(map(self._call, after))
+        return self._words(chunk)
+
+    def _words(self, chunk: Chunk) -> bytes:
+        events = b""
         if chunk.thinking and self._shows_thinking:
             events += self._opened("thinking")
             delta = {"type": "thinking_delta", "thinking": chunk.thinking}
@@ -74,8 +81,8 @@ class MessageStream:
         if chunk.text:
             if self._open != "text":
                 events += self._opened("text")
-            events += self._text + json.dumps(chunk.text).encode() + b"}}\n\n"
-        return events + b"".join(map(self._call, after))
+            events += self._text + quoted(chunk.text) + b"}}\n\n"
+        return events
 
     def last(self, chunk: Chunk) -> bytes:
         """The events of the end, after the piece of the last chunk."""
@@ -111,7 +118,7 @@ class MessageStream:
         self._open = kind
         if kind == "text":  # the part before a text that is encoded for each token
             head = {"type": "content_block_delta", "index": self._index}
-            self._text = b"event: content_block_delta\ndata: " + _encoded(head)[:-1]
+            self._text = b"event: content_block_delta\ndata: " + encoded(head)[:-1]
             self._text += b',"delta":{"type":"text_delta","text":'
         block = _EMPTY[kind]
         return events + _event("content_block_start", index=self._index, content_block=block)
@@ -227,9 +234,4 @@ def _tool_use(call: ToolCall, *, is_cut: bool = False) -> dict[str, Any]:
 
 
 def _event(kind: str, **fields: Any) -> bytes:
-    return f"event: {kind}\ndata: ".encode() + _encoded({"type": kind, **fields}) + b"\n\n"
-
-
-def _encoded(value: Any) -> bytes:
-    # Only ASCII: a lone surrogate of a model becomes an escape, and no line separator stays.
-    return json.dumps(value, separators=(",", ":")).encode()
+    return f"event: {kind}\ndata: ".encode() + encoded({"type": kind, **fields}) + b"\n\n"

@@ -9,9 +9,10 @@ Whoever leaves the block ends the generation, also at the peers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from aitorrent_gateway.core.errors import room_left
 from aitorrentd.api import AitorrentError, Chunk, GenerateRequest, Inference, Unavailable
@@ -28,6 +29,7 @@ REST_S: Final = 0.01
 streams together have room."""
 _AHEAD: Final = 256
 "Pieces that wait for a slow client; then the generation waits."
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -63,12 +65,15 @@ async def generated(request: GenerateRequest, inference: Inference) -> AsyncGene
 
 
 class Pieces(Generic[T]):
-    """What a generator yields, made ahead of its reader."""
+    """What generators yield, made ahead of its reader."""
 
     def __init__(self) -> None:
-        self.queue: asyncio.Queue[T | None] = asyncio.Queue(_AHEAD)
-        "None wakes the reader: the generator ended, or there was nothing for a while."
+        self.items = deque[T]()
+        "Made and not read."
         self.task: asyncio.Task[None]
+        self._reader: asyncio.Future[None] | None = None
+        "Of a reader that waits for the next item, or for the end."
+        self._room = asyncio.Event()
         self._given_s: float | None = None
         "When the last batch was given, on the loop's clock."
         self._is_fast = False
@@ -76,8 +81,26 @@ class Pieces(Generic[T]):
 
     def wake(self, _: object = None) -> None:
         """Let a waiting reader look again."""
-        if not self.queue.full():
-            self.queue.put_nowait(None)
+        if self._reader is not None:
+            if not self._reader.done():
+                self._reader.set_result(None)
+            self._reader = None
+
+    async def pour(self, source: AsyncGenerator[S], add: Callable[[S], None]) -> None:
+        """Have `add` put what a generator yields into `items`; wait while the reader is slow."""
+        items = self.items
+        async with aclosing(source):
+            async for item in source:
+                add(item)
+                if self._reader is not None:
+                    self.wake()
+                if len(items) >= _AHEAD:
+                    await self._until_room()
+
+    async def _until_room(self) -> None:
+        while len(self.items) >= _AHEAD:
+            self._room.clear()
+            await self._room.wait()
 
     async def batch(self) -> list[T]:
         """All that is there; an empty list after `HEADERS_S` without anything at the first call,
@@ -86,65 +109,75 @@ class Pieces(Generic[T]):
         Raises:
             AitorrentError: why there is no more.
         """
-        queue, found = self.queue, list[T]()
         loop, given_s = asyncio.get_running_loop(), self._given_s
         if self._is_fast and not self.task.done():
             await asyncio.wait((self.task,), timeout=REST_S)
-        if queue.empty() and not self.task.done():
-            # Cheaper than a timeout, for something that happens for each token.
-            wait_s = HEADERS_S if given_s is None else KEEP_ALIVE_S
-            timer = loop.call_later(wait_s, self.wake)
-            try:
-                item = await queue.get()
-            finally:
-                timer.cancel()
-        else:
-            item = None if queue.empty() else queue.get_nowait()
+        if not self.items and not self.task.done():
+            await self._until_item(HEADERS_S if given_s is None else KEEP_ALIVE_S)
         now = self._given_s = loop.time()
         if given_s is not None:
             rest_s = given_s + REST_S - now
             # Waking for each first piece, too, would cost as much as sending it.
-            self._is_fast = rest_s > 0 or (self._is_fast and not queue.empty())
+            self._is_fast = rest_s > 0 or (self._is_fast and len(self.items) > 1)
             if rest_s > 0 and not self.task.done():
                 await asyncio.wait((self.task,), timeout=rest_s)
                 self._given_s = loop.time()
-        while item is not None:
-            found.append(item)
-            if queue.empty():
-                return found
-            item = queue.get_nowait()
-        if not found and self.task.done() and queue.empty():
+        found = list(self.items)
+        self.items.clear()
+        self._room.set()
+        if not found and self.task.done():
             await self.task  # raises what ended it
             raise Unavailable("the answer ended without a reason")
         return found
 
+    async def _until_item(self, wait_s: float) -> None:
+        # Cheaper than a timeout, for something that happens for each token.
+        loop = asyncio.get_running_loop()
+        self._reader = loop.create_future()
+        timer = loop.call_later(wait_s, self.wake)
+        try:
+            await self._reader
+        finally:
+            timer.cancel()
+            self._reader = None
+
 
 @asynccontextmanager
-async def ahead(*sources: AsyncGenerator[T]) -> AsyncIterator[Pieces[T]]:
-    """Run generators at the same time while the block runs; they are closed in any case. The first
-    that fails ends all."""
+async def ahead(source: AsyncGenerator[T]) -> AsyncIterator[Pieces[T]]:
+    """Run a generator while the block runs; it is closed in any case."""
     pieces = Pieces[T]()
-    async with beside(_fill(pieces.queue, sources), "gateway: answer") as pieces.task:
-        pieces.task.add_done_callback(pieces.wake)
+    async with _running(pieces, pieces.pour(source, pieces.items.append)):
         yield pieces
 
 
-async def _fill(queue: asyncio.Queue[T | None], sources: Sequence[AsyncGenerator[T]]) -> None:
+@asynccontextmanager
+async def all_ahead(sources: Sequence[AsyncGenerator[T]]) -> AsyncIterator[Pieces[tuple[int, T]]]:
+    """Run generators at the same time while the block runs; their items come with the generator's
+    index. All are closed in any case, and the first that fails ends all."""
+    pieces = Pieces[tuple[int, T]]()
+    async with _running(pieces, _poured(pieces, sources)):
+        yield pieces
+
+
+@asynccontextmanager
+async def _running(pieces: Pieces[T], work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    async with beside(work, "gateway: answer") as pieces.task:
+        pieces.task.add_done_callback(pieces.wake)
+        yield
+
+
+async def _poured(pieces: Pieces[tuple[int, T]], sources: Sequence[AsyncGenerator[T]]) -> None:
+    append = pieces.items.append
+
+    def pour(n: int) -> Coroutine[Any, Any, None]:
+        return pieces.pour(sources[n], lambda item: append((n, item)))
+
     if len(sources) == 1:
-        await _pour(queue, sources[0])
+        await pour(0)
         return
     try:
         async with asyncio.TaskGroup() as group:
-            for source in sources:
-                group.create_task(_pour(queue, source))
+            for n in range(len(sources)):
+                group.create_task(pour(n))
     except BaseExceptionGroup as e:
         raise e.exceptions[0] from None
-
-
-async def _pour(queue: asyncio.Queue[T | None], items: AsyncGenerator[T]) -> None:
-    async with aclosing(items):
-        async for item in items:
-            if queue.full():
-                await queue.put(item)
-            else:
-                queue.put_nowait(item)

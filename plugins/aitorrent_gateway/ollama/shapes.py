@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from aitorrent_gateway.core.encoding import encoded, quoted
 from aitorrent_gateway.openai.totals import node_part
 from aitorrentd.api import Chunk, ProtocolError
 from aitorrentd.api.faces.errors import HttpFault
@@ -24,8 +25,7 @@ _NS: Final = 1e9
 
 def line(value: dict[str, Any]) -> bytes:
     """One line of a stream."""
-    # Only ASCII: a lone surrogate of a model becomes an escape, and no line separator stays.
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+    return encoded(value) + b"\n"
 
 
 def error_body(fault: HttpFault, request_id: str) -> bytes:
@@ -120,8 +120,7 @@ class Shape:
         return self._with("", "", (), (), at) | {"done": True, "done_reason": reason}
 
     def _plain(self, text: str, at: str) -> bytes:
-        quoted = json.dumps(text).encode()
-        return b"".join((self._head, at.encode(), self._text, quoted, self._tail))
+        return b"".join((self._head, at.encode(), self._text, quoted(text), self._tail))
 
     def _end(self, chunk: Chunk, timing: Timing) -> dict[str, Any]:
         # Ollama has no reason of its own for calls of tools.

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from aitorrent_gateway.core.answers import KEEP_ALIVE, Pieces, ahead, generated
+from aitorrent_gateway.core.answers import KEEP_ALIVE, Pieces, all_ahead, generated
 from aitorrent_gateway.core.bodies import json_object
 from aitorrent_gateway.core.models import named
 from aitorrent_gateway.openai import requests
@@ -30,7 +30,7 @@ from aitorrent_gateway.openai.shapes import (
     whole_answer,
 )
 from aitorrent_gateway.openai.text_shapes import TextChoice
-from aitorrentd.api import AitorrentError, Chunk, Clock, GenerateRequest, Inference
+from aitorrentd.api import AitorrentError, Chunk, Clock, Inference
 from aitorrentd.api.faces.asgi import App
 from aitorrentd.api.faces.streaming import Stream
 
@@ -79,15 +79,7 @@ async def _answer(asked: Asked, kind: Kind, inference: Inference, clock: Clock) 
 
 
 def _pieces(asked: Asked, inference: Inference) -> AbstractAsyncContextManager[Pieces[Numbered]]:
-    return ahead(*(_numbered(n, each, inference) for n, each in enumerate(asked.requests())))
-
-
-async def _numbered(
-    index: int, request: GenerateRequest, inference: Inference
-) -> AsyncGenerator[Numbered]:
-    async with aclosing(generated(request, inference)) as chunks:
-        async for chunk in chunks:
-            yield index, chunk
+    return all_ahead([generated(each, inference) for each in asked.requests()])
 
 
 async def _whole(

@@ -15,9 +15,9 @@ from starlette.responses import Response
 
 from aitorrent_gateway.core.bodies import json_object
 from aitorrent_gateway.core.documents import body_of
+from aitorrent_gateway.core.encoding import encoded
 from aitorrent_gateway.core.fields import explained, ignored_header, one_of, present, wrong
 from aitorrent_gateway.openai.errors import openai_error
-from aitorrent_gateway.openai.shapes import encoded
 from aitorrentd.api import AitorrentError, Embeddings, EmbedRequest, Inference, InvalidParams
 from aitorrentd.api.faces.asgi import App
 

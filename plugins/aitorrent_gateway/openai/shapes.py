@@ -7,12 +7,12 @@ only an answer that is whole.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from aitorrent_gateway.core.encoding import encoded, quoted
 from aitorrent_gateway.openai.totals import node_part, usage_of
 from aitorrentd.api import AitorrentError, Chunk
 from aitorrentd.api.faces.errors import fault_of
@@ -107,15 +107,21 @@ class ChatChoice:
 
     def piece(self, chunk: Chunk) -> bytes:
         """The events of a piece; none if it has nothing for clients."""
-        before, after = self._steps.around(chunk)
-        events, tail = b"".join(map(self._call, before)) if before else b"", self._tail
+        if chunk.tool_calls or chunk.call_parts:
+            before, after = self._steps.around(chunk)
+            events = b"".join(map(self._call, before)) + self._words(chunk)
+            return events + b"".join(map(self._call, after))
+        return self._words(chunk)
+
+    def _words(self, chunk: Chunk) -> bytes:
+        events, tail = b"", self._tail
         if chunk.thinking:
             events += self._thinking + quoted(chunk.thinking) + self._tail
         if self._with_logprobs and chunk.logprobs:
             tail = b'},"logprobs":' + encoded(logprobs_of(chunk.logprobs)) + self._end
         if chunk.text or tail is not self._tail:
             events += self._text + quoted(chunk.text) + tail
-        return events + b"".join(map(self._call, after)) if after else events
+        return events
 
     def _call(self, step: CallStep) -> bytes:
         """A call begins with its name; its arguments follow, as clients put them together."""
@@ -209,14 +215,3 @@ def _common(kind: str, identity: Identity) -> dict[str, Any]:
         "model": identity.model,
         "system_fingerprint": _FINGERPRINT,
     }
-
-
-def encoded(value: Any) -> bytes:
-    """Compact JSON."""
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def quoted(text: str) -> bytes:
-    """A text in JSON. Only ASCII: a lone surrogate of a model becomes an escape, and no line
-    separator stays."""
-    return json.dumps(text).encode()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from aitorrent_gateway.core.answers import KEEP_ALIVE
-from aitorrent_gateway.openai.shapes import Gathered, Identity, encoded, head, quoted
+from aitorrent_gateway.core.encoding import encoded, quoted
+from aitorrent_gateway.openai.shapes import Gathered, Identity, head
 from aitorrent_gateway.openai.totals import node_part
 from aitorrentd.api import Chunk
 from aitorrentd.api.models.logprobs import TokenLogprob, logprob_map

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aitorrent_inference.metrics import NO_BACKEND
+from aitorrent_inference.routing.race import speaks
 from aitorrentd.api import Chunk
 from aitorrentd.api.models.tools import ToolCall
+from aitorrentd.api.monitoring.metrics import Distribution
 
 
 @dataclass(slots=True)
@@ -17,6 +19,8 @@ class Answer:
     backend: str = ""
     backend_label: str = NO_BACKEND
     "The backend in metrics."
+    gaps: Distribution | None = None
+    "Takes the times between its tokens, in seconds."
     asked_s: float = 0.0
     began_s: float = 0.0
     first_token_s: float | None = None
@@ -33,6 +37,24 @@ class Answer:
     thinking_chars: int = 0
     calls: tuple[ToolCall, ...] = ()
     "The model's calls of tools."
+
+    def take(self, chunk: Chunk, now_s: float) -> None:
+        """Count a chunk that arrives at `now_s` on the answer's clock."""
+        if not speaks(chunk):
+            return
+        if self.first_token_s is None:
+            self.first_token_s = now_s
+        self.text_chars += len(chunk.text)
+        self.thinking_chars += len(chunk.thinking)
+        if chunk.tool_calls:
+            self.calls += chunk.tool_calls
+        if chunk.done and not (chunk.text or chunk.thinking or chunk.token_ids or chunk.tool_calls):
+            return
+        tokens = len(chunk.token_ids) or 1
+        if self.tokens and self.gaps is not None:
+            self.gaps.observe((now_s - self.latest_s) / tokens, tokens)
+        self.tokens += tokens
+        self.latest_s = now_s
 
     def timings(self) -> dict[str, float]:
         """What the last chunk's `extra` says of the answer's time here, in seconds."""

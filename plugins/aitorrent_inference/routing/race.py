@@ -68,24 +68,31 @@ async def _first_word(lane: Lane) -> _FirstWord:
     return lane, chunk
 
 
-async def race(
-    answers: Sequence[tuple[str, AsyncIterator[Chunk]]],
-) -> AsyncGenerator[tuple[str, Chunk], None]:
-    """Yield the first answer to produce output, as (its name, chunk).
+class Race:
+    """Answers of which the first to produce output is taken."""
 
-    An answer that fails or ends without output is out of the race; if all are, the first error is
-    raised. After the first output the winner's error is raised unchanged.
-    """
-    lanes = [Lane(name, chunks) for name, chunks in answers]
-    first_words = [asyncio.create_task(_first_word(lane)) for lane in lanes]
-    try:
-        winner, chunk = await _winner(first_words)
-        await _end(first_words, [lane for lane in lanes if lane is not winner])
-        while chunk is not None:
-            yield winner.name, chunk
-            chunk = await winner.next()
-    finally:
-        await _end(first_words, lanes)
+    def __init__(self, names: Sequence[str], answers: Sequence[AsyncIterator[Chunk]]) -> None:
+        self.winner = 0
+        "The index of the answer whose chunks are yielded."
+        self._names, self._answers = names, answers
+
+    async def chunks(self) -> AsyncGenerator[Chunk, None]:
+        """The chunks of the first answer to produce output.
+
+        An answer that fails or ends without output is out of the race; if all are, the first error
+        is raised. After the first output the winner's error is raised unchanged.
+        """
+        lanes = list(map(Lane, self._names, self._answers))
+        first_words = [asyncio.create_task(_first_word(lane)) for lane in lanes]
+        try:
+            winner, chunk = await _winner(first_words)
+            self.winner = lanes.index(winner)
+            await _end(first_words, [lane for lane in lanes if lane is not winner])
+            while chunk is not None:
+                yield chunk
+                chunk = await winner.next()
+        finally:
+            await _end(first_words, lanes)
 
 
 async def _winner(first_words: Sequence[asyncio.Task[_FirstWord]]) -> _FirstWord:

@@ -33,7 +33,7 @@ from aitorrent_inference.routing.measuring import (
     vectors_of,
     who,
 )
-from aitorrent_inference.routing.race import race, speaks
+from aitorrent_inference.routing.race import Race, speaks
 from aitorrent_inference.routing.seats import Seats
 from aitorrent_inference.routing.waiting import until_loaded
 from aitorrentd.api import (
@@ -203,8 +203,9 @@ class Router:
         loading: Callable[[], Sequence[PendingModel]] = tuple,
         wait_s: float = 0,
     ) -> AsyncGenerator[Chunk, None]:
+        monotonic = self._clock.monotonic
         answer.model = request.model
-        answer.asked_s = answer.began_s = self._clock.monotonic()
+        answer.asked_s = answer.began_s = monotonic()
         reason = "error"
         candidates: list[Candidate] = []
         try:
@@ -215,18 +216,14 @@ class Router:
                 async with aclosing(waiting) as notices:
                     async for notice in notices:
                         yield notice
-                        answer.began_s = self._clock.monotonic()
+                        answer.began_s = monotonic()
             async with self._seated(seats):
-                answer.began_s = self._clock.monotonic()
+                answer.began_s = monotonic()
                 attempts = self._attempts(request, candidates, answer, parallel)
                 with self.metrics.answering():
                     async with aclosing(attempts) as it:
                         async for chunk in it:
-                            if speaks(chunk):
-                                self._note_output(answer, chunk)
-                            answer.text_chars += len(chunk.text)
-                            answer.thinking_chars += len(chunk.thinking)
-                            answer.calls += chunk.tool_calls
+                            answer.take(chunk, monotonic())
                             if chunk.done:
                                 chunk = replace(chunk, extra={**chunk.extra, **answer.timings()})
                                 answer.last = chunk
@@ -242,18 +239,6 @@ class Router:
             raise
         finally:
             self._note_end(answer, reason)
-
-    def _note_output(self, answer: Answer, chunk: Chunk) -> None:
-        now = self._clock.monotonic()
-        if answer.first_token_s is None:
-            answer.first_token_s = now
-        if chunk.done and not (chunk.text or chunk.thinking or chunk.token_ids or chunk.tool_calls):
-            return
-        tokens = max(len(chunk.token_ids), 1)
-        if answer.tokens:
-            self.metrics.token(answer.backend_label, now - answer.latest_s, tokens)
-        answer.tokens += tokens
-        answer.latest_s = now
 
     def _note_end(self, answer: Answer, reason: str) -> None:
         # Of an answer that was cut off, what came of it counts.
@@ -285,23 +270,27 @@ class Router:
         count = min(max(parallel, 1), len(candidates))
         groups = [candidates[:count], *([c] for c in candidates[count:])]
         for group in groups:
-            spoke = False
+            has_begun = spoke = False
+            chunks: AsyncIterator[Chunk] | None = None
             try:
-                async with aclosing(self._ask(request, group)) as chunks:
-                    async for candidate, chunk in chunks:
-                        answer.backend = candidate.backend.name
-                        answer.backend_label = PEER if is_peer(candidate) else answer.backend
-                        answer.model = candidate.model or request.model
-                        spoke = spoke or speaks(chunk)
-                        yield chunk
-                        if chunk.done:
-                            return
+                chunks, race = self._ask(request, group)
+                async for chunk in chunks:
+                    if not has_begun:
+                        has_begun = True
+                        self._note_begin(answer, request, group[race.winner if race else 0])
+                    spoke = spoke or speaks(chunk)
+                    yield chunk
+                    if chunk.done:
+                        return
                 raise Unavailable(f"{who(group[0])} ended its answer without a reason")
             except AitorrentError as e:
                 self._note_failure(group, answer, e, spoke=spoke)
                 if spoke or (isinstance(e, InvalidParams) and not is_peer(group[0])):
                     raise  # peers are exempt: another may accept what one calls invalid
                 errors.append(e)
+            finally:
+                if isinstance(chunks, AsyncGenerator):
+                    await chunks.aclose()
         raise self._explained(candidates, errors, answer.failures)
 
     def _explained(
@@ -318,23 +307,20 @@ class Router:
         lacking = self.catalogue.lacking(candidates[0].model)
         return Unavailable(f"{lacking}; {error.message}", **error.data) if lacking else error
 
-    async def _ask(
-        self, request: GenerateRequest, group: list[Candidate]
-    ) -> AsyncGenerator[tuple[Candidate, Chunk], None]:
+    def _ask(
+        self, request: GenerateRequest, group: Sequence[Candidate]
+    ) -> tuple[AsyncIterator[Chunk], Race | None]:
         streams = [c.backend.generate(request.model_copy(update={"model": c.model})) for c in group]
         if len(group) == 1:
-            chunks = streams[0]
-            try:
-                async for chunk in chunks:
-                    yield group[0], chunk
-            finally:
-                if isinstance(chunks, AsyncGenerator):
-                    await chunks.aclose()
-            return
-        by_name = {c.backend.name: c for c in group}
-        async with aclosing(race(list(zip(by_name, streams, strict=True)))) as racing:
-            async for name, chunk in racing:
-                yield by_name[name], chunk
+            return streams[0], None
+        race = Race([c.backend.name for c in group], streams)
+        return race.chunks(), race
+
+    def _note_begin(self, answer: Answer, request: GenerateRequest, candidate: Candidate) -> None:
+        answer.backend = candidate.backend.name
+        answer.backend_label = PEER if is_peer(candidate) else answer.backend
+        answer.gaps = self.metrics.gaps(answer.backend_label)
+        answer.model = candidate.model or request.model
 
     def _note_failure(
         self, group: list[Candidate], answer: Answer, error: AitorrentError, *, spoke: bool

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from aitorrent_gateway.core.encoding import encoded, quoted
 from aitorrent_gateway.openai.responses.shapes import (
     Json,
     ResponseIdentity,
@@ -21,7 +22,6 @@ from aitorrent_gateway.openai.responses.shapes import (
     text_part,
 )
 from aitorrent_gateway.openai.responses.tools import OfferedTools, custom_input
-from aitorrent_gateway.openai.shapes import encoded, quoted
 from aitorrentd.api import AitorrentError, Chunk
 from aitorrentd.api.faces.errors import fault_of
 from aitorrentd.api.models.call_parts import CallStep, CallSteps
