@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -152,9 +151,7 @@ class Access:
         """Whether a program on this machine sent the request, and not a proxy for somebody."""
         if client.address is None or any(name in headers for name in PROXIED):
             return False
-        if not is_loopback(host_of(headers.get("host", ""))):
-            return False
-        return ipaddress.ip_address(client.address).is_loopback
+        return is_loopback(host_of(headers.get("host", ""))) and is_loopback(client.address)
 
 
 def _secret(headers: Mapping[str, str]) -> str:

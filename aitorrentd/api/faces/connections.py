@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any, Final, cast
 
 from uvicorn.config import Config
@@ -19,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from aitorrentd.api.faces.asgi import REFUSED, Aborted, App, Message, Receive, Send, WebLimits
+from aitorrentd.api.faces.heads import HeadJoining
 
 LEAST_BYTES: Final = 16 * 1024
 "What a client must take of a waiting answer in `stalled_s`."
@@ -175,6 +177,7 @@ class Connection(HttpToolsProtocol):
         self._is_refused = False
         self._hosts = 0
         self._answering: asyncio.Task[object] | None = None
+        self._heads: HeadJoining
 
     @property
     def waiting_bytes(self) -> int:
@@ -183,7 +186,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Serve the connection, if there is room for it."""
-        super().connection_made(transport)
+        self._heads = HeadJoining(transport, self.loop)
+        super().connection_made(cast(asyncio.Transport, self._heads))
         if self._all.opened(self):
             self._arm(self._limits.header_s)
         else:
@@ -335,6 +339,7 @@ class Connection(HttpToolsProtocol):
                 raise Aborted  # the client left, and uvicorn is about to be told
             if message["type"] == "http.response.start":
                 message = {**message, "headers": _dated(message.get("headers", ()))}
+                self._heads.hold()
             self.sent_bytes += len(message.get("body", b""))
             await send(message)
 
@@ -354,5 +359,10 @@ def _dated(headers: Any) -> list[tuple[bytes, bytes]]:
     """Headers with a date (RFC 9110, section 6.6.1)."""
     listed = list(headers)
     if all(name.lower() != b"date" for name, _ in listed):
-        listed.append((b"date", formatdate(time.time(), usegmt=True).encode()))
+        listed.append((b"date", _date(int(time.time()))))
     return listed
+
+
+@lru_cache(1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()

@@ -9,9 +9,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Container
+from functools import lru_cache
 from typing import Final
 
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::\d{1,5})?", re.ASCII)
+_LONGEST: Final = 64
+"Characters of an address, with a zone and brackets."
 LOCAL: Final = ("localhost", "host.docker.internal", "host.containers.internal")
 "This machine: the last two are its names inside Docker's and Podman's containers."
 
@@ -36,6 +39,11 @@ def is_loopback(host: str) -> bool:
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    return _parsed(host) if len(host) <= _LONGEST else None
+
+
+@lru_cache(128)
+def _parsed(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:

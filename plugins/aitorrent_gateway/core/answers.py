@@ -27,6 +27,7 @@ KEEP_ALIVE: Final = b": keep-alive\n\n"
 REST_S: Final = 0.01
 """A stream that is faster than this is sent in larger pieces: nobody sees the difference, and many
 streams together have room."""
+_TASK: Final = "gateway: answer"
 _AHEAD: Final = 256
 "Pieces that wait for a slow client; then the generation waits."
 S = TypeVar("S")
@@ -146,7 +147,8 @@ class Pieces(Generic[T]):
 async def ahead(source: AsyncGenerator[T]) -> AsyncIterator[Pieces[T]]:
     """Run a generator while the block runs; it is closed in any case."""
     pieces = Pieces[T]()
-    async with _running(pieces, pieces.pour(source, pieces.items.append)):
+    async with beside(pieces.pour(source, pieces.items.append), _TASK) as pieces.task:
+        pieces.task.add_done_callback(pieces.wake)
         yield pieces
 
 
@@ -155,15 +157,9 @@ async def all_ahead(sources: Sequence[AsyncGenerator[T]]) -> AsyncIterator[Piece
     """Run generators at the same time while the block runs; their items come with the generator's
     index. All are closed in any case, and the first that fails ends all."""
     pieces = Pieces[tuple[int, T]]()
-    async with _running(pieces, _poured(pieces, sources)):
-        yield pieces
-
-
-@asynccontextmanager
-async def _running(pieces: Pieces[T], work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    async with beside(work, "gateway: answer") as pieces.task:
+    async with beside(_poured(pieces, sources), _TASK) as pieces.task:
         pieces.task.add_done_callback(pieces.wake)
-        yield
+        yield pieces
 
 
 async def _poured(pieces: Pieces[tuple[int, T]], sources: Sequence[AsyncGenerator[T]]) -> None:

@@ -46,6 +46,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     size = str(len(answer)).encode()
     headers = [(b"content-length", size)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
+    if what == "head":
+        await asyncio.sleep(600)
     if what == "cut":
         await send({"type": "http.response.body", "body": answer[:-1], "more_body": True})
         raise Aborted
@@ -137,6 +139,13 @@ async def test_an_aborted_answer_ends_before_its_last_byte(
         answer = await at.ask(CLOSING % b"cut")
     assert len(answer.partition(b"\r\n\r\n")[2]) < BIG
     assert caplog.text == ""
+
+
+async def test_the_head_of_an_answer_does_not_wait_for_its_body() -> None:
+    async with running(drain_s=0) as at, asyncio.timeout(10):
+        reader, writer = await at.opened()
+        writer.write(GET % b"head")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 async def test_signal_handlers_stay_as_they_are() -> None:
