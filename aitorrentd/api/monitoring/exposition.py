@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
+from itertools import accumulate
 from typing import Final
 
 from aitorrentd.api.monitoring.metrics import Distribution, Metric
@@ -62,22 +64,30 @@ def text_of(metrics: Iterable[Metric], *, open_metrics: bool = False) -> str:
 
 
 def _add(lines: list[str], metric: Metric) -> None:
-    name = metric.family.name
-    bounds = [number(float(bound)) for bound in (*metric.family.buckets, math.inf)]
+    name, bounds = metric.family.name, metric.family.buckets
     for series in metric.rows():
-        labels = series.labels
         if not isinstance(series, Distribution):
-            inside = f"{{{labels}}}" if labels else ""
-            lines.append(f"{name}{inside} {number(series.value)}")
+            lines.append(_start(name, series.labels) + number(series.value))
             continue
-        before = f"{labels}," if labels else ""
-        count = 0
-        for bound, more in zip(bounds, series.counts, strict=True):
-            count += more
-            lines.append(f'{name}_bucket{{{before}le="{bound}"}} {count}')
-        inside = f"{{{labels}}}" if labels else ""
-        lines.append(f"{name}_sum{inside} {number(series.value)}")
-        lines.append(f"{name}_count{inside} {count}")
+        starts, total, count = _starts(name, series.labels, bounds)
+        counts = list(accumulate(series.counts))
+        lines += [f"{start}{n}" for start, n in zip(starts, counts, strict=True)]
+        lines += (total + number(series.value), f"{count}{counts[-1]}")
+
+
+@lru_cache(1024)
+def _start(name: str, labels: str) -> str:
+    """The line of a series up to its value."""
+    return f"{name}{{{labels}}} " if labels else f"{name} "
+
+
+@lru_cache(256)
+def _starts(name: str, labels: str, bounds: tuple[float, ...]) -> tuple[tuple[str, ...], str, str]:
+    """The lines of a histogram up to their values: its buckets, the sum, and the count."""
+    before = f"{labels}," if labels else ""
+    shown = (number(float(bound)) for bound in (*bounds, math.inf))
+    buckets = tuple(f'{name}_bucket{{{before}le="{bound}"}} ' for bound in shown)
+    return buckets, _start(f"{name}_sum", labels), _start(f"{name}_count", labels)
 
 
 def number(value: float) -> str:
