@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import sys
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from aitorrent_seeding.cli_placing import place
 from aitorrentd.cli import toolkit
 
 _WIDTH: Final = 20
-_FICLONE: Final = 0x40049409
-"ioctl_ficlone(2)."
 _MAX_TORRENT: Final = 8 * 2**20
 
 
@@ -106,27 +102,3 @@ def progress_text(item: Mapping[str, Any]) -> str:
     bar = ("=" * filled + ">")[:_WIDTH].ljust(_WIDTH, ".")
     rate = toolkit.bytes_text(item["bytes_per_s"])
     return f"[{bar}] {share:.0%} ({rate}/s) | Peers: {item['peers']}"
-
-
-def place(path: Path, folder: Path, name: str) -> Path:
-    """Copy a verified file, or folder, into `folder` under `name`; without copying where the file
-    system shares blocks."""
-    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", ".")]
-    target = folder.joinpath(*parts or [path.name])
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            shutil.copytree(path, target, copy_function=_copy, dirs_exist_ok=True)
-        else:
-            _copy(path, target)
-    except OSError as e:
-        toolkit.fail(f"cannot write {target}: {e.strerror}; the file is at {path}")
-    return target
-
-
-def _copy(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    with open(path, "rb") as source, open(target, "wb") as copy:
-        try:
-            fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
-        except OSError:
-            shutil.copyfileobj(source, copy, 2**20)

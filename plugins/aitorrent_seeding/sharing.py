@@ -18,6 +18,7 @@ from aitorrent_seeding.shapes import (
 from aitorrent_seeding.torrents.folders import files_below
 from aitorrent_seeding.torrents.wanted import is_tracker, magnet_link
 from aitorrentd.api import CallContext, InvalidParams
+from aitorrentd.api.models.file_names import check_commit, check_repo
 from aitorrentd.api.models.weights import Published, is_sha256
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ async def share(service: SeedingService, call: CallContext, params: ShareParams)
         raise InvalidParams(f"{path} is relative; write an absolute path")
     if params.sha256 and not is_sha256(params.sha256):
         raise InvalidParams("a SHA-256 has 64 lower-case hexadecimal digits")
+    try:
+        for given, check in ((params.repo_id, check_repo), (params.revision, check_commit)):
+            if given:
+                check(given)
+    except ValueError as e:
+        raise InvalidParams(f"{given[:200]!r} {e}") from None
     for url in params.trackers:
         if not is_tracker(url):
             raise InvalidParams(
@@ -79,6 +86,8 @@ async def share(service: SeedingService, call: CallContext, params: ShareParams)
                 magnet=magnet_link(entry.info_hash, entry.held.name, entry.held.trackers),
             )
         )
+    if not shared:
+        raise InvalidParams(f"{path} is empty; there is nothing to share")
     return ShareResult(files=shared, skipped=skipped)
 
 

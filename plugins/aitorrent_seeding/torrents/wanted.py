@@ -18,6 +18,8 @@ MAX_TRACKERS: Final = 32
 _INFO_HASH: Final = re.compile(r"[0-9a-fA-F]{40}", re.ASCII)
 _BASE32: Final = re.compile(r"[a-zA-Z2-7]{32}", re.ASCII)
 _NAME: Final = re.compile(r"([a-z][a-z0-9+.-]{0,31})://(\S+?)(?:@([^\s@/]+))?", re.ASCII)
+_REPO: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[^\s@/]+)?", re.ASCII)
+_HUB: Final = ("huggingface.co", "www.huggingface.co", "hf.co")
 _BTIH: Final = "urn:btih:"
 
 
@@ -64,11 +66,26 @@ def parse(text: str) -> WantedTorrent | WantedDigest | WantedName:
         return WantedDigest(text.lower())
     if found := _hash(text):
         return WantedTorrent(found)
+    if text.startswith(("http://", "https://")):
+        raise InvalidParams(_about_url(text))
+    if _REPO.fullmatch(text):
+        raise InvalidParams(f"for the model {text} of the Hugging Face Hub, write hf://{text}")
     if match := _NAME.fullmatch(text):
         return WantedName(match[1], match[2], match[3] or "")
     raise InvalidParams(
         f"{text[:80]!r} is not a magnet link, a SHA-256 (64 hexadecimal digits), an info-hash (40),"
         " a .torrent file, or a name such as hf://org/model"
+    )
+
+
+def _about_url(url: str) -> str:
+    """What to write instead of a web address."""
+    parts = urlsplit(url)
+    if parts.hostname in _HUB and (repo := "/".join(parts.path.strip("/").split("/")[:2])):
+        return f"{url[:200]!r} is a web page; for the model, write hf://{repo}"
+    return (
+        f"{url[:200]!r} does not say which bytes are right: pass the SHA-256 of the file, and this"
+        " address with --url, or download the .torrent file and pass its path"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import libtorrent as lt
 import pytest
 
 from aitorrentd.api import InvalidParams, ProtocolError
+from tests.support.cli_runs import run
 from tests.support.nodes import Daemon, DaemonFactory, wait_for
 from tests.support.seeding.daemons import MIB, download, make_file, seeding_daemon, torrents
 
@@ -96,6 +98,59 @@ def others_torrent(folder: Path) -> bytes:
     lt.set_piece_hashes(made, str(folder.parent))
     whole: Any = made.generate()
     return bytes(lt.bencode(whole))
+
+
+async def test_download_into_the_folder_of_the_shared_file_leaves_it_alone(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    digest = make_file(tmp_path / "shared" / "m.safetensors", 3 * MIB)
+    a = await seeding_daemon(daemon_factory)
+    link = json.loads(await ctl(a, "share", str(tmp_path / "shared"), "--json"))
+    magnet = link["files"][0]["magnet"]
+    await ctl(a, "download", magnet, "--to", str(tmp_path / "shared"))
+    (found,) = (tmp_path / "shared").iterdir()
+    assert hashlib.sha256(found.read_bytes()).hexdigest() == digest
+
+
+async def test_placed_file_replaces_another_whole_and_no_folder(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    digest = make_file(tmp_path / "m.safetensors", 3 * MIB)
+    a = await seeding_daemon(daemon_factory)
+    link = json.loads(await ctl(a, "share", str(tmp_path / "m.safetensors"), "--json"))
+    magnet, out = link["files"][0]["magnet"], tmp_path / "out"
+    precious = tmp_path / "precious"
+    precious.write_text("a link in the folder does not lead the copy here")
+    out.mkdir()
+    (out / "m.safetensors").symlink_to(precious)
+    await ctl(a, "download", magnet, "--to", str(out))
+    (found,) = out.iterdir()
+    assert hashlib.sha256(found.read_bytes()).hexdigest() == digest
+    assert precious.read_text().startswith("a link")
+    found.unlink()
+    found.mkdir()
+    code, _, problem = await run(a, "download", magnet, "--to", str(out))
+    assert code == 1 and "Is a directory; the file is at" in problem
+    assert [path.name for path in out.iterdir()] == ["m.safetensors"], "no part is left"
+
+
+async def test_what_cannot_be_shared_or_fetched_is_said_with_what_to_write(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    a = await seeding_daemon(daemon_factory)
+    (tmp_path / "empty").touch()
+    (tmp_path / "full").write_text("x")
+    for args, text in (
+        (("share", "empty"), "is empty; there is nothing to share"),
+        (("share", "full", "--repo", "a/b/c"), "'a/b/c' must be a repository such as org/name"),
+        (("share", "full", "--revision", "main"), "'main' must be a commit of 40"),
+        (("download", "https://huggingface.co/org/m/tree/main"), "write hf://org/m"),
+        (("download", "https://example.org/m.safetensors"), "this address with --url"),
+        (("download", "org/m"), "write hf://org/m"),
+    ):
+        here = [str(tmp_path / arg) if arg in ("empty", "full") else arg for arg in args]
+        code, out, problem = await run(a, *here)
+        assert (code, out) == (2, "") and text in problem, problem
 
 
 async def test_folder_torrent_of_another_client_is_fetched_from_it(
