@@ -31,6 +31,8 @@ _COMMON: Final[dict[str, Any]] = {
     "peer_timeout": 60,
     "announce_to_all_tiers": True,
     "piece_extent_affinity": True,
+    # Until it has so many pieces, libtorrent asks for any, whatever their priority.
+    "initial_picker_threshold": 0,
     "validate_https_trackers": True,
     "ssrf_mitigation": True,
     "no_connect_privileged_ports": True,
