@@ -176,13 +176,26 @@ class TransferFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileReady(Event):
-    """A file was fetched and verified, and is seeded."""
+    """A file was fetched and verified, or is back after it was missing, and is seeded."""
 
     topic = "weights.file_ready"
 
     sha256: str
     path: str
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileMissing(Event):
+    """A file that was seeded is not at its place; it is seeded again once it is back."""
+
+    topic = "weights.file_missing"
+
+    sha256: str
+    "Empty for a torrent of several files."
+    path: str
+    reason: str
+    "With the remedy."
 
 
 @dataclass(frozen=True, slots=True)

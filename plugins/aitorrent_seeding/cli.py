@@ -37,6 +37,7 @@ _EXAMPLES: Final = {
         "download 'magnet:?xt=urn:btih:…'",
     ),
 }
+_SEEDS: Final = ("seeding", "paused", "missing")
 Which = Annotated[
     str,
     typer.Argument(help="Digest, info-hash or name; the first digits suffice.", metavar="WHICH"),
@@ -126,7 +127,7 @@ def list_() -> None:
     """Show what this node seeds."""
     with toolkit.connect() as client:
         reply = client.call("seeding.torrents")
-    seeding = [row for row in reply["torrents"] if row["state"] in ("seeding", "paused")]
+    seeding = [row for row in reply["torrents"] if row["state"] in _SEEDS]
     toolkit.emit({**reply, "torrents": seeding}, _render_torrents)
 
 

@@ -34,7 +34,8 @@ def warnings(service: SeedingService) -> Iterator[HealthWarning]:
         )
     for entry in library.shelf:
         if entry.problem:
-            yield HealthWarning("stopped", f"{entry.held.name}: {entry.problem}")
+            kind = "missing" if entry.missing else "stopped"
+            yield HealthWarning(kind, f"{entry.held.name}: {entry.problem}")
 
 
 def check_libtorrent() -> CheckResult:

@@ -30,8 +30,9 @@ def seeding_methods(service: SeedingService) -> Iterator[Method]:
 
     async def torrents(call: CallContext, params: NoParams) -> TorrentsResult:
         library = service.running_library
+        entries = sorted(library.shelf, key=lambda entry: entry.held.added_at) if library else []
         return TorrentsResult(
-            torrents=[row_of(entry) for entry in library.shelf] if library else [],
+            torrents=[row_of(entry) for entry in entries],
             port=library.means.engine.port if library else 0,
             directory=str(service.directory),
         )

@@ -141,9 +141,11 @@ class TorrentRow(_Shape):
     sha256: str = Field(description="digest of its file; empty for torrents that others made")
     info_hash: str = Field(description="its info-hash")
     path: str = Field(description="where the file, or the folder, lies")
-    state: str = Field(description="downloading, verifying, seeding, checking, paused or stopped")
+    state: str = Field(
+        description="downloading, verifying, seeding, checking, paused, stopped or missing"
+    )
     problem: str = Field(
-        description="why it stopped, such as a limit that was reached; empty if it did not"
+        description="why it stopped or is missing, such as a limit; empty if all is well"
     )
     size: int = Field(description="bytes")
     done: int = Field(description="bytes that are here")

@@ -153,6 +153,7 @@ async def add_torrent(
     """
     meta = metainfo.read(raw)
     await shelf.restored(info_hash=meta.info_hash)
+    await shelf.give_up(shelf.get(meta.info_hash))
     if there := shelf.get(meta.info_hash):
         return there
     await means.room.check(Claim(means.directory, (), meta.size))

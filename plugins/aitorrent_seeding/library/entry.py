@@ -57,10 +57,14 @@ def claim_of(held: Held, meta: Metainfo, have: Sequence[int]) -> Claim:
 class Entry:
     """A torrent on the shelf."""
 
-    def __init__(self, means: Means, info_hash: str, meta: Metainfo, torrent: Torrent) -> None:
+    def __init__(
+        self, means: Means, info_hash: str, meta: Metainfo, torrent: Torrent, *, missing: str = ""
+    ) -> None:
         self.info_hash = info_hash
         self.meta = meta
         self.torrent = torrent
+        self.missing = missing
+        "Why its file cannot be seen; empty if it can."
         self.peers_of: dict[PeerId, set[tuple[str, int]]] = {}
         "Where the nodes are that are known to share it."
         self._means = means
@@ -93,11 +97,14 @@ class Entry:
     @property
     def problem(self) -> str:
         """Why it stopped; empty if it did not."""
-        return self._error.message if self._error else self.torrent.problem
+        problem = self._error.message if self._error else self.torrent.problem
+        return self.missing or problem
 
     @property
     def state(self) -> str:
         """In a word."""
+        if self.missing:
+            return "missing"
         if self.held.is_paused:
             return "paused"
         if self.problem:
@@ -255,9 +262,9 @@ class Entry:
             ProtocolError: what arrived is another file. Unavailable: it stopped, and `problem` says
             why.
         """
-        while not self._ended.is_set():
-            if self.torrent.problem:
-                raise Unavailable(self.torrent.problem)
+        while self.missing or not self._ended.is_set():
+            if self.problem:
+                raise Unavailable(self.problem)
             await self.torrent.changed()
         if self._error:
             raise self._error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -48,3 +49,13 @@ def boot_id() -> str:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
         return "unknown"
+
+
+def delete_below(path: Path, below: Path) -> None:
+    """Delete a file or folder that was fetched, if it lies below `below`."""
+    if not path.resolve().is_relative_to(below.resolve()) or path.resolve() == below.resolve():
+        return
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

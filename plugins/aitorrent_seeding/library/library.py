@@ -41,6 +41,7 @@ class Library:
             raise InvalidParams(f"{file.sha256[:80]!r} is no SHA-256 of 64 lower-case digits")
         spans = None if ranges is None else checked_spans(ranges)
         await self.shelf.restored(sha256=file.sha256)
+        await self.shelf.give_up(self.shelf.of_file(file.sha256))
         if self.shelf.of_file(file.sha256) is None:
             directory, size = self.means.directory, file.size if spans is None else 0
             await self.means.room.check(Claim(directory, (directory / file.sha256,), size))
@@ -128,6 +129,7 @@ class Library:
             NotFound: no peer has its metainfo. ProtocolError: it is refused.
         """
         await self.shelf.restored(info_hash=wanted.info_hash)
+        await self.shelf.give_up(self.shelf.get(wanted.info_hash))
         if there := self.shelf.get(wanted.info_hash):
             await self._call(there, wanted.name)
             return there

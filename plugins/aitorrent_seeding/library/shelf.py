@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from aitorrent_seeding.library.checking import pieces_there
 from aitorrent_seeding.library.entry import Entry, claim_of
-from aitorrent_seeding.library.keeping import boot_id, write_to_disk
+from aitorrent_seeding.library.keeping import boot_id, delete_below, write_to_disk
+from aitorrent_seeding.library.limits import limit_reached
 from aitorrent_seeding.library.means import Means
+from aitorrent_seeding.library.missing import why_missing
 from aitorrent_seeding.library.store import Held, Limits
 from aitorrent_seeding.session import params
-from aitorrent_seeding.session.torrent import Awaited
+from aitorrent_seeding.session.torrent import Awaited, Torrent
 from aitorrent_seeding.torrents import metainfo
 from aitorrent_seeding.torrents.hashing import Stamp, digest_file
 from aitorrent_seeding.torrents.metainfo import Metainfo
-from aitorrentd.api import AitorrentError, Conflict, NotFound
+from aitorrentd.api import AitorrentError, Conflict, FileMissing, FileReady, NotFound
 from aitorrentd.api.models.weights import KnownTorrent
 
 SAVE_S: Final = 10.0
@@ -157,7 +157,9 @@ class Shelf:
         raw, resume = await self._means.store.parts(held.info_hash)
         try:
             meta = metainfo.read(raw)
-            if kept := await self._checked(held):
+            if why := await asyncio.to_thread(why_missing, held):
+                self._miss(held, meta, why)
+            elif kept := await self._checked(held):
                 await self._start(kept, meta, resume=resume)
         except AitorrentError as e:
             self._means.ctx.log.warning("cannot share %s: %s", held.path, e.message)
@@ -172,6 +174,66 @@ class Shelf:
         ]:
             self._restore_next += found
             await self._restored.future()
+        for entry in self:
+            if entry.missing and (
+                entry.info_hash == info_hash or (sha256 and entry.held.sha256 == sha256)
+            ):
+                with contextlib.suppress(AitorrentError):
+                    await self._look(entry)
+
+    def _miss(self, held: Held, meta: Metainfo, why: str) -> None:
+        """Keep a torrent in the list whose file is not there, without libtorrent."""
+        torrent = Torrent.outside(meta.pieces)
+        entry = Entry(self._means, held.info_hash, meta, torrent, missing=why)
+        self._entries[held.info_hash] = entry
+        self._means.ctx.log.warning("%s is missing: %s", held.name, why)
+        self._means.ctx.publish(FileMissing(held.sha256, str(held.path), why))
+
+    async def _look(self, entry: Entry) -> Entry:
+        """Seed a missing file again if it is back.
+
+        Raises:
+            NotFound: it is not, or it is another file. Conflict: it is being looked at.
+        """
+        key, held = entry.info_hash, entry.held
+        if key in self._adding or self._entries.get(key) is not entry:
+            raise Conflict(f"{held.path} is being looked at")
+        self._adding.add(key)
+        try:
+            if why := await asyncio.to_thread(why_missing, held):
+                entry.missing = why
+                raise NotFound(why)
+            kept = await self._checked(held)
+            if self._entries.get(key) is not entry:
+                raise NotFound(f"{held.name} was removed")
+            await self._take_down(entry)
+            if kept is None:
+                raise NotFound(f"{held.path} is no longer the file that was shared")
+            found = await self._start(kept, entry.meta)
+        finally:
+            self._adding.discard(key)
+        if kept.is_whole:
+            self._means.ctx.log.info("%s is back at %s", held.name, held.path)
+            self._means.ctx.publish(FileReady(held.sha256, str(held.path), held.size))
+        return found
+
+    async def give_up(self, entry: Entry | None) -> None:
+        """Forget a missing torrent, if it is one, so that it can be fetched."""
+        if entry and entry.missing:
+            self._means.ctx.log.warning("%s is fetched, since it is missing", entry.held.name)
+            await self.remove(entry, with_files=False)
+
+    async def _look_for_missing(self) -> None:
+        """Seed what is back, and note which files libtorrent can no longer read."""
+        for entry in self:
+            if entry.missing:
+                with contextlib.suppress(AitorrentError):
+                    await self._look(entry)
+            elif entry.torrent.has_failed and (
+                why := await asyncio.to_thread(why_missing, entry.held)
+            ):
+                await self._take_down(entry)
+                self._miss(entry.held, entry.meta, why)
 
     async def _checked(self, held: Held) -> Held | None:
         """What is true of a torrent after a restart; None if it is to be forgotten."""
@@ -200,6 +262,7 @@ class Shelf:
             for _ in range(ticks):
                 await asyncio.sleep(_LIMITS_S)
                 await self._apply_limits()
+                await self._look_for_missing()
             await self.save()
 
     async def save(self) -> None:
@@ -234,20 +297,12 @@ class Shelf:
 
     async def _apply_limits(self) -> None:
         for entry in self:
-            held, config = entry.held, self._means.config
-            if not held.is_whole or held.is_paused:
+            if not entry.held.is_whole or entry.held.is_paused or entry.missing:
                 continue
             entry.seeded_s += _LIMITS_S
-            ratio = config.seed_ratio if held.limits.ratio is None else held.limits.ratio
-            most_s = config.seed_time_s if held.limits.seed_s is None else held.limits.seed_s
-            if ratio and entry.uploaded >= ratio * entry.meta.size:
-                why = f"sent {ratio:g} times its size"
-            elif most_s and held.seeded_s + entry.seeded_s >= most_s:
-                why = f"seeded for {most_s:g} s"
-            else:
-                continue
-            self._means.ctx.log.info("stopped seeding %s: %s", held.name, why)
-            await self.pause(entry, limit=why)
+            if why := limit_reached(entry, self._means.config):
+                self._means.ctx.log.info("stopped seeding %s: %s", entry.held.name, why)
+                await self.pause(entry, limit=why)
 
     # What users do
 
@@ -262,7 +317,7 @@ class Shelf:
         """Go on after a pause or an error; limits of ratio and time count from now.
 
         Raises:
-            Unavailable: there is no room for it on the disk.
+            Unavailable: there is no room for it on the disk. NotFound: its file is missing.
         """
         entry.seeded_s = 0.0
         await self._means.store.change(
@@ -272,6 +327,8 @@ class Shelf:
             seeded_s=0.0,
             uploaded=-entry.torrent.counts.uploaded,
         )
+        if entry.missing:
+            return await self._look(entry)
         if entry.has_failed or (entry.torrent.has_failed and not entry.held.is_whole):
             # Writes that fail late would stop it again, and libtorrent forgets its peers.
             return await self.recheck(entry)
@@ -289,7 +346,13 @@ class Shelf:
 
     async def recheck(self, entry: Entry) -> Entry:
         """Hash everything again; what is wrong is fetched again, unless it is the user's file."""
+        if entry.missing:
+            return await self._look(entry)
         held = entry.held
+        if why := await asyncio.to_thread(why_missing, held):
+            await self._take_down(entry)
+            self._miss(held, entry.meta, why)
+            raise NotFound(why)
         await self._take_down(entry)
         if held.sha256 and held.is_whole:
             stale = held.changed(stamp=None)
@@ -310,7 +373,7 @@ class Shelf:
         await self._take_down(entry)
         await self._means.store.remove(held.info_hash)
         if with_files and held.own_path is None:
-            await asyncio.to_thread(_delete, held.path, self._means.directory)
+            await asyncio.to_thread(delete_below, held.path, self._means.directory)
 
     async def _take_down(self, entry: Entry) -> None:
         self._means.nearby.directory.withdraw(entry.info_hash)
@@ -327,13 +390,3 @@ class Shelf:
         """The torrent of a file, a whole one first."""
         held = self._means.store.of_file(sha256)
         return self._entries.get(held.info_hash) if held else None
-
-
-def _delete(path: Path, below: Path) -> None:
-    """Delete a file or folder that was fetched, if it lies below `below`."""
-    if not path.resolve().is_relative_to(below.resolve()) or path.resolve() == below.resolve():
-        return
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

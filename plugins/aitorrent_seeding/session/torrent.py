@@ -105,6 +105,13 @@ class Torrent:
         self._reads: dict[int, Awaited[bytes]] = {}
         self._pulse = Awaited[None]()
 
+    @classmethod
+    def outside(cls, pieces: int) -> Torrent:
+        """One that is in no session: it neither sends nor receives."""
+        torrent = cls(lt.torrent_handle(), pieces)
+        torrent.has_left = True
+        return torrent
+
     def _call(self, method: Callable[..., object], *args: object) -> None:
         """Post to libtorrent's thread, unless the torrent was removed."""
         if not self.has_left:

@@ -113,8 +113,10 @@ async def test_file_that_was_moved_is_shared_from_its_new_place(
     (tmp_path / "new").unlink()
     await a.stop()
     a = await seeding_daemon(daemon_factory, directory=a.directory)
-    await wait_for(lambda: "new is no longer shared" in a.log(), 10)
+    (row,) = await wait_for(lambda: torrents(a), 10)
+    assert row["state"] == "missing"
     assert not (tmp_path / "new").exists(), "what a user deleted does not come back"
+    await a.call("seeding.remove", {"which": digest})
     assert await torrents(a) == []
 
 
