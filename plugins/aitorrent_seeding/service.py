@@ -200,7 +200,7 @@ class SeedingService:
             crediting = Crediting(self.ctx, engine, transport, self.claims, tasks)
             self._crediting = crediting
             try:
-                tasks.spawn(crediting.watch(library.shelf), "seeding: credit transfers")
+                tasks.spawn(crediting.watch(library.shelf.of_torrent), "seeding: credit transfers")
                 tasks.spawn(library.shelf.restore(), "seeding: restore")
                 tasks.spawn(library.go_on(), "seeding: go on")
                 tasks.spawn(library.shelf.keep_saving(), "seeding: save")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -12,6 +12,7 @@ from aitorrent_seeding.crediting.claims import Claims
 from aitorrent_seeding.library.entry import Entry
 from aitorrent_seeding.session.engine import Engine
 from aitorrent_seeding.session.links import Link
+from aitorrent_seeding.session.torrent import Torrent
 from aitorrentd.api import PeerId, PluginContext, TransferFailed, TransferSucceeded, Transport
 from aitorrentd.api.tasks import Tasks
 
@@ -33,7 +34,7 @@ class _Book:
 
 
 class Crediting:
-    """Watches the connections of every torrent."""
+    """Watches the connections of torrents; those without any cost nothing."""
 
     def __init__(
         self, ctx: PluginContext, engine: Engine, transport: Transport, claims: Claims, tasks: Tasks
@@ -50,22 +51,31 @@ class Crediting:
         """The connections of a torrent, those of the last moment included."""
         if entry.torrent.links.has_changed or not all(link.has_met for link in entry.torrent.links):
             await self._engine.count(entry.torrent)
+        self._engine.met.add(entry.torrent)
         self._look_now.set()
         return list(entry.torrent.links)
 
-    async def watch(self, torrents: Iterable[Entry]) -> None:
-        """Count, find out whose connections they are, and tell, until cancelled."""
+    async def watch(self, entry_of: Callable[[Torrent], Entry | None]) -> None:
+        """Count, find out whose connections they are, and tell, until cancelled.
+
+        `entry_of` finds the entry of a torrent, once it has one.
+        """
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(EVERY_S):
                     await self._look_now.wait()
             self._look_now.clear()
-            there = list(torrents)
-            for entry in there:
-                await self._look(entry)
-            for entry in self._books.keys() - set(there):
-                self._tell(entry, is_over=True)
-                del self._books[entry]
+            for torrent in list(self._engine.met):
+                if (met := entry_of(torrent)) and met not in self._books:
+                    self._books[met] = _Book()
+                if met:
+                    self._engine.met.discard(torrent)
+            for entry in list(self._books):
+                if entry in self._books and not entry.torrent.has_left:
+                    await self._look(entry)
+                if entry in self._books and entry.torrent.has_left:
+                    self._tell(entry, is_over=True)
+                    del self._books[entry]
 
     async def close(self) -> None:
         """Tell what is left."""
@@ -77,11 +87,7 @@ class Crediting:
 
     async def _look(self, entry: Entry) -> None:
         links, torrent = entry.torrent.links, entry.torrent
-        book = self._books.get(entry)
-        if book is None:
-            if not links.has_changed and not links.live:
-                return
-            book = self._books[entry] = _Book()
+        book = self._books[entry]
         if links.has_changed or torrent.exchanged != book.exchanged:
             book.exchanged = torrent.exchanged
             await self._engine.count(torrent)
@@ -165,7 +171,10 @@ class Crediting:
                 if link.place in places and node not in book.known:
                     book.known.add(node)
                     self._fail(entry, node, 0, "refused")
+        elif link.node is not None and link.node in entry.torrent.links.corrupt:
+            pass  # it dials again, every few seconds
         elif link.node is not None and link.was_banned:
+            entry.torrent.links.corrupt.add(link.node)
             self._fail(entry, link.node, link.failed, "corrupt pieces")
         elif link.node is not None and link.left and link.owed:
             is_back = any(

@@ -35,6 +35,7 @@ class Shelf:
     def __init__(self, means: Means) -> None:
         self._means = means
         self._entries: dict[str, Entry] = {}
+        self._of: dict[Torrent, Entry] = {}
         self._adding: set[str] = set()
         self._unrestored = dict.fromkeys(means.store.held)
         self._restore_next: list[str] = []
@@ -49,6 +50,10 @@ class Shelf:
     def get(self, info_hash: str) -> Entry | None:
         """The torrent, if it is here."""
         return self._entries.get(info_hash)
+
+    def of_torrent(self, torrent: Torrent) -> Entry | None:
+        """The entry of a torrent of the session, if it is here."""
+        return self._of.get(torrent)
 
     def find(self, text: str) -> Entry:
         """The torrent whose info-hash, SHA-256 or name `text` is, or begins.
@@ -115,6 +120,7 @@ class Shelf:
         )
         torrent = await self._means.engine.add(atp, meta.pieces)
         entry = self._entries[held.info_hash] = Entry(self._means, held.info_hash, meta, torrent)
+        self._of[torrent] = entry
         if short:
             torrent.halt(short)
         self._means.room.enter(held.info_hash, entry.claim, torrent.halt)
@@ -379,6 +385,7 @@ class Shelf:
         self._means.nearby.directory.withdraw(entry.info_hash)
         self._means.room.leave(entry.info_hash)
         self._entries.pop(entry.info_hash, None)
+        self._of.pop(entry.torrent, None)
         await self._means.engine.remove(entry.torrent)
 
     def known(self, *, sha256: str, info_hash: str) -> KnownTorrent | None:

@@ -46,6 +46,8 @@ class Engine:
         self._adding: dict[str, tuple[int, Awaited[Torrent]]] = {}
         self._bound = asyncio.Event()
         self._unbound = addresses
+        self.met: set[Torrent] = set()
+        "Torrents whose connections appeared or ended; whoever looks at one takes it out."
         self.on_moved: Callable[[int, int], None] = lambda received, sent: None
         "Called with the payload that torrents exchanged since the last call."
         self._failures = _FAILURES
@@ -141,6 +143,7 @@ class Engine:
         """Remove a torrent from the session; its files stay."""
         is_here = self._torrents.pop(torrent.handle, None) is not None
         torrent.gone()
+        self.met.discard(torrent)
         if is_here:
             await asyncio.to_thread(self._session.remove_torrent, torrent.handle)
 
@@ -208,6 +211,7 @@ class Engine:
             if isinstance(alert, counting.PEERS):
                 now = asyncio.get_running_loop().time()
                 counting.hear(torrent.links, alert, self._names, now)
+                self.met.add(torrent)
             else:
                 alerts.hear(torrent, alert)
 

@@ -103,6 +103,8 @@ class Links:
         "Of the bytes that failed, those that a peer was banned for."
         self.has_changed = False
         "Whether connections appeared or ended since the last sample."
+        self.corrupt: set[PeerId] = set()
+        "Nodes that were told of because they sent corrupt pieces."
 
     def __iter__(self) -> Iterator[Link]:
         """Those that there are, and those that ended of late."""
