@@ -167,7 +167,11 @@ def _asked(method: str, path: str, server: str, token_file: str) -> dict[str, An
         answer = connection.getresponse()
         status, raw = answer.status, answer.read(_MAX_BYTES + 1)
     except (OSError, HTTPException) as e:
-        toolkit.fail(f"{server} does not answer: {e}", toolkit.ExitCode.TRY_LATER)
+        reason = (e.strerror if isinstance(e, OSError) else "") or str(e) or type(e).__name__
+        toolkit.fail(
+            f"{server} does not answer: {reason}; name the tracker with --server",
+            toolkit.ExitCode.TRY_LATER,
+        )
     finally:
         connection.close()
     try:

@@ -14,6 +14,10 @@ from aitorrentd.cli import toolkit
 
 COMMANDS = {"hub": "Use the swarm with Hugging Face tools"}
 SCAN_S: Final = 24 * 3600.0
+_NOTHING: Final = (
+    "No files of huggingface_hub there. A folder that it did not fill is shared by: aitorrentctl"
+    " share FOLDER"
+)
 _HELP: Final = {
     "env": "Print what programs need to use the mirror, for a shell.\n\nA shell takes them by:\n\n"
     'eval "$(aitorrentctl hub env)"\n\nPrograms read HF_ENDPOINT once, when they start. While the'
@@ -95,6 +99,11 @@ def scan(
 ) -> None:
     """Verify and seed."""
     place = os.path.abspath(directory or _default_cache())
+    if not directory and not os.path.exists(place):
+        toolkit.fail(
+            f"huggingface_hub keeps nothing at {place}; name a cache or a local_dir:"
+            f" {toolkit.PROGRAM} hub scan FOLDER"
+        )
     with toolkit.connect(SCAN_S) as client, toolkit.Progress() as bar:
         reply = client.call("hub.scan", {"directory": place, "repo": repo}, progress=bar)
     toolkit.emit(reply, _scan_text)
@@ -121,4 +130,4 @@ def _scan_text(reply: Mapping[str, Any]) -> str:
     ]
     columns = [("state", "STATE"), ("size", "SIZE"), ("file", "FILE"), ("reason", "WHY")]
     table = toolkit.table(rows, columns)
-    return f"{table}\n\n{counts}" if rows else counts or "no files of huggingface_hub there"
+    return f"{table}\n\n{counts}" if rows else counts or _NOTHING

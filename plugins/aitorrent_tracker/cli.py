@@ -92,8 +92,11 @@ def _documents(file: str) -> list[dict[str, Any]]:
         toolkit.fail(f"cannot read {file}: {e.strerror}")
     except (ValueError, RecursionError) as e:
         toolkit.fail(f"{file} is not what mongoexport writes: {e}")
-    if not all(isinstance(each, dict) for each in found):
-        toolkit.fail(f"{file} is not what mongoexport writes: a document is no object")
+    for number, each in enumerate(found):
+        if not isinstance(each, dict):
+            toolkit.fail(f"{file} is not what mongoexport writes: document {number} is no object")
+    if not found:
+        toolkit.fail(f"{file} has no documents; export the collection again")
     return found
 
 

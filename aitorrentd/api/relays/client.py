@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ class HttpServer:
                 await response.aclose()
         except httpx.ConnectError as e:
             way = f"; through the proxy {shown(self._proxy)}" if self._proxy else ""
-            raise self._absent(f"{e}{way}") from None
+            raise self._absent(f"{_reason(e)}{way}") from None
         except httpx.ProxyError as e:
             way = shown(self._proxy) if self._proxy else ""
             raise Unavailable(f"{self.who}: the proxy {way} refused the connection: {e}") from None
@@ -216,6 +217,17 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
         return text.encode()
     except (ValueError, TypeError) as e:  # NaN, a lone surrogate, not JSON at all
         raise InvalidParams(f"the request cannot be sent as JSON: {e}") from None
+
+
+def _reason(error: httpx.ConnectError) -> str:
+    """Why no connection came about, in the words of the system if it said so."""
+    cause: BaseException | None = error
+    while cause is not None:
+        number = cause.errno if isinstance(cause, OSError) else None
+        if isinstance(number, int) and number > 0 and not isinstance(cause, ssl.SSLError):
+            return os.strerror(number)
+        cause = cause.__cause__ or cause.__context__
+    return str(error)
 
 
 async def _start_of(response: httpx.Response) -> bytes:

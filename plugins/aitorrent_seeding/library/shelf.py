@@ -23,6 +23,8 @@ from aitorrent_seeding.torrents.metainfo import Metainfo
 from aitorrentd.api import AitorrentError, Conflict, FileMissing, FileReady, NotFound
 from aitorrentd.api.models.weights import KnownTorrent
 
+LEAST_DIGITS: Final = 4
+"Of a digest, to name a torrent by."
 SAVE_S: Final = 10.0
 "Between two saves of the state of downloads."
 _LIMITS_S: Final = 5.0
@@ -63,14 +65,17 @@ class Shelf:
         """
         text = text.strip()
         found = [e for e in self if text in (e.info_hash, e.held.sha256, e.held.name)]
-        if not found and len(text) >= 4:
+        if not found and len(text) >= LEAST_DIGITS:
             found = [
                 e
                 for e in self
                 if e.info_hash.startswith(text.lower()) or e.held.sha256.startswith(text.lower())
             ]
         if not found:
-            raise NotFound(f"there is no torrent {text[:80]!r} here; see aitorrentctl torrents")
+            short = "" if len(text) >= LEAST_DIGITS else f"; give {LEAST_DIGITS} digits or more"
+            raise NotFound(
+                f"there is no torrent {text[:80]!r} here{short}; see aitorrentctl torrents"
+            )
         if len(found) > 1:
             raise Conflict(f"{len(found)} torrents match {text[:80]!r}; write more of the digest")
         return found[0]
@@ -367,7 +372,10 @@ class Shelf:
         else:
             kept = held
         if kept is None:
-            raise NotFound(f"{held.path} is no longer the file that was shared")
+            raise NotFound(
+                f"{held.path} is no longer the file that was shared, so it is shared no more; to"
+                " share what it is now: aitorrentctl share"
+            )
         if not kept.own_path and not kept.is_whole:
             with contextlib.suppress(OSError):
                 os.chmod(kept.path, 0o644)

@@ -66,7 +66,7 @@ async def test_what_keeps_an_administrator_out_is_told(trackers: Trackers, tmp_p
         (one.url, str(empty), 1, "does not have a token"),
         (one.url, "/nowhere", 1, "Cannot read /nowhere: No such file"),
         ("tracker.example", str(good), 2, "is not an address such as"),
-        ("http://127.0.0.1:1", str(good), 75, "does not answer"),
+        ("http://127.0.0.1:1", str(good), 75, "refused; name the tracker with --server"),
         (f"{one.url}/elsewhere", str(good), 1, "not"),
     ):
         ran = await ctl("pending", "--server", server, "--token-file", token_file)

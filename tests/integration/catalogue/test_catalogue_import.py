@@ -203,5 +203,9 @@ async def test_command_reads_what_mongoexport_writes(
         file.write_text('{"repo_id": ')
         code, _, err = await cli_runs.run(daemon, "tracker", "import", str(file))
         assert code == 1 and "is not what mongoexport writes" in err
+        for content, reason in (("[{}, 3]", "document 1 is no object"), ("[]", "no documents")):
+            file.write_text(content)
+            code, _, err = await cli_runs.run(daemon, "tracker", "import", str(file))
+            assert code == 1 and reason in err
         code, _, err = await cli_runs.run(daemon, "tracker", "import", "/nowhere.json")
         assert code == 1 and "No such file" in err

@@ -58,6 +58,30 @@ async def test_files_of_a_model_are_a_tree_with_links_and_warnings(
     assert ">gated</span>" in (await tracker.client.get("/models/org/model")).text
 
 
+async def test_chain_of_folders_is_one_line(tracker: TrackerWithCatalogue) -> None:
+    deep = "/".join(["deep"] * 30)
+    for path in (f"{deep}/x.json", "a/b/c.json", "a/b/d/e/f.json", "a/b/d/e/g/h.json"):
+        body = fresh(ALICE, repo_id="org/deep", filename=path)
+        assert (await tracker.publish(body)).status_code == 201
+    page = (await tracker.client.get("/models/org/deep")).text
+    lines = re.findall(r'class="depth-(\d)">(?:<span class="name"[^>]*>)?([^<]+)<', page)
+    assert lines == [
+        ("0", "a/b/"),
+        ("1", "c.json"),
+        ("1", "d/e/"),
+        ("2", "f.json"),
+        ("2", "g/"),
+        ("3", "h.json"),
+        ("0", f"{deep}/"),
+        ("1", "x.json"),
+    ]
+
+
+async def test_empty_catalogue_says_how_to_publish(trackers: Trackers) -> None:
+    one = await trackers(**LISTED)
+    assert "<code>aitorrentctl catalogue publish</code>" in (await one.client.get("/")).text
+
+
 async def test_search_and_pages(tracker: TrackerWithCatalogue) -> None:
     for number in range(30):
         body = fresh(ALICE, repo_id=f"many/model-{number:02}")

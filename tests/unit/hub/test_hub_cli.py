@@ -77,6 +77,14 @@ def test_scan_shows_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "\x1b" not in out
 
 
+def test_missing_cache_is_said_with_what_to_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+    with pytest.raises(CommandFailed, match="name a cache or a local_dir: aitorrentctl hub scan"):
+        cli.scan(None, repo="")
+
+
 @pytest.mark.parametrize(
     ("variables", "place"),
     [
