@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote
 
 from aitorrent_seeding.torrents.metainfo import is_plain
 from aitorrentd.api import InvalidParams
@@ -21,6 +22,9 @@ _NAME: Final = re.compile(r"([a-z][a-z0-9+.-]{0,31})://(\S+?)(?:@([^\s@/]+))?", 
 _REPO: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[^\s@/]+)?", re.ASCII)
 _HUB: Final = ("huggingface.co", "www.huggingface.co", "hf.co")
 _BTIH: Final = "urn:btih:"
+_BTMH: Final = "urn:btmh:"
+_ESCAPED: Final = "magnet%3a"
+_NUMBERED: Final = re.compile(r"\.\d{1,9}\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,9 @@ def parse(text: str) -> WantedTorrent | WantedDigest | WantedName:
     text = text.strip()
     if len(text) > MAX_TEXT:
         raise InvalidParams(f"a link has at most {MAX_TEXT} characters, not {len(text)}")
-    if text.startswith("magnet:"):
+    if text[:9].lower().startswith(_ESCAPED):
+        text = unquote(text)  # some programs copy links that are escaped as a whole
+    if text[:7].lower() == "magnet:":
         return _magnet(text)
     if is_sha256(text.lower()):
         return WantedDigest(text.lower())
@@ -80,8 +86,8 @@ def parse(text: str) -> WantedTorrent | WantedDigest | WantedName:
 
 def _about_url(url: str) -> str:
     """What to write instead of a web address."""
-    parts = urlsplit(url)
-    if parts.hostname in _HUB and (repo := "/".join(parts.path.strip("/").split("/")[:2])):
+    host, _, path = url.partition("://")[2].partition("/")
+    if host.lower() in _HUB and (repo := "/".join(path.strip("/").split("/")[:2])):
         return f"{url[:200]!r} is a web page; for the model, write hf://{repo}"
     return (
         f"{url[:200]!r} does not say which bytes are right: pass the SHA-256 of the file, and this"
@@ -102,19 +108,34 @@ def _hash(text: str) -> str:
 
 
 def _magnet(text: str) -> WantedTorrent:
-    query = parse_qs(urlsplit(text).query, max_num_fields=256)
-    topics = [topic.removeprefix(_BTIH) for topic in query.get("xt", ()) if _BTIH in topic]
-    info_hash = _hash(topics[0]) if topics else ""
+    told = _fields(text)
+    topics = [topic for topic in told["xt"] if topic.lower().startswith(_BTIH)]
+    info_hash = next(filter(None, (_hash(topic[len(_BTIH) :]) for topic in topics)), "")
+    if not info_hash and any(topic.lower().startswith(_BTMH) for topic in told["xt"]):
+        raise InvalidParams(
+            "the magnet link names a torrent of version 2 only; pass the .torrent file, or a link"
+            " that has xt=urn:btih:… too"
+        )
     if not info_hash:
         raise InvalidParams("the magnet link has no info-hash (xt=urn:btih:…)")
-    trackers = [url for url in query.get("tr", ()) if is_tracker(url)]
-    name = query.get("dn", [""])[0]
+    trackers = [url for url in told["tr"] if is_tracker(url)]
+    name = next(iter(told["dn"]), "")
     return WantedTorrent(
         info_hash,
         tuple(dict.fromkeys(trackers))[:MAX_TRACKERS],
-        _peers(query.get("x.pe", [])),
+        _peers(told["x.pe"]),
         name if is_plain(name) else "",
     )
+
+
+def _fields(text: str) -> defaultdict[str, list[str]]:
+    """The parameters of a magnet link; those with a number, such as `tr.1`, under their name."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    # From a page's source, `&` is written as `&amp;`.
+    query = text.partition("?")[2].replace("&amp;", "&")
+    for name, value in parse_qsl(query, max_num_fields=MAX_TEXT):
+        found[_NUMBERED.sub("", name.lower())].append(value)
+    return found
 
 
 def is_tracker(url: str) -> bool:

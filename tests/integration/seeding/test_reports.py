@@ -6,6 +6,7 @@ case.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -20,6 +21,7 @@ from aitorrent_seeding.torrents.folders import files_below
 from aitorrentd.api import InvalidParams
 from tests.support.nodes import DaemonFactory, wait_for
 from tests.support.seeding.daemons import MIB, download, make_file, seeding_daemon, torrents
+from tests.support.shards.folder_weights import digest_of
 
 PIECE = 2**16
 NAMES = (
@@ -138,3 +140,31 @@ def test_what_cannot_be_shared_is_named(tmp_path: Path) -> None:
             files_below(folder)
     with pytest.raises(InvalidParams, match="cannot read .*: File name too long"):
         files_below(tmp_path / ("x" * 300))
+
+
+async def test_deleted_file_stops_its_torrent_with_one_warning_and_goes_on_when_it_is_back(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    """qBittorrent 18374, 23645, 23652: it stayed "seeding", and the log was flooded."""
+    file, kept = tmp_path / "m.safetensors", tmp_path / "elsewhere"
+    digest = make_file(file, 3 * MIB)
+    a = await seeding_daemon(daemon_factory)
+    await a.call("seeding.share", {"path": str(file)})
+    file.rename(kept)
+    b = await seeding_daemon(daemon_factory, a)
+    async with await b.client(120) as client:
+        stream = client.stream("seeding.download", {"what": digest})
+        asking = asyncio.create_task(anext(aiter(stream)))
+
+        async def stopped() -> Any:
+            (row,) = await torrents(a)
+            return row["problem"] if row["state"] == "stopped" else ""
+
+        assert str(file) in await wait_for(stopped, 60)
+        asking.cancel()
+        await asyncio.wait({asking})
+    assert a.log().count(str(file)) <= 2
+    kept.rename(file)
+    assert (await a.call("seeding.resume", {"which": digest}))["problem"] == ""
+    items = await download(b, digest)
+    assert digest_of(Path(items[-1]["path"])) == digest

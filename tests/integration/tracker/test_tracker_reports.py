@@ -156,3 +156,43 @@ async def test_unknown_event_is_a_plain_announce_and_own_addresses_are_ignored(
     _, reply = await get(port, announce(7002))
     assert reply[b"peers"] == b"\x7f\0\0\x01" + (7001).to_bytes(2, "big")
     assert reply[b"peers6"] == b"" and (await stats(node))["leechers"] == 2
+
+
+async def test_peer_id_of_any_bytes_comes_back_as_it_was(node_factory: NodeFactory) -> None:
+    """webtorrent/bittorrent-tracker#460: bytes over 127 were taken for Latin-1."""
+    port = await port_of(await node_factory(config()))
+    ident = bytes.fromhex("f05be26faa33e5a79b1e7552136eb5ad51572198")
+    escaped = "".join(f"%{byte:02X}" for byte in ident)
+    await get(port, announce(7001).replace("p" * 20, escaped))
+    _, reply = await get(port, announce(7002) + "&compact=0")
+    assert [peer[b"peer id"] for peer in reply[b"peers"]] == [ident]
+
+
+@pytest.mark.parametrize(
+    "escaped",
+    [
+        "%BFk%EA%EF%B62%F1%87%D4%BEA%84%B4%03%CBx9%01%EC%A6",  # as uTorrent
+        "%bfk%ea%ef%b62%f1%87%d4%beA%84%b4%03%cbx9%01%ec%a6",  # in lower case
+        "%BF%6B%EA%EF%B6%32%F1%87%D4%BE%41%84%B4%03%CB%78%39%01%EC%A6",  # every byte
+    ],
+)
+async def test_info_hash_is_the_same_however_it_is_escaped(
+    node_factory: NodeFactory, escaped: str
+) -> None:
+    """webtorrent/bittorrent-tracker#32, flightcrank/JRatioBoost#12, ratio-spoof#3."""
+    port = await port_of(await node_factory(config()))
+    whole = "%BF%6B%EA%EF%B6%32%F1%87%D4%BE%41%84%B4%03%CB%78%39%01%EC%A6"
+    await get(port, announce(7001).replace(HASH, whole))
+    _, reply = await get(port, announce(7002).replace(HASH, escaped))
+    assert reply[b"incomplete"] == 2
+
+
+async def test_announce_address_with_a_question_mark_and_parameters_of_others(
+    node_factory: NodeFactory,
+) -> None:
+    """webtorrent/bittorrent-tracker#64, Transmission: trackers with `?passkey=`, empty values, and
+    parameters that no specification has."""
+    port = await port_of(await node_factory(config()))
+    more = "&passkey=secret&&key=934CB06E&supportcrypto=1&corrupt=0&redundant=0&numwant=&x&=y"
+    _, reply = await get(port, announce(7001).replace("?", f"?{more}&") + "&trackerid=")
+    assert reply[b"incomplete"] == 1
