@@ -31,6 +31,7 @@ from aitorrentd.display import short as short
 from aitorrentd.display import short_ids as short_ids
 from aitorrentd.errors import AitorrentError as AitorrentError  # for commands that survive one
 from aitorrentd.exit_codes import ExitCode as ExitCode
+from aitorrentd.system.files import replacing as replacing
 
 if TYPE_CHECKING:
     from aitorrentd.control.aclient import AsyncClient as AsyncClient

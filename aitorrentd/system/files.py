@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from aitorrentd.errors import AitorrentError, ConfigError, Denied, Unavailable
 
@@ -81,6 +81,27 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600, durable: bool
         os.rename(temporary, path)
     if durable:
         fsync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which becomes the one at `path` if the block ends without an error.
+
+    For content that memory does not hold. Its mode is as the umask has it, and nothing waits for
+    the disk.
+
+    Raises:
+        OSError: it cannot be written, or `path` is a directory; what is there is unchanged.
+    """
+    # A name of its own: that of `path` may be as long as names can be.
+    temporary = path.with_name(f".aitorrent.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+        os.rename(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
 
 
 def create_file(path: Path, content: bytes, *, mode: int = 0o600) -> bool:

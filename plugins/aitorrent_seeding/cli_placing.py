@@ -6,7 +6,6 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -48,24 +47,14 @@ def _copier(bar: toolkit.Progress) -> Callable[..., None]:
         # A shared file is fetched from where it lies, which may be the target.
         if os.path.exists(target) and os.path.samefile(path, target):
             return
-        if os.path.isdir(target):
-            raise IsADirectoryError(21, os.strerror(21), os.fspath(target))
-        # A name of its own: that of the file may be as long as names can be.
-        part = Path(target).parent / f".aitorrent-{os.getpid()}.part"
-        try:
-            with open(path, "rb") as source, open(part, "xb") as sink:
-                size = os.fstat(source.fileno()).st_size
-                try:
-                    fcntl.ioctl(sink.fileno(), _FICLONE, source.fileno())
-                except OSError:
-                    while block := source.read(_BLOCK):
-                        sink.write(block)
-                        state = {"text": "copying", "done": source.tell(), "total": size}
-                        bar({**state, "unit": "B"})
-            os.replace(part, target)
-        except BaseException:
-            with suppress(OSError):
-                part.unlink()
-            raise
+        with open(path, "rb") as source, toolkit.replacing(Path(target)) as sink:
+            size = os.fstat(source.fileno()).st_size
+            try:
+                fcntl.ioctl(sink.fileno(), _FICLONE, source.fileno())
+            except OSError:
+                while block := source.read(_BLOCK):
+                    sink.write(block)
+                    state = {"text": "copying", "done": source.tell(), "total": size}
+                    bar({**state, "unit": "B"})
 
     return copy

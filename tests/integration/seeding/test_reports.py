@@ -153,8 +153,12 @@ async def test_deleted_file_stops_its_torrent_with_one_warning_and_goes_on_when_
     file.rename(kept)
     b = await seeding_daemon(daemon_factory, a)
     async with await b.client(120) as client:
-        stream = client.stream("seeding.download", {"what": digest})
-        asking = asyncio.create_task(anext(aiter(stream)))
+
+        async def first() -> None:
+            async for _ in client.stream("seeding.download", {"what": digest}):
+                pass
+
+        asking = asyncio.create_task(first())
 
         async def stopped() -> Any:
             (row,) = await torrents(a)

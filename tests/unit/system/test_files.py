@@ -17,8 +17,26 @@ from aitorrentd.system.files import (
     open_regular,
     read_regular,
     replace_file,
+    replacing,
     set_aside,
 )
+
+
+def test_file_is_replaced_when_its_successor_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / ("n" * 255)
+    file.write_bytes(b"old")
+    with pytest.raises(RuntimeError, match="halfway"), replacing(file) as new:
+        new.write(b"half")
+        raise RuntimeError("halfway")
+    assert file.read_bytes() == b"old"
+    with replacing(file) as new:
+        new.write(b"whole")
+        assert file.read_bytes() == b"old"
+    assert file.read_bytes() == b"whole"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError), replacing(tmp_path / "folder"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", file.name]
 
 
 def test_reads_a_regular_file_and_one_byte_beyond_the_limit(tmp_path: Path) -> None:
