@@ -19,7 +19,7 @@ import libtorrent as lt
 
 from aitorrent_seeding.session import alerts, counting
 from aitorrent_seeding.session.names import Names
-from aitorrent_seeding.session.slots import EVERY_S, Slots
+from aitorrent_seeding.session.serving import Serving
 from aitorrent_seeding.session.torrent import Awaited, Torrent
 from aitorrentd.api import Conflict, ProtocolError, TimedOut
 from aitorrentd.api.tasks import beside
@@ -43,6 +43,7 @@ class Engine:
         self._session = session
         self._log = log
         self._torrents: dict[Any, Torrent] = {}
+        self._serving = Serving(self._torrents)
         self._adding: dict[str, tuple[int, Awaited[Torrent]]] = {}
         self._bound = asyncio.Event()
         self._unbound = addresses
@@ -71,6 +72,7 @@ class Engine:
         names = Names(str(lt.default_settings()["peer_fingerprint"]), loop.time())
         named = {**settings, "peer_fingerprint": names.renew(loop.time())}
         engine = cls(await asyncio.to_thread(lt.session, named), addresses, names, log)
+        engine._serving.limit_bps = settings["upload_rate_limit"]
         loop.add_reader(readable, engine._drain, readable)
         engine._session.set_alert_fd(writable)
         if settings["upload_rate_limit"] or settings["download_rate_limit"]:
@@ -81,7 +83,7 @@ class Engine:
                     await engine._bound.wait()
             async with (
                 beside(engine._poll(), "seeding: state of torrents"),
-                beside(engine._share_out(settings["upload_rate_limit"]), "seeding: slots"),
+                beside(engine._serve(), "seeding: slots"),
             ):
                 yield engine
         finally:
@@ -101,19 +103,9 @@ class Engine:
             if self._torrents:
                 self._session.post_torrent_updates(_COUNTERS)
 
-    async def _share_out(self, limit_bps: int) -> None:
-        """Serve as few peers at once as use an upload limit up; 0 = there is none."""
-        if not limit_bps:
-            return
-        slots = Slots()
-        self._session.apply_settings({"unchoke_slots_limit": slots.count})
-        while True:
-            await asyncio.sleep(EVERY_S)
-            counts = [torrent.counts for torrent in self._torrents.values()]
-            sent_bps = sum(each.upload_bps for each in counts)
-            served = sum(each.served for each in counts)
-            if slots.look(limit_bps=limit_bps, sent_bps=sent_bps, served=served):
-                self._session.apply_settings({"unchoke_slots_limit": slots.count})
+    async def _serve(self) -> None:
+        async for settings in self._serving.settings():
+            self._session.apply_settings(settings)
 
     def __len__(self) -> int:
         return len(self._torrents)
@@ -193,7 +185,9 @@ class Engine:
             for status in alert.status:
                 if torrent := self._torrents.get(status.handle):
                     torrent.updated(status)
-                    self.on_moved(*torrent.moved(status))
+                    received, sent = torrent.moved(status)
+                    self._serving.sent(sent)
+                    self.on_moved(received, sent)
         elif kind == "listen_succeeded_alert":
             if "[TCP]" in alert.message():
                 self.port = self.port or int(alert.port)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from aitorrent_seeding.config import SeedingConfig
-from aitorrent_seeding.session import alerts, profiles
+from aitorrent_seeding.session import alerts, profiles, serving
 
 
 def session_settings(config: SeedingConfig) -> dict[str, Any]:
     """A settings pack."""
-    return profiles.settings(
+    chosen = profiles.settings(
         config.profile,
         listen=config.listen,
         port=config.port,
@@ -20,3 +20,4 @@ def session_settings(config: SeedingConfig) -> dict[str, Any]:
         dht=config.dht,
         alert_mask=alerts.MASK,
     )
+    return {**chosen, **serving.at_start(config.upload_limit)}
