@@ -9,7 +9,7 @@ import pytest
 
 from aitorrentd.api.models.weights import WantedFile
 from aitorrentd.api.tasks import beside
-from tests.support.nodes import DaemonFactory, NodeFactory
+from tests.support.nodes import DaemonFactory, NodeFactory, wait_for
 from tests.support.seeding.daemons import MIB, download, make_file, seeding_daemon, torrents
 from tests.support.seeding.transfers import address_of, sharing_node, weights
 
@@ -54,8 +54,7 @@ async def test_range_comes_while_a_limited_seeder_serves_a_whole_download(
     first = await sharing_node(node_factory, address_of(seeder))
     whole = await weights(first).fetch(WantedFile(digest, size, "f"))
     async with beside(whole.wait(), "the whole file") as fetching:
-        while whole.progress().done < 2 * PIECE:
-            await asyncio.sleep(0.05)
+        await wait_for(lambda: whole.progress().done >= 2 * PIECE, 60)
         second = await sharing_node(node_factory, address_of(seeder))
         span = (size - PIECE, size)
         part = await weights(second).fetch(WantedFile(digest, size, "f"), ranges=[span])

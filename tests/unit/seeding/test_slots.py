@@ -57,9 +57,9 @@ def test_number_that_uses_the_limit_is_kept_for_a_while() -> None:
 
 def crowd_of(served: dict[str, int], waiting: dict[str, int]) -> Crowd:
     """Peers by name, with the pieces that they have."""
-    return {name: Standing(pieces, is_served=True) for name, pieces in served.items()} | {
-        name: Standing(pieces, is_served=False) for name, pieces in waiting.items()
-    }
+    crowd: Crowd = {name: Standing(pieces, is_served=True) for name, pieces in served.items()}
+    crowd.update({name: Standing(pieces, is_served=False) for name, pieces in waiting.items()})
+    return crowd
 
 
 @pytest.mark.parametrize(
