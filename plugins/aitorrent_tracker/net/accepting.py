@@ -28,12 +28,12 @@ _accept4.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_in
 
 
 class Acceptor:
-    """Gives each new connection of the listening sockets to `begin`, which then owns it.
+    """Gives the new connections of the listening sockets to `begin`, which then owns them.
 
-    `begin` is called with a descriptor that does not block, and the packed address of the client.
+    Each is a descriptor that does not block, and the packed address of the client.
     """
 
-    def __init__(self, begin: Callable[[int, bytes], None]) -> None:
+    def __init__(self, begin: Callable[[list[tuple[int, bytes]]], None]) -> None:
         self._begin = begin
         self._sockets: list[socket.socket] = []
         self._pauses: set[asyncio.TimerHandle] = set()
@@ -45,6 +45,8 @@ class Acceptor:
     def listen(self, sock: socket.socket) -> None:
         """Accept on a bound socket that does not block; the caller closes it after `close`."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_S)
+        # Connections inherit it: an answer does not wait until the one before was received.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.listen(BACKLOG)
         self._sockets.append(sock)
         self._resume(sock)
@@ -64,6 +66,7 @@ class Acceptor:
         listening, where = sock.fileno(), _ADDRESS[socket.AddressFamily(sock.family)]
         # Room for one address; from then on, what the kernel wrote: they have one family.
         self._name_bytes.value = _NAME_BYTES
+        connections: list[tuple[int, bytes]] = []
         for _ in range(MAX_BATCH):
             accepted = _accept4(listening, self._to_name, self._to_name_bytes, _FLAGS)
             if accepted < 0:
@@ -73,5 +76,7 @@ class Acceptor:
                     loop.remove_reader(sock)
                     self._pauses = {pause for pause in self._pauses if pause.when() > loop.time()}
                     self._pauses.add(loop.call_later(PAUSE_S, self._resume, sock))
-                return
-            self._begin(accepted, bytes(self._name[where]))
+                break
+            connections.append((accepted, bytes(self._name[where])))
+        if connections:
+            self._begin(connections)

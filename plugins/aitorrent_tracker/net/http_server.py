@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from aitorrent_tracker.answering.sources import subnet_of
 from aitorrent_tracker.answering.tracker import Tracker
 from aitorrent_tracker.net.accepting import Acceptor
+from aitorrent_tracker.net.turns import Client, Turns
 from aitorrent_tracker.wire.http_replies import http_reply
 from aitorrent_tracker.wire.http_requests import BadRequest, RequestReader
 from aitorrentd.api.limits import InUse
@@ -20,8 +21,7 @@ IDLE_S: Final = 15.0
 "From one answer to the end of the next request; bytes in between do not extend it."
 MAX_BATCH: Final = 32
 "Pipelined requests that are answered in one write."
-MAX_READ: Final = 16_384
-"Bytes that are read of a new connection before it is held."
+_TASK: Final = "tracker: connection"
 
 
 class HttpServer:
@@ -45,49 +45,31 @@ class HttpServer:
         self._handed_over: dict[asyncio.Transport, str] = {}
         "Connections that `adopt` took, and their networks, until a sweep finds them closed."
         self._acceptor = Acceptor(self._begin)
+        self._turns = Turns(self)
         self._spawn = spawn
         self.adopt: Callable[[asyncio.Transport, bytes], None] | None = None
         "Takes a connection, and what was read of it, on which a request is not for the tracker."
 
     def __len__(self) -> int:
-        return len(self._open) + len(self._handed_over)
+        return len(self._turns) + len(self._open) + len(self._handed_over)
 
     def listen(self, sock: socket.socket) -> None:
         """Serve a bound socket that does not block; the caller closes it after `close`."""
         self._acceptor.listen(sock)
 
-    def _begin(self, fd: int, host: bytes) -> None:
-        """Answer a new connection at once, if its request is there; hold it if more may come."""
-        if len(self._open) + len(self._handed_over) >= self._max:
-            self.tracker.counts["http_turned_away"] += 1
-            os.close(fd)
-            return
-        reader, unsent, ends = RequestReader(), b"", False
-        try:
-            raw = os.read(fd, MAX_READ)
-            usual = self.tracker.usual_http(raw, host, self.clock())
-            if usual is not None:
-                unsent, ends = usual[0], not usual[1]
-            elif raw:
-                reader.feed(raw)
-                replies, ends = self.replies(reader, host, self.clock())
-                unsent = b"".join(replies)
-            else:
-                ends = True
-            if unsent:
-                unsent = unsent[os.write(fd, unsent) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            ends, unsent = True, b""
-        if ends and not unsent:
-            os.close(fd)
-            return
-        connection = _Connection(self, host, reader, unsent, ends=ends)
-        if self._admit(connection, connection.subnet):
-            self._spawn(self._hold(socket.socket(fileno=fd), connection), "tracker: connection")
-        else:
-            os.close(fd)
+    def _begin(self, accepted: list[tuple[int, bytes]]) -> None:
+        """Serve new connections at once: most have sent their request, and end after it."""
+        now, begin = self.clock(), 0
+        while begin < len(accepted):
+            room = self._max - len(self)
+            if room <= 0:
+                self.tracker.counts["http_turned_away"] += len(accepted) - begin
+                for fd, _ in accepted[begin:]:
+                    os.close(fd)
+                return
+            some = accepted[begin : begin + room]
+            self._turns.serve([Client(fd, host, now) for fd, host in some])
+            begin += room
 
     def replies(self, reader: RequestReader, host: bytes, now: float) -> tuple[list[bytes], bool]:
         """Replies to requests that have arrived, and whether the connection ends after them."""
@@ -116,7 +98,40 @@ class HttpServer:
                 break
         return replies, False
 
-    async def _hold(self, sock: socket.socket, connection: _Connection) -> None:
+    def hold(self, client: Client) -> None:
+        """Wait for the next request; closes a connection for which there is no room."""
+        if client.subnet is None and self._admit(client):
+            self._turns.add(client)
+
+    def move(self, client: Client, reader: RequestReader, unsent: bytes, *, ends: bool) -> None:
+        """Give a connection a transport, and what was read of it and is to be sent to it."""
+        if client.subnet is not None:
+            self._turns.remove(client)
+        elif not self._admit(client):
+            return
+        connection = _Connection(self, client, reader, unsent, ends=ends)
+        self._open.add(connection)
+        self._spawn(self._connect(socket.socket(fileno=client.fd), connection), _TASK)
+
+    def end(self, client: Client) -> None:
+        """Close a connection."""
+        if client.subnet is not None:
+            self._turns.remove(client)
+            if client.subnet:
+                self._per_subnet.release(client.subnet)
+        os.close(client.fd)
+
+    def _admit(self, client: Client) -> bool:
+        """Count a connection that is held; closes it if there is no room for it."""
+        subnet = subnet_of(client.host)
+        if subnet and not self._per_subnet.take(subnet, self._max_per_subnet):
+            self.tracker.counts["http_turned_away"] += 1
+            os.close(client.fd)
+            return False
+        client.subnet = subnet
+        return True
+
+    async def _connect(self, sock: socket.socket, connection: _Connection) -> None:
         loop, is_held = asyncio.get_running_loop(), False
         try:
             with suppress(OSError):  # it ended meanwhile
@@ -126,14 +141,6 @@ class HttpServer:
             if not is_held:
                 self.release(connection, connection.subnet)
                 sock.close()
-
-    def _admit(self, connection: _Connection, subnet: str) -> bool:
-        """Count a connection that is held; whether there is room for it."""
-        if subnet and not self._per_subnet.take(subnet, self._max_per_subnet):
-            self.tracker.counts["http_turned_away"] += 1
-            return False
-        self._open.add(connection)
-        return True
 
     def release(self, connection: _Connection, subnet: str) -> None:
         """Forget a connection that ended."""
@@ -159,6 +166,9 @@ class HttpServer:
                 if subnet:
                     self._per_subnet.release(subnet)
         until = self.clock() - IDLE_S
+        for client in self._turns.silent_since(until):
+            self.tracker.counts["http_timeouts"] += 1
+            self.end(client)
         for connection in [held for held in self._open if held.answered_at <= until]:
             self.tracker.counts["http_timeouts"] += 1
             connection.abort()
@@ -166,25 +176,34 @@ class HttpServer:
     def close(self) -> None:
         """Stop listening and end all connections."""
         self._acceptor.close()
+        self._turns.close()
         for connection in list(self._open):
             connection.abort()
 
 
 class _Connection(asyncio.Protocol):
+    """A connection with a transport: it buffers, and waits for clients that are slow to read."""
+
     __slots__ = (
         *("_clock", "_ends", "_host", "_is_fresh", "_is_paused", "_reader", "_server"),
         *("_transport", "_unsent", "_usual_http", "answered_at", "subnet"),
     )
 
     def __init__(
-        self, server: HttpServer, host: bytes, reader: RequestReader, unsent: bytes, *, ends: bool
+        self,
+        server: HttpServer,
+        client: Client,
+        reader: RequestReader,
+        unsent: bytes,
+        *,
+        ends: bool,
     ) -> None:
-        self.subnet = subnet_of(host)
-        self.answered_at = server.clock()
+        self.subnet = client.subnet or ""
+        self.answered_at = client.answered_at
         self._server = server
         self._clock = server.clock
         self._usual_http = server.tracker.usual_http
-        self._host = host
+        self._host = client.host
         self._reader = reader
         self._is_fresh = not reader.has_rest
         "False if bytes may be left in the reader."

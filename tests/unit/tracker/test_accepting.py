@@ -31,7 +31,7 @@ async def test_without_descriptors_accepting_pauses_and_goes_on(
     monkeypatch.setattr(accepting, "_accept4", without_descriptors_at_first)
     monkeypatch.setattr(accepting, "PAUSE_S", 0.3)
     begun: list[tuple[int, bytes]] = []
-    acceptor = Acceptor(lambda fd, host: begun.append((fd, host)))
+    acceptor = Acceptor(begun.extend)
     with socket.socket() as listening, socket.socket() as client:
         listening.bind(("127.0.0.1", 0))
         listening.setblocking(False)
