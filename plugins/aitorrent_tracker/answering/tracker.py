@@ -96,8 +96,8 @@ class Tracker:
         self.counts["http_announces"] += 1
         # `_interval_s`, without the call.
         interval_s = int(self._intervals.usual_s - self._draw() * self._spread_s)
-        body = http_replies.compact_reply(found, interval_s, self._intervals.least_s)
-        return http_replies.http_reply(body, is_head=False, keeps_alive=keeps_alive), keeps_alive
+        least_s = self._intervals.least_s
+        return http_replies.usual_reply(found, interval_s, least_s, keeps_alive), keeps_alive
 
     def _http_announce(self, raw: bytes, host: bytes, now: float) -> bytes:
         announce, is_compact, has_ids = query.read_announce(raw, host)
@@ -115,7 +115,8 @@ class Tracker:
         )
 
     def _announce(self, announce: Announce, now: float) -> Found:
-        if not self.access.is_listed(announce[0]):
+        access = self.access
+        if access.torrents is not None and not access.is_listed(announce[0]):
             raise Refused("unregistered", "unregistered torrent")
         try:
             return self.storage.announce(announce, now)

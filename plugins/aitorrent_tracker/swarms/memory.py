@@ -137,7 +137,7 @@ class MemoryStorage:
         seeds, leechers = pair
         own = (seeds if is_seed else leechers).touch(entry, peer_id, tick)
         if own < 0:
-            own = self._store(swarm, kind, entry, announce, tick)
+            own = self._store(swarm, pair, kind, entry, announce, tick)
         # A seed has no use for seeds. A leecher gets as many of them as of leechers.
         if not wanted:
             found = b""
@@ -154,18 +154,33 @@ class MemoryStorage:
         completed = self._completed.get(info_hash, 0)
         return make_tuple(Found, (swarm.seeds, swarm.leechers, completed, peers4, peers6))
 
-    def _store(self, swarm: _Swarm, kind: int, entry: bytes, announce: Announce, tick: int) -> int:
+    def _store(
+        self,
+        swarm: _Swarm,
+        pair: tuple[Peers, Peers],
+        kind: int,
+        entry: bytes,
+        announce: Announce,
+        tick: int,
+    ) -> int:
         """Add a peer that is not known in its role; its place, or `ABSENT` without room for it."""
-        seeds, leechers = swarm.of(kind)
-        if (leechers if announce.is_seed else seeds).drop(entry):
-            self._changed(swarm, -1, not announce.is_seed)
-        elif not self._has_room(swarm, kind, seeds, leechers, announce.host):
+        info_hash, peer_id, host, _, event, is_seed, _ = announce
+        seeds, leechers = pair
+        known, other, change = (seeds, leechers, 1) if is_seed else (leechers, seeds, -1)
+        if other.drop(entry):
+            # It has the other role now.
+            self._seeds += change
+            self._leechers -= change
+            swarm.seeds += change
+            swarm.leechers -= change
+        elif self._has_room(swarm, kind, seeds, leechers, host):
+            self._changed(swarm, 1, is_seed)
+        else:
             self._unlisted += 1
             return ABSENT
-        if announce.event is _COMPLETED and announce.is_seed:
-            self._count_completed(announce.info_hash)
-        self._changed(swarm, 1, announce.is_seed)
-        return (seeds if announce.is_seed else leechers).add(entry, announce.peer_id, tick)
+        if event is _COMPLETED and is_seed:
+            self._count_completed(info_hash)
+        return known.add(entry, peer_id, tick)
 
     def _changed(self, swarm: _Swarm, peers: int, are_seeds: bool) -> None:
         """Count peers that came or went."""

@@ -15,6 +15,7 @@ OK: Final = b"200 OK"
 _USUAL: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: "
 _KEEP: Final = b"\r\nConnection: keep-alive\r\n\r\n"
 _CLOSE: Final = b"\r\nConnection: close\r\n\r\n"
+_NO_PEERS6: Final = b"6:peers60:e"
 
 
 def compact_reply(found: Found, interval_s: int, min_interval_s: int) -> bytes:
@@ -33,6 +34,31 @@ def compact_reply(found: Found, interval_s: int, min_interval_s: int) -> bytes:
         len(peers4),
         peers4,
     )
+
+
+def usual_reply(found: Found, interval_s: int, min_interval_s: int, keeps_alive: bool) -> bytes:
+    """A whole HTTP response with the body that `compact_reply` makes.
+
+    Its parts come again and again, so that joining them is all that is left to do.
+    """
+    seeds, leechers, completed, peers4, peers6 = found
+    if peers6:
+        body = compact_reply(found, interval_s, min_interval_s)
+        return http_reply(body, is_head=False, keeps_alive=keeps_alive)
+    counts, size = _counts(seeds, completed, leechers), len(peers4)
+    intervals = _intervals(interval_s, min_interval_s, size)
+    head = _head(len(counts) + len(intervals) + size + len(_NO_PEERS6), keeps_alive)
+    return head + counts + intervals + peers4 + _NO_PEERS6
+
+
+@lru_cache(maxsize=4096)
+def _head(size: int, keeps_alive: bool) -> bytes:
+    return b"%b%d%b" % (_USUAL, size, _KEEP if keeps_alive else _CLOSE)
+
+
+@lru_cache(maxsize=4096)
+def _intervals(interval_s: int, min_interval_s: int, size: int) -> bytes:
+    return b"%de12:min intervali%de5:peers%d:" % (interval_s, min_interval_s, size)
 
 
 @lru_cache(maxsize=4096)

@@ -83,7 +83,7 @@ class UsualAnnounces:
             peer_id = unquoted(peer_id)
         if not info_hash or not peer_id:
             return None
-        is_seed = left == b"0" or (left.isdigit() and not left.strip(b"0"))
+        is_seed = left == b"0" or (not left.strip(b"0") and left.isdigit())
         return (
             make_tuple(Announce, (info_hash, peer_id, host, port, event, is_seed, wanted)),
             keeps_alive,

@@ -187,24 +187,29 @@ def tracker(*, keys: list[str] | None = None, rate: float = 1e6) -> Tracker:
     )
 
 
-def answered(to: Tracker, raw: bytes) -> bytes:
+def answered(to: Tracker, raw: bytes, host: bytes = HOST) -> bytes:
     """By way of the general reader."""
     reader = RequestReader()
     reader.feed(raw)
     request = reader.take()
     assert request is not None
-    status, body = to.http(request, HOST, 1.0)
+    status, body = to.http(request, host, 1.0)
     return http_reply(body, status=status, is_head=False, keeps_alive=request.keeps_alive)
 
 
-@given(st.lists(requests(), min_size=1, max_size=4))
+_HOSTS = st.sampled_from([HOST, bytes([203, 0, 113, 6]), bytes([*range(32, 48)])])
+
+
+@given(st.lists(st.tuples(requests(), _HOSTS), min_size=1, max_size=6))
 @settings(max_examples=examples(100))
-def test_a_tracker_answers_usual_announces_byte_for_byte_as_all_others(raws: list[bytes]) -> None:
+def test_a_tracker_answers_usual_announces_byte_for_byte_as_all_others(
+    rows: list[tuple[bytes, bytes]],
+) -> None:
     one, other = tracker(), tracker()
-    for raw in raws:
-        usual = one.usual_http(raw, HOST, 1.0)
+    for raw, host in rows:
+        usual = one.usual_http(raw, host, 1.0)
         if usual is not None:
-            assert usual[0] == answered(other, raw)
+            assert usual[0] == answered(other, raw, host)
             assert one.counts == other.counts
             assert one.storage.statistics() == other.storage.statistics()
 
