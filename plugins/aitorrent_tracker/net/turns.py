@@ -115,9 +115,11 @@ class Turns:
         answers: list[tuple[Client, bytes, bool, RequestReader | None]] = []
         for client, raw in arrived:
             usual = usual_http(raw, client.host, now)
-            answers.append(
-                (client, *usual, None) if usual is not None else self._unusual(client, raw, now)
-            )
+            if usual is None:
+                answers.append(self._unusual(client, raw, now))
+            else:
+                reply, keeps_alive = usual
+                answers.append((client, reply, keeps_alive, None))
         for client, reply, keeps_alive, rest in answers:
             try:
                 sent = write(client.fd, reply) if reply else 0
