@@ -118,9 +118,9 @@ def scope_of(nodeid: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    from xdist.scheduler import LoadScopeScheduling
+    from tests.support.scheduling import Mixed
 
-    scheduler = LoadScopeScheduling(config, log)
+    scheduler = Mixed(config, log)
     scheduler._split_scope = scope_of
     return scheduler
 

@@ -39,6 +39,15 @@ import os, pathlib, pytest
 @pytest.mark.parametrize("n", range(5))
 def test_it(n): pathlib.Path(os.environ["PYTEST_XDIST_WORKER"]).touch()
 """
+NOTES = """
+import os, pathlib, pytest
+
+@pytest.mark.parametrize("n", range(12))
+def test_it(n):
+    kind = pathlib.Path(__file__).parent.name
+    with open("order-" + os.environ["PYTEST_XDIST_WORKER"], "a") as order:
+        order.write(f"{kind}\\n")
+"""
 IN_TWO = ("-n", "2")
 
 
@@ -96,6 +105,23 @@ def test_what_is_slow_to_make_is_made_by_one_worker(tmp_path: Path) -> None:
     (tmp_path / "test_other.py").write_text(WHERE)
     assert run_tests(tmp_path, *IN_TWO, ci="").returncode == 0
     assert len(list(tmp_path.glob("gw*"))) == 2
+
+
+@pytest.mark.slow
+def test_unit_tests_run_beside_the_others(tmp_path: Path) -> None:
+    for kind in ("integration", "unit"):
+        file = tmp_path / "tests" / kind / f"test_{kind}.py"
+        file.parent.mkdir(parents=True)
+        file.write_text(NOTES)
+    assert run_tests(tmp_path, "-n", "4", ci="").returncode == 0
+    orders = {file.name: file.read_text().split() for file in tmp_path.glob("order-*")}
+    assert {name: kinds[0] for name, kinds in orders.items()} == {
+        "order-gw0": "unit",
+        **{f"order-gw{n}": "integration" for n in (1, 2, 3)},
+    }
+    # Nobody idles while tests of the other kind are left, and none runs twice.
+    ran = [kind for kinds in orders.values() for kind in kinds]
+    assert sorted(ran) == ["integration"] * 12 + ["unit"] * 12
 
 
 @pytest.mark.parametrize("path", ONE_PROCESS)
