@@ -6,6 +6,7 @@ libtorrent 4974 and 6975, qBittorrent 3170 and 13199: progress that was lost, or
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import uuid
 from collections.abc import Iterator
@@ -112,3 +113,34 @@ async def test_file_that_was_complete_a_while_ago_outlives_a_power_cut(
 
     assert sha256_of(Path(items[-1]["path"])) == digest
     assert items[-1]["from_peers"] == 0
+
+
+async def test_file_whose_size_and_time_were_written_before_its_bytes_is_verified_again(
+    daemon_factory: DaemonFactory, tmp_path: Path
+) -> None:
+    """As the disk may be if the power goes between the last piece and `fdatasync`."""
+    digest = make_file(tmp_path / "f", SIZE)
+    a = await seeding_daemon(daemon_factory)
+    await a.call("seeding.share", {"path": str(tmp_path / "f")})
+    b = await seeding_daemon(daemon_factory, a)
+    path = Path((await download(b, digest))[-1]["path"])
+    await wait_for(lambda: saved(b, "json_extract(state, '$.boot') = ''"), 30)
+    await b.kill()
+    with contextlib.closing(sqlite3.connect(b.state_dir / "seeding/seeding.sqlite")) as db:
+        db.execute("UPDATE torrents SET state = json_set(state, '$.boot', 'an earlier start')")
+        db.commit()
+    lose_bytes(path)
+
+    b = await seeding_daemon(daemon_factory, directory=b.directory)
+    await download(b, digest)
+
+    assert sha256_of(path) == digest
+
+
+def lose_bytes(path: Path) -> None:
+    """Make it zeros that look like the file."""
+    before = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(bytes(SIZE))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
