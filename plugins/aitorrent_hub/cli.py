@@ -90,6 +90,7 @@ def scan(
         Path | None,
         typer.Argument(
             help="A cache, or the local_dir of a download (default: the cache of huggingface_hub).",
+            metavar="FOLDER",
             show_default=False,
         ),
     ] = None,

@@ -40,7 +40,9 @@ _EXAMPLES: Final = {
 _SEEDS: Final = ("seeding", "paused", "missing")
 Which = Annotated[
     str,
-    typer.Argument(help="Digest, info-hash or name; the first digits suffice.", metavar="WHICH"),
+    typer.Argument(
+        help="Digest, info-hash or name; its first 4 digits or more suffice.", metavar="WHICH"
+    ),
 ]
 
 
@@ -78,7 +80,12 @@ def share(
     repo: Annotated[
         str, typer.Option("--repo", metavar="ORG/NAME", help="Model that the files belong to.")
     ] = "",
-    revision: Annotated[str, typer.Option("--revision", help="Revision of that model.")] = "",
+    revision: Annotated[
+        str,
+        typer.Option(
+            "--revision", metavar="COMMIT", help="Commit of that model, 40 hexadecimal digits."
+        ),
+    ] = "",
     sha256: Annotated[
         str, typer.Option("--sha256", metavar="DIGEST", help="Refuse a file with another digest.")
     ] = "",
