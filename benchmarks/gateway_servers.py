@@ -57,6 +57,7 @@ async def node(tokens: int) -> None:
     from aitorrent_gateway.plugin import GatewayPlugin
     from aitorrent_inference.plugin import InferencePlugin
     from aitorrent_monitor.plugin import MonitorPlugin
+    from aitorrentd.system.memory import keep_what_is_there
     from tests.support.gateway_nodes import BackendPlugin
     from tests.support.http_nodes import http_node
     from tests.support.nodes import NodeFactory
@@ -68,6 +69,7 @@ async def node(tokens: int) -> None:
         ("monitor", MonitorPlugin()),
         ("fake", BackendPlugin(Tokens(tokens))),
     )
+    keep_what_is_there()  # as the daemon does
     print(address, flush=True)
     await asyncio.Event().wait()
 

@@ -20,6 +20,7 @@ from aitorrentd.kernel.context.drain import work_text
 from aitorrentd.node import Node
 from aitorrentd.runtime.logs import output
 from aitorrentd.runtime.reload import reload
+from aitorrentd.system.memory import keep_what_is_there
 from aitorrentd.system.systemd import Notifier, watchdog_interval_s
 
 _STATUS_EVERY_S: Final = 30.0
@@ -119,6 +120,7 @@ class Daemon:
             raise PluginError(node.kernel.fatal.result())
         self._address_file.refresh()
         self._notifier.ready(self._status())
+        keep_what_is_there()
         self._tasks.spawn(self._address_file.follow(node.kernel.bus), "address-file")
         if (interval_s := watchdog_interval_s()) is not None:
             watchdog = Watchdog(
