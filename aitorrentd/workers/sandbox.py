@@ -198,12 +198,15 @@ class Warden:
 
     def _why_gone(self) -> AitorrentError:
         """Why there is no answer: the child ended, or closed its socket and keeps running."""
-        while not os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            if time.monotonic() >= self._until:
-                return self._out_of_time()
-            time.sleep(_LOOK_S)
-        self._kill()  # kills its descendants too, while its id cannot be reused
-        _, status, used = os.wait4(self._pid, 0)
+        try:
+            while not os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if time.monotonic() >= self._until:
+                    return self._out_of_time()
+                time.sleep(_LOOK_S)
+            self._kill()  # kills its descendants too, while its id cannot be reused
+            _, status, used = os.wait4(self._pid, 0)
+        except ChildProcessError:
+            os._exit(0)  # the daemon hung up, and the thread that heard it has ended the child
         self._reaped = True
         return ending(status, used, self._limits)
 
