@@ -22,10 +22,10 @@ async def test_crowd_costs_a_limited_seeder_hardly_more_than_one_copy(
     daemon_factory: DaemonFactory, tmp_path: Path
 ) -> None:
     """What one of them has, it passes on; with two served at once, the seeder sends 1.3 copies."""
-    size = 96 * MIB
+    size = 72 * MIB
     digest = make_file(tmp_path / "f", size)
     small = make_file(tmp_path / "small", MIB, seed=2)
-    seeder = await seeding_daemon(daemon_factory, upload_limit="6MiB/s")
+    seeder = await seeding_daemon(daemon_factory, upload_limit="3MiB/s")
     for name in ("small", "f"):
         await seeder.call("seeding.share", {"path": str(tmp_path / name)})
     nodes = [await seeding_daemon(daemon_factory, seeder)]
