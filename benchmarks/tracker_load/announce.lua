@@ -1,6 +1,8 @@
 -- HTTP announces for wrk: wrk -s announce.lua URL -- HASHES PORTS keep-alive|close
 -- The same info-hashes as udp.c and tracker.py.
 local hashes, ports = {}, 200
+-- Seeds have even ports. One announce in so many comes from a peer in its other role.
+local CHANGES = 128
 
 local function escaped(number)
   local bytes = {}
@@ -22,10 +24,10 @@ function init(args)
 end
 
 function request()
-  local draw = math.random(0, 99999999)
+  local port, other = math.random(10000, 9999 + ports), math.random(CHANGES) == 1 and 1 or 0
   return wrk.format("GET", "/announce?info_hash=" .. hashes[math.random(#hashes)]
-    .. "&peer_id=-XX0001-" .. string.format("%012d", draw)
-    .. "&port=" .. math.random(10000, 9999 + ports)
-    .. "&uploaded=0&downloaded=0&left=" .. (draw % 2 == 0 and 0 or 1000)
+    .. "&peer_id=-XX0001-" .. string.format("%012d", math.random(0, 99999999))
+    .. "&port=" .. port
+    .. "&uploaded=0&downloaded=0&left=" .. ((port + other) % 2 == 0 and 0 or 1000)
     .. "&numwant=50&compact=1")
 end

@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { MOST = 64 };
+enum { MOST = 64, CHANGES = 128 };
 
 static double now(void) {
     struct timespec t;
@@ -30,6 +30,8 @@ static int by_size(const void *a, const void *b) {
 
 static int request(char *text, size_t room, long number, uint32_t hashes, uint32_t ports) {
     uint32_t hash = number * 7919 % hashes, first = hash * 2654435761u;
+    uint32_t port = 10000 + (uint32_t)(number * 104729 % ports);
+    int is_seed = (port + !(number % CHANGES)) % 2 == 0; /* as in announce.lua */
     int size = snprintf(text, room, "GET /announce?info_hash=");
     for (int i = 0; i < 20; i++) {
         uint8_t byte = i < 4 ? first >> (24 - 8 * i) : i < 8 ? hash >> (56 - 8 * i) : 0;
@@ -38,7 +40,7 @@ static int request(char *text, size_t room, long number, uint32_t hashes, uint32
     return size + snprintf(text + size, room - size,
         "&peer_id=-XX0001-%012ld&port=%u&uploaded=0&downloaded=0&left=%d&numwant=50&compact=1"
         " HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: keep-alive\r\n\r\n",
-        number, 10000 + (uint32_t)(number * 104729 % ports), number % 2 ? 0 : 1000);
+        number, port, is_seed ? 0 : 1000);
 }
 
 int main(int count, char **words) {

@@ -14,7 +14,7 @@
 #include <sys/time.h>
 #include <time.h>
 
-enum { WINDOW = 64, ANNOUNCE = 98 };
+enum { WINDOW = 64, ANNOUNCE = 98, CHANGES = 128 };
 static uint8_t requests[WINDOW][ANNOUNCE], replies[WINDOW][2048];
 
 static double now(void) {
@@ -38,7 +38,8 @@ static void announce(uint8_t *p, uint32_t serial, uint32_t hash, uint32_t port) 
     put(p + 16, (uint32_t)(hash * 2654435761u), 4);
     put(p + 20, hash, 4);
     put(p + 44, draw(), 8);
-    put(p + 64, serial & 1 ? 0 : 1000, 8);
+    int is_seed = (port + !(draw() % CHANGES)) % 2 == 0; /* as in announce.lua */
+    put(p + 64, is_seed ? 0 : 1000, 8);
     put(p + 96, 10000 + port, 2);
 }
 
