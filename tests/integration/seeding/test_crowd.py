@@ -84,12 +84,13 @@ async def test_a_crowd_outlives_its_seeder_and_three_of_eight_leechers(
         assert [row["state"] for row in await torrents(daemon)] == ["seeding"]
     for daemon in dead:
         check_complete(daemon.state_dir)
+    for daemon in alive:
+        if daemon is not first:  # of several, blocks are asked twice at the end
+            await daemon.kill()
     back = dead[-1]  # it had most when it was killed
     there = pieces(back)
     back = await daemon_factory(directory=back.directory)
     await download(back, digest, timeout_s=LIFE_S)
     assert sha256_of(files_of(back.state_dir) / digest) == digest
     (row,) = await torrents(back)
-    # At the end several peers are asked for the last blocks, and some come twice.
-    missing = missing_bytes(there, SIZE)
-    assert row["downloaded"] <= missing + (SIZE - missing) / 2
+    assert row["downloaded"] <= missing_bytes(there, SIZE) + MIB
