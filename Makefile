@@ -16,10 +16,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install \
 # Otherwise each of the thousands of processes that tests start compiles every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Unit tests compute: one process per core. The others wait half of their time: two per core, one in
-# four of which begins with unit tests (tests/support/scheduling.py). Both are limited to what fits
-# the memory of a typical machine. A process that dies is not replaced: pytest-xdist would then wait
-# for its tests for ever.
+# Unit tests compute: one process per core. The others wait for part of their time: one process more
+# than there are cores. One in three of them begins with unit tests (tests/support/scheduling.py).
+# Both are limited to what fits the memory of a typical machine. A process that dies is not replaced:
+# pytest-xdist would then wait for its tests for ever.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --maxprocesses 8 --max-worker-restart 0
 
 .DEFAULT_GOAL := help
@@ -53,7 +53,7 @@ unit: $(VENV)/.dev
 	TEST_EFFORT=quick $(PYTEST) -n auto -m "not slow" $(PYTEST_FLAGS) tests/unit
 
 test: $(VENV)/.dev
-	$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) * 2)) $(PYTEST_FLAGS)
+	$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) $(PYTEST_FLAGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

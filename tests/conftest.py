@@ -6,7 +6,8 @@
   that uses them fails if it leaves an error in a log (unless marked `allow_error_log`), a task, a
   socket or an open file behind.
 - In CI a skipped test is a failure, unless its reason starts with "hardware:".
-- Tests may run in several processes (pytest-xdist); those of ONE_PROCESS stay together. Only this
+- Tests may run in several processes (pytest-xdist); those of ONE_PROCESS stay together, and no
+  other runs beside those of tests/support/alone.py. Only this
   file is sure to be loaded by the process that reports: what workers find out reaches it through
   the hooks here.
 """
@@ -26,7 +27,7 @@ import pytest
 import uvloop
 from hypothesis import settings
 
-from tests.support import hangs
+from tests.support import alone, hangs
 from tests.support.clocks import JumpLoop
 from tests.support.effort import examples
 from tests.support.nodes import DaemonFactory, Leaks, NodeFactory
@@ -82,6 +83,8 @@ _figures: dict[str, str] = {}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(hangs)
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(alone.Alone(config.workerinput["testrunuid"]))
     config.addinivalue_line(
         "markers", "allow_error_log: the test makes nodes log errors, and that is right"
     )
@@ -105,6 +108,11 @@ def pytest_collection(session: pytest.Session) -> None:
     gc.disable()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # What takes longest begins first, so that no core waits for it in the end.
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/packaging/"))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     gc.collect()
     gc.freeze()
@@ -113,6 +121,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def scope_of(nodeid: str) -> str:
     """What is sent to a worker as a whole: the tests of a path above, or a single test."""
+    if alone.is_alone(nodeid):
+        return alone.SCOPE
     return next((path for path in ONE_PROCESS if nodeid.startswith(path)), nodeid)
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
+from tests.support.alone import SCOPE as ALONE
+
 COMPUTING: Final = "tests/unit/"
 "Tests below it compute all the time; the others wait half of theirs."
-_SHARE: Final = 4
+_SHARE: Final = 3
 "One in so many workers begins with the tests that compute."
 
 
 class Mixed(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Tests that compute run beside those that wait, not after them.
 
-    One worker in four prefers the former, the others prefer the latter, each in the order of the
-    collection; who has none left of its kind helps the others. Fewer than four keep that order.
+    One worker in three prefers the former, the others prefer the latter, each in the order of the
+    collection; who has none left of its kind helps the others. Fewer than three keep that order.
+    Tests that run alone come after all.
     """
 
     def _assign_work_unit(self, node: WorkerController) -> None:
@@ -26,10 +28,13 @@ class Mixed(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
         super()._assign_work_unit(node)
 
     def _first_for(self, node: WorkerController) -> str:
-        first: str = next(iter(self.workqueue))
-        if self.numnodes < _SHARE:
-            return first
         computes = int(node.gateway.id.removeprefix("gw")) < self.numnodes // _SHARE
-        scopes: Iterable[str] = self.workqueue
-        fits = (scope for scope in scopes if scope.startswith(COMPUTING) is computes)
-        return next(fits, first)
+        is_mixed = self.numnodes >= _SHARE
+        first = ALONE
+        for scope in self.workqueue:
+            if scope == ALONE:
+                continue
+            if not is_mixed or scope.startswith(COMPUTING) is computes:
+                return str(scope)
+            first = scope if first == ALONE else first
+        return first

@@ -117,9 +117,9 @@ async def test_stream_begins_with_the_length_of_the_prompt_if_it_is_known(
     node_factory: NodeFactory, monkeypatch: pytest.MonkeyPatch, is_slow: bool, tokens: int
 ) -> None:
     """The first piece has it; a stream that begins without one asks for it."""
-    monkeypatch.setattr(answers, "HEADERS_S", 0.02)
     backend: FakeBackend = Scripted(Chunk("a", prompt_tokens=7), END)
     if is_slow:
+        monkeypatch.setattr(answers, "HEADERS_S", 0.02)
         backend = Counting("f")
         backend.gate = asyncio.Event()
     _, address = await gateway_node(node_factory, backend)

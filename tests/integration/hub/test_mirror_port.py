@@ -38,7 +38,8 @@ async def test_a_chosen_port_that_is_taken_stops_the_plugin_with_the_reason(
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             daemon = await daemon_factory(mirror_config(hub, port=port))
-            assert f"127.0.0.1:{port}/tcp: address already in use" in daemon.log()
+            said = f"127.0.0.1:{port}/tcp: address already in use"
+            await wait_for(lambda: said in daemon.log())
             assert "set plugins.hub.port" in daemon.log()
 
         async def listens() -> bool:
