@@ -80,13 +80,15 @@ async def test_after_a_power_cut_only_what_was_lost_is_fetched_and_nothing_wrong
         await wait_for(lambda: path.exists(), 60)
         await wait_for(lambda: saved(b, moment), 60, every_s=0.005)
         await after_power_cut(daemon_factory, disk, b)
+    await a.stop()
     there = pieces_on(path, content)
     assert not all(there) or "is_whole" in moment, "the test has to cut it in the middle"
 
     b = await daemon_factory(directory=b.directory, boot=str(uuid.uuid4()))
     right = sum(there) * 4 * MIB
-    for row in await torrents_of(b):
+    for row in await wait_for(lambda: torrents_of(b), 30):
         assert row["done"] <= right, "it says that it has what was lost"
+    await seeding_daemon(daemon_factory, directory=a.directory)
     items = await download(b, digest)
 
     assert Path(items[-1]["path"]) == path
