@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install \
 unexport PYTHONDONTWRITEBYTECODE
 
 # Unit tests compute: one process per core. The others wait for part of their time: one process more
-# than there are cores. One in three of them begins with unit tests (tests/support/scheduling.py).
+# than there are cores. One in three of them begins with unit tests (tests/support/runs/scheduling.py).
 # Both are limited to what fits the memory of a typical machine. A process that dies is not replaced:
 # pytest-xdist would then wait for its tests for ever.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --maxprocesses 8 --max-worker-restart 0

@@ -7,7 +7,7 @@
   socket or an open file behind.
 - In CI a skipped test is a failure, unless its reason starts with "hardware:".
 - Tests may run in several processes (pytest-xdist); those of ONE_PROCESS stay together, and no
-  other runs beside those of tests/support/alone.py. Only this
+  other runs beside those of tests/support/runs/alone.py. Only this
   file is sure to be loaded by the process that reports: what workers find out reaches it through
   the hooks here.
 """
@@ -27,10 +27,10 @@ import pytest
 import uvloop
 from hypothesis import settings
 
-from tests.support import alone, hangs
 from tests.support.clocks import JumpLoop
 from tests.support.effort import examples
 from tests.support.nodes import DaemonFactory, Leaks, NodeFactory
+from tests.support.runs import alone, hangs
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What a developer's shell sets must not reach the nodes of a test.
@@ -128,7 +128,7 @@ def scope_of(nodeid: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    from tests.support.scheduling import Mixed
+    from tests.support.runs.scheduling import Mixed
 
     scheduler = Mixed(config, log)
     scheduler._split_scope = scope_of

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aitorrent_shards.protocol.messages import MIN_TEMPERATURE
+from aitorrent_shards.worker.lean import engine_class
 from aitorrentd.api import Conflict, Frame, InvalidParams, MethodNotFound, ProtocolError
 from aitorrentd.api.fields import blob, number, text, whole, whole_or
 
@@ -118,9 +119,7 @@ class ShardWorker:
         """
         if self._engine is not None or self._unfinished is not None:
             raise Conflict("this worker already holds layers; start another one")
-        from aitorrent_shards.worker.engine import Engine
-
-        engine = Engine(
+        engine = engine_class()(
             Path(_text(header, "path")),
             whole(header, "start", 0, 1 << 16),
             whole(header, "end", 0, 1 << 16),

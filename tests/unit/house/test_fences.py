@@ -35,6 +35,7 @@ FENCES = {
     "aitorrentd/kernel/found.py:unusable": "a plugin's import, for `--check` and the doctor",
     "aitorrentd/kernel/reasons.py:_text": "an exception of a plugin that cannot describe itself",
     "aitorrentd/config/plugin_tables.py:plugin_problems": "a plugin's import; `unusable` tells it",
+    "plugins/aitorrent_shards/worker/lean.py:engine_class": "imports of a release of transformers",
     # Method calls.
     "aitorrentd/control/calls.py:begin": "a control method",
     "aitorrentd/control/calls.py:_unary": "a control method",

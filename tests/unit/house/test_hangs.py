@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 CONFTEST = """
-from tests.support import hangs
+from tests.support.runs import hangs
 
 def pytest_configure(config):
     config.pluginmanager.register(hangs)

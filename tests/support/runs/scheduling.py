@@ -7,7 +7,7 @@ from typing import Final
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-from tests.support.alone import SCOPE as ALONE
+from tests.support.runs.alone import SCOPE as ALONE
 
 COMPUTING: Final = "tests/unit/"
 "Tests below it compute all the time; the others wait half of theirs."
