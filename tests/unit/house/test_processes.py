@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ONE_PROCESS
 from tests.support.nodes import REPOSITORY
+from tests.support.runs import alone
 
 PASSES = """
 import pytest
@@ -47,6 +48,16 @@ def test_it(n):
     kind = pathlib.Path(__file__).parent.name
     with open("order-" + os.environ["PYTEST_XDIST_WORKER"], "a") as order:
         order.write(f"{kind}\\n")
+"""
+TAKES_TIME = """
+import os, pathlib, pytest, time
+
+@pytest.mark.parametrize("n", range(9))
+def test_it(n):
+    began = time.monotonic()
+    time.sleep(0.05)
+    with open("spans-" + os.environ["PYTEST_XDIST_WORKER"], "a") as spans:
+        spans.write(f"{began} {time.monotonic()} {pathlib.Path(__file__).name}\\n")
 """
 IN_TWO = ("-n", "2")
 
@@ -113,17 +124,33 @@ def test_unit_tests_run_beside_the_others(tmp_path: Path) -> None:
         file = tmp_path / "tests" / kind / f"test_{kind}.py"
         file.parent.mkdir(parents=True)
         file.write_text(NOTES)
-    assert run_tests(tmp_path, "-n", "4", ci="").returncode == 0
+    assert run_tests(tmp_path, "-n", "3", ci="").returncode == 0
     orders = {file.name: file.read_text().split() for file in tmp_path.glob("order-*")}
     assert {name: kinds[0] for name, kinds in orders.items()} == {
         "order-gw0": "unit",
-        **{f"order-gw{n}": "integration" for n in (1, 2, 3)},
+        **{f"order-gw{n}": "integration" for n in (1, 2)},
     }
     # Nobody idles while tests of the other kind are left, and none runs twice.
     ran = [kind for kinds in orders.values() for kind in kinds]
     assert sorted(ran) == ["integration"] * 12 + ["unit"] * 12
 
 
-@pytest.mark.parametrize("path", ONE_PROCESS)
+@pytest.mark.slow
+def test_no_test_runs_beside_those_that_compare_rates(tmp_path: Path) -> None:
+    for at in (alone.TESTS[0], "tests/integration/test_other.py", "tests/unit/test_unit.py"):
+        file = tmp_path / at
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(TAKES_TIME)
+    assert run_tests(tmp_path, "-n", "3", ci="").returncode == 0
+    lines = [line for file in tmp_path.glob("spans-*") for line in file.read_text().splitlines()]
+    spans = sorted(tuple(map(float, line.split()[:2])) for line in lines)
+    names = [line.split()[2] for line in sorted(lines, key=lambda line: float(line.split()[0]))]
+    assert len(spans) == 27
+    assert names[-9:] == [Path(alone.TESTS[0]).name] * 9
+    assert all(spans[n][1] <= spans[n + 1][0] for n in range(18, 26))
+    assert max(end for _, end in spans[:18]) <= spans[18][0]
+
+
+@pytest.mark.parametrize("path", [*ONE_PROCESS, *alone.TESTS])
 def test_path_of_tests_that_stay_together_exists(path: str) -> None:
     assert (REPOSITORY / path).exists()
