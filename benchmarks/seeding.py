@@ -3,8 +3,8 @@
 In a network namespace, a node seeds a file in memory (/dev/shm). Another node fetches it by its
 digest, and qBittorrent by its torrent; huggingface_hub's `hf_hub_download` fetches it from nginx
 into a fresh cache. Times end when the file is complete; the node's includes the SHA-256 of the
-whole, which the others do not compute, so huggingface_hub's is given with it, too. Processor time
-is that of both ends. Sharing, from the command to the announcement, is compared with libtorrent's
+whole, which the others do not compute, so huggingface_hub's is given with it, too. `bound` is what
+a copy with both digests takes at least (seeding_bound.py). Processor time is that of both ends. Sharing, from the command to the announcement, is compared with libtorrent's
 own hashing. Then a node fetches the file from the web server alone and from both, and eight nodes
 fetch one at once from a seeder whose upload is limited; their sessions run before, since eight
 starts would share the processors of this machine. Needs root, nginx and qbittorrent-nox.
@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 from aitorrent_seeding.torrents import bencode, canonical  # noqa: E402
 from aitorrent_seeding.torrents.hashing import hash_file  # noqa: E402
 from benchmarks.report import finish, spread  # noqa: E402
+from benchmarks.seeding_bound import bound  # noqa: E402
 from benchmarks.seeding_rivals import (  # noqa: E402
     LIMIT_S,
     MIB,
@@ -106,6 +107,7 @@ async def single(size: int, rounds: int, folder: Path) -> dict[str, list[Took]]:
                     "node": await fetch(leech, digest, seed.pid),
                     "http": http,
                     "http_checked": checked,
+                    "bound": await asyncio.to_thread(bound, folder / "file", folder),
                     "qbittorrent": await qbittorrent(
                         street, QBIT, raw, info_hash, folder / f"round-{n}", seed.pid
                     ),
@@ -198,6 +200,7 @@ async def measure(size: int, rounds: int, folder: Path) -> dict[str, object]:
         "share_to_libtorrent": ratio("share", "libtorrent_hash"),
         "node_to_http": ratio("node", "http"),
         "node_to_http_checked": ratio("node", "http_checked"),
+        "bound_to_http": ratio("bound", "http"),
         "node_to_qbittorrent": ratio("node", "qbittorrent"),
         "web_and_peer_to_better_alone": ratio("web_and_peer", "web", "peer"),
         "crowd": {
