@@ -4,10 +4,11 @@ In a network namespace, a node seeds a file in memory (/dev/shm). Another node f
 digest, and qBittorrent by its torrent; huggingface_hub's `hf_hub_download` fetches it from nginx
 into a fresh cache. Times end when the file is complete; the node's includes the SHA-256 of the
 whole, which the others do not compute, so huggingface_hub's is given with it, too. `bound` is what
-a copy with both digests takes at least (seeding_bound.py). Processor time is that of both ends. Sharing, from the command to the announcement, is compared with libtorrent's
-own hashing. Then a node fetches the file from the web server alone and from both, and eight nodes
-fetch one at once from a seeder whose upload is limited; their sessions run before, since eight
-starts would share the processors of this machine. Needs root, nginx and qbittorrent-nox.
+a copy with both digests takes at least (seeding_bound.py). Processor time is that of both ends.
+Sharing, from the command to the announcement, is compared with libtorrent's own hashing. Then a
+node fetches the file from the web server alone and from both, and eight nodes fetch one at once
+from a seeder whose upload is limited; their sessions run before, since eight starts would share the
+processors of this machine. Needs root, nginx and qbittorrent-nox.
 
     python benchmarks/seeding.py --out benchmarks/results/seeding.json
 """
