@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -14,6 +15,8 @@ from aitorrentd.cli import toolkit
 
 _WIDTH: Final = 20
 _MAX_TORRENT: Final = 8 * 2**20
+_SEARCH: Final = "looking for peers that have it"
+_PATIENCE_S: Final = 2.0
 
 
 def download(
@@ -65,11 +68,14 @@ def _read(path: str) -> bytes:
 
 
 class Line:
-    """The line of progress on standard error, if that is a terminal."""
+    """The line of progress on standard error. Elsewhere than on a terminal, only a search that
+    takes long is told of."""
 
     def __init__(self) -> None:
         self._progress: Any = None
         self._task: Any = None
+        self._search = threading.Timer(_PATIENCE_S, _tell_of_search)
+        self._search.daemon = True
 
     def __enter__(self) -> Line:
         if sys.stderr.isatty() and not toolkit.options.json:
@@ -81,18 +87,27 @@ class Line:
                 console=Console(stderr=True, no_color=not toolkit.options.color),
                 transient=True,
             )
-            self._task = self._progress.add_task("")
+            self._task = self._progress.add_task(_SEARCH)
             self._progress.start()
+        else:
+            self._search.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._search.cancel()
         if self._progress:
             self._progress.stop()
 
     def show(self, item: Mapping[str, Any]) -> None:
         """Draw the state of a download."""
+        self._search.cancel()
         if self._progress:
             self._progress.update(self._task, description=progress_text(item))
+
+
+def _tell_of_search() -> None:
+    sys.stderr.write(f"{_SEARCH}\n")
+    sys.stderr.flush()
 
 
 def progress_text(item: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import libtorrent as lt
 import pytest
 
 from aitorrentd.api import InvalidParams, ProtocolError
-from tests.support.cli_runs import run
+from tests.support.cli_runs import command, run
 from tests.support.nodes import Daemon, DaemonFactory, wait_for
 from tests.support.seeding.daemons import MIB, download, make_file, seeding_daemon, torrents
 
@@ -91,6 +92,21 @@ async def test_download_by_magnet_link_places_the_file_where_the_user_wants_it(
     assert (row["name"], row["download_bps"]) == ("f.bin", 0), "nothing arrives any more"
     out = await ctl(b, "seed", "remove", row["sha256"], "--files")
     assert out.strip() == "removed f.bin"
+
+
+async def test_download_says_that_it_still_looks_for_peers(daemon_factory: DaemonFactory) -> None:
+    a = await seeding_daemon(daemon_factory)
+    process = await asyncio.create_subprocess_exec(
+        *command(a, "download", f"magnet:?xt=urn:btih:{'ab' * 20}"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(40):
+        assert await process.stderr.readline() == b"looking for peers that have it\n"
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    assert (out, err, process.returncode) == (b"", b"", 130)
 
 
 def others_torrent(folder: Path) -> bytes:
