@@ -10,15 +10,15 @@ from typing import Final
 
 from aitorrent_seeding.library.checking import pieces_there
 from aitorrent_seeding.library.entry import Entry, claim_of
-from aitorrent_seeding.library.keeping import boot_id, delete_below, write_to_disk
+from aitorrent_seeding.library.keeping import delete_below
 from aitorrent_seeding.library.limits import limit_reached
 from aitorrent_seeding.library.means import Means
-from aitorrent_seeding.library.missing import why_missing
+from aitorrent_seeding.library.missing import still_held, why_missing
+from aitorrent_seeding.library.saving import save_states
 from aitorrent_seeding.library.store import Held, Limits
 from aitorrent_seeding.session import params
 from aitorrent_seeding.session.torrent import Awaited, Torrent
 from aitorrent_seeding.torrents import metainfo
-from aitorrent_seeding.torrents.hashing import Stamp, digest_file
 from aitorrent_seeding.torrents.metainfo import Metainfo
 from aitorrentd.api import AitorrentError, Conflict, FileMissing, FileReady, NotFound
 from aitorrentd.api.models.weights import KnownTorrent
@@ -28,7 +28,6 @@ LEAST_DIGITS: Final = 4
 SAVE_S: Final = 10.0
 "Between two saves of the state of downloads."
 _LIMITS_S: Final = 5.0
-_STOP_S: Final = 10.0
 
 
 class Shelf:
@@ -170,7 +169,7 @@ class Shelf:
             meta = metainfo.read(raw)
             if why := await asyncio.to_thread(why_missing, held):
                 self._miss(held, meta, why)
-            elif kept := await self._checked(held):
+            elif kept := await still_held(self._means, held):
                 await self._start(kept, meta, resume=resume)
         except AitorrentError as e:
             self._means.ctx.log.warning("cannot share %s: %s", held.path, e.message)
@@ -214,7 +213,7 @@ class Shelf:
             if why := await asyncio.to_thread(why_missing, held):
                 entry.missing = why
                 raise NotFound(why)
-            kept = await self._checked(held)
+            kept = await still_held(self._means, held)
             if self._entries.get(key) is not entry:
                 raise NotFound(f"{held.name} was removed")
             await self._take_down(entry)
@@ -246,26 +245,6 @@ class Shelf:
                 await self._take_down(entry)
                 self._miss(entry.held, entry.meta, why)
 
-    async def _checked(self, held: Held) -> Held | None:
-        """What is true of a torrent after a restart; None if it is to be forgotten."""
-        if not held.is_whole or not held.sha256:
-            return held
-        try:
-            if held.is_still(Stamp.of(os.stat(held.path))):
-                return held
-            async with self._means.hashing:
-                found, stamp = await asyncio.to_thread(digest_file, held.path, self._means.stop)
-            if found == held.sha256:
-                return await self._means.store.change(held.info_hash, stamp=stamp, boot=boot_id())
-            reason = "it changed"
-        except (OSError, AitorrentError) as e:
-            reason = str(e)
-        self._means.ctx.log.warning("%s is no longer shared: %s", held.path, reason)
-        if held.own_path:
-            await self._means.store.remove(held.info_hash)
-            return None
-        return await self._means.store.change(held.info_hash, is_whole=False, stamp=None)
-
     async def keep_saving(self) -> None:
         """Save the state of downloads at intervals, and stop what reached its limits."""
         ticks = round(SAVE_S / _LIMITS_S)
@@ -278,10 +257,7 @@ class Shelf:
 
     async def save(self) -> None:
         """Save the state of every download."""
-        entries = [e for e in self if not e.held.is_whole and e.torrent.is_checked]
-        if entries:
-            states = await asyncio.gather(*(self._state(entry) for entry in entries))
-            await self._means.store.save_resume([state for state in states if state])
+        await save_states(self._means, (e for e in self if not e.held.is_whole))
 
     async def close(self) -> None:
         """Save what is only known while the session runs."""
@@ -293,18 +269,6 @@ class Shelf:
                     uploaded=entry.uploaded,
                     seeded_s=entry.held.seeded_s + entry.seeded_s,
                 )
-
-    async def _state(self, entry: Entry) -> tuple[str, bytes] | None:
-        try:
-            async with asyncio.timeout(_STOP_S):
-                state = await entry.torrent.resume_data()
-                # Pieces that it lists are not hashed again, so they must outlive a power cut.
-                if entry.held.sha256:
-                    await asyncio.to_thread(write_to_disk, entry.path)
-                return entry.info_hash, state
-        except (AitorrentError, TimeoutError) as e:
-            self._means.ctx.log.debug("no state of %s: %s", entry.info_hash, e)
-            return None
 
     async def _apply_limits(self) -> None:
         for entry in self:
@@ -368,7 +332,7 @@ class Shelf:
         if held.sha256 and held.is_whole:
             stale = held.changed(stamp=None)
             self._means.store.held[held.info_hash] = stale
-            kept = await self._checked(stale)
+            kept = await still_held(self._means, stale)
         else:
             kept = held
         if kept is None:
