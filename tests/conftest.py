@@ -83,8 +83,8 @@ _figures: dict[str, str] = {}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(hangs)
-    if hasattr(config, "workerinput"):
-        config.pluginmanager.register(alone.Alone(config.workerinput["testrunuid"]))
+    run = getattr(config, "workerinput", {}).get("testrunuid")
+    config.pluginmanager.register(alone.Worker(run) if run else alone.Controller())
     config.addinivalue_line(
         "markers", "allow_error_log: the test makes nodes log errors, and that is right"
     )

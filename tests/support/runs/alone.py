@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -25,13 +25,16 @@ def is_alone(nodeid: str) -> bool:
     return nodeid.startswith(TESTS)
 
 
+def _files(run: str) -> list[Path]:
+    at = Path(tempfile.gettempdir())
+    return [at / f"aitorrentd-tests-{run}.{name}" for name in ("door", "room")]
+
+
 class Room:
     """A lock between the processes of one run: many share it, or one has it alone."""
 
     def __init__(self, run: str) -> None:
-        at = Path(tempfile.gettempdir())
-        self._paths = [at / f"aitorrentd-tests-{run}.{name}" for name in ("door", "room")]
-        self._door, self._room = (path.open("a") for path in self._paths)
+        self._door, self._room = (path.open("a") for path in _files(run))
 
     @contextmanager
     def held(self, *, alone: bool) -> Iterator[None]:
@@ -45,15 +48,13 @@ class Room:
             fcntl.flock(self._room, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Close and delete its files; a process that still has them open goes on with them."""
+        """Close its files."""
         self._door.close()
         self._room.close()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
 
 
-class Alone:
-    """What a process of pytest-xdist registers."""
+class Worker:
+    """What each process that runs tests registers."""
 
     def __init__(self, run: str) -> None:
         self._room = Room(run)
@@ -65,5 +66,22 @@ class Alone:
             return (yield)
 
     def pytest_unconfigure(self) -> None:
-        """Leave nothing behind."""
+        """Let go of the files, which others may still use."""
         self._room.close()
+
+
+class Controller:
+    """What the process registers that hands tests out: it deletes the files in the end."""
+
+    def __init__(self) -> None:
+        self._run = ""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """A worker is about to start."""
+        self._run = node.workerinput["testrunuid"]
+
+    def pytest_unconfigure(self) -> None:
+        """Leave nothing behind."""
+        for path in _files(self._run) if self._run else ():
+            path.unlink(missing_ok=True)
