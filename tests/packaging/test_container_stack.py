@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ PROJECT: Final = "aitorrentd-nodes"
 # traversal (aiohttp for UPnP, aioquic, aioice and what they need) are 24 MB of it, llguidance 8 MB.
 MAX_ADDED_BYTES: Final = 220e6
 HEALTH: Final = ("--health-interval=1s", "--health-timeout=3s", "--health-retries=2")
+LOADED_S: Final = 240.0
+"Three nodes import torch, which takes each of them seconds of a processor that others use, too."
 QUICK: Final = ("-c", "import sys; sys.exit(0)")
 
 
@@ -262,8 +265,14 @@ def test_three_nodes_are_confined_and_healthy(nodes: Engine) -> None:
         assert "Read-only file system" in touched.stderr
 
 
+def ask(nodes: Engine, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Ask the demo model, which may have to be loaded first."""
+    words = ("aitorrentctl", "ask", "What is aitorrentd?")
+    return nodes.docker("exec", of_node("node1"), *words, timeout_s=LOADED_S, **options)
+
+
 def test_three_nodes_answer_a_prompt_together(nodes: Engine) -> None:
-    asked = nodes.docker("exec", of_node("node1"), "aitorrentctl", "ask", "What is aitorrentd?")
+    asked = ask(nodes)
     assert "BitTorrent for AI" in asked.stdout
     for layers in ("0-3", "3-6", "6-9"):
         assert f"layers {layers}" in asked.stderr
@@ -278,12 +287,10 @@ def test_a_killed_node_comes_back_and_the_model_is_whole_again(nodes: Engine) ->
 
     def is_back() -> bool:
         again = nodes.inspect(container, "{{.RestartCount}} {{.State.Running}}")
-        asked = nodes.docker(
-            "exec", of_node("node1"), "aitorrentctl", "ask", "What is aitorrentd?", check=False
-        )
+        asked = ask(nodes, check=False)
         return again == "1 true" and "BitTorrent for AI" in asked.stdout
 
-    assert until(is_back, 120.0), nodes.logs(container)
+    assert until(is_back, LOADED_S), nodes.logs(container)
     assert json.loads(ctl(nodes, container, "--json", "id"))["id"] == before
 
 
