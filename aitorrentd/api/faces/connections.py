@@ -123,17 +123,19 @@ class Connections:
                 connection.abort()
 
     async def close(self) -> None:
-        """End all connections, running answers after `drain_s`."""
+        """End all connections, running answers after `drain_s`, or at once if this is cancelled."""
         for connection in list(self._open):
             connection.shutdown()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.limits.drain_s):
-                await self._none.wait()
-        for connection in list(self._open):
-            connection.abort()
-        tasks = set(self._state.tasks)
-        for task in tasks:
-            task.cancel()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.limits.drain_s):
+                    await self._none.wait()
+        finally:
+            for connection in list(self._open):
+                connection.abort()
+            tasks = set(self._state.tasks)
+            for task in tasks:
+                task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=self.limits.drain_s)
         await self._none.wait()

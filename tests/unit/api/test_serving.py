@@ -266,6 +266,32 @@ async def test_stopping_cuts_off_an_answer_that_takes_too_long(
     assert caplog.text == ""
 
 
+async def test_stopping_that_is_itself_cut_off_leaves_no_answer_running() -> None:
+    begun: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
+
+    async def serve() -> None:
+        async with running(drain_s=600) as at:
+            begun.set_result(at)
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(serve())
+    at = await begun
+    reader, writer = await at.opened()
+    writer.write(GET % b"hang")
+    await wait_for(lambda: at.server.counts["requests"] == 1)
+    idle, idle_writer = await at.opened()
+    idle_writer.write(GET % b"one")
+    await idle.readuntil(b"one")
+    task.cancel()
+    assert await idle.read() == b""  # it waits for the other
+    task.cancel()
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await at.close()
+
+
 async def test_a_connection_of_another_protocol_is_adopted() -> None:
     async with running() as at:
 
