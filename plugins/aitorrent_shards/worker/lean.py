@@ -30,13 +30,15 @@ log = logging.getLogger("aitorrentd.worker")
 
 def engine_class() -> type[Engine]:
     """The class `Engine`, imported now."""
+    import torch.distributed  # noqa: F401  # what lacks torch cannot be imported in any way
+
     if "transformers" not in sys.modules and _COMPILER not in sys.modules:
         try:
             with _lean():
                 from aitorrent_shards.worker.engine import Engine as Found
             return Found
         except Exception as e:  # a release with other imports
-            log.warning("transformers is imported with all that it names: %r", e)
+            log.warning("importing all of transformers, which this release needs: %r", e)
             _forget("transformers", _OURS)
     from aitorrent_shards.worker.engine import Engine
 

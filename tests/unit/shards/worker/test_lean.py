@@ -52,4 +52,4 @@ def test_release_that_needs_more_is_imported_whole() -> None:
     found, err = said(OTHER_RELEASE, LEAN, REPORT)
     assert found["engine"] == "aitorrent_shards.worker.engine"
     assert (found["heavy"], found["alone"]) != ([], True)
-    assert "transformers is imported with all that it names: AttributeError" in err
+    assert "importing all of transformers, which this release needs: AttributeError" in err
