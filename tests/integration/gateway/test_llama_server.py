@@ -53,7 +53,9 @@ def response(**fields: Any) -> tuple[str, dict[str, Any]]:
 
 
 def message(**fields: Any) -> tuple[str, dict[str, Any]]:
-    return MESSAGES, {"messages": HELLO, **A, **fields}
+    """There llama.cpp reads no bias, and drops `message_start` if a stream's first token is a part
+    of a character: its likeliest token is always the same, and a whole one."""
+    return MESSAGES, {"messages": HELLO, "max_tokens": 3, "top_k": 1, **fields}
 
 
 CALL: Final = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -279,8 +281,19 @@ def test_layer_that_others_can_write_is_neither_changed_nor_used(
     assert plugins_seen(core) == ["tiny"]
 
 
-def test_only_root_installs_and_somebody_must_agree(core: Core, tmp_path: Path) -> None:
-    wheel = plugin_wheel(tmp_path / "w", "tiny")
+@pytest.fixture
+def open_room() -> Iterator[Path]:
+    """A directory that every user can read. Those of pytest are root's alone, again whenever a
+    pytest starts on the machine."""
+    room = short_dir()
+    room.chmod(0o755)
+    yield room
+    shutil.rmtree(room)
+
+
+def test_only_root_installs_and_somebody_must_agree(open_room: Path) -> None:
+    core = make_core(open_room, packaged=True)
+    wheel = plugin_wheel(open_room / "w", "tiny")
     done = core.ctl("plugin", "install", wheel)
     assert (done.code, last_words(done)) == (2, "not a terminal; pass --yes to confirm")
     assert installed(core) == {}
@@ -290,9 +303,6 @@ def test_only_root_installs_and_somebody_must_agree(core: Core, tmp_path: Path) 
         1,
         "no plugin tyny is installed; installed plugins: none",
     )
-    for directory in (tmp_path, *tmp_path.parents):  # another user must be able to get this far
-        if directory.stat().st_mode & 0o005 != 0o005:
-            directory.chmod(0o755)
     # All is imported by root first: another user may not be able to read this interpreter's files.
     code = (
         "import os, sys\nfrom aitorrentd.cli.main import main\n"
