@@ -20,19 +20,20 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from aitorrentd.api.faces.asgi import REFUSED, Aborted, App, Message, Receive, Send, WebLimits
+from aitorrentd.api.faces.errors import HttpFault
 from aitorrentd.api.faces.heads import HeadJoining
 
 LEAST_BYTES: Final = 16 * 1024
 "What a client must take of a waiting answer in `stalled_s`."
 _LINGER_S: Final = 1.0
 _REFUSALS: Final = {
-    400: b"Bad Request",
-    413: b"Content Too Large",
-    431: b"Request Header Fields Too Large",
-    408: b"Request Timeout",
+    400: (b"Bad Request", "a request needs exactly one Host header, and a path that begins with /"),
+    413: (b"Content Too Large", "the body is too large"),
+    431: (b"Request Header Fields Too Large", "the path and the headers are too large"),
+    408: (b"Request Timeout", "the request did not arrive in time"),
 }
-
-
+"The reason in the status line, and the message."
+_CODES: Final = {400: "bad_request", 408: "timeout"}
 _COUNTED: Final = {400: "malformed", 408: "timeouts"}
 
 
@@ -323,9 +324,12 @@ class Connection(HttpToolsProtocol):
             cast(Message, cycle.scope)[REFUSED] = status
             cycle.disconnected = True
             cycle.message_event.set()
-        reason = _REFUSALS[status]
+        reason, message = _REFUSALS[status]
+        code = _CODES.get(status, "request_too_large")
+        body = HttpFault(status, "invalid_request_error", code, message).body()
         self.transport.write(
-            b"HTTP/1.1 %d %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % (status, reason)
+            b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+            b"Connection: close\r\n\r\n%s" % (status, reason, len(body), body)
         )
         # A reset, which unread bytes cause, would overtake the answer: they are read and ignored.
         if self.transport.can_write_eof():  # TLS cannot

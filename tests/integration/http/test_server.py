@@ -79,9 +79,12 @@ async def test_hostile_bytes(node_factory: NodeFactory, name: str, raw: bytes, s
     else:
         answer = await exchange(address, raw)
     assert answer.status == status
-    if status in (404, 405, 413, 415, 429) and answer.body:
+    if status in (404, 405, 413, 415, 429, 431) and answer.body:
         assert answer.error["message"]
+    if status in (404, 405, 415, 429) and answer.body:
         assert answer.headers["x-request-id"].startswith("req_")
+    if name in ("no_host", "two_hosts", "absolute_uri"):
+        assert "exactly one Host header" in answer.error["message"]
     if name == "busy":
         assert (answer.headers["retry-after"], answer.error["type"]) == ("1", "rate_limit_error")
     if name == "wrong":
