@@ -91,7 +91,10 @@ def unload(name: Name, wait: Wait = True) -> None:
 
 
 def load(name: Name, wait: Wait = True) -> None:
-    """Load a model into memory that was unloaded."""
+    """Load a model into memory that was unloaded.
+
+    One that is still fetched or read after a start is waited for.
+    """
     _move("shards.load_model", name, wait=wait)
 
 

@@ -163,6 +163,19 @@ def model_methods(service: Callable[[], ShardsService]) -> Iterator[Method]:
         return Moved(name=model.entry.name, state=model.state, users=users)
 
     async def load(call: CallContext, params: MoveParams) -> Moved:
+        models = service().list
+        model = models.named(params.name)
+        while model.state in ("fetching", "reading"):
+            if not params.wait:
+                return Moved(name=model.entry.name, state=model.state, users=0)
+            if model.refused is not None and model.failed_attempts >= PATIENCE:
+                raise Unavailable(f"model {params.name} {_going_on(model.refused)}")
+            _report(call, model)
+            await asyncio.sleep(LOOK_S)
+            if models.by_name.get(params.name) is not model:
+                raise NotFound(f"model {params.name} was removed")
+        if model.holder is None and model.problem:
+            raise Unavailable(f"model {params.name} cannot be used: {model.problem}")
         return await move(call, params, keeping.load)
 
     async def unload(call: CallContext, params: MoveParams) -> Moved:
@@ -216,11 +229,16 @@ async def _give_up(models: ModelList, model: LocalModel, reason: AitorrentError)
         raise NotFound(f"{reason.message}; nothing was added")
     if model.failed_attempts >= PATIENCE:
         raise Unavailable(
-            f"model {name} was added, but cannot be fetched now: {reason.message}. The node goes on"
-            f' trying; "aitorrentctl model list" shows how far it is, {_END_IT.format(name)} ends'
-            " it",
+            f"model {name} was added, but {_going_on(reason)}, {_END_IT.format(name)} ends it",
             added=True,
         )
+
+
+def _going_on(reason: AitorrentError) -> str:
+    return (
+        f"cannot be fetched now: {reason.message}. The node goes on trying;"
+        ' "aitorrentctl model list" shows how far it is'
+    )
 
 
 def _report(call: CallContext, model: LocalModel) -> int:
