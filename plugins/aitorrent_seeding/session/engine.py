@@ -19,6 +19,7 @@ import libtorrent as lt
 
 from aitorrent_seeding.session import alerts, counting
 from aitorrent_seeding.session.names import Names
+from aitorrent_seeding.session.refusing import Refusing
 from aitorrent_seeding.session.serving import Serving
 from aitorrent_seeding.session.torrent import Awaited, Torrent
 from aitorrentd.api import Conflict, ProtocolError, TimedOut
@@ -44,6 +45,7 @@ class Engine:
         self._log = log
         self._torrents: dict[Any, Torrent] = {}
         self._serving = Serving(self._torrents)
+        self._refusing = Refusing(self._filter, log)
         self._adding: dict[str, tuple[int, Awaited[Torrent]]] = {}
         self._bound = asyncio.Event()
         self._unbound = addresses
@@ -88,6 +90,7 @@ class Engine:
                 yield engine
         finally:
             loop.remove_reader(readable)
+            engine._refusing.close()
             for torrent in engine._torrents.values():
                 torrent.gone()
             engine._torrents.clear()
@@ -163,6 +166,9 @@ class Engine:
         self._failures = _FAILURES + (self._failures == _FAILURES)
         self._session.apply_settings({"max_failcount": self._failures})
 
+    def _filter(self, rules: Any) -> None:
+        self._session.set_ip_filter(rules)
+
     # Alerts
 
     def _drain(self, readable: int) -> None:
@@ -206,6 +212,9 @@ class Engine:
                 now = asyncio.get_running_loop().time()
                 counting.hear(torrent.links, alert, self._names, now)
                 self.met.add(torrent)
+                if isinstance(alert, lt.peer_ban_alert):
+                    every = [one.links for one in self._torrents.values()]
+                    self._refusing.corrupt((str(alert.ip[0]), int(alert.ip[1])), every)
             else:
                 alerts.hear(torrent, alert)
 
