@@ -1,7 +1,9 @@
 """How much each node sent and got, until that was told.
 
 A node's bytes are told once they are many, and when there is a pause or an end. What came from
-peers is told only as far as pieces were verified.
+peers is told only as far as pieces were verified. Of a node that sent corrupt pieces, nothing more
+is told: which of its blocks were right is not known, and those that were wrong would take the place
+of what others sent.
 """
 
 from __future__ import annotations
@@ -45,6 +47,12 @@ class Accounts:
         self._every_bytes = every_bytes
         self._open: dict[tuple[PeerId, str], _Account] = {}
         self._told_received = 0
+        self._barred: set[PeerId] = set()
+
+    def bar(self, node: PeerId) -> None:
+        """Credit a node with nothing that came from it, from now on."""
+        self._barred.add(node)
+        self._open.pop((node, FROM), None)
 
     def __len__(self) -> int:
         """How many have bytes that were not told."""
@@ -58,7 +66,7 @@ class Accounts:
                 continue
             for direction, total in ((FROM, link.received - link.failed), (TO, link.sent)):
                 more = total - link.counted.get(direction, 0)
-                if more > 0:
+                if more > 0 and not (direction == FROM and link.node in self._barred):
                     begun = now if direction in link.counted else link.since
                     link.counted[direction] = total
                     key = link.node, direction

@@ -137,11 +137,13 @@ class Crediting:
     def _tell(self, entry: Entry, *, is_over: bool) -> None:
         book, links = self._books[entry], entry.torrent.links
         now = asyncio.get_running_loop().time()
-        book.accounts.add(links, now)
         book.known.update(link.node for link in links if link.node is not None)
         for link in links:
             if link.ended_at is not None:
                 self._judge(entry, book, link)
+        for node in links.corrupt:
+            book.accounts.bar(node)
+        book.accounts.add(links, now)
         due = book.accounts.due(
             verified=entry.from_peers, is_whole=entry.held.is_whole, is_over=is_over, now=now
         )

@@ -57,6 +57,17 @@ def test_bytes_of_wrong_pieces_are_not_credited() -> None:
     assert [c.size_bytes for c in due(accounts, 1.0, verified=999, is_whole=True)] == [50]
 
 
+def test_corrupt_node_takes_nothing_of_the_others_credit() -> None:
+    """It sent more than the whole file, the first connection first; it still gets bytes from us."""
+    accounts, bad = Accounts(), link(X, received=900, sent=20)
+    accounts.add([bad, link(Y, received=100)], 1.0)
+    accounts.bar(X)
+    bad.received = 1800
+    accounts.add([bad, link(X, received=500)], 2.0)
+    told = due(accounts, 2.0, verified=100, is_whole=True, over=True)
+    assert [(c.node, c.direction, c.size_bytes) for c in told] == [(X, TO, 20), (Y, FROM, 100)]
+
+
 def test_connections_of_nobody_are_not_credited_until_their_node_is_known() -> None:
     accounts, one = Accounts(), link(None, received=100, sent=7)
     accounts.add([one], 1.0)
