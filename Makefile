@@ -1,5 +1,5 @@
 # make demo    three nodes on this machine answer a prompt together (KEEP=1 keeps them running)
-# make quick   lint, types and unit tests, in about three and a half minutes on two cores
+# make quick   lint, types and unit tests, in about two and a quarter minutes on two cores
 # make test    every test; make check: lint and types; make fmt, make bench, make docs
 # make up      three nodes in containers (STACK=ollama: one with Ollama on a GPU); make down, rebuild
 # make deb     the Debian package in dist/; make apt-repo: a signed repository that apt can use
@@ -49,8 +49,9 @@ demo: $(VENV)/.run
 quick: $(VENV)/.dev
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check unit
 
+# Many of them wait for half of their time.
 unit: $(VENV)/.dev
-	TEST_EFFORT=quick $(PYTEST) -n auto -m "not slow" $(PYTEST_FLAGS) tests/unit
+	TEST_EFFORT=quick $(PYTEST) -n $$((2 * $$(getconf _NPROCESSORS_ONLN))) -m "not slow" $(PYTEST_FLAGS) tests/unit
 
 test: $(VENV)/.dev
 	$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) $(PYTEST_FLAGS)

@@ -68,12 +68,13 @@ _LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "jumping": JumpLoop,
 }
 # Tests below such a path share what is slow to make (a package, a booted system, images, a network,
-# the syntax trees of all modules), or what there is only one of. The mark `xdist_group` would say
-# so, were it not ignored with pytest 9.2 (pytest-xdist issue 1386).
+# the syntax trees of all modules, every help), or what there is only one of. The mark `xdist_group`
+# would say so, were it not ignored with pytest 9.2 (pytest-xdist issue 1386).
 ONE_PROCESS: Final = (
     "tests/packaging/debian/",
     "tests/packaging/test_container_stack.py",
     "tests/unit/house/",
+    "tests/unit/cli/test_cli_help.py",
     "tests/integration/gateway/split/",
     "tests/integration/programs/test_third_party_plugin.py",
 )

@@ -219,6 +219,7 @@ async def test_a_client_that_takes_nothing_is_cut_off() -> None:
         del reader
 
 
+@pytest.mark.slow
 async def test_a_slow_client_that_takes_something_is_not_cut_off() -> None:
     async with running(stalled_s=0.5) as at:
         reader, writer = await at.opened()

@@ -63,6 +63,7 @@ def test_schema_and_reader_agree(
         assert not check.is_valid(less)
 
 
+@pytest.mark.slow
 def test_frozen_document_is_valid_openapi() -> None:
     golden = Path(__file__).parents[2] / "golden" / "openapi.json"
     openapi_spec_validator.validate(json.loads(golden.read_text()))

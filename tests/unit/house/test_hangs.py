@@ -9,6 +9,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 CONFTEST = """
 from tests.support.runs import hangs
@@ -103,6 +105,7 @@ def test_loop_that_hangs_in_a_test_and_in_its_teardown_fails_both(tmp_path: Path
         assert event.endswith("locks.py:213 Event.wait")
 
 
+@pytest.mark.slow
 def test_failure_that_is_slow_to_tell_is_told(tmp_path: Path) -> None:
     said = run_tests(tmp_path, SLOW_TO_TELL)
     assert "told at last" in said

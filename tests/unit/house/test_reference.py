@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_reference_pages_are_fresh() -> None:
     """`make docs` writes them; this fails when code changed and they did not."""
     command = [sys.executable, "-m", "tools.reference", "--check"]

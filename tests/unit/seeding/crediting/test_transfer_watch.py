@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import libtorrent as lt
+import pytest
 
 from aitorrent_seeding.crediting.claims import Claims
 from aitorrent_seeding.crediting.crediting import Crediting
@@ -43,6 +44,7 @@ class Looked:
         engine.met.add(self.torrent)
 
 
+@pytest.mark.slow
 async def test_only_torrents_with_connections_are_looked_at() -> None:
     log = logging.getLogger("test")
     engine = Engine(None, 1, Names("-XX0001-", 0.0), log)

@@ -49,6 +49,7 @@ async def test_file_of_a_model_stands_for_its_folder(site: Site, name: str) -> N
         assert rows(node)[0].path == str(site.whole)
 
 
+@pytest.mark.slow
 async def test_peers_learn_the_files_of_a_folder_once_it_is_shared(site: Site) -> None:
     async with running(first := site.node(1), second := site.node(2)):
         added = await add(first, path=str(site.whole), layers="0-3")

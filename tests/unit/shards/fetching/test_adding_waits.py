@@ -18,6 +18,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         yield site
 
 
+@pytest.mark.slow
 async def test_origin_that_is_down_is_told_with_each_attempt_and_then_what_to_do(
     site: Site,
 ) -> None:
@@ -71,6 +72,7 @@ async def test_name_that_the_origin_does_not_know_is_an_error_and_adds_nothing(s
         assert (await add(node)).state == "ready"
 
 
+@pytest.mark.slow
 async def test_digest_that_no_peer_has_stays_added(site: Site) -> None:
     async with running(node := site.node(1)):
         with pytest.raises(Unavailable, match="was added, but cannot be fetched now"):

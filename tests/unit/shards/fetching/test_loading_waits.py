@@ -71,6 +71,7 @@ async def test_what_cannot_be_used_is_an_error(site: Site, reading: threading.Ev
             await load(node)
 
 
+@pytest.mark.slow
 async def test_fetch_that_gets_nowhere_is_told_after_some_attempts(site: Site) -> None:
     site.origin.problem = Unavailable("the Hub cannot be reached")
     async with running(node := site.node(1)):
