@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -37,19 +38,32 @@ def connected(*places: tuple[str, int]) -> Links:
 
 
 async def test_address_is_refused_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refusing, "REFUSED_S", 0.05)
+    monkeypatch.setattr(refusing, "FIRST_S", 0.05)
     made = Refusing(applied := Applied(), LOG)
     made.corrupt(HERE, [connected(HERE, ("192.0.2.2", 7000))])
     made.corrupt(("2001:db8::1", 7000), [])
-    assert [
-        applied.blocks(a) for a in ("192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2")
-    ] == [
-        True,
-        False,
-        True,
-        False,
-    ]
-    await wait_for(lambda: not applied.blocks("192.0.2.1") and not applied.blocks("2001:db8::1"))
+    addresses = ("192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2")
+    assert [applied.blocks(one) for one in addresses] == [True, False, True, False]
+    await wait_for(lambda: not any(applied.blocks(one) for one in addresses))
+
+
+@pytest.mark.jump_clock
+async def test_address_that_does_it_again_is_refused_for_longer() -> None:
+    made = Refusing(applied := Applied(), LOG)
+
+    async def refused_s() -> float:
+        made.corrupt(HERE, [connected(HERE)])
+        made.corrupt(HERE, [])  # of another connection, which ends with it
+        begun = time()
+        assert applied.blocks(HERE[0])
+        await wait_for(lambda: not applied.blocks(HERE[0]), 4000, every_s=1.0)
+        return round(time() - begun)
+
+    time = asyncio.get_running_loop().time
+    refused = [await refused_s() for _ in range(5)]
+    assert refused == [60, 240, 960, 3600, 3600]
+    await asyncio.sleep(86_401)
+    assert await refused_s() == 60
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1"])
