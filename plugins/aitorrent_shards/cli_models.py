@@ -93,7 +93,7 @@ def unload(name: Name, wait: Wait = True) -> None:
 def load(name: Name, wait: Wait = True) -> None:
     """Load a model into memory that was unloaded.
 
-    One that is still fetched or read after a start is waited for.
+    Waits for a model whose files are still being fetched or read after a start.
     """
     _move("shards.load_model", name, wait=wait)
 
