@@ -283,11 +283,15 @@ def test_layer_that_others_can_write_is_neither_changed_nor_used(
 
 @pytest.fixture
 def open_room() -> Iterator[Path]:
-    """A directory that every user can read. Those of pytest are root's alone, again whenever a
-    pytest starts on the machine."""
+    """A directory that every user can read, with all that is made in it, whatever the umask.
+
+    Those of pytest are root's alone, again whenever a pytest starts on the machine.
+    """
+    previous = os.umask(0o022)
     room = short_dir()
     room.chmod(0o755)
     yield room
+    os.umask(previous)
     shutil.rmtree(room)
 
 
