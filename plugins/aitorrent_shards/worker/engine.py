@@ -112,7 +112,7 @@ class Engine:
         torch.set_num_threads(threads)
         with contextlib.suppress(RuntimeError):  # can be set only once, before its first use
             torch.set_num_interop_threads(1)
-        transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers.logging.set_verbosity_error()
         chosen_device = pick_device(device)
         anatomy = read_anatomy(path)
         self.span = LayerRange(

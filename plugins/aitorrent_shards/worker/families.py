@@ -135,7 +135,7 @@ def build_skeleton(anatomy: Anatomy, dtype: torch.dtype) -> Skeleton:
     """
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            model = AutoModelForCausalLM.from_config(
                 anatomy.config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
             )
         model.eval()

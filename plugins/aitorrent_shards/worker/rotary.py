@@ -61,6 +61,7 @@ class Rotary:
             return known
         # A tensor, as in transformers: dynamic scaling is computed in its float32.
         seq_len = torch.tensor(length) if beyond else None
+        frequencies: torch.Tensor
         frequencies, _ = ROPE_INIT_FUNCTIONS[self._kind](
             self._config, self._device, seq_len=seq_len
         )

@@ -115,12 +115,12 @@ class Chain:
 @functools.lru_cache(maxsize=4)
 def reference_model(path: Path) -> Any:
     """The whole model as transformers loads it, in float32."""
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     for parameter in model.parameters():
         # Weights mapped from the file are unaligned, which makes BLAS round in another order.
         parameter.data = parameter.data.clone()
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     return model
 
 
