@@ -115,9 +115,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    gc.collect()
     gc.freeze()
     gc.enable()
+    # pytest adds its handlers to every logger that does not propagate, six times for each test.
+    # torch and transformers have 57 of these.
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.propagate = True
 
 
 def scope_of(nodeid: str) -> str:
