@@ -40,7 +40,7 @@ _BLOCK: Final = one_of(
 _REASON: Final = word("end_turn", "max_tokens", "tool_use", "stop_sequence")
 _ERROR_FIELDS: Final = {
     "type": word("error"),
-    "error": shape({"type": TEXT, "message": TEXT}),
+    "error": shape({"type": TEXT, "message": TEXT, "details?": shape({"error_code": TEXT})}),
     "request_id": TEXT,
 }
 

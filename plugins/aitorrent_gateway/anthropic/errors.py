@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from aitorrent_gateway.anthropic.requests import NAMES
+from aitorrent_gateway.anthropic.requests import NAMES, NO_THREADS
 from aitorrent_gateway.core.errors import prompt_too_long, translated
 from aitorrentd.api import AitorrentError
 from aitorrentd.api.faces.errors import HttpFault
@@ -33,12 +33,10 @@ def error_body(fault: HttpFault, ident: str) -> bytes:
     kind = _KINDS.get(fault.status, "invalid_request_error" if fault.status < 500 else "api_error")
     if fault.status == 503 and _GIVE_UP not in fault.headers:
         kind = "overloaded_error"
-    error = {
-        "type": "error",
-        "error": {"type": kind, "message": fault.message},
-        "request_id": ident,
-    }
-    return json.dumps(error).encode()
+    error: dict[str, object] = {"type": kind, "message": fault.message}
+    if fault.code == NO_THREADS:
+        error["details"] = {"error_code": NO_THREADS}
+    return json.dumps({"type": "error", "error": error, "request_id": ident}).encode()
 
 
 def in_words(error: AitorrentError) -> AitorrentError:

@@ -53,11 +53,14 @@ _NO_EFFECT: Final = frozenset(
         "workspace_id",
     }
 )
-_ELSEWHERE: Final = ("container", "mcp_servers")
-"Fields with which Anthropic's servers would run something."
+_ELSEWHERE: Final = ("compaction", "container", "mcp_servers")
+"Fields with which Anthropic's servers would run something, or sum up a conversation."
+NO_THREADS: Final = "thread_unsupported_request"
+"""The error on which the SDKs send the whole conversation. Their tool runners want the server to
+keep it unless it says so, and send only the results of the tools then."""
 _KNOWN: Final = frozenset(
     {*_SAME, *_NO_EFFECT, *_ELSEWHERE, "model", "messages", "system", "stop_sequences", "stream"}
-    | {"seed"}
+    | {"seed", "thread"}
     | {"tools", "tool_choice", "thinking", "output_config", "output_format"}
 )
 # Whether the model shall think; None leaves it to the model.
@@ -91,6 +94,9 @@ def asked(body: Mapping[str, Any]) -> Asked:
     for name in _ELSEWHERE:
         if fields.get(name):
             raise unsupported(name)
+    if fields.get("thread"):
+        text = "is not supported by this server; send the whole conversation without it"
+        raise wrong("thread", text, NO_THREADS)
     said = conversation(fields.get("system"), fields.get("messages"))
     offered = tools.offered(fields.get("tools", []), said)
     made: dict[str, Any] = {"messages": said.turns, "tools": offered}

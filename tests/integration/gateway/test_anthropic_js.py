@@ -13,6 +13,7 @@ from tests.support.nodes import NodeFactory
 
 PROGRAM = """
 import Anthropic from '@anthropic-ai/sdk'
+import { betaTool } from '@anthropic-ai/sdk/helpers/beta/json-schema'
 const client = new Anthropic({ baseURL: process.argv[2], apiKey: 'none', maxRetries: 0 })
 const messages = [{ role: 'user', content: 'hello' }]
 const asked = { model: 'm', max_tokens: 9, messages, thinking: { type: 'adaptive' } }
@@ -23,6 +24,11 @@ found.whole = await client.messages.create({ ...asked, tools })
 const stream = client.messages.stream({ ...asked, tools })
 for await (const event of stream) found.kinds.push(event.type)
 found.final = await stream.finalMessage()
+const inputSchema = { type: 'object', properties: { at: { type: 'string' } } }
+const look = betaTool({ name: 'look', description: 'looks', inputSchema, run: () => 'sunny' })
+const runner = client.beta.messages.toolRunner({ ...asked, tools: [look], max_iterations: 2 })
+found.runs = 0
+for await (const message of runner) found.runs += 1
 await client.messages.create({ ...asked, model: 'gone' }).catch(error => {
   found.error = [error.status, error.constructor.name, error.requestID, error.error.error.type]
 })
@@ -47,6 +53,9 @@ async def test_the_javascript_client(node_factory: NodeFactory) -> None:
     assert found["final"]["content"] == content
     assert found["final"]["usage"]["input_tokens"] == 3
     assert (found["kinds"][0], found["kinds"][-1]) == ("message_start", "message_stop")
+    assert found["runs"] == 2  # each with the whole conversation, as the server keeps none
+    turns = backend.requests[-1].messages or ()
+    assert [turn.role for turn in turns] == ["user", "assistant", "tool"]
     status, name, ident, kind = found["error"]
     assert (status, name, kind) == (404, "NotFoundError", "not_found_error")
     assert ident.startswith("req_")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anthropic
 import pytest
-from anthropic import AsyncAnthropic
+from anthropic import AsyncAnthropic, beta_async_tool
+from anthropic.types import ThreadUnsupportedRequestError
 
-from aitorrentd.api import Busy, Chunk, Unavailable
+from aitorrentd.api import Busy, Chunk, GenerateRequest, Unavailable
 from aitorrentd.api.models.tools import ToolCall
 from tests.support.gateway_nodes import gateway_node
 from tests.support.http_nodes import new_token, served
@@ -158,6 +159,52 @@ async def test_tool_round_trip(node_factory: NodeFactory) -> None:
     assert [turn.role for turn in turns] == ["user", "assistant", "tool"]
     assert turns[1].tool_calls == (call,)
     assert (turns[2].content, turns[2].tool_call_id) == ("A", "toolu_1")
+
+
+class Looking(FakeBackend):
+    """Calls `look`, and answers when it knows what that found."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk]:
+        self.requests.append(request)
+        if (request.messages or ())[-1].role == "tool":
+            yield Chunk("done", done=True, reason="stop")
+            return
+        call = ToolCall(id="toolu_1", name="look", arguments='{"at": "Bern"}')
+        yield Chunk("", done=True, reason="tool_calls", tool_calls=(call,))
+
+
+@beta_async_tool
+async def look(at: str) -> str:
+    """Look there."""
+    return f"sunny in {at}"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_tool_runner_sends_the_whole_conversation(
+    node_factory: NodeFactory, streams: bool
+) -> None:
+    """It asks the server to keep the conversation, and would send only the result of the tool."""
+    backend = Looking("f")
+    _, address = await gateway_node(node_factory, backend)
+    asked: dict[str, Any] = {"model": "m", "messages": ASKED, "max_tokens": 9, "system": "S"}
+    async with client_of(address) as client:
+        runner = client.beta.messages.tool_runner(**asked, tools=[look], stream=streams)
+        last = await runner.until_done()
+    assert [block.model_dump(include={"text"}) for block in last.content] == [{"text": "done"}]
+    first, second = backend.requests
+    assert [turn.role for turn in first.messages or ()] == ["system", "user"]
+    assert [turn.role for turn in second.messages or ()] == ["system", "user", "assistant", "tool"]
+    assert (second.messages or ())[-1].content == "sunny in Bern"
+    assert [tool.name for tool in second.tools] == ["look"]
+
+
+async def test_conversations_are_not_kept(node_factory: NodeFactory) -> None:
+    _, address = await gateway_node(node_factory, FakeBackend("f"))
+    async with client_of(address) as client:
+        with pytest.raises(ThreadUnsupportedRequestError, match="thread is not"):
+            await client.beta.messages.create(
+                model="m", messages=ASKED, max_tokens=9, thread={"type": "create"}
+            )
 
 
 async def test_busy_node_is_asked_again(node_factory: NodeFactory) -> None:

@@ -286,6 +286,9 @@ def test_tool_choice(choice: Any, wanted: Any, parallel: bool | None) -> None:
         ({"output_format": {"type": "json_schema"}}, "output_format.schema"),
         ({"mcp_servers": [{"url": "http://localhost"}]}, "mcp_servers"),
         ({"container": "c"}, "container"),
+        ({"compaction": {"type": "summarize"}}, "compaction"),
+        # Only the new turn is sent, so an answer would be about half a conversation.
+        ({"thread": {"type": "continue", "previous_message_id": "msg_1"}}, "thread"),
         ({"messages": []}, "messages"),
         ({"messages": None}, "messages"),
         ({"messages": ["hello"]}, "messages[0].role"),
