@@ -55,6 +55,33 @@ _BUILT_IN: Final[dict[str, tuple[str, dict[str, Any]]]] = {
             "required": ["command", "path"],
         },
     ),
+    "memory": (
+        "Keep notes in files below /memories that last longer than this conversation. View that"
+        " directory before anything else, and write down what will be needed later.",
+        {
+            "type": "object",
+            "properties": {
+                "command": {
+                    "type": "string",
+                    "enum": ["view", "create", "str_replace", "insert", "delete", "rename"],
+                },
+                "path": {"type": "string", "description": "all but rename: such as /memories/a"},
+                "view_range": {
+                    "type": "array",
+                    "items": {"type": "integer"},
+                    "description": "view: first and last line",
+                },
+                "file_text": {"type": "string", "description": "create: the content"},
+                "old_str": {"type": "string", "description": "str_replace: the text to replace"},
+                "new_str": {"type": "string", "description": "str_replace: the new text"},
+                "insert_line": {"type": "integer", "description": "insert: after this line"},
+                "insert_text": {"type": "string", "description": "insert: the text"},
+                "old_path": {"type": "string", "description": "rename: the path so far"},
+                "new_path": {"type": "string", "description": "rename: the new path"},
+            },
+            "required": ["command"],
+        },
+    ),
 }
 
 

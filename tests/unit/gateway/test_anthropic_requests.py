@@ -225,6 +225,17 @@ def test_tools() -> None:
     assert "command" in shell.parameters["properties"]
 
 
+@pytest.mark.parametrize(
+    "kind", ["bash_20250124", "text_editor_20250728", "memory_20250818", "memory_20991231"]
+)
+def test_tools_of_anthropic_that_the_client_runs_are_offered(kind: str) -> None:
+    made = asked({"messages": HELLO, "tools": [{"type": kind, "name": "own"}]})
+    assert (names(tools=[{"type": kind, "name": "own"}]), made.headers) == (["own"], {})
+    (tool,) = made.request.tools
+    assert tool.parameters is not None
+    assert "command" in tool.parameters["properties"]
+
+
 def test_deferred_tools_are_offered_when_the_conversation_refers_to_them() -> None:
     grep = {"name": "Grep", "input_schema": {}, "defer_loading": True}
     assert names(tools=[READ, grep]) == ["Read"]
