@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from aitorrent_gateway.core.errors import room_left
 from aitorrent_gateway.core.fields import explained
 from aitorrent_gateway.mcp.reach import Reach, Report, content, of_strangers
 from aitorrent_gateway.mcp.strangers import MOST_ANSWER_CHARS, plain
-from aitorrentd.api import InvalidParams
+from aitorrentd.api import AitorrentError, InvalidParams
 from aitorrentd.api.context import Caller
 
 WAIT_S: Final = 60.0
@@ -29,7 +30,12 @@ class GenerateArguments(BaseModel):
     model: str = Field(
         "", max_length=256, description="A name from search_models; empty for the node's default."
     )
-    max_tokens: int = Field(1024, ge=1, le=32_768, description="The longest answer, in tokens.")
+    max_tokens: int = Field(
+        1024,
+        ge=1,
+        le=32_768,
+        description="The longest answer, in tokens; lowered to what the model has room for.",
+    )
     temperature: float | None = Field(
         None,
         ge=0,
@@ -88,19 +94,17 @@ async def _generate(asked: GenerateArguments, caller: Caller, report: Report) ->
     messages = [{"role": "system", "content": asked.system}] if asked.system else []
     messages.append({"role": "user", "content": asked.prompt})
     sampling = asked.model_dump(include={"max_tokens", "temperature", "seed"}, exclude_none=True)
-    params = {"model": asked.model, "messages": messages, "params": sampling, "wait_s": WAIT_S}
-    summary: dict[str, Any] = {}
-    pieces: list[str] = []
-
-    def loading(state: Mapping[str, Any]) -> None:
-        report(None, None, str(state["text"]))
-
-    items = caller.stream("inference.generate", params, progress=loading, summary=summary)
-    async with aclosing(items):
-        async for item in items:
-            pieces.append(item["text"])
-            report(None, None, item["text"])
-    answer = plain("".join(pieces), MOST_ANSWER_CHARS)
+    params: dict[str, Any] = {"model": asked.model, "messages": messages, "params": sampling}
+    params["wait_s"] = WAIT_S
+    try:
+        text, summary = await _answered(params, caller, report)
+    except AitorrentError as e:
+        room = room_left(e)
+        if room is None:
+            raise
+        params["params"] = {**sampling, "max_tokens": room}
+        text, summary = await _answered(params, caller, report)
+    answer = plain(text, MOST_ANSWER_CHARS)
     return content(
         answer,
         {
@@ -113,6 +117,24 @@ async def _generate(asked: GenerateArguments, caller: Caller, report: Report) ->
             "warning": plain(str(summary.get("warning", ""))),
         },
     )
+
+
+async def _answered(
+    params: Mapping[str, Any], caller: Caller, report: Report
+) -> tuple[str, dict[str, Any]]:
+    """The text of an answer, and what `inference.generate` tells about it at the end."""
+    summary: dict[str, Any] = {}
+    pieces: list[str] = []
+
+    def loading(state: Mapping[str, Any]) -> None:
+        report(None, None, str(state["text"]))
+
+    items = caller.stream("inference.generate", params, progress=loading, summary=summary)
+    async with aclosing(items):
+        async for item in items:
+            pieces.append(item["text"])
+            report(None, None, item["text"])
+    return "".join(pieces), summary
 
 
 async def _search(asked: SearchArguments, caller: Caller) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from jsonschema import Draft202012Validator
 from aitorrent_gateway.mcp.messages import encode
 from aitorrent_gateway.mcp.models import ARGUMENTS
 from aitorrent_gateway.mcp.toolbox import tool_name, tools_of
+from aitorrentd.api import InvalidParams
 from tests.support.mcp_clients import ENVELOPE, METHODS, Asker, FakeCaller, view
 
 GOLDEN: Final = Path(__file__).parents[2] / "golden" / "rpc.json"
@@ -91,6 +93,29 @@ async def test_nulls_are_nothing(absent: dict[str, Any]) -> None:
     result = await Asker()("tools/call", {"name": "node_status", **absent})
     assert result["isError"] is False
     assert (await Asker()("tools/list", {"cursor": None}))["tools"]
+
+
+class Short(FakeCaller):
+    """A node whose model has room for 30 tokens of an answer."""
+
+    async def stream(
+        self, method: str, params: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> AsyncGenerator[dict[str, Any]]:
+        wanted = (params or {})["params"]["max_tokens"]
+        if wanted > 30:
+            raise InvalidParams("too long", context=512, prompt_tokens=482, max_tokens=wanted)
+        async for item in super().stream(method, params, **kwargs):
+            yield item
+
+
+@pytest.mark.parametrize("wanted", [{}, {"max_tokens": 32_768}])
+async def test_an_answer_may_be_as_long_as_there_is_room(wanted: dict[str, int]) -> None:
+    # What models ask for does not depend on the model that they ask, nor does the default.
+    ask = Asker(Short())
+    arguments = {"prompt": "hi", "model": "demo", **wanted}
+    result = await ask("tools/call", {"name": "generate", "arguments": arguments})
+    assert (result["isError"], result["content"][0]["text"]) == (False, "012")
+    assert [sent["params"]["max_tokens"] for _, sent in ask.caller.calls] == [30]
 
 
 async def test_a_wrong_argument_is_told_to_the_model() -> None:
