@@ -36,7 +36,8 @@ async def call_tool(
                 return found
             if reach.caller is None:
                 return content("this caller may not look at the node", failed=True)
-            structured, text = await method_result(tool, arguments, reach.caller, report)
+            given = tool.given(arguments)
+            structured, text = await method_result(tool, given, reach.caller, report)
             return content(text, structured)
     except AitorrentError as e:
         return content(plain(e.message), {"code": e.code, "message": plain(e.message)}, failed=True)

@@ -78,7 +78,8 @@ async def run(name: str, arguments: Mapping[str, Any], reach: Reach, report: Rep
         AitorrentError: why there is none.
     """
     try:
-        asked = ARGUMENTS[name].model_validate(arguments)
+        given = {key: value for key, value in arguments.items() if value is not None}
+        asked = ARGUMENTS[name].model_validate(given)
     except ValidationError as e:
         raise explained(e) from None
     if reach.asker is None:

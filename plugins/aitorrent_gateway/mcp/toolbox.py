@@ -46,6 +46,16 @@ class Tool:
     listed: dict[str, Any]
     "As `tools/list` shows it."
 
+    def given(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments without a null where the method takes none: programs send it for what a
+        model left out."""
+        fields = self.listed["inputSchema"]["properties"]
+        return {
+            name: value
+            for name, value in arguments.items()
+            if value is not None or _takes_null(fields.get(name, {}))
+        }
+
 
 def tool_name(method: str) -> str:
     """The name of a method's tool. Dots are legal, but several clients refuse them."""
@@ -94,6 +104,15 @@ def _listed(name: str, view: Mapping[str, Any]) -> dict[str, Any]:
             "openWorldHint": True,
         },
     }
+
+
+def _takes_null(schema: Mapping[str, Any]) -> bool:
+    """Whether null may have a meaning of its own."""
+    either = [each for key in _UNITED for each in schema.get(key, ())]
+    if either or "$ref" in schema:
+        return any(map(_takes_null, either))
+    kind = schema.get("type")
+    return kind is None or kind == "null" or (isinstance(kind, list) and "null" in kind)
 
 
 def input_schema(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from aitorrent_gateway.mcp.toolbox import tool_name, tools_of
 from aitorrentd.api import InvalidParams
 from tests.support.mcp_clients import ENVELOPE, METHODS, Asker, FakeCaller, view
 
+TEXT: Final = {"type": "string"}
 GOLDEN: Final = Path(__file__).parents[2] / "golden" / "rpc.json"
 
 
@@ -93,6 +94,21 @@ async def test_nulls_are_nothing(absent: dict[str, Any]) -> None:
     result = await Asker()("tools/call", {"name": "node_status", **absent})
     assert result["isError"] is False
     assert (await Asker()("tools/list", {"cursor": None}))["tools"]
+
+
+async def test_nulls_of_optional_arguments_are_nothing() -> None:
+    # CodeWithCJ/SparkyFitness 1540, ZenRows/zenrows-mcp 23, NVIDIA/NeMo-Agent-Toolkit 1269:
+    # programs send null for what a model left out.
+    some = view("node.logs", level={"type": "string"}, peer={"anyOf": [TEXT, {"type": "null"}]})
+    ask = Asker(FakeCaller(some, reply={"items": 1}))
+    asked = {"name": "node_logs", "arguments": {"level": None, "peer": None, "more": None}}
+    await ask("tools/call", asked)
+    assert ask.caller.calls == [("node.logs", {"peer": None, "more": None})]
+    left_out = dict.fromkeys(("system", "model", "max_tokens", "temperature", "seed"))
+    asked = {"name": "generate", "arguments": {"prompt": "hi", **left_out}}
+    assert (await ask("tools/call", asked))["isError"] is False
+    asked = {"name": "generate", "arguments": {"prompt": None}}
+    assert (await ask("tools/call", asked))["content"][0]["text"] == "prompt is required"
 
 
 class Short(FakeCaller):
