@@ -66,14 +66,16 @@ class Bridge:
         text = line.decode("utf-8", "replace").strip()
         if not text:
             return
-        if len(text) > MAX_LINE:
-            self._fail(None, _INVALID, f"the message is longer than {MAX_LINE} characters")
-            return
         message: Any = None
         with suppress(ValueError, RecursionError):  # the daemon says what is wrong with it
             message = json.loads(text)
         told = message if isinstance(message, dict) else {}
         ident = told.get("id")
+        if len(text) > MAX_LINE:
+            # Without the id, which a message of more than 4 MiB has lost, its sender waits.
+            shown = ident if isinstance(ident, str | int) else None
+            self._fail(shown, _INVALID, f"the message is longer than {MAX_LINE} characters")
+            return
         self._lines += 1
         key = json.dumps(ident) if isinstance(ident, str | int) else f"line {self._lines}"
         if told.get("method") == "notifications/cancelled":

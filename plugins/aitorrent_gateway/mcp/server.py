@@ -26,7 +26,7 @@ from aitorrent_gateway.mcp.messages import (
 from aitorrent_gateway.mcp.reach import Reach, Report
 from aitorrent_gateway.mcp.strangers import MARK, NOTE, plain
 from aitorrent_gateway.mcp.toolbox import Tool, input_schema, tools_of
-from aitorrentd.api import AitorrentError
+from aitorrentd.api import AitorrentError, InvalidParams, NotFound
 from aitorrentd.api.tasks import beside
 
 CAPABILITIES: Final[Mapping[str, Any]] = {"tools": {}, "resources": {}, "prompts": {}}
@@ -214,7 +214,12 @@ class McpServer:
         if found is None or reach.caller is None or not isinstance(uri, str):
             # The code of the second era; the first had -32002, which is retired.
             raise RpcError(INVALID_PARAMS, "Resource not found")
-        text = await calling.resource_text(*found, box.tools, reach.caller, report)
+        try:
+            text = await calling.resource_text(*found, box.tools, reach.caller, report)
+        except (NotFound, InvalidParams) as e:
+            if not found[1]:  # nothing in the address can be wrong
+                raise
+            raise RpcError(INVALID_PARAMS, plain(e.message)) from e
         shown = {"uri": uri, "mimeType": resources.JSON, "text": text, "_meta": {MARK: True}}
         return {"contents": [shown], "_meta": {MARK: NOTE}}
 

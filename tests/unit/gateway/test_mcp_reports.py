@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from aitorrent_gateway.mcp.messages import encode
 from aitorrent_gateway.mcp.models import ARGUMENTS
 from aitorrent_gateway.mcp.toolbox import tool_name, tools_of
-from aitorrentd.api import InvalidParams
+from aitorrentd.api import InvalidParams, NotFound
 from tests.support.mcp_clients import ENVELOPE, METHODS, Asker, FakeCaller, view
 
 TEXT: Final = {"type": "string"}
@@ -109,6 +109,17 @@ async def test_nulls_of_optional_arguments_are_nothing() -> None:
     assert (await ask("tools/call", asked))["isError"] is False
     asked = {"name": "generate", "arguments": {"prompt": None}}
     assert (await ask("tools/call", asked))["content"][0]["text"] == "prompt is required"
+
+
+@pytest.mark.parametrize("uri", ["aitorrent://model/none", "aitorrent://peer/none"])
+async def test_what_a_template_does_not_have_is_no_fault_of_the_server(uri: str) -> None:
+    # The specification has -32603 for what is wrong in the server; clients say so, and try again.
+    nothing: dict[str, list[Any]] = {"models": [], "pending": []}
+    replies: tuple[Any, ...] = (nothing, NotFound("no peer none"), InvalidParams("no id"))
+    for reply in replies:
+        ask = Asker(FakeCaller(view("inference.models"), view("transport.why"), reply=reply))
+        if isinstance(reply, Exception) or "model" in uri:
+            assert (await ask("resources/read", {"uri": uri}))["code"] == -32602
 
 
 class Short(FakeCaller):

@@ -70,6 +70,8 @@ async def test_hostile_lines_and_cancellation(node_factory: NodeFactory, control
         ours.send(b"{", b"", b"\xff\xfe", b"[]", b"null", b"x" * (2**20 + 10))
         codes = [(await ours.next())["error"]["code"] for _ in range(5)]
         assert sorted(codes) == [-32700, -32700, -32700, -32600, -32600]
+        ours.send({"jsonrpc": "2.0", "id": "long", "method": "ping", "params": {"a": "x" * 2**20}})
+        assert (await ours.next())["id"] == "long"
         # Neither of these is answered.
         ours.send(
             {"jsonrpc": "2.0", "method": "notifications/initialized"},
