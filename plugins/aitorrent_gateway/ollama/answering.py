@@ -28,6 +28,7 @@ from aitorrentd.api import (
     Inference,
     InvalidParams,
     NotFound,
+    Unavailable,
 )
 from aitorrentd.api.faces.asgi import App
 from aitorrentd.api.faces.streaming import Stream
@@ -82,7 +83,11 @@ class Answer:
                         yield chunk
                 return
             except NotFound as e:
-                raise names.missing(self.model, e.message) from None
+                # No list has a model that cannot answer now, so its tag is still there.
+                untagged = request.model.removesuffix(names.LATEST)
+                if has_begun or untagged == request.model:
+                    raise names.missing(self.model, e.message) from None
+                request = request.model_copy(update={"model": untagged})
             except InvalidParams as e:
                 if has_begun:
                     raise
@@ -183,7 +188,7 @@ async def _kept(asked: Asked, memory: Memory) -> Kept | None:
         return None
     try:
         kept = await memory.of(asked.model)
-    except NotFound:  # the answer tells why
+    except (NotFound, Unavailable):  # the answer tells why
         return None
     return kept if kept.backend is not None else None
 

@@ -72,9 +72,9 @@ class Memory:
         """The model that a client names.
 
         Raises:
-            NotFound: it cannot answer now.
+            NotFound: there is none. Unavailable: it cannot answer now.
         """
-        view = await names.found(self.inference, name)
+        view = await names.found(self.inference, name, self.backends)
         return Kept(name, own_name(self.inference, view.name), self._keeper(view), self.log)
 
     def _keeper(self, view: ModelView) -> KeepsModels | None:

@@ -43,14 +43,14 @@ class Listing:
         """POST /api/show.
 
         Raises:
-            NotFound: no such model can answer now.
+            NotFound: there is no such model. Unavailable: it cannot answer now.
         """
         fields = present(json_object(await request.body()))
         name = model_of(fields)
         answering, embedding = await names.known(self._inference)
         view = names.pick(name, answering + embedding)
         if view is None:
-            raise names.missing(name)
+            raise names.absent(name, self._backends)
         able = models.capabilities(None, is_embedding=True)
         if view in answering:
             able = self._able(view)

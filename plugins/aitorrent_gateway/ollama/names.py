@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import Final
 
 from aitorrent_gateway.core.models import answering_models
-from aitorrentd.api import Inference, InvalidParams, ModelView, NotFound
+from aitorrentd.api import (
+    Backend,
+    Inference,
+    InvalidParams,
+    KnowsPending,
+    ModelView,
+    NotFound,
+    Registry,
+    Unavailable,
+)
 
 LATEST: Final = ":latest"
 _UNSUPPORTED: Final = re.compile(
@@ -22,11 +32,22 @@ def tagged(name: str) -> str:
 def missing(name: str, reason: str = "") -> NotFound:
     """The error for a model that is not there; clients look for its first words."""
     text = f"model '{name[:200]}' not found"
-    listed = reason.removeprefix(f"no model {name!r}; available models: ")
-    if listed != reason:
-        return NotFound(f"{text}; available: {listed}")
-    reason = reason.removeprefix(f"no model {name!r}").removeprefix("; ")
+    for each in (name, name.removesuffix(LATEST)):
+        listed = reason.removeprefix(f"no model {each!r}; available models: ")
+        if listed != reason:
+            return NotFound(f"{text}; available: {listed}")
+        reason = reason.removeprefix(f"no model {each!r}").removeprefix("; ")
     return NotFound(f"{text}: {reason}" if reason else text)
+
+
+def absent(name: str, backends: Registry[Backend] | None) -> NotFound | Unavailable:
+    """The error for a model that cannot answer now: a backend of this node may know why."""
+    there = [] if backends is None else [backends.get(each) for each in backends.names()]
+    waiting = [each.pending() for each in there if isinstance(each, KnowsPending)]
+    for model in chain.from_iterable(waiting):
+        if model.name in (name, name.removesuffix(LATEST)):
+            return Unavailable(f"model {model.name} cannot answer now: {model.detail}")
+    return missing(name)
 
 
 def unsupported(name: str, error: InvalidParams) -> InvalidParams:
@@ -65,14 +86,16 @@ async def resolved(inference: Inference, name: str) -> str:
     return name if view is None else view.name
 
 
-async def found(inference: Inference, name: str) -> ModelView:
+async def found(
+    inference: Inference, name: str, backends: Registry[Backend] | None = None
+) -> ModelView:
     """The model that a client means.
 
     Raises:
-        NotFound: it cannot answer now.
+        NotFound: there is none. Unavailable: one of `backends` knows it; it cannot answer now.
     """
     answering, embedding = await known(inference)
     view = pick(name, answering + embedding)
     if view is None:
-        raise missing(name)
+        raise absent(name, backends)
     return view

@@ -14,7 +14,7 @@ from aitorrentd.api.models.tools import ToolCall
 from tests.integration.gateway.ollama.test_ollama_stream import HELLO, TOOL, Full, lines, post, sent
 from tests.support.clients.raw_http import exchange, request
 from tests.support.gateway_nodes import gateway_node
-from tests.support.inference_fakes import FakeBackend
+from tests.support.inference_fakes import LACKING, FakeBackend, LoadingBackend
 from tests.support.nodes import NodeFactory
 
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")
@@ -116,6 +116,28 @@ async def test_unknown_paths_are_missing(node_factory: NodeFactory) -> None:
     wrong = await exchange(address, request("GET", "/api/chat"))
     assert (wrong.status, wrong.headers["allow"]) == (405, "POST")
     assert json.loads(wrong.body) == {"error": "this path takes POST, not GET"}
+
+
+@pytest.mark.parametrize("name", ["big", "big:latest"])
+async def test_a_model_that_lost_layers_is_not_unknown(
+    node_factory: NodeFactory, name: str
+) -> None:
+    """Programs keep the names of /api/tags, which have a tag; those that read `not found` pull."""
+    _, address = await gateway_node(node_factory, LoadingBackend("w", LACKING))
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("/api/chat", {"messages": HELLO}),
+        ("/api/generate", {"prompt": "a"}),
+        ("/api/generate", {}),  # loads the model
+        ("/api/show", {}),
+    ]
+    for path, fields in asked:
+        answer = await sent(address, path, model=name, **fields)
+        said = json.loads(answer.body)["error"]
+        assert (answer.status, said.partition(":")[0]) == (503, "model big cannot answer now")
+    for path in ("/api/chat", "/api/show"):
+        gone = await sent(address, path, model="gone:latest", messages=HELLO)
+        told = json.loads(gone.body)["error"]
+        assert (gone.status, told) == (404, "model 'gone:latest' not found")
 
 
 async def test_errors_are_in_error_and_texts(node_factory: NodeFactory) -> None:
