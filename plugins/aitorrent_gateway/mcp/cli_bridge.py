@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -136,14 +137,24 @@ async def _next_line(lines: asyncio.StreamReader) -> bytes:
             found = (found + part)[: MAX_LINE * 4 + 1]
 
 
+def _can_be_awaited(descriptor: int) -> bool:
+    """Whether reading may block: not from a file or /dev/null, which epoll_ctl(2) refuses."""
+    with select.epoll() as poller:
+        try:
+            poller.register(descriptor, select.EPOLLIN)
+        except PermissionError:
+            return False
+    return True
+
+
 async def run() -> None:
     """Carry messages between standard input, output and the daemon."""
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader(limit=MAX_LINE)
     protocol = asyncio.StreamReaderProtocol(lines)
-    try:
+    if _can_be_awaited(sys.stdin.fileno()):
         await loop.connect_read_pipe(lambda: protocol, sys.stdin)
-    except ValueError:  # a file, which is always ready
+    else:
         lines.feed_data(sys.stdin.buffer.read())
         lines.feed_eof()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -100,6 +101,28 @@ async def test_a_daemon_that_is_down_is_told_on_stderr(tmp_path: Path) -> None:
     assert out == b""
     assert b"no daemon at" in err
     assert ours.process.returncode not in (0, None)
+
+
+async def test_standard_input_that_is_no_pipe(
+    node_factory: NodeFactory, control: Path, tmp_path: Path
+) -> None:
+    await gateway_node(node_factory, FakeBackend("f"), control=control)
+    asked = tmp_path / "asked"
+    asked.write_text(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}) + "\n")
+    for path, answers in ((asked, [{"jsonrpc": "2.0", "id": 1, "result": {}}]), ("/dev/null", [])):
+        stdin, pipe = os.open(path, os.O_RDONLY), asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            *(CTL, "--socket", str(control), "mcp"), stdin=stdin, stdout=pipe, stderr=pipe
+        )
+        os.close(stdin)
+        try:
+            async with asyncio.timeout(20):
+                out, err = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+        assert [json.loads(line) for line in out.splitlines()] == answers
+        assert (err, process.returncode) == (b"", 0)
 
 
 async def test_the_daemon_may_be_restarted(daemon_factory: DaemonFactory) -> None:
