@@ -98,8 +98,7 @@ class Served:
         plugin = self._roster.find(name.partition(".")[0])
         if plugin is not None and plugin.contributions is None:
             raise Unavailable(
-                f"plugin {plugin.name} is {plugin.state.value}"
-                + (f": {plugin.detail}" if plugin.detail else ", so its methods cannot be called"),
+                f"plugin {plugin.name} is {plugin.state.value}{_why(plugin)}",
                 plugin=plugin.name,
                 state=plugin.state.value,
             )
@@ -143,3 +142,12 @@ class Served:
             warnings = self._hooks.health(plugin.name, context)
             found += [(plugin.name, warning) for warning in warnings]
         return found
+
+
+def _why(plugin: Plugin) -> str:
+    """What follows the state of a plugin whose methods cannot be called."""
+    if plugin.detail:
+        return f": {plugin.detail}"
+    if plugin.state is PluginState.DISABLED:
+        return f"; enable it: aitorrentctl plugin enable {plugin.name}"
+    return ", so its methods cannot be called"

@@ -95,8 +95,7 @@ class Roster:
         for key in sorted(plugin.requires()):
             if self._has(key):
                 continue
-            claimant = self.claimant(key)
-            obstacle = _missing(key, claimant)
+            obstacle = self._missing(key)
             if not obstacle.passing:
                 return obstacle
             waiting = obstacle
@@ -111,8 +110,27 @@ class Roster:
         """What `plugin` requires and lacks; empty if it has everything."""
         for key in sorted(plugin.requires()):
             if not self._has(key):
-                return _missing(key, self.claimant(key)).text
+                return self._missing(key).text
         return ""
+
+    def _missing(self, key: str) -> Obstacle:
+        # Without an active or coming plugin that provides it, one that is out may still declare it.
+        claimant = self.claimant(key) or next((p for p in self if key in p.provides()), None)
+        if claimant is None:
+            # Not imported, so nobody knows what they would provide.
+            off = [p.name for p in self if p.state is PluginState.DISABLED and p.info is None]
+            suspects = f"; disabled: {', '.join(off)}" if off else ""
+            return Obstacle(f"needs {key}, which no enabled plugin provides{suspects}")
+        if claimant.state in COMING:
+            return Obstacle(f"needs {key} of plugin {claimant.name}", passing=True)
+        if claimant.state is PluginState.RUNNING:
+            return Obstacle(f"needs {key}, which plugin {claimant.name} does not provide yet")
+        remedy = ""
+        if claimant.state is PluginState.DISABLED:
+            remedy = f"; aitorrentctl plugin enable {claimant.name}"
+        return Obstacle(
+            f"needs {key} of plugin {claimant.name}, which is {claimant.state.value}{remedy}"
+        )
 
     def _has(self, key: str) -> bool:
         provider = self.find(self._services.provider(key) or "")
@@ -131,13 +149,3 @@ class Roster:
             for other in self
             if other is not plugin
         )
-
-
-def _missing(key: str, claimant: Plugin | None) -> Obstacle:
-    if claimant is None:
-        return Obstacle(f"needs {key}, which no enabled plugin provides")
-    if claimant.state in COMING:
-        return Obstacle(f"needs {key} of plugin {claimant.name}", passing=True)
-    if claimant.state is PluginState.RUNNING:
-        return Obstacle(f"needs {key}, which plugin {claimant.name} does not provide yet")
-    return Obstacle(f"needs {key} of plugin {claimant.name}, which is {claimant.state.value}")

@@ -101,6 +101,9 @@ async def test_blocked_plugin_starts_once_its_requirement_appears(tmp_path: Path
         plugins={"link": {"enabled": False}},
     ) as node:
         assert states(node) == {"app": "blocked", "link": "disabled"}
+        # A disabled plugin is not imported: what it provides is not known.
+        expected = "needs link.v1, which no enabled plugin provides; disabled: link"
+        assert node.row("app").detail == expected
         row = await node.enable("link")
         assert row.state == "running"
         await until_state(node, "app", "running")
@@ -129,15 +132,22 @@ async def test_disable_blocks_dependants_and_enable_brings_them_back(tmp_path: P
     async with kernel(
         tmp_path,
         made("app", story=story, requires=("link.v1",), methods=("app.go",)),
-        made("link", story=story, provides=("link.v1",)),
+        made("link", story=story, provides=("link.v1",), methods=("link.go",)),
     ) as node:
         assert node.method("app.go")[0] == "app"
         assert (await node.disable("link")).state == "disabled"
         assert states(node) == {"app": "blocked", "link": "disabled"}
         assert story.before("app down", "link down")
-        with pytest.raises(Unavailable, match=r"plugin app is blocked: needs link\.v1") as caught:
+        remedy = (
+            r"needs link\.v1 of plugin link, which is disabled; aitorrentctl plugin enable link"
+        )
+        with pytest.raises(Unavailable, match=f"plugin app is blocked: {remedy}$") as caught:
             node.method("app.go")
         assert caught.value.data == {"plugin": "app", "state": "blocked"}
+        with pytest.raises(
+            Unavailable, match="disabled; enable it: aitorrentctl plugin enable link"
+        ):
+            node.method("link.go")
         await node.enable("link")
         await until_state(node, "app", "running")
         assert node.method("app.go")[1].name == "app.go"
