@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aitorrent_http.access import PROXIED, Access
+from aitorrent_http.certificate import UnusableCertificate, load_certificate
 from aitorrent_http.config import PORT, HttpConfig
 from aitorrent_http.metrics import HttpMetrics
 from aitorrent_http.tokens import Tokens
@@ -179,11 +180,11 @@ class HttpService:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         try:
-            context.load_cert_chain(config.tls_cert, config.tls_key)
-        except (OSError, ssl.SSLError) as e:
+            load_certificate(context, config.tls_cert, config.tls_key)
+        except UnusableCertificate as e:
             raise ConfigError(
                 f"cannot use the certificate {config.tls_cert} with the key {config.tls_key}:"
-                f" {e.strerror or e}; set plugins.http.tls_cert and tls_key"
+                f" {e}; set plugins.http.tls_cert and tls_key"
             ) from None
         return context
 
@@ -193,11 +194,11 @@ class HttpService:
         while True:
             await asyncio.sleep(CERT_S)
             now = self._certificate_times()
-            if now == seen or self.config.tls_cert is None:
+            if now == seen or self.config.tls_cert is None or self.config.tls_key is None:
                 continue
             try:
-                context.load_cert_chain(self.config.tls_cert, self.config.tls_key)
-            except (OSError, ssl.SSLError) as e:
+                load_certificate(context, self.config.tls_cert, self.config.tls_key)
+            except UnusableCertificate as e:
                 self._ctx.log.warning("the new certificate cannot be used yet: %s", e)
             else:
                 seen = now

@@ -1,0 +1,43 @@
+"""The server's certificate: loads it, or says what is wrong with it."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+
+class UnusableCertificate(Exception):
+    """What is wrong with a certificate or its key, and what to do."""
+
+
+def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Have `context` serve the certificate, with its private key.
+
+    OpenSSL says "Invalid argument" or "PEM lib" of most mistakes.
+
+    Raises:
+        UnusableCertificate: a file cannot be read, is of another kind, or has a pass phrase.
+    """
+    texts = [_read(certificate), _read(key)]
+    if b"CERTIFICATE-" not in texts[0]:
+        raise UnusableCertificate(f"{certificate} has no certificate in PEM format")
+    if b"PRIVATE KEY-" not in texts[1]:
+        raise UnusableCertificate(f"{key} has no private key in PEM format")
+    try:
+        # Without a password, OpenSSL would ask for one on the terminal, and wait.
+        context.load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as e:
+        if b"ENCRYPTED" in texts[1]:
+            raise UnusableCertificate(
+                f"{key} has a pass phrase; write it without: openssl pkey -in FILE -out NEW"
+            ) from None
+        if getattr(e, "reason", None) == "KEY_VALUES_MISMATCH":
+            raise UnusableCertificate("they do not belong together") from None
+        raise UnusableCertificate(getattr(e, "strerror", None) or str(e)) from None
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as e:
+        raise UnusableCertificate(f"cannot read {file}: {e.strerror}") from None

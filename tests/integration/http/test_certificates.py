@@ -1,0 +1,79 @@
+"""A certificate that cannot be used: what is wrong with it, and nothing asked on a terminal."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from aitorrent_http.certificate import UnusableCertificate, load_certificate
+from tests.support.servers.hub.certificates import tls_for
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Files of a certificate and its key."""
+
+    certificate: Path
+    key: Path
+
+
+def _pair(directory: Path) -> Pair:
+    directory.mkdir()
+    _, certificate = tls_for(directory)
+    return Pair(certificate, certificate.with_suffix(".key"))
+
+
+Change = Callable[[Pair, Pair], object]
+
+
+def _encrypt(ours: Pair, _: Pair) -> None:
+    key = load_pem_private_key(ours.key.read_bytes(), None)
+    how = BestAvailableEncryption(b"secret")
+    ours.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how))
+
+
+def _swap(ours: Pair, _: Pair) -> None:
+    texts = ours.certificate.read_bytes(), ours.key.read_bytes()
+    ours.key.write_bytes(texts[0])
+    ours.certificate.write_bytes(texts[1])
+
+
+def _damage(ours: Pair, _: Pair) -> None:
+    lines = ours.certificate.read_text().splitlines(keepends=True)
+    ours.certificate.write_text("".join(lines[:3] + lines[-1:]))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda ours, _: ours.certificate.unlink(), "cannot read .*hub.pem: No such file"),
+        (lambda ours, _: ours.key.unlink(), "cannot read .*hub.key: No such file"),
+        (_encrypt, "hub.key has a pass phrase; write it without: openssl pkey"),
+        (_swap, "hub.pem has no certificate in PEM format"),
+        (lambda ours, _: ours.key.write_text("x"), "hub.key has no private key in PEM format"),
+        (
+            lambda ours, other: ours.key.write_bytes(other.key.read_bytes()),
+            "do not belong together",
+        ),
+        (_damage, "PEM lib"),
+    ],
+)
+def test_certificate_that_cannot_be_used_says_why(
+    tmp_path: Path, change: Change, told: str
+) -> None:
+    ours, other = _pair(tmp_path / "ours"), _pair(tmp_path / "other")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    load_certificate(context, ours.certificate, ours.key)
+    change(ours, other)
+    with pytest.raises(UnusableCertificate, match=told):
+        load_certificate(context, ours.certificate, ours.key)
