@@ -38,6 +38,8 @@ _SAYS_FOUND: Final = frozenset(
     | {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 ) - {"missing", "finite_number"}
 "Kinds of errors whose message ends with the actual type."
+_CHOICE: Final = re.compile(r"'([^']+)'")
+"A word that a setting may be, as pydantic quotes it."
 _UNIT: Final = re.compile(r"\s*[-+]?[\d.]+\s*[a-zµ]+\s*", re.I)
 
 
@@ -107,11 +109,13 @@ def problems(
 
 
 def _found(path: SettingPath, value: object, told: list[str]) -> str:
-    """`, not text`: the actual type, and the remedy."""
+    """`, not text`: the actual type, and the remedy; of a wrong word only the remedy."""
     kind = kind_text(value)
     if names_secret(path) and isinstance(value, int | float):
         kind = "a number"
     if isinstance(value, str):
+        if choices := [word for text in told for word in _CHOICE.findall(text)]:
+            return suggestion(value, choices)
         is_number = any("number" in text for text in told)
         if is_number and value.strip().startswith("$"):
             return f", not {kind}; write {{env: NAME}} for an environment variable"

@@ -59,6 +59,11 @@ def lines(table: Any, prefix: str = "plugins.dht") -> tuple[str, ...]:
         ),
         ({"port": "a"}, "plugins.dht.port: should be a whole number, not text"),
         ({"mode": "x"}, "plugins.dht.mode: should be 'client' or 'server'"),
+        (
+            {"mode": "sever"},
+            "plugins.dht.mode: should be 'client' or 'server'; did you mean server?",
+        ),
+        ({"mode": 7}, "plugins.dht.mode: should be 'client' or 'server', not the number 7"),
         ({"listen": {"prot": 1}}, "plugins.dht.listen.prot: unknown key; did you mean port?"),
         ({"listen": 7}, "plugins.dht.listen: should be a table of settings"),
         ({"also": [{}, {"hst": 1}]}, "plugins.dht.also[1].hst: unknown key; did you mean host?"),
