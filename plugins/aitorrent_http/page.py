@@ -15,6 +15,7 @@ from aitorrentd.api.faces.routes import HttpRoute, Scope
 _RUNNING: Final = "aitorrentd is running"
 _CSP: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _STYLE: Final = (
+    ":root{color-scheme:light dark}"
     "body{font:16px system-ui;max-width:60em;margin:2em auto;padding:0 1em}"
     "table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.2em .6em .2em 0;"
     "overflow-wrap:anywhere;vertical-align:top}"

@@ -318,6 +318,7 @@ async def test_page_says_what_runs(node_factory: NodeFactory) -> None:
         assert "<td>/named/{name}</td>" in page.text  # no link: it lacks a name
         assert "<td>/rest/{rest}</td>" in page.text
         assert "<meta name=viewport" in page.text
+        assert "color-scheme:light dark" in page.text
         assert "/scope/admin" not in page.text and "/v1/refuses" not in page.text
         assert "<td>probe</td><td>running</td><td>routes for tests</td>" in page.text
         assert page.headers["content-security-policy"].startswith("default-src 'none'")
