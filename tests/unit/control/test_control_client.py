@@ -299,7 +299,7 @@ def _answer_with(path: Path, *answers: bytes) -> threading.Thread:
         (framing.encode(framing.HELLO, "x"), ProtocolError, "a hello is a map"),
         (b"\0\0\0\x01\xc1", ProtocolError, "invalid msgpack"),
         (framing.encode(framing.ERROR, 0, {"code": "busy", "message": "full"}), Busy, "full"),
-        (b"\0\0", LostDaemon, "closed the connection"),
+        (b"\0\0", LostDaemon, "closed the connection before it was ready; see aitorrentctl doctor"),
     ],
 )
 def test_whatever_a_daemon_says_first_is_an_error_with_a_name(
