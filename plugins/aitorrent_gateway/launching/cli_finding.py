@@ -115,7 +115,7 @@ def _asked(place: Place) -> int:
     """The status with which the node answers a program."""
     parts = urlsplit(place.url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        toolkit.fail("--url is not of the form http://HOST:PORT", toolkit.ExitCode.USAGE)
+        toolkit.fail("--url is not of the form http[s]://HOST:PORT", toolkit.ExitCode.USAGE)
     if parts.scheme == "https":
         context = ssl.create_default_context()
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
@@ -128,6 +128,12 @@ def _asked(place: Place) -> int:
             "GET", f"{parts.path}/v1/models", headers={"Authorization": f"Bearer {place.key}"}
         )
         return connection.getresponse().status
+    except ssl.SSLCertVerificationError as e:
+        why = e.verify_message.rstrip(".")
+        toolkit.fail(
+            f"the certificate at {place.url} is not trusted: {why}; give an address that is in"
+            " it, and name a certificate of your own in SSL_CERT_FILE"
+        )
     except (OSError, http.client.HTTPException) as e:
         reason = e.strerror if isinstance(e, OSError) and e.strerror else e
         toolkit.fail(f"nothing answers at {place.url}: {reason}")

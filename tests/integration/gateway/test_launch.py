@@ -20,6 +20,7 @@ from tests.support.gateway_nodes import gateway_node
 from tests.support.http_nodes import http_node
 from tests.support.inference_fakes import FakeBackend
 from tests.support.nodes import NodeFactory
+from tests.support.servers.hub.certificates import tls_for
 
 PRINTS = """#!/bin/sh
 for word in "$@"; do echo "argument $word"; done
@@ -165,6 +166,25 @@ async def test_what_is_missing_is_said(
     environ = {**program(tmp_path, "claude"), "PATH": str(tmp_path / "bin")}
     found, out, err = await cli_runs.run(socket, *words, env=environ)
     assert (found, out, said in err) == (code, "", True), err
+
+
+async def test_a_certificate_of_ones_own_is_trusted_by_the_environment(
+    node_factory: NodeFactory, tmp_path: Path
+) -> None:
+    _, certificate = tls_for(tmp_path)
+    key = certificate.with_suffix(".key")
+    tls = {"tls_cert": str(certificate), "tls_key": str(key)}
+    socket, address = await node(node_factory, tmp_path, "m", **tls)
+    port = address.rpartition(":")[2]
+    words = ("env", "openai", "--url")
+    code, _, err = await cli_runs.run(socket, *words, f"https://127.0.0.1:{port}")
+    told = "is not trusted: self-signed certificate; give an address that is in it, and name"
+    assert (code, told in err) == (1, True), err
+    trust = {**os.environ, "SSL_CERT_FILE": str(certificate)}
+    code, _, err = await cli_runs.run(socket, *words, f"https://localhost:{port}", env=trust)
+    assert (code, "not trusted: Hostname mismatch" in err) == (1, True), err
+    code, out, err = await cli_runs.run(socket, *words, f"https://127.0.0.1:{port}", env=trust)
+    assert (code, err, f"OPENAI_BASE_URL=https://127.0.0.1:{port}/v1" in out) == (0, "", True)
 
 
 class Short(FakeBackend):
