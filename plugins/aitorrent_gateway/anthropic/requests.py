@@ -23,6 +23,7 @@ from aitorrent_gateway.core.fields import (
     present,
     seed_of,
     text_of,
+    top_p_of,
     unsupported,
     wrong,
 )
@@ -103,6 +104,8 @@ def asked(body: Mapping[str, Any]) -> Asked:
     if "tool_choice" in fields:
         made |= tools.choice(fields["tool_choice"], offered)
     params: dict[str, Any] = {name: fields[name] for name in _SAME if name in fields}
+    if "top_p" in params:
+        params["top_p"] = top_p_of(params["top_p"])
     if "seed" in fields:  # Anthropic has none; the same answer again is worth an extension
         params["seed"] = seed_of(fields["seed"])
     if stops := _stops(fields.get("stop_sequences", [])):

@@ -17,6 +17,12 @@ _EVERYWHERE: Final[dict[str, dict[str, Any]]] = {
 "Fields that mean the same in every dialect."
 
 
+_WIDER: Final[dict[str, dict[str, Any]]] = {
+    "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1}
+}
+"Fields that every dialect takes with more values than `SamplingParams` does."
+
+
 def later(module: str, name: str) -> Callable[[], Mapping[str, Any]]:
     """What calls a function of a module, which is imported then: idle nodes save its memory."""
 
@@ -34,7 +40,7 @@ def body_of(
     have the types and limits of `SamplingParams`; what the others may be depends on each other, and
     errors tell it. Fields that nobody knows are left out, and named in a header of the answer."""
     own = SamplingParams.model_json_schema()["properties"]
-    shapes = _EVERYWHERE | {name: _bare(own[name]) for name in same}
+    shapes = _EVERYWHERE | {name: _bare(own[name], _WIDER.get(name)) for name in same}
     return {
         "type": "object",
         "properties": {name: shapes.get(name, {}) for name in sorted(known)},
@@ -42,5 +48,7 @@ def body_of(
     }
 
 
-def _bare(schema: dict[str, Any]) -> dict[str, Any]:
+def _bare(schema: dict[str, Any], wider: dict[str, Any] | None) -> dict[str, Any]:
+    if wider is not None:
+        return wider | {"description": schema["description"]}
     return {key: value for key, value in schema.items() if key not in ("title", "default")}

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from aitorrentd.api import InvalidParams
 
 MAX_SEED: Final = 2**63
+LIKELIEST_TOP_P: Final = 1e-6
+"For a top_p of 0, with which the servers of every dialect take the likeliest token."
 _IMAGE_PARTS: Final = ("image_url", "input_image", "image")
 _HEADER_SAFE: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}", re.ASCII)
 _MOST_IGNORED: Final = 20
@@ -120,6 +122,11 @@ def whole(value: object) -> object:
     """A number such as 1.0 as the integer that it is; clients in JavaScript and Lua have one kind
     of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def top_p_of(value: object) -> object:
+    """A top_p as this node takes it: above 0."""
+    return LIKELIEST_TOP_P if type(value) in (int, float) and value == 0 else value
 
 
 def seed_of(value: object) -> int:

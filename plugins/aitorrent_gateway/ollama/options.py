@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from aitorrent_gateway.core.fields import MAX_SEED, present, unsupported, wrong
+from aitorrent_gateway.core.fields import LIKELIEST_TOP_P, MAX_SEED, present, unsupported, wrong
 from aitorrentd.api.models.sampling import REST_OF_CONTEXT
 
 _FLOATS: Final = (
@@ -49,8 +49,6 @@ _NO_EFFECT: Final = frozenset(
 # What would change the answer, with the value that asks for nothing.
 _OFF: Final = {"mirostat": 0, "tfs_z": 1, "typical_p": 1}
 KNOWN: Final = frozenset({*_FLOATS, *_WHOLE, *_NO_EFFECT, *_OFF, "stop"})
-_SMALLEST: Final = 1e-6
-"For a top_p of 0, with which Ollama takes the likeliest token."
 
 
 def params_of(given: Any) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def params_of(given: Any) -> dict[str, Any]:
         name: _number(name, options[name]) for name in _FLOATS if name in options
     }
     if params.get("top_p", 1) <= 0:
-        params["top_p"] = _SMALLEST
+        params["top_p"] = LIKELIEST_TOP_P
     whole: dict[str, int] = {
         name: _whole(name, options[name]) for name in _WHOLE if name in options
     }

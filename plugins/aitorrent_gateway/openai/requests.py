@@ -21,6 +21,7 @@ from aitorrent_gateway.core.fields import (
     one_of,
     present,
     seed_of,
+    top_p_of,
     unsupported,
     whole,
     wrong,
@@ -211,6 +212,8 @@ def _refuse(fields: Mapping[str, Any]) -> None:
 def sampling(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that chat, completions and responses have in common."""
     params = {name: fields[name] for name in SAME if name in fields}
+    if "top_p" in params:
+        params["top_p"] = top_p_of(params["top_p"])
     if params.get("top_k") == -1:  # vLLM's word for "all"
         params["top_k"] = 0
     if (seed := fields.get("seed")) is not None:

@@ -54,6 +54,7 @@ def text(said: str, **fields: Any) -> dict[str, Any]:
     ("fields", "expected"),
     [
         ({"temperature": 0.5, "top_p": 0.9, "top_k": 4, "max_tokens": 5},) * 2,
+        ({"top_p": 0}, {"top_p": 1e-6}),
         ({"stop_sequences": ["a", "b"]}, {"stop": ("a", "b")}),
         ({"stop_sequences": []}, {}),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, {"think": True}),

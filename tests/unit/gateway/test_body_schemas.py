@@ -32,6 +32,7 @@ BAD: list[tuple[str, Any]] = [
     ("temperature", -1),
     ("temperature", "hot"),
     ("top_p", 2),
+    ("top_p", -0.1),
     ("top_k", "many"),
     ("model", 3),
     ("stream", "yes"),
@@ -47,7 +48,11 @@ def test_schema_and_reader_agree(
     shape = schema()
     Draft202012Validator.check_schema(shape)
     check = Draft202012Validator(shape)
-    for good in ({}, {"temperature": 0.5, "top_p": 1, "stream": True, "frobnicate": 1}):
+    for good in (
+        {},
+        {"temperature": 0.5, "top_p": 1, "stream": True, "frobnicate": 1},
+        {"temperature": 0, "top_p": 0},
+    ):
         read(body | good)
         assert check.is_valid(body | good)
     for name, value in BAD:

@@ -46,6 +46,8 @@ def fault(body: dict[str, Any], read: Any = chat) -> InvalidParams:
     ("fields", "params"),
     [
         ({"temperature": 0.5, "top_p": 0.9}, {"temperature": 0.5, "top_p": 0.9}),
+        ({"top_p": 0}, {"top_p": 1e-6}),
+        ({"top_p": 0.0}, {"top_p": 1e-6}),
         ({"max_tokens": 5}, {"max_tokens": 5}),
         ({"max_completion_tokens": 6, "max_tokens": 5}, {"max_tokens": 6}),
         ({"stop": "a"}, {"stop": ("a",)}),
@@ -148,7 +150,8 @@ def test_parameters(fields: dict[str, Any], params: dict[str, Any]) -> None:
         ({"continue_final_message": 1}, "continue_final_message"),
         ({"add_generation_prompt": False}, "add_generation_prompt"),
         ({"tools": [tool("f")], "tool_choice": {"type": "any"}}, "tool_choice"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": False}, "top_p"),
+        ({"top_p": -1}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"seed": "1"}, "seed"),
