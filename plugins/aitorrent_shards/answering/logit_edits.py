@@ -50,6 +50,8 @@ class LogitEdits:
         self._has_penalties = bool(rules.presence_penalty or rules.frequency_penalty)
         self.mask: bytes | None = None
         "The tokens that a grammar allows next; see `Grammar.mask`."
+        self.is_unfinished = False
+        "Whether a grammar demands more than there is, though it does not count now."
         self._followers: dict[tuple[int, ...], set[int]] = {}
         "Maps an n-gram without its last token to the last tokens seen after it."
         for token in prompt:
@@ -86,7 +88,7 @@ class LogitEdits:
         if len(ids) == self._prompt_length:
             banned |= rules.begin_suppressed
         new = len(ids) - self._prompt_length
-        if len(ids) < rules.min_length or new < rules.min_new_tokens:
+        if self.is_unfinished or len(ids) < rules.min_length or new < rules.min_new_tokens:
             banned |= self._end_ids
         for word in rules.bad_words:
             before = word[:-1]

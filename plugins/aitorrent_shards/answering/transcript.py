@@ -73,8 +73,9 @@ class Transcript:
     def constrain(self) -> None:
         """Let the grammar, if any, say which tokens may come next."""
         if self.edits is not None:
-            is_bound = self.grammar is not None and not self.is_free and self.grammar.is_binding
-            self.edits.mask = self._mask() if is_bound else None
+            is_bound = self.grammar is not None and self.grammar.is_binding
+            self.edits.mask = self._mask() if is_bound and not self.is_free else None
+            self.edits.is_unfinished = is_bound and self.is_free
 
     def _mask(self) -> bytes | None:
         return None if self.grammar is None else with_tokens(self.grammar.mask(), self.also)

@@ -15,7 +15,7 @@ from aitorrent_shards.models.folder import read_model
 from aitorrent_shards.models.tokenizer import ModelTokenizer
 from aitorrentd.api import Chunk, GenerateRequest, InvalidParams, StageLost
 from aitorrentd.api.models.tools import ToolCall
-from tests.support.shards.shards_fakes import FakeNode, toy_network, write_toy_model
+from tests.support.shards.shards_fakes import EOS, FakeNode, toy_network, write_toy_model
 from tests.unit.shards.chats.test_chat_formats import CALLS, HEAD, TAIL
 from tests.unit.shards.chats.test_chat_formats import TEMPLATES as CALL_TEMPLATES
 
@@ -213,6 +213,21 @@ async def test_grammar_counts_once_the_reasoning_is_closed(tmp_path: Path) -> No
         found = await answer(nodes[0], open_ended)
         assert (found[-1].reason, text_of(found)) == ("length", "")
         assert "".join(chunk.thinking for chunk in found)
+
+
+async def test_reasoning_cannot_end_an_answer_that_a_grammar_demands(tmp_path: Path) -> None:
+    """The model wants to end at once, before it has closed the reasoning."""
+    async with toy_network(model(tmp_path), "all") as nodes:
+        params = {"think": True, "logit_bias": {EOS: 100.0}, "max_tokens": 8}
+        for fields in (
+            {"tools": [], "params": params | {"format": AGE}},
+            {"tool_choice": "required", "params": params},
+        ):
+            found = await answer(nodes[0], asked(**fields))
+            assert (found[-1].reason, text_of(found)) == ("length", "")
+            assert "".join(chunk.thinking for chunk in found)
+        free = await answer(nodes[0], asked(params=params))
+        assert (free[-1].reason, free[-1].completion_tokens) == ("stop", 1)
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
