@@ -83,6 +83,7 @@ async def test_vectors_as_floats_and_in_base64_are_equal(node_factory: NodeFacto
         ({"input": ["a"] * 2049}, "input", "at most 2048"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format", "float, base64"),
         ({"input": "a", "dimensions": 0}, "dimensions", "at least 1"),
+        ({"input": "a", "dimensions": 3}, "dimensions", "is 3, but e makes vectors of 2 numbers"),
         ({"input": "\ud800"}, "input[0]", "surrogate"),
         ({"input": "a", "model": 7}, "model", "must be a string"),
         ({"input": "long"}, "input", "9 tokens"),
