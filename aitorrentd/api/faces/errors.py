@@ -73,6 +73,6 @@ def fault_of(error: AitorrentError) -> HttpFault:
         kind,
         str(error.data.get("http_code") or code),
         error.message,
-        param if isinstance(param, str) else None,
+        param if isinstance(param, str) and param else None,
         headers,
     )

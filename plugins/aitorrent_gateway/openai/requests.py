@@ -172,9 +172,7 @@ def chat(body: Mapping[str, Any]) -> Asked:
     try:
         return _asked(fields, _CHAT, made, unknown)
     except InvalidParams as e:
-        if e.data.get("param") == "max_tokens" != limit:
-            raise InvalidParams(e.message.replace("max_tokens", limit, 1), param=limit) from None
-        raise
+        raise _renamed(e, "max_tokens", limit) from None
 
 
 def completion(body: Mapping[str, Any]) -> Asked:
@@ -196,7 +194,17 @@ def completion(body: Mapping[str, Any]) -> Asked:
         raise wrong("prompt", "must be a string; send one prompt in a request, and no token ids")
     if "best_of" in fields and fields["best_of"] != fields.get("n", 1):
         raise unsupported("best_of")
-    return _asked(fields, _COMPLETION, {"prompt": prompt, "raw": True, "params": params})
+    try:
+        return _asked(fields, _COMPLETION, {"prompt": prompt, "raw": True, "params": params})
+    except InvalidParams as e:
+        raise _renamed(e, "top_logprobs", "logprobs") from None
+
+
+def _renamed(error: InvalidParams, name: str, own: str) -> InvalidParams:
+    """The error with the client's `own` name of a field, if it is about that one."""
+    if error.data.get("param") != name:
+        return error
+    return InvalidParams(error.message.replace(name, own, 1), param=own)
 
 
 def _refuse(fields: Mapping[str, Any]) -> None:

@@ -34,6 +34,8 @@ class Embedder(FakeBackend):
         self.embedded.append(request)
         if "long" in request.texts:
             raise InvalidParams("text 0 has 9 tokens", prompt_tokens=9, context=8)
+        if "strange" in request.texts:  # as a server whose errors have no `param`
+            raise InvalidParams("no thanks", param="")
         made = tuple(array("f", [len(text), 1 / 3] * self.times) for text in request.texts)
         return Embeddings(made, tokens=7)
 
@@ -83,6 +85,7 @@ async def test_vectors_as_floats_and_in_base64_are_equal(node_factory: NodeFacto
         ({"input": ["a"] * 2049}, "input", "at most 2048"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format", "float, base64"),
         ({"input": "a", "dimensions": 0}, "dimensions", "at least 1"),
+        ({"input": "strange"}, None, "no thanks"),
         ({"input": "a", "dimensions": 3}, "dimensions", "is 3, but e makes vectors of 2 numbers"),
         ({"input": "\ud800"}, "input[0]", "surrogate"),
         ({"input": "a", "model": 7}, "model", "must be a string"),
@@ -91,7 +94,7 @@ async def test_vectors_as_floats_and_in_base64_are_equal(node_factory: NodeFacto
     ],
 )
 async def test_what_cannot_be_embedded_is_refused_with_its_name(
-    node_factory: NodeFactory, fields: dict[str, Any], param: str, text: str
+    node_factory: NodeFactory, fields: dict[str, Any], param: str | None, text: str
 ) -> None:
     _, address = await gateway_node(node_factory, Embedder())
     answer = await asked(address, **fields)

@@ -334,7 +334,8 @@ def test_unknown_fields_are_reported_as_far_as_they_can_stand_in_a_header() -> N
         ({"prompt": "a", "echo": True}, "echo"),
         ({"prompt": "a", "best_of": 2}, "best_of"),
         ({"prompt": "a", "logprobs": True}, "logprobs"),
-        ({"prompt": "a", "logprobs": 21}, "top_logprobs"),
+        ({"prompt": "a", "logprobs": 21}, "logprobs"),
+        ({"prompt": "a", "logprobs": -1}, "logprobs"),
         ({"prompt": "a", "logprobs": 2.5}, "logprobs"),
     ],
 )

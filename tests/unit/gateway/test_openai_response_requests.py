@@ -142,6 +142,8 @@ def test_parameters(fields: dict[str, Any], params: dict[str, Any]) -> None:
         ({"input": [text("user", [{"type": "input_file"}])]}, "input[0].content"),
         ({"input": [text("user", 1)]}, "input"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].id"),
+        ({"input": [{"id": "msg_1"}]}, "input[0].id"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, "input"),
         ({"input": [{"type": "computer_call"}]}, "input[0].type"),
         ({"input": [{"type": "function_call", "call_id": "c"}]}, "input[0].name"),
         ({"input": [{**CALL, "name": "a b"}]}, "input"),

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from aitorrent_gateway.core.fields import images_of, parts_of, present, unsupported, wrong
 from aitorrent_gateway.openai.responses.tools import offered_name
+from aitorrentd.api import InvalidParams
 
 # What a server did itself, or kept for itself: the model need not see it again.
 _LEFT_OUT: Final = frozenset(
@@ -65,9 +66,13 @@ class Turns:
             if not isinstance(each, dict):
                 raise wrong(f"input[{index}]", "must be an object")
             self._add(f"input[{index}]", present(each))
+        if not self.turns:
+            raise wrong("input", "has neither a message nor a call of a tool or its result")
 
     def _add(self, name: str, item: dict[str, Any]) -> None:
         kind = item.get("type", "message")
+        if item.keys() == {"id"}:  # a reference may lack its type
+            raise _not_stored(name)
         if kind == "message":
             self._message(name, item)
         elif kind in ("function_call", "custom_tool_call"):
@@ -84,7 +89,7 @@ class Turns:
                 raise wrong(f"{name}.tools", "must be a list")
             self.tools += tools
         elif kind == "item_reference":
-            raise wrong(f"{name}.id", "is of an item that is not stored; send the item itself")
+            raise _not_stored(name)
         else:
             raise unsupported(f"{name}.type")
 
@@ -126,6 +131,14 @@ class Turns:
             self.turns[-1].setdefault("tool_calls", []).append(call)
         else:
             self.turns.append({"role": "assistant", "content": "", "tool_calls": [call]})
+
+
+def _not_stored(name: str) -> InvalidParams:
+    return wrong(
+        f"{name}.id",
+        "is of an item that is not stored; send the item itself"
+        " (in the AI SDK: providerOptions: {openai: {store: false}})",
+    )
 
 
 def _content(name: str, value: Any) -> Any:
