@@ -173,7 +173,7 @@ class Looking(FakeBackend):
         yield Chunk("", done=True, reason="tool_calls", tool_calls=(call,))
 
 
-@beta_async_tool
+@beta_async_tool  # type: ignore[untyped-decorator]
 async def look(at: str) -> str:
     """Look there."""
     return f"sunny in {at}"
