@@ -153,16 +153,20 @@ async def ahead(source: AsyncGenerator[T]) -> AsyncIterator[Pieces[T]]:
 
 
 @asynccontextmanager
-async def all_ahead(sources: Sequence[AsyncGenerator[T]]) -> AsyncIterator[Pieces[tuple[int, T]]]:
-    """Run generators at the same time while the block runs; their items come with the generator's
-    index. All are closed in any case, and the first that fails ends all."""
+async def all_ahead(
+    sources: Sequence[AsyncGenerator[T]], at_once: int
+) -> AsyncIterator[Pieces[tuple[int, T]]]:
+    """Run generators while the block runs, `at_once` of them at a time; their items come with the
+    generator's index. All are closed in any case, and the first that fails ends all."""
     pieces = Pieces[tuple[int, T]]()
-    async with beside(_poured(pieces, sources), _TASK) as pieces.task:
+    async with beside(_poured(pieces, sources, at_once), _TASK) as pieces.task:
         pieces.task.add_done_callback(pieces.wake)
         yield pieces
 
 
-async def _poured(pieces: Pieces[tuple[int, T]], sources: Sequence[AsyncGenerator[T]]) -> None:
+async def _poured(
+    pieces: Pieces[tuple[int, T]], sources: Sequence[AsyncGenerator[T]], at_once: int
+) -> None:
     append = pieces.items.append
 
     def pour(n: int) -> Coroutine[Any, Any, None]:
@@ -171,9 +175,15 @@ async def _poured(pieces: Pieces[tuple[int, T]], sources: Sequence[AsyncGenerato
     if len(sources) == 1:
         await pour(0)
         return
+    places = asyncio.Semaphore(at_once)
+
+    async def pour_in_turn(n: int) -> None:
+        async with places:
+            await pour(n)
+
     try:
         async with asyncio.TaskGroup() as group:
             for n in range(len(sources)):
-                group.create_task(pour(n))
+                group.create_task(pour_in_turn(n))
     except BaseExceptionGroup as e:
         raise e.exceptions[0] from None

@@ -79,31 +79,32 @@ async def _answer(asked: Asked, kind: Kind, inference: Inference, clock: Clock) 
 
 
 def _pieces(asked: Asked, inference: Inference) -> AbstractAsyncContextManager[Pieces[Numbered]]:
-    return all_ahead([generated(each, inference) for each in asked.requests()])
+    sources = [generated(each, inference) for each in asked.requests()]
+    return all_ahead(sources, requests.MAX_CHOICES)
 
 
 async def _whole(
     asked: Asked, kind: Kind, identity: Identity, inference: Inference
 ) -> dict[str, Any]:
-    choices = [kind(identity, n, with_usage=False) for n in range(asked.choices)]
+    choices = [kind(identity, n, with_usage=False) for n in range(asked.answers)]
     lasts: dict[int, Chunk] = {}
     async with _pieces(asked, inference) as pieces:
-        while len(lasts) < asked.choices:
+        while len(lasts) < asked.answers:
             for index, chunk in await pieces.batch():
                 choices[index].add(chunk)
                 if chunk.done:
                     lasts[index] = chunk
-    ends = [lasts[n] for n in range(asked.choices)]
+    ends = [lasts[n] for n in range(asked.answers)]
     made = [choice.whole(last) for choice, last in zip(choices, ends, strict=True)]
-    return whole_answer(kind.kind, identity, made, ends)
+    return whole_answer(kind.kind, identity, made, ends, asked.choices)
 
 
 async def _events(
     asked: Asked, kind: Kind, identity: Identity, inference: Inference
 ) -> AsyncGenerator[bytes]:
     """The stream's bytes, after an empty piece that tells that there is an answer."""
-    choices = [kind(identity, n, with_usage=asked.with_usage) for n in range(asked.choices)]
-    lasts: list[Chunk] = []
+    choices = [kind(identity, n, with_usage=asked.with_usage) for n in range(asked.answers)]
+    lasts: dict[int, Chunk] = {}
     async with _pieces(asked, inference) as pieces:
         batch = await pieces.batch()
         yield b""
@@ -114,10 +115,11 @@ async def _events(
                     events.append(choices[index].piece(chunk))
                     if chunk.done:
                         events.append(choices[index].last(chunk))
-                        lasts.append(chunk)
-                if len(lasts) == asked.choices:
+                        lasts[index] = chunk
+                if len(lasts) == asked.answers:
                     if asked.with_usage:
-                        events.append(usage_event(kind.chunk_kind, identity, lasts))
+                        ends = [lasts[n] for n in range(asked.answers)]
+                        events.append(usage_event(kind.chunk_kind, identity, ends, asked.choices))
                     yield b"".join([*events, DONE])
                     return
                 yield b"".join(events) or KEEP_ALIVE

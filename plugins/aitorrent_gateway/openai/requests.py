@@ -6,8 +6,8 @@ the answer is accepted; fields that nobody knows are reported, and do not matter
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -33,7 +33,9 @@ from aitorrentd.api import GenerateRequest, InvalidParams
 DEFAULT_TOKENS: Final = 16
 "Of a completion without max_tokens, as at OpenAI."
 MAX_CHOICES: Final = 8
-"The largest `n`: each choice takes the place of an answer."
+"The largest `n`, and how many answers to one request run at a time: each takes a place."
+MAX_PROMPTS: Final = 64
+"In one request for completions."
 SAME: Final = (
     "temperature",
     "top_p",
@@ -124,18 +126,28 @@ class Asked:
     headers: Mapping[str, str]
     "Of the answer: which fields nobody knows."
     choices: int = 1
-    "How many answers."
+    "How many answers to each prompt."
+    prompts: Sequence[str] = ()
+    "If there are several; `request` has the first."
+
+    @property
+    def answers(self) -> int:
+        """How many there are to all prompts."""
+        return self.choices * max(1, len(self.prompts))
 
     def requests(self) -> list[GenerateRequest]:
-        """One for each choice; a seed counts up, so that they differ."""
+        """One for each answer, those to one prompt together; a seed counts up among these, so that
+        they differ."""
         request, seed = self.request, self.request.params.seed
-        if self.choices == 1 or seed is None:
-            return [request] * self.choices
+        made = [request] * self.choices
+        if self.choices > 1 and seed is not None:
+            seeds = [(seed + n) % MAX_SEED for n in range(self.choices)]
+            params = [request.params.model_copy(update={"seed": each}) for each in seeds]
+            made = [request.model_copy(update={"params": each}) for each in params]
+        if not self.prompts:
+            return made
         return [
-            request.model_copy(
-                update={"params": request.params.model_copy(update={"seed": (seed + n) % MAX_SEED})}
-            )
-            for n in range(self.choices)
+            each.model_copy(update={"prompt": prompt}) for prompt in self.prompts for each in made
         ]
 
 
@@ -185,19 +197,31 @@ def completion(body: Mapping[str, Any]) -> Asked:
         if type(top) is not int:
             raise wrong("logprobs", "must be the number of likeliest tokens")
         params |= {"logprobs": True, "top_logprobs": top}
-    prompt = fields.get("prompt", "")
-    if isinstance(prompt, list) and len(prompt) == 1:
-        prompt = prompt[0]
-    if prompt == "":
-        raise wrong("prompt", "is required: a string of at least one character")
-    if not isinstance(prompt, str):
-        raise wrong("prompt", "must be a string; send one prompt in a request, and no token ids")
+    prompts = _prompts(fields.get("prompt", ""))
     if "best_of" in fields and fields["best_of"] != fields.get("n", 1):
         raise unsupported("best_of")
+    made = {"raw": True, "params": params}
     try:
-        return _asked(fields, _COMPLETION, {"prompt": prompt, "raw": True, "params": params})
+        for each in prompts[1:]:
+            request_of(fields, {"prompt": each, **made})
+        asked = _asked(fields, _COMPLETION, {"prompt": prompts[0], **made})
     except InvalidParams as e:
         raise _renamed(e, "top_logprobs", "logprobs") from None
+    return replace(asked, prompts=prompts) if len(prompts) > 1 else asked
+
+
+def _prompts(value: Any) -> list[str]:
+    prompts = value if isinstance(value, list) else [value]
+    if prompts in ([], [""]):
+        raise wrong("prompt", "is required: a string of at least one character")
+    if not all(isinstance(each, str) and each for each in prompts):
+        raise wrong(
+            "prompt",
+            "must be a string or a list of strings, none of them empty; token ids are not accepted",
+        )
+    if len(prompts) > MAX_PROMPTS:
+        raise wrong("prompt", f"has {len(prompts)} texts; at most {MAX_PROMPTS} fit one request")
+    return prompts
 
 
 def _renamed(error: InvalidParams, name: str, own: str) -> InvalidParams:

@@ -190,19 +190,23 @@ def head(kind: str, identity: Identity) -> bytes:
     return b"data: " + encoded(_common(kind, identity))[:-1] + b',"choices":'
 
 
-def usage_event(kind: str, identity: Identity, lasts: Sequence[Chunk]) -> bytes:
-    """The event with the usage, which has no choices."""
-    return head(kind, identity) + b'[],"usage":' + encoded(usage_of(lasts)) + b"}\n\n"
+def usage_event(kind: str, identity: Identity, lasts: Sequence[Chunk], each: int) -> bytes:
+    """The event with the usage, which has no choices; there are `each` answers to a prompt."""
+    return head(kind, identity) + b'[],"usage":' + encoded(usage_of(lasts, each)) + b"}\n\n"
 
 
 def whole_answer(
-    kind: str, identity: Identity, choices: Sequence[dict[str, Any]], lasts: Sequence[Chunk]
+    kind: str,
+    identity: Identity,
+    choices: Sequence[dict[str, Any]],
+    lasts: Sequence[Chunk],
+    each: int,
 ) -> dict[str, Any]:
-    """An answer that is not streamed."""
+    """An answer that is not streamed, with `each` choices for a prompt."""
     return {
         **_common(kind, identity),
         "choices": list(choices),
-        "usage": usage_of(lasts),
+        "usage": usage_of(lasts, each),
         "x_aitorrent": node_part(lasts[0]),
     }
 

@@ -9,9 +9,11 @@ from typing import Any
 from aitorrentd.api import Chunk
 
 
-def usage_of(lasts: Sequence[Chunk]) -> dict[str, Any]:
-    """The usage of choices that ended with these chunks: the prompt counts once."""
-    prompt = max(last.prompt_tokens for last in lasts)
+def usage_of(lasts: Sequence[Chunk], each: int) -> dict[str, Any]:
+    """The usage of choices that ended with these chunks: a prompt, which has `each` of them in
+    sequence, counts once."""
+    ends = [lasts[n : n + each] for n in range(0, len(lasts), each)]
+    prompt = sum(max(last.prompt_tokens for last in of_one) for of_one in ends)
     new = sum(last.completion_tokens for last in lasts)
     usage: dict[str, Any] = {
         "prompt_tokens": prompt,

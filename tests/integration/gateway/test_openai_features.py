@@ -3,12 +3,15 @@ depend on it, over a backend that says what it is told."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
-from aitorrentd.api import Chunk
+from aitorrent_gateway.openai.requests import MAX_CHOICES
+from aitorrentd.api import Chunk, GenerateRequest
 from aitorrentd.api.models.features import FEATURES
 from aitorrentd.api.models.logprobs import TokenLogprob
 from aitorrentd.api.models.tools import ToolCall
@@ -152,6 +155,60 @@ async def test_several_choices(node_factory: NodeFactory, path: str) -> None:
         mine = [each for each in streamed if each["index"] == index]
         assert [each["finish_reason"] for each in mine][-2:] == [None, "stop"]
     assert b'"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":6' in answer.body
+
+
+class Echo(ScriptedBackend):
+    """Says the prompt, one token for each of its letters."""
+
+    most, running = 0, 0
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk]:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await asyncio.sleep(0.01)
+            letters = request.prompt or ""
+            for letter in letters:
+                yield Chunk(letter)
+            count = len(letters)
+            yield Chunk("", done=True, reason="stop", prompt_tokens=count, completion_tokens=count)
+        finally:
+            self.running -= 1
+
+
+@pytest.mark.parametrize("count", [2, 20])
+async def test_several_prompts(node_factory: NodeFactory, count: int) -> None:
+    """LangChain sends 20 in a request. The choices of a prompt follow each other, each prompt
+    counts, and no more run at a time than with the largest `n`."""
+    backend = Echo(END)
+    _, address = await gateway_node(node_factory, backend)
+    prompts = [f"{n}." for n in range(count)]
+    letters = 2 * sum(map(len, prompts))
+    fields: dict[str, Any] = {"prompt": prompts, "n": 2, "stream_options": {"include_usage": True}}
+    whole = json.loads((await asked(address, "completions", **fields)).body)
+    assert [each["index"] for each in whole["choices"]] == [*range(2 * count)]
+    assert [each["text"] for each in whole["choices"]] == [p for p in prompts for _ in range(2)]
+    assert (whole["usage"]["prompt_tokens"], whole["usage"]["completion_tokens"]) == (
+        letters // 2,
+        letters,
+    )
+    answer = await asked(address, "completions", **fields, stream=True)
+    streamed = choices(answer)
+    for n in range(2 * count):
+        mine = [each for each in streamed if each["index"] == n]
+        assert "".join(each["text"] for each in mine) == prompts[n // 2]
+        assert mine[-1]["finish_reason"] == "stop"
+    assert f'"usage":{{"prompt_tokens":{letters // 2}'.encode() in answer.body
+    assert backend.most == min(2 * count, MAX_CHOICES)
+    assert backend.running == 0
+
+
+async def test_one_prompt_that_fails_ends_those_that_wait(node_factory: NodeFactory) -> None:
+    backend = ScriptedBackend(Chunk("one"))
+    _, address = await gateway_node(node_factory, backend)
+    answer = await asked(address, "completions", prompt=["a"] * 30)
+    assert (answer.status, answer.error["code"]) == (503, "unavailable")
+    assert len(backend.requests) <= MAX_CHOICES
 
 
 async def test_one_choice_that_fails_fails_the_answer(node_factory: NodeFactory) -> None:

@@ -10,7 +10,7 @@ import pytest
 from aitorrent_gateway.core.bodies import MAX_DEPTH, json_object
 from aitorrent_gateway.openai.answering import NAMES
 from aitorrent_gateway.openai.errors import openai_error
-from aitorrent_gateway.openai.requests import MAX_CHOICES, chat, completion
+from aitorrent_gateway.openai.requests import MAX_CHOICES, MAX_PROMPTS, chat, completion
 from aitorrent_gateway.openai.responses.answering import NAMES as RESPONSES_NAMES
 from aitorrentd.api import InvalidParams
 
@@ -326,7 +326,14 @@ def test_unknown_fields_are_reported_as_far_as_they_can_stand_in_a_header() -> N
     ("body", "param"),
     [
         ({"prompt": [1, 2]}, "prompt"),
-        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": [[1, 2], [3]]}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [""]}, "prompt"),
+        ({"prompt": ["a", ""]}, "prompt"),
+        ({"prompt": ["a", 7]}, "prompt"),
+        ({"prompt": ["a", "\ud800"]}, "prompt"),
+        ({"prompt": ["a"] * (MAX_PROMPTS + 1)}, "prompt"),
+        ({"prompt": ["a", "b"], "logprobs": 21}, "logprobs"),
         ({"prompt": {}}, "prompt"),
         ({}, "prompt"),
         ({"prompt": ""}, "prompt"),
@@ -363,6 +370,18 @@ def test_a_refusal_says_what_the_field_must_be(fields: dict[str, Any], text: str
 def test_completion_continues_the_text_as_it_is() -> None:
     request = completion({"model": "m", "prompt": ["once"]}).request
     assert (request.prompt, request.raw, request.params.max_tokens) == ("once", True, 16)
+
+
+def test_each_prompt_of_a_completion_has_its_choices_in_turn() -> None:
+    asked = completion({"model": "m", "prompt": ["once", "twice"], "n": 2, "seed": 5})
+    assert [(each.prompt, each.params.seed) for each in asked.requests()] == [
+        ("once", 5),
+        ("once", 6),
+        ("twice", 5),
+        ("twice", 6),
+    ]
+    assert asked.answers == 4
+    assert all(each.raw for each in asked.requests())
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ ASKED: dict[tuple[str, str], list[Json | None]] = {
         {**PROMPT, **STREAM},
         {**PROMPT, "logprobs": 1},
         {**PROMPT, "logprobs": 1, **STREAM},
+        {**PROMPT, "prompt": ["hello", "again"], **STREAM},
         {**PROMPT, "echo": True},
     ],
     ("POST", "/v1/responses"): [
