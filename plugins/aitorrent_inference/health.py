@@ -9,8 +9,8 @@ from aitorrent_inference.routing.router import Router
 from aitorrentd.api import Check, CheckResult, HealthWarning
 
 _REMEDY: Final = (
-    "Start Ollama, configure plugins.openai or plugins.shards, or connect to a peer that has a"
-    " model."
+    "Add one (aitorrentctl model add), start Ollama, configure plugins.openai or plugins.shards, or"
+    " connect to a peer that has one."
 )
 
 
