@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aitorrentd.cli import installing, toolkit
-from aitorrentd.cli.toolkit import duration_text, examples
+from aitorrentd.cli.toolkit import ExitCode, duration_text, examples
 
 Name = Annotated[str, typer.Argument(help="The plugin's name.", metavar="NAME")]
 
@@ -23,6 +23,8 @@ _COLUMNS: list[toolkit.Column] = [
 ]
 _DROP = ("tier", "version", "restarts")
 "Columns that a narrow terminal omits, the first one first."
+_LAME = ("broken", "invalid", "failed", "blocked")
+"States of a plugin that should run and cannot."
 
 
 def list_() -> None:
@@ -39,7 +41,10 @@ def info(name: Name) -> None:
 
 
 def enable(name: Name) -> None:
-    """Enable a plugin, now and across restarts."""
+    """Enable a plugin, now and across restarts.
+
+    Exits with 1 when the plugin cannot run.
+    """
     _act("plugin.enable", name)
 
 
@@ -49,13 +54,19 @@ def disable(name: Name) -> None:
 
 
 def restart(name: Name) -> None:
-    """Restart a plugin."""
+    """Restart a plugin.
+
+    Exits with 1 when it does not run again.
+    """
     _act("plugin.restart", name)
 
 
 def _act(method: str, name: str) -> None:
     with toolkit.connect() as client:
-        toolkit.emit(client.call(method, {"name": name}), _render_state)
+        row = client.call(method, {"name": name})
+    toolkit.emit(row, _render_state)
+    if row["state"] in _LAME:
+        raise typer.Exit(ExitCode.ERROR)
 
 
 def _render_state(row: Mapping[str, Any]) -> str:

@@ -169,6 +169,19 @@ def test_plugins_are_listed_shown_and_switched(ctl: Ctl, client: Client) -> None
     assert ctl("plugin", "info", "nonsense").code == 1
 
 
+@pytest.mark.allow_error_log
+def test_a_plugin_that_does_not_run_is_an_error_for_scripts(tmp_path: Path) -> None:
+    with NodeThread(tmp_path, {"count": {"lame": True}}) as node:
+        for command in ("restart", "enable"):
+            ran = run_here("plugin", command, "count", socket=node.socket)
+            assert (ran.code, ran.err) == (1, "")
+            assert "it cannot count" in ran.out
+        ran = run_here("--json", "plugin", "enable", "count", socket=node.socket)
+        assert (ran.code, ran.json()["state"]) == (1, "failed")
+        ran = run_here("plugin", "disable", "count", socket=node.socket)
+        assert (ran.code, ran.out) == (0, "count is disabled\n")
+
+
 def test_settings_are_shown_read_and_written(ctl: Ctl, node: NodeThread) -> None:
     shown = ctl("config", "show", "--origin").out
     assert shown.splitlines()[0].split() == ["KEY", "VALUE", "FROM"]
