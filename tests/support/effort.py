@@ -1,4 +1,4 @@
-"""How hard tests search: `make quick` tries a fifth of the examples that `make test` tries."""
+"""How hard tests search: `make quick` tries a tenth of the examples that `make test` tries."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ IS_QUICK: Final = os.environ.get("TEST_EFFORT") == "quick"
 
 def examples(count: int) -> int:
     """Examples that a property is tested with; `count` if there is time."""
-    return max(20, count // 5) if IS_QUICK else count
+    return max(10, count // 10) if IS_QUICK else count

@@ -21,6 +21,7 @@ from aitorrent_shards.models.detokenizer import Detokenizer
 from aitorrent_shards.models.grammar import Grammar, GrammarCompiler, allows
 from aitorrentd.api import InvalidParams
 from aitorrentd.api.models.tools import Tool, ToolCall
+from tests.support.effort import examples
 from tests.unit.shards.chats.test_reading import TEMPLATES
 
 END = 257
@@ -120,7 +121,7 @@ def check(call: ToolCall) -> None:
 @pytest.mark.parametrize("kind", TEMPLATES)
 def test_required_call_is_valid_from_any_weights(kind: str, has_tags: bool) -> None:
     seen = set()
-    for seed in range(50):
+    for seed in range(examples(50)):
         grammar = compiler(has_tags).compile_calls(rules(kind, has_tags))
         text, calls = calls_in(answer_by_chance(grammar, seed), kind, has_tags)
         assert text.strip() == ""
