@@ -29,7 +29,7 @@ from aitorrentd.api import (
 )
 from aitorrentd.api.models.features import Feature
 from aitorrentd.api.relays.pacing import paced
-from aitorrentd.api.relays.served import ServedModels
+from aitorrentd.api.relays.served import Served, ServedModels
 from aitorrentd.api.relays.truncation import text_bytes, truncation
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ class OllamaBackend:
         self._node = node
         self._client: OllamaClient | None = None
         self._shown: dict[str, Shown] = {}
-        self._embedders: list[ModelView] = []
         self._models = ServedModels(
             f"Ollama at {config.url}",
             self._look,
@@ -100,24 +99,22 @@ class OllamaBackend:
         """Ollama's current models, restricted to those that the configuration allows."""
         return await self._models.views()
 
-    async def _look(self) -> Sequence[ModelView]:
-        self._embedders = []
+    async def _look(self) -> Served:
         client = await self._connected()
         tags = [tag for tag in await client.tags() if self._is_allowed(tag["name"])]
         loaded = await self._loaded(client) if tags else {}
-        views = []
+        answering, embedding = list[ModelView](), list[ModelView]()
         for tag in tags:
             shown = await self._describe(client, tag)
             context = context_in_use(shown, loaded.get(tag["name"]), self._config.num_ctx)
             found = view(tag, shown, context)
-            views += [found] if shown.can_answer else []
-            self._embedders += [found] if shown.can_embed else []
-        return views
+            answering += [found] if shown.can_answer else []
+            embedding += [found] if shown.can_embed else []
+        return Served(answering, embedding)
 
     async def embedding_models(self) -> Sequence[ModelView]:
         """As `models`, for those that Ollama says are made for embeddings."""
-        await self._models.views()
-        return tuple(self._embedders)
+        return await self._models.embedders()
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """The vectors by `/api/embed`, of which Ollama normalises each to the length 1."""

@@ -37,7 +37,7 @@ from aitorrentd.api import (
 )
 from aitorrentd.api.models.features import Feature
 from aitorrentd.api.relays.pacing import paced
-from aitorrentd.api.relays.served import ServedModels
+from aitorrentd.api.relays.served import Served, ServedModels
 from aitorrentd.api.relays.truncation import text_bytes, truncation
 
 if TYPE_CHECKING:
@@ -84,7 +84,6 @@ class OpenaiBackend:
         self._config = config
         self._rest_s = rest_s
         self._client: OpenaiClient | None = None
-        self._embedders: list[ModelView] = []
         self._models = ServedModels(
             f"{self.name} at {config.url}",
             self._look,
@@ -126,8 +125,7 @@ class OpenaiBackend:
 
     async def embedding_models(self) -> Sequence[ModelView]:
         """As `models`, for those that seem to be made for embeddings."""
-        await self._models.views()
-        return tuple(self._embedders)
+        return await self._models.embedders()
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """The vectors by `/embeddings`."""
@@ -145,25 +143,25 @@ class OpenaiBackend:
         if self._config.models is not None and model not in self._config.models:
             raise NotFound(f"the model {model!r} is not in the models of {self.name}")
 
-    async def _look(self) -> Sequence[ModelView]:
+    async def _look(self) -> Served:
         allowed = self._config.models
-        self._embedders = []
         try:
             rows = await (await self._connected()).models()
         except NotFound:
             # Some servers have no /models; then the configured models are used.
             if allowed is None:
                 raise
-            return [ModelView(name, self.name) for name in allowed]
-        self._embedders = [
+            return Served([ModelView(name, self.name) for name in allowed])
+        embedding = [
             view(row, self.name)
             for row in rows
             if can_embed(row) and (allowed is None or row["id"] in allowed)
         ]
         wanted = (row["id"] in allowed if allowed is not None else can_chat(row) for row in rows)
-        return [
+        answering = [
             view(row, self.name) for row, is_wanted in zip(rows, wanted, strict=True) if is_wanted
         ]
+        return Served(answering, embedding)
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         """Stream the server's answer. A prompt becomes a user message, or goes to `/completions` if

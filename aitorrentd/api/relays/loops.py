@@ -34,6 +34,11 @@ def note(nodes: tuple[str, ...]) -> None:
     _passed.set(nodes)
 
 
+def passed() -> tuple[str, ...]:
+    """The nodes that the request has passed which this task answers."""
+    return _passed.get()
+
+
 def header_of(node: str) -> str:
     """What a request names that `node` sends now."""
     return ",".join((*_passed.get(), node))

@@ -258,10 +258,10 @@ async def test_warning_stands_while_nothing_can_answer() -> None:
     node = make_node()
     [warning] = warnings(node.catalogue)
     assert warning.code == "no_backend"
-    assert warning.text.startswith("no model is available: no backend is running. Start Ollama")
+    assert warning.text.startswith("no model is available: no backend is running. Add one")
     with node.having(FakeBackend("a", down=Unavailable("off"))):
         await node.catalogue.ask_backends()
-        assert "is available: a: off. Start" in warnings(node.catalogue)[0].text
+        assert "is available: a: off. Add one" in warnings(node.catalogue)[0].text
     with node.having(FakeBackend("b")):
         await node.catalogue.ask_backends()
         assert warnings(node.catalogue) == []
