@@ -45,7 +45,6 @@ async def embeddings(request: Request, inference: Inference) -> App:
         if e.data.get("lacking"):  # of the model that was named
             e.data = {**e.data, "param": "model"}
         raise openai_error(e, _NAMES) from e
-    _check_length(asked, found)
     numbers = sum(map(len, found.vectors))
     if numbers > _MANY_NUMBERS:
         made = await asyncio.to_thread(_written, asked, found, in_base64=in_base64)
@@ -85,21 +84,6 @@ def embed_request(body: Mapping[str, Any]) -> tuple[EmbedRequest, bool]:
             own = name.replace("texts", "input", 1)
             raise InvalidParams(error.message.replace("texts", "input", 1), param=own) from None
         raise error from None
-
-
-def _check_length(asked: EmbedRequest, found: Embeddings) -> None:
-    """Refuse vectors that a server made as long as ever, without a word.
-
-    Raises:
-        InvalidParams: they do not have the length that was asked for.
-    """
-    wanted, made = asked.dimensions, len(found.vectors[0])
-    if wanted not in (None, made):
-        raise wrong(
-            "dimensions",
-            f"is {wanted}, but {asked.model} makes vectors of {made} numbers; leave it out",
-            "unsupported_value",
-        )
 
 
 def _written(asked: EmbedRequest, found: Embeddings, *, in_base64: bool) -> bytes:

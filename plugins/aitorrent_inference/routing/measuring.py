@@ -70,13 +70,22 @@ async def vectors_of(request: EmbedRequest, candidate: Candidate) -> Embeddings:
     """The texts as vectors of a candidate.
 
     Raises:
-        InvalidParams: it cannot do this.
+        InvalidParams: it cannot do this, or makes vectors of another length without a word.
     """
     if not isinstance(candidate.backend, Embeds):
         raise InvalidParams(
             f"{candidate.backend.name} cannot turn texts into vectors", lacking=["embed"]
         )
-    return await candidate.backend.embed(request.model_copy(update={"model": candidate.model}))
+    found = await candidate.backend.embed(request.model_copy(update={"model": candidate.model}))
+    wanted = request.dimensions
+    for made in map(len, found.vectors):
+        if wanted is not None and made != wanted:
+            raise InvalidParams(
+                f"dimensions is {wanted}, but {candidate.model} makes vectors of {made} numbers;"
+                " leave it out",
+                param="dimensions",
+            )
+    return found
 
 
 async def first(

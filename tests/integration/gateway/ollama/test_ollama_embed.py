@@ -70,6 +70,7 @@ async def test_embeddings_with_the_sdk(node_factory: NodeFactory) -> None:
         ({"input": 5}, "input"),
         ({"input": [[1, 2]]}, "input"),
         ({"input": "a", "dimensions": 0}, "dimensions"),
+        ({"input": "a", "dimensions": 3}, "dimensions is 3, but mini"),
         ({"input": "a", "truncate": "no"}, "truncate"),
         ({"input": ["a"] * 5000}, "texts"),
         ({"input": "a", "options": {"seed": "x"}}, "options.seed"),
