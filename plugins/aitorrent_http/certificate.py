@@ -24,16 +24,21 @@ def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> N
     if b"PRIVATE KEY-" not in texts[1]:
         raise UnusableCertificate(f"{key} has no private key in PEM format")
     try:
-        # Without a password, OpenSSL would ask for one on the terminal, and wait.
-        context.load_cert_chain(certificate, key, password="")
+        # Tried elsewhere first: OpenSSL drops the key in use before it finds that the new one does
+        # not fit. Without a password it would ask for one on the terminal, and wait.
+        for each in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
+            each.load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as e:
         if b"ENCRYPTED" in texts[1]:
             raise UnusableCertificate(
-                f"{key} has a pass phrase; write it without: openssl pkey -in FILE -out NEW"
+                f"{key} has a pass phrase; remove it: openssl pkey -in FILE -out NEW"
             ) from None
         if getattr(e, "reason", None) == "KEY_VALUES_MISMATCH":
-            raise UnusableCertificate("they do not belong together") from None
-        raise UnusableCertificate(getattr(e, "strerror", None) or str(e)) from None
+            raise UnusableCertificate(
+                "the certificate and the key do not belong together"
+            ) from None
+        reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or str(e)
+        raise UnusableCertificate(f"{certificate} or {key} is damaged: {reason}") from None
 
 
 def _read(file: Path) -> bytes:
