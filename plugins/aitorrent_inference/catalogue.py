@@ -36,6 +36,7 @@ from aitorrentd.api import (
     Unavailable,
     parse_peer_id,
 )
+from aitorrentd.api.relays.loops import passed
 
 _MODELS_TIMEOUT_S: Final = 10.0
 _FIND_TIMEOUT_S: Final = 5.0
@@ -96,7 +97,8 @@ class Catalogue:
         """Query all local backends for their models, in registration order; errors are captured."""
         backends = list(self.backends)
         states = await asyncio.gather(*(self.ask_backend(b, b.models) for b in backends))
-        self.states = {state.name: state for state in states}
+        if not passed():  # what other nodes are told leaves out what leads back to them
+            self.states = {state.name: state for state in states}
         return list(states)
 
     async def ask_backend(
@@ -208,11 +210,11 @@ class Catalogue:
                         **_layers([pending]),
                     )
             raise NotFound(f"no model {model!r} here{_listed(offer)}" if model else "no model here")
-        return self._local(view.name)
+        return self._local(view.name, self.states.values())
 
-    def _local(self, model: str) -> list[Candidate]:
+    def _local(self, model: str, states: Iterable[BackendState]) -> list[Candidate]:
         found = []
-        for state in self.states.values():
+        for state in states:
             view = match(model, {v.name: v for v in state.models})
             if view is not None and state.name in self.backends.names():
                 found.append(Candidate(self.backends.get(state.name), view.name))
@@ -253,13 +255,13 @@ class Catalogue:
             return await self._discovered(model)
         states = await self.ask_backends()
         if backend is not None:
-            return [self._named(backend, model)]
+            return [self._named(backend, model, states)]
         local = {view.name: view for state in states for view in state.models}
         remote = {view.name: view for view in self.peer_models()}
         name = model or self._default({**local, **remote})
         if not name:
             raise Unavailable(f"this node has no model that can answer{failures(states)}")
-        found = self._local(self.config.capabilities.get(name, name))
+        found = self._local(self.config.capabilities.get(name, name), states)
         peers = await self.peers(name, ask=not found)
         if not with_gone:
             there = {view.backend for view in self.peer_models()}
@@ -316,10 +318,9 @@ class Catalogue:
         written = {text.rpartition("/p2p/")[2] for text in self.config.nodes if "/p2p/" in text}
         return written.union(self.fixed.values())
 
-    def _named(self, backend: str, model: str) -> Candidate:
+    def _named(self, backend: str, model: str, states: Iterable[BackendState]) -> Candidate:
         chosen = self.backends.get(backend)
-        state = self.states.get(backend)
-        views = {view.name: view for view in state.models} if state else {}
+        views = {view.name: view for s in states if s.name == backend for view in s.models}
         name = self.config.capabilities.get(model, model)
         if not name and self.config.default_model in views:
             name = self.config.default_model

@@ -16,7 +16,7 @@ from aitorrentd.errors import AitorrentError, TimedOut, Unavailable
 
 _ASK_S: Final = 8.0
 _MOST_PASSED: Final = 2
-"Nodes that a request may have passed before it is given what is known, and nobody is asked."
+"Nodes that a request may have passed; one that passed more is not passed on."
 _MOST_WAYS: Final = 16
 
 
@@ -93,13 +93,16 @@ class ServedModels:
 
     async def _served(self) -> Served:
         passed = loops.passed()
-        known = self._own if not passed or len(passed) > _MOST_PASSED else self._on_way(passed)
-        if len(passed) <= _MOST_PASSED:
-            async with known.looking:
-                if known.fresh_until is None or self._clock.monotonic() >= known.fresh_until:
-                    await self._look(known)
-        elif known.fresh_until is None:
-            raise Unavailable(f"{self._who} has not been asked yet")
+        if len(passed) > _MOST_PASSED:
+            # Nor may it be told what this node knows: in a larger ring, each node would keep a
+            # model that is gone because the next one still knows it.
+            raise Unavailable(
+                f"{self._who} is not asked for a request that came over {len(passed)} nodes"
+            )
+        known = self._on_way(passed) if passed else self._own
+        async with known.looking:
+            if known.fresh_until is None or self._clock.monotonic() >= known.fresh_until:
+                await self._look(known)
         if known.failure is not None:
             # A new one each time: a raised error keeps its callers' frames alive.
             raise type(known.failure)(known.failure.message)

@@ -22,6 +22,7 @@ from aitorrentd.api import (
     short,
 )
 from aitorrentd.api.limits import Slots
+from aitorrentd.api.relays import loops
 from aitorrentd.api.tasks import beside
 
 _REQUEST_TIMEOUT_S: Final = 30.0
@@ -48,6 +49,7 @@ class PeerCalls(ABC):
 
     async def __call__(self, stream: Stream) -> None:
         """Answer a peer's request on `stream`, then close it."""
+        loops.note(())  # the connection may have been made for a request of another node
         try:
             try:
                 await self._serve(stream)

@@ -33,6 +33,7 @@ from aitorrentd.api import (
     WireProtocol,
 )
 from aitorrentd.api.models.embeddings import vector
+from aitorrentd.api.relays import loops
 from tests.support.inference_fakes import FakeBackend, FakeRouter, make_node, node_id
 from tests.support.transport.memory_network import MemoryNetwork
 
@@ -134,6 +135,34 @@ async def test_peer_counts_and_makes_vectors_which_it_announces() -> None:
         with pytest.raises(InvalidParams, match="^peer .*: a text has 9 tokens"):
             await asker.router.embed(TEXTS)
     assert server.handler.slots.used == 0
+    await net.close()
+
+
+class Returning(Measuring):
+    """Its server is another node, which asks back."""
+
+    async def models(self) -> Sequence[ModelView]:
+        if loops.passed():
+            raise Unavailable("came back")
+        return await super().models()
+
+
+async def test_nodes_that_a_request_passed_over_http_are_no_matter_at_a_peer() -> None:
+    """Connections outlive the request for which they were made, and keep its context."""
+    net = MemoryNetwork()
+    asker, server = make_node(0, net), make_node(1, net)
+
+    async def asked_for_another() -> int:
+        loops.note(("other",))
+        await at_peer(asker, server)
+        return await asker.router.count_tokens(ASKED)
+
+    announcer = Announcer(
+        server.catalogue, directory=lambda: server.directory, log=logging.getLogger("test")
+    )
+    with server.having(Returning("a")):
+        await announcer.refresh()
+        assert await asyncio.create_task(asked_for_another()) == 3
     await net.close()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -20,6 +22,7 @@ from aitorrentd.api import (
     End,
     Inference,
     Method,
+    ModelView,
     NoParams,
     Record,
     Role,
@@ -27,6 +30,7 @@ from aitorrentd.api import (
     Unavailable,
 )
 from aitorrentd.api.limits import Slots
+from aitorrentd.api.relays import loops
 from tests.support.inference_fakes import (
     LACKING,
     FakeBackend,
@@ -252,6 +256,28 @@ def test_only_what_computes_needs_the_operators_role() -> None:
         "inference.embedding_models": Role.READ,
     }
     assert methods["inference.generate"].stream
+
+
+class Returning(FakeBackend):
+    """Its server is another node, which asks back."""
+
+    async def models(self) -> Sequence[ModelView]:
+        if loops.passed():
+            raise Unavailable("came back")
+        return await super().models()
+
+
+async def test_what_another_node_is_told_is_no_news_for_this_one() -> None:
+    node = make_node()
+
+    async def told_to_another() -> Sequence[ModelView]:
+        loops.note(("other",))
+        return await node.router.models()
+
+    with node.having(Returning("a")):
+        assert [view.name for view in await node.router.models()] == ["m"]
+        assert await asyncio.create_task(told_to_another()) == []
+        assert warnings(node.catalogue) == []
 
 
 async def test_warning_stands_while_nothing_can_answer() -> None:

@@ -23,7 +23,7 @@ class Relay:
     def __init__(self, name: str) -> None:
         self.name = name
         self.asked = 0
-        self.is_down = False
+        self.is_down = self.is_gone = False
         self.servers: list[tuple[Relay, ServedModels]] = []
 
     def use(self, server: Relay) -> ServedModels:
@@ -47,7 +47,7 @@ class Relay:
         self.asked += 1
         if self.is_down:
             raise Unavailable("down")
-        found = [ModelView(self.name, "own")]
+        found = [] if self.is_gone else [ModelView(self.name, "own")]
         for _, server in self.servers:
             try:
                 found += await server.views()
@@ -91,14 +91,29 @@ async def test_three_in_a_ring_see_all() -> None:
     assert found == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]]
 
 
-async def test_a_long_way_is_told_what_is_known() -> None:
+async def test_a_model_that_is_gone_is_forgotten_in_a_ring_of_any_size() -> None:
+    ring = [Relay(name) for name in "abcdef"]
+    for n, relay in enumerate(ring):
+        relay.use(ring[(n + 1) % len(ring)])
+    for _ in range(3):
+        for relay in ring:
+            assert relay.name in await relay.names()
+        await asyncio.sleep(1)
+    ring[3].is_gone = True
+    for _ in range(9):
+        for relay in ring:
+            last = await relay.names()
+        await asyncio.sleep(1)
+    assert "d" not in last
+    assert [relay.name for relay in ring if "d" in await relay.names()] == []
+
+
+async def test_a_request_that_came_over_many_nodes_is_not_passed_on() -> None:
     a, b = Relay("a"), Relay("b")
     server = a.use(b)
-    far = ("x", "y", "z")
-    with pytest.raises(Unavailable, match="b has not been asked yet"):
-        await asyncio.create_task(asked_from(server, far))
     await server.views()
-    assert [view.name for view in await asyncio.create_task(asked_from(server, far))] == ["b"]
+    with pytest.raises(Unavailable, match="b is not asked for a request that came over 3 nodes"):
+        await asyncio.create_task(asked_from(server, ("x", "y", "z")))
     assert b.asked == 1
 
 
