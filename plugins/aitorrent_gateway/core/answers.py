@@ -12,10 +12,11 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from aitorrent_gateway.core.errors import room_left
-from aitorrentd.api import AitorrentError, Chunk, GenerateRequest, Inference, Unavailable
+from aitorrentd.api import AitorrentError, Busy, Chunk, GenerateRequest, Inference, Unavailable
 from aitorrentd.api.tasks import beside
 
 HEADERS_S: Final = 1.0
@@ -154,10 +155,11 @@ async def ahead(source: AsyncGenerator[T]) -> AsyncIterator[Pieces[T]]:
 
 @asynccontextmanager
 async def all_ahead(
-    sources: Sequence[AsyncGenerator[T]], at_once: int
+    sources: Sequence[Callable[[], AsyncGenerator[T]]], at_once: int
 ) -> AsyncIterator[Pieces[tuple[int, T]]]:
-    """Run generators while the block runs, `at_once` of them at a time; their items come with the
-    generator's index. All are closed in any case, and the first that fails ends all."""
+    """Run the generators of `sources` while the block runs, `at_once` of them at a time; their
+    items come with the source's index. All are closed in any case, and the first that fails ends
+    all; one that finds no place beside the others waits until one of these ends."""
     pieces = Pieces[tuple[int, T]]()
     async with beside(_poured(pieces, sources, at_once), _TASK) as pieces.task:
         pieces.task.add_done_callback(pieces.wake)
@@ -165,21 +167,39 @@ async def all_ahead(
 
 
 async def _poured(
-    pieces: Pieces[tuple[int, T]], sources: Sequence[AsyncGenerator[T]], at_once: int
+    pieces: Pieces[tuple[int, T]], sources: Sequence[Callable[[], AsyncGenerator[T]]], at_once: int
 ) -> None:
     append = pieces.items.append
+    begun, running = set[int](), set[int]()
+    places, ended = asyncio.Semaphore(at_once), asyncio.Event()
+
+    def add(n: int, item: T) -> None:
+        begun.add(n)
+        append((n, item))
 
     def pour(n: int) -> Coroutine[Any, Any, None]:
-        return pieces.pour(sources[n], lambda item: append((n, item)))
-
-    if len(sources) == 1:
-        await pour(0)
-        return
-    places = asyncio.Semaphore(at_once)
+        return pieces.pour(sources[n](), partial(add, n))
 
     async def pour_in_turn(n: int) -> None:
         async with places:
-            await pour(n)
+            while True:
+                running.add(n)
+                try:
+                    await pour(n)
+                except Busy:
+                    running.discard(n)
+                    if n in begun or not running:
+                        raise
+                else:
+                    running.discard(n)
+                    ended.set()
+                    return
+                ended.clear()
+                await ended.wait()
+
+    if len(sources) == 1:
+        await pieces.pour(sources[0](), lambda item: append((0, item)))
+        return
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -74,6 +74,7 @@ class Answer:
             AitorrentError: as `Inference.generate`, with Ollama's text for a model that is missing.
         """
         request = self.request
+        untagged = request.model.removesuffix(names.LATEST)
         while True:
             has_begun = False
             try:
@@ -84,8 +85,7 @@ class Answer:
                 return
             except NotFound as e:
                 # No list has a model that cannot answer now, so its tag is still there.
-                untagged = request.model.removesuffix(names.LATEST)
-                if has_begun or untagged == request.model:
+                if has_begun or untagged == request.model or untagged.endswith(names.LATEST):
                     raise names.missing(self.model, e.message) from None
                 request = request.model_copy(update={"model": untagged})
             except InvalidParams as e:

@@ -50,7 +50,7 @@ class Listing:
         answering, embedding = await names.known(self._inference)
         view = names.pick(name, answering + embedding)
         if view is None:
-            raise names.absent(name, self._backends)
+            raise names.absent(self._inference, name, self._backends)
         able = models.capabilities(None, is_embedding=True)
         if view in answering:
             able = self._able(view)

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Final
 
 from aitorrent_gateway.core.models import answering_models
+from aitorrent_gateway.core.naming import own_name
 from aitorrentd.api import (
     Backend,
     Inference,
@@ -40,12 +41,15 @@ def missing(name: str, reason: str = "") -> NotFound:
     return NotFound(f"{text}: {reason}" if reason else text)
 
 
-def absent(name: str, backends: Registry[Backend] | None) -> NotFound | Unavailable:
+def absent(
+    inference: Inference, name: str, backends: Registry[Backend] | None
+) -> NotFound | Unavailable:
     """The error for a model that cannot answer now: a backend of this node may know why."""
+    own = {own_name(inference, each) for each in (name, name.removesuffix(LATEST))}
     there = [] if backends is None else [backends.get(each) for each in backends.names()]
     waiting = [each.pending() for each in there if isinstance(each, KnowsPending)]
     for model in chain.from_iterable(waiting):
-        if model.name in (name, name.removesuffix(LATEST)):
+        if model.name in own and model.detail:
             return Unavailable(f"model {model.name} cannot answer now: {model.detail}")
     return missing(name)
 
@@ -97,5 +101,5 @@ async def found(
     answering, embedding = await known(inference)
     view = pick(name, answering + embedding)
     if view is None:
-        raise absent(name, backends)
+        raise absent(inference, name, backends)
     return view

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -79,7 +80,7 @@ async def _answer(asked: Asked, kind: Kind, inference: Inference, clock: Clock) 
 
 
 def _pieces(asked: Asked, inference: Inference) -> AbstractAsyncContextManager[Pieces[Numbered]]:
-    sources = [generated(each, inference) for each in asked.requests()]
+    sources = [partial(generated, each, inference) for each in asked.requests()]
     return all_ahead(sources, requests.MAX_CHOICES)
 
 

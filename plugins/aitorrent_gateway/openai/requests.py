@@ -34,8 +34,8 @@ DEFAULT_TOKENS: Final = 16
 "Of a completion without max_tokens, as at OpenAI."
 MAX_CHOICES: Final = 8
 "The largest `n`, and how many answers to one request run at a time: each takes a place."
-MAX_PROMPTS: Final = 64
-"In one request for completions."
+MAX_ANSWERS: Final = 64
+"To all prompts of one request for completions."
 SAME: Final = (
     "temperature",
     "top_p",
@@ -202,11 +202,17 @@ def completion(body: Mapping[str, Any]) -> Asked:
         raise unsupported("best_of")
     made = {"raw": True, "params": params}
     try:
-        for each in prompts[1:]:
+        for each in prompts[1:MAX_ANSWERS]:
             request_of(fields, {"prompt": each, **made})
         asked = _asked(fields, _COMPLETION, {"prompt": prompts[0], **made})
     except InvalidParams as e:
         raise _renamed(e, "top_logprobs", "logprobs") from None
+    if len(prompts) * asked.choices > MAX_ANSWERS:
+        raise wrong(
+            "prompt",
+            f"has {len(prompts)} texts, and n is {asked.choices}; a request has at most"
+            f" {MAX_ANSWERS} answers",
+        )
     return replace(asked, prompts=prompts) if len(prompts) > 1 else asked
 
 
@@ -219,8 +225,6 @@ def _prompts(value: Any) -> list[str]:
             "prompt",
             "must be a string or a list of strings, none of them empty; token ids are not accepted",
         )
-    if len(prompts) > MAX_PROMPTS:
-        raise wrong("prompt", f"has {len(prompts)} texts; at most {MAX_PROMPTS} fit one request")
     return prompts
 
 

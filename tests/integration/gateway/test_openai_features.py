@@ -6,12 +6,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from aitorrent_gateway.openai.requests import MAX_CHOICES
-from aitorrentd.api import Chunk, GenerateRequest
+from aitorrentd.api import Busy, Chunk, GenerateRequest
 from aitorrentd.api.models.features import FEATURES
 from aitorrentd.api.models.logprobs import TokenLogprob
 from aitorrentd.api.models.tools import ToolCall
@@ -201,6 +202,32 @@ async def test_several_prompts(node_factory: NodeFactory, count: int) -> None:
     assert f'"usage":{{"prompt_tokens":{letters // 2}'.encode() in answer.body
     assert backend.most == min(2 * count, MAX_CHOICES)
     assert backend.running == 0
+
+
+class Small(Echo):
+    """Has places for three answers."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk]:
+        if self.running == 3:
+            raise Busy("Too many requests")
+        async with aclosing(super().generate(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_prompts_wait_for_the_places_that_a_backend_has(
+    node_factory: NodeFactory, stream: bool
+) -> None:
+    """A peer answers five at a time unless set otherwise, and refuses the sixth at once."""
+    backend = Small(END)
+    _, address = await gateway_node(node_factory, backend)
+    prompts = [f"{n}." for n in range(20)]
+    answer = await asked(address, "completions", prompt=prompts, stream=stream)
+    found = choices(answer) if stream else json.loads(answer.body)["choices"]
+    texts = ["".join(e["text"] for e in found if e["index"] == n) for n in range(20)]
+    assert texts == prompts
+    assert backend.most == 3
 
 
 async def test_one_prompt_that_fails_ends_those_that_wait(node_factory: NodeFactory) -> None:

@@ -10,7 +10,7 @@ import pytest
 from aitorrent_gateway.core.bodies import MAX_DEPTH, json_object
 from aitorrent_gateway.openai.answering import NAMES
 from aitorrent_gateway.openai.errors import openai_error
-from aitorrent_gateway.openai.requests import MAX_CHOICES, MAX_PROMPTS, chat, completion
+from aitorrent_gateway.openai.requests import MAX_ANSWERS, MAX_CHOICES, chat, completion
 from aitorrent_gateway.openai.responses.answering import NAMES as RESPONSES_NAMES
 from aitorrentd.api import InvalidParams
 
@@ -332,7 +332,8 @@ def test_unknown_fields_are_reported_as_far_as_they_can_stand_in_a_header() -> N
         ({"prompt": ["a", ""]}, "prompt"),
         ({"prompt": ["a", 7]}, "prompt"),
         ({"prompt": ["a", "\ud800"]}, "prompt"),
-        ({"prompt": ["a"] * (MAX_PROMPTS + 1)}, "prompt"),
+        ({"prompt": ["a"] * (MAX_ANSWERS + 1)}, "prompt"),
+        ({"prompt": ["a"] * 9, "n": MAX_CHOICES}, "prompt"),
         ({"prompt": ["a", "b"], "logprobs": 21}, "logprobs"),
         ({"prompt": {}}, "prompt"),
         ({}, "prompt"),
