@@ -23,7 +23,7 @@ _COLUMNS: list[toolkit.Column] = [
 ]
 _DROP = ("tier", "version", "restarts")
 "Columns that a narrow terminal omits, the first one first."
-_LAME = ("broken", "invalid", "failed", "blocked")
+_LAME = ("broken", "invalid", "failed", "blocked", "skipped")
 "States of a plugin that should run and cannot."
 
 

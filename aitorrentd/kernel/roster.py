@@ -127,7 +127,7 @@ class Roster:
             return Obstacle(f"needs {key}, which plugin {claimant.name} does not provide yet")
         remedy = ""
         if claimant.state is PluginState.DISABLED:
-            remedy = f"; aitorrentctl plugin enable {claimant.name}"
+            remedy = f"; enable it: aitorrentctl plugin enable {claimant.name}"
         return Obstacle(
             f"needs {key} of plugin {claimant.name}, which is {claimant.state.value}{remedy}"
         )

@@ -139,7 +139,8 @@ async def test_disable_blocks_dependants_and_enable_brings_them_back(tmp_path: P
         assert states(node) == {"app": "blocked", "link": "disabled"}
         assert story.before("app down", "link down")
         remedy = (
-            r"needs link\.v1 of plugin link, which is disabled; aitorrentctl plugin enable link"
+            r"needs link\.v1 of plugin link, which is disabled;"
+            " enable it: aitorrentctl plugin enable link"
         )
         with pytest.raises(Unavailable, match=f"plugin app is blocked: {remedy}$") as caught:
             node.method("app.go")
