@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Final
+
+_MISMATCHES: Final = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"What OpenSSL says of a key of another certificate, the last of one for another algorithm."
 
 
 class UnusableCertificate(Exception):
@@ -33,7 +37,7 @@ def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> N
             raise UnusableCertificate(
                 f"{key} has a pass phrase; remove it: openssl pkey -in FILE -out NEW"
             ) from None
-        if getattr(e, "reason", None) == "KEY_VALUES_MISMATCH":
+        if getattr(e, "reason", None) in _MISMATCHES:
             raise UnusableCertificate(
                 "the certificate and the key do not belong together"
             ) from None

@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+)
+from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as generate_ec
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    NoEncryption,
     PrivateFormat,
     load_pem_private_key,
 )
@@ -40,6 +47,14 @@ def _encrypt(ours: Pair, _: Pair) -> None:
     key = load_pem_private_key(ours.key.read_bytes(), None)
     how = BestAvailableEncryption(b"secret")
     ours.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how))
+
+
+def _other_algorithm(ours: Pair, _: Pair) -> None:
+    key = load_pem_private_key(ours.key.read_bytes(), None)
+    is_elliptic = isinstance(key, EllipticCurvePrivateKey)
+    other = rsa.generate_private_key(65537, 2048) if is_elliptic else generate_ec(SECP256R1())
+    how = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    ours.key.write_bytes(other.private_bytes(*how))
 
 
 def _swap(ours: Pair, _: Pair) -> None:
@@ -79,6 +94,7 @@ def shakes_hands(context: ssl.SSLContext) -> bool:
         (lambda ours, _: ours.certificate.unlink(), "cannot read .*hub.pem: No such file"),
         (lambda ours, _: ours.key.unlink(), "cannot read .*hub.key: No such file"),
         (_encrypt, "hub.key has a pass phrase; remove it: openssl pkey"),
+        (_other_algorithm, "do not belong together"),
         (_swap, "hub.pem has no certificate in PEM format"),
         (lambda ours, _: ours.key.write_text("x"), "hub.key has no private key in PEM format"),
         (
