@@ -34,7 +34,7 @@ async def asked(address: str, path: str = "chat/completions", **fields: Any) -> 
 def choices(answer: Answer) -> list[dict[str, Any]]:
     """The choices in the events of a stream that is whole."""
     assert answer.status == 200
-    *events, done = answer.body.decode().removeprefix(": keep-alive\n\n").split("\n\n")[:-1]
+    *events, done = answer.body.decode().replace(": keep-alive\n\n", "").split("\n\n")[:-1]
     assert done == "data: [DONE]"
     parsed = [json.loads(event.removeprefix("data: ")) for event in events]
     return [choice for event in parsed for choice in event["choices"]]
@@ -215,19 +215,42 @@ class Small(Echo):
                 yield chunk
 
 
+class Late(Small):
+    """Frees a place a moment after an answer, as a peer does; begins with a notice."""
+
+    def __init__(self, *script: Chunk) -> None:
+        super().__init__(*script)
+        self.taken = 0
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk]:
+        yield Chunk("", notice="model m is loading")
+        if self.taken == 3:
+            raise Busy("Too many requests")
+        self.taken += 1
+        async with aclosing(super().generate(request)) as chunks:
+            async for chunk in chunks:
+                if chunk.done:
+                    asyncio.get_running_loop().call_later(0.1, self._free)
+                yield chunk
+
+    def _free(self) -> None:
+        self.taken -= 1
+
+
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", [Small, Late])
 async def test_prompts_wait_for_the_places_that_a_backend_has(
-    node_factory: NodeFactory, stream: bool
+    node_factory: NodeFactory, stream: bool, kind: type[Small]
 ) -> None:
     """A peer answers five at a time unless set otherwise, and refuses the sixth at once."""
-    backend = Small(END)
+    backend = kind(END)
     _, address = await gateway_node(node_factory, backend)
     prompts = [f"{n}." for n in range(20)]
     answer = await asked(address, "completions", prompt=prompts, stream=stream)
     found = choices(answer) if stream else json.loads(answer.body)["choices"]
     texts = ["".join(e["text"] for e in found if e["index"] == n) for n in range(20)]
     assert texts == prompts
-    assert backend.most == 3
+    assert 1 <= backend.most <= 3
 
 
 async def test_one_prompt_that_fails_ends_those_that_wait(node_factory: NodeFactory) -> None:
