@@ -85,7 +85,7 @@ class Answer:
                 return
             except NotFound as e:
                 # No list has a model that cannot answer now, so its tag is still there.
-                if has_begun or untagged == request.model or untagged.endswith(names.LATEST):
+                if has_begun or untagged in ("", request.model) or untagged.endswith(names.LATEST):
                     raise names.missing(self.model, e.message) from None
                 request = request.model_copy(update={"model": untagged})
             except InvalidParams as e:

@@ -57,7 +57,7 @@ class Embedders:
         if not name:
             raise NotFound(f"no backend lists an embedding model; name one{failures(states)}")
         real = catalogue.config.capabilities.get(name, name)
-        found = self._matching(real, states)
+        found, others = self._matching(real, states), list[BackendState]()
         if not found:
             able = {state.name for state in states}
             others = await catalogue.ask_backends()
@@ -66,19 +66,19 @@ class Embedders:
             peers = await catalogue.peers(name, ask=not found, prefix=EMBED_PREFIX)
             found += [Candidate(peer, name) for peer in peers]
         if not found:
-            self._check_chat_only(real)
+            self._check_chat_only(real, others)
             listed = ", ".join(sorted(set(names))[:_NAMES_SHOWN])
             known = f"; embedding models: {listed}" if listed else ""
             raise NotFound(f"no embedding model {name!r}{known}{failures(states)}")
         return found
 
-    def _check_chat_only(self, model: str) -> None:
+    def _check_chat_only(self, model: str, states: Sequence[BackendState]) -> None:
         """Refuse a model of a backend that cannot do this, rather than not to know it.
 
         Raises:
             InvalidParams: it is one.
         """
-        for state in self._catalogue.states.values():
+        for state in states:
             if match(model, {view.name: view for view in state.models}) is not None:
                 raise InvalidParams(
                     f"{model} does not support embeddings; name an embedding model",
