@@ -82,7 +82,7 @@ CASES: Final[dict[str, tuple[str, dict[str, Any] | bytes]]] = {
     "chat: completion tokens": chat(max_completion_tokens=2),
     "chat: parts": chat(messages=[{"role": "user", "content": PARTS}]),
     "chat: developer": chat(messages=[{"role": "developer", "content": "a"}, *HELLO]),
-    "chat: object": chat(response_format={"type": "json_object"}, logit_bias={}),
+    "chat: object": chat(response_format={"type": "json_object"}, logit_bias={}, top_k=1),
     "chat: schema": chat(
         response_format={"type": "json_schema", "json_schema": SCHEMA}, logit_bias={}
     ),

@@ -100,7 +100,7 @@ WRONG: Final[tuple[tuple[Any, Iterable[str], str], ...]] = (
     ({"type": "text", "text": "a"}, ALL, "tring"),
     ("\ud800", ALL, "unicode|surrogate"),
     (None, [CHAT, RESPONSES, MESSAGES], "messages[0].content|input[0].content"),
-    (["a", "b"], [TEXT, GENERATE, GAME], "prompt"),
+    (["a", "b"], [GENERATE, GAME], "prompt"),
 )
 # fields of the body, where they are unknown
 UNKNOWN: Final[tuple[tuple[dict[str, Any], Iterable[str]], ...]] = (
