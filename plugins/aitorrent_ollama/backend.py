@@ -200,7 +200,8 @@ class OllamaBackend:
                 read_timeout_s=self._config.read_timeout_s,
                 node=self._node,
             )
-            self._client = made
+            if self._client is None:  # else another request was faster
+                self._client = made
         return self._client
 
     async def _probe(self) -> None:

@@ -98,6 +98,12 @@ async def test_context_is_the_one_that_ollama_uses(
         assert server.requests[-1].json()["options"] == {"num_ctx": 512}
 
 
+async def test_requests_that_come_first_share_the_client_that_is_closed() -> None:
+    async with FakeOllama() as server, backend_of(server) as backend:
+        clients = await asyncio.gather(*(backend._connected() for _ in range(5)))
+        assert {id(client) for client in clients} == {id(backend._client)}
+
+
 async def test_model_for_embeddings_is_not_offered() -> None:
     folder = "streams/ollama"
     right = expected(folder)["tags-embedding-first.json"]
