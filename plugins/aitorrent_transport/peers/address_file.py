@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -32,3 +33,12 @@ def read_address_file(path: Path) -> list[Address]:
         return [parse_address(line) for line in wanted]
     except InvalidParams as e:
         raise InvalidParams(f"{path}: {e.message}") from None
+
+
+def version(path: Path) -> tuple[int, int, int] | None:
+    """What differs between two versions of the file at `path`; None without a file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

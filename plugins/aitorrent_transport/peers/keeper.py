@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from aitorrent_transport.peers.address_file import read_address_file
+from aitorrent_transport.peers.address_file import read_address_file, version
 from aitorrent_transport.peers.dialler import Dialler
 from aitorrent_transport.peers.known_peers import PeerStore
 from aitorrent_transport.peers.table import PeerTable
@@ -21,6 +22,8 @@ GIVE_UP_S: Final = 3600.0
 MAX_WAIT_S: Final = 60.0
 UNRESOLVED_WAIT_S: Final = 8.0
 "While a name does not resolve: nobody is dialled, and name servers answer thousands."
+LOOK_S: Final = 1.0
+"Between two looks at an address file that is awaited."
 STEADY_S: Final = 30.0  # a channel that lived this long counts as working
 MAX_KEPT: Final = 256
 
@@ -36,7 +39,9 @@ class Kept:
     is_pinned: bool = True
     "Whether only `peer` is accepted; an address without a peer id accepts any peer."
     file: Path | None = None
-    "Address file, re-read at each attempt."
+    "Address file, re-read at each attempt, and as soon as it was written anew."
+    version: tuple[int, int, int] | None = None
+    "Of the file at the last attempt."
     task: asyncio.Task[None] | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     "Set when the network changed: what failed before may succeed now."
@@ -153,7 +158,7 @@ class Keeper:
         wait_s = full_jitter_s(attempt, cap_s=cap_s, draw=self._ctx.random.random())
         try:
             async with asyncio.timeout(wait_s):
-                await kept.changed.wait()
+                await _change(kept)
         except TimeoutError:
             return attempt + 1
         kept.changed.clear()
@@ -164,6 +169,7 @@ class Keeper:
     async def _try(self, kept: Kept) -> bool:
         try:
             if kept.file is not None:
+                kept.version = await asyncio.to_thread(version, kept.file)
                 kept.peer = await self._dial_file(kept.file)
             elif kept.is_pinned and kept.peer is not None:
                 await self._dialler.connect(kept.peer, [str(address) for address in kept.addresses])
@@ -227,3 +233,12 @@ class Keeper:
             except AitorrentError as e:
                 problem = e
         raise problem
+
+
+async def _change(kept: Kept) -> None:
+    """Wait until the network changes, or the address file has another version."""
+    while not kept.file or await asyncio.to_thread(version, kept.file) in (None, kept.version):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S if kept.file else None):
+                await kept.changed.wait()
+                return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,7 +47,7 @@ class Peer:
 class Node:
     """A keeper with all that it needs, for one node; stands in for table and dialler."""
 
-    def __init__(self, hub: Hub, draw: random.Random) -> None:
+    def __init__(self, hub: Hub, draw: random.Random, file: Path | None = None) -> None:
         loop = asyncio.get_running_loop()
         self.hub = hub
         self.peer: Peer | None = None
@@ -57,7 +59,10 @@ class Node:
         ctx.identity = Identity("node")
         me: Any = self
         self.keeper = Keeper(ctx, me, me, me, me)
-        self.keeper.keep_forever(HUB)
+        if file is None:
+            self.keeper.keep_forever(HUB)
+        else:
+            self.keeper.keep_file(file)
 
     def spawn(self, work: Any, name: str) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(work)
@@ -123,7 +128,7 @@ async def test_changed_network_ends_the_wait_and_the_backoff() -> None:
     node = Node(hub, random.Random(1))
     loop = asyncio.get_running_loop()
     await asyncio.sleep(600)
-    pauses = [b - a for a, b in zip(hub.attempts[8:], hub.attempts[9:], strict=False)]
+    pauses = [b - a for a, b in pairwise(hub.attempts[8:])]
     assert max(pauses) > 20, "by now attempts are far apart"
     hub.is_up = True
     changed = loop.time()
@@ -138,7 +143,33 @@ async def test_name_that_does_not_resolve_is_tried_every_few_seconds() -> None:
     hub.is_up, hub.is_unresolved = False, True
     node = Node(hub, random.Random(1))
     await asyncio.sleep(600)
-    pauses = [b - a for a, b in zip(hub.attempts, hub.attempts[1:], strict=False)]
+    pauses = [b - a for a, b in pairwise(hub.attempts)]
     assert max(pauses) <= keeper_module.UNRESOLVED_WAIT_S
     assert len(pauses) < 600, "and not all the time"
+    await node.stop()
+
+
+async def test_rewritten_address_file_ends_the_wait_and_the_backoff(tmp_path: Path) -> None:
+    hub = Hub()
+    file = tmp_path / "daemon.addr"
+    node = Node(hub, random.Random(1), file)
+    loop = asyncio.get_running_loop()
+    longest = keeper_module.LOOK_S + 1.1
+    await asyncio.sleep(600)
+    assert not hub.attempts
+
+    file.write_text(f"{HUB}\n")
+    written = loop.time()
+    await asyncio.sleep(longest)
+    assert hub.arrivals and hub.arrivals[0] - written < longest
+
+    hub.restart()
+    await asyncio.sleep(600)
+    pauses = [b - a for a, b in pairwise(hub.attempts[8:])]
+    assert max(pauses) > 20, "an old file is not dialled all the time"
+    file.write_text(f"# at the same place\n{HUB}\n")
+    hub.is_up, written = True, loop.time()
+    hub.arrivals.clear()
+    await asyncio.sleep(longest)
+    assert hub.arrivals and hub.arrivals[0] - written < longest
     await node.stop()
