@@ -174,6 +174,7 @@ class Coordinator:
             reason = "tool_calls"
         count = len(transcript.committed)
         decode_s = max(whole_s - first_s, 0.0)
+        hidden = output.reasoning_tokens
         return Chunk(
             "",
             done=True,
@@ -191,6 +192,7 @@ class Coordinator:
                 "hop_us": ring.hop_us(),
                 "stop_text": output.stop_text,
                 "tokens_per_s": (count - 1) / decode_s if count > 1 and decode_s > 0 else 0.0,
+                **({"reasoning_tokens": hidden} if hidden else {}),
             },
         )
 

@@ -20,6 +20,8 @@ class Output:
         self.calls = 0
         self.is_cut = False
         "Whether the answer ended inside a call."
+        self._reasoning_tokens = 0
+        self._has_reasoning = False
 
     @property
     def stopped(self) -> bool:
@@ -35,6 +37,11 @@ class Output:
     def is_thinking(self) -> bool:
         """Whether the next token belongs to the reasoning."""
         return self._reader is not None and self._reader.is_thinking
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many tokens the reasoning took, with its tags; 0 while none of it was told."""
+        return self._reasoning_tokens if self._has_reasoning else 0
 
     @property
     def is_hidden(self) -> bool:
@@ -54,10 +61,14 @@ class Output:
         reader = self._reader
         if reader is None:
             return self._until_stop([Piece(text=self._detokenizer.push(token))])
+        was_reasoning = reader.is_reasoning
         if (tag := reader.tags.get(token)) is not None:
-            before = reader.push(self._detokenizer.skip(token))
-            return self._until_stop([*before, *reader.mark(tag)])
-        return self._until_stop(reader.push(self._detokenizer.push(token)))
+            pieces = reader.push(self._detokenizer.skip(token))
+            pieces += reader.mark(tag)
+        else:
+            pieces = reader.push(self._detokenizer.push(token))
+        self._reasoning_tokens += was_reasoning or reader.is_reasoning
+        return self._until_stop(pieces)
 
     def finish(self) -> list[Piece]:
         """The pieces that were held back."""
@@ -78,6 +89,7 @@ class Output:
                 found.append(Piece(text=self._stops.flush()))
                 found.append(piece)
                 self.calls += piece.call is not None
+                self._has_reasoning |= bool(piece.thinking)
             else:
                 found.append(Piece(text=self._stops.push(piece.text)))
         if is_last:

@@ -73,6 +73,11 @@ class HarmonyReader:
         self.calls = 0
 
     @property
+    def is_reasoning(self) -> bool:
+        """Whether what comes next is reasoning."""
+        return self._state is _State.THINKING
+
+    @property
     def is_hidden(self) -> bool:
         """Whether what comes next is no text of the answer."""
         return self._state is not _State.TEXT

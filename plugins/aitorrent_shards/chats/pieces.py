@@ -37,6 +37,10 @@ class Reader(Protocol):
         """The tokens that open reasoning."""
 
     @property
+    def is_reasoning(self) -> bool:
+        """Whether what comes next is reasoning."""
+
+    @property
     def is_thinking(self) -> bool:
         """Whether what comes next is reasoning, for which the grammar does not count."""
 

@@ -82,9 +82,14 @@ class AnswerReader:
         return [] if token is None else [token]
 
     @property
-    def is_thinking(self) -> bool:
+    def is_reasoning(self) -> bool:
         """Whether what comes next is reasoning."""
         return self._state is _State.THINKING
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether what comes next is reasoning, for which the grammar does not count."""
+        return self.is_reasoning
 
     @property
     def is_at_start(self) -> bool:

@@ -230,7 +230,10 @@ async def test_thinking_is_as_the_client_wants_it(addresses: tuple[str, str, Pat
             (GENERATE, {"think": True}, {"think": False}),
         ):  # fmt: skip
             usual = stopping(path, 3, ["never said"])
-            assert thought(path, await told(address, path, **usual, **on)), path
+            found = await told(address, path, **usual, **on)
+            assert thought(path, found), path
+            if path == MESSAGES:
+                assert 0 < found["usage"]["output_tokens_details"]["thinking_tokens"] <= 60
             assert not thought(path, await told(address, path, **usual, **off)), path
         ollama = await told(address, OLLAMA, **stopping(OLLAMA, 3, []), think="high")
         assert ollama["prompt_eval_count"] == length(reasoning_effort="high")

@@ -184,9 +184,12 @@ async def test_reasoning_is_kept_apart_and_turned_on_and_off(tmp_path: Path) -> 
         assert text_of(thinks) == ""
         assert "".join(chunk.thinking for chunk in thinks)
         assert [score for chunk in thinks for score in chunk.logprobs] == []
+        ended = thinks[-1].reason == "stop"  # by a token that belongs to nothing
+        assert thinks[-1].extra["reasoning_tokens"] == thinks[-1].completion_tokens - ended
         plain = await answer(nodes[0], asked(tools=[], params=params | {"think": False}))
         assert "".join(chunk.thinking for chunk in plain) == ""
         assert text_of(plain)
+        assert "reasoning_tokens" not in plain[-1].extra
         assert len([score for chunk in plain for score in chunk.logprobs]) == 20
         raw = GenerateRequest.model_validate(
             {"model": "toy", "prompt": "x", "raw": True, "params": {"think": True}}

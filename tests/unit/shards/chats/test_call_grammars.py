@@ -108,6 +108,23 @@ def calls_in(
     return "".join(piece.text for piece in pieces), calls
 
 
+@pytest.mark.parametrize(
+    ("answer", "count"),
+    [
+        (
+            "<|channel|>analysis<|message|>Hm?<|end|><|start|>assistant<|channel|>final<|message|>4",
+            5,
+        ),
+        ("<|channel|>final<|message|>Hm?<|return|>", 0),
+    ],
+)
+def test_tokens_of_reasoning_count_with_the_tags_around_them(answer: str, count: int) -> None:
+    output = Output(Detokenizer(tokenizer(True)), (), reader_in(format_of("harmony", True), ()))
+    for token in ids(answer):
+        output.push(token)
+    assert output.reasoning_tokens == count
+
+
 def check(call: ToolCall) -> None:
     arguments = json.loads(call.arguments)
     if call.name == "look":
