@@ -49,13 +49,15 @@ class Timing:
 
     def fields(self, last: Chunk) -> dict[str, Any]:
         """Counts and durations in ns: measured here, unless the backend told its own."""
+        told = {name: last.extra.get(name) for name in _DURATIONS}
+        load = told["load_duration"]
+        load_s = load / _NS if type(load) is int else 0.0
         measured = {
             "total_duration": self.ended - self.asked,
             "load_duration": 0.0,
-            "prompt_eval_duration": self.began - self.asked,
+            "prompt_eval_duration": max(self.began - self.asked - load_s, 0.0),
             "eval_duration": self.ended - self.began,
         }
-        told = {name: last.extra.get(name) for name in _DURATIONS}
         spent = {
             name: value if type(value) is int else round(measured[name] * _NS)
             for name, value in told.items()

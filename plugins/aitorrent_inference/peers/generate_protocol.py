@@ -277,7 +277,8 @@ def last_line(model: str, time_s: float, chunk: Chunk, timing: Timing) -> bytes:
     if "load_duration" in durations:
         value["load_duration"] = durations["load_duration"]
     value["prompt_eval_count"] = chunk.prompt_tokens
-    value["prompt_eval_duration"] = durations.get("prompt_eval_duration", timing.prompt_eval)
+    evaluated = max(timing.prompt_eval - durations.get("load_duration", 0), 0)
+    value["prompt_eval_duration"] = durations.get("prompt_eval_duration", evaluated)
     value["eval_count"] = chunk.completion_tokens
     value["eval_duration"] = durations.get("eval_duration", timing.evaluation)
     if (hidden := chunk.extra.get("reasoning_tokens")) and isinstance(hidden, int):

@@ -203,13 +203,18 @@ class ShardsBackend:
         if self.answering >= self._node.config.max_answers:
             raise Busy(f"{self.answering} answers are running on this node; try again later")
         self.answering += 1
+        clock, extra = self._node.clock, {}
+        asked_s = clock.monotonic()
         try:
             async with keeping.used(model) as notices, aclosing(notices):
                 async for notice in notices:
                     yield notice
+                    extra["load_duration"] = 0
+                if extra:
+                    extra["load_duration"] = round((clock.monotonic() - asked_s) * 1e9)
                 async with aclosing(self._answer(request, model, prompting)) as chunks:
                     async for chunk in chunks:
-                        yield chunk
+                        yield replace(chunk, extra=chunk.extra | extra) if chunk.done else chunk
         finally:
             self.answering -= 1
 

@@ -263,7 +263,7 @@ def test_backends_own_durations_and_stages_are_told() -> None:
     )
     line = json.loads(wire.last_line("m", TIME_S, last, wire.Timing(1, 2, 3)))
     assert (line["total_duration"], line["load_duration"], line["eval_duration"]) == (9, 1, 5)
-    assert line["prompt_eval_duration"] == 2
+    assert line["prompt_eval_duration"] == 1  # without the loading before it
     assert line["stages"] == [{"peer": "12D3x", "start": 0, "end": 4}]
     assert "context" not in line
 

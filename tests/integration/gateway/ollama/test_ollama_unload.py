@@ -87,13 +87,15 @@ async def test_the_python_client_unloads_and_loads(
 
         # After an answer, and back with the next one.
         answer = await operator.chat("m", ASKED, options=GREEDY, keep_alive=0)
-        assert answer.message.content == expected
+        assert (answer.message.content, answer.load_duration) == (expected, 0)
         await is_gone(loaded)
-        again = [
-            part.message.content or ""
-            async for part in await anyone.chat("m", ASKED, options=GREEDY, stream=True)
-        ]
-        assert "".join(again) == expected
+        again = [part async for part in await anyone.chat("m", ASKED, options=GREEDY, stream=True)]
+        assert "".join(part.message.content or "" for part in again) == expected
+        last = again[-1]
+        spent = (last.load_duration, last.prompt_eval_duration, last.eval_duration)
+        assert all(spent)
+        rounded_ns = 3
+        assert sum(each or 0 for each in spent) <= (last.total_duration or 0) + rounded_ns
 
 
 async def test_whoever_may_not_decide_gets_the_answer_and_is_told(
