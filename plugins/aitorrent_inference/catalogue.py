@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from aitorrent_inference.capabilities import (
     EMBED_PREFIX,
@@ -18,6 +18,7 @@ from aitorrent_inference.capabilities import (
 )
 from aitorrent_inference.config import InferenceConfig
 from aitorrent_inference.peers.backend import PeerBackend
+from aitorrent_inference.why_not import facts, listed
 from aitorrentd.api import (
     AitorrentError,
     Backend,
@@ -44,7 +45,6 @@ _PING_TIMEOUT_S: Final = 2.0
 # How long a peer that failed is tried only after the others.
 _DISTRUST_S: Final = 30.0
 _MAX_DISTRUSTED: Final = 1024
-_NAMES_SHOWN: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +207,9 @@ class Catalogue:
                 if pending.name == real and pending.shortage:
                     raise Unavailable(
                         f"model {real} cannot answer now: {pending.shortage}",
-                        **_layers([pending]),
+                        **facts([pending]),
                     )
-            raise NotFound(f"no model {model!r} here{_listed(offer)}" if model else "no model here")
+            raise NotFound(f"no model {model!r} here{listed(offer)}" if model else "no model here")
         return self._local(view.name, self.states.values())
 
     def _local(self, model: str, states: Iterable[BackendState]) -> list[Candidate]:
@@ -269,7 +269,7 @@ class Catalogue:
         found += [Candidate(peer, name) for peer in peers]
         if not found:
             self._check_pending(self.config.capabilities.get(name, name), {**local, **remote})
-            others = _listed({**local, **remote})
+            others = listed({**local, **remote})
             # a backend that knows the name gives the better reason
             states.sort(key=lambda s: name not in s.detail)
             raise NotFound(f"no model {name!r}{others}{failures(states)}")
@@ -295,9 +295,9 @@ class Catalogue:
         name = model or next((p.name for p in meant), "")
         if waiting := [p for p in meant if p.name == name]:
             reasons = "; ".join(p.detail for p in waiting)
-            complete = _listed(names, "complete models")
+            complete = listed(names, "complete models")
             raise Unavailable(
-                f"model {name} cannot answer now: {reasons}{complete}", **_layers(waiting)
+                f"model {name} cannot answer now: {reasons}{complete}", **facts(waiting)
             )
 
     async def _discovered(self, model: str) -> list[Candidate]:
@@ -311,7 +311,7 @@ class Catalogue:
             )
         peers = [p for p in await self.peers(name, ask=True) if p.name not in fixed]
         if not peers:
-            raise NotFound(f"the directory lists no peer with model {name!r}{_listed(there)}")
+            raise NotFound(f"the directory lists no peer with model {name!r}{listed(there)}")
         return [Candidate(peer, name) for peer in peers]
 
     def _fixed_peers(self) -> set[str]:
@@ -398,20 +398,6 @@ class Catalogue:
                 return float("inf")
 
         return dict(zip(peers, await asyncio.gather(*map(rtt, peers)), strict=True))
-
-
-def _layers(pending: Sequence[PendingModel]) -> dict[str, Any]:
-    """Data of an error about models for which nobody holds some layers."""
-    missing = [list(gap) for each in pending for gap in each.missing]
-    return {"layers": missing} if missing else {}
-
-
-def _listed(names: Iterable[str], title: str = "available models") -> str:
-    known = sorted(names)
-    if not known:
-        return ""
-    shown = ", ".join(known[:_NAMES_SHOWN]) + (", …" if len(known) > _NAMES_SHOWN else "")
-    return f"; {title}: {shown}"
 
 
 def failures(states: Iterable[BackendState]) -> str:

@@ -57,11 +57,14 @@ _FAULTS: Final = {
 
 
 def fault_of(error: AitorrentError) -> HttpFault:
-    """How an error is answered. Its data may set `http_code` and `param`."""
+    """How an error is answered. Its data may set `http_code`, `param` and, if it passes by itself,
+    `retry_after_s`."""
     status, kind, code = _FAULTS.get(error.code, (500, "server_error", "internal"))
     headers: tuple[tuple[bytes, bytes], ...] = ()
     if isinstance(error, Busy) or error.code == "shutting_down":
         headers = _RETRY
+    elif isinstance(error, Unavailable) and type(after_s := error.data.get("retry_after_s")) is int:
+        headers = ((b"retry-after", b"%d" % after_s),)
     elif isinstance(error, Unavailable):
         # Clients repeat a 503 at once; a missing model or stage does not return that soon.
         headers = _GIVE_UP

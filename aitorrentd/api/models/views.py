@@ -63,3 +63,5 @@ class PendingModel:
     "Ranges of layers that no node holds; each end is exclusive."
     shortage: str = ""
     "Which layers nobody holds or loads, and who last held them; the part that peers may see."
+    is_fetching: bool = False
+    "Whether its files are still fetched from elsewhere, which may take hours."

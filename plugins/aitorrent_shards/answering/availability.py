@@ -140,7 +140,15 @@ def pending(
         if own is None:
             return PendingModel(name, BACKEND, "failed", e.message)
         text = coming_text(replace(own, end=own.start), node_id, who, model.doing) + model.trouble
-        return PendingModel(name, BACKEND, "loading", text, own.done_bytes, own.total_bytes)
+        return PendingModel(
+            name=name,
+            backend=BACKEND,
+            state="loading",
+            detail=text,
+            is_fetching=model.state == "fetching",
+            done_bytes=own.done_bytes,
+            total_bytes=own.total_bytes,
+        )
     layers = files.layers
     usable = [s for s in spans if model.accepts(s) and s.layers == layers]
     best = min(alike(usable), key=lambda g: _total(gaps(g, 0, layers)), default=[])

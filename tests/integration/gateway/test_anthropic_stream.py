@@ -203,6 +203,10 @@ async def test_thoughts_text_and_calls_are_blocks_one_after_the_other(
             ("x-should-retry", "false"),
         ),
         (ShuttingDown("bye"), 503, "overloaded_error", "bye", ("retry-after", "1")),
+        (
+            Unavailable("m is loading", retry_after_s=5),
+            *(503, "overloaded_error", "m is loading", ("retry-after", "5")),
+        ),
         (TimedOut("late"), 504, "timeout_error", "late", None),
         (NotFound("no model m"), 404, "not_found_error", "no model m", None),
         (

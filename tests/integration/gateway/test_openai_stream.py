@@ -141,6 +141,10 @@ async def test_thinking_is_kept_apart(node_factory: NodeFactory) -> None:
             Unavailable("no node holds layers 4-8 of m", layers=[[4, 8]]),
             *(503, "server_error", "layers_unavailable", None, ("x-should-retry", "false")),
         ),
+        (
+            Unavailable("layers 4-8 of m are loading", layers=[[4, 8]], retry_after_s=5),
+            *(503, "server_error", "layers_unavailable", None, ("retry-after", "5")),
+        ),
         (TimedOut("late"), 504, "server_error", "timeout", None, None),
         (
             InvalidParams("f cannot apply format", params=["format"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,6 +41,24 @@ pytestmark = pytest.mark.jump_clock
 async def chunks(node: FakeRouter, model: str = "m", **options: Any) -> list[Chunk]:
     request = GenerateRequest(model=model, prompt="hello")
     return [chunk async for chunk in node.router.generate(request, **options)]
+
+
+@pytest.mark.parametrize(
+    ("pending", "told"),
+    [
+        ([loading()], {"retry_after_s": 5}),
+        ([replace(loading(), missing=((3, 6),))], {"retry_after_s": 5, "layers": [[3, 6]]}),
+        ([replace(loading(), is_fetching=True)], {}),
+        ([loading(), replace(loading(), state="failed")], {}),
+    ],
+)
+async def test_errors_say_when_a_model_that_is_loaded_can_be_asked_again(
+    pending: list[PendingModel], told: dict[str, Any]
+) -> None:
+    node = make_node()
+    with node.having(LoadingBackend("shards", *pending)), pytest.raises(Unavailable) as refused:
+        await chunks(node)
+    assert refused.value.data == told
 
 
 @pytest.mark.parametrize("backend", [None, "shards"])

@@ -157,6 +157,7 @@ async def test_durations_of_a_backend_are_kept(node_factory: NodeFactory) -> Non
     [
         (Busy("full"), 429, ("retry-after", "1")),
         (Unavailable("no peer holds layers 4-8 of m"), 503, ("x-should-retry", "false")),
+        (Unavailable("m is loading", retry_after_s=5), 503, ("retry-after", "5")),
         (TimedOut("late"), 504, None),
         (InvalidParams("f cannot apply format", params=["format"]), 400, None),
         (InvalidParams("m does not support tools: why", params=["tools"]), 400, None),
