@@ -221,7 +221,7 @@ class GenerationEnded(Event):
     model: str
     backend: str
     reason: str
-    "stop, length, tool_calls, cancelled or error."
+    "stop, length, tool_calls, cancelled or error; busy if there was no place for it."
     prompt_tokens: int
     completion_tokens: int
     took_s: float

@@ -12,7 +12,8 @@ from aitorrentd.api.monitoring.metrics import Distribution, Histogram, Metric
 
 GENERATIONS: Final = counter(
     "aitorrent_generations_total",
-    "Answers that ended: stop, length, tool_calls, cancelled or error.",
+    "Answers that ended: stop, length, tool_calls, cancelled or error; busy if none began because "
+    "there was no place.",
     "backend",
     "reason",
     max_series=128,

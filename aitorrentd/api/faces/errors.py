@@ -61,10 +61,11 @@ def fault_of(error: AitorrentError) -> HttpFault:
     `retry_after_s`."""
     status, kind, code = _FAULTS.get(error.code, (500, "server_error", "internal"))
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    if isinstance(error, Busy) or error.code == "shutting_down":
-        headers = _RETRY
-    elif isinstance(error, Unavailable) and type(after_s := error.data.get("retry_after_s")) is int:
+    after_s = error.data.get("retry_after_s")
+    if isinstance(error, Busy | Unavailable) and type(after_s) is int:
         headers = ((b"retry-after", b"%d" % after_s),)
+    elif isinstance(error, Busy) or error.code == "shutting_down":
+        headers = _RETRY
     elif isinstance(error, Unavailable):
         # Clients repeat a 503 at once; a missing model or stage does not return that soon.
         headers = _GIVE_UP

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from functools import partial
 from typing import Final, Generic, TypeVar
 
 from aitorrent_gateway.core.errors import room_left
-from aitorrentd.api import AitorrentError, Busy, Chunk, GenerateRequest, Inference, Unavailable
+from aitorrentd.api import AitorrentError, Chunk, GenerateRequest, Inference, Unavailable
 from aitorrentd.api.tasks import beside
 
 HEADERS_S: Final = 1.0
@@ -28,11 +27,9 @@ KEEP_ALIVE: Final = b": keep-alive\n\n"
 REST_S: Final = 0.01
 """A stream that is faster than this is sent in larger pieces: nobody sees the difference, and many
 streams together have room."""
-_TASK: Final = "gateway: answer"
+TASK: Final = "gateway: answer"
 _AHEAD: Final = 256
 "Pieces that wait for a slow client; then the generation waits."
-_BUSY_PAUSES_S: Final = (0.05, 0.2, 0.75)
-"Before the last one of several answers to a request asks again for a place."
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -150,65 +147,6 @@ class Pieces(Generic[T]):
 async def ahead(source: AsyncGenerator[T]) -> AsyncIterator[Pieces[T]]:
     """Run a generator while the block runs; it is closed in any case."""
     pieces = Pieces[T]()
-    async with beside(pieces.pour(source, pieces.items.append), _TASK) as pieces.task:
+    async with beside(pieces.pour(source, pieces.items.append), TASK) as pieces.task:
         pieces.task.add_done_callback(pieces.wake)
         yield pieces
-
-
-@asynccontextmanager
-async def all_ahead(
-    sources: Sequence[Callable[[], AsyncGenerator[Chunk]]], at_once: int
-) -> AsyncIterator[Pieces[tuple[int, Chunk]]]:
-    """Run the answers of `sources` while the block runs, `at_once` of them at a time; their chunks
-    come with the source's index. All are closed in any case, and the first that fails ends all; one
-    that finds no place beside the others comes after them."""
-    pieces = Pieces[tuple[int, Chunk]]()
-    async with beside(_poured(pieces, sources, at_once), _TASK) as pieces.task:
-        pieces.task.add_done_callback(pieces.wake)
-        yield pieces
-
-
-async def _poured(
-    pieces: Pieces[tuple[int, Chunk]],
-    sources: Sequence[Callable[[], AsyncGenerator[Chunk]]],
-    at_once: int,
-) -> None:
-    append = pieces.items.append
-    if len(sources) == 1:
-        await pieces.pour(sources[0](), lambda chunk: append((0, chunk)))
-        return
-    waiting, begun = deque(range(len(sources))), set[int]()
-    workers = min(at_once, len(sources))
-
-    def add(n: int, chunk: Chunk) -> None:
-        if not chunk.notice:
-            begun.add(n)
-        append((n, chunk))
-
-    async def work() -> None:
-        nonlocal workers
-        pauses = iter(_BUSY_PAUSES_S)
-        while waiting:
-            n = waiting.popleft()
-            try:
-                await pieces.pour(sources[n](), partial(add, n))
-            except Busy:
-                if n in begun:
-                    raise
-                waiting.appendleft(n)
-                if workers > 1:  # there are fewer places than workers
-                    break
-                # Its place may be free a moment after an answer ended.
-                if (pause_s := next(pauses, None)) is None:
-                    raise
-                await asyncio.sleep(pause_s)
-            else:
-                pauses = iter(_BUSY_PAUSES_S)
-        workers -= 1
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(work())
-    except BaseExceptionGroup as e:
-        raise e.exceptions[0] from None

@@ -16,9 +16,10 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from aitorrent_gateway.core.answers import KEEP_ALIVE, Pieces, all_ahead, generated
+from aitorrent_gateway.core.answers import KEEP_ALIVE, Pieces, generated
 from aitorrent_gateway.core.bodies import json_object
 from aitorrent_gateway.core.models import named
+from aitorrent_gateway.core.several import all_ahead
 from aitorrent_gateway.openai import requests
 from aitorrent_gateway.openai.errors import openai_error
 from aitorrent_gateway.openai.requests import Asked

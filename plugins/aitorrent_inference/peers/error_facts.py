@@ -1,6 +1,6 @@
 """What an error from a peer says besides its text: how long the prompt is, which parameters it is
-about, which layers are missing. Programs act on it: agents shorten a conversation that is too long,
-and do not repeat at once what fails for want of layers. No I/O.
+about, which layers are missing, when to ask again. Programs act on it: agents shorten a
+conversation that is too long, and do not repeat at once what fails for want of layers. No I/O.
 
 Nodes ignore facts that they do not know, so a new one needs no new protocol.
 """
@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from aitorrentd.api import AitorrentError
 
 _COUNTS: Final = 2**53
+_MOST_WAIT_S: Final = 3600
 _Count = Annotated[int, Field(ge=0, lt=_COUNTS)]
+_Seconds = Annotated[int, Field(ge=1, le=_MOST_WAIT_S)]
 _Name = Annotated[str, Field(max_length=64)]
 _Layers = Annotated[list[_Count], Field(min_length=2, max_length=2)]
 _MOST_LAYERS: Final = 64
@@ -28,6 +30,7 @@ class ErrorFacts(BaseModel):
     prompt_tokens: _Count | None = None
     context: _Count | None = None
     max_tokens: _Count | None = None
+    retry_after_s: _Seconds | None = None
     params: list[_Name] | None = Field(None, max_length=32)
     layers: list[_Layers] | None = Field(None, max_length=_MOST_LAYERS)
     "Ranges without a holder: the first layer, and one past the last."
@@ -45,6 +48,8 @@ def facts_of(error: AitorrentError) -> dict[str, Any]:
         for name in ("prompt_tokens", "context", "max_tokens")
         if type(data.get(name)) is int
     }
+    if type(wait_s := data.get("retry_after_s")) is int and 0 < wait_s <= _MOST_WAIT_S:
+        found["retry_after_s"] = wait_s
     params = data.get("params")
     if isinstance(params, list) and all(isinstance(name, str) for name in params):
         found["params"] = [name[:64] for name in params[:32]]

@@ -237,6 +237,10 @@ class Router:
             if answer.last is None:
                 reason = "cancelled"
             raise
+        except Busy:
+            if not answer.tokens:
+                reason = "busy"
+            raise
         finally:
             self._note_end(answer, reason)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,8 @@ class Guard:
             limits = self._limits
             raise Busy(
                 f"more than {limits.calls_per_minute} calls per minute or"
-                f" {limits.calls_per_hour} per hour; retry in {wait_s:.0f} s"
+                f" {limits.calls_per_hour} per hour; retry in {math.ceil(wait_s)} s",
+                retry_after_s=math.ceil(wait_s),
             )
         minute.take(now)
         hour.take(now)

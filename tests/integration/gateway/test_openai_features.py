@@ -159,15 +159,22 @@ async def test_several_choices(node_factory: NodeFactory, path: str) -> None:
 
 
 class Echo(ScriptedBackend):
-    """Says the prompt, one token for each of its letters."""
+    """Says the prompt, one token for each of its letters; the first answers begin `together`."""
 
-    most, running = 0, 0
+    def __init__(self, *script: Chunk, together: int = 1) -> None:
+        super().__init__(*script)
+        self.running = 0
+        self.others = list[int]()
+        "How many ran when an answer began."
+        self.together, self._are_together = together, asyncio.Event()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk]:
+        self.others.append(self.running)
         self.running += 1
-        self.most = max(self.most, self.running)
         try:
-            await asyncio.sleep(0.01)
+            if self.running >= self.together:
+                self._are_together.set()
+            await self._are_together.wait()
             letters = request.prompt or ""
             for letter in letters:
                 yield Chunk(letter)
@@ -181,7 +188,7 @@ class Echo(ScriptedBackend):
 async def test_several_prompts(node_factory: NodeFactory, count: int) -> None:
     """LangChain sends 20 in a request. The choices of a prompt follow each other, each prompt
     counts, and no more run at a time than with the largest `n`."""
-    backend = Echo(END)
+    backend = Echo(END, together=min(2 * count, MAX_CHOICES))
     _, address = await gateway_node(node_factory, backend)
     prompts = [f"{n}." for n in range(count)]
     letters = 2 * sum(map(len, prompts))
@@ -200,15 +207,17 @@ async def test_several_prompts(node_factory: NodeFactory, count: int) -> None:
         assert "".join(each["text"] for each in mine) == prompts[n // 2]
         assert mine[-1]["finish_reason"] == "stop"
     assert f'"usage":{{"prompt_tokens":{letters // 2}'.encode() in answer.body
-    assert backend.most == min(2 * count, MAX_CHOICES)
+    assert max(backend.others) + 1 == backend.together
     assert backend.running == 0
 
 
 class Small(Echo):
     """Has places for three answers."""
 
+    places = 3
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk]:
-        if self.running == 3:
+        if self.running == self.places:
             raise Busy("Too many requests")
         async with aclosing(super().generate(request)) as chunks:
             async for chunk in chunks:
@@ -218,13 +227,11 @@ class Small(Echo):
 class Late(Small):
     """Frees a place a moment after an answer, as a peer does; begins with a notice."""
 
-    def __init__(self, *script: Chunk) -> None:
-        super().__init__(*script)
-        self.taken = 0
+    taken = 0
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk]:
         yield Chunk("", notice="model m is loading")
-        if self.taken == 3:
+        if self.taken == self.places:
             raise Busy("Too many requests")
         self.taken += 1
         async with aclosing(super().generate(request)) as chunks:
@@ -243,14 +250,27 @@ async def test_prompts_wait_for_the_places_that_a_backend_has(
     node_factory: NodeFactory, stream: bool, kind: type[Small]
 ) -> None:
     """A peer answers five at a time unless set otherwise, and refuses the sixth at once."""
-    backend = kind(END)
+    backend = kind(END, together=3)
     _, address = await gateway_node(node_factory, backend)
     prompts = [f"{n}." for n in range(20)]
     answer = await asked(address, "completions", prompt=prompts, stream=stream)
     found = choices(answer) if stream else json.loads(answer.body)["choices"]
     texts = ["".join(e["text"] for e in found if e["index"] == n) for n in range(20)]
     assert texts == prompts
-    assert 1 <= backend.most <= 3
+    assert max(backend.others) + 1 == backend.places
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fields", [{"messages": HELLO, "n": 2}, {"prompt": ["a"] * 20}])
+async def test_several_answers_without_any_place_are_refused_by_status(
+    node_factory: NodeFactory, stream: bool, fields: dict[str, Any]
+) -> None:
+    backend = Small(END)
+    backend.places = 0
+    _, address = await gateway_node(node_factory, backend)
+    path = "completions" if "prompt" in fields else "chat/completions"
+    answer = await asked(address, path, **fields, stream=stream)
+    assert (answer.status, answer.headers["retry-after"]) == (429, "1")
 
 
 async def test_one_prompt_that_fails_ends_those_that_wait(node_factory: NodeFactory) -> None:
