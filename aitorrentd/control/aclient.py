@@ -17,7 +17,14 @@ from typing import Any, Self, cast
 
 from aitorrentd import __version__
 from aitorrentd.control import framing
-from aitorrentd.control.answers import GRACE_S, LostDaemon, OnProgress, as_map, unreachable
+from aitorrentd.control.answers import (
+    GRACE_S,
+    NOT_READY,
+    LostDaemon,
+    OnProgress,
+    as_map,
+    unreachable,
+)
 from aitorrentd.errors import (
     AitorrentError,
     InvalidParams,
@@ -61,7 +68,8 @@ class _Wire(asyncio.Protocol):
             self.end(e)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.end(LostDaemon("the daemon closed the connection"))
+        is_ready = self.hello.done()
+        self.end(LostDaemon("the daemon closed the connection" if is_ready else NOT_READY))
         self._can_write.set()
         if not self.closed.done():
             self.closed.set_result(None)

@@ -33,6 +33,10 @@ class LostDaemon(Unavailable):
     """The connection ended before the answer."""
 
 
+# As when systemd holds the socket for a daemon that does not start.
+NOT_READY: Final = "the daemon ended before it was ready; see aitorrentctl doctor"
+
+
 def unreachable(path: str, error: OSError, *, systemd: Systemd | None = None) -> AitorrentError:
     """Why connecting to the control socket at `path` failed, and the remedy."""
     if isinstance(error, PermissionError):

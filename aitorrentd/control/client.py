@@ -20,6 +20,7 @@ from aitorrentd import __version__
 from aitorrentd.control import framing
 from aitorrentd.control.answers import (
     GRACE_S,
+    NOT_READY,
     LostDaemon,
     NoAccess,
     NoDaemon,
@@ -78,12 +79,11 @@ class Client:
     def _greet(self, agent: str) -> None:
         deadline = deadline_in(self.timeout)
         offer = {"proto": list(framing.PROTO), "client": agent, "features": []}
-        self._connection.send(framing.encode(framing.HELLO, offer), deadline)
         try:
+            self._connection.send(framing.encode(framing.HELLO, offer), deadline)
             message = self._connection.receive(deadline)
-        except LostDaemon as e:
-            # As when systemd holds the socket for a daemon that does not start.
-            raise LostDaemon(f"{e.message} before it was ready; see aitorrentctl doctor") from None
+        except LostDaemon:
+            raise LostDaemon(NOT_READY) from None
         if message[0] == framing.ERROR:
             raise error_from_map(message[2] if len(message) > 2 else None)
         hello = message[1] if message[0] == framing.HELLO and len(message) > 1 else None

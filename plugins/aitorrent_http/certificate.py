@@ -8,6 +8,7 @@ from typing import Final
 
 _MISMATCHES: Final = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 "What OpenSSL says of a key of another certificate, the last of one for another algorithm."
+_WEAK: Final = ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK")
 
 
 class UnusableCertificate(Exception):
@@ -42,6 +43,11 @@ def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> N
                 "the certificate and the key do not belong together"
             ) from None
         reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or str(e)
+        if reason in _WEAK:
+            raise UnusableCertificate(
+                f"{certificate} is too weak ({reason}); make one with a key of 2048 bits or more,"
+                " and SHA-256"
+            ) from None
         raise UnusableCertificate(f"{certificate} or {key} is damaged: {reason}") from None
 
 

@@ -69,6 +69,7 @@ class OllamaBackend:
         self._shown: dict[str, Shown] = {}
         self._models = ServedModels(
             f"Ollama at {config.url}",
+            config.url,
             self._look,
             fresh_s=_FRESH_S,
             retry_s=_FRESH_S,

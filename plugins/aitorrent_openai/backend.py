@@ -86,6 +86,7 @@ class OpenaiBackend:
         self._client: OpenaiClient | None = None
         self._models = ServedModels(
             f"{self.name} at {config.url}",
+            config.url,
             self._look,
             fresh_s=_FRESH_S,
             retry_s=_RETRY_S,

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 from aitorrentd.api.context import Clock
 from aitorrentd.api.models.inference import Backend
@@ -53,12 +54,14 @@ class ServedModels:
 
     What a server that is a node's API lists depends on the nodes that the request has passed: it
     leaves out what it would have to ask them for. So each way has a list of its own, and two nodes
-    that are each other's servers do not wait for each other.
+    that are each other's servers do not wait for each other. A server that is not nearby has one
+    list: it is told no nodes.
     """
 
     def __init__(
         self,
         who: str,
+        url: str,
         ask: Callable[[], Awaitable[Served]],
         *,
         fresh_s: float,
@@ -67,6 +70,7 @@ class ServedModels:
         log: logging.Logger,
     ) -> None:
         self._who, self._ask = who, ask
+        self._may_be_node = loops.is_nearby(urlsplit(url).hostname or "")
         self._fresh_s, self._retry_s = fresh_s, retry_s
         self._clock, self._log = clock, log
         self._own = _Known()
@@ -92,7 +96,7 @@ class ServedModels:
         return (await self._served()).embedding
 
     async def _served(self) -> Served:
-        passed = loops.passed()
+        passed = loops.passed() if self._may_be_node else ()
         if len(passed) > _MOST_PASSED:
             # Nor may it be told what this node knows: in a larger ring, each node would keep a
             # model that is gone because the next one still knows it.

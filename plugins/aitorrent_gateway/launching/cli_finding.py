@@ -15,6 +15,9 @@ from aitorrentd.cli import toolkit
 TOKEN_S: Final = 30 * 86_400.0
 "How long a token is valid that is made for a program."
 _ANSWER_S: Final = 10.0
+# Of a certificate, as OpenSSL's x509_vfy.h numbers them.
+_UNKNOWN: Final = (18, 19, 20, 21)
+_OTHER_NAME: Final = (62, 64)
 
 
 class Client(Protocol):
@@ -130,15 +133,21 @@ def _asked(place: Place) -> int:
         return connection.getresponse().status
     except ssl.SSLCertVerificationError as e:
         why = e.verify_message.rstrip(".")
-        toolkit.fail(
-            f"the certificate at {place.url} is not trusted: {why}; give an address that is in"
-            " it, and name a certificate of your own in SSL_CERT_FILE"
-        )
+        toolkit.fail(f"the certificate at {place.url} is not trusted: {why}; {_remedy(e)}")
     except (OSError, http.client.HTTPException) as e:
         reason = e.strerror if isinstance(e, OSError) and e.strerror else e
         toolkit.fail(f"nothing answers at {place.url}: {reason}")
     finally:
         connection.close()
+
+
+def _remedy(error: ssl.SSLCertVerificationError) -> str:
+    """What to do about a certificate that is not trusted."""
+    if error.verify_code in _OTHER_NAME:
+        return "give an address that is in it"
+    if error.verify_code in _UNKNOWN:
+        return "name it, or that of its issuer, in SSL_CERT_FILE"
+    return "the node needs another one"
 
 
 def _fail_elsewhere(place: Place, status: int) -> NoReturn:

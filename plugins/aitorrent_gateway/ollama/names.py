@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Sequence
 from itertools import chain
 from typing import Final
 
@@ -15,10 +17,12 @@ from aitorrentd.api import (
     KnowsPending,
     ModelView,
     NotFound,
+    PendingModel,
     Registry,
     Unavailable,
 )
 
+_log: Final = logging.getLogger("aitorrentd.gateway")
 LATEST: Final = ":latest"
 _UNSUPPORTED: Final = re.compile(
     r"(?:does not support|cannot apply) (tools|think|thinking)\b(.*)", re.DOTALL
@@ -47,11 +51,20 @@ def absent(
     """The error for a model that cannot answer now: a backend of this node may know why."""
     own = {own_name(inference, each) for each in (name, name.removesuffix(LATEST))}
     there = [] if backends is None else [backends.get(each) for each in backends.names()]
-    waiting = [each.pending() for each in there if isinstance(each, KnowsPending)]
-    for model in chain.from_iterable(waiting):
+    for model in chain.from_iterable(map(_pending, there)):
         if model.name in own and model.detail:
             return Unavailable(f"model {model.name} cannot answer now: {model.detail}")
     return missing(name)
+
+
+def _pending(backend: Backend) -> Sequence[PendingModel]:
+    if not isinstance(backend, KnowsPending):
+        return ()
+    try:
+        return backend.pending()
+    except Exception:
+        _log.exception("backend %s failed to list what it is waiting for", backend.name)
+        return ()
 
 
 def unsupported(name: str, error: InvalidParams) -> InvalidParams:

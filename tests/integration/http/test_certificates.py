@@ -5,15 +5,18 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
     EllipticCurvePrivateKey,
 )
 from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as generate_ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -63,6 +66,15 @@ def _swap(ours: Pair, _: Pair) -> None:
     ours.certificate.write_bytes(texts[1])
 
 
+def _weaken(ours: Pair, _: Pair) -> None:
+    key, name = rsa.generate_private_key(65537, 1024), x509.Name([])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=9))
+    ours.certificate.write_bytes(made.sign(key, SHA256()).public_bytes(Encoding.PEM))
+    how = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    ours.key.write_bytes(key.private_bytes(*how))
+
+
 def _damage(ours: Pair, _: Pair) -> None:
     lines = ours.certificate.read_text().splitlines(keepends=True)
     ours.certificate.write_text("".join(lines[:3] + lines[-1:]))
@@ -105,6 +117,7 @@ def shakes_hands(context: ssl.SSLContext) -> bool:
             lambda ours, other: ours.certificate.write_bytes(other.certificate.read_bytes()),
             "do not belong together",
         ),
+        (_weaken, "hub.pem is too weak .EE_KEY_TOO_SMALL.; make one with a key of 2048 bits"),
         (_damage, "hub.pem or .*hub.key is damaged: "),
     ],
 )

@@ -299,17 +299,21 @@ def _answer_with(path: Path, *answers: bytes) -> threading.Thread:
         (framing.encode(framing.HELLO, "x"), ProtocolError, "a hello is a map"),
         (b"\0\0\0\x01\xc1", ProtocolError, "invalid msgpack"),
         (framing.encode(framing.ERROR, 0, {"code": "busy", "message": "full"}), Busy, "full"),
-        (b"\0\0", LostDaemon, "closed the connection before it was ready; see aitorrentctl doctor"),
+        (b"\0\0", LostDaemon, "the daemon ended before it was ready; see aitorrentctl doctor"),
     ],
 )
-def test_whatever_a_daemon_says_first_is_an_error_with_a_name(
-    tmp_path: Path, raw: bytes, error: type[Exception], text: str
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_whatever_a_daemon_says_first_is_an_error_with_a_name(
+    tmp_path: Path, raw: bytes, error: type[Exception], text: str, is_async: bool
 ) -> None:
     path = tmp_path / "odd.sock"
     thread = _answer_with(path, raw)
     try:
         with pytest.raises(error, match=text):
-            Client(path, 1.0)
+            if is_async:
+                await AsyncClient.connect(path, timeout=1.0)
+            else:
+                Client(path, 1.0)
     finally:
         thread.join(5)
 

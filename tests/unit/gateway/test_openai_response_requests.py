@@ -144,6 +144,7 @@ def test_parameters(fields: dict[str, Any], params: dict[str, Any]) -> None:
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].id"),
         ({"input": [{"id": "msg_1"}]}, "input[0].id"),
         ({"input": [{"type": "reasoning", "summary": []}]}, "input"),
+        ({"input": [{"type": "reasoning", "summary": []}], "instructions": "be brief"}, "input"),
         ({"input": [{"type": "computer_call"}]}, "input[0].type"),
         ({"input": [{"type": "function_call", "call_id": "c"}]}, "input[0].name"),
         ({"input": [{**CALL, "name": "a b"}]}, "input"),

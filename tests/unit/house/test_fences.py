@@ -46,6 +46,7 @@ FENCES = {
     "aitorrentd/doctor/checks.py:run_checks": "a plugin's check",
     "plugins/aitorrent_inference/catalogue.py:ask_backend": "a backend of another plugin",
     "plugins/aitorrent_inference/catalogue.py:pending": "a backend of another plugin",
+    "plugins/aitorrent_gateway/ollama/names.py:_pending": "a backend of another plugin",
     # Event handlers.
     "aitorrentd/runtime/callbacks.py:_call": "a callback of the embedding program",
     "plugins/aitorrent_transport/peers/stream_server.py:_run": "a plugin's protocol handler",

@@ -20,8 +20,8 @@ LOG = logging.getLogger("test")
 class Relay:
     """A node with a model of its own name, and with other nodes as servers."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, host: str = "127.0.0.1") -> None:
+        self.name, self.host = name, host
         self.asked = 0
         self.is_down = self.is_gone = False
         self.servers: list[tuple[Relay, ServedModels]] = []
@@ -32,7 +32,10 @@ class Relay:
             # A request over HTTP: a task of its own at the other node, later.
             return Served(await asyncio.create_task(server.answered(nodes)))
 
-        made = ServedModels(server.name, ask, fresh_s=2.0, retry_s=2.0, clock=LoopClock(), log=LOG)
+        url = f"http://{server.host}:8000/v1"
+        made = ServedModels(
+            server.name, url, ask, fresh_s=2.0, retry_s=2.0, clock=LoopClock(), log=LOG
+        )
         self.servers.append((server, made))
         return made
 
@@ -136,3 +139,14 @@ async def test_those_who_ask_at_the_same_time_share_an_answer_for_a_while() -> N
     with pytest.raises(Unavailable, match="down"):
         await server.views()
     assert server.failure is not None
+
+
+async def test_service_on_the_internet_has_one_list_whoever_asks() -> None:
+    """It is told no nodes, and may cost money; so a client that names many costs nothing."""
+    a, service = Relay("a"), Relay("service", host="api.example.com")
+    a.use(service)
+    ways = [(), *((f"node{n}",) for n in range(20)), ("x", "y", "z")]
+    for passed in ways:
+        found = await asyncio.create_task(a.answered(passed))
+        assert [view.name for view in found] == ["a", "service"]
+    assert service.asked == 1

@@ -62,11 +62,12 @@ class Turns:
             return
         if not isinstance(value, list) or not value:
             raise wrong("input", "must be a string or a list of at least one item")
+        before = len(self.turns)
         for index, each in enumerate(value):
             if not isinstance(each, dict):
                 raise wrong(f"input[{index}]", "must be an object")
             self._add(f"input[{index}]", present(each))
-        if not self.turns:
+        if len(self.turns) == before:
             raise wrong("input", "has neither a message nor a call of a tool or its result")
 
     def _add(self, name: str, item: dict[str, Any]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
 
-from aitorrentd.api import Chunk, GenerateRequest
+from aitorrentd.api import Chunk, GenerateRequest, PendingModel
 from aitorrentd.api.models.tools import ToolCall
 from tests.integration.gateway.ollama.test_ollama_stream import HELLO, TOOL, Full, lines, post, sent
 from tests.support.clients.raw_http import exchange, request
@@ -138,6 +138,21 @@ async def test_a_model_that_lost_layers_is_not_unknown(
         gone = await sent(address, path, model="gone:latest", messages=HELLO)
         told = json.loads(gone.body)["error"]
         assert (gone.status, told) == (404, "model 'gone:latest' not found")
+
+
+class Faulty(LoadingBackend):
+    """Of a plugin with a fault."""
+
+    def pending(self) -> Sequence[PendingModel]:
+        raise ValueError("oh")
+
+
+@pytest.mark.allow_error_log
+async def test_backend_with_a_fault_hides_no_model(node_factory: NodeFactory) -> None:
+    _, address = await gateway_node(node_factory, Faulty("w"))
+    for fields in ({"path": "/api/show"}, {"path": "/api/generate"}):
+        gone = await sent(address, model="gone", **fields)
+        assert (gone.status, json.loads(gone.body)["error"]) == (404, "model 'gone' not found")
 
 
 async def test_errors_are_in_error_and_texts(node_factory: NodeFactory) -> None:
