@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
+from aitorrentd.api.monitoring.exposition import text_of
+from aitorrentd.node import Node
 from tests.support.clients.raw_http import exchange, request
 
 SAMPLE: Final = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})? (\S+)')
@@ -42,3 +44,14 @@ async def scraped(address: str, **headers: str) -> Scrape:
     answer = await exchange(address, request("GET", "/metrics", headers))
     assert answer.status == 200, answer.body
     return Scrape(answer.body.decode())
+
+
+def measured(node: Node) -> Scrape:
+    """The metrics of a node in this process now."""
+    return Scrape(text_of(node.kernel.metrics()))
+
+
+def has_no_session(node: Node) -> bool:
+    """Whether no answer, of this node or a peer, uses the layers of a node in this process."""
+    now = measured(node).values
+    return not (now['aitorrent_kv_positions{state="reserved"}'] or now["aitorrent_stage_sessions"])

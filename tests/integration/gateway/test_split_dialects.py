@@ -238,7 +238,7 @@ async def test_json_matches_its_schema_while_a_stage_dies(
         plugins: dict[str, Any] = {"transport": {"bootstrap": known}}
         if not daemons:
             plugins["http"] = {"enabled": True, "port": 0}
-        config = shards_config(path, layers, step_timeout_s=2.0, ping_timeout_s=1.0)
+        config = shards_config(path, layers, step_timeout_s=5.0, ping_timeout_s=5.0)
         daemons.append(await daemon_factory(merged(config, {"plugins": plugins})))
 
     async def complete() -> bool:

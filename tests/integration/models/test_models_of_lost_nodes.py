@@ -76,6 +76,13 @@ async def test_model_whose_holder_was_killed_is_not_ready_and_not_waited_for_in_
     # The node comes back while a prompt waits for it.
     words = ("ask", "--model", "demo", "--max-tokens", "2", "--wait", "90", "hi")
     waiting = asyncio.create_task(run(ann, *words))
+
+    async def waits() -> bool:
+        prefix = {"prefix": "aitorrent_generations_queued"}
+        (metric,) = (await ann.call("monitor.metrics", prefix))["metrics"]
+        return bool(metric["series"][0]["value"])
+
+    await wait_for(waits, 60.0)
     await daemon_factory(directory=ben.directory)
     code, out, err = await waiting
     assert (code, bool(out)) == (0, True), err

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 from aitorrent_shards.config import ModelEntry
 from tests.support.cli_runs import run, terminal_output
-from tests.support.nodes import Daemon, DaemonFactory
+from tests.support.nodes import Daemon, DaemonFactory, wait_for
 
 LAYERS = 9
 
@@ -37,12 +39,36 @@ def another_model(folder: Path) -> Path:
     return folder
 
 
+async def stopped_loader(daemon: Daemon, model: str) -> int:
+    """The process that loads the layers of a model, stopped before it is ready."""
+
+    async def pid() -> Any:
+        models = (await daemon.call("shards.models"))["models"]
+        return next(row["pid"] for row in models if row["name"] == model)
+
+    found: int = await wait_for(pid, 60)
+    os.kill(found, signal.SIGSTOP)
+    return found
+
+
+async def both_wait(*daemons: Daemon) -> None:
+    """Wait until a prompt waits at each of these nodes."""
+
+    async def are_asked() -> bool:
+        prefix = {"prefix": "aitorrent_generations_queued"}
+        found = [(await each.call("monitor.metrics", prefix))["metrics"] for each in daemons]
+        return all(metric["series"][0]["value"] for (metric,) in found)
+
+    await wait_for(are_asked, 60)
+
+
 async def test_models_from_loading_to_an_answer_and_what_they_take(
     daemon_factory: DaemonFactory, tmp_path: Path
 ) -> None:
     big = {"name": "big", "path": str(another_model(tmp_path / "big")), "layers": "0-3"}
     a = await daemon_factory(configuration("ant", {"name": "demo", "layers": "0-5"}, big))
     there = await address(a)
+    loading = await stopped_loader(a, "demo")
     # While the layers load: no patience fails at once, patience gets an answer.
     (code, _, err), (_, out, _) = await asyncio.gather(
         run(a, "ask", "-m", "demo", "--wait", "0", "hi"), run(a, "status")
@@ -51,6 +77,7 @@ async def test_models_from_loading_to_an_answer_and_what_they_take(
     assert "loading here" in err or "being read here" in err
     assert "info: shards: model demo: " in out
     assert "layers 0-5 are loading here" in out or "files are being read here" in out
+    os.kill(loading, signal.SIGCONT)
 
     stranger = await daemon_factory(configuration("fly", bootstrap=there))
     demo = {"name": "demo", "layers": f"5-{LAYERS}"}
@@ -58,9 +85,11 @@ async def test_models_from_loading_to_an_answer_and_what_they_take(
     ids = {d: (await d.call("node.id"))["id"] for d in (a, b, stranger)}
     ends = {d: "…" + ids[d][-8:] for d in ids}
     words = ("ask", "--model", "demo", "--max-tokens", "4", "Hello")
-    shown, (code, out, err) = await asyncio.gather(
-        terminal_output(a, 100, *words), run(stranger, *words)
-    )
+    loading = await stopped_loader(b, "demo")
+    asking = asyncio.gather(terminal_output(a, 100, *words), run(stranger, *words))
+    await both_wait(a, stranger)
+    os.kill(loading, signal.SIGCONT)
+    shown, (code, out, err) = await asking
     assert "model demo is loading" in shown
     assert f'layers 0-5  {ends[a]} "ant" (this node)' in shown
     assert f'layers 5-9  {ends[b]} "bee"' in shown

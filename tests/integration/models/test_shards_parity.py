@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from aitorrent_shards.protocol.spans import Span, parse_spans
-from aitorrentd.api import DIRECTORY, Busy, InvalidParams
+from aitorrentd.api import Busy, InvalidParams
 from aitorrentd.node import Node
 from tests.support.nodes import NodeFactory, wait_for
+from tests.support.scraping import has_no_session
 from tests.support.shards.models import FAMILIES, make_model
 from tests.support.shards.shards_nodes import answer, greedy, reference_ids, shards_network
 from tests.support.shards.shards_worker import reference_model
@@ -100,12 +100,11 @@ async def test_vanished_clients_and_long_prompts_leave_nothing_behind(
     nodes = await shards_network(node_factory, path, SPLITS[2])
     with pytest.raises(InvalidParams, match="has 500 tokens, which with max_tokens 64 exceeds"):
         await answer(nodes[0], text_of(500), **greedy(64))
-    before = [s.free_positions for s in held(nodes[0])]
     for _ in range(3):
         chunks: Any = nodes[0].generate(text_of(30), model="m", **greedy(200))
         await anext(chunks)
         await chunks.aclose()
-    await wait_for(lambda: [s.free_positions for s in held(nodes[0])] == before)
+    await wait_for(lambda: all(map(has_no_session, nodes)))
     expected = reference_ids(path, [ord(c) - 33 for c in text_of(30)], 8)
     assert (await answer(nodes[0], text_of(30), **greedy(8)))["ids"] == expected
 
@@ -118,8 +117,3 @@ async def test_full_cache_is_a_clear_busy(node_factory: NodeFactory, tmp_path: P
     with pytest.raises(Busy):
         await answer(node, text_of(30), **greedy(40_000))
     await chunks.aclose()
-
-
-def held(node: Node) -> list[Span]:
-    """The spans that a node knows."""
-    return parse_spans(node.service(DIRECTORY).known("ait:shard:"))

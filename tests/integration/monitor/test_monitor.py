@@ -375,7 +375,7 @@ async def test_daemon_is_scraped_by_prometheus(
                     if answer.status_code == 503:  # it still reads its data
                         return None
                     found = answer.json()["data"]["activeTargets"]
-                    return next((t for t in found if t["health"] != "unknown"), None)
+                    return next((t for t in found if t["health"] == "up"), None)
                 return None
 
             scraped_target = await wait_for(target, 30)

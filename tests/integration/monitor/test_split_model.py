@@ -8,20 +8,14 @@ from pathlib import Path
 from aitorrent_shards.config import ShardsConfig
 from aitorrent_shards.protocol.messages import PROTOCOL
 from aitorrentd.api import GenerationEnded
-from aitorrentd.api.monitoring.exposition import text_of
-from aitorrentd.node import Node
 from tests.support.nodes import NodeFactory, wait_for
-from tests.support.scraping import Scrape
+from tests.support.scraping import has_no_session, measured
 from tests.support.shards.models import make_model
 from tests.support.shards.shards_nodes import greedy, shards_network
 
 PROMPT = "ABCDEFGH" * 5
 "One token for each letter."
 NEW = 16
-
-
-def measured(node: Node) -> Scrape:
-    return Scrape(text_of(node.kernel.metrics()))
 
 
 async def test_answer_over_two_nodes_is_measured_on_both(
@@ -59,14 +53,7 @@ async def test_answer_over_two_nodes_is_measured_on_both(
     assert measured(second).of("aitorrent_hop_seconds_count") == {}
     assert measured(second).of("aitorrent_generations_total") == {}
 
-    async def is_free() -> bool:
-        return all(
-            measured(node).values['aitorrent_kv_positions{state="reserved"}'] == 0
-            and measured(node).values["aitorrent_stage_sessions"] == 0
-            for node in (first, second)
-        )
-
-    await wait_for(is_free)
+    await wait_for(lambda: has_no_session(first) and has_no_session(second))
     assert shown.of("aitorrent_peers") == {
         '{state="direct"}': 1,
         '{state="relayed"}': 0,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aitorrent_nat.reach.part import RETRY_S
 from aitorrentd.api import Reach
 from tests.support.nat.daemons import daemon_at, village
 from tests.support.nat.lab import Lab
@@ -54,7 +55,7 @@ async def test_daemon_classifies_its_nat_with_peers_only(
         now = await status(daemon)
         return (now["reach"], now["behaviour"]["filtering"]) == (reach, filtering)
 
-    await wait_for(is_found, 40.0, every_s=0.5)
+    await wait_for(is_found, 2 * RETRY_S, every_s=0.5)
     now = await status(daemon)
     assert now["behaviour"]["mapping"] == mapping
     assert now["behaviour"]["external"] == host.public
@@ -66,7 +67,7 @@ async def test_daemon_that_peers_dialled_logs_that_it_is_public(
     host, other = nat_lab.public(), nat_lab.public()
     daemon = await daemon_at(daemon_factory, host, PLAIN)
     await daemon_at(daemon_factory, other, PLAIN, bootstrap=host)
-    await wait_for(lambda: "nat: reachability: public (" in daemon.log(), 40.0, every_s=0.2)
+    await wait_for(lambda: "nat: reachability: public (" in daemon.log(), 2 * RETRY_S, every_s=0.2)
     assert daemon.log().count("nat: reachability") == 1
 
 
@@ -85,9 +86,9 @@ async def test_word_follows_a_change_of_the_network(
     async def is_behind_a_symmetric_nat() -> bool:
         return str((await status(daemon))["reach"]) == Reach.SYMMETRIC
 
-    await wait_for(is_behind_a_cone, 40.0, every_s=0.5)
+    await wait_for(is_behind_a_cone, 2 * RETRY_S, every_s=0.5)
     nft(home.nat.namespace, "flush ruleset\n" + ruleset("symmetric", home.nat.outside))
     home.nat.forget()
     home.down()
     home.up()
-    await wait_for(is_behind_a_symmetric_nat, 60.0, every_s=0.5)
+    await wait_for(is_behind_a_symmetric_nat, 2 * RETRY_S, every_s=0.5)

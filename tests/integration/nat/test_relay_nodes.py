@@ -170,6 +170,7 @@ async def test_a_channel_outlives_its_circuits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dialing_module, "MIN_RENEW_S", 0.5)
+    monkeypatch.setattr(dialing_module, "RENEW_AT", 0.5)
     async with three(tmp_path) as (relay, target, dialer):
         lines = relay.part.server.lines
         object.__setattr__(lines._limits, "circuit_s", 1.0)
@@ -326,13 +327,13 @@ async def test_a_leg_that_speaks_before_both_ends_are_there_is_cut(tmp_path: Pat
 async def test_a_circuit_whose_end_does_not_connect_is_over_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lines_module, "CLAIM_S", 0.3)
+    monkeypatch.setattr(lines_module, "CLAIM_S", 1.0)
     async with three(tmp_path) as (relay, target, dialer):
         stream = await dialer.transport.open_stream(relay.id, PROTOCOL, addresses=[relay.address])
         await stream.write(encode(Connect(target.id)))
         opened = read(await read_frame(stream))
         ended = read(await read_frame(stream))
-        assert "the dialer did not connect to the relay within 0.3 s" in str(ended), opened
+        assert "the dialer did not connect to the relay within 1 s" in str(ended), opened
         assert len(relay.part.server.lines) == 0
         stream.reset()
 

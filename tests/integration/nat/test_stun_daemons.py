@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aitorrent_nat.reach.part import RETRY_S
 from tests.support import cli_runs
 from tests.support.discovery.lan_machines import captured
 from tests.support.nat.daemons import daemon_at, village
@@ -122,7 +123,7 @@ async def test_useless_servers_are_warned_of_and_the_daemon_runs(
                 pass
             return len(await warnings(daemon, "stun")) == 3
 
-        await wait_for(are_told, 60, every_s=0.05)
+        await wait_for(are_told, 2 * RETRY_S, every_s=0.05)
         told = " ".join(sorted(await warnings(daemon, "stun")))
     assert f"{silent.address}:3478 is of no use: {silent.address}:3478/udp did not answer" in told
     assert f"{noisy.address}:3478/udp answers with what is not STUN" in told
@@ -181,7 +182,7 @@ async def test_nothing_is_sent_to_a_host_that_is_no_peer(
             found = (await daemon.call("nat.status"))["behaviour"]
             return (found["mapping"], found["filtering"]) == (EI, APD)
 
-        await wait_for(is_classified, 60, every_s=0.5)
+        await wait_for(is_classified, 2 * RETRY_S, every_s=0.5)
         assert await daemon.stop() == 0
     # The hairpin test goes to its own external address.
     assert set(sent.destinations) <= {*(host.address for host in hosts), leaf.public}
@@ -205,7 +206,7 @@ async def test_forwarded_port_is_found_and_announced(
         addresses = (await daemon.call("node.status"))["addresses"]
         return any(f"/ip4/{home.public}/tcp/8468" in each for each in addresses)
 
-    await wait_for(is_announced, 60, every_s=0.5)
+    await wait_for(is_announced, 2 * RETRY_S, every_s=0.5)
     code, out, _ = await cli_runs.run(daemon, "status")
     assert code == 0
     assert "public: " in out

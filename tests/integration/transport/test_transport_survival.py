@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from aitorrent_transport.peers.keeper import MAX_WAIT_S
 from aitorrent_transport.selecting import find_peer
 from aitorrentd.api import (
     HealthWarning,
@@ -20,7 +21,7 @@ from aitorrentd.api import (
     Role,
     Unavailable,
 )
-from tests.support.nodes import wait_for
+from tests.support.nodes import free_port, wait_for
 from tests.support.transport.transport_nodes import (
     ECHO,
     SINK,
@@ -60,7 +61,7 @@ async def test_killed_peer_is_noticed_and_found_again_after_its_restart(
         assert a.transport.peer(b.id) is None
         again = await processes("b", port=b.port)
         assert again.id == b.id
-        await wait_for(lambda: a.count(PeerConnected) == 2, 20)
+        await wait_for(lambda: a.count(PeerConnected) == 2, MAX_WAIT_S + 10)
         assert await a.transport.ping(b.id) < 5
 
 
@@ -95,7 +96,7 @@ async def test_hung_peer_costs_bounded_memory_and_time(tmp_path: Path, processes
                 await asyncio.wait_for(stream.write(bytes(200_000_000)), 10)
             await wait_for(lambda: a.count(PeerDisconnected))
             assert link.bytes_out - before < 1_000_000
-        await wait_for(lambda: a.transport.peer(b.id), 20)
+        await wait_for(lambda: a.transport.peer(b.id), MAX_WAIT_S + 10)
 
 
 async def test_peers_are_restored_after_a_restart_until_disconnected(
@@ -128,7 +129,7 @@ async def test_port_that_was_found_is_kept_and_peers_come_back_to_it(
         await wait_for(lambda: a.count(PeerDisconnected) == 1)
         again = await processes("b")
         assert again.port == b.port
-        await wait_for(lambda: a.transport.peer(b.id), 20)
+        await wait_for(lambda: a.transport.peer(b.id), MAX_WAIT_S + 10)
         await again.kill()
         with socket.socket() as taker:
             taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -143,15 +144,13 @@ async def test_port_that_was_found_is_kept_and_peers_come_back_to_it(
 
 
 async def test_bootstrap_is_dialled_until_it_answers(tmp_path: Path, processes: Any) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     async with node(tmp_path, "a", bootstrap=[f"127.0.0.1:{port}"]) as a:
         warnings = [w for _, w in a.kernel.health() if isinstance(w, HealthWarning)]
         assert {w.code for w in warnings} - {"bootstrap"} == {"no_peers"}
         assert a.transport.keeper.missing == 1
         b = await processes("b", port=port)
-        await wait_for(lambda: a.transport.peer(b.id), 20)
+        await wait_for(lambda: a.transport.peer(b.id), MAX_WAIT_S + 10)
         await wait_for(lambda: a.transport.keeper.missing == 0)
         assert a.kernel.health() == []
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.packaging.package_machine import Done, Machine, until
 
-pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.systemd, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # name: (code, what the caller is told)
 GREEDY: Final = {

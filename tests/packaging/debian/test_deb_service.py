@@ -35,14 +35,14 @@ def test_whoever_waits_for_the_start_finds_a_daemon_that_answers(machine: Machin
 
 
 def test_ready_is_said_only_when_the_plugins_have_settled(probed: Machine) -> None:
-    probed.sh("echo 'plugins: {probe: {start_s: 3}}' > /etc/aitorrent.yaml.d/10-test.yaml")
+    probed.sh("echo 'plugins: {probe: {start_s: 15}}' > /etc/aitorrent.yaml.d/10-test.yaml")
     probed.run("systemctl", "stop", "aitorrentd.service")
     probed.run("systemctl", "start", "--no-block", "aitorrentd.service")
     # The control socket answers before that, so that people can watch.
     until(lambda: probed.ctl("--timeout", "1", "id").code == 0)
     until(lambda: probed.plugins()["probe"] == "starting", every_s=0.05)
     assert probed.unit("ActiveState") == "activating"
-    until(lambda: probed.unit("ActiveState") == "active")
+    until(lambda: probed.unit("ActiveState") == "active", 60)
     assert probed.plugins()["probe"] == "running"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import shutil
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from aitorrent_nat.networks import Place
 from aitorrent_nat.stun.asking import StunSocket
 from aitorrentd.api import AitorrentError
 from tests.support.nat.lab import Host
+from tests.support.nodes import free_port
 
 PROGRAM: Final = shutil.which("turnserver")
 NAT_DISCOVERY: Final = shutil.which("turnutils_natdiscovery")
@@ -28,7 +28,7 @@ STARTED_S: Final = 20.0
 async def coturn(directory: Path, *, hosts: tuple[str, ...]) -> AsyncIterator[Place]:
     """A STUN server at these loopback addresses; yields the first."""
     assert PROGRAM
-    port, alternate = _free_port(), _free_port()
+    port, alternate = free_port(), free_port()
     process = await asyncio.create_subprocess_exec(
         *(PROGRAM, "-n", "--stun-only", "--no-tls", "--no-dtls", "--no-cli"),
         *(word for host in hosts for word in ("-L", host)),
@@ -76,24 +76,6 @@ def turn_server(directory: Path, host: Host, user: str, password: str) -> Iterat
 def _accepts(host: Host, port: int) -> bool:
     with host.socket(socket.SOCK_STREAM) as sock:
         return sock.connect_ex((host.address, port)) == 0
-
-
-def _free_port() -> int:
-    """A port that is free for UDP and TCP, both of which coturn binds, and that the kernel gives to
-    no other socket meanwhile."""
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
-    for port in random.sample(range(10_000, lowest), 100):
-        with (
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
-            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as streams,
-        ):
-            try:
-                datagrams.bind(("127.0.0.1", port))
-                streams.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue
-    raise AssertionError("no port is free")
 
 
 async def _answers(place: Place) -> None:

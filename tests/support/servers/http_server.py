@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.nodes import free_port
+
 
 @dataclass
 class Request:
@@ -102,8 +104,9 @@ class HttpServer:
             await self._more.wait_for(lambda: any(r.path == path for r in self.requests))
 
     async def start(self) -> None:
+        """Listen, on the same port as before, which nobody was given meanwhile."""
+        self.port = self.port or free_port()
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         if self._server is None:

@@ -183,7 +183,7 @@ async def test_pictures_are_drawn_one_at_a_time(
 async def test_picture_that_takes_too_long(node_factory: NodeFactory) -> None:
     server = FakeComfyUi()
     server.gate = asyncio.Event()
-    async with drawing_node(node_factory, "comfyui", server, timeout_s=0.3) as address:
+    async with drawing_node(node_factory, "comfyui", server, timeout_s=3.0) as address:
         answer = await sent(address, "/img", prompt="draw")
         assert (answer.status, "timeout_s" in answer.body.decode()) == (504, True)
         assert server.stopped == ["/queue", "/interrupt"]

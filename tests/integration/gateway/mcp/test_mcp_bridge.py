@@ -34,7 +34,7 @@ class Bridge:
 
     async def next(self) -> Any:
         assert self.process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             line = await self.process.stdout.readline()
         return json.loads(line)
 
@@ -131,7 +131,12 @@ async def test_the_daemon_may_be_restarted(daemon_factory: DaemonFactory) -> Non
         await daemon.call("node.wait")
         before = await ours.ask("tools/call", name="node_status")
         assert await daemon.stop() == 0
-        again = asyncio.create_task(ours.ask("tools/call", name="node_status"))
+
+        async def answered() -> Any:
+            found = await ours.ask("tools/call", name="node_status")
+            return found if "structuredContent" in found else None  # it gave up: a slow machine
+
+        again = asyncio.create_task(wait_for(answered, 60))
         await daemon_factory(directory=daemon.directory)
         after = await again
     pids = [each["structuredContent"]["result"]["pid"] for each in (before, after)]

@@ -12,6 +12,8 @@ from tests.support.clients.agent_programs import agent
 from tests.support.clients.sealed import sealed
 from tests.support.shards.split_daemons import CONTEXT, URL, Split
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.mark.parametrize(
     ("name", "words", "said"),
@@ -36,6 +38,9 @@ async def test_agent_says_that_the_context_is_too_small(
     # What is left of the pipe, and of the namespace of processes, ends with `grep`.
     script = 'said=$1; shift; exec grep -a -m 1 -- "$said" < <("$@" 2>&1 < /dev/null)'
     status, out, err = await sealed(
-        ("bash", "-c", script, "bash", said, *command), split.socket, cwd=tmp_path, env=env
+        *(("bash", "-c", script, "bash", said, *command), split.socket),
+        cwd=tmp_path,
+        env=env,
+        wait_s=200,
     )
     assert (status, said in out) == (0, True), err

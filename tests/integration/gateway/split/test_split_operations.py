@@ -24,7 +24,8 @@ SCRAPED: Final = """prometheus --config.file=prometheus.yml --storage.tsdb.path=
 until curl -sS --fail-with-body -G 127.0.0.1:9090/api/v1/query 2>/dev/null \\
     --data-urlencode 'query=sum(aitorrent_http_requests_total)' | grep -s '"value"'
 do sleep 0.2; done
-curl -sS 127.0.0.1:9090/api/v1/targets
+until curl -sS 127.0.0.1:9090/api/v1/targets | grep '"health":"up"'
+do sleep 0.2; done
 """
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aitorrent_nat.reach.part import RETRY_S
 from tests.support.nat.daemons import PORT, daemon_at, village
 from tests.support.nat.lab import Lab
 from tests.support.nat.namespaces import CAN_MAKE, REASON
@@ -45,9 +46,9 @@ async def test_node_whose_nat_keeps_strangers_out_is_a_client_within_a_minute(
         for kind in ("fullcone", "portrestricted")
     ]
     for daemon in (opened, closed):
-        await wait_for(lambda: filtering(daemon), 60, every_s=0.5)  # noqa: B023
+        await wait_for(lambda: filtering(daemon), 2 * RETRY_S, every_s=0.5)  # noqa: B023
         await wait_for(lambda: nodes(daemon), 20, every_s=0.2)  # noqa: B023
-    await wait_for(lambda: is_client(closed), 60, every_s=0.5)
+    await wait_for(lambda: is_client(closed), 2 * RETRY_S, every_s=0.5)
     assert not await is_client(opened)
 
 
@@ -58,6 +59,6 @@ async def test_router_forwards_the_port_that_the_dht_is_configured_to_use(
     assert host.nat is not None
     with upnp_router(host.nat, tmp_path) as router:
         await daemon_at(daemon_factory, host, {"plugins": {"dht": {"port": 9000}}})
-        await wait_for(lambda: ":9000" in router.forwarded(), 60, every_s=0.5)
+        await wait_for(lambda: ":9000" in router.forwarded(), 2 * RETRY_S, every_s=0.5)
         forwarded = re.findall(r"(0x6|0x11) .* dnat ip to [\d.]+:(\d+)", router.forwarded())
         assert sorted(forwarded) == [("0x11", "8469"), ("0x11", "9000"), ("0x6", "8468")]

@@ -19,6 +19,7 @@ from http.server import ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.nodes import free_port
 from tests.support.servers.hub.handler import Handler
 from tests.support.servers.hub.repos import File, Repo
 
@@ -107,7 +108,7 @@ class FakeHub:
         "Every token that reached the CDN."
         self.lock = threading.Lock()
         self._servers: dict[str, _Server] = {}
-        self._ports = {"hub": 0, "cdn": 0}
+        self._ports = {"hub": free_port(), "cdn": free_port()}
 
     def __enter__(self) -> Self:
         self.start()
@@ -125,7 +126,6 @@ class FakeHub:
         """Listen, on the same ports as before."""
         for name in self._ports:
             server = _Server(self, name, self._ports[name])
-            self._ports[name] = server.server_address[1]
             self._servers[name] = server
             threading.Thread(
                 target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True

@@ -139,8 +139,11 @@ async def test_checks_from_hosts_that_the_session_does_not_allow_are_ignored(
     await both.close()
 
 
-async def test_a_lost_first_check_is_repeated_at_once(tasks: Tasks) -> None:
+async def test_a_lost_first_check_is_repeated_at_once(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both first checks are lost, as at NATs that are not open yet."""
+    monkeypatch.setattr("aioice.stun.RETRY_RTO", 9.0)
     both = Two(tasks)
     await both.gather()
     lost: set[int] = set()
@@ -151,7 +154,7 @@ async def test_a_lost_first_check_is_repeated_at_once(tasks: Tasks) -> None:
     began = loop.time()
     one, two = await both.connect()
     assert len(lost) == 2
-    assert loop.time() - began < 0.35  # aioice alone: 0.5 s
+    assert loop.time() - began < 5  # aioice alone: 9 s
     one.close()
     two.close()
 

@@ -74,7 +74,7 @@ async def test_two_mirrors_are_asked_at_once() -> None:
 async def test_the_next_mirrors_are_asked_if_the_first_are_silent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aitorrent_nat.punch.tcp.ANSWER_S", 0.2)
+    monkeypatch.setattr("aitorrent_nat.punch.tcp.ANSWER_S", 1.0)
     async with silent_server() as mute, mirror_server(Mirror(FakeClock().monotonic)) as place:
         punch = await Punch.prepare([mute, mute, place])
         assert punch.mapped == [(LOCAL, punch.port)]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from aitorrent_nat.punch.paths import probing
 from aitorrent_nat.punch.paths.probing import LEAST_BYTES, ProbedPath
 from tests.support.nat.paths import Weather, connected, paths
 from tests.support.nodes import wait_for
@@ -11,6 +14,15 @@ from tests.support.nodes import wait_for
 KEY = b"k" * 32
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is, answers to larger probes count."""
+    monkeypatch.setattr(probing, "GRACE_S", 0.5)
+    monkeypatch.setattr(probing, "AGAIN_S", 1.0)
+    monkeypatch.setattr(probing, "PATIENCE_S", 2.0)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_each_end_finds_what_its_direction_carries() -> None:
     for largest, expected in ((65_535, 8972), (1472, 1472), (1460, 1452), (1300, LEAST_BYTES)):
         async with paths(Weather(largest=largest, delay_s=0.005)) as ends:
@@ -18,7 +30,7 @@ async def test_each_end_finds_what_its_direction_carries() -> None:
             found = await asyncio.gather(one.measure(), other.measure())
             assert [size for size, _ in found] == [expected, expected]
             for _, rtt_s in found:
-                assert rtt_s is None or 0.009 < rtt_s < 0.2
+                assert rtt_s is None or 0.009 < rtt_s < 2
             assert (found[0][1] is None) == (expected == LEAST_BYTES)
 
 
@@ -52,6 +64,7 @@ async def test_probes_without_the_key_get_no_answer() -> None:
         assert await stranger.measure() == (LEAST_BYTES, None)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_an_answer_is_smaller_than_its_probe() -> None:
     weather = Weather()
     async with paths(weather) as ends:

@@ -17,6 +17,7 @@ import uvloop
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request
 
+from aitorrent_transport.links import listener
 from aitorrent_transport.links.dial import dial, link_in_process
 from aitorrent_transport.links.link import HIGH_WATER_BYTES, UNSENT_BYTES, Link, LinkLimits
 from aitorrent_transport.links.listener import MAX_REFUSED, Listener
@@ -595,8 +596,9 @@ def test_dialer_names_the_reason_for_which_it_is_refused(refusal: Refusal) -> No
 
 @masked_or_not
 async def test_listener_without_descriptors_says_so_and_keeps_its_reserve(
-    masked: bool, caplog: pytest.LogCaptureFixture
+    masked: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(listener, "REFUSED_S", 10.0)
     async with serving(is_scarce=lambda descriptor: True) as server:
         said = "too busy" if masked else "no file descriptors left"
         for _ in range(3):
@@ -604,7 +606,7 @@ async def test_listener_without_descriptors_says_so_and_keeps_its_reserve(
                 await dial(server.host, server.port, make_credentials(), masked=masked)
         silent = [await server.raw() for _ in range(MAX_REFUSED + 1)]
         await server.until(lambda s: s["refused"] == 3 + MAX_REFUSED + 1)
-        assert await asyncio.wait_for(silent[-1][0].read(), 0.5) == b""
+        assert await asyncio.wait_for(silent[-1][0].read(), 5) == b""
         assert server.listener.statistics()["half_open"] == 0
         for _, writer in silent:
             writer.close()

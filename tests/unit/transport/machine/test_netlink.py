@@ -181,7 +181,7 @@ async def test_waking_from_suspend_abandons_the_channels_whose_peers_are_gone(
     clocks = Clocks()
     monkeypatch.setattr(watching, "time", clocks)
     monkeypatch.setattr(watching, "LOOK_S", 0.05)
-    monkeypatch.setattr("aitorrent_transport.peers.revalidating.ANSWER_S", 0.3)
+    monkeypatch.setattr("aitorrent_transport.peers.revalidating.ANSWER_S", 1.0)
     async with (
         node(tmp_path, "sleeper", keepalive_s=300) as sleeper,
         node(tmp_path, "lively", keepalive_s=300) as lively,
