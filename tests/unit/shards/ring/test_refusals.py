@@ -21,6 +21,8 @@ from aitorrentd.api import (
 )
 from tests.support.shards.shards_fakes import FakeNode, ToyWorker, toy_answer, toy_network, until
 
+pytestmark = pytest.mark.jump_clock
+
 PATIENCE_S = 60.0
 "How long an answer would wait for another holder."
 
