@@ -32,7 +32,7 @@ _TOP: Final = (
     (
         "Answers that failed",
         f'sum(rate(aitorrent_generations_total{{{_ONLY},reason="error"}}[$__rate_interval]))'
-        f" / sum(rate(aitorrent_generations_total{{{_ONLY}}}[$__rate_interval]))",
+        f' / sum(rate(aitorrent_generations_total{{{_ONLY},reason!="busy"}}[$__rate_interval]))',
         "percentunit",
     ),
     (

@@ -14,11 +14,11 @@ _NAMES_SHOWN: Final = 12
 
 def facts(pending: Sequence[PendingModel]) -> dict[str, Any]:
     """Data of an error about these models: the layers that nobody holds, and when to ask again if
-    they are only being loaded."""
+    they are only being loaded, which is all that they lack."""
     found: dict[str, Any] = {}
     if missing := [list(gap) for each in pending for gap in each.missing]:
         found["layers"] = missing
-    if all(each.state == "loading" and not each.is_fetching for each in pending):
+    if all(e.state == "loading" and not (e.is_fetching or e.shortage) for e in pending):
         found["retry_after_s"] = RETRY_S
     return found
 

@@ -16,6 +16,8 @@ PAUSES_S: Final = (0.05, 0.2, 0.75)
 "Before an answer asks again for the place of one that ended: it may be free a moment later."
 MOST_WAIT_S: Final = 10
 "A peer that is to be left alone for longer ends the request."
+MOST_REFUSALS: Final = 16
+"So does one that refuses so often, always for a while, and answers nothing meanwhile."
 
 Source = Callable[[], AsyncGenerator[Chunk]]
 Parts = Pieces[tuple[int, Chunk]]
@@ -42,6 +44,7 @@ class _Several:
         self._waiting = deque(range(len(sources)))
         self._begun = set[int]()
         self._workers = min(at_once, len(sources))
+        self._asking = self._refusals = 0
         self._gap_s = 0
         "Between the beginnings of two answers."
         self._next_s = 0.0
@@ -61,35 +64,35 @@ class _Several:
 
     async def _answer(self, n: int) -> None:
         def add(chunk: Chunk) -> None:
-            if not chunk.notice:
+            if not chunk.notice and n not in self._begun:
                 self._begun.add(n)
+                self._refusals = 0
             append((n, chunk))
 
         append = self._pieces.items.append
-        await self._pieces.pour(self._sources[n](), add)
+        self._asking += 1
+        try:
+            await self._pieces.pour(self._sources[n](), add)
+        finally:
+            self._asking -= 1
 
     async def _work(self) -> None:
         """Answer one after the other while any waits, and while there is a place."""
         pauses, has_had_place = iter(PAUSES_S), False
-        while self._waiting:
-            if self._gap_s and not await self._turn():
-                break
+        while await self._turn():
             n = self._waiting.popleft()
             try:
                 await self._answer(n)
             except Busy as e:
-                wait_s = _wait_of(e)
-                if n in self._begun or wait_s > MOST_WAIT_S:
+                if n in self._begun:
                     raise
                 self._waiting.appendleft(n)
-                self._put_off(wait_s)
+                if wait_s := _wait_of(e):
+                    self._put_off(e, wait_s)
+                    continue
                 if self._workers > 1 and not has_had_place:  # fewer places than workers
                     break
-                if not self._begun:
-                    raise
-                if wait_s:
-                    continue
-                pause_s = next(pauses, None)
+                pause_s = next(pauses, None) if self._begun else None
                 if pause_s is not None:
                     await asyncio.sleep(pause_s)
                 elif self._workers > 1:
@@ -100,18 +103,24 @@ class _Several:
                 pauses, has_had_place = iter(PAUSES_S), True
         self._workers -= 1
 
-    def _put_off(self, wait_s: int) -> None:
-        if wait_s:
-            self._gap_s = max(self._gap_s, wait_s)
-            self._next_s = max(self._next_s, asyncio.get_running_loop().time() + wait_s)
+    def _put_off(self, error: Busy, wait_s: int) -> None:
+        """Leave a peer alone that says so; raises the error if that leads nowhere."""
+        self._refusals += 1
+        is_hopeless = not self._begun or self._refusals > MOST_REFUSALS
+        if wait_s > MOST_WAIT_S or (is_hopeless and not self._asking):
+            raise error
+        self._gap_s = max(self._gap_s, wait_s)
+        self._next_s = max(self._next_s, asyncio.get_running_loop().time() + wait_s)
 
     async def _turn(self) -> bool:
         """Wait until another answer may begin; return whether one still waits then."""
-        now = asyncio.get_running_loop().time()
-        at = max(now, self._next_s)
-        self._next_s = at + self._gap_s
-        await asyncio.sleep(at - now)
-        return bool(self._waiting)
+        loop = asyncio.get_running_loop()
+        while True:  # it may be put off meanwhile
+            rest_s = self._next_s - loop.time()
+            if rest_s <= 0:
+                self._next_s = loop.time() + self._gap_s
+                return bool(self._waiting)
+            await asyncio.sleep(rest_s)
 
 
 def _wait_of(error: Busy) -> int:

@@ -16,7 +16,8 @@ TOKEN_S: Final = 30 * 86_400.0
 "How long a token is valid that is made for a program."
 _ANSWER_S: Final = 10.0
 # Of a certificate, as OpenSSL's x509_vfy.h numbers them.
-_UNKNOWN: Final = (18, 19, 20, 21)
+_SELF_SIGNED: Final = 18
+_UNKNOWN: Final = (2, 19, 20, 21)
 _OTHER_NAME: Final = (62, 64)
 
 
@@ -145,8 +146,10 @@ def _remedy(error: ssl.SSLCertVerificationError) -> str:
     """What to do about a certificate that is not trusted."""
     if error.verify_code in _OTHER_NAME:
         return "give an address that is in it"
+    if error.verify_code == _SELF_SIGNED:
+        return "name it in SSL_CERT_FILE"
     if error.verify_code in _UNKNOWN:
-        return "name it, or that of its issuer, in SSL_CERT_FILE"
+        return "name the root certificate of its authority in SSL_CERT_FILE"
     return "the node needs another one"
 
 

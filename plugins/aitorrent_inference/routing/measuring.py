@@ -42,7 +42,10 @@ def summary(errors: Sequence[AitorrentError], failures: Sequence[str]) -> Aitorr
         return errors[0]
     kinds = {type(e) for e in errors}
     if kinds == {Busy}:
-        return Busy("Too many requests", asked=len(errors))
+        waits = [w for e in errors if type(w := e.data.get("retry_after_s")) is int]
+        # Asking one of them again is asking all.
+        told = {"retry_after_s": max(waits)} if waits else {}
+        return Busy("Too many requests", asked=len(errors), **told)
     text = "no backend could answer: " + "; ".join(failures)
     if len(kinds) == 1:
         return kinds.pop()(text, **errors[0].data)

@@ -205,7 +205,11 @@ def elsewhere(
     for name, coming in by_name.items():
         done, total = progress(coming)
         text = "; ".join(coming_text(c, node_id, who) for c in coming)
-        found.append(PendingModel(name, ELSEWHERE, "loading", text, done, total))
+        # A peer that does not know yet which layers it will hold may fetch the files for hours.
+        is_fetching = any(c.start == c.end for c in coming)
+        found.append(
+            PendingModel(*(name, ELSEWHERE, "loading", text, done, total), is_fetching=is_fetching)
+        )
     return found
 
 

@@ -40,7 +40,7 @@ class Output:
 
     @property
     def reasoning_tokens(self) -> int:
-        """How many tokens the reasoning took, with its tags; 0 while none of it was told."""
+        """How many tokens the reasoning took, with its closing tag; 0 while none of it was told."""
         return self._reasoning_tokens if self._has_reasoning else 0
 
     @property

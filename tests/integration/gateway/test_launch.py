@@ -178,7 +178,7 @@ async def test_a_certificate_of_ones_own_is_trusted_by_the_environment(
     port = address.rpartition(":")[2]
     words = ("env", "openai", "--url")
     code, _, err = await cli_runs.run(socket, *words, f"https://127.0.0.1:{port}")
-    told = "is not trusted: self-signed certificate; name it, or that of its issuer, in SSL_CERT"
+    told = "is not trusted: self-signed certificate; name it in SSL_CERT_FILE"
     assert (code, told in err) == (1, True), err
     trust = {**os.environ, "SSL_CERT_FILE": str(certificate)}
     code, _, err = await cli_runs.run(socket, *words, f"https://localhost:{port}", env=trust)

@@ -36,6 +36,7 @@ def test_instructions_are_one_turn() -> None:
         instructions="one",
     )
     assert found == [("system", "one\n\ntwo\n\nthree\n\nlater"), ("user", "hi")]
+    assert turns(text("developer", "hi"), instructions="be brief") == [("system", "be brief\n\nhi")]
     assert turns(text("user", "hi"), text("developer", "be brief")) == [
         ("system", "be brief"),
         ("user", "hi"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -18,29 +19,34 @@ AT_ONCE = 8
 
 
 class Peer:
-    """Answers take a second, in two chunks. A place is free `late_s` after its answer ended."""
+    """Answers in two chunks. A place is free `late_s` after its answer ended, and a refusal comes
+    after a round trip."""
 
-    def __init__(self, places: int = 5, late_s: float = 0.0, bucket: TokenBucket | None = None):
-        self.free, self.late_s, self.bucket = places, late_s, bucket
+    def __init__(
+        self, *buckets: TokenBucket, places: int = 5, late_s: float = 0.0, took_s: float = 1.0
+    ) -> None:
+        self.buckets = buckets
+        self.free, self.late_s, self.took_s = places, late_s, took_s
         self.refused = 0
 
     async def answer(self, n: int) -> AsyncGenerator[Chunk]:
         loop = asyncio.get_running_loop()
         yield Chunk("", notice="model m is loading")
-        wait_s = self.bucket.due_s(loop.time()) if self.bucket else 0
+        wait_s = max((bucket.due_s(loop.time()) for bucket in self.buckets), default=0)
         if wait_s:
             self.refused += 1
+            await asyncio.sleep(0.05)
             raise Busy("too many calls", retry_after_s=math.ceil(wait_s))
-        if self.bucket:
-            self.bucket.take(loop.time())
+        for bucket in self.buckets:
+            bucket.take(loop.time())
         if not self.free:
             self.refused += 1
             raise Busy("Too many requests")
         self.free -= 1
         try:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(self.took_s / 2)
             yield Chunk(f"{n}")
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(self.took_s / 2)
             yield Chunk("", done=True, reason="stop")
         finally:
             if self.late_s:
@@ -80,13 +86,43 @@ async def test_all_places_are_used_to_the_end(late_s: float) -> None:
     assert peer.refused <= AT_ONCE - 5 + refused_each * 64
 
 
+def bucket(each_s: float, count: int) -> TokenBucket:
+    """Allows `count` calls, and a further one every so many seconds."""
+    return TokenBucket(1 / each_s, count, asyncio.get_running_loop().time())
+
+
 @pytest.mark.parametrize("each_s", [0.6, 3.6])
 async def test_peer_that_limits_calls_is_left_alone_as_long_as_it_says(each_s: float) -> None:
     """Each call too many would bring this node nearer to a ban."""
-    bucket = TokenBucket(1 / each_s, 10, asyncio.get_running_loop().time())
-    peer = Peer(places=AT_ONCE, bucket=bucket)
+    peer = Peer(bucket(each_s, 10), places=AT_ONCE)
     assert await answered(peer, 30) == pytest.approx(20 * math.ceil(each_s), rel=0.2)
-    assert peer.refused <= AT_ONCE
+    assert peer.refused <= AT_ONCE + 3
+
+
+async def test_whoever_waits_already_heeds_a_longer_wait() -> None:
+    peer = Peer(bucket(0.6, 10), bucket(7.5, 14), places=AT_ONCE)
+    assert await answered(peer, 20) == pytest.approx(6 * 8, rel=0.4)
+    assert peer.refused <= AT_ONCE + 3
+
+
+async def test_limit_of_calls_takes_no_place() -> None:
+    peer = Peer(bucket(1, 3), places=AT_ONCE, took_s=30)
+    assert await answered(peer, 24) == pytest.approx(3 * 30 + 7, abs=12)
+
+
+async def test_peer_that_always_says_later_ends_the_request() -> None:
+    peer = Peer(bucket(10_000, 1))
+    peer.answer = partial(_later_for_ever, peer.answer)  # type: ignore[method-assign]
+    with pytest.raises(Busy):
+        await answered(peer, 3)
+
+
+async def _later_for_ever(real: Callable[[int], AsyncGenerator[Chunk]], n: int) -> Any:
+    try:
+        async for chunk in real(n):
+            yield chunk
+    except Busy:
+        raise Busy("later", retry_after_s=1) from None
 
 
 @pytest.mark.parametrize("count", [2, 20])
@@ -100,8 +136,7 @@ async def test_peer_without_any_place_refuses_at_once(count: int) -> None:
 
 
 async def test_peer_that_is_to_be_left_alone_for_long_ends_the_request() -> None:
-    rate = 1 / (MOST_WAIT_S + 2)
-    peer = Peer(places=AT_ONCE, bucket=TokenBucket(rate, 10, asyncio.get_running_loop().time()))
+    peer = Peer(bucket(MOST_WAIT_S + 2, 10), places=AT_ONCE)
     with pytest.raises(Busy) as refused:
         await answered(peer, 30)
     assert refused.value.data["retry_after_s"] > MOST_WAIT_S

@@ -48,6 +48,7 @@ async def chunks(node: FakeRouter, model: str = "m", **options: Any) -> list[Chu
     [
         ([loading()], {"retry_after_s": 5}),
         ([replace(loading(), missing=((3, 6),))], {"retry_after_s": 5, "layers": [[3, 6]]}),
+        ([replace(loading(), missing=((3, 6),), shortage="nobody has 5")], {"layers": [[3, 6]]}),
         ([replace(loading(), is_fetching=True)], {}),
         ([loading(), replace(loading(), state="failed")], {}),
     ],

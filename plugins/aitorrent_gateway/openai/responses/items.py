@@ -27,6 +27,7 @@ _LEFT_OUT: Final = frozenset(
         "mcp_approval_response",
     }
 )
+_NO_TURN: Final = _LEFT_OUT | {"additional_tools"}
 _SYSTEM: Final = ("system", "developer")
 _ROLES: Final = (*_SYSTEM, "user", "assistant")
 _KEPT: Final = frozenset({"type", "role", "content", "images"})
@@ -62,12 +63,14 @@ class Turns:
             return
         if not isinstance(value, list) or not value:
             raise wrong("input", "must be a string or a list of at least one item")
-        before = len(self.turns)
+        has_turn = False
         for index, each in enumerate(value):
             if not isinstance(each, dict):
                 raise wrong(f"input[{index}]", "must be an object")
-            self._add(f"input[{index}]", present(each))
-        if len(self.turns) == before:
+            item = present(each)
+            self._add(f"input[{index}]", item)
+            has_turn |= item.get("type", "message") not in _NO_TURN
+        if not has_turn:
             raise wrong("input", "has neither a message nor a call of a tool or its result")
 
     def _add(self, name: str, item: dict[str, Any]) -> None:
