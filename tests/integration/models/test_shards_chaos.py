@@ -23,7 +23,7 @@ from tests.support.shards.shards_nodes import READY_S, reference_ids, shards_con
 
 pytestmark = [pytest.mark.slow, pytest.mark.allow_error_log]
 
-NEW = 240
+NEW = 160
 PROMPT = "WHICH NODE HOLDS WHICH LAYERS"
 QUICK = {"step_timeout_s": 5.0, "ping_timeout_s": 5.0, "resume_timeout_s": 60.0}
 
