@@ -39,6 +39,8 @@ def _speeds(last: Chunk) -> dict[str, float]:
     extra = last.extra
     first_s = _number(extra.get("first_token_s"))
     new = last.prompt_tokens - int(_number(extra.get("cached_tokens")) or 0)
+    load_s = (_number(extra.get("load_duration")) or 0.0) / 1e9
+    read_s = None if first_s is None else first_s - load_s
     rate, rest_s = _number(extra.get("tokens_per_s")), _number(extra.get("rest_s"))
     if rate is None and rest_s and last.completion_tokens > 1:
         rate = (last.completion_tokens - 1) / rest_s
@@ -46,7 +48,7 @@ def _speeds(last: Chunk) -> dict[str, float]:
         "hop_ms": _scaled(extra.get("hop_us"), 1e-3),
         "queue_ms": _scaled(extra.get("queue_s"), 1e3),
         "first_token_ms": _scaled(first_s, 1e3),
-        "prefill_tok_s": new / first_s if first_s and new > 0 else None,
+        "prefill_tok_s": new / read_s if read_s and read_s > 0 and new > 0 else None,
         "decode_tok_s": rate or None,
     }
     return {name: round(value, 3) for name, value in found.items() if value is not None}

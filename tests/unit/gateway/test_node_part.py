@@ -41,9 +41,20 @@ TIMES = {"queue_s": 0.25, "first_token_s": 0.5, "rest_s": 2.0}
                 "decode_tok_s": 2.0,
             },
         ),
+        (  # what was loaded was not read
+            (),
+            {**TIMES, "load_duration": 250_000_000},
+            {
+                "stages": [],
+                "queue_ms": 250.0,
+                "first_token_ms": 500.0,
+                "prefill_tok_s": 400.0,
+                "decode_tok_s": 2.0,
+            },
+        ),
         ((), {"hop_us": "fast", "tokens_per_s": float("nan")}, {"stages": []}),
     ],
-    ids=["nothing", "split", "one server", "nonsense"],
+    ids=["nothing", "split", "one server", "loaded", "nonsense"],
 )
 def test_part_of_the_node(
     stages: tuple[StageView, ...], extra: dict[str, Any], expected: dict[str, Any]

@@ -8,6 +8,7 @@ import pytest
 
 from aitorrentd.api import (
     AitorrentError,
+    Busy,
     Chunk,
     GenerateRequest,
     GenerationEnded,
@@ -63,6 +64,9 @@ async def test_first_token_gaps_and_tokens_are_measured() -> None:
         (FakeBackend("a", words=[], fails=Unavailable("x")), "m", Unavailable, "none"),
         (FakeBackend("a", fails=Unavailable("x")), "m", Unavailable, "a"),
         (FakeBackend("a"), "another", NotFound, "none"),
+        # Without a place nothing began, which is no failed answer; later, it is one.
+        (FakeBackend("a", words=[], fails=Busy("full")), "m", Busy, "none"),
+        (FakeBackend("a", fails=Busy("full")), "m", Busy, "a"),
     ],
 )
 async def test_failures_are_counted_by_who_failed(
@@ -72,7 +76,9 @@ async def test_failures_are_counted_by_who_failed(
     with node.having(backend), pytest.raises(error):
         await whole(node.router.generate(ask(model)))
     shown = measured(node)
-    assert shown.of("aitorrent_generations_total") == {f'{{backend="{labels}",reason="error"}}': 1}
+    reason = "busy" if error is Busy and labels == "none" else "error"
+    name = f'{{backend="{labels}",reason="{reason}"}}'
+    assert shown.of("aitorrent_generations_total") == {name: 1}
     assert "another" not in shown.text
 
 

@@ -355,6 +355,15 @@ def test_errors_keep_what_programs_act_on() -> None:
         wire.decode_reply(b'{"error":"x","code":"invalid_params","about":{"context":"8"}}')
 
 
+@pytest.mark.parametrize(("told", "kept"), [(7, 7), (3600, 3600), (0, None), (10**6, None)])
+def test_next_node_knows_when_to_ask_again(told: int, kept: int | None) -> None:
+    error = wire.decode_reply(wire.error_line(Busy("too many calls", retry_after_s=told)))
+    assert isinstance(error, Busy)
+    assert error.data.get("retry_after_s") == kept
+    with pytest.raises(ProtocolError, match="about"):  # of a peer that does not keep to it
+        wire.decode_reply(b'{"error":"x","code":"busy","about":{"retry_after_s":1000000}}')
+
+
 def test_missing_layers_are_known_at_the_next_node_too() -> None:
     """Clients do not repeat at once what fails for want of layers, however far these are."""
     holes = [[4, 8], [9, 10]]

@@ -169,6 +169,10 @@ async def test_all_busy_is_busy_and_mixed_failures_are_told_apart() -> None:
     busy = [FakeBackend(n, words=[], fails=Busy("Too many requests")) for n in "ab"]
     with node.having(*busy), pytest.raises(Busy, match="^Too many requests$"):
         await text_of(node.router.generate(ask()))
+    later = FakeBackend("d", words=[], fails=Busy("too many calls", retry_after_s=40))
+    with node.having(*busy, later), pytest.raises(Busy) as refused:
+        await text_of(node.router.generate(ask()))
+    assert refused.value.data["retry_after_s"] == 40  # whoever asks one again asks all
     broken = FakeBackend("c", words=[], fails=Unavailable("gone"))
     with (
         node.having(*busy, broken),

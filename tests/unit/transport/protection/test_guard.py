@@ -73,8 +73,11 @@ def test_calls_are_limited_per_minute_and_per_hour() -> None:
     g = Guarded(calls_per_minute=100, calls_per_hour=1000)
     for _ in range(100):
         g.guard.admit_call(PEER)
-    with pytest.raises(Busy, match="more than 100 calls per minute or 1000 per hour; retry in 1 s"):
+    with pytest.raises(
+        Busy, match="more than 100 calls per minute or 1000 per hour; retry in 1 s"
+    ) as e:
         g.guard.admit_call(PEER)
+    assert e.value.data == {"retry_after_s": 1}
     admitted = 100
     for _ in range(59):
         g.clock.now += 60
