@@ -1,5 +1,5 @@
 # make demo    three nodes on this machine answer a prompt together (KEEP=1 keeps them running)
-# make quick   lint, types and unit tests, in less than two minutes on two cores
+# make quick   lint, types and unit tests, in about two minutes on two cores
 # make test    every test; make check: lint and types; make fmt, make bench, make docs
 # make up      three nodes in containers (STACK=ollama: one with Ollama on a GPU); make down, rebuild
 # make deb     the Debian package in dist/; make apt-repo: a signed repository that apt can use
